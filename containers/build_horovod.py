@@ -1,0 +1,436 @@
+"""Builds Horovod for the PyTorch of the interpreter that runs this script.
+
+    python build_horovod.py --install          into this interpreter's environment
+    python build_horovod.py --out DIR          the wheel, for an image
+
+Horovod's newest release is source only and does not compile as it is: it is downloaded,
+checked against its checksum, fixed (horovod_fixes.py) and compiled, which takes minutes. The
+wheel fits one PyTorch and one Python, so it is kept under both in ``$SWELL_CACHE/wheels``
+(default ``~/.cache/swell``) and the next call takes seconds.
+
+Exit code 2 when something is missing on this machine, 1 when the build fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from horovod_fixes import FIXES, Fix, apply_fixes
+
+VERSION = "0.28.1"
+SHA256 = "92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0"
+HERE = Path(__file__).resolve().parent
+# A compiler process that includes PyTorch's headers needs up to this much.
+BYTES_PER_JOB = 2 << 30
+
+
+class BuildError(Exception):
+    """Why there is no wheel, in words for the person who asked for it."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+# --- what is built, and the name it is kept under ---------------------------------------------
+
+
+def build_options(gpu: bool, environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that choose what Horovod's build makes.
+
+    Variables that say where CUDA and NCCL are, or how to link them, are taken from ``environ``;
+    every other HOROVOD variable there is left out.
+    """
+    options = {
+        "HOROVOD_WITH_PYTORCH": "1",
+        "HOROVOD_WITHOUT_TENSORFLOW": "1",
+        "HOROVOD_WITHOUT_MXNET": "1",
+        "HOROVOD_WITH_GLOO": "1",
+        "HOROVOD_WITHOUT_MPI": "1",
+    }
+    if gpu:
+        options["HOROVOD_GPU_OPERATIONS"] = "NCCL"
+        places = ("HOROVOD_CUDA_", "HOROVOD_NCCL_", "HOROVOD_BUILD_CUDA_")
+        options |= {name: value for name, value in environ.items() if name.startswith(places)}
+    return options
+
+
+def cache_key(
+    torch: str, python: str, platform: str, options: Mapping[str, str], fixes: Sequence[Fix]
+) -> str:
+    """The folder name of a wheel: readable, and different whenever the wheel would be."""
+    kind = "gpu" if "HOROVOD_GPU_OPERATIONS" in options else "cpu"
+    recipe = [SHA256, sorted(options.items()), [dataclasses.astuple(fix) for fix in fixes]]
+    digest = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
+    return f"horovod-{VERSION}-torch-{torch}-python-{python}-{platform}-{kind}-{digest}"
+
+
+def cache_root(environ: Mapping[str, str]) -> Path:
+    """The folder that keeps what was downloaded or built once."""
+    if chosen := environ.get("SWELL_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    return Path(environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "swell"
+
+
+def installed_torch() -> str:
+    """The version of PyTorch beside this interpreter, such as ``2.13.0+cpu``."""
+    try:
+        return importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        raise BuildError(
+            f"PyTorch is not installed for {sys.executable}: "
+            f"run {sys.executable} -m pip install -r {HERE / 'torch.txt'}",
+            exit_code=2,
+        ) from None
+
+
+# --- what the machine must have ---------------------------------------------------------------
+
+
+def missing_tools(
+    find: Callable[[str], str | None],
+    include: Path,
+    environ: Mapping[str, str],
+    gpu: bool = False,
+    headers: str = "python3-dev",
+) -> dict[str, str]:
+    """What the compile needs and is not here, with the Debian package that has it.
+
+    Args:
+        find: says where a program is, or None (``shutil.which``).
+        include: the folder of this Python's headers.
+        environ: may name a compiler in CXX, or CUDA's folder in HOROVOD_CUDA_HOME or CUDA_HOME.
+        gpu: whether CUDA's compiler is needed as well.
+        headers: the package with this Python's headers.
+    """
+    missing = {}
+    compilers = [environ["CXX"].split()[0]] if environ.get("CXX") else ["c++", "g++", "clang++"]
+    if not any(find(name) for name in compilers):
+        missing["a C++ compiler"] = "g++"
+    if not find("make"):
+        missing["make"] = "make"
+    if not (include / "Python.h").is_file():
+        missing["Python.h"] = headers
+    if not find("cmake"):
+        missing["cmake"] = "cmake"
+    if gpu:
+        cuda = environ.get("HOROVOD_CUDA_HOME") or environ.get("CUDA_HOME") or "/usr/local/cuda"
+        if not (find("nvcc") or find(f"{cuda}/bin/nvcc")):
+            missing["nvcc"] = "nvidia-cuda-toolkit"
+    return missing
+
+
+def headers_package(system_python: Path = Path("/usr/bin/python3")) -> str:
+    """The Debian package with the headers of the running Python."""
+    version = f"python3.{sys.version_info.minor}"
+    return "python3-dev" if system_python.resolve().name == version else f"{version}-dev"
+
+
+def check_tools(gpu: bool, environ: Mapping[str, str]) -> None:
+    """Raises BuildError, with the packages to install, when the compile could not start."""
+    path = search_path(environ)
+    missing = missing_tools(
+        lambda name: shutil.which(name, path=path),
+        Path(sysconfig.get_path("include")),
+        environ,
+        gpu,
+        headers_package(),
+    )
+    if missing:
+        raise BuildError(
+            f"Horovod cannot be compiled here without {' and '.join(missing)}. "
+            f"Install with: apt-get install {' '.join(missing.values())}",
+            exit_code=2,
+        )
+
+
+def search_path(environ: Mapping[str, str]) -> str:
+    """PATH with this interpreter's own programs (its CMake) first."""
+    return os.pathsep.join([str(Path(sys.executable).parent), environ.get("PATH", os.defpath)])
+
+
+def compile_jobs(cores: int, memory: int) -> int:
+    """How many compilers run at once, given cores and bytes of memory."""
+    return max(1, min(cores, memory // BYTES_PER_JOB))
+
+
+# --- progress ---------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far CMake's build is: percent, and the file or library it works on."""
+
+    percent: int
+    what: str
+
+
+_PROGRESS = re.compile(r"^\s*\[\s*(\d{1,3})%\]\s+(\S.*)$")
+
+
+def parse_progress(line: str) -> Progress | None:
+    """Reads a line like ``[ 45%] Building CXX object a/b.dir/c.cc.o``; None for any other."""
+    match = _PROGRESS.match(line)
+    if match is None:
+        return None
+    last = match[2].split()[-1]
+    return Progress(int(match[1]), Path(last).name.removesuffix(".o"))
+
+
+class ProgressView:
+    """Shows progress: one line rewritten in place on a terminal, else a line every 10 %.
+
+    Args:
+        out: where to write.
+        clock: seconds that only go forward.
+    """
+
+    def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._out = out
+        self._clock = clock
+        self._began = clock()
+        self._next = 0
+        self._in_place = out.isatty()
+
+    def show(self, progress: Progress) -> None:
+        """Takes the next report of the build."""
+        if self._in_place:
+            width = shutil.get_terminal_size().columns - 1
+            self._out.write(f"\r\033[K{self._text(progress)[:width]}")
+        elif progress.percent >= self._next:
+            self._next = progress.percent // 10 * 10 + 10
+            self._out.write(self._text(progress) + "\n")
+        self._out.flush()
+
+    def close(self) -> None:
+        """Leaves the terminal at the beginning of an empty line."""
+        if self._in_place:
+            self._out.write("\r\033[K")
+            self._out.flush()
+
+    def _text(self, progress: Progress) -> str:
+        seconds = self._clock() - self._began
+        return f"Horovod {progress.percent:3d}% {seconds:4.0f} s  {progress.what}"
+
+
+def error_lines(log: Iterable[str], limit: int = 8) -> list[str]:
+    """The last lines of a build's log that speak of an error."""
+    found = [line.strip()[:300] for line in log if re.search(r"\berror\b", line, re.IGNORECASE)]
+    return found[-limit:]
+
+
+# --- the steps --------------------------------------------------------------------------------
+
+
+def download(folder: Path) -> Path:
+    """Fetches the source archive with pip, which refuses it when the checksum differs."""
+    wanted = folder / "horovod.txt"
+    wanted.write_text(f"horovod=={VERSION} --hash=sha256:{SHA256}\n", encoding="utf-8")
+    command = [
+        *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"),
+        *("--no-binary", "horovod", "--no-build-isolation", "--dest", str(folder)),
+        *("--requirement", str(wanted)),
+    ]
+    done = subprocess.run(command, text=True, capture_output=True, stdin=subprocess.DEVNULL)
+    if done.returncode != 0:
+        why = error_lines(done.stderr.splitlines(), limit=1) or ["pip gave no reason"]
+        raise BuildError(f"Horovod's source could not be downloaded: {why[0]}")
+    return folder / f"horovod-{VERSION}.tar.gz"
+
+
+def check_source(archive: Path) -> None:
+    """Raises BuildError unless the archive is the released one."""
+    try:
+        found = hashlib.sha256(archive.read_bytes()).hexdigest()
+    except OSError as error:
+        raise BuildError(f"{archive}: {error.strerror}", exit_code=2) from None
+    if found != SHA256:
+        raise BuildError(f"{archive} is not Horovod {VERSION}: its SHA-256 is {found}")
+
+
+def unpack(archive: Path, folder: Path) -> Path:
+    """Unpacks the source archive and returns the source tree, with the fixes applied."""
+    with tarfile.open(archive) as tar:
+        tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
+        tar.extractall(folder)
+    tree = folder / f"horovod-{VERSION}"
+    try:
+        apply_fixes(tree)
+    except ValueError as error:
+        raise BuildError(f"Horovod's source is not what its fixes expect: {error}") from None
+    return tree
+
+
+def build_environment(
+    options: Mapping[str, str], jobs: int, environ: Mapping[str, str]
+) -> dict[str, str]:
+    """The environment of the compile: this one without what a surrounding make or run put in."""
+    foreign = ("HOROVOD_", "MAKE", "MFLAGS")
+    kept = {name: value for name, value in environ.items() if not name.startswith(foreign)}
+    return kept | {
+        **options,
+        "PATH": search_path(environ),
+        "MAKEFLAGS": f"-j{jobs}",
+        "CMAKE_POLICY_VERSION_MINIMUM": "3.5",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def compile_wheel(
+    tree: Path, folder: Path, environment: Mapping[str, str], log: Path, view: ProgressView
+) -> Path:
+    """Compiles the source tree and returns the wheel in ``folder``; all output goes to ``log``."""
+    command = [
+        *(sys.executable, "-m", "pip", "wheel", "--verbose", "--no-build-isolation", "--no-deps"),
+        *("--use-pep517", "--wheel-dir", str(folder), str(tree)),
+    ]
+    view.show(Progress(0, "configuring"))
+    try:
+        with (
+            log.open("w", encoding="utf-8") as written,
+            subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+            ) as process,
+        ):
+            assert process.stdout is not None
+            for line in process.stdout:
+                written.write(line)
+                if progress := parse_progress(line):
+                    view.show(progress)
+    finally:
+        view.close()
+    wheels = list(folder.glob("*.whl"))
+    if process.returncode != 0 or not wheels:
+        errors = error_lines(log.read_text(encoding="utf-8").splitlines())
+        raise BuildError("\n  ".join([f"Horovod did not compile; the whole log: {log}", *errors]))
+    return wheels[0]
+
+
+def keep(wheel: Path, folder: Path) -> Path:
+    """Copies a wheel into a folder; it appears there whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as part:
+        shutil.copyfile(wheel, part.name)
+    os.chmod(part.name, 0o644)
+    os.replace(part.name, folder / wheel.name)
+    return folder / wheel.name
+
+
+def build(cache: Path, key: str, options: Mapping[str, str], source: Path | None) -> Path:
+    """Builds the wheel from its source and returns its place in the cache."""
+    log = cache / "logs" / f"{key}-{os.getpid()}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    jobs = compile_jobs(
+        len(os.sched_getaffinity(0)), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    )
+    with tempfile.TemporaryDirectory(dir=cache, prefix="build-") as name:
+        folder = Path(name)
+        if source is None:
+            print(f"Downloading the source of Horovod {VERSION}", flush=True)
+        archive = source or download(folder)
+        check_source(archive)
+        tree = unpack(archive, folder)
+        print(f"Compiling Horovod {VERSION} with {jobs} jobs (minutes, once)", flush=True)
+        environment = build_environment(options, jobs, os.environ)
+        built = compile_wheel(tree, folder / "wheel", environment, log, ProgressView(sys.stdout))
+        wheel = keep(built, cache / "wheels" / key)
+    log.unlink()
+    return wheel
+
+
+def cached_wheel(cache: Path, key: str) -> Path | None:
+    """The wheel kept under a key, if there is one."""
+    return next((cache / "wheels" / key).glob("*.whl"), None)
+
+
+def install(wheel: Path) -> None:
+    """Installs the wheel beside this interpreter and checks that it loads there."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
+    # Another build of the same version may be there.
+    if subprocess.run([*pip, "--force-reinstall", wheel]).returncode != 0:
+        raise BuildError(f"pip could not install {wheel}")
+    check = [sys.executable, "-c", "import horovod.torch"]
+    done = subprocess.run(check, text=True, capture_output=True)
+    if done.returncode != 0:
+        why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise BuildError(f"{wheel} does not load ({why}); delete it to have it built again")
+
+
+# --- the command ------------------------------------------------------------------------------
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=f"Builds Horovod {VERSION} for this PyTorch.")
+    parser.add_argument("--install", action="store_true", help="install the wheel here")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="copy the wheel to DIR")
+    parser.add_argument("--gpu", action="store_true", help="with NCCL (needs CUDA)")
+    parser.add_argument("--source", type=Path, metavar="FILE", help="the source archive, if here")
+    parser.add_argument("--check", action="store_true", help="only check for compiler and tools")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Does what the command line asks for."""
+    cache = cache_root(os.environ)
+    if args.check:
+        # With wheels in the cache there is probably nothing to compile.
+        if not any(cache.glob("wheels/*/*.whl")):
+            check_tools(args.gpu, os.environ)
+        return
+    options = build_options(args.gpu, os.environ)
+    key = cache_key(
+        installed_torch(),
+        f"{sys.version_info.major}.{sys.version_info.minor}",
+        sysconfig.get_platform(),
+        options,
+        FIXES,
+    )
+    wheel = cached_wheel(cache, key)
+    if wheel is None:
+        check_tools(args.gpu, os.environ)
+        wheel = build(cache, key, options, args.source)
+    if args.install:
+        install(wheel)
+    if args.out is not None:
+        wheel = keep(wheel, args.out)
+    print(f"Horovod {VERSION} for PyTorch {installed_torch()}: {wheel}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code."""
+    try:
+        run(arguments(argv))
+    except BuildError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("Interrupted; nothing was installed.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+"""Swell's trainer: what runs on the VMs.
+
+    from trainer import Task, fit
+
+Imported lazily, so that the launcher can use ``trainer.rundir`` without torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainer.fit import fit as fit
+    from trainer.task import Task as Task
+
+__all__ = ["Task", "fit"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Task":
+        from trainer.task import Task
+
+        return Task
+    if name == "fit":
+        from trainer.fit import fit
+
+        return fit
+    raise AttributeError(f"module 'trainer' has no attribute {name!r}")

@@ -1,0 +1,539 @@
+"""The entry point of a replica: `swell-agent`, one process per VM.
+
+It starts the VM's workers, finds the coordinator through the lease (or becomes it),
+and then carries out what it is told: it forms worlds, pauses and aborts them, replaces
+workers that died. It decides nothing about membership.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import grpc
+
+from trainer import preemption
+from trainer.coordinator import MESSAGE_LIMIT, METHOD, SERVICE, Coordinator
+from trainer.events import EventWriter
+from trainer.lease import Contend, Follow, Watch, newest_claim
+from trainer.process import Message, WorkerProcess, describe_exit
+from trainer.protocol import swell_pb2 as pb
+from trainer.rendezvous import Rendezvous, host_key
+from trainer.replica import Replica, find_replica
+from trainer.rundir import (
+    ENV_RUN_DIR,
+    ENV_TOKEN,
+    EXIT_FAILED,
+    EXIT_OK,
+    EXIT_RETRY,
+    RunDirectory,
+    token_sha256,
+)
+from trainer.session import Session
+from trainer.settings import Settings
+from trainer.slots import Slots
+from trainer.wire import addresses_in, world_from_message, world_to_message
+from trainer.world import MemberId, Place, World
+
+LEASE_TIMEOUT = 5.0  # seconds without renewal after which another agent leads
+LEASE_RENEW = 1.0  # seconds
+PATIENCE = 3.0  # seconds for which the first lease is left to pool 0
+OUTCOME_POLL = 2.0  # seconds
+FLUSH = 0.5  # seconds
+WORKER_GRACE = 3.0  # seconds for a worker to exit by itself
+FALSE_NOTICE = 120.0  # seconds after which a drained agent that still lives rejoins
+EARLY_DEATHS = 5  # workers in a row that die before they are ready, before giving up
+
+log = logging.getLogger("swell.agent")
+
+
+class Rejoin(Exception):
+    """This incarnation was given up: start again as a new one."""
+
+
+class Ended(Exception):
+    """The run has ended."""
+
+    def __init__(self, state: str, reason: str) -> None:
+        super().__init__(reason)
+        self.state = state
+
+
+class Agent:
+    """One incarnation of one replica.
+
+    Args:
+        replica: where it runs.
+        run_dir: the run directory.
+        settings: the run's settings.
+        token: the run's token.
+        env: the environment for the workers.
+    """
+
+    def __init__(
+        self,
+        replica: Replica,
+        run_dir: RunDirectory,
+        settings: Settings,
+        token: str,
+        env: Mapping[str, str],
+    ) -> None:
+        self._replica = replica
+        self._run_dir = run_dir
+        self._settings = settings
+        self._token = token
+        self._env = env
+        self.member = replica.member()
+        self._events = EventWriter(run_dir, str(self.member).replace("#", "-"))
+        self._slots = Slots(
+            replica.slots, settings.spares, self._worker_env, self._heard, self._worker_exited
+        )
+        self._coordinator: Coordinator | None = None
+        self._outbox: asyncio.Queue[pb.FromAgent] | None = None
+        self._world: World | None = None
+        self._addresses: dict[MemberId, str] = {}
+        self._rendezvous: Rendezvous | None = None
+        self._started: dict[int, Message] = {}  # by slot, in the current generation
+        self._stopped: dict[int, Message] = {}
+        self._drain_until: float | None = None
+        self._released = False
+        self._early_deaths = 0
+        self._ending: asyncio.Future[None] | None = None
+
+    # --- its life -------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Lives until the run ends. Returns the exit code; raises Rejoin to be started again."""
+        loop = asyncio.get_running_loop()
+        self._ending = loop.create_future()
+        tasks = [
+            loop.create_task(work)
+            for work in (
+                self._follow_leaders(),
+                preemption.watch(self._env, self._notice),
+                self._beat(),
+                self._watch_outcome(),
+                self._flush(),
+            )
+        ]
+        try:
+            self._check_outcome(await asyncio.to_thread(self._run_dir.outcome))
+            await self._slots.start()
+            done, _ = await asyncio.wait(
+                [*tasks, self._ending], return_when=asyncio.FIRST_COMPLETED
+            )
+            for one in done:
+                one.result()
+            raise AssertionError("an agent's task ended without a reason")
+        except Ended as ended:
+            return EXIT_FAILED if ended.state == "failed" else EXIT_OK
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if self._rendezvous is not None:
+                await self._rendezvous.close()
+            await self._slots.close(WORKER_GRACE)
+            if self._coordinator is not None:
+                await self._coordinator.stop()
+            with suppress(OSError):
+                await asyncio.to_thread(self._events.flush)
+
+    def _end(self, why: Exception) -> None:
+        if self._ending is not None and not self._ending.done():
+            self._ending.set_exception(why)
+
+    def _check_outcome(self, outcome: dict[str, Any] | None) -> None:
+        if outcome is not None:
+            raise Ended(str(outcome.get("state")), str(outcome.get("reason")))
+
+    async def _watch_outcome(self) -> None:
+        while True:
+            await asyncio.sleep(OUTCOME_POLL)
+            with suppress(OSError, ValueError):
+                self._check_outcome(await asyncio.to_thread(self._run_dir.outcome))
+
+    async def _flush(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH)
+            with suppress(OSError):
+                await asyncio.to_thread(self._events.flush)
+
+    # --- the leader -----------------------------------------------------------------
+
+    async def _follow_leaders(self) -> None:
+        """Finds the leader, or becomes it, and obeys it; again and again."""
+        patience = 0.0 if self._replica.is_primary else PATIENCE
+        watch = Watch(LEASE_TIMEOUT, patience, time.monotonic())
+        while not self._released:
+            newest = await asyncio.to_thread(newest_claim, self._run_dir)
+            decision = watch.look(newest, time.monotonic())
+            if isinstance(decision, Contend):
+                await self._contend(decision.epoch, 0 if newest is None else newest.generation)
+            elif isinstance(decision, Follow) and decision.claim.target:
+                lost = asyncio.create_task(self._leader_lost(watch, decision.claim.epoch))
+                obeying = asyncio.create_task(self._obey(decision.claim.target))
+                try:
+                    await asyncio.wait([lost, obeying], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for task in (lost, obeying):
+                        task.cancel()
+                    await asyncio.gather(lost, obeying, return_exceptions=True)
+                await asyncio.sleep(0.2)
+            else:
+                await asyncio.sleep(0.2)
+        await asyncio.Event().wait()
+
+    async def _leader_lost(self, watch: Watch, epoch: int) -> None:
+        """Returns when the claim of ``epoch`` is stale or another one counts."""
+        while True:
+            await asyncio.sleep(LEASE_RENEW)
+            with suppress(OSError):
+                newest = await asyncio.to_thread(newest_claim, self._run_dir)
+                decision = watch.look(newest, time.monotonic())
+                if not isinstance(decision, Follow) or decision.claim.epoch != epoch:
+                    return
+
+    async def _contend(self, epoch: int, last_generation: int) -> None:
+        if self._drain_until is not None:
+            await asyncio.sleep(0.2)  # it is about to leave: let another one lead
+            return
+        if self._coordinator is not None:
+            await self._coordinator.stop()
+        expected = self._replica.replicas * self._replica.slots
+        coordinator = Coordinator(
+            self._run_dir,
+            self._settings.policy(),
+            expected,
+            self._token,
+            self._replica.address,
+            self.member,
+            LEASE_RENEW,
+        )
+        leads = await coordinator.lead(epoch, last_generation)
+        self._coordinator = coordinator if leads else None
+
+    async def _obey(self, target: str) -> None:
+        """Holds one stream to the coordinator at ``target`` until it breaks."""
+        options = [("grpc.max_receive_message_length", MESSAGE_LIMIT)]
+        outbox: asyncio.Queue[pb.FromAgent] = asyncio.Queue()
+
+        async def requests() -> Any:
+            while True:
+                yield await outbox.get()
+
+        async with grpc.aio.insecure_channel(target, options=options) as channel:
+            join = channel.stream_stream(
+                f"/{SERVICE}/{METHOD}",
+                request_serializer=pb.FromAgent.SerializeToString,
+                response_deserializer=pb.FromCoordinator.FromString,
+            )
+            call = join(requests(), metadata=(("authorization", f"Bearer {self._token}"),))
+            self._outbox = outbox
+            try:
+                self._introduce()
+                async for order in call:
+                    await self._carry_out(order)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                    self._end(RuntimeError("the coordinator refuses this run's token"))
+                log.info("the coordinator at %s is gone: %s", target, error.details())
+            finally:
+                self._outbox = None
+
+    def _introduce(self) -> None:
+        """Says who this is, and everything that a new leader has to know."""
+        hello = pb.Hello(
+            member=str(self.member), slots=self._replica.slots, address=self._replica.address
+        )
+        if self._world is not None:
+            hello.world.CopyFrom(world_to_message(self._world, self._addresses))
+        self._say(hello=hello)
+        if self._drain_until is not None:
+            self._say_drain("preemption notice")
+        if self._world is None:
+            self._say_ready()
+        else:
+            self._say_stopped()
+
+    def _say(self, **body: Any) -> None:
+        if self._outbox is not None:
+            self._outbox.put_nowait(pb.FromAgent(**body))
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.heartbeat)
+            if not self._released:
+                generation = 0 if self._world is None else self._world.generation
+                steps = [slot.active.step for slot in self._slots.all]
+                self._say(progress=pb.Progress(generation=generation, step=max(steps, default=0)))
+
+    # --- orders ---------------------------------------------------------------------
+
+    async def _carry_out(self, order: pb.FromCoordinator) -> None:
+        kind = order.WhichOneof("body")
+        if kind == "form":
+            await self._form(order.form.world)
+        elif kind == "pause":
+            self._tell_workers("pause", order.pause.generation)
+        elif kind == "abort":
+            if self._rendezvous is not None and self._is_current(order.abort.generation):
+                self._rendezvous.break_off()
+            self._tell_workers("abort", order.abort.generation)
+        elif kind == "keys":
+            if self._rendezvous is not None and self._is_current(order.keys.generation):
+                for key in order.keys.keys:
+                    self._rendezvous.add(key.scope, key.name, key.value)
+        elif kind == "replace":
+            for slot in self._slots.all:
+                if slot.active.generation:
+                    slot.active.kill()
+        elif kind == "save":
+            self._slots.all[0].active.send("save")
+        elif kind == "release":
+            self._release(order.release)
+        elif kind == "finish":
+            self._end(Ended(order.finish.state, order.finish.reason))
+
+    async def _form(self, message: pb.World) -> None:
+        world = world_from_message(message)
+        if self._rendezvous is not None:
+            await self._rendezvous.close()
+        self._world = world
+        self._addresses = addresses_in(message)
+        self._started.clear()
+        self._stopped.clear()
+        self._rendezvous = Rendezvous(world, self.member, self._put_key)
+        await self._rendezvous.start()
+        places = world.places_of(self.member)
+        for slot, place in zip(self._slots.all, places, strict=True):
+            slot.active.generation = world.generation
+            slot.active.rank = place.rank
+            slot.active.send(
+                "form",
+                generation=world.generation,
+                env=self._horovod_env(place, self._rendezvous.port),
+                addresses=sorted(set(self._addresses.values())),
+            )
+
+    def _horovod_env(self, place: Place, port: int) -> dict[str, str]:
+        env = {
+            "HOROVOD_RANK": str(place.rank),
+            "HOROVOD_SIZE": str(place.size),
+            "HOROVOD_LOCAL_RANK": str(place.local_rank),
+            "HOROVOD_LOCAL_SIZE": str(place.local_size),
+            "HOROVOD_CROSS_RANK": str(place.cross_rank),
+            "HOROVOD_CROSS_SIZE": str(place.cross_size),
+            "HOROVOD_HOSTNAME": host_key(place.member),
+            "HOROVOD_GLOO_RENDEZVOUS_ADDR": "127.0.0.1",
+            "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
+            "HOROVOD_CONTROLLER": "gloo",
+            "HOROVOD_CPU_OPERATIONS": "gloo",
+            # Turns on NCCL's asynchronous error checks.
+            "HOROVOD_ELASTIC": "1",
+        }
+        if self._replica.interface:
+            env["HOROVOD_GLOO_IFACE"] = self._replica.interface
+        return env
+
+    def _put_key(self, scope: str, name: str, value: bytes) -> None:
+        assert self._world is not None
+        key = pb.Key(scope=scope, name=name, value=value)
+        self._say(put=pb.Put(generation=self._world.generation, keys=[key]))
+
+    def _is_current(self, generation: int) -> bool:
+        return self._world is not None and self._world.generation == generation
+
+    def _tell_workers(self, op: str, generation: int) -> None:
+        for slot in self._slots.all:
+            slot.active.send(op, generation=generation)
+
+    def _release(self, release: pb.Release) -> None:
+        if release.rejoin:
+            self._end(Rejoin(release.reason))
+            return
+        # Drained. It must not exit: if it is pool 0's replica, exit 0 would end the job.
+        log.info("out of the world: %s", release.reason)
+        self._released = True
+        asyncio.get_running_loop().call_later(
+            FALSE_NOTICE, self._end, Rejoin("the VM was not taken away after all")
+        )
+
+    # --- notices --------------------------------------------------------------------
+
+    def _notice(self, reason: str) -> None:
+        """This VM is about to be taken away."""
+        if self._drain_until is None:
+            log.info("%s: leaving at the next step boundary", reason)
+            self._drain_until = time.monotonic() + preemption.DEADLINE
+            self._say_drain(reason)
+
+    def _say_drain(self, reason: str) -> None:
+        assert self._drain_until is not None
+        left = max(0.0, self._drain_until - time.monotonic())
+        self._say(drain=pb.Drain(reason=reason, deadline=left))
+
+    # --- workers --------------------------------------------------------------------
+
+    def _worker_env(self, slot: int, serial: int) -> dict[str, str]:
+        settings = self._settings
+        session = Session(
+            run_dir_url=self._run_dir.url,
+            writer=f"{str(self.member).replace('#', '-')}-{slot}-{serial}",
+            slot=slot,
+            task=settings.task,
+            task_args=settings.task_args,
+            checkpoint_every=settings.checkpoint_every,
+            checkpoint_keep=settings.checkpoint_keep,
+            audit=settings.audit,
+        )
+        # The workers need no token: they talk to nobody but this agent.
+        env = {key: value for key, value in self._env.items() if key != ENV_TOKEN}
+        return {**env, **session.to_env()}
+
+    async def _heard(self, worker: WorkerProcess, message: Message) -> None:
+        """Takes in one message of a worker."""
+        op = message["op"]
+        if op == "ready":
+            worker.ready = True
+            self._early_deaths = 0
+            if self._slots.all and self._slots.is_active(worker):
+                self._say_ready()
+        elif op == "started":
+            worker.step = message["step"]
+            self._started[worker.slot] = message
+            await self._say_started()
+        elif op == "progress":
+            worker.step = message["step"]
+            if message["metrics"]:
+                self._events.emit(
+                    "steps",
+                    generation=message["generation"],
+                    first=message["first"],
+                    metrics=message["metrics"],
+                )
+        elif op == "stopped":
+            worker.generation = 0
+            worker.step = message["step"]
+            self._stopped[worker.slot] = message
+            self._say_stopped()
+        elif op == "done":
+            if worker.rank == 0:
+                done = pb.Done(
+                    generation=message["generation"],
+                    step=message["step"],
+                    metrics=message["metrics"],
+                )
+                self._say(done=done)
+        elif op == "failed":
+            self._say_failed(worker, message["reason"])
+        elif op == "event":
+            fields = {key: value for key, value in message.items() if key not in ("op", "event")}
+            self._events.emit(message["event"], **fields)
+
+    async def _worker_exited(self, worker: WorkerProcess, code: int) -> None:
+        was_active = self._slots.is_active(worker)
+        if not worker.ready:
+            self._early_deaths += 1
+        if was_active:
+            self._stopped[worker.slot] = {"step": worker.step, "clean": False, "failed": "crashed"}
+        reason = describe_exit(code)
+        if self._early_deaths >= EARLY_DEATHS:
+            self._say_failed(
+                worker, f"{self._early_deaths} workers in a row died before they were ready: {reason}"
+            )
+            return
+        warm = was_active and any(spare.idle for spare in self._slots.all[worker.slot].spares)
+        if was_active:
+            self._say(crashed=pb.Crashed(reason=reason, spare=warm))
+        await self._slots.replace(worker)
+        self._say_ready()
+
+    def _say_ready(self) -> None:
+        """Every slot is warm, and none is in a generation: the member can take part."""
+        if not self._released and self._slots.all and self._slots.idle:
+            self._say(ready=pb.Ready())
+
+    async def _say_started(self) -> None:
+        if self._world is None or len(self._started) < len(self._slots.all):
+            return
+        started = self._started.values()
+        idles = [one["idle"] for one in started if one["idle"] is not None]
+        message = pb.Started(
+            generation=self._world.generation, step=max(one["step"] for one in started)
+        )
+        if idles:
+            message.idle = max(idles)
+        self._say(started=message)
+        await self._slots.want_spares()
+
+    def _say_stopped(self) -> None:
+        """All workers have left the generation: they wait, with what they hold."""
+        if self._world is None or len(self._stopped) < len(self._slots.all):
+            return
+        stopped = list(self._stopped.values())
+        self._say(
+            stopped=pb.Stopped(
+                generation=self._world.generation,
+                step=max(one["step"] for one in stopped),
+                clean=any(one["clean"] for one in stopped),
+                failed=next((one["failed"] for one in stopped if one["failed"]), ""),
+            )
+        )
+        self._say_ready()
+
+    def _say_failed(self, worker: WorkerProcess, reason: str) -> None:
+        print(reason, file=sys.stderr, flush=True)
+        self._say(
+            task_failed=pb.TaskFailed(rank=max(0, worker.rank), step=worker.step, reason=reason)
+        )
+
+
+async def serve(env: Mapping[str, str]) -> int:
+    """Runs the agent that ``env`` describes. Returns its exit code.
+
+    Raises ValueError, for the user, when the environment or the run directory is unusable.
+    """
+    url = env.get(ENV_RUN_DIR)
+    token = env.get(ENV_TOKEN)
+    if not url or not token:
+        raise ValueError(f"{ENV_RUN_DIR} and {ENV_TOKEN} must be set: the launcher does it")
+    run_dir = RunDirectory(url)
+    try:
+        run = run_dir.run()
+    except FileNotFoundError as error:
+        raise ValueError(f"{run_dir.url} is not a run directory: it has no run.json") from error
+    if run.get("token_sha256") != token_sha256(token):
+        raise ValueError(f"{ENV_TOKEN} is not the token of the run in {run_dir.url}")
+    agent = Agent(find_replica(env), run_dir, Settings.of_run(run), token, env)
+    return await agent.run()
+
+
+def main() -> int:
+    """The command `swell-agent`."""
+    logging.basicConfig(
+        level=os.environ.get("SWELL_LOG_LEVEL", "INFO"),
+        format="%(asctime)s %(name)s: %(message)s",
+        stream=sys.stdout,
+    )
+    try:
+        return asyncio.run(serve(os.environ))
+    except Rejoin as reason:
+        log.info("starting again as a new member: %s", reason)
+        os.execv(sys.executable, [sys.executable, "-m", "trainer.agent", *sys.argv[1:]])
+    except ValueError as error:
+        print(f"swell-agent: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except OSError as error:
+        print(f"swell-agent: the run directory cannot be reached: {error}", file=sys.stderr)
+        return EXIT_RETRY
+
+
+if __name__ == "__main__":
+    sys.exit(main())

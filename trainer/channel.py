@@ -1,0 +1,165 @@
+"""A worker's line to its agent: JSON lines over two inherited pipes.
+
+Agent to worker: ``form`` (join this generation), ``pause`` (leave it after the running
+step), ``abort`` (leave it now), ``save`` (write a checkpoint of what you hold), ``exit``.
+Worker to agent: ``ready``, ``started``, ``progress``, ``stopped``, ``saved``, ``done``,
+``failed``, ``event``.
+
+Pipes, not sockets: an abort shuts down the worker's sockets, and must not cut its own line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+ENV_CONTROL = "SWELL_CONTROL"  # "READ_FD,WRITE_FD"
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a worker is told of a world that it is to join.
+
+    Attributes:
+        number: the generation.
+        env: the HOROVOD_* variables for ``hvd.init()``.
+        addresses: where the other members live; their connections are broken by an abort.
+    """
+
+    number: int
+    env: dict[str, str] = field(default_factory=dict)
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Save:
+    """The agent asks for a checkpoint of the state that the worker holds."""
+
+
+class Channel(Protocol):
+    """What the elastic engine needs of whoever tells it about worlds."""
+
+    def next(self) -> Generation | Save | None:
+        """Waits for what to do next; None means that the worker's life is over."""
+
+    def pause_requested(self) -> bool:
+        """Whether the world is asked to leave after the running step."""
+
+    def aborted(self, generation: int) -> bool:
+        """Whether ``generation`` has been broken off."""
+
+    def on_abort(self, callback: Callable[[], None] | None) -> None:
+        """Sets what to call, from another thread, when the running generation is broken off."""
+
+    def send(self, op: str, **fields: Any) -> None:
+        """Tells the agent something."""
+
+
+class AgentChannel:
+    """The channel of a worker that an agent started.
+
+    Args:
+        read_fd: the pipe's end that the agent writes to.
+        write_fd: the pipe's end that the agent reads from.
+        orphaned: called when the agent is gone; it must end the process.
+    """
+
+    def __init__(
+        self, read_fd: int, write_fd: int, orphaned: Callable[[], None] = lambda: os._exit(1)
+    ) -> None:
+        self._reader = os.fdopen(read_fd, "rb")
+        self._writer = os.fdopen(write_fd, "wb", buffering=0)
+        self._orphaned = orphaned
+        self._queue: queue.SimpleQueue[Generation | Save | None] = queue.SimpleQueue()
+        self._write_lock = threading.Lock()
+        self._abort_lock = threading.Lock()
+        self._pausing = 0  # generations up to this one are asked to pause
+        self._aborted = 0
+        self._current = 0
+        self._callback: Callable[[], None] | None = None
+        threading.Thread(target=self._listen, name="swell-channel", daemon=True).start()
+
+    @classmethod
+    def inherited(cls) -> AgentChannel | None:
+        """The channel that an agent left in the environment, or None without an agent."""
+        fds = os.environ.pop(ENV_CONTROL, None)
+        if fds is None:
+            return None
+        read_fd, write_fd = (int(fd) for fd in fds.split(","))
+        os.set_inheritable(read_fd, False)
+        os.set_inheritable(write_fd, False)
+        return cls(read_fd, write_fd)
+
+    def next(self) -> Generation | Save | None:
+        order = self._queue.get()
+        if isinstance(order, Generation):
+            self._current = order.number
+        return order
+
+    def pause_requested(self) -> bool:
+        return self._pausing >= self._current
+
+    def aborted(self, generation: int) -> bool:
+        return self._aborted >= generation
+
+    def on_abort(self, callback: Callable[[], None] | None) -> None:
+        with self._abort_lock:
+            self._callback = callback
+
+    def send(self, op: str, **fields: Any) -> None:
+        line = json.dumps({"op": op, **fields}).encode() + b"\n"
+        with self._write_lock:
+            try:
+                while line:
+                    line = line[self._writer.write(line) :]
+            except BrokenPipeError:
+                self._orphaned()
+
+    def _listen(self) -> None:
+        for line in self._reader:
+            order = json.loads(line)
+            op = order["op"]
+            if op == "form":
+                addresses = tuple(order["addresses"])
+                self._queue.put(Generation(order["generation"], order["env"], addresses))
+            elif op == "pause":
+                self._pausing = max(self._pausing, order["generation"])
+            elif op == "abort":
+                with self._abort_lock:
+                    self._aborted = max(self._aborted, order["generation"])
+                    if self._callback is not None and self._aborted >= self._current:
+                        self._callback()
+            elif op == "save":
+                self._queue.put(Save())
+            elif op == "exit":
+                self._queue.put(None)
+        self._orphaned()
+
+
+class LoneChannel:
+    """The channel of a process without an agent: one world of one worker."""
+
+    def __init__(self, report: Callable[[str, dict[str, Any]], None] | None = None) -> None:
+        self._report = report
+        self._orders: list[Generation] = [Generation(1)]
+
+    def next(self) -> Generation | Save | None:
+        return self._orders.pop() if self._orders else None
+
+    def pause_requested(self) -> bool:
+        return False
+
+    def aborted(self, generation: int) -> bool:
+        return False
+
+    def on_abort(self, callback: Callable[[], None] | None) -> None:
+        return None
+
+    def send(self, op: str, **fields: Any) -> None:
+        if self._report is not None:
+            self._report(op, fields)

@@ -1,0 +1,278 @@
+"""The elected leader of a run: a thin gRPC server around ``membership``.
+
+Agents hold one stream each. What they say becomes events of the state machine, what
+the machine orders goes to their streams, into the run's events, and, at the end, into
+outcome.json. All decisions are in trainer.membership.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+
+import grpc
+
+from trainer import signals
+from trainer.events import EventWriter
+from trainer.lease import Claim, create_claim, newest_claim, renew_claim
+from trainer.membership import Membership
+from trainer.policy import Policy
+from trainer.protocol import swell_pb2 as pb
+from trainer.rendezvous import scope_size
+from trainer.rundir import RunDirectory
+from trainer.wire import event_from_message, world_from_message, world_to_message
+from trainer.world import MemberId, World
+
+SERVICE = "swell.Coordinator"
+METHOD = "Join"
+TICK = 0.1  # seconds
+FLUSH = 0.5  # seconds between batches of events
+MESSAGE_LIMIT = 64 * 2**20  # bytes; a scope of 512 ranks has about 37 MB of gloo addresses
+
+Stream = asyncio.Queue[pb.FromCoordinator | None]
+
+
+class Coordinator:
+    """Leads one run during one epoch.
+
+    Args:
+        run_dir: the run directory.
+        policy: membership's limits.
+        expected_workers: the slots that the run was asked for.
+        token: the run's token, which every agent must show.
+        address: the IP address to listen on.
+        leader: the member whose agent hosts this coordinator.
+        renew_every: seconds between renewals of the lease.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        run_dir: RunDirectory,
+        policy: Policy,
+        expected_workers: int,
+        token: str,
+        address: str,
+        leader: MemberId,
+        renew_every: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._run_dir = run_dir
+        self._policy = policy
+        self._expected = expected_workers
+        self._authorization = f"Bearer {token}"
+        self._address = address
+        self._leader = leader
+        self._renew_every = renew_every
+        self._clock = clock
+        self._claim = Claim(0, str(leader), "")
+        self._streams: dict[MemberId, Stream] = {}
+        self._addresses: dict[MemberId, str] = {}
+        self._keys: dict[str, list[pb.Key]] = defaultdict(list)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # --- the lease ------------------------------------------------------------------
+
+    async def lead(self, epoch: int, last_generation: int) -> bool:
+        """Starts to serve and claims ``epoch``. Returns False, stopped again, if it was taken."""
+        self._machine = Membership(self._policy, self._expected, self._clock(), last_generation)
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", MESSAGE_LIMIT),
+                ("grpc.so_reuseport", 0),
+            ]
+        )
+        handler = grpc.stream_stream_rpc_method_handler(
+            self._join,
+            request_deserializer=pb.FromAgent.FromString,
+            response_serializer=pb.FromCoordinator.SerializeToString,
+        )
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),)
+        )
+        port = self._server.add_insecure_port(f"{self._address}:0")
+        await self._server.start()
+        target = f"{self._address}:{port}"
+        self._claim = Claim(epoch, str(self._leader), target, last_generation)
+        if not await asyncio.to_thread(create_claim, self._run_dir, self._claim):
+            await self._server.stop(None)
+            return False
+        self._events = EventWriter(self._run_dir, f"leader-{epoch:06d}")
+        self._events.emit(
+            "leader_changed", epoch=epoch, member=self._leader.replica, address=target
+        )
+        loop = asyncio.get_running_loop()
+        for work in (self._tick(), self._renew(), self._flush()):
+            self._tasks.append(loop.create_task(work))
+        return True
+
+    async def stop(self) -> None:
+        """Ends all streams, writes what events are left, and stops serving."""
+        for task in self._tasks:
+            task.cancel()
+        for stream in self._streams.values():
+            stream.put_nowait(None)
+        await self._server.stop(1.0)
+        with suppress(OSError):
+            await asyncio.to_thread(self._events.flush)
+
+    async def _renew(self) -> None:
+        counter = 0
+        while True:
+            await asyncio.sleep(self._renew_every)
+            counter += 1
+            self._claim = Claim(
+                self._claim.epoch,
+                self._claim.member,
+                self._claim.target,
+                self._machine.generation,
+                counter,
+            )
+            with suppress(OSError):  # a store that is away for a moment; the next try may do
+                if not await asyncio.to_thread(renew_claim, self._run_dir, self._claim):
+                    await self._step_down()
+
+    async def _step_down(self) -> None:
+        """A higher epoch leads now: whoever is connected is to look for it."""
+        for stream in self._streams.values():
+            stream.put_nowait(None)
+        await self._server.stop(None)
+
+    # --- agents ---------------------------------------------------------------------
+
+    async def _join(
+        self,
+        requests: AsyncIterator[pb.FromAgent],
+        context: grpc.aio.ServicerContext[pb.FromAgent, pb.FromCoordinator],
+    ) -> AsyncIterator[pb.FromCoordinator]:
+        """One agent's stream, from hello to the end."""
+        metadata = dict(context.invocation_metadata() or ())
+        shown = str(metadata.get("authorization", ""))
+        if not hmac.compare_digest(shown.encode(), self._authorization.encode()):
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the run's token is needed")
+        try:
+            hello = (await anext(requests)).hello
+            member = MemberId.parse(hello.member)
+            world = world_from_message(hello.world) if hello.HasField("world") else None
+        except (StopAsyncIteration, ValueError):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the stream begins with a hello")
+            return
+        stream: Stream = asyncio.Queue()
+        self._streams[member] = stream
+        self._addresses[member] = hello.address
+        if world is not None:
+            for one in hello.world.slots:
+                self._addresses.setdefault(MemberId.parse(one.member), one.address)
+        self._take(signals.Joined(member, max(1, hello.slots), world))
+        listening = asyncio.create_task(self._listen(member, requests, stream))
+        try:
+            while (message := await stream.get()) is not None:
+                yield message
+        finally:
+            listening.cancel()
+            if self._streams.get(member) is stream:
+                del self._streams[member]
+            self._take(signals.Left(member, "its connection broke"))
+
+    async def _listen(
+        self, member: MemberId, requests: AsyncIterator[pb.FromAgent], stream: Stream
+    ) -> None:
+        try:
+            async for message in requests:
+                if message.WhichOneof("body") == "put":
+                    self._collect(message.put)
+                else:
+                    event = event_from_message(member, message)
+                    if event is not None:
+                        self._take(event)
+        except (ValueError, grpc.RpcError, asyncio.CancelledError):
+            pass  # a broken connection, or something that is no agent: it leaves
+        finally:
+            stream.put_nowait(None)
+
+    # --- membership -----------------------------------------------------------------
+
+    def _take(self, event: signals.Event) -> None:
+        for command in self._machine.step(event, self._clock()):
+            self._carry_out(command)
+
+    def _carry_out(self, command: signals.Command) -> None:
+        if isinstance(command, signals.Record):
+            self._events.emit(command.event, **command.fields)
+        elif isinstance(command, signals.Form):
+            self._keys.clear()
+            message = pb.Form(world=world_to_message(command.world, self._addresses))
+            self._send_world(command.world, pb.FromCoordinator(form=message))
+        elif isinstance(command, signals.Pause):
+            pause = pb.Pause(generation=command.world.generation)
+            self._send_world(command.world, pb.FromCoordinator(pause=pause))
+        elif isinstance(command, signals.Abort):
+            abort = pb.Abort(generation=command.world.generation)
+            self._send_world(command.world, pb.FromCoordinator(abort=abort))
+        elif isinstance(command, signals.Replace):
+            self._send(command.member, pb.FromCoordinator(replace=pb.Replace()))
+        elif isinstance(command, signals.Save):
+            self._send(command.member, pb.FromCoordinator(save=pb.Save()))
+        elif isinstance(command, signals.Release):
+            release = pb.Release(reason=command.reason, rejoin=command.reason != "drained")
+            self._send(command.member, pb.FromCoordinator(release=release))
+        else:
+            self._tasks.append(asyncio.get_running_loop().create_task(self._end(command)))
+
+    def _send(self, member: MemberId, message: pb.FromCoordinator) -> None:
+        stream = self._streams.get(member)
+        if stream is not None:
+            stream.put_nowait(message)
+
+    def _send_world(self, world: World, message: pb.FromCoordinator) -> None:
+        for member in world.members:
+            self._send(member, message)
+
+    def _collect(self, put: pb.Put) -> None:
+        """Gathers a scope's keys, and sends them down once when the scope is complete."""
+        world = self._machine.world
+        if world is None or put.generation != world.generation:
+            return
+        for key in put.keys:
+            gathered = self._keys[key.scope]
+            gathered.append(key)
+            if len(gathered) == scope_size(world, key.scope):
+                keys = pb.Keys(generation=world.generation, keys=gathered)
+                self._send_world(world, pb.FromCoordinator(keys=keys))
+
+    async def _end(self, command: signals.Finish) -> None:
+        """Writes the outcome, if this is still the leader, and tells everybody."""
+        newest = await asyncio.to_thread(newest_claim, self._run_dir)
+        if newest is not None and newest.epoch > self._claim.epoch:
+            await self._step_down()
+            return
+        state = "succeeded" if command.state == "succeeded" else "failed"
+        await asyncio.to_thread(self._events.flush)
+        await asyncio.to_thread(
+            lambda: self._run_dir.end(
+                state,
+                command.reason,
+                epoch=self._claim.epoch,
+                metrics=command.metrics,
+            )
+        )
+        finish = pb.FromCoordinator(finish=pb.Finish(state=state, reason=command.reason))
+        for stream in self._streams.values():
+            stream.put_nowait(finish)
+
+    # --- time -----------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            self._take(signals.Tick())
+
+    async def _flush(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH)
+            with suppress(OSError):  # what could not be written stays buffered
+                await asyncio.to_thread(self._events.flush)

@@ -1,0 +1,220 @@
+"""One worker's life through all generations of the world, without restarting.
+
+Horovod reads its environment again at every ``hvd.init()``, so one process can join
+world after world::
+
+    wait for a generation ─► hvd.init() ─► who holds what? ─► flat transfer, if needed
+        ▲                                                        │
+        └── hvd.shutdown() ◄── paused, aborted, or a peer lost ◄─┴─ train step by step
+
+No rollback: a collective that fails leaves the parameters untouched, because the
+optimizer steps only after all gradients arrived. So the survivors are at the last
+completed step, and the most advanced clean one is the root of the next generation.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import horovod.torch as hvd
+import torch
+from horovod.common.exceptions import HorovodInternalError
+from horovod.torch import mpi_ops
+
+from trainer.channel import Channel, Generation
+from trainer.sockets import break_connections, open_sockets
+from trainer.transfer import broadcast_tree
+
+BREAK_AGAIN = 0.05  # seconds; one break can miss a connection that is being made
+
+
+class Portable(Protocol):
+    """State that survives: what a worker holds, in a form that can be sent.
+
+    Attributes:
+        step: steps completed.
+        clean: whether the state is that of ``step`` exactly (not in the middle of an
+            update) and was trained or received, not merely initialised.
+    """
+
+    step: int
+    clean: bool
+
+    def prepare(self) -> torch.device:
+        """Makes ready for a first generation (device, optimizer); called before each."""
+
+    def export(self) -> Any:
+        """The state as a tree of tensors and plain values (see trainer.tree)."""
+
+    def load(self, tree: Any) -> None:
+        """Takes over a state that ``export`` made, here or elsewhere."""
+
+    def restore(self) -> None:
+        """Loads the newest valid checkpoint, or leaves the state at step 0 if there is none."""
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What the start of a generation did.
+
+    Attributes:
+        root: the rank whose state everybody holds now.
+        bytes: how many bytes of state were sent; 0 when nobody needed any.
+        seconds: how long joining and sending took.
+    """
+
+    root: int
+    bytes: int
+    seconds: float
+
+
+class Elastic:
+    """Joins world after world, and calls back to train in each.
+
+    Args:
+        channel: where generations come from.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, channel: Channel, clock: Callable[[], float] = time.monotonic) -> None:
+        self.channel = channel
+        self._clock = clock
+        self._last_step_at: float | None = None
+        self._generation = Generation(0)
+
+    @property
+    def generation(self) -> int:
+        """The number of the current generation."""
+        return self._generation.number
+
+    def run(
+        self,
+        state: Portable,
+        train: Callable[[], bool],
+        save: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Lives until the channel ends.
+
+        Args:
+            state: what survives from world to world.
+            train: trains in the current world; returns True when training is complete,
+                False when the world is to be left (``should_leave`` said so).
+            save: writes a checkpoint of ``state``, between worlds.
+
+        Raises whatever ``train`` raises, except for lost peers.
+        """
+        while (order := self.channel.next()) is not None:
+            if isinstance(order, Generation):
+                self._live(order, state, train)
+            else:
+                if state.clean:
+                    save()
+                self.channel.send("saved", step=state.step)
+
+    def _live(self, generation: Generation, state: Portable, train: Callable[[], bool]) -> None:
+        self._generation = generation
+        done = False
+        failed = ""
+        with self._member_of(generation) as leave:
+            try:
+                device = state.prepare()
+                self._join(generation)
+                synced = self._synchronise(state, device)
+                self.channel.send(
+                    "started",
+                    generation=generation.number,
+                    rank=hvd.rank(),
+                    step=state.step,
+                    idle=self._idle(),
+                    bytes=synced.bytes,
+                    seconds=synced.seconds,
+                )
+                done = train()
+            except HorovodInternalError as error:
+                failed = str(error) or "a collective failed"
+                leave()
+        if not done:
+            self.channel.send(
+                "stopped",
+                generation=generation.number,
+                step=state.step,
+                clean=state.clean,
+                failed=failed,
+            )
+
+    def step_completed(self) -> None:
+        """To be called when a step has been applied: the time since then is a pause."""
+        self._last_step_at = self._clock()
+
+    def _idle(self) -> float | None:
+        return None if self._last_step_at is None else self._clock() - self._last_step_at
+
+    def check_aborted(self) -> None:
+        """Raises HorovodInternalError when the running generation has been broken off."""
+        if self.channel.aborted(self.generation):
+            raise HorovodInternalError("the generation was broken off")
+
+    def _join(self, generation: Generation) -> None:
+        self.check_aborted()
+        os.environ.update(generation.env)
+        try:
+            hvd.init()
+        except ValueError as error:  # the way in which Horovod says that peers were lost
+            raise HorovodInternalError(str(error)) from error
+        self.check_aborted()
+
+    def _synchronise(self, state: Portable, device: torch.device) -> Synced:
+        """Makes all ranks hold the state of the most advanced clean one."""
+        began = self._clock()
+        mine = torch.tensor([[state.step, int(state.clean)]], dtype=torch.int64)
+        held = hvd.allgather(mine, name="state.held").tolist()
+        root = max(range(len(held)), key=lambda rank: (held[rank][1], held[rank][0], -rank))
+        sent = 0
+        if not held[root][1]:
+            root = 0
+            if hvd.rank() == root:
+                state.restore()
+        if not all(one == held[root] and one[1] for one in held):
+            sending = hvd.rank() == root
+            tree, sent = broadcast_tree(state.export() if sending else None, root, device)
+            if not sending:
+                state.load(tree)
+            state.clean = True
+        return Synced(root, sent, self._clock() - began)
+
+    @contextmanager
+    def _member_of(self, generation: Generation) -> Iterator[Callable[[], None]]:
+        """Keeps an abort able to break this generation's connections until it is left."""
+        keep = open_sockets()
+        peers = {*generation.addresses, "127.0.0.1"}
+        port = generation.env.get("HOROVOD_GLOO_RENDEZVOUS_PORT")
+        left = threading.Event()
+        breaking = threading.Event()
+
+        def breaker() -> None:
+            while not left.is_set():
+                break_connections(keep, peers, int(port) if port else None)
+                left.wait(BREAK_AGAIN)
+
+        def leave() -> None:
+            if not breaking.is_set():
+                breaking.set()
+                threading.Thread(target=breaker, name="swell-breaker", daemon=True).start()
+
+        self.channel.on_abort(leave)
+        try:
+            if self.channel.aborted(generation.number):
+                leave()
+            yield leave
+        finally:
+            hvd.shutdown()
+            left.set()
+            self.channel.on_abort(None)
+            # Handles of collectives that never completed would pin their tensors.
+            mpi_ops._handle_map.clear()

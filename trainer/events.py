@@ -1,0 +1,135 @@
+"""The one vocabulary of events: written by agents and the launcher, read by everything.
+
+An event is one JSON object on one line::
+
+    {"event": "resumed", "time": 1764000000.123, "generation": 3, "step": 117, "seconds": 0.41}
+
+``time`` is Unix time in seconds. Other fields are there where they have a meaning:
+``generation``, ``step`` (steps completed), ``world_size``, ``seconds`` (a duration),
+``member`` (``workerpool1-0``), ``cause`` and ``reason``.
+
+========================  =======================================================
+event                     further fields
+========================  =======================================================
+attempt_started           attempt, job, region              (launcher)
+attempt_ended             attempt, state, reason            (launcher)
+stockout                  attempt, region, reason           (launcher)
+leader_changed            epoch, member, address
+member_joined             member, slots
+member_ready              member
+drain                     member, reason, deadline_seconds
+loss                      member, reason
+paused                    generation, cause, step
+generation_formed         generation, world_size, cause, members
+resumed                   generation, world_size, cause, step, lost_steps, seconds
+waiting                   slots, min_workers                (below min_workers)
+steps                     generation, first, metrics: {name: [one value per step]}
+evaluated                 step, metrics: {name: value}
+checkpoint_committed      step, bytes, seconds
+checkpoint_rejected       step, reason
+task_failed               member, rank, step, reason (the traceback)
+finished                  state, reason, step
+========================  =======================================================
+
+Events are buffered and written as numbered batches, because object stores cannot
+append: ``events/<writer>/<seq>.jsonl``.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from trainer.rundir import EVENTS, RunDirectory
+
+Event = dict[str, Any]
+
+CAUSES = ("start", "grow", "drain", "loss", "leader")
+BATCH_LIMIT = 64 * 2**20  # bytes of one batch that a reader takes in
+
+
+class EventWriter:
+    """Buffers events of one writer; ``flush`` writes them as the next batch.
+
+    Args:
+        run_dir: where to write.
+        writer: a name that no other living writer of the run uses.
+        clock: returns Unix time in seconds.
+    """
+
+    def __init__(
+        self, run_dir: RunDirectory, writer: str, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._run_dir = run_dir
+        self._writer = writer
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._flushing = threading.Lock()
+        self._buffer: list[str] = []
+        self._next = 0
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Adds one event; fields that are None are left out."""
+        record = {"event": event, "time": self._clock()}
+        record.update((key, value) for key, value in fields.items() if value is not None)
+        line = json.dumps(record)
+        with self._lock:
+            self._buffer.append(line)
+
+    def flush(self) -> None:
+        """Writes what is buffered. What could not be written stays buffered; OSError is raised."""
+        with self._flushing:
+            with self._lock:
+                lines = list(self._buffer)
+            if not lines:
+                return
+            name = f"{EVENTS}/{self._writer}/{self._next:06d}.jsonl"
+            self._run_dir.store.write(name, ("\n".join(lines) + "\n").encode())
+            self._next += 1
+            with self._lock:
+                del self._buffer[: len(lines)]
+
+
+class EventReader:
+    """Reads a run's events; each call of ``read_new`` returns those not returned before."""
+
+    def __init__(self, run_dir: RunDirectory) -> None:
+        self._store = run_dir.store
+        self._seen: set[str] = set()
+
+    def read_new(self) -> list[Event]:
+        """Returns events written since the last call, in order of time.
+
+        Lines that are not JSON objects with ``event`` and ``time`` are skipped: the
+        store is not trusted.
+        """
+        events: list[Event] = []
+        for writer in self._store.names(EVENTS):
+            for batch in self._store.names(f"{EVENTS}/{writer}"):
+                name = f"{EVENTS}/{writer}/{batch}"
+                if name not in self._seen:
+                    self._seen.add(name)
+                    events.extend(_parse(self._store.read(name, BATCH_LIMIT)))
+        return sorted(events, key=lambda event: float(event["time"]))
+
+
+def read_events(run_dir: RunDirectory) -> list[Event]:
+    """Returns all events of a run in order of time."""
+    return EventReader(run_dir).read_new()
+
+
+def _parse(data: bytes) -> Iterator[Event]:
+    for line in data.splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if (
+            isinstance(event, dict)
+            and isinstance(event.get("event"), str)
+            and isinstance(event.get("time"), int | float)
+        ):
+            yield event

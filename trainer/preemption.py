@@ -1,0 +1,68 @@
+"""Learning that this VM is about to be taken away.
+
+Two signs are watched: SIGTERM, and Compute Engine's metadata value
+``instance/preempted``, which a long poll returns as soon as it turns TRUE. Whether
+Vertex serves the metadata inside a training container could not be verified, so a
+server that does not answer is simply not used.
+Source: cloud.google.com/compute/docs/instances/create-use-preemptible
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Mapping
+
+DEADLINE = 15.0  # seconds that a Spot VM may count on after a notice (of GKE's 30)
+_RETRY = 5.0  # seconds between attempts at a metadata server that does not answer
+_POLL = 60.0  # seconds of one long poll
+_PATH = "computeMetadata/v1/instance/preempted"
+
+
+async def watch(env: Mapping[str, str], notify: Callable[[str], None]) -> None:
+    """Calls ``notify(reason)`` for every sign; runs until cancelled."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, notify, "SIGTERM")
+    try:
+        await _watch_metadata(env.get("GCE_METADATA_HOST", "metadata.google.internal"), notify)
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+
+
+async def _watch_metadata(host: str, notify: Callable[[str], None]) -> None:
+    """Polls the metadata server at ``host[:port]``; after a notice there is nothing more to learn."""
+    name, _, port = host.partition(":")
+    waiting = ""
+    while True:
+        try:
+            answer = await asyncio.wait_for(
+                _get(name, int(port or 80), f"/{_PATH}{waiting}"), _POLL + 5
+            )
+        except (OSError, ValueError, asyncio.TimeoutError, asyncio.IncompleteReadError):
+            waiting = ""
+            await asyncio.sleep(_RETRY)
+            continue
+        if answer.strip().upper() == b"TRUE":
+            notify("preemption notice")
+            await asyncio.Event().wait()
+        waiting = f"?wait_for_change=true&timeout_sec={_POLL:.0f}"
+
+
+async def _get(host: str, port: int, path: str) -> bytes:
+    """One GET in the metadata server's dialect. Raises ValueError for any answer but 200.
+
+    asyncio, because a thread in a long poll could not be stopped when the agent ends.
+    """
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        writer.write(
+            f"GET {path} HTTP/1.1\r\nHost: {host}\r\nMetadata-Flavor: Google\r\n"
+            "Connection: close\r\n\r\n".encode()
+        )
+        await writer.drain()
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b" 200 " not in head.split(b"\r\n", 1)[0]:
+            raise ValueError(f"the metadata server answered {head[:40]!r}")
+        return await reader.read(4096)
+    finally:
+        writer.close()

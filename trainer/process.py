@@ -1,0 +1,127 @@
+"""A worker process as its agent holds it: two pipes, and JSON lines over them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from asyncio.subprocess import Process
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+from trainer.channel import ENV_CONTROL
+
+LINE_LIMIT = 64 * 2**20  # bytes of one message; a traceback or a batch of metrics
+
+Message = dict[str, Any]
+
+
+class WorkerProcess:
+    """One ``trainer.worker`` process, from spawn to death.
+
+    Args:
+        slot: which of the agent's slots it is for.
+        serial: tells the processes of one agent apart.
+    """
+
+    def __init__(self, slot: int, serial: int) -> None:
+        self.slot = slot
+        self.serial = serial
+        self.ready = False
+        self.generation = 0  # the one it is in, 0 while it waits
+        self.rank = -1
+        self.step = 0
+        self.clean = False
+        self._process: Process | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(
+        self,
+        env: dict[str, str],
+        on_message: Callable[[WorkerProcess, Message], Awaitable[None]],
+        on_exit: Callable[[WorkerProcess, int], Awaitable[None]],
+    ) -> None:
+        """Spawns the process. ``on_exit`` gets its exit code once all its messages were handled."""
+        worker_reads, agent_writes = os.pipe()
+        agent_reads, worker_writes = os.pipe()
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "trainer.worker",
+                env={**env, ENV_CONTROL: f"{worker_reads},{worker_writes}"},
+                pass_fds=(worker_reads, worker_writes),
+                stdin=asyncio.subprocess.DEVNULL,
+            )
+        finally:
+            os.close(worker_reads)
+            os.close(worker_writes)
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=LINE_LIMIT)
+        await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(agent_reads, "rb")
+        )
+        transport, protocol = await loop.connect_write_pipe(
+            asyncio.streams.FlowControlMixin, os.fdopen(agent_writes, "wb")
+        )
+        self._writer = asyncio.StreamWriter(transport, protocol, None, loop)
+        self._tasks.append(loop.create_task(self._listen(reader, on_message, on_exit)))
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process has not exited."""
+        return self._process is not None and self._process.returncode is None
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is warm and waits for a generation."""
+        return self.alive and self.ready and self.generation == 0
+
+    def send(self, op: str, **fields: Any) -> None:
+        """Sends an order; one to a process that is gone is dropped."""
+        if self._writer is not None and self.alive:
+            self._writer.write(json.dumps({"op": op, **fields}).encode() + b"\n")
+
+    def kill(self) -> None:
+        """Kills the process, however it hangs."""
+        if self._process is not None and self.alive:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGKILL)
+
+    async def close(self, grace: float) -> None:
+        """Asks the process to exit, kills it after ``grace`` seconds, and reaps it."""
+        if self._process is None:
+            return
+        self.send("exit")
+        try:
+            await asyncio.wait_for(self._process.wait(), grace)
+        except asyncio.TimeoutError:
+            self.kill()
+            await self._process.wait()
+        if self._writer is not None:
+            self._writer.close()
+        for task in self._tasks:
+            task.cancel()
+
+    async def _listen(
+        self,
+        reader: asyncio.StreamReader,
+        on_message: Callable[[WorkerProcess, Message], Awaitable[None]],
+        on_exit: Callable[[WorkerProcess, int], Awaitable[None]],
+    ) -> None:
+        assert self._process is not None
+        async for line in reader:
+            await on_message(self, json.loads(line))
+        code = await self._process.wait()
+        await on_exit(self, code)
+
+
+def describe_exit(code: int) -> str:
+    """What an exit code says, for an event's reason."""
+    if code < 0:
+        return f"a worker was killed by {signal.Signals(-code).name}"
+    return f"a worker exited with code {code}"

@@ -1,0 +1,1 @@
+"""The wire format between agents and the coordinator, generated from swell.proto."""

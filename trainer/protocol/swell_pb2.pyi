@@ -1,0 +1,228 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class World(_message.Message):
+    __slots__ = ("generation", "slots")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    slots: _containers.RepeatedCompositeFieldContainer[Slots]
+    def __init__(self, generation: _Optional[int] = ..., slots: _Optional[_Iterable[_Union[Slots, _Mapping]]] = ...) -> None: ...
+
+class Slots(_message.Message):
+    __slots__ = ("member", "count", "address")
+    MEMBER_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    member: str
+    count: int
+    address: str
+    def __init__(self, member: _Optional[str] = ..., count: _Optional[int] = ..., address: _Optional[str] = ...) -> None: ...
+
+class Key(_message.Message):
+    __slots__ = ("scope", "name", "value")
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    scope: str
+    name: str
+    value: bytes
+    def __init__(self, scope: _Optional[str] = ..., name: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+
+class FromAgent(_message.Message):
+    __slots__ = ("hello", "ready", "started", "progress", "stopped", "crashed", "drain", "put", "done", "task_failed")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    STARTED_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    STOPPED_FIELD_NUMBER: _ClassVar[int]
+    CRASHED_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_FIELD_NUMBER: _ClassVar[int]
+    PUT_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    TASK_FAILED_FIELD_NUMBER: _ClassVar[int]
+    hello: Hello
+    ready: Ready
+    started: Started
+    progress: Progress
+    stopped: Stopped
+    crashed: Crashed
+    drain: Drain
+    put: Put
+    done: Done
+    task_failed: TaskFailed
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., started: _Optional[_Union[Started, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., crashed: _Optional[_Union[Crashed, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., put: _Optional[_Union[Put, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., task_failed: _Optional[_Union[TaskFailed, _Mapping]] = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ("member", "slots", "address", "world")
+    MEMBER_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    WORLD_FIELD_NUMBER: _ClassVar[int]
+    member: str
+    slots: int
+    address: str
+    world: World
+    def __init__(self, member: _Optional[str] = ..., slots: _Optional[int] = ..., address: _Optional[str] = ..., world: _Optional[_Union[World, _Mapping]] = ...) -> None: ...
+
+class Ready(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Started(_message.Message):
+    __slots__ = ("generation", "step", "idle")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    IDLE_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    step: int
+    idle: float
+    def __init__(self, generation: _Optional[int] = ..., step: _Optional[int] = ..., idle: _Optional[float] = ...) -> None: ...
+
+class Progress(_message.Message):
+    __slots__ = ("generation", "step")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    step: int
+    def __init__(self, generation: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
+
+class Stopped(_message.Message):
+    __slots__ = ("generation", "step", "clean", "failed")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    CLEAN_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    step: int
+    clean: bool
+    failed: str
+    def __init__(self, generation: _Optional[int] = ..., step: _Optional[int] = ..., clean: bool = ..., failed: _Optional[str] = ...) -> None: ...
+
+class Crashed(_message.Message):
+    __slots__ = ("reason", "spare")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SPARE_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    spare: bool
+    def __init__(self, reason: _Optional[str] = ..., spare: bool = ...) -> None: ...
+
+class Drain(_message.Message):
+    __slots__ = ("reason", "deadline")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    deadline: float
+    def __init__(self, reason: _Optional[str] = ..., deadline: _Optional[float] = ...) -> None: ...
+
+class Put(_message.Message):
+    __slots__ = ("generation", "keys")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    keys: _containers.RepeatedCompositeFieldContainer[Key]
+    def __init__(self, generation: _Optional[int] = ..., keys: _Optional[_Iterable[_Union[Key, _Mapping]]] = ...) -> None: ...
+
+class Done(_message.Message):
+    __slots__ = ("generation", "step", "metrics")
+    class MetricsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    step: int
+    metrics: _containers.ScalarMap[str, float]
+    def __init__(self, generation: _Optional[int] = ..., step: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class TaskFailed(_message.Message):
+    __slots__ = ("rank", "step", "reason")
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    rank: int
+    step: int
+    reason: str
+    def __init__(self, rank: _Optional[int] = ..., step: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class FromCoordinator(_message.Message):
+    __slots__ = ("form", "pause", "abort", "keys", "replace", "save", "release", "finish")
+    FORM_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_FIELD_NUMBER: _ClassVar[int]
+    ABORT_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    REPLACE_FIELD_NUMBER: _ClassVar[int]
+    SAVE_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    FINISH_FIELD_NUMBER: _ClassVar[int]
+    form: Form
+    pause: Pause
+    abort: Abort
+    keys: Keys
+    replace: Replace
+    save: Save
+    release: Release
+    finish: Finish
+    def __init__(self, form: _Optional[_Union[Form, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., keys: _Optional[_Union[Keys, _Mapping]] = ..., replace: _Optional[_Union[Replace, _Mapping]] = ..., save: _Optional[_Union[Save, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ...) -> None: ...
+
+class Form(_message.Message):
+    __slots__ = ("world", "cause")
+    WORLD_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    world: World
+    cause: str
+    def __init__(self, world: _Optional[_Union[World, _Mapping]] = ..., cause: _Optional[str] = ...) -> None: ...
+
+class Pause(_message.Message):
+    __slots__ = ("generation",)
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    def __init__(self, generation: _Optional[int] = ...) -> None: ...
+
+class Abort(_message.Message):
+    __slots__ = ("generation",)
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    def __init__(self, generation: _Optional[int] = ...) -> None: ...
+
+class Keys(_message.Message):
+    __slots__ = ("generation", "keys")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    keys: _containers.RepeatedCompositeFieldContainer[Key]
+    def __init__(self, generation: _Optional[int] = ..., keys: _Optional[_Iterable[_Union[Key, _Mapping]]] = ...) -> None: ...
+
+class Replace(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Save(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Release(_message.Message):
+    __slots__ = ("reason", "rejoin")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    REJOIN_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    rejoin: bool
+    def __init__(self, reason: _Optional[str] = ..., rejoin: bool = ...) -> None: ...
+
+class Finish(_message.Message):
+    __slots__ = ("state", "reason")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    reason: str
+    def __init__(self, state: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,113 @@
+"""Which replica this is, where its peers can reach it, and how many workers it has room for."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.rundir import ENV_ADDRESS, ENV_SLOTS
+from trainer.world import MemberId
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One VM of a CustomJob, as seen from inside.
+
+    Attributes:
+        name: such as ``workerpool1-0``.
+        address: the IP address at which the peers reach this VM.
+        interface: the network interface that has this address; gloo listens on it.
+        slots: workers that fit on it: its GPUs, or 1.
+        replicas: how many replicas the job has.
+    """
+
+    name: str
+    address: str
+    interface: str
+    slots: int
+    replicas: int
+
+    def member(self) -> MemberId:
+        """A new incarnation of this replica."""
+        return MemberId(self.name, secrets.token_hex(4))
+
+    @property
+    def is_primary(self) -> bool:
+        """Whether this is pool 0's replica, whose exit ends the job."""
+        return self.name == "workerpool0-0"
+
+
+def find_replica(env: Mapping[str, str]) -> Replica:
+    """Reads the surroundings of this process. Without CLUSTER_SPEC it is a world of its own.
+
+    Raises ValueError when CLUSTER_SPEC or SWELL_SLOTS is there and unusable.
+    """
+    name, replicas = parse_cluster_spec(env.get("CLUSTER_SPEC"))
+    address = env.get(ENV_ADDRESS) or _routed_address()
+    slots = env.get(ENV_SLOTS)
+    if slots is not None and not (slots.isdigit() and int(slots) > 0):
+        raise ValueError(f"{ENV_SLOTS} is {slots!r}; it must be a number of workers, at least 1")
+    return Replica(
+        name=name,
+        address=address,
+        interface=_interface_of(address),
+        slots=int(slots) if slots else _gpus() or 1,
+        replicas=replicas,
+    )
+
+
+def parse_cluster_spec(text: str | None) -> tuple[str, int]:
+    """Returns this replica's name and the number of replicas, from Vertex's CLUSTER_SPEC.
+
+    Lenient about what Vertex documents as varying: ``open_ports`` and ``job`` may be
+    missing, a lone replica may be called ``chief``. Raises ValueError for anything else.
+    """
+    if not text:
+        return "workerpool0-0", 1
+    try:
+        spec: Any = json.loads(text)
+        task = spec["task"]
+        kind = str(task["type"])
+        index = int(task["index"])
+        replicas = sum(len(hosts) for hosts in spec["cluster"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"CLUSTER_SPEC is not what Vertex documents: {error!r}") from error
+    if kind in ("chief", "master"):
+        kind = "workerpool0"
+    return f"{kind}-{index}", max(1, replicas)
+
+
+def _routed_address() -> str:
+    """The address of the interface that leads out of this machine; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # reserved for documentation: RFC 5737
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
+def _interface_of(address: str) -> str:
+    import psutil
+
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(one.address == address for one in addresses):
+            return str(name)
+    # All of 127.0.0.0/8 belongs to the loopback interface, though it names one address only.
+    return "lo" if address.startswith("127.") else ""
+
+
+def _gpus() -> int:
+    """How many GPUs the driver shows, without initialising CUDA in this process."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([one for one in visible.split(",") if one.strip()])
+    try:
+        return len(os.listdir("/proc/driver/nvidia/gpus"))
+    except OSError:
+        return 0

@@ -1,0 +1,131 @@
+"""The run directory, and every name that the launcher and the trainer must agree on.
+
+This is the only module of the trainer that the launcher imports (with what it
+re-exports), so the two sides can be installed and changed apart. The layout::
+
+    run.json                      the spec as launched, the run token's hash, who and when
+    attempts/0003.json            one submitted CustomJob: name, region, state, why it ended
+    leader/000007.json            exclusive-create objects; the highest number is the epoch
+    events/<writer>/<seq>.jsonl   what happened, in batches (see trainer.events)
+    audit/<writer>.jsonl          sample ids that each worker contributed (only when asked for)
+    checkpoints/step-000001200/   shards and manifest.json; no manifest, no checkpoint
+    logs/                         TensorBoard event files
+    outcome.json                  written once: how the run ended, and why
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from typing import Any, Literal
+
+from trainer.store import Store
+
+# The environment that the launcher gives to every replica.
+ENV_RUN_DIR = "SWELL_RUN_DIR"
+ENV_RUN_ID = "SWELL_RUN_ID"
+ENV_TOKEN = "SWELL_TOKEN"  # secret: never logged, never in argv
+ENV_ATTEMPT = "SWELL_ATTEMPT"
+# What a replica may be told about its machine; found out by itself otherwise.
+ENV_ADDRESS = "SWELL_ADDRESS"
+ENV_SLOTS = "SWELL_SLOTS"
+
+# Exit codes of an agent (DESIGN section 4).
+EXIT_OK = 0
+EXIT_FAILED = 1  # nothing can help; the reason is in outcome.json
+EXIT_RETRY = 134  # only a fresh attempt can help; Vertex retries the whole job on it
+
+RUN = "run.json"
+OUTCOME = "outcome.json"
+ATTEMPTS = "attempts"
+LEADER = "leader"
+EVENTS = "events"
+AUDIT = "audit"
+CHECKPOINTS = "checkpoints"
+
+JSON_LIMIT = 8 * 2**20  # bytes; nothing that Swell writes as one JSON file comes near it
+
+OutcomeState = Literal["succeeded", "failed", "cancelled"]
+
+
+class RunDirectory:
+    """The durable truth of one run.
+
+    Args:
+        url: any fsspec URL, or a local path.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.store = Store(url)
+        self.url = self.store.url
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Returns the JSON object in ``name``.
+
+        Raises FileNotFoundError, and ValueError when the file is too large, is not
+        JSON, or is not an object.
+        """
+        data = json.loads(self.store.read(name, JSON_LIMIT))
+        if not isinstance(data, dict):
+            raise ValueError(f"{self.url}/{name} does not hold a JSON object")
+        return data
+
+    def find_json(self, name: str) -> dict[str, Any] | None:
+        """Like ``read_json``, with None for a file that does not exist."""
+        try:
+            return self.read_json(name)
+        except FileNotFoundError:
+            return None
+
+    def write_json(self, name: str, value: dict[str, Any]) -> None:
+        """Writes ``value`` to ``name``, replacing what was there."""
+        self.store.write(name, _encode(value))
+
+    def create_json(self, name: str, value: dict[str, Any]) -> bool:
+        """Writes ``value`` to ``name`` unless it exists. Returns whether this call created it."""
+        return self.store.create(name, _encode(value))
+
+    def run(self) -> dict[str, Any]:
+        """Returns run.json: ``{"id", "spec", "token_sha256", "created", "by"}``."""
+        return self.read_json(RUN)
+
+    def outcome(self) -> dict[str, Any] | None:
+        """Returns outcome.json, or None while the run has not ended."""
+        return self.find_json(OUTCOME)
+
+    def end(
+        self,
+        state: OutcomeState,
+        reason: str,
+        *,
+        epoch: int | None = None,
+        metrics: dict[str, float] | None = None,
+    ) -> bool:
+        """Writes outcome.json unless it exists. Returns whether this call ended the run.
+
+        Args:
+            state: how the run ended.
+            reason: one line for the user; a traceback may follow on further lines.
+            epoch: the leader's epoch, when the leader ends the run.
+            metrics: the final metrics, by name.
+        """
+        return self.create_json(
+            OUTCOME,
+            {
+                "state": state,
+                "reason": reason,
+                "epoch": epoch,
+                "metrics": metrics or {},
+                "time": time.time(),
+            },
+        )
+
+
+def token_sha256(token: str) -> str:
+    """The hash of the run token that run.json carries; the token itself is never stored."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _encode(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()

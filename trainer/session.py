@@ -1,0 +1,52 @@
+"""What an agent tells a worker process when it starts it, besides worlds."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from trainer.rundir import RunDirectory
+
+ENV_SESSION = "SWELL_SESSION"
+
+
+@dataclass(frozen=True)
+class Session:
+    """A worker's surroundings.
+
+    Attributes:
+        run_dir_url: the run directory, None outside a run.
+        writer: a name for this worker's files that no other process uses.
+        slot: which of its machine's workers it is, from 0; also its GPU.
+        task: ``module:Class`` or ``path.py:Class``.
+        task_args: keyword arguments of the task's class.
+        checkpoint_every: seconds between checkpoints.
+        checkpoint_keep: how many to keep.
+        audit: whether to log the sample ids of every step.
+    """
+
+    run_dir_url: str | None = None
+    writer: str = "alone"
+    slot: int = 0
+    task: str = ""
+    task_args: dict[str, Any] = field(default_factory=dict)
+    checkpoint_every: float = 30.0
+    checkpoint_keep: int = 2
+    audit: bool = False
+
+    @property
+    def run_dir(self) -> RunDirectory | None:
+        """The run directory, opened; None outside a run."""
+        return None if self.run_dir_url is None else RunDirectory(self.run_dir_url)
+
+    def to_env(self) -> dict[str, str]:
+        """The environment variables that carry this session to a worker."""
+        return {ENV_SESSION: json.dumps(asdict(self))}
+
+
+def current_session() -> Session:
+    """The session that an agent left in the environment, or that of a lone process."""
+    text = os.environ.get(ENV_SESSION)
+    return Session() if text is None else Session(**json.loads(text))

@@ -1,0 +1,70 @@
+"""What the trainer reads of a run's job file: ``settings`` in run.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from trainer.policy import Policy
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A run's settings. All times are in seconds.
+
+    Attributes:
+        task: ``module:Class`` or ``path.py:Class``.
+        task_args: keyword arguments of the task's class.
+        min_workers, max_workers: bounds of the world's size.
+        start_wait, hold_off, suspicion: see trainer.policy.
+        heartbeat: how often an agent shows that it lives.
+        spares: warm standbys beside each active worker.
+        checkpoint_every, checkpoint_keep: see trainer.checkpoint.
+        audit: whether workers log the sample ids of every step.
+    """
+
+    task: str
+    task_args: dict[str, Any] = field(default_factory=dict)
+    min_workers: int = 1
+    max_workers: int = 1
+    start_wait: float = 60.0
+    hold_off: float = 1.0
+    heartbeat: float = 0.5
+    suspicion: float = 2.0
+    spares: int = 1
+    checkpoint_every: float = 30.0
+    checkpoint_keep: int = 2
+    audit: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.heartbeat < self.suspicion:
+            raise ValueError(
+                f"heartbeat {self.heartbeat} s must be shorter than suspicion {self.suspicion} s"
+            )
+
+    @classmethod
+    def of_run(cls, run: dict[str, Any]) -> Settings:
+        """The settings in run.json. Raises ValueError, naming the field, if they are unusable."""
+        settings = run.get("settings")
+        if not isinstance(settings, dict):
+            raise ValueError("run.json has no settings")
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(settings) - known)
+        if unknown:
+            raise ValueError(f"run.json has settings that this trainer does not know: {unknown}")
+        try:
+            return cls(**settings)
+        except TypeError as error:
+            raise ValueError(f"run.json's settings are unusable: {error}") from error
+
+    def policy(self) -> Policy:
+        """The limits for membership."""
+        return Policy(
+            min_workers=self.min_workers,
+            max_workers=self.max_workers,
+            start_wait=self.start_wait,
+            hold_off=self.hold_off,
+            suspicion=self.suspicion,
+            idle_suspicion=max(10.0, 3 * self.suspicion),
+            stop_limit=max(35.0, 2 * self.suspicion),
+        )

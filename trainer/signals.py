@@ -1,0 +1,199 @@
+"""What the coordinator tells ``membership``, and what ``membership`` orders in return.
+
+Events come in, commands go out; both are plain values. Their wire form is in
+``trainer/protocol/swell.proto``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainer.world import MemberId, World
+
+# --- what happens -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Joined:
+    """An agent connected; ``world`` is what its workers are in, formed by an earlier leader."""
+
+    member: MemberId
+    slots: int
+    world: World | None = None
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Every slot of the member holds a warm worker that waits for a generation."""
+
+    member: MemberId
+
+
+@dataclass(frozen=True)
+class Started:
+    """All workers of the member are in the world and hold its state.
+
+    ``idle`` is the time in seconds since their last completed step, if they had one.
+    """
+
+    member: MemberId
+    generation: int
+    step: int
+    idle: float | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A sign of life, with the number of steps completed."""
+
+    member: MemberId
+    generation: int = 0
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """All workers of the member left the generation and wait for the next.
+
+    ``clean`` is whether they hold the state of ``step``; ``failed`` is why, if a
+    collective broke.
+    """
+
+    member: MemberId
+    generation: int
+    step: int
+    clean: bool = True
+    failed: str = ""
+
+
+@dataclass(frozen=True)
+class Crashed:
+    """A worker of the member died. ``spare`` is whether a warm one takes its place at once."""
+
+    member: MemberId
+    reason: str
+    spare: bool = False
+
+
+@dataclass(frozen=True)
+class Drain:
+    """The member was told that it must leave within ``deadline`` seconds."""
+
+    member: MemberId
+    reason: str
+    deadline: float
+
+
+@dataclass(frozen=True)
+class Left:
+    """The connection to the member is gone."""
+
+    member: MemberId
+    reason: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """Training is complete, as rank 0's member reports."""
+
+    member: MemberId
+    generation: int
+    step: int
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TaskFailed:
+    """The user's code raised: nothing that Swell can do helps."""
+
+    member: MemberId
+    rank: int
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time passed."""
+
+
+Event = (
+    Joined
+    | Ready
+    | Started
+    | Progress
+    | Stopped
+    | Crashed
+    | Drain
+    | Left
+    | Done
+    | TaskFailed
+    | Tick
+)
+
+# --- what to do -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Form:
+    """Tell the members of ``world`` to form it."""
+
+    world: World
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Ask the world to leave together after its running step."""
+
+    world: World
+
+
+@dataclass(frozen=True)
+class Abort:
+    """Tell every member to break off the generation at once."""
+
+    world: World
+
+
+@dataclass(frozen=True)
+class Replace:
+    """Tell a member to kill its workers, which do not stop, and to start afresh."""
+
+    member: MemberId
+
+
+@dataclass(frozen=True)
+class Save:
+    """Tell a member to write a checkpoint of the state it holds."""
+
+    member: MemberId
+
+
+@dataclass(frozen=True)
+class Release:
+    """Tell a member that it is out: drained, or given up."""
+
+    member: MemberId
+    reason: str
+
+
+@dataclass(frozen=True)
+class Finish:
+    """End the run."""
+
+    state: str
+    reason: str
+    step: int
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Record:
+    """Write an event (see trainer.events)."""
+
+    event: str
+    fields: dict[str, Any]
+
+
+Command = Form | Pause | Abort | Replace | Save | Release | Finish | Record

@@ -1,0 +1,110 @@
+"""The worker processes of one agent: for each slot an active one, and warm spares."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from trainer.process import Message, WorkerProcess
+
+RESPAWN_PAUSE = 1.0  # seconds before a worker that died early is started again
+
+
+@dataclass
+class Slot:
+    """One place for a worker: a GPU, or a share of the CPU."""
+
+    index: int
+    active: WorkerProcess
+    spares: list[WorkerProcess] = field(default_factory=list)
+
+
+class Slots:
+    """Starts, promotes and replaces worker processes.
+
+    Args:
+        count: how many slots.
+        spares: how many warm spares each slot keeps, once ``want_spares`` was called.
+        environment: gives a worker's environment, by (slot, serial).
+        on_message, on_exit: see WorkerProcess.start; ``on_exit`` is called for every death.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        spares: int,
+        environment: Callable[[int, int], dict[str, str]],
+        on_message: Callable[[WorkerProcess, Message], Awaitable[None]],
+        on_exit: Callable[[WorkerProcess, int], Awaitable[None]],
+    ) -> None:
+        self._count = count
+        self._spares = spares
+        self._environment = environment
+        self._on_message = on_message
+        self._on_exit = on_exit
+        self._serial = 0
+        self._want_spares = False
+        self._closing = False
+        self.all: list[Slot] = []
+
+    async def start(self) -> None:
+        """Starts the active worker of every slot."""
+        for index in range(self._count):
+            self.all.append(Slot(index, await self._spawn(index)))
+
+    async def want_spares(self) -> None:
+        """From now on every slot keeps its spares. Not before: they would slow the start."""
+        self._want_spares = True
+        for slot in self.all:
+            await self._fill(slot)
+
+    @property
+    def idle(self) -> bool:
+        """Whether every active worker is warm and waits for a generation."""
+        return all(slot.active.idle for slot in self.all)
+
+    def is_active(self, worker: WorkerProcess) -> bool:
+        """Whether ``worker`` is the active one of its slot."""
+        return self.all[worker.slot].active is worker
+
+    async def replace(self, worker: WorkerProcess) -> bool:
+        """Puts another process in the place of one that died.
+
+        Returns whether a warm spare took an active one's place.
+        """
+        if self._closing:
+            return False
+        slot = self.all[worker.slot]
+        if worker in slot.spares:
+            slot.spares.remove(worker)
+            await self._fill(slot)
+            return False
+        warm = next((spare for spare in slot.spares if spare.idle), None)
+        if warm is not None:
+            slot.spares.remove(warm)
+            slot.active = warm
+            await self._fill(slot)
+            return True
+        if not worker.ready:
+            await asyncio.sleep(RESPAWN_PAUSE)
+        slot.active = await self._spawn(slot.index)
+        return False
+
+    async def close(self, grace: float) -> None:
+        """Ends all processes; those that do not exit within ``grace`` seconds are killed."""
+        self._closing = True
+        workers = [one for slot in self.all for one in (slot.active, *slot.spares)]
+        await asyncio.gather(*(worker.close(grace) for worker in workers))
+
+    async def _fill(self, slot: Slot) -> None:
+        while self._want_spares and not self._closing and len(slot.spares) < self._spares:
+            slot.spares.append(await self._spawn(slot.index))
+
+    async def _spawn(self, index: int) -> WorkerProcess:
+        self._serial += 1
+        worker = WorkerProcess(index, self._serial)
+        await worker.start(
+            self._environment(index, self._serial), self._on_message, self._on_exit
+        )
+        return worker

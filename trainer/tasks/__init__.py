@@ -1,0 +1,1 @@
+"""Tasks that come with Swell: to try it, and to learn from."""

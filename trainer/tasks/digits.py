@@ -1,0 +1,88 @@
+"""Handwritten digits: 1,797 real images of 8 x 8 pixels, from inside scikit-learn."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.utils.data import TensorDataset
+
+from trainer.task import Task
+
+TEST_EVERY = 5  # every fifth image is for testing
+
+
+class Digits(Task):
+    """A small convolutional network on scikit-learn's digits.
+
+    Args:
+        epochs: passes over the 1,437 training images.
+        batch: the global batch, over all workers.
+        lr: the highest learning rate of the schedule.
+        width: channels of the first layer; the cost of a step grows with its square.
+        seed: fixes the initial weights and the order of the images.
+    """
+
+    def __init__(
+        self,
+        epochs: int = 20,
+        batch: int = 64,
+        lr: float = 0.05,
+        width: int = 32,
+        seed: int = 0,
+    ) -> None:
+        # Imported here: the package is an extra.
+        from sklearn.datasets import load_digits
+
+        self.epochs = epochs
+        self.global_batch = batch
+        self.seed = seed
+        self._lr = lr
+        self._width = width
+        digits = load_digits()
+        images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16.0
+        labels = torch.tensor(digits.target, dtype=torch.int64)
+        testing = torch.arange(len(labels)) % TEST_EVERY == 0
+        self._train = TensorDataset(images[~testing], labels[~testing])
+        self._test = (images[testing], labels[testing])
+
+    def dataset(self) -> TensorDataset:
+        return self._train
+
+    def model(self) -> nn.Module:
+        width = self._width
+        return nn.Sequential(
+            nn.Conv2d(1, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, 2 * width, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(2 * width, 2 * width, 3, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(2 * width * 16, 10),
+        )
+
+    def optimizer(self, model: nn.Module) -> Optimizer:
+        return SGD(model.parameters(), lr=self._lr, momentum=0.9, weight_decay=1e-4)
+
+    def scheduler(self, optimizer: Optimizer, total_steps: int) -> LRScheduler:
+        return OneCycleLR(optimizer, max_lr=self._lr, total_steps=total_steps)
+
+    def batch(self, dataset: TensorDataset, indices: Tensor) -> tuple[Tensor, ...]:
+        return dataset[indices]
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, labels = batch
+        return functional.cross_entropy(model(images), labels)
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        images, labels = self._test
+        device = next(model.parameters()).device
+        logits = model(images.to(device)).cpu()
+        return {
+            "test_loss": functional.cross_entropy(logits, labels).item(),
+            "test_accuracy": (logits.argmax(1) == labels).float().mean().item(),
+        }

@@ -1,0 +1,64 @@
+"""Between membership's plain values and the messages of swell.proto, in both directions."""
+
+from __future__ import annotations
+
+from trainer import signals
+from trainer.protocol import swell_pb2 as pb
+from trainer.world import MemberId, World, arrange
+
+
+def world_to_message(world: World, addresses: dict[MemberId, str]) -> pb.World:
+    """The message for a world; ``addresses`` says where its members live."""
+    return pb.World(
+        generation=world.generation,
+        slots=[
+            pb.Slots(member=str(member), count=count, address=addresses.get(member, ""))
+            for member, count in world.slots
+        ],
+    )
+
+
+def world_from_message(message: pb.World) -> World:
+    """Raises ValueError when the message is not a world."""
+    return arrange(
+        message.generation, [(MemberId.parse(one.member), one.count) for one in message.slots]
+    )
+
+
+def addresses_in(message: pb.World) -> dict[MemberId, str]:
+    """Where the members of the message's world live."""
+    return {MemberId.parse(one.member): one.address for one in message.slots}
+
+
+def event_from_message(member: MemberId, message: pb.FromAgent) -> signals.Event | None:
+    """What an agent's message means to membership; None for those that do not concern it.
+
+    Raises ValueError for a message without a body.
+    """
+    kind = message.WhichOneof("body")
+    if kind == "ready":
+        return signals.Ready(member)
+    if kind == "started":
+        started = message.started
+        idle = started.idle if started.HasField("idle") else None
+        return signals.Started(member, started.generation, started.step, idle)
+    if kind == "progress":
+        return signals.Progress(member, message.progress.generation, message.progress.step)
+    if kind == "stopped":
+        stopped = message.stopped
+        return signals.Stopped(
+            member, stopped.generation, stopped.step, stopped.clean, stopped.failed
+        )
+    if kind == "crashed":
+        return signals.Crashed(member, message.crashed.reason, message.crashed.spare)
+    if kind == "drain":
+        return signals.Drain(member, message.drain.reason, message.drain.deadline)
+    if kind == "done":
+        done = message.done
+        return signals.Done(member, done.generation, done.step, dict(done.metrics))
+    if kind == "task_failed":
+        failed = message.task_failed
+        return signals.TaskFailed(member, failed.rank, failed.step, failed.reason)
+    if kind == "put":
+        return None
+    raise ValueError(f"an agent sent {kind!r}")

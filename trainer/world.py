@@ -1,0 +1,104 @@
+"""One formation of the world: which members are in it, and the ranks of their workers.
+
+Ranks run through the members in order, and within a member through its slots. The
+local and cross ranks follow Horovod's own slot arithmetic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+
+@dataclass(frozen=True, order=True)
+class MemberId:
+    """One incarnation of one replica, such as ``workerpool1-0#9f3a``."""
+
+    replica: str
+    incarnation: str
+
+    def __str__(self) -> str:
+        return f"{self.replica}#{self.incarnation}"
+
+    @classmethod
+    def parse(cls, text: str) -> MemberId:
+        """The inverse of ``str``. Raises ValueError for any other text."""
+        replica, mark, incarnation = text.partition("#")
+        if not (replica and mark and incarnation):
+            raise ValueError(f"{text!r} is not REPLICA#INCARNATION")
+        return cls(replica, incarnation)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one worker stands in a world; the numbers that Horovod wants to be told."""
+
+    member: MemberId
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    cross_rank: int
+    cross_size: int
+
+
+@dataclass(frozen=True)
+class World:
+    """A numbered, immutable list of workers with ranks.
+
+    Attributes:
+        generation: counts from 1, without gaps.
+        slots: (member, number of its workers), in rank order.
+    """
+
+    generation: int
+    slots: tuple[tuple[MemberId, int], ...]
+
+    @cached_property
+    def members(self) -> tuple[MemberId, ...]:
+        """The members in rank order."""
+        return tuple(member for member, _ in self.slots)
+
+    @cached_property
+    def size(self) -> int:
+        """The number of workers."""
+        return sum(count for _, count in self.slots)
+
+    def slots_of(self, member: MemberId) -> int:
+        """How many workers ``member`` has. Raises KeyError if it is not in the world."""
+        return dict(self.slots)[member]
+
+    @cached_property
+    def places(self) -> tuple[Place, ...]:
+        """One place for each rank, in order of rank."""
+        places: list[Place] = []
+        for member, count in self.slots:
+            for local_rank in range(count):
+                peers = [m for m, slots in self.slots if slots > local_rank]
+                places.append(
+                    Place(
+                        member=member,
+                        rank=len(places),
+                        size=self.size,
+                        local_rank=local_rank,
+                        local_size=count,
+                        cross_rank=peers.index(member),
+                        cross_size=len(peers),
+                    )
+                )
+        return tuple(places)
+
+    def places_of(self, member: MemberId) -> list[Place]:
+        """The places of one member's workers, by local rank."""
+        return [place for place in self.places if place.member == member]
+
+
+def arrange(generation: int, slots: list[tuple[MemberId, int]]) -> World:
+    """Returns the world of ``slots`` in the order given.
+
+    Raises ValueError for an empty world, a member without slots, or one that is there twice.
+    """
+    names = [member for member, _ in slots]
+    if not slots or any(count < 1 for _, count in slots) or len(set(names)) != len(names):
+        raise ValueError(f"not a world: {slots}")
+    return World(generation, tuple(slots))
