@@ -142,8 +142,7 @@ class Agent:
             await self._slots.close(WORKER_GRACE)
             if self._coordinator is not None:
                 await self._coordinator.stop()
-            with suppress(OSError):
-                await asyncio.to_thread(self._events.flush)
+            self._events.flush()
 
     def _end(self, why: Exception) -> None:
         if self._ending is not None and not self._ending.done():
@@ -355,6 +354,8 @@ class Agent:
             slot.active.send(op, generation=generation)
 
     def _release(self, release: pb.Release) -> None:
+        if self._released:
+            return  # whatever was still on its way when it was drained
         if release.rejoin:
             self._end(Rejoin(release.reason))
             return
@@ -381,12 +382,13 @@ class Agent:
 
     # --- workers --------------------------------------------------------------------
 
-    def _worker_env(self, slot: int, serial: int) -> dict[str, str]:
+    def _worker_env(self, slot: int, serial: int, spare: bool) -> dict[str, str]:
         settings = self._settings
         session = Session(
             run_dir_url=self._run_dir.url,
             writer=f"{str(self.member).replace('#', '-')}-{slot}-{serial}",
             slot=slot,
+            spare=spare,
             task=settings.task,
             task_args=settings.task_args,
             checkpoint_every=settings.checkpoint_every,

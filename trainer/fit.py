@@ -131,6 +131,9 @@ class Loop:
 
     def run(self) -> dict[str, float]:
         """Trains to the end and returns the final metrics."""
+        if not (self._session.spare and torch.cuda.is_available()):
+            self._model.prepare()
+        _import_lazy_parts()
         self._channel.send("ready")
         self._elastic.run(self._model, self._train, self._save)
         return self._metrics
@@ -278,6 +281,14 @@ def fit(task: Task, channel: Channel | None = None) -> dict[str, float]:
     if channel is None:
         channel = AgentChannel.inherited() or LoneChannel()
     return Loop(task, channel, session).run()
+
+
+def _import_lazy_parts() -> None:
+    """Torch imports seconds' worth of modules at a process's first optimizer step."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.0)
+    parameter.sum().backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
 
 
 def _device(slot: int) -> torch.device:

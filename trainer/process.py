@@ -96,6 +96,8 @@ class WorkerProcess:
         """Asks the process to exit, kills it after ``grace`` seconds, and reaps it."""
         if self._process is None:
             return
+        if not self.ready:
+            self.kill()  # still importing: it holds nothing, and would not hear
         self.send("exit")
         try:
             await asyncio.wait_for(self._process.wait(), grace)

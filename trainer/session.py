@@ -20,6 +20,7 @@ class Session:
         run_dir_url: the run directory, None outside a run.
         writer: a name for this worker's files that no other process uses.
         slot: which of its machine's workers it is, from 0; also its GPU.
+        spare: whether it stands by beside an active worker, and must stay off its GPU.
         task: ``module:Class`` or ``path.py:Class``.
         task_args: keyword arguments of the task's class.
         checkpoint_every: seconds between checkpoints.
@@ -30,6 +31,7 @@ class Session:
     run_dir_url: str | None = None
     writer: str = "alone"
     slot: int = 0
+    spare: bool = False
     task: str = ""
     task_args: dict[str, Any] = field(default_factory=dict)
     checkpoint_every: float = 30.0

@@ -26,7 +26,7 @@ class Slots:
     Args:
         count: how many slots.
         spares: how many warm spares each slot keeps, once ``want_spares`` was called.
-        environment: gives a worker's environment, by (slot, serial).
+        environment: gives a worker's environment, by (slot, serial, whether it is a spare).
         on_message, on_exit: see WorkerProcess.start; ``on_exit`` is called for every death.
     """
 
@@ -34,7 +34,7 @@ class Slots:
         self,
         count: int,
         spares: int,
-        environment: Callable[[int, int], dict[str, str]],
+        environment: Callable[[int, int, bool], dict[str, str]],
         on_message: Callable[[WorkerProcess, Message], Awaitable[None]],
         on_exit: Callable[[WorkerProcess, int], Awaitable[None]],
     ) -> None:
@@ -51,7 +51,7 @@ class Slots:
     async def start(self) -> None:
         """Starts the active worker of every slot."""
         for index in range(self._count):
-            self.all.append(Slot(index, await self._spawn(index)))
+            self.all.append(Slot(index, await self._spawn(index, spare=False)))
 
     async def want_spares(self) -> None:
         """From now on every slot keeps its spares. Not before: they would slow the start."""
@@ -88,23 +88,26 @@ class Slots:
             return True
         if not worker.ready:
             await asyncio.sleep(RESPAWN_PAUSE)
-        slot.active = await self._spawn(slot.index)
+        slot.active = await self._spawn(slot.index, spare=False)
         return False
 
     async def close(self, grace: float) -> None:
         """Ends all processes; those that do not exit within ``grace`` seconds are killed."""
         self._closing = True
+        for slot in self.all:
+            for spare in slot.spares:
+                spare.kill()  # it holds nothing
         workers = [one for slot in self.all for one in (slot.active, *slot.spares)]
         await asyncio.gather(*(worker.close(grace) for worker in workers))
 
     async def _fill(self, slot: Slot) -> None:
         while self._want_spares and not self._closing and len(slot.spares) < self._spares:
-            slot.spares.append(await self._spawn(slot.index))
+            slot.spares.append(await self._spawn(slot.index, spare=True))
 
-    async def _spawn(self, index: int) -> WorkerProcess:
+    async def _spawn(self, index: int, *, spare: bool) -> WorkerProcess:
         self._serial += 1
         worker = WorkerProcess(index, self._serial)
         await worker.start(
-            self._environment(index, self._serial), self._on_message, self._on_exit
+            self._environment(index, self._serial, spare), self._on_message, self._on_exit
         )
         return worker
