@@ -1,0 +1,6 @@
+"""An emulator of Vertex AI custom training: the local target of Swell, and a tool of its own.
+
+It serves the CustomJob REST API, Cloud Logging's ``entries:list`` and one metadata
+server per VM. Replicas run as process groups on this machine, and a Spot market takes
+them away and gives them back. ``python -m launcher.emulator --help`` says how to start it.
+"""

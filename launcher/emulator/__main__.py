@@ -1,0 +1,107 @@
+"""``python -m launcher.emulator``: serves until it is told to stop, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from launcher.emulator.listener import Listener
+from launcher.emulator.market import Incident, parse_market
+from launcher.emulator.processes import adopt_orphans, kill_children
+from launcher.emulator.registry import Registry, StateInUse
+from launcher.emulator.server import Api
+
+ADDRESS = "127.0.0.1"  # never another: the API runs commands
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the emulator. Returns the process's exit code: 2 when it was started wrongly."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        market = _read_market(options.market) if options.market else []
+        return asyncio.run(_serve(options.port, options.state, market, options.until_eof))
+    except (ValueError, OSError, StateInUse) as error:
+        print(f"swell emulator: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m launcher.emulator",
+        description="Emulates Vertex AI custom training on this machine. Prints one JSON line "
+        'with its "endpoint" as soon as it listens.',
+    )
+    parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 for any free one")
+    parser.add_argument(
+        "--state", type=Path, required=True, metavar="DIR", help="where jobs and logs are kept"
+    )
+    parser.add_argument(
+        "--market", type=Path, metavar="FILE", help="a JSON list of what the Spot market does"
+    )
+    parser.add_argument(
+        "--until-eof", action="store_true", help="stop when standard input is closed"
+    )
+    return parser
+
+
+def _read_market(path: Path) -> list[Incident]:
+    try:
+        return parse_market(json.loads(path.read_text()))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+async def _serve(port: int, state: Path, market: list[Incident], until_eof: bool) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop.set)
+    if until_eof:
+        _watch_input(stop)
+    adopt_orphans()
+    registry = Registry(state, market)
+    listener = _listen(registry, port)
+    listener.start()
+    try:
+        print(json.dumps({"endpoint": f"http://{listener.authority}"}), flush=True)
+        await stop.wait()
+    finally:
+        await listener.stop()  # first, so that no job is created any more
+        await registry.close()
+        while kill_children():  # what had left its VM
+            await asyncio.sleep(0.01)
+    return 0
+
+
+def _listen(registry: Registry, port: int) -> Listener:
+    try:
+        return Listener(Api(registry).app(), ADDRESS, port)
+    except (OSError, OverflowError) as error:
+        raise OSError(
+            f"cannot listen on {ADDRESS}:{port} ({error}); choose another --port, or 0 for any"
+        ) from None
+
+
+def _watch_input(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        if not os.read(0, 65536):
+            loop.remove_reader(0)
+            stop.set()
+
+    try:
+        loop.add_reader(0, read)
+    except PermissionError:  # a file or /dev/null, which can be read to its end at once
+        stop.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""The environment of a VM: small and explicit, never that of whoever started the emulator."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+# What a VM takes over from the emulator: where things are, nothing about the user.
+PASSED_ON = (
+    "HOME",
+    "TMPDIR",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "PYTHONPATH",
+    "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+)
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def base_environment(host: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Returns what every VM starts from; the emulator's own interpreter is first on PATH."""
+    environment = {"LANG": "C.UTF-8", "HOME": "/", "PYTHONUNBUFFERED": "1"}
+    environment.update((name, host[name]) for name in PASSED_ON if name in host)
+    environment["PATH"] = f"{Path(sys.executable).parent}:{SYSTEM_PATH}"
+    return environment
+
+
+def container_environment(
+    base: Mapping[str, str],
+    given: Iterable[tuple[str, str]],
+    service: Mapping[str, str],
+) -> dict[str, str]:
+    """Returns the variables of a container.
+
+    Args:
+        base: what the image and the VM define; the job may override it.
+        given: the job's own variables in order; each may refer to earlier ones.
+        service: what the service defines; the job may refer to it but not override it.
+    """
+    environment = {**base, **service}
+    for name, value in given:
+        if name not in service:
+            environment[name] = expand(value, environment)
+    return environment
+
+
+def expand(text: str, variables: Mapping[str, str]) -> str:
+    """Replaces ``$(NAME)`` by the variable's value.
+
+    A reference to a name that is not defined stays as it is, and ``$$`` stands for one
+    ``$``, so ``$$(NAME)`` comes out as ``$(NAME)``.
+    """
+    parts: list[str] = []
+    position = 0
+    while (dollar := text.find("$", position)) >= 0:
+        parts.append(text[position:dollar])
+        following = text[dollar + 1 : dollar + 2]
+        close = text.find(")", dollar) if following == "(" else -1
+        if following == "$":
+            parts.append("$")
+            position = dollar + 2
+        elif close >= 0:
+            reference = text[dollar : close + 1]
+            parts.append(variables.get(reference[2:-1], reference))
+            position = close + 1
+        else:
+            parts.append("$")
+            position = dollar + 1
+    parts.append(text[position:])
+    return "".join(parts)

@@ -1,0 +1,63 @@
+"""An HTTP server on one loopback address, inside a running event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # there are many servers in this process, and signals are for the whole of it
+
+
+class Listener:
+    """Serves one ASGI application from ``start`` to ``stop``.
+
+    Args:
+        app: what answers.
+        address: the loopback address to listen on.
+        port: the port; 0 for any free one.
+    """
+
+    def __init__(self, app: ASGIApp, address: str, port: int = 0) -> None:
+        # Bound here, so that the port is known before anything is served.
+        self._socket = socket.create_server((address, port), backlog=128)
+        self.address = address
+        self.port: int = self._socket.getsockname()[1]
+        self._server = _Server(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws="none",
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                timeout_graceful_shutdown=1,
+            )
+        )
+        self._serving: asyncio.Task[None] | None = None
+
+    @property
+    def authority(self) -> str:
+        """``address:port``."""
+        return f"{self.address}:{self.port}"
+
+    def start(self) -> None:
+        """Begins to answer."""
+        self._serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+
+    async def stop(self) -> None:
+        """Closes the port and all connections."""
+        if self._serving is None:
+            self._socket.close()
+            return
+        self._server.should_exit = True
+        await self._serving

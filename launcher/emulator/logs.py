@@ -1,0 +1,135 @@
+"""The output of replicas: written line by line, read as Cloud Logging's entries.
+
+``<root>/<job id>/<replica>.jsonl`` holds one JSON object per line: ``timestamp``,
+``severity`` (INFO from stdout, ERROR from stderr), ``replica`` and ``message``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+LONGEST_LINE = 16 * 1024  # bytes; longer ones become several entries
+TICK = timedelta(microseconds=1)
+SEVERITIES = ("DEFAULT", "DEBUG", "INFO", "NOTICE", "WARNING", "ERROR", "CRITICAL")
+
+Entry = dict[str, Any]
+
+
+def utc_now() -> datetime:
+    """The time of day that timestamps are made from."""
+    return datetime.now(timezone.utc)
+
+
+def timestamp(moment: datetime) -> str:
+    """RFC 3339 with microseconds, so that text and time sort alike."""
+    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+class ReplicaLog:
+    """Writes what a replica prints.
+
+    Args:
+        root: the folder of all logs.
+        job_id: whose logs.
+        replica: whose output.
+        clock: the time of day.
+    """
+
+    def __init__(
+        self, root: Path, job_id: str, replica: str, clock: Callable[[], datetime] = utc_now
+    ) -> None:
+        self._replica = replica
+        self._clock = clock
+        self._last = datetime.min.replace(tzinfo=timezone.utc)
+        self.path = root / job_id / f"{replica}.jsonl"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("ab", buffering=0)
+
+    def stream(self, severity: str) -> StreamLog:
+        """Returns a writer for one of the replica's streams."""
+        return StreamLog(self, severity)
+
+    def write(self, severity: str, messages: list[str]) -> None:
+        """Adds entries. Every entry of a replica is later than the one before."""
+        if self._file.closed:
+            return
+        lines = []
+        for message in messages:
+            self._last = max(self._clock(), self._last + TICK)
+            entry = {
+                "timestamp": timestamp(self._last),
+                "severity": severity,
+                "replica": self._replica,
+                "message": message,
+            }
+            lines.append(json.dumps(entry) + "\n")
+        self._file.write("".join(lines).encode())
+
+    def close(self) -> None:
+        """Ends the log."""
+        self._file.close()
+
+
+class StreamLog:
+    """Cuts one stream of bytes into lines. Bytes that are not UTF-8 are marked as such."""
+
+    def __init__(self, log: ReplicaLog, severity: str) -> None:
+        self._log = log
+        self._severity = severity
+        self._rest = b""
+
+    def feed(self, data: bytes) -> None:
+        """Takes the next bytes of the stream."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        while len(self._rest) > LONGEST_LINE:
+            lines.append(self._rest[:LONGEST_LINE])
+            self._rest = self._rest[LONGEST_LINE:]
+        self._log.write(self._severity, [text for line in lines for text in _bounded(line)])
+
+    def end(self) -> None:
+        """Writes the last line, if it did not end with a newline."""
+        if self._rest:
+            self._log.write(self._severity, list(_bounded(self._rest)))
+            self._rest = b""
+
+
+def _bounded(line: bytes) -> Iterator[str]:
+    line = line.removesuffix(b"\r")
+    for start in range(0, max(1, len(line)), LONGEST_LINE):
+        yield line[start : start + LONGEST_LINE].decode("utf-8", "replace")
+
+
+def read_entries(root: Path, job_id: str | None, replica: str | None) -> Iterator[Entry]:
+    """Yields the entries of some logs, each log in its order, as LogEntry objects.
+
+    Args:
+        root: the folder of all logs.
+        job_id: only this job's, or None for all.
+        replica: only this replica's, or None for all.
+    """
+    for path in sorted(root.glob("*/*.jsonl")):
+        if job_id in (None, path.parent.name) and replica in (None, path.stem):
+            yield from _read_log(path)
+
+
+def _read_log(path: Path) -> Iterator[Entry]:
+    job_id, replica = path.parent.name, path.stem
+    with path.open("rb") as file:
+        for number, line in enumerate(file):
+            if not line.endswith(b"\n"):
+                return  # being written
+            entry = json.loads(line)
+            yield {
+                "insertId": f"{replica}-{number:010d}",
+                "timestamp": entry["timestamp"],
+                "severity": entry["severity"],
+                "resource": {
+                    "type": "ml_job",
+                    "labels": {"job_id": job_id, "task_name": replica},
+                },
+                "jsonPayload": {"message": entry["message"]},
+            }

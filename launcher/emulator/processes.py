@@ -1,0 +1,73 @@
+"""Processes by session and by parent, so that none is left behind.
+
+The emulator is a subreaper: whatever a VM's command leaves behind becomes the
+emulator's child, and can be found, killed and reaped whoever started it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PR_SET_CHILD_SUBREAPER = 36
+
+
+@dataclass(frozen=True)
+class ProcessInfo:
+    """One line of the process table; ``dead`` ones only wait to be reaped."""
+
+    pid: int
+    parent: int
+    session: int
+    dead: bool
+
+
+def process_table() -> Iterator[ProcessInfo]:
+    """Yields all processes that can be seen."""
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):  # it has gone meanwhile
+                # pid (name) state parent group session …; the name may hold anything.
+                stat = Path(entry.path, "stat").read_bytes().rpartition(b")")[2].split()
+                dead = stat[0] in (b"Z", b"X")
+                yield ProcessInfo(int(entry.name), int(stat[1]), int(stat[3]), dead)
+
+
+def adopt_orphans() -> None:
+    """Makes this process the parent of whatever its descendants leave behind."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def signal_session(session: int, number: int) -> int:
+    """Sends a signal to all processes of a session. Returns how many it found.
+
+    A session rather than a process group, because a shell with job control puts its jobs
+    into groups of their own. Dead orphans are reaped; the session's leader is left to its parent.
+    """
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(session, number)  # at once, so that nothing in the group can fork meanwhile
+    return _signal([p for p in process_table() if p.session == session], number, spare=session)
+
+
+def kill_children() -> int:
+    """Kills and reaps all children of this process. Returns how many it found."""
+    return _signal([p for p in process_table() if p.parent == os.getpid()], signal.SIGKILL)
+
+
+def _signal(processes: list[ProcessInfo], number: int, spare: int | None = None) -> int:
+    found = 0
+    for process in processes:
+        if not process.dead:
+            found += 1
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(process.pid, number)
+        elif process.parent == os.getpid() and process.pid != spare:
+            found += 1
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(process.pid, os.WNOHANG)
+    return found

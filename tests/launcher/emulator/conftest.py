@@ -1,0 +1,46 @@
+"""Fixtures: emulators that are really started."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .running import Emulator
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Emulator]]:
+    """Starts emulators; at the end none of them and none of their processes is left."""
+    started: list[Emulator] = []
+
+    def start_one(*options: str, state: Path = tmp_path / "state") -> Emulator:
+        started.append(Emulator(state, "--until-eof", *options))
+        return started[-1]
+
+    yield start_one
+    for emulator in started:
+        if emulator.process.poll() is None:
+            assert emulator.stop() == 0
+        try:
+            assert emulator.processes() == []
+        finally:
+            for pid in emulator.processes():
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def emulator(start: Callable[..., Emulator]) -> Emulator:
+    """An emulator without a market."""
+    return start()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    """One emulator for all requests that leave no trace in it."""
+    emulator = Emulator(tmp_path_factory.mktemp("shared") / "state", "--until-eof")
+    yield emulator
+    assert emulator.stop() == 0

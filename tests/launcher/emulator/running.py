@@ -1,0 +1,127 @@
+"""A really started emulator, and a few words to say what jobs do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+PARENT = "/v1/projects/local/locations/local/customJobs"
+PATIENCE = 60.0  # seconds; only a test that fails waits so long
+T = TypeVar("T")
+
+
+def wait_for(look: Callable[[], T], accept: Callable[[T], bool] = bool) -> T:
+    """Returns what ``look`` sees as soon as ``accept`` likes it."""
+    deadline = time.monotonic() + PATIENCE
+    while not accept(seen := look()):
+        assert time.monotonic() < deadline, f"still waiting; last seen: {seen!r}"
+        time.sleep(0.02)
+    return seen
+
+
+def pool(script: str, replicas: int = 1, **container: Any) -> dict[str, Any]:
+    """A worker pool whose VMs run a shell script."""
+    return {
+        "machineSpec": {"machineType": "a2-highgpu-1g"},
+        "replicaCount": str(replicas),
+        "containerSpec": {
+            "imageUri": "an-image",
+            "command": ["sh", "-c"],
+            "args": [script],
+            **container,
+        },
+    }
+
+
+class Emulator:
+    """One emulator process, and a client for it."""
+
+    def __init__(self, state: Path, *options: str) -> None:
+        self.state = state
+        # Passed to every job below, so that its processes can be recognised.
+        self.mark = f"MARK={uuid.uuid4().hex}"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "launcher.emulator", "--state", str(state), *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        assert line, f"the emulator ended with {self.process.wait()}"
+        self.endpoint: str = json.loads(line)["endpoint"]
+        self.http = httpx.Client(base_url=self.endpoint, timeout=PATIENCE)
+
+    def create(self, *pools: dict[str, Any], **spec: Any) -> str:
+        """Creates a job. Returns its path in the API."""
+        for each in filter(None, pools):
+            name, _, value = self.mark.partition("=")
+            env = each["containerSpec"].setdefault("env", [])
+            env.append({"name": name, "value": value})
+        body = {"displayName": "a job", "jobSpec": {"workerPoolSpecs": list(pools), **spec}}
+        answer = self.http.post(PARENT, json=body)
+        assert answer.status_code == 200, answer.text
+        return f"/v1/{answer.json()['name']}"
+
+    def get(self, job: str) -> dict[str, Any]:
+        """The job."""
+        answer: dict[str, Any] = self.http.get(job).json()
+        return answer
+
+    def until(self, job: str, *states: str) -> dict[str, Any]:
+        """Waits for one of the states. Returns the job."""
+        wanted = [f"JOB_STATE_{state}" for state in states]
+        return wait_for(lambda: self.get(job), lambda seen: seen["state"] in wanted)
+
+    def replicas(self, job: str) -> dict[str, dict[str, Any]]:
+        """The emulator's view of the replicas, by name."""
+        listed = self.http.get(f"/emulator{job}/replicas").json()
+        return {replica["replica"]: replica for replica in listed}
+
+    def until_replica(self, job: str, name: str, state: str) -> dict[str, Any]:
+        """Waits for a replica's state. Returns the replica."""
+        return wait_for(lambda: self.replicas(job)[name], lambda replica: replica["state"] == state)
+
+    def act(self, job: str, name: str, verb: str, **body: Any) -> httpx.Response:
+        """Preempts or restores a replica."""
+        return self.http.post(f"/emulator{job}/replicas/{name}:{verb}", json=body)
+
+    def output(self, job: str, replica: str) -> list[str]:
+        """What a replica has printed, without the times."""
+        log = self.state / "logs" / job.rpartition("/")[2] / f"{replica}.jsonl"
+        lines = log.read_text().splitlines() if log.exists() else []
+        return [json.loads(line)["message"] for line in lines]
+
+    def until_output(self, job: str, replica: str, line: str, times: int = 1) -> None:
+        """Waits until a replica has printed a line."""
+        wait_for(lambda: self.output(job, replica), lambda lines: lines.count(line) >= times)
+
+    def processes(self) -> list[int]:
+        """The living processes of this emulator's jobs."""
+        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if self._is(pid)]
+
+    def _is(self, pid: int) -> bool:
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes()  # empty for a dead one
+        except OSError:
+            return False
+        return self.mark.encode() in environment.split(b"\0")
+
+    def stop(self, how: int | None = None) -> int:
+        """Ends the emulator, by signal or by closing its input. Returns its exit code."""
+        assert self.process.stdin and self.process.stdout
+        if how is not None:
+            self.process.send_signal(how)
+        self.process.stdin.close()
+        code = self.process.wait(PATIENCE)
+        self.process.stdout.close()
+        self.http.close()
+        return code

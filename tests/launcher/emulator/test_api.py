@@ -1,0 +1,147 @@
+"""The HTTP API as curl and programs of one's own see it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from .running import PARENT, Emulator, pool
+
+
+def test_curl_users_get_enum_names_and_googles_client_gets_numbers(emulator: Emulator) -> None:
+    job = emulator.create(pool("true"), scheduling={"strategy": "SPOT"})
+    ended = emulator.until(job, "SUCCEEDED")
+    assert ended["jobSpec"]["scheduling"] == {"strategy": "SPOT"}
+    numbers = emulator.http.get(job, params={"$alt": "json;enum-encoding=int"}).json()
+    assert numbers["state"] == 4
+    assert numbers["jobSpec"]["scheduling"] == {"strategy": 4}
+    assert numbers["jobSpec"]["workerPoolSpecs"][0]["replicaCount"] == "1"
+
+
+def test_jobs_are_listed_newest_first_by_pages_and_filters(emulator: Emulator) -> None:
+    jobs = [emulator.create(pool("true")) for _ in range(3)]
+    jobs.append(emulator.create(pool("exit 1")))
+    for job in jobs:
+        emulator.until(job, "SUCCEEDED", "FAILED")
+    names = [job.removeprefix("/v1/") for job in reversed(jobs)]
+
+    def ask(**parameters: Any) -> tuple[list[str], str | None]:
+        answer = emulator.http.get(PARENT, params=parameters).json()
+        return [job["name"] for job in answer["customJobs"]], answer.get("nextPageToken")
+
+    assert ask() == (names, None)
+    page, token = ask(pageSize=3)
+    assert page == names[:3] and token
+    emulator.create(pool("true"))  # what comes meanwhile does not shift the pages
+    assert ask(pageSize=3, pageToken=token) == (names[3:], None)
+    assert ask(filter='state="JOB_STATE_FAILED"') == (names[:1], None)
+    assert ask(filter='state="JOB_STATE_FAILED" AND display_name="another"') == ([], None)
+    assert ask(filter="labels.team:*") == ([], None)
+    assert emulator.http.get(PARENT.replace("local", "elsewhere")).json() == {"customJobs": []}
+
+
+@pytest.mark.parametrize(
+    "parameters, says",
+    [
+        ({"filter": 'colour="red"'}, "filter: unknown field colour"),
+        ({"filter": "state"}, "filter is not understood from 'state'"),
+        ({"filter": 'state="A" OR state="B"'}, "filter is not understood from ' OR state"),
+        ({"filter": "create_time>yesterday"}, "filter: create_time needs a timestamp"),
+        ({"pageSize": "few"}, "pageSize must be a number"),
+        ({"pageToken": "next"}, "pageToken 'next' was not made by this service"),
+    ],
+)
+def test_a_list_request_that_is_wrong(
+    shared: Emulator, parameters: dict[str, str], says: str
+) -> None:
+    answer = shared.http.get(PARENT, params=parameters)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].startswith(says)
+
+
+@pytest.mark.parametrize(
+    "method, path, body, code, status",
+    [
+        ("POST", PARENT, b"{not json", 400, "INVALID_ARGUMENT"),
+        ("POST", PARENT, b"[1]", 400, "INVALID_ARGUMENT"),
+        ("POST", PARENT, b"[" * 100_000, 400, "INVALID_ARGUMENT"),
+        ("POST", PARENT, b"\xff\xfe", 400, "INVALID_ARGUMENT"),
+        ("POST", PARENT, b" " * (9 * 2**20), 413, "INVALID_ARGUMENT"),
+        ("GET", f"{PARENT}/12345", b"", 404, "NOT_FOUND"),
+        ("GET", f"{PARENT}/x", b"", 400, "INVALID_ARGUMENT"),
+        ("DELETE", f"{PARENT}/12345", b"", 404, "NOT_FOUND"),
+        ("POST", f"{PARENT}/12345:cancel", b"{}", 404, "NOT_FOUND"),
+        ("GET", f"/emulator{PARENT}/12345/replicas", b"", 404, "NOT_FOUND"),
+        ("GET", "/v1/projects/local/locations/local/endpoints", b"", 404, "NOT_FOUND"),
+        ("PATCH", PARENT, b"{}", 404, "NOT_FOUND"),
+    ],
+)
+def test_errors_have_googles_form(
+    shared: Emulator, method: str, path: str, body: bytes, code: int, status: str
+) -> None:
+    answer = shared.http.request(method, path, content=body)
+    assert answer.status_code == code
+    error = answer.json()["error"]
+    assert (error["code"], error["status"]) == (code, status)
+    assert error["message"]
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Origin": "https://example.com"}, {"Host": "rebound.example.com:80"}]
+)
+def test_web_pages_are_kept_out(shared: Emulator, headers: dict[str, str]) -> None:
+    answer = shared.http.get(PARENT, headers=headers)
+    assert answer.json()["error"]["status"] == "PERMISSION_DENIED"
+
+
+def test_logs_are_listed_in_order_by_pages_and_filters(emulator: Emulator) -> None:
+    job = emulator.create(pool("for i in 1 2 3 4 5; do echo $i; done; echo oh >&2; sleep 0.1"))
+    emulator.until(job, "SUCCEEDED")
+    other = emulator.create(pool("echo other"))
+    emulator.until(other, "SUCCEEDED")
+    mine = f'resource.type="ml_job" AND resource.labels.job_id="{job.rpartition("/")[2]}"'
+
+    def ask(**body: Any) -> tuple[list[dict[str, Any]], str]:
+        answer = emulator.http.post("/v2/entries:list", json=body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["entries"], answer.json().get("nextPageToken", "")
+
+    everything, token = ask(filter=mine, resourceNames=["projects/local"])
+    assert not token
+    assert sorted(texts(everything)) == ["1", "2", "3", "4", "5", "oh"]
+    assert texts(ask(filter=f"{mine} AND severity>=ERROR")[0]) == ["oh"]
+    assert len({entry["insertId"] for entry in everything}) == 6
+    times = [entry["timestamp"] for entry in everything]
+    assert times == sorted(set(times))
+    assert everything[0]["resource"]["labels"]["task_name"] == "workerpool0-0"
+
+    paged, token = ask(filter=mine, pageSize=4)
+    rest, end = ask(filter=mine, pageSize=4, pageToken=token)
+    assert (paged + rest, end) == (everything, "")
+    assert ask(filter=mine, orderBy="timestamp desc")[0] == everything[::-1]
+    assert ask(filter=f'{mine} AND timestamp>"{times[3]}"')[0] == everything[4:]
+    assert texts(ask(filter='resource.labels.task_name="workerpool0-0"')[0])[-1] == "other"
+    assert ask(filter='resource.labels.task_name="workerpool1-0"')[0] == []
+
+
+def texts(entries: list[dict[str, Any]]) -> list[str]:
+    return [entry["jsonPayload"]["message"] for entry in entries]
+
+
+@pytest.mark.parametrize(
+    "body, says",
+    [
+        ({"orderBy": "severity"}, "orderBy must be"),
+        ({"filter": "textPayload:x"}, "filter: textPayload is not emulated"),
+        ({"filter": "severity>=LOUD"}, "filter: severity must be one of"),
+        ({"filter": 7}, "filter must be a string"),
+        ({"pageSize": -1}, "pageSize must be"),
+        ({"pageToken": "x"}, "pageToken was not made"),
+        ({"pagesize": 1}, 'Unknown name "pagesize"'),
+    ],
+)
+def test_a_log_request_that_is_wrong(shared: Emulator, body: dict[str, Any], says: str) -> None:
+    answer = shared.http.post("/v2/entries:list", json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].startswith(says)

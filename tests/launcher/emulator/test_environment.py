@@ -1,0 +1,89 @@
+"""What a replica finds in its environment."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from launcher.emulator.cluster_spec import cluster_spec, hostname
+from launcher.emulator.customjobs import Pool
+from launcher.emulator.environment import base_environment, container_environment, expand
+
+
+@pytest.mark.parametrize(
+    "text, expanded",
+    [
+        ("$(A)", "1"),
+        ("x$(A)y$(A)", "x1y1"),
+        ("$(B)", "$(B)"),
+        ("$$(A)", "$(A)"),
+        ("$$$(A)", "$1"),
+        ("$$$$(A)", "$$(A)"),
+        ("$A ${A} $", "$A ${A} $"),
+        ("$(A", "$(A"),
+        ("$(A)$", "1$"),
+        ("", ""),
+        ("$(LOOP)", "$(LOOP)"),
+    ],
+)
+def test_references(text: str, expanded: str) -> None:
+    assert expand(text, {"A": "1", "LOOP": "$(LOOP)"}) == expanded
+
+
+@given(st.text(alphabet="$()AB x"))
+def test_a_text_whose_dollars_are_doubled_is_taken_literally(text: str) -> None:
+    assert expand(text.replace("$", "$$"), {"A": "1", "B": "2"}) == text
+
+
+def test_variables_see_earlier_ones_and_cannot_override_those_of_the_service() -> None:
+    environment = container_environment(
+        {"PATH": "/bin", "SWELL_SLOTS": "1"},
+        [
+            ("LATE", "$(HOSTNAME)"),
+            ("TWICE", "$(LATE)$(LATE)"),
+            ("EARLY", "$(LAST)"),
+            ("LAST", ""),
+            ("SWELL_SLOTS", "4"),
+            ("HOSTNAME", "mine"),
+        ],
+        {"HOSTNAME": "h"},
+    )
+    assert environment == {
+        "PATH": "/bin",
+        "SWELL_SLOTS": "4",
+        "HOSTNAME": "h",
+        "LATE": "h",
+        "TWICE": "hh",
+        "EARLY": "$(LAST)",
+        "LAST": "",
+    }
+
+
+def test_a_vm_inherits_only_what_says_where_things_are() -> None:
+    host = {"HOME": "/home/me", "AWS_SECRET": "s", "PATH": "/mine", "PYTHONPATH": "/src"}
+    environment = base_environment(host)
+    assert environment["HOME"] == "/home/me" and environment["PYTHONPATH"] == "/src"
+    assert "AWS_SECRET" not in environment and "/mine" not in environment["PATH"]
+
+
+def test_cluster_spec_has_the_documented_form() -> None:
+    pools = [Pool(0, 1, 1, (), (), ()), Pool(2, 2, 1, (), (), ())]
+    spec = json.loads(cluster_spec("17", pools, "workerpool2-1"))
+    assert spec == {
+        "cluster": {
+            "workerpool0": ["cmle-training-workerpool0-0000000011-0:2222"],
+            "workerpool2": [
+                "cmle-training-workerpool2-0000000011-0:2222",
+                "cmle-training-workerpool2-0000000011-1:2222",
+            ],
+        },
+        "environment": "cloud",
+        "task": {"type": "workerpool2", "index": 1},
+        "job": spec["job"],
+        "open_ports": [3333],
+    }
+    assert isinstance(json.loads(spec["job"]), dict)
+    assert hostname("17", "workerpool2-1") == "cmle-training-workerpool2-0000000011-1"
