@@ -38,6 +38,7 @@ SHA256 = "92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0"
 HERE = Path(__file__).resolve().parent
 # A compiler process that includes PyTorch's headers needs up to this much.
 BYTES_PER_JOB = 2 << 30
+POLL_SECONDS = 0.5
 
 
 class BuildError(Exception):
@@ -292,6 +293,19 @@ def build_environment(
     }
 
 
+def watch(process: subprocess.Popen[bytes], lines: Iterable[str], view: ProgressView) -> None:
+    """Shows how far the compile is, from the lines that its log gains, until it ends."""
+    progress = Progress(0, "configuring")
+    ended = False
+    while not ended:
+        ended = process.poll() is not None
+        for line in lines:
+            progress = parse_progress(line) or progress
+        view.show(progress)
+        if not ended:
+            time.sleep(POLL_SECONDS)
+
+
 def compile_wheel(
     tree: Path, folder: Path, environment: Mapping[str, str], log: Path, view: ProgressView
 ) -> Path:
@@ -300,30 +314,24 @@ def compile_wheel(
         *(sys.executable, "-m", "pip", "wheel", "--verbose", "--no-build-isolation", "--no-deps"),
         *("--use-pep517", "--wheel-dir", str(folder), str(tree)),
     ]
-    view.show(Progress(0, "configuring"))
-    try:
-        with (
-            log.open("w", encoding="utf-8") as written,
-            subprocess.Popen(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-            ) as process,
-        ):
-            assert process.stdout is not None
-            for line in process.stdout:
-                written.write(line)
-                if progress := parse_progress(line):
-                    view.show(progress)
-    finally:
-        view.close()
+    with (
+        log.open("w", encoding="utf-8") as written,
+        log.open(encoding="utf-8", errors="replace") as lines,
+        subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=written,
+            stderr=subprocess.STDOUT,
+        ) as process,
+    ):
+        try:
+            watch(process, lines, view)
+        finally:
+            view.close()
     wheels = list(folder.glob("*.whl"))
     if process.returncode != 0 or not wheels:
-        errors = error_lines(log.read_text(encoding="utf-8").splitlines())
+        errors = error_lines(log.read_text(encoding="utf-8", errors="replace").splitlines())
         raise BuildError("\n  ".join([f"Horovod did not compile; the whole log: {log}", *errors]))
     return wheels[0]
 

@@ -8,13 +8,15 @@ handful of exact replacements; a replacement that does not match exactly once
 stops the build, so a changed source can never be half fixed.
 
 1. ``cxx17``: PyTorch's headers need C++17, two CMake files ask for C++14.
-2. ``interface``: process sets forget the configured gloo interface and bind to
+2. ``cuda``: a build without GPU operations asked for CUDA's libraries whenever PyTorch is
+   a CUDA build (PyPI's is) and some ``nvcc`` is about.
+3. ``interface``: process sets forget the configured gloo interface and bind to
    whatever the host name resolves to.
-3. ``init``: a peer lost during ``hvd.init()`` raised in Horovod's background
+4. ``init``: a peer lost during ``hvd.init()`` raised in Horovod's background
    thread, where nobody can catch it: the process died with its state. Now
    ``hvd.init()`` fails in Python and may be called again. The same holds for an
    exception in gloo's device thread (a connection reset while it is accepted).
-4. ``waiters``: when a gloo pair fails, operations that are half way through are
+5. ``waiters``: when a gloo pair fails, operations that are half way through are
    not told, and their waiters sleep until the gloo timeout.
 """
 
@@ -47,6 +49,13 @@ FIXES = (
         "horovod/torch/CMakeLists.txt",
         "set(CMAKE_CXX_STANDARD 14)",
         "set(CMAKE_CXX_STANDARD 17)",
+    ),
+    Fix(
+        "cuda",
+        "cmake/Modules/FindPytorch.cmake",
+        "import torch; from torch.utils.cpp_extension import CUDA_HOME; print(True if (",
+        "import os, torch; from torch.utils.cpp_extension import CUDA_HOME; "
+        "print(True if (('HOROVOD_GPU_OPERATIONS' in os.environ) and ",
     ),
     Fix(
         "interface",

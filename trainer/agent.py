@@ -419,6 +419,7 @@ class Agent:
                     generation=message["generation"],
                     first=message["first"],
                     metrics=message["metrics"],
+                    total_steps=message["total_steps"],
                 )
         elif op == "stopped":
             worker.generation = 0
@@ -448,7 +449,8 @@ class Agent:
         reason = describe_exit(code)
         if self._early_deaths >= EARLY_DEATHS:
             self._say_failed(
-                worker, f"{self._early_deaths} workers in a row died before they were ready: {reason}"
+                worker,
+                f"{self._early_deaths} workers in a row died before they were ready: {reason}",
             )
             return
         warm = was_active and any(spare.idle for spare in self._slots.all[worker.slot].spares)

@@ -81,7 +81,8 @@ class Checkpointer:
                 self._report("checkpoint_rejected", step=step, reason=str(error))
         if steps:
             raise ValueError(
-                f"none of the {len(steps)} checkpoints in {self._run_dir.url}/{CHECKPOINTS} is valid"
+                f"none of the {len(steps)} checkpoints in "
+                f"{self._run_dir.url}/{CHECKPOINTS} is valid"
             )
         return None
 

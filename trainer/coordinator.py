@@ -23,7 +23,7 @@ from trainer.membership import Membership
 from trainer.policy import Policy
 from trainer.protocol import swell_pb2 as pb
 from trainer.rendezvous import scope_size
-from trainer.rundir import RunDirectory
+from trainer.rundir import OutcomeState, RunDirectory
 from trainer.wire import event_from_message, world_from_message, world_to_message
 from trainer.world import MemberId, World
 
@@ -250,7 +250,7 @@ class Coordinator:
         if newest is not None and newest.epoch > self._claim.epoch:
             await self._step_down()
             return
-        state = "succeeded" if command.state == "succeeded" else "failed"
+        state: OutcomeState = "succeeded" if command.state == "succeeded" else "failed"
         await asyncio.to_thread(self._events.flush)
         await asyncio.to_thread(
             lambda: self._run_dir.end(

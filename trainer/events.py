@@ -23,10 +23,12 @@ paused                    generation, cause, step
 generation_formed         generation, world_size, cause, members
 resumed                   generation, world_size, cause, step, lost_steps, seconds
 waiting                   slots, min_workers                (below min_workers)
-steps                     generation, first, metrics: {name: [one value per step]}
+steps                     generation, first, metrics: {name: [one value per step]},
+                          total_steps; a step may be told twice
 evaluated                 step, metrics: {name: value}
 checkpoint_committed      step, bytes, seconds
 checkpoint_rejected       step, reason
+checkpoint_failed         step, reason                      (the store did not take it)
 task_failed               member, rank, step, reason (the traceback)
 finished                  state, reason, step
 ========================  =======================================================

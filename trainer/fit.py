@@ -19,7 +19,7 @@ One step, on every rank::
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from typing import Any
 
 import horovod.torch as hvd
@@ -36,6 +36,7 @@ from trainer.session import Session, current_session
 from trainer.task import Task
 
 REPORT_EVERY = 0.2  # seconds between progress reports of a worker
+RECENT = 1000  # steps whose metrics every worker remembers
 
 
 class Model:
@@ -126,6 +127,8 @@ class Loop:
         self._permutation = torch.empty(0, dtype=torch.int64)
         self._pending: dict[str, list[float]] = defaultdict(list)
         self._reported_at = 0.0
+        self._recent: deque[tuple[int, int, float]] = deque(maxlen=RECENT)
+        self._was_first = False
         self._saved_at = time.monotonic()
         self._metrics: dict[str, float] = {}
 
@@ -141,6 +144,9 @@ class Loop:
     def _train(self) -> bool:
         """Trains in the current world; True when training is complete."""
         model = self._model
+        if hvd.rank() == 0 and not self._was_first:
+            self._report_recent()
+        self._was_first = hvd.rank() == 0
         while model.step < model.total_steps:
             self._elastic.check_aborted()
             pause = self._step()
@@ -194,6 +200,7 @@ class Loop:
         model.apply()
         self._elastic.step_completed()
         self._pending["loss"].append(mean)
+        self._recent.append((self._elastic.generation, model.step, mean))
         if time.monotonic() - self._reported_at >= REPORT_EVERY:
             self._report_progress()
         return pause > 0.5
@@ -263,9 +270,28 @@ class Loop:
             step=self._model.step,
             first=first,
             metrics=metrics,
+            total_steps=self._model.total_steps,
         )
         self._pending.clear()
         self._reported_at = time.monotonic()
+
+    def _report_recent(self) -> None:
+        """Repeats the last steps: the rank 0 before may have been lost before it told them.
+
+        Every rank knows the metrics of every step, and readers take a step once.
+        """
+        if not self._recent:
+            return
+        generation = self._recent[-1][0]
+        steps = [(step, loss) for of, step, loss in self._recent if of == generation]
+        self._channel.send(
+            "progress",
+            generation=generation,
+            step=self._model.step,
+            first=steps[0][0],
+            metrics={"loss": [loss for _, loss in steps]},
+            total_steps=self._model.total_steps,
+        )
 
 
 def fit(task: Task, channel: Channel | None = None) -> dict[str, float]:
@@ -287,7 +313,7 @@ def _import_lazy_parts() -> None:
     """Torch imports seconds' worth of modules at a process's first optimizer step."""
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=0.0)
-    parameter.sum().backward()  # type: ignore[no-untyped-call]
+    parameter.sum().backward()
     optimizer.step()
 
 
@@ -307,4 +333,3 @@ def _to_device(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, list | tuple):
         return type(batch)(_to_device(value, device) for value in batch)
     return batch
-

@@ -28,9 +28,9 @@ only when it has been silent *and* no step has completed for ``suspicion`` secon
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import Any
 
+from trainer.member import Member, State, choose, enough_since, slots_in
 from trainer.policy import Policy
 from trainer.signals import (
     Abort,
@@ -58,15 +58,6 @@ from trainer.signals import (
 from trainer.world import MemberId, World, arrange
 
 
-class State(enum.Enum):
-    """Where a member stands."""
-
-    JOINING = "joining"
-    READY = "ready"
-    ACTIVE = "active"
-    DRAINING = "draining"
-
-
 class Phase(enum.Enum):
     """Where the world stands."""
 
@@ -75,27 +66,6 @@ class Phase(enum.Enum):
     RUNNING = "running"
     STOPPING = "stopping"
     ENDED = "ended"
-
-
-@dataclass
-class Member:
-    """What the machine knows of one member."""
-
-    id: MemberId
-    slots: int
-    state: State
-    heard: float
-    ready_since: float = 0.0
-    expected_until: float = 0.0  # its spare is about to be ready
-    drain_until: float = 0.0
-    drain_requested: bool = False
-    replaced: bool = False
-    # In the generation that is forming, running or stopping:
-    started: bool = False
-    stopped: bool = False
-    # What it holds since it stopped:
-    step: int = -1
-    clean: bool = False
 
 
 CAUSES_BY_WEIGHT = ("grow", "drain", "loss", "leader", "start")
@@ -118,17 +88,20 @@ class Membership:
         self.expected = max(policy.min_workers, min(expected_workers, policy.max_workers))
         self.phase = Phase.WAITING
         self.members: dict[MemberId, Member] = {}
-        self.world: World | None = None
+        self.world: World | None = None  # the newest; in WAITING it is over
         self.generation = last_generation
         self.steps = 0  # the most steps that anyone reported
-        self._order: list[MemberId] = []  # relative rank order, kept across generations
+        # Those of the world who are still members, in rank order; nobody in WAITING.
+        self._team: dict[MemberId, Member] = {}
         self._cause = "leader" if last_generation else "start"
-        self._stopping_since = 0.0
-        self._stop_rounds = 0
-        self._forming_since = 0.0
-        self._formed_at = float("-inf")
+        self._stopping_since = now
+        self._aborted = False
+        self._overdue = False
+        self._forming_since = now
+        self._formed_at = now
         self._progress_at = now
         self._idle = 0.0
+        self._fruitful = False  # whether the world has completed a step
         self._setbacks = 0
         self._waiting_told = False
         # Members of an earlier leader's world may still be on their way to this one.
@@ -142,23 +115,27 @@ class Membership:
         self._out = []
         if self.phase is Phase.ENDED:
             return self._out
-        member = None if isinstance(event, Tick) else self.members.get(event.member)
-        if member is not None:
-            member.heard = now
-        if isinstance(event, Joined):
-            self._joined(event, now)
-        elif isinstance(event, Tick):
+        if isinstance(event, Tick):
             self._tick(now)
-        elif member is None:
+        elif isinstance(event, Joined):
+            self._joined(event, now)
+        elif (member := self.members.get(event.member)) is not None:
+            member.heard = now
+            self._take(member, event, now)
+        elif not isinstance(event, Left):
             # Given up before: whoever it is, its place in the world is gone.
-            if not isinstance(event, Left):
-                self._do(Release(event.member, "not a member"))
+            self._do(Release(event.member, "not a member"))
+        if not isinstance(event, Progress):  # the most frequent, and it decides nothing
+            self._settle(now)
+        return self._out
+
+    def _take(self, member: Member, event: Event, now: float) -> None:
+        if isinstance(event, Progress):
+            self._progressed(event.generation, event.step, now)
         elif isinstance(event, Ready):
             self._ready(member, now)
         elif isinstance(event, Started):
             self._started(member, event, now)
-        elif isinstance(event, Progress):
-            self._progressed(event.generation, event.step, now)
         elif isinstance(event, Stopped):
             self._stopped(member, event, now)
         elif isinstance(event, Crashed):
@@ -171,52 +148,60 @@ class Membership:
             self._finish("succeeded", "training is complete", event.step, event.metrics)
         elif isinstance(event, TaskFailed):
             self._task_failed(event)
-        self._settle(now)
-        return self._out
 
     # --- members ------------------------------------------------------------------
 
     def _joined(self, event: Joined, now: float) -> None:
-        if event.member in self.members:
-            # It was adopted by name from another member's world, and now it is here.
-            self.members[event.member].heard = now
-            return
-        member = Member(event.member, event.slots, State.JOINING, heard=now)
-        self.members[event.member] = member
-        self._record("member_joined", member=event.member.replica, slots=event.slots)
-        if event.world is not None and event.world.generation >= self.generation:
-            self._adopt(event.world, now)
+        if event.member not in self.members:
+            self.members[event.member] = Member(event.member, event.slots, State.JOINING, now)
+            self._record("member_joined", member=event.member.replica, slots=event.slots)
+        member = self.members[event.member]
+        member.heard = now
+        brought = event.world
+        if brought is not None and self.world is None and brought.generation >= self.generation:
+            self._adopt(brought, member, now)
+        if member.id in self._team and brought != self.world:
+            self._missed(member, now)
+        if brought is not None and (member.id not in self._team or self.phase is Phase.STOPPING):
+            # That world is over, and nobody could tell this member.
+            self.generation = max(self.generation, brought.generation)
+            self._do(Abort(brought))
 
-    def _adopt(self, world: World, now: float) -> None:
+    def _adopt(self, world: World, bringer: Member, now: float) -> None:
         """A world formed by an earlier leader is running: lead it from here."""
-        if self.phase is not Phase.WAITING or self.world is not None:
-            return
         self.generation = world.generation
         self.world = world
         self.phase = Phase.RUNNING
-        self._order = list(world.members)
         self._progress_at = self._formed_at = now
-        for id_ in world.members:
+        others = [self.members[id_] for id_ in world.members if id_ in self.members]
+        for rank, (id_, slots) in enumerate(world.slots):
             heard = now + self.policy.adoption_wait  # it has this long to come over
-            member = self.members.setdefault(
-                id_, Member(id_, world.slots_of(id_), State.ACTIVE, heard=heard)
-            )
-            member.state = State.ACTIVE
-            member.started, member.stopped = True, False
+            member = self.members.setdefault(id_, Member(id_, slots, State.ACTIVE, heard))
+            member.rank = rank
+            self._team[id_] = member
+        bringer.state = State.ACTIVE
+        for member in others:
+            if member is not bringer:
+                self._missed(member, now)
+
+    def _missed(self, member: Member, now: float) -> None:
+        """An earlier leader put the member into this world, and it never heard of it."""
+        if member.state is State.ACTIVE:
+            member.state = State.JOINING
+        self._break(now)
+        member.stopped = True
 
     def _ready(self, member: Member, now: float) -> None:
         member.expected_until = 0.0
-        member.replaced = False
         if member.state is State.JOINING:
             member.state = State.READY
             member.ready_since = now
+            member.stopped = True  # all its workers wait: none is in the generation any more
             self._record("member_ready", member=member.id.replica)
 
     def _drain(self, member: Member, event: Drain, now: float) -> None:
-        if member.drain_requested:
+        if member.state is State.DRAINING:
             return
-        member.drain_requested = True
-        member.drain_until = now + event.deadline
         self._record(
             "drain",
             member=member.id.replica,
@@ -227,44 +212,35 @@ class Membership:
         )
         if member.state is State.ACTIVE:
             member.state = State.DRAINING
-            if self.phase is not Phase.RUNNING:
+            member.drain_until = now + event.deadline
+            if self.phase is Phase.STOPPING:
                 self._blame("drain")  # the stop that is under way serves this drain, too
         else:
             self._release(member, "drained")
 
     def _crashed(self, member: Member, event: Crashed, now: float) -> None:
-        self._record(
-            "loss",
-            member=member.id.replica,
-            reason=event.reason,
-            generation=self.generation,
-            step=self.steps,
-        )
-        in_world = self._in_world(member)
-        if event.spare:
-            member.expected_until = now + self.policy.hold_off
-        if not member.drain_requested:
+        self._record_loss(member, event.reason)
+        if member.state is not State.DRAINING:
             member.state = State.JOINING
-        member.started = False
-        member.stopped = True  # nothing of it is left in the generation
+            if event.spare:
+                member.expected_until = now + self.policy.hold_off
         member.clean = False
-        if in_world:
-            self._break("loss", now)
+        self._tear(member, now)
+        if member.slots == 1 or member.state is State.DRAINING:
+            member.stopped = True  # nothing of it is left in the generation, or will be needed
 
     def _lose(self, member: Member, reason: str, now: float) -> None:
-        in_world = self._in_world(member)
+        if not (member.state is State.DRAINING and member.stopped):  # else it left as planned
+            self._record_loss(member, reason)
+            self._tear(member, now)
         self._forget(member)
-        if member.drain_requested and (member.stopped or not in_world):
-            return  # it had left the world as planned
-        self._record(
-            "loss",
-            member=member.id.replica,
-            reason=reason,
-            generation=self.generation,
-            step=self.steps,
-        )
-        if in_world:
-            self._break("loss", now)
+
+    def _tear(self, member: Member, now: float) -> None:
+        """A member, or one of its workers, is gone: a hole in the world, if it was in it."""
+        if member.id in self._team:
+            self._blame("loss")
+            if not member.stopped:
+                self._break(now)
 
     def _release(self, member: Member, reason: str) -> None:
         self._forget(member)
@@ -272,8 +248,7 @@ class Membership:
 
     def _forget(self, member: Member) -> None:
         del self.members[member.id]
-        if member.id in self._order:
-            self._order.remove(member.id)
+        self._team.pop(member.id, None)
 
     # --- the world ----------------------------------------------------------------
 
@@ -284,13 +259,13 @@ class Membership:
         member.step = event.step
         if event.idle is not None:
             self._idle = max(self._idle, event.idle)
-        if all(m.started for m in self._world_members()):
+        if all(one.started for one in self._team.values()):
             self.phase = Phase.RUNNING
             self._formed_at = self._progress_at = now
             self._record(
                 "resumed",
                 generation=self.generation,
-                world_size=self._size(),
+                world_size=slots_in(list(self._team.values())),
                 cause=self._cause,
                 step=event.step,
                 lost_steps=max(0, self.steps - event.step),
@@ -301,47 +276,44 @@ class Membership:
 
     def _progressed(self, generation: int, step: int, now: float) -> None:
         if generation == self.generation and step > self.steps:
+            if self.steps and self.phase is Phase.RUNNING and self._cause == "leader":
+                self._cause = "grow"  # a step since the first report: all of that world lives
             self.steps = step
             self._progress_at = now
+            self._fruitful = True
             self._setbacks = 0
-            if self._cause == "leader":
-                self._cause = "grow"  # the whole adopted world is alive
 
     def _stopped(self, member: Member, event: Stopped, now: float) -> None:
-        if event.generation != self.generation or not self._in_world(member):
+        if event.generation != self.generation or member.id not in self._team:
             return
         self._progressed(event.generation, event.step, now)
         member.stopped = True
         member.step = event.step
         member.clean = event.clean
-        if self.phase in (Phase.RUNNING, Phase.FORMING):
-            # A collective broke before anybody told us of a loss.
-            self._break("loss", now)
+        if self.phase is not Phase.STOPPING or event.failed:
+            # A collective broke, perhaps before anybody told us of a loss.
+            self._break(now)
 
-    def _break(self, cause: str, now: float) -> None:
+    def _break(self, now: float) -> None:
         """The generation cannot go on: everyone is to leave it at once."""
-        if self.world is None or self.phase not in (Phase.RUNNING, Phase.FORMING, Phase.STOPPING):
-            return
-        self._blame(cause)
         if self.phase is not Phase.STOPPING:
-            self._record(
-                "paused", generation=self.generation, cause=self._cause, step=self.steps
-            )
-            self._setbacks += 1
-            self._enter_stopping(now)
-        self._do(Abort(self.world))
+            self._setbacks += not self._fruitful
+            self._enter_stopping("loss", now)
+        self._blame("loss")
+        self._abort(now)
 
-    def _ask_pause(self, cause: str, now: float) -> None:
-        assert self.world is not None
+    def _abort(self, now: float) -> None:
+        if self.world is not None and not self._aborted:
+            self._aborted = True
+            self._stopping_since = now
+            self._do(Abort(self.world))
+
+    def _enter_stopping(self, cause: str, now: float) -> None:
         self._blame(cause)
         self._record("paused", generation=self.generation, cause=self._cause, step=self.steps)
-        self._enter_stopping(now)
-        self._do(Pause(self.world))
-
-    def _enter_stopping(self, now: float) -> None:
         self.phase = Phase.STOPPING
         self._stopping_since = now
-        self._stop_rounds = 0
+        self._aborted = self._overdue = False
 
     def _blame(self, cause: str) -> None:
         """Remembers the weightiest reason for the generation to come."""
@@ -351,37 +323,42 @@ class Membership:
 
     def _tick(self, now: float) -> None:
         for member in list(self.members.values()):
-            if self._in_world(member) and not member.stopped:
+            if member.id in self._team and not member.stopped:
                 silent = now - max(member.heard, self._progress_at)
                 if silent > self.policy.suspicion:
-                    self._suspect(member, silent, now)
-                elif member.drain_requested and now > member.drain_until:
-                    self._suspect(member, silent, now, "did not leave before its deadline")
-            elif now - member.heard > self.policy.idle_suspicion:
-                self._suspect(member, now - member.heard, now)
+                    self._give_up(member, f"silent for {silent:.1f} s", now)
+                elif now > member.drain_until:
+                    self._give_up(member, "did not leave before its deadline", now)
+            elif (silent := now - member.heard) > self.policy.idle_suspicion:
+                self._give_up(member, f"silent for {silent:.1f} s", now)
         if self.phase is Phase.FORMING and now - self._forming_since > self.policy.forming_limit:
-            self._break("loss", now)
+            self._break(now)
         if self.phase is Phase.STOPPING and now - self._stopping_since > self.policy.stop_limit:
-            self._replace_stuck(now)
+            self._insist(now)
 
-    def _suspect(self, member: Member, silent: float, now: float, why: str = "") -> None:
-        reason = why or f"silent for {silent:.1f} s"
+    def _give_up(self, member: Member, reason: str, now: float) -> None:
         self._do(Release(member.id, reason))
         self._lose(member, reason, now)
 
-    def _replace_stuck(self, now: float) -> None:
-        """Kills workers that do not stop; the last clean copy of the state is given longer."""
+    def _insist(self, now: float) -> None:
+        """The stop takes too long: breaks it off, and next time kills what still does not stop.
+
+        The last clean copy of the state is given longer.
+        """
         self._stopping_since = now
-        self._stop_rounds += 1
-        world = self._world_members()
-        if self._stop_rounds == 1 and not any(m.stopped and m.clean for m in world):
+        if not self._aborted:
+            self._abort(now)
             return
-        for member in world:
-            if not member.stopped and not member.replaced:
-                member.replaced = True
+        team = self._team.values()
+        if not self._overdue and not any(one.stopped and one.clean for one in team):
+            self._overdue = True
+            return
+        for member in team:
+            if not member.stopped:
                 member.stopped = True
                 member.clean = False
-                member.state = State.JOINING
+                if member.state is State.ACTIVE:
+                    member.state = State.JOINING
                 self._do(Replace(member.id))
 
     # --- what follows -------------------------------------------------------------
@@ -396,68 +373,72 @@ class Membership:
             self._settle_waiting(now)
 
     def _settle_running(self, now: float) -> None:
-        world = self._world_members()
-        if any(member.drain_requested for member in world):
-            self._ask_pause("drain", now)
-        elif self._may_admit(now):
-            self._ask_pause("grow", now)
+        assert self.world is not None
+        draining = any(member.state is State.DRAINING for member in self._team.values())
+        if draining or self._may_admit(now):
+            self._enter_stopping("drain" if draining else "grow", now)
+            self._do(Pause(self.world))
 
     def _settle_stopping(self, now: float) -> None:
-        world = self._world_members()
-        if not all(member.stopped for member in world):
+        team = list(self._team.values())
+        if not all(member.stopped for member in team):
             return
-        if any(now < member.expected_until for member in world):
+        if any(now < member.expected_until for member in team):
             return  # a spare takes over in a moment
         if self._setbacks >= self.policy.setback_limit:
-            self._finish(
-                "failed",
-                f"{self._setbacks} worlds in a row were lost before they completed a step",
-                self.steps,
-            )
+            reason = f"{self._setbacks} worlds in a row were lost before they completed a step"
+            self._finish("failed", reason, self.steps)
             return
-        for member in world:
+        for member in team:
             if member.state is State.ACTIVE:
                 member.state = State.READY
                 member.ready_since = now
-        held = sorted(
-            (m for m in world if m.clean), key=lambda m: (m.drain_requested, -m.step)
-        )
-        for member in [m for m in world if m.drain_requested]:
-            self._release(member, "drained")
         chosen = self._choose()
-        if self._slots(chosen) >= self.policy.min_workers:
+        enough = slots_in(chosen) >= self.policy.min_workers
+        clean = [member for member in team if member.clean]
+        if clean and not enough:
+            best = max(clean, key=lambda one: (one.state is not State.DRAINING, one.step))
+            self._do(Save(best.id))
+        for member in team:
+            if member.state is State.DRAINING:
+                self._release(member, "drained")
+        if enough:
             self._form(chosen, now)
-            return
-        self.phase = Phase.WAITING
-        self._waiting_told = False
-        if held:
-            self._do(Save(held[0].id))
+        else:
+            self.phase = Phase.WAITING
+            self._team = {}
+            self._waiting_told = False
 
     def _settle_waiting(self, now: float) -> None:
         chosen = self._choose()
-        slots = self._slots(chosen)
+        slots = slots_in(chosen)
         if slots < self.policy.min_workers:
             if not self._waiting_told and self.generation:
                 self._waiting_told = True
                 self._record("waiting", slots=slots, min_workers=self.policy.min_workers)
-            return
-        if self.generation == 0:
-            first_ready = min(member.ready_since for member in chosen)
-            if slots >= self.expected or now - first_ready >= self.policy.start_wait:
+        elif self.generation == 0:
+            waited = now - enough_since(chosen, self.policy.min_workers)
+            if slots >= self.expected or waited >= self.policy.start_wait:
                 self._form(chosen, now)
-        elif now >= self._adopting_until and self._gathered(chosen, now):
+        elif now >= self._adopting_until and self._gathered(
+            enough_since(chosen, self.policy.min_workers), now
+        ):
             self._form(chosen, now)
 
     def _form(self, chosen: list[Member], now: float) -> None:
         self.generation += 1
-        self.world = arrange(self.generation, [(m.id, m.slots) for m in chosen])
+        self.world = arrange(self.generation, [(one.id, one.slots) for one in chosen])
         self.phase = Phase.FORMING
         self._forming_since = self._progress_at = now
         self._idle = 0.0
-        for member in chosen:
+        self._fruitful = False
+        for member in self.members.values():
+            member.rank = float("inf")
+        for rank, member in enumerate(chosen):
+            member.rank = rank
             member.state = State.ACTIVE
-            member.started = member.stopped = False
-        self._order = [member.id for member in chosen]
+            member.started = member.stopped = member.clean = False
+        self._team = {member.id: member for member in chosen}
         self._record(
             "generation_formed",
             generation=self.generation,
@@ -469,35 +450,22 @@ class Membership:
         self._do(Form(self.world))
 
     def _may_admit(self, now: float) -> bool:
-        chosen = self._choose()
-        newcomers = [member for member in chosen if not self._in_world(member)]
-        return (
-            bool(newcomers)
-            and self._slots(chosen) > self._size()
-            and now - self._formed_at >= self.policy.admission_interval
-            and self._gathered(newcomers, now)
-        )
+        if now - self._formed_at < self.policy.admission_interval:
+            return False
+        if not any(member.state is State.READY for member in self.members.values()):
+            return False
+        newcomers = [member for member in self._choose() if member.state is State.READY]
+        return bool(newcomers) and self._gathered(min(one.ready_since for one in newcomers), now)
 
-    def _gathered(self, newcomers: list[Member], now: float) -> bool:
-        """Whether waiting longer for others would not help the newcomers."""
-        if not any(member.state is State.JOINING for member in self.members.values()):
+    def _gathered(self, since: float, now: float) -> bool:
+        """Whether waiting longer for others is not worth it; ``since`` it could go on."""
+        if now - since >= self.policy.hold_off:
             return True
-        return now - max(member.ready_since for member in newcomers) >= self.policy.hold_off
+        return not any(member.state is State.JOINING for member in self.members.values())
 
     def _choose(self) -> list[Member]:
-        """Who would be in a world formed now: survivors in rank order, then newcomers."""
-        usable = [
-            member
-            for member in self.members.values()
-            if member.state in (State.READY, State.ACTIVE) and not member.drain_requested
-        ]
-        place = {id_: i for i, id_ in enumerate(self._order)}
-        usable.sort(key=lambda m: (place.get(m.id, len(place)), m.ready_since, m.id))
-        chosen: list[Member] = []
-        for member in usable:
-            if self._slots(chosen) + member.slots <= self.policy.max_workers:
-                chosen.append(member)
-        return chosen
+        policy = self.policy
+        return choose(list(self.members.values()), policy.min_workers, policy.max_workers)
 
     # --- the end ------------------------------------------------------------------
 
@@ -522,29 +490,18 @@ class Membership:
 
     # --- small things -------------------------------------------------------------
 
-    def _in_world(self, member: Member) -> bool:
-        return (
-            self.phase in (Phase.FORMING, Phase.RUNNING, Phase.STOPPING)
-            and self.world is not None
-            and member.id in self.world.members
-        )
-
-    def _world_members(self) -> list[Member]:
-        if self.world is None:
-            return []
-        return [self.members[id_] for id_ in self.world.members if id_ in self.members]
-
-    def _size(self) -> int:
-        return 0 if self.world is None else self.world.size
-
-    @staticmethod
-    def _slots(members: list[Member]) -> int:
-        return sum(member.slots for member in members)
-
     def _do(self, command: Command) -> None:
         self._out.append(command)
 
     def _record(self, event: str, **fields: Any) -> None:
         known = {key: value for key, value in fields.items() if value is not None}
-        self._out.append(Record(event, known))
+        self._do(Record(event, known))
 
+    def _record_loss(self, member: Member, reason: str) -> None:
+        self._record(
+            "loss",
+            member=member.id.replica,
+            reason=reason,
+            generation=self.generation,
+            step=self.steps,
+        )

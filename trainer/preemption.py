@@ -30,7 +30,7 @@ async def watch(env: Mapping[str, str], notify: Callable[[str], None]) -> None:
 
 
 async def _watch_metadata(host: str, notify: Callable[[str], None]) -> None:
-    """Polls the metadata server at ``host[:port]``; after a notice there is nothing more to learn."""
+    """Polls the server at ``host[:port]``; after a notice there is nothing more to learn."""
     name, _, port = host.partition(":")
     waiting = ""
     while True:

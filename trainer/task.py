@@ -50,7 +50,7 @@ class Task:
         return torch.utils.data.default_collate([dataset[int(i)] for i in indices])
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """The *mean* loss over the samples of ``batch``, a scalar; Swell weighs it by their count."""
+        """The *mean* loss over the samples of ``batch``, as a scalar."""
         raise NotImplementedError(f"{type(self).__name__} must define loss(model, batch)")
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:

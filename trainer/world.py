@@ -71,10 +71,13 @@ class World:
     @cached_property
     def places(self) -> tuple[Place, ...]:
         """One place for each rank, in order of rank."""
+        # By local rank: how many members have such a worker, and how many came already.
+        most = max(count for _, count in self.slots)
+        cross_sizes = [sum(count > local for _, count in self.slots) for local in range(most)]
+        seen = [0] * most
         places: list[Place] = []
         for member, count in self.slots:
             for local_rank in range(count):
-                peers = [m for m, slots in self.slots if slots > local_rank]
                 places.append(
                     Place(
                         member=member,
@@ -82,10 +85,11 @@ class World:
                         size=self.size,
                         local_rank=local_rank,
                         local_size=count,
-                        cross_rank=peers.index(member),
-                        cross_size=len(peers),
+                        cross_rank=seen[local_rank],
+                        cross_size=cross_sizes[local_rank],
                     )
                 )
+                seen[local_rank] += 1
         return tuple(places)
 
     def places_of(self, member: MemberId) -> list[Place]:

@@ -21,9 +21,21 @@ PASSED_ON = (
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def base_environment(host: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Returns what every VM starts from; the emulator's own interpreter is first on PATH."""
-    environment = {"LANG": "C.UTF-8", "HOME": "/", "PYTHONUNBUFFERED": "1"}
+def base_environment(workers: int = 1, host: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Returns what every VM starts from; the emulator's own interpreter is first on PATH.
+
+    Args:
+        workers: how many workers of all VMs share this machine's cores. Each is told its
+            share: threads that wait for one another on too few cores cost four times the time.
+        host: the emulator's own environment.
+    """
+    threads = max(1, (os.cpu_count() or 1) // max(1, workers))
+    environment = {
+        "LANG": "C.UTF-8",
+        "HOME": "/",
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": str(threads),
+    }
     environment.update((name, host[name]) for name in PASSED_ON if name in host)
     environment["PATH"] = f"{Path(sys.executable).parent}:{SYSTEM_PATH}"
     return environment

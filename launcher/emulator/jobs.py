@@ -161,7 +161,8 @@ class Job:
             service["AIP_MODEL_DIR"] = f"{output}/model/"
             service["AIP_CHECKPOINT_DIR"] = f"{output}/checkpoints/"
             service["AIP_TENSORBOARD_LOG_DIR"] = f"{output}/logs/"
-        base = base_environment() | {ENV_SLOTS: str(pool.slots)}
+        workers = sum(one.slots * len(one.replica_names()) for one in self._pools)
+        base = base_environment(workers) | {ENV_SLOTS: str(pool.slots)}
         environment = container_environment(base, pool.env, service)
         command = [expand(part, environment) for part in (*pool.command, *pool.args)]
         return ProcessVM(

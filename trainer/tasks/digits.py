@@ -71,8 +71,9 @@ class Digits(Task):
     def scheduler(self, optimizer: Optimizer, total_steps: int) -> LRScheduler:
         return OneCycleLR(optimizer, max_lr=self._lr, total_steps=total_steps)
 
-    def batch(self, dataset: TensorDataset, indices: Tensor) -> tuple[Tensor, ...]:
-        return dataset[indices]
+    def batch(self, dataset: TensorDataset, indices: Tensor) -> tuple[Tensor, Tensor]:
+        images, labels = dataset.tensors
+        return images[indices], labels[indices]
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, labels = batch

@@ -64,7 +64,7 @@ def test_variables_see_earlier_ones_and_cannot_override_those_of_the_service() -
 
 def test_a_vm_inherits_only_what_says_where_things_are() -> None:
     host = {"HOME": "/home/me", "AWS_SECRET": "s", "PATH": "/mine", "PYTHONPATH": "/src"}
-    environment = base_environment(host)
+    environment = base_environment(4, host)
     assert environment["HOME"] == "/home/me" and environment["PYTHONPATH"] == "/src"
     assert "AWS_SECRET" not in environment and "/mine" not in environment["PATH"]
 

@@ -1,0 +1,73 @@
+# Everything happens in .venv; steps that are done leave a file in .venv/done.
+#
+#   make setup PYTHON=python3.12                 another Python (3.10 to 3.13)
+#   make setup TORCH_PIP_ARGS="--index-url URL"  another build of PyTorch
+#   make setup HOROVOD_ARGS=--gpu                Horovod with NCCL
+#   make test PYTEST_ARGS="tests/trainer -x"     some of the tests
+
+PYTHON ?= python3
+TORCH_PIP_ARGS ?=
+HOROVOD_ARGS ?=
+PYTEST_ARGS ?=
+
+BIN := .venv/bin
+DONE := .venv/done
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup demo test check lint types proto clean
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(DONE)/swell $(DONE)/horovod  ## install everything into .venv (minutes the first time)
+	@:
+
+demo: setup  ## train through a preemption and a lost machine, on this machine
+	@$(BIN)/swell launch examples/digits.yaml --target local
+
+test: setup check  ## lint, type check and all tests
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: lint types  ## lint and type check
+
+lint: $(DONE)/swell  ## ruff: rules and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(DONE)/swell  ## mypy, strict
+	@$(BIN)/mypy
+
+proto: $(DONE)/swell  ## regenerate the Python code of trainer/protocol/swell.proto
+	@$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. trainer/protocol/swell.proto
+
+clean:  ## remove .venv and everything generated (the Horovod wheel stays in ~/.cache/swell)
+	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(DONE)/venv:
+	@command -v $(PYTHON) >/dev/null || \
+	  { echo "$(PYTHON) is missing. Install it with: apt-get install $(notdir $(PYTHON)) $(notdir $(PYTHON))-venv"; exit 2; } >&2
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "$$($(PYTHON) --version) is not supported: Swell needs Python 3.10 to 3.13 (make setup PYTHON=python3.12)"; exit 2; } >&2
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) -m venv does not work. Install it with: apt-get install $(notdir $(PYTHON))-venv"; exit 2; } >&2
+	@echo "Setting up .venv with $$($(PYTHON) --version)"
+	@rm -rf .venv && $(PYTHON) -m venv .venv && mkdir $(DONE)
+	@touch $@
+
+# Before the long downloads: could Horovod be compiled? (CMake comes with the next step.)
+$(DONE)/torch: containers/torch.txt containers/build.txt | $(DONE)/venv
+	@$(PIP) install --quiet -r containers/build.txt
+	@$(BIN)/python containers/build_horovod.py --check $(HOROVOD_ARGS)
+	$(PIP) install $(TORCH_PIP_ARGS) -r containers/torch.txt
+	@touch $@
+
+$(DONE)/swell: setup.cfg pyproject.toml $(DONE)/torch
+	$(PIP) install -c containers/torch.txt -e '.[vertex,emulator,gcs,trainer,examples,dev]'
+	@touch $@
+
+$(DONE)/horovod: containers/build_horovod.py containers/horovod_fixes.py $(DONE)/torch
+	@$(BIN)/python containers/build_horovod.py --install $(HOROVOD_ARGS)
+	@touch $@

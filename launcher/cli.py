@@ -1,0 +1,298 @@
+"""The ``swell`` command. Everything heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from typing import Annotated, Any
+
+import typer
+
+OK, FAILED, BAD_INPUT, CANCELLED = 0, 1, 2, 3
+EXIT_CODES = {"succeeded": OK, "failed": FAILED, "cancelled": CANCELLED}
+
+app = typer.Typer(
+    name="swell",
+    help="Distributed PyTorch training on Spot GPUs that goes on while machines come and go.",
+    epilog="Exit codes: 0 succeeded, 1 failed, 2 bad input, 3 cancelled.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Target(str, Enum):
+    """Where a run runs."""
+
+    local = "local"
+    vertex = "vertex"
+
+
+class Format(str, Enum):
+    """How a request is printed."""
+
+    json = "json"
+    yaml = "yaml"
+
+
+JobPath = Annotated[str, typer.Argument(metavar="JOB", help="The job file, in YAML.")]
+RunName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="A run's id, a unique beginning of it, or its run directory."
+    ),
+]
+TargetOption = Annotated[
+    Target, typer.Option(help="local: VMs emulated on this machine; vertex: Vertex AI.")
+]
+RunId = Annotated[str | None, typer.Option("--run-id", help="The run's id; else one is made.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Replace a field: --set pools.1.replicas=7."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
+
+
+@app.command()
+def launch(
+    job: JobPath,
+    target: TargetOption = Target.local,
+    run_id: RunId = None,
+    overrides: Overrides = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return when the run exists; it goes on.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the final status as JSON; the rest to stderr.")
+    ] = False,
+) -> None:
+    """Start a run and see it through to its end."""
+    with _user_errors():
+        from launcher.foreground import launch_and_follow, launch_detached
+        from launcher.jobfile import load_job
+
+        loaded = load_job(job, overrides or [], target.value)
+        if detach:
+            run_id = launch_detached(loaded, job, target.value, run_id, overrides or [])
+            typer.echo(f"run {run_id} goes on in the background; follow it with:")
+            for command in (f"status {run_id}", f"logs {run_id} --follow", f"cancel {run_id}"):
+                typer.echo(f"  swell {command}")
+            return
+        state = launch_and_follow(loaded, target.value, run_id, as_json)
+    raise typer.Exit(EXIT_CODES.get(state, FAILED))
+
+
+@app.command()
+def plan(
+    job: JobPath,
+    run_id: RunId = None,
+    overrides: Overrides = None,
+    format: Annotated[Format, typer.Option(help="How to print it.")] = Format.json,
+) -> None:
+    """Print the CustomJob that launch would send, without sending it."""
+    with _user_errors():
+        from launcher import customjob, runs
+        from launcher.jobfile import load_job
+
+        loaded = load_job(job, overrides or [])
+        if run_id is not None:
+            runs.check_id(run_id)
+        run_id = run_id or f"{loaded.name}-DATE-TIME-ID"
+        url = runs.directory_for(run_id, loaded.output).url
+        request = customjob.redacted(
+            customjob.build(loaded, run_id=run_id, run_dir=url, token="", attempt=1)
+        )
+        if format is Format.yaml:
+            import yaml
+
+            typer.echo(yaml.safe_dump(request, sort_keys=False, allow_unicode=True), nl=False)
+        else:
+            typer.echo(json.dumps(request, indent=2))
+
+
+@app.command()
+def status(run: RunName, as_json: AsJson = False) -> None:
+    """Show how a run is doing, or how it ended."""
+    with _user_errors():
+        from launcher import runs
+        from launcher.status import read_status
+
+        found = runs.find(run)
+        known = read_status(found)
+        if as_json:
+            typer.echo(json.dumps(known, indent=2))
+            return
+        from rich.console import Console
+
+        from launcher.summary import print_summary
+
+        print_summary(Console(highlight=False), known, found.url, None)
+
+
+@app.command(name="runs")
+def list_runs(as_json: AsJson = False) -> None:
+    """List the runs that this machine knows, the newest last."""
+    with _user_errors():
+        from launcher import runs
+        from launcher.status import read_status
+        from trainer.rundir import RunDirectory
+
+        rows = []
+        for run_id, url in runs.urls().items():
+            try:
+                directory = RunDirectory(url)
+                created = float(directory.run().get("created", 0.0))
+                known = read_status(directory, audited=False)
+            except (OSError, ValueError, ImportError) as error:
+                typer.echo(f"swell: {run_id}: cannot be read: {error}", err=True)
+                continue
+            row = {"run": run_id, "state": known["state"], "step": known["step"]}
+            rows.append({**row, "created": created, "url": url})
+        rows.sort(key=lambda row: float(str(row["created"])))
+        if as_json:
+            typer.echo(json.dumps(rows, indent=2))
+        elif not rows:
+            typer.echo("There are no runs yet; start one with: swell launch JOB")
+        else:
+            _print_runs(rows)
+
+
+@app.command()
+def logs(
+    run: RunName,
+    replica: Annotated[
+        str | None, typer.Option(help="Only this replica's lines, for example workerpool1-0.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it ends.")] = False,
+) -> None:
+    """Print what a run's replicas printed."""
+    with _user_errors():
+        from launcher import runs
+        from launcher.foreground import print_logs
+
+        print_logs(runs.find(run), replica, follow)
+
+
+@app.command()
+def cancel(run: RunName) -> None:
+    """End a run. What it has saved stays."""
+    with _user_errors():
+        from launcher import runs
+        from launcher.foreground import cancel_and_wait
+
+        typer.echo(cancel_and_wait(runs.find(run)))
+
+
+@app.command()
+def preempt(
+    run: RunName,
+    replica: Annotated[str, typer.Argument(metavar="REPLICA", help="For example workerpool1-0.")],
+    notice: Annotated[
+        str | None, typer.Option(help="How long before it is taken away (default 5s).")
+    ] = None,
+    silent: Annotated[bool, typer.Option("--silent", help="Without notice: it vanishes.")] = False,
+    restore: Annotated[bool, typer.Option("--restore", help="Give it back instead.")] = False,
+) -> None:
+    """Take a VM away from a local run, as the Spot market does, or give it back."""
+    with _user_errors():
+        if (notice is not None) + silent + restore > 1:
+            _fail("choose one of --notice, --silent and --restore")
+        from launcher import runs
+        from launcher.durations import parse_duration
+        from launcher.foreground import local_replicas
+
+        if notice is not None:
+            try:
+                parse_duration(notice)
+            except ValueError as error:
+                _fail(f"--notice: {error}")
+        replicas = local_replicas(runs.find(run), replica)
+        if restore:
+            replicas.restore(replica)
+            typer.echo(f"{replica} is given back")
+        else:
+            replicas.preempt(replica, None if silent else notice or "5s")
+            how = "without notice" if silent else f"with {notice or '5s'} notice"
+            typer.echo(f"{replica} is taken away {how}")
+
+
+@app.command(
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],
+    }
+)
+def emulator(context: typer.Context) -> None:
+    """Serve the Vertex AI API on this machine (--port N --state DIR)."""
+    from launcher.emulator.__main__ import main as serve
+
+    raise typer.Exit(serve(context.args))
+
+
+def main() -> None:
+    """The entry point of ``swell``."""
+    app()
+
+
+@contextmanager
+def _user_errors() -> Iterator[None]:
+    """Turns what a user can mend into one line and an exit code, never a traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise typer.Exit(CANCELLED) from None
+    except BrokenPipeError:  # the reader has seen enough
+        sys.stderr.close()
+        raise typer.Exit(OK) from None
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
+        if isinstance(error, typer.Exit | typer.Abort):
+            raise
+        code = _exit_code(error)
+        if code is None:
+            raise
+        for line in str(error).splitlines():
+            typer.echo(f"swell: {line}", err=True)
+        raise typer.Exit(code) from None
+
+
+def _exit_code(error: Exception) -> int | None:
+    from launcher.jobfile import JobFileError
+    from launcher.local import LocalError
+    from launcher.run import LaunchError
+    from launcher.runs import RunError
+    from launcher.vertex import ApiError
+
+    if isinstance(error, JobFileError | LaunchError | RunError):
+        return BAD_INPUT
+    if isinstance(error, LocalError | ApiError | OSError | ImportError):
+        return FAILED
+    return None
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"swell: {message}", err=True)
+    raise typer.Exit(BAD_INPUT)
+
+
+def _print_runs(rows: list[dict[str, Any]]) -> None:
+    import time
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
+    for name in ("run", "state", "step", "created"):
+        table.add_column(name, justify="right" if name == "step" else "left", no_wrap=True)
+    for row in rows:
+        created = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["created"]))
+        table.add_row(row["run"], row["state"], f"{row['step']:,}", created)
+    Console(highlight=False).print(table)
+
+
+if __name__ == "__main__":
+    main()

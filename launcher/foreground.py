@@ -1,0 +1,220 @@
+"""What the commands do while a person waits: follow a launch, print logs, cancel."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from types import FrameType
+from typing import Any, NoReturn
+
+from rich.console import Console
+
+from launcher import runs
+from launcher.local import LocalError, LogReader, Replicas, child_environment
+from launcher.run import Run, cancel_run, launch
+from launcher.spec import Job, Target
+from launcher.status import ABANDONED, Outcome, is_abandoned, read_status
+from launcher.summary import print_summary
+from launcher.supervisor import read_attempts
+from launcher.view import LiveView, PlainView, Story, View
+from trainer.events import EventReader
+from trainer.rundir import RunDirectory
+
+LOOK_EVERY = 0.25  # seconds
+REMOTE_LOOKS = 20  # as many times more seldom on an object store, where each look is a request
+DETACH_LIMIT = 60.0
+CANCEL_LIMIT = 60.0
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class _Stops:
+    """Counts requests to stop: Ctrl-C, SIGTERM, and SIGHUP where it is not ignored."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.on_second: Callable[[], None] = _interrupt
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+        if self.count == 2:
+            self.on_second()
+
+
+def _interrupt() -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _stops() -> Iterator[_Stops]:
+    stops = _Stops()
+    before = {number: signal.getsignal(number) for number in _STOPPING}
+    for number, handler in before.items():
+        if number != signal.SIGHUP or handler is not signal.SIG_IGN:
+            signal.signal(number, stops)
+    try:
+        yield stops
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def launch_and_follow(job: Job, target: Target, run_id: str | None, as_json: bool) -> str:
+    """Launches ``job`` and shows it until its end. Returns the state it ended in.
+
+    Raises what ``launch`` raises.
+    """
+    console = Console(stderr=as_json, highlight=False)
+    with _stops() as stops:
+        started = time.time()
+        run = launch(job, target, run_id)
+        stops.on_second = run.abandon
+        with _view(console, Story(run.id, job.replicas(), started)) as view:
+            view.say(f"run {run.id} ({target}) in {run.directory.url}")
+            outcome = _follow(run, view, stops)
+        took = time.time() - started
+    status = read_status(run.directory)
+    print_summary(console, status, run.directory.url, took)
+    if as_json:
+        print(json.dumps(status, indent=2))
+    return outcome.state
+
+
+def _view(console: Console, story: Story) -> LiveView | PlainView:
+    if console.is_terminal and not console.is_dumb_terminal:
+        return LiveView(console, story)
+    return PlainView(lambda line: print(line, file=console.file, flush=True), story)
+
+
+def _follow(run: Run, view: View, stops: _Stops) -> Outcome:
+    reader, cancelled = EventReader(run.directory), False
+    looks = 1 if run.directory.store.is_local else REMOTE_LOOKS
+    turn = 0
+    while True:
+        if stops.count and not cancelled:
+            cancelled = True
+            view.say("cancelling the run; to leave one going, start it with: swell launch --detach")
+            run.cancel("cancelled by Ctrl-C or a signal")
+        ended = run.ended  # before the look: what is written last is then seen, too
+        if ended or turn % looks == 0:
+            attempts, outcome = read_attempts(run.directory), run.directory.outcome()
+            view.update(
+                reader.read_new(),
+                attempts[-1] if attempts else {},
+                Outcome.of(outcome) if outcome else None,
+            )
+        if ended:
+            return run.wait()
+        time.sleep(LOOK_EVERY)
+        turn += 1
+
+
+def launch_detached(
+    job: Job, path: str, target: Target, run_id: str | None, overrides: Sequence[str]
+) -> str:
+    """Starts ``swell launch`` in the background. Returns the run's id once it is submitted.
+
+    Raises RunError for an id that is taken, LocalError when the launch did not get so far.
+    """
+    run_id = run_id or runs.new_id(job.name, time.time())
+    runs.check_id(run_id)
+    directory = runs.directory_for(run_id, job.output)
+    runs.require_new(run_id, directory)
+    folder = runs.local_folder(run_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    command = ["-m", "launcher.cli", "launch", path, "--target", target, "--run-id", run_id]
+    with (folder / "launch.log").open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, *command, *(part for o in overrides for part in ("--set", o))],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=child_environment(),
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + DETACH_LIMIT
+    while time.monotonic() < deadline:
+        exited = child.poll() is not None
+        if directory.outcome() or any(attempt["job"] for attempt in read_attempts(directory)):
+            return run_id
+        if exited:
+            said = (folder / "launch.log").read_text(errors="replace").strip()
+            raise LocalError(said.removeprefix("swell: ") or "the launch ended at once")
+        time.sleep(0.05)
+    raise LocalError(f"run {run_id} has not started yet; see {folder / 'launch.log'}")
+
+
+def cancel_and_wait(directory: RunDirectory) -> str:
+    """Ends a run and waits until it is gone. Returns what to tell the user.
+
+    Raises ApiError when its CustomJob cannot be cancelled.
+    """
+    run_id = str(directory.run()["id"])
+    if not cancel_run(directory, f"cancelled by {runs.whoami()}"):
+        outcome = directory.outcome() or {}
+        return f"run {run_id} had ended before: {outcome.get('state')}"
+    deadline = time.monotonic() + CANCEL_LIMIT
+    while runs.launch_lives(run_id):
+        if time.monotonic() > deadline:
+            return f"run {run_id} is cancelled; its launch is still stopping VMs"
+        time.sleep(0.1)
+    return f"run {run_id} is cancelled"
+
+
+def print_logs(directory: RunDirectory, replica: str | None, follow: bool) -> None:
+    """Prints the lines of a local run's replicas in order of time.
+
+    Raises RunError for a run without local logs, and for a replica that it does not have.
+    """
+    run = directory.run()
+    run_id = str(run["id"])
+    if run.get("target") != "local":
+        raise runs.RunError(f"{run_id}: runs on Vertex AI; its logs are in Cloud Logging")
+    if not runs.launched_here(run):
+        raise runs.RunError(f"{run_id}: was launched by {run.get('by')}; its logs are there")
+    if replica is not None:
+        _require_replica(run, replica)
+    reader = LogReader(runs.local_folder(run_id), replica)
+    while True:
+        lives = follow and runs.launch_lives(run_id)
+        for entry in reader.read_new():
+            at = str(entry.get("timestamp", ""))[11:19]
+            print(f"{at} {entry.get('replica')} {entry.get('message')}", flush=follow)
+        if not lives:
+            return
+        time.sleep(LOOK_EVERY)
+
+
+def local_replicas(directory: RunDirectory, replica: str) -> Replicas:
+    """Returns the VMs of a local run that is going, after checking that it has ``replica``.
+
+    Raises RunError.
+    """
+    run = directory.run()
+    run_id = str(run["id"])
+    if run.get("target") != "local":
+        raise runs.RunError(
+            f"{run_id}: runs on Vertex AI, where the Spot market preempts by itself"
+        )
+    _require_replica(run, replica)
+    if outcome := directory.outcome():
+        raise runs.RunError(f"{run_id}: has ended: {outcome.get('state')}")
+    if is_abandoned(run):
+        raise runs.RunError(f"{run_id}: {ABANDONED}")
+    for attempt in reversed(read_attempts(directory)):
+        if attempt.get("job"):
+            return Replicas(str(attempt["endpoint"]), str(attempt["job"]))
+    raise runs.RunError(f"{run_id}: has no VMs yet; try again in a moment")
+
+
+def _require_replica(run: dict[str, Any], replica: str) -> None:
+    names = Job.model_validate(run["spec"]).replicas()
+    if replica not in names:
+        near = get_close_matches(replica, names, n=1)
+        remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(names[:8])}"
+        raise runs.RunError(f"{run['id']}: has no replica {replica}; {remedy}")

@@ -1,0 +1,194 @@
+"""The local target: the emulator as a child of the launch, and what it leaves behind.
+
+The child has its own session, so that Ctrl-C reaches only the launch, and the launch
+holds its standard input: however the launch ends, even killed, the emulator sees the end
+of its input, kills its VMs and exits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import ProxyHandler, Request, build_opener
+
+from launcher.spec import MarketEvent
+
+PROJECT = "local"
+REGION = "local"
+START_LIMIT = 60.0  # seconds
+STOP_LIMIT = 20.0
+
+
+class LocalError(RuntimeError):
+    """The local target does not work as it should; one line for the user."""
+
+
+class Emulator:
+    """A running emulator; leaving the context stops it and everything that it started.
+
+    Args:
+        state: its folder: jobs, logs.
+        market: what its Spot market does.
+    """
+
+    def __init__(self, state: Path, market: list[MarketEvent]) -> None:
+        self._state = state
+        self._market = market
+        self._child: subprocess.Popen[bytes] | None = None
+        self.endpoint = ""
+
+    def __enter__(self) -> Emulator:
+        self._state.mkdir(parents=True, exist_ok=True)
+        market = self._state / "market.json"
+        events = [event.model_dump(mode="json", exclude_none=True) for event in self._market]
+        market.write_text(json.dumps(events, indent=1) + "\n")
+        options = ["--port", "0", "--state", str(self._state), "--market", str(market)]
+        with (self._state / "emulator.log").open("ab") as log:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "launcher.emulator", *options, "--until-eof"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=child_environment(),
+                start_new_session=True,
+            )
+        try:
+            self.endpoint = self._read_endpoint(self._child)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops the emulator and waits until it is gone."""
+        child = self._child
+        if child is None:
+            return
+        assert child.stdin and child.stdout
+        child.stdin.close()
+        child.stdout.close()
+        try:
+            child.wait(STOP_LIMIT)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        self._child = None
+
+    def _read_endpoint(self, child: subprocess.Popen[bytes]) -> str:
+        assert child.stdout
+        deadline = time.monotonic() + START_LIMIT
+        line = b""
+        while not line.endswith(b"\n"):
+            wait = max(0.0, deadline - time.monotonic())
+            ready, _, _ = select.select([child.stdout], [], [], wait)
+            piece = os.read(child.stdout.fileno(), 4096) if ready else b""
+            if not piece:
+                log = self._state / "emulator.log"
+                said = log.read_text(errors="replace").strip().splitlines()
+                why = said[-1] if said else "it said nothing"
+                raise LocalError(f"the emulator did not start: {why} (more in {log})")
+            line += piece
+        return str(json.loads(line)["endpoint"])
+
+
+class Replicas:
+    """The emulator's own routes for one job: what it knows about its VMs, and what befalls them.
+
+    Args:
+        endpoint: base URL of the emulator.
+        job: the CustomJob's resource name.
+    """
+
+    def __init__(self, endpoint: str, job: str) -> None:
+        self._base = f"{endpoint}/emulator/v1/{job}/replicas"
+
+    def list(self) -> list[dict[str, Any]]:
+        """Returns ``[{"replica", "state", "address", "restarts", "pid"}]``. Raises LocalError."""
+        return list(self._send(self._base))
+
+    def preempt(self, replica: str, notice: str | None) -> None:
+        """Takes a VM away; without a notice it just vanishes. Raises LocalError."""
+        self._send(
+            f"{self._base}/{replica}:preempt", {"notice": notice} if notice else {"silent": True}
+        )
+
+    def restore(self, replica: str) -> None:
+        """Gives a VM back under its old name. Raises LocalError."""
+        self._send(f"{self._base}/{replica}:restore", {})
+
+    def _send(self, url: str, body: dict[str, Any] | None = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = Request(url, data, {"Content-Type": "application/json"})
+        try:
+            # Without the proxies of the environment: this never leaves the machine.
+            with build_opener(ProxyHandler({})).open(request, timeout=30) as response:
+                return json.load(response)
+        except HTTPError as error:
+            try:
+                raise LocalError(str(json.load(error)["error"]["message"])) from None
+            except (ValueError, KeyError, TypeError):
+                raise LocalError(f"the emulator answered {error.code}") from None
+        except (URLError, OSError, ValueError) as error:
+            raise LocalError(f"the emulator does not answer: {error}") from None
+
+
+def child_environment() -> dict[str, str]:
+    """Returns this environment, with the launcher importable from any folder."""
+    root = str(Path(__file__).parents[1])
+    path = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+
+
+Entry = dict[str, Any]
+
+
+class LogReader:
+    """Reads local replicas' logs; each ``read_new`` returns the lines not returned before.
+
+    Args:
+        state: the emulator's folder.
+        replica: only this one's lines, or None for everybody's.
+    """
+
+    def __init__(self, state: Path, replica: str | None = None) -> None:
+        self._folder = state / "logs"
+        self._pattern = f"*/{replica or '*'}.jsonl"
+        self._offsets: dict[Path, int] = {}
+
+    def read_new(self) -> list[Entry]:
+        """Returns new entries ``{"timestamp", "severity", "replica", "message"}`` by time."""
+        entries: list[Entry] = []
+        for path in sorted(self._folder.glob(self._pattern)):
+            entries.extend(self._new_lines(path))
+        return sorted(entries, key=lambda entry: str(entry.get("timestamp", "")))
+
+    def _new_lines(self, path: Path) -> Iterator[Entry]:
+        with path.open("rb") as file:
+            file.seek(self._offsets.get(path, 0))
+            for line in file:
+                if not line.endswith(b"\n"):  # still being written
+                    break
+                self._offsets[path] = self._offsets.get(path, 0) + len(line)
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(entry, dict):
+                    yield entry

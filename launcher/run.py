@@ -1,0 +1,217 @@
+"""``launch`` and ``Run``: the Python API, which the command line uses, too."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+from launcher import customjob, runs
+from launcher.local import PROJECT, REGION, Emulator, LocalError
+from launcher.spec import Job, Target
+from launcher.status import Outcome, read_status
+from launcher.supervisor import ENDED, PATIENCE, Supervisor, end_run, read_attempts
+from launcher.vertex import Jobs, import_client
+from trainer.events import EventWriter
+from trainer.rundir import RunDirectory, token_sha256
+
+LOCAL_POLL = 0.25  # seconds
+LOCAL_PATIENCE = 5.0
+VERTEX_POLL = 10.0
+
+
+class LaunchError(ValueError):
+    """A run that cannot be started as asked; nothing was started. One line per problem."""
+
+
+class Run:
+    """A run that ``launch`` started, looked after by a thread of this process.
+
+    As a context manager it cancels the run when the block is left early.
+
+    Attributes:
+        id: the run's id.
+        directory: the run directory.
+    """
+
+    def __init__(self, run_id: str, directory: RunDirectory, emulator: Emulator | None) -> None:
+        self.id = run_id
+        self.directory = directory
+        self._emulator = emulator
+        self._poke = threading.Event()
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        self._supervisor: Supervisor | None = None
+
+    def wait(self, timeout: float | None = None) -> Outcome:
+        """Waits for the end of the run and of everything it started.
+
+        Args:
+            timeout: seconds, or None for as long as it takes.
+
+        Raises TimeoutError, and whatever kept the launcher from seeing the run through.
+        """
+        assert self._thread
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            raise TimeoutError(f"run {self.id} has not ended after {timeout} s")
+        if self._error is not None:
+            raise self._error
+        return Outcome.of(self.directory.outcome() or {})
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run, and everything it started, has ended."""
+        return self._thread is None or not self._thread.is_alive()
+
+    def status(self) -> dict[str, Any]:
+        """Returns what ``swell status --json`` prints."""
+        return read_status(self.directory)
+
+    def cancel(self, reason: str = "") -> None:
+        """Ends the run as cancelled, unless it has ended; ``wait`` tells when it is gone."""
+        writer = EventWriter(self.directory, f"launcher-{secrets.token_hex(4)}")
+        end_run(self.directory, writer, "cancelled", reason or f"cancelled by {runs.whoami()}")
+        self._poke.set()
+
+    def abandon(self) -> None:
+        """Stops the local VMs at once, without waiting for their goodbyes."""
+        if self._emulator is not None and self._supervisor is not None:
+            self._supervisor.patience = 0.0
+            self._emulator.close()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self.ended:
+            self.cancel()
+            self.wait()
+
+    def _start(self, supervisor: Supervisor, resources: ExitStack) -> None:
+        def see_through() -> None:
+            with resources:
+                try:
+                    supervisor.run()
+                except BaseException as error:
+                    self._error = error
+                    if self._emulator is not None:  # on Vertex AI the run goes on without us
+                        self.directory.end("failed", f"the launcher failed: {error!r}")
+
+        self._supervisor = supervisor
+        # A daemon: when the program ends without waiting, so do its local VMs.
+        self._thread = threading.Thread(target=see_through, name=f"swell {self.id}", daemon=True)
+        self._thread.start()
+
+    def _sleep(self, seconds: float) -> None:
+        self._poke.wait(seconds)
+        self._poke.clear()
+
+
+def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run:
+    """Starts a run.
+
+    Args:
+        job: what to train, and on what.
+        target: "local" runs it on this machine, "vertex" on Vertex AI.
+        run_id: the run's id; by default one is made from the job's name.
+
+    Returns the run, which is looked after until it ends or this process does. On the local
+    target its VMs end with this process; on Vertex AI they go on.
+
+    Raises LaunchError for a job that the target cannot run, RunError for an id that is taken or
+    impossible, LocalError when the emulator does not start.
+    """
+    require_fit(job, target)
+    run_id = run_id or runs.new_id(job.name, time.time())
+    runs.check_id(run_id)
+    directory = runs.directory_for(run_id, job.output)
+    token = secrets.token_hex(32)
+    with ExitStack() as resources:
+        runs.require_new(run_id, directory)
+        resources.enter_context(runs.launch_lock(run_id))
+        runs.create(
+            directory,
+            {
+                "id": run_id,
+                "target": target,
+                "spec": job.to_dict(),
+                "settings": job.settings(),
+                "token_sha256": token_sha256(token),
+                "created": time.time(),
+                "by": runs.whoami(),
+            },
+        )
+        emulator = None
+        try:
+            if target == "local":
+                # The client's import takes as long as the emulator's start: let it meanwhile.
+                imports = threading.Thread(target=import_client, daemon=True)
+                imports.start()
+                folder = runs.local_folder(run_id)
+                emulator = resources.enter_context(Emulator(folder, job.local.market))
+                imports.join()  # two threads that import one package can meet it half done
+                region = job.regions[0] if job.regions else REGION
+                jobs = Jobs(job.project or PROJECT, region, emulator.endpoint)
+            else:
+                jobs = Jobs(job.project or "", job.regions[0])
+        except LocalError as error:
+            directory.end("failed", str(error))
+            raise
+        except BaseException:  # Ctrl-C while it starts
+            directory.end("cancelled", f"cancelled by {runs.whoami()}")
+            raise
+        run = Run(run_id, directory, emulator)
+        supervisor = Supervisor(
+            directory,
+            jobs,
+            lambda attempt: customjob.build(
+                job, run_id=run_id, run_dir=directory.url, token=token, attempt=attempt
+            ),
+            poll=LOCAL_POLL if emulator else VERTEX_POLL,
+            patience=LOCAL_PATIENCE if emulator else PATIENCE,
+            sleep=run._sleep,
+        )
+        run._start(supervisor, resources.pop_all())
+    return run
+
+
+def require_fit(job: Job, target: Target) -> None:
+    """Raises LaunchError when ``target`` cannot run ``job``."""
+    problems = job.problems_on(target)
+    if problems:
+        lines = [f"{'.'.join(map(str, path))}: {what}" for path, what in problems]
+        raise LaunchError("\n".join(lines))
+
+
+def cancel_run(directory: RunDirectory, reason: str) -> bool:
+    """Ends a run that any process launched. Returns False when it had ended before.
+
+    Raises ApiError when its CustomJob cannot be cancelled.
+    """
+    writer = EventWriter(directory, f"launcher-{secrets.token_hex(4)}")
+    if not end_run(directory, writer, "cancelled", reason):
+        return False
+    run_id = str(directory.run()["id"])
+    if not runs.launch_lives(run_id):  # else the launch sees the outcome and does the rest
+        _cancel_jobs(directory)
+    return True
+
+
+def _cancel_jobs(directory: RunDirectory) -> None:
+    for attempt in read_attempts(directory):
+        name, endpoint = attempt.get("job"), str(attempt.get("endpoint"))
+        if not name or attempt.get("state") in ENDED:
+            continue
+        if endpoint.startswith("http://"):
+            continue  # an emulator ends with its launch
+        project = str(name).split("/")[1]
+        Jobs(project, str(attempt["region"]), endpoint).cancel(str(name))

@@ -1,0 +1,176 @@
+"""Where runs live, and how one is found again.
+
+A run's files are in its run directory. By default that is ``SWELL_HOME/runs/<id>``
+(``SWELL_HOME`` is ``~/.swell`` unless set); for a run elsewhere ``SWELL_HOME/index/<id>.json``
+says where. What belongs to this machine only (logs of local VMs, the lock of a living
+launch) is in ``SWELL_HOME/runs/<id>/local``, wherever the run directory is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import json
+import os
+import re
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from trainer.rundir import RUN, RunDirectory
+
+_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+class RunError(ValueError):
+    """A run that cannot be created or found; one line for the user."""
+
+
+def home() -> Path:
+    """Swell's folder on this machine."""
+    return Path(os.environ.get("SWELL_HOME") or "~/.swell").expanduser().absolute()
+
+
+def new_id(name: str, now: float) -> str:
+    """Returns an id for a new run: the job's name, the local date of ``now``, four letters."""
+    letters = "".join(secrets.choice("abcdefghjkmnpqrstvwxyz23456789") for _ in range(4))
+    return f"{name}-{time.strftime('%m%d-%H%M', time.localtime(now))}-{letters}"
+
+
+def check_id(run_id: str) -> None:
+    """Raises RunError when ``run_id`` cannot be a run's id."""
+    if not _ID.fullmatch(run_id):
+        raise RunError(
+            f"--run-id {run_id[:80]}: is not a run id; "
+            "write lowercase letters, digits and -, at most 63"
+        )
+
+
+def directory_for(run_id: str, output: str | None) -> RunDirectory:
+    """Returns the run directory that a new run gets; ``output`` is the job's."""
+    if output is None:
+        return RunDirectory(str(home() / "runs" / run_id))
+    if "://" not in output:
+        output = str(Path(output).expanduser().absolute())
+    return RunDirectory(f"{output.rstrip('/')}/{run_id}")
+
+
+def create(run_dir: RunDirectory, record: dict[str, Any]) -> None:
+    """Writes run.json, and makes the run findable by its id.
+
+    Raises RunError when the id is taken.
+    """
+    run_id = record["id"]
+    require_new(run_id, run_dir)
+    if not run_dir.create_json(RUN, record):
+        raise _taken(run_id, run_dir.url)
+    if run_dir.url != str(home() / "runs" / run_id):
+        entry = home() / "index" / f"{run_id}.json"
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        entry.write_text(json.dumps({"id": run_id, "url": run_dir.url}) + "\n")
+
+
+def require_new(run_id: str, run_dir: RunDirectory) -> None:
+    """Raises RunError when the id is taken already."""
+    known = urls().get(run_id)
+    if known or run_dir.store.exists(RUN):
+        raise _taken(run_id, known or run_dir.url)
+
+
+def _taken(run_id: str, url: str) -> RunError:
+    return RunError(
+        f"--run-id {run_id}: there is a run of this id already, in {url}; choose another id"
+    )
+
+
+def urls() -> dict[str, str]:
+    """Returns the run directories of all runs that this machine knows, by id."""
+    found = {}
+    for entry in sorted((home() / "index").glob("*.json")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            found[entry.stem] = str(json.loads(entry.read_text())["url"])
+    for run in sorted((home() / "runs").glob(f"*/{RUN}")):
+        found[run.parent.name] = str(run.parent)
+    return found
+
+
+def find(name: str) -> RunDirectory:
+    """Returns the run that ``name`` means: an id, a unique beginning of one, or a URL.
+
+    Raises RunError.
+    """
+    known = urls()
+    if name in known:
+        return RunDirectory(known[name])
+    if "/" in name or name in (".", ".."):
+        try:
+            run_dir = RunDirectory(name if "://" in name else str(Path(name).absolute()))
+            if run_dir.store.exists(RUN):
+                return run_dir
+        except (ValueError, OSError, ImportError) as error:
+            raise RunError(f"{name}: cannot be read: {' '.join(str(error).split())}") from None
+        raise RunError(f"{name}: is not a run directory: there is no {RUN} in it")
+    matches = [run_id for run_id in known if name and run_id.startswith(name)]
+    if len(matches) == 1:
+        return RunDirectory(known[matches[0]])
+    if matches:
+        raise RunError(f"{name}: could be {', '.join(matches[:5])}; write more of the id")
+    near = get_close_matches(name, known, n=1)
+    remedy = f"did you mean {near[0]}?" if near else "swell runs lists what there is"
+    raise RunError(f"{name}: there is no such run; {remedy}")
+
+
+def local_folder(run_id: str) -> Path:
+    """Returns the folder for what concerns a run on this machine only."""
+    return home() / "runs" / run_id / "local"
+
+
+@contextmanager
+def launch_lock(run_id: str) -> Iterator[None]:
+    """Held by a launch for as long as it lives; the kernel gives it back when it dies.
+
+    Raises RunError when another launch holds it.
+    """
+    folder = local_folder(run_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "launch.lock").open("a") as lock:
+        for last in (False,) * 20 + (True,):  # somebody may just be looking whether it is held
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if last:
+                    raise RunError(f"--run-id {run_id}: is being launched already") from None
+                time.sleep(0.01)
+        yield
+
+
+def launch_lives(run_id: str) -> bool:
+    """Whether a launch on this machine is looking after the run."""
+    try:
+        with (local_folder(run_id) / "launch.lock").open("r") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def launched_here(run: dict[str, Any]) -> bool:
+    """Whether run.json says that this user launched the run on this machine."""
+    return bool(run.get("by") == whoami())
+
+
+def whoami() -> str:
+    """Returns user@host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # an id without a name, as in some containers
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"

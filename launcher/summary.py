@@ -1,0 +1,125 @@
+"""What a person sees when a run has ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from launcher.story import count, number, one_line, span
+
+_COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow"}
+_SHOWN = 24  # generations; a long run's middle is left out
+
+
+def print_summary(
+    console: Console, status: dict[str, Any], where: str, seconds: float | None
+) -> None:
+    """Prints the summary of a run; into a file or pipe without control codes and padding.
+
+    Args:
+        console: where to.
+        status: the run's status, as ``swell status --json`` has it.
+        where: URL of the run directory.
+        seconds: how long the run took, when that is known.
+    """
+    if console.is_terminal:
+        _print(console, status, where, seconds)
+        return
+    with console.capture() as captured:
+        _print(console, status, where, seconds)
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    print("\n".join(lines), file=console.file, flush=True)
+
+
+def _print(console: Console, status: dict[str, Any], where: str, seconds: float | None) -> None:
+    state = str(status["state"])
+    colour = _COLOURS.get(state, "cyan")
+    took = f" after {span(seconds)}" if seconds is not None else ""
+    console.print()
+    console.print(Text.assemble((f"{status['run']} ", "bold"), (state, f"bold {colour}"), took))
+    if status["generations"]:
+        console.print()
+        console.print(Padding(_generations(status), (0, 0, 0, 2)))
+    console.print()
+    console.print(Padding(_facts(status), (0, 0, 0, 2)))
+    # Paths and tracebacks keep their lines, to be copied.
+    directory = Text.assemble(("  run directory", "dim"), f"   {where}")
+    console.print(directory, soft_wrap=True)
+    reason = str(status.get("reason") or "").strip()
+    if state != "succeeded" and reason:
+        console.print()
+        for line in reason.splitlines():
+            console.print(Text(_printable(line), style=colour), soft_wrap=True)
+
+
+def _generations(status: dict[str, Any]) -> Table:
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
+    table.add_column("generation", justify="right")
+    table.add_column("workers", justify="right")
+    table.add_column("cause")
+    table.add_column("from step", justify="right")
+    table.add_column("pause", justify="right")
+    pauses = {pause.get("generation"): pause["seconds"] for pause in status["pauses"]}
+    generations = list(status["generations"])
+    rows: list[dict[str, Any] | None] = list(generations)
+    if len(rows) > _SHOWN:
+        rows[_SHOWN // 2 : -_SHOWN // 2] = [None]
+    for row in rows:
+        if row is None:
+            table.add_row("…", "", f"{len(generations) - _SHOWN} more", "", "")
+            continue
+        pause = pauses.get(row["generation"])
+        began = row.get("step")
+        table.add_row(
+            str(row["generation"]),
+            "?" if row["world_size"] is None else f"{row['world_size']:,}",
+            str(row["cause"] or ""),
+            "never began" if began is None else f"{began:,}",
+            "" if pause is None else f"{pause:.2f} s",
+        )
+    return table
+
+
+def _facts(status: dict[str, Any]) -> Table:
+    table = Table.grid(padding=(0, 3, 0, 0))
+    table.add_column(style="dim", no_wrap=True, min_width=len("run directory"))
+    table.add_column(overflow="fold")
+    lost = status["steps_lost"]
+    table.add_row("steps", f"{status['step']:,} completed, {lost or 'none'} lost")
+    left = [
+        f"{count(status['drains'], 'replica')} with notice" if status["drains"] else "",
+        f"{count(status['losses'], 'replica')} without" if status["losses"] else "",
+    ]
+    if any(left):
+        table.add_row("taken away", ", ".join(filter(None, left)))
+    if status["samples_repeated"] is not None:
+        table.add_row("samples", _samples(status))
+    for name, value in status["metrics"].items():
+        if value is not None:
+            table.add_row(one_line(name.replace("_", " "), 24), number(value))
+    if status["pauses"]:
+        total = sum(pause["seconds"] for pause in status["pauses"])
+        table.add_row("paused", f"{total:.1f} s in all")
+    if status["goodput"] is not None:
+        table.add_row("goodput", f"{100 * status['goodput']:.1f} % of the time was training")
+    return table
+
+
+def _samples(status: dict[str, Any]) -> Text:
+    epochs = [epoch for epoch in status["epochs"] if epoch["exactly_once"] is not None]
+    repeated, skipped = status["samples_repeated"], status["samples_skipped"]
+    if repeated or skipped:
+        return Text(f"{repeated:,} used twice, {skipped:,} never used", style="bold red")
+    if not epochs:
+        return Text("none used twice; no epoch was completed")
+    sizes = {epoch["samples"] for epoch in epochs}
+    each = f" of {sizes.pop():,}" if len(sizes) == 1 else ""
+    return Text(f"{count(len(epochs), 'epoch')}{each}, each sample exactly once in each")
+
+
+def _printable(line: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in line.expandtabs(4))

@@ -1,0 +1,272 @@
+"""What a person sees while a run is going: a live view, or plain lines without a terminal."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from launcher.status import History, Outcome, state_of
+from launcher.story import at_clock, count, number, one_line, span, tell
+from trainer.events import Event
+
+RECENT = 6  # things that just happened
+PROGRESS_EVERY = 10.0  # seconds between two plain progress lines
+# Frequent, and told better by the rest of the view.
+QUIET = frozenset({"steps", "evaluated", "checkpoint_committed", "leader_changed", "paused"})
+_SIGNS = {
+    "active": ("●", "green"),
+    "ready": ("◐", "cyan"),
+    "joining": ("○", "cyan"),
+    "draining": ("◌", "yellow"),
+    "lost": ("✕", "red"),
+    "away": ("·", "dim"),
+}
+_COLOURS = {"running": "green", "succeeded": "green", "failed": "red", "cancelled": "yellow"}
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+class Story:
+    """What a view tells: the run's history, and the lines of what just happened.
+
+    Args:
+        run_id: the run's id.
+        replicas: the names of all replicas, in order.
+        started: when the run was created, in Unix seconds.
+    """
+
+    def __init__(self, run_id: str, replicas: list[str], started: float) -> None:
+        self.run_id = run_id
+        self.replicas = replicas
+        self.started = started
+        self.state = "queued"
+        self.history = History()
+        self.recent: deque[tuple[float, str]] = deque(maxlen=RECENT)
+        self.losses: deque[float] = deque(maxlen=600)
+
+    def add(self, events: list[Event]) -> list[tuple[float, str]]:
+        """Takes in new events. Returns the lines that they are worth, with their times."""
+        lines = []
+        for event in events:
+            self.history.add(event)
+            metrics = event.get("metrics")
+            if event["event"] == "steps" and isinstance(metrics, dict):
+                values = metrics.get("loss")
+                self.losses.extend(v for v in values or () if isinstance(v, int | float))
+            told = None if event["event"] in QUIET else tell(event)
+            if told:
+                lines.append((float(event["time"]), told))
+        self.recent.extend(lines)
+        return lines
+
+
+def render(story: Story, now: float, width: int) -> RenderableType:
+    """Returns the live view of ``story``, ``width`` columns wide."""
+    history = story.history
+    head = Table.grid(expand=True)
+    head.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    head.add_column(justify="right", no_wrap=True)
+    head.add_row(
+        Text.assemble(("swell ", "bold blue"), (story.run_id, "bold")),
+        Text.assemble(
+            (story.state, f"bold {_COLOURS.get(story.state, 'cyan')}"),
+            f"  {span(max(0.0, now - story.started))}",
+        ),
+    )
+    body = Table.grid(padding=(0, 2, 0, 0))
+    body.add_column(style="dim", width=9, no_wrap=True)
+    body.add_column(ratio=1)
+    body.add_row("step", _step(history, width - 12))
+    if history.metrics:
+        body.add_row("metrics", _metrics(story))
+    body.add_row("world", _world(story))
+    body.add_row("replicas", _replicas(story, width - 12))
+    happened = Table.grid(padding=(0, 2, 0, 0))
+    happened.add_column(style="dim", min_width=9, no_wrap=True)
+    happened.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    for at, line in story.recent:
+        happened.add_row(at_clock(at), Text(line))
+    blank = [Text("")] * (RECENT - len(story.recent))  # so that the view keeps its height
+    rule = Text("─" * width, style="dim")
+    return Group(head, rule, body, rule, happened, *blank)
+
+
+def _step(history: History, width: int) -> RenderableType:
+    total = history.total_steps
+    if not total:
+        return Text(f"{history.step:,}")
+    label = f"{history.step:,} of {total:,}  "
+    line = Table.grid()
+    line.add_column(no_wrap=True)
+    line.add_column()
+    bar = ProgressBar(total, history.step, width=max(10, min(50, width - len(label))))
+    line.add_row(label, bar)
+    return line
+
+
+def _metrics(story: Story) -> Text:
+    parts = [
+        f"{one_line(name, 30)} {number(value)}"
+        for name, value in story.history.metrics.items()
+        if value is not None
+    ]
+    text = Text("   ".join(parts[:6]), overflow="ellipsis", no_wrap=True)
+    if len(story.losses) > 1:
+        text.append("  ")
+        text.append(sparkline(list(story.losses), 24), style="cyan")
+    return text
+
+
+def _world(story: Story) -> Text:
+    history, current = story.history, story.history.current
+    if current is None or current.world_size is None:
+        return Text("not formed yet; the first generation waits for its workers", style="dim")
+    text = Text(count(current.world_size, "worker"), style="bold")
+    text.append(f"   generation {current.generation}", style="not bold")
+    if history.waiting:
+        text.append("   waiting for machines", style="yellow")
+    gone = history.drains + history.losses
+    if gone:
+        text.append(f"   {history.drains} drained, {history.losses} lost", style="not bold")
+        text.append(f"   {count(history.steps_lost, 'step')} lost", style="not bold")
+    return text
+
+
+def _replicas(story: Story, width: int) -> RenderableType:
+    states = {name: story.history.members.get(name, "away") for name in story.replicas}
+    cell = max((len(name) for name in states), default=0) + 4
+    if len(states) > 16:  # more than fits: how many are in which state
+        tally: dict[str, int] = {}
+        for state in states.values():
+            tally[state] = tally.get(state, 0) + 1
+        return Text("   ".join(f"{n} {state}" for state, n in sorted(tally.items())))
+    table = Table.grid(padding=(0, 2, 0, 0))
+    columns = max(1, min(len(states), width // cell))
+    for _ in range(columns):
+        table.add_column(no_wrap=True)
+    row: list[Text] = []
+    for name, state in states.items():
+        sign, colour = _SIGNS[state]
+        row.append(Text.assemble((sign, colour), " ", (name, "" if state == "active" else "dim")))
+        if len(row) == columns:
+            table.add_row(*row)
+            row = []
+    if row:
+        table.add_row(*row)
+    return table
+
+
+def sparkline(values: list[float], width: int) -> str:
+    """Returns ``values`` as ``width`` little bars, each the mean of its share of them."""
+    values = [value for value in values if value == value and abs(value) != float("inf")]
+    if not values:
+        return ""
+    width = min(width, len(values))
+    edges = [round(i * len(values) / width) for i in range(width + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges) if b > a]
+    low, high = min(means), max(means)
+    scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_BLOCKS[round((mean - low) * scale)] for mean in means)
+
+
+class View(Protocol):
+    """Shows a run's story as it goes on."""
+
+    def update(self, events: list[Event], attempt: dict[str, Any], outcome: Outcome | None) -> None:
+        """Takes in new events, the last attempt and how the run ended, if it has."""
+
+    def say(self, line: str) -> None:
+        """Shows one line of the launcher's own."""
+
+
+class LiveView:
+    """Redraws itself in place on a terminal."""
+
+    def __init__(
+        self, console: Console, story: Story, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._console = console
+        self._story = story
+        self._clock = clock
+        self._live = Live(
+            console=console, get_renderable=self._render, refresh_per_second=4, transient=True
+        )
+
+    def _render(self) -> RenderableType:
+        return render(self._story, self._clock(), self._console.width)
+
+    def update(self, events: list[Event], attempt: dict[str, Any], outcome: Outcome | None) -> None:
+        """See View."""
+        self._story.add(events)
+        self._story.state = state_of(self._story.history, attempt, outcome)
+
+    def say(self, line: str) -> None:
+        """See View."""
+        self._live.console.print(Text(line))
+
+    def __enter__(self) -> LiveView:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+
+class PlainView:
+    """Prints a line for what happens: for files and pipes."""
+
+    def __init__(
+        self,
+        write: Callable[[str], None],
+        story: Story,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._write = write
+        self._story = story
+        self._clock = clock
+        self._said_progress = clock()
+        self._said_step = 0
+
+    def update(self, events: list[Event], attempt: dict[str, Any], outcome: Outcome | None) -> None:
+        """See View."""
+        for at, line in self._story.add(events):
+            self._write(f"{at_clock(at)}  {line}")
+        self._story.state = state_of(self._story.history, attempt, outcome)
+        history, now = self._story.history, self._clock()
+        if history.step > self._said_step and now - self._said_progress >= PROGRESS_EVERY:
+            self._said_progress, self._said_step = now, history.step
+            total = f" of {history.total_steps:,}" if history.total_steps else ""
+            shown = [f"{k} {number(v)}" for k, v in history.metrics.items() if v is not None]
+            self._write(
+                f"{at_clock(now)}  "
+                + one_line(", ".join([f"step {history.step:,}{total}", *shown]))
+            )
+
+    def say(self, line: str) -> None:
+        """See View."""
+        self._write(line)
+
+    def __enter__(self) -> PlainView:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None

@@ -1,0 +1,28 @@
+"""Property tests are repeatable by default, and explore when asked.
+
+``make test`` runs the same examples every time. ``pytest --hypothesis-profile=explore`` runs
+new ones, and more, from a seed that is printed; ``--hypothesis-seed=SEED`` runs those again.
+"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
+settings.register_profile("explore", max_examples=1000, deadline=None, print_blob=True)
+settings.load_profile("repeatable")
+
+
+@pytest.hookimpl(tryfirst=True)  # before Hypothesis reads its seed
+def pytest_configure(config: pytest.Config) -> None:
+    exploring = config.getoption("--hypothesis-profile") == "explore"
+    if exploring and config.getoption("--hypothesis-seed") is None:
+        config.option.hypothesis_seed = str(random.getrandbits(32))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    seed = config.getoption("--hypothesis-seed")
+    return f"hypothesis seed: {seed if seed is not None else 'none (derandomized)'}"

@@ -1,0 +1,225 @@
+"""The main job with the real trainer: worlds that shrink and grow, and nothing is lost.
+
+Each run trains on the digits with real agents, workers and Horovod, through `swell launch`
+and the emulator, and is held against an undisturbed run of one process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, Swell, until
+
+from trainer.events import read_events
+from trainer.rundir import RunDirectory
+
+EPOCHS = 8
+STEPS_PER_EPOCH = 23  # 1,437 images, 64 a step
+JOB = """
+name: digits
+task: trainer.tasks.digits:Digits
+args: {{epochs: {epochs}, batch: 64, width: 8}}
+pools: [{{machine: a2-highgpu-1g}}, {{machine: a2-highgpu-1g, replicas: {others}}}]
+elastic: {{min_workers: {min_workers}, spares: {spares}}}
+audit: true
+local: {{market: {market}}}
+"""
+
+UNDISTURBED = """
+import json, sys
+from trainer.channel import LoneChannel
+from trainer.fit import fit
+from trainer.tasks.digits import Digits
+
+losses = []
+def report(op, fields):
+    if op == "progress":
+        losses.extend(fields["metrics"].get("loss", []))
+fit(Digits(epochs=int(sys.argv[1]), batch=64, width=8), LoneChannel(report))
+print(json.dumps(losses))
+"""
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> list[float]:
+    """The loss of each step of one process that nobody disturbs."""
+    answer = subprocess.run(
+        [sys.executable, "-c", UNDISTURBED, str(EPOCHS)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    losses: list[float] = json.loads(answer.stdout)
+    assert len(losses) == EPOCHS * STEPS_PER_EPOCH
+    return losses
+
+
+def write_job(
+    swell: Swell,
+    market: list[dict[str, str]] | None = None,
+    *,
+    others: int = 2,
+    min_workers: int = 1,
+    spares: int = 0,
+) -> str:
+    path = swell.folder / "digits.yaml"
+    path.write_text(
+        JOB.format(
+            epochs=EPOCHS,
+            others=others,
+            min_workers=min_workers,
+            spares=spares,
+            market=json.dumps(market or []),
+        )
+    )
+    return str(path)
+
+
+def loss_curve(run_dir: Path) -> list[float]:
+    losses: dict[int, float] = {}
+    for event in read_events(RunDirectory(str(run_dir))):
+        if event["event"] == "steps":
+            for offset, loss in enumerate(event["metrics"]["loss"]):
+                losses[event["first"] + offset] = loss
+    assert sorted(losses) == list(range(1, len(losses) + 1)), "a step is missing from the events"
+    return [losses[step] for step in sorted(losses)]
+
+
+def check_nothing_lost(swell: Swell, run: str, undisturbed: list[float]) -> dict[str, Any]:
+    status = swell.status(run)
+    assert status["state"] == "succeeded", status["reason"]
+    assert status["step"] == EPOCHS * STEPS_PER_EPOCH
+    assert (status["steps_lost"], status["samples_repeated"], status["samples_skipped"]) == (
+        0,
+        0,
+        0,
+    )
+    assert [epoch["exactly_once"] for epoch in status["epochs"]] == [True] * EPOCHS
+    assert loss_curve(swell.home / "runs" / run) == pytest.approx(undisturbed, rel=1e-3)
+    numbers = [generation["generation"] for generation in status["generations"]]
+    assert numbers == list(range(1, len(numbers) + 1))
+    until(swell.nothing_is_left)
+    return status
+
+
+def test_a_preempted_and_a_vanished_vm_cost_no_step_and_come_back(
+    swell: Swell, undisturbed: list[float]
+) -> None:
+    market = [
+        {"at": "30 steps", "preempt": "workerpool1-0", "notice": "5s", "back": "60 steps"},
+        {"at": "50 steps", "vanish": "workerpool1-1", "back": "70 steps"},
+    ]
+    launch = swell("launch", write_job(swell, market), "--run-id", "market")
+    assert launch.returncode == 0, launch.stdout + launch.stderr
+    status = check_nothing_lost(swell, "market", undisturbed)
+    assert (status["drains"], status["losses"]) == (1, 1)
+    shrinking = [(g["world_size"], g["cause"]) for g in status["generations"][:3]]
+    assert shrinking == [(3, "start"), (2, "drain"), (1, "loss")]
+    assert {pause["cause"] for pause in status["pauses"]} >= {"drain", "loss"}
+
+
+def test_a_killed_worker_is_replaced_by_its_warm_spare(
+    swell: Swell, undisturbed: list[float]
+) -> None:
+    launch = swell.start("launch", write_job(swell, spares=1), "--run-id", "crash")
+    until(lambda: launch.poll() is not None or step_of(swell, "crash") > 20)
+    os.kill(worker_of(swell, "workerpool1-1"), signal.SIGKILL)
+    output, _ = launch.communicate()
+    assert launch.returncode == 0, output
+    status = check_nothing_lost(swell, "crash", undisturbed)
+    assert status["losses"] == 1
+    assert all(generation["world_size"] in (2, 3) for generation in status["generations"])
+
+
+def test_below_min_workers_the_survivors_wait_with_a_checkpoint(
+    swell: Swell, undisturbed: list[float]
+) -> None:
+    job = write_job(swell, others=1, min_workers=2)
+    launch = swell.start("launch", job, "--run-id", "waits")
+    until(lambda: launch.poll() is not None or step_of(swell, "waits") > 20)
+    swell("preempt", "waits", "workerpool1-0", "--silent")
+    until(lambda: launch.poll() is not None or swell.status("waits")["state"] == "waiting")
+    until(lambda: list((swell.home / "runs" / "waits" / "checkpoints").glob("*/manifest.json")))
+    swell("preempt", "waits", "workerpool1-0", "--restore")
+    output, _ = launch.communicate()
+    assert launch.returncode == 0, output
+    status = check_nothing_lost(swell, "waits", undisturbed)
+    assert [generation["world_size"] for generation in status["generations"]] == [2, 2]
+
+
+def test_a_task_that_raises_ends_the_run_with_its_traceback_once(swell: Swell) -> None:
+    task = swell.folder / "broken.py"
+    task.write_text(
+        "from trainer.tasks.digits import Digits\n"
+        "class Broken(Digits):\n"
+        "    seen = 0\n"
+        "    def loss(self, model, batch):\n"
+        "        self.seen += 1\n"
+        "        if self.seen > 12:\n"
+        "            raise RuntimeError('the user divided by pear')\n"
+        "        return super().loss(model, batch)\n"
+    )
+    job = swell.folder / "broken.yaml"
+    job.write_text(
+        f"name: broken\ntask: {task}:Broken\n"
+        "pools: [{machine: a2-highgpu-1g}, {machine: a2-highgpu-1g}]\n"
+    )
+    launch = swell("launch", str(job), "--run-id", "broken")
+    assert launch.returncode == 1
+    assert (launch.stdout + launch.stderr).count("RuntimeError: the user divided by pear") == 1
+    status = swell.status("broken")
+    assert status["state"] == "failed"
+    assert "rank" in status["reason"] and "step 12" in status["reason"]
+    until(swell.nothing_is_left)
+
+
+def test_a_run_that_lost_everything_resumes_from_its_checkpoint(swell: Swell) -> None:
+    job = write_job(swell, others=1)
+    run = swell.home / "runs" / "total"
+    launch = swell.start("launch", job, "--run-id", "total", "--set", "checkpoint.every=1s")
+    until(lambda: launch.poll() is not None or list(run.glob("checkpoints/*/manifest.json")))
+    for replica in ("workerpool0-0", "workerpool1-0"):
+        swell("preempt", "total", replica, "--silent")
+    for replica in ("workerpool0-0", "workerpool1-0"):
+        swell("preempt", "total", replica, "--restore")
+    output, _ = launch.communicate()
+    assert launch.returncode == 0, output
+    status = swell.status("total")
+    assert status["state"] == "succeeded" and status["step"] == EPOCHS * STEPS_PER_EPOCH
+    # The first world's samples count up to where the second one began again.
+    assert [epoch["exactly_once"] for epoch in status["epochs"]] == [True] * EPOCHS
+    until(swell.nothing_is_left)
+
+
+def step_of(swell: Swell, run: str) -> int:
+    if not (swell.home / "runs" / run / "events").exists():
+        return 0
+    return int(swell.status(run)["step"])
+
+
+def worker_of(swell: Swell, replica: str) -> int:
+    """The process id of the oldest worker of a replica."""
+    found = []
+    for process in swell.processes():
+        entry = Path("/proc") / str(process)
+        said = (entry / "cmdline").read_bytes()
+        where = json.loads(variable(entry, "CLUSTER_SPEC") or "{}").get("task", {})
+        if b"trainer.worker" in said and f"{where.get('type')}-{where.get('index')}" == replica:
+            found.append(process)
+    return min(found)
+
+
+def variable(entry: Path, name: str) -> str | None:
+    for pair in (entry / "environ").read_bytes().split(b"\0"):
+        key, _, value = pair.decode(errors="replace").partition("=")
+        if key == name:
+            return value
+    return None

@@ -1,0 +1,314 @@
+"""``swell launch`` on the local target, as a user meets it: real processes, and nothing left.
+
+The replicas run a small script in place of the trainer, so that these tests need no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 90.0  # seconds; only a hang takes as long
+
+REPLICA = """
+import json, os, signal, sys, time
+from trainer.events import EventWriter
+from trainer.rundir import RunDirectory
+
+ending = sys.argv[1]
+task = json.loads(os.environ["CLUSTER_SPEC"])["task"]
+name = f"{task['type']}-{task['index']}"
+run = RunDirectory(os.environ["SWELL_RUN_DIR"])
+print("replica", name, "is up", flush=True)
+if ending == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    open(os.environ["SWELL_RUN_DIR"] + "/up-" + name, "w").close()
+    while True:
+        time.sleep(1)
+if name == "workerpool0-0":
+    events = EventWriter(run, name)
+    members = ["workerpool0-0", "workerpool1-0"]
+    events.emit("generation_formed", generation=1, world_size=2, cause="start", members=members)
+    events.emit("resumed", generation=1, world_size=2, cause="start", step=0, lost_steps=0)
+    events.emit("steps", generation=1, first=1, metrics={"loss": [2.0, 1.0, 0.5]})
+    events.flush()
+    if ending == "fail":
+        run.end("failed", "the task raised in rank 0\\nTraceback:\\nZeroDivisionError: 1/0")
+    elif ending == "succeed":
+        run.end("succeeded", "training is complete", metrics={"test_accuracy": 0.97})
+while run.outcome() is None:
+    open(os.environ["SWELL_RUN_DIR"] + "/up-" + name, "w").close()
+    time.sleep(0.05)
+sys.exit(1 if run.outcome()["state"] == "failed" else 0)
+"""
+
+
+class Swell:
+    """The command, with a home of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        self.script = folder / "replica.py"
+        self.script.write_text(REPLICA)
+        self.launches: list[subprocess.Popen[str]] = []
+
+    def job(self, ending: str) -> str:
+        path = self.folder / f"{ending}.yaml"
+        path.write_text(
+            f"name: {ending}\n"
+            f"container: {{command: [python, {json.dumps(str(self.script))}, {ending}]}}\n"
+            "pools: [{machine: a2-highgpu-1g}, {machine: a2-highgpu-1g}]\n"
+        )
+        return str(path)
+
+    def __call__(self, *args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "launcher.cli", *args],
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+        )
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        launch = subprocess.Popen(
+            [sys.executable, "-m", "launcher.cli", *args],
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.launches.append(launch)
+        return launch
+
+    def status(self, run: str) -> dict[str, Any]:
+        answer = self("status", run, "--json")
+        assert answer.returncode == 0, answer.stderr
+        found: dict[str, Any] = json.loads(answer.stdout)
+        return found
+
+    def is_up(self, run: str) -> bool:
+        return len(list((self.home / "runs" / run).glob("up-*"))) == 2
+
+    def processes(self) -> list[int]:
+        """Everything that has this test's folder in its command line or environment."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                said = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            if os.fsencode(self.home) in said and int(entry.name) != os.getpid():
+                found.append(int(entry.name))
+        return found
+
+    def nothing_is_left(self) -> bool:
+        return not self.processes()
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "SWELL_HOME": str(self.home), "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def swell(tmp_path: Path) -> Iterator[Swell]:
+    swell = Swell(tmp_path)
+    yield swell
+    for launch in swell.launches:
+        launch.kill()
+        launch.wait()
+        assert launch.stdout
+        launch.stdout.close()
+    until(swell.nothing_is_left)
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < deadline, "did not come true"
+        time.sleep(0.05)
+
+
+def stays_away(path: Path) -> bool:
+    """Whether nobody makes ``path`` anew within ten times its maker's beat."""
+    path.unlink(missing_ok=True)
+    time.sleep(0.5)
+    return not path.exists()
+
+
+def emulator_port(swell: Swell, run: str) -> int:
+    endpoint: str = swell.status(run)["attempts"][-1]["endpoint"]
+    return int(endpoint.rpartition(":")[2])
+
+
+def is_listening(port: int) -> bool:
+    """Whether any process listens there, from the kernel's own table."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        local, state = line.split()[1], line.split()[3]
+        if state == "0A" and int(local.split(":")[1], 16) == port:
+            return True
+    return False
+
+
+def test_a_run_succeeds(swell: Swell) -> None:
+    launch = swell("launch", swell.job("succeed"), "--run-id", "one")
+    assert launch.returncode == 0, launch.stderr
+    assert "one succeeded" in launch.stdout
+    assert "\x1b" not in launch.stdout, "no control codes where there is no terminal"
+    status = swell.status("one")
+    assert (status["state"], status["step"]) == ("succeeded", 3)
+    assert status["metrics"] == {"loss": 0.5, "test_accuracy": 0.97}
+    assert not is_listening(emulator_port(swell, "one"))
+    assert swell.nothing_is_left()
+
+
+def test_the_final_status_can_be_had_as_json(swell: Swell) -> None:
+    launch = swell("launch", swell.job("succeed"), "--run-id", "one", "--json")
+    assert json.loads(launch.stdout)["state"] == "succeeded"
+
+
+def test_a_failed_task_is_shown_once(swell: Swell) -> None:
+    launch = swell("launch", swell.job("fail"), "--run-id", "one")
+    assert launch.returncode == 1
+    assert launch.stdout.count("ZeroDivisionError") == 1
+    assert launch.stderr == ""
+    assert not is_listening(emulator_port(swell, "one"))
+    assert swell.nothing_is_left()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_cancels_the_run(swell: Swell, number: signal.Signals) -> None:
+    launch = swell.start("launch", swell.job("wait"), "--run-id", "one")
+    until(lambda: swell.is_up("one"))
+    port = emulator_port(swell, "one")
+    assert is_listening(port)
+    launch.send_signal(number)
+    said, _ = launch.communicate(timeout=LIMIT)
+    assert launch.returncode == 3
+    assert "--detach" in said, "it says how a run is left going"
+    assert "Traceback" not in said
+    assert swell.nothing_is_left() and not is_listening(port)
+    status = swell.status("one")
+    assert status["state"] == "cancelled"
+    assert status["attempts"][-1]["state"] == "CANCELLED"
+
+
+def test_a_second_ctrl_c_leaves_no_orphan(swell: Swell) -> None:
+    launch = swell.start("launch", swell.job("deaf"), "--run-id", "one")
+    until(lambda: swell.is_up("one"))
+    launch.send_signal(signal.SIGINT)
+    launch.send_signal(signal.SIGINT)
+    launch.communicate(timeout=LIMIT)
+    assert launch.returncode == 3
+    assert swell.nothing_is_left()
+
+
+def test_ctrl_c_while_it_starts(swell: Swell) -> None:
+    launch = swell.start("launch", swell.job("wait"), "--run-id", "one")
+    until(lambda: (swell.home / "runs/one/run.json").exists())
+    launch.send_signal(signal.SIGINT)
+    said, _ = launch.communicate(timeout=LIMIT)
+    assert launch.returncode == 3 and "Traceback" not in said
+    assert swell.nothing_is_left()
+
+
+def test_a_killed_launch_leaves_no_orphan(swell: Swell) -> None:
+    launch = swell.start("launch", swell.job("wait"), "--run-id", "one")
+    until(lambda: swell.is_up("one"))
+    port = emulator_port(swell, "one")
+    launch.kill()
+    launch.communicate()
+    until(swell.nothing_is_left)
+    assert not is_listening(port)
+    status = swell.status("one")
+    assert status["state"] == "failed"
+    assert "the process that launched it is gone" in status["reason"]
+
+
+def test_another_terminal_cancels(swell: Swell) -> None:
+    launch = swell.start("launch", swell.job("wait"), "--run-id", "one")
+    until(lambda: swell.is_up("one"))
+    answer = swell("cancel", "on")
+    assert (answer.returncode, answer.stdout) == (0, "run one is cancelled\n")
+    launch.communicate(timeout=LIMIT)
+    assert launch.returncode == 3
+    assert swell.nothing_is_left()
+    assert "had ended before: cancelled" in swell("cancel", "one").stdout
+
+
+def test_a_detached_run_goes_on(swell: Swell) -> None:
+    answer = swell("launch", swell.job("wait"), "--run-id", "one", "--detach")
+    assert answer.returncode == 0, answer.stderr
+    assert "swell cancel one" in answer.stdout
+    until(lambda: swell.is_up("one"))
+    assert swell.status("one")["state"] == "running"
+    assert "replica workerpool1-0 is up" in swell("logs", "one").stdout
+    assert swell("cancel", "one").returncode == 0
+    until(swell.nothing_is_left)
+    assert swell.status("one")["state"] == "cancelled"
+    logs = swell("logs", "one", "--replica", "workerpool1-0").stdout
+    assert "workerpool1-0 is up" in logs and "workerpool0-0" not in logs
+
+
+def test_a_vm_is_taken_away_and_given_back(swell: Swell) -> None:
+    swell("launch", swell.job("wait"), "--run-id", "one", "--detach")
+    until(lambda: swell.is_up("one"))
+    up = swell.home / "runs/one/up-workerpool1-0"
+    assert swell("preempt", "one", "workerpool1-0", "--silent").returncode == 0
+    until(lambda: stays_away(up))
+    assert swell("preempt", "one", "workerpool1-0", "--restore").returncode == 0
+    until(up.exists)
+    stranger = swell("preempt", "one", "workerpool1-9")
+    assert stranger.returncode == 2
+    assert "did you mean workerpool1-0?" in stranger.stderr
+    swell("cancel", "one")
+    late = swell("preempt", "one", "workerpool1-0")
+    assert (late.returncode, late.stderr) == (2, "swell: one: has ended: cancelled\n")
+
+
+def test_a_run_id_is_used_once(swell: Swell) -> None:
+    job = swell.job("succeed")
+    assert swell("launch", job, "--run-id", "one").returncode == 0
+    for more in ([], ["--detach"]):
+        again = swell("launch", job, "--run-id", "one", *more)
+        assert again.returncode == 2
+        assert again.stderr.startswith("swell: --run-id one: there is a run of this id already")
+
+
+def test_bad_input_starts_nothing(swell: Swell) -> None:
+    bad = swell("launch", swell.job("succeed"), "--set", "pools.0.replicas=2")
+    assert bad.returncode == 2
+    assert bad.stderr.startswith("swell: --set pools.0.replicas=2: pools.0.replicas: is 2")
+    assert not swell.home.exists()
+
+
+def test_a_run_from_python(swell: Swell) -> None:
+    program = swell.folder / "program.py"
+    program.write_text(
+        "import sys\n"
+        "from launcher import launch, load_job\n"
+        "run = launch(load_job(sys.argv[1]), run_id='one')\n"
+        "outcome = run.wait()\n"
+        "print(outcome.state, outcome.metrics['test_accuracy'], run.status()['step'])\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, str(program), swell.job("succeed")],
+        env=swell._environment(),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+    )
+    assert (answer.stdout, answer.stderr) == ("succeeded 0.97 3\n", "")
+    assert swell.nothing_is_left()

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from launcher.cli import app
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = str(ROOT / "examples/digits.yaml")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SWELL_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def test_plan_prints_the_request_and_keeps_the_secret() -> None:
+    asked = ["plan", EXAMPLE, "--run-id", "one", "--set", "pools.1.replicas=7"]
+    answer = CliRunner().invoke(app, asked)
+    assert answer.exit_code == 0
+    request = json.loads(answer.stdout)
+    assert request["displayName"] == "one"
+    assert [p["replicaCount"] for p in request["jobSpec"]["workerPoolSpecs"]] == ["1", "7"]
+    assert '"value": "(secret)"' in answer.stdout
+    in_yaml = CliRunner().invoke(app, [*asked, "--format", "yaml"])
+    assert yaml.safe_load(in_yaml.stdout) == request
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["launch", "none.yaml"], "swell: none.yaml: there is no such file"),
+        (["plan", EXAMPLE, "--set", "x"], "swell: --set x: is not an override"),
+        (["plan", EXAMPLE, "--run-id", "A"], "swell: --run-id A: is not a run id"),
+        (["status", "none"], "swell: none: there is no such run"),
+        (["cancel", "none"], "swell: none: there is no such run"),
+        (["logs", "none"], "swell: none: there is no such run"),
+        (["preempt", "none", "workerpool1-0"], "swell: none: there is no such run"),
+        (["preempt", "x", "y", "--notice", "5"], "swell: --notice: needs a unit; write 5s"),
+        (["preempt", "x", "y", "--silent", "--restore"], "swell: choose one of"),
+        (["launch", EXAMPLE, "--target", "vertex"], "swell: "),
+        (["launch", EXAMPLE, "--target", "moon"], ""),
+        (["launch"], ""),
+    ],
+)
+def test_bad_input_is_one_clear_message_and_exit_code_2(
+    home: Path, arguments: list[str], message: str
+) -> None:
+    answer = CliRunner().invoke(app, arguments)
+    assert answer.exit_code == 2
+    assert answer.stderr.startswith(message)
+    assert answer.stdout == ""
+    assert not home.exists(), "nothing was started"
+
+
+def test_there_are_no_runs_yet() -> None:
+    assert "swell launch JOB" in CliRunner().invoke(app, ["runs"]).stdout
+    assert json.loads(CliRunner().invoke(app, ["runs", "--json"]).stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unwanted"),
+    [
+        (["--help"], ["pydantic", "yaml", "fsspec", "google.auth", "torch"]),
+        (["plan", EXAMPLE], ["google.cloud.aiplatform_v1", "google.auth", "torch", "uvicorn"]),
+    ],
+)
+def test_what_is_heavy_is_imported_late(arguments: list[str], unwanted: list[str]) -> None:
+    program = (
+        "import sys\n"
+        "from launcher.cli import app\n"
+        f"app({arguments!r}, standalone_mode=False)\n"
+        f"print([name for name in {unwanted!r} if name in sys.modules], file=sys.stderr)\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert answer.stderr.strip() == "[]"

@@ -1,0 +1,245 @@
+"""Each bad input has one clear message: where, which field, what is wrong, what would be right."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from launcher.jobfile import JobFileError, load_job
+
+GOOD = """\
+name: digits
+task: trainer.tasks.digits:Digits
+pools:
+  - {machine: a2-highgpu-1g}
+  - machine: a2-highgpu-1g
+    replicas: 3
+"""
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def problems(tmp_path: Path, text: str | bytes, *overrides: str) -> list[str]:
+    path = tmp_path / "job.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(JobFileError) as error:
+        load_job(path, overrides)
+    return [line.replace(f"{tmp_path}/", "") for line in error.value.problems]
+
+
+def test_the_example_is_valid() -> None:
+    job = load_job(EXAMPLES / "digits.yaml")
+    assert job.slots == 4
+    assert job.replicas() == ["workerpool0-0", "workerpool1-0", "workerpool1-1", "workerpool1-2"]
+    assert job.settings() == {
+        "task": "trainer.tasks.digits:Digits",
+        "task_args": {"epochs": 30, "batch": 64},
+        "min_workers": 2,
+        "max_workers": 4,
+        "start_wait": 60.0,
+        "hold_off": 1.0,
+        "heartbeat": 0.5,
+        "suspicion": 2.0,
+        "spares": 1,
+        "checkpoint_every": 30.0,
+        "checkpoint_keep": 2,
+        "audit": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        ("epochs: 3", "job.yaml:7: epochs: is not a known field; known are name, task, args"),
+        ("chekpoint: {}", "job.yaml:7: chekpoint: is not a known field; did you mean checkpoint?"),
+        ("audit: yes", "job.yaml:7: audit: is 'yes'; write true or false"),
+        ("elastic: 3", "job.yaml:7: elastic: is 3; write a mapping (lines of field: value)"),
+        ("elastic:", "job.yaml:7: elastic: is empty; write a mapping (lines of field: value)"),
+        ("args: {x: .nan}", "job.yaml:7: args.x: is nan; write a finite number"),
+        (
+            "elastic:\n  min_workers: 5",
+            "job.yaml:8: elastic.min_workers: is 5; the pools have 4 slots, write at most 4",
+        ),
+        (
+            "elastic: {min_workers: 3, max_workers: 2}",
+            "job.yaml:7: elastic.max_workers: is 2; write at least min_workers, 3",
+        ),
+        (
+            "elastic: {suspicion: 2}",
+            "job.yaml:7: elastic.suspicion: needs a unit; write 2s or 2min",
+        ),
+        (
+            "local: {market: [{at: 5s, vanish: workerpool1-3}]}",
+            "job.yaml:7: local.market.0.vanish: no pool has 'workerpool1-3'; "
+            "did you mean workerpool1-2?",
+        ),
+        (
+            "local: {market: [{at: 5s}]}",
+            "job.yaml:7: local.market.0: needs one of preempt and vanish; "
+            "write preempt: workerpool1-0",
+        ),
+        (
+            "local: {market: [{at: 5s, vanish: workerpool1-0, notice: 5s}]}",
+            "job.yaml:7: local.market.0.notice: belongs to preempt; vanish comes without notice",
+        ),
+        ("env: {SWELL_TOKEN: x}", "job.yaml:7: env: SWELL_TOKEN is set by Swell or Vertex AI"),
+        ("env: {A B: x}", "job.yaml:7: env: 'A B' is not a variable name"),
+        ("env: {A: 1}", "job.yaml:7: env.A: is 1; write text (in quotes"),
+        ("name: again", "job.yaml:7: name: is written twice; keep one"),
+        ("args: &x {}", "job.yaml"),
+        ("args: *x", "job.yaml:7: is not YAML: aliases (*name) are not supported; write it out"),
+        ("args: !!python/name:os {}", "job.yaml:7: is not YAML"),
+        ("args: !x 3", "job.yaml:7: is not YAML: tag !x is not supported"),
+        ("args: [", "job.yaml:8: is not YAML: while parsing a flow node"),
+        ("---\na: b", "job.yaml:7: is not YAML"),
+    ],
+)
+def test_a_bad_field_is_named_with_its_line(tmp_path: Path, more: str, problem: str) -> None:
+    if more == "args: &x {}":  # an anchor alone does no harm
+        (tmp_path / "job.yaml").write_text(GOOD + more)
+        load_job(tmp_path / "job.yaml")
+        return
+    found = problems(tmp_path, GOOD + more + "\n")
+    assert len(found) == 1
+    assert found[0].startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "job.yaml:1: is empty"),
+        ("# nothing\n", "job.yaml:1: is empty"),
+        ("- a\n", "job.yaml:1: is not a mapping"),
+        ("hello", "job.yaml:1: is not a mapping"),
+        (b"\xff\xfe\x00", "job.yaml: is not text in UTF-8"),
+        ("name: \x00", "job.yaml:1: is not YAML"),
+        ("[" * 100_000, "job.yaml:1: is nested too deeply"),
+        ("#" * (2**20 + 1), "job.yaml: is larger than 1 MiB"),
+        ("{}: 1", "job.yaml:1: a field's name must be text"),
+    ],
+)
+def test_what_is_not_a_job_file_is_refused_in_one_line(
+    tmp_path: Path, text: str | bytes, problem: str
+) -> None:
+    found = problems(tmp_path, text)
+    assert len(found) == 1 and "\n" not in found[0]
+    assert found[0].startswith(problem)
+
+
+def test_a_path_that_is_not_a_file(tmp_path: Path) -> None:
+    with pytest.raises(JobFileError, match=r"there is no such file; give the path of a job file"):
+        load_job(tmp_path / "none.yaml")
+    with pytest.raises(JobFileError, match="is a directory"):
+        load_job(tmp_path)
+    with pytest.raises(JobFileError, match="cannot be read"):
+        load_job("a\0b")
+
+
+def test_all_problems_are_said_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    text = """\
+name: Digits
+pools:
+  - {machine: a2-highgpu-1h, replicas: 2}
+  - {machine: a2-highgpu-1g, replicas: 0}
+  - {replcas: 3}
+elastic: {min_workers: two}
+"""
+    assert problems(tmp_path, text) == [
+        "job.yaml:1: name: is 'Digits'; write lowercase letters, digits and -, "
+        "beginning with a letter, at most 40",
+        "job.yaml:1: task: is missing; write task: module:Class, or a container with a command",
+        "job.yaml:3: pools.0.machine: 'a2-highgpu-1h' is not a machine of the series A2 or A3; "
+        "did you mean a2-highgpu-1g?",
+        "job.yaml:4: pools.1.replicas: is 0; write at least 1",
+        "job.yaml:5: pools.2.machine: is missing; add it",
+        "job.yaml:5: pools.2.replcas: is not a known field; did you mean replicas?",
+        "job.yaml:6: elastic.min_workers: is 'two'; write a whole number",
+    ]
+
+
+def test_the_first_pool_has_one_replica_also_when_another_pool_is_wrong(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path, GOOD.replace("1g}", "1g, replicas: 2}").replace("replicas: 3", "replicas: x")
+    )
+    assert found == [
+        "job.yaml:4: pools.0.replicas: is 2; the first pool has exactly 1, "
+        "put the others in a second",
+        "job.yaml:6: pools.1.replicas: is 'x'; write a whole number",
+    ]
+
+
+def test_a_task_file_is_found_beside_the_job_file(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(GOOD.replace("trainer.tasks.digits:Digits", "mine.py:Task"))
+    assert load_job(path).task == f"{tmp_path}/mine.py:Task"
+    with pytest.raises(JobFileError, match=r"job.yaml:2: task: there is no file .*/mine.py"):
+        load_job(path, target="local")
+    (tmp_path / "mine.py").touch()
+    load_job(path, target="local")
+
+
+@pytest.mark.parametrize("task", ["foo", "a b:C", "a:", ":C", "a.b:1", "a..b:C"])
+def test_a_task_is_a_class(tmp_path: Path, task: str) -> None:
+    found = problems(tmp_path, GOOD.replace("trainer.tasks.digits:Digits", f"'{task}'"))
+    assert found[0].startswith("job.yaml:2: task: ")
+
+
+def test_the_vertex_target_says_what_it_needs(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(GOOD)
+    with pytest.raises(JobFileError) as error:
+        load_job(tmp_path / "job.yaml", target="vertex")
+    fields = [line.split(": ")[1] for line in error.value.problems]
+    assert fields == ["project", "regions", "output", "container.image"]
+
+
+class TestOverrides:
+    def test_replace_and_add_fields(self, tmp_path: Path) -> None:
+        (tmp_path / "job.yaml").write_text(GOOD)
+        job = load_job(
+            tmp_path / "job.yaml",
+            ["pools.1.replicas=7", "args.lr=1e-3", "elastic.hold_off=5s", "args.tags=[a, 1]"],
+        )
+        assert job.pools[1].replicas == 7
+        assert job.args == {"lr": 0.001, "tags": ["a", 1]}
+        assert job.elastic.hold_off == timedelta(seconds=5)
+
+    @pytest.mark.parametrize(
+        ("override", "problem"),
+        [
+            ("pools.1.replicas=0", "pools.1.replicas: is 0; write at least 1"),
+            ("elastic.min_workers=9", "elastic.min_workers: is 9; the pools have 4 slots"),
+            ("pools.2.machine=x", "pools: has no entry 2; there are 2 (0 to 1)"),
+            ("pools.x.machine=x", "pools: has no entry x; there are 2 (0 to 1)"),
+            ("name.x=1", "name: is a single value; x cannot be set in it"),
+            ("nonsense", "is not an override; write --set pools.1.replicas=7"),
+            ("=1", "is not an override"),
+            ("a..b=1", "is not an override"),
+            ("args=[1", "the value is not YAML"),
+            ("task=", "task: is missing"),
+        ],
+    )
+    def test_problems_name_the_override(self, tmp_path: Path, override: str, problem: str) -> None:
+        found = problems(tmp_path, GOOD, override)
+        assert len(found) == 1
+        assert found[0].startswith(f"--set {override}: {problem}")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001),
+        (".5", 0.5),
+        ("0x10", 16),
+        ("010", 10),
+        ("no", "no"),
+        ("~", None),
+        ("True", True),
+        ("'7'", "7"),
+        ("2026-01-01", "2026-01-01"),
+        ("1:30", "1:30"),
+    ],
+)
+def test_scalars_are_yaml_1_2(tmp_path: Path, text: str, value: object) -> None:
+    (tmp_path / "job.yaml").write_text(GOOD + f"args: {{x: {text}}}\n")
+    assert load_job(tmp_path / "job.yaml").args["x"] == value

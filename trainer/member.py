@@ -1,0 +1,88 @@
+"""What membership knows of one member: one incarnation of one replica."""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+
+from trainer.world import MemberId
+
+
+class State(enum.Enum):
+    """Where a member stands."""
+
+    JOINING = "joining"
+    READY = "ready"
+    ACTIVE = "active"
+    DRAINING = "draining"
+
+
+@dataclass
+class Member:
+    """One member. All times are those of membership's clock, in seconds."""
+
+    id: MemberId
+    slots: int
+    state: State
+    heard: float
+    ready_since: float = 0.0
+    expected_until: float = 0.0  # its spare is about to be ready
+    drain_until: float = math.inf
+    rank: float = math.inf  # its place in the newest world: survivors keep their order
+    # In the generation that is forming, running or stopping:
+    started: bool = False
+    stopped: bool = False
+    # What it holds since it stopped:
+    step: int = -1
+    clean: bool = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can be in the next world."""
+        return self.state in (State.READY, State.ACTIVE)
+
+
+def slots_in(members: list[Member]) -> int:
+    """How many workers ``members`` have."""
+    return sum(member.slots for member in members)
+
+
+def enough_since(members: list[Member], least: int) -> float:
+    """When the slots of ``members`` became at least ``least``, in seconds."""
+    slots = 0
+    for member in sorted(members, key=lambda one: one.ready_since):
+        slots += member.slots
+        if slots >= least:
+            return member.ready_since
+    raise ValueError(f"{slots} slots are fewer than {least}")
+
+
+def choose(members: list[Member], least: int, most: int) -> list[Member]:
+    """Who would be in a world formed now: survivors in order of rank, then newcomers.
+
+    Members are taken whole, the earlier first. Only if that leaves fewer than ``least``
+    slots, those are taken that fill ``most`` best.
+    """
+    usable = sorted(
+        (member for member in members if member.usable),
+        key=lambda member: (member.rank, member.ready_since, member.id),
+    )
+    chosen: list[Member] = []
+    room = most
+    for member in usable:
+        if member.slots <= room:
+            chosen.append(member)
+            room -= member.slots
+    if most - room < least <= slots_in(usable):
+        return _fill(usable, most)
+    return chosen
+
+
+def _fill(members: list[Member], most: int) -> list[Member]:
+    best: dict[int, list[Member]] = {0: []}
+    for member in members:
+        for slots, chosen in list(best.items()):
+            if slots + member.slots <= most:
+                best.setdefault(slots + member.slots, [*chosen, member])
+    return best[max(best)]
