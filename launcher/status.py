@@ -20,20 +20,17 @@ Events come from several machines: what does not have the documented form is ign
 
 from __future__ import annotations
 
-import json
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from launcher import runs
+from launcher.audit import account, read_audit
 from launcher.supervisor import read_attempts
 from trainer.events import Event, read_events
-from trainer.rundir import AUDIT, RunDirectory
-from trainer.store import TooLarge
+from trainer.rundir import RunDirectory
 
-AUDIT_LIMIT = 2**28  # bytes of one worker's audit
 ABANDONED = "the process that launched it is gone, and its local VMs with it"
 
 
@@ -236,62 +233,6 @@ class History:
         self._last_applied = at if self._last_applied is None else max(self._last_applied, at)
 
 
-@dataclass(frozen=True)
-class Account:
-    """Which samples the applied steps used."""
-
-    repeated: int
-    skipped: int
-    epochs: list[dict[str, Any]]
-
-
-def account(
-    lines: Iterable[dict[str, Any]], stretches: list[tuple[int, int, int]], finished: bool
-) -> Account | None:
-    """Counts samples that an epoch used more than once, or not at all.
-
-    Args:
-        lines: the audit's lines; those of steps that did not count are left out.
-        stretches: ``History.stretches()``.
-        finished: whether the last epoch is over, too; one under way skips nothing yet.
-
-    Returns None when no line counts.
-    """
-    owned = {generation: (first, last) for generation, first, last in stretches}
-    used: dict[int, Counter[int]] = {}
-    sizes: dict[int, int] = {}
-    for line in lines:
-        numbers = [_int(line, name) for name in ("generation", "step", "epoch", "dataset_size")]
-        generation, step, epoch, size = (-1 if number is None else number for number in numbers)
-        ids = line.get("ids")
-        first, last = owned.get(generation, (1, 0))
-        if not first <= step <= last or epoch < 0 or not isinstance(ids, list):
-            continue
-        used.setdefault(epoch, Counter()).update(i for i in ids if isinstance(i, int))
-        sizes[epoch] = max(size, sizes.get(epoch, 0))
-    if not used:
-        return None
-    newest = max(used)
-    repeated = skipped = 0
-    epochs = []
-    for epoch, counts in sorted(used.items()):
-        twice = sum(counts.values()) - len(counts)
-        missing = sizes[epoch] - len(counts)
-        over = finished or epoch < newest
-        repeated += twice
-        skipped += missing if over else 0
-        epochs.append(
-            {
-                "epoch": epoch,
-                "samples": sum(counts.values()),
-                "exactly_once": (twice == 0 and missing == 0) if over else None,
-            }
-        )
-    # An epoch before the newest of which no step is on record was skipped as a whole.
-    absent = newest + 1 - len(used)
-    return Account(repeated, skipped + absent * sizes[newest], epochs)
-
-
 def build_status(
     run_id: str,
     history: History,
@@ -394,22 +335,6 @@ def is_abandoned(run: dict[str, Any]) -> bool:
         and runs.launched_here(run)
         and not runs.launch_lives(str(run["id"]))
     )
-
-
-def read_audit(run_dir: RunDirectory) -> Iterator[dict[str, Any]]:
-    """Yields the lines of all workers' audits."""
-    for name in run_dir.store.names(AUDIT):
-        try:
-            data = run_dir.store.read(f"{AUDIT}/{name}", AUDIT_LIMIT)
-        except (OSError, TooLarge):
-            continue
-        for line in data.splitlines():
-            try:
-                value = json.loads(line)
-            except ValueError:  # its writer was killed in the middle of it
-                continue
-            if isinstance(value, dict):
-                yield value
 
 
 def finite(value: Any) -> float | None:

@@ -52,6 +52,7 @@ class Story:
         self.history = History()
         self.recent: deque[tuple[float, str]] = deque(maxlen=RECENT)
         self.losses: deque[float] = deque(maxlen=600)
+        self._plotted = 0  # the last step in losses
 
     def add(self, events: list[Event]) -> list[tuple[float, str]]:
         """Takes in new events. Returns the lines that they are worth, with their times."""
@@ -60,13 +61,19 @@ class Story:
             self.history.add(event)
             metrics = event.get("metrics")
             if event["event"] == "steps" and isinstance(metrics, dict):
-                values = metrics.get("loss")
-                self.losses.extend(v for v in values or () if isinstance(v, int | float))
+                self._add_losses(event.get("first"), metrics.get("loss"))
             told = None if event["event"] in QUIET else tell(event)
             if told:
                 lines.append((float(event["time"]), told))
         self.recent.extend(lines)
         return lines
+
+    def _add_losses(self, first: object, values: object) -> None:
+        if not isinstance(first, int) or not isinstance(values, list):
+            return
+        new = values[max(0, self._plotted + 1 - first) :]  # a step may be told twice
+        self.losses.extend(v for v in new if isinstance(v, int | float))
+        self._plotted = max(self._plotted, first + len(values) - 1)
 
 
 def render(story: Story, now: float, width: int) -> RenderableType:
@@ -119,11 +126,10 @@ def _metrics(story: Story) -> Text:
         for name, value in story.history.metrics.items()
         if value is not None
     ]
-    text = Text("   ".join(parts[:6]), overflow="ellipsis", no_wrap=True)
+    text = Text(overflow="ellipsis", no_wrap=True)
     if len(story.losses) > 1:
-        text.append("  ")
-        text.append(sparkline(list(story.losses), 24), style="cyan")
-    return text
+        text.append(sparkline(list(story.losses), 16) + "  ", style="cyan")
+    return text.append("   ".join(parts[:6]))
 
 
 def _world(story: Story) -> Text:

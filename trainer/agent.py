@@ -103,6 +103,7 @@ class Agent:
         self._stopped: dict[int, Message] = {}
         self._drain_until: float | None = None
         self._released = False
+        self._noticed = asyncio.Event()
         self._early_deaths = 0
         self._ending: asyncio.Future[None] | None = None
 
@@ -154,7 +155,10 @@ class Agent:
 
     async def _watch_outcome(self) -> None:
         while True:
-            await asyncio.sleep(OUTCOME_POLL)
+            # A notice may be the end of the run: then there is nothing to wait for.
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._noticed.wait(), OUTCOME_POLL)
+            self._noticed.clear()
             with suppress(OSError, ValueError):
                 self._check_outcome(await asyncio.to_thread(self._run_dir.outcome))
 
@@ -370,6 +374,7 @@ class Agent:
 
     def _notice(self, reason: str) -> None:
         """This VM is about to be taken away."""
+        self._noticed.set()
         if self._drain_until is None:
             log.info("%s: leaving at the next step boundary", reason)
             self._drain_until = time.monotonic() + preemption.DEADLINE
@@ -413,14 +418,8 @@ class Agent:
             await self._say_started()
         elif op == "progress":
             worker.step = message["step"]
-            if message["metrics"]:
-                self._events.emit(
-                    "steps",
-                    generation=message["generation"],
-                    first=message["first"],
-                    metrics=message["metrics"],
-                    total_steps=message["total_steps"],
-                )
+        elif op == "steps":
+            self._events.emit(**{"event": "steps", **_without_op(message)})
         elif op == "stopped":
             worker.generation = 0
             worker.step = message["step"]
@@ -437,8 +436,7 @@ class Agent:
         elif op == "failed":
             self._say_failed(worker, message["reason"])
         elif op == "event":
-            fields = {key: value for key, value in message.items() if key not in ("op", "event")}
-            self._events.emit(message["event"], **fields)
+            self._events.emit(**_without_op(message))
 
     async def _worker_exited(self, worker: WorkerProcess, code: int) -> None:
         was_active = self._slots.is_active(worker)
@@ -497,6 +495,10 @@ class Agent:
         self._say(
             task_failed=pb.TaskFailed(rank=max(0, worker.rank), step=worker.step, reason=reason)
         )
+
+
+def _without_op(message: Message) -> dict[str, Any]:
+    return {key: value for key, value in message.items() if key != "op"}
 
 
 async def serve(env: Mapping[str, str]) -> int:

@@ -2,8 +2,8 @@
 
 Agent to worker: ``form`` (join this generation), ``pause`` (leave it after the running
 step), ``abort`` (leave it now), ``save`` (write a checkpoint of what you hold), ``exit``.
-Worker to agent: ``ready``, ``started``, ``progress``, ``stopped``, ``saved``, ``done``,
-``failed``, ``event``.
+Worker to agent: ``ready``, ``started``, ``progress``, ``steps`` (their metrics),
+``stopped``, ``saved``, ``done``, ``failed``, ``event``.
 
 Pipes, not sockets: an abort shuts down the worker's sockets, and must not cut its own line.
 """

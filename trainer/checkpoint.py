@@ -1,7 +1,7 @@
 """Checkpoints: the fallback for when no worker holds the state any more.
 
-    checkpoints/step-000001200/state.safetensors    the tensors
-    checkpoints/step-000001200/manifest.json        written last, exclusively
+    checkpoints/step-000001200/state-4a1f….safetensors  the tensors, named after their checksum
+    checkpoints/step-000001200/manifest.json            written last, exclusively
 
 No manifest, no checkpoint: a half-written one is never seen. Training pauses for the
 copy to host memory only; a background thread writes. Loading verifies sizes and
@@ -11,6 +11,7 @@ checksums, and falls back to the checkpoint before, loudly.
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -25,7 +26,6 @@ from trainer.tree import flatten, unflatten
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-SHARD = "state.safetensors"
 
 Report = Callable[..., None]
 
@@ -77,8 +77,9 @@ class Checkpointer:
         for step in reversed(steps):
             try:
                 return self._load(step), step
-            except (OSError, ValueError, KeyError) as error:
-                self._report("checkpoint_rejected", step=step, reason=str(error))
+            except Exception as error:  # whatever is wrong with it: the one before may do
+                reason = f"{type(error).__name__}: {error}"
+                self._report("checkpoint_rejected", step=step, reason=reason)
         if steps:
             raise ValueError(
                 f"none of the {len(steps)} checkpoints in "
@@ -92,19 +93,25 @@ class Checkpointer:
             data = save_tensors(tensors)
             store = self._run_dir.store
             folder = _folder(step)
-            store.write(f"{folder}/{SHARD}", data)
+            digest = _sha256(data)
+            # Whoever else writes this step cannot touch a shard that is not the same.
+            shard = f"state-{digest[:16]}.safetensors"
+            store.write(f"{folder}/{shard}", data)
             manifest = {
                 "format": FORMAT,
                 "step": step,
                 "skeleton": skeleton,
-                "shards": [{"name": SHARD, "bytes": len(data), "sha256": _sha256(data)}],
+                "skeleton_sha256": _sha256_of_json(skeleton),
+                "shards": [{"name": shard, "bytes": len(data), "sha256": digest}],
                 "torch": str(torch.__version__),
             }
-            created = self._run_dir.create_json(f"{folder}/{MANIFEST}", manifest)
-            if created:
-                seconds = round(time.monotonic() - began, 4)
-                self._report("checkpoint_committed", step=step, bytes=len(data), seconds=seconds)
-            for old in committed_steps(self._run_dir)[: -self._keep]:
+            if not self._run_dir.create_json(f"{folder}/{MANIFEST}", manifest):
+                return  # this step has its checkpoint
+            seconds = round(time.monotonic() - began, 4)
+            self._report("checkpoint_committed", step=step, bytes=len(data), seconds=seconds)
+            # Later steps are those that were rejected: they must not push this one out.
+            until_now = [one for one in committed_steps(self._run_dir) if one <= step]
+            for old in until_now[: -self._keep]:
                 # The manifest goes first, so that what is left is no checkpoint.
                 store.delete(f"{_folder(old)}/{MANIFEST}")
                 store.delete(_folder(old))
@@ -115,6 +122,8 @@ class Checkpointer:
         manifest = self._run_dir.read_json(f"{_folder(step)}/{MANIFEST}")
         if manifest.get("format") != FORMAT or manifest.get("step") != step:
             raise ValueError(f"the manifest is not one of step {step} in format {FORMAT}")
+        if _sha256_of_json(manifest["skeleton"]) != manifest["skeleton_sha256"]:
+            raise ValueError("the manifest does not match its checksum")
         tensors: dict[str, torch.Tensor] = {}
         for shard in manifest["shards"]:
             name, size = str(shard["name"]), int(shard["bytes"])
@@ -134,7 +143,7 @@ def committed_steps(run_dir: RunDirectory) -> list[int]:
     steps = []
     for name in run_dir.store.names(CHECKPOINTS):
         number = name.removeprefix("step-")
-        if number.isdigit() and MANIFEST in run_dir.store.names(f"{CHECKPOINTS}/{name}"):
+        if number.isdecimal() and MANIFEST in run_dir.store.names(f"{CHECKPOINTS}/{name}"):
             steps.append(int(number))
     return sorted(steps)
 
@@ -145,3 +154,7 @@ def _folder(step: int) -> str:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _sha256_of_json(value: Any) -> str:
+    return _sha256(json.dumps(value, sort_keys=True).encode())

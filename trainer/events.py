@@ -71,6 +71,7 @@ class EventWriter:
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
         self._buffer: list[str] = []
+        self._batch: list[str] = []  # on its way: a batch is never written with other lines
         self._next = 0
 
     def emit(self, event: str, **fields: Any) -> None:
@@ -84,15 +85,16 @@ class EventWriter:
     def flush(self) -> None:
         """Writes what is buffered. What could not be written stays buffered; OSError is raised."""
         with self._flushing:
-            with self._lock:
-                lines = list(self._buffer)
-            if not lines:
-                return
-            name = f"{EVENTS}/{self._writer}/{self._next:06d}.jsonl"
-            self._run_dir.store.write(name, ("\n".join(lines) + "\n").encode())
-            self._next += 1
-            with self._lock:
-                del self._buffer[: len(lines)]
+            while self._batch or self._take():
+                name = f"{EVENTS}/{self._writer}/{self._next:06d}.jsonl"
+                self._run_dir.store.write(name, ("\n".join(self._batch) + "\n").encode())
+                self._next += 1
+                self._batch = []
+
+    def _take(self) -> bool:
+        with self._lock:
+            self._batch, self._buffer = self._buffer, []
+        return bool(self._batch)
 
 
 class EventReader:
@@ -109,13 +111,15 @@ class EventReader:
         store is not trusted.
         """
         events: list[Event] = []
+        new: list[str] = []  # seen only when all were read: a store may fail on the way
         for writer in self._store.names(EVENTS):
             for batch in self._store.names(f"{EVENTS}/{writer}"):
                 name = f"{EVENTS}/{writer}/{batch}"
                 if name not in self._seen:
-                    self._seen.add(name)
                     events.extend(_parse(self._store.read(name, BATCH_LIMIT)))
-        return sorted(events, key=lambda event: float(event["time"]))
+                    new.append(name)
+        self._seen.update(new)
+        return sorted(events, key=lambda event: event["time"])
 
 
 def read_events(run_dir: RunDirectory) -> list[Event]:

@@ -19,7 +19,6 @@ One step, on every rank::
 from __future__ import annotations
 
 import time
-from collections import defaultdict, deque
 from typing import Any
 
 import horovod.torch as hvd
@@ -33,10 +32,10 @@ from trainer.checkpoint import Checkpointer
 from trainer.data import Order, share
 from trainer.elastic import Elastic
 from trainer.session import Session, current_session
+from trainer.steplog import StepLog
 from trainer.task import Task
 
 REPORT_EVERY = 0.2  # seconds between progress reports of a worker
-RECENT = 1000  # steps whose metrics every worker remembers
 
 
 class Model:
@@ -125,10 +124,8 @@ class Loop:
         self._elastic = Elastic(channel)
         self._epoch = -1
         self._permutation = torch.empty(0, dtype=torch.int64)
-        self._pending: dict[str, list[float]] = defaultdict(list)
+        self._log = StepLog()
         self._reported_at = 0.0
-        self._recent: deque[tuple[int, int, float]] = deque(maxlen=RECENT)
-        self._was_first = False
         self._saved_at = time.monotonic()
         self._metrics: dict[str, float] = {}
 
@@ -138,15 +135,17 @@ class Loop:
             self._model.prepare()
         _import_lazy_parts()
         self._channel.send("ready")
-        self._elastic.run(self._model, self._train, self._save)
+        try:
+            self._elastic.run(self._model, self._train, self._save)
+        except Exception:
+            self._report_step()  # the step it happened at, exactly
+            raise
         return self._metrics
 
     def _train(self) -> bool:
         """Trains in the current world; True when training is complete."""
         model = self._model
-        if hvd.rank() == 0 and not self._was_first:
-            self._report_recent()
-        self._was_first = hvd.rank() == 0
+        self._log.forget_after(model.step)
         while model.step < model.total_steps:
             self._elastic.check_aborted()
             pause = self._step()
@@ -199,8 +198,7 @@ class Loop:
             )
         model.apply()
         self._elastic.step_completed()
-        self._pending["loss"].append(mean)
-        self._recent.append((self._elastic.generation, model.step, mean))
+        self._log.add(self._elastic.generation, model.step, {"loss": mean})
         if time.monotonic() - self._reported_at >= REPORT_EVERY:
             self._report_progress()
         return pause > 0.5
@@ -260,38 +258,21 @@ class Loop:
         self._channel.send("event", event=event, **fields)
 
     def _report_progress(self) -> None:
-        """Tells how far we are; rank 0 adds the metrics of the steps since the last report."""
-        count = len(self._pending["loss"])
-        first = self._model.step - count + 1
-        metrics = dict(self._pending) if hvd.rank() == 0 and count else {}
-        self._channel.send(
-            "progress",
-            generation=self._elastic.generation,
-            step=self._model.step,
-            first=first,
-            metrics=metrics,
-            total_steps=self._model.total_steps,
-        )
-        self._pending.clear()
+        """Tells how far we are; rank 0 adds the metrics of the steps not told yet."""
+        for batch in self._log.take() if hvd.rank() == 0 else []:
+            self._channel.send(
+                "steps",
+                generation=batch.generation,
+                first=batch.first,
+                metrics=batch.metrics,
+                total_steps=self._model.total_steps,
+            )
+        self._report_step()
         self._reported_at = time.monotonic()
 
-    def _report_recent(self) -> None:
-        """Repeats the last steps: the rank 0 before may have been lost before it told them.
-
-        Every rank knows the metrics of every step, and readers take a step once.
-        """
-        if not self._recent:
-            return
-        generation = self._recent[-1][0]
-        steps = [(step, loss) for of, step, loss in self._recent if of == generation]
-        self._channel.send(
-            "progress",
-            generation=generation,
-            step=self._model.step,
-            first=steps[0][0],
-            metrics={"loss": [loss for _, loss in steps]},
-            total_steps=self._model.total_steps,
-        )
+    def _report_step(self) -> None:
+        generation = self._elastic.generation
+        self._channel.send("progress", generation=generation, step=self._model.step)
 
 
 def fit(task: Task, channel: Channel | None = None) -> dict[str, float]:

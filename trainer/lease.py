@@ -87,14 +87,14 @@ def newest_claim(run_dir: RunDirectory) -> Claim | None:
     numbers = [
         int(name.removesuffix(".json"))
         for name in run_dir.store.names(LEADER)
-        if name.removesuffix(".json").isdigit()
+        if name.removesuffix(".json").isdecimal()
     ]
     if not numbers:
         return None
     epoch = max(numbers)
     try:
         return _parse(run_dir.read_json(_name(epoch)), epoch)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, OverflowError):
         return Claim(epoch, "", "")
 
 

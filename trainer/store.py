@@ -10,7 +10,7 @@ and on a local disk a file is written aside and linked into place.
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,7 +53,7 @@ class Store:
         Raises FileNotFoundError when it does not exist and TooLarge when it holds
         more than ``limit`` bytes.
         """
-        with self.fs.open(self.path(name), "rb") as file:
+        with self._errors_of(name), self.fs.open(self.path(name), "rb") as file:
             data: bytes = file.read(-1 if limit is None else limit + 1)
         if limit is not None and len(data) > limit:
             raise TooLarge(f"{self.url}/{name} is larger than {limit} bytes")
@@ -61,11 +61,12 @@ class Store:
 
     def write(self, name: str, data: bytes) -> None:
         """Writes ``name``, replacing what was there."""
-        if not self._local:
-            self.fs.pipe_file(self.path(name), data)
-            return
-        with self._written_aside(name, data) as aside:
-            os.replace(aside, self.path(name))
+        if self._local:
+            with self._written_aside(name, data) as aside:
+                os.replace(aside, self.path(name))
+        else:
+            with self._errors_of(name):
+                self.fs.pipe_file(self.path(name), data)
 
     def create(self, name: str, data: bytes) -> bool:
         """Writes ``name`` only if it does not exist. Returns whether this call created it."""
@@ -75,7 +76,8 @@ class Store:
                     os.link(aside, self.path(name))
             else:
                 # GCS: ifGenerationMatch=0. Other stores honour mode="create" in their own way.
-                self.fs.pipe_file(self.path(name), data, mode="create")
+                with self._errors_of(name):
+                    self.fs.pipe_file(self.path(name), data, mode="create")
         except FileExistsError:
             return False
         return True
@@ -83,7 +85,8 @@ class Store:
     def names(self, folder: str = "") -> list[str]:
         """The sorted names directly inside ``folder`` (files and folders); [] if there is none."""
         try:
-            found = self.fs.ls(self.path(folder), detail=False, refresh=True)
+            with self._errors_of(folder):
+                found = self.fs.ls(self.path(folder), detail=False, refresh=True)
         except (FileNotFoundError, NotADirectoryError):
             return []
         names = {str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in found}
@@ -91,26 +94,38 @@ class Store:
 
     def exists(self, name: str) -> bool:
         """Whether the file or folder ``name`` exists."""
-        self.fs.invalidate_cache()
-        return bool(self.fs.exists(self.path(name)))
+        with self._errors_of(name):
+            self.fs.invalidate_cache()
+            return bool(self.fs.exists(self.path(name)))
 
     def delete(self, name: str) -> None:
         """Removes the file or the whole folder ``name``; nothing happens if it is not there."""
         try:
-            self.fs.rm(self.path(name), recursive=True)
+            with self._errors_of(name):
+                self.fs.rm(self.path(name), recursive=True)
         except FileNotFoundError:
             return
+
+    @contextmanager
+    def _errors_of(self, name: str) -> Iterator[None]:
+        """Makes an OSError of whatever exceptions an object store's client has of its own."""
+        try:
+            yield
+        except OSError:
+            raise
+        except Exception as error:
+            raise OSError(f"{self.url}/{name}: {type(error).__name__}: {error}") from error
 
     @contextmanager
     def _written_aside(self, name: str, data: bytes) -> Iterator[str]:
         target = Path(self.path(name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(prefix=".aside-", dir=target.parent)
+        aside = target.parent / f".aside-{secrets.token_hex(8)}"
         try:
-            with os.fdopen(handle, "wb") as file:
+            with aside.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            yield aside
+            yield str(aside)
         finally:
-            Path(aside).unlink(missing_ok=True)
+            aside.unlink(missing_ok=True)

@@ -33,6 +33,13 @@ def flatten(tree: Any) -> tuple[Any, list[Tensor]]:
 
 def unflatten(skeleton: Any, tensors: list[Tensor]) -> Any:
     """The inverse of ``flatten``. Raises ValueError when the skeleton is damaged."""
+    try:
+        return _unflatten(skeleton, tensors)
+    except TypeError as error:
+        raise ValueError(f"the state's skeleton is damaged: {error}") from error
+
+
+def _unflatten(skeleton: Any, tensors: list[Tensor]) -> Any:
     if isinstance(skeleton, dict):
         if _TENSOR in skeleton:
             index = skeleton[_TENSOR]
@@ -40,12 +47,12 @@ def unflatten(skeleton: Any, tensors: list[Tensor]) -> Any:
                 raise ValueError(f"tensor {index!r} of {len(tensors)} is named in the state")
             return tensors[index]
         if _TUPLE in skeleton:
-            return tuple(unflatten(value, tensors) for value in skeleton[_TUPLE])
+            return tuple(_unflatten(value, tensors) for value in skeleton[_TUPLE])
         if _PAIRS in skeleton:
-            return {key: unflatten(value, tensors) for key, value in skeleton[_PAIRS]}
-        return {key: unflatten(value, tensors) for key, value in skeleton.items()}
+            return {key: _unflatten(value, tensors) for key, value in skeleton[_PAIRS]}
+        return {key: _unflatten(value, tensors) for key, value in skeleton.items()}
     if isinstance(skeleton, list):
-        return [unflatten(value, tensors) for value in skeleton]
+        return [_unflatten(value, tensors) for value in skeleton]
     return skeleton
 
 
@@ -79,7 +86,11 @@ def make_like(description: dict[str, Any], device: torch.device) -> Tensor:
     """An uninitialised tensor for ``describe``'s answer. Raises ValueError if that is no tensor."""
     dtype = getattr(torch, str(description.get("dtype")), None)
     shape = description.get("shape")
-    if not isinstance(dtype, torch.dtype) or not isinstance(shape, list):
+    if (
+        not isinstance(dtype, torch.dtype)
+        or not isinstance(shape, list)
+        or not all(isinstance(size, int) and size >= 0 for size in shape)
+    ):
         raise ValueError(f"not a description of a tensor: {description!r}")
     return torch.empty(shape, dtype=dtype, device=device)
 

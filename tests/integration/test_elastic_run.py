@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Swell, until
 
+from tests.integration.command import ROOT, Swell, until
 from trainer.events import read_events
 from trainer.rundir import RunDirectory
 
@@ -40,8 +41,8 @@ from trainer.tasks.digits import Digits
 
 losses = []
 def report(op, fields):
-    if op == "progress":
-        losses.extend(fields["metrics"].get("loss", []))
+    if op == "steps":
+        losses.extend(fields["metrics"]["loss"])
 fit(Digits(epochs=int(sys.argv[1]), batch=64, width=8), LoneChannel(report))
 print(json.dumps(losses))
 """
@@ -103,7 +104,7 @@ def check_nothing_lost(swell: Swell, run: str, undisturbed: list[float]) -> dict
         0,
     )
     assert [epoch["exactly_once"] for epoch in status["epochs"]] == [True] * EPOCHS
-    assert loss_curve(swell.home / "runs" / run) == pytest.approx(undisturbed, rel=1e-3)
+    assert loss_curve(swell.run_dir(run)) == pytest.approx(undisturbed, rel=1e-3)
     numbers = [generation["generation"] for generation in status["generations"]]
     assert numbers == list(range(1, len(numbers) + 1))
     until(swell.nothing_is_left)
@@ -147,7 +148,7 @@ def test_below_min_workers_the_survivors_wait_with_a_checkpoint(
     until(lambda: launch.poll() is not None or step_of(swell, "waits") > 20)
     swell("preempt", "waits", "workerpool1-0", "--silent")
     until(lambda: launch.poll() is not None or swell.status("waits")["state"] == "waiting")
-    until(lambda: list((swell.home / "runs" / "waits" / "checkpoints").glob("*/manifest.json")))
+    until(lambda: list((swell.run_dir("waits") / "checkpoints").glob("*/manifest.json")))
     swell("preempt", "waits", "workerpool1-0", "--restore")
     output, _ = launch.communicate()
     assert launch.returncode == 0, output
@@ -183,7 +184,7 @@ def test_a_task_that_raises_ends_the_run_with_its_traceback_once(swell: Swell) -
 
 def test_a_run_that_lost_everything_resumes_from_its_checkpoint(swell: Swell) -> None:
     job = write_job(swell, others=1)
-    run = swell.home / "runs" / "total"
+    run = swell.run_dir("total")
     launch = swell.start("launch", job, "--run-id", "total", "--set", "checkpoint.every=1s")
     until(lambda: launch.poll() is not None or list(run.glob("checkpoints/*/manifest.json")))
     for replica in ("workerpool0-0", "workerpool1-0"):
@@ -199,8 +200,21 @@ def test_a_run_that_lost_everything_resumes_from_its_checkpoint(swell: Swell) ->
     until(swell.nothing_is_left)
 
 
+def test_ctrl_c_in_the_middle_of_training_leaves_nothing(swell: Swell) -> None:
+    launch = swell.start("launch", write_job(swell, spares=1), "--run-id", "stopped")
+    until(lambda: launch.poll() is not None or step_of(swell, "stopped") > 5)
+    addresses = {variable(Path("/proc") / str(one), "SWELL_ADDRESS") for one in swell.processes()}
+    assert any(listening(address) for address in addresses - {None})
+    launch.send_signal(signal.SIGINT)
+    output, _ = launch.communicate()
+    assert launch.returncode == 3, output
+    assert swell.status("stopped")["state"] == "cancelled"
+    assert swell.nothing_is_left()
+    assert not any(listening(address) for address in addresses - {None})
+
+
 def step_of(swell: Swell, run: str) -> int:
-    if not (swell.home / "runs" / run / "events").exists():
+    if not (swell.run_dir(run) / "events").exists():
         return 0
     return int(swell.status(run)["step"])
 
@@ -215,6 +229,14 @@ def worker_of(swell: Swell, replica: str) -> int:
         if b"trainer.worker" in said and f"{where.get('type')}-{where.get('index')}" == replica:
             found.append(process)
     return min(found)
+
+
+def listening(address: str | None) -> list[str]:
+    """The sockets that listen on an IPv4 address, from the kernel's own table."""
+    assert address is not None
+    packed = socket.inet_aton(address)[::-1].hex().upper()
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [line[1] for line in lines if line[1].startswith(packed) and line[3] == "0A"]
 
 
 def variable(entry: Path, name: str) -> str | None:

@@ -6,19 +6,16 @@ The replicas run a small script in place of the trainer, so that these tests nee
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-LIMIT = 90.0  # seconds; only a hang takes as long
+from tests.integration.command import LIMIT, Swell, until
 
 REPLICA = """
 import json, os, signal, sys, time
@@ -53,15 +50,13 @@ sys.exit(1 if run.outcome()["state"] == "failed" else 0)
 """
 
 
-class Swell:
-    """The command, with a home of its own."""
+class ScriptedSwell(Swell):
+    """The command, and jobs whose replicas run the script."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.home = folder / "home"
+        super().__init__(folder)
         self.script = folder / "replica.py"
         self.script.write_text(REPLICA)
-        self.launches: list[subprocess.Popen[str]] = []
 
     def job(self, ending: str) -> str:
         path = self.folder / f"{ending}.yaml"
@@ -72,73 +67,15 @@ class Swell:
         )
         return str(path)
 
-    def __call__(self, *args: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "launcher.cli", *args],
-            env=self._environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-        )
-
-    def start(self, *args: str) -> subprocess.Popen[str]:
-        launch = subprocess.Popen(
-            [sys.executable, "-m", "launcher.cli", *args],
-            env=self._environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.launches.append(launch)
-        return launch
-
-    def status(self, run: str) -> dict[str, Any]:
-        answer = self("status", run, "--json")
-        assert answer.returncode == 0, answer.stderr
-        found: dict[str, Any] = json.loads(answer.stdout)
-        return found
-
     def is_up(self, run: str) -> bool:
-        return len(list((self.home / "runs" / run).glob("up-*"))) == 2
-
-    def processes(self) -> list[int]:
-        """Everything that has this test's folder in its command line or environment."""
-        found = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                said = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
-            except OSError:
-                continue
-            if os.fsencode(self.home) in said and int(entry.name) != os.getpid():
-                found.append(int(entry.name))
-        return found
-
-    def nothing_is_left(self) -> bool:
-        return not self.processes()
-
-    def _environment(self) -> dict[str, str]:
-        return {**os.environ, "SWELL_HOME": str(self.home), "PYTHONPATH": str(ROOT)}
+        return len(list(self.run_dir(run).glob("up-*"))) == 2
 
 
 @pytest.fixture
-def swell(tmp_path: Path) -> Iterator[Swell]:
-    swell = Swell(tmp_path)
+def swell(tmp_path: Path) -> Iterator[ScriptedSwell]:
+    swell = ScriptedSwell(tmp_path)
     yield swell
-    for launch in swell.launches:
-        launch.kill()
-        launch.wait()
-        assert launch.stdout
-        launch.stdout.close()
-    until(swell.nothing_is_left)
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < deadline, "did not come true"
-        time.sleep(0.05)
+    swell.close()
 
 
 def stays_away(path: Path) -> bool:
@@ -148,7 +85,7 @@ def stays_away(path: Path) -> bool:
     return not path.exists()
 
 
-def emulator_port(swell: Swell, run: str) -> int:
+def emulator_port(swell: ScriptedSwell, run: str) -> int:
     endpoint: str = swell.status(run)["attempts"][-1]["endpoint"]
     return int(endpoint.rpartition(":")[2])
 
@@ -162,7 +99,7 @@ def is_listening(port: int) -> bool:
     return False
 
 
-def test_a_run_succeeds(swell: Swell) -> None:
+def test_a_run_succeeds(swell: ScriptedSwell) -> None:
     launch = swell("launch", swell.job("succeed"), "--run-id", "one")
     assert launch.returncode == 0, launch.stderr
     assert "one succeeded" in launch.stdout
@@ -174,12 +111,12 @@ def test_a_run_succeeds(swell: Swell) -> None:
     assert swell.nothing_is_left()
 
 
-def test_the_final_status_can_be_had_as_json(swell: Swell) -> None:
+def test_the_final_status_can_be_had_as_json(swell: ScriptedSwell) -> None:
     launch = swell("launch", swell.job("succeed"), "--run-id", "one", "--json")
     assert json.loads(launch.stdout)["state"] == "succeeded"
 
 
-def test_a_failed_task_is_shown_once(swell: Swell) -> None:
+def test_a_failed_task_is_shown_once(swell: ScriptedSwell) -> None:
     launch = swell("launch", swell.job("fail"), "--run-id", "one")
     assert launch.returncode == 1
     assert launch.stdout.count("ZeroDivisionError") == 1
@@ -189,7 +126,7 @@ def test_a_failed_task_is_shown_once(swell: Swell) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_cancels_the_run(swell: Swell, number: signal.Signals) -> None:
+def test_a_signal_cancels_the_run(swell: ScriptedSwell, number: signal.Signals) -> None:
     launch = swell.start("launch", swell.job("wait"), "--run-id", "one")
     until(lambda: swell.is_up("one"))
     port = emulator_port(swell, "one")
@@ -205,7 +142,7 @@ def test_a_signal_cancels_the_run(swell: Swell, number: signal.Signals) -> None:
     assert status["attempts"][-1]["state"] == "CANCELLED"
 
 
-def test_a_second_ctrl_c_leaves_no_orphan(swell: Swell) -> None:
+def test_a_second_ctrl_c_leaves_no_orphan(swell: ScriptedSwell) -> None:
     launch = swell.start("launch", swell.job("deaf"), "--run-id", "one")
     until(lambda: swell.is_up("one"))
     launch.send_signal(signal.SIGINT)
@@ -215,7 +152,7 @@ def test_a_second_ctrl_c_leaves_no_orphan(swell: Swell) -> None:
     assert swell.nothing_is_left()
 
 
-def test_ctrl_c_while_it_starts(swell: Swell) -> None:
+def test_ctrl_c_while_it_starts(swell: ScriptedSwell) -> None:
     launch = swell.start("launch", swell.job("wait"), "--run-id", "one")
     until(lambda: (swell.home / "runs/one/run.json").exists())
     launch.send_signal(signal.SIGINT)
@@ -224,7 +161,7 @@ def test_ctrl_c_while_it_starts(swell: Swell) -> None:
     assert swell.nothing_is_left()
 
 
-def test_a_killed_launch_leaves_no_orphan(swell: Swell) -> None:
+def test_a_killed_launch_leaves_no_orphan(swell: ScriptedSwell) -> None:
     launch = swell.start("launch", swell.job("wait"), "--run-id", "one")
     until(lambda: swell.is_up("one"))
     port = emulator_port(swell, "one")
@@ -237,7 +174,7 @@ def test_a_killed_launch_leaves_no_orphan(swell: Swell) -> None:
     assert "the process that launched it is gone" in status["reason"]
 
 
-def test_another_terminal_cancels(swell: Swell) -> None:
+def test_another_terminal_cancels(swell: ScriptedSwell) -> None:
     launch = swell.start("launch", swell.job("wait"), "--run-id", "one")
     until(lambda: swell.is_up("one"))
     answer = swell("cancel", "on")
@@ -248,7 +185,7 @@ def test_another_terminal_cancels(swell: Swell) -> None:
     assert "had ended before: cancelled" in swell("cancel", "one").stdout
 
 
-def test_a_detached_run_goes_on(swell: Swell) -> None:
+def test_a_detached_run_goes_on(swell: ScriptedSwell) -> None:
     answer = swell("launch", swell.job("wait"), "--run-id", "one", "--detach")
     assert answer.returncode == 0, answer.stderr
     assert "swell cancel one" in answer.stdout
@@ -262,7 +199,7 @@ def test_a_detached_run_goes_on(swell: Swell) -> None:
     assert "workerpool1-0 is up" in logs and "workerpool0-0" not in logs
 
 
-def test_a_vm_is_taken_away_and_given_back(swell: Swell) -> None:
+def test_a_vm_is_taken_away_and_given_back(swell: ScriptedSwell) -> None:
     swell("launch", swell.job("wait"), "--run-id", "one", "--detach")
     until(lambda: swell.is_up("one"))
     up = swell.home / "runs/one/up-workerpool1-0"
@@ -278,7 +215,7 @@ def test_a_vm_is_taken_away_and_given_back(swell: Swell) -> None:
     assert (late.returncode, late.stderr) == (2, "swell: one: has ended: cancelled\n")
 
 
-def test_a_run_id_is_used_once(swell: Swell) -> None:
+def test_a_run_id_is_used_once(swell: ScriptedSwell) -> None:
     job = swell.job("succeed")
     assert swell("launch", job, "--run-id", "one").returncode == 0
     for more in ([], ["--detach"]):
@@ -287,14 +224,14 @@ def test_a_run_id_is_used_once(swell: Swell) -> None:
         assert again.stderr.startswith("swell: --run-id one: there is a run of this id already")
 
 
-def test_bad_input_starts_nothing(swell: Swell) -> None:
+def test_bad_input_starts_nothing(swell: ScriptedSwell) -> None:
     bad = swell("launch", swell.job("succeed"), "--set", "pools.0.replicas=2")
     assert bad.returncode == 2
     assert bad.stderr.startswith("swell: --set pools.0.replicas=2: pools.0.replicas: is 2")
     assert not swell.home.exists()
 
 
-def test_a_run_from_python(swell: Swell) -> None:
+def test_a_run_from_python(swell: ScriptedSwell) -> None:
     program = swell.folder / "program.py"
     program.write_text(
         "import sys\n"
@@ -305,7 +242,7 @@ def test_a_run_from_python(swell: Swell) -> None:
     )
     answer = subprocess.run(
         [sys.executable, str(program), swell.job("succeed")],
-        env=swell._environment(),
+        env=swell.environment(),
         capture_output=True,
         text=True,
         timeout=LIMIT,

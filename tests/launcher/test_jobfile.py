@@ -29,7 +29,14 @@ def problems(tmp_path: Path, text: str | bytes, *overrides: str) -> list[str]:
 
 
 def test_the_example_is_valid() -> None:
-    job = load_job(EXAMPLES / "digits.yaml")
+    load_job(EXAMPLES / "digits.yaml", target="local")
+
+
+def test_ten_lines_are_a_job(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(
+        GOOD + "args: {epochs: 30, batch: 64}\nelastic: {min_workers: 2}\naudit: true\n"
+    )
+    job = load_job(tmp_path / "job.yaml")
     assert job.slots == 4
     assert job.replicas() == ["workerpool0-0", "workerpool1-0", "workerpool1-1", "workerpool1-2"]
     assert job.settings() == {

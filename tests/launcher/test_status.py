@@ -8,7 +8,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.status import ABANDONED, History, Outcome, account, build_status
+from launcher.audit import account
+from launcher.status import ABANDONED, History, Outcome, build_status
 from trainer.events import Event
 
 

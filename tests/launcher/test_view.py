@@ -116,3 +116,9 @@ def test_a_sparkline_shows_the_shape() -> None:
     assert sparkline([1.0, float("nan")], 24) == "▁"
     assert len(sparkline([float(i) for i in range(500)], 24)) == 24
     assert sparkline([], 24) == ""
+
+
+def test_a_step_that_is_told_twice_is_plotted_once() -> None:
+    told = Story("one", [A], started=0.0)
+    told.add([RIDE[2], RIDE[2], RIDE[6]])
+    assert list(told.losses) == [3.0] * 10 + [2.0] * 5

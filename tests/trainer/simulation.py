@@ -170,6 +170,7 @@ class Simulation:
         self.records: list[Record] = []
         self.saves: list[Save] = []
         self.finish: Finish | None = None
+        self.is_sound = True  # no check failed
         self.generation = 0  # the newest that was formed
         self.numbers_are_known = True  # no leader began with an old number
         self._serial = 0
@@ -351,15 +352,18 @@ class Simulation:
         self.agents.remove(agent)
         if agent.connected and not agent.silent:
             self.step(Left(agent.id, reason))
+        agent.connected = False
 
     # --- the machine, and what must always hold ---------------------------------------
 
     def step(self, event: Event) -> None:
         """Gives one event to the machine, checks its commands, and sends them."""
+        self.is_sound = False
         known = set(self.machine.members)
         self._note(event)
         commands = self.machine.step(event, self.now)
         self._check(event, commands, known)
+        self.is_sound = True
         for command in commands:
             for agent in self._addressed(command):
                 if agent.connected:
@@ -374,8 +378,8 @@ class Simulation:
 
     def _note(self, event: Event) -> None:
         if isinstance(event, Joined):
+            self._gone.discard(event.member)
             if event.member not in self.machine.members:
-                self._gone.discard(event.member)
                 self._new.add(event.member)
             if event.world != self.machine.world:
                 self._halted.add(event.member)
@@ -394,6 +398,8 @@ class Simulation:
         machine = self.machine
         if self._world is None and machine.world is not None and isinstance(event, Joined):
             self._world = machine.world  # adopted
+            self._new -= set(machine.world.members)
+            self._halted = known - {event.member}  # they came without that world
         for command in commands:
             if isinstance(command, Record):
                 self.records.append(command)

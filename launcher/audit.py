@@ -1,0 +1,95 @@
+"""Which samples the applied steps used: the proof that each was used exactly once.
+
+A worker notes its samples before it contributes them to a step (``trainer.audit``), so a
+line counts only if its step belongs to the stretch of steps that its generation owns.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.rundir import AUDIT, RunDirectory
+from trainer.store import TooLarge
+
+AUDIT_LIMIT = 2**28  # bytes of one worker's audit
+
+
+@dataclass(frozen=True)
+class Account:
+    """Which samples the applied steps used."""
+
+    repeated: int
+    skipped: int
+    epochs: list[dict[str, Any]]
+
+
+def account(
+    lines: Iterable[dict[str, Any]], stretches: list[tuple[int, int, int]], finished: bool
+) -> Account | None:
+    """Counts samples that an epoch used more than once, or not at all.
+
+    Args:
+        lines: the audit's lines; those of steps that did not count are left out.
+        stretches: ``History.stretches()``.
+        finished: whether the last epoch is over, too; one under way skips nothing yet.
+
+    Returns None when no line counts.
+    """
+    owned = {generation: (first, last) for generation, first, last in stretches}
+    used: dict[int, Counter[int]] = {}
+    sizes: dict[int, int] = {}
+    for line in lines:
+        numbers = [_int(line, name) for name in ("generation", "step", "epoch", "dataset_size")]
+        generation, step, epoch, size = (-1 if number is None else number for number in numbers)
+        ids = line.get("ids")
+        first, last = owned.get(generation, (1, 0))
+        if not first <= step <= last or epoch < 0 or not isinstance(ids, list):
+            continue
+        used.setdefault(epoch, Counter()).update(i for i in ids if isinstance(i, int))
+        sizes[epoch] = max(size, sizes.get(epoch, 0))
+    if not used:
+        return None
+    newest = max(used)
+    repeated = skipped = 0
+    epochs = []
+    for epoch, counts in sorted(used.items()):
+        twice = sum(counts.values()) - len(counts)
+        missing = sizes[epoch] - len(counts)
+        over = finished or epoch < newest
+        repeated += twice
+        skipped += missing if over else 0
+        epochs.append(
+            {
+                "epoch": epoch,
+                "samples": sum(counts.values()),
+                "exactly_once": (twice == 0 and missing == 0) if over else None,
+            }
+        )
+    # An epoch before the newest of which no step is on record was skipped as a whole.
+    absent = newest + 1 - len(used)
+    return Account(repeated, skipped + absent * sizes[newest], epochs)
+
+
+def read_audit(run_dir: RunDirectory) -> Iterator[dict[str, Any]]:
+    """Yields the lines of all workers' audits."""
+    for name in run_dir.store.names(AUDIT):
+        try:
+            data = run_dir.store.read(f"{AUDIT}/{name}", AUDIT_LIMIT)
+        except (OSError, TooLarge):
+            continue
+        for line in data.splitlines():
+            try:
+                value = json.loads(line)
+            except ValueError:  # its writer was killed in the middle of it
+                continue
+            if isinstance(value, dict):
+                yield value
+
+
+def _int(event: dict[str, Any], name: str) -> int | None:
+    value = event.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

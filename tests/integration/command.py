@@ -1,0 +1,96 @@
+"""The ``swell`` command as a user runs it, with a home of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 280.0  # seconds; only a hang takes as long
+
+
+class Swell:
+    """Runs the command, and knows which processes come from it.
+
+    Args:
+        folder: where its home and its job files are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        self.launches: list[subprocess.Popen[str]] = []
+
+    def __call__(self, *args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "launcher.cli", *args],
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+        )
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        """Runs the command in the background; ``close`` kills it if it still runs then."""
+        launch = subprocess.Popen(
+            [sys.executable, "-m", "launcher.cli", *args],
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.launches.append(launch)
+        return launch
+
+    def status(self, run: str) -> dict[str, Any]:
+        """What ``swell status RUN --json`` says."""
+        answer = self("status", run, "--json")
+        assert answer.returncode == 0, answer.stderr
+        found: dict[str, Any] = json.loads(answer.stdout)
+        return found
+
+    def run_dir(self, run: str) -> Path:
+        return self.home / "runs" / run
+
+    def processes(self) -> list[int]:
+        """Everything that has this home in its command line or environment."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                said = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            if os.fsencode(self.home) in said and int(entry.name) != os.getpid():
+                found.append(int(entry.name))
+        return found
+
+    def nothing_is_left(self) -> bool:
+        return not self.processes()
+
+    def close(self) -> None:
+        for launch in self.launches:
+            launch.kill()
+            launch.wait()
+            assert launch.stdout
+            launch.stdout.close()
+        until(self.nothing_is_left)
+
+    def environment(self) -> dict[str, str]:
+        """What the command runs with."""
+        return {**os.environ, "SWELL_HOME": str(self.home), "PYTHONPATH": str(ROOT)}
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Waits until ``condition`` holds; a hang fails the test."""
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < deadline, "did not come true"
+        time.sleep(0.1)

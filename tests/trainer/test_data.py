@@ -1,0 +1,86 @@
+"""Every sample of an epoch exactly once, whatever the world does meanwhile."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.data import Order, share
+
+SIZES = st.integers(1, 200)
+PERMUTATION = [8, 3, 1, 9, 4, 0, 7, 2, 6, 5]
+
+
+@st.composite
+def orders(draw: st.DrawFn) -> Order:
+    return Order(draw(SIZES), draw(SIZES), draw(st.integers(-(2**63), 2**63)))
+
+
+@given(orders(), st.integers(0, 3), st.data())
+def test_any_sequence_of_worlds_takes_each_sample_of_an_epoch_once(
+    order: Order, epoch: int, data: st.DataObject
+) -> None:
+    taken: Counter[int] = Counter()
+    permutation = order.permutation(epoch)
+    first = epoch * order.steps_per_epoch
+    for step in range(first, first + order.steps_per_epoch):
+        assert order.epoch_of(step) == epoch
+        world_size = data.draw(st.integers(1, 9))
+        for rank in range(world_size):
+            low, high = share(*order.bounds(step), rank, world_size)
+            taken.update(permutation[low:high].tolist())
+    assert taken == Counter(range(order.samples))
+
+
+@given(orders(), st.integers(0, 1000))
+def test_a_step_takes_the_global_batch_and_only_the_last_of_an_epoch_less(
+    order: Order, step: int
+) -> None:
+    start, stop = order.bounds(step)
+    last = order.epoch_of(step) != order.epoch_of(step + 1)
+    rest = order.samples - (order.steps_per_epoch - 1) * order.batch
+    assert stop - start == (rest if last else order.batch)
+
+
+@given(st.integers(0, 1000), st.integers(0, 1000), st.integers(1, 600))
+def test_shares_are_adjacent_cover_the_slice_and_differ_by_at_most_one(
+    start: int, count: int, size: int
+) -> None:
+    shares = [share(start, start + count, rank, size) for rank in range(size)]
+    assert shares[0][0] == start
+    assert shares[-1][1] == start + count
+    assert all(one[1] == next_[0] for one, next_ in zip(shares, shares[1:], strict=False))
+    lengths = [high - low for low, high in shares]
+    assert max(lengths) - min(lengths) <= 1
+
+
+@given(orders(), st.integers(0, 10**6))
+def test_a_permutation_depends_on_nothing_but_seed_and_epoch(order: Order, epoch: int) -> None:
+    one = order.permutation(epoch)
+    torch.rand(1)  # whatever else draws from torch's generator
+    assert torch.equal(one, order.permutation(epoch))
+    assert sorted(one.tolist()) == list(range(order.samples))
+
+
+def test_a_permutation_is_the_same_on_every_machine() -> None:
+    # A run goes on at another place: these numbers must never change.
+    assert Order(10, 4, seed=7).permutation(0).tolist() == PERMUTATION
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    distinct = {
+        tuple(Order(50, 8, seed).permutation(epoch).tolist())
+        for seed in range(4)
+        for epoch in range(4)
+    }
+    assert len(distinct) == 16
+
+
+@pytest.mark.parametrize("samples, batch", [(0, 8), (-1, 8), (8, 0), (8, -3)])
+def test_an_empty_data_set_or_batch_is_refused(samples: int, batch: int) -> None:
+    with pytest.raises(ValueError, match="must be at least 1"):
+        Order(samples, batch, 0)

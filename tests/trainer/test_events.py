@@ -1,0 +1,196 @@
+"""Events in batches: written once, read once, whatever the store does."""
+
+from __future__ import annotations
+
+import json
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.events import Event, EventReader, EventWriter, read_events
+from trainer.rundir import EVENTS, RunDirectory
+from trainer.store import Store
+
+
+class Unreliable(Store):
+    """A store that can fail before or after it has written, or when it reads."""
+
+    fails = ""
+
+    def write(self, name: str, data: bytes) -> None:
+        if self.fails == "before":
+            raise OSError("the store is away")
+        super().write(name, data)
+        if self.fails == "after":
+            raise OSError("the answer was lost")
+
+    def read(self, name: str, limit: int | None = None) -> bytes:
+        if self.fails and name.endswith(self.fails):
+            raise OSError("the store is away")
+        return super().read(name, limit)
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> RunDirectory:
+    return RunDirectory(str(tmp_path))
+
+
+@pytest.fixture
+def unreliable(run_dir: RunDirectory) -> Unreliable:
+    run_dir.store = Unreliable(run_dir.url)
+    return run_dir.store
+
+
+def writer_of(run_dir: RunDirectory, name: str = "w", start: int = 0) -> EventWriter:
+    ticks = count(start)
+    return EventWriter(run_dir, name, clock=lambda: float(next(ticks)))
+
+
+def kinds(events: list[Event]) -> list[str]:
+    return [event["event"] for event in events]
+
+
+def test_an_event_has_its_time_and_the_fields_that_are_not_none(run_dir: RunDirectory) -> None:
+    writer = writer_of(run_dir, start=7)
+    writer.emit("resumed", generation=3, step=None, cause="grow", metrics={"loss": [0.5]})
+    writer.flush()
+    assert read_events(run_dir) == [
+        {"event": "resumed", "time": 7.0, "generation": 3, "cause": "grow", "metrics": {"loss": [0.5]}}
+    ]
+
+
+def test_a_flush_is_a_batch_with_the_next_number(run_dir: RunDirectory) -> None:
+    writer = writer_of(run_dir)
+    writer.emit("a")
+    writer.emit("b")
+    writer.flush()
+    writer.emit("c")
+    writer.flush()
+    assert run_dir.store.names(f"{EVENTS}/w") == ["000000.jsonl", "000001.jsonl"]
+    assert run_dir.store.read(f"{EVENTS}/w/000000.jsonl").count(b"\n") == 2
+
+
+def test_a_flush_of_nothing_writes_nothing(run_dir: RunDirectory) -> None:
+    writer = writer_of(run_dir)
+    writer.flush()
+    assert run_dir.store.names() == []
+    assert read_events(run_dir) == []
+
+
+def test_a_reader_returns_each_event_once_and_in_order_of_time(run_dir: RunDirectory) -> None:
+    late, early = writer_of(run_dir, "a-late", 10), writer_of(run_dir, "b-early")
+    reader = EventReader(run_dir)
+    for writer, event in ((late, "3rd"), (early, "1st"), (early, "2nd")):
+        writer.emit(event)
+        writer.flush()
+    assert kinds(reader.read_new()) == ["1st", "2nd", "3rd"]
+    assert reader.read_new() == []
+    early.emit("later")
+    early.flush()
+    assert kinds(reader.read_new()) == ["later"]
+
+
+def test_a_store_that_is_away_costs_no_event(
+    run_dir: RunDirectory, unreliable: Unreliable
+) -> None:
+    writer = writer_of(run_dir)
+    writer.emit("a")
+    unreliable.fails = "before"
+    for event in ("b", "c"):
+        with pytest.raises(OSError, match="away"):
+            writer.flush()
+        writer.emit(event)
+    unreliable.fails = ""
+    writer.flush()
+    assert kinds(read_events(run_dir)) == ["a", "b", "c"]
+
+
+def test_a_write_whose_answer_is_lost_is_told_once(
+    run_dir: RunDirectory, unreliable: Unreliable
+) -> None:
+    writer, reader = writer_of(run_dir), EventReader(run_dir)
+    writer.emit("a")
+    unreliable.fails = "after"
+    with pytest.raises(OSError, match="lost"):
+        writer.flush()
+    assert kinds(reader.read_new()) == ["a"]
+    unreliable.fails = ""
+    writer.emit("b")
+    writer.flush()
+    assert kinds(reader.read_new()) == ["b"]
+    assert kinds(read_events(run_dir)) == ["a", "b"]
+
+
+def test_a_read_that_fails_midway_costs_the_reader_no_event(
+    run_dir: RunDirectory, unreliable: Unreliable
+) -> None:
+    writer, reader = writer_of(run_dir), EventReader(run_dir)
+    for event in ("a", "b"):
+        writer.emit(event)
+        writer.flush()
+    unreliable.fails = "000001.jsonl"
+    with pytest.raises(OSError, match="away"):
+        reader.read_new()
+    unreliable.fails = ""
+    assert kinds(reader.read_new()) == ["a", "b"]
+
+
+LINES = st.one_of(
+    st.binary(max_size=30),
+    st.recursive(
+        st.none() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["event", "time", "x"]), inner, max_size=3)
+        ),
+    ).map(lambda value: json.dumps(value).encode()),
+    st.integers().map(lambda time: json.dumps({"event": "odd", "time": time * 10**320}).encode()),
+)
+
+
+@given(st.lists(LINES, max_size=5), st.integers(0, 5))
+def test_damaged_lines_are_skipped_and_the_others_read(lines: list[bytes], position: int) -> None:
+    good = b'{"event": "good", "time": 1.5}'
+    batch = b"\n".join([*lines[:position], good, *lines[position:]])
+    run_dir = RunDirectory("memory://damaged-lines")
+    try:
+        run_dir.store.write(f"{EVENTS}/w/000000.jsonl", batch)
+        events = read_events(run_dir)
+    finally:
+        run_dir.store.delete("")
+    assert {"event": "good", "time": 1.5} in events
+    assert all(isinstance(event["event"], str) for event in events)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b'{"event": "a"}',
+        b'{"time": 1}',
+        b'{"event": 1, "time": 1}',
+        b'{"event": "a", "time": "1"}',
+        b'{"event": "a", "time": 1',
+        b"\xff\xfe",
+    ],
+)
+def test_what_is_no_event_is_skipped(run_dir: RunDirectory, line: bytes) -> None:
+    run_dir.store.write(f"{EVENTS}/w/000000.jsonl", line + b"\n")
+    assert read_events(run_dir) == []
+
+
+def test_what_json_cannot_carry_is_refused_at_once(run_dir: RunDirectory) -> None:
+    writer = writer_of(run_dir)
+    unserializable: Any = object()
+    with pytest.raises(TypeError):
+        writer.emit("a", reason=unserializable)
+    writer.emit("b")
+    writer.flush()
+    assert kinds(read_events(run_dir)) == ["b"]

@@ -1,0 +1,218 @@
+"""Files under one URL: whole, replaced whole, and created once."""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import fsspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.store import Store, TooLarge
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    if request.param == "local":
+        yield Store(str(tmp_path / "run"))
+        return
+    store = Store(f"memory://{uuid.uuid4().hex}")
+    yield store
+    store.delete("")
+
+
+def test_what_is_written_is_read(store: Store) -> None:
+    store.write("a/b/c.bin", b"\x00\xff")
+    assert store.read("a/b/c.bin") == b"\x00\xff"
+
+
+def test_a_write_replaces(store: Store) -> None:
+    store.write("file", b"a longer one")
+    store.write("file", b"short")
+    assert store.read("file") == b"short"
+
+
+def test_what_does_not_exist_is_file_not_found(store: Store) -> None:
+    with pytest.raises(FileNotFoundError):
+        store.read("nothing")
+
+
+def test_a_reader_takes_in_as_much_as_it_wants(store: Store) -> None:
+    store.write("file", b"12345")
+    assert store.read("file", limit=5) == b"12345"
+    with pytest.raises(TooLarge, match=r"file is larger than 4 bytes"):
+        store.read("file", limit=4)
+
+
+def test_create_makes_a_file_once(store: Store) -> None:
+    assert store.create("claims/1", b"mine")
+    assert not store.create("claims/1", b"yours")
+    assert store.read("claims/1") == b"mine"
+
+
+def test_what_was_deleted_can_be_created_again(store: Store) -> None:
+    store.create("file", b"1")
+    store.delete("file")
+    assert store.create("file", b"2")
+    assert store.read("file") == b"2"
+
+
+def test_names_are_sorted_and_direct(store: Store) -> None:
+    for name in ("b", "a", "folder/x", "folder/deeper/y"):
+        store.write(name, b"")
+    assert store.names() == ["a", "b", "folder"]
+    assert store.names("folder") == ["deeper", "x"]
+
+
+def test_a_folder_that_is_not_there_has_no_names(store: Store) -> None:
+    assert store.names() == []
+    assert store.names("nothing/here") == []
+
+
+def test_names_sees_what_came_later(store: Store) -> None:
+    store.write("a", b"")
+    assert store.names() == ["a"]
+    store.write("b", b"")
+    assert store.names() == ["a", "b"]
+
+
+def test_files_and_folders_exist(store: Store) -> None:
+    assert not store.exists("folder/file")
+    store.write("folder/file", b"")
+    assert store.exists("folder/file")
+    assert store.exists("folder")
+
+
+def test_a_folder_is_deleted_with_all_that_is_in_it(store: Store) -> None:
+    store.write("folder/a", b"")
+    store.write("folder/deeper/b", b"")
+    store.write("other", b"")
+    store.delete("folder")
+    assert store.names() == ["other"]
+
+
+def test_what_is_not_there_may_be_deleted(store: Store) -> None:
+    store.delete("nothing")
+    store.delete("no/such/folder")
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_come_back(data: bytes) -> None:
+    store = Store("memory://any-bytes")
+    try:
+        store.write("file", data)
+        assert store.read("file", limit=len(data)) == data
+    finally:
+        store.delete("")
+
+
+def test_two_stores_of_one_url_see_each_other(store: Store) -> None:
+    store.write("file", b"1")
+    assert Store(store.url).read("file") == b"1"
+
+
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_a_local_url_is_a_path(prefix: str, tmp_path: Path) -> None:
+    store = Store(f"{prefix}{tmp_path}/run/")
+    assert store.is_local
+    assert store.url == f"{tmp_path}/run"
+    store.write("a", b"1")
+    assert (tmp_path / "run" / "a").read_bytes() == b"1"
+
+
+def test_another_url_stays_one() -> None:
+    store = Store("memory://bucket/run/")
+    assert not store.is_local
+    assert store.url == "memory://bucket/run"
+
+
+def test_one_of_sixteen_racers_creates(tmp_path: Path) -> None:
+    stores = [Store(str(tmp_path)) for _ in range(16)]
+    start = threading.Barrier(len(stores))
+
+    def race(racer: int) -> bool:
+        start.wait()
+        return stores[racer].create("leader/1", b"%d" % racer)
+
+    with ThreadPoolExecutor(len(stores)) as pool:
+        won = list(pool.map(race, range(len(stores))))
+    assert won.count(True) == 1
+    assert stores[0].read("leader/1") == b"%d" % won.index(True)
+    assert [path.name for path in (tmp_path / "leader").iterdir()] == ["1"]
+
+
+# --- a local disk, which has no whole-object writes of its own ----------------------------
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Store:
+    return Store(str(tmp_path))
+
+
+@pytest.mark.parametrize("operation", ["write", "create"])
+def test_half_a_file_is_never_seen(
+    operation: str, local: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def look(descriptor: int) -> None:
+        seen.append((local.names(), local.exists("new")))
+
+    monkeypatch.setattr(os, "fsync", look)
+    getattr(local, operation)("new", b"all of it")
+    assert seen == [([], False)]
+    assert local.read("new") == b"all of it"
+
+
+def test_the_old_content_stays_until_the_new_is_whole(
+    local: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local.write("file", b"old")
+    seen = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append(local.read("file")))
+    local.write("file", b"new")
+    assert seen == [b"old"]
+
+
+@pytest.mark.parametrize(
+    "operation, call",
+    [("write", "fsync"), ("write", "replace"), ("create", "fsync"), ("create", "link")],
+)
+def test_a_disk_that_fails_leaves_what_was_there(
+    operation: str, call: str, local: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    if operation == "write":
+        local.write("file", b"old")
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(OSError, match="No space left"):
+        getattr(local, operation)("file", b"new")
+    left = [path.name for path in tmp_path.iterdir()]
+    assert left == (["file"] if operation == "write" else [])
+
+
+def test_what_a_killed_writer_left_is_not_named(local: Store, tmp_path: Path) -> None:
+    (tmp_path / ".aside-k1lled").write_bytes(b"half")
+    local.write("file", b"")
+    assert local.names() == ["file"]
+
+
+def test_a_file_is_readable_by_others_as_the_umask_says(local: Store, tmp_path: Path) -> None:
+    local.write("file", b"")
+    ordinary = tmp_path / "ordinary"
+    ordinary.write_bytes(b"")
+    assert (tmp_path / "file").stat().st_mode == ordinary.stat().st_mode
+
+
+def test_an_unknown_scheme_is_refused() -> None:
+    with pytest.raises(ValueError, match="nonsense"):
+        Store("nonsense://bucket")
+    assert "nonsense" not in fsspec.available_protocols()
