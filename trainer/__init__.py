@@ -2,7 +2,8 @@
 
     from trainer import Task, fit
 
-Imported lazily, so that the launcher can use ``trainer.rundir`` without torch.
+Imported lazily, so that the launcher can use ``trainer.rundir`` without torch. (The
+module of ``fit`` is ``trainer.loop``: a submodule called ``fit`` would hide the function.)
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainer.fit import fit as fit
+    from trainer.loop import fit as fit
     from trainer.task import Task as Task
 
 __all__ = ["Task", "fit"]
@@ -22,7 +23,7 @@ def __getattr__(name: str) -> Any:
 
         return Task
     if name == "fit":
-        from trainer.fit import fit
+        from trainer.loop import fit
 
         return fit
     raise AttributeError(f"module 'trainer' has no attribute {name!r}")

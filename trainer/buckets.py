@@ -25,17 +25,24 @@ LONGEST_NAP = 1e-3  # seconds
 class Bucket:
     """A flat buffer, the parameters whose gradients it holds, and what still has to arrive.
 
+    Horovod sums no bfloat16, and a low precision can carry neither sums nor counts
+    well: such gradients travel as float32.
+
     Attributes:
-        flat: the gradients, then ``extras`` further numbers.
+        flat: the gradients; a view of ``wire`` unless their precision is low.
+        wire: what is sent: the gradients, then ``extras`` further numbers.
         parameters: in the order in which backward is expected to reach them.
     """
 
     def __init__(self, parameters: list[nn.Parameter], extras: int) -> None:
         first = parameters[0]
         numel = sum(p.numel() for p in parameters)
-        self.flat = torch.zeros(numel + extras, dtype=first.dtype, device=first.device)
+        low = first.dtype in (torch.bfloat16, torch.float16)
+        dtype = torch.float32 if low else first.dtype
+        self.wire = torch.zeros(numel + extras, dtype=dtype, device=first.device)
+        self.gradients, self.extras = self.wire[:numel], self.wire[numel:]
+        self.flat = self.gradients.to(first.dtype)  # the same memory unless it is low
         self.parameters = parameters
-        self.extras = self.flat[numel:]
         self.missing = len(parameters)
         offset = 0
         for parameter in parameters:
@@ -60,14 +67,9 @@ class GradientBuckets:
         if not trained:
             raise ValueError("the model has no parameter with requires_grad")
         groups = _group(reversed(trained), bucket_bytes)
-        # A low precision cannot carry counts, so then they travel alone.
-        last = groups[-1][0].dtype
-        ride = extras if last in (torch.float32, torch.float64) else 0
         self._buckets = [
-            Bucket(group, ride if i == len(groups) - 1 else 0) for i, group in enumerate(groups)
+            Bucket(group, extras if i == len(groups) - 1 else 0) for i, group in enumerate(groups)
         ]
-        self._alone = None if ride else torch.zeros(extras, dtype=torch.float64)
-        self._extras = extras
         self._handles: list[int] = []
         self._next = 0  # buckets go out in order, so that all ranks send them alike
         self._armed = False
@@ -109,8 +111,10 @@ class GradientBuckets:
         for handle in self._handles:
             _wait(handle)
         self._handles.clear()
-        source = self._buckets[-1].extras if self._alone is None else self._alone
-        numbers: list[float] = source.tolist()
+        for bucket in self._buckets:
+            if bucket.flat is not bucket.gradients:
+                bucket.flat.copy_(bucket.gradients)
+        numbers: list[float] = self._buckets[-1].extras.tolist()
         return numbers
 
     def _arrived(self, parameter: Tensor) -> None:
@@ -126,13 +130,10 @@ class GradientBuckets:
         last = self._next == len(self._buckets) - 1
         if last:
             assert self._fill is not None
-            numbers = torch.tensor(self._fill(), dtype=torch.float64)
-            if self._alone is None:
-                bucket.extras.copy_(numbers)
-            else:
-                self._alone.copy_(numbers)
-                self._handles.append(_allreduce(self._alone, "extras"))
-        self._handles.append(_allreduce(bucket.flat, f"gradients.{self._next}"))
+            bucket.extras.copy_(torch.tensor(self._fill(), dtype=torch.float64))
+        if bucket.flat is not bucket.gradients:
+            bucket.gradients.copy_(bucket.flat)
+        self._handles.append(_allreduce(bucket.wire, f"gradients.{self._next}"))
         self._next += 1
 
 

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 
 class Task:
-    """Subclass this, and hand an instance to ``trainer.fit``.
+    """Subclass this, and hand an instance to ``trainer.fit()``.
 
     ``dataset``, ``model``, ``optimizer`` and ``loss`` must be written. They are called
     in each worker, and must give the same result everywhere: seed what is random.

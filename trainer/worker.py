@@ -42,7 +42,7 @@ def train(session: Session, channel: AgentChannel) -> None:
     """Builds the session's task and trains it for as long as the channel lasts."""
     import torch
 
-    from trainer.fit import fit
+    from trainer.loop import fit
     from trainer.loading import load_class
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))

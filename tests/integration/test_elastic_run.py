@@ -26,7 +26,7 @@ STEPS_PER_EPOCH = 23  # 1,437 images, 64 a step
 JOB = """
 name: digits
 task: trainer.tasks.digits:Digits
-args: {{epochs: {epochs}, batch: 64, width: 8}}
+args: {{epochs: {epochs}, batch: 64, width: 8, dtype: float64}}
 pools: [{{machine: a2-highgpu-1g}}, {{machine: a2-highgpu-1g, replicas: {others}}}]
 elastic: {{min_workers: {min_workers}, spares: {spares}}}
 audit: true
@@ -36,14 +36,14 @@ local: {{market: {market}}}
 UNDISTURBED = """
 import json, sys
 from trainer.channel import LoneChannel
-from trainer.fit import fit
+from trainer.loop import fit
 from trainer.tasks.digits import Digits
 
 losses = []
 def report(op, fields):
     if op == "steps":
         losses.extend(fields["metrics"]["loss"])
-fit(Digits(epochs=int(sys.argv[1]), batch=64, width=8), LoneChannel(report))
+fit(Digits(epochs=int(sys.argv[1]), batch=64, width=8, dtype="float64"), LoneChannel(report))
 print(json.dumps(losses))
 """
 
@@ -104,7 +104,7 @@ def check_nothing_lost(swell: Swell, run: str, undisturbed: list[float]) -> dict
         0,
     )
     assert [epoch["exactly_once"] for epoch in status["epochs"]] == [True] * EPOCHS
-    assert loss_curve(swell.run_dir(run)) == pytest.approx(undisturbed, rel=1e-3)
+    assert loss_curve(swell.run_dir(run)) == pytest.approx(undisturbed, rel=1e-6)
     numbers = [generation["generation"] for generation in status["generations"]]
     assert numbers == list(range(1, len(numbers) + 1))
     until(swell.nothing_is_left)

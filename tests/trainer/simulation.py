@@ -332,7 +332,9 @@ class Simulation:
         if {agent.id for agent in alive} != set(self.machine.members):
             return False
         slots = [agent.slots for agent in alive]
-        if not any(self.policy.min_workers <= one <= self.policy.max_workers for one in sums(slots)):
+        if not any(
+            self.policy.min_workers <= one <= self.policy.max_workers for one in sums(slots)
+        ):
             return self.machine.phase is Phase.WAITING
         world = self.machine.world
         if self.machine.phase is not Phase.RUNNING or world is None:

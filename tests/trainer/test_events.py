@@ -59,7 +59,13 @@ def test_an_event_has_its_time_and_the_fields_that_are_not_none(run_dir: RunDire
     writer.emit("resumed", generation=3, step=None, cause="grow", metrics={"loss": [0.5]})
     writer.flush()
     assert read_events(run_dir) == [
-        {"event": "resumed", "time": 7.0, "generation": 3, "cause": "grow", "metrics": {"loss": [0.5]}}
+        {
+            "event": "resumed",
+            "time": 7.0,
+            "generation": 3,
+            "cause": "grow",
+            "metrics": {"loss": [0.5]},
+        }
     ]
 
 
@@ -94,9 +100,7 @@ def test_a_reader_returns_each_event_once_and_in_order_of_time(run_dir: RunDirec
     assert kinds(reader.read_new()) == ["later"]
 
 
-def test_a_store_that_is_away_costs_no_event(
-    run_dir: RunDirectory, unreliable: Unreliable
-) -> None:
+def test_a_store_that_is_away_costs_no_event(run_dir: RunDirectory, unreliable: Unreliable) -> None:
     writer = writer_of(run_dir)
     writer.emit("a")
     unreliable.fails = "before"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -145,6 +146,42 @@ def test_one_of_sixteen_racers_creates(tmp_path: Path) -> None:
     assert won.count(True) == 1
     assert stores[0].read("leader/1") == b"%d" % won.index(True)
     assert [path.name for path in (tmp_path / "leader").iterdir()] == ["1"]
+
+
+# --- an object store, whose client has exceptions of its own -------------------------------
+
+
+class HttpError(Exception):
+    """Not an OSError, as in gcsfs."""
+
+
+class Away:
+    """A file system of which nothing works."""
+
+    def __getattr__(self, name: str) -> Any:
+        def fail(*args: object, **kwargs: object) -> None:
+            raise HttpError("503, try again later")
+
+        return fail
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda store: store.read("file"),
+        lambda store: store.write("file", b""),
+        lambda store: store.create("file", b""),
+        lambda store: store.names("file"),
+        lambda store: store.exists("file"),
+        lambda store: store.delete("file"),
+    ],
+    ids=["read", "write", "create", "names", "exists", "delete"],
+)
+def test_whatever_a_client_raises_is_an_os_error(operation: Callable[[Store], object]) -> None:
+    store = Store("memory://away")
+    store.fs = Away()
+    with pytest.raises(OSError, match="memory://away/file: HttpError: 503, try again later"):
+        operation(store)
 
 
 # --- a local disk, which has no whole-object writes of its own ----------------------------

@@ -1,0 +1,235 @@
+"""Gradients of a world equal those of one process on the whole batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from trainer.buckets import GradientBuckets, _group
+
+from .ranks import alone, in_world
+
+Numbers = list[list[float]]
+SAMPLES = 12
+
+
+def model(dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).to(dtype)
+
+
+def batch(dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(SAMPLES, 4, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+
+def gradients(module: nn.Module) -> Numbers:
+    return [p.grad.flatten().tolist() for p in module.parameters() if p.grad is not None]
+
+
+def of_the_whole_batch(dtype: torch.dtype = torch.float32) -> Numbers:
+    module = model(dtype)
+    module(batch(dtype)).square().sum().backward()
+    return gradients(module)
+
+
+def close(one: Numbers, other: Numbers) -> bool:
+    return one == [pytest.approx(numbers, rel=1e-5, abs=1e-5) for numbers in other]
+
+
+# --- what the ranks run -------------------------------------------------------------------
+
+
+def summed(bucket_bytes: int, dtype: torch.dtype, micro: int) -> tuple[Numbers, list[float]]:
+    """This rank's part of the batch, in ``micro`` backward passes."""
+    import horovod.torch as hvd
+
+    module = model(dtype)
+    buckets = GradientBuckets(module.parameters(), extras=2, bucket_bytes=bucket_bytes)
+    part = batch(dtype).tensor_split(hvd.size())[hvd.rank()]
+    for _ in range(2):  # the second step starts from what the first one left
+        buckets.zero()
+        pieces = part.tensor_split(micro)
+        for number, piece in enumerate(pieces):
+            if number == len(pieces) - 1:
+                buckets.arm(lambda: [float(hvd.rank()), float(len(part))])
+            module(piece).square().sum().backward()
+        extras = buckets.reduce()
+    return gradients(module), extras
+
+
+class Branches(nn.Module):
+    """Each rank uses another branch, and nobody uses the last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.branches = nn.ModuleList(nn.Linear(2, 1, bias=False) for _ in range(3))
+
+    def forward(self, x: torch.Tensor, branch: int) -> torch.Tensor:
+        out: torch.Tensor = self.branches[branch](x)
+        return out
+
+
+def with_unused_parameters() -> Numbers:
+    import horovod.torch as hvd
+
+    module = Branches()
+    # One parameter to a bucket, so that what is not used holds up what is.
+    buckets = GradientBuckets(module.parameters(), extras=1, bucket_bytes=1)
+    buckets.zero()
+    buckets.arm(lambda: [1.0])
+    module(torch.tensor([1.0, 2.0]), hvd.rank()).sum().backward()
+    assert buckets.reduce() == [2.0]
+    return gradients(module)
+
+
+def where_a_rank_has_no_sample() -> Numbers:
+    import horovod.torch as hvd
+
+    module = model()
+    buckets = GradientBuckets(module.parameters(), extras=1)
+    buckets.zero()
+    buckets.arm(lambda: [float(hvd.rank())])
+    if hvd.rank() == 0:
+        module(batch()).square().sum().backward()
+    assert buckets.reduce() == [1.0]
+    return gradients(module)
+
+
+def after_an_interrupted_step() -> Numbers:
+    """A backward pass whose sums were never waited for, as when a peer is lost."""
+    module = model()
+    buckets = GradientBuckets(module.parameters(), extras=1)
+    module(batch()).sum().backward()
+    buckets.zero()
+    buckets.arm(lambda: [1.0])
+    module(batch()).square().sum().backward()
+    assert buckets.reduce() == [1.0]
+    return gradients(module)
+
+
+def mixed_precisions() -> tuple[list[str], list[float]]:
+    first, second = nn.Linear(2, 2), nn.Linear(2, 2).to(torch.bfloat16)
+    parameters = [*first.parameters(), *second.parameters()]
+    buckets = GradientBuckets(parameters, extras=2)
+    buckets.zero()
+    buckets.arm(lambda: [0.25, 4097.0])
+    loss = first(torch.ones(2)).sum() + second(torch.ones(2, dtype=torch.bfloat16)).sum().float()
+    loss.backward()
+    extras = buckets.reduce()
+    return [str(p.grad.dtype) for p in parameters if p.grad is not None], extras
+
+
+def views() -> bool:
+    module = model()
+    buckets = GradientBuckets(module.parameters(), extras=1)
+    places = {p.grad.data_ptr() for p in module.parameters() if p.grad is not None}
+    for _ in range(2):
+        buckets.zero()
+        buckets.arm(lambda: [0.0])
+        module(batch()).sum().backward()
+        buckets.reduce()
+    return places == {p.grad.data_ptr() for p in module.parameters() if p.grad is not None}
+
+
+# --- what they must find --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slots", [[1, 1], [1, 1, 1], [2, 1]], ids=str)
+@pytest.mark.parametrize("bucket_bytes", [1, 100, 2**22])
+def test_every_rank_has_the_gradients_of_the_whole_batch(
+    slots: list[int], bucket_bytes: int
+) -> None:
+    size = sum(slots)
+    for found, extras in in_world(slots, summed, bucket_bytes, torch.float32, 1):
+        assert close(found, of_the_whole_batch())
+        assert extras == [sum(range(size)), SAMPLES]
+
+
+def test_a_lone_world_has_them_too() -> None:
+    ((found, extras),) = in_world([1], summed, 100, torch.float32, 1)
+    assert close(found, of_the_whole_batch())
+    assert extras == [0, SAMPLES]
+
+
+def test_micro_batches_add_up() -> None:
+    for found, extras in in_world([1, 1], summed, 100, torch.float32, 3):
+        assert close(found, of_the_whole_batch())
+        assert extras == [1, SAMPLES]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_low_precision_gradients_travel_and_counts_stay_exact(dtype: torch.dtype) -> None:
+    for found, extras in in_world([1, 1], summed, 100, dtype, 1):
+        expected = of_the_whole_batch(dtype)
+        assert found == [pytest.approx(numbers, rel=0.05, abs=0.1) for numbers in expected]
+        assert extras == [1, SAMPLES]
+
+
+def test_parameters_of_several_precisions_have_buckets_of_their_own() -> None:
+    for dtypes, extras in in_world([1, 1], mixed_precisions):
+        assert dtypes == ["torch.float32"] * 2 + ["torch.bfloat16"] * 2
+        assert extras == [0.5, 8194.0]
+
+
+def test_parameters_that_a_rank_does_not_use_hold_nobody_up() -> None:
+    for found in in_world([1, 1], with_unused_parameters):
+        assert found == [[1.0, 2.0], [1.0, 2.0], [0.0, 0.0]]
+
+
+def test_a_rank_without_a_sample_takes_part() -> None:
+    for found in in_world([1, 1], where_a_rank_has_no_sample):
+        assert close(found, of_the_whole_batch())
+
+
+def test_what_an_interrupted_step_left_is_forgotten() -> None:
+    (found,) = in_world([1], after_an_interrupted_step)
+    assert close(found, of_the_whole_batch())
+
+
+def test_gradients_stay_where_they_are() -> None:
+    assert in_world([1], views) == [True]
+
+
+def test_a_model_that_trains_nothing_is_refused() -> None:
+    frozen = nn.Linear(1, 1).requires_grad_(False)
+    with pytest.raises(ValueError, match="no parameter with requires_grad"):
+        GradientBuckets(frozen.parameters(), extras=1)
+
+
+def frozen_parts() -> list[bool]:
+    module = model()
+    first: Any = module[0]
+    first.requires_grad_(False)
+    GradientBuckets(module.parameters(), extras=1)
+    return [p.grad is None for p in module.parameters()]
+
+
+def test_frozen_parameters_get_no_gradient() -> None:
+    assert alone(frozen_parts) == [True, True, False, False]
+
+
+PARAMETERS = st.lists(
+    st.builds(
+        lambda numel, dtype: nn.Parameter(torch.zeros(numel, dtype=dtype)),
+        st.integers(0, 50),
+        st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
+    ),
+    min_size=1,
+)
+
+
+@given(PARAMETERS, st.integers(1, 500))
+def test_groups_keep_the_order_one_precision_each_and_the_limit(
+    parameters: list[nn.Parameter], limit: int
+) -> None:
+    groups = _group(parameters, limit)
+    assert [id(p) for group in groups for p in group] == [id(p) for p in parameters]
+    for group in groups:
+        assert len({p.dtype for p in group}) == 1
+        assert len(group) == 1 or sum(p.numel() * p.element_size() for p in group) <= limit
