@@ -57,7 +57,7 @@ $(DONE)/venv:
 	@rm -rf .venv && $(PYTHON) -m venv .venv && mkdir $(DONE)
 	@touch $@
 
-# Before the long downloads: could Horovod be compiled? (CMake comes with the next step.)
+# Before the long downloads: could Horovod be compiled here?
 $(DONE)/torch: containers/torch.txt containers/build.txt | $(DONE)/venv
 	@$(PIP) install --quiet -r containers/build.txt
 	@$(BIN)/python containers/build_horovod.py --check $(HOROVOD_ARGS)

@@ -89,7 +89,8 @@ class Membership:
         self.phase = Phase.WAITING
         self.members: dict[MemberId, Member] = {}
         self.world: World | None = None  # the newest; in WAITING it is over
-        self.generation = last_generation
+        self.generation = last_generation  # that of ``world``, once there is one
+        self._taken = 0  # the newest that a member brought from an earlier leader
         self.steps = 0  # the most steps that anyone reported
         # Those of the world who are still members, in rank order; nobody in WAITING.
         self._team: dict[MemberId, Member] = {}
@@ -164,7 +165,7 @@ class Membership:
             self._missed(member, now)
         if brought is not None and (member.id not in self._team or self.phase is Phase.STOPPING):
             # That world is over, and nobody could tell this member.
-            self.generation = max(self.generation, brought.generation)
+            self._taken = max(self._taken, brought.generation)
             self._do(Abort(brought))
 
     def _adopt(self, world: World, bringer: Member, now: float) -> None:
@@ -419,14 +420,14 @@ class Membership:
         elif self.generation == 0:
             waited = now - enough_since(chosen, self.policy.min_workers)
             if slots >= self.expected or waited >= self.policy.start_wait:
-                self._form(chosen, now)
+                self._form(sorted(chosen, key=lambda one: one.id), now)
         elif now >= self._adopting_until and self._gathered(
             enough_since(chosen, self.policy.min_workers), now
         ):
             self._form(chosen, now)
 
     def _form(self, chosen: list[Member], now: float) -> None:
-        self.generation += 1
+        self.generation = max(self.generation, self._taken) + 1
         self.world = arrange(self.generation, [(one.id, one.slots) for one in chosen])
         self.phase = Phase.FORMING
         self._forming_since = self._progress_at = now

@@ -12,12 +12,14 @@ class Policy:
     Attributes:
         min_workers: no world is smaller.
         max_workers: no world is larger.
-        start_wait: how long the first generation waits for absent replicas.
-        hold_off: how long newcomers wait for others to be admitted with them.
+        start_wait: how long the first generation waits for absent replicas, once
+            ``min_workers`` are ready.
+        hold_off: how long the first newcomer waits for others to be admitted with it.
         admission_interval: least time between two re-formations for growth.
         suspicion: silence of an active member, without any step, that counts as its loss.
         idle_suspicion: the same for members that are not in the world.
-        stop_limit: how long a stopped world waits for a worker that does not stop.
+        stop_limit: how long a world may take to stop before it is broken off, and then
+            before the workers that still do not stop are killed.
         forming_limit: how long a world may take to form.
         adoption_wait: how long a new leader waits for the members of the world it found.
         setback_limit: worlds lost in a row without one completed step, before giving up.

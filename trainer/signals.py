@@ -16,7 +16,10 @@ from trainer.world import MemberId, World
 
 @dataclass(frozen=True)
 class Joined:
-    """An agent connected; ``world`` is what its workers are in, formed by an earlier leader."""
+    """An agent connected; ``world`` is the newest that its workers entered, if they did.
+
+    They may be in it still: an earlier leader formed it, or the connection was broken.
+    """
 
     member: MemberId
     slots: int
@@ -69,7 +72,11 @@ class Stopped:
 
 @dataclass(frozen=True)
 class Crashed:
-    """A worker of the member died. ``spare`` is whether a warm one takes its place at once."""
+    """A worker of the member died. ``spare`` is whether a warm one takes its place at once.
+
+    If the member has other workers in the generation, Stopped follows when they have left
+    it; Ready follows when every slot has a warm worker again.
+    """
 
     member: MemberId
     reason: str

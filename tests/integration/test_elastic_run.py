@@ -28,7 +28,7 @@ name: digits
 task: trainer.tasks.digits:Digits
 args: {{epochs: {epochs}, batch: 64, width: 8, dtype: float64}}
 pools: [{{machine: a2-highgpu-1g}}, {{machine: a2-highgpu-1g, replicas: {others}}}]
-elastic: {{min_workers: {min_workers}, spares: {spares}}}
+elastic: {{min_workers: {min_workers}, spares: {spares}, suspicion: 5s}}
 audit: true
 local: {{market: {market}}}
 """

@@ -7,14 +7,13 @@ moment; the worlds they join are served by trainer.rendezvous in this process.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import multiprocessing
 import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
@@ -56,43 +55,70 @@ def environment(place: Place, port: int) -> dict[str, str]:
     }
 
 
-@contextmanager
-def served(world: World) -> Iterator[list[dict[str, str]]]:
-    """Serves a world's rendezvous, one per member. Yields the environment of every rank."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="rendezvous")
-    thread.start()
-    servers: dict[MemberId, Rendezvous] = {}
+class Meeting:
+    """The rendezvous of one world, one server per member, in a thread of their own.
 
-    def spread(origin: MemberId) -> Callable[[str, str, bytes], None]:
-        """The coordinator's part: a key of one member reaches all others."""
+    Attributes:
+        environments: of every rank.
+        puts: the (scope, key) of all that went from one member to the others.
+    """
 
-        def put(scope: str, key: str, value: bytes) -> None:
-            for member, server in servers.items():
-                if member != origin:
-                    server.add(scope, key, value)
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.environments: list[dict[str, str]] = []
+        self.puts: list[tuple[str, str]] = []
+        self._put = threading.Event()
+        self._servers: dict[MemberId, Rendezvous] = {}
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="rendezvous")
 
-        return put
+    def __enter__(self) -> Meeting:
+        self._thread.start()
+        self._do(self._start())
+        return self
 
-    async def start() -> None:
-        for member in world.members:
-            servers[member] = Rendezvous(world, member, spread(member))
-            await servers[member].start()
+    def __exit__(self, *error: object) -> None:
+        self._do(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
-    async def close() -> None:
-        for server in servers.values():
+    def until_somebody_came(self) -> None:
+        """Waits until a rank is in the middle of joining."""
+        assert self._put.wait(PATIENCE)
+
+    def break_off(self) -> None:
+        """Lets those who wait for others fail."""
+        for server in self._servers.values():
+            self._loop.call_soon_threadsafe(server.break_off)
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
+
+    async def _start(self) -> None:
+        for member in self.world.members:
+            self._servers[member] = Rendezvous(self.world, member, self._spread(member))
+            await self._servers[member].start()
+        for place in self.world.places:
+            self.environments.append(environment(place, self._servers[place.member].port))
+
+    async def _close(self) -> None:
+        for server in self._servers.values():
             await server.close()
         others = asyncio.all_tasks() - {asyncio.current_task()}
         await asyncio.gather(*others, return_exceptions=True)
 
-    try:
-        asyncio.run_coroutine_threadsafe(start(), loop).result(PATIENCE)
-        yield [environment(place, servers[place.member].port) for place in world.places]
-    finally:
-        asyncio.run_coroutine_threadsafe(close(), loop).result(PATIENCE)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+    def _spread(self, origin: MemberId) -> Callable[[str, str, bytes], None]:
+        """The coordinator's part: a key of one member reaches all others."""
+
+        def put(scope: str, key: str, value: bytes) -> None:
+            self.puts.append((scope, key))
+            for member, server in self._servers.items():
+                if member != origin:
+                    server.add(scope, key, value)
+            self._put.set()
+
+        return put
 
 
 class Process:
@@ -164,8 +190,8 @@ def in_world(
 
     Returns what each rank returned, None for those in ``lost``, which kill themselves.
     """
-    with served(world_of(*slots)) as environments:
-        processes = [Process(_member, env, function, args) for env in environments]
+    with Meeting(world_of(*slots)) as meeting:
+        processes = [Process(_member, env, function, args) for env in meeting.environments]
         try:
             return [
                 None if rank in lost else process.result() for rank, process in enumerate(processes)
@@ -191,12 +217,13 @@ class Worker:
 
     Args:
         function: called in the process as ``function(channel, *args)``.
+        args: what it is called with.
     """
 
-    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+    def __init__(self, function: Callable[..., Any], args: Sequence[Any]) -> None:
         worker_reads, self._orders = _forks.Pipe(duplex=False)
         messages, worker_writes = _forks.Pipe(duplex=False)
-        self.process = Process(_with_channel, worker_reads, worker_writes, function, args)
+        self.process = Process(_with_channel, worker_reads, worker_writes, function, tuple(args))
         worker_reads.close()
         worker_writes.close()
         self._messages = os.fdopen(os.dup(messages.fileno()), "rb")
@@ -205,10 +232,6 @@ class Worker:
     def send(self, op: str, **fields: Any) -> None:
         """An order of the agent."""
         os.write(self._orders.fileno(), json.dumps({"op": op, **fields}).encode() + b"\n")
-
-    def join(self, generation: int, env: dict[str, str]) -> None:
-        """Orders the worker into a world."""
-        self.send("form", generation=generation, env=env, addresses=["127.0.0.1"])
 
     def receive(self) -> dict[str, Any]:
         """The next message."""
@@ -219,10 +242,7 @@ class Worker:
 
     def until(self, op: str) -> dict[str, Any]:
         """The next message of this kind; others are dropped."""
-        for _ in itertools.count():
-            message = self.receive()
-            if message["op"] == op:
-                break
+        while (message := self.receive())["op"] != op:
             assert message["op"] != "failed", message["reason"]
         return message
 
@@ -248,21 +268,28 @@ def _with_channel(
 
 
 @contextmanager
-def workers(count: int, function: Callable[..., Any], *args: Any) -> Iterator[list[Worker]]:
-    """So many workers, of which nothing is left afterwards."""
+def workers(function: Callable[..., Any], *args: Sequence[Any]) -> Iterator[list[Worker]]:
+    """One worker for each of ``args``; nothing of them is left afterwards."""
     started: list[Worker] = []
     try:
-        for _ in range(count):
-            started.append(Worker(function, *args))
+        for one in args:
+            started.append(Worker(function, one))
         yield started
     finally:
         for worker in started:
             worker.close()
 
 
-def form(
-    generation: int, members: Sequence[Worker], environments: Sequence[dict[str, str]]
-) -> None:
+def form(meeting: Meeting, members: Sequence[Worker]) -> None:
     """Orders workers into a world, in order of rank."""
-    for worker, env in zip(members, environments, strict=True):
-        worker.join(generation, env)
+    generation = meeting.world.generation
+    for worker, env in zip(members, meeting.environments, strict=True):
+        worker.send("form", generation=generation, env=env, addresses=["127.0.0.1"])
+
+
+@contextmanager
+def formed(generation: int, members: Sequence[Worker]) -> Iterator[list[dict[str, Any]]]:
+    """A world of these workers, each a member of its own. Yields what each started with."""
+    with Meeting(world_of(*[1] * len(members), generation=generation)) as meeting:
+        form(meeting, members)
+        yield [member.until("started") for member in members]

@@ -208,11 +208,9 @@ def test_a_member_outside_the_world_is_released_at_once_when_drained() -> None:
 
 def test_a_drain_while_the_world_forms_waits_until_it_runs() -> None:
     run = Run(expected=2)
-    forming = run.ready(A, B)
+    run.ready(A, B)
     assert run.tell(Drain(A, "preemption", 30.0)) == []
-    running = run.started()
-    assert forming == [Form(running)]
-    assert run.orders[-1] == Pause(running)
+    assert run.tell(Started(A, 1, step=0), Started(B, 1, step=0)) == [Pause(run.world)]
     assert run.told("resumed")[-1]["cause"] == "start"
     run.stopped(A, B, step=1)
     assert run.told("generation_formed")[-1]["cause"] == "drain"
@@ -691,8 +689,7 @@ def test_a_world_newer_than_the_adopted_one_is_broken_off_and_its_number_not_use
     run.tell(Joined(A, 1, older))
     assert run.tell(Joined(C, 1, newer)) == [Abort(newer)]
     run.tell(Ready(C), Left(B, "gone"))
-    assert run.stopped(A) == []  # it counts by the newer world, too
-    assert run.tell(Stopped(A, 6, step=60)) == [Form(world(8, A, C))]
+    assert run.stopped(A, step=60) == [Form(world(8, A, C))]
 
 
 def test_a_member_that_lost_its_connection_for_a_moment_is_a_newcomer() -> None:
@@ -721,5 +718,5 @@ def test_a_member_that_lost_its_connection_for_a_moment_is_a_newcomer() -> None:
     ],
 )
 def test_impossible_limits_are_refused(limits: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="must|longer"):
+    with pytest.raises(ValueError, match=r"must (not )?be"):
         Policy(**limits)
