@@ -16,12 +16,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-import grpc
-
 from trainer import preemption
-from trainer.coordinator import MESSAGE_LIMIT, METHOD, SERVICE, Coordinator
+from trainer.coordinator import Coordinator
 from trainer.events import EventWriter
-from trainer.lease import Contend, Follow, Watch, newest_claim
+from trainer.link import Link, Refused
 from trainer.process import Message, WorkerProcess, describe_exit
 from trainer.protocol import swell_pb2 as pb
 from trainer.rendezvous import Rendezvous, host_key
@@ -41,9 +39,6 @@ from trainer.slots import Slots
 from trainer.wire import addresses_in, world_from_message, world_to_message
 from trainer.world import MemberId, Place, World
 
-LEASE_TIMEOUT = 5.0  # seconds without renewal after which another agent leads
-LEASE_RENEW = 1.0  # seconds
-PATIENCE = 3.0  # seconds for which the first lease is left to pool 0
 OUTCOME_POLL = 2.0  # seconds
 FLUSH = 0.5  # seconds
 WORKER_GRACE = 3.0  # seconds for a worker to exit by itself
@@ -94,8 +89,14 @@ class Agent:
         self._slots = Slots(
             replica.slots, settings.spares, self._worker_env, self._heard, self._worker_exited
         )
-        self._coordinator: Coordinator | None = None
-        self._outbox: asyncio.Queue[pb.FromAgent] | None = None
+        self._link = Link(
+            run_dir,
+            token,
+            replica.is_primary,
+            self._host_coordinator,
+            self._introduce,
+            self._carry_out,
+        )
         self._world: World | None = None
         self._addresses: dict[MemberId, str] = {}
         self._rendezvous: Rendezvous | None = None
@@ -111,12 +112,15 @@ class Agent:
 
     async def run(self) -> int:
         """Lives until the run ends. Returns the exit code; raises Rejoin to be started again."""
+        outcome = await asyncio.to_thread(self._run_dir.outcome)
+        if outcome is not None:
+            return _exit_code(str(outcome.get("state")))
         loop = asyncio.get_running_loop()
         self._ending = loop.create_future()
         tasks = [
             loop.create_task(work)
             for work in (
-                self._follow_leaders(),
+                self._link.run(),
                 preemption.watch(self._env, self._notice),
                 self._beat(),
                 self._watch_outcome(),
@@ -124,7 +128,6 @@ class Agent:
             )
         ]
         try:
-            self._check_outcome(await asyncio.to_thread(self._run_dir.outcome))
             await self._slots.start()
             done, _ = await asyncio.wait(
                 [*tasks, self._ending], return_when=asyncio.FIRST_COMPLETED
@@ -133,25 +136,22 @@ class Agent:
                 one.result()
             raise AssertionError("an agent's task ended without a reason")
         except Ended as ended:
-            return EXIT_FAILED if ended.state == "failed" else EXIT_OK
+            return _exit_code(ended.state)
         finally:
+            self._ending.cancel()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             if self._rendezvous is not None:
                 await self._rendezvous.close()
             await self._slots.close(WORKER_GRACE)
-            if self._coordinator is not None:
-                await self._coordinator.stop()
-            self._events.flush()
+            await self._link.close()
+            with suppress(OSError):
+                self._events.flush()
 
     def _end(self, why: Exception) -> None:
         if self._ending is not None and not self._ending.done():
             self._ending.set_exception(why)
-
-    def _check_outcome(self, outcome: dict[str, Any] | None) -> None:
-        if outcome is not None:
-            raise Ended(str(outcome.get("state")), str(outcome.get("reason")))
 
     async def _watch_outcome(self) -> None:
         while True:
@@ -160,7 +160,9 @@ class Agent:
                 await asyncio.wait_for(self._noticed.wait(), OUTCOME_POLL)
             self._noticed.clear()
             with suppress(OSError, ValueError):
-                self._check_outcome(await asyncio.to_thread(self._run_dir.outcome))
+                outcome = await asyncio.to_thread(self._run_dir.outcome)
+                if outcome is not None:
+                    raise Ended(str(outcome.get("state")), str(outcome.get("reason")))
 
     async def _flush(self) -> None:
         while True:
@@ -170,85 +172,16 @@ class Agent:
 
     # --- the leader -----------------------------------------------------------------
 
-    async def _follow_leaders(self) -> None:
-        """Finds the leader, or becomes it, and obeys it; again and again."""
-        patience = 0.0 if self._replica.is_primary else PATIENCE
-        watch = Watch(LEASE_TIMEOUT, patience, time.monotonic())
-        while not self._released:
-            newest = await asyncio.to_thread(newest_claim, self._run_dir)
-            decision = watch.look(newest, time.monotonic())
-            if isinstance(decision, Contend):
-                await self._contend(decision.epoch, 0 if newest is None else newest.generation)
-            elif isinstance(decision, Follow) and decision.claim.target:
-                lost = asyncio.create_task(self._leader_lost(watch, decision.claim.epoch))
-                obeying = asyncio.create_task(self._obey(decision.claim.target))
-                try:
-                    await asyncio.wait([lost, obeying], return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    for task in (lost, obeying):
-                        task.cancel()
-                    await asyncio.gather(lost, obeying, return_exceptions=True)
-                await asyncio.sleep(0.2)
-            else:
-                await asyncio.sleep(0.2)
-        await asyncio.Event().wait()
-
-    async def _leader_lost(self, watch: Watch, epoch: int) -> None:
-        """Returns when the claim of ``epoch`` is stale or another one counts."""
-        while True:
-            await asyncio.sleep(LEASE_RENEW)
-            with suppress(OSError):
-                newest = await asyncio.to_thread(newest_claim, self._run_dir)
-                decision = watch.look(newest, time.monotonic())
-                if not isinstance(decision, Follow) or decision.claim.epoch != epoch:
-                    return
-
-    async def _contend(self, epoch: int, last_generation: int) -> None:
-        if self._drain_until is not None:
-            await asyncio.sleep(0.2)  # it is about to leave: let another one lead
-            return
-        if self._coordinator is not None:
-            await self._coordinator.stop()
-        expected = self._replica.replicas * self._replica.slots
-        coordinator = Coordinator(
+    def _host_coordinator(self, renew_every: float) -> Coordinator:
+        return Coordinator(
             self._run_dir,
             self._settings.policy(),
-            expected,
+            self._replica.replicas * self._replica.slots,
             self._token,
             self._replica.address,
             self.member,
-            LEASE_RENEW,
+            renew_every,
         )
-        leads = await coordinator.lead(epoch, last_generation)
-        self._coordinator = coordinator if leads else None
-
-    async def _obey(self, target: str) -> None:
-        """Holds one stream to the coordinator at ``target`` until it breaks."""
-        options = [("grpc.max_receive_message_length", MESSAGE_LIMIT)]
-        outbox: asyncio.Queue[pb.FromAgent] = asyncio.Queue()
-
-        async def requests() -> Any:
-            while True:
-                yield await outbox.get()
-
-        async with grpc.aio.insecure_channel(target, options=options) as channel:
-            join = channel.stream_stream(
-                f"/{SERVICE}/{METHOD}",
-                request_serializer=pb.FromAgent.SerializeToString,
-                response_deserializer=pb.FromCoordinator.FromString,
-            )
-            call = join(requests(), metadata=(("authorization", f"Bearer {self._token}"),))
-            self._outbox = outbox
-            try:
-                self._introduce()
-                async for order in call:
-                    await self._carry_out(order)
-            except grpc.aio.AioRpcError as error:
-                if error.code() is grpc.StatusCode.UNAUTHENTICATED:
-                    self._end(RuntimeError("the coordinator refuses this run's token"))
-                log.info("the coordinator at %s is gone: %s", target, error.details())
-            finally:
-                self._outbox = None
 
     def _introduce(self) -> None:
         """Says who this is, and everything that a new leader has to know."""
@@ -257,7 +190,7 @@ class Agent:
         )
         if self._world is not None:
             hello.world.CopyFrom(world_to_message(self._world, self._addresses))
-        self._say(hello=hello)
+        self._link.say(hello=hello)
         if self._drain_until is not None:
             self._say_drain("preemption notice")
         if self._world is None:
@@ -265,17 +198,15 @@ class Agent:
         else:
             self._say_stopped()
 
-    def _say(self, **body: Any) -> None:
-        if self._outbox is not None:
-            self._outbox.put_nowait(pb.FromAgent(**body))
-
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self._settings.heartbeat)
             if not self._released:
                 generation = 0 if self._world is None else self._world.generation
                 steps = [slot.active.step for slot in self._slots.all]
-                self._say(progress=pb.Progress(generation=generation, step=max(steps, default=0)))
+                self._link.say(
+                    progress=pb.Progress(generation=generation, step=max(steps, default=0))
+                )
 
     # --- orders ---------------------------------------------------------------------
 
@@ -348,7 +279,7 @@ class Agent:
     def _put_key(self, scope: str, name: str, value: bytes) -> None:
         assert self._world is not None
         key = pb.Key(scope=scope, name=name, value=value)
-        self._say(put=pb.Put(generation=self._world.generation, keys=[key]))
+        self._link.say(put=pb.Put(generation=self._world.generation, keys=[key]))
 
     def _is_current(self, generation: int) -> bool:
         return self._world is not None and self._world.generation == generation
@@ -378,12 +309,13 @@ class Agent:
         if self._drain_until is None:
             log.info("%s: leaving at the next step boundary", reason)
             self._drain_until = time.monotonic() + preemption.DEADLINE
+            self._link.stop_contending()
             self._say_drain(reason)
 
     def _say_drain(self, reason: str) -> None:
         assert self._drain_until is not None
         left = max(0.0, self._drain_until - time.monotonic())
-        self._say(drain=pb.Drain(reason=reason, deadline=left))
+        self._link.say(drain=pb.Drain(reason=reason, deadline=left))
 
     # --- workers --------------------------------------------------------------------
 
@@ -432,7 +364,7 @@ class Agent:
                     step=message["step"],
                     metrics=message["metrics"],
                 )
-                self._say(done=done)
+                self._link.say(done=done)
         elif op == "failed":
             self._say_failed(worker, message["reason"])
         elif op == "event":
@@ -453,14 +385,14 @@ class Agent:
             return
         warm = was_active and any(spare.idle for spare in self._slots.all[worker.slot].spares)
         if was_active:
-            self._say(crashed=pb.Crashed(reason=reason, spare=warm))
+            self._link.say(crashed=pb.Crashed(reason=reason, spare=warm))
         await self._slots.replace(worker)
         self._say_ready()
 
     def _say_ready(self) -> None:
         """Every slot is warm, and none is in a generation: the member can take part."""
         if not self._released and self._slots.all and self._slots.idle:
-            self._say(ready=pb.Ready())
+            self._link.say(ready=pb.Ready())
 
     async def _say_started(self) -> None:
         if self._world is None or len(self._started) < len(self._slots.all):
@@ -472,7 +404,7 @@ class Agent:
         )
         if idles:
             message.idle = max(idles)
-        self._say(started=message)
+        self._link.say(started=message)
         await self._slots.want_spares()
 
     def _say_stopped(self) -> None:
@@ -480,7 +412,7 @@ class Agent:
         if self._world is None or len(self._stopped) < len(self._slots.all):
             return
         stopped = list(self._stopped.values())
-        self._say(
+        self._link.say(
             stopped=pb.Stopped(
                 generation=self._world.generation,
                 step=max(one["step"] for one in stopped),
@@ -492,9 +424,13 @@ class Agent:
 
     def _say_failed(self, worker: WorkerProcess, reason: str) -> None:
         print(reason, file=sys.stderr, flush=True)
-        self._say(
+        self._link.say(
             task_failed=pb.TaskFailed(rank=max(0, worker.rank), step=worker.step, reason=reason)
         )
+
+
+def _exit_code(state: str) -> int:
+    return EXIT_FAILED if state == "failed" else EXIT_OK
 
 
 def _without_op(message: Message) -> dict[str, Any]:
@@ -533,7 +469,7 @@ def main() -> int:
     except Rejoin as reason:
         log.info("starting again as a new member: %s", reason)
         os.execv(sys.executable, [sys.executable, "-m", "trainer.agent", *sys.argv[1:]])
-    except ValueError as error:
+    except (ValueError, Refused) as error:
         print(f"swell-agent: {error}", file=sys.stderr)
         return EXIT_FAILED
     except OSError as error:

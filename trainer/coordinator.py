@@ -13,8 +13,10 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from trainer import signals
 from trainer.events import EventWriter
@@ -72,8 +74,9 @@ class Coordinator:
         self._claim = Claim(0, str(leader), "")
         self._streams: dict[MemberId, Stream] = {}
         self._addresses: dict[MemberId, str] = {}
-        self._keys: dict[str, list[pb.Key]] = defaultdict(list)
+        self._keys: dict[str, dict[str, pb.Key]] = defaultdict(dict)  # by scope and name
         self._tasks: list[asyncio.Task[None]] = []
+        self._leads = True
 
     # --- the lease ------------------------------------------------------------------
 
@@ -112,6 +115,7 @@ class Coordinator:
 
     async def stop(self) -> None:
         """Ends all streams, writes what events are left, and stops serving."""
+        self._leads = False
         for task in self._tasks:
             task.cancel()
         for stream in self._streams.values():
@@ -138,6 +142,7 @@ class Coordinator:
 
     async def _step_down(self) -> None:
         """A higher epoch leads now: whoever is connected is to look for it."""
+        self._leads = False
         for stream in self._streams.values():
             stream.put_nowait(None)
         await self._server.stop(None)
@@ -158,10 +163,12 @@ class Coordinator:
             hello = (await anext(requests)).hello
             member = MemberId.parse(hello.member)
             world = world_from_message(hello.world) if hello.HasField("world") else None
-        except (StopAsyncIteration, ValueError):
+        except (StopAsyncIteration, ValueError, DecodeError):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the stream begins with a hello")
             return
         stream: Stream = asyncio.Queue()
+        if member in self._streams:
+            self._streams[member].put_nowait(None)  # its agent gave up that connection
         self._streams[member] = stream
         self._addresses[member] = hello.address
         if world is not None:
@@ -176,7 +183,7 @@ class Coordinator:
             listening.cancel()
             if self._streams.get(member) is stream:
                 del self._streams[member]
-            self._take(signals.Left(member, "its connection broke"))
+                self._take(signals.Left(member, "its connection broke"))
 
     async def _listen(
         self, member: MemberId, requests: AsyncIterator[pb.FromAgent], stream: Stream
@@ -189,7 +196,7 @@ class Coordinator:
                     event = event_from_message(member, message)
                     if event is not None:
                         self._take(event)
-        except (ValueError, grpc.RpcError, asyncio.CancelledError):
+        except (ValueError, DecodeError, grpc.RpcError, asyncio.CancelledError):
             pass  # a broken connection, or something that is no agent: it leaves
         finally:
             stream.put_nowait(None)
@@ -197,6 +204,8 @@ class Coordinator:
     # --- membership -----------------------------------------------------------------
 
     def _take(self, event: signals.Event) -> None:
+        if not self._leads:
+            return  # they leave because they were sent away: that is no loss
         for command in self._machine.step(event, self._clock()):
             self._carry_out(command)
 
@@ -239,30 +248,37 @@ class Coordinator:
             return
         for key in put.keys:
             gathered = self._keys[key.scope]
-            gathered.append(key)
+            gathered[key.name] = key
             if len(gathered) == scope_size(world, key.scope):
-                keys = pb.Keys(generation=world.generation, keys=gathered)
+                keys = pb.Keys(generation=world.generation, keys=gathered.values())
                 self._send_world(world, pb.FromCoordinator(keys=keys))
 
     async def _end(self, command: signals.Finish) -> None:
-        """Writes the outcome, if this is still the leader, and tells everybody."""
-        newest = await asyncio.to_thread(newest_claim, self._run_dir)
-        if newest is not None and newest.epoch > self._claim.epoch:
+        """Writes the outcome, if this is still the leader, and tells everybody what counts."""
+        while True:
+            try:
+                outcome = await asyncio.to_thread(self._write_outcome, command)
+                break
+            except OSError:  # a store that is away for a moment
+                await asyncio.sleep(FLUSH)
+        if outcome is None:
             await self._step_down()
             return
-        state: OutcomeState = "succeeded" if command.state == "succeeded" else "failed"
-        await asyncio.to_thread(self._events.flush)
-        await asyncio.to_thread(
-            lambda: self._run_dir.end(
-                state,
-                command.reason,
-                epoch=self._claim.epoch,
-                metrics=command.metrics,
-            )
-        )
-        finish = pb.FromCoordinator(finish=pb.Finish(state=state, reason=command.reason))
+        finish = pb.Finish(state=str(outcome["state"]), reason=str(outcome["reason"]))
         for stream in self._streams.values():
-            stream.put_nowait(finish)
+            stream.put_nowait(pb.FromCoordinator(finish=finish))
+
+    def _write_outcome(self, command: signals.Finish) -> dict[str, Any] | None:
+        """Returns the outcome that counts: another one's, if that came first. None: replaced."""
+        newest = newest_claim(self._run_dir)
+        if newest is not None and newest.epoch > self._claim.epoch:
+            return None
+        state: OutcomeState = "succeeded" if command.state == "succeeded" else "failed"
+        self._events.flush()
+        self._run_dir.end(
+            state, command.reason, epoch=self._claim.epoch, metrics=command.metrics
+        )
+        return self._run_dir.outcome()
 
     # --- time -----------------------------------------------------------------------
 

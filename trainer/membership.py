@@ -203,14 +203,7 @@ class Membership:
     def _drain(self, member: Member, event: Drain, now: float) -> None:
         if member.state is State.DRAINING:
             return
-        self._record(
-            "drain",
-            member=member.id.replica,
-            reason=event.reason,
-            deadline_seconds=event.deadline,
-            generation=self.generation,
-            step=self.steps,
-        )
+        self._report("drain", member, event.reason, deadline_seconds=event.deadline)
         if member.state is State.ACTIVE:
             member.state = State.DRAINING
             member.drain_until = now + event.deadline
@@ -220,7 +213,7 @@ class Membership:
             self._release(member, "drained")
 
     def _crashed(self, member: Member, event: Crashed, now: float) -> None:
-        self._record_loss(member, event.reason)
+        self._report("loss", member, event.reason)
         if member.state is not State.DRAINING:
             member.state = State.JOINING
             if event.spare:
@@ -232,7 +225,7 @@ class Membership:
 
     def _lose(self, member: Member, reason: str, now: float) -> None:
         if not (member.state is State.DRAINING and member.stopped):  # else it left as planned
-            self._record_loss(member, reason)
+            self._report("loss", member, reason)
             self._tear(member, now)
         self._forget(member)
 
@@ -414,7 +407,7 @@ class Membership:
         chosen = self._choose()
         slots = slots_in(chosen)
         if slots < self.policy.min_workers:
-            if not self._waiting_told and self.generation:
+            if self.generation and now >= self._adopting_until and not self._waiting_told:
                 self._waiting_told = True
                 self._record("waiting", slots=slots, min_workers=self.policy.min_workers)
         elif self.generation == 0:
@@ -498,11 +491,7 @@ class Membership:
         known = {key: value for key, value in fields.items() if value is not None}
         self._do(Record(event, known))
 
-    def _record_loss(self, member: Member, reason: str) -> None:
-        self._record(
-            "loss",
-            member=member.id.replica,
-            reason=reason,
-            generation=self.generation,
-            step=self.steps,
-        )
+    def _report(self, event: str, member: Member, reason: str, **fields: Any) -> None:
+        """Records what happened to a member, and how far the run was."""
+        fields |= {"generation": self.generation, "step": self.steps}
+        self._record(event, member=member.id.replica, reason=reason, **fields)

@@ -42,8 +42,8 @@ def train(session: Session, channel: AgentChannel) -> None:
     """Builds the session's task and trains it for as long as the channel lasts."""
     import torch
 
-    from trainer.loop import fit
     from trainer.loading import load_class
+    from trainer.loop import fit
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
     task = load_class(session.task)(**session.task_args)

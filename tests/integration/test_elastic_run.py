@@ -23,6 +23,7 @@ from trainer.rundir import RunDirectory
 
 EPOCHS = 8
 STEPS_PER_EPOCH = 23  # 1,437 images, 64 a step
+TURNING_POINTS = ("generation_formed", "waiting", "checkpoint_committed")
 JOB = """
 name: digits
 task: trainer.tasks.digits:Digits
@@ -84,14 +85,18 @@ def write_job(
     return str(path)
 
 
-def loss_curve(run_dir: Path) -> list[float]:
+def losses_of(run_dir: Path) -> dict[int, float]:
+    """The loss of every step that the events tell, by step."""
     losses: dict[int, float] = {}
     for event in read_events(RunDirectory(str(run_dir))):
         if event["event"] == "steps":
             for offset, loss in enumerate(event["metrics"]["loss"]):
                 losses[event["first"] + offset] = loss
-    assert sorted(losses) == list(range(1, len(losses) + 1)), "a step is missing from the events"
-    return [losses[step] for step in sorted(losses)]
+    return losses
+
+
+def by_step(losses: list[float]) -> dict[int, float]:
+    return dict(enumerate(losses, start=1))
 
 
 def check_nothing_lost(swell: Swell, run: str, undisturbed: list[float]) -> dict[str, Any]:
@@ -104,7 +109,7 @@ def check_nothing_lost(swell: Swell, run: str, undisturbed: list[float]) -> dict
         0,
     )
     assert [epoch["exactly_once"] for epoch in status["epochs"]] == [True] * EPOCHS
-    assert loss_curve(swell.run_dir(run)) == pytest.approx(undisturbed, rel=1e-6)
+    assert losses_of(swell.run_dir(run)) == pytest.approx(by_step(undisturbed), rel=1e-6)
     numbers = [generation["generation"] for generation in status["generations"]]
     assert numbers == list(range(1, len(numbers) + 1))
     until(swell.nothing_is_left)
@@ -143,17 +148,20 @@ def test_a_killed_worker_is_replaced_by_its_warm_spare(
 def test_below_min_workers_the_survivors_wait_with_a_checkpoint(
     swell: Swell, undisturbed: list[float]
 ) -> None:
-    job = write_job(swell, others=1, min_workers=2)
-    launch = swell.start("launch", job, "--run-id", "waits")
-    until(lambda: launch.poll() is not None or step_of(swell, "waits") > 20)
-    swell("preempt", "waits", "workerpool1-0", "--silent")
-    until(lambda: launch.poll() is not None or swell.status("waits")["state"] == "waiting")
-    until(lambda: list((swell.run_dir("waits") / "checkpoints").glob("*/manifest.json")))
-    swell("preempt", "waits", "workerpool1-0", "--restore")
-    output, _ = launch.communicate()
-    assert launch.returncode == 0, output
+    market = [{"at": "40 steps", "vanish": "workerpool1-0", "back": "8s"}]
+    launch = swell("launch", write_job(swell, market, others=1, min_workers=2), "--run-id", "waits")
+    assert launch.returncode == 0, launch.stdout + launch.stderr
     status = check_nothing_lost(swell, "waits", undisturbed)
     assert [generation["world_size"] for generation in status["generations"]] == [2, 2]
+    events = read_events(RunDirectory(str(swell.run_dir("waits"))))
+    told = [event for event in events if event["event"] in TURNING_POINTS]
+    stopped_at = status["generations"][1]["step"]
+    assert [(event["event"], event.get("step")) for event in told[:4]] == [
+        ("generation_formed", 0),
+        ("waiting", None),
+        ("checkpoint_committed", stopped_at),
+        ("generation_formed", stopped_at),
+    ]
 
 
 def test_a_task_that_raises_ends_the_run_with_its_traceback_once(swell: Swell) -> None:
@@ -182,21 +190,25 @@ def test_a_task_that_raises_ends_the_run_with_its_traceback_once(swell: Swell) -
     until(swell.nothing_is_left)
 
 
-def test_a_run_that_lost_everything_resumes_from_its_checkpoint(swell: Swell) -> None:
-    job = write_job(swell, others=1)
-    run = swell.run_dir("total")
-    launch = swell.start("launch", job, "--run-id", "total", "--set", "checkpoint.every=1s")
-    until(lambda: launch.poll() is not None or list(run.glob("checkpoints/*/manifest.json")))
-    for replica in ("workerpool0-0", "workerpool1-0"):
-        swell("preempt", "total", replica, "--silent")
-    for replica in ("workerpool0-0", "workerpool1-0"):
-        swell("preempt", "total", replica, "--restore")
-    output, _ = launch.communicate()
-    assert launch.returncode == 0, output
+def test_a_run_that_lost_everything_resumes_from_its_checkpoint(
+    swell: Swell, undisturbed: list[float]
+) -> None:
+    market = [
+        {"at": "100 steps", "vanish": replica, "back": "3s"}
+        for replica in ("workerpool0-0", "workerpool1-0")
+    ]
+    job = write_job(swell, market, others=1)
+    launch = swell("launch", job, "--run-id", "total", "--set", "checkpoint.every=200ms")
+    assert launch.returncode == 0, launch.stdout + launch.stderr
     status = swell.status("total")
     assert status["state"] == "succeeded" and status["step"] == EPOCHS * STEPS_PER_EPOCH
-    # The first world's samples count up to where the second one began again.
+    assert status["generations"][1]["step"] > 0, "it did not begin anew"
+    # What the first world did after the checkpoint was done again, and counts once.
     assert [epoch["exactly_once"] for epoch in status["epochs"]] == [True] * EPOCHS
+    # The last events of VMs that vanished all at once are gone with them.
+    told = losses_of(swell.run_dir("total"))
+    expected = by_step(undisturbed)
+    assert told == pytest.approx({step: expected[step] for step in told}, rel=1e-6)
     until(swell.nothing_is_left)
 
 
@@ -214,9 +226,10 @@ def test_ctrl_c_in_the_middle_of_training_leaves_nothing(swell: Swell) -> None:
 
 
 def step_of(swell: Swell, run: str) -> int:
-    if not (swell.run_dir(run) / "events").exists():
-        return 0
-    return int(swell.status(run)["step"])
+    """Steps completed, read directly: the command takes longer than many steps."""
+    events = read_events(RunDirectory(str(swell.run_dir(run))))
+    told = [event for event in events if event["event"] == "steps"]
+    return max((one["first"] + len(one["metrics"]["loss"]) - 1 for one in told), default=0)
 
 
 def worker_of(swell: Swell, replica: str) -> int:

@@ -179,6 +179,7 @@ class Simulation:
         self._world: World | None = None
         self._halted: set[MemberId] = set()  # of that world: those that are out of it
         self._wounded: set[MemberId] = set()  # of those with several workers, one crashed
+        self._unready: set[MemberId] = set()
         self._gone: set[MemberId] = set()
         self._new: set[MemberId] = set()  # joined since that world was formed
 
@@ -276,8 +277,8 @@ class Simulation:
         last = max(0, self.generation - lag)
         self.machine = Membership(self.policy, self.expected, self.now, last)
         self._world = None
-        self._halted, self._wounded, self._gone = set(), set(), set()
-        self._new = set()
+        self._halted, self._wounded, self._unready = set(), set(), set()
+        self._gone, self._new = set(), set()
         for agent in self.agents:
             agent.connected = False
             agent.up.clear()
@@ -383,18 +384,22 @@ class Simulation:
             self._gone.discard(event.member)
             if event.member not in self.machine.members:
                 self._new.add(event.member)
-            if event.world != self.machine.world:
+            if event.world is None or event.world != self.machine.world:
                 self._halted.add(event.member)
+                self._unready.add(event.member)
         elif isinstance(event, Drain | Left):
             self._gone.add(event.member)
         elif isinstance(event, Stopped) and event.generation == self.machine.generation:
             self._halted.add(event.member)
         elif isinstance(event, Crashed) and event.member in self.machine.members:
             self._wounded.add(event.member)
+            self._unready.add(event.member)
             if self.machine.members[event.member].slots == 1:
                 self._halted.add(event.member)
-        elif isinstance(event, Ready) and event.member in self._wounded:
-            self._halted.add(event.member)
+        elif isinstance(event, Ready):
+            self._unready.discard(event.member)
+            if event.member in self._wounded:
+                self._halted.add(event.member)
 
     def _check(self, event: Event, commands: list[Command], known: set[MemberId]) -> None:
         machine = self.machine
@@ -402,9 +407,13 @@ class Simulation:
             self._world = machine.world  # adopted
             self._new -= set(machine.world.members)
             self._halted = known - {event.member}  # they came without that world
+            self._unready.discard(event.member)
         for command in commands:
             if isinstance(command, Record):
                 self.records.append(command)
+                if command.event == "resumed" and machine.world is not None:
+                    for agent in self._agents_in(machine.world):
+                        assert agent.started, "the world runs without one of its members"
             elif isinstance(command, Form):
                 self._check_form(command.world)
             elif isinstance(command, Release):
@@ -416,6 +425,7 @@ class Simulation:
                 assert command.member in machine.members or command.member in self._gone
                 assert self._world is not None and command.member in self._world.members
                 self._halted.add(command.member)
+                self._unready.add(command.member)
             elif isinstance(command, Save):
                 assert command.member in known
                 assert machine.phase is Phase.WAITING
@@ -436,6 +446,7 @@ class Simulation:
         assert self.policy.min_workers <= world.size <= self.policy.max_workers
         assert set(world.members) <= set(machine.members), "a stranger is in the world"
         assert not set(world.members) & self._gone, "a member is in a world after it left"
+        assert not set(world.members) & self._unready, "a member is in a world before it is ready"
         if self.numbers_are_known:
             assert world.generation == self.generation + 1, "generations have a gap"
         before = self._world.members if self._world is not None else ()

@@ -125,12 +125,11 @@ def test_the_first_world_forms_when_all_expected_workers_are_ready() -> None:
     ]
 
 
-def test_ranks_follow_the_order_of_readiness() -> None:
+def test_the_first_worlds_ranks_follow_the_replicas_names() -> None:
     run = Run(expected=2)
-    run.tell(Joined(A, 1), Joined(B, 1))
-    run.tell(Ready(B))
+    run.ready(B)
     run.now += 0.1
-    assert run.tell(Ready(A)) == [Form(world(1, B, A))]
+    assert run.ready(A) == [Form(world(1, A, B))]
 
 
 def test_the_start_waits_for_absent_replicas_only_so_long() -> None:
@@ -156,6 +155,13 @@ def test_a_world_runs_when_the_last_member_has_started() -> None:
     assert run.phase is Phase.FORMING
     run.tell(Started(B, 1, step=0))
     assert run.phase is Phase.RUNNING
+
+
+def test_a_pause_lasts_as_long_as_its_slowest_member_was_idle() -> None:
+    run = Run(expected=2)
+    run.ready(A, B)
+    run.tell(Started(A, 1, step=0, idle=0.25), Started(B, 1, step=0, idle=1.5))
+    assert run.told("resumed")[-1]["seconds"] == 1.5
 
 
 # --- drain ------------------------------------------------------------------------
@@ -207,12 +213,15 @@ def test_a_member_outside_the_world_is_released_at_once_when_drained() -> None:
 
 
 def test_a_drain_while_the_world_forms_waits_until_it_runs() -> None:
-    run = Run(expected=2)
-    run.ready(A, B)
-    assert run.tell(Drain(A, "preemption", 30.0)) == []
-    assert run.tell(Started(A, 1, step=0), Started(B, 1, step=0)) == [Pause(run.world)]
-    assert run.told("resumed")[-1]["cause"] == "start"
+    run = Run(expected=2, admission_interval=0.0)
+    run.start(A, B)
+    run.ready(C)
     run.stopped(A, B, step=1)
+    assert run.tell(Drain(A, "preemption", 30.0)) == []
+    run.tell(Started(A, 2, step=1), Started(B, 2, step=1))
+    assert run.tell(Started(C, 2, step=1)) == [Pause(world(2, A, B, C))]
+    assert run.told("resumed")[-1]["cause"] == "grow"
+    run.stopped(A, B, C, step=2)
     assert run.told("generation_formed")[-1]["cause"] == "drain"
 
 
@@ -328,6 +337,14 @@ def test_a_crash_in_a_member_with_several_slots_waits_for_its_other_workers() ->
     assert run.stopped(A, step=4) == [Form(world(2, B, slots=2))]
 
 
+def test_whoever_is_ready_again_has_left_the_generation_with_all_its_workers() -> None:
+    run = Run(expected=4)
+    run.start(A, B, slots=2)
+    run.tell(Crashed(A, "exit code 139"), Crashed(A, "exit code 139"))
+    assert run.stopped(B, step=4) == []
+    assert run.tell(Ready(A)) == [Form(world(2, A, B, slots=2))]
+
+
 def test_a_crash_while_the_member_is_outside_the_world_disturbs_nobody() -> None:
     run = Run(expected=1, max_workers=1)
     run.start(A)
@@ -345,6 +362,26 @@ def test_a_loss_while_the_world_forms_leads_to_the_next_generation() -> None:
     assert run.stopped(A) == []
     stopped = Stopped(B, 1, step=0, clean=False, failed="hvd.init() failed")
     assert run.tell(stopped) == [Form(world(2, A, B))]
+
+
+def test_every_generation_starts_and_breaks_anew() -> None:
+    run = Run(expected=3)
+    run.start(A, B, C)
+    run.tell(Left(C, "gone"))
+    run.stopped(A, B, step=1)
+    run.tell(Started(A, 2, step=1))
+    assert run.phase is Phase.FORMING
+    assert run.tell(Left(B, "gone")) == [Abort(world(2, A, B))]
+
+
+def test_a_world_that_forms_is_given_time_before_silence_counts() -> None:
+    run = Run(expected=2, suspicion=2.0, idle_suspicion=10.0)
+    run.ready(A)
+    run.wait(9.0, alive=())
+    run.ready(B)
+    assert run.phase is Phase.FORMING
+    assert run.wait(2.0, alive=(B,)) == []
+    assert run.wait(0.5, alive=(B,)) == [Release(A, "silent for 2.5 s"), Abort(world(1, A, B))]
 
 
 def test_a_world_that_takes_too_long_to_form_is_broken_off() -> None:
@@ -408,6 +445,16 @@ def test_newcomers_are_appended_after_the_survivors() -> None:
     assert run.stopped(A, B, step=50) == [Form(world(2, A, B, C))]
     run.started(step=50)
     assert run.told("generation_formed")[-1]["cause"] == "grow"
+
+
+def test_newcomers_are_in_the_order_in_which_they_became_ready() -> None:
+    run = Run(expected=1)
+    run.start(A)
+    run.ready(D)
+    run.now += 0.1
+    run.ready(C)
+    run.wait(5.0)
+    assert run.stopped(A) == [Form(world(2, A, D, C))]
 
 
 def test_newcomers_that_arrive_close_together_are_admitted_together() -> None:
@@ -652,7 +699,9 @@ def test_a_member_that_does_not_come_over_is_lost() -> None:
 
 def test_a_new_leader_does_not_form_a_world_before_the_old_one_can_show_itself() -> None:
     run = Run(last_generation=7, adoption_wait=5.0)
-    assert run.ready(C) == []
+    assert run.tell(Joined(C, 1)) == []
+    assert run.told("waiting") == []  # it does not know yet
+    assert run.tell(Ready(C)) == []
     assert run.wait(4.5) == []
     assert run.wait(0.5) == [Form(world(8, C))]
 

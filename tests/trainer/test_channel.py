@@ -1,0 +1,201 @@
+"""A worker's line to its agent, over real pipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from trainer.channel import ENV_CONTROL, AgentChannel, Generation, LoneChannel, Save
+
+from .ranks import PATIENCE
+
+
+class Line:
+    """A worker's channel, and the agent's ends of its pipes."""
+
+    def __init__(self) -> None:
+        worker_reads, self.orders = os.pipe()
+        self.messages, worker_writes = os.pipe()
+        self.orphaned = threading.Event()
+        self.channel = AgentChannel(worker_reads, worker_writes, self.orphaned.set)
+
+    def send(self, op: str, **fields: Any) -> None:
+        os.write(self.orders, json.dumps({"op": op, **fields}).encode() + b"\n")
+
+    def form(self, generation: int) -> Generation:
+        """Has the worker join a generation; whatever was sent before has been heard then."""
+        self.send("form", generation=generation, env={"A": "1"}, addresses=["10.0.0.1"])
+        joined = self.channel.next()
+        assert isinstance(joined, Generation)
+        return joined
+
+    def close(self) -> None:
+        for end in ("orders", "messages"):
+            descriptor = getattr(self, end)
+            if descriptor >= 0:
+                os.close(descriptor)
+                setattr(self, end, -1)
+
+
+@pytest.fixture
+def line() -> Iterator[Line]:
+    line = Line()
+    yield line
+    line.close()
+    assert line.orphaned.wait(PATIENCE)
+
+
+def test_orders_come_in_the_order_given(line: Line) -> None:
+    line.send("form", generation=3, env={"A": "1"}, addresses=["10.0.0.1", "10.0.0.2"])
+    line.send("save")
+    line.send("form", generation=4, env={}, addresses=[])
+    line.send("exit")
+    assert [line.channel.next() for _ in range(4)] == [
+        Generation(3, {"A": "1"}, ("10.0.0.1", "10.0.0.2")),
+        Save(),
+        Generation(4),
+        None,
+    ]
+
+
+def test_messages_are_json_lines(line: Line) -> None:
+    line.channel.send("started", generation=3, loss=[0.5, None])
+    line.channel.send("failed", reason="a\nb é")
+    with os.fdopen(os.dup(line.messages), "rb") as reader:
+        assert [json.loads(reader.readline()) for _ in range(2)] == [
+            {"op": "started", "generation": 3, "loss": [0.5, None]},
+            {"op": "failed", "reason": "a\nb é"},
+        ]
+
+
+def test_messages_of_many_threads_do_not_mix(line: Line) -> None:
+    def tell(number: int) -> None:
+        for _ in range(3):
+            line.channel.send("event", text=str(number) * 50_000)  # more than a pipe takes at once
+
+    threads = [threading.Thread(target=tell, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    with os.fdopen(os.dup(line.messages), "rb") as reader:
+        texts = [json.loads(reader.readline())["text"] for _ in range(12)]
+    for thread in threads:
+        thread.join()
+    assert sorted(texts) == sorted(str(number) * 50_000 for number in range(4) for _ in range(3))
+
+
+def test_a_pause_is_for_its_generation_only(line: Line) -> None:
+    line.form(3)
+    assert not line.channel.pause_requested()
+    line.send("pause", generation=3)
+    while not line.channel.pause_requested():
+        pass
+    line.form(4)
+    assert not line.channel.pause_requested()
+
+
+def test_a_late_pause_changes_nothing(line: Line) -> None:
+    line.form(4)
+    line.send("pause", generation=3)
+    line.send("save")
+    assert line.channel.next() == Save()
+    assert not line.channel.pause_requested()
+
+
+def test_a_pause_that_comes_before_its_generation_counts(line: Line) -> None:
+    line.send("pause", generation=5)
+    line.form(5)
+    assert line.channel.pause_requested()
+
+
+def test_an_abort_calls_back_at_once(line: Line) -> None:
+    called = threading.Event()
+    line.form(3)
+    line.channel.on_abort(called.set)
+    line.send("abort", generation=3)
+    assert called.wait(PATIENCE)
+    assert line.channel.aborted(3)
+    assert line.channel.aborted(2)
+    assert not line.channel.aborted(4)
+
+
+def test_an_abort_of_a_generation_that_was_left_calls_nobody(line: Line) -> None:
+    called = threading.Event()
+    line.form(4)
+    line.channel.on_abort(called.set)
+    line.send("abort", generation=3)
+    line.send("save")
+    assert line.channel.next() == Save()
+    assert not called.is_set()
+
+
+def test_an_abort_that_comes_first_is_remembered(line: Line) -> None:
+    line.send("abort", generation=3)
+    line.form(3)
+    assert line.channel.aborted(3)
+
+
+def test_without_a_callback_an_abort_is_only_remembered(line: Line) -> None:
+    line.form(3)
+    line.channel.on_abort(lambda: pytest.fail("it was taken back"))
+    line.channel.on_abort(None)
+    line.send("abort", generation=3)
+    line.send("save")
+    assert line.channel.next() == Save()
+    assert line.channel.aborted(3)
+
+
+def test_an_unknown_order_is_passed_over(line: Line) -> None:
+    line.send("sing", song="la")
+    line.send("save")
+    assert line.channel.next() == Save()
+
+
+def test_without_its_agent_a_worker_ends(line: Line) -> None:
+    line.close()
+    assert line.orphaned.wait(PATIENCE)
+
+
+def test_a_message_to_an_agent_that_is_gone_ends_the_worker(line: Line) -> None:
+    os.close(line.messages)
+    line.messages = -1
+    line.channel.send("progress")
+    assert line.orphaned.is_set()
+
+
+def test_the_channel_is_found_in_the_environment_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert AgentChannel.inherited() is None
+    worker_reads, orders = os.pipe()
+    messages, worker_writes = os.pipe()
+    for descriptor in (worker_reads, worker_writes):
+        os.set_inheritable(descriptor, True)
+    monkeypatch.setenv(ENV_CONTROL, f"{worker_reads},{worker_writes}")
+    monkeypatch.setattr(os, "_exit", lambda code: None)  # when the pipes are closed below
+    channel = AgentChannel.inherited()
+    assert channel is not None
+    assert ENV_CONTROL not in os.environ, "children must not think that it is theirs"
+    assert not os.get_inheritable(worker_reads)
+    assert not os.get_inheritable(worker_writes)
+    channel.send("ready")
+    assert os.read(messages, 100) == b'{"op": "ready"}\n'
+    listener = next(one for one in threading.enumerate() if one.name == "swell-channel")
+    os.close(orders)
+    os.close(messages)
+    listener.join()
+
+
+def test_a_lone_process_gets_one_world_and_reports_to_whom_it_likes() -> None:
+    told: list[tuple[str, dict[str, Any]]] = []
+    channel = LoneChannel(lambda op, fields: told.append((op, fields)))
+    assert channel.next() == Generation(1)
+    assert not channel.pause_requested()
+    assert not channel.aborted(1)
+    channel.on_abort(lambda: None)
+    channel.send("done", step=3)
+    assert told == [("done", {"step": 3})]
+    assert channel.next() is None
+    LoneChannel().send("done")

@@ -1,0 +1,414 @@
+"""The leader's server, over real gRPC on loopback: who may speak, and what is passed on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from trainer.coordinator import METHOD, SERVICE, Coordinator
+from trainer.events import read_events
+from trainer.lease import Claim, create_claim, newest_claim
+from trainer.policy import Policy
+from trainer.protocol import swell_pb2 as pb
+from trainer.rundir import RunDirectory
+from trainer.store import Store
+from trainer.wire import world_to_message
+from trainer.world import MemberId, World, arrange
+
+from .ranks import PATIENCE
+
+TOKEN = "a token that nobody else knows"
+A, B = MemberId("workerpool0-0", "a1"), MemberId("workerpool1-0", "b1")
+
+
+class Leader:
+    """A coordinator that leads a run of two workers."""
+
+    def __init__(self, path: Path, **policy: Any) -> None:
+        self.run_dir = RunDirectory(str(path))
+        limits = {"min_workers": 2, "max_workers": 2, "hold_off": 0.0, **policy}
+        self.policy = Policy(**limits)
+        self.coordinator = self.coordinate("leader#0")
+
+    def coordinate(self, member: str, renew_every: float = 1.0) -> Coordinator:
+        return Coordinator(
+            self.run_dir,
+            self.policy,
+            self.policy.max_workers,
+            TOKEN,
+            "127.0.0.1",
+            MemberId.parse(member),
+            renew_every,
+        )
+
+    @property
+    def target(self) -> str:
+        claim = newest_claim(self.run_dir)
+        assert claim is not None
+        return claim.target
+
+    def events(self) -> list[str]:
+        return [event["event"] for event in read_events(self.run_dir)]
+
+
+class Agent:
+    """One stream to a coordinator, spoken by hand."""
+
+    def __init__(self, target: str, token: str | None = TOKEN) -> None:
+        self._channel = grpc.aio.insecure_channel(target)
+        join = self._channel.stream_stream(
+            f"/{SERVICE}/{METHOD}",
+            request_serializer=lambda message: (
+                message if isinstance(message, bytes) else message.SerializeToString()
+            ),
+            response_deserializer=pb.FromCoordinator.FromString,
+        )
+        metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+        self._call = join(metadata=metadata)
+
+    async def __aenter__(self) -> Agent:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._call.cancel()
+        await self._channel.close()
+
+    async def send(self, message: Any) -> None:
+        await self._call.write(message)
+
+    async def say(self, **body: Any) -> None:
+        await self.send(pb.FromAgent(**body))
+
+    async def hello(self, member: MemberId, world: World | None = None) -> None:
+        hello = pb.Hello(member=str(member), slots=1, address="127.0.0.1")
+        if world is not None:
+            hello.world.CopyFrom(world_to_message(world, {}))
+        await self.say(hello=hello)
+
+    async def receive(self) -> Any:
+        """The next order, or None when the stream has ended."""
+        message = await asyncio.wait_for(self._call.read(), PATIENCE)
+        return None if message == grpc.aio.EOF else message
+
+    async def until(self, kind: str) -> Any:
+        """The next order of this kind; others are dropped."""
+        while (message := await self.receive()) is not None:
+            if message.WhichOneof("body") == kind:
+                return getattr(message, kind)
+        raise AssertionError(f"the stream ended before {kind!r}")
+
+    async def refused(self) -> grpc.StatusCode:
+        """How the coordinator ended the stream."""
+        try:
+            assert await self.receive() is None
+        except grpc.aio.AioRpcError as error:
+            assert TOKEN not in str(error)
+        return await asyncio.wait_for(self._call.code(), PATIENCE)
+
+
+@asynccontextmanager
+async def leading(path: Path, **policy: Any) -> AsyncIterator[Leader]:
+    leader = Leader(path, **policy)
+    assert await leader.coordinator.lead(1, 0)
+    try:
+        yield leader
+    finally:
+        await leader.coordinator.stop()
+
+
+@asynccontextmanager
+async def world_of_two(leader: Leader) -> AsyncIterator[tuple[Agent, Agent, Any]]:
+    """Two agents in a world that was just formed. Yields what they were sent."""
+    async with Agent(leader.target) as a, Agent(leader.target) as b:
+        await a.hello(A)
+        await b.hello(B)
+        for agent in (a, b):
+            await agent.say(ready=pb.Ready())
+        worlds = [(await agent.until("form")).world for agent in (a, b)]
+        assert worlds[0] == worlds[1]
+        yield a, b, worlds[0]
+
+
+def key(scope: str, name: str) -> pb.Key:
+    return pb.Key(scope=scope, name=name, value=f"{scope}/{name}".encode())
+
+
+def with_leader(
+    test: Callable[[Leader], Coroutine[Any, Any, None]],
+) -> Callable[[Path], None]:
+    """A test of one leader."""
+
+    def run(tmp_path: Path) -> None:
+        async def body() -> None:
+            async with leading(tmp_path) as leader:
+                await test(leader)
+
+        asyncio.run(body())
+
+    run.__name__ = test.__name__
+    return run
+
+
+# --- who may speak ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("token", [None, "", "wrong", TOKEN + "x", TOKEN[:-1]])
+def test_without_the_runs_token_nobody_gets_in(tmp_path: Path, token: str | None) -> None:
+    async def body() -> None:
+        async with leading(tmp_path) as leader, world_of_two(leader) as (a, b, _):
+            async with Agent(leader.target, token) as stranger:
+                assert await stranger.refused() is grpc.StatusCode.UNAUTHENTICATED
+            await assert_undisturbed(leader, a, b)
+
+    asyncio.run(body())
+
+
+GARBAGE = {
+    "another message": pb.FromAgent(ready=pb.Ready()),
+    "nothing": pb.FromAgent(),
+    "no name": pb.FromAgent(hello=pb.Hello()),
+    "half a name": pb.FromAgent(hello=pb.Hello(member="workerpool1-0")),
+    "no world": pb.FromAgent(hello=pb.Hello(member="x#1", world=pb.World(generation=3))),
+    "bytes": b"\xff\xff\xff\xff",
+}
+
+
+@pytest.mark.parametrize("message", GARBAGE.values(), ids=GARBAGE)
+def test_what_begins_with_garbage_is_refused(tmp_path: Path, message: Any) -> None:
+    async def body() -> None:
+        async with leading(tmp_path) as leader, world_of_two(leader) as (a, b, _):
+            async with Agent(leader.target) as stranger:
+                await stranger.send(message)
+                assert await stranger.refused() is not grpc.StatusCode.OK
+            await assert_undisturbed(leader, a, b)
+
+    asyncio.run(body())
+
+
+def test_a_stream_that_ends_at_once_is_refused(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with leading(tmp_path) as leader, world_of_two(leader) as (a, b, _):
+            async with Agent(leader.target) as stranger:
+                await stranger._call.done_writing()
+                assert await stranger.refused() is grpc.StatusCode.INVALID_ARGUMENT
+            await assert_undisturbed(leader, a, b)
+
+    asyncio.run(body())
+
+
+async def assert_undisturbed(leader: Leader, a: Agent, b: Agent) -> None:
+    """The world that was forming goes on as if nobody else had come."""
+    await a.say(put=pb.Put(generation=1, keys=[key("global", "0")]))
+    await b.say(put=pb.Put(generation=1, keys=[key("global", "1")]))
+    for agent in (a, b):
+        assert len((await agent.until("keys")).keys) == 2
+    await leader.coordinator.stop()
+    assert leader.events().count("member_joined") == 2
+    assert "loss" not in leader.events()
+
+
+@with_leader
+async def test_an_agent_that_talks_nonsense_later_leaves(leader: Leader) -> None:
+    async with Agent(leader.target) as agent:
+        await agent.hello(A)
+        await agent.send(pb.FromAgent())
+        assert await agent.receive() is None
+
+
+@with_leader
+async def test_the_token_is_written_nowhere(leader: Leader) -> None:
+    async with world_of_two(leader):
+        pass
+    await leader.coordinator.stop()
+    files = [path for path in Path(leader.run_dir.url).rglob("*") if path.is_file()]
+    assert files
+    assert not any(TOKEN.encode() in path.read_bytes() for path in files)
+
+
+# --- a world ------------------------------------------------------------------------------
+
+
+@with_leader
+async def test_two_agents_are_formed_into_a_world(leader: Leader) -> None:
+    async with world_of_two(leader) as (_, _, world):
+        assert world.generation == 1
+        assert [(one.member, one.count, one.address) for one in world.slots] == [
+            (str(A), 1, "127.0.0.1"),
+            (str(B), 1, "127.0.0.1"),
+        ]
+
+
+@with_leader
+async def test_keys_come_down_once_when_their_scope_is_complete(leader: Leader) -> None:
+    async with world_of_two(leader) as (a, b, _):
+        await a.say(put=pb.Put(generation=1, keys=[key("global", "0"), key("cross_0", "0")]))
+        await a.say(put=pb.Put(generation=1, keys=[key("global", "0")]))  # told twice
+        await b.say(put=pb.Put(generation=1, keys=[key("cross_0", "1")]))
+        await b.say(put=pb.Put(generation=1, keys=[key("global", "1")]))
+        for agent in (a, b):
+            for scope in ("cross_0", "global"):
+                keys = await agent.until("keys")
+                assert keys.generation == 1
+                assert sorted((one.scope, one.name, one.value) for one in keys.keys) == [
+                    (scope, "0", f"{scope}/0".encode()),
+                    (scope, "1", f"{scope}/1".encode()),
+                ]
+
+
+@with_leader
+async def test_keys_of_another_generation_are_dropped(leader: Leader) -> None:
+    async with world_of_two(leader) as (a, b, _):
+        await a.say(put=pb.Put(generation=2, keys=[key("global", "0")]))
+        await a.say(put=pb.Put(generation=1, keys=[key("global", "0")]))
+        await b.say(put=pb.Put(generation=1, keys=[key("global", "1")]))
+        assert len((await a.until("keys")).keys) == 2
+
+
+async def train(*agents: Agent, step: int = 0) -> None:
+    for agent in agents:
+        await agent.say(started=pb.Started(generation=1, step=step))
+
+
+@with_leader
+async def test_done_ends_the_run(leader: Leader) -> None:
+    async with world_of_two(leader) as (a, b, _):
+        await train(a, b)
+        await a.say(done=pb.Done(generation=1, step=9, metrics={"accuracy": 0.9}))
+        for agent in (a, b):
+            assert (await agent.until("finish")).state == "succeeded"
+    outcome = leader.run_dir.outcome()
+    assert outcome is not None
+    assert (outcome["state"], outcome["epoch"]) == ("succeeded", 1)
+    assert outcome["metrics"] == {"accuracy": 0.9}
+    assert "finished" in leader.events(), "events are written before the outcome"
+
+
+@with_leader
+async def test_a_task_that_raised_fails_the_run_with_its_traceback(leader: Leader) -> None:
+    async with world_of_two(leader) as (a, b, _):
+        await train(a, b)
+        await b.say(task_failed=pb.TaskFailed(rank=1, step=3, reason="ZeroDivisionError: x"))
+        for agent in (a, b):
+            finish = await agent.until("finish")
+            assert finish.state == "failed"
+            assert "ZeroDivisionError: x" in finish.reason
+    outcome = leader.run_dir.outcome()
+    assert outcome is not None
+    assert outcome["state"] == "failed"
+    assert "ZeroDivisionError: x" in outcome["reason"]
+
+
+@with_leader
+async def test_an_outcome_that_came_first_is_the_one_that_is_told(leader: Leader) -> None:
+    async with world_of_two(leader) as (a, b, _):
+        await train(a, b)
+        leader.run_dir.end("cancelled", "by its user")
+        await a.say(done=pb.Done(generation=1, step=9))
+        for agent in (a, b):
+            finish = await agent.until("finish")
+            assert (finish.state, finish.reason) == ("cancelled", "by its user")
+
+
+@with_leader
+async def test_a_store_that_is_away_delays_the_end_and_no_more(leader: Leader) -> None:
+    class Away(Store):
+        failures = 3
+
+        def create(self, name: str, data: bytes) -> bool:
+            self.failures -= 1
+            if self.failures >= 0:
+                raise OSError("the store is away")
+            return super().create(name, data)
+
+    async with world_of_two(leader) as (a, b, _):
+        await train(a, b)
+        leader.run_dir.store = Away(leader.run_dir.url)
+        await a.say(done=pb.Done(generation=1, step=9))
+        assert (await a.until("finish")).state == "succeeded"
+    assert leader.run_dir.outcome() is not None
+
+
+@with_leader
+async def test_a_broken_connection_is_a_loss(leader: Leader) -> None:
+    async with world_of_two(leader) as (a, b, _):
+        await train(a, b)
+        await b.__aexit__()
+        assert (await a.until("abort")).generation == 1
+
+
+@with_leader
+async def test_an_agent_that_connects_again_is_not_lost_with_its_old_connection(
+    leader: Leader,
+) -> None:
+    async with world_of_two(leader) as (a, b, message):
+        await train(a, b)
+        world = arrange(1, [(A, 1), (B, 1)])
+        assert message.generation == world.generation
+        async with Agent(leader.target) as again:
+            await again.hello(B, world)
+            while await b.receive() is not None:  # the old stream is ended
+                pass
+            await a.say(done=pb.Done(generation=1, step=9))
+            assert (await again.until("finish")).state == "succeeded"
+    await leader.coordinator.stop()
+    assert "loss" not in leader.events()
+
+
+# --- the lease ----------------------------------------------------------------------------
+
+
+@with_leader
+async def test_an_epoch_that_is_taken_is_not_led(leader: Leader) -> None:
+    late = leader.coordinate("late#0")
+    assert not await late.lead(1, 0)
+    claim = newest_claim(leader.run_dir)
+    assert claim is not None and claim.member == "leader#0"
+
+
+def test_the_lease_is_renewed(tmp_path: Path) -> None:
+    async def body() -> None:
+        leader = Leader(tmp_path)
+        coordinator = leader.coordinate("leader#0", renew_every=0.01)
+        assert await coordinator.lead(1, last_generation=6)
+        try:
+            while (claim := newest_claim(leader.run_dir)) is None or claim.counter < 3:
+                await asyncio.sleep(0.01)
+            assert (claim.epoch, claim.generation) == (1, 6)
+        finally:
+            await coordinator.stop()
+
+    asyncio.run(body())
+
+
+def test_a_leader_that_was_replaced_lets_its_agents_go(tmp_path: Path) -> None:
+    async def body() -> None:
+        leader = Leader(tmp_path)
+        coordinator = leader.coordinate("leader#0", renew_every=0.01)
+        assert await coordinator.lead(1, 0)
+        try:
+            async with Agent(leader.target) as agent:
+                await agent.hello(A)
+                create_claim(leader.run_dir, Claim(2, "new#0", "127.0.0.1:1"))
+                assert await agent.receive() is None
+        finally:
+            await coordinator.stop()
+
+    asyncio.run(body())
+
+
+def test_a_leader_that_was_replaced_ends_no_run(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with leading(tmp_path) as leader, world_of_two(leader) as (a, b, _):
+            await train(a, b)
+            create_claim(leader.run_dir, Claim(2, "new#0", "127.0.0.1:1"))
+            await a.say(done=pb.Done(generation=1, step=9))
+            assert await a.receive() is None
+            assert leader.run_dir.outcome() is None
+
+    asyncio.run(body())

@@ -1,0 +1,78 @@
+"""What the trainer reads of run.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from trainer.settings import Settings
+
+TASK = "trainer.tasks.digits:Digits"
+
+
+def of(**settings: Any) -> Settings:
+    return Settings.of_run({"id": "r1", "settings": {"task": TASK, **settings}})
+
+
+def test_what_is_left_out_has_a_default() -> None:
+    assert of() == Settings(TASK)
+
+
+def test_everything_can_be_set() -> None:
+    values = {
+        "task_args": {"epochs": 3},
+        "min_workers": 2,
+        "max_workers": 8,
+        "start_wait": 5.0,
+        "hold_off": 0.5,
+        "heartbeat": 0.25,
+        "suspicion": 4.0,
+        "spares": 0,
+        "checkpoint_every": 600.0,
+        "checkpoint_keep": 5,
+        "audit": True,
+    }
+    settings = of(**values)
+    assert {name: getattr(settings, name) for name in values} == values
+
+
+def test_the_limits_of_membership_follow() -> None:
+    policy = of(min_workers=2, max_workers=8, start_wait=5.0, hold_off=0.5).policy()
+    assert (policy.min_workers, policy.max_workers) == (2, 8)
+    assert (policy.start_wait, policy.hold_off) == (5.0, 0.5)
+
+
+@pytest.mark.parametrize("suspicion", [0.6, 2.0, 20.0, 100.0])
+def test_any_suspicion_makes_a_policy_whose_limits_agree(suspicion: float) -> None:
+    policy = of(suspicion=suspicion).policy()
+    assert policy.suspicion == suspicion <= policy.idle_suspicion
+    assert policy.suspicion < policy.stop_limit
+
+
+@pytest.mark.parametrize("run", [{}, {"settings": None}, {"settings": []}, {"settings": "x"}])
+def test_a_run_without_settings_is_refused(run: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"run\.json has no settings"):
+        Settings.of_run(run)
+
+
+def test_a_setting_that_is_not_known_is_named() -> None:
+    with pytest.raises(ValueError, match=r"\['momentum', 'wings'\]"):
+        of(wings=2, momentum=0.9)
+
+
+def test_a_task_is_needed() -> None:
+    with pytest.raises(ValueError, match="task"):
+        Settings.of_run({"settings": {}})
+
+
+@pytest.mark.parametrize("heartbeat, suspicion", [(2.0, 2.0), (3.0, 2.0), (0.0, 2.0), (-1.0, 2.0)])
+def test_a_heartbeat_must_be_shorter_than_suspicion(heartbeat: float, suspicion: float) -> None:
+    with pytest.raises(ValueError, match="must be shorter than suspicion"):
+        of(heartbeat=heartbeat, suspicion=suspicion)
+
+
+@pytest.mark.parametrize("heartbeat", ["0.5s", None, []])
+def test_a_setting_of_the_wrong_kind_is_refused(heartbeat: Any) -> None:
+    with pytest.raises(ValueError, match=r"run\.json's settings are unusable"):
+        of(heartbeat=heartbeat)
