@@ -139,6 +139,8 @@ class Agent:
             return _exit_code(ended.state)
         finally:
             self._ending.cancel()
+            with suppress(OSError):  # first: this VM may not be left the time for the rest
+                await asyncio.to_thread(self._events.flush)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

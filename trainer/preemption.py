@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 DEADLINE = 15.0  # seconds that a Spot VM may count on after a notice (of GKE's 30)
 _RETRY = 5.0  # seconds between attempts at a metadata server that does not answer
 _POLL = 60.0  # seconds of one long poll
+_PAUSE = 1.0  # seconds before the next, if the server did not hold the last
 _PATH = "computeMetadata/v1/instance/preempted"
 
 
@@ -32,19 +33,29 @@ async def watch(env: Mapping[str, str], notify: Callable[[str], None]) -> None:
 async def _watch_metadata(host: str, notify: Callable[[str], None]) -> None:
     """Polls the server at ``host[:port]``; after a notice there is nothing more to learn."""
     name, _, port = host.partition(":")
+    loop = asyncio.get_running_loop()
     waiting = ""
     while True:
+        began = loop.time()
         try:
             answer = await asyncio.wait_for(
                 _get(name, int(port or 80), f"/{_PATH}{waiting}"), _POLL + 5
             )
-        except (OSError, ValueError, asyncio.TimeoutError, asyncio.IncompleteReadError):
+        except (
+            OSError,
+            ValueError,
+            asyncio.TimeoutError,
+            asyncio.IncompleteReadError,
+            asyncio.LimitOverrunError,
+        ):
             waiting = ""
             await asyncio.sleep(_RETRY)
             continue
         if answer.strip().upper() == b"TRUE":
             notify("preemption notice")
             await asyncio.Event().wait()
+        if waiting and loop.time() - began < _PAUSE:
+            await asyncio.sleep(_PAUSE)
         waiting = f"?wait_for_change=true&timeout_sec={_POLL:.0f}"
 
 

@@ -50,7 +50,7 @@ def find_replica(env: Mapping[str, str]) -> Replica:
     name, replicas = parse_cluster_spec(env.get("CLUSTER_SPEC"))
     address = env.get(ENV_ADDRESS) or _routed_address()
     slots = env.get(ENV_SLOTS)
-    if slots is not None and not (slots.isdigit() and int(slots) > 0):
+    if slots is not None and not (slots.isdecimal() and int(slots) > 0):
         raise ValueError(f"{ENV_SLOTS} is {slots!r}; it must be a number of workers, at least 1")
     return Replica(
         name=name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -73,17 +74,13 @@ def test_a_class_that_is_not_there_is_named() -> None:
         load_class("collections:Nothing")
 
 
-def test_what_a_users_file_raises_is_raised_and_leaves_no_half_module(tmp_path: Path) -> None:
+def test_what_a_users_file_raises_is_raised(tmp_path: Path) -> None:
     (tmp_path / "my_task.py").write_text("1 / 0\n")
-    for _ in range(2):
-        with pytest.raises(ZeroDivisionError):
-            load_class(f"{tmp_path}/my_task.py:Mine")
-    assert "my_task" not in sys.modules
+    with pytest.raises(ZeroDivisionError):
+        load_class(f"{tmp_path}/my_task.py:Mine")
 
 
 def test_a_file_does_not_take_the_place_of_a_module_in_use(tmp_path: Path) -> None:
     (tmp_path / "json.py").write_text("class Mine: pass\n")
-    import json
-
     assert load_class(f"{tmp_path}/json.py:Mine").__name__ == "Mine"
     assert sys.modules["json"] is json
