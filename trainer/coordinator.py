@@ -275,9 +275,7 @@ class Coordinator:
             return None
         state: OutcomeState = "succeeded" if command.state == "succeeded" else "failed"
         self._events.flush()
-        self._run_dir.end(
-            state, command.reason, epoch=self._claim.epoch, metrics=command.metrics
-        )
+        self._run_dir.end(state, command.reason, epoch=self._claim.epoch, metrics=command.metrics)
         return self._run_dir.outcome()
 
     # --- time -----------------------------------------------------------------------

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 DEADLINE = 15.0  # seconds that a Spot VM may count on after a notice (of GKE's 30)
 _RETRY = 5.0  # seconds between attempts at a metadata server that does not answer
@@ -38,9 +39,7 @@ async def _watch_metadata(host: str, notify: Callable[[str], None]) -> None:
     while True:
         began = loop.time()
         try:
-            answer = await asyncio.wait_for(
-                _get(name, int(port or 80), f"/{_PATH}{waiting}"), _POLL + 5
-            )
+            answer = await _within(_POLL + 5, _get(name, int(port or 80), f"/{_PATH}{waiting}"))
         except (
             OSError,
             ValueError,
@@ -57,6 +56,18 @@ async def _watch_metadata(host: str, notify: Callable[[str], None]) -> None:
         if waiting and loop.time() - began < _PAUSE:
             await asyncio.sleep(_PAUSE)
         waiting = f"?wait_for_change=true&timeout_sec={_POLL:.0f}"
+
+
+async def _within(seconds: float, work: Coroutine[Any, Any, bytes]) -> bytes:
+    """Like asyncio.wait_for, which before Python 3.12 can swallow a cancellation."""
+    task = asyncio.ensure_future(work)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+        if not done:
+            raise asyncio.TimeoutError
+        return task.result()
+    finally:
+        task.cancel()
 
 
 async def _get(host: str, port: int, path: str) -> bytes:

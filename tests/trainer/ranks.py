@@ -26,7 +26,14 @@ PATIENCE = 60.0  # seconds; only a test that fails waits so long
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(
-    ["trainer.loop", "trainer.coordinator", "pytest", "hypothesis", "sklearn.datasets"]
+    [
+        "trainer.loop",
+        "trainer.coordinator",
+        "torch._dynamo",  # what torch imports at the first optimizer step
+        "pytest",
+        "hypothesis",
+        "sklearn.datasets",
+    ]
 )
 
 

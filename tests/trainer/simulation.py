@@ -38,6 +38,7 @@ from trainer.world import MemberId, World
 BOOTING, IDLE, BUSY = "booting", "idle", "busy"
 NOTHING = -1  # the step of a worker that holds no state
 HEARTBEAT = 0.5
+BOOT_ROUNDS = 3
 
 
 @dataclass
@@ -54,6 +55,7 @@ class Agent:
     started: bool = False
     paused: bool = False
     aborted: bool = False
+    boots_for: int = BOOT_ROUNDS  # rounds until a worker that boots is warm
     deadline: float | None = None
     connected: bool = False
     silent: bool = False  # frozen: says nothing, does nothing
@@ -79,6 +81,16 @@ class Agent:
     def has_work(self) -> bool:
         """Whether there is something that it can do by itself."""
         return self.lives and (BOOTING in self.workers or (self.aborted and BUSY in self.workers))
+
+    def work_promptly(self) -> None:
+        """Does all that it can do by itself; but to boot takes time."""
+        while self.aborted and BUSY in self.workers and self.lives:
+            self.work()
+        if self.boots_for:
+            self.boots_for -= 1
+            return
+        while self.has_work:
+            self.work()
 
     def introduce(self) -> None:
         """Connects, and says what a leader has to know."""
@@ -121,13 +133,13 @@ class Agent:
 
     def work(self) -> None:
         """One thing that it does by itself, if there is one."""
-        if BOOTING in self.workers:
+        if self.aborted and BUSY in self.workers:
+            self.leave(self.workers.index(BUSY), "the generation was broken off")
+        elif BOOTING in self.workers:
             slot = self.workers.index(BOOTING)
             self.workers[slot] = BUSY if slot in self.called else IDLE
             self.called.discard(slot)
             self.say_ready()
-        elif self.aborted and BUSY in self.workers:
-            self.leave(self.workers.index(BUSY), "the generation was broken off")
 
     def leave(self, slot: int, failed: str = "") -> None:
         """A worker leaves the world, with the state that it holds."""
@@ -145,6 +157,7 @@ class Agent:
     def crash(self, slot: int, *, spare: bool) -> None:
         """A worker dies; another takes its place, warm or not."""
         self.workers[slot] = IDLE if spare else BOOTING
+        self.boots_for = BOOT_ROUNDS
         self.holds[slot] = NOTHING
         self.left.add(slot)
         self.called.discard(slot)
@@ -180,6 +193,7 @@ class Simulation:
         self._halted: set[MemberId] = set()  # of that world: those that are out of it
         self._wounded: set[MemberId] = set()  # of those with several workers, one crashed
         self._unready: set[MemberId] = set()
+        self._started: set[MemberId] = set()  # in that world
         self._gone: set[MemberId] = set()
         self._new: set[MemberId] = set()  # joined since that world was formed
 
@@ -302,8 +316,7 @@ class Simulation:
             self.connect(agent)
             while agent.down and agent.connected and not agent.silent:
                 self.obey(agent)
-            while agent.has_work:
-                agent.work()
+            agent.work_promptly()
         for world in {agent.world for agent in self.agents if agent.world}:
             self.start(world)
             self.train(world)
@@ -339,6 +352,9 @@ class Simulation:
             return self.machine.phase is Phase.WAITING
         world = self.machine.world
         if self.machine.phase is not Phase.RUNNING or world is None:
+            return False
+        team = self._agents_in(world)
+        if len(team) < len(world.members) or not all(one.busy and one.started for one in team):
             return False
         room = self.policy.max_workers - world.size
         idle = [agent.slots for agent in alive if agent.id not in world.members]
@@ -389,6 +405,8 @@ class Simulation:
                 self._unready.add(event.member)
         elif isinstance(event, Drain | Left):
             self._gone.add(event.member)
+        elif isinstance(event, Started) and event.generation == self.generation:
+            self._started.add(event.member)
         elif isinstance(event, Stopped) and event.generation == self.machine.generation:
             self._halted.add(event.member)
         elif isinstance(event, Crashed) and event.member in self.machine.members:
@@ -412,8 +430,8 @@ class Simulation:
             if isinstance(command, Record):
                 self.records.append(command)
                 if command.event == "resumed" and machine.world is not None:
-                    for agent in self._agents_in(machine.world):
-                        assert agent.started, "the world runs without one of its members"
+                    members = {one for one in machine.world.members if one in machine.members}
+                    assert members <= self._started, "the world runs without one of its members"
             elif isinstance(command, Form):
                 self._check_form(command.world)
             elif isinstance(command, Release):
@@ -460,7 +478,8 @@ class Simulation:
         assert list(world.members[: len(survivors)]) == survivors, "a newcomer is before them"
         self.generation = world.generation
         self._world = world
-        self._halted, self._wounded, self._new = set(), set(), set()
+        self._halted, self._wounded = set(), set()
+        self._started, self._new = set(), set()
 
 
 def sums(slots: list[int]) -> set[int]:

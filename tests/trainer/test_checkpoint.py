@@ -118,7 +118,6 @@ def test_what_is_saved_is_the_state_at_the_call(
 ) -> None:
     """The copy is made before save returns; training goes on while the thread writes."""
     trained = threading.Event()
-    write = Store.write
 
     def save_late(tensors: dict[str, torch.Tensor]) -> bytes:
         assert trained.wait(60)
@@ -286,14 +285,14 @@ def die() -> None:
 
 
 def write_in_this_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint.threading, "Thread", InThisThread)
+    monkeypatch.setattr("trainer.checkpoint.threading.Thread", InThisThread)
 
 
 class InThisThread:
     """A fork has no other threads."""
 
     def __init__(self, target: Callable[..., None], args: tuple[Any, ...], name: str) -> None:
-        self._run = lambda: target(*args)
+        self._run: Callable[[], None] = lambda: target(*args)
 
     def start(self) -> None:
         self._run()
@@ -462,6 +461,6 @@ def test_when_none_is_valid_training_does_not_silently_start_again(saved: Saved)
     saved.save(1, 2)
     for step in (1, 2):
         saved.manifest(step).write_bytes(b"{")
-    with pytest.raises(ValueError, match="none of the 2 checkpoints in .* is valid"):
+    with pytest.raises(ValueError, match=r"none of the 2 checkpoints in .* is valid"):
         saved.checkpointer.load_newest()
     assert saved.reported("checkpoint_rejected") == [2, 1]

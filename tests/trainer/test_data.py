@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import pytest
@@ -53,7 +54,7 @@ def test_shares_are_adjacent_cover_the_slice_and_differ_by_at_most_one(
     shares = [share(start, start + count, rank, size) for rank in range(size)]
     assert shares[0][0] == start
     assert shares[-1][1] == start + count
-    assert all(one[1] == next_[0] for one, next_ in zip(shares, shares[1:], strict=False))
+    assert all(one[1] == next_[0] for one, next_ in itertools.pairwise(shares))
     lengths = [high - low for low, high in shares]
     assert max(lengths) - min(lengths) <= 1
 

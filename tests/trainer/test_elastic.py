@@ -146,7 +146,7 @@ def test_a_killed_peer_costs_the_survivors_no_step(victim: int) -> None:
             assert [one["step"] for one in started] == [reached] * 2
             stopped = pause(survivors, 2)
         last = stopped[0]["step"]
-        held = (last, True, [3.0 * reached + 2.0 * (last - reached)], [])
+        held: Any = (last, True, [3.0 * reached + 2.0 * (last - reached)], [])
         assert [survivor.exit() for survivor in survivors] == [held] * 2
 
 
@@ -208,7 +208,7 @@ def test_the_most_advanced_clean_state_counts(
         step, _, weight = held[root]
         assert [one["step"] for one in started] == [step] * 3
         last = pause(three, 1)[0]["step"]
-        expected = (last, True, [weight + 3.0 * (last - step)], [])
+        expected: Any = (last, True, [weight + 3.0 * (last - step)], [])
         assert [worker.exit() for worker in three] == [expected] * 3
 
 

@@ -65,7 +65,7 @@ def test_another_form_is_refused(name: str) -> None:
     "name", ["no_such_module:A", "collections.no_such:A", "/no/such/file.py:A"]
 )
 def test_what_cannot_be_found_is_an_import_error(name: str) -> None:
-    with pytest.raises(ImportError, match="no.such"):
+    with pytest.raises(ImportError, match=r"no.such"):
         load_class(name)
 
 

@@ -17,7 +17,7 @@ from trainer.policy import Policy
 
 from .simulation import Agent, Simulation
 
-PATIENCE = 150.0  # seconds of simulated time in which everything must have come right
+PATIENCE = 60.0  # seconds of simulated time in which everything must have come right
 ANYBODY = st.integers(0, 7)
 SLOT = st.integers(0, 3)
 

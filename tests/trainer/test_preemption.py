@@ -194,7 +194,7 @@ def test_a_silent_server_is_given_up_and_asked_again(monkeypatch: pytest.MonkeyP
     assert told_by(silence, says("TRUE")) == ["preemption notice"]
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:1", "127.0.0.1:port", "no.such.host.invalid", ""])
+@pytest.mark.parametrize("host", ["127.0.0.1:1", "127.0.0.1:port", ""])
 def test_without_a_server_signals_are_still_heard(host: str) -> None:
     async def body() -> None:
         async with Watching({"GCE_METADATA_HOST": host}) as watching:
@@ -219,7 +219,7 @@ def test_a_server_that_holds_no_poll_is_not_asked_all_the_time(
             async with Watching({"GCE_METADATA_HOST": server.host}):
                 monkeypatch.setattr(preemption, "_PAUSE", 77.0)
                 with monkeypatch.context() as patch:
-                    patch.setattr(preemption.asyncio, "sleep", pause)
+                    patch.setattr("trainer.preemption.asyncio.sleep", pause)
                     await asyncio.wait_for(paused.wait(), PATIENCE)
             assert len(server.requests) == 2
 

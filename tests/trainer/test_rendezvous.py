@@ -261,7 +261,7 @@ async def test_another_method_is_answered_and_changes_nothing(store: Store) -> N
 
 @serving
 async def test_a_worker_that_dies_while_it_is_held_harms_nobody(store: Store) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", store.rendezvous.port)
+    _reader, writer = await asyncio.open_connection("127.0.0.1", store.rendezvous.port)
     writer.write(b"GET /global/2 HTTP/1.1\r\n\r\n")
     while "/global/2" not in store.rendezvous._arrived:
         await asyncio.sleep(0)

@@ -24,11 +24,11 @@ class Net:
         self._stack = stack
         self.keep = open_sockets()
 
-    def socket(self, *args: Any) -> socket.socket:
+    def open(self, *args: Any) -> socket.socket:
         return self._stack.enter_context(socket.socket(*args))
 
     def listener(self, host: str = "127.0.0.1") -> socket.socket:
-        listener = self.socket()
+        listener = self.open()
         listener.bind((host, 0))
         listener.listen()
         return listener
@@ -36,7 +36,7 @@ class Net:
     def pair(self, host: str = "127.0.0.1") -> tuple[socket.socket, socket.socket]:
         """Two ends of a connection; the first has ``host`` as its peer."""
         listener = self.listener(host)
-        near = self.socket()
+        near = self.open()
         near.connect(listener.getsockname())
         far, _ = listener.accept()
         self._stack.enter_context(far)
@@ -95,15 +95,15 @@ def test_a_blocked_accept_returns(net: Net) -> None:
 
 
 def test_a_blocked_connect_returns(net: Net) -> None:
-    full = net.socket()
+    full = net.open()
     full.bind(("127.0.0.1", 0))
     full.listen(0)
     for _ in range(2):  # nobody accepts: further connections get no answer
-        filler = net.socket()
+        filler = net.open()
         filler.setblocking(False)
         filler.connect_ex(full.getsockname())
     net.keep = open_sockets()
-    waiting = net.socket()
+    waiting = net.open()
     address = full.getsockname()
     assert isinstance(broken_until_done(net, in_thread(lambda: waiting.connect(address))), OSError)
 
@@ -128,7 +128,7 @@ def test_older_sockets_are_left_alone(net: Net) -> None:
     net.keep = open_sockets()
     assert break_connections(net.keep, LOOPBACK) == 0
     assert is_alive(near, far)
-    net.socket().connect(listener.getsockname())
+    net.open().connect(listener.getsockname())
 
 
 def test_connections_to_others_than_peers_are_left_alone(net: Net) -> None:
@@ -151,23 +151,23 @@ def test_the_rendezvous_server_is_left_alone(net: Net) -> None:
 
 def test_what_is_not_tcp_is_left_alone(net: Net) -> None:
     one, other = socket.socketpair()
-    datagram = net.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    datagram = net.open(socket.AF_INET, socket.SOCK_DGRAM)
     datagram.bind(("127.0.0.1", 0))
     with one, other:
         assert break_connections(net.keep, LOOPBACK) == 0
         assert is_alive(one, other)
-        sender = net.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sender = net.open(socket.AF_INET, socket.SOCK_DGRAM)
         sender.sendto(b"ping", datagram.getsockname())
         assert datagram.recv(4) == b"ping"
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6")
 def test_a_peer_is_known_in_its_ipv6_clothes_too(net: Net) -> None:
-    listener = net.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    listener = net.open(socket.AF_INET6, socket.SOCK_STREAM)
     listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     listener.bind(("::", 0))
     listener.listen()
-    near = net.socket()
+    near = net.open()
     near.connect(("127.0.0.1", listener.getsockname()[1]))
     far, _ = listener.accept()
     with far:

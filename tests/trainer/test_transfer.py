@@ -102,7 +102,7 @@ def of_tensors_that_are_not_views() -> bool:
     tree = {"a": torch.ones(3), "b": torch.ones(3)} if hvd.rank() == 0 else None
     found, _ = transfer.broadcast_tree(tree, 0, CPU)
     found["a"].zero_()
-    return found["b"].tolist() == [1, 1, 1]
+    return bool(found["b"].tolist() == [1, 1, 1])
 
 
 def test_received_tensors_are_independent() -> None:

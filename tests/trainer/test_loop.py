@@ -1,0 +1,331 @@
+"""The training loop: the same curve alone, in parts, interrupted, and in any world."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler, StepLR
+from torch.utils.data import TensorDataset
+
+from trainer import Task
+from trainer.channel import Generation, Save
+from trainer.session import Session
+
+from .ranks import Worker, alone, formed, workers
+
+SAMPLES, BATCH, EPOCHS = 23, 4, 3
+STEPS = EPOCHS * -(-SAMPLES // BATCH)
+Curve = dict[int, float]
+Sample = namedtuple("Sample", "x y")
+
+
+class Line(Task):
+    """A small regression in float64, where every difference shows."""
+
+    epochs = EPOCHS
+    global_batch = BATCH
+
+    def __init__(self, micro_batch: int | None = None, dropout: float = 0.0) -> None:
+        self.micro_batch = micro_batch
+        self._dropout = dropout
+
+    def dataset(self) -> TensorDataset:
+        x = torch.linspace(-1, 1, SAMPLES, dtype=torch.float64).unsqueeze(1)
+        return TensorDataset(x, x.sin())
+
+    def model(self) -> nn.Module:
+        layers = [nn.Linear(1, 16), nn.Dropout(self._dropout), nn.Tanh(), nn.Linear(16, 1)]
+        return nn.Sequential(*layers).to(torch.float64)
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.Adam(model.parameters(), lr=0.05)
+
+    def scheduler(self, optimizer: torch.optim.Optimizer, total_steps: int) -> LRScheduler:
+        assert total_steps == STEPS
+        return StepLR(optimizer, step_size=5, gamma=0.5)
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        x, y = batch
+        return nn.functional.mse_loss(model(x), y)
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        assert not model.training
+        x, y = self.dataset().tensors
+        return {"error": nn.functional.mse_loss(model(x), y).item()}
+
+
+class Named(Line):
+    """Its samples are named tuples, which default_collate keeps."""
+
+    def batch(self, dataset: Any, indices: Tensor) -> Sample:
+        return Sample(*super().batch(dataset, indices))
+
+
+class Script:
+    """A channel that asks for a pause after some steps, and then for a checkpoint."""
+
+    def __init__(self, pause_after: int) -> None:
+        self._orders: list[Generation | Save] = [Generation(1), Save()]
+        self._pause_after = pause_after
+        self.told: list[dict[str, Any]] = []
+        self.steps = 0
+
+    def next(self) -> Generation | Save | None:
+        return self._orders.pop(0) if self._orders else None
+
+    def pause_requested(self) -> bool:
+        self.steps += 1
+        return self.steps == self._pause_after
+
+    def aborted(self, generation: int) -> bool:
+        return False
+
+    def on_abort(self, callback: Any) -> None:
+        return None
+
+    def send(self, op: str, **fields: Any) -> None:
+        self.told.append({"op": op, **fields})
+
+
+def curve(told: list[dict[str, Any]]) -> Curve:
+    """The loss of every step that was told of."""
+    losses: Curve = {}
+    for message in told:
+        if message["op"] == "steps":
+            for number, loss in enumerate(message["metrics"]["loss"], message["first"]):
+                assert losses.setdefault(number, loss) == loss
+    return losses
+
+
+def trained(
+    task: Task, run_dir: str | None = None, pause_after: int = 0
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Trains in a world of one. Returns what was told and the final metrics."""
+    from trainer import fit
+
+    session = Session(run_dir_url=run_dir, checkpoint_every=1e9)
+    os.environ.update(session.to_env())
+    channel = Script(pause_after)
+    return channel.told, fit(task, channel)
+
+
+def ops(told: list[dict[str, Any]]) -> list[str]:
+    return [message["op"] for message in told]
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> Curve:
+    return curve(alone(trained, Line())[0])
+
+
+def same(one: Curve, other: Curve) -> bool:
+    return one == pytest.approx(other, rel=1e-9)
+
+
+# --- alone --------------------------------------------------------------------------------
+
+
+def test_every_step_has_a_loss_and_it_falls(undisturbed: Curve) -> None:
+    assert sorted(undisturbed) == list(range(1, STEPS + 1))
+    assert undisturbed[STEPS] < undisturbed[1]
+
+
+def test_a_run_tells_how_it_goes_and_returns_its_metrics() -> None:
+    told, metrics = alone(trained, Line())
+    assert ops(told)[:2] == ["ready", "started"]
+    evaluated = [one for one in told if one.get("event") == "evaluated"]
+    assert [one["step"] for one in evaluated] == [STEPS // EPOCHS * n for n in range(1, EPOCHS + 1)]
+    assert evaluated[-1]["metrics"] == metrics
+    (done,) = [one for one in told if one["op"] == "done"]
+    assert (done["step"], done["rank"], done["metrics"]) == (STEPS, 0, metrics)
+
+
+def test_a_run_repeats_itself(undisturbed: Curve) -> None:
+    assert curve(alone(trained, Line())[0]) == undisturbed
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 4, 100])
+def test_micro_batches_give_the_same_curve(undisturbed: Curve, micro_batch: int) -> None:
+    assert same(curve(alone(trained, Line(micro_batch))[0]), undisturbed)
+
+
+def test_batches_may_be_named_tuples(undisturbed: Curve) -> None:
+    assert curve(alone(trained, Named())[0]) == undisturbed
+
+
+@pytest.mark.parametrize("pause_after", [1, 6, STEPS - 1])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_run_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(
+    tmp_path: Path, dropout: float, pause_after: int
+) -> None:
+    task = Line(dropout=dropout)
+    whole = curve(alone(trained, task)[0])
+    first, _ = alone(trained, task, str(tmp_path), pause_after)
+    assert ops(first)[-3:] == ["stopped", "event", "saved"]
+    assert first[-2]["event"] == "checkpoint_committed"
+    rest, _ = alone(trained, task, str(tmp_path))
+    (started,) = [one for one in rest if one["op"] == "started"]
+    assert started["step"] == pause_after
+    assert {**curve(first), **curve(rest)} == whole
+    assert min(curve(rest)) == pause_after + 1
+
+
+def test_a_run_that_was_complete_is_done_again_at_once(tmp_path: Path) -> None:
+    _, metrics = alone(trained, Line(), str(tmp_path))
+    told, again = alone(trained, Line(), str(tmp_path))
+    assert again == metrics
+    assert curve(told) == {}
+
+
+def test_digits_learns() -> None:
+    assert alone(digits)["test_accuracy"] > 0.9
+
+
+def digits() -> dict[str, float]:
+    from trainer import fit
+    from trainer.tasks.digits import Digits
+
+    return fit(Digits(epochs=4, width=8, lr=0.1))
+
+
+class Raising(Line):
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        raise ZeroDivisionError("in the loss")
+
+
+def raised_by(task: Task) -> str:
+    try:
+        trained(task)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+class Unfinished(Task):
+    def dataset(self) -> TensorDataset:
+        return TensorDataset(torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    "task, error",
+    [
+        (Raising(), "ZeroDivisionError: in the loss"),
+        (Task(), "NotImplementedError: Task must define dataset()"),
+        (Unfinished(), "NotImplementedError: Unfinished must define model()"),
+    ],
+    ids=["loss", "no dataset", "no model"],
+)
+def test_what_a_task_raises_is_raised(task: Task, error: str) -> None:
+    assert alone(raised_by, task) == error
+
+
+# --- in worlds that change ----------------------------------------------------------------
+
+
+class Planned(Line):
+    """Pauses its world after some steps, and kills its process during one."""
+
+    def __init__(self, pause_after: set[int], die_in: int) -> None:
+        super().__init__()
+        self._pause_after = pause_after
+        self._die_in = die_in
+        self._schedule: LRScheduler | None = None
+
+    def scheduler(self, optimizer: torch.optim.Optimizer, total_steps: int) -> LRScheduler:
+        self._schedule = super().scheduler(optimizer, total_steps)
+        return self._schedule
+
+    @property
+    def running(self) -> int:
+        """The step that is running; the schedule travels with the state."""
+        assert self._schedule is not None
+        return int(self._schedule.last_epoch) + 1
+
+    def pause_requested(self) -> bool:
+        return self.running in self._pause_after
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        if self.running == self._die_in:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().loss(model, batch)
+
+
+def planned(channel: Any, pause_after: set[int], die_in: int) -> dict[str, float]:
+    from trainer import fit
+
+    task = Planned(pause_after, die_in)
+    channel.pause_requested = task.pause_requested
+    metrics: dict[str, float] = fit(task, channel)
+    return metrics
+
+
+def heard(worker: Worker, last: str) -> list[dict[str, Any]]:
+    """Everything up to a message of this kind."""
+    told = [worker.receive()]
+    while told[-1]["op"] != last:
+        told.append(worker.receive())
+    return told
+
+
+@pytest.mark.parametrize("victim", [0, 1, 2], ids="rank {}".format)
+def test_the_curve_does_not_depend_on_who_comes_and_goes(undisturbed: Curve, victim: int) -> None:
+    """Two train, a third joins, one is killed in the middle of a step, one is left alone."""
+    pauses = {4, 14}
+    plans = [[pauses, 9 if rank == victim else 0] for rank in range(3)]
+    told = []
+    with workers(planned, *plans) as everybody:
+        with formed(1, everybody[1:]) as started:
+            assert [one["step"] for one in started] == [0, 0]
+            for worker in everybody[1:]:
+                told += heard(worker, "stopped")
+                assert (told[-1]["step"], told[-1]["failed"]) == (4, "")
+        with formed(2, everybody) as started:
+            assert [one["step"] for one in started] == [4, 4, 4]
+            survivors = [one for rank, one in enumerate(everybody) if rank != victim]
+            for worker in survivors:
+                told += heard(worker, "stopped")
+                assert (told[-1]["step"], told[-1]["clean"]) == (8, True)
+                assert told[-1]["failed"]
+        with formed(3, survivors) as started:
+            assert [one["step"] for one in started] == [8, 8]
+            for worker in survivors:
+                told += heard(worker, "stopped")
+                assert told[-1]["step"] == 14
+        with formed(4, survivors[1:]) as started:
+            assert [one["step"] for one in started] == [14]
+            told += heard(survivors[1], "done")
+        told += [{"op": "done", "metrics": survivors[1].exit()}]
+    assert same(curve(told), undisturbed)
+
+
+class Few(Line):
+    """Two samples to a step, and one in the last of an epoch."""
+
+    global_batch = 2
+
+    def scheduler(self, optimizer: torch.optim.Optimizer, total_steps: int) -> Any:
+        return None
+
+
+def few(channel: Any) -> dict[str, float]:
+    from trainer import fit
+
+    metrics: dict[str, float] = fit(Few(), channel)
+    return metrics
+
+
+def test_workers_without_a_sample_take_part() -> None:
+    told = []
+    with workers(few, [], [], []) as three, formed(1, three):
+        for worker in three:
+            told += heard(worker, "done")
+        metrics = [worker.exit() for worker in three]
+    assert metrics[0] == metrics[1] == metrics[2]
+    assert same(curve(told), curve(alone(trained, Few())[0]))

@@ -1,0 +1,82 @@
+"""Messages and membership's plain values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer import signals
+from trainer.protocol import swell_pb2 as pb
+from trainer.wire import addresses_in, event_from_message, world_from_message, world_to_message
+from trainer.world import MemberId, arrange
+
+A, B = MemberId("workerpool0-0", "a1"), MemberId("workerpool1-0", "b1")
+
+
+@given(st.integers(1, 2**31 - 1), st.lists(st.integers(1, 16), min_size=1, max_size=9))
+def test_a_world_comes_back_with_its_addresses(generation: int, counts: list[int]) -> None:
+    members = [MemberId(f"workerpool1-{i}", f"{i:x}") for i in range(len(counts))]
+    world = arrange(generation, list(zip(members, counts, strict=True)))
+    addresses = {member: f"10.0.0.{i}" for i, member in enumerate(members)}
+    data = world_to_message(world, addresses).SerializeToString()
+    message = pb.World.FromString(data)
+    assert world_from_message(message) == world
+    assert addresses_in(message) == addresses
+
+
+def test_an_address_that_nobody_knows_is_empty() -> None:
+    assert addresses_in(world_to_message(arrange(1, [(A, 1)]), {})) == {A: ""}
+
+
+@pytest.mark.parametrize(
+    "slots",
+    [
+        [],
+        [pb.Slots(member=str(A), count=0)],
+        [pb.Slots(member=str(A), count=-1)],
+        [pb.Slots(member="nobody", count=1)],
+        [pb.Slots(member=str(A), count=1), pb.Slots(member=str(A), count=1)],
+    ],
+)
+def test_what_is_no_world_is_refused(slots: list[pb.Slots]) -> None:
+    with pytest.raises(ValueError):
+        world_from_message(pb.World(generation=1, slots=slots))
+
+
+@pytest.mark.parametrize(
+    "body, event",
+    [
+        ({"ready": pb.Ready()}, signals.Ready(A)),
+        ({"started": pb.Started(generation=2, step=7)}, signals.Started(A, 2, 7, None)),
+        ({"started": pb.Started(step=7, idle=0.0)}, signals.Started(A, 0, 7, 0.0)),
+        ({"progress": pb.Progress(generation=2, step=8)}, signals.Progress(A, 2, 8)),
+        (
+            {"stopped": pb.Stopped(generation=2, step=8, clean=True, failed="x")},
+            signals.Stopped(A, 2, 8, True, "x"),
+        ),
+        ({"stopped": pb.Stopped(generation=2)}, signals.Stopped(A, 2, 0, False, "")),
+        ({"crashed": pb.Crashed(reason="x", spare=True)}, signals.Crashed(A, "x", True)),
+        ({"drain": pb.Drain(reason="SIGTERM", deadline=15)}, signals.Drain(A, "SIGTERM", 15)),
+        (
+            {"done": pb.Done(generation=2, step=9, metrics={"loss": 0.5})},
+            signals.Done(A, 2, 9, {"loss": 0.5}),
+        ),
+        (
+            {"task_failed": pb.TaskFailed(rank=1, step=3, reason="x")},
+            signals.TaskFailed(A, 1, 3, "x"),
+        ),
+        ({"put": pb.Put(generation=2)}, None),
+    ],
+)
+def test_what_an_agent_says_means(body: dict[str, Any], event: signals.Event | None) -> None:
+    data = pb.FromAgent(**body).SerializeToString()
+    assert event_from_message(A, pb.FromAgent.FromString(data)) == event
+
+
+@pytest.mark.parametrize("message", [pb.FromAgent(), pb.FromAgent(hello=pb.Hello(member=str(B)))])
+def test_what_means_nothing_is_refused(message: pb.FromAgent) -> None:
+    with pytest.raises(ValueError, match="an agent sent"):
+        event_from_message(A, message)

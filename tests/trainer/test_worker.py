@@ -1,0 +1,166 @@
+"""One training process: what it tells its agent when the user's code raises, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.channel import ENV_CONTROL
+from trainer.session import Session
+
+from .ranks import Process, Worker, alone
+
+TASK = """
+from trainer import Task
+
+class Raising(Task):
+    def __init__(self, text="in the constructor", when="constructor"):
+        self.text = text
+        if when == "constructor":
+            raise ValueError(text)
+    def dataset(self):
+        deeply_nested(self.text)
+
+def deeply_nested(text):
+    raise ZeroDivisionError(text)
+"""
+
+
+def worker(channel: Any, session: Session) -> int:
+    """``trainer.worker.main`` with a session; the harness brought the pipes."""
+    import trainer.worker
+
+    module: Any = trainer.worker
+
+    os.environ.update(session.to_env())
+    module.AgentChannel.inherited = lambda: channel
+    code: int = module.main()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN, "a notice is for the agent"
+    return code
+
+
+def failed(session: Session) -> tuple[str, int]:
+    """What a worker that fails says, and its exit code."""
+    one = Worker(worker, [session])
+    try:
+        message = one.receive()
+        assert message["op"] == "failed"
+        return message["reason"], one.process.result()
+    finally:
+        one.close()
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> str:
+    path = tmp_path / "raising_task.py"
+    path.write_text(TASK)
+    return f"{path}:Raising"
+
+
+@pytest.mark.parametrize(
+    "args, last, place",
+    [
+        ({"text": "böse"}, "ValueError: böse", "in __init__"),
+        ({"text": "x", "when": "later"}, "ZeroDivisionError: x", "in deeply_nested"),
+        ({"momentum": 1}, "TypeError: ", "in train"),
+    ],
+    ids=["constructor", "dataset", "unknown argument"],
+)
+def test_what_the_users_code_raises_is_told_with_its_traceback(
+    task: str, args: dict[str, Any], last: str, place: str
+) -> None:
+    reason, code = failed(Session(task=task, task_args=args))
+    assert code == 1
+    assert reason.startswith("Traceback (most recent call last):")
+    assert last in reason.splitlines()[-1]
+    assert place in reason
+
+
+@pytest.mark.parametrize(
+    "name, last",
+    [
+        ("no_such_module:Task", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("no colon", "is not module:Class or path/to/file.py:Class"),
+    ],
+)
+def test_a_task_that_is_not_found_is_told(name: str, last: str) -> None:
+    reason, code = failed(Session(task=name))
+    assert code == 1
+    assert last in reason.splitlines()[-1]
+
+
+def test_a_worker_is_warm_before_it_is_ready_and_exits_when_told() -> None:
+    one = Worker(worker, [Session(task="tests.trainer.test_loop:Line")])
+    try:
+        assert one.receive() == {"op": "ready"}
+        os.kill(one.process.pid, signal.SIGTERM)
+        one.send("exit")
+        assert one.process.result() == 0
+    finally:
+        one.close()
+
+
+def test_without_an_agent_it_says_who_starts_it() -> None:
+    env = {key: value for key, value in os.environ.items() if key != ENV_CONTROL}
+    answer = subprocess.run(
+        [sys.executable, "-m", "trainer.worker"], env=env, capture_output=True, text=True
+    )
+    assert answer.returncode == 2
+    assert answer.stderr == "trainer.worker is started by an agent (swell-agent)\n"
+
+
+def orphan(pid_file: str) -> None:
+    """Starts a process that dies with its parent, and dies."""
+    program = (
+        "import os, time, trainer.worker as w; w.die_with_parent();"
+        f"open({pid_file!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program])
+    while not (os.path.exists(pid_file) and Path(pid_file).read_text()):
+        assert child.poll() is None
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_dies_with_its_agent(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    parent = Process(orphan, str(pid_file))
+    parent.process.join()
+    parent.close()
+    pid = pid_file.read_text()
+    while is_running(int(pid)):
+        time.sleep(0.02)
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process is there, and not merely waits to be reaped."""
+    try:
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
+def session_of(env: dict[str, str]) -> Session:
+    from trainer.session import current_session
+
+    os.environ.update(env)
+    return current_session()
+
+
+def test_a_session_reaches_the_worker_through_its_environment(tmp_path: Path) -> None:
+    session = Session(str(tmp_path), "w-0-1", 1, True, "a:B", {"x": [1, "é"]}, 5.0, 3, True)
+    assert alone(session_of, session.to_env()) == session
+    assert json.loads(session.to_env()["SWELL_SESSION"])["task_args"] == {"x": [1, "é"]}
+    assert session.run_dir is not None and session.run_dir.url == str(tmp_path)
+
+
+def test_a_lone_process_has_a_session_without_a_run() -> None:
+    assert alone(session_of, {}) == Session()
+    assert Session().run_dir is None
