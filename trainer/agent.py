@@ -158,8 +158,9 @@ class Agent:
     async def _watch_outcome(self) -> None:
         while True:
             # A notice may be the end of the run: then there is nothing to wait for.
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._noticed.wait(), OUTCOME_POLL)
+            timer = asyncio.get_running_loop().call_later(OUTCOME_POLL, self._noticed.set)
+            await self._noticed.wait()
+            timer.cancel()
             self._noticed.clear()
             with suppress(OSError, ValueError):
                 outcome = await asyncio.to_thread(self._run_dir.outcome)
