@@ -198,8 +198,11 @@ class Agent:
             self._say_drain("preemption notice")
         if self._world is None:
             self._say_ready()
-        else:
-            self._say_stopped()
+            return
+        if 0 < len(self._stopped) < len(self._slots.all):
+            # Nobody led when they left; the others may wait for them in a collective.
+            self._link.say(crashed=pb.Crashed(reason="some of its workers left the generation"))
+        self._say_stopped()
 
     async def _beat(self) -> None:
         while True:

@@ -145,7 +145,9 @@ class Coordinator:
         self._leads = False
         for stream in self._streams.values():
             stream.put_nowait(None)
-        await self._server.stop(None)
+        # Shielded: stop() cancels whoever is here, and gRPC would take that for its own end.
+        self._stopping = asyncio.ensure_future(self._server.stop(None))
+        await asyncio.shield(self._stopping)
 
     # --- agents ---------------------------------------------------------------------
 

@@ -100,6 +100,8 @@ class Agent:
         self.up.append(Joined(self.id, self.slots, self.world))
         if self.deadline is not None:
             self.up.append(Drain(self.id, "preemption", self.deadline))
+        if 0 < len(self.left) < self.slots:
+            self.up.append(Crashed(self.id, "some of its workers left while nobody led"))
         self.say_stopped()
         self.say_ready()
 

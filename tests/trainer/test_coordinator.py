@@ -103,8 +103,8 @@ class Agent:
                 return getattr(message, kind)
         raise AssertionError(f"the stream ended before {kind!r}")
 
-    async def refused(self) -> grpc.StatusCode:
-        """How the coordinator ended the stream."""
+    async def ended(self) -> grpc.StatusCode:
+        """How the coordinator ended the stream, on which nothing came before."""
         try:
             assert await self.receive() is None
         except grpc.aio.AioRpcError as error:
@@ -163,7 +163,7 @@ def test_without_the_runs_token_nobody_gets_in(tmp_path: Path, token: str | None
     async def body() -> None:
         async with leading(tmp_path) as leader, world_of_two(leader) as (a, b, _):
             async with Agent(leader.target, token) as stranger:
-                assert await stranger.refused() is grpc.StatusCode.UNAUTHENTICATED
+                assert await stranger.ended() is grpc.StatusCode.UNAUTHENTICATED
             await assert_undisturbed(leader, a, b)
 
     asyncio.run(body())
@@ -185,7 +185,7 @@ def test_what_begins_with_garbage_is_refused(tmp_path: Path, message: Any) -> No
         async with leading(tmp_path) as leader, world_of_two(leader) as (a, b, _):
             async with Agent(leader.target) as stranger:
                 await stranger.send(message)
-                assert await stranger.refused() is not grpc.StatusCode.OK
+                assert await stranger.ended() is not grpc.StatusCode.OK
             await assert_undisturbed(leader, a, b)
 
     asyncio.run(body())
@@ -196,7 +196,7 @@ def test_a_stream_that_ends_at_once_is_refused(tmp_path: Path) -> None:
         async with leading(tmp_path) as leader, world_of_two(leader) as (a, b, _):
             async with Agent(leader.target) as stranger:
                 await stranger._call.done_writing()
-                assert await stranger.refused() is grpc.StatusCode.INVALID_ARGUMENT
+                assert await stranger.ended() is grpc.StatusCode.INVALID_ARGUMENT
             await assert_undisturbed(leader, a, b)
 
     asyncio.run(body())
@@ -395,7 +395,7 @@ def test_a_leader_that_was_replaced_lets_its_agents_go(tmp_path: Path) -> None:
             async with Agent(leader.target) as agent:
                 await agent.hello(A)
                 create_claim(leader.run_dir, Claim(2, "new#0", "127.0.0.1:1"))
-                assert await agent.receive() is None
+                await agent.ended()
         finally:
             await coordinator.stop()
 
@@ -408,7 +408,7 @@ def test_a_leader_that_was_replaced_ends_no_run(tmp_path: Path) -> None:
             await train(a, b)
             create_claim(leader.run_dir, Claim(2, "new#0", "127.0.0.1:1"))
             await a.say(done=pb.Done(generation=1, step=9))
-            assert await a.receive() is None
+            await a.ended()
             assert leader.run_dir.outcome() is None
 
     asyncio.run(body())

@@ -47,7 +47,7 @@ class Line(Task):
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.Adam(model.parameters(), lr=0.05)
 
-    def scheduler(self, optimizer: torch.optim.Optimizer, total_steps: int) -> LRScheduler:
+    def scheduler(self, optimizer: torch.optim.Optimizer, total_steps: int) -> LRScheduler | None:
         assert total_steps == STEPS
         return StepLR(optimizer, step_size=5, gamma=0.5)
 
@@ -238,7 +238,7 @@ class Planned(Line):
         self._die_in = die_in
         self._schedule: LRScheduler | None = None
 
-    def scheduler(self, optimizer: torch.optim.Optimizer, total_steps: int) -> LRScheduler:
+    def scheduler(self, optimizer: torch.optim.Optimizer, total_steps: int) -> LRScheduler | None:
         self._schedule = super().scheduler(optimizer, total_steps)
         return self._schedule
 

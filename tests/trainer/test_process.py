@@ -55,13 +55,14 @@ class Held:
 
 
 @pytest.fixture
-def echo(tmp_path: Path) -> dict[str, str]:
+def echo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The environment of a worker that is an echo."""
     package = tmp_path / "trainer"
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "worker.py").write_text(ECHO)
-    return {"PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1", "PATH": os.environ["PATH"]}
+    monkeypatch.chdir(tmp_path)  # before the real one, for python -m
+    return {"PATH": os.environ["PATH"]}
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -117,34 +116,23 @@ def test_without_an_agent_it_says_who_starts_it() -> None:
     assert answer.stderr == "trainer.worker is started by an agent (swell-agent)\n"
 
 
-def orphan(pid_file: str) -> None:
-    """Starts a process that dies with its parent, and dies."""
+def parent_of_one_that_dies_with_it(fifo: str) -> None:
     program = (
-        "import os, time, trainer.worker as w; w.die_with_parent();"
-        f"open({pid_file!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+        "import sys, time, trainer.worker; trainer.worker.die_with_parent();"
+        "pipe = open(sys.argv[1], 'w', buffering=1); pipe.write('here\\n'); time.sleep(600)"
     )
-    child = subprocess.Popen([sys.executable, "-c", program])
-    while not (os.path.exists(pid_file) and Path(pid_file).read_text()):
-        assert child.poll() is None
-    os.kill(os.getpid(), signal.SIGKILL)
+    subprocess.run([sys.executable, "-c", program, fifo], check=True)
 
 
 def test_a_worker_dies_with_its_agent(tmp_path: Path) -> None:
-    pid_file = tmp_path / "pid"
-    parent = Process(orphan, str(pid_file))
-    parent.process.join()
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    parent = Process(parent_of_one_that_dies_with_it, str(fifo))
+    with fifo.open() as pipe:
+        assert pipe.readline() == "here\n"
+        parent.kill()
+        assert pipe.read() == "", "the end comes when nobody holds the pipe any more"
     parent.close()
-    pid = pid_file.read_text()
-    while is_running(int(pid)):
-        time.sleep(0.02)
-
-
-def is_running(pid: int) -> bool:
-    """Whether the process is there, and not merely waits to be reaped."""
-    try:
-        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
 
 
 def session_of(env: dict[str, str]) -> Session:
