@@ -29,7 +29,7 @@ def problems(tmp_path: Path, text: str | bytes, *overrides: str) -> list[str]:
 
 
 def test_the_example_is_valid() -> None:
-    load_job(EXAMPLES / "digits.yaml", target="local")
+    assert load_job(EXAMPLES / "digits.yaml", target="local").name == "digits"
 
 
 def test_ten_lines_are_a_job(tmp_path: Path) -> None:

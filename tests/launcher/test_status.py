@@ -152,7 +152,8 @@ FIELDS = ("generation", "step", "first", "metrics", "member", "members", "cause"
     )
 )
 def test_nothing_in_the_store_breaks_the_status(events: list[Event]) -> None:
-    json.dumps(build_status("one", History(events), [], None), allow_nan=False)
+    text = json.dumps(build_status("one", History(events), [], None), allow_nan=False)
+    assert json.loads(text)["run"] == "one"
 
 
 class TestAudit:

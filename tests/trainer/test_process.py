@@ -139,7 +139,9 @@ def test_one_that_still_imports_is_not_waited_for(echo: dict[str, str]) -> None:
 
 def test_one_that_never_started_can_be_closed() -> None:
     async def body() -> None:
-        await Held().worker.close(PATIENCE)
+        worker = Held().worker
+        await worker.close(PATIENCE)
+        assert not worker.alive
 
     run(body())
 

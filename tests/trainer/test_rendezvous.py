@@ -197,7 +197,9 @@ def test_a_closed_one_lets_go_of_everybody() -> None:
 
 
 def test_one_that_never_started_can_be_closed() -> None:
-    asyncio.run(Store(WORLD).rendezvous.close())
+    rendezvous = Store(WORLD).rendezvous
+    asyncio.run(rendezvous.close())
+    assert rendezvous.port == 0, "it never listened"
 
 
 def test_it_listens_on_loopback_only() -> None:

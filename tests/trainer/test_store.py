@@ -101,6 +101,7 @@ def test_a_folder_is_deleted_with_all_that_is_in_it(store: Store) -> None:
 def test_what_is_not_there_may_be_deleted(store: Store) -> None:
     store.delete("nothing")
     store.delete("no/such/folder")
+    assert store.names() == []
 
 
 @given(st.binary(max_size=300))

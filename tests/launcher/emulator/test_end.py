@@ -71,6 +71,7 @@ def test_commands_die_with_an_emulator_that_is_killed(start: Start) -> None:
     emulator.until_replica(job, "workerpool1-0", "VANISHED")
     emulator.stop(signal.SIGKILL)
     wait_for(emulator.processes, lambda processes: not processes)
+    assert not emulator.processes()
 
 
 def test_jobs_outlive_the_emulator_but_their_vms_do_not(start: Start) -> None:

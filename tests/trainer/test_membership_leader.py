@@ -1,0 +1,107 @@
+"""Membership under a new leader, which learns the world from the members that come over."""
+
+from __future__ import annotations
+
+from tests.trainer.membership_run import A, B, C, Run, world
+from trainer.membership import Phase
+from trainer.signals import (
+    Abort,
+    Drain,
+    Form,
+    Joined,
+    Left,
+    Pause,
+    Progress,
+    Ready,
+    Release,
+    Stopped,
+)
+
+# --- a new leader -----------------------------------------------------------------
+
+
+def test_a_new_leader_adopts_the_world_that_it_finds() -> None:
+    found = world(7, A, B)
+    run = Run(last_generation=7)
+    assert run.tell(Joined(A, 1, found)) == []
+    assert run.phase is Phase.RUNNING
+    assert run.tell(Joined(B, 1, found), Progress(A, 7, step=70), Progress(B, 7, step=71)) == []
+    assert run.wait(60.0) == []
+    assert run.tell(Drain(B, "preemption", 30.0)) == [Pause(found)]
+    assert run.stopped(A, B, step=80) == [Release(B, "drained"), Form(world(8, A))]
+    assert run.told("generation_formed") == [
+        {
+            "generation": 8,
+            "world_size": 1,
+            "cause": "drain",
+            "members": ["workerpool1-0"],
+            "step": 80,
+        }
+    ]
+
+
+def test_a_member_that_does_not_come_over_is_lost() -> None:
+    found = world(7, A, B)
+    run = Run(last_generation=7, adoption_wait=5.0, suspicion=2.0)
+    run.tell(Joined(A, 1, found))
+    assert run.wait(7.0, alive=(A,)) == []
+    assert run.wait(0.5, alive=(A,))[1:] == [Abort(found)]
+    assert run.stopped(A, step=70) == [Form(world(8, A))]
+    assert run.told("generation_formed")[-1]["cause"] == "leader"
+
+
+def test_a_new_leader_does_not_form_a_world_before_the_old_one_can_show_itself() -> None:
+    run = Run(last_generation=7, adoption_wait=5.0)
+    assert run.tell(Joined(C, 1)) == []
+    assert run.told("waiting") == []  # it does not know yet
+    assert run.tell(Ready(C)) == []
+    assert run.wait(4.5) == []
+    assert run.wait(0.5) == [Form(world(8, C))]
+
+
+def test_whoever_comes_over_while_the_world_is_broken_off_hears_of_it() -> None:
+    found = world(7, A, B)
+    run = Run(last_generation=7)
+    run.tell(Joined(A, 1, found))
+    assert run.tell(Stopped(A, 7, step=70, failed="connection reset")) == [Abort(found)]
+    assert run.tell(Joined(B, 1, found)) == [Abort(found)]
+    assert run.stopped(B, step=70) == [Form(world(8, A, B))]
+
+
+def test_a_member_that_never_heard_of_the_world_that_was_found_breaks_it_off() -> None:
+    found = world(7, A, B)
+    run = Run(last_generation=6)
+    assert run.ready(B) == []
+    assert run.tell(Joined(A, 1, found)) == [Abort(found), Abort(found)]
+    assert run.stopped(A, step=70) == [Form(world(8, A, B))]
+
+
+def test_a_member_of_an_older_world_breaks_the_newer_off_if_it_should_be_in_it() -> None:
+    found, older = world(7, A, B), world(6, A, B, C)
+    run = Run(last_generation=7)
+    run.tell(Joined(A, 1, found))
+    assert run.tell(Joined(B, 1, older))[0] == Abort(found)
+    run.tell(Ready(B))
+    assert run.stopped(A, step=70) == [Form(world(8, A, B))]
+
+
+def test_a_world_newer_than_the_adopted_one_is_broken_off_and_its_number_not_used_again() -> None:
+    older, newer = world(6, A, B), world(7, A, C)
+    run = Run(last_generation=6)
+    run.tell(Joined(A, 1, older))
+    assert run.tell(Joined(C, 1, newer)) == [Abort(newer)]
+    run.tell(Ready(C), Left(B, "gone"))
+    assert run.stopped(A, step=60) == [Form(world(8, A, C))]
+
+
+def test_a_member_that_lost_its_connection_for_a_moment_is_a_newcomer() -> None:
+    run = Run(expected=2, admission_interval=0.0)
+    first = run.start(A, B)
+    run.tell(Left(A, "its connection broke"))
+    # It heard nothing of the end of its world.
+    assert run.tell(Joined(A, 1, first)) == [Abort(first)]
+    run.stopped(B, step=3)
+    second = run.started(step=3)
+    assert second == world(2, B)
+    assert run.tell(Stopped(A, 1, step=3), Ready(A)) == [Pause(second)]
+    assert run.stopped(B, step=4) == [Form(world(3, B, A))]
