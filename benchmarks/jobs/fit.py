@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import horovod.torch as hvd
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler

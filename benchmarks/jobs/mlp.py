@@ -6,6 +6,7 @@ the stamps go (``MLP_STAMPS``, a folder).
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from pathlib import Path
@@ -38,7 +39,7 @@ def build() -> nn.Sequential:
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     widths = sizes()
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in itertools.pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
