@@ -119,18 +119,22 @@ class Host:
         if self._cgroup:
             (self._cgroup / "cgroup.freeze").write_text("1")
         else:
-            self._signal(signal.SIGSTOP)
+            self.signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Lets a frozen host go on."""
         if self._cgroup:
             (self._cgroup / "cgroup.freeze").write_text("0")
         else:
-            self._signal(signal.SIGCONT)
+            self.signal(signal.SIGCONT)
 
     def processes(self) -> list[int]:
         """The ids of the living processes in the host."""
         return list(_inhabitants(self.name, self._cgroup))
+
+    def signal(self, number: int) -> int:
+        """Sends a signal to everything in the host. Returns how many processes it found."""
+        return _signal(self.name, self._cgroup, number)
 
     def kill(self) -> None:
         """Kills everything in the host, and returns when nothing of it lives.
@@ -167,11 +171,6 @@ class Host:
         with contextlib.suppress(OSError):  # at once, not when the kernel gets round to it
             _ip("-n", self._switch, "link", "del", self._port)
         _remove(self.name)
-
-    def _signal(self, number: int) -> None:
-        for process in self.processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, number)
 
 
 class Network:
@@ -256,13 +255,18 @@ def _sweep(number: int) -> None:
 
 
 def _kill(name: str, cgroup: Path | None) -> None:
-    while inhabitants := list(_inhabitants(name, cgroup)):
-        if cgroup and (cgroup / "cgroup.kill").exists():  # Linux 5.14
-            (cgroup / "cgroup.kill").write_text("1")
-        for process in inhabitants:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+    while _signal(name, cgroup, signal.SIGKILL):
         time.sleep(RECHECK_SECONDS)
+
+
+def _signal(name: str, cgroup: Path | None, number: int) -> int:
+    if number == signal.SIGKILL and cgroup and (cgroup / "cgroup.kill").exists():  # Linux 5.14
+        (cgroup / "cgroup.kill").write_text("1")  # all at once: nobody can fork meanwhile
+    inhabitants = list(_inhabitants(name, cgroup))
+    for process in inhabitants:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, number)
+    return len(inhabitants)
 
 
 def _remove(name: str) -> None:
