@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import horovod.torch as hvd
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -53,7 +55,8 @@ class Stamped(LRScheduler):
     def step(self, epoch: int | None = None) -> None:
         super().step(epoch)
         if hvd.is_initialized():
-            self._stamps.applied(self.last_epoch, hvd.rank(), hvd.size())
+            world = os.environ.get("HOROVOD_GLOO_RENDEZVOUS_PORT", "")  # each has its own
+            self._stamps.applied(self.last_epoch, hvd.size(), world)
 
     def state_dict(self) -> dict[str, int]:
         return {"last_epoch": self.last_epoch}
