@@ -88,8 +88,10 @@ class Elastic(Part):
     max_workers: int | None = Field(None, ge=1)
     start_wait: Duration = Field("60s", validate_default=True)
     hold_off: Duration = Field("1s", validate_default=True)
-    heartbeat: Duration = Field("500ms", validate_default=True)
-    suspicion: Duration = Field("2s", validate_default=True)
+    heartbeat: Duration = Field("300ms", validate_default=True)
+    suspicion: Duration = Field("1.5s", validate_default=True)
+    hang: Duration = Field("10s", validate_default=True)
+    stall: Duration = Field("10min", validate_default=True)
     spares: int = Field(1, ge=0)
 
     @classmethod
@@ -204,6 +206,8 @@ class Job(Part):
             "hold_off": self.elastic.hold_off.total_seconds(),
             "heartbeat": self.elastic.heartbeat.total_seconds(),
             "suspicion": self.elastic.suspicion.total_seconds(),
+            "hang": self.elastic.hang.total_seconds(),
+            "stall": self.elastic.stall.total_seconds(),
             "spares": self.elastic.spares,
             "checkpoint_every": self.checkpoint.every.total_seconds(),
             "checkpoint_keep": self.checkpoint.keep,

@@ -164,7 +164,8 @@ class Elastic:
         self.check_aborted()
         os.environ.update(generation.env)
         try:
-            hvd.init()
+            with self.channel.collective():
+                hvd.init()
         except ValueError as error:  # the way in which Horovod says that peers were lost
             raise HorovodInternalError(str(error)) from error
         self.check_aborted()
@@ -173,7 +174,8 @@ class Elastic:
         """Makes all ranks hold the state of the most advanced clean one."""
         began = self._clock()
         mine = torch.tensor([[state.step, int(state.clean)]], dtype=torch.int64)
-        held = hvd.allgather(mine, name="state.held").tolist()
+        with self.channel.collective():
+            held = hvd.allgather(mine, name="state.held").tolist()
         root = max(range(len(held)), key=lambda rank: (held[rank][1], held[rank][0], -rank))
         sent = 0
         if not held[root][1]:
@@ -182,7 +184,9 @@ class Elastic:
                 state.restore()
         if not all(one == held[root] and one[1] for one in held):
             sending = hvd.rank() == root
-            tree, sent = broadcast_tree(state.export() if sending else None, root, device)
+            exported = state.export() if sending else None
+            with self.channel.collective():
+                tree, sent = broadcast_tree(exported, root, device)
             if not sending:
                 state.load(tree)
             state.clean = True
