@@ -157,7 +157,7 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
                 imports = threading.Thread(target=import_client, daemon=True)
                 imports.start()
                 folder = runs.local_folder(run_id)
-                emulator = resources.enter_context(Emulator(folder, job.local.market))
+                emulator = resources.enter_context(Emulator(folder, job.local.market, job.local.vm))
                 imports.join()  # two threads that import one package can meet it half done
                 region = job.regions[0] if job.regions else REGION
                 jobs = Jobs(job.project or PROJECT, region, emulator.endpoint)

@@ -135,6 +135,7 @@ class MarketEvent(Part):
 class Local(Part):
     """What only the local target reads."""
 
+    vm: Literal["process", "netns"] = "process"  # what a VM is; netns needs root
     market: list[MarketEvent] = Field(default_factory=list)
 
 
@@ -218,9 +219,14 @@ class Job(Part):
         """Returns what keeps this job from running on ``target``."""
         file = self.task.rpartition(":")[0] if self.task and ".py:" in self.task else None
         if target == "local":
+            from launcher.emulator.places import missing
+
+            absent: list[Problem] = []
             if file and not Path(file).is_file():
-                return [(("task",), f"there is no file {file}; name one that exists")]
-            return []
+                absent.append((("task",), f"there is no file {file}; name one that exists"))
+            if why := missing(self.local.vm):
+                absent.append((("local", "vm"), f"is {self.local.vm}; {why}, or write process"))
+            return absent
         found: list[Problem] = []
         if file:
             found.append(
