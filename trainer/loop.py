@@ -18,6 +18,7 @@ One step, on every rank::
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -70,6 +71,8 @@ class Model:
             self.optimizer = self._task.optimizer(self.module)
             self.scheduler = self._task.scheduler(self.optimizer, self.total_steps)
             self.buckets = GradientBuckets(self.module.parameters(), extras=3)
+            for name, value in self.buckets.environment().items():
+                os.environ.setdefault(name, value)
             self._prepared = True
         return self.device
 
