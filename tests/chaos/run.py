@@ -7,21 +7,22 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy
 
 from launcher.audit import read_audit
 from launcher.status import Generation, History
 from tests.chaos.cluster import Cluster, Vm
-from tests.chaos.task import BATCH, SAMPLES, SEED, STEPS
+from tests.chaos.task import BATCH, EPOCHS, SAMPLES, SEED, STEPS, STEPS_PER_EPOCH
 from trainer.data import Order
 from trainer.events import Event, EventReader
 
 LIMIT = 120.0  # seconds; only what hangs takes as long
 LOOK_EVERY = 0.05
 PACE = 0.04  # seconds per step while something is to happen
-RESERVE = 0.25  # the share of the steps at which the run slows down, to leave time for the rest
-SLOW = 0.25
+PACES = {0.75: 0.25, 0.9: 1.0}  # from these shares of the steps on
 
 # Short limits, so that the tests are; see trainer.settings and trainer.policy.
 SETTINGS = {
@@ -30,6 +31,7 @@ SETTINGS = {
     "start_wait": 30.0,
     "hold_off": 0.5,
     "checkpoint_every": 20.0,
+    "spares": 0,
     "audit": True,
 }
 
@@ -41,21 +43,26 @@ class Run:
         kind: of the VMs, "netns" or "process".
         folder: where everything of it is kept.
         vms: how many VMs there can be; the run starts on three.
-        spares: of each worker.
+        settings: those that are not as usual.
+        task: arguments of the task.
     """
 
-    def __init__(self, kind: str, folder: Path, vms: int = 3, spares: int = 0) -> None:
+    def __init__(
+        self,
+        kind: str,
+        folder: Path,
+        vms: int = 3,
+        settings: Mapping[str, Any] = MappingProxyType({}),
+        task: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self.folder = folder
         for name in ("hold", "held"):
             (folder / name).mkdir()
         self.pace(PACE)
-        settings = {
-            **SETTINGS,
-            "task_args": {"folder": str(folder)},
-            "max_workers": vms,
-            "spares": spares,
-        }
-        self.cluster = Cluster(kind, folder, vms, 3, settings)
+        whole = {**SETTINGS, "max_workers": vms, **settings}
+        whole["task_args"] = {"folder": str(folder), **task}
+        self.cluster = Cluster(kind, folder, vms, 3, whole)
+        self._steps = task.get("epochs", EPOCHS) * STEPS_PER_EPOCH
         self._names = list(self.cluster.vms)
         self._reader = EventReader(self.cluster.run_dir)
         self._ended = False
@@ -125,13 +132,19 @@ class Run:
         """Waits until ``condition`` holds; a test that waits for too long, or in vain, fails."""
         deadline = time.monotonic() + LIMIT
         while not condition(self.look()):
-            if not self._ended and self.history.step > STEPS * (1 - RESERVE):
-                self.pace(SLOW)
+            self._leave_time()
             assert time.monotonic() < deadline, f"it does not come true that {what}\n{self}"
             assert self._ended or not self.cluster.run_dir.outcome(), (
                 f"the run ended before {what}\n{self}"
             )
             time.sleep(LOOK_EVERY)
+
+    def _leave_time(self) -> None:
+        """Slows the run down as it nears its end, so that it does not end before the test."""
+        if not self._ended:
+            for share, seconds in PACES.items():
+                if self.history.step > share * self._steps:
+                    self.pace(seconds)
 
     def until_world(self, *vms: Vm, after: int = 0) -> Generation:
         """Waits until exactly these VMs train together, in a generation after ``after``."""

@@ -40,14 +40,20 @@ class Steerable(Task):
     """A small network in float64: any visible difference between two runs is an error.
 
     Its metrics are its parameters.
+
+    Args:
+        folder: see above.
+        epochs: passes over the samples.
+        ballast: bytes of state beside the parameters.
     """
 
-    epochs = EPOCHS
     global_batch = BATCH
     seed = SEED
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, epochs: int = EPOCHS, ballast: int = 0) -> None:
+        self.epochs = epochs
         self._folder = Path(folder)
+        self._ballast = ballast
         task = json.loads(os.environ.get("CLUSTER_SPEC", "{}")).get("task", {})
         self._vm = f"{task.get('type')}-{task.get('index')}"
         generator = torch.Generator().manual_seed(SEED)
@@ -62,7 +68,9 @@ class Steerable(Task):
         return self._data
 
     def model(self) -> nn.Module:
-        return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1)).to(torch.float64)
+        model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1)).to(torch.float64)
+        model.register_buffer("ballast", torch.zeros(self._ballast, dtype=torch.uint8))
+        return model
 
     def optimizer(self, model: nn.Module) -> Optimizer:
         return SGD(model.parameters(), lr=0.02, momentum=0.9)

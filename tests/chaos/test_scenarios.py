@@ -35,7 +35,8 @@ def test_a_run_survives(kind: str, group: str, folder: Path, undisturbed: dict[s
     scenarios = [one for one in CASES[group] if kind == "netns" or one not in NEEDS_LINK]
     if not scenarios:
         pytest.skip("only a network namespace has a link that can be cut")
-    run = Run(kind, folder, vms=4 if group == "drains" or ONLY else 3, spares=group == "workers")
+    vms = 4 if group == "drains" or ONLY else 3
+    run = Run(kind, folder, vms, {"spares": int(group == "workers")})
     try:
         run.start()
         for scenario in scenarios:

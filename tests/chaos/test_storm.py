@@ -41,7 +41,7 @@ def test_a_plan_takes_and_gives_back(seed: int, events: int, has_link: bool) -> 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_survives_a_storm(kind: str, folder: Path, undisturbed: dict[str, float]) -> None:
     print(f"CHAOS_SEED={SEED} CHAOS_EVENTS={EVENTS}")  # seen when the test fails
-    run = Run(kind, folder, spares=1)
+    run = Run(kind, folder, settings={"spares": 1})
     try:
         run.start()
         storm = Storm(run)
