@@ -58,7 +58,7 @@ def test_ten_lines_are_a_job(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "problem"),
     [
-        ("epochs: 3", "job.yaml:7: epochs: is not a known field; known are name, task, args"),
+        ("epochs: 3", "job.yaml:7: epochs: is not a known field; known are name, task, script"),
         ("chekpoint: {}", "job.yaml:7: chekpoint: is not a known field; did you mean checkpoint?"),
         ("audit: yes", "job.yaml:7: audit: is 'yes'; write true or false"),
         ("elastic: 3", "job.yaml:7: elastic: is 3; write a mapping (lines of field: value)"),
@@ -155,7 +155,8 @@ elastic: {min_workers: two}
     assert problems(tmp_path, text) == [
         "job.yaml:1: name: is 'Digits'; write lowercase letters, digits and -, "
         "beginning with a letter, at most 40",
-        "job.yaml:1: task: is missing; write task: module:Class, or a container with a command",
+        "job.yaml:1: task: is missing; write task: module:Class, script: FILE.py or module: NAME, "
+        "or a container with a command",
         "job.yaml:3: pools.0.machine: 'a2-highgpu-1h' is not a machine of the series A2 or A3; "
         "did you mean a2-highgpu-1g?",
         "job.yaml:4: pools.1.replicas: is 0; write at least 1",
@@ -249,4 +250,4 @@ class TestOverrides:
 )
 def test_scalars_are_yaml_1_2(tmp_path: Path, text: str, value: object) -> None:
     (tmp_path / "job.yaml").write_text(GOOD + f"args: {{x: {text}}}\n")
-    assert load_job(tmp_path / "job.yaml").args["x"] == value
+    assert load_job(tmp_path / "job.yaml").args == {"x": value}
