@@ -210,13 +210,13 @@ def _strategy(draft: Draft) -> Iterator[Problem]:
         if reserved and not machine.standard:
             yield (
                 ("pools", index, "reservation"),
-                f"is there, and {pool.machine} cannot be reserved; remove it",
+                f"{pool.machine} cannot be reserved; remove this",
             )
         elif reserved and strategy != "standard":
             yield (
                 ("pools", index, "reservation"),
-                f"is there, and the strategy is {strategy}, which excludes reserved machines; "
-                "remove it, or write scheduling: standard",
+                f"{strategy} machines are never reserved ones; "
+                "remove this, or write scheduling: standard",
             )
         if strategy == "standard" and not machine.standard:
             yield (

@@ -64,7 +64,7 @@ def _override(
     if not equals or not all(names):
         raise JobFileError([f"{here}: is not an override; write --set pools.1.replicas=7"])
     try:
-        value, _ = read_yaml(text, here, variables)
+        value, inside = read_yaml(text, here, variables)
     except JobFileError as error:
         _, bad, what = error.problems[0].rpartition(": is not YAML: ")
         what = f"the value is not YAML: {what}" if bad else what.removeprefix(f"{here}:1: ")
@@ -93,4 +93,4 @@ def _override(
         at = at[key]
     for old in [place for place in places if place[: len(path)] == path]:
         del places[old]
-    places[path] = here
+    places.update(((*path, *inner), here) for inner in inside)

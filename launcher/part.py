@@ -70,7 +70,7 @@ class Part(BaseModel):
     """A part of a job: refuses unknown fields, and says every problem in plain words.
 
     A part may have a short form, such as a text: ``_written_out`` makes the mapping of it
-    that it stands for, and ``_short`` is its JSON Schema.
+    that it stands for, ``_short`` is its JSON Schema, and ``_forms`` says what may be written.
     """
 
     # Built when first used, and then with everything inside it: the time to start counts.
@@ -78,6 +78,7 @@ class Part(BaseModel):
         extra="forbid", strict=True, allow_inf_nan=False, frozen=True, defer_build=True
     )
     _short: ClassVar[dict[str, Any] | None] = None
+    _forms: ClassVar[str] = "a mapping (lines of field: value)"
 
     @model_validator(mode="wrap")
     @classmethod
@@ -151,11 +152,17 @@ class Part(BaseModel):
             return _unknown(error["loc"][-1], list(cls.model_fields))
         if kind == "missing":
             return "is missing; add it"
+        if kind == "model_type":
+            return f"is {_shown(value)}; write {cls._forms}"
+        if kind in ("too_long", "too_short"):
+            most, least = limits.get("max_length"), limits.get("min_length")
+            remedy = f"write at most {most}" if most else f"write at least {least}"
+            return f"has {limits['actual_length']} entries; {remedy}"
+        if kind == "literal_error":
+            return f"is {_shown(value)}; {_nearest(value, limits['expected'])}"
         if kind not in _REMEDIES:
             return str(error["msg"])
-        shown = repr(value) if isinstance(value, str | int | float | bool) else "not that"
-        shown = "empty" if value is None else shown
-        return f"is {shown[:60]}; {_REMEDIES[kind].format(**limits)}"
+        return f"is {_shown(value)}; {_REMEDIES[kind].format(**limits)}"
 
 
 _REMEDIES = {
@@ -166,16 +173,33 @@ _REMEDIES = {
     "bool_type": "write true or false",
     "list_type": "write a list ([a, b], or lines that begin with -)",
     "dict_type": "write a mapping (lines of name: value)",
-    "model_type": "write a mapping (lines of field: value)",
-    "literal_error": "write {expected}",
     "greater_than_equal": "write at least {ge}",
     "less_than_equal": "write at most {le}",
-    "too_long": "write at most {max_length} entries",
-    "too_short": "write at least {min_length} entry",
     "string_too_short": "write at least {min_length} character",
     "invalid-json-value": "write text, a number, true, false, a list or a mapping",
     "finite_number": "write a finite number",
 }
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "empty"
+    if isinstance(value, str | int | float | bool):
+        return repr(value)[:60]
+    return (
+        "a list"
+        if isinstance(value, list)
+        else "a mapping"
+        if isinstance(value, dict)
+        else "not that"
+    )
+
+
+def _nearest(value: Any, expected: str) -> str:
+    """Returns the remedy for a value that is none of those in pydantic's text of them."""
+    known = re.findall(r"'([^']*)'", expected)
+    near = get_close_matches(str(value)[:60], known, n=1, cutoff=0.75)
+    return f"did you mean {near[0]}?" if near else f"write {expected.replace(chr(39), '')}"
 
 
 def _detail(loc: tuple[str | int, ...], what: str, value: Any = None) -> InitErrorDetails:

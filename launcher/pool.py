@@ -124,6 +124,7 @@ class Accelerators(Part):
     count: int = Field(ge=1)
 
     _short: ClassVar = {"type": "string", "pattern": r"^\s*[0-9]+\s*x\s*\S+\s*$"}
+    _forms: ClassVar = "text like 8 x NVIDIA_H100_80GB, or a mapping of type and count"
 
     @classmethod
     def _written_out(cls, data: Any) -> Any:
@@ -147,7 +148,7 @@ class Disk(Part):
 
     @classmethod
     def _written_out(cls, data: Any) -> Any:
-        return {"size": data} if isinstance(data, str | Size) else data
+        return {"size": data} if isinstance(data, str | int | float | Size) else data
 
 
 class NfsMount(Part):
@@ -163,6 +164,7 @@ class NfsMount(Part):
     ]
 
     _short: ClassVar = {"type": "string", "pattern": r"^[^\s:/]+:/[^\s:]*:[A-Za-z0-9_.\-]+$"}
+    _forms: ClassVar = "SERVER:/PATH:NAME, or a mapping of server, path and mount_point"
 
     @classmethod
     def _written_out(cls, data: Any) -> Any:
@@ -187,9 +189,9 @@ class Reservation(Part):
     def _written_out(cls, data: Any) -> Any:
         if not isinstance(data, str):
             return data
-        if "/" in data:
-            return {"affinity": "specific", "name": data}
-        return {"affinity": data}
+        if data in ("none", "any", "specific"):
+            return {"affinity": data}
+        return {"affinity": "specific", "name": data}
 
     @classmethod
     def _clashes(cls, fields: Any) -> Iterator[Problem]:
