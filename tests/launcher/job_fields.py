@@ -171,7 +171,7 @@ def _regional(draw: st.DrawFn, region: str) -> Fields:
     attachment = f"projects/p/regions/{region}/networkAttachments/a"
     peering = {"domain": "my.internal.", "project": "p", "network": "n"}
     found: Fields = {}
-    for more in (
+    choices: list[Fields] = [
         {"encryption_key": f"{place}/keyRings/r/cryptoKeys/k"},
         draw(
             st.sampled_from(
@@ -194,7 +194,8 @@ def _regional(draw: st.DrawFn, region: str) -> Fields:
                 ]
             )
         ),
-    ):
+    ]
+    for more in choices:
         if draw(st.booleans()):
             found.update(more)
     return found
