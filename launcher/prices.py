@@ -66,9 +66,13 @@ def load_prices(home: Path, environment: Mapping[str, str] = os.environ) -> Pric
 
 def read_prices(file: str) -> dict[str, OwnPrices]:
     """Returns the prices in ``file``, by machine type. Raises FileError."""
-    tree, places = read_yaml(read_file(file), file)
+    tree, places = read_yaml(read_file(file, "a file of prices"), file)
+    if not isinstance(tree, dict):
+        what = "is empty" if tree is None else "is not a mapping"
+        form = "machine: {spot: PRICE, on_demand: PRICE}"
+        raise FileError([f"{file}:1: {what}; write lines of {form}"])
     try:
-        return RootModel[dict[MachineName, OwnPrices]].model_validate(tree or {}).root
+        return RootModel[dict[MachineName, OwnPrices]].model_validate(tree).root
     except ValidationError as error:
         found = [
             (tuple(part for part in e["loc"] if part != "[key]"), e["msg"])

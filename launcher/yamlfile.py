@@ -41,18 +41,18 @@ class FileError(ValueError):
         self.problems = list(problems)
 
 
-def read_file(path: str) -> str:
-    """Returns the text of the file at ``path``. Raises FileError."""
+def read_file(path: str, kind: str = "a job file") -> str:
+    """Returns the text of the file at ``path``; ``kind`` is for messages. Raises FileError."""
     try:
         with open(path, "rb") as stream:
             data = stream.read(SIZE_LIMIT + 1)
         if len(data) > SIZE_LIMIT:
-            raise FileError([f"{path}: is larger than 1 MiB; a job file is a page of YAML"])
+            raise FileError([f"{path}: is larger than 1 MiB; {kind} is a page of YAML"])
         return data.decode("utf-8-sig")
     except FileNotFoundError:
-        what = "there is no such file; give the path of a job file"
+        what = f"there is no such file; give the path of {kind}"
     except IsADirectoryError:
-        what = "is a directory; give the path of a job file in it"
+        what = f"is a directory; give the path of {kind} in it"
     except UnicodeDecodeError:
         what = "is not text in UTF-8; give the path of a YAML file"
     except (OSError, ValueError) as error:
@@ -82,7 +82,7 @@ def read_yaml(
         line = mark.line + 1 if mark else 1
         what = " ".join(filter(None, [error.context, error.problem]))
         if "nesting depth" in what:
-            raise FileError([f"{file}:{line}: is nested too deeply for a job file"]) from None
+            raise FileError([f"{file}:{line}: is nested too deeply"]) from None
         lines = text.splitlines()
         near = " ".join(lines[max(0, line - 2) : line])
         hint = '; inside { } and [ ] write "${NAME}" in quotes' if "${" in near else ""
@@ -93,7 +93,7 @@ def read_yaml(
         what = " ".join(str(error).split())
         raise FileError([f"{file}:1: is not YAML: {what}"]) from None
     except RecursionError:
-        raise FileError([f"{file}:1: is nested too deeply for a job file"]) from None
+        raise FileError([f"{file}:1: is nested too deeply"]) from None
     if reader.problems:
         raise FileError(reader.problems)
     return value, reader.places
