@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -255,6 +256,8 @@ def emulator(context: typer.Context) -> None:
 
 def main() -> None:
     """The entry point of ``swell``."""
+    # Else pydantic looks through all installed packages for plugins of its own, on every start.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     app()
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from launcher import customjob, runs
 from launcher.customjob import CustomJob
 from launcher.machines import Machine, Price
-from launcher.prices import PriceList
 from launcher.spec import Job
+
+if TYPE_CHECKING:
+    from launcher.prices import PriceList
 
 UNKNOWN = "unknown"
 
