@@ -34,6 +34,13 @@ class Target(str, Enum):
     vertex = "vertex"
 
 
+class Vm(str, Enum):
+    """What a VM of the local target is."""
+
+    process = "process"
+    netns = "netns"
+
+
 class Format(str, Enum):
     """How a plan is printed."""
 
@@ -67,6 +74,13 @@ def launch(
     target: TargetOption = Target.local,
     run_id: RunId = None,
     overrides: Overrides = None,
+    vm: Annotated[
+        Vm | None,
+        typer.Option(
+            help="What a local VM is: processes, or (as root) a network namespace with an address, "
+            "a host name and a link of its own. Like --set local.vm=netns."
+        ),
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Return when the run exists; it goes on.")
     ] = False,
@@ -79,9 +93,10 @@ def launch(
         from launcher.foreground import launch_and_follow, launch_detached
         from launcher.jobfile import load_job
 
-        loaded = load_job(job, overrides or [], target.value, warn=_warn)
+        overrides = [*(overrides or []), *([f"local.vm={vm.value}"] if vm else [])]
+        loaded = load_job(job, overrides, target.value, warn=_warn)
         if detach:
-            run_id = launch_detached(loaded, job, target.value, run_id, overrides or [])
+            run_id = launch_detached(loaded, job, target.value, run_id, overrides)
             typer.echo(f"run {run_id} goes on in the background; follow it with:")
             for command in (f"status {run_id}", f"logs {run_id} --follow", f"cancel {run_id}"):
                 typer.echo(f"  swell {command}")

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from launcher.spec import Job, Target
+from launcher.targets import problems, warnings
 from launcher.yamlfile import FileError, Path_, Places, located, read_file, read_yaml
 
 JobFileError = FileError
@@ -46,10 +47,10 @@ def load_job(
     except ValidationError as error:
         found = [(e["loc"], e["msg"]) for e in error.errors(include_url=False)]
         raise JobFileError(located(found, places, file)) from None
-    if target and (unfit := job.problems_on(target)):
+    if target and (unfit := problems(job, target)):
         raise JobFileError(located(unfit, places, file))
     if warn:
-        for line in located(job.warnings(), places, file):
+        for line in located(warnings(job), places, file):
             warn(line)
     return job
 
@@ -93,4 +94,4 @@ def _override(
         at = at[key]
     for old in [place for place in places if place[: len(path)] == path]:
         del places[old]
-    places.update(((*path, *inner), here) for inner in inside)
+    places.update(((*path, *inner), here) for inner in [(), *inside])

@@ -14,6 +14,7 @@ from launcher.local import PROJECT, REGION, Emulator, LocalError
 from launcher.spec import Job, Target
 from launcher.status import Outcome, read_status
 from launcher.supervisor import ENDED, PATIENCE, Supervisor, end_run, read_attempts
+from launcher.targets import problems
 from launcher.vertex import Jobs, import_client
 from trainer.events import EventWriter
 from trainer.rundir import RunDirectory, token_sha256
@@ -157,7 +158,7 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
                 imports = threading.Thread(target=import_client, daemon=True)
                 imports.start()
                 folder = runs.local_folder(run_id)
-                emulator = resources.enter_context(Emulator(folder, job.local.market))
+                emulator = resources.enter_context(Emulator(folder, job.local.market, job.local.vm))
                 imports.join()  # two threads that import one package can meet it half done
                 region = job.regions[0] if job.regions else REGION
                 jobs = Jobs(job.project or PROJECT, region, emulator.endpoint)
@@ -186,9 +187,9 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
 
 def require_fit(job: Job, target: Target) -> None:
     """Raises LaunchError when ``target`` cannot run ``job``."""
-    problems = job.problems_on(target)
-    if problems:
-        lines = [f"{'.'.join(map(str, path))}: {what}" for path, what in problems]
+    found = problems(job, target)
+    if found:
+        lines = [f"{'.'.join(map(str, path))}: {what}" for path, what in found]
         raise LaunchError("\n".join(lines))
 
 

@@ -30,7 +30,7 @@ from launcher.durations import Duration, Moment
 from launcher.machines import REGIONS, unknown_region
 from launcher.network import Network, PscInterface
 from launcher.part import Part, Problem, Text, problem, resource, valid, whole
-from launcher.pool import DEFAULT_IMAGE, Container, Environment, ModuleName, Package, Pool
+from launcher.pool import Container, Environment, ModuleName, Package, Pool
 from launcher.scheduling import Scheduling
 
 Target = Literal["local", "vertex"]
@@ -121,8 +121,10 @@ class Elastic(Part):
     max_workers: int | None = Field(None, ge=1)
     start_wait: Duration = Field("60s", validate_default=True)
     hold_off: Duration = Field("1s", validate_default=True)
-    heartbeat: Duration = Field("500ms", validate_default=True)
-    suspicion: Duration = Field("2s", validate_default=True)
+    heartbeat: Duration = Field("300ms", validate_default=True)
+    suspicion: Duration = Field("1.5s", validate_default=True)
+    hang: Duration = Field("10s", validate_default=True)
+    stall: Duration = Field("10min", validate_default=True)
     spares: int = Field(1, ge=0)
 
     @classmethod
@@ -166,6 +168,7 @@ class MarketEvent(Part):
 class Local(Part):
     """What only the local target reads."""
 
+    vm: Literal["process", "netns"] = "process"  # what a VM is; netns needs root
     market: list[MarketEvent] = Field(default_factory=list)
 
 
@@ -304,6 +307,8 @@ class Job(Part):
             "hold_off": self.elastic.hold_off.total_seconds(),
             "heartbeat": self.elastic.heartbeat.total_seconds(),
             "suspicion": self.elastic.suspicion.total_seconds(),
+            "hang": self.elastic.hang.total_seconds(),
+            "stall": self.elastic.stall.total_seconds(),
             "spares": self.elastic.spares,
             "checkpoint_every": self.checkpoint.every.total_seconds(),
             "checkpoint_keep": self.checkpoint.keep,
@@ -316,74 +321,12 @@ class Job(Part):
             return {"task": "", name: self.script or self.module, "args": list(self.args)}
         return {"task": self.task or "", "task_args": self.args}
 
-    def problems_on(self, target: Target) -> list[Problem]:
-        """Returns what keeps this job from running on ``target``."""
-        found: list[Problem] = []
-        for field, file in self._files():
-            if target == "vertex":
-                remedy = "module: NAME" if field == "script" else "module:Class"
-                found.append(
-                    ((field,), f"is a local file; put it into the image and write {remedy}")
-                )
-            elif not Path(file).is_file():
-                found.append(((field,), f"there is no file {file}; name one that exists"))
-        return found if target == "local" else found + list(self._lacks_on_vertex())
-
-    def warnings(self) -> list[Problem]:
-        """Returns what may well be meant, but may surprise."""
-        found: list[Problem] = []
-        gpus = list(dict.fromkeys(pool.machine_type.accelerator.name for pool in self.pools))
-        if len(gpus) > 1:
-            found.append(
-                (
-                    ("pools",),
-                    f"mix {' and '.join(gpus)}; make sure that one zone of each region has both"
-                    if len(gpus) == 2
-                    else f"mix {', '.join(gpus)}; make sure that one zone of each region has all",
-                )
-            )
-        if self.scheduling.restart_job_on_worker_restart and self.slots:
-            found.append(
-                (
-                    ("scheduling", "restart_job_on_worker_restart"),
-                    "starts the whole job again at each restart of a replica, "
-                    "which an elastic run need not; remove it",
-                )
-            )
-        if not (self.network or self.psc_interface):
-            found += [
-                (("pools", index, "nfs"), "needs a route; add network or psc_interface")
-                for index, pool in enumerate(self.pools)
-                if pool.nfs
-            ]
-        return found
-
-    def _files(self) -> Iterator[tuple[str, str]]:
+    def files(self) -> list[tuple[str, str]]:
+        """The fields that name a file on this machine, and its path."""
+        found = [("script", self.script)] if self.script else []
         if self.task and ".py:" in self.task:
-            yield "task", self.task.rpartition(":")[0]
-        if self.script:
-            yield "script", self.script
-
-    def _lacks_on_vertex(self) -> Iterator[Problem]:
-        if not self.project:
-            yield ("project",), "is missing; Vertex AI needs your Google Cloud project"
-        if not self.regions:
-            yield ("regions",), "is missing; write for example [us-central1]"
-        if not (self.output or "").startswith("gs://"):
-            yield ("output",), "is missing; write a regional bucket's gs://BUCKET/FOLDER"
-        told = False
-        for index, pool in enumerate(self.pools):
-            at: tuple[str | int, ...] = ("pools", index)
-            own = pool.container is not None or pool.package is not None
-            runtime = self.runtime(pool)
-            if isinstance(runtime, Package):
-                place = (*at, "package", "uris") if own else ("package", "uris")
-                if (own or not told) and not all(u.startswith("gs://") for u in runtime.uris):
-                    yield place, "has one that is not gs://; Vertex AI installs from a bucket"
-            elif runtime.image == DEFAULT_IMAGE and (own or not told):
-                place = (*at, "container", "image") if own else ("container", "image")
-                yield place, "is missing; write where your trainer image was pushed"
-            told = told or not own
+            found.append(("task", self.task.rpartition(":")[0]))
+        return found
 
     @classmethod
     def _clashes(cls, fields: Any) -> Iterator[Problem]:

@@ -18,11 +18,12 @@ from typing import Any
 
 from trainer import preemption
 from trainer.coordinator import Coordinator
+from trainer.environment import horovod_environment
 from trainer.events import EventWriter
 from trainer.link import Link, Refused
 from trainer.process import Message, WorkerProcess, describe_exit
 from trainer.protocol import swell_pb2 as pb
-from trainer.rendezvous import Rendezvous, host_key
+from trainer.rendezvous import Rendezvous
 from trainer.replica import Replica, find_replica
 from trainer.rundir import (
     ENV_RUN_DIR,
@@ -37,7 +38,7 @@ from trainer.session import Session
 from trainer.settings import Settings
 from trainer.slots import Slots
 from trainer.wire import addresses_in, world_from_message, world_to_message
-from trainer.world import MemberId, Place, World
+from trainer.world import MemberId, World
 
 OUTCOME_POLL = 2.0  # seconds
 FLUSH = 0.5  # seconds
@@ -208,18 +209,26 @@ class Agent:
         while True:
             await asyncio.sleep(self._settings.heartbeat)
             if not self._released:
-                generation = 0 if self._world is None else self._world.generation
-                steps = [slot.active.step for slot in self._slots.all]
-                self._link.say(
-                    progress=pb.Progress(generation=generation, step=max(steps, default=0))
-                )
+                self._link.say(progress=self._progress())
+
+    def _progress(self) -> pb.Progress:
+        now = time.monotonic()
+        inside = [slot.active for slot in self._slots.all if slot.active.generation]
+        return pb.Progress(
+            generation=0 if self._world is None else self._world.generation,
+            step=max((slot.active.step for slot in self._slots.all), default=0),
+            quiet=max((now - worker.heard for worker in inside), default=0.0),
+            frozen=any(worker.frozen for worker in inside),
+            waiting=bool(inside) and all(worker.waiting for worker in inside),
+            received=min((worker.received for worker in inside), default=0),
+        )
 
     # --- orders ---------------------------------------------------------------------
 
     async def _carry_out(self, order: pb.FromCoordinator) -> None:
         kind = order.WhichOneof("body")
         if kind == "form":
-            await self._form(order.form.world)
+            await self._form(order.form)
         elif kind == "pause":
             self._tell_workers("pause", order.pause.generation)
         elif kind == "abort":
@@ -241,12 +250,12 @@ class Agent:
         elif kind == "finish":
             self._end(Ended(order.finish.state, order.finish.reason))
 
-    async def _form(self, message: pb.World) -> None:
-        world = world_from_message(message)
+    async def _form(self, form: pb.Form) -> None:
+        world = world_from_message(form.world)
         if self._rendezvous is not None:
             await self._rendezvous.close()
         self._world = world
-        self._addresses = addresses_in(message)
+        self._addresses = addresses_in(form.world)
         self._started.clear()
         self._stopped.clear()
         self._rendezvous = Rendezvous(world, self.member, self._put_key)
@@ -255,32 +264,18 @@ class Agent:
         for slot, place in zip(self._slots.all, places, strict=True):
             slot.active.generation = world.generation
             slot.active.rank = place.rank
+            slot.active.received = 0
             slot.active.send(
                 "form",
                 generation=world.generation,
-                env=self._horovod_env(place, self._rendezvous.port),
+                env=horovod_environment(
+                    place,
+                    interface=self._replica.interface,
+                    rendezvous_port=self._rendezvous.port,
+                    gloo_timeout=form.gloo_timeout,
+                ),
                 addresses=sorted(set(self._addresses.values())),
             )
-
-    def _horovod_env(self, place: Place, port: int) -> dict[str, str]:
-        env = {
-            "HOROVOD_RANK": str(place.rank),
-            "HOROVOD_SIZE": str(place.size),
-            "HOROVOD_LOCAL_RANK": str(place.local_rank),
-            "HOROVOD_LOCAL_SIZE": str(place.local_size),
-            "HOROVOD_CROSS_RANK": str(place.cross_rank),
-            "HOROVOD_CROSS_SIZE": str(place.cross_size),
-            "HOROVOD_HOSTNAME": host_key(place.member),
-            "HOROVOD_GLOO_RENDEZVOUS_ADDR": "127.0.0.1",
-            "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
-            "HOROVOD_CONTROLLER": "gloo",
-            "HOROVOD_CPU_OPERATIONS": "gloo",
-            # Turns on NCCL's asynchronous error checks.
-            "HOROVOD_ELASTIC": "1",
-        }
-        if self._replica.interface:
-            env["HOROVOD_GLOO_IFACE"] = self._replica.interface
-        return env
 
     def _put_key(self, scope: str, name: str, value: bytes) -> None:
         assert self._world is not None
@@ -356,6 +351,8 @@ class Agent:
             await self._say_started()
         elif op == "progress":
             worker.step = message["step"]
+        elif op == "received":
+            worker.received = message["bytes"]
         elif op == "steps":
             self._events.emit(**{"event": "steps", **_without_op(message)})
         elif op == "stopped":

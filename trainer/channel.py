@@ -2,8 +2,9 @@
 
 Agent to worker: ``form`` (join this generation), ``pause`` (leave it after the running
 step), ``abort`` (leave it now), ``save`` (write a checkpoint of what you hold), ``exit``.
-Worker to agent: ``ready``, ``started``, ``progress``, ``steps`` (their metrics),
-``stopped``, ``saved``, ``done``, ``failed``, ``event``.
+Worker to agent: ``alive`` (several times a second, whatever the training thread does),
+``ready``, ``started``, ``received`` (bytes of state), ``progress``, ``steps`` (their
+metrics), ``stopped``, ``saved``, ``done``, ``failed``, ``event``.
 
 Pipes, not sockets: an abort shuts down the worker's sockets, and must not cut its own line.
 """
@@ -14,11 +15,14 @@ import json
 import os
 import queue
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 ENV_CONTROL = "SWELL_CONTROL"  # "READ_FD,WRITE_FD"
+ALIVE_EVERY = 0.25  # seconds
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,9 @@ class Channel(Protocol):
     def on_abort(self, callback: Callable[[], None] | None) -> None:
         """Sets what to call, from another thread, when the running generation is broken off."""
 
+    def collective(self) -> AbstractContextManager[None]:
+        """To be held while the training thread waits for its peers."""
+
     def send(self, op: str, **fields: Any) -> None:
         """Tells the agent something."""
 
@@ -81,6 +88,8 @@ class AgentChannel:
         self._pausing = 0  # generations up to this one are asked to pause
         self._aborted = 0
         self._current = 0
+        self._waits = False
+        self._alone = False  # the agent is gone
         self._callback: Callable[[], None] | None = None
         threading.Thread(target=self._listen, name="swell-channel", daemon=True).start()
 
@@ -111,6 +120,24 @@ class AgentChannel:
         with self._abort_lock:
             self._callback = callback
 
+    @contextmanager
+    def collective(self) -> Iterator[None]:
+        self._waits = True
+        try:
+            yield
+        finally:
+            self._waits = False
+
+    def beat(self, every: float = ALIVE_EVERY) -> None:
+        """From now on tells the agent every so many seconds that this process lives."""
+
+        def tell() -> None:
+            while not self._alone:
+                self.send("alive", waiting=self._waits)
+                time.sleep(every)
+
+        threading.Thread(target=tell, name="swell-alive", daemon=True).start()
+
     def send(self, op: str, **fields: Any) -> None:
         line = json.dumps({"op": op, **fields}).encode() + b"\n"
         with self._write_lock:
@@ -118,6 +145,7 @@ class AgentChannel:
                 while line:
                     line = line[self._writer.write(line) :]
             except BrokenPipeError:
+                self._alone = True
                 self._orphaned()
 
     def _listen(self) -> None:
@@ -159,6 +187,9 @@ class LoneChannel:
 
     def on_abort(self, callback: Callable[[], None] | None) -> None:
         return None
+
+    def collective(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def send(self, op: str, **fields: Any) -> None:
         if self._report is not None:

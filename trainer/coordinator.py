@@ -35,6 +35,14 @@ TICK = 0.1  # seconds
 FLUSH = 0.5  # seconds between batches of events
 MESSAGE_LIMIT = 64 * 2**20  # bytes; a scope of 512 ranks has about 37 MB of gloo addresses
 
+# A peer that vanished is noticed even while nobody has anything to say to it.
+KEEPALIVE = (
+    ("grpc.keepalive_time_ms", 5000),
+    ("grpc.keepalive_timeout_ms", 5000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+
 Stream = asyncio.Queue[pb.FromCoordinator | None]
 
 
@@ -87,6 +95,9 @@ class Coordinator:
             options=[
                 ("grpc.max_receive_message_length", MESSAGE_LIMIT),
                 ("grpc.so_reuseport", 0),
+                *KEEPALIVE,
+                ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+                ("grpc.http2.max_ping_strikes", 0),
             ]
         )
         handler = grpc.stream_stream_rpc_method_handler(
@@ -216,7 +227,10 @@ class Coordinator:
             self._events.emit(command.event, **command.fields)
         elif isinstance(command, signals.Form):
             self._keys.clear()
-            message = pb.Form(world=world_to_message(command.world, self._addresses))
+            message = pb.Form(
+                world=world_to_message(command.world, self._addresses),
+                gloo_timeout=self._machine.limits(self._clock()).gloo_timeout,
+            )
             self._send_world(command.world, pb.FromCoordinator(form=message))
         elif isinstance(command, signals.Pause):
             pause = pb.Pause(generation=command.world.generation)

@@ -14,24 +14,18 @@ completed step, and the most advanced clean one is the root of the next generati
 
 from __future__ import annotations
 
-import os
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import horovod.torch as hvd
 import torch
 from horovod.common.exceptions import HorovodInternalError
-from horovod.torch import mpi_ops
 
 from trainer.channel import Channel, Generation
-from trainer.sockets import break_connections, open_sockets
+from trainer.stay import Stay
 from trainer.transfer import broadcast_tree
-
-BREAK_AGAIN = 0.05  # seconds; one break can miss a connection that is being made
 
 
 class Portable(Protocol):
@@ -87,6 +81,7 @@ class Elastic:
         self._clock = clock
         self._last_step_at: float | None = None
         self._generation = Generation(0)
+        self._stay: Stay | None = None
 
     @property
     def generation(self) -> int:
@@ -121,10 +116,10 @@ class Elastic:
         self._generation = generation
         done = False
         failed = ""
-        with self._member_of(generation) as leave:
+        with Stay(self.channel, generation) as self._stay:
             try:
                 device = state.prepare()
-                self._join(generation)
+                self._stay.join()
                 synced = self._synchronise(state, device)
                 self.channel.send(
                     "started",
@@ -138,7 +133,7 @@ class Elastic:
                 done = train()
             except HorovodInternalError as error:
                 failed = str(error) or "a collective failed"
-                leave()
+                self._stay.break_off()
         if not done:
             self.channel.send(
                 "stopped",
@@ -157,23 +152,15 @@ class Elastic:
 
     def check_aborted(self) -> None:
         """Raises HorovodInternalError when the running generation has been broken off."""
-        if self.channel.aborted(self.generation):
-            raise HorovodInternalError("the generation was broken off")
-
-    def _join(self, generation: Generation) -> None:
-        self.check_aborted()
-        os.environ.update(generation.env)
-        try:
-            hvd.init()
-        except ValueError as error:  # the way in which Horovod says that peers were lost
-            raise HorovodInternalError(str(error)) from error
-        self.check_aborted()
+        if self._stay is not None:
+            self._stay.check_aborted()
 
     def _synchronise(self, state: Portable, device: torch.device) -> Synced:
         """Makes all ranks hold the state of the most advanced clean one."""
         began = self._clock()
         mine = torch.tensor([[state.step, int(state.clean)]], dtype=torch.int64)
-        held = hvd.allgather(mine, name="state.held").tolist()
+        with self.channel.collective():
+            held = hvd.allgather(mine, name="state.held").tolist()
         root = max(range(len(held)), key=lambda rank: (held[rank][1], held[rank][0], -rank))
         sent = 0
         if not held[root][1]:
@@ -182,39 +169,10 @@ class Elastic:
                 state.restore()
         if not all(one == held[root] and one[1] for one in held):
             sending = hvd.rank() == root
-            tree, sent = broadcast_tree(state.export() if sending else None, root, device)
+            exported = state.export() if sending else None
+            with self.channel.collective():
+                tree, sent = broadcast_tree(exported, root, device)
             if not sending:
                 state.load(tree)
             state.clean = True
         return Synced(root, sent, self._clock() - began)
-
-    @contextmanager
-    def _member_of(self, generation: Generation) -> Iterator[Callable[[], None]]:
-        """Keeps an abort able to break this generation's connections until it is left."""
-        keep = open_sockets()
-        peers = {*generation.addresses, "127.0.0.1"}
-        port = generation.env.get("HOROVOD_GLOO_RENDEZVOUS_PORT")
-        left = threading.Event()
-        breaking = threading.Event()
-
-        def breaker() -> None:
-            while not left.is_set():
-                break_connections(keep, peers, int(port) if port else None)
-                left.wait(BREAK_AGAIN)
-
-        def leave() -> None:
-            if not breaking.is_set():
-                breaking.set()
-                threading.Thread(target=breaker, name="swell-breaker", daemon=True).start()
-
-        self.channel.on_abort(leave)
-        try:
-            if self.channel.aborted(generation.number):
-                leave()
-            yield leave
-        finally:
-            hvd.shutdown()
-            left.set()
-            self.channel.on_abort(None)
-            # Handles of collectives that never completed would pin their tensors.
-            mpi_ops._handle_map.clear()

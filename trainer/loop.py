@@ -190,7 +190,8 @@ class Loop:
                 dataset_size=self._order.samples,
             )
         self._gradients(indices, stop - start)
-        pause, count, mean = model.buckets.reduce()
+        with self._channel.collective():
+            pause, count, mean = model.buckets.reduce()
         if round(count) != stop - start:
             raise RuntimeError(
                 f"step {model.step + 1} got gradients of {count:g} samples instead of "

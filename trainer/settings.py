@@ -16,8 +16,7 @@ class Settings:
         task: ``module:Class`` or ``path.py:Class``.
         task_args: keyword arguments of the task's class.
         min_workers, max_workers: bounds of the world's size.
-        start_wait, hold_off, suspicion: see trainer.policy.
-        heartbeat: how often an agent shows that it lives.
+        start_wait, hold_off, heartbeat, suspicion, hang, stall: see trainer.policy.
         spares: warm standbys beside each active worker.
         checkpoint_every, checkpoint_keep: see trainer.checkpoint.
         audit: whether workers log the sample ids of every step.
@@ -29,18 +28,17 @@ class Settings:
     max_workers: int = 1
     start_wait: float = 60.0
     hold_off: float = 1.0
-    heartbeat: float = 0.5
-    suspicion: float = 2.0
+    heartbeat: float = 0.3
+    suspicion: float = 1.5
+    hang: float = 10.0
+    stall: float = 600.0
     spares: int = 1
     checkpoint_every: float = 30.0
     checkpoint_keep: int = 2
     audit: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.heartbeat < self.suspicion:
-            raise ValueError(
-                f"heartbeat {self.heartbeat} s must be shorter than suspicion {self.suspicion} s"
-            )
+        self.policy()  # raises ValueError when the limits do not agree
 
     @classmethod
     def of_run(cls, run: dict[str, Any]) -> Settings:
@@ -64,7 +62,9 @@ class Settings:
             max_workers=self.max_workers,
             start_wait=self.start_wait,
             hold_off=self.hold_off,
+            heartbeat=self.heartbeat,
             suspicion=self.suspicion,
             idle_suspicion=max(10.0, 3 * self.suspicion),
-            stop_limit=max(35.0, 2 * self.suspicion),
+            hang=self.hang,
+            stall=self.stall,
         )

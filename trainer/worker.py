@@ -29,6 +29,7 @@ def main() -> int:
     if channel is None:
         print("trainer.worker is started by an agent (swell-agent)", file=sys.stderr)
         return 2
+    channel.beat()
     session = current_session()
     try:
         train(session, channel)

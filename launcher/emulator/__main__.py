@@ -13,6 +13,7 @@ from pathlib import Path
 
 from launcher.emulator.listener import Listener
 from launcher.emulator.market import Incident, parse_market
+from launcher.emulator.places import KINDS, missing
 from launcher.emulator.processes import adopt_orphans, kill_children
 from launcher.emulator.registry import Registry, StateInUse
 from launcher.emulator.server import Api
@@ -26,7 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     try:
         market = _read_market(options.market) if options.market else []
-        return asyncio.run(_serve(options.port, options.state, market, options.until_eof))
+        if why := missing(options.vm):
+            raise ValueError(f"--vm {options.vm}: {why}")
+        return asyncio.run(_serve(options, market))
     except (ValueError, OSError, StateInUse) as error:
         print(f"swell emulator: {error}", file=sys.stderr)
         return 2
@@ -46,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
         "--market", type=Path, metavar="FILE", help="a JSON list of what the Spot market does"
     )
     parser.add_argument(
+        "--vm", choices=KINDS, default=KINDS[0], help="what a VM is; netns needs root"
+    )
+    parser.add_argument(
         "--until-eof", action="store_true", help="stop when standard input is closed"
     )
     return parser
@@ -58,16 +64,16 @@ def _read_market(path: Path) -> list[Incident]:
         raise ValueError(f"{path}: {error}") from None
 
 
-async def _serve(port: int, state: Path, market: list[Incident], until_eof: bool) -> int:
+async def _serve(options: argparse.Namespace, market: list[Incident]) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
-    if until_eof:
+    if options.until_eof:
         _watch_input(stop)
     adopt_orphans()
-    registry = Registry(state, market)
-    listener = _listen(registry, port)
+    registry = Registry(options.state, market, kind=options.vm)
+    listener = _listen(registry, options.port)
     listener.start()
     try:
         print(json.dumps({"endpoint": f"http://{listener.authority}"}), flush=True)

@@ -10,7 +10,6 @@ from datetime import timedelta
 from pathlib import Path
 
 from launcher.emulator import customjobs
-from launcher.emulator.address import LoopbackAddress
 from launcher.emulator.cluster_spec import cluster_spec, hostname
 from launcher.emulator.customjobs import JobState, Json, Pool
 from launcher.emulator.environment import base_environment, container_environment, expand
@@ -30,6 +29,7 @@ from launcher.emulator.listener import Listener
 from launcher.emulator.logs import ReplicaLog, timestamp, utc_now
 from launcher.emulator.market import Incident, Progress, due, needs_steps
 from launcher.emulator.metadata import Identity, Metadata, numeric_project
+from launcher.emulator.places import Place, Site, open_site
 from launcher.emulator.steps import StepReader
 from launcher.emulator.vm import ProcessVM
 from trainer.rundir import ENV_ADDRESS, ENV_SLOTS
@@ -50,6 +50,7 @@ class Job:
         market: what happens to VMs.
         progress: what has happened of the market already; kept up to date here.
         save: called with the record whenever it has changed.
+        kind: of its VMs, see launcher.emulator.places.
     """
 
     def __init__(
@@ -59,17 +60,19 @@ class Job:
         market: Sequence[Incident],
         progress: list[Progress],
         save: Callable[[Json], None],
+        kind: str = "process",
     ) -> None:
         self.record = record
         self._root = root
         self._market = market
         self._progress = progress
         self._save = save
+        self._kind = kind
+        self._site: Site | None = None
         self._pools = customjobs.pools(record)
         self._pool_of = {name: pool for pool in self._pools for name in pool.replica_names()}
         self._lifecycle = Lifecycle(list(self._pool_of))
         self._vms: dict[str, ProcessVM] = {}
-        self._addresses: dict[str, LoopbackAddress] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._hurry = asyncio.Event()
         self._ended = asyncio.Event()
@@ -116,13 +119,12 @@ class Job:
     def _shown(self, name: str) -> Json:
         replica = self._lifecycle.replicas[name]
         vm = self._vms.get(name)
-        address = self._addresses.get(name)
         # Who has got a notice is as good as gone.
         state = ReplicaState.PREEMPTED if replica.state is ReplicaState.NOTICED else replica.state
         return {
             "replica": name,
             "state": state.value,
-            "address": address.address if address else None,
+            "address": vm.address if vm else None,
             "restarts": replica.restarts,
             "pid": vm.pid if vm else None,
         }
@@ -134,20 +136,20 @@ class Job:
             return
         self._publish()
         try:
-            for pool in self._pools:
-                for name in pool.replica_names():
-                    self._addresses[name] = LoopbackAddress()
-                    self._vms[name] = self._vm(pool, name, self._addresses[name].address)
+            job_id = self.record["name"].rpartition("/")[2]
+            self._site = open_site(self._kind, {n: hostname(job_id, n) for n in self._pool_of})
+            for name, pool in self._pool_of.items():
+                self._vms[name] = self._vm(pool, name, self._site.place(name))
         except OSError as error:
             self._do(self._lifecycle.fail(INTERNAL, f"No VM for a replica: {error}"))
             return
         self._do(commands)
 
-    def _vm(self, pool: Pool, name: str, address: str) -> ProcessVM:
+    def _vm(self, pool: Pool, name: str, place: Place) -> ProcessVM:
         _, project, _, region, _, job_id = self.record["name"].split("/")
         host = hostname(job_id, name)
-        metadata = Metadata(Identity(project, region, host, address))
-        listener = Listener(metadata.app(), address)
+        metadata = Metadata(Identity(project, region, host, place.address))
+        listener = Listener(metadata.app(), place.metadata)
         service = {
             "HOSTNAME": host,
             "CLUSTER_SPEC": cluster_spec(job_id, self._pools, name),
@@ -155,7 +157,7 @@ class Job:
             "CLOUD_ML_PROJECT_ID": numeric_project(project),
             "GCE_METADATA_HOST": listener.authority,
             "GCE_METADATA_IP": listener.authority,
-            ENV_ADDRESS: address,
+            ENV_ADDRESS: place.address,
         }
         if output := customjobs.output_directory(self.record):
             service["AIP_MODEL_DIR"] = f"{output}/model/"
@@ -170,6 +172,7 @@ class Job:
             environment,
             metadata,
             listener,
+            place,
             ReplicaLog(self._root, job_id, name),
             lambda incarnation, code: self._do(self._lifecycle.exited(name, incarnation, code)),
         )
@@ -208,8 +211,11 @@ class Job:
         for problem in await asyncio.gather(*stopping, return_exceptions=True):
             if problem:
                 log.error("a VM of %s was not shut down: %r", self.record["name"], problem)
-        for address in self._addresses.values():
-            address.release()
+        if self._site:
+            try:
+                await asyncio.to_thread(self._site.close)
+            except OSError as problem:
+                log.error("the VMs of %s left something: %s", self.record["name"], problem)
         self._do(self._lifecycle.stopped())
         self._ended.set()
 

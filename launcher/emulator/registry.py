@@ -39,6 +39,7 @@ class Registry:
         state: the state directory; made if it is not there.
         market: what happens to the VMs of every run.
         new_id: returns the id of the next job, a number.
+        kind: of the VMs, see launcher.emulator.places.
 
     Raises StateInUse, and OSError when the directory cannot be used.
     """
@@ -48,6 +49,7 @@ class Registry:
         state: Path,
         market: Sequence[Incident] = (),
         new_id: Callable[[], int] = time.time_ns,
+        kind: str = "process",
     ) -> None:
         self.logs = state / "logs"
         self._jobs_folder = state / "jobs"
@@ -55,6 +57,7 @@ class Registry:
         # An incident happens once in a run, however many jobs the run takes.
         self._progress: dict[str, list[Progress]] = {}
         self._new_id = new_id
+        self._kind = kind
         self._last_id = 0
         self._records: dict[str, Json] = {}
         self._running: dict[str, Job] = {}
@@ -79,7 +82,7 @@ class Registry:
         self._records[record["name"]] = record
         run = customjobs.output_directory(record) or record["name"]
         progress = self._progress.setdefault(run, [Progress()] * len(self._market))
-        running = Job(record, self.logs, self._market, progress, self._save)
+        running = Job(record, self.logs, self._market, progress, self._save, self._kind)
         self._running[record["name"]] = running
         running.start()
         return record

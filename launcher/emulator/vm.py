@@ -1,10 +1,11 @@
-"""A ``process`` VM: a process group that has an address, an environment and metadata of its own.
+"""A VM: a session of processes that has an address, an environment and metadata of its own.
 
 Everything in the VM's session dies with it, stopped or not, and the VM's command dies
-with the emulator even if that is killed. What cannot be had without cgroups: a program
-that makes a session of its own (``setsid``) outlives its VM until the emulator ends, and
-when the emulator is killed with SIGKILL, what a command has started in turn lives on
-unless the command sees to that (Swell's agent does).
+with the emulator even if that is killed. What ``process`` VMs cannot have without cgroups:
+a program that makes a session of its own (``setsid``) outlives its VM until the emulator
+ends; that of a ``netns`` VM does not. When the emulator is killed with SIGKILL, what a
+command has started in turn lives on unless the command sees to that (Swell's agent does),
+in a ``netns`` VM until the next emulator makes one.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from launcher.emulator import boot
 from launcher.emulator.listener import Listener
 from launcher.emulator.logs import ReplicaLog, StreamLog
 from launcher.emulator.metadata import Metadata
-from launcher.emulator.processes import signal_session
+from launcher.emulator.places import Place
 
 CHUNK = 64 * 1024
 DRAIN_SECONDS = 1.0  # for output that is still in a pipe when all its writers should be gone
@@ -38,6 +39,7 @@ class ProcessVM:
         environment: all its variables.
         metadata: what its metadata server says.
         listener: its metadata server, not yet started.
+        place: where it runs.
         log: where its output goes.
         on_exit: called with the incarnation and the exit code when the command has ended by
             whatever cause, and nothing of it is left. A negative code is a signal's number.
@@ -49,6 +51,7 @@ class ProcessVM:
         environment: dict[str, str],
         metadata: Metadata,
         listener: Listener,
+        place: Place,
         log: ReplicaLog,
         on_exit: ExitCallback,
     ) -> None:
@@ -56,11 +59,13 @@ class ProcessVM:
         self._environment = environment
         self._metadata = metadata
         self._listener = listener
+        self._place = place
         self._log = log
         self._on_exit = on_exit
         self._process: asyncio.subprocess.Process | None = None
         self._frozen = False
         self._life: asyncio.Task[None] | None = None
+        self._doom: asyncio.TimerHandle | None = None
         self._changing = asyncio.Lock()
         listener.start()
 
@@ -70,6 +75,11 @@ class ProcessVM:
         process = self._process
         return process.pid if process and process.returncode is None else None
 
+    @property
+    def address(self) -> str:
+        """The VM's address."""
+        return self._place.address
+
     async def start(self, incarnation: int) -> None:
         """Starts the command, after killing what is left of an earlier incarnation.
 
@@ -77,6 +87,7 @@ class ProcessVM:
         """
         async with self._changing:
             await self._kill()
+            await asyncio.to_thread(self._place.renew)
             self._frozen = False
             self._metadata.reset()
             async with (
@@ -86,7 +97,7 @@ class ProcessVM:
                 # A VM dies with the *thread* that started it: this must be the main one.
                 self._process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-I", "-S", boot.__file__, str(os.getpid())),
-                    *self._command,
+                    *self._place.command(self._command),
                     env=self._environment,
                     stdin=subprocess.DEVNULL,
                     stdout=stdout,
@@ -103,11 +114,12 @@ class ProcessVM:
         self._terminate()
 
     def freeze(self) -> None:
-        """Stops everything in the VM; to its peers it vanishes without a trace."""
+        """Makes the VM vanish without a trace to its peers."""
         self._metadata.silence()
         self._frozen = True
-        if self._process and self.pid:
-            signal_session(self._process.pid, signal.SIGSTOP)
+        self._place.vanish(self.pid)
+        if (seconds := self._place.lives_on) is not None:
+            self._doom = asyncio.get_running_loop().call_later(seconds, self._strike)
 
     async def kill(self) -> None:
         """Kills everything in the VM. Returns when it is gone and ``on_exit`` was called."""
@@ -139,9 +151,14 @@ class ProcessVM:
             os.kill(self.pid, signal.SIGTERM)
         return True
 
-    async def _kill(self) -> None:
+    def _strike(self) -> None:
         if self._process and self.pid:
-            signal_session(self._process.pid, signal.SIGKILL)
+            self._place.signal(self._process.pid, signal.SIGKILL)
+
+    async def _kill(self) -> None:
+        if self._doom:
+            self._doom.cancel()
+        self._strike()
         if self._life:
             await self._life
 
@@ -153,7 +170,7 @@ class ProcessVM:
     ) -> None:
         code = await process.wait()
         # The command was the VM: what it leaves behind goes with it.
-        while signal_session(process.pid, signal.SIGKILL):
+        while self._place.signal(process.pid, signal.SIGKILL):
             await asyncio.sleep(RECHECK_SECONDS)
         _, unfinished = await asyncio.wait(readers, timeout=DRAIN_SECONDS)
         for reader in unfinished:  # a process that has left the VM holds the pipe

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from launcher.emulator import netns
 from tests.integration.command import ROOT, Swell, until
 from trainer.events import read_events
 from trainer.rundir import RunDirectory
@@ -161,6 +162,15 @@ def test_below_min_workers_the_survivors_wait_with_a_checkpoint(
         ("checkpoint_committed", stopped_at),
         ("generation_formed", stopped_at),
     ]
+
+
+@pytest.mark.skipif(netns.missing() is not None, reason=netns.missing() or "")
+def test_a_vm_whose_link_is_cut_costs_no_step(swell: Swell, undisturbed: list[float]) -> None:
+    market = [{"at": "40 steps", "vanish": "workerpool1-0", "back": "5s"}]
+    launch = swell("launch", write_job(swell, market), "--run-id", "cut", "--vm", "netns")
+    assert launch.returncode == 0, launch.stdout + launch.stderr
+    status = check_nothing_lost(swell, "cut", undisturbed)
+    assert [generation["world_size"] for generation in status["generations"]][:2] == [3, 2]
 
 
 def test_a_task_that_raises_ends_the_run_with_its_traceback_once(swell: Swell) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import namedtuple
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,9 @@ class Script:
     def pause_requested(self) -> bool:
         self.steps += 1
         return self.steps == self._pause_after
+
+    def collective(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def aborted(self, generation: int) -> bool:
         return False

@@ -85,12 +85,20 @@ class Started(_message.Message):
     def __init__(self, generation: _Optional[int] = ..., step: _Optional[int] = ..., idle: _Optional[float] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("generation", "step")
+    __slots__ = ("generation", "step", "quiet", "frozen", "waiting", "received")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
+    QUIET_FIELD_NUMBER: _ClassVar[int]
+    FROZEN_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_FIELD_NUMBER: _ClassVar[int]
     generation: int
     step: int
-    def __init__(self, generation: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
+    quiet: float
+    frozen: bool
+    waiting: bool
+    received: int
+    def __init__(self, generation: _Optional[int] = ..., step: _Optional[int] = ..., quiet: _Optional[float] = ..., frozen: bool = ..., waiting: bool = ..., received: _Optional[int] = ...) -> None: ...
 
 class Stopped(_message.Message):
     __slots__ = ("generation", "step", "clean", "failed")
@@ -176,12 +184,12 @@ class FromCoordinator(_message.Message):
     def __init__(self, form: _Optional[_Union[Form, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., keys: _Optional[_Union[Keys, _Mapping]] = ..., replace: _Optional[_Union[Replace, _Mapping]] = ..., save: _Optional[_Union[Save, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ...) -> None: ...
 
 class Form(_message.Message):
-    __slots__ = ("world", "cause")
+    __slots__ = ("world", "gloo_timeout")
     WORLD_FIELD_NUMBER: _ClassVar[int]
-    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    GLOO_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     world: World
-    cause: str
-    def __init__(self, world: _Optional[_Union[World, _Mapping]] = ..., cause: _Optional[str] = ...) -> None: ...
+    gloo_timeout: float
+    def __init__(self, world: _Optional[_Union[World, _Mapping]] = ..., gloo_timeout: _Optional[float] = ...) -> None: ...
 
 class Pause(_message.Message):
     __slots__ = ("generation",)
