@@ -17,6 +17,7 @@ from launcher.part import Problem, valid, whole
 from launcher.pool import Container, Package, Pool
 from launcher.scheduling import Scheduling
 
+MAX_POOLS = 4
 MAX_ENV = 100  # variables of a replica
 OWN_ENV = 5  # of which Swell sets: see customjob
 WAYS = ("task", "script", "module")
@@ -34,7 +35,9 @@ class Draft:
         self._fields = fields
         pools = fields.get("pools")
         self.pools: list[Pool | None] = (
-            [valid(Pool, pool) for pool in pools] if isinstance(pools, list | tuple) else []
+            [valid(Pool, pool) for pool in pools]
+            if isinstance(pools, list | tuple) and len(pools) <= MAX_POOLS
+            else []
         )
 
     def given(self, name: str) -> Any:
@@ -92,9 +95,8 @@ def _package(data: Any) -> Package | None:
     return found
 
 
-def clashes(fields: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yields all that does not fit together in a job's fields, whose values may be invalid."""
-    draft = Draft(fields)
+def clashes(draft: Draft) -> Iterator[Problem]:
+    """Yields all that does not fit together in a job."""
     for check in _CHECKS:
         yield from check(draft)
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any, ClassVar, get_args
 
 from pydantic import (
@@ -149,7 +150,7 @@ class Part(BaseModel):
     def _in_words(cls, error: dict[str, Any]) -> str:
         kind, value, limits = error["type"], error["input"], error.get("ctx", {})
         if kind == "extra_forbidden":
-            return _unknown(error["loc"][-1], list(cls.model_fields))
+            return _unknown(str(error["loc"][-1])[:60], tuple(cls.model_fields))
         if kind == "missing":
             return "is missing; add it"
         if kind == "model_type":
@@ -206,8 +207,9 @@ def _detail(loc: tuple[str | int, ...], what: str, value: Any = None) -> InitErr
     return InitErrorDetails(type=problem(what), loc=loc, input=value)
 
 
-def _unknown(name: object, known: list[str]) -> str:
-    near = get_close_matches(str(name)[:60], known, n=1, cutoff=0.6)
+@lru_cache(maxsize=100)  # the same slip is often made in many places
+def _unknown(name: str, known: tuple[str, ...]) -> str:
+    near = get_close_matches(name, known, n=1, cutoff=0.6)
     remedy = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
     return f"is not a known field; {remedy}"
 

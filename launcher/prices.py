@@ -31,6 +31,9 @@ class OwnPrices(Part):
     on_demand: Dollars | None = None
 
 
+_Prices = RootModel[Annotated[dict[MachineName, OwnPrices], Field(max_length=len(MACHINES))]]
+
+
 @dataclass(frozen=True)
 class PriceList:
     """The catalogue's machines with the prices that count.
@@ -72,7 +75,7 @@ def read_prices(file: str) -> dict[str, OwnPrices]:
         form = "machine: {spot: PRICE, on_demand: PRICE}"
         raise FileError([f"{file}:1: {what}; write lines of {form}"])
     try:
-        return RootModel[dict[MachineName, OwnPrices]].model_validate(tree).root
+        return _Prices.model_validate(tree).root
     except ValidationError as error:
         found = [
             (tuple(part for part in e["loc"] if part != "[key]"), e["msg"])

@@ -25,17 +25,16 @@ from pydantic import (
     field_validator,
 )
 
-from launcher.clashes import clashes
+from launcher.clashes import MAX_POOLS, Draft, clashes
 from launcher.durations import Duration, Moment
 from launcher.machines import REGIONS, unknown_region
 from launcher.network import Network, PscInterface
-from launcher.part import Part, Problem, Text, problem, resource, valid, whole
+from launcher.part import Part, Problem, Text, problem, resource, whole
 from launcher.pool import Container, Environment, ModuleName, Package, Pool
 from launcher.scheduling import Scheduling
 
 Target = Literal["local", "vertex"]
 
-MAX_POOLS = 4
 MAX_LABELS = 62  # of 64: Swell adds two
 
 JobName = Annotated[
@@ -91,6 +90,7 @@ Labels = Annotated[dict[str, str], AfterValidator(_labels)]
 Region = Annotated[str, AfterValidator(_region), WithJsonSchema({"enum": REGIONS})]
 Regions = Annotated[
     list[Region],
+    Field(max_length=len(REGIONS)),
     BeforeValidator(
         lambda given: [given] if isinstance(given, str) else given,
         json_schema_input_type=list[Region] | Region,
@@ -332,8 +332,9 @@ class Job(Part):
     def _clashes(cls, fields: Any) -> Iterator[Problem]:
         if not isinstance(fields, Mapping):
             return
-        yield from clashes(fields)
-        yield from _strangers(fields.get("local"), fields.get("pools"))
+        draft = Draft(fields)
+        yield from clashes(draft)
+        yield from _strangers(draft)
 
 
 def _beside(path: str, info: ValidationInfo) -> str:
@@ -341,19 +342,18 @@ def _beside(path: str, info: ValidationInfo) -> str:
     return str((Path((info.context or {}).get("folder", ".")) / path).resolve())
 
 
-def _strangers(local: Any, pools: Any) -> Iterator[Problem]:
+def _strangers(draft: Draft) -> Iterator[Problem]:
     """Yields the replicas in the market's events that no pool has."""
-    events = local.market if isinstance(local, Local) else None
-    if isinstance(local, dict):
-        events = local.get("market")
-    read = [valid(Pool, pool) for pool in pools] if isinstance(pools, list) else []
-    if not events or not isinstance(events, list) or not read or None in read:
+    local, pools = draft.given("local"), draft.whole_pools
+    events: Any = local.get("market") if isinstance(local, dict) else getattr(local, "market", None)
+    if pools is None or not isinstance(events, list):
         return
+    counts = [pool.replicas for pool in pools]
     for index, event in enumerate(events):
-        found = event if isinstance(event, MarketEvent) else valid(MarketEvent, event)
-        if found and (remedy := _stranger(found.replica, [pool.replicas for pool in read])):
-            kind = "preempt" if found.preempt else "vanish"
-            yield ("local", "market", index, kind), f"no pool has {found.replica[:60]!r}; {remedy}"
+        for kind in ("preempt", "vanish"):
+            name = event.get(kind) if isinstance(event, dict) else getattr(event, kind, None)
+            if isinstance(name, str) and (remedy := _stranger(name, counts)):
+                yield ("local", "market", index, kind), f"no pool has {name[:60]!r}; {remedy}"
 
 
 def _stranger(replica: str, counts: list[int]) -> str | None:
