@@ -26,7 +26,7 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, cor
 
 Problem = tuple[tuple[str | int, ...], str]  # the field's path; what is wrong, what would be right
 
-MOST = 100  # problems that one part tells of; who made more has made one mistake many times
+MOST = 100  # unknown names in one part for which the nearest known one is looked for
 
 
 def problem(text: str) -> PydanticCustomError:
@@ -89,9 +89,10 @@ class Part(BaseModel):
             part = handler(data)
         except ValidationError as error:
             errors = error.errors(include_url=False)
-            found = [_detail(e["loc"], cls._in_words(dict(e)), e["input"]) for e in errors[:MOST]]
-            if len(errors) > MOST:
-                found.append(_detail((), f"there are {len(errors) - MOST:,} more problems"))
+            found = [
+                _detail(e["loc"], cls._in_words(dict(e), search=n < MOST), e["input"])
+                for n, e in enumerate(errors)
+            ]
         else:
             found = []
         # A clash between fields is said in the same breath as what is wrong inside them.
@@ -147,10 +148,12 @@ class Part(BaseModel):
         return long
 
     @classmethod
-    def _in_words(cls, error: dict[str, Any]) -> str:
+    def _in_words(cls, error: dict[str, Any], search: bool) -> str:
         kind, value, limits = error["type"], error["input"], error.get("ctx", {})
         if kind == "extra_forbidden":
-            return _unknown(str(error["loc"][-1])[:60], tuple(cls.model_fields))
+            known = tuple(cls.model_fields)
+            name = str(error["loc"][-1])[:60] if search else ""
+            return _unknown(name, known)
         if kind == "missing":
             return "is missing; add it"
         if kind == "model_type":

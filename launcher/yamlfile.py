@@ -18,6 +18,8 @@ from launcher.interpolation import InterpolationError, interpolate
 
 SIZE_LIMIT = 2**20  # bytes; what people write is a page of text
 
+MOST = 100  # problems that are told: who made more has made one mistake many times
+
 Path_ = tuple[str | int, ...]
 Places = dict[
     Path_, str
@@ -100,7 +102,7 @@ def read_yaml(
 
 
 def located(found: Sequence[tuple[Path_, str]], places: Places, file: str) -> list[str]:
-    """Returns each problem with its place and field, in the order of the file."""
+    """Returns the problems with their places and fields, in the file's order, a hundred at most."""
     lines: list[tuple[float, str]] = []
     for loc, what in found:
         known = max((n for n in range(len(loc) + 1) if loc[:n] in places), default=0)
@@ -110,7 +112,9 @@ def located(found: Sequence[tuple[Path_, str]], places: Places, file: str) -> li
         line = place.rpartition(":")[2]
         order = float(line) if line.isdecimal() else 0.0
         lines.append((order, f"{place}: {field}: {what}" if field else f"{place}: {what}"))
-    return [line for _, line in sorted(lines, key=lambda pair: pair[0])]
+    told = [line for _, line in sorted(lines, key=lambda pair: pair[0])]
+    more = [f"{file}: there are {len(told) - MOST:,} more problems"] if len(told) > MOST else []
+    return told[:MOST] + more
 
 
 class _Reader:
