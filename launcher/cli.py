@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich takes longer to import than all of --help may take
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -40,10 +42,12 @@ class Vm(str, Enum):
 
 
 class Format(str, Enum):
-    """How a request is printed."""
+    """How a plan is printed."""
 
+    table = "table"
     json = "json"
     yaml = "yaml"
+    curl = "curl"
 
 
 JobPath = Annotated[str, typer.Argument(metavar="JOB", help="The job file, in YAML.")]
@@ -90,7 +94,7 @@ def launch(
         from launcher.jobfile import load_job
 
         overrides = [*(overrides or []), *([f"local.vm={vm.value}"] if vm else [])]
-        loaded = load_job(job, overrides, target.value)
+        loaded = load_job(job, overrides, target.value, warn=_warn)
         if detach:
             run_id = launch_detached(loaded, job, target.value, run_id, overrides)
             typer.echo(f"run {run_id} goes on in the background; follow it with:")
@@ -106,27 +110,43 @@ def plan(
     job: JobPath,
     run_id: RunId = None,
     overrides: Overrides = None,
-    format: Annotated[Format, typer.Option(help="How to print it.")] = Format.json,
+    format: Annotated[
+        Format | None,
+        typer.Option(help="How to print it; by default a table on a terminal, else JSON."),
+    ] = None,
 ) -> None:
-    """Print the CustomJob that launch would send, without sending it."""
+    """Print the CustomJob that launch would send, without sending it, and what it would cost."""
     with _user_errors():
         from launcher import customjob, runs
+        from launcher import plan as plans
         from launcher.jobfile import load_job
 
-        loaded = load_job(job, overrides or [])
+        format = format or (Format.table if sys.stdout.isatty() else Format.json)
+        complete = format is Format.curl
+        loaded = load_job(job, overrides or [], "vertex" if complete else None, warn=_warn)
         if run_id is not None:
             runs.check_id(run_id)
-        run_id = run_id or f"{loaded.name}-DATE-TIME-ID"
-        url = runs.directory_for(run_id, loaded.output).url
-        request = customjob.redacted(
-            customjob.build(loaded, run_id=run_id, run_dir=url, token="", attempt=1)
-        )
+        request = plans.request_of(loaded, run_id or f"{loaded.name}-DATE-TIME-ID")
         if format is Format.yaml:
-            import yaml
+            text = plans.as_yaml(request)
+        elif format is Format.curl:
+            text = plans.as_curl(request, loaded.project or "", loaded.regions[0])
+        elif format is Format.table:
+            from launcher.prices import load_prices
 
-            typer.echo(yaml.safe_dump(request, sort_keys=False, allow_unicode=True), nl=False)
+            text = plans.table(loaded, load_prices(runs.home()))
         else:
-            typer.echo(json.dumps(request, indent=2))
+            text = customjob.serialise(request)
+        typer.echo(text, nl=False)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of job files, by which an editor completes and checks them."""
+    with _user_errors():
+        from launcher.schema import job_schema
+
+        typer.echo(json.dumps(job_schema(), indent=2))
 
 
 @app.command()
@@ -251,6 +271,8 @@ def emulator(context: typer.Context) -> None:
 
 def main() -> None:
     """The entry point of ``swell``."""
+    # Else pydantic looks through all installed packages for plugins of its own, on every start.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     app()
 
 
@@ -287,6 +309,10 @@ def _exit_code(error: Exception) -> int | None:
     if isinstance(error, LocalError | ApiError | OSError | ImportError):
         return FAILED
     return None
+
+
+def _warn(line: str) -> None:
+    typer.echo(f"swell: warning: {line}", err=True)
 
 
 def _fail(message: str) -> None:

@@ -14,6 +14,7 @@ from launcher.local import PROJECT, REGION, Emulator, LocalError
 from launcher.spec import Job, Target
 from launcher.status import Outcome, read_status
 from launcher.supervisor import ENDED, PATIENCE, Supervisor, end_run, read_attempts
+from launcher.targets import problems
 from launcher.vertex import Jobs, import_client
 from trainer.events import EventWriter
 from trainer.rundir import RunDirectory, token_sha256
@@ -186,9 +187,9 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
 
 def require_fit(job: Job, target: Target) -> None:
     """Raises LaunchError when ``target`` cannot run ``job``."""
-    problems = job.problems_on(target)
-    if problems:
-        lines = [f"{'.'.join(map(str, path))}: {what}" for path, what in problems]
+    found = problems(job, target)
+    if found:
+        lines = [f"{'.'.join(map(str, path))}: {what}" for path, what in found]
         raise LaunchError("\n".join(lines))
 
 

@@ -51,13 +51,19 @@ def check_id(run_id: str) -> None:
         )
 
 
-def directory_for(run_id: str, output: str | None) -> RunDirectory:
-    """Returns the run directory that a new run gets; ``output`` is the job's."""
+def directory_url(run_id: str, output: str | None) -> str:
+    """Returns the URL of the run directory that a new run gets; ``output`` is the job's."""
     if output is None:
-        return RunDirectory(str(home() / "runs" / run_id))
+        return str(home() / "runs" / run_id)
+    output = output.removeprefix("file://")
     if "://" not in output:
         output = str(Path(output).expanduser().absolute())
-    return RunDirectory(f"{output.rstrip('/')}/{run_id}")
+    return f"{output.rstrip('/')}/{run_id}"
+
+
+def directory_for(run_id: str, output: str | None) -> RunDirectory:
+    """Returns the run directory that a new run gets; ``output`` is the job's."""
+    return RunDirectory(directory_url(run_id, output))
 
 
 def create(run_dir: RunDirectory, record: dict[str, Any]) -> None:

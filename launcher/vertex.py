@@ -7,14 +7,13 @@ the first request is sent.
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from launcher.customjob import CustomJob
+from launcher.customjob import CustomJob, serialise
 
 TERMINAL = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED"})
 
@@ -69,7 +68,7 @@ class Jobs:
         import_client()
         from google.cloud.aiplatform_v1.types import CustomJob as Message
 
-        message = Message.from_json(json.dumps(request))
+        message = Message.from_json(serialise(request))
         return self._call(
             lambda client: _state(
                 client.create_custom_job(parent=self.parent, custom_job=message, timeout=60.0)
