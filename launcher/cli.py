@@ -261,11 +261,11 @@ def _user_errors() -> Iterator[None]:
 
 
 def _exit_code(error: Exception) -> int | None:
+    from launcher.apierror import ApiError
     from launcher.jobfile import JobFileError
     from launcher.local import LocalError
     from launcher.run import LaunchError
     from launcher.runs import RunError
-    from launcher.vertex import ApiError
 
     if isinstance(error, JobFileError | LaunchError | RunError):
         return BAD_INPUT

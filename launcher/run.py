@@ -11,10 +11,12 @@ from typing import Any
 
 from launcher import customjob, runs
 from launcher.local import PROJECT, REGION, Emulator, LocalError
+from launcher.retry import ONCE, Retries
 from launcher.spec import Job, Target
 from launcher.status import Outcome, read_status
 from launcher.supervisor import ENDED, PATIENCE, Supervisor, end_run, read_attempts
-from launcher.vertex import Jobs, import_client
+from launcher.transport import import_client
+from launcher.vertex import Jobs
 from trainer.events import EventWriter
 from trainer.rundir import RunDirectory, token_sha256
 
@@ -160,7 +162,10 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
                 emulator = resources.enter_context(Emulator(folder, job.local.market))
                 imports.join()  # two threads that import one package can meet it half done
                 region = job.regions[0] if job.regions else REGION
-                jobs = Jobs(job.project or PROJECT, region, emulator.endpoint)
+                # An emulator that does not answer is gone: asking again does not bring it back.
+                jobs = Jobs(
+                    job.project or PROJECT, region, emulator.endpoint, retries=Retries(ONCE)
+                )
             else:
                 jobs = Jobs(job.project or "", job.regions[0])
         except LocalError as error:
