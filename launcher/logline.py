@@ -70,9 +70,12 @@ def shown(line: Line, colours: bool = False) -> str:
 
     Args:
         line: what to show.
-        colours: whether to leave the message its colours.
+        colours: whether to leave the message its colours, and to add some.
     """
-    head = f"{at_clock(line.time / SECOND)} {line.replica}"
+    at = at_clock(line.time / SECOND)
+    head = (
+        f"\x1b[2m{at}\x1b[0m \x1b[36m{line.replica}\x1b[0m" if colours else f"{at} {line.replica}"
+    )
     parts = line.message.rstrip("\r\n").split("\n") or [""]
     return "\n".join(f"{head} {_clean(part, colours)}" for part in parts)
 

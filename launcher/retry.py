@@ -41,6 +41,7 @@ class Backoff:
 
 
 ONCE = Backoff(limit=0.0)
+BRIEF = Backoff(limit=10.0)  # while a person waits for an answer
 
 
 @dataclass(frozen=True)

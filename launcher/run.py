@@ -14,7 +14,7 @@ from launcher.local import PROJECT, REGION, Emulator, LocalError
 from launcher.retry import ONCE, Retries
 from launcher.spec import Job, Target
 from launcher.status import Outcome, read_status
-from launcher.supervisor import ENDED, PATIENCE, Supervisor, end_run, read_attempts
+from launcher.supervisor import PATIENCE, Supervisor, end_run
 from launcher.transport import import_client
 from launcher.vertex import Jobs
 from trainer.events import EventWriter
@@ -195,28 +195,3 @@ def require_fit(job: Job, target: Target) -> None:
     if problems:
         lines = [f"{'.'.join(map(str, path))}: {what}" for path, what in problems]
         raise LaunchError("\n".join(lines))
-
-
-def cancel_run(directory: RunDirectory, reason: str) -> bool:
-    """Ends a run that any process launched. Returns False when it had ended before.
-
-    Raises ApiError when its CustomJob cannot be cancelled.
-    """
-    writer = EventWriter(directory, f"launcher-{secrets.token_hex(4)}")
-    if not end_run(directory, writer, "cancelled", reason):
-        return False
-    run_id = str(directory.run()["id"])
-    if not runs.launch_lives(run_id):  # else the launch sees the outcome and does the rest
-        _cancel_jobs(directory)
-    return True
-
-
-def _cancel_jobs(directory: RunDirectory) -> None:
-    for attempt in read_attempts(directory):
-        name, endpoint = attempt.get("job"), str(attempt.get("endpoint"))
-        if not name or attempt.get("state") in ENDED:
-            continue
-        if endpoint.startswith("http://"):
-            continue  # an emulator ends with its launch
-        project = str(name).split("/")[1]
-        Jobs(project, str(attempt["region"]), endpoint).cancel(str(name))

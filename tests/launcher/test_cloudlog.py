@@ -159,7 +159,11 @@ def test_a_server_whose_pages_never_end_is_left(server: Server) -> None:
 
 def test_empty_pages_on_the_way_are_not_the_end(server: Server) -> None:
     entry = {"timestamp": "2026-01-01T12:00:00Z", "insertId": "a", "textPayload": "found"}
-    pages = [{"nextPageToken": "1"}, {"entries": [], "nextPageToken": "2"}, {"entries": [entry]}]
+    pages: list[dict[str, Any]] = [
+        {"nextPageToken": "1"},
+        {"entries": [], "nextPageToken": "2"},
+        {"entries": [entry]},
+    ]
     server.entries = lambda body: pages.pop(0)
     assert messages(client(server).read_new()) == ["found"]
 
