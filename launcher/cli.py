@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -287,6 +288,9 @@ def emulator(context: typer.Context) -> None:
 
 def main() -> None:
     """The entry point of ``swell``."""
+    for library in ("gcsfs", "google"):  # what they log, with its traceback, they raise as well
+        logging.getLogger(library).addHandler(logging.NullHandler())
+        logging.getLogger(library).propagate = False
     app()
 
 
