@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -324,6 +325,9 @@ def main() -> None:
     """The entry point of ``swell``."""
     # Else pydantic looks through all installed packages for plugins of its own, on every start.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    for library in ("gcsfs", "google"):  # what they log, with its traceback, they raise as well
+        logging.getLogger(library).addHandler(logging.NullHandler())
+        logging.getLogger(library).propagate = False
     app()
 
 

@@ -26,7 +26,7 @@ from rich.text import Text
 
 from launcher import runs
 from launcher.status import read_status
-from launcher.vertex import OF_SWELL, Jobs, JobState, runs_among
+from launcher.vertex import Jobs, JobState, runs_among
 from trainer.rundir import RunDirectory
 
 READERS = 8  # run directories read at once; on an object store each is some requests
@@ -76,7 +76,7 @@ def list_runs(
 
     Raises ApiError.
     """
-    jobs = runs_among(job for api in apis for job in api.list(OF_SWELL))
+    jobs = runs_among(job for api in apis for job in api.find())
     sources = [
         source for source in _sources(jobs, report) if target is None or source.target == target
     ]

@@ -71,7 +71,7 @@ class Run:
         return self._thread is None or not self._thread.is_alive()
 
     def status(self) -> dict[str, Any]:
-        """Returns what ``swell status --json`` prints."""
+        """Returns what ``swell status --json`` prints, without asking the API (``api`` is None)."""
         return read_status(self.directory)
 
     def cancel(self, reason: str = "") -> None:

@@ -8,6 +8,7 @@ meets a user.
 from __future__ import annotations
 
 import threading
+import warnings
 from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
@@ -28,6 +29,8 @@ def import_client() -> None:
     modules.
     """
     with _importing, suppress(ImportError):  # the first request says it
+        # That Google will stop supporting this Python is nothing for whoever starts a run.
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"google\.")
         import google.cloud.aiplatform_v1  # noqa: F401
 
 

@@ -7,8 +7,9 @@ with growing pauses.
 
 A create that got no answer may have been carried out all the same. It is never just sent
 again: first the job is looked up by the two labels that every request of Swell carries, the
-run and the attempt. (Whether Vertex AI lists a job from the very moment of its creation is not
-documented; the pause before the look-up is there for that, too.)
+run and the attempt. Two things about that could not be verified: whether Vertex AI lists a job from
+the very moment of its creation (the pause before the look-up is there for that, too), and whether
+its filters take labels with a dash (if it says no, all jobs are listed and filtered here).
 """
 
 from __future__ import annotations
@@ -27,10 +28,9 @@ from launcher.transport import import_client, job_client, translated
 
 # The SDK's own list forgets the last two, and its wait then never ends.
 TERMINAL = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED"})
-OF_SWELL = f"labels.{RUN_LABEL}:*"  # the filter for every CustomJob that Swell submitted
 ENV_ENDPOINT = "SWELL_VERTEX_ENDPOINT"  # in place of Vertex AI's own, for an emulator
 PAGE = 100
-TIMEOUT = 60.0  # seconds without an answer after which a request has failed
+TIMEOUT = 30.0  # seconds without an answer after which a request has failed
 
 _T = TypeVar("_T")
 
@@ -115,7 +115,7 @@ class Jobs:
         def create_once() -> JobState:
             nonlocal sent
             if sent and all(identity.values()):
-                for job in self._list(identity):
+                for job in self._labelled(identity):
                     return job
             sent = True
             try:
@@ -127,17 +127,16 @@ class Jobs:
 
         return self._retries.run(create_once)
 
-    def find(self, run_id: str, attempt: int | None = None) -> Sequence[JobState]:
-        """Returns the CustomJobs of a run, the newest first. Raises ApiError.
+    def find(self, run_id: str | None = None, attempt: int | None = None) -> Sequence[JobState]:
+        """Returns the CustomJobs that Swell submitted, the newest first. Raises ApiError.
 
         Args:
-            run_id: the run.
-            attempt: only that attempt's; there is one at most.
+            run_id: only those of this run.
+            attempt: only this attempt's; of one run there is one at most.
         """
-        labels = {RUN_LABEL: run_id}
-        if attempt is not None:
-            labels[ATTEMPT_LABEL] = str(attempt)
-        return self._retries.run(lambda: self._list(labels))
+        labels = {RUN_LABEL: run_id, ATTEMPT_LABEL: None if attempt is None else str(attempt)}
+        wanted = {name: value for name, value in labels.items() if value is not None}
+        return self._retries.run(lambda: self._labelled(wanted))
 
     def get(self, name: str) -> JobState:
         """Returns the state of the CustomJob ``name``. Raises ApiError."""
@@ -219,12 +218,19 @@ class Jobs:
             why = " ".join(str(error).split())
             raise ApiError(f"the request is not a CustomJob: {why}") from None
 
-    def _list(self, labels: Mapping[str, str]) -> Sequence[JobState]:
-        terms = [f'labels.{name}="{value}"' for name, value in labels.items()]
-        jobs = self._pages(" AND ".join(terms), None)
+    def _labelled(self, wanted: Mapping[str, str]) -> Sequence[JobState]:
+        terms = [f'labels.{name}="{value}"' for name, value in wanted.items()]
+        try:
+            jobs = self._pages(" AND ".join(terms or [f"labels.{RUN_LABEL}:*"]), None)
+        except ApiError as error:
+            if error.code != 400:
+                raise
+            jobs = self._pages("", None)  # the filter may be what it does not like
         # Checked here as well: to take a stranger's job for one's own is the one mistake that
         # must not happen, whatever a server makes of the filter.
-        return [job for job in jobs if labels.items() <= job.labels.items()]
+        return [
+            job for job in jobs if RUN_LABEL in job.labels and wanted.items() <= job.labels.items()
+        ]
 
     def _pages(self, filter: str, limit: int | None) -> Sequence[JobState]:
         request = {

@@ -117,6 +117,16 @@ def test_the_look_up_reads_every_page_and_takes_nobody_elses_job(
     assert jobs.submit(request("third")).name == f"{PARENT}/6"
 
 
+def test_an_api_that_does_not_take_the_filter_is_asked_without(server: Server, jobs: Jobs) -> None:
+    mine = jobs.submit(request()).name
+    jobs.submit(request("other"))
+    server.faults = [refuses(400, "INVALID_ARGUMENT", "Invalid filter.")]
+    assert [job.name for job in jobs.find("one", 1)] == [mine]
+    server.faults = [refuses(400, "INVALID_ARGUMENT")] * 2
+    with pytest.raises(ApiError, match="400"):
+        jobs.find("one")
+
+
 @pytest.mark.parametrize("fault", [resets_before, refuses(503, "UNAVAILABLE")])
 def test_a_request_without_labels_is_not_sent_twice(
     server: Server, jobs: Jobs, fault: Fault

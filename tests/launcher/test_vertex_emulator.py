@@ -19,7 +19,7 @@ from launcher.cli import app
 from launcher.customjob import build
 from launcher.retry import ONCE, Retries
 from launcher.spec import Job
-from launcher.vertex import OF_SWELL, Jobs
+from launcher.vertex import Jobs
 
 from .emulator.running import PATIENCE, Emulator, wait_for
 from .recorded import record_attempt
@@ -67,8 +67,8 @@ def test_submit_find_list_cancel_and_delete(jobs: Jobs) -> None:
     other = launched(jobs, "second", "exit 0")
     assert [job.name for job in jobs.find("first", 1)] == [name]
     assert jobs.find("first", 2) == jobs.find("third") == []
-    assert [job.name for job in jobs.list(OF_SWELL)] == [other, name]
-    assert [job.name for job in jobs.list(OF_SWELL, limit=1)] == [other]
+    assert [job.name for job in jobs.find()] == [other, name]
+    assert [job.name for job in jobs.list(limit=1)] == [other]
     assert jobs.wait(other, poll=0.05, limit=60.0).state == "SUCCEEDED"
     assert [job.name for job in jobs.list('state="JOB_STATE_SUCCEEDED"')] == [other]
     jobs.cancel(other)
@@ -79,7 +79,7 @@ def test_submit_find_list_cancel_and_delete(jobs: Jobs) -> None:
         with pytest.raises(ApiError) as raised:
             jobs.get(each)
         assert raised.value.kind == "not_found"
-    assert jobs.list(OF_SWELL) == []
+    assert jobs.list() == []
 
 
 def test_a_wrong_request_is_refused_in_the_apis_words(jobs: Jobs) -> None:
