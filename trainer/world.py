@@ -66,7 +66,11 @@ class World:
 
     def slots_of(self, member: MemberId) -> int:
         """How many workers ``member`` has. Raises KeyError if it is not in the world."""
-        return dict(self.slots)[member]
+        return self._counts[member]
+
+    @cached_property
+    def _counts(self) -> dict[MemberId, int]:
+        return dict(self.slots)
 
     @cached_property
     def places(self) -> tuple[Place, ...]:
@@ -93,8 +97,27 @@ class World:
         return tuple(places)
 
     def places_of(self, member: MemberId) -> list[Place]:
-        """The places of one member's workers, by local rank."""
-        return [place for place in self.places if place.member == member]
+        """The places of one member's workers, by local rank; none if it is not in the world.
+
+        An agent needs only these, and for them not everybody's have to be made.
+        """
+        if member not in self._counts:
+            return []
+        counts = [count for _, count in self.slots]
+        at = self.members.index(member)
+        rank = sum(counts[:at])
+        return [
+            Place(
+                member=member,
+                rank=rank + local_rank,
+                size=self.size,
+                local_rank=local_rank,
+                local_size=counts[at],
+                cross_rank=sum(count > local_rank for count in counts[:at]),
+                cross_size=sum(count > local_rank for count in counts),
+            )
+            for local_rank in range(counts[at])
+        ]
 
 
 def arrange(generation: int, slots: list[tuple[MemberId, int]]) -> World:
