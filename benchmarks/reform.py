@@ -201,9 +201,10 @@ def horovod(count: int, options: Options) -> list[Row]:
 
 def environment(place: Place, port: int) -> dict[str, str]:
     """What a rank on loopback has to know."""
-    return horovod_environment(
+    env = horovod_environment(
         place, interface="lo", rendezvous_port=port, gloo_timeout=GLOO_TIMEOUT
     )
+    return env | {"HOROVOD_LOG_LEVEL": "fatal"}  # that others are gone, when all are ended
 
 
 # --- ours -------------------------------------------------------------------------------------

@@ -200,6 +200,8 @@ class Agent:
         if self._world is None:
             self._say_ready()
             return
+        if self._rendezvous is not None and len(self._started) < len(self._slots.all):
+            self._rendezvous.send_again()
         if 0 < len(self._stopped) < len(self._slots.all):
             # Nobody led when they left; the others may wait for them in a collective.
             self._link.say(crashed=pb.Crashed(reason="some of its workers left the generation"))

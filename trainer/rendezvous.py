@@ -57,6 +57,7 @@ class Rendezvous:
         self._size = world.size
         self._send = send
         self._columns: dict[str, dict[int, asyncio.Future[bytes]]] = {}  # by scope and rank
+        self._sent: list[tuple[str, int, int, bytes]] = []
         self._local: dict[str, Mesh] = {}
         self._broken = False
         self._server: asyncio.Server | None = None
@@ -84,6 +85,11 @@ class Rendezvous:
         asked = self._columns.get(scope, {}).get(rank)
         if asked is not None and not asked.done():
             asked.set_result(lengthen(column))
+
+    def send_again(self) -> None:
+        """Sends all rows once more: a new leader has seen none of them."""
+        for row in self._sent:
+            self._send(*row)
 
     def break_off(self) -> None:
         """Lets every held and every further request fail fast."""
@@ -161,6 +167,7 @@ class Rendezvous:
             if scope.startswith("local_"):
                 self._meet(scope, size, rank, short)
             else:
+                self._sent.append((scope, size, rank, short))
                 self._send(scope, size, rank, short)
         return await asyncio.shield(asked)
 

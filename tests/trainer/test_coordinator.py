@@ -269,6 +269,20 @@ async def test_columns_come_down_once_when_all_rows_of_a_scope_are_there(leader:
 
 
 @with_leader
+async def test_a_new_leader_completes_the_meshes_of_the_world_that_it_found(
+    leader: Leader,
+) -> None:
+    world = arrange(7, [(A, 1), (B, 1)])
+    async with Agent(leader.target) as a, Agent(leader.target) as b:
+        for rank, (agent, member) in enumerate(((a, A), (b, B))):
+            await agent.hello(member, world)
+            await agent.say(row=row(rank, generation=7))
+        for rank, agent in enumerate((a, b)):
+            (column,) = (await agent.until("columns")).columns
+            assert column.addresses == address(1 - rank, rank, "global")
+
+
+@with_leader
 async def test_rows_of_another_generation_are_dropped(leader: Leader) -> None:
     async with world_of_two(leader) as (a, b, _):
         await a.say(row=row(0, generation=2))

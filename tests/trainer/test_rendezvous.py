@@ -118,6 +118,18 @@ async def test_a_request_that_broke_is_made_again_and_goes_up_once(server: Serve
 
 
 @serving
+async def test_a_new_leader_is_sent_all_rows_again(server: Server) -> None:
+    held = await server.held("/global/0/3", ROW)
+    await server.held("/global/1/3", ROW)
+    await server.held(f"/{LOCAL}/0/2", address(1))
+    server.rendezvous.take("global", 0, shorten(COLUMN))
+    assert await held == COLUMN
+    sent = list(server.up)
+    server.rendezvous.send_again()  # whoever has no column yet needs the others' rows
+    assert server.up == sent * 2
+
+
+@serving
 async def test_rows_of_a_local_scope_stay_and_meet_there(server: Server) -> None:
     held = await server.held(f"/{LOCAL}/0/2", address(1))
     assert await server.ask("POST", f"/{LOCAL}/1/2", address(2)) == address(1)
