@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from trainer import preemption
@@ -34,6 +35,7 @@ from trainer.rundir import (
     RunDirectory,
     token_sha256,
 )
+from trainer.script import is_elastic
 from trainer.session import Session
 from trainer.settings import Settings
 from trainer.slots import Slots
@@ -177,10 +179,15 @@ class Agent:
     # --- the leader -----------------------------------------------------------------
 
     def _host_coordinator(self, renew_every: float) -> Coordinator:
+        slots = self._replica.replicas * self._replica.slots
+        settings = self._settings
+        if not settings.task and not is_elastic(settings.script, settings.module):
+            # A plain script cannot take it that the world changes: it is always the full one.
+            settings = replace(settings, min_workers=slots, max_workers=slots)
         return Coordinator(
             self._run_dir,
-            self._settings.policy(),
-            self._replica.replicas * self._replica.slots,
+            settings.policy(),
+            slots,
             self._token,
             self._replica.address,
             self.member,

@@ -43,6 +43,7 @@ from trainer.portable import Portable, Sender
 from trainer.stay import horovod_init
 from trainer.steplog import StepLog
 from trainer.transfer import broadcast_tree
+from trainer.warmup import warm_up
 
 REPORT_EVERY = 0.2  # seconds between progress reports
 
@@ -122,6 +123,7 @@ class Hooks:
             return  # a second hvd.init() does nothing, as in Horovod
         if not self.used:
             self.used = True
+            warm_up()
             self._channel.send("ready")
         self._generations.resume(self._script, self._failed)
         self._failed = ""

@@ -29,6 +29,7 @@ from trainer.state import State
 from trainer.stay import horovod_init
 from trainer.step import OWN, Plan, Step
 from trainer.steplog import StepLog
+from trainer.warmup import warm_up
 
 REPORT_EVERY = 0.2  # seconds between progress reports of a worker
 
@@ -154,7 +155,7 @@ class Steps:
         """Everything that can be done before a world needs this worker."""
         if not (self._session.spare and torch.cuda.is_available()):
             self._state.prepare()
-        _import_lazy_parts()
+        warm_up()
         self._channel.send("ready")
         self._ready = True
 
@@ -308,11 +309,3 @@ class Steps:
 
     def _report_step(self) -> None:
         self._channel.send("progress", generation=self._generations.number, step=self._state.step)
-
-
-def _import_lazy_parts() -> None:
-    """Torch imports seconds' worth of modules at a process's first optimizer step."""
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=0.0)
-    parameter.sum().backward()
-    optimizer.step()
