@@ -17,6 +17,7 @@ from launcher.emulator.address import LoopbackAddress
 from launcher.emulator.netns import Host, Network
 from launcher.emulator.processes import signal_session
 from trainer.rundir import (
+    AUDIT,
     ENV_ADDRESS,
     ENV_RUN_DIR,
     ENV_SLOTS,
@@ -24,6 +25,7 @@ from trainer.rundir import (
     RunDirectory,
     token_sha256,
 )
+from trainer.session import ENV_SESSION
 
 ROOT = Path(__file__).parents[2]
 RECHECK_SECONDS = 0.01
@@ -37,17 +39,18 @@ class Vm:
         address: its own.
         host: its namespace; None for a VM that is just processes.
         env: for the agent.
-        log: where the agent's output goes.
+        folder: of the run; where the agent's output goes, too.
     """
 
     def __init__(
-        self, name: str, address: str, host: Host | None, env: dict[str, str], log: Path
+        self, name: str, address: str, host: Host | None, env: dict[str, str], folder: Path
     ) -> None:
         self.name = name
         self.address = address
         self._host = host
         self._env = env
-        self._log = log
+        self._log = folder / f"{name}.log"
+        self._audit = folder / "run" / AUDIT
         self.agent: subprocess.Popen[bytes] | None = None
         self.lost = False
 
@@ -123,14 +126,25 @@ class Vm:
         return found + signal_session(self.agent.pid, number)
 
     def workers(self) -> list[int]:
-        """The process ids of its workers, the active one first: it is the oldest."""
+        """The process ids of its workers, the active one first: the last that contributed."""
         if self.agent is None:
             return []
         children = Path(f"/proc/{self.agent.pid}/task/{self.agent.pid}/children")
         try:
-            return sorted(map(int, children.read_text().split()), key=_age)
+            return sorted(map(int, children.read_text().split()), key=self._idle)
         except OSError:
             return []
+
+    def _idle(self, worker: int) -> tuple[float, int]:
+        """Sorts first who contributed last; then who was started first."""
+        try:
+            environment = Path(f"/proc/{worker}/environ").read_bytes().split(b"\0")
+            mark = f"{ENV_SESSION}=".encode()
+            session = next(one for one in environment if one.startswith(mark))
+            writer = json.loads(session.removeprefix(mark))["writer"]
+            return -(self._audit / f"{writer}.jsonl").stat().st_mtime, worker
+        except (OSError, StopIteration):  # it has gone, or is not yet itself
+            return 0.0, worker
 
     def signal_worker(self, number: int) -> int:
         """Sends a signal to the active worker alone. Returns its process id."""
@@ -190,7 +204,7 @@ class Cluster:
                 "CLUSTER_SPEC": json.dumps(spec),
                 "GCE_METADATA_HOST": "127.0.0.1:1",  # nobody listens there
             }
-            self.vms[name] = Vm(name, address, host, env, folder / f"{name}.log")
+            self.vms[name] = Vm(name, address, host, env, folder)
 
     def processes(self) -> list[int]:
         """Every living process of this run, wherever it is."""
@@ -213,12 +227,3 @@ class Cluster:
             self._network.close()
         for claim in self._claims:
             claim.release()
-
-
-def _age(process: int) -> int:
-    """When a process was started, in the kernel's ticks."""
-    try:
-        stat = Path(f"/proc/{process}/stat").read_bytes()
-    except OSError:
-        return 2**63
-    return int(stat.rpartition(b")")[2].split()[19])
