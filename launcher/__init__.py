@@ -17,26 +17,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from launcher.jobfile import JobFileError as JobFileError
     from launcher.jobfile import load_job as load_job
+    from launcher.pool import Container as Container
+    from launcher.pool import Package as Package
+    from launcher.pool import Pool as Pool
     from launcher.run import LaunchError as LaunchError
     from launcher.run import Run as Run
     from launcher.run import launch as launch
+    from launcher.scheduling import Scheduling as Scheduling
     from launcher.spec import Checkpoint as Checkpoint
-    from launcher.spec import Container as Container
     from launcher.spec import Elastic as Elastic
     from launcher.spec import Job as Job
-    from launcher.spec import Pool as Pool
     from launcher.status import Outcome as Outcome
 
 _HOMES = {
     "Checkpoint": "spec",
-    "Container": "spec",
+    "Container": "pool",
     "Elastic": "spec",
     "Job": "spec",
     "JobFileError": "jobfile",
     "LaunchError": "run",
     "Outcome": "status",
-    "Pool": "spec",
+    "Package": "pool",
+    "Pool": "pool",
     "Run": "run",
+    "Scheduling": "scheduling",
     "launch": "run",
     "load_job": "jobfile",
 }

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any
 
-from pydantic import PlainSerializer, PlainValidator
+from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 _UNITS = {
@@ -115,13 +115,24 @@ def _moment_field(value: Any) -> timedelta | Steps:
         raise PydanticCustomError("moment", "{problem}", {"problem": str(error)}) from None
 
 
+# For editors, which cannot know that a year is too long.
+_PATTERN = r"([0-9]+(\.[0-9]+)?\s*(ms|s|min|h|d)\s*)+"
+
 Duration = Annotated[
     timedelta,
     PlainValidator(_duration_field),
     PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": f"^\\s*{_PATTERN}$", "examples": ["10min"]}),
 ]
 Moment = Annotated[
     timedelta | Steps,
     PlainValidator(_moment_field),
     PlainSerializer(format_moment, return_type=str),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": f"^\\s*({_PATTERN}|[0-9]+\\s+steps?\\s*)$",
+            "examples": ["150 steps", "10min"],
+        }
+    ),
 ]

@@ -6,6 +6,7 @@ unknown date, without Vertex's management fee. What is not known is None.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -43,6 +44,7 @@ class Machine:
     network_gbps: int
     spot: Price | None = None
     on_demand: Price | None = None
+    standard: bool = True  # whether it is to be had with the strategy standard, and reserved
 
     @property
     def series(self) -> str:
@@ -143,18 +145,35 @@ _ALL = (
     Machine("a2-ultragpu-2g", _A100_80, 2, 24, 340, 32),
     Machine("a2-ultragpu-4g", _A100_80, 4, 48, 680, 50),
     Machine("a2-ultragpu-8g", _A100_80, 8, 96, 1360, 100, Price(20.11)),
-    Machine("a3-highgpu-1g", _H100, 1, 26, 234, 25, Price(3.35)),
-    Machine("a3-highgpu-2g", _H100, 2, 52, 468, 50),
-    Machine("a3-highgpu-4g", _H100, 4, 104, 936, 100),
+    Machine("a3-highgpu-1g", _H100, 1, 26, 234, 25, Price(3.35), standard=False),
+    Machine("a3-highgpu-2g", _H100, 2, 52, 468, 50, standard=False),
+    Machine("a3-highgpu-4g", _H100, 4, 104, 936, 100, standard=False),
     Machine("a3-highgpu-8g", _H100, 8, 208, 1872, 800, Price(26.8), Price(87.83, "us-east4")),
     Machine("a3-megagpu-8g", _H100_MEGA, 8, 208, 1872, 1800, Price(25.28, gpus_only=True)),
     Machine("a3-ultragpu-8g", _H200, 8, 224, 2952, 3200, Price(37.25, gpus_only=True)),
 )
 
+# To offer more, add entries above: everything else follows from them.
 MACHINES = {machine.name: machine for machine in _ALL}
+SERIES = sorted({machine.series.upper() for machine in _ALL})
+REGIONS = sorted({region for machine in _ALL for region in machine.accelerator.regions})
 
 
-def nearest(name: str) -> str | None:
-    """Returns the known machine type that ``name`` most likely meant, if any comes near."""
-    found = get_close_matches(name.lower(), MACHINES, n=1, cutoff=0.6)
-    return found[0] if found else None
+def unknown_machine(name: str) -> str:
+    """Returns what is wrong with a machine type that is not in the catalogue, and the remedy."""
+    shown = repr(name[:60])
+    if "tpu" in name.lower() or re.fullmatch(r"ct\d\w*-.*", name):
+        return (
+            f"{shown} is a TPU machine, and Spot offers no TPUs for training; "
+            f"choose a GPU machine, for example {_ALL[0].name}"
+        )
+    near = get_close_matches(name.lower()[:60], MACHINES, n=1, cutoff=0.6)
+    remedy = f"did you mean {near[0]}?" if near else f"known are {', '.join(MACHINES)}"
+    return f"{shown} is not a machine of the series {' or '.join(SERIES)}; {remedy}"
+
+
+def unknown_region(name: str) -> str:
+    """Returns what is wrong with a region that has none of the machines, and the remedy."""
+    near = get_close_matches(name.lower()[:60], REGIONS, n=1, cutoff=0.6)
+    remedy = f"did you mean {near[0]}?" if near else f"known are {', '.join(REGIONS)}"
+    return f"{name[:60]!r} is not a region with {' or '.join(SERIES)} machines; {remedy}"

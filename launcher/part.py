@@ -6,20 +6,27 @@ what would be right. Fields that clash are said together with fields that are wr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from functools import lru_cache
+from typing import Any, ClassVar, get_args
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
     ValidationError,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 Problem = tuple[tuple[str | int, ...], str]  # the field's path; what is wrong, what would be right
+
+MOST = 100  # unknown names in one part for which the nearest known one is looked for
 
 
 def problem(text: str) -> PydanticCustomError:
@@ -27,51 +34,139 @@ def problem(text: str) -> PydanticCustomError:
     return PydanticCustomError("job", "{text}", {"text": text})
 
 
-class Part(BaseModel):
-    """A part of a job: refuses unknown fields, and says every problem in plain words."""
+@dataclass(frozen=True)
+class Text:
+    """Annotates a ``str`` field with the one form that its text may have.
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+    Args:
+        pattern: regular expression for the whole text, in the syntax that JSON Schema shares.
+        remedy: what to write instead, for the error.
+    """
+
+    pattern: str
+    remedy: str
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {**handler(schema), "pattern": f"^{self.pattern}$"}
+
+    def _check(self, text: str) -> str:
+        if not re.fullmatch(self.pattern, text):
+            raise problem(f"is {text[:60]!r}; {self.remedy}")
+        return text
+
+
+def resource(template: str) -> Text:
+    """Returns the form of a full resource name; words in capitals stand for any name."""
+    return Text(re.sub(r"\b[A-Z]+\b", r"[^/\\s]+", template), f"write {template}")
+
+
+class Part(BaseModel):
+    """A part of a job: refuses unknown fields, and says every problem in plain words.
+
+    A part may have a short form, such as a text: ``_written_out`` makes the mapping of it
+    that it stands for, ``_short`` is its JSON Schema, and ``_forms`` says what may be written.
+    """
+
+    # Built when first used, and then with everything inside it: the time to start counts.
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, frozen=True, defer_build=True
+    )
+    _short: ClassVar[dict[str, Any] | None] = None
+    _forms: ClassVar[str] = "a mapping (lines of field: value)"
 
     @model_validator(mode="wrap")
     @classmethod
     def _validate(cls, data: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
+        data = cls._written_out(data)
         try:
             part = handler(data)
         except ValidationError as error:
+            errors = error.errors(include_url=False)
             found = [
-                InitErrorDetails(
-                    type=problem(cls._in_words(dict(e))), loc=e["loc"], input=e["input"]
-                )
-                for e in error.errors()
+                _detail(e["loc"], cls._in_words(dict(e), search=n < MOST), e["input"])
+                for n, e in enumerate(errors)
             ]
         else:
             found = []
         # A clash between fields is said in the same breath as what is wrong inside them.
-        clashes = cls._clashes(data if found else dict(part))
-        found += [
-            InitErrorDetails(type=problem(what), loc=loc, input=None) for loc, what in clashes
-        ]
+        clashes = cls._clashes(data if found else part._given())
+        found += [_detail(loc, what) for loc, what in clashes]
         if found:
             raise ValidationError.from_exception_data(cls.__name__, found)
         return part
 
+    def _given(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.model_fields_set}
+
+    @classmethod
+    def _written_out(cls, data: Any) -> Any:
+        """Returns the mapping that a short form stands for; anything else as it is."""
+        return data
+
     @classmethod
     def _clashes(cls, fields: Any) -> Iterator[Problem]:
-        """Yields what does not fit together in ``fields``, whose values may be invalid."""
+        """Yields what does not fit together in ``fields``: those given; they may be invalid."""
         yield from ()
 
     @classmethod
-    def _in_words(cls, error: dict[str, Any]) -> str:
+    def written_out(cls, data: Any) -> Any:
+        """Returns ``data``, of which anything may be wrong, without short forms at any depth."""
+        data = cls._written_out(data)
+        if not isinstance(data, dict):
+            return data
+        whole = dict(data)
+        for name, field in cls.model_fields.items():
+            part = _part_in(field.annotation)
+            if part is None or name not in whole:
+                continue
+            inner = whole[name]
+            many = isinstance(inner, list)
+            whole[name] = [part.written_out(i) for i in inner] if many else part.written_out(inner)
+        return whole
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        long = handler(schema)
+        if cls._short is None:
+            return long
+        whole = handler.resolve_ref_schema(long)
+        described: dict[str, Any] = {
+            key: whole.pop(key) for key in ("title", "description") if key in whole
+        }
+        full = dict(whole)
+        whole.clear()
+        whole.update(described, anyOf=[full, cls._short])
+        return long
+
+    @classmethod
+    def _in_words(cls, error: dict[str, Any], search: bool) -> str:
         kind, value, limits = error["type"], error["input"], error.get("ctx", {})
         if kind == "extra_forbidden":
-            return _unknown(error["loc"][-1], list(cls.model_fields))
+            known = tuple(cls.model_fields)
+            name = str(error["loc"][-1])[:60] if search else ""
+            return _unknown(name, known)
         if kind == "missing":
             return "is missing; add it"
+        if kind == "model_type":
+            return f"is {_shown(value)}; write {cls._forms}"
+        if kind in ("too_long", "too_short"):
+            most, least = limits.get("max_length"), limits.get("min_length")
+            remedy = f"write at most {most}" if most else f"write at least {least}"
+            return f"has {limits['actual_length']} entries; {remedy}"
+        if kind == "literal_error":
+            return f"is {_shown(value)}; {_nearest(value, limits['expected'])}"
         if kind not in _REMEDIES:
             return str(error["msg"])
-        shown = repr(value) if isinstance(value, str | int | float | bool) else "not that"
-        shown = "empty" if value is None else shown
-        return f"is {shown[:60]}; {_REMEDIES[kind].format(**limits)}"
+        return f"is {_shown(value)}; {_REMEDIES[kind].format(**limits)}"
 
 
 _REMEDIES = {
@@ -82,21 +177,51 @@ _REMEDIES = {
     "bool_type": "write true or false",
     "list_type": "write a list ([a, b], or lines that begin with -)",
     "dict_type": "write a mapping (lines of name: value)",
-    "model_type": "write a mapping (lines of field: value)",
-    "greater_than_equal": "write at least {ge}",
-    "less_than_equal": "write at most {le}",
-    "too_long": "at most {max_length} entries",
-    "too_short": "write at least {min_length} entry",
+    "greater_than_equal": "write at least {ge:g}",
+    "less_than_equal": "write at most {le:g}",
     "string_too_short": "write at least {min_length} character",
     "invalid-json-value": "write text, a number, true, false, a list or a mapping",
     "finite_number": "write a finite number",
 }
 
 
-def _unknown(name: object, known: list[str]) -> str:
-    near = get_close_matches(str(name), known, n=1, cutoff=0.6)
+def _shown(value: Any) -> str:
+    if value is None:
+        return "empty"
+    if isinstance(value, str | int | float | bool):
+        return repr(value)[:60]
+    return (
+        "a list"
+        if isinstance(value, list)
+        else "a mapping"
+        if isinstance(value, dict)
+        else "not that"
+    )
+
+
+def _nearest(value: Any, expected: str) -> str:
+    """Returns the remedy for a value that is none of those in pydantic's text of them."""
+    known = re.findall(r"'([^']*)'", expected)
+    near = get_close_matches(str(value)[:60], known, n=1, cutoff=0.75)
+    return f"did you mean {near[0]}?" if near else f"write {expected.replace(chr(39), '')}"
+
+
+def _detail(loc: tuple[str | int, ...], what: str, value: Any = None) -> InitErrorDetails:
+    return InitErrorDetails(type=problem(what), loc=loc, input=value)
+
+
+@lru_cache(maxsize=100)  # the same slip is often made in many places
+def _unknown(name: str, known: tuple[str, ...]) -> str:
+    near = get_close_matches(name, known, n=1, cutoff=0.6)
     remedy = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
     return f"is not a known field; {remedy}"
+
+
+def _part_in(annotation: Any) -> type[Part] | None:
+    """Returns the part that an annotation such as ``list[Pool]`` or ``Disk | None`` is about."""
+    if isinstance(annotation, type) and issubclass(annotation, Part):
+        return annotation
+    return next(filter(None, map(_part_in, get_args(annotation))), None)
 
 
 def valid(part: type[Any], data: Any) -> Any:

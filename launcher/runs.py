@@ -51,13 +51,19 @@ def check_id(run_id: str) -> None:
         )
 
 
-def directory_for(run_id: str, output: str | None) -> RunDirectory:
-    """Returns the run directory that a new run gets; ``output`` is the job's."""
+def directory_url(run_id: str, output: str | None) -> str:
+    """Returns the URL of the run directory that a new run gets; ``output`` is the job's."""
     if output is None:
-        return RunDirectory(str(home() / "runs" / run_id))
+        return str(home() / "runs" / run_id)
+    output = output.removeprefix("file://")
     if "://" not in output:
         output = str(Path(output).expanduser().absolute())
-    return RunDirectory(f"{output.rstrip('/')}/{run_id}")
+    return f"{output.rstrip('/')}/{run_id}"
+
+
+def directory_for(run_id: str, output: str | None) -> RunDirectory:
+    """Returns the run directory that a new run gets; ``output`` is the job's."""
+    return RunDirectory(directory_url(run_id, output))
 
 
 def create(run_dir: RunDirectory, record: dict[str, Any]) -> None:
@@ -160,6 +166,17 @@ def launch_lives(run_id: str) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+def require_replica(run: dict[str, Any], replica: str) -> None:
+    """Raises RunError when the run whose run.json this is has no such replica."""
+    from launcher.spec import Job
+
+    names = Job.model_validate(run["spec"]).replicas()
+    if replica not in names:
+        near = get_close_matches(replica, names, n=1)
+        remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(names[:8])}"
+        raise RunError(f"{run['id']}: has no replica {replica}; {remedy}")
 
 
 def launched_here(run: dict[str, Any]) -> bool:

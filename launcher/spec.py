@@ -7,78 +7,111 @@ with its field, what is wrong and what would be right, all of them at once.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from difflib import get_close_matches
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, JsonValue, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    TypeAdapter,
+    ValidationInfo,
+    WithJsonSchema,
+    WrapValidator,
+    field_validator,
+)
 
+from launcher.clashes import MAX_POOLS, Draft, clashes
 from launcher.durations import Duration, Moment
-from launcher.machines import MACHINES, Machine, nearest
-from launcher.part import Part, Problem, problem, valid, whole
+from launcher.machines import REGIONS, unknown_region
+from launcher.network import Network, PscInterface
+from launcher.part import Part, Problem, Text, problem, resource, whole
+from launcher.pool import Container, Environment, ModuleName, Package, Pool
+from launcher.scheduling import Scheduling
 
 Target = Literal["local", "vertex"]
 
-DEFAULT_IMAGE = "swell-trainer"
-MAX_POOLS = 4
-_RESERVED_ENV = ("SWELL_", "AIP_", "CLOUD_ML_", "CLUSTER_SPEC", "GCE_METADATA_")
+MAX_LABELS = 62  # of 64: Swell adds two
+
+JobName = Annotated[
+    str,
+    Text(
+        r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?",
+        "write lowercase letters, digits and -, beginning with a letter, at most 40",
+    ),
+]
 
 
-def _job_name(name: str) -> str:
-    if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", name):
-        raise problem(
-            f"is {name[:60]!r}; write lowercase letters, digits and -, "
-            "beginning with a letter, at most 40"
-        )
+def _args(args: Any, handler: Any) -> Any:
+    # Not as a union, whose errors would be told for each of its members.
+    kind = _TEXTS if isinstance(args, list) else _MAPPING
+    return kind.validate_python(args)
+
+
+_CONFIG = ConfigDict(strict=True, allow_inf_nan=False, defer_build=True)
+_TEXTS: TypeAdapter[list[str]] = TypeAdapter(list[str], config=_CONFIG)
+_MAPPING: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue], config=_CONFIG)
+Args = Annotated[dict[str, JsonValue] | list[str], WrapValidator(_args)]
+
+
+def _labels(labels: dict[str, str]) -> dict[str, str]:
+    if len(labels) > MAX_LABELS:
+        raise problem(f"has {len(labels)} labels; at most {MAX_LABELS}, Swell adds two")
+    for name, value in labels.items():
+        if name.startswith("swell-"):
+            raise problem(f"{name[:60]} is a label of Swell's own; choose another name")
+        for text in (name, value):
+            if not _is_label(text) or not name:
+                raise problem(
+                    f"{text[:60]!r} is not a label's name or value; write at most 64 "
+                    "lowercase letters, digits, _ and -"
+                )
+    return labels
+
+
+def _is_label(text: str) -> bool:
+    # Letters of any script, as long as they are not capitals (aiplatform_v1, CustomJob.labels).
+    return len(text) <= 64 and all(
+        c in "_-" or c.isdigit() or (c.isalpha() and c == c.lower()) for c in text
+    )
+
+
+def _region(name: str) -> str:
+    if name not in REGIONS:
+        raise problem(unknown_region(name))
     return name
 
 
-def _machine_name(name: str) -> str:
-    if name not in MACHINES:
-        near = nearest(name)
-        remedy = f"did you mean {near}?" if near else f"known are {', '.join(MACHINES)}"
-        raise problem(f"{name[:60]!r} is not a machine of the series A2 or A3; {remedy}")
-    return name
+Labels = Annotated[dict[str, str], AfterValidator(_labels)]
+Region = Annotated[str, AfterValidator(_region), WithJsonSchema({"enum": REGIONS})]
+Regions = Annotated[
+    list[Region],
+    Field(max_length=len(REGIONS)),
+    BeforeValidator(
+        lambda given: [given] if isinstance(given, str) else given,
+        json_schema_input_type=list[Region] | Region,
+    ),
+]
+TrackingName = Annotated[
+    str, Text(r"[a-z0-9][a-z0-9\-]{0,127}", "write lowercase letters, digits and -, at most 128")
+]
 
 
-def _environment(env: dict[str, str]) -> dict[str, str]:
-    for name in env:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise problem(f"{name[:60]!r} is not a variable name; write letters, digits and _")
-        if name.startswith(_RESERVED_ENV):
-            raise problem(f"{name} is set by Swell or Vertex AI; choose another name")
-    return env
+class Experiment(Part):
+    """A Vertex AI experiment, and the run in it. Its name alone is its short form."""
 
+    name: TrackingName
+    run: TrackingName | None = None
 
-Environment = Annotated[dict[str, str], AfterValidator(_environment)]
+    _short: ClassVar = {"type": "string"}
 
-
-class Container(Part):
-    """What a replica runs: an image, and a command when it is not Swell's agent."""
-
-    image: str = Field(DEFAULT_IMAGE, min_length=1)
-    command: list[str] = Field(default_factory=list)
-    args: list[str] = Field(default_factory=list)
-
-
-class Pool(Part):
-    """One worker pool: ``replicas`` VMs of one machine type."""
-
-    machine: Annotated[str, AfterValidator(_machine_name)]
-    replicas: int = Field(1, ge=1)
-    slots: int | None = Field(None, ge=1)  # workers of a replica; by default one per GPU
-    env: Environment = Field(default_factory=dict)
-
-    @property
-    def machine_type(self) -> Machine:
-        """The catalogue's entry of the pool's machine."""
-        return MACHINES[self.machine]
-
-    @property
-    def workers(self) -> int:
-        """How many workers the pool has when all its replicas are there."""
-        return self.replicas * (self.slots or self.machine_type.gpus)
+    @classmethod
+    def _written_out(cls, data: Any) -> Any:
+        return {"name": data} if isinstance(data, str) else data
 
 
 class Elastic(Part):
@@ -88,8 +121,10 @@ class Elastic(Part):
     max_workers: int | None = Field(None, ge=1)
     start_wait: Duration = Field("60s", validate_default=True)
     hold_off: Duration = Field("1s", validate_default=True)
-    heartbeat: Duration = Field("500ms", validate_default=True)
-    suspicion: Duration = Field("2s", validate_default=True)
+    heartbeat: Duration = Field("300ms", validate_default=True)
+    suspicion: Duration = Field("1.5s", validate_default=True)
+    hang: Duration = Field("10s", validate_default=True)
+    stall: Duration = Field("10min", validate_default=True)
     spares: int = Field(1, ge=0)
 
     @classmethod
@@ -143,19 +178,63 @@ class Job(Part):
     Raises pydantic's ValidationError (a ValueError) with every problem at once.
     """
 
-    name: Annotated[str, AfterValidator(_job_name)]
-    task: str | None = None  # "module:Class" or "path/to/file.py:Class"
-    args: dict[str, JsonValue] = Field(default_factory=dict)
-    container: Container = Field(default_factory=Container)
-    env: Environment = Field(default_factory=dict)
-    pools: list[Pool] = Field(min_length=1, max_length=MAX_POOLS)
+    name: JobName = Field(description="Begins the ids of the job's runs")
+    task: str | None = Field(None, description="module:Class, or path/to/file.py:Class")
+    script: str | None = Field(
+        None, description="A script written for Elastic Horovod, beside the job file"
+    )
+    module: ModuleName | None = Field(None, description="The same as a module of the image")
+    args: Args = Field(
+        default_factory=dict, description="A task's keyword arguments, or a list of texts"
+    )
+    container: Container = Field(default_factory=Container, description="What replicas run")
+    package: Package | None = Field(None, description="Python packages to run, not a container")
+    env: Environment = Field(default_factory=dict, description="Variables of all replicas")
+    pools: list[Pool] = Field(
+        min_length=1, max_length=MAX_POOLS, description="Worker pools; the first has one replica"
+    )
     elastic: Elastic = Field(default_factory=Elastic)
     checkpoint: Checkpoint = Field(default_factory=Checkpoint)
-    audit: bool = False
-    project: str | None = None
-    regions: list[str] = Field(default_factory=list)  # in order of preference
-    output: str | None = None  # where run directories are made: gs://bucket/folder
-    timeout: Duration | None = None
+    scheduling: Scheduling = Field(default_factory=Scheduling)
+    timeout: Duration | None = Field(
+        None, description="How long one attempt may run (Vertex AI's default is 7 days)"
+    )
+    audit: bool = Field(False, description="Write down which samples every step used")
+    project: Annotated[str, Text(r"[^\s/]+", "write a project's id")] | None = Field(
+        None, description="The Google Cloud project"
+    )
+    regions: Regions = Field(default_factory=list, description="In order of preference")
+    output: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="Where run directories are made: gs://BUCKET/FOLDER"
+    )
+    labels: Labels = Field(default_factory=dict, description="Labels of the CustomJobs")
+    service_account: (
+        Annotated[
+            str,
+            Text(
+                r"[^\s@]+@[^\s@]+\.gserviceaccount\.com",
+                "write NAME@PROJECT.iam.gserviceaccount.com",
+            ),
+        ]
+        | None
+    ) = Field(None, description="Who the replicas are; NAME@PROJECT.iam.gserviceaccount.com")
+    network: Network | None = Field(None, description="A peered network of yours")
+    reserved_ip_ranges: list[str] = Field(
+        default_factory=list, description="Names of the network's ranges to use"
+    )
+    psc_interface: PscInterface | None = Field(
+        None, description="A Private Service Connect interface"
+    )
+    encryption_key: (
+        Annotated[str, resource("projects/PROJECT/locations/REGION/keyRings/RING/cryptoKeys/KEY")]
+        | None
+    ) = Field(None, description="Encrypts what the job keeps")
+    tensorboard: (
+        Annotated[str, resource("projects/PROJECT/locations/REGION/tensorboards/ID")] | None
+    ) = Field(None, description="Where Vertex AI shows the run's TensorBoard files")
+    experiment: Experiment | None = Field(None, description="A Vertex AI experiment")
+    web_access: bool = Field(False, description="Interactive shells in the replicas")
+    dashboard_access: bool = Field(False, description="A dashboard served by the first replica")
     local: Local = Field(default_factory=Local)
 
     @field_validator("task")
@@ -172,14 +251,36 @@ class Job(Part):
                     f"{where[:60]!r} is not a module; write module:Class or file.py:Class"
                 )
             return task
-        # A file is meant relative to the job file; the VMs start elsewhere.
-        folder = Path((info.context or {}).get("folder", "."))
-        return f"{(folder / where).resolve()}:{name}"
+        return f"{_beside(where, info)}:{name}"
+
+    @field_validator("script")
+    @classmethod
+    def _script_is_python(cls, script: str | None, info: ValidationInfo) -> str | None:
+        if script is None:
+            return None
+        if not script.endswith(".py") or "\0" in script:
+            raise problem(f"is {script[:60]!r}; write path/to/script.py")
+        return _beside(script, info)
+
+    @field_validator("timeout")
+    @classmethod
+    def _timeout_is_some(cls, timeout: timedelta | None) -> timedelta | None:
+        if timeout is not None and timeout < timedelta(seconds=1):
+            raise problem("is too short; write at least 1s")
+        return timeout
+
+    def runtime(self, pool: Pool) -> Container | Package:
+        """What the replicas of ``pool`` run."""
+        return pool.package or pool.container or self.package or self.container
+
+    def starts_agent(self, pool: Pool) -> bool:
+        """Whether the replicas of ``pool`` run Swell's agent and so take part in the training."""
+        return self.runtime(pool).starts_agent
 
     @property
     def slots(self) -> int:
         """How many workers there are when every replica is there."""
-        return sum(pool.workers for pool in self.pools)
+        return sum(pool.workers for pool in self.pools if self.starts_agent(pool))
 
     @property
     def max_workers(self) -> int:
@@ -188,7 +289,9 @@ class Job(Part):
 
     def replicas(self) -> list[str]:
         """The names of all replicas: ``workerpool0-0``, ``workerpool1-0``, …"""
-        return _replica_names(self.pools)
+        return [
+            f"workerpool{p}-{i}" for p, pool in enumerate(self.pools) for i in range(pool.replicas)
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the job as plain JSON, without what was left at its default."""
@@ -197,90 +300,69 @@ class Job(Part):
     def settings(self) -> dict[str, Any]:
         """Returns what the trainer reads from run.json: plain JSON, durations in seconds."""
         return {
-            "task": self.task,
-            "task_args": self.args,
+            **self._program(),
             "min_workers": self.elastic.min_workers,
             "max_workers": self.max_workers,
             "start_wait": self.elastic.start_wait.total_seconds(),
             "hold_off": self.elastic.hold_off.total_seconds(),
             "heartbeat": self.elastic.heartbeat.total_seconds(),
             "suspicion": self.elastic.suspicion.total_seconds(),
+            "hang": self.elastic.hang.total_seconds(),
+            "stall": self.elastic.stall.total_seconds(),
             "spares": self.elastic.spares,
             "checkpoint_every": self.checkpoint.every.total_seconds(),
             "checkpoint_keep": self.checkpoint.keep,
             "audit": self.audit,
         }
 
-    def problems_on(self, target: Target) -> list[Problem]:
-        """Returns what keeps this job from running on ``target``."""
-        file = self.task.rpartition(":")[0] if self.task and ".py:" in self.task else None
-        if target == "local":
-            from launcher.emulator.places import missing
+    def _program(self) -> dict[str, Any]:
+        if self.script or self.module:
+            name = "script" if self.script else "module"
+            return {"task": "", name: self.script or self.module, "args": list(self.args)}
+        return {"task": self.task or "", "task_args": self.args}
 
-            absent: list[Problem] = []
-            if file and not Path(file).is_file():
-                absent.append((("task",), f"there is no file {file}; name one that exists"))
-            if why := missing(self.local.vm):
-                absent.append((("local", "vm"), f"is {self.local.vm}; {why}, or write process"))
-            return absent
-        found: list[Problem] = []
-        if file:
-            found.append(
-                (("task",), "is a local file; put it into the image and write module:Class")
-            )
-        if not self.project:
-            found.append((("project",), "is missing; Vertex AI needs your Google Cloud project"))
-        if not self.regions:
-            found.append((("regions",), "is missing; write for example [us-central1]"))
-        if not (self.output or "").startswith("gs://"):
-            found.append((("output",), "is missing; write a regional bucket's gs://BUCKET/FOLDER"))
-        if self.container.image == DEFAULT_IMAGE:
-            found.append(
-                (("container", "image"), "is missing; write where your trainer image was pushed")
-            )
+    def files(self) -> list[tuple[str, str]]:
+        """The fields that name a file on this machine, and its path."""
+        found = [("script", self.script)] if self.script else []
+        if self.task and ".py:" in self.task:
+            found.append(("task", self.task.rpartition(":")[0]))
         return found
 
     @classmethod
     def _clashes(cls, fields: Any) -> Iterator[Problem]:
-        if not isinstance(fields, dict):
+        if not isinstance(fields, Mapping):
             return
-        command = valid(Container, fields.get("container", Container()))
-        if fields.get("task") is None and command and not command.command:
-            yield ("task",), "is missing; write task: module:Class, or a container with a command"
-        given = fields.get("pools")
-        pools = [valid(Pool, pool) for pool in given] if isinstance(given, list) else []
-        if pools and pools[0] and pools[0].replicas != 1:
-            yield (
-                ("pools", 0, "replicas"),
-                f"is {pools[0].replicas}; the first pool has exactly 1, put the others in a second",
-            )
-        if not pools or None in pools:
-            return
-        slots = sum(pool.workers for pool in pools)
-        elastic = fields.get("elastic", {})
-        for name in ("min_workers", "max_workers"):
-            count = whole(elastic, name, None)
-            if count and count > slots:
-                yield (
-                    ("elastic", name),
-                    f"is {count}; the pools have {slots} slots, write at most {slots}",
-                )
-        yield from _strangers(fields.get("local"), _replica_names(pools))
+        draft = Draft(fields)
+        yield from clashes(draft)
+        yield from _strangers(draft)
 
 
-def _strangers(local: Any, replicas: list[str]) -> Iterator[Problem]:
+def _beside(path: str, info: ValidationInfo) -> str:
+    """Returns ``path`` as it is meant, beside the job file: the VMs start elsewhere."""
+    return str((Path((info.context or {}).get("folder", ".")) / path).resolve())
+
+
+def _strangers(draft: Draft) -> Iterator[Problem]:
     """Yields the replicas in the market's events that no pool has."""
-    events = local.market if isinstance(local, Local) else None
-    if isinstance(local, dict):
-        events = local.get("market")
-    for index, event in enumerate(events if isinstance(events, list) else []):
-        read = event if isinstance(event, MarketEvent) else valid(MarketEvent, event)
-        if read and read.replica not in replicas:
-            near = get_close_matches(read.replica, replicas, n=1)
-            remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(replicas[:8])}"
-            kind = "preempt" if read.preempt else "vanish"
-            yield ("local", "market", index, kind), f"no pool has {read.replica!r}; {remedy}"
+    local, pools = draft.given("local"), draft.whole_pools
+    events: Any = local.get("market") if isinstance(local, dict) else getattr(local, "market", None)
+    if pools is None or not isinstance(events, list):
+        return
+    counts = [pool.replicas for pool in pools]
+    for index, event in enumerate(events):
+        for kind in ("preempt", "vanish"):
+            name = event.get(kind) if isinstance(event, dict) else getattr(event, kind, None)
+            if isinstance(name, str) and (remedy := _stranger(name, counts)):
+                yield ("local", "market", index, kind), f"no pool has {name[:60]!r}; {remedy}"
 
 
-def _replica_names(pools: list[Pool]) -> list[str]:
-    return [f"workerpool{p}-{i}" for p, pool in enumerate(pools) for i in range(pool.replicas)]
+def _stranger(replica: str, counts: list[int]) -> str | None:
+    """Returns which replica may have been meant, or None when it is there."""
+    match = re.fullmatch(r"workerpool([0-9])-(0|[1-9][0-9]{0,8})", replica)
+    if match is None:
+        return "write one like workerpool0-0"
+    pool, index = int(match.group(1)), int(match.group(2))
+    if pool >= len(counts):
+        return f"the last pool is workerpool{len(counts) - 1}"
+    last = counts[pool] - 1
+    return None if index <= last else f"did you mean workerpool{pool}-{last}?"

@@ -14,15 +14,17 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from trainer import preemption
 from trainer.coordinator import Coordinator
+from trainer.environment import horovod_environment
 from trainer.events import EventWriter
 from trainer.link import Link, Refused
 from trainer.process import Message, WorkerProcess, describe_exit
 from trainer.protocol import swell_pb2 as pb
-from trainer.rendezvous import Rendezvous, host_key
+from trainer.rendezvous import Rendezvous
 from trainer.replica import Replica, find_replica
 from trainer.rundir import (
     ENV_RUN_DIR,
@@ -33,11 +35,12 @@ from trainer.rundir import (
     RunDirectory,
     token_sha256,
 )
+from trainer.script import is_elastic
 from trainer.session import Session
 from trainer.settings import Settings
 from trainer.slots import Slots
 from trainer.wire import addresses_in, world_from_message, world_to_message
-from trainer.world import MemberId, Place, World
+from trainer.world import MemberId, World
 
 OUTCOME_POLL = 2.0  # seconds
 FLUSH = 0.5  # seconds
@@ -176,10 +179,15 @@ class Agent:
     # --- the leader -----------------------------------------------------------------
 
     def _host_coordinator(self, renew_every: float) -> Coordinator:
+        slots = self._replica.replicas * self._replica.slots
+        settings = self._settings
+        if not settings.task and not is_elastic(settings.script, settings.module):
+            # A plain script cannot take it that the world changes: it is always the full one.
+            settings = replace(settings, min_workers=slots, max_workers=slots)
         return Coordinator(
             self._run_dir,
-            self._settings.policy(),
-            self._replica.replicas * self._replica.slots,
+            settings.policy(),
+            slots,
             self._token,
             self._replica.address,
             self.member,
@@ -199,6 +207,8 @@ class Agent:
         if self._world is None:
             self._say_ready()
             return
+        if self._rendezvous is not None and len(self._started) < len(self._slots.all):
+            self._rendezvous.send_again()
         if 0 < len(self._stopped) < len(self._slots.all):
             # Nobody led when they left; the others may wait for them in a collective.
             self._link.say(crashed=pb.Crashed(reason="some of its workers left the generation"))
@@ -208,28 +218,36 @@ class Agent:
         while True:
             await asyncio.sleep(self._settings.heartbeat)
             if not self._released:
-                generation = 0 if self._world is None else self._world.generation
-                steps = [slot.active.step for slot in self._slots.all]
-                self._link.say(
-                    progress=pb.Progress(generation=generation, step=max(steps, default=0))
-                )
+                self._link.say(progress=self._progress())
+
+    def _progress(self) -> pb.Progress:
+        now = time.monotonic()
+        inside = [slot.active for slot in self._slots.all if slot.active.generation]
+        return pb.Progress(
+            generation=0 if self._world is None else self._world.generation,
+            step=max((slot.active.step for slot in self._slots.all), default=0),
+            quiet=max((now - worker.heard for worker in inside), default=0.0),
+            frozen=any(worker.frozen for worker in inside),
+            waiting=bool(inside) and all(worker.waiting for worker in inside),
+            received=min((worker.received for worker in inside), default=0),
+        )
 
     # --- orders ---------------------------------------------------------------------
 
     async def _carry_out(self, order: pb.FromCoordinator) -> None:
         kind = order.WhichOneof("body")
         if kind == "form":
-            await self._form(order.form.world)
+            await self._form(order.form)
         elif kind == "pause":
             self._tell_workers("pause", order.pause.generation)
         elif kind == "abort":
             if self._rendezvous is not None and self._is_current(order.abort.generation):
                 self._rendezvous.break_off()
             self._tell_workers("abort", order.abort.generation)
-        elif kind == "keys":
-            if self._rendezvous is not None and self._is_current(order.keys.generation):
-                for key in order.keys.keys:
-                    self._rendezvous.add(key.scope, key.name, key.value)
+        elif kind == "columns":
+            if self._rendezvous is not None and self._is_current(order.columns.generation):
+                for one in order.columns.columns:
+                    self._rendezvous.take(order.columns.scope, one.rank, one.addresses)
         elif kind == "replace":
             for slot in self._slots.all:
                 if slot.active.generation:
@@ -241,51 +259,38 @@ class Agent:
         elif kind == "finish":
             self._end(Ended(order.finish.state, order.finish.reason))
 
-    async def _form(self, message: pb.World) -> None:
-        world = world_from_message(message)
+    async def _form(self, form: pb.Form) -> None:
+        world = world_from_message(form.world)
         if self._rendezvous is not None:
             await self._rendezvous.close()
         self._world = world
-        self._addresses = addresses_in(message)
+        self._addresses = addresses_in(form.world)
         self._started.clear()
         self._stopped.clear()
-        self._rendezvous = Rendezvous(world, self.member, self._put_key)
+        self._rendezvous = Rendezvous(world, self.member, self._send_row)
         await self._rendezvous.start()
         places = world.places_of(self.member)
         for slot, place in zip(self._slots.all, places, strict=True):
             slot.active.generation = world.generation
             slot.active.rank = place.rank
+            slot.active.received = 0
             slot.active.send(
                 "form",
                 generation=world.generation,
-                env=self._horovod_env(place, self._rendezvous.port),
+                env=horovod_environment(
+                    place,
+                    interface=self._replica.interface,
+                    rendezvous_port=self._rendezvous.port,
+                    gloo_timeout=form.gloo_timeout,
+                ),
                 addresses=sorted(set(self._addresses.values())),
             )
 
-    def _horovod_env(self, place: Place, port: int) -> dict[str, str]:
-        env = {
-            "HOROVOD_RANK": str(place.rank),
-            "HOROVOD_SIZE": str(place.size),
-            "HOROVOD_LOCAL_RANK": str(place.local_rank),
-            "HOROVOD_LOCAL_SIZE": str(place.local_size),
-            "HOROVOD_CROSS_RANK": str(place.cross_rank),
-            "HOROVOD_CROSS_SIZE": str(place.cross_size),
-            "HOROVOD_HOSTNAME": host_key(place.member),
-            "HOROVOD_GLOO_RENDEZVOUS_ADDR": "127.0.0.1",
-            "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
-            "HOROVOD_CONTROLLER": "gloo",
-            "HOROVOD_CPU_OPERATIONS": "gloo",
-            # Turns on NCCL's asynchronous error checks.
-            "HOROVOD_ELASTIC": "1",
-        }
-        if self._replica.interface:
-            env["HOROVOD_GLOO_IFACE"] = self._replica.interface
-        return env
-
-    def _put_key(self, scope: str, name: str, value: bytes) -> None:
+    def _send_row(self, scope: str, size: int, rank: int, row: bytes) -> None:
         assert self._world is not None
-        key = pb.Key(scope=scope, name=name, value=value)
-        self._link.say(put=pb.Put(generation=self._world.generation, keys=[key]))
+        addresses = pb.Addresses(rank=rank, addresses=row)
+        generation = self._world.generation
+        self._link.say(row=pb.Row(generation=generation, scope=scope, size=size, row=addresses))
 
     def _is_current(self, generation: int) -> bool:
         return self._world is not None and self._world.generation == generation
@@ -334,6 +339,10 @@ class Agent:
             spare=spare,
             task=settings.task,
             task_args=settings.task_args,
+            script=settings.script,
+            module=settings.module,
+            args=settings.args,
+            balance=settings.balance,
             checkpoint_every=settings.checkpoint_every,
             checkpoint_keep=settings.checkpoint_keep,
             audit=settings.audit,
@@ -356,6 +365,8 @@ class Agent:
             await self._say_started()
         elif op == "progress":
             worker.step = message["step"]
+        elif op == "received":
+            worker.received = message["bytes"]
         elif op == "steps":
             self._events.emit(**{"event": "steps", **_without_op(message)})
         elif op == "stopped":

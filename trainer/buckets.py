@@ -202,7 +202,7 @@ class GradientBuckets:
 
 
 def _at_end_of_backward(callback: Callable[[], None]) -> None:
-    engine: Any = torch.autograd.Variable._execution_engine  # type: ignore[attr-defined]
+    engine: Any = torch.autograd.Variable._execution_engine
     engine.queue_callback(callback)
 
 

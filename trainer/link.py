@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 
-from trainer.coordinator import MESSAGE_LIMIT, METHOD, SERVICE, Coordinator
+from trainer.coordinator import KEEPALIVE, MESSAGE_LIMIT, METHOD, SERVICE, Coordinator
 from trainer.lease import Contend, Follow, Watch, newest_claim
 from trainer.protocol import swell_pb2 as pb
 from trainer.rundir import RunDirectory
@@ -127,7 +127,7 @@ class Link:
 
     async def _obey(self, target: str) -> None:
         """Holds one stream to the coordinator at ``target`` until it breaks."""
-        options = [("grpc.max_receive_message_length", MESSAGE_LIMIT)]
+        options = [("grpc.max_receive_message_length", MESSAGE_LIMIT), *KEEPALIVE]
         outbox: asyncio.Queue[pb.FromAgent] = asyncio.Queue()
 
         async def requests() -> AsyncIterator[pb.FromAgent]:

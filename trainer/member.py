@@ -6,6 +6,7 @@ import enum
 import math
 from dataclasses import dataclass
 
+from trainer.signals import Progress
 from trainer.world import MemberId
 
 
@@ -33,9 +34,44 @@ class Member:
     # In the generation that is forming, running or stopping:
     started: bool = False
     stopped: bool = False
+    waiting: bool = False  # all its workers that are in it wait in a collective
+    quiet: float = 0.0  # seconds since one of them last showed life, when last heard
+    frozen_since: float | None = None  # one of them is stopped by a signal
+    hung: bool = False  # one of them does not react
+    # It came with a world that is over, and was told to leave it:
+    leaving_since: float | None = None
+    received: int = 0  # bytes of state that have come in
     # What it holds since it stopped:
     step: int = -1
     clean: bool = False
+
+    def enter(self, rank: int) -> None:
+        """It is in the world that forms now, at this place."""
+        self.rank = rank
+        self.state = State.ACTIVE
+        self.started = self.stopped = self.clean = False
+        self.waiting = self.hung = False
+        self.quiet = 0.0
+        self.leaving_since = None
+        self.frozen_since = None
+        self.received = 0
+
+    def lives(self, sign: Progress, now: float) -> bool:
+        """Takes in what its agent sees of its workers; whether more state has come in."""
+        self.quiet = sign.quiet
+        self.waiting = sign.waiting
+        if not sign.frozen:
+            self.frozen_since = None
+        elif self.frozen_since is None:
+            self.frozen_since = now
+        before, self.received = self.received, sign.received
+        return sign.received > before
+
+    def leave(self, now: float) -> None:
+        """It is told to leave a world that is over, and that it came with."""
+        self.leaving_since = now
+        self.stopped = self.hung = False
+        self.frozen_since = None
 
     @property
     def usable(self) -> bool:

@@ -20,18 +20,39 @@ The world is in one of these phases::
                                        └──all Stopped or gone──► FORMING (the next generation)
     any ──done, failed──► ENDED
 
-The limits are all in ``trainer.policy``. Silence is judged by progress,
-too: a step that completes proves that every member lives, so a member is suspected
-only when it has been silent *and* no step has completed for ``suspicion`` seconds.
+Who waits for what, and for how long. The limits are in ``trainer.policy``; p is the
+measured time of a step (trainer.liveness; 0: not known yet). In seconds:
+
+============  ======  ======  =======  ==============================================
+limit         p = 0   p = 10  p = 600  when it is over
+============  ======  ======  =======  ==============================================
+heartbeat        0.3     0.3      0.3  an agent, and each worker, shows that it lives
+suspicion        1.5     1.5     15.0  an agent is silent and no step completes: lost
+hang            10.0    10.0     30.0  a worker is silent and no step completes: hung
+abort            3.0     3.0      3.0  in a broken collective still: killed
+gloo_timeout     9.5    29.5     63.0  a collective without an answer fails by itself
+last_copy       12.5    32.5     66.0  as abort, for the last clean copy of the state
+pause           17.5    67.5   1871.0  the world has not left together: broken off
+linger          77.5   177.5   4931.0  as abort, for a worker that computes meanwhile
+forming         60.0    60.0    126.0  all wait for one another: broken off
+stall         3600.0   600.0  12000.0  no step, although everybody lives: broken off
+============  ======  ======  =======  ==============================================
+
+A drain has the deadline of its notice; a running step that will not end before it is
+broken off at once, and repeated by those who stay.
 """
 
 from __future__ import annotations
 
 import enum
+import math
 from typing import Any
 
-from trainer.member import Member, State, choose, enough_since, slots_in
-from trainer.policy import Policy
+from trainer.liveness import Pace, forming_limit, overdue, why_hung, why_lost
+from trainer.member import Member, State, enough_since, slots_in
+from trainer.orders import Orders
+from trainer.policy import Limits, Policy
+from trainer.roster import Roster
 from trainer.signals import (
     Abort,
     Command,
@@ -46,7 +67,6 @@ from trainer.signals import (
     Pause,
     Progress,
     Ready,
-    Record,
     Release,
     Replace,
     Save,
@@ -85,9 +105,8 @@ class Membership:
         self, policy: Policy, expected_workers: int, now: float, last_generation: int = 0
     ) -> None:
         self.policy = policy
-        self.expected = max(policy.min_workers, min(expected_workers, policy.max_workers))
         self.phase = Phase.WAITING
-        self.members: dict[MemberId, Member] = {}
+        self.members = Roster(policy, expected_workers)
         self.world: World | None = None  # the newest; in WAITING it is over
         self.generation = last_generation  # that of ``world``, once there is one
         self._taken = 0  # the newest that a member brought from an earlier leader
@@ -97,23 +116,23 @@ class Membership:
         self._cause = "leader" if last_generation else "start"
         self._stopping_since = now
         self._aborted = False
-        self._overdue = False
-        self._forming_since = now
-        self._formed_at = now
-        self._progress_at = now
+        self._forming_since = self._formed_at = now
+        self.pace = Pace(now)
         self._idle = 0.0
         self._fruitful = False  # whether the world has completed a step
         self._setbacks = 0
         self._waiting_told = False
         # Members of an earlier leader's world may still be on their way to this one.
         self._adopting_until = now + policy.adoption_wait if last_generation else now
-        self._out: list[Command] = []
+        self._out = Orders()
 
-    # --- the one entry ------------------------------------------------------------
+    def limits(self, now: float) -> Limits:
+        """The limits for steps as long as they are at present."""
+        return self.pace.limits(self.policy, now, running=self.phase is Phase.RUNNING)
 
     def step(self, event: Event, now: float) -> list[Command]:
         """Takes one event and returns the commands that follow from it, in order."""
-        self._out = []
+        self._out = Orders()
         if self.phase is Phase.ENDED:
             return self._out
         if isinstance(event, Tick):
@@ -123,15 +142,17 @@ class Membership:
         elif (member := self.members.get(event.member)) is not None:
             member.heard = now
             self._take(member, event, now)
-        elif not isinstance(event, Left):
-            # Given up before: whoever it is, its place in the world is gone.
-            self._do(Release(event.member, "not a member"))
+        elif not isinstance(event, Left):  # given up before: its place in the world is gone
+            self._out.append(Release(event.member, "not a member"))
         if not isinstance(event, Progress):  # the most frequent, and it decides nothing
             self._settle(now)
         return self._out
 
     def _take(self, member: Member, event: Event, now: float) -> None:
         if isinstance(event, Progress):
+            inside = event.generation == self.generation or member.leaving_since is not None
+            if inside and member.lives(event, now):
+                self._forming_since = now  # a large state takes its time
             self._progressed(event.generation, event.step, now)
         elif isinstance(event, Ready):
             self._ready(member, now)
@@ -148,14 +169,12 @@ class Membership:
         elif isinstance(event, Done):
             self._finish("succeeded", "training is complete", event.step, event.metrics)
         elif isinstance(event, TaskFailed):
-            self._task_failed(event)
-
-    # --- members ------------------------------------------------------------------
+            self._task_failed(member, event)
 
     def _joined(self, event: Joined, now: float) -> None:
         if event.member not in self.members:
             self.members[event.member] = Member(event.member, event.slots, State.JOINING, now)
-            self._record("member_joined", member=event.member.replica, slots=event.slots)
+            self._out.record("member_joined", member=event.member.replica, slots=event.slots)
         member = self.members[event.member]
         member.heard = now
         brought = event.world
@@ -163,17 +182,21 @@ class Membership:
             self._adopt(brought, member, now)
         if member.id in self._team and brought != self.world:
             self._missed(member, now)
-        if brought is not None and (member.id not in self._team or self.phase is Phase.STOPPING):
+        stranger = member.id not in self._team
+        if brought is not None and (stranger or self.phase is Phase.STOPPING):
             # That world is over, and nobody could tell this member.
+            if stranger:
+                member.leave(now)
             self._taken = max(self._taken, brought.generation)
-            self._do(Abort(brought))
+            self._out.append(Abort(brought))
 
     def _adopt(self, world: World, bringer: Member, now: float) -> None:
         """A world formed by an earlier leader is running: lead it from here."""
         self.generation = world.generation
         self.world = world
         self.phase = Phase.RUNNING
-        self._progress_at = self._formed_at = now
+        self.pace.restart(now)
+        self._formed_at = now
         others = [self.members[id_] for id_ in world.members if id_ in self.members]
         for rank, (id_, slots) in enumerate(world.slots):
             heard = now + self.policy.adoption_wait  # it has this long to come over
@@ -194,11 +217,12 @@ class Membership:
 
     def _ready(self, member: Member, now: float) -> None:
         member.expected_until = 0.0
+        member.leaving_since = None
         if member.state is State.JOINING:
             member.state = State.READY
             member.ready_since = now
             member.stopped = True  # all its workers wait: none is in the generation any more
-            self._record("member_ready", member=member.id.replica)
+            self._out.record("member_ready", member=member.id.replica)
 
     def _drain(self, member: Member, event: Drain, now: float) -> None:
         if member.state is State.DRAINING:
@@ -213,11 +237,11 @@ class Membership:
             self._release(member, "drained")
 
     def _crashed(self, member: Member, event: Crashed, now: float) -> None:
-        self._report("loss", member, event.reason)
+        if not member.hung:  # else it was killed for that, and that is on record
+            self._report("loss", member, event.reason)
         if member.state is not State.DRAINING:
             member.state = State.JOINING
-            if event.spare:
-                member.expected_until = now + self.policy.hold_off
+            member.expected_until = now + self.policy.hold_off if event.spare else 0.0
         member.clean = False
         self._tear(member, now)
         if member.slots == 1 or member.state is State.DRAINING:
@@ -238,13 +262,11 @@ class Membership:
 
     def _release(self, member: Member, reason: str) -> None:
         self._forget(member)
-        self._do(Release(member.id, reason))
+        self._out.append(Release(member.id, reason))
 
     def _forget(self, member: Member) -> None:
         del self.members[member.id]
         self._team.pop(member.id, None)
-
-    # --- the world ----------------------------------------------------------------
 
     def _started(self, member: Member, event: Started, now: float) -> None:
         if self.phase is not Phase.FORMING or event.generation != self.generation:
@@ -255,8 +277,9 @@ class Membership:
             self._idle = max(self._idle, event.idle)
         if all(one.started for one in self._team.values()):
             self.phase = Phase.RUNNING
-            self._formed_at = self._progress_at = now
-            self._record(
+            self.pace.restart(now)
+            self._formed_at = now
+            self._out.record(
                 "resumed",
                 generation=self.generation,
                 world_size=slots_in(list(self._team.values())),
@@ -272,8 +295,9 @@ class Membership:
         if generation == self.generation and step > self.steps:
             if self.steps and self.phase is Phase.RUNNING and self._cause == "leader":
                 self._cause = "grow"  # a step since the first report: all of that world lives
+            if self.phase is Phase.RUNNING:
+                self.pace.advance(step - self.steps, now)
             self.steps = step
-            self._progress_at = now
             self._fruitful = True
             self._setbacks = 0
 
@@ -300,62 +324,71 @@ class Membership:
         if self.world is not None and not self._aborted:
             self._aborted = True
             self._stopping_since = now
-            self._do(Abort(self.world))
+            self._out.append(Abort(self.world))
 
     def _enter_stopping(self, cause: str, now: float) -> None:
         self._blame(cause)
-        self._record("paused", generation=self.generation, cause=self._cause, step=self.steps)
+        self._out.record("paused", generation=self.generation, cause=self._cause, step=self.steps)
         self.phase = Phase.STOPPING
         self._stopping_since = now
-        self._aborted = self._overdue = False
+        self._aborted = False
 
     def _blame(self, cause: str) -> None:
         """Remembers the weightiest reason for the generation to come."""
         self._cause = max(self._cause, cause, key=CAUSES_BY_WEIGHT.index)
 
-    # --- time ---------------------------------------------------------------------
-
     def _tick(self, now: float) -> None:
+        limits = self.limits(now)
         for member in list(self.members.values()):
             if member.id in self._team and not member.stopped:
-                silent = now - max(member.heard, self._progress_at)
-                if silent > self.policy.suspicion:
-                    self._give_up(member, f"silent for {silent:.1f} s", now)
-                elif now > member.drain_until:
-                    self._give_up(member, "did not leave before its deadline", now)
-            elif (silent := now - member.heard) > self.policy.idle_suspicion:
-                self._give_up(member, f"silent for {silent:.1f} s", now)
-        if self.phase is Phase.FORMING and now - self._forming_since > self.policy.forming_limit:
-            self._break(now)
-        if self.phase is Phase.STOPPING and now - self._stopping_since > self.policy.stop_limit:
-            self._insist(now)
+                if reason := why_lost(member, now, self.pace.progress_at, limits):
+                    self._give_up(member, reason, now)
+                elif reason := why_hung(member, now, self.pace.progress_at, limits):
+                    self._hang(member, reason)
+                    self._break(now)
+            elif now - member.heard > self.policy.idle_suspicion:
+                self._give_up(member, f"silent for {now - member.heard:.1f} s", now)
+            elif (since := member.leaving_since) is not None:
+                member.hung = why_hung(member, now, since, limits) is not None
+                if overdue([member], now - since, limits, self.policy):
+                    member.leaving_since = None
+                    self._out.append(Replace(member.id))
+        if self.phase is Phase.FORMING:
+            if now - self._forming_since > forming_limit(self._team.values(), limits):
+                self._break(now)
+        elif self.phase is Phase.RUNNING:
+            if (took := now - self.pace.progress_at) > limits.stall:
+                self._out.record(
+                    "stalled", generation=self.generation, step=self.steps, seconds=round(took, 1)
+                )
+                self._break(now)
+        elif self.phase is Phase.STOPPING:
+            self._insist(limits, now)
 
     def _give_up(self, member: Member, reason: str, now: float) -> None:
-        self._do(Release(member.id, reason))
+        self._out.append(Release(member.id, reason))
         self._lose(member, reason, now)
 
-    def _insist(self, now: float) -> None:
-        """The stop takes too long: breaks it off, and next time kills what still does not stop.
+    def _hang(self, member: Member, reason: str) -> None:
+        if not member.hung:
+            member.hung = True
+            self._report("loss", member, reason)
 
-        The last clean copy of the state is given longer.
-        """
-        self._stopping_since = now
+    def _insist(self, limits: Limits, now: float) -> None:
+        """The stop takes its time: breaks it off, then kills what still does not stop."""
+        waited = now - self._stopping_since
         if not self._aborted:
-            self._abort(now)
+            if waited > limits.pause:
+                self._abort(now)
             return
-        team = self._team.values()
-        if not self._overdue and not any(one.stopped and one.clean for one in team):
-            self._overdue = True
-            return
-        for member in team:
-            if not member.stopped:
-                member.stopped = True
-                member.clean = False
-                if member.state is State.ACTIVE:
-                    member.state = State.JOINING
-                self._do(Replace(member.id))
-
-    # --- what follows -------------------------------------------------------------
+        for member in overdue(self._team.values(), waited, limits, self.policy):
+            self._hang(member, f"a worker did not leave within {waited:.1f} s")
+            member.stopped = True
+            member.clean = False
+            if member.state is State.ACTIVE:
+                member.state = State.JOINING
+                member.expected_until = now + self.policy.hold_off  # if it has a spare
+            self._out.append(Replace(member.id))
 
     def _settle(self, now: float) -> None:
         """Moves on wherever nothing has to be waited for any more."""
@@ -368,10 +401,16 @@ class Membership:
 
     def _settle_running(self, now: float) -> None:
         assert self.world is not None
-        draining = any(member.state is State.DRAINING for member in self._team.values())
-        if draining or self._may_admit(now):
-            self._enter_stopping("drain" if draining else "grow", now)
-            self._do(Pause(self.world))
+        draining = [one for one in self._team.values() if one.state is State.DRAINING]
+        settled = now - self._formed_at >= self.policy.admission_interval
+        if not draining and not (settled and self.members.newcomers_wait(now)):
+            return
+        self._enter_stopping("drain" if draining else "grow", now)
+        deadline = min((one.drain_until for one in draining), default=math.inf)
+        if now + self.pace.left(now) < deadline:
+            self._out.append(Pause(self.world))
+        else:  # the running step cannot end in time: better to begin it again at once
+            self._abort(now)
 
     def _settle_stopping(self, now: float) -> None:
         team = list(self._team.values())
@@ -387,12 +426,12 @@ class Membership:
             if member.state is State.ACTIVE:
                 member.state = State.READY
                 member.ready_since = now
-        chosen = self._choose()
+        chosen = self.members.chosen()
         enough = slots_in(chosen) >= self.policy.min_workers
         clean = [member for member in team if member.clean]
         if clean and not enough:
             best = max(clean, key=lambda one: (one.state is not State.DRAINING, one.step))
-            self._do(Save(best.id))
+            self._out.append(Save(best.id))
         for member in team:
             if member.state is State.DRAINING:
                 self._release(member, "drained")
@@ -404,17 +443,16 @@ class Membership:
             self._waiting_told = False
 
     def _settle_waiting(self, now: float) -> None:
-        chosen = self._choose()
+        chosen = self.members.chosen()
         slots = slots_in(chosen)
         if slots < self.policy.min_workers:
             if self.generation and now >= self._adopting_until and not self._waiting_told:
                 self._waiting_told = True
-                self._record("waiting", slots=slots, min_workers=self.policy.min_workers)
+                self._out.record("waiting", slots=slots, min_workers=self.policy.min_workers)
         elif self.generation == 0:
-            waited = now - enough_since(chosen, self.policy.min_workers)
-            if slots >= self.expected or waited >= self.policy.start_wait:
-                self._form(sorted(chosen, key=lambda one: one.id), now)
-        elif now >= self._adopting_until and self._gathered(
+            if first := self.members.first(now):
+                self._form(first, now)
+        elif now >= self._adopting_until and self.members.gathered(
             enough_since(chosen, self.policy.min_workers), now
         ):
             self._form(chosen, now)
@@ -423,17 +461,16 @@ class Membership:
         self.generation = max(self.generation, self._taken) + 1
         self.world = arrange(self.generation, [(one.id, one.slots) for one in chosen])
         self.phase = Phase.FORMING
-        self._forming_since = self._progress_at = now
+        self._forming_since = now
+        self.pace.restart(now)
         self._idle = 0.0
         self._fruitful = False
         for member in self.members.values():
             member.rank = float("inf")
         for rank, member in enumerate(chosen):
-            member.rank = rank
-            member.state = State.ACTIVE
-            member.started = member.stopped = member.clean = False
+            member.enter(rank)
         self._team = {member.id: member for member in chosen}
-        self._record(
+        self._out.record(
             "generation_formed",
             generation=self.generation,
             world_size=self.world.size,
@@ -441,36 +478,10 @@ class Membership:
             members=[member.id.replica for member in chosen],
             step=self.steps,
         )
-        self._do(Form(self.world))
+        self._out.append(Form(self.world))
 
-    def _may_admit(self, now: float) -> bool:
-        if now - self._formed_at < self.policy.admission_interval:
-            return False
-        if not any(member.state is State.READY for member in self.members.values()):
-            return False
-        newcomers = [member for member in self._choose() if member.state is State.READY]
-        return bool(newcomers) and self._gathered(min(one.ready_since for one in newcomers), now)
-
-    def _gathered(self, since: float, now: float) -> bool:
-        """Whether waiting longer for others is not worth it; ``since`` it could go on."""
-        if now - since >= self.policy.hold_off:
-            return True
-        return not any(member.state is State.JOINING for member in self.members.values())
-
-    def _choose(self) -> list[Member]:
-        policy = self.policy
-        return choose(list(self.members.values()), policy.min_workers, policy.max_workers)
-
-    # --- the end ------------------------------------------------------------------
-
-    def _task_failed(self, event: TaskFailed) -> None:
-        self._record(
-            "task_failed",
-            member=event.member.replica,
-            rank=event.rank,
-            step=event.step,
-            reason=event.reason,
-        )
+    def _task_failed(self, member: Member, event: TaskFailed) -> None:
+        self._out.report("task_failed", member, event.reason, rank=event.rank, step=event.step)
         where = f"rank {event.rank} ({event.member.replica}) at step {event.step}"
         self._finish("failed", f"the task raised in {where}\n{event.reason}", event.step)
 
@@ -479,19 +490,11 @@ class Membership:
     ) -> None:
         self.phase = Phase.ENDED
         self.steps = max(self.steps, step)
-        self._record("finished", state=state, reason=reason, step=self.steps)
-        self._do(Finish(state, reason, self.steps, metrics or {}))
-
-    # --- small things -------------------------------------------------------------
-
-    def _do(self, command: Command) -> None:
-        self._out.append(command)
-
-    def _record(self, event: str, **fields: Any) -> None:
-        known = {key: value for key, value in fields.items() if value is not None}
-        self._do(Record(event, known))
+        self._out.record("finished", state=state, reason=reason, step=self.steps)
+        self._out.append(Finish(state, reason, self.steps, metrics or {}))
 
     def _report(self, event: str, member: Member, reason: str, **fields: Any) -> None:
         """Records what happened to a member, and how far the run was."""
-        fields |= {"generation": self.generation, "step": self.steps}
-        self._record(event, member=member.id.replica, reason=reason, **fields)
+        self._out.report(
+            event, member, reason, generation=self.generation, step=self.steps, **fields
+        )

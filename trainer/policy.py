@@ -1,8 +1,44 @@
-"""The limits of an elastic run: one place, one hierarchy, checked when a run starts."""
+"""The limits of an elastic run: one place, one hierarchy, checked when a run starts.
+
+Fixed limits are in ``Policy``. How patient the coordinator is with a world depends on
+how long its steps take: a false alarm costs a step, so it may take longer to be sure
+where steps are long. ``Policy.limits(pace)`` gives the limits for steps of ``pace`` seconds.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+
+PACES = (0.0, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0)  # at which the hierarchy is checked
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits for one length of steps, all in seconds; the shorter comes first.
+
+    Attributes:
+        suspicion: silence of an active member's agent, without any step, that counts as
+            its loss; also how long a worker may be stopped by a signal.
+        hang: silence of a worker process, without any step, that counts as a hang.
+        abort: how long a worker may stay in a collective that was broken off.
+        gloo_timeout: after which a collective that nobody answers fails by itself.
+        last_copy: like ``abort``, for what may be the last clean copy of the state.
+        pause: how long a world may take to leave at a step boundary.
+        linger: like ``abort``, for a worker that computes and has not noticed yet.
+        forming: how long all workers of a forming world may wait for one another.
+        stall: how long a world may go without a step although all its workers live.
+    """
+
+    suspicion: float
+    hang: float
+    abort: float
+    gloo_timeout: float
+    last_copy: float
+    pause: float
+    linger: float
+    forming: float
+    stall: float
 
 
 @dataclass(frozen=True)
@@ -16,11 +52,14 @@ class Policy:
             ``min_workers`` are ready.
         hold_off: how long the first newcomer waits for others to be admitted with it.
         admission_interval: least time between two re-formations for growth.
-        suspicion: silence of an active member, without any step, that counts as its loss.
-        idle_suspicion: the same for members that are not in the world.
-        stop_limit: how long a world may take to stop before it is broken off, and then
-            before the workers that still do not stop are killed.
-        forming_limit: how long a world may take to form.
+        heartbeat: how often agents and workers show that they live.
+        suspicion: the shortest of ``Limits.suspicion``.
+        hang: the shortest of ``Limits.hang``.
+        abort: see ``Limits.abort``.
+        hung_grace: how long a worker that hangs has to leave a broken generation.
+        forming: see ``Limits.forming``.
+        stall: the shortest of ``Limits.stall``.
+        idle_suspicion: silence that counts as the loss of a member outside the world.
         adoption_wait: how long a new leader waits for the members of the world it found.
         setback_limit: worlds lost in a row without one completed step, before giving up.
     """
@@ -30,12 +69,41 @@ class Policy:
     start_wait: float = 60.0
     hold_off: float = 1.0
     admission_interval: float = 5.0
-    suspicion: float = 2.0
+    heartbeat: float = 0.3
+    suspicion: float = 1.5
+    hang: float = 10.0
+    abort: float = 3.0
+    hung_grace: float = 0.5
+    forming: float = 60.0
+    stall: float = 600.0
     idle_suspicion: float = 10.0
-    stop_limit: float = 35.0
-    forming_limit: float = 60.0
     adoption_wait: float = 5.0
     setback_limit: int = 25
+
+    def limits(self, pace: float) -> Limits:
+        """Returns the limits for a world whose steps take ``pace`` seconds.
+
+        0 says that no step has been measured yet; the first may include compilation.
+        """
+        suspicion = max(self.suspicion, min(pace / 10, 15.0))
+        hang = max(self.hang, 2 * suspicion)
+        # A collective begins when all have something to send, so its length is that of the
+        # transfer, not of the step; but whoever is slow to compute is slow to send, too.
+        gloo_timeout = suspicion + self.abort + min(5.0 + 2 * pace, 45.0)
+        last_copy = gloo_timeout + self.abort
+        pause = last_copy + 5.0 + 3 * pace
+        linger = pause + 60.0 + 5 * pace
+        return Limits(
+            suspicion=suspicion,
+            hang=hang,
+            abort=self.abort,
+            gloo_timeout=gloo_timeout,
+            last_copy=last_copy,
+            pause=pause,
+            linger=linger,
+            forming=max(self.forming, 2 * gloo_timeout),
+            stall=max(self.stall if pace else 6 * self.stall, 2 * linger, 20 * pace, hang),
+        )
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_workers <= self.max_workers:
@@ -43,7 +111,42 @@ class Policy:
                 f"min_workers {self.min_workers} must be at least 1 and at most "
                 f"max_workers {self.max_workers}"
             )
+        if not 0 < self.heartbeat < self.suspicion:
+            raise ValueError(
+                f"heartbeat {self.heartbeat:g} s must be shorter than suspicion "
+                f"{self.suspicion:g} s, and longer than none"
+            )
         if not self.suspicion <= self.idle_suspicion:
-            raise ValueError("idle_suspicion must not be shorter than suspicion")
-        if not self.suspicion < self.stop_limit:
-            raise ValueError("stop_limit must be longer than suspicion")
+            raise ValueError(
+                f"suspicion {self.suspicion:g} s must not be longer than idle_suspicion "
+                f"{self.idle_suspicion:g} s"
+            )
+        for pace in PACES:
+            self._check_hierarchy(pace)
+
+    def _check_hierarchy(self, pace: float) -> None:
+        limits = self.limits(pace)
+        rising = (
+            ("heartbeat", self.heartbeat),
+            ("suspicion", limits.suspicion),
+            ("gloo_timeout", limits.gloo_timeout),
+            ("last_copy", limits.last_copy),
+            ("pause", limits.pause),
+            ("linger", limits.linger),
+            ("stall", limits.stall),
+        )
+        for (shorter, least), (longer, most) in pairwise(rising):
+            if not least < most:
+                raise ValueError(
+                    f"{shorter} ({least:g} s) must be shorter than {longer} ({most:g} s) "
+                    f"for steps of {pace:g} s"
+                )
+        if not limits.suspicion < limits.hang <= limits.stall:
+            raise ValueError(
+                f"hang ({limits.hang:g} s) must be longer than suspicion and at most stall"
+            )
+        if not limits.suspicion + limits.abort < limits.gloo_timeout < limits.forming:
+            raise ValueError(
+                f"gloo_timeout ({limits.gloo_timeout:g} s) must be longer than suspicion and "
+                f"abort together, and shorter than forming ({limits.forming:g} s)"
+            )

@@ -12,12 +12,14 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import quote
 
 DEADLINE = 15.0  # seconds that a Spot VM may count on after a notice (of GKE's 30)
 _RETRY = 5.0  # seconds between attempts at a metadata server that does not answer
 _POLL = 60.0  # seconds of one long poll
 _PAUSE = 1.0  # seconds before the next, if the server did not hold the last
+_T = TypeVar("_T")
 _PATH = "computeMetadata/v1/instance/preempted"
 
 
@@ -39,7 +41,9 @@ async def _watch_metadata(host: str, notify: Callable[[str], None]) -> None:
     while True:
         began = loop.time()
         try:
-            answer = await _within(_POLL + 5, _get(name, int(port or 80), f"/{_PATH}{waiting}"))
+            answer, etag = await _within(
+                _POLL + 5, _get(name, int(port or 80), f"/{_PATH}{waiting}")
+            )
         except (
             OSError,
             ValueError,
@@ -55,10 +59,12 @@ async def _watch_metadata(host: str, notify: Callable[[str], None]) -> None:
             await asyncio.Event().wait()
         if waiting and loop.time() - began < _PAUSE:
             await asyncio.sleep(_PAUSE)
+        # The tag says which value is known: a change between two polls is answered at once.
         waiting = f"?wait_for_change=true&timeout_sec={_POLL:.0f}"
+        waiting += f"&last_etag={quote(etag)}" if etag else ""
 
 
-async def _within(seconds: float, work: Coroutine[Any, Any, bytes]) -> bytes:
+async def _within(seconds: float, work: Coroutine[Any, Any, _T]) -> _T:
     """Like asyncio.wait_for, which before Python 3.12 can swallow a cancellation."""
     task = asyncio.ensure_future(work)
     try:
@@ -70,8 +76,8 @@ async def _within(seconds: float, work: Coroutine[Any, Any, bytes]) -> bytes:
         task.cancel()
 
 
-async def _get(host: str, port: int, path: str) -> bytes:
-    """One GET in the metadata server's dialect. Raises ValueError for any answer but 200.
+async def _get(host: str, port: int, path: str) -> tuple[bytes, str]:
+    """One GET in the metadata server's dialect: body and ETag. ValueError for other than 200.
 
     asyncio, because a thread in a long poll could not be stopped when the agent ends.
     """
@@ -85,6 +91,14 @@ async def _get(host: str, port: int, path: str) -> bytes:
         head = await reader.readuntil(b"\r\n\r\n")
         if b" 200 " not in head.split(b"\r\n", 1)[0]:
             raise ValueError(f"the metadata server answered {head[:40]!r}")
-        return await reader.read(4096)
+        return await reader.read(4096), _etag(head)
     finally:
         writer.close()
+
+
+def _etag(head: bytes) -> str:
+    for line in head.decode("latin-1").split("\r\n"):
+        name, _, value = line.partition(":")
+        if name.strip().lower() == "etag":
+            return value.strip()
+    return ""

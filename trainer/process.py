@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -34,7 +35,9 @@ class WorkerProcess:
         self.generation = 0  # the one it is in, 0 while it waits
         self.rank = -1
         self.step = 0
-        self.clean = False
+        self.heard = time.monotonic()
+        self.waiting = False  # in a collective
+        self.received = 0  # bytes of state
         self._process: Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -77,6 +80,22 @@ class WorkerProcess:
         return self._process is not None and self._process.returncode is None
 
     @property
+    def pid(self) -> int | None:
+        """The process's id, while it lives."""
+        return self._process.pid if self._process is not None and self.alive else None
+
+    @property
+    def frozen(self) -> bool:
+        """Whether a signal has stopped the process (or a debugger has)."""
+        if self.pid is None:
+            return False
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as stat:
+                return stat.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+        except OSError:  # it has gone
+            return False
+
+    @property
     def idle(self) -> bool:
         """Whether it is warm and waits for a generation."""
         return self.alive and self.ready and self.generation == 0
@@ -117,7 +136,12 @@ class WorkerProcess:
     ) -> None:
         assert self._process is not None
         async for line in reader:
-            await on_message(self, json.loads(line))
+            self.heard = time.monotonic()
+            message = json.loads(line)
+            if message["op"] == "alive":
+                self.waiting = message["waiting"]
+            else:
+                await on_message(self, message)
         code = await self._process.wait()
         await on_exit(self, code)
 

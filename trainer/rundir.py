@@ -18,9 +18,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from trainer.store import Store
+if TYPE_CHECKING:
+    from trainer.store import Store
 
 # The environment that the launcher gives to every replica.
 ENV_RUN_DIR = "SWELL_RUN_DIR"
@@ -57,7 +58,9 @@ class RunDirectory:
     """
 
     def __init__(self, url: str) -> None:
-        self.store = Store(url)
+        from trainer.store import Store  # fsspec is slow to import; most need only the names here
+
+        self.store: Store = Store(url)
         self.url = self.store.url
 
     def read_json(self, name: str) -> dict[str, Any]:

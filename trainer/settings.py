@@ -15,32 +15,42 @@ class Settings:
     Attributes:
         task: ``module:Class`` or ``path.py:Class``.
         task_args: keyword arguments of the task's class.
+        script: the path of a script to run instead of a task.
+        module: the name of a module to run instead of a task.
+        args: the script's or module's arguments.
+        balance: see trainer.session.
         min_workers, max_workers: bounds of the world's size.
-        start_wait, hold_off, suspicion: see trainer.policy.
-        heartbeat: how often an agent shows that it lives.
+        start_wait, hold_off, heartbeat, suspicion, hang, stall: see trainer.policy.
         spares: warm standbys beside each active worker.
         checkpoint_every, checkpoint_keep: see trainer.checkpoint.
         audit: whether workers log the sample ids of every step.
     """
 
-    task: str
+    task: str = ""
     task_args: dict[str, Any] = field(default_factory=dict)
+    script: str = ""
+    module: str = ""
+    args: list[str] = field(default_factory=list)
+    balance: str = "even"
     min_workers: int = 1
     max_workers: int = 1
     start_wait: float = 60.0
     hold_off: float = 1.0
-    heartbeat: float = 0.5
-    suspicion: float = 2.0
+    heartbeat: float = 0.3
+    suspicion: float = 1.5
+    hang: float = 10.0
+    stall: float = 600.0
     spares: int = 1
     checkpoint_every: float = 30.0
     checkpoint_keep: int = 2
     audit: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.heartbeat < self.suspicion:
-            raise ValueError(
-                f"heartbeat {self.heartbeat} s must be shorter than suspicion {self.suspicion} s"
-            )
+        if sum(map(bool, (self.task, self.script, self.module))) != 1:
+            raise ValueError("exactly one of task, script and module must be set")
+        if self.balance not in ("even", "speed"):
+            raise ValueError(f"balance {self.balance!r} is neither even nor speed")
+        self.policy()  # raises ValueError when the limits do not agree
 
     @classmethod
     def of_run(cls, run: dict[str, Any]) -> Settings:
@@ -64,7 +74,9 @@ class Settings:
             max_workers=self.max_workers,
             start_wait=self.start_wait,
             hold_off=self.hold_off,
+            heartbeat=self.heartbeat,
             suspicion=self.suspicion,
             idle_suspicion=max(10.0, 3 * self.suspicion),
-            stop_limit=max(35.0, 2 * self.suspicion),
+            hang=self.hang,
+            stall=self.stall,
         )

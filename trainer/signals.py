@@ -48,11 +48,20 @@ class Started:
 
 @dataclass(frozen=True)
 class Progress:
-    """A sign of life, with the number of steps completed."""
+    """A sign of life of an agent, and what it sees of its workers in the generation.
+
+    ``quiet`` is how long, in seconds, the quietest of them has not shown life; ``frozen``
+    whether one is stopped by a signal; ``waiting`` whether all wait in a collective;
+    ``received`` how many bytes of state have come in.
+    """
 
     member: MemberId
     generation: int = 0
     step: int = 0
+    quiet: float = 0.0
+    frozen: bool = False
+    waiting: bool = False
+    received: int = 0
 
 
 @dataclass(frozen=True)

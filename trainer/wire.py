@@ -43,7 +43,16 @@ def event_from_message(member: MemberId, message: pb.FromAgent) -> signals.Event
         idle = started.idle if started.HasField("idle") else None
         return signals.Started(member, started.generation, started.step, idle)
     if kind == "progress":
-        return signals.Progress(member, message.progress.generation, message.progress.step)
+        progress = message.progress
+        return signals.Progress(
+            member,
+            progress.generation,
+            progress.step,
+            progress.quiet,
+            progress.frozen,
+            progress.waiting,
+            progress.received,
+        )
     if kind == "stopped":
         stopped = message.stopped
         return signals.Stopped(
@@ -59,6 +68,6 @@ def event_from_message(member: MemberId, message: pb.FromAgent) -> signals.Event
     if kind == "task_failed":
         failed = message.task_failed
         return signals.TaskFailed(member, failed.rank, failed.step, failed.reason)
-    if kind == "put":
+    if kind == "row":
         return None
     raise ValueError(f"an agent sent {kind!r}")

@@ -49,8 +49,8 @@ class Stamped(LRScheduler):
         self._stamps = mlp.Stamps()
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
-        return [float(group["lr"]) for group in self.optimizer.param_groups]
+    def get_lr(self) -> list[float | Tensor]:
+        return [group["lr"] for group in self.optimizer.param_groups]
 
     def step(self, epoch: int | None = None) -> None:
         super().step(epoch)

@@ -3,7 +3,8 @@ from __future__ import annotations
 import json
 
 from launcher import customjob
-from launcher.spec import Container, Job, Pool
+from launcher.pool import Container, Pool
+from launcher.spec import Job
 
 JOB = Job(
     name="digits",
@@ -27,8 +28,8 @@ def test_a_request_is_what_the_rest_api_takes() -> None:
     env = [
         {"name": "SWELL_RUN_DIR", "value": "gs://bucket/digits-1"},
         {"name": "SWELL_RUN_ID", "value": "digits-1"},
-        {"name": "SWELL_TOKEN", "value": "hidden"},
         {"name": "SWELL_ATTEMPT", "value": "2"},
+        {"name": "SWELL_TOKEN", "value": "hidden"},
     ]
     image = {"imageUri": "europe-docker.pkg.dev/p/r/swell:1"}
     a = {"name": "A", "value": "1"}
@@ -44,7 +45,6 @@ def test_a_request_is_what_the_rest_api_takes() -> None:
                         "acceleratorCount": 1,
                     },
                     "replicaCount": "1",
-                    "diskSpec": {"bootDiskType": "pd-ssd", "bootDiskSizeGb": 100},
                     "containerSpec": {**image, "env": [a, {"name": "B", "value": "job"}, *env]},
                 },
                 {
@@ -54,7 +54,6 @@ def test_a_request_is_what_the_rest_api_takes() -> None:
                         "acceleratorCount": 8,
                     },
                     "replicaCount": "3",
-                    "diskSpec": {"bootDiskType": "pd-ssd", "bootDiskSizeGb": 100},
                     "containerSpec": {
                         **image,
                         "env": [

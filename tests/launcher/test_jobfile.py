@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,8 +47,10 @@ def test_ten_lines_are_a_job(tmp_path: Path) -> None:
         "max_workers": 4,
         "start_wait": 60.0,
         "hold_off": 1.0,
-        "heartbeat": 0.5,
-        "suspicion": 2.0,
+        "heartbeat": 0.3,
+        "suspicion": 1.5,
+        "hang": 10.0,
+        "stall": 600.0,
         "spares": 1,
         "checkpoint_every": 30.0,
         "checkpoint_keep": 2,
@@ -58,7 +61,7 @@ def test_ten_lines_are_a_job(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "problem"),
     [
-        ("epochs: 3", "job.yaml:7: epochs: is not a known field; known are name, task, args"),
+        ("epochs: 3", "job.yaml:7: epochs: is not a known field; known are name, task, script"),
         ("chekpoint: {}", "job.yaml:7: chekpoint: is not a known field; did you mean checkpoint?"),
         ("audit: yes", "job.yaml:7: audit: is 'yes'; write true or false"),
         ("elastic: 3", "job.yaml:7: elastic: is 3; write a mapping (lines of field: value)"),
@@ -155,7 +158,8 @@ elastic: {min_workers: two}
     assert problems(tmp_path, text) == [
         "job.yaml:1: name: is 'Digits'; write lowercase letters, digits and -, "
         "beginning with a letter, at most 40",
-        "job.yaml:1: task: is missing; write task: module:Class, or a container with a command",
+        "job.yaml:1: task: is missing; write task: module:Class, script: FILE.py or module: NAME, "
+        "or a container with a command",
         "job.yaml:3: pools.0.machine: 'a2-highgpu-1h' is not a machine of the series A2 or A3; "
         "did you mean a2-highgpu-1g?",
         "job.yaml:4: pools.1.replicas: is 0; write at least 1",
@@ -249,4 +253,141 @@ class TestOverrides:
 )
 def test_scalars_are_yaml_1_2(tmp_path: Path, text: str, value: object) -> None:
     (tmp_path / "job.yaml").write_text(GOOD + f"args: {{x: {text}}}\n")
-    assert load_job(tmp_path / "job.yaml").args["x"] == value
+    assert load_job(tmp_path / "job.yaml").args == {"x": value}
+
+
+class TestShortForms:
+    SHORT = """\
+name: x
+script: train.py
+args: [--epochs, '3']
+container: us-docker.pkg.dev/p/r/i
+pools:
+  - a2-highgpu-8g
+  - 3 x a2-highgpu-8g
+  - {machine: a2-highgpu-8g, accelerators: 8 x NVIDIA_TESLA_A100, disk: 1TiB, reservation: none}
+scheduling: flex_start
+regions: us-central1
+"""
+
+    def test_mean_what_they_look_like(self, tmp_path: Path) -> None:
+        (tmp_path / "job.yaml").write_text(self.SHORT)
+        job = load_job(tmp_path / "job.yaml")
+        assert [pool.replicas for pool in job.pools] == [1, 3, 1]
+        assert job.slots == 40
+        assert job.container.image == "us-docker.pkg.dev/p/r/i"
+        assert job.scheduling.strategy == "flex_start"
+        assert job.regions == ["us-central1"]
+        assert job.pools[2].disk and str(job.pools[2].disk.size) == "1TiB"
+        assert job.settings()["script"] == f"{tmp_path}/train.py"
+        assert job.settings()["args"] == ["--epochs", "3"]
+
+    def test_can_be_overridden_inside(self, tmp_path: Path) -> None:
+        (tmp_path / "job.yaml").write_text(self.SHORT)
+        job = load_job(
+            tmp_path / "job.yaml",
+            [
+                "pools.1.replicas=7",
+                "container.command=[swell-agent]",
+                "scheduling.max_wait_duration=2h",
+                "pools.2.disk.type=pd-ssd",
+                "pools.0=a2-highgpu-8g",
+            ],
+        )
+        assert job.pools[1].replicas == 7
+        assert job.container.image == "us-docker.pkg.dev/p/r/i"
+        assert job.scheduling.max_wait_duration == timedelta(hours=2)
+        assert job.pools[2].disk and job.pools[2].disk.type == "pd-ssd"
+
+    @pytest.mark.parametrize(
+        ("override", "problem"),
+        [
+            ("pools.1=3 x a2-highgpu-9g", "pools.1: 'a2-highgpu-9g' is not a machine"),
+            ("pools.1=three a2-highgpu-8g", "pools.1: is 'three a2-highgpu-8g'; write a mapping"),
+            ("pools.1=0 x a2-highgpu-8g", "pools.1: is 0; write at least 1"),
+            ("pools.1=2", "pools.1: is 2; write a mapping"),
+            ("regions=3", "regions: is 3; write a list"),
+            ("container=[x]", "container: is a list; write a mapping"),
+        ],
+    )
+    def test_what_they_get_wrong_is_said(self, tmp_path: Path, override: str, problem: str) -> None:
+        found = problems(tmp_path, self.SHORT, override)
+        assert found[0].startswith(f"--set {override}: {problem}")
+
+
+def test_pools_may_differ_and_only_those_that_run_the_agent_have_slots(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(
+        """\
+name: x
+module: my.train
+pools:
+  - a2-highgpu-1g
+  - {machine: a2-highgpu-8g, replicas: 2}
+  - {machine: a2-megagpu-16g, slots: 4}
+  - {machine: a2-highgpu-1g, container: {image: eval, command: [python, eval.py]}}
+elastic: {min_workers: 2}
+"""
+    )
+    job = load_job(tmp_path / "job.yaml")
+    assert job.slots == 1 + 2 * 8 + 4
+    settings = job.settings()
+    assert (settings["module"], settings["task"]) == ("my.train", "")
+    assert (settings["min_workers"], settings["max_workers"]) == (2, 21)
+
+
+def test_a_container_may_have_a_command_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(
+        "name: x\npools: [a2-highgpu-1g]\ncontainer: {image: i, command: [python, train.py]}\n"
+    )
+    job = load_job(tmp_path / "job.yaml")
+    assert job.slots == 0, "nobody in it runs the agent"
+
+
+def test_a_file_that_is_wrong_a_thousand_times_is_told_of_a_hundred(tmp_path: Path) -> None:
+    events = "    - {at: 1 steps, preempt: workerpool0-0, notcie: 5s}\n" * 1000
+    found = problems(tmp_path, f"{GOOD}local:\n  market:\n{events}")
+    assert len(found) == 101
+    assert found[0] == (
+        "job.yaml:9: local.market.0.notcie: is not a known field; did you mean notice?"
+    )
+    assert found[-1] == "job.yaml: there are 900 more problems"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pools:\n" + "  - a2-highgpu-1h\n" * 20_000,
+        "regions:\n" + "  - us-centra1\n" * 20_000,
+        "env:\n" + "".join(f"  A{i}: x\n" for i in range(20_000)),
+        "labels:\n" + "".join(f"  a{i}: x\n" for i in range(20_000)),
+        "".join(f"field{i}: x\n" for i in range(20_000)),
+        "pools: [9999999999 x a2-highgpu-1g]",
+        "args: {x: " + "1" * 5000 + "}",
+        "name: '" + "x" * 900_000 + "'",
+    ],
+    ids=lambda text: text[:12],
+)
+def test_what_is_huge_is_refused_in_short_lines(tmp_path: Path, text: str) -> None:
+    text = text if "name" in text else f"name: x\n{text}"
+    found = problems(tmp_path, text)
+    assert len(found) <= 101
+    assert all(len(line) < 600 for line in found)
+
+
+def test_a_job_in_python_is_as_good_as_a_file() -> None:
+    from launcher import Job, Package, Pool, Scheduling
+
+    short: list[Any] = ["3 x a2-highgpu-1g", {"machine": "a2-highgpu-2g"}]
+    job = Job(
+        name="x",
+        script="train.py",
+        args=["--epochs", "3"],
+        pools=[Pool(machine="a2-highgpu-1g"), *short],
+        package=Package(executor="i", uris=["gs://b/p.tar.gz"]),
+        scheduling=Scheduling(strategy="standard"),
+        timeout=timedelta(hours=3),
+    )
+    assert job.slots == 6
+    assert Job.model_validate(job.to_dict()) == job
+    with pytest.raises(ValueError, match="the first pool has exactly 1"):
+        Job(name="x", task="m:C", pools=[Pool(machine="a2-highgpu-1g", replicas=2)])

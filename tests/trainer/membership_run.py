@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from trainer.membership import Membership, Phase
@@ -18,6 +20,8 @@ from trainer.signals import (
     Tick,
 )
 from trainer.world import MemberId, World, arrange
+
+Shown = Mapping[MemberId, Mapping[str, Any]]  # what agents say of their workers
 
 A, B, C, D, E = (MemberId(f"workerpool1-{i}", "first") for i in range(5))
 
@@ -44,13 +48,22 @@ class Run:
         self.orders += orders
         return orders
 
-    def wait(self, seconds: float, alive: str | tuple[MemberId, ...] = "all") -> list[Command]:
-        """Time passes in heartbeats of those ``alive``."""
+    def wait(
+        self,
+        seconds: float,
+        alive: str | tuple[MemberId, ...] = "all",
+        shown: Shown = MappingProxyType({}),
+    ) -> list[Command]:
+        """Time passes in heartbeats of those ``alive``; ``shown`` is what they say of workers."""
         orders: list[Command] = []
         until = self.now + seconds
         while self.now < until:
             self.now = min(until, self.now + 0.5)
-            orders += self.tell(*(Progress(one) for one in alive_in(self, alive)), Tick())
+            generation = self.machine.generation
+            beats = (
+                Progress(one, generation, **shown.get(one, {})) for one in alive_in(self, alive)
+            )
+            orders += self.tell(*beats, Tick())
         return orders
 
     def ready(self, *members: MemberId, slots: int = 1) -> list[Command]:

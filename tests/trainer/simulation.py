@@ -59,6 +59,7 @@ class Agent:
     deadline: float | None = None
     connected: bool = False
     silent: bool = False  # frozen: says nothing, does nothing
+    hangs: bool = False  # its workers are stopped by a signal, and hear nothing
     out: bool = False  # drained, and told so
     up: deque[Event] = field(default_factory=deque)
     down: deque[Command] = field(default_factory=deque)
@@ -80,17 +81,23 @@ class Agent:
     @property
     def has_work(self) -> bool:
         """Whether there is something that it can do by itself."""
-        return self.lives and (BOOTING in self.workers or (self.aborted and BUSY in self.workers))
+        if not self.lives or self.hangs:
+            return False  # nothing, until its workers are killed
+        return BOOTING in self.workers or (self.aborted and BUSY in self.workers)
 
     def work_promptly(self) -> None:
         """Does all that it can do by itself; but to boot takes time."""
-        while self.aborted and BUSY in self.workers and self.lives:
+        while self.aborted and BUSY in self.workers and self.lives and not self.hangs:
             self.work()
         if self.boots_for:
             self.boots_for -= 1
             return
         while self.has_work:
             self.work()
+
+    def hang(self) -> None:
+        """Its workers in the world stop, until they are killed."""
+        self.hangs = BUSY in self.workers
 
     def introduce(self) -> None:
         """Connects, and says what a leader has to know."""
@@ -163,6 +170,7 @@ class Agent:
         self.holds[slot] = NOTHING
         self.left.add(slot)
         self.called.discard(slot)
+        self.hangs = self.hangs and BUSY in self.workers
         self.up.append(Crashed(self.id, "exit code 139", spare))
         self.say_stopped("crashed")
         self.say_ready()
@@ -232,7 +240,7 @@ class Simulation:
         """The members of ``world`` find each other, if all of them are there."""
         agents = self._agents_in(world)
         if len(agents) < len(world.members) or not all(
-            agent.busy and not agent.aborted and agent.lives for agent in agents
+            agent.busy and not agent.aborted and agent.lives and not agent.hangs for agent in agents
         ):
             return
         held = max(max(agent.holds) for agent in agents)
@@ -247,7 +255,7 @@ class Simulation:
         """The workers of ``world`` complete a step, if they are all there; and may then leave."""
         agents = self._agents_in(world)
         if len(agents) < len(world.members) or not all(
-            agent.busy and agent.started and not agent.aborted and not agent.silent
+            agent.busy and agent.started and not (agent.aborted or agent.silent or agent.hangs)
             for agent in agents
         ):
             return
@@ -305,7 +313,9 @@ class Simulation:
         for agent in self.agents:
             if agent.connected and agent.lives:
                 generation = agent.world.generation if agent.world else 0
-                agent.up.append(Progress(agent.id, generation, max(0, *agent.holds)))
+                step, busy = max(0, *agent.holds), BUSY in agent.workers
+                sign = Progress(agent.id, generation, step, frozen=agent.hangs, waiting=busy)
+                agent.up.append(sign)
 
     def tick(self, seconds: float) -> None:
         """Time passes."""
@@ -443,7 +453,6 @@ class Simulation:
                 assert command.member not in machine.members
             elif isinstance(command, Replace):
                 assert command.member in machine.members or command.member in self._gone
-                assert self._world is not None and command.member in self._world.members
                 self._halted.add(command.member)
                 self._unready.add(command.member)
             elif isinstance(command, Save):

@@ -88,6 +88,21 @@ def test_messages_of_many_threads_do_not_mix(line: Line) -> None:
     assert sorted(texts) == sorted(str(number) * 50_000 for number in range(4) for _ in range(3))
 
 
+def test_it_tells_again_and_again_that_it_lives_and_whether_it_waits(line: Line) -> None:
+    line.channel.beat(every=0.001)
+    with os.fdopen(os.dup(line.messages), "rb") as messages:
+
+        def next_where(waiting: bool) -> dict[str, Any]:
+            while (message := json.loads(messages.readline()))["waiting"] is not waiting:
+                pass
+            return dict(message)
+
+        assert next_where(False) == {"op": "alive", "waiting": False}
+        with line.channel.collective():
+            assert next_where(True) == {"op": "alive", "waiting": True}
+        assert next_where(False)
+
+
 def test_a_pause_is_for_its_generation_only(line: Line) -> None:
     line.form(3)
     assert not line.channel.pause_requested()

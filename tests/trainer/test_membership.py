@@ -296,14 +296,6 @@ def test_a_world_that_forms_is_given_time_before_silence_counts() -> None:
     assert run.wait(0.5, alive=(B,)) == [Release(A, "silent for 2.5 s"), Abort(world(1, A, B))]
 
 
-def test_a_world_that_takes_too_long_to_form_is_broken_off() -> None:
-    run = Run(expected=2, forming_limit=60.0)
-    run.ready(A, B)
-    run.tell(Started(A, 1, step=0))
-    assert run.wait(60.0) == []
-    assert run.wait(0.5) == [Abort(world(1, A, B))]
-
-
 def test_whoever_was_left_behind_cannot_disturb_the_next_generation() -> None:
     run = Run(expected=2)
     run.start(A, B)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import fields
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.trainer.membership_run import A, B, C, Run, world
+from tests.trainer.membership_run import A, B, C, Run, Shown, world
+from trainer import membership
 from trainer.membership import Phase
-from trainer.policy import Policy
+from trainer.policy import Limits, Policy
 from trainer.signals import (
     Abort,
     Crashed,
@@ -81,47 +86,204 @@ def test_a_replica_that_returns_under_its_old_name_is_a_new_member() -> None:
     assert run.stopped(B) == [Form(world(3, B, again))]
 
 
+# --- workers that hang --------------------------------------------------------------
+
+
+def test_a_worker_that_is_stopped_by_a_signal_is_found_though_its_agent_lives() -> None:
+    run = Run(expected=2, suspicion=2.0)
+    running = run.start(A, B)
+    frozen = {B: {"frozen": True}}
+    assert run.wait(2.0, shown=frozen) == []
+    assert run.wait(1.0, shown=frozen) == [Abort(running)]
+    assert run.told("loss")[-1]["reason"] == "a worker has been stopped for 2.5 s"
+    run.stopped(A, step=7)
+    assert run.wait(1.0, shown=frozen) == [Replace(B)]
+    assert run.tell(Crashed(B, "killed", spare=True), Ready(B)) == [Form(world(2, A, B))]
+    assert len(run.told("loss")) == 1
+
+
+def test_a_worker_that_goes_on_in_time_is_left_alone() -> None:
+    run = Run(expected=2, suspicion=2.0)
+    run.start(A, B)
+    for _ in range(5):
+        assert run.wait(2.0, shown={B: {"frozen": True}}) == []
+        assert run.wait(0.5) == []
+
+
+def test_a_worker_that_shows_no_life_is_given_longer_than_an_agent() -> None:
+    run = Run(expected=2, suspicion=2.0, hang=10.0)
+    running = run.start(A, B)
+    for tenth in range(1, 20):
+        assert run.wait(0.5, shown={B: {"quiet": tenth / 2}}) == []
+    assert run.wait(1.5, shown={B: {"quiet": 10.5}}) == [Abort(running)]
+    assert run.told("loss")[-1]["member"] == B.replica
+
+
+def test_a_step_proves_that_a_quiet_worker_lives() -> None:
+    run = Run(expected=2)
+    run.start(A, B)
+    for step in range(1, 50):
+        run.tell(Progress(B, 1, step, quiet=100.0, frozen=True))
+        assert run.wait(1.0, shown={B: {"quiet": 100.0, "frozen": True}}) == []
+
+
+def test_a_world_in_which_nothing_moves_although_all_live_is_broken_off() -> None:
+    run = Run(expected=2, stall=600.0)
+    running = run.start(A, B, step=3)
+    run.wait(1.0)
+    run.tell(Progress(A, 1, 4))
+    assert run.wait(600.0) == []
+    assert run.wait(0.5) == [Abort(running)]
+    assert run.told("stalled") == [{"generation": 1, "step": 4, "seconds": 600.5}]
+
+
+def test_the_first_step_may_compile_for_longer() -> None:
+    run = Run(expected=2, stall=600.0)
+    run.start(A, B)
+    assert run.wait(3500.0) == []
+    assert run.wait(200.0) == [Abort(run.world)]
+
+
+def test_a_hung_worker_of_a_member_that_comes_with_an_old_world_is_killed_too() -> None:
+    run = Run(expected=2, min_workers=2)
+    running = run.start(A, B)
+    run.tell(Left(B, "its connection broke"))
+    run.stopped(A)
+    assert run.phase is Phase.WAITING
+    assert run.tell(Joined(B, 1, running)) == [Abort(running)]
+    frozen = {B: {"frozen": True}}
+    assert run.wait(1.5, shown=frozen) == []
+    assert run.wait(1.0, shown=frozen) == [Replace(B)]
+    assert run.tell(Crashed(B, "killed", spare=True), Ready(B)) == [Form(world(2, A, B))]
+
+
 # --- workers that do not stop -----------------------------------------------------
 
+WAITS = {"waiting": True}
 
-def test_a_stuck_worker_is_replaced_when_others_hold_the_state() -> None:
-    run = Run(expected=3, stop_limit=35.0)
+
+def test_a_worker_stuck_in_a_broken_collective_is_killed_when_others_hold_the_state() -> None:
+    run = Run(expected=3, abort=3.0)
     run.start(A, B, C)
     run.tell(Left(C, "gone"))
     run.stopped(A, step=5)
-    assert run.wait(35.0) == []
-    assert run.wait(0.5) == [Replace(B), Form(world(2, A))]
+    assert run.wait(3.0, shown={B: WAITS}) == []
+    assert run.wait(0.5, shown={B: WAITS}) == [Replace(B)]
+    assert run.tell(Crashed(B, "killed")) == [Form(world(2, A))]
     run.started(step=5)
-    run.tell(Crashed(B, "killed"))  # as ordered
     run.wait(5.0)
     assert run.tell(Ready(B)) == [Pause(world(2, A))]
 
 
+def test_its_warm_spare_is_waited_for() -> None:
+    run = Run(expected=3, abort=3.0, hold_off=1.0)
+    run.start(A, B, C)
+    run.tell(Left(C, "gone"))
+    run.stopped(A, step=5)
+    assert run.wait(3.5, shown={B: WAITS}) == [Replace(B)]
+    assert run.tell(Crashed(B, "killed", spare=True)) == []
+    assert run.tell(Ready(B)) == [Form(world(2, A, B))]
+
+
+def test_an_agent_that_does_not_carry_out_the_kill_is_not_waited_for() -> None:
+    run = Run(expected=2, abort=3.0, hold_off=1.0)
+    run.start(A, B)
+    run.tell(Stopped(A, 1, step=5, failed="connection reset"))
+    assert run.wait(3.5, shown={B: WAITS}) == [Replace(B)]
+    assert run.wait(1.5, shown={B: WAITS}) == [Form(world(2, A))]
+
+
 def test_the_last_clean_copy_of_the_state_is_given_longer() -> None:
-    run = Run(expected=3, stop_limit=35.0)
+    run = Run(expected=3)
     run.start(A, B, C)
     run.tell(Left(C, "gone"))
     run.tell(Stopped(A, 1, step=5, clean=False))
-    assert run.wait(69.0) == []
+    limit = run.machine.limits(run.now).last_copy
+    assert limit > run.machine.limits(run.now).gloo_timeout
+    assert run.wait(limit, shown={B: WAITS}) == []
     assert run.stopped(B, step=5) == [Form(world(2, A, B))]
 
 
-def test_and_then_it_is_replaced_too() -> None:
-    run = Run(expected=2, stop_limit=35.0)
+def test_and_then_it_is_killed_too() -> None:
+    run = Run(expected=2, hold_off=1.0)
     run.start(A, B)
     run.tell(Left(B, "gone"))
-    assert run.wait(71.0) == [Replace(A)]
+    limit = run.machine.limits(run.now).last_copy
+    assert run.wait(limit + 0.5, shown={A: WAITS}) == [Replace(A)]
+    run.wait(1.5, shown={A: WAITS})
     assert run.phase is Phase.WAITING
     assert run.tell(Ready(A)) == [Form(world(2, A))]
 
 
+def test_a_worker_that_computes_will_come_to_notice() -> None:
+    run = Run(expected=3)
+    run.start(A, B, C)
+    run.tell(Left(C, "gone"))
+    run.stopped(A, step=5)
+    assert run.wait(run.machine.limits(run.now).linger) == []
+    assert run.wait(0.5) == [Replace(B)]
+
+
 def test_a_pause_that_takes_too_long_is_broken_off_before_anything_is_killed() -> None:
-    run = Run(expected=2, stop_limit=35.0)
+    run = Run(expected=2)
     running = run.start(A, B)
     run.tell(Drain(B, "preemption", 600.0))
-    assert run.wait(35.5) == [Abort(running)]
+    assert run.wait(run.machine.limits(run.now).pause + 0.5) == [Abort(running)]
     assert run.stopped(A, B, step=5) == [Release(B, "drained"), Form(world(2, A))]
     assert run.told("generation_formed")[-1]["cause"] == "drain"
+
+
+def test_a_step_that_would_outlast_the_notice_is_broken_off_at_once() -> None:
+    run = Run(expected=2)
+    running = run.start(A, B)
+    run.wait(100.0)
+    run.tell(Progress(A, 1, 1))  # a step takes 100 s
+    run.wait(50.0)
+    assert run.tell(Drain(B, "preemption", 15.0)) == [Abort(running)]
+    assert run.stopped(A, B, step=1) == [Release(B, "drained"), Form(world(2, A))]
+    assert run.told("resumed")[0]["cause"] == "start"
+    run.started(step=1)
+    assert run.told("resumed")[-1] == {
+        "generation": 2,
+        "world_size": 1,
+        "cause": "drain",
+        "step": 1,
+        "lost_steps": 0,
+    }
+
+
+def test_a_step_that_ends_before_the_deadline_is_let_end() -> None:
+    run = Run(expected=2)
+    running = run.start(A, B)
+    run.wait(100.0)
+    run.tell(Progress(A, 1, 1))
+    run.wait(90.0)
+    assert run.tell(Drain(B, "preemption", 15.0)) == [Pause(running)]
+
+
+# --- worlds that do not form --------------------------------------------------------
+
+
+def test_workers_that_wait_for_one_another_for_too_long_form_again() -> None:
+    run = Run(expected=2, forming=60.0)
+    run.ready(A, B)
+    shown = {A: WAITS, B: WAITS}
+    assert run.wait(60.0, shown=shown) == []
+    assert run.wait(0.5, shown=shown) == [Abort(world(1, A, B))]
+
+
+def test_one_that_reads_a_checkpoint_meanwhile_is_waited_for() -> None:
+    run = Run(expected=2, forming=60.0)
+    run.ready(A, B)
+    assert run.wait(300.0, shown={B: WAITS}) == []
+
+
+def test_a_transfer_that_moves_may_take_its_time() -> None:
+    run = Run(expected=2, forming=60.0)
+    run.ready(A, B)
+    for megabytes in range(100):
+        shown: Shown = {A: WAITS, B: {"waiting": True, "received": megabytes}}
+        assert run.wait(30.0, shown=shown) == []
 
 
 # --- the end ----------------------------------------------------------------------
@@ -181,9 +343,45 @@ def test_an_error_in_the_users_code_ends_the_run() -> None:
         {"min_workers": 0},
         {"min_workers": 5, "max_workers": 4},
         {"suspicion": 11.0, "idle_suspicion": 10.0},
-        {"suspicion": 5.0, "stop_limit": 5.0},
+        {"heartbeat": 2.0, "suspicion": 2.0},
+        {"heartbeat": 0.0},
+        {"heartbeat": -1.0},
     ],
 )
 def test_impossible_limits_are_refused(limits: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"must (not )?be"):
         Policy(**limits)
+
+
+@given(
+    suspicion=st.floats(0.4, 120.0),
+    hang=st.floats(0.1, 600.0),
+    stall=st.floats(1.0, 86400.0),
+    pace=st.floats(0.0, 7200.0),
+)
+def test_the_limits_are_a_hierarchy_for_steps_of_any_length(
+    suspicion: float, hang: float, stall: float, pace: float
+) -> None:
+    policy = Policy(
+        suspicion=suspicion, idle_suspicion=max(10.0, 3 * suspicion), hang=hang, stall=stall
+    )
+    limits = policy.limits(pace)
+    assert policy.heartbeat < limits.suspicion < limits.hang <= limits.stall
+    assert limits.suspicion + limits.abort < limits.gloo_timeout < limits.last_copy < limits.pause
+    assert limits.pause < limits.linger < limits.stall
+    assert limits.gloo_timeout < limits.forming
+    assert pace < limits.pause
+
+
+def test_the_table_in_the_docstring_is_what_the_policy_says() -> None:
+    rows = re.findall(
+        r"^(\w+) +([\d.]+) +([\d.]+) +([\d.]+)  ", membership.__doc__ or "", re.MULTILINE
+    )
+    policy = Policy()
+    told = {name: tuple(map(float, values)) for name, *values in rows}
+    known = [policy.limits(pace) for pace in (0.0, 10.0, 600.0)]
+    expected = {
+        name: tuple(getattr(limits, name) for limits in known)
+        for name in (field.name for field in fields(Limits))
+    }
+    assert told == {"heartbeat": (policy.heartbeat,) * 3, **expected}

@@ -39,8 +39,8 @@ class Churn(RuleBasedStateMachine):
             max_workers=least + room,
             start_wait=5.0,
             admission_interval=2.0,
-            stop_limit=6.0,
-            forming_limit=8.0,
+            forming=20.0,
+            stall=30.0,
             setback_limit=1000,
         )
         self.simulation = Simulation(policy, expected=sum(slots))
@@ -110,7 +110,7 @@ class Churn(RuleBasedStateMachine):
     def collective_fails(self, who: int) -> None:
         """While the world forms, or in a step."""
         agent = self._agent(who)
-        if agent.lives:
+        if agent.lives and not agent.hangs:
             agent.leave_all("connection reset by peer")
 
     @precondition(lambda self: self.simulation.agents)
@@ -137,6 +137,12 @@ class Churn(RuleBasedStateMachine):
             self.simulation.disconnect(agent)
         else:
             self.simulation.connect(agent)
+
+    @precondition(lambda self: self.simulation.agents)
+    @rule(who=ANYBODY)
+    def a_worker_hangs(self, who: int) -> None:
+        """Until it is killed."""
+        self._agent(who).hang()
 
     @rule(lag=st.integers(0, 1))
     def elect(self, lag: int) -> None:

@@ -160,6 +160,22 @@ def test_a_long_poll_ends_with_the_notice() -> None:
     asyncio.run(body())
 
 
+def test_a_poll_says_which_value_is_known_so_that_no_change_is_missed() -> None:
+    async def body() -> None:
+        tagged = sends(
+            b"HTTP/1.1 200 OK\r\nETag: 4f/e\r\nContent-Length: 5\r\n"
+            b"Metadata-Flavor: Google\r\n\r\nFALSE"
+        )
+        async with (
+            Metadata(tagged, says("TRUE")) as server,
+            Watching({"GCE_METADATA_HOST": server.host}) as watching,
+        ):
+            assert await watching.notice() == "preemption notice"
+            assert "timeout_sec=60&last_etag=4f/e " in server.requests[1]
+
+    asyncio.run(body())
+
+
 def test_a_poll_that_ends_without_change_is_followed_by_another() -> None:
     assert told_by(says("FALSE"), says("FALSE"), says("FALSE"), says("TRUE")) == [
         "preemption notice"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ say = os.fdopen(writes, "w", buffering=1)
 print(json.dumps({"op": "ready"}), file=say)
 for line in os.fdopen(reads):
     order = json.loads(line)
+    if order["op"] == "say":
+        print(json.dumps(order["message"]), file=say)
+        continue
     if order["op"] == "exit":
         sys.exit(order.get("code", 0))
     print(json.dumps({"op": "heard", **{"order": order}}), file=say)
@@ -112,6 +116,41 @@ def test_a_killed_one_is_told_too(echo: dict[str, str]) -> None:
         await held.worker.close(PATIENCE)
 
     run(body())
+
+
+def test_signs_of_life_are_noted_and_not_passed_on(echo: dict[str, str]) -> None:
+    async def body() -> None:
+        held = Held()
+        await held.start(echo)
+        await held.receive()
+        before = held.worker.heard
+        held.worker.send("say", message={"op": "alive", "waiting": True})
+        held.worker.send("last")
+        assert (await held.receive())["order"]["op"] == "last"
+        assert held.worker.waiting
+        assert held.worker.heard > before
+        await held.worker.close(PATIENCE)
+
+    asyncio.run(body())
+
+
+def test_one_that_a_signal_has_stopped_is_seen_to_be(echo: dict[str, str]) -> None:
+    async def body() -> None:
+        held = Held()
+        assert not held.worker.frozen
+        await held.start(echo)
+        await held.receive()
+        pid = held.worker.pid
+        assert pid and not held.worker.frozen
+        os.kill(pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
+        assert held.worker.frozen
+        held.worker.kill()
+        assert await held.ended() == -signal.SIGKILL
+        assert not held.worker.frozen
+        await held.worker.close(PATIENCE)
+
+    asyncio.run(body())
 
 
 def test_one_that_does_not_exit_is_killed_and_reaped(echo: dict[str, str]) -> None:

@@ -28,6 +28,8 @@ def test_everything_can_be_set() -> None:
         "hold_off": 0.5,
         "heartbeat": 0.25,
         "suspicion": 4.0,
+        "hang": 20.0,
+        "stall": 1200.0,
         "spares": 0,
         "checkpoint_every": 600.0,
         "checkpoint_keep": 5,
@@ -47,7 +49,7 @@ def test_the_limits_of_membership_follow() -> None:
 def test_any_suspicion_makes_a_policy_whose_limits_agree(suspicion: float) -> None:
     policy = of(suspicion=suspicion).policy()
     assert policy.suspicion == suspicion <= policy.idle_suspicion
-    assert policy.suspicion < policy.stop_limit
+    assert policy.limits(0.0).hang > suspicion
 
 
 @pytest.mark.parametrize("run", [{}, {"settings": None}, {"settings": []}, {"settings": "x"}])

@@ -1,0 +1,60 @@
+"""Whatever happens to the VMs of a run, it ends well and loses nothing.
+
+The scenarios of one group share a run, because starting workers is what takes time. One alone,
+in a run of its own, and every group on both kinds of VM:
+
+    CHAOS_ONLY=worker_hangs pytest tests/chaos/test_scenarios.py
+    CHAOS_ALL=1 pytest tests/chaos/test_scenarios.py
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.emulator import netns
+from tests.chaos.run import Run
+from tests.chaos.scenarios import GROUPS, NEEDS_LINK
+
+MISSING = netns.missing()
+KINDS = [
+    pytest.param("netns", marks=pytest.mark.skipif(MISSING is not None, reason=MISSING or "")),
+    "process",
+]
+ONLY = os.environ.get("CHAOS_ONLY")
+# Where namespaces can be had, plain processes add little but for these.
+ALSO_AS_PROCESSES = ("workers", "drains")
+
+
+def cases() -> Iterator[Any]:
+    """The kind of VM, and the name of the scenario or of the group."""
+    everything = MISSING or ONLY or os.environ.get("CHAOS_ALL")
+    for name in [ONLY] if ONLY else GROUPS:
+        yield pytest.param("netns", name, marks=KINDS[0].marks)  # type: ignore[attr-defined]
+        if everything or name in ALSO_AS_PROCESSES:
+            yield "process", name
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind, name", cases())
+def test_a_run_survives(kind: str, name: str, folder: Path, undisturbed: dict[str, float]) -> None:
+    alone = tuple(one for group in GROUPS.values() for one in group if one.__name__ == name)
+    assert name in GROUPS or alone, f"no scenario is called {name}"
+    scenarios = [one for one in GROUPS.get(name, alone) if kind == "netns" or one not in NEEDS_LINK]
+    if not scenarios:
+        pytest.skip("only a network namespace has a link that can be cut")
+    # Workers that crash are replaced by warm spares; where VMs come and go, spares only cost time.
+    run = Run(kind, folder, vms=4, settings={"spares": int(name == "workers")})
+    try:
+        run.start()
+        for scenario in scenarios:
+            print(f"{run.look().step:5d} {scenario.__name__}")  # seen when the test fails
+            scenario(run)
+        run.finish()
+        run.check(undisturbed)
+    finally:
+        run.close()

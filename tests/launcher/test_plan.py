@@ -1,0 +1,223 @@
+"""What ``swell plan`` prints: exactly what is sent, and what it would cost."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from typer.testing import CliRunner
+
+from launcher import customjob, plan, runs
+from launcher.cli import app
+from launcher.jobfile import load_job
+from launcher.machines import MACHINES, PRICES_AS_OF, Price
+from launcher.prices import PriceList
+from launcher.run import launch
+from launcher.spec import Job
+from launcher.supervisor import Supervisor
+from tests.launcher.job_fields import Fields, jobs
+from tests.launcher.limits_table import base_job
+from trainer.rundir import RunDirectory
+
+CATALOGUE = PriceList(MACHINES, PRICES_AS_OF)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SWELL_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("SWELL_PRICES", raising=False)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def job_file(tmp_path: Path) -> str:
+    path = tmp_path / "job.yaml"
+    path.write_text(base_job())
+    return str(path)
+
+
+def printed(*arguments: str) -> str:
+    answer = CliRunner().invoke(app, ["plan", *arguments])
+    assert answer.exit_code == 0, answer.stderr
+    return answer.stdout
+
+
+class Sent:
+    """An API that only keeps what it is sent: a supervisor's requests, as their one text."""
+
+    region, endpoint = "us-central1", "https://example.com"
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+
+@pytest.mark.parametrize("overrides", [[], ["pools.1.replicas=7"], ["env={A: $(HOME) é}"]])
+def test_it_is_byte_for_byte_what_launch_sends(
+    job_file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, overrides: list[str]
+) -> None:
+    # The token is the one thing that a plan cannot know: launch is given the word that the plan
+    # shows in its place, and then nothing may differ.
+    sent = Sent()
+    monkeypatch.setattr("launcher.run.secrets.token_hex", lambda size: customjob.REDACTED)
+    monkeypatch.setattr("launcher.run.Jobs", lambda *where: sent)
+    monkeypatch.setattr(
+        Supervisor,
+        "run",
+        lambda self: sent.texts.append(customjob.serialise(self._request(1))),
+    )
+    output = f"output={tmp_path}/runs"
+    options = [part for text in [output, *overrides] for part in ("--set", text)]
+    shown = printed(job_file, "--run-id", "llama-1", "--format", "json", *options)
+    job = load_job(job_file, [output, *overrides])
+    monkeypatch.setattr("launcher.run.require_fit", lambda job, target: None)
+    launch(job, "vertex", "llama-1")._thread.join()  # type: ignore[union-attr]
+    assert sent.texts == [shown]
+
+
+@pytest.mark.parametrize(
+    "output", [None, "/tmp/runs/", "runs", "~/runs", "gs://b/runs/", "gs://b", "file:///tmp/runs"]
+)
+def test_it_knows_the_run_directory_that_launch_makes(output: str | None) -> None:
+    known = runs.directory_url("one-1", output)
+    if not known.startswith("gs://"):
+        assert known == RunDirectory(known).url == runs.directory_for("one-1", output).url
+    assert known.endswith("/one-1") and "//one" not in known
+
+
+def test_yaml_says_the_same(job_file: str) -> None:
+    assert yaml.safe_load(printed(job_file, "--format", "yaml")) == json.loads(printed(job_file))
+
+
+@given(jobs())
+def test_yaml_says_the_same_of_every_job(fields: Fields) -> None:
+    request = plan.request_of(Job.model_validate(fields), "run-1")
+    assert yaml.safe_load(plan.as_yaml(request)) == request
+
+
+CURL = """#!/bin/sh
+# Keeps what it was called with: one argument a line, then the body.
+printf '%s\\n' "$@" > "$CALLED"
+cat > "$CALLED.body"
+"""
+
+
+def test_the_curl_command_is_complete_and_sends_the_json(job_file: str, tmp_path: Path) -> None:
+    for name, script in (("curl", CURL), ("gcloud", '#!/bin/sh\necho "token-of-$2"\n')):
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    tricky = 'env={A: "it\'s $(id) `id` \\\\ é"}'
+    command = printed(job_file, "--format", "curl", "--set", tricky)
+    called = tmp_path / "called"
+    subprocess.run(
+        ["sh", "-e", "-c", command],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLED": str(called)},
+        check=True,
+    )
+    assert called.read_text().splitlines() == [
+        "--fail-with-body",
+        "--request",
+        "POST",
+        "--header",
+        "Authorization: Bearer token-of-print-access-token",
+        "--header",
+        "Content-Type: application/json; charset=utf-8",
+        "--data-binary",
+        "@-",
+        "https://us-central1-aiplatform.googleapis.com/v1/projects/my-project"
+        "/locations/us-central1/customJobs",
+    ]
+    body = Path(f"{called}.body").read_text()
+    assert body == printed(job_file, "--format", "json", "--set", tricky)
+
+
+def test_a_curl_command_needs_what_vertex_needs(job_file: str) -> None:
+    answer = CliRunner().invoke(app, ["plan", job_file, "--format", "curl", "--set", "project="])
+    assert answer.exit_code == 2
+    assert "project: is missing" in answer.stderr
+
+
+def table_of(**fields: Any) -> str:
+    return plan.table(Job(name="j", task="m:C", **fields), CATALOGUE)
+
+
+def test_the_table_says_what_it_costs_and_what_it_saves() -> None:
+    text = table_of(
+        pools=["a2-highgpu-8g", "3 x a2-highgpu-8g"], regions=["us-central1", "europe-west4"]
+    )
+    assert text.splitlines() == [
+        "pool          machine         replicas   GPUs   GPU                       "
+        "Spot $/h   on demand $/h   saving",
+        "workerpool0   a2-highgpu-8g          1      8   NVIDIA_TESLA_A100 40 GB      "
+        "14.43           29.39      51%",
+        "workerpool1   a2-highgpu-8g          3     24   NVIDIA_TESLA_A100 40 GB      "
+        "43.29           88.17      51%",
+        "total                                4     32                                "
+        "57.72          117.56      51%",
+        "",
+        "needs the quota custom_model_training_preemptible_nvidia_a100_gpus of at least 32 "
+        "in us-central1, europe-west4",
+        f"prices: USD per hour, {PRICES_AS_OF}",
+    ]
+
+
+def test_unknown_prices_are_said_to_be_unknown() -> None:
+    text = table_of(pools=["a2-highgpu-1g", "2 x a3-ultragpu-8g", "a2-highgpu-2g"])
+    lines = text.splitlines()
+    assert lines[2].split()[-3:] == ["74.50", "unknown", "unknown"]
+    assert lines[3].split()[-3:] == ["unknown", "unknown", "unknown"]
+    assert lines[4].split() == ["total", "4", "19", "unknown", "unknown", "unknown"]
+    assert "the Spot price of a3-ultragpu-8g is that of its GPUs alone" in lines
+    assert "the on-demand price of a3-ultragpu-8g is unknown" in lines
+    assert "the Spot price of a2-highgpu-2g is unknown" in lines
+    assert (
+        "needs the quota custom_model_training_preemptible_nvidia_h200_gpus of at least 16" in lines
+    )
+
+
+def test_a_price_of_another_region_is_said_to_be_one() -> None:
+    assert "the on-demand price of a3-highgpu-8g is that of us-east4" in table_of(
+        pools=["a3-highgpu-8g"]
+    )
+
+
+def test_other_strategies_do_not_pay_spot_prices() -> None:
+    text = table_of(pools=["a2-highgpu-8g"], scheduling="standard")
+    assert "the strategy is standard: Spot prices do not apply" in text
+    assert "preemptible" not in text
+
+
+def test_own_prices_are_used_and_named(job_file: str, tmp_path: Path, home: Path) -> None:
+    home.mkdir()
+    (home / "prices.yaml").write_text("a2-highgpu-8g: {spot: 10, on_demand: 40}\n")
+    text = printed(job_file, "--format", "table")
+    assert text.splitlines()[3].split() == ["total", "4", "32", "40.00", "160.00", "75%"]
+    assert f"prices: USD per hour, {home}/prices.yaml for a2-highgpu-8g; else" in text
+
+
+@given(jobs())
+def test_every_job_has_a_table(fields: Fields) -> None:
+    job = Job.model_validate(fields)
+    for line in plan.lines(job, CATALOGUE):
+        assert (line.saving is None) == (line.spot is None or line.on_demand is None)
+    text = plan.table(job, CATALOGUE)
+    assert all(pool.machine in text for pool in job.pools)
+
+
+def test_warnings_go_beside_the_request_and_do_not_stop_it(job_file: str) -> None:
+    asked = ["plan", job_file, "--set", "pools.1.machine=a3-highgpu-8g"]
+    answer = CliRunner().invoke(app, asked)
+    assert answer.exit_code == 0
+    json.loads(answer.stdout)
+    assert answer.stderr.startswith(f"swell: warning: {job_file}:7: pools: mix NVIDIA_TESLA_A100")
+
+
+def test_every_price_in_the_catalogue_is_a_price() -> None:
+    for machine in MACHINES.values():
+        for price in (machine.spot, machine.on_demand):
+            assert price is None or (isinstance(price, Price) and price.usd_per_hour > 0)

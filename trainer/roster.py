@@ -1,0 +1,46 @@
+"""Who is there, and who of them would be in a world formed now. Pure."""
+
+from __future__ import annotations
+
+from trainer.member import Member, State, choose, enough_since, slots_in
+from trainer.policy import Policy
+from trainer.world import MemberId
+
+
+class Roster(dict[MemberId, Member]):
+    """All members, by id.
+
+    Args:
+        policy: the limits.
+        expected: slots that the run was asked for; the first world waits for them.
+    """
+
+    def __init__(self, policy: Policy, expected: int) -> None:
+        super().__init__()
+        self._policy = policy
+        self._expected = max(policy.min_workers, min(expected, policy.max_workers))
+
+    def chosen(self) -> list[Member]:
+        """Who would be in a world formed now, in the order of ranks."""
+        return choose(list(self.values()), self._policy.min_workers, self._policy.max_workers)
+
+    def first(self, now: float) -> list[Member]:
+        """Who begins the run: all that were asked for, or, later, as many as are needed."""
+        chosen = self.chosen()
+        if slots_in(chosen) < self._expected:
+            waited = now - enough_since(chosen, self._policy.min_workers)
+            if waited < self._policy.start_wait:
+                return []
+        return sorted(chosen, key=lambda one: one.id)
+
+    def newcomers_wait(self, now: float) -> bool:
+        """Whether a running world is to be stopped for those who have come since."""
+        if not any(member.state is State.READY for member in self.values()):
+            return False
+        newcomers = [member for member in self.chosen() if member.state is State.READY]
+        return bool(newcomers) and self.gathered(min(one.ready_since for one in newcomers), now)
+
+    def gathered(self, since: float, now: float) -> bool:
+        """Whether waiting longer for others is not worth it; ``since`` it could go on."""
+        over = now - since >= self._policy.hold_off
+        return over or not any(member.state is State.JOINING for member in self.values())

@@ -1,0 +1,86 @@
+"""One worker's stay in one generation: how it gets in, and how it gets out whatever happens.
+
+An abort, from the agent or because a peer was lost, shuts down the connections to all
+peers, again and again until the worker has left: one break can miss a connection that
+is being made at that moment.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+
+from horovod.common.exceptions import HorovodInternalError
+from horovod.torch import mpi_ops
+
+from trainer.channel import Channel, Generation
+from trainer.sockets import break_connections, open_sockets
+
+BREAK_AGAIN = 0.05  # seconds
+
+# As they are now: in a worker that runs a script, hvd.init and hvd.shutdown will be hooked.
+horovod_init: Callable[..., None] = mpi_ops.init
+horovod_shutdown: Callable[[], None] = mpi_ops.shutdown
+
+
+class Stay:
+    """From before ``hvd.init()`` to after ``hvd.shutdown()``. ``leave`` must be called.
+
+    Args:
+        channel: who tells of an abort.
+        generation: where the worker stays.
+    """
+
+    def __init__(self, channel: Channel, generation: Generation) -> None:
+        self.generation = generation
+        self._channel = channel
+        self._older = open_sockets()
+        self._breaking = threading.Event()
+        self._left = threading.Event()
+        channel.on_abort(self.break_off)
+        if channel.aborted(generation.number):
+            self.break_off()
+
+    def join(self, init: Callable[[], None] = horovod_init) -> None:
+        """Makes this process a rank of the generation's world, by ``hvd.init()``.
+
+        Raises HorovodInternalError when peers were lost, or the generation was broken off.
+        """
+        self.check_aborted()
+        os.environ.update(self.generation.env)
+        try:
+            with self._channel.collective():
+                init()
+        except ValueError as error:  # the way in which Horovod says that peers were lost
+            raise HorovodInternalError(str(error)) from error
+        self.check_aborted()
+
+    def leave(self) -> None:
+        """Shuts Horovod down. The state in memory stays; a second call does nothing."""
+        if self._left.is_set():
+            return
+        with self._channel.collective():
+            horovod_shutdown()
+        self._left.set()
+        self._channel.on_abort(None)
+        # Handles of collectives that never completed would pin their tensors.
+        mpi_ops._handle_map.clear()
+
+    def check_aborted(self) -> None:
+        """Raises HorovodInternalError when the generation has been broken off."""
+        if self._channel.aborted(self.generation.number):
+            raise HorovodInternalError("the generation was broken off")
+
+    def break_off(self) -> None:
+        """From now until the worker has left, its connections to peers are shut down."""
+        if not self._breaking.is_set():
+            self._breaking.set()
+            threading.Thread(target=self._keep_breaking, name="swell-breaker", daemon=True).start()
+
+    def _keep_breaking(self) -> None:
+        peers = {*self.generation.addresses, "127.0.0.1"}
+        port = self.generation.env.get("HOROVOD_GLOO_RENDEZVOUS_PORT")
+        while not self._left.is_set():
+            break_connections(self._older, peers, int(port) if port else None)
+            self._left.wait(BREAK_AGAIN)
