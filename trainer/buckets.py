@@ -84,16 +84,16 @@ class GradientBuckets:
     Args:
         parameters: those with ``requires_grad``, in the model's order.
         extras: how many numbers travel along with each step's gradients.
-        bucket_bytes: the size a bucket is filled up to.
+        bucket_bytes: the size a bucket is filled up to; None for BUCKET_BYTES.
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], extras: int, bucket_bytes: int = BUCKET_BYTES
+        self, parameters: Iterable[nn.Parameter], extras: int, bucket_bytes: int | None = None
     ) -> None:
         trained = [p for p in parameters if p.requires_grad]
         if not trained:
             raise ValueError("the model has no parameter with requires_grad")
-        groups = _group(reversed(trained), bucket_bytes)
+        groups = _group(reversed(trained), bucket_bytes or BUCKET_BYTES)
         self._buckets = [
             Bucket(group, extras if i == len(groups) - 1 else 0) for i, group in enumerate(groups)
         ]

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from jobs import mlp
-from trainer import Task
+from trainer import Task, buckets
 
 
 class Mlp(Task):
@@ -19,6 +19,8 @@ class Mlp(Task):
     epochs = 1000000
 
     def __init__(self) -> None:
+        if size := os.environ.get("MLP_BUCKET_BYTES"):
+            buckets.BUCKET_BYTES = int(size)
         self.global_batch = mlp.global_batch()
         self.x, self.y = mlp.data()
         self.epochs = -(-mlp.total_steps() * self.global_batch // len(self.y))
