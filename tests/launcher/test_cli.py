@@ -68,8 +68,10 @@ def test_there_are_no_runs_yet() -> None:
 @pytest.mark.parametrize(
     ("arguments", "unwanted"),
     [
-        (["--help"], ["pydantic", "yaml", "fsspec", "google.auth", "torch"]),
-        (["plan", EXAMPLE], ["google.cloud.aiplatform_v1", "google.auth", "torch", "uvicorn"]),
+        (["--help"], ["pydantic", "yaml", "fsspec", "google.auth", "torch", "rich"]),
+        (["plan", EXAMPLE], ["google.cloud", "google.auth", "torch", "uvicorn", "fsspec", "rich"]),
+        (["plan", EXAMPLE, "--format", "table"], ["google.cloud", "google.auth", "fsspec", "rich"]),
+        (["schema"], ["google.cloud", "google.auth", "fsspec", "rich", "launcher.emulator"]),
     ],
 )
 def test_what_is_heavy_is_imported_late(arguments: list[str], unwanted: list[str]) -> None:
