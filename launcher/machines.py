@@ -159,6 +159,12 @@ SERIES = sorted({machine.series.upper() for machine in _ALL})
 REGIONS = sorted({region for machine in _ALL for region in machine.accelerator.regions})
 
 
+def nearest(name: str) -> str | None:
+    """Returns the known machine type that ``name`` most likely meant, if any comes near."""
+    found = get_close_matches(name.lower()[:60], MACHINES, n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
 def unknown_machine(name: str) -> str:
     """Returns what is wrong with a machine type that is not in the catalogue, and the remedy."""
     shown = repr(name[:60])
@@ -167,8 +173,8 @@ def unknown_machine(name: str) -> str:
             f"{shown} is a TPU machine, and Spot offers no TPUs for training; "
             f"choose a GPU machine, for example {_ALL[0].name}"
         )
-    near = get_close_matches(name.lower()[:60], MACHINES, n=1, cutoff=0.6)
-    remedy = f"did you mean {near[0]}?" if near else f"known are {', '.join(MACHINES)}"
+    near = nearest(name)
+    remedy = f"did you mean {near}?" if near else f"known are {', '.join(MACHINES)}"
     return f"{shown} is not a machine of the series {' or '.join(SERIES)}; {remedy}"
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, ClassVar, get_args
 
 from pydantic import (
@@ -20,6 +21,7 @@ from pydantic import (
     GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
     ValidationError,
+    ValidationInfo,
     model_validator,
 )
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
@@ -65,6 +67,11 @@ class Text:
 def resource(template: str) -> Text:
     """Returns the form of a full resource name; words in capitals stand for any name."""
     return Text(re.sub(r"\b[A-Z]+\b", r"[^/\\s]+", template), f"write {template}")
+
+
+def beside(path: str, info: ValidationInfo) -> str:
+    """Returns the absolute path that a file's ``path`` means: beside the job file."""
+    return str((Path((info.context or {}).get("folder", ".")) / path).resolve())
 
 
 class Part(BaseModel):

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, Field, ValidationInfo, WithJsonSchema, field_validator
 
 from launcher.machines import MACHINES, Machine, unknown_machine
-from launcher.part import Part, Problem, Text, problem, resource, valid
+from launcher.part import Part, Problem, Text, beside, problem, resource, valid
 from launcher.sizes import Size, SizeField
 
 DEFAULT_IMAGE = "swell-trainer"
@@ -73,6 +73,9 @@ ModuleName = Annotated[
 MachineName = Annotated[str, AfterValidator(_machine_name), WithJsonSchema({"enum": [*MACHINES]})]
 
 
+PackageUri = Annotated[str, Text(r"gs://[^/\s]+/\S+|(file:///)?[^\s:]+", "write gs://BUCKET/FILE")]
+
+
 class Container(Part):
     """A container image to run. Its entry point, or the command, starts Swell's agent.
 
@@ -100,13 +103,18 @@ class Package(Part):
     """Python packages to install into a prebuilt image, and the module to run then."""
 
     executor: Image = Field(description="A prebuilt image, such as Google's for PyTorch")
-    uris: Annotated[Words, Field(min_length=1, max_length=MAX_PACKAGES)] = Field(
-        description="gs:// paths of the packages, installed in this order"
+    uris: Annotated[list[PackageUri], Field(min_length=1, max_length=MAX_PACKAGES)] = Field(
+        description="gs:// paths of the packages; on the local target also files"
     )
     module: ModuleName | None = Field(
         None, description="What to run, with python -m; by default Swell's agent"
     )
     args: Words = Field(default_factory=list, description="The module's arguments")
+
+    @field_validator("uris")
+    @classmethod
+    def _files_are_beside_the_job_file(cls, uris: list[str], info: ValidationInfo) -> list[str]:
+        return [uri if "://" in uri else beside(uri, info) for uri in uris]
 
     @property
     def starts_agent(self) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -29,7 +28,7 @@ from launcher.clashes import MAX_POOLS, Draft, clashes
 from launcher.durations import Duration, Moment
 from launcher.machines import REGIONS, unknown_region
 from launcher.network import Network, PscInterface
-from launcher.part import Part, Problem, Text, problem, resource, whole
+from launcher.part import Part, Problem, Text, beside, problem, resource, whole
 from launcher.pool import Container, Environment, ModuleName, Package, Pool
 from launcher.scheduling import Scheduling
 
@@ -64,12 +63,16 @@ def _labels(labels: dict[str, str]) -> dict[str, str]:
     for name, value in labels.items():
         if name.startswith("swell-"):
             raise problem(f"{name[:60]} is a label of Swell's own; choose another name")
-        for text in (name, value):
-            if not _is_label(text) or not name:
-                raise problem(
-                    f"{text[:60]!r} is not a label's name or value; write at most 64 "
-                    "lowercase letters, digits, _ and -"
-                )
+        if not _is_label(name) or not name[:1].isalpha():
+            raise problem(
+                f"{name[:60]!r} is not a label's name; write a lowercase letter, then at most 63 "
+                "lowercase letters, digits, _ and -"
+            )
+        if not _is_label(value):
+            raise problem(
+                f"{value[:60]!r} is not a label's value; write at most 64 lowercase letters, "
+                "digits, _ and -"
+            )
     return labels
 
 
@@ -251,7 +254,7 @@ class Job(Part):
                     f"{where[:60]!r} is not a module; write module:Class or file.py:Class"
                 )
             return task
-        return f"{_beside(where, info)}:{name}"
+        return f"{beside(where, info)}:{name}"
 
     @field_validator("script")
     @classmethod
@@ -260,7 +263,7 @@ class Job(Part):
             return None
         if not script.endswith(".py") or "\0" in script:
             raise problem(f"is {script[:60]!r}; write path/to/script.py")
-        return _beside(script, info)
+        return beside(script, info)
 
     @field_validator("timeout")
     @classmethod
@@ -335,11 +338,6 @@ class Job(Part):
         draft = Draft(fields)
         yield from clashes(draft)
         yield from _strangers(draft)
-
-
-def _beside(path: str, info: ValidationInfo) -> str:
-    """Returns ``path`` as it is meant, beside the job file: the VMs start elsewhere."""
-    return str((Path((info.context or {}).get("folder", ".")) / path).resolve())
 
 
 def _strangers(draft: Draft) -> Iterator[Problem]:

@@ -16,10 +16,9 @@ _VARIABLE = st.from_regex(r"[A-RT-Z_][A-Za-z0-9_]{0,12}", fullmatch=True).filter
 )
 _TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
 _DURATION = st.sampled_from(["1s", "90min", "1h30min", "1.5s", "2d", "1s 250ms", "0.000001h"])
-_LABEL = st.text("abcdefghijklmnopqrstuvwxyz0123456789_-éñ", min_size=1, max_size=63).filter(
-    lambda label: not label.startswith("swell-")
-)
+_LABEL = st.text("abcdefghijklmnopqrstuvwxyz0123456789_-éñ", min_size=1, max_size=63)
 _IMAGE = st.sampled_from(["us-docker.pkg.dev/p/r/i:1", "host:5000/i@sha256:" + "0a" * 32])
+_PACKAGE_URI = st.sampled_from(["gs://b/p.tar.gz", "file:///tmp/p.whl", "/tmp/p.whl"])
 _ENV = st.dictionaries(_VARIABLE, _TEXT, max_size=4)
 _WORDS = st.lists(_TEXT, max_size=3)
 
@@ -36,7 +35,7 @@ _CONTAINER = st.one_of(
 _PACKAGE = _some(
     {
         "executor": _IMAGE,
-        "uris": st.lists(st.just("gs://b/p.tar.gz"), min_size=1, max_size=100),
+        "uris": st.lists(_PACKAGE_URI, min_size=1, max_size=100),
     },
     {"args": _WORDS, "module": st.just("trainer.agent")},
 )
@@ -91,7 +90,7 @@ def pools(machine: Machine, replicas: int, strategy: str) -> st.SearchStrategy[A
 
 @st.composite
 def jobs(draw: st.DrawFn, machine: str | None = None, runtime: str | None = None) -> Fields:
-    """Job files that are right for both targets, with every field now and then.
+    """Job files that are right for the local target, with every field now and then.
 
     Args:
         machine: the type of all machines; any by default.
@@ -148,7 +147,7 @@ _OPTIONAL = _some(
     {},
     {
         "env": _ENV,
-        "labels": st.dictionaries(_LABEL, _LABEL, max_size=3),
+        "labels": st.dictionaries(_LABEL.map(lambda name: f"l{name}"), _LABEL, max_size=3),
         "timeout": _DURATION.filter(lambda text: text != "0.000001h"),
         "audit": st.booleans(),
         "project": st.just("my-project"),

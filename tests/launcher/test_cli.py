@@ -74,11 +74,19 @@ CLIENTS = ["google.cloud.aiplatform_v1", "google.auth", "requests", "torch", "uv
 @pytest.mark.parametrize(
     ("arguments", "unwanted"),
     [
-        (["--help"], ["pydantic", "yaml", "fsspec", "google.auth", "torch"]),
+        (["--help"], ["pydantic", "yaml", "fsspec", "google.auth", "torch", "rich"]),
+        (
+            ["plan", EXAMPLE],
+            ["google.api_core", "google.auth", "torch", "uvicorn", "fsspec", "rich"],
+        ),
+        (
+            ["plan", EXAMPLE, "--format", "table"],
+            ["google.api_core", "google.auth", "fsspec", "rich"],
+        ),
+        (["schema"], ["google.api_core", "google.auth", "fsspec", "rich", "launcher.emulator"]),
         (["runs"], CLIENTS),
         (["status", "one"], CLIENTS),
         (["logs", "one"], CLIENTS),
-        (["plan", EXAMPLE], ["google.cloud.aiplatform_v1", "google.auth", "torch", "uvicorn"]),
     ],
 )
 def test_what_is_heavy_is_imported_late(arguments: list[str], unwanted: list[str]) -> None:

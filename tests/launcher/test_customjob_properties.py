@@ -42,7 +42,7 @@ def without_defaults(value: Any) -> Any:
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("machine", MACHINES)
 def test_every_machine_and_runtime_goes_through_googles_types(machine: str, runtime: str) -> None:
-    @settings(max_examples=5)
+    @settings(max_examples=3)
     @given(jobs(machine=machine, runtime=runtime))
     def goes_through(fields: Fields) -> None:
         request = request_of(Job.model_validate(fields))

@@ -29,8 +29,11 @@ def problems(tmp_path: Path, text: str | bytes, *overrides: str) -> list[str]:
     return [line.replace(f"{tmp_path}/", "") for line in error.value.problems]
 
 
-def test_the_example_is_valid() -> None:
-    assert load_job(EXAMPLES / "digits.yaml", target="local").name == "digits"
+def test_the_examples_are_valid() -> None:
+    warnings: list[str] = []
+    assert load_job(EXAMPLES / "digits.yaml", (), "local", warnings.append).name == "digits"
+    assert load_job(EXAMPLES / "vertex.yaml", (), "vertex", warnings.append, {}).slots == 32
+    assert warnings == []
 
 
 def test_ten_lines_are_a_job(tmp_path: Path) -> None:
