@@ -18,8 +18,6 @@ import torch
 from torch import Tensor, nn
 
 BUCKET_BYTES = 4 * 2**20  # see benchmarks/steady.py --only buckets
-CYCLE_BYTES = 5e6  # per ms: a fifth of what one connection over loopback carries
-LONGEST_CYCLE = 10.0  # ms
 SHORTEST_NAP = 50e-6  # seconds
 LONGEST_NAP = 1e-3  # seconds
 
@@ -106,21 +104,6 @@ class GradientBuckets:
         self._of = {id(p): bucket for bucket in self._buckets for p in bucket.parameters}
         for parameter in trained:
             parameter.register_post_accumulate_grad_hook(self._arrived)
-
-    def environment(self) -> dict[str, str]:
-        """What Horovod is to be told about these buckets, before ``hvd.init()``.
-
-        No fusion: it would copy into another buffer, and back, what is in one already. And
-        fewer of the cycles in which Horovod's threads ask each other for news, where they take
-        the time of the cores that compute: a cycle lasts a fifth of the time that the gradients
-        travel, so it delays a step by a tenth of that.
-        """
-        environment = {"HOROVOD_FUSION_THRESHOLD": "0"}
-        if all(bucket.wire.device.type == "cpu" for bucket in self._buckets):
-            size = sum(bucket.wire.numel() * bucket.wire.element_size() for bucket in self._buckets)
-            cycle = min(max(1.0, size / CYCLE_BYTES), LONGEST_CYCLE)
-            environment["HOROVOD_CYCLE_TIME"] = f"{cycle:.1f}"
-        return environment
 
     def zero(self) -> None:
         """Clears all gradients, and forgets whatever an interrupted step left behind."""
