@@ -1,10 +1,17 @@
 """Gradients in flat buckets, each sent by one allreduce as soon as backward has filled it.
 
-Parameters' ``.grad`` are views into the buckets, so nothing is copied: backward adds
-into the bucket, Horovod sums the bucket over the ranks in place, and the optimizer
-reads the views. A few numbers travel with the gradients in the same buffer: the
-step's loss and sample count, and the flag by which all ranks learn at the same step
-that the world is asked to pause.
+Parameters' ``.grad`` are views into the buckets when the optimizer reads them. A step's
+first gradient of a parameter is copied into its bucket while it is in the processor's cache,
+which is quicker than to clear the bucket and to add to it; those of further micro-batches
+are added there. Horovod sums a bucket over the ranks in place. A few numbers travel with
+the gradients in the same buffer: the step's loss and sample count, and the flag by which
+all ranks learn at the same step that the world is asked to pause.
+
+What it costs, in processor time of one rank per step with 25 MB of gradients on two ranks
+(``benchmarks/steady.py --only medium``): DDP 143 ms, this 180 ms, DistributedOptimizer 205 to
+255 ms. Backward and optimizer take the same 124 ms as with DDP. The rest are Horovod's threads: 57
+ms, against 20 ms of DDP's. Half of that is its cycle of 1 ms, in which all ranks exchange bit
+masks, and the copy into a fusion buffer and back when two buckets wait.
 """
 
 from __future__ import annotations
