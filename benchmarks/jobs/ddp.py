@@ -26,7 +26,7 @@ def main() -> None:
         optimizer.zero_grad()
         mlp.loss(model, x[indices], y[indices]).backward()
         optimizer.step()
-        stamps.applied(step + 1, rank, size)
+        stamps.applied(step + 1, size)
     distributed.destroy_process_group()
 
 

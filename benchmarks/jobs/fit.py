@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import horovod.torch as hvd
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from jobs import mlp
-from trainer import Task
+from trainer import Task, buckets
 
 
 class Mlp(Task):
@@ -17,6 +19,8 @@ class Mlp(Task):
     epochs = 1000000
 
     def __init__(self) -> None:
+        if size := os.environ.get("MLP_BUCKET_BYTES"):
+            buckets.BUCKET_BYTES = int(size)
         self.global_batch = mlp.global_batch()
         self.x, self.y = mlp.data()
         self.epochs = -(-mlp.total_steps() * self.global_batch // len(self.y))
@@ -47,13 +51,14 @@ class Stamped(LRScheduler):
         self._stamps = mlp.Stamps()
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
-        return [float(group["lr"]) for group in self.optimizer.param_groups]
+    def get_lr(self) -> list[float | Tensor]:
+        return [group["lr"] for group in self.optimizer.param_groups]
 
     def step(self, epoch: int | None = None) -> None:
         super().step(epoch)
         if hvd.is_initialized():
-            self._stamps.applied(self.last_epoch, hvd.rank(), hvd.size())
+            world = os.environ.get("HOROVOD_GLOO_RENDEZVOUS_PORT", "")  # each has its own
+            self._stamps.applied(self.last_epoch, hvd.size(), world)
 
     def state_dict(self) -> dict[str, int]:
         return {"last_epoch": self.last_epoch}

@@ -71,14 +71,15 @@ def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 class Stamps:
     """Tells, on this machine's clock, when this process had applied which step.
 
-    A line is ``time cpu rank size step``: Unix seconds, seconds of processor time that the
-    process has used, and the number of steps completed.
+    A line is ``time cpu world size step``: Unix seconds, seconds of processor time that the
+    process has used, a text that is another in each world the process has been in, the world's
+    size, and the number of steps completed.
     """
 
     def __init__(self) -> None:
         folder = Path(os.environ["MLP_STAMPS"])
         self._file = (folder / f"{os.uname().nodename}-{os.getpid()}").open("a", buffering=1)
 
-    def applied(self, step: int, rank: int, size: int) -> None:
+    def applied(self, step: int, size: int, world: object = 0) -> None:
         """To be called right after the optimizer's step."""
-        self._file.write(f"{time.time():.6f} {time.process_time():.6f} {rank} {size} {step}\n")
+        self._file.write(f"{time.time():.6f} {time.process_time():.6f} {world} {size} {step}\n")

@@ -1,0 +1,183 @@
+"""How long training stands still when hosts go, crash, hang or come, and what it loses.
+
+Three hosts are network namespaces on this machine (so this needs root): Swell, Elastic Horovod
+(horovodrun) and torchrun train the same model on them, with 21 MB of parameters and as much
+momentum. A case does one thing to one host:
+
+    drain   it is given notice         crash   its worker is killed
+    silent  its link is cut            hang    its worker is stopped (SIGSTOP)
+    grow    it is the third of three, and comes late
+
+What is measured comes from the workers' own stamps (see jobs/mlp.py), all of one clock:
+
+    to the next step   from the event to the first step that a new world completed
+    pause              between the last step of the old world and that one; in ``grow`` this is
+                       the figure: ``to the next step`` holds the start of the new worker's process
+    steps lost         steps that had been completed, and had to be done again
+
+Elastic Horovod commits, and the torchrun script saves its snapshot, every 10 steps. A system that
+has not completed a step within the limit of 100 s counts as ``not recovered``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+import psutil
+
+from launcher.emulator import netns
+from launcher.emulator.netns import Host, Network
+from rows import Case, Options, Row, benchmark
+from stamps import Recovery, read_stamps, recovery
+from systems import Horovodrun, Swell, System, Torchrun, TorchrunByDefault
+
+ROOT = Path(__file__).parents[1]
+HOSTS = ("vm-a", "vm-b", "vm-c")
+SIZES = "512,2048,2048,10"
+BATCH = 48
+START_LIMIT = 120.0  # seconds until all train
+LIMIT = 100.0  # seconds until a step is completed again
+WARM_STEPS = 15
+WATCH = 0.05  # seconds between two looks
+
+Make = Callable[[Network, Path, Mapping[str, str]], System]
+SYSTEMS: Mapping[str, Make] = {
+    "swell": Swell,
+    "horovodrun": Horovodrun,
+    "torchrun": Torchrun,
+}
+
+
+class Trial:
+    """One system that trains on the hosts, until it is closed."""
+
+    def __init__(self, make: Make, network: Network, folder: Path) -> None:
+        self.network = network
+        self._stamps = folder / "stamps"
+        self._stamps.mkdir()
+        env = {
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}",
+            "OMP_NUM_THREADS": "1",
+            "MLP_SIZES": SIZES,
+            "MLP_BATCH": str(BATCH),
+            "MLP_STEPS": "1000000",
+            "MLP_STAMPS": str(self._stamps),
+        }
+        self.system = make(network, folder, env)
+
+    def start(self, count: int) -> None:
+        """Starts ``count`` hosts, and returns when all train and nothing else is busy."""
+        self.system.start(self.network.hosts[:count])
+        deadline = time.monotonic() + START_LIMIT
+        while not self._trains(count) or self._starting():
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{count} hosts did not train within {START_LIMIT:.0f} s")
+            time.sleep(WATCH)
+
+    def worker(self, host: Host) -> int:
+        """The process that trains on ``host``."""
+        return next(
+            one.pid for one in reversed(read_stamps(self._stamps)) if one.host == host.hostname
+        )
+
+    def observe(self, event: float) -> Recovery | None:
+        """What became of training after ``event``; None if it was not taken up again."""
+        deadline = time.monotonic() + LIMIT
+        while time.monotonic() < deadline:
+            found = recovery(read_stamps(self._stamps), event)
+            if found is not None:
+                return found
+            time.sleep(WATCH)
+        return None
+
+    def _trains(self, count: int) -> bool:
+        last = read_stamps(self._stamps)[-WARM_STEPS * count :]
+        return len(last) == WARM_STEPS * count and all(one.size == count for one in last)
+
+    def _starting(self) -> bool:
+        """Whether a process that does not train is busy: a spare that still imports."""
+        training = {one.pid for one in read_stamps(self._stamps)}
+        idle = [
+            psutil.Process(pid)
+            for host in self.network.hosts
+            for pid in host.processes()
+            if pid not in training
+        ]
+        try:
+            before = {one.pid: sum(one.cpu_times()[:2]) for one in idle}
+            time.sleep(1.0)
+            return any(sum(one.cpu_times()[:2]) - before[one.pid] > 0.2 for one in idle)
+        except psutil.NoSuchProcess:
+            return True
+
+
+def drain(trial: Trial, host: Host) -> None:
+    trial.system.drain(host)
+
+
+def crash(trial: Trial, host: Host) -> None:
+    os.kill(trial.worker(host), signal.SIGKILL)
+
+
+def silent(trial: Trial, host: Host) -> None:
+    host.cut()
+
+
+def hang(trial: Trial, host: Host) -> None:
+    os.kill(trial.worker(host), signal.SIGSTOP)
+
+
+def grow(trial: Trial, host: Host) -> None:
+    trial.system.join(host)
+
+
+EVENTS = {one.__name__: one for one in (drain, crash, silent, hang, grow)}
+
+
+def measure(case: str, make: Make) -> Recovery | None:
+    """One system, one event, once."""
+    with tempfile.TemporaryDirectory(prefix="swell-recovery-") as name, Network(HOSTS) as network:
+        trial = Trial(make, network, Path(name))
+        try:
+            trial.start(2 if case == "grow" else 3)
+            event = time.time()
+            EVENTS[case](trial, network.hosts[2])
+            return trial.observe(event)
+        finally:
+            trial.system.close()
+
+
+def compare(case: str, options: Options) -> Iterator[Row]:
+    """All systems, in turn."""
+    systems = dict(SYSTEMS)
+    if case == "grow":
+        systems["torchrun, by default"] = TorchrunByDefault
+    found: dict[str, list[Recovery | None]] = {name: [] for name in systems}
+    for run in range(options.runs):
+        for name, make in systems.items():
+            one = measure(case, make)
+            found[name].append(one)
+            print(f"{case} {run + 1}/{options.runs} {name}: {one}", file=sys.stderr, flush=True)
+    for name, results in found.items():
+        good = [one for one in results if one is not None]
+        yield Row.of(name, case, "to the next step", "s", [one.seconds for one in good])
+        yield Row.of(name, case, "pause", "s", [one.pause for one in good])
+        yield Row.of(name, case, "steps lost", "steps", [one.lost for one in good])
+        if len(good) < len(results):
+            missing = [float(one is None) for one in results]
+            yield Row.of(name, case, f"not recovered within {LIMIT:.0f} s", "share", missing)
+
+
+CASES: Mapping[str, Case] = {case: partial(compare, case) for case in EVENTS}
+
+if __name__ == "__main__":
+    if why := netns.missing():
+        sys.exit(why)
+    sys.exit(benchmark(__doc__, CASES))

@@ -1,0 +1,149 @@
+"""The time of a step when nothing happens: ``trainer.fit``, Horovod and DDP side by side.
+
+Two ranks, one thread each, train the same model on the same batches:
+
+    swell       ``trainer.fit`` under two agents
+    horovod     ``DistributedOptimizer``, started by ``horovodrun -np 2 --gloo``
+    ddp         ``DistributedDataParallel`` (gloo), started by ``torchrun``
+
+They run in turn, again and again. A figure of one run is the median over its steps; a ratio is
+taken between neighbours, so that what else the machine does falls on both. ``processor time`` is
+what all threads of one rank use per step; it tells what a step costs where cores are scarce, and
+is steadier than the clock.
+
+The case ``buckets`` trains with Swell's gradients in buckets of several sizes.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+from agents import Agents
+from rows import Case, Options, Row, benchmark
+from stamps import read_stamps, step_times
+
+ROOT = Path(__file__).parents[1]
+JOBS = ROOT / "benchmarks" / "jobs"
+BIN = Path(sys.executable).parent
+LIMIT = 600.0  # seconds of one run
+SKIP = 10  # steps until everything has been used once
+# 2 x Linear(512), 6 x Linear(1024), 6 x Linear(2048): 2, 25 and 101 MB of gradients.
+MODELS = {"small": [512] * 3, "medium": [1024] * 7, "large": [2048] * 7}
+STEPS = {"small": 400, "medium": 80, "large": 30}
+BATCH = 128
+BUCKETS_MIB = (0.25, 1, 2, 4, 8, 32)
+
+Times = tuple[float, float]  # of a step: seconds, seconds of processor time
+Start = Callable[[Path, Mapping[str, str]], None]
+
+
+def swell(folder: Path, env: Mapping[str, str]) -> None:
+    """Raises RuntimeError when the run does not succeed."""
+    addresses = ["127.0.0.2", "127.0.0.3"]
+    settings = {"task": "jobs.fit:Mlp", "min_workers": 2, "max_workers": 2, "spares": 0}
+    agents = Agents(folder, addresses, {**settings, "checkpoint_every": 3600.0}, env)
+    processes = [agents.start(index) for index in range(len(addresses))]
+    try:
+        codes = [process.wait(LIMIT) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()  # a worker ends with its agent
+            process.wait()
+    if any(codes):
+        raise RuntimeError(f"the agents exited with {codes}: {agents.run_dir.outcome()}")
+
+
+def horovod(folder: Path, env: Mapping[str, str]) -> None:
+    command = ["horovodrun", "-np", "2", "--gloo", sys.executable, str(JOBS / "horovod_plain.py")]
+    _run(folder, command, env)
+
+
+def ddp(folder: Path, env: Mapping[str, str]) -> None:
+    command = ["torchrun", "--standalone", "--nproc-per-node", "2", str(JOBS / "ddp.py")]
+    _run(folder, command, env)
+
+
+SYSTEMS: Mapping[str, Start] = {"swell": swell, "horovod": horovod, "ddp": ddp}
+
+
+def measure(start: Start, model: str, quick: bool, extra: Mapping[str, str]) -> Times:
+    """One run: the median step's time and processor time, in seconds."""
+    with tempfile.TemporaryDirectory(prefix="swell-steady-") as name:
+        folder = Path(name)
+        stamps = folder / "stamps"
+        stamps.mkdir()
+        env = {
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}",
+            "OMP_NUM_THREADS": "1",
+            "MLP_SIZES": ",".join(map(str, MODELS[model])),
+            "MLP_BATCH": str(BATCH),
+            "MLP_STEPS": str(SKIP + 20 if quick else SKIP + STEPS[model]),
+            "MLP_STAMPS": str(stamps),
+            **extra,
+        }
+        start(folder, env)
+        times, cpu = step_times(read_stamps(stamps), SKIP)
+        return statistics.median(times), statistics.fmean(cpu)
+
+
+def compare(model: str, options: Options) -> Iterator[Row]:
+    """All systems with one model."""
+    found: dict[str, list[Times]] = {name: [] for name in SYSTEMS}
+    for _ in range(options.runs):
+        for name, start in SYSTEMS.items():
+            found[name].append(measure(start, model, options.quick, {}))
+    for name, times in found.items():
+        yield from _rows(name, model, times)
+    for peer in ("horovod", "ddp"):
+        pairs = list(zip(found["swell"], found[peer], strict=True))
+        ratios = [ours[0] / theirs[0] for ours, theirs in pairs]
+        yield Row.of(f"swell / {peer}", model, "step", "x", ratios)
+        ratios = [ours[1] / theirs[1] for ours, theirs in pairs]
+        yield Row.of(f"swell / {peer}", model, "processor time", "x", ratios)
+
+
+def buckets(options: Options) -> Iterator[Row]:
+    """The medium model with buckets of several sizes."""
+    found: dict[float, list[Times]] = {size: [] for size in BUCKETS_MIB}
+    for _ in range(options.runs):
+        for size, times in found.items():
+            extra = {"MLP_BUCKET_BYTES": str(int(size * 2**20))}
+            times.append(measure(swell, "medium", options.quick, extra))
+    for size, times in found.items():
+        yield from _rows("swell", f"buckets of {size} MiB", times)
+
+
+def _rows(system: str, case: str, times: Iterable[Times]) -> Iterator[Row]:
+    clock, cpu = zip(*times, strict=True)
+    yield Row.of(system, case, "step", "ms", [1000 * one for one in clock])
+    yield Row.of(system, case, "processor time", "ms", [1000 * one for one in cpu])
+
+
+def _run(folder: Path, command: list[str], env: Mapping[str, str]) -> None:
+    done = subprocess.run(
+        [str(BIN / command[0]), *command[1:]],
+        env={**os.environ, **env, "PATH": f"{BIN}:{os.environ['PATH']}"},
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} exited with {done.returncode}: {done.stderr[-2000:]}")
+
+
+CASES: Mapping[str, Case] = {
+    **{model: partial(compare, model) for model in MODELS},
+    "buckets": buckets,
+}
+
+if __name__ == "__main__":
+    sys.exit(benchmark(__doc__, CASES))

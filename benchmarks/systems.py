@@ -1,0 +1,213 @@
+"""The systems that recovery.py compares, each on the same hosts with the same model.
+
+Every system is told where to run, who joins and who is about to leave. What breaks without
+notice, the benchmark breaks itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from agents import Agents
+from launcher.emulator.netns import Host, Network
+
+JOBS = Path(__file__).parent / "jobs"
+BIN = Path(sys.executable).parent
+
+
+class System(Protocol):
+    """What is measured."""
+
+    def start(self, hosts: Sequence[Host]) -> None:
+        """Begins to train on these hosts."""
+
+    def join(self, host: Host) -> None:
+        """The host has become available."""
+
+    def drain(self, host: Host) -> None:
+        """The host has been given notice."""
+
+    def close(self) -> None:
+        """Ends what runs outside the hosts."""
+
+
+class Swell:
+    """Agents, as they run on VMs, with a warm standby beside each worker."""
+
+    def __init__(self, network: Network, folder: Path, env: Mapping[str, str]) -> None:
+        self._hosts = network.hosts
+        settings = {
+            "task": "jobs.fit:Mlp",
+            "max_workers": len(self._hosts),
+            "start_wait": 1.0,
+            "checkpoint_every": 3600.0,
+        }
+        addresses = [host.address for host in self._hosts]
+        self._agents = Agents(folder, addresses, settings, env)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, hosts: Sequence[Host]) -> None:
+        for host in hosts:
+            self.join(host)
+
+    def join(self, host: Host) -> None:
+        index = self._hosts.index(host)
+        self._processes[host.name] = self._agents.start(index, host.command)
+
+    def drain(self, host: Host) -> None:
+        self._processes[host.name].send_signal(signal.SIGTERM)
+
+    def close(self) -> None:
+        for process in self._processes.values():
+            process.kill()
+            process.wait()
+
+
+# Stands in for ssh: the last argument is run by a shell in the namespace of the host that is
+# named before it. The driver's interface is not called as the hosts' own.
+SSH = """#!/bin/sh
+for word; do host=$command; command=$word; done
+command=$(printf %s "$command" | sed 's/HOROVOD_GLOO_IFACE={interface}/HOROVOD_GLOO_IFACE=eth0/')
+case $host in
+{cases}
+esac
+"""
+
+
+class Horovodrun:
+    """horovodrun's own elastic driver, unmodified, on this machine.
+
+    Its discovery script prints a file. It reaches the hosts through a program called ssh,
+    which enters a namespace. (A real ssh would not tell the driver of processes that died on a
+    host that cannot be reached.)
+    """
+
+    def __init__(self, network: Network, folder: Path, env: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._env = env
+        self._interface = network.name
+        self._listed: list[Host] = []
+        self._process: subprocess.Popen[bytes] | None = None
+        tools = folder / "bin"
+        tools.mkdir()
+        cases = "\n".join(
+            f'{host.address}) exec {shlex.join(host.command(["sh", "-c"]))} "$command" ;;'
+            for host in network.hosts
+        )
+        _write_program(tools / "ssh", SSH.format(interface=network.name, cases=cases))
+        _write_program(tools / "discover", f"#!/bin/sh\ncat {shlex.quote(str(folder / 'hosts'))}\n")
+        self._path = f"{tools}:{BIN}:{os.environ['PATH']}"
+
+    def start(self, hosts: Sequence[Host]) -> None:
+        self._list([*hosts])
+        with (self._folder / "driver.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    str(BIN / "horovodrun"),
+                    *("-np", str(len(hosts)), "--min-np", "1", "--max-np", "3", "--gloo"),
+                    *("--host-discovery-script", str(self._folder / "bin" / "discover")),
+                    *("--network-interface", self._interface),
+                    *(sys.executable, str(JOBS / "horovod_elastic.py")),
+                ],
+                env={**os.environ, **self._env, "PATH": self._path},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def join(self, host: Host) -> None:
+        self._list([*self._listed, host])
+
+    def drain(self, host: Host) -> None:
+        self._list([one for one in self._listed if one is not host])
+
+    def close(self) -> None:
+        if self._process is not None:
+            _end_session(self._process)
+
+    def _list(self, hosts: list[Host]) -> None:
+        self._listed = hosts
+        part = self._folder / "hosts.part"
+        part.write_text("".join(f"{host.address}:1\n" for host in hosts))
+        part.replace(self._folder / "hosts")
+
+
+class Torchrun:
+    """torchrun's elastic agent on every host; the first one's holds the rendezvous' store.
+
+    Its waits are shortened: it goes on 1 s after the last host came, instead of 30 s, and takes
+    a host for lost after 3 s without a heartbeat, instead of 15 s.
+    """
+
+    NAME = "torchrun"
+    ENV: Mapping[str, str] = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+
+    def __init__(self, network: Network, folder: Path, env: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._endpoint = f"{network.hosts[0].address}:29400"
+        self._env = {
+            **env,
+            **self.ENV,
+            "MLP_SNAPSHOT": str(folder / "snapshot"),
+            "GLOO_SOCKET_IFNAME": "eth0",
+        }
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, hosts: Sequence[Host]) -> None:
+        for host in hosts:
+            self.join(host)
+
+    def join(self, host: Host) -> None:
+        with (self._folder / f"{host.hostname}.log").open("wb") as log:
+            self._processes[host.name] = subprocess.Popen(
+                host.command(
+                    [
+                        str(BIN / "torchrun"),
+                        *("--nnodes", "1:3", "--nproc-per-node", "1", "--max-restarts", "100"),
+                        *("--rdzv-backend", "c10d", "--rdzv-endpoint", self._endpoint),
+                        *("--rdzv-id", "recovery", "--local-addr", host.address),
+                        *("--rdzv-conf", "last_call_timeout=1,keep_alive_interval=1"),
+                        str(JOBS / "ddp_elastic.py"),
+                    ]
+                ),
+                env={**os.environ, **self._env},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def drain(self, host: Host) -> None:
+        self._processes[host.name].send_signal(signal.SIGTERM)
+
+    def close(self) -> None:
+        for process in self._processes.values():
+            process.kill()
+            process.wait()
+
+
+class TorchrunByDefault(Torchrun):
+    """With the store shared between agents and workers, as torchrun does unless told not to."""
+
+    ENV: Mapping[str, str] = {}
+
+
+def _write_program(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def _end_session(process: subprocess.Popen[bytes]) -> None:
+    """Kills a process and those that it started, except on the hosts."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
