@@ -169,7 +169,7 @@ def test_nothing_but_gloo_addresses_goes_to_the_rendezvous() -> None:
         with Meeting(world_of(1, 1)) as meeting:
             form(meeting, two)
             two[0].until("done")
-            scopes = {scope for scope, _ in meeting.puts}
+            scopes = {scope for scope, _, _ in meeting.rows}
         for worker in two:
             worker.exit()
     assert all(scope.startswith(("global", "cross")) for scope in scopes), scopes

@@ -207,21 +207,22 @@ def unequal(channel: Any, slow: bool) -> list[int]:
     state = State(model=model, optimizer=optimizer)
     session = Session(balance="speed")
     taken = []
-    for step in Steps(state, Order(2400, 24, 0), 40, channel, session, ("loss",), 0):
+    loop = Steps(state, Order(2400, 24, 0), 40, channel, session, ("loss",), 0)
+    for step in loop:
         with step:
             time.sleep(len(step.indices) * (0.01 if slow else 0.001))
             model(X[step.indices % SAMPLES]).square().sum().backward()
             optimizer.step()
         taken.append(len(step.indices))
-    channel.send("ended")
-    channel.next()
+    if loop.complete:
+        loop.done()
     return taken
 
 
 def test_shares_follow_the_speed_and_still_sum_to_the_global_batch() -> None:
     with workers(unequal, [False], [True]) as two:
         with formed(1, two):
-            two[0].until("ended")
+            two[0].until("done")
         fast, slow = two[0].exit(), two[1].exit()
     assert [one + other for one, other in zip(fast, slow, strict=True)] == [24] * 40
     assert fast[:10] == [12] * 10, "nothing is known yet"
