@@ -9,7 +9,6 @@ What the user's ``for`` loop sees as an iterator of steps is, underneath::
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
 
@@ -169,12 +168,10 @@ class Steps:
         return True
 
     def _init(self) -> None:
-        """``hvd.init()``; the first one is told what the gradients are like."""
+        """``hvd.init()``, and before the first one what can only be made on the device."""
         if self._buckets is None:
             parameters = [p for model in self._state.models for p in model.parameters()]
             self._buckets = GradientBuckets(parameters, extras=OWN + len(self._metrics))
-            for name, value in self._buckets.environment().items():
-                os.environ.setdefault(name, value)
             for optimizer in self._state.optimizers:
                 optimizer.register_step_pre_hook(self._before_optimizer)
         horovod_init()
