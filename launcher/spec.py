@@ -129,6 +129,7 @@ class Elastic(Part):
     hang: Duration = Field("10s", validate_default=True)
     stall: Duration = Field("10min", validate_default=True)
     spares: int = Field(1, ge=0)
+    balance: Literal["even", "speed"] = "even"  # shares of the batch: alike, or by speed
 
     @classmethod
     def _clashes(cls, fields: Any) -> Iterator[Problem]:
@@ -313,6 +314,7 @@ class Job(Part):
             "hang": self.elastic.hang.total_seconds(),
             "stall": self.elastic.stall.total_seconds(),
             "spares": self.elastic.spares,
+            "balance": self.elastic.balance,
             "checkpoint_every": self.checkpoint.every.total_seconds(),
             "checkpoint_keep": self.checkpoint.keep,
             "audit": self.audit,
