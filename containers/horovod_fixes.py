@@ -18,6 +18,13 @@ stops the build, so a changed source can never be half fixed.
    exception in gloo's device thread (a connection reset while it is accepted).
 5. ``waiters``: when a gloo pair fails, operations that are half way through are
    not told, and their waiters sleep until the gloo timeout.
+6. ``columns``: every rank asked the rendezvous server for every other rank's addresses
+   of all ranks, twice each. With HOROVOD_GLOO_RENDEZVOUS_COLUMNS=1 a rank sends its
+   addresses in one POST, whose answer is what the others made for it; see
+   trainer.rendezvous. Without the variable everything is as it was.
+7. ``meshes``: every rank connected to all others for the global process set again, and
+   once more for the cross (or local) ranks when these are all ranks. With the same
+   variable the connections that are there are shared.
 """
 
 from __future__ import annotations
@@ -128,6 +135,124 @@ FIXES = (
         "    NonOwningPtr<UnboundBuffer> receiving(rx_.ubuf);\n"
         "    if (receiving) {\n      receiving->signalException(ex);\n    }\n"
         "  }\n",
+    ),
+    Fix(
+        "columns",
+        "horovod/common/gloo/http_store.h",
+        "            int rank)\n      : rank_(rank) {\n",
+        "            int rank, int columns_of = 0)\n"
+        "      : rank_(rank), columns_of_(columns_of) {\n",
+    ),
+    Fix(
+        "columns",
+        "horovod/common/gloo/http_store.h",
+        "  int rank_;\n};\n",
+        "  int rank_;\n"
+        "  int columns_of_;  // the ranks in this scope; 0: the server keeps single keys\n"
+        "  std::vector<char> column_;  // what each of the others made for this rank\n"
+        "};\n",
+    ),
+    Fix(
+        "columns",
+        "horovod/common/gloo/http_store.cc",
+        " HTTP_DELETE(std::to_string(rank_)); }",
+        "\n  if (columns_of_ == 0) {\n    HTTP_DELETE(std::to_string(rank_));\n  }\n}",
+    ),
+    Fix(
+        "columns",
+        "horovod/common/gloo/http_store.cc",
+        "  HTTP_PUT(key, data);\n}\n",
+        "  if (columns_of_ == 0) {\n"
+        "    HTTP_PUT(key, data);\n"
+        "  } else if (columns_of_ > 1 && key == std::to_string(rank_)) {\n"
+        '    http::Request request(url_prefix_ + key + "/" +\n'
+        "                          std::to_string(columns_of_));\n"
+        "    http::Response response = PerformHTTP(\n"
+        '        request, "POST", std::string(data.begin(), data.end()));\n'
+        "    column_.assign(response.body.begin(), response.body.end());\n"
+        "  }\n"
+        "}\n",
+    ),
+    Fix(
+        "columns",
+        "horovod/common/gloo/http_store.cc",
+        "  std::vector<char> result;\n  HTTP_GET(key, result);\n  return result;\n",
+        "  std::vector<char> result;\n"
+        "  if (columns_of_ == 0) {\n"
+        "    HTTP_GET(key, result);\n"
+        '  } else if (key.compare(0, 5, "rank_") != 0) {\n'
+        "    // The one address that gloo picks, where it looks for it.\n"
+        "    int peer = std::stoi(key);\n"
+        "    size_t each = column_.size() / (columns_of_ - 1);\n"
+        "    auto address = column_.begin() + each * (peer < rank_ ? peer : peer - 1);\n"
+        "    result.resize(column_.size());\n"
+        "    std::copy(address, address + each,\n"
+        "              result.begin() + each * (rank_ < peer ? rank_ : rank_ - 1));\n"
+        "  }\n"
+        "  return result;\n",
+    ),
+    Fix(
+        "columns",
+        "horovod/common/gloo/http_store.cc",
+        "  const auto start = std::chrono::steady_clock::now();\n\n  while (!CheckKeys(keys)) {",
+        "  const auto start = std::chrono::steady_clock::now();\n\n"
+        "  while (columns_of_ == 0 && !CheckKeys(keys)) {",
+    ),
+    Fix(
+        "columns",
+        "horovod/common/gloo/gloo_context.cc",
+        "    store.reset(new HTTPStore(server_addr, server_port, prefix, rank));\n",
+        "    store.reset(new HTTPStore(server_addr, server_port, prefix, rank,\n"
+        "                              ColumnsFromEnv() ? size : 0));\n",
+    ),
+    Fix(
+        "columns",
+        "horovod/common/gloo/gloo_context.cc",
+        "std::shared_ptr<gloo::Context> Rendezvous(const std::string& prefix,",
+        "bool ColumnsFromEnv() {\n"
+        '  return GetBoolEnvOrDefault("HOROVOD_GLOO_RENDEZVOUS_COLUMNS", false);\n'
+        "}\n\n"
+        "std::shared_ptr<gloo::Context> Rendezvous(const std::string& prefix,",
+    ),
+    Fix(
+        "columns",
+        "third_party/gloo/gloo/transport/tcp/address.cc",
+        "  struct sockaddr_storage ss;\n  socklen_t addrlen = sizeof(ss);\n  int rv;\n\n"
+        "  rv = getsockname(",
+        "  struct sockaddr_storage ss = {};  // what is left over travels, too\n"
+        "  socklen_t addrlen = sizeof(ss);\n  int rv;\n\n"
+        "  rv = getsockname(",
+    ),
+    Fix(
+        "meshes",
+        "horovod/common/gloo/gloo_context.cc",
+        "  assert(global_context.IsEnabled());\n",
+        "  assert(global_context.IsEnabled());\n\n"
+        "  if (registered_ranks.empty() && ColumnsFromEnv()) {\n"
+        "    // All of this runs in one thread: one set of connections will do.\n"
+        "    ctx = global_context.ctx;\n"
+        "    local_ctx = global_context.local_ctx;\n"
+        "    cross_ctx = global_context.cross_ctx;\n"
+        "    global_ctx = global_context.ctx;\n"
+        "    gloo_iface_ = global_context.gloo_iface_;\n"
+        "    timeout_ = global_context.timeout_;\n"
+        "    hostname_ = global_context.hostname_;\n"
+        "    return;\n"
+        "  }\n",
+    ),
+    Fix(
+        "meshes",
+        "horovod/common/gloo/gloo_context.cc",
+        "  local_ctx = Rendezvous(HOROVOD_GLOO_LOCAL_PREFIX + hostname_,\n",
+        "  local_ctx = local_size == size && ColumnsFromEnv() ? ctx :\n"
+        "              Rendezvous(HOROVOD_GLOO_LOCAL_PREFIX + hostname_,\n",
+    ),
+    Fix(
+        "meshes",
+        "horovod/common/gloo/gloo_context.cc",
+        "  cross_ctx = Rendezvous(HOROVOD_GLOO_CROSS_PREFIX + std::to_string(local_rank),\n",
+        "  cross_ctx = cross_size == size && ColumnsFromEnv() ? ctx :\n"
+        "              Rendezvous(HOROVOD_GLOO_CROSS_PREFIX + std::to_string(local_rank),\n",
     ),
 )
 

@@ -8,9 +8,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from launcher.vertex import Jobs
 
 OK, FAILED, BAD_INPUT, CANCELLED = 0, 1, 2, 3
 EXIT_CODES = {"succeeded": OK, "failed": FAILED, "cancelled": CANCELLED}
@@ -32,6 +35,17 @@ class Target(str, Enum):
 
     local = "local"
     vertex = "vertex"
+
+
+class State(str, Enum):
+    """How a run is doing."""
+
+    queued = "queued"
+    running = "running"
+    waiting = "waiting"
+    succeeded = "succeeded"
+    failed = "failed"
+    cancelled = "cancelled"
 
 
 class Vm(str, Enum):
@@ -154,10 +168,12 @@ def status(run: RunName, as_json: AsJson = False) -> None:
     """Show how a run is doing, or how it ended."""
     with _user_errors():
         from launcher import runs
+        from launcher.inquiry import ask_api
         from launcher.status import read_status
 
         found = runs.find(run)
         known = read_status(found)
+        known["api"] = ask_api(found.run(), known["attempts"])
         if as_json:
             typer.echo(json.dumps(known, indent=2))
             return
@@ -169,31 +185,51 @@ def status(run: RunName, as_json: AsJson = False) -> None:
 
 
 @app.command(name="runs")
-def list_runs(as_json: AsJson = False) -> None:
-    """List the runs that this machine knows, the newest last."""
+def list_runs(
+    states: Annotated[
+        list[State] | None,
+        typer.Option("--state", metavar="STATE", help=f"Only {', '.join(State)} runs; repeatable."),
+    ] = None,
+    target: Annotated[Target | None, typer.Option(help="Only runs on this target.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", "-n", metavar="N", min=1, help="Only the newest so many."),
+    ] = None,
+    project: Annotated[
+        str | None, typer.Option(metavar="ID", help="Also list what Vertex AI has there.")
+    ] = None,
+    regions: Annotated[
+        list[str] | None,
+        typer.Option("--region", metavar="REGION", help="With --project; repeatable."),
+    ] = None,
+    job: Annotated[
+        str | None,
+        typer.Option("--job", metavar="JOB", help="Take project and regions from a job file."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List runs, the newest last: those of this machine, and those in a project."""
     with _user_errors():
-        from launcher import runs
-        from launcher.status import read_status
-        from trainer.rundir import RunDirectory
+        apis = _apis(project, regions or [], job)
+        from rich.console import Console
 
-        rows = []
-        for run_id, url in runs.urls().items():
-            try:
-                directory = RunDirectory(url)
-                created = float(directory.run().get("created", 0.0))
-                known = read_status(directory, audited=False)
-            except (OSError, ValueError, ImportError) as error:
-                typer.echo(f"swell: {run_id}: cannot be read: {error}", err=True)
-                continue
-            row = {"run": run_id, "state": known["state"], "step": known["step"]}
-            rows.append({**row, "created": created, "url": url})
-        rows.sort(key=lambda row: float(str(row["created"])))
+        from launcher import listing
+
+        rows = listing.list_runs(
+            apis,
+            states=[state.value for state in states or []],
+            target=target.value if target else None,
+            limit=limit,
+            report=lambda problem: typer.echo(f"swell: {problem}", err=True),
+        )
         if as_json:
             typer.echo(json.dumps(rows, indent=2))
-        elif not rows:
-            typer.echo("There are no runs yet; start one with: swell launch JOB")
+        elif rows:
+            listing.print_runs(Console(highlight=False), rows, bool(apis))
+        elif states or target or apis:
+            typer.echo("There is no such run.")
         else:
-            _print_runs(rows)
+            typer.echo("There are no runs yet; start one with: swell launch JOB")
 
 
 @app.command()
@@ -203,23 +239,38 @@ def logs(
         str | None, typer.Option(help="Only this replica's lines, for example workerpool1-0.")
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it ends.")] = False,
+    since: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Only lines of the last 10min, 2h, …")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per line, as it was logged.")
+    ] = False,
 ) -> None:
-    """Print what a run's replicas printed."""
+    """Print what a run's replicas printed, with local times."""
     with _user_errors():
-        from launcher import runs
-        from launcher.foreground import print_logs
+        import time
 
-        print_logs(runs.find(run), replica, follow)
+        from launcher import runs
+        from launcher.durations import parse_duration
+        from launcher.logs import open_log, print_logs, since_time
+
+        start = None
+        if since is not None:
+            try:
+                start = since_time(parse_duration(since).total_seconds(), time.time())
+            except ValueError as error:
+                _fail(f"--since: {error}")
+        print_logs(open_log(runs.find(run), replica, start, follow), follow, as_json)
 
 
 @app.command()
 def cancel(run: RunName) -> None:
-    """End a run. What it has saved stays."""
+    """End a run, from any machine. What it has saved stays."""
     with _user_errors():
         from launcher import runs
-        from launcher.foreground import cancel_and_wait
+        from launcher.cancellation import cancel_run
 
-        typer.echo(cancel_and_wait(runs.find(run)))
+        typer.echo(cancel_run(runs.find(run)))
 
 
 @app.command()
@@ -298,11 +349,11 @@ def _user_errors() -> Iterator[None]:
 
 
 def _exit_code(error: Exception) -> int | None:
+    from launcher.apierror import ApiError
     from launcher.jobfile import JobFileError
     from launcher.local import LocalError
     from launcher.run import LaunchError
     from launcher.runs import RunError
-    from launcher.vertex import ApiError
 
     if isinstance(error, JobFileError | LaunchError | RunError):
         return BAD_INPUT
@@ -320,19 +371,24 @@ def _fail(message: str) -> None:
     raise typer.Exit(BAD_INPUT)
 
 
-def _print_runs(rows: list[dict[str, Any]]) -> None:
-    import time
+def _apis(project: str | None, regions: list[str], job: str | None) -> list[Jobs]:
+    """Returns the APIs that options of ``swell runs`` name."""
+    if job is not None:
+        from launcher.jobfile import load_job
 
-    from rich.console import Console
-    from rich.table import Table
+        loaded = load_job(job, [])
+        project, regions = project or loaded.project, regions or loaded.regions
+        if not project or not regions:
+            _fail(f"{job}: has no project and regions; give --project and --region")
+    if bool(project) != bool(regions):
+        _fail("--project and --region belong together: jobs are kept by region")
+    if not project:
+        return []
+    from launcher.retry import BRIEF, Retries
+    from launcher.vertex import Jobs
 
-    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
-    for name in ("run", "state", "step", "created"):
-        table.add_column(name, justify="right" if name == "step" else "left", no_wrap=True)
-    for row in rows:
-        created = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["created"]))
-        table.add_row(row["run"], row["state"], f"{row['step']:,}", created)
-    Console(highlight=False).print(table)
+    retries = Retries(BRIEF)
+    return [Jobs(project, region, retries=retries) for region in dict.fromkeys(regions)]
 
 
 if __name__ == "__main__":

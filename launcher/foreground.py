@@ -1,4 +1,4 @@
-"""What the commands do while a person waits: follow a launch, print logs, cancel."""
+"""What the commands do while a person waits: follow a launch, or leave it in the background."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from rich.console import Console
 
 from launcher import runs
-from launcher.local import LocalError, LogReader, Replicas, child_environment
-from launcher.run import Run, cancel_run, launch
+from launcher.local import LocalError, Replicas, child_environment
+from launcher.run import Run, launch
 from launcher.spec import Job, Target
 from launcher.status import ABANDONED, Outcome, is_abandoned, read_status
 from launcher.summary import print_summary
@@ -29,7 +28,6 @@ from trainer.rundir import RunDirectory
 LOOK_EVERY = 0.25  # seconds
 REMOTE_LOOKS = 20  # as many times more seldom on an object store, where each look is a request
 DETACH_LIMIT = 60.0
-CANCEL_LIMIT = 60.0
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -149,47 +147,6 @@ def launch_detached(
     raise LocalError(f"run {run_id} has not started yet; see {folder / 'launch.log'}")
 
 
-def cancel_and_wait(directory: RunDirectory) -> str:
-    """Ends a run and waits until it is gone. Returns what to tell the user.
-
-    Raises ApiError when its CustomJob cannot be cancelled.
-    """
-    run_id = str(directory.run()["id"])
-    if not cancel_run(directory, f"cancelled by {runs.whoami()}"):
-        outcome = directory.outcome() or {}
-        return f"run {run_id} had ended before: {outcome.get('state')}"
-    deadline = time.monotonic() + CANCEL_LIMIT
-    while runs.launch_lives(run_id):
-        if time.monotonic() > deadline:
-            return f"run {run_id} is cancelled; its launch is still stopping VMs"
-        time.sleep(0.1)
-    return f"run {run_id} is cancelled"
-
-
-def print_logs(directory: RunDirectory, replica: str | None, follow: bool) -> None:
-    """Prints the lines of a local run's replicas in order of time.
-
-    Raises RunError for a run without local logs, and for a replica that it does not have.
-    """
-    run = directory.run()
-    run_id = str(run["id"])
-    if run.get("target") != "local":
-        raise runs.RunError(f"{run_id}: runs on Vertex AI; its logs are in Cloud Logging")
-    if not runs.launched_here(run):
-        raise runs.RunError(f"{run_id}: was launched by {run.get('by')}; its logs are there")
-    if replica is not None:
-        _require_replica(run, replica)
-    reader = LogReader(runs.local_folder(run_id), replica)
-    while True:
-        lives = follow and runs.launch_lives(run_id)
-        for entry in reader.read_new():
-            at = str(entry.get("timestamp", ""))[11:19]
-            print(f"{at} {entry.get('replica')} {entry.get('message')}", flush=follow)
-        if not lives:
-            return
-        time.sleep(LOOK_EVERY)
-
-
 def local_replicas(directory: RunDirectory, replica: str) -> Replicas:
     """Returns the VMs of a local run that is going, after checking that it has ``replica``.
 
@@ -201,7 +158,7 @@ def local_replicas(directory: RunDirectory, replica: str) -> Replicas:
         raise runs.RunError(
             f"{run_id}: runs on Vertex AI, where the Spot market preempts by itself"
         )
-    _require_replica(run, replica)
+    runs.require_replica(run, replica)
     if outcome := directory.outcome():
         raise runs.RunError(f"{run_id}: has ended: {outcome.get('state')}")
     if is_abandoned(run):
@@ -210,11 +167,3 @@ def local_replicas(directory: RunDirectory, replica: str) -> Replicas:
         if attempt.get("job"):
             return Replicas(str(attempt["endpoint"]), str(attempt["job"]))
     raise runs.RunError(f"{run_id}: has no VMs yet; try again in a moment")
-
-
-def _require_replica(run: dict[str, Any], replica: str) -> None:
-    names = Job.model_validate(run["spec"]).replicas()
-    if replica not in names:
-        near = get_close_matches(replica, names, n=1)
-        remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(names[:8])}"
-        raise runs.RunError(f"{run['id']}: has no replica {replica}; {remedy}")

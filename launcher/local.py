@@ -1,4 +1,4 @@
-"""The local target: the emulator as a child of the launch, and what it leaves behind.
+"""The local target: the emulator as a child of the launch.
 
 The child has its own session, so that Ctrl-C reaches only the launch, and the launch
 holds its standard input: however the launch ends, even killed, the emulator sees the end
@@ -13,7 +13,6 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -157,41 +156,3 @@ def child_environment() -> dict[str, str]:
     root = str(Path(__file__).parents[1])
     path = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
-
-
-Entry = dict[str, Any]
-
-
-class LogReader:
-    """Reads local replicas' logs; each ``read_new`` returns the lines not returned before.
-
-    Args:
-        state: the emulator's folder.
-        replica: only this one's lines, or None for everybody's.
-    """
-
-    def __init__(self, state: Path, replica: str | None = None) -> None:
-        self._folder = state / "logs"
-        self._pattern = f"*/{replica or '*'}.jsonl"
-        self._offsets: dict[Path, int] = {}
-
-    def read_new(self) -> list[Entry]:
-        """Returns new entries ``{"timestamp", "severity", "replica", "message"}`` by time."""
-        entries: list[Entry] = []
-        for path in sorted(self._folder.glob(self._pattern)):
-            entries.extend(self._new_lines(path))
-        return sorted(entries, key=lambda entry: str(entry.get("timestamp", "")))
-
-    def _new_lines(self, path: Path) -> Iterator[Entry]:
-        with path.open("rb") as file:
-            file.seek(self._offsets.get(path, 0))
-            for line in file:
-                if not line.endswith(b"\n"):  # still being written
-                    break
-                self._offsets[path] = self._offsets.get(path, 0) + len(line)
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(entry, dict):
-                    yield entry

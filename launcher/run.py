@@ -11,11 +11,13 @@ from typing import Any
 
 from launcher import customjob, runs
 from launcher.local import PROJECT, REGION, Emulator, LocalError
+from launcher.retry import ONCE, Retries
 from launcher.spec import Job, Target
 from launcher.status import Outcome, read_status
-from launcher.supervisor import ENDED, PATIENCE, Supervisor, end_run, read_attempts
+from launcher.supervisor import PATIENCE, Supervisor, end_run
 from launcher.targets import problems
-from launcher.vertex import Jobs, import_client
+from launcher.transport import import_client
+from launcher.vertex import Jobs
 from trainer.events import EventWriter
 from trainer.rundir import RunDirectory, token_sha256
 
@@ -161,7 +163,10 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
                 emulator = resources.enter_context(Emulator(folder, job.local.market, job.local.vm))
                 imports.join()  # two threads that import one package can meet it half done
                 region = job.regions[0] if job.regions else REGION
-                jobs = Jobs(job.project or PROJECT, region, emulator.endpoint)
+                # An emulator that does not answer is gone: asking again does not bring it back.
+                jobs = Jobs(
+                    job.project or PROJECT, region, emulator.endpoint, retries=Retries(ONCE)
+                )
             else:
                 jobs = Jobs(job.project or "", job.regions[0])
         except LocalError as error:
@@ -191,28 +196,3 @@ def require_fit(job: Job, target: Target) -> None:
     if found:
         lines = [f"{'.'.join(map(str, path))}: {what}" for path, what in found]
         raise LaunchError("\n".join(lines))
-
-
-def cancel_run(directory: RunDirectory, reason: str) -> bool:
-    """Ends a run that any process launched. Returns False when it had ended before.
-
-    Raises ApiError when its CustomJob cannot be cancelled.
-    """
-    writer = EventWriter(directory, f"launcher-{secrets.token_hex(4)}")
-    if not end_run(directory, writer, "cancelled", reason):
-        return False
-    run_id = str(directory.run()["id"])
-    if not runs.launch_lives(run_id):  # else the launch sees the outcome and does the rest
-        _cancel_jobs(directory)
-    return True
-
-
-def _cancel_jobs(directory: RunDirectory) -> None:
-    for attempt in read_attempts(directory):
-        name, endpoint = attempt.get("job"), str(attempt.get("endpoint"))
-        if not name or attempt.get("state") in ENDED:
-            continue
-        if endpoint.startswith("http://"):
-            continue  # an emulator ends with its launch
-        project = str(name).split("/")[1]
-        Jobs(project, str(attempt["region"]), endpoint).cancel(str(name))

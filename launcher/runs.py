@@ -168,6 +168,17 @@ def launch_lives(run_id: str) -> bool:
     return False
 
 
+def require_replica(run: dict[str, Any], replica: str) -> None:
+    """Raises RunError when the run whose run.json this is has no such replica."""
+    from launcher.spec import Job
+
+    names = Job.model_validate(run["spec"]).replicas()
+    if replica not in names:
+        near = get_close_matches(replica, names, n=1)
+        remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(names[:8])}"
+        raise RunError(f"{run['id']}: has no replica {replica}; {remedy}")
+
+
 def launched_here(run: dict[str, Any]) -> bool:
     """Whether run.json says that this user launched the run on this machine."""
     return bool(run.get("by") == whoami())

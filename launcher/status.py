@@ -14,6 +14,8 @@
     metrics          the newest value of each metric
     epochs           [{epoch, samples, exactly_once}]; exactly_once is null until it is over
     reason           why the run ended
+    api              {job, state, reason, error, console}: what the API says of a CustomJob on
+                     Vertex AI that is not on record as ended; else null (see launcher.inquiry)
 
 Events come from several machines: what does not have the documented form is ignored.
 """
@@ -284,6 +286,7 @@ def build_status(
         "metrics": metrics,
         "epochs": samples.epochs if samples else None,
         "reason": reason,
+        "api": None,  # only swell status asks
     }
 
 

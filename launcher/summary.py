@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
@@ -10,8 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from launcher.story import count, number, one_line, span
+from launcher.transport import is_emulator
 
 _COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow"}
+_ATTEMPTS = 5
 _SHOWN = 24  # generations; a long run's middle is left out
 
 
@@ -47,8 +50,9 @@ def _print(console: Console, status: dict[str, Any], where: str, seconds: float 
     console.print()
     console.print(Padding(_facts(status), (0, 0, 0, 2)))
     # Paths and tracebacks keep their lines, to be copied.
-    directory = Text.assemble(("  run directory", "dim"), f"   {where}")
-    console.print(directory, soft_wrap=True)
+    console.print(Text.assemble(("  run directory", "dim"), f"   {where}"), soft_wrap=True)
+    if page := (status.get("api") or {}).get("console"):
+        console.print(Text.assemble(("  console      ", "dim"), f"   {page}"), soft_wrap=True)
     reason = str(status.get("reason") or "").strip()
     if state != "succeeded" and reason:
         console.print()
@@ -88,6 +92,8 @@ def _facts(status: dict[str, Any]) -> Table:
     table = Table.grid(padding=(0, 3, 0, 0))
     table.add_column(style="dim", no_wrap=True, min_width=len("run directory"))
     table.add_column(overflow="fold")
+    for name, what in _attempts(status):
+        table.add_row(name, what)
     lost = status["steps_lost"]
     table.add_row("steps", f"{status['step']:,} completed, {lost or 'none'} lost")
     left = [
@@ -107,6 +113,31 @@ def _facts(status: dict[str, Any]) -> Table:
     if status["goodput"] is not None:
         table.add_row("goodput", f"{100 * status['goodput']:.1f} % of the time was training")
     return table
+
+
+def _attempts(status: dict[str, Any]) -> Iterator[tuple[str, Text]]:
+    """Yields the run's CustomJobs as on record, and what the API says of the last."""
+    attempts, api = status["attempts"], status.get("api")
+    if not api and len(attempts) < 2 and all(is_emulator(str(a["endpoint"])) for a in attempts):
+        return
+    for attempt in attempts[-_ATTEMPTS:]:
+        job = str(attempt.get("job") or (api or {}).get("job") or "")
+        which = f"CustomJob {job.rpartition('/')[2]} in " if job else ""
+        reason = one_line(str(attempt.get("reason") or ""))
+        why = f": {reason}" if reason and reason != str(status.get("reason")) else ""
+        state = str(attempt["state"]).lower()
+        yield f"attempt {attempt['attempt']}", Text(f"{which}{attempt['region']}, {state}{why}")
+    if not api:
+        return
+    if api["error"]:
+        yield "Vertex AI", Text(_printable(api["error"]), style="yellow")
+    else:
+        differs = api["state"] != attempts[-1]["state"]
+        reason = f": {one_line(api['reason'])}" if api["reason"] else ""
+        yield (
+            "Vertex AI",
+            Text(f"{api['state'].lower()}{reason}", style="yellow" if differs else ""),
+        )
 
 
 def _samples(status: dict[str, Any]) -> Text:

@@ -26,8 +26,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
 
+from launcher.apierror import ApiError
 from launcher.customjob import CustomJob
-from launcher.vertex import ApiError, JobState
+from launcher.vertex import JobState
 from trainer.events import EventWriter
 from trainer.rundir import ATTEMPTS, OutcomeState, RunDirectory
 

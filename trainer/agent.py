@@ -235,10 +235,10 @@ class Agent:
             if self._rendezvous is not None and self._is_current(order.abort.generation):
                 self._rendezvous.break_off()
             self._tell_workers("abort", order.abort.generation)
-        elif kind == "keys":
-            if self._rendezvous is not None and self._is_current(order.keys.generation):
-                for key in order.keys.keys:
-                    self._rendezvous.add(key.scope, key.name, key.value)
+        elif kind == "columns":
+            if self._rendezvous is not None and self._is_current(order.columns.generation):
+                for one in order.columns.columns:
+                    self._rendezvous.take(order.columns.scope, one.rank, one.addresses)
         elif kind == "replace":
             for slot in self._slots.all:
                 if slot.active.generation:
@@ -258,7 +258,7 @@ class Agent:
         self._addresses = addresses_in(form.world)
         self._started.clear()
         self._stopped.clear()
-        self._rendezvous = Rendezvous(world, self.member, self._put_key)
+        self._rendezvous = Rendezvous(world, self.member, self._send_row)
         await self._rendezvous.start()
         places = world.places_of(self.member)
         for slot, place in zip(self._slots.all, places, strict=True):
@@ -277,10 +277,11 @@ class Agent:
                 addresses=sorted(set(self._addresses.values())),
             )
 
-    def _put_key(self, scope: str, name: str, value: bytes) -> None:
+    def _send_row(self, scope: str, size: int, rank: int, row: bytes) -> None:
         assert self._world is not None
-        key = pb.Key(scope=scope, name=name, value=value)
-        self._link.say(put=pb.Put(generation=self._world.generation, keys=[key]))
+        addresses = pb.Addresses(rank=rank, addresses=row)
+        generation = self._world.generation
+        self._link.say(row=pb.Row(generation=generation, scope=scope, size=size, row=addresses))
 
     def _is_current(self, generation: int) -> bool:
         return self._world is not None and self._world.generation == generation
@@ -329,6 +330,10 @@ class Agent:
             spare=spare,
             task=settings.task,
             task_args=settings.task_args,
+            script=settings.script,
+            module=settings.module,
+            args=settings.args,
+            balance=settings.balance,
             checkpoint_every=settings.checkpoint_every,
             checkpoint_keep=settings.checkpoint_keep,
             audit=settings.audit,

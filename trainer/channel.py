@@ -45,11 +45,21 @@ class Save:
     """The agent asks for a checkpoint of the state that the worker holds."""
 
 
+@dataclass(frozen=True)
+class Leave:
+    """A generation is to be left. One that trains in it has been told in another way."""
+
+    generation: int
+
+
+Order = Generation | Save | Leave | None  # None: the worker's life is over
+
+
 class Channel(Protocol):
     """What the elastic engine needs of whoever tells it about worlds."""
 
-    def next(self) -> Generation | Save | None:
-        """Waits for what to do next; None means that the worker's life is over."""
+    def next(self) -> Order:
+        """Waits for what to do next."""
 
     def pause_requested(self) -> bool:
         """Whether the world is asked to leave after the running step."""
@@ -74,15 +84,21 @@ class AgentChannel:
         read_fd: the pipe's end that the agent writes to.
         write_fd: the pipe's end that the agent reads from.
         orphaned: called when the agent is gone; it must end the process.
+
+    Attributes:
+        over: whether the worker has been told that its life is over.
     """
+
+    _inherited: AgentChannel | None = None
 
     def __init__(
         self, read_fd: int, write_fd: int, orphaned: Callable[[], None] = lambda: os._exit(1)
     ) -> None:
+        self.over = False
         self._reader = os.fdopen(read_fd, "rb")
         self._writer = os.fdopen(write_fd, "wb", buffering=0)
         self._orphaned = orphaned
-        self._queue: queue.SimpleQueue[Generation | Save | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._write_lock = threading.Lock()
         self._abort_lock = threading.Lock()
         self._pausing = 0  # generations up to this one are asked to pause
@@ -95,19 +111,23 @@ class AgentChannel:
 
     @classmethod
     def inherited(cls) -> AgentChannel | None:
-        """The channel that an agent left in the environment, or None without an agent."""
-        fds = os.environ.pop(ENV_CONTROL, None)
-        if fds is None:
-            return None
-        read_fd, write_fd = (int(fd) for fd in fds.split(","))
-        os.set_inheritable(read_fd, False)
-        os.set_inheritable(write_fd, False)
-        return cls(read_fd, write_fd)
+        """The channel that an agent left in the environment, or None without an agent.
 
-    def next(self) -> Generation | Save | None:
+        Always the same one: a worker's main function and the user's script share it.
+        """
+        fds = os.environ.pop(ENV_CONTROL, None)
+        if fds is not None:
+            read_fd, write_fd = (int(fd) for fd in fds.split(","))
+            os.set_inheritable(read_fd, False)
+            os.set_inheritable(write_fd, False)
+            cls._inherited = cls(read_fd, write_fd)
+        return cls._inherited
+
+    def next(self) -> Order:
         order = self._queue.get()
         if isinstance(order, Generation):
             self._current = order.number
+        self.over = order is None
         return order
 
     def pause_requested(self) -> bool:
@@ -157,11 +177,13 @@ class AgentChannel:
                 self._queue.put(Generation(order["generation"], order["env"], addresses))
             elif op == "pause":
                 self._pausing = max(self._pausing, order["generation"])
+                self._queue.put(Leave(order["generation"]))
             elif op == "abort":
                 with self._abort_lock:
                     self._aborted = max(self._aborted, order["generation"])
                     if self._callback is not None and self._aborted >= self._current:
                         self._callback()
+                self._queue.put(Leave(order["generation"]))
             elif op == "save":
                 self._queue.put(Save())
             elif op == "exit":
@@ -176,7 +198,7 @@ class LoneChannel:
         self._report = report
         self._orders: list[Generation] = [Generation(1)]
 
-    def next(self) -> Generation | Save | None:
+    def next(self) -> Order:
         return self._orders.pop() if self._orders else None
 
     def pause_requested(self) -> bool:
@@ -194,3 +216,8 @@ class LoneChannel:
     def send(self, op: str, **fields: Any) -> None:
         if self._report is not None:
             self._report(op, fields)
+
+
+def current_channel() -> Channel:
+    """The channel of this process: its agent's, if it has one, and else a new one, alone."""
+    return AgentChannel.inherited() or LoneChannel()

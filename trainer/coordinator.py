@@ -22,9 +22,9 @@ from trainer import signals
 from trainer.events import EventWriter
 from trainer.lease import Claim, create_claim, newest_claim, renew_claim
 from trainer.membership import Membership
+from trainer.mesh import Mesh
 from trainer.policy import Policy
 from trainer.protocol import swell_pb2 as pb
-from trainer.rendezvous import scope_size
 from trainer.rundir import OutcomeState, RunDirectory
 from trainer.wire import event_from_message, world_from_message, world_to_message
 from trainer.world import MemberId, World
@@ -33,7 +33,8 @@ SERVICE = "swell.Coordinator"
 METHOD = "Join"
 TICK = 0.1  # seconds
 FLUSH = 0.5  # seconds between batches of events
-MESSAGE_LIMIT = 64 * 2**20  # bytes; a scope of 512 ranks has about 37 MB of gloo addresses
+MESSAGE_LIMIT = 64 * 2**20  # bytes; the largest name all members of a world (45 each), or
+# the addresses that all ranks made for one member's ranks (8 or 28 each)
 
 # A peer that vanished is noticed even while nobody has anything to say to it.
 KEEPALIVE = (
@@ -43,7 +44,7 @@ KEEPALIVE = (
     ("grpc.http2.max_pings_without_data", 0),
 )
 
-Stream = asyncio.Queue[pb.FromCoordinator | None]
+Stream = asyncio.Queue[bytes | None]  # serialised: what goes to all members is made once
 
 
 class Coordinator:
@@ -82,7 +83,8 @@ class Coordinator:
         self._claim = Claim(0, str(leader), "")
         self._streams: dict[MemberId, Stream] = {}
         self._addresses: dict[MemberId, str] = {}
-        self._keys: dict[str, dict[str, pb.Key]] = defaultdict(dict)  # by scope and name
+        self._meshes: dict[str, Mesh] = {}  # of the newest world: those that are incomplete
+        self._ranks: dict[str, dict[MemberId, list[int]]] = {}  # by scope: who has which
         self._tasks: list[asyncio.Task[None]] = []
         self._leads = True
 
@@ -103,7 +105,6 @@ class Coordinator:
         handler = grpc.stream_stream_rpc_method_handler(
             self._join,
             request_deserializer=pb.FromAgent.FromString,
-            response_serializer=pb.FromCoordinator.SerializeToString,
         )
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),)
@@ -165,8 +166,8 @@ class Coordinator:
     async def _join(
         self,
         requests: AsyncIterator[pb.FromAgent],
-        context: grpc.aio.ServicerContext[pb.FromAgent, pb.FromCoordinator],
-    ) -> AsyncIterator[pb.FromCoordinator]:
+        context: grpc.aio.ServicerContext[pb.FromAgent, bytes],
+    ) -> AsyncIterator[bytes]:
         """One agent's stream, from hello to the end."""
         metadata = dict(context.invocation_metadata() or ())
         shown = str(metadata.get("authorization", ""))
@@ -203,8 +204,8 @@ class Coordinator:
     ) -> None:
         try:
             async for message in requests:
-                if message.WhichOneof("body") == "put":
-                    self._collect(message.put)
+                if message.WhichOneof("body") == "row":
+                    self._collect(member, message.row)
                 else:
                     event = event_from_message(member, message)
                     if event is not None:
@@ -226,7 +227,8 @@ class Coordinator:
         if isinstance(command, signals.Record):
             self._events.emit(command.event, **command.fields)
         elif isinstance(command, signals.Form):
-            self._keys.clear()
+            self._meshes.clear()
+            self._ranks.clear()
             message = pb.Form(
                 world=world_to_message(command.world, self._addresses),
                 gloo_timeout=self._machine.limits(self._clock()).gloo_timeout,
@@ -251,23 +253,38 @@ class Coordinator:
     def _send(self, member: MemberId, message: pb.FromCoordinator) -> None:
         stream = self._streams.get(member)
         if stream is not None:
-            stream.put_nowait(message)
+            stream.put_nowait(message.SerializeToString())
 
     def _send_world(self, world: World, message: pb.FromCoordinator) -> None:
+        data = message.SerializeToString()
         for member in world.members:
-            self._send(member, message)
+            stream = self._streams.get(member)
+            if stream is not None:
+                stream.put_nowait(data)
 
-    def _collect(self, put: pb.Put) -> None:
-        """Gathers a scope's keys, and sends them down once when the scope is complete."""
+    def _collect(self, member: MemberId, row: pb.Row) -> None:
+        """Takes in one rank's row of a mesh; a mesh that is complete goes out as columns.
+
+        Raises ValueError for what is no row.
+        """
         world = self._machine.world
-        if world is None or put.generation != world.generation:
+        if world is None or row.generation != world.generation:
             return
-        for key in put.keys:
-            gathered = self._keys[key.scope]
-            gathered[key.name] = key
-            if len(gathered) == scope_size(world, key.scope):
-                keys = pb.Keys(generation=world.generation, keys=gathered.values())
-                self._send_world(world, pb.FromCoordinator(keys=keys))
+        if row.size > world.size:
+            raise ValueError(f"a mesh of {row.size} in a world of {world.size}")
+        mesh = self._meshes.setdefault(row.scope, Mesh(row.size))
+        mesh.add(row.row.rank, row.row.addresses)
+        ranks = self._ranks.setdefault(row.scope, defaultdict(list))
+        if row.row.rank not in ranks[member]:
+            ranks[member].append(row.row.rank)
+        if not mesh.complete:
+            return
+        columns = mesh.columns()
+        for one, its in self._ranks.pop(row.scope).items():
+            addresses = [pb.Addresses(rank=rank, addresses=columns[rank]) for rank in its]
+            message = pb.Columns(generation=row.generation, scope=row.scope, columns=addresses)
+            self._send(one, pb.FromCoordinator(columns=message))
+        del self._meshes[row.scope]
 
     async def _end(self, command: signals.Finish) -> None:
         """Writes the outcome, if this is still the leader, and tells everybody what counts."""
@@ -281,8 +298,9 @@ class Coordinator:
             await self._step_down()
             return
         finish = pb.Finish(state=str(outcome["state"]), reason=str(outcome["reason"]))
+        data = pb.FromCoordinator(finish=finish).SerializeToString()
         for stream in self._streams.values():
-            stream.put_nowait(pb.FromCoordinator(finish=finish))
+            stream.put_nowait(data)
 
     def _write_outcome(self, command: signals.Finish) -> dict[str, Any] | None:
         """Returns the outcome that counts: another one's, if that came first. None: replaced."""

@@ -9,10 +9,14 @@ each sample of an epoch is used exactly once however often the world changes.
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+_UNIT = 1_000_000  # the weight of the fastest rank
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,33 @@ class Order:
         return start, min(start + self.batch, self.samples)
 
 
-def share(start: int, stop: int, rank: int, size: int) -> tuple[int, int]:
-    """The part of [start, stop) that ``rank`` of ``size`` takes; sizes differ by at most 1."""
-    count = stop - start
-    return start + count * rank // size, start + count * (rank + 1) // size
+def shares(count: int, weights: Sequence[float]) -> list[int]:
+    """Splits ``count`` samples over ranks, in proportion to their ``weights``.
+
+    Exact and deterministic: the parts sum to ``count``, and every machine computes the
+    same. Equal weights give parts that differ by at most 1. As long as there are enough
+    samples, every rank gets one: what takes no part could not show its speed.
+
+    Raises ValueError for weights that are not positive and finite.
+    """
+    if not all(math.isfinite(weight) and weight > 0 for weight in weights):
+        raise ValueError(f"weights must be positive: {list(weights)}")
+    # In whole numbers, so that no rounding depends on the order of additions.
+    largest = max(weights)
+    units = [max(1, round(weight / largest * _UNIT)) for weight in weights]
+    spare = count - len(weights)
+    least = 1 if spare >= 0 else 0
+    rest, total = (spare if least else count), sum(units)
+    parts = [least + rest * unit // total for unit in units]
+    # What is left by rounding down goes to those who lost most by it.
+    by_loss = sorted(range(len(units)), key=lambda rank: (rest * units[rank] % total, rank))
+    for rank in by_loss[len(units) - (count - sum(parts)) :]:
+        parts[rank] += 1
+    return parts
+
+
+def share(start: int, stop: int, rank: int, weights: Sequence[float]) -> tuple[int, int]:
+    """The part of [start, stop) that ``rank`` takes, when ranks have these weights."""
+    parts = shares(stop - start, weights)
+    low = start + sum(parts[:rank])
+    return low, low + parts[rank]

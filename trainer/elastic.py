@@ -1,178 +1,147 @@
-"""One worker's life through all generations of the world, without restarting.
+"""Your own training loop, on workers that come and go.
 
-Horovod reads its environment again at every ``hvd.init()``, so one process can join
-world after world::
+    from trainer import elastic
 
-    wait for a generation ─► hvd.init() ─► who holds what? ─► flat transfer, if needed
-        ▲                                                        │
-        └── hvd.shutdown() ◄── paused, aborted, or a peer lost ◄─┴─ train step by step
+    model = Net()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+    state = elastic.State(model=model, optimizer=optimizer)
+    batches = elastic.batches(dataset, global_batch=64, seed=0)
 
-No rollback: a collective that fails leaves the parameters untouched, because the
-optimizer steps only after all gradients arrived. So the survivors are at the last
-completed step, and the most advanced clean one is the root of the next generation.
+    for step in elastic.steps(state, batches, epochs=3):
+        with step:
+            x, y = (one.to(step.device) for one in dataset[step.indices])
+            loss = F.cross_entropy(model(x), y, reduction="sum") / step.batch_size
+            step.add(loss=loss)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        if step.epoch_done:
+            elastic.report(accuracy=evaluate(model))
+
+    torch.save(model.state_dict(), "final.pt")  # rank 0 alone comes here
+
+Started alone (``python own_loop.py``) it is a world of one. In a job file it is
+``script: own_loop.py``, and the loop lives through drains, losses and newcomers:
+
+- Step k takes the same samples in every world, and its workers share them, so divide a
+  *summed* loss by ``step.batch_size``: the gradients then sum up to those of the mean.
+- Gradients are summed over the workers when ``backward()`` returns: clip them, unscale
+  them, step with them. For micro-batches, loop over ``step.split(n)``.
+- A worker that is lost costs no step: the ``with`` block ends early, without an error,
+  and the loop gives the same step again. So what must happen once per step belongs into
+  the block, after ``optimizer.step()``, or behind ``if step.applied``.
+- Whatever must survive belongs into the State: parts with a ``state_dict`` (models,
+  optimizers, schedulers, scalers) and plain values (``state.best = 0.9``).
+- All workers must be built alike: seed what is random before the State is made.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Iterator, Sized
 
-import horovod.torch as hvd
-import torch
-from horovod.common.exceptions import HorovodInternalError
+from trainer.channel import current_channel
+from trainer.data import Order
+from trainer.session import current_session
+from trainer.state import State
+from trainer.step import Step
+from trainer.steps import Steps
 
-from trainer.channel import Channel, Generation
-from trainer.stay import Stay
-from trainer.transfer import broadcast_tree
+__all__ = ["State", "Step", "batches", "report", "steps", "stop"]
 
-
-class Portable(Protocol):
-    """State that survives: what a worker holds, in a form that can be sent.
-
-    Attributes:
-        step: steps completed.
-        clean: whether the state is that of ``step`` exactly (not in the middle of an
-            update) and was trained or received, not merely initialised.
-    """
-
-    step: int
-    clean: bool
-
-    def prepare(self) -> torch.device:
-        """Makes ready for a first generation (device, optimizer); called before each."""
-
-    def export(self) -> Any:
-        """The state as a tree of tensors and plain values (see trainer.tree)."""
-
-    def load(self, tree: Any) -> None:
-        """Takes over a state that ``export`` made, here or elsewhere."""
-
-    def restore(self) -> None:
-        """Loads the newest valid checkpoint, or leaves the state at step 0 if there is none."""
+_running: Steps | None = None
 
 
-@dataclass(frozen=True)
-class Synced:
-    """What the start of a generation did.
-
-    Attributes:
-        root: the rank whose state everybody holds now.
-        bytes: how many bytes of state were sent; 0 when nobody needed any.
-        seconds: how long joining and sending took.
-    """
-
-    root: int
-    bytes: int
-    seconds: float
-
-
-class Elastic:
-    """Joins world after world, and calls back to train in each.
+def batches(dataset: Sized | int, global_batch: int, seed: int = 0) -> Order:
+    """The exact order in which a data set is used.
 
     Args:
-        channel: where generations come from.
-        clock: monotonic seconds.
+        dataset: the data set, or its number of samples.
+        global_batch: samples of one step over all workers, whatever their number.
+        seed: fixes the order of each epoch.
+
+    Raises ValueError when there is no sample, or a batch of none.
     """
+    samples = dataset if isinstance(dataset, int) else len(dataset)
+    return Order(samples, global_batch, seed)
 
-    def __init__(self, channel: Channel, clock: Callable[[], float] = time.monotonic) -> None:
-        self.channel = channel
-        self._clock = clock
-        self._last_step_at: float | None = None
-        self._generation = Generation(0)
-        self._stay: Stay | None = None
 
-    @property
-    def generation(self) -> int:
-        """The number of the current generation."""
-        return self._generation.number
+def steps(
+    state: State,
+    batches: Order | None = None,
+    *,
+    epochs: int | None = None,
+    total: int | None = None,
+    metrics: tuple[str, ...] = ("loss",),
+    seed: int | None = 0,
+) -> Iterator[Step]:
+    """Gives one step after another, to be taken inside ``with step:``.
 
-    def run(
-        self,
-        state: Portable,
-        train: Callable[[], bool],
-        save: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Lives until the channel ends.
+    The loop ends on rank 0 when all steps are done: what follows it runs there alone,
+    and the run is complete when the script ends. On other workers the process exits
+    here, when the run has ended or the worker is not needed any more.
 
-        Args:
-            state: what survives from world to world.
-            train: trains in the current world; returns True when training is complete,
-                False when the world is to be left (``should_leave`` said so).
-            save: writes a checkpoint of ``state``, between worlds.
+    Args:
+        state: what survives.
+        batches: which samples each step takes; None for a loop that needs no data set.
+        epochs: passes over the data. Either this or ``total`` must be given.
+        total: steps of the whole run.
+        metrics: names of the numbers that ``step.add`` sums over the workers.
+        seed: seeds Python's, NumPy's and torch's generators anew for each step and rank,
+            so that a step that is taken again repeats itself; None leaves them alone.
 
-        Raises whatever ``train`` raises, except for lost peers.
-        """
-        while (order := self.channel.next()) is not None:
-            if isinstance(order, Generation):
-                self._live(order, state, train)
-            else:
-                if state.clean:
-                    save()
-                self.channel.send("saved", step=state.step)
+    Raises ValueError unless exactly one of ``epochs`` (with ``batches``) and ``total``
+    is given, and RuntimeError for a second loop in a worker of a run.
+    """
+    if (epochs is None) == (total is None):
+        raise ValueError("give steps() either epochs= or total=")
+    if epochs is not None:
+        if batches is None:
+            raise ValueError("epochs= needs batches=; without a data set give total=")
+        total = epochs * batches.steps_per_epoch
+    assert total is not None
+    return _steps(state, batches, total, metrics, seed)
 
-    def _live(self, generation: Generation, state: Portable, train: Callable[[], bool]) -> None:
-        self._generation = generation
-        done = False
-        failed = ""
-        with Stay(self.channel, generation) as self._stay:
-            try:
-                device = state.prepare()
-                self._stay.join()
-                synced = self._synchronise(state, device)
-                self.channel.send(
-                    "started",
-                    generation=generation.number,
-                    rank=hvd.rank(),
-                    step=state.step,
-                    idle=self._idle(),
-                    bytes=synced.bytes,
-                    seconds=synced.seconds,
-                )
-                done = train()
-            except HorovodInternalError as error:
-                failed = str(error) or "a collective failed"
-                self._stay.break_off()
-        if not done:
-            self.channel.send(
-                "stopped",
-                generation=generation.number,
-                step=state.step,
-                clean=state.clean,
-                failed=failed,
-            )
 
-    def step_completed(self) -> None:
-        """To be called when a step has been applied: the time since then is a pause."""
-        self._last_step_at = self._clock()
+def stop() -> None:
+    """Ends the loop before its last step: to be called on all workers after the same step.
 
-    def _idle(self) -> float | None:
-        return None if self._last_step_at is None else self._clock() - self._last_step_at
+    So it must follow from what all of them know, such as ``step.metrics``. (A ``break``
+    would leave the other workers waiting.) Raises RuntimeError outside a loop.
+    """
+    _loop().stop()
 
-    def check_aborted(self) -> None:
-        """Raises HorovodInternalError when the running generation has been broken off."""
-        if self._stay is not None:
-            self._stay.check_aborted()
 
-    def _synchronise(self, state: Portable, device: torch.device) -> Synced:
-        """Makes all ranks hold the state of the most advanced clean one."""
-        began = self._clock()
-        mine = torch.tensor([[state.step, int(state.clean)]], dtype=torch.int64)
-        with self.channel.collective():
-            held = hvd.allgather(mine, name="state.held").tolist()
-        root = max(range(len(held)), key=lambda rank: (held[rank][1], held[rank][0], -rank))
-        sent = 0
-        if not held[root][1]:
-            root = 0
-            if hvd.rank() == root:
-                state.restore()
-        if not all(one == held[root] and one[1] for one in held):
-            sending = hvd.rank() == root
-            exported = state.export() if sending else None
-            with self.channel.collective():
-                tree, sent = broadcast_tree(exported, root, device)
-            if not sending:
-                state.load(tree)
-            state.clean = True
-        return Synced(root, sent, self._clock() - began)
+def report(**metrics: float) -> None:
+    """Tells results, such as an evaluation's; the newest become the run's final metrics.
+
+    Only rank 0's count. Raises RuntimeError before the first step.
+    """
+    _loop().report({name: float(value) for name, value in metrics.items()})
+
+
+def _steps(
+    state: State, order: Order | None, total: int, metrics: tuple[str, ...], seed: int | None
+) -> Iterator[Step]:
+    global _running
+    channel = current_channel()
+    if _running is not None and _running.under_agent:
+        raise RuntimeError("a run has one loop over elastic.steps(); this is a second one")
+    _running = Steps(state, order, total, channel, current_session(), metrics, seed)
+    try:
+        yield from _running
+    except BaseException:
+        _running.abandon()
+        raise
+    if not _running.complete:
+        raise SystemExit(0)
+
+
+def _loop() -> Steps:
+    if _running is None:
+        raise RuntimeError("this belongs into or after a loop over elastic.steps()")
+    return _running
+
+
+def running() -> Steps | None:
+    """The loop of this process, for the worker that runs the user's script."""
+    return _running

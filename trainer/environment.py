@@ -16,7 +16,7 @@ def horovod_environment(
     Args:
         place: where it stands.
         interface: the network interface for gloo; empty to let gloo choose.
-        rendezvous_port: where its agent serves the generation's keys, on 127.0.0.1.
+        rendezvous_port: where its agent serves the generation's rendezvous, on 127.0.0.1.
         gloo_timeout: seconds after which a collective without an answer fails.
     """
     env = {
@@ -29,6 +29,7 @@ def horovod_environment(
         "HOROVOD_HOSTNAME": host_key(place.member),
         "HOROVOD_GLOO_RENDEZVOUS_ADDR": "127.0.0.1",
         "HOROVOD_GLOO_RENDEZVOUS_PORT": str(rendezvous_port),
+        "HOROVOD_GLOO_RENDEZVOUS_COLUMNS": "1",
         "HOROVOD_GLOO_TIMEOUT_SECONDS": str(math.ceil(gloo_timeout)),
         "HOROVOD_CONTROLLER": "gloo",
         "HOROVOD_CPU_OPERATIONS": "gloo",

@@ -26,6 +26,8 @@ waiting                   slots, min_workers                (below min_workers)
 stalled                   generation, step, seconds         (no step, but everybody lives)
 steps                     generation, first, metrics: {name: [one value per step]},
                           total_steps; a step may be told twice
+state_sent                generation, bytes, total_bytes, seconds (so far; the last one has
+                          sent all)
 evaluated                 step, metrics: {name: value}
 checkpoint_committed      step, bytes, seconds
 checkpoint_rejected       step, reason

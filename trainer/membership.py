@@ -116,8 +116,7 @@ class Membership:
         self._cause = "leader" if last_generation else "start"
         self._stopping_since = now
         self._aborted = False
-        self._forming_since = now
-        self._formed_at = now
+        self._forming_since = self._formed_at = now
         self.pace = Pace(now)
         self._idle = 0.0
         self._fruitful = False  # whether the world has completed a step
@@ -238,7 +237,8 @@ class Membership:
             self._release(member, "drained")
 
     def _crashed(self, member: Member, event: Crashed, now: float) -> None:
-        self._report("loss", member, event.reason)
+        if not member.hung:  # else it was killed for that, and that is on record
+            self._report("loss", member, event.reason)
         if member.state is not State.DRAINING:
             member.state = State.JOINING
             member.expected_until = now + self.policy.hold_off if event.spare else 0.0
@@ -267,8 +267,6 @@ class Membership:
     def _forget(self, member: Member) -> None:
         del self.members[member.id]
         self._team.pop(member.id, None)
-
-    # --- the world ----------------------------------------------------------------
 
     def _started(self, member: Member, event: Started, now: float) -> None:
         if self.phase is not Phase.FORMING or event.generation != self.generation:
@@ -345,14 +343,11 @@ class Membership:
             if member.id in self._team and not member.stopped:
                 if reason := why_lost(member, now, self.pace.progress_at, limits):
                     self._give_up(member, reason, now)
-                elif not member.hung and (
-                    reason := why_hung(member, now, self.pace.progress_at, limits)
-                ):
-                    member.hung = True
-                    self._report("loss", member, reason)
+                elif reason := why_hung(member, now, self.pace.progress_at, limits):
+                    self._hang(member, reason)
                     self._break(now)
-            elif (silent := now - member.heard) > self.policy.idle_suspicion:
-                self._give_up(member, f"silent for {silent:.1f} s", now)
+            elif now - member.heard > self.policy.idle_suspicion:
+                self._give_up(member, f"silent for {now - member.heard:.1f} s", now)
             elif (since := member.leaving_since) is not None:
                 member.hung = why_hung(member, now, since, limits) is not None
                 if overdue([member], now - since, limits, self.policy):
@@ -374,6 +369,11 @@ class Membership:
         self._out.append(Release(member.id, reason))
         self._lose(member, reason, now)
 
+    def _hang(self, member: Member, reason: str) -> None:
+        if not member.hung:
+            member.hung = True
+            self._report("loss", member, reason)
+
     def _insist(self, limits: Limits, now: float) -> None:
         """The stop takes its time: breaks it off, then kills what still does not stop."""
         waited = now - self._stopping_since
@@ -382,6 +382,7 @@ class Membership:
                 self._abort(now)
             return
         for member in overdue(self._team.values(), waited, limits, self.policy):
+            self._hang(member, f"a worker did not leave within {waited:.1f} s")
             member.stopped = True
             member.clean = False
             if member.state is State.ACTIVE:

@@ -1,31 +1,37 @@
-"""Horovod's rendezvous store, one per agent and generation, on loopback only.
+"""Horovod's rendezvous, one server per agent and generation, on loopback only.
 
-Horovod's C++ client PUTs the gloo addresses of its own rank under
-``/<scope>/<rank>`` and GETs those of all others, over a new HTTP connection each time.
-This server answers its own VM's workers:
+To build a mesh (a scope: ``global``, ``cross_<local rank>``, ``local_<host>``) a rank
+asks one thing: ``POST /<scope>/<rank>/<size>`` with its own row of addresses, and the
+answer, held until all ranks have asked, is its column of theirs (see ``trainer.mesh``).
+Horovod's own client, which asks for each key of each peer by itself, does this when
+HOROVOD_GLOO_RENDEZVOUS_COLUMNS is set and it was built by containers/build_horovod.py.
 
-- a PUT goes up the agent's stream once, and other agents' keys come down once, so the
-  messages of a whole re-formation grow with the ranks and not with their square;
-- a GET is held until its key is there: nobody polls;
-- ``rank_<i>`` (the host name of a rank, which gloo only compares) and
-  ``rank_and_size/...`` are answered from the plan, without asking anybody;
-- keys of a local scope stay on the VM.
+- A row goes up the agent's stream, and a member's columns come down in one message: the
+  messages of a whole re-formation grow with the ranks and not with their square.
+- Rows of a local scope stay on the VM.
+- ``rank_and_size/...``, which Horovod asks for when it is initialised again, is answered
+  from the plan.
 
-When the generation is broken off, every GET is answered with an empty value. Gloo
-takes that for a bad address and fails at once, where an HTTP error would be retried
-for a second and a half.
+When the generation is broken off, everything is answered with an empty value. Gloo takes
+that for a bad address and fails at once, where an HTTP error would be retried for a
+second and a half.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 
+from trainer.mesh import ADDRESS, Mesh, lengthen, shorten
 from trainer.world import MemberId, World
 
 _HEAD_LIMIT = 64 * 1024  # bytes of a request's head
-_BODY_LIMIT = 16 * 2**20  # bytes of a PUT; a rank's addresses take about 140 bytes a peer
+_BODY_LIMIT = 16 * 2**20  # bytes of a row
+_SCOPES_LIMIT = 3000  # of one generation: 3 for the world, and 3 for each process set
+
+log = logging.getLogger("swell.agent")
 
 
 def host_key(member: MemberId) -> str:
@@ -34,34 +40,34 @@ def host_key(member: MemberId) -> str:
 
 
 class Rendezvous:
-    """The store of one generation.
+    """The rendezvous of one generation.
 
     Args:
         world: the generation's plan.
         member: whose workers are served.
-        put: called with (scope, key, value) for what other agents must know.
+        send: called with (scope, size, rank, row) for each row that other agents wait for;
+            what comes back is for ``take``.
     """
 
     def __init__(
-        self, world: World, member: MemberId, put: Callable[[str, str, bytes], None]
+        self, world: World, member: MemberId, send: Callable[[str, int, int, bytes], None]
     ) -> None:
         self.generation = world.generation
         self.port = 0
-        self._world = world
-        self._host = host_key(member)
-        self._put = put
-        self._values: dict[str, bytes] = {}
-        self._arrived: dict[str, asyncio.Event] = {}
+        self._size = world.size
+        self._send = send
+        self._columns: dict[str, dict[int, asyncio.Future[bytes]]] = {}  # by scope and rank
+        self._local: dict[str, Mesh] = {}
         self._broken = False
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.StreamWriter] = set()
-        for place in world.places:
-            line = (
+        self._places = {
+            f"/rank_and_size/{host_key(member)}:{place.local_rank}": (
                 f"{place.rank},{place.size},{place.local_rank},{place.local_size},"
                 f"{place.cross_rank},{place.cross_size}"
-            )
-            path = f"/rank_and_size/{host_key(place.member)}:{place.local_rank}"
-            self._values[path] = line.encode()
+            ).encode()
+            for place in world.places_of(member)
+        }
 
     async def start(self) -> None:
         """Starts to listen on a free port of 127.0.0.1."""
@@ -70,15 +76,22 @@ class Rendezvous:
         )
         self.port = self._server.sockets[0].getsockname()[1]
 
-    def add(self, scope: str, key: str, value: bytes) -> None:
-        """Takes in a key of another agent's worker, and answers those who wait for it."""
-        self._store(f"/{scope}/{key}", value)
+    def take(self, scope: str, rank: int, column: bytes) -> None:
+        """Takes in the column of one of this agent's ranks, and answers it.
+
+        A column that nobody asked for is dropped. Raises ValueError for what is no column.
+        """
+        asked = self._columns.get(scope, {}).get(rank)
+        if asked is not None and not asked.done():
+            asked.set_result(lengthen(column))
 
     def break_off(self) -> None:
-        """Lets every held and every further GET fail fast."""
+        """Lets every held and every further request fail fast."""
         self._broken = True
-        for event in self._arrived.values():
-            event.set()
+        for columns in self._columns.values():
+            for asked in columns.values():
+                if not asked.done():
+                    asked.set_result(b"")
 
     async def close(self) -> None:
         """Stops listening and drops what is still connected."""
@@ -87,24 +100,6 @@ class Rendezvous:
             self._server.close()
         for writer in list(self._connections):
             writer.close()
-
-    def _store(self, path: str, value: bytes) -> None:
-        self._values[path] = value
-        event = self._arrived.pop(path, None)
-        if event is not None:
-            event.set()
-
-    async def _get(self, path: str) -> bytes:
-        scope, _, key = path[1:].partition("/")
-        if key.startswith("rank_") and scope != "rank_and_size":
-            return self._host_of(scope, key)
-        while path not in self._values and not self._broken:
-            await self._arrived.setdefault(path, asyncio.Event()).wait()
-        return self._values[path] if path in self._values and not self._broken else b""
-
-    def _host_of(self, scope: str, key: str) -> bytes:
-        """A host name for gloo to compare: peers of a local scope share one, others do not."""
-        return self._host.encode() if scope.startswith("local_") else key.encode()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections.add(writer)
@@ -119,37 +114,60 @@ class Rendezvous:
                     if not 0 <= length <= _BODY_LIMIT:
                         return
                     body = await reader.readexactly(length)
-            answer = b""
-            if method == "PUT":
-                self._store(path, body)
-                scope, _, key = path[1:].partition("/")
-                if not (scope.startswith("local_") or key.startswith("rank_")):
-                    self._put(scope, key, body)
-            elif method == "GET":
-                answer = await self._get(path)
+            answer = await self._answer(method, path, body)
             writer.write(
                 b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(answer)
                 + answer
             )
             await writer.drain()
-        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError, ValueError):
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
             return  # not one of our workers, or one that died
+        except ValueError as error:
+            log.warning("the rendezvous was asked for nonsense: %s", error)
         finally:
             self._connections.discard(writer)
             with suppress(OSError):
                 writer.close()
 
+    async def _answer(self, method: str, path: str, body: bytes) -> bytes:
+        if self._broken:
+            return b""
+        if method == "POST":
+            _, scope, rank, size = path.split("/")
+            return await self._column(scope, int(rank), int(size), body)
+        if method == "GET" and path in self._places:
+            return self._places[path]
+        log.error(
+            "%s %s: this Horovod was not built by containers/build_horovod.py, and cannot "
+            "join a world; `make setup` builds and installs the one that can",
+            method,
+            path[:100],
+        )
+        return b""
 
-def scope_size(world: World, scope: str) -> int:
-    """How many ranks put their addresses into ``scope``; 0 for a scope that does not travel.
+    async def _column(self, scope: str, rank: int, size: int, row: bytes) -> bytes:
+        """The addresses that the others made for a rank of this VM, once they all have."""
+        if not 0 <= rank < size <= self._size:
+            raise ValueError(f"rank {rank} of {size} in a world of {self._size}")
+        if len(row) != (size - 1) * ADDRESS:
+            raise ValueError(f"{len(row)} bytes are not {size - 1} addresses")
+        short = shorten(row)
+        if scope not in self._columns and len(self._columns) >= _SCOPES_LIMIT:
+            raise ValueError(f"more than {_SCOPES_LIMIT} scopes")
+        columns = self._columns.setdefault(scope, {})
+        asked = columns.get(rank)
+        if asked is None:  # else a request that broke is made again
+            asked = columns[rank] = asyncio.get_running_loop().create_future()
+            if scope.startswith("local_"):
+                self._meet(scope, size, rank, short)
+            else:
+                self._send(scope, size, rank, short)
+        return await asyncio.shield(asked)
 
-    Scopes are ``global`` and ``cross_<local rank>``, each also with a suffix for the
-    global process set.
-    """
-    if scope.startswith("global"):
-        return world.size
-    if scope.startswith("cross_"):
-        number = scope.removeprefix("cross_").split("_", 1)[0]
-        if number.isdigit():
-            return sum(1 for _, slots in world.slots if slots > int(number))
-    return 0
+    def _meet(self, scope: str, size: int, rank: int, row: bytes) -> None:
+        """A rank of a scope that does not leave this VM."""
+        mesh = self._local.setdefault(scope, Mesh(size))
+        mesh.add(rank, row)
+        if mesh.complete:
+            for other, column in enumerate(mesh.columns()):
+                self.take(scope, other, column)

@@ -23,6 +23,10 @@ class Session:
         spare: whether it stands by beside an active worker, and must stay off its GPU.
         task: ``module:Class`` or ``path.py:Class``.
         task_args: keyword arguments of the task's class.
+        script: the path of a script to run instead of a task.
+        module: the name of a module to run instead of a task.
+        args: the script's or module's arguments.
+        balance: ``even`` shares of the batch, or shares that follow the workers' ``speed``.
         checkpoint_every: seconds between checkpoints.
         checkpoint_keep: how many to keep.
         audit: whether to log the sample ids of every step.
@@ -34,6 +38,10 @@ class Session:
     spare: bool = False
     task: str = ""
     task_args: dict[str, Any] = field(default_factory=dict)
+    script: str = ""
+    module: str = ""
+    args: list[str] = field(default_factory=list)
+    balance: str = "even"
     checkpoint_every: float = 30.0
     checkpoint_keep: int = 2
     audit: bool = False

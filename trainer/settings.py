@@ -15,6 +15,10 @@ class Settings:
     Attributes:
         task: ``module:Class`` or ``path.py:Class``.
         task_args: keyword arguments of the task's class.
+        script: the path of a script to run instead of a task.
+        module: the name of a module to run instead of a task.
+        args: the script's or module's arguments.
+        balance: see trainer.session.
         min_workers, max_workers: bounds of the world's size.
         start_wait, hold_off, heartbeat, suspicion, hang, stall: see trainer.policy.
         spares: warm standbys beside each active worker.
@@ -22,8 +26,12 @@ class Settings:
         audit: whether workers log the sample ids of every step.
     """
 
-    task: str
+    task: str = ""
     task_args: dict[str, Any] = field(default_factory=dict)
+    script: str = ""
+    module: str = ""
+    args: list[str] = field(default_factory=list)
+    balance: str = "even"
     min_workers: int = 1
     max_workers: int = 1
     start_wait: float = 60.0
@@ -38,6 +46,10 @@ class Settings:
     audit: bool = False
 
     def __post_init__(self) -> None:
+        if sum(map(bool, (self.task, self.script, self.module))) != 1:
+            raise ValueError("exactly one of task, script and module must be set")
+        if self.balance not in ("even", "speed"):
+            raise ValueError(f"balance {self.balance!r} is neither even nor speed")
         self.policy()  # raises ValueError when the limits do not agree
 
     @classmethod

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import os
 import threading
-from types import TracebackType
+from collections.abc import Callable
 
-import horovod.torch as hvd
 from horovod.common.exceptions import HorovodInternalError
 from horovod.torch import mpi_ops
 
@@ -20,9 +19,13 @@ from trainer.sockets import break_connections, open_sockets
 
 BREAK_AGAIN = 0.05  # seconds
 
+# As they are now: in a worker that runs a script, hvd.init and hvd.shutdown will be hooked.
+horovod_init: Callable[..., None] = mpi_ops.init
+horovod_shutdown: Callable[[], None] = mpi_ops.shutdown
+
 
 class Stay:
-    """From before ``hvd.init()`` to after ``hvd.shutdown()``; a context manager.
+    """From before ``hvd.init()`` to after ``hvd.shutdown()``. ``leave`` must be called.
 
     Args:
         channel: who tells of an abort.
@@ -35,23 +38,12 @@ class Stay:
         self._older = open_sockets()
         self._breaking = threading.Event()
         self._left = threading.Event()
-
-    def __enter__(self) -> Stay:
-        self._channel.on_abort(self.break_off)
-        if self._channel.aborted(self.generation.number):
+        channel.on_abort(self.break_off)
+        if channel.aborted(generation.number):
             self.break_off()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.leave()
-
-    def join(self) -> None:
-        """Makes this process a rank of the generation's world.
+    def join(self, init: Callable[[], None] = horovod_init) -> None:
+        """Makes this process a rank of the generation's world, by ``hvd.init()``.
 
         Raises HorovodInternalError when peers were lost, or the generation was broken off.
         """
@@ -59,7 +51,7 @@ class Stay:
         os.environ.update(self.generation.env)
         try:
             with self._channel.collective():
-                hvd.init()
+                init()
         except ValueError as error:  # the way in which Horovod says that peers were lost
             raise HorovodInternalError(str(error)) from error
         self.check_aborted()
@@ -69,7 +61,7 @@ class Stay:
         if self._left.is_set():
             return
         with self._channel.collective():
-            hvd.shutdown()
+            horovod_shutdown()
         self._left.set()
         self._channel.on_abort(None)
         # Handles of collectives that never completed would pin their tensors.

@@ -7,6 +7,7 @@ hundredths of that.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import horovod.torch as hvd
@@ -16,16 +17,23 @@ from torch import Tensor
 from trainer.tree import as_bytes, describe, flatten, make_like, unflatten
 
 CHUNK = 64 * 2**20  # bytes of the largest buffer; bounds the memory a transfer needs
-_ALIGN = 16  # bytes; every dtype's size divides it
+_ALIGN = 16  # bytes; copies between aligned places are the fast ones
 
 
-def broadcast_tree(tree: Any | None, root: int, device: torch.device) -> tuple[Any, int]:
+def broadcast_tree(
+    tree: Any | None,
+    root: int,
+    device: torch.device,
+    progress: Callable[[int, int], None] = lambda sent, total: None,
+) -> tuple[Any, int]:
     """Sends the root's tree to all ranks. A collective: every rank must call it.
 
     Args:
         tree: the state on the root; ignored elsewhere.
         root: the rank that sends.
-        device: where the receivers want their tensors.
+        device: where the receivers want their tensors, but for those that the root has on
+            the CPU (an optimizer's step counts, a generator's state).
+        progress: called with (bytes sent, bytes to send) after every buffer.
 
     Returns:
         The tree (on the root, the same one) and the number of bytes sent. Raises
@@ -37,7 +45,9 @@ def broadcast_tree(tree: Any | None, root: int, device: torch.device) -> tuple[A
     tensors: list[Tensor] = []
     if sending:
         skeleton, tensors = flatten(tree)
-        described = [describe(tensor) for tensor in tensors]
+        described = [
+            {**describe(tensor), "on_cpu": tensor.device.type == "cpu"} for tensor in tensors
+        ]
         header = json.dumps({"skeleton": skeleton, "tensors": described}).encode()
     length = torch.tensor([len(header)], dtype=torch.int64)
     hvd.broadcast_(length, root, name="state.length")
@@ -46,50 +56,55 @@ def broadcast_tree(tree: Any | None, root: int, device: torch.device) -> tuple[A
         text = torch.frombuffer(bytearray(header), dtype=torch.uint8)
     hvd.broadcast_(text, root, name="state.header")
     if not sending:
-        data = json.loads(bytes(text.tolist()))
+        data = json.loads(text.numpy().tobytes())
         skeleton = data["skeleton"]
-        tensors = [make_like(one, device) for one in data["tensors"]]
-    total = 0
+        cpu = torch.device("cpu")
+        tensors = [make_like(one, cpu if one["on_cpu"] else device) for one in data["tensors"]]
+    total = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    sent = 0
     for index, batch in enumerate(_batches(tensors)):
-        total += _broadcast_batch(batch, root, sending, index, device)
-    return (tree if sending else unflatten(skeleton, tensors)), total
+        _broadcast_batch(batch, root, sending, index)
+        sent += sum(piece.numel() for piece in batch)
+        progress(sent, total)
+    return (tree if sending else unflatten(skeleton, tensors)), sent
 
 
-def _batches(tensors: list[Tensor]) -> list[list[Tensor]]:
-    """Groups tensors so that a group is at most CHUNK, or one larger tensor."""
-    batches: list[list[Tensor]] = []
+def _batches(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
+    """The bytes of all tensors, in groups of at most CHUNK that lie on one device."""
+    batch: list[Tensor] = []
     room = 0
-    for tensor in tensors:
-        size = _padded(tensor)
-        if not batches or size > room:
-            batches.append([])
-            room = CHUNK
-        batches[-1].append(tensor)
-        room -= size
-    return batches
+    for tensor in sorted(tensors, key=lambda one: one.device.type):
+        for piece in as_bytes(tensor.contiguous()).split(CHUNK):
+            if batch and (_padded(piece) > room or piece.device != batch[0].device):
+                yield batch
+                batch = []
+            if not batch:
+                room = CHUNK
+            batch.append(piece)
+            room -= _padded(piece)
+    if batch:
+        yield batch
 
 
-def _broadcast_batch(
-    batch: list[Tensor], root: int, sending: bool, index: int, device: torch.device
-) -> int:
-    flat = torch.empty(sum(_padded(tensor) for tensor in batch), dtype=torch.uint8, device=device)
-    places = []
-    offset = 0
-    for tensor in batch:
-        size = tensor.numel() * tensor.element_size()
-        places.append(flat[offset : offset + size])
-        offset += _padded(tensor)
+def _broadcast_batch(batch: list[Tensor], root: int, sending: bool, index: int) -> None:
+    """Sends one group of pieces; a piece that fills it alone needs no copy."""
+    name = f"state.{index}"
+    if len(batch) == 1:
+        if batch[0].numel():
+            hvd.broadcast_(batch[0], root, name=name)
+        return
+    sizes = [_padded(piece) for piece in batch]
+    flat = torch.empty(sum(sizes), dtype=torch.uint8, device=batch[0].device)
+    places = [place[: piece.numel()] for place, piece in zip(flat.split(sizes), batch, strict=True)]
     if sending:
-        for tensor, place in zip(batch, places, strict=True):
-            place.copy_(as_bytes(tensor.contiguous()))
+        for piece, place in zip(batch, places, strict=True):
+            place.copy_(piece)
     if flat.numel():
-        hvd.broadcast_(flat, root, name=f"state.{index}")
+        hvd.broadcast_(flat, root, name=name)
     if not sending:
-        for tensor, place in zip(batch, places, strict=True):
-            as_bytes(tensor).copy_(place)
-    return int(flat.numel())
+        for piece, place in zip(batch, places, strict=True):
+            piece.copy_(place)
 
 
-def _padded(tensor: Tensor) -> int:
-    size = int(tensor.numel()) * tensor.element_size()
-    return -(-size // _ALIGN) * _ALIGN
+def _padded(piece: Tensor) -> int:
+    return -(-int(piece.numel()) // _ALIGN) * _ALIGN

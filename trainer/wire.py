@@ -68,6 +68,6 @@ def event_from_message(member: MemberId, message: pb.FromAgent) -> signals.Event
     if kind == "task_failed":
         failed = message.task_failed
         return signals.TaskFailed(member, failed.rank, failed.step, failed.reason)
-    if kind == "put":
+    if kind == "row":
         return None
     raise ValueError(f"an agent sent {kind!r}")

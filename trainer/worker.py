@@ -2,7 +2,8 @@
 
 It imports everything and builds its model first, and only then says that it is ready:
 so a re-formation of the world never waits for a process to start. Then it lives
-through generations until its agent tells it to exit.
+through generations until its agent tells it to exit. A script is warm when it comes to
+its first ``hvd.init()`` or its first step.
 """
 
 from __future__ import annotations
@@ -16,11 +17,16 @@ import traceback
 from trainer.channel import AgentChannel
 from trainer.session import Session, current_session
 
+EXIT_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def main() -> int:
-    """Runs the worker. Returns its exit code: 0, or 1 when the user's code raised."""
+    """Runs the worker.
+
+    Returns its exit code: 0, 1 when the user's code raised, and EXIT_AGAIN when another
+    process must take its place.
+    """
     die_with_parent()
     # A preemption's SIGTERM goes to the agent, which asks for a pause at a step boundary.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -32,7 +38,10 @@ def main() -> int:
     channel.beat()
     session = current_session()
     try:
-        train(session, channel)
+        if session.task:
+            train(session, channel)
+        else:
+            return run_script(session, channel)
     except Exception:  # whatever the user's code raises ends the run, with its traceback
         channel.send("failed", reason=traceback.format_exc())
         return 1
@@ -41,14 +50,53 @@ def main() -> int:
 
 def train(session: Session, channel: AgentChannel) -> None:
     """Builds the session's task and trains it for as long as the channel lasts."""
-    import torch
-
     from trainer.loading import load_class
     from trainer.loop import fit
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    set_threads()
     task = load_class(session.task)(**session.task_args)
     fit(task, channel)
+
+
+def set_threads() -> None:
+    """Lets torch compute with as many threads as OMP_NUM_THREADS says."""
+    import torch
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+
+
+def run_script(session: Session, channel: AgentChannel) -> int:
+    """Runs the session's script to its end, and waits until the run has ended, too."""
+    from horovod.common.exceptions import HorovodInternalError
+
+    from trainer import elastic
+    from trainer.hooks import Hooks, NoWorker
+    from trainer.script import run_as_main
+
+    set_threads()
+    hooks = Hooks(channel)
+    hooks.install()
+    try:
+        run_as_main(session)
+        loop = elastic.running()
+        if channel.over:
+            pass
+        elif loop is not None and loop.complete:
+            loop.done()
+        elif hooks.used:
+            hooks.end()
+        elif loop is not None:
+            raise RuntimeError("the loop over elastic.steps() was left early; use elastic.stop()")
+        else:
+            raise RuntimeError(
+                f"{session.script or session.module} ended, but it trained nothing together "
+                "with other workers: it called neither hvd.init(), nor elastic.steps(), nor fit()"
+            )
+    except (HorovodInternalError, NoWorker) as error:
+        # A peer was lost, and a plain script cannot go on without it: start afresh.
+        print(f"starting again: {error}", file=sys.stderr, flush=True)
+        return EXIT_AGAIN
+    return 0
 
 
 def die_with_parent() -> None:
@@ -60,4 +108,7 @@ def die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if code == EXIT_AGAIN:
+        os._exit(code)  # what an orderly exit would wait for may never come
+    sys.exit(code)

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, order=True)
-class MemberId:
-    """One incarnation of one replica, such as ``workerpool1-0#9f3a``."""
+class MemberId(NamedTuple):
+    """One incarnation of one replica, such as ``workerpool1-0#9f3a``.
+
+    A tuple, because it is the key of everything: a leader of 1,000 members hashes and
+    compares millions of them.
+    """
 
     replica: str
     incarnation: str
@@ -66,7 +70,11 @@ class World:
 
     def slots_of(self, member: MemberId) -> int:
         """How many workers ``member`` has. Raises KeyError if it is not in the world."""
-        return dict(self.slots)[member]
+        return self._counts[member]
+
+    @cached_property
+    def _counts(self) -> dict[MemberId, int]:
+        return dict(self.slots)
 
     @cached_property
     def places(self) -> tuple[Place, ...]:
@@ -93,8 +101,27 @@ class World:
         return tuple(places)
 
     def places_of(self, member: MemberId) -> list[Place]:
-        """The places of one member's workers, by local rank."""
-        return [place for place in self.places if place.member == member]
+        """The places of one member's workers, by local rank; none if it is not in the world.
+
+        An agent needs only these, and for them not everybody's have to be made.
+        """
+        if member not in self._counts:
+            return []
+        counts = [count for _, count in self.slots]
+        at = self.members.index(member)
+        rank = sum(counts[:at])
+        return [
+            Place(
+                member=member,
+                rank=rank + local_rank,
+                size=self.size,
+                local_rank=local_rank,
+                local_size=counts[at],
+                cross_rank=sum(count > local_rank for count in counts[:at]),
+                cross_size=sum(count > local_rank for count in counts),
+            )
+            for local_rank in range(counts[at])
+        ]
 
 
 def arrange(generation: int, slots: list[tuple[MemberId, int]]) -> World:

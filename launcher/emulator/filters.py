@@ -18,7 +18,7 @@ from launcher.emulator.errors import invalid_argument
 from launcher.emulator.logs import SEVERITIES
 
 _TERM = re.compile(
-    r"""\s*(?P<field>[A-Za-z_][\w.]*)\s*(?P<operator>!=|>=|<=|=|>|<|:)\s*
+    r"""\s*(?P<field>[A-Za-z_][\w.-]*)\s*(?P<operator>!=|>=|<=|=|>|<|:)\s*
         (?P<value>"(?:[^"\\]|\\.)*"|[^\s"()]+)""",
     re.VERBOSE,
 )

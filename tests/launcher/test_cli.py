@@ -9,7 +9,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from launcher import runs
 from launcher.cli import app
+
+from .recorded import record_attempt, record_run
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = str(ROOT / "examples/digits.yaml")
@@ -65,22 +68,24 @@ def test_there_are_no_runs_yet() -> None:
     assert json.loads(CliRunner().invoke(app, ["runs", "--json"]).stdout) == []
 
 
+CLIENTS = ["google.cloud.aiplatform_v1", "google.auth", "requests", "torch", "uvicorn"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "unwanted"),
     [
         (["--help"], ["pydantic", "yaml", "fsspec", "google.auth", "torch", "rich"]),
-        (
-            ["plan", EXAMPLE],
-            ["google.api_core", "google.auth", "torch", "uvicorn", "fsspec", "rich"],
-        ),
-        (
-            ["plan", EXAMPLE, "--format", "table"],
-            ["google.api_core", "google.auth", "fsspec", "rich"],
-        ),
-        (["schema"], ["google.api_core", "google.auth", "fsspec", "rich", "launcher.emulator"]),
+        (["runs"], CLIENTS),
+        (["status", "one"], CLIENTS),
+        (["logs", "one"], CLIENTS),
+        (["plan", EXAMPLE], [*CLIENTS, "torch", "uvicorn", "fsspec", "rich"]),
+        (["plan", EXAMPLE, "--format", "table"], [*CLIENTS, "fsspec", "rich"]),
+        (["schema"], [*CLIENTS, "fsspec", "rich", "launcher.emulator"]),
     ],
 )
 def test_what_is_heavy_is_imported_late(arguments: list[str], unwanted: list[str]) -> None:
+    local = record_run("one", target="local", by=runs.whoami())
+    record_attempt(local, "http://127.0.0.1:1", state="RUNNING")
     program = (
         "import sys\n"
         "from launcher.cli import app\n"

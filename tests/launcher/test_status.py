@@ -79,6 +79,7 @@ def test_the_status_of_a_run_that_rode_the_market() -> None:
         "metrics": {"loss": 1.0, "test_accuracy": 0.9},
         "epochs": None,
         "reason": None,
+        "api": None,
     }
 
 

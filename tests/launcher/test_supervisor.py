@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from launcher.apierror import ApiError
 from launcher.customjob import CustomJob
 from launcher.supervisor import (
     GRACE,
@@ -25,7 +26,7 @@ from launcher.supervisor import (
     decide,
     read_attempts,
 )
-from launcher.vertex import ApiError, JobState
+from launcher.vertex import JobState
 from trainer.events import read_events
 from trainer.rundir import RunDirectory
 

@@ -7,10 +7,13 @@ moment; the worlds they join are served by trainer.rendezvous in this process.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import multiprocessing
 import os
 import signal
+import socket
+import struct
 import threading
 import traceback
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -19,10 +22,13 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from trainer.channel import AgentChannel
-from trainer.rendezvous import Rendezvous, host_key
-from trainer.world import MemberId, Place, World, arrange
+from trainer.environment import horovod_environment
+from trainer.mesh import Mesh
+from trainer.rendezvous import Rendezvous
+from trainer.world import MemberId, World, arrange
 
 PATIENCE = 60.0  # seconds; only a test that fails waits so long
+GLOO_TIMEOUT = 30.0  # seconds; gloo's own default
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(
@@ -43,23 +49,13 @@ def world_of(*slots: int, generation: int = 1) -> World:
     return arrange(generation, members)
 
 
-def environment(place: Place, port: int) -> dict[str, str]:
-    """What a worker is told of its place in the world."""
-    return {
-        "HOROVOD_RANK": str(place.rank),
-        "HOROVOD_SIZE": str(place.size),
-        "HOROVOD_LOCAL_RANK": str(place.local_rank),
-        "HOROVOD_LOCAL_SIZE": str(place.local_size),
-        "HOROVOD_CROSS_RANK": str(place.cross_rank),
-        "HOROVOD_CROSS_SIZE": str(place.cross_size),
-        "HOROVOD_HOSTNAME": host_key(place.member),
-        "HOROVOD_GLOO_RENDEZVOUS_ADDR": "127.0.0.1",
-        "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
-        "HOROVOD_GLOO_IFACE": "lo",
-        "HOROVOD_CONTROLLER": "gloo",
-        "HOROVOD_CPU_OPERATIONS": "gloo",
-        "HOROVOD_ELASTIC": "1",
-    }
+def gloo_address(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> bytes:
+    """One address as gloo gives it: a sockaddr_storage, and a sequence number of -1."""
+    if ip.version == 4:
+        head = struct.pack("=H", socket.AF_INET) + struct.pack("!H", port) + ip.packed
+    else:
+        head = struct.pack("=H", socket.AF_INET6) + struct.pack("!HI", port, 0) + ip.packed
+    return head.ljust(128, b"\0") + b"\xff" * 8
 
 
 class Meeting:
@@ -67,14 +63,16 @@ class Meeting:
 
     Attributes:
         environments: of every rank.
-        puts: the (scope, key) of all that went from one member to the others.
+        rows: the (scope, size, rank) of all that went from one member to the others.
     """
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.environments: list[dict[str, str]] = []
-        self.puts: list[tuple[str, str]] = []
-        self._put = threading.Event()
+        self.rows: list[tuple[str, int, int]] = []
+        self._meshes: dict[str, Mesh] = {}
+        self._owners: dict[tuple[str, int], Rendezvous] = {}
+        self._somebody_came = threading.Event()
         self._servers: dict[MemberId, Rendezvous] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rendezvous")
@@ -92,7 +90,7 @@ class Meeting:
 
     def until_somebody_came(self) -> None:
         """Waits until a rank is in the middle of joining."""
-        assert self._put.wait(PATIENCE)
+        assert self._somebody_came.wait(PATIENCE)
 
     def break_off(self) -> None:
         """Lets those who wait for others fail."""
@@ -104,10 +102,16 @@ class Meeting:
 
     async def _start(self) -> None:
         for member in self.world.members:
-            self._servers[member] = Rendezvous(self.world, member, self._spread(member))
+            self._servers[member] = Rendezvous(self.world, member, self._collector(member))
             await self._servers[member].start()
         for place in self.world.places:
-            self.environments.append(environment(place, self._servers[place.member].port))
+            env = horovod_environment(
+                place,
+                interface="lo",
+                rendezvous_port=self._servers[place.member].port,
+                gloo_timeout=GLOO_TIMEOUT,
+            )
+            self.environments.append(env)
 
     async def _close(self) -> None:
         for server in self._servers.values():
@@ -115,17 +119,20 @@ class Meeting:
         others = asyncio.all_tasks() - {asyncio.current_task()}
         await asyncio.gather(*others, return_exceptions=True)
 
-    def _spread(self, origin: MemberId) -> Callable[[str, str, bytes], None]:
-        """The coordinator's part: a key of one member reaches all others."""
+    def _collector(self, member: MemberId) -> Callable[[str, int, int, bytes], None]:
+        """The coordinator's part: rows come from all members, columns go to all."""
 
-        def put(scope: str, key: str, value: bytes) -> None:
-            self.puts.append((scope, key))
-            for member, server in self._servers.items():
-                if member != origin:
-                    server.add(scope, key, value)
-            self._put.set()
+        def collect(scope: str, size: int, rank: int, row: bytes) -> None:
+            self.rows.append((scope, size, rank))
+            self._owners[scope, rank] = self._servers[member]
+            mesh = self._meshes.setdefault(scope, Mesh(size))
+            mesh.add(rank, row)
+            if mesh.complete:
+                for other, column in enumerate(mesh.columns()):
+                    self._owners[scope, other].take(scope, other, column)
+            self._somebody_came.set()
 
-        return put
+        return collect
 
 
 class Process:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +135,15 @@ async def world_of_two(leader: Leader) -> AsyncIterator[tuple[Agent, Agent, Any]
         yield a, b, worlds[0]
 
 
-def key(scope: str, name: str) -> pb.Key:
-    return pb.Key(scope=scope, name=name, value=f"{scope}/{name}".encode())
+def row(rank: int, size: int = 2, scope: str = "global", generation: int = 1) -> pb.Row:
+    """The addresses that a rank made: one for each of the others, which tells for whom."""
+    addresses = b"".join(address(rank, peer, scope) for peer in range(size) if peer != rank)
+    mine = pb.Addresses(rank=rank, addresses=addresses)
+    return pb.Row(generation=generation, scope=scope, size=size, row=mine)
+
+
+def address(rank: int, peer: int, scope: str) -> bytes:
+    return f"{rank:02}{peer:02}{scope:4}"[:8].encode()
 
 
 def with_leader(
@@ -204,10 +211,10 @@ def test_a_stream_that_ends_at_once_is_refused(tmp_path: Path) -> None:
 
 async def assert_undisturbed(leader: Leader, a: Agent, b: Agent) -> None:
     """The world that was forming goes on as if nobody else had come."""
-    await a.say(put=pb.Put(generation=1, keys=[key("global", "0")]))
-    await b.say(put=pb.Put(generation=1, keys=[key("global", "1")]))
+    await a.say(row=row(0))
+    await b.say(row=row(1))
     for agent in (a, b):
-        assert len((await agent.until("keys")).keys) == 2
+        assert len((await agent.until("columns")).columns) == 1
     await leader.coordinator.stop()
     assert leader.events().count("member_joined") == 2
     assert "loss" not in leader.events()
@@ -245,29 +252,97 @@ async def test_two_agents_are_formed_into_a_world(leader: Leader) -> None:
 
 
 @with_leader
-async def test_keys_come_down_once_when_their_scope_is_complete(leader: Leader) -> None:
+async def test_columns_come_down_once_when_all_rows_of_a_scope_are_there(leader: Leader) -> None:
     async with world_of_two(leader) as (a, b, _):
-        await a.say(put=pb.Put(generation=1, keys=[key("global", "0"), key("cross_0", "0")]))
-        await a.say(put=pb.Put(generation=1, keys=[key("global", "0")]))  # told twice
-        await b.say(put=pb.Put(generation=1, keys=[key("cross_0", "1")]))
-        await b.say(put=pb.Put(generation=1, keys=[key("global", "1")]))
-        for agent in (a, b):
+        await a.say(row=row(0))
+        await a.say(row=row(0, scope="cross_0"))
+        await a.say(row=row(0))  # told twice
+        await b.say(row=row(1, scope="cross_0"))
+        await b.say(row=row(1))
+        for rank, agent in enumerate((a, b)):
             for scope in ("cross_0", "global"):
-                keys = await agent.until("keys")
-                assert keys.generation == 1
-                assert sorted((one.scope, one.name, one.value) for one in keys.keys) == [
-                    (scope, "0", f"{scope}/0".encode()),
-                    (scope, "1", f"{scope}/1".encode()),
+                columns = await agent.until("columns")
+                assert (columns.generation, columns.scope) == (1, scope)
+                assert [(one.rank, one.addresses) for one in columns.columns] == [
+                    (rank, address(1 - rank, rank, scope))
                 ]
 
 
 @with_leader
-async def test_keys_of_another_generation_are_dropped(leader: Leader) -> None:
+async def test_rows_of_another_generation_are_dropped(leader: Leader) -> None:
     async with world_of_two(leader) as (a, b, _):
-        await a.say(put=pb.Put(generation=2, keys=[key("global", "0")]))
-        await a.say(put=pb.Put(generation=1, keys=[key("global", "0")]))
-        await b.say(put=pb.Put(generation=1, keys=[key("global", "1")]))
-        assert len((await a.until("keys")).keys) == 2
+        await a.say(row=row(0, generation=2))
+        await a.say(row=pb.Row(generation=0, scope="global", size=2**31 - 1))
+        await a.say(row=row(0))
+        await b.say(row=row(1))
+        assert (await a.until("columns")).generation == 1
+
+
+NO_ROWS = {
+    "nothing": pb.Row(generation=1),
+    "a mesh of one": pb.Row(generation=1, scope="global", size=1),
+    "a mesh of nobody": pb.Row(generation=1, scope="global", size=-1),
+    "larger than the world": row(0, size=3),
+    "not its size": pb.Row(
+        generation=1, scope="global", size=2, row=pb.Addresses(rank=0, addresses=bytes(16))
+    ),
+    "a giant": pb.Row(
+        generation=1, scope="global", size=2, row=pb.Addresses(rank=0, addresses=bytes(2**20))
+    ),
+    "a rank that is not there": pb.Row(
+        generation=1, scope="global", size=2, row=pb.Addresses(rank=2, addresses=bytes(8))
+    ),
+    "another's": pb.Row(
+        generation=1, scope="global", size=2, row=pb.Addresses(rank=0, addresses=bytes(8))
+    ),
+}
+
+
+@pytest.mark.parametrize("garbage", NO_ROWS.values(), ids=NO_ROWS)
+def test_an_agent_that_sends_no_row_leaves(tmp_path: Path, garbage: pb.Row) -> None:
+    async def body() -> None:
+        async with leading(tmp_path) as leader, world_of_two(leader) as (a, b, _):
+            await a.say(row=row(0))
+            await asyncio.sleep(0.05)
+            await b.say(row=garbage)
+            assert await b.receive() is None
+            assert (await a.until("abort")).generation == 1
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("members, slots", [(4, 1), (8, 1), (4, 4)])
+def test_a_world_is_formed_with_few_messages(tmp_path: Path, members: int, slots: int) -> None:
+    """Down: one to form it, and one with the columns of a mesh; up: a row for each rank."""
+    size = members * slots
+
+    async def body() -> None:
+        policy = {"min_workers": size, "max_workers": size}
+        async with leading(tmp_path, **policy) as leader, AsyncExitStack() as stack:
+            agents = [await stack.enter_async_context(Agent(leader.target)) for _ in range(members)]
+            for number, agent in enumerate(agents):
+                hello = pb.Hello(member=f"vm-{number}#0", slots=slots, address="127.0.0.1")
+                await agent.say(hello=hello)
+                await agent.say(ready=pb.Ready())
+            for number, agent in enumerate(agents):
+                assert (await agent.receive()).WhichOneof("body") == "form"
+                for local in range(slots):
+                    await agent.say(row=row(number * slots + local, size))
+            for number, agent in enumerate(agents):
+                columns = (await agent.receive()).columns
+                ranks = [number * slots + local for local in range(slots)]
+                assert {one.rank: one.addresses for one in columns.columns} == {
+                    rank: b"".join(
+                        address(peer, rank, "global") for peer in range(size) if peer != rank
+                    )
+                    for rank in ranks
+                }
+            await train(*agents)
+            await agents[0].say(done=pb.Done(generation=1, step=1))
+            for agent in agents:
+                assert (await agent.receive()).WhichOneof("body") == "finish"
+
+    asyncio.run(body())
 
 
 async def train(*agents: Agent, step: int = 0) -> None:

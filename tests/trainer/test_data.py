@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data import Order, share
+from trainer.data import Order, share, shares
 
 SIZES = st.integers(1, 200)
 PERMUTATION = [8, 3, 1, 9, 4, 0, 7, 2, 6, 5]
@@ -32,7 +32,7 @@ def test_any_sequence_of_worlds_takes_each_sample_of_an_epoch_once(
         assert order.epoch_of(step) == epoch
         world_size = data.draw(st.integers(1, 9))
         for rank in range(world_size):
-            low, high = share(*order.bounds(step), rank, world_size)
+            low, high = share(*order.bounds(step), rank, [1.0] * world_size)
             taken.update(permutation[low:high].tolist())
     assert taken == Counter(range(order.samples))
 
@@ -51,12 +51,45 @@ def test_a_step_takes_the_global_batch_and_only_the_last_of_an_epoch_less(
 def test_shares_are_adjacent_cover_the_slice_and_differ_by_at_most_one(
     start: int, count: int, size: int
 ) -> None:
-    shares = [share(start, start + count, rank, size) for rank in range(size)]
-    assert shares[0][0] == start
-    assert shares[-1][1] == start + count
-    assert all(one[1] == next_[0] for one, next_ in itertools.pairwise(shares))
-    lengths = [high - low for low, high in shares]
+    parts = [share(start, start + count, rank, [1.0] * size) for rank in range(size)]
+    assert parts[0][0] == start
+    assert parts[-1][1] == start + count
+    assert all(one[1] == next_[0] for one, next_ in itertools.pairwise(parts))
+    lengths = [high - low for low, high in parts]
     assert max(lengths) - min(lengths) <= 1
+
+
+@given(st.integers(0, 2000), st.lists(st.floats(1e-9, 1e9), min_size=1, max_size=64))
+def test_weighted_shares_sum_up_and_follow_the_weights(count: int, weights: list[float]) -> None:
+    parts = shares(count, weights)
+    assert sum(parts) == count
+    assert min(parts) >= (1 if count >= len(weights) else 0)
+    room = max(0, count - len(weights)) if count >= len(weights) else count
+    base = 1 if count >= len(weights) else 0
+    for part, weight in zip(parts, weights, strict=True):
+        assert abs(part - base - room * weight / sum(weights)) <= 1 + room * len(weights) * 1e-6
+
+
+@pytest.mark.parametrize(
+    "count, weights, parts",
+    [
+        (64, [3.0, 1.0], [48, 16]),
+        (64, [300.0, 100.0], [48, 16]),
+        (10, [1.0, 1.0, 1.0], [3, 3, 4]),
+        (2, [9.0, 1.0, 1.0], [2, 0, 0]),
+        (4, [1e9, 1.0, 1.0], [2, 1, 1]),
+    ],
+)
+def test_weighted_shares_are_the_same_on_every_machine(
+    count: int, weights: list[float], parts: list[int]
+) -> None:
+    assert shares(count, weights) == parts
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_weight_that_is_none_is_refused(weight: float) -> None:
+    with pytest.raises(ValueError, match="must be positive"):
+        shares(8, [1.0, weight])
 
 
 @given(orders(), st.integers(0, 10**6))

@@ -99,6 +99,7 @@ def test_a_worker_that_is_stopped_by_a_signal_is_found_though_its_agent_lives() 
     run.stopped(A, step=7)
     assert run.wait(1.0, shown=frozen) == [Replace(B)]
     assert run.tell(Crashed(B, "killed", spare=True), Ready(B)) == [Form(world(2, A, B))]
+    assert len(run.told("loss")) == 1
 
 
 def test_a_worker_that_goes_on_in_time_is_left_alone() -> None:

@@ -62,7 +62,7 @@ def received(root: int, chunk: int) -> tuple[Any, int]:
 @pytest.mark.parametrize(
     "slots, root", [([1, 1], 0), ([1, 1, 1], 2), ([1, 2], 1), ([1], 0)], ids=str
 )
-@pytest.mark.parametrize("chunk", [1, 200, 2**26])
+@pytest.mark.parametrize("chunk", [200, 2001, 2**26])
 def test_every_bit_arrives_from_any_root_in_chunks_of_any_size(
     slots: list[int], root: int, chunk: int
 ) -> None:
@@ -70,7 +70,7 @@ def test_every_bit_arrives_from_any_root_in_chunks_of_any_size(
     least = sum(len(data) for _, _, data in expected[1])
     for found, sent in in_world(slots, received, root, chunk):
         assert found == expected
-        assert least <= sent <= least + 16 * len(expected[1])
+        assert sent == least
 
 
 def without_tensors(root: int) -> tuple[Any, int]:
@@ -114,7 +114,7 @@ def while_a_rank_dies(who: int, root: int, call: int) -> tuple[str, bool]:
     import horovod.torch as hvd
     from horovod.common.exceptions import HorovodInternalError
 
-    transfer.CHUNK = 1
+    transfer.CHUNK = 200
     broadcast, calls = hvd.broadcast_, 0
 
     def deadly(*args: Any, **kwargs: Any) -> Any:

@@ -68,7 +68,7 @@ def test_what_is_no_world_is_refused(slots: list[pb.Slots]) -> None:
             {"task_failed": pb.TaskFailed(rank=1, step=3, reason="x")},
             signals.TaskFailed(A, 1, 3, "x"),
         ),
-        ({"put": pb.Put(generation=2)}, None),
+        ({"row": pb.Row(generation=2)}, None),
     ],
 )
 def test_what_an_agent_says_means(body: dict[str, Any], event: signals.Event | None) -> None:

@@ -143,7 +143,7 @@ def session_of(env: dict[str, str]) -> Session:
 
 
 def test_a_session_reaches_the_worker_through_its_environment(tmp_path: Path) -> None:
-    session = Session(str(tmp_path), "w-0-1", 1, True, "a:B", {"x": [1, "é"]}, 5.0, 3, True)
+    session = Session(str(tmp_path), "w-0-1", 1, True, "a:B", {"x": [1, "é"]}, audit=True)
     assert alone(session_of, session.to_env()) == session
     assert json.loads(session.to_env()["SWELL_SESSION"])["task_args"] == {"x": [1, "é"]}
     assert session.run_dir is not None and session.run_dir.url == str(tmp_path)

@@ -65,6 +65,14 @@ def test_ranks_run_through_the_members_and_within_each_through_its_slots() -> No
     ]
 
 
+@given(st.lists(st.integers(1, 8), min_size=1, max_size=12))
+def test_a_members_places_can_be_had_without_the_others(slots: list[int]) -> None:
+    world = world_of(*slots)
+    each = [place for member in world.members for place in world.places_of(member)]
+    assert tuple(each) == world.places
+    assert world.places_of(MemberId("nobody", "0")) == []
+
+
 def test_the_places_of_a_member_are_in_order_of_local_rank() -> None:
     world = world_of(1, 3)
     second = world.members[1]

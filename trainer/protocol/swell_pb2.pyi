@@ -24,18 +24,16 @@ class Slots(_message.Message):
     address: str
     def __init__(self, member: _Optional[str] = ..., count: _Optional[int] = ..., address: _Optional[str] = ...) -> None: ...
 
-class Key(_message.Message):
-    __slots__ = ("scope", "name", "value")
-    SCOPE_FIELD_NUMBER: _ClassVar[int]
-    NAME_FIELD_NUMBER: _ClassVar[int]
-    VALUE_FIELD_NUMBER: _ClassVar[int]
-    scope: str
-    name: str
-    value: bytes
-    def __init__(self, scope: _Optional[str] = ..., name: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+class Addresses(_message.Message):
+    __slots__ = ("rank", "addresses")
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    rank: int
+    addresses: bytes
+    def __init__(self, rank: _Optional[int] = ..., addresses: _Optional[bytes] = ...) -> None: ...
 
 class FromAgent(_message.Message):
-    __slots__ = ("hello", "ready", "started", "progress", "stopped", "crashed", "drain", "put", "done", "task_failed")
+    __slots__ = ("hello", "ready", "started", "progress", "stopped", "crashed", "drain", "row", "done", "task_failed")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     STARTED_FIELD_NUMBER: _ClassVar[int]
@@ -43,7 +41,7 @@ class FromAgent(_message.Message):
     STOPPED_FIELD_NUMBER: _ClassVar[int]
     CRASHED_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
-    PUT_FIELD_NUMBER: _ClassVar[int]
+    ROW_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     TASK_FAILED_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
@@ -53,10 +51,10 @@ class FromAgent(_message.Message):
     stopped: Stopped
     crashed: Crashed
     drain: Drain
-    put: Put
+    row: Row
     done: Done
     task_failed: TaskFailed
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., started: _Optional[_Union[Started, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., crashed: _Optional[_Union[Crashed, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., put: _Optional[_Union[Put, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., task_failed: _Optional[_Union[TaskFailed, _Mapping]] = ...) -> None: ...
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., started: _Optional[_Union[Started, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., crashed: _Optional[_Union[Crashed, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., row: _Optional[_Union[Row, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., task_failed: _Optional[_Union[TaskFailed, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("member", "slots", "address", "world")
@@ -128,13 +126,17 @@ class Drain(_message.Message):
     deadline: float
     def __init__(self, reason: _Optional[str] = ..., deadline: _Optional[float] = ...) -> None: ...
 
-class Put(_message.Message):
-    __slots__ = ("generation", "keys")
+class Row(_message.Message):
+    __slots__ = ("generation", "scope", "size", "row")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
-    KEYS_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    ROW_FIELD_NUMBER: _ClassVar[int]
     generation: int
-    keys: _containers.RepeatedCompositeFieldContainer[Key]
-    def __init__(self, generation: _Optional[int] = ..., keys: _Optional[_Iterable[_Union[Key, _Mapping]]] = ...) -> None: ...
+    scope: str
+    size: int
+    row: Addresses
+    def __init__(self, generation: _Optional[int] = ..., scope: _Optional[str] = ..., size: _Optional[int] = ..., row: _Optional[_Union[Addresses, _Mapping]] = ...) -> None: ...
 
 class Done(_message.Message):
     __slots__ = ("generation", "step", "metrics")
@@ -164,11 +166,11 @@ class TaskFailed(_message.Message):
     def __init__(self, rank: _Optional[int] = ..., step: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class FromCoordinator(_message.Message):
-    __slots__ = ("form", "pause", "abort", "keys", "replace", "save", "release", "finish")
+    __slots__ = ("form", "pause", "abort", "columns", "replace", "save", "release", "finish")
     FORM_FIELD_NUMBER: _ClassVar[int]
     PAUSE_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
-    KEYS_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
     REPLACE_FIELD_NUMBER: _ClassVar[int]
     SAVE_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
@@ -176,12 +178,12 @@ class FromCoordinator(_message.Message):
     form: Form
     pause: Pause
     abort: Abort
-    keys: Keys
+    columns: Columns
     replace: Replace
     save: Save
     release: Release
     finish: Finish
-    def __init__(self, form: _Optional[_Union[Form, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., keys: _Optional[_Union[Keys, _Mapping]] = ..., replace: _Optional[_Union[Replace, _Mapping]] = ..., save: _Optional[_Union[Save, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ...) -> None: ...
+    def __init__(self, form: _Optional[_Union[Form, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., columns: _Optional[_Union[Columns, _Mapping]] = ..., replace: _Optional[_Union[Replace, _Mapping]] = ..., save: _Optional[_Union[Save, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ...) -> None: ...
 
 class Form(_message.Message):
     __slots__ = ("world", "gloo_timeout")
@@ -203,13 +205,15 @@ class Abort(_message.Message):
     generation: int
     def __init__(self, generation: _Optional[int] = ...) -> None: ...
 
-class Keys(_message.Message):
-    __slots__ = ("generation", "keys")
+class Columns(_message.Message):
+    __slots__ = ("generation", "scope", "columns")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
-    KEYS_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
     generation: int
-    keys: _containers.RepeatedCompositeFieldContainer[Key]
-    def __init__(self, generation: _Optional[int] = ..., keys: _Optional[_Iterable[_Union[Key, _Mapping]]] = ...) -> None: ...
+    scope: str
+    columns: _containers.RepeatedCompositeFieldContainer[Addresses]
+    def __init__(self, generation: _Optional[int] = ..., scope: _Optional[str] = ..., columns: _Optional[_Iterable[_Union[Addresses, _Mapping]]] = ...) -> None: ...
 
 class Replace(_message.Message):
     __slots__ = ()

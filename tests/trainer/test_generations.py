@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from .ranks import Meeting, Worker, alone, form, formed, workers, world_of
+from trainer.portable import Portable
+
+from .ranks import Meeting, Worker, form, formed, workers, world_of
 
 ON_AND_ON = 10**9  # steps
 
 
-class Held:
+class Held(Portable):
     """A state of one number, and a store of one checkpoint."""
 
     def __init__(self, step: int, clean: bool, weight: float, checkpoint: int | None) -> None:
@@ -22,9 +24,6 @@ class Held:
         self.clean = clean
         self.weight = torch.tensor([weight])
         self.checkpoint = checkpoint
-
-    def prepare(self) -> torch.device:
-        return torch.device("cpu")
 
     def export(self) -> Any:
         return {"step": self.step, "weight": self.weight}
@@ -48,29 +47,37 @@ def live(
 ) -> tuple[int, bool, list[float], list[int]]:
     """Adds the world's size to the weight in every step. Returns all that is held at the end."""
     import horovod.torch as hvd
+    from horovod.common.exceptions import HorovodInternalError
 
-    from trainer.elastic import Elastic
+    from trainer.generations import Generations
 
     state = Held(step, clean, weight, checkpoint)
-    elastic = Elastic(channel)
-    saves = []
+    generations = Generations(channel)
+    saves: list[int] = []
 
     def train() -> bool:
         while state.step < limit:
-            elastic.check_aborted()
+            generations.check_aborted()
             numbers = torch.tensor([1.0, float(channel.pause_requested())])
             hvd.allreduce_(numbers, op=hvd.Sum, name="step")
             state.weight += numbers[0]
             state.step += 1
             state.clean = True
-            elastic.step_completed()
-            channel.send("progress", generation=elastic.generation, step=state.step)
+            generations.step_completed()
+            channel.send("progress", generation=generations.number, step=state.step)
             if numbers[1]:
                 return False
-        channel.send("done", generation=elastic.generation)
         return True
 
-    elastic.run(state, train, lambda: saves.append(state.step))
+    while generations.enter(state, lambda: saves.append(state.step)):
+        try:
+            if train():
+                generations.finish()
+                channel.send("done", generation=generations.number)
+            else:
+                generations.leave(state)
+        except HorovodInternalError as error:
+            generations.leave(state, str(error))
     return state.step, state.clean, state.weight.tolist(), saves
 
 
@@ -252,20 +259,16 @@ def test_through_many_worlds_nothing_accumulates() -> None:
         assert counts[1:] == [counts[1]] * 5
 
 
-def raising(generation: int) -> str:
-    """What ``run`` raises when the user's code does."""
-    from trainer.channel import LoneChannel
-    from trainer.elastic import Elastic
-
-    def train() -> bool:
-        raise ZeroDivisionError("in the user's code")
-
-    try:
-        Elastic(LoneChannel()).run(Held(0, False, 0.0, None), train)
-    except ZeroDivisionError as error:
-        return str(error)
-    return "nothing"
-
-
-def test_what_the_users_code_raises_is_raised() -> None:
-    assert alone(raising, 1) == "in the user's code"
+def test_who_is_complete_answers_a_pause_and_comes_along_again() -> None:
+    with workers(live, [0, False, 0.0, 5], [0, False, 0.0, 5]) as two:
+        with formed(1, two):
+            for worker in two:
+                worker.until("done")
+            for worker in two:  # nobody is in a step that could carry it to the others
+                worker.send("pause", generation=1)
+            assert [worker.until("stopped")["step"] for worker in two] == [5, 5]
+        with formed(2, two) as started:
+            assert [(one["step"], one["bytes"]) for one in started] == [(5, 0), (5, 0)]
+            for worker in two:
+                worker.until("done")
+        assert [worker.exit()[:2] for worker in two] == [(5, True)] * 2

@@ -1,0 +1,122 @@
+"""``swell cancel``: ends a run, whoever launched it and from wherever, and its CustomJobs with it.
+
+The outcome is written first: from then on no agent goes on and no launch resubmits. A launch that
+looks after the run on this machine does the rest. If there is none, its CustomJobs are cancelled
+through the API, which works from any machine that can read the run directory.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+
+from launcher import runs
+from launcher.apierror import ApiError
+from launcher.retry import BRIEF, Retries
+from launcher.supervisor import ENDED, end_run, read_attempts
+from launcher.vertex import JobState, jobs_of
+from trainer.events import EventWriter
+from trainer.rundir import ATTEMPTS, RunDirectory
+
+LIMIT = 60.0  # seconds to wait until nothing of the run is left
+JOB_POLL = 2.0
+LAUNCH_POLL = 0.1
+
+
+def cancel_run(
+    directory: RunDirectory,
+    *,
+    retries: Retries | None = None,
+    sleep: Callable[[float], object] = time.sleep,
+) -> str:
+    """Ends a run and waits until it is gone, for a minute at most. Returns what to tell the user.
+
+    A run that has ended is not ended again; but a CustomJob of it that still runs is cancelled.
+
+    Args:
+        directory: the run.
+        retries: how what is transient is tried again.
+        sleep: waits.
+
+    Raises ApiError when a CustomJob cannot be cancelled; the run counts as cancelled then.
+    """
+    run = directory.run()
+    run_id = str(run["id"])
+    writer = EventWriter(directory, f"launcher-{secrets.token_hex(4)}")
+    now_over = end_run(directory, writer, "cancelled", f"cancelled by {runs.whoami()}")
+    said = f"run {run_id} is cancelled"
+    if not now_over:
+        said = f"run {run_id} had ended before: {(directory.outcome() or {}).get('state')}"
+    elif runs.launch_lives(run_id):
+        deadline = time.monotonic() + LIMIT
+        while runs.launch_lives(run_id):
+            if time.monotonic() > deadline:
+                return f"{said}; its launch is still stopping VMs"
+            sleep(LAUNCH_POLL)
+    # (An emulator ends with its launch; a launch elsewhere cancels the job as well: no harm.)
+    if run.get("target") != "vertex":
+        return said
+    try:
+        jobs = _cancel_jobs(directory, run, writer, retries or Retries(BRIEF), sleep)
+    except ApiError as error:
+        raise ApiError(
+            f"{said}, but its CustomJob may still run: {error} (then again: swell cancel {run_id})",
+            transient=error.transient,
+            kind=error.kind,
+            code=error.code,
+        ) from None
+    return "\n".join([said, *jobs])
+
+
+def _cancel_jobs(
+    directory: RunDirectory,
+    run: dict[str, Any],
+    writer: EventWriter,
+    retries: Retries,
+    sleep: Callable[[float], object],
+) -> list[str]:
+    """Cancels what still runs, and brings the attempts' records up to date."""
+    said = []
+    project = str(run.get("spec", {}).get("project") or "")
+    for attempt in read_attempts(directory):
+        if attempt.get("state") in ENDED:
+            continue
+        api = jobs_of(attempt, project, retries)
+        if attempt.get("job"):
+            jobs = [api.get(str(attempt["job"]))]
+        else:  # the launch ended between asking for it and noting its name
+            jobs = list(api.find(str(run["id"]), int(attempt["attempt"])))
+        for job in jobs:
+            ended = job
+            if not job.ended:
+                api.cancel(job.name)
+                ended = api.wait(job.name, poll=JOB_POLL, limit=LIMIT, sleep=sleep)
+            said.append(_told(job, ended, str(attempt["region"])))
+            _record(directory, attempt, ended, writer)
+        if not jobs:
+            nothing = JobState("", "CANCELLED", "the CustomJob was never created")
+            _record(directory, attempt, nothing, writer)
+    return said
+
+
+def _told(before: JobState, after: JobState, region: str) -> str:
+    which = f"CustomJob {after.name.rpartition('/')[2]} in {region}"
+    if before.ended:
+        return f"{which} had ended: {before.state}"
+    if after.ended:
+        return f"{which} has ended: {after.state}"
+    return f"{which} is asked to end; it is {after.state} still"
+
+
+def _record(
+    directory: RunDirectory, attempt: dict[str, Any], job: JobState, writer: EventWriter
+) -> None:
+    number = int(attempt["attempt"])
+    record = {**attempt, "job": job.name or None, "state": job.state, "reason": job.reason}
+    if job.ended:
+        record["ended"] = time.time()
+        writer.emit("attempt_ended", attempt=number, state=job.state, reason=job.reason or None)
+    directory.write_json(f"{ATTEMPTS}/{number:04d}.json", record)
+    writer.flush()

@@ -1,0 +1,171 @@
+"""``swell runs``: the runs that this machine knows, and those that the API knows.
+
+``swell runs --json`` is a contract with other programs: a list, the newest last, of ::
+
+    run, created     its id; when, in Unix seconds
+    state            as in swell status
+    step             steps completed; null when the run directory was not read
+    target           local | vertex
+    url              the run directory
+    job              the resource name of its last CustomJob; null without one
+    api_state        what the API says of that CustomJob; null when it was not asked or knows none
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from launcher import runs
+from launcher.status import read_status
+from launcher.vertex import OF_SWELL, Jobs, JobState, runs_among
+from trainer.rundir import RunDirectory
+
+READERS = 8  # run directories read at once; on an object store each is some requests
+_STATES = {
+    "QUEUED": "queued",
+    "PENDING": "queued",
+    "RUNNING": "running",
+    "SUCCEEDED": "succeeded",
+    "CANCELLING": "cancelled",
+    "CANCELLED": "cancelled",
+    "FAILED": "failed",
+    "EXPIRED": "failed",
+    "PARTIALLY_SUCCEEDED": "failed",
+}
+_COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where what is known about one run comes from: its directory, or its CustomJob, or both."""
+
+    created: float
+    run_id: str
+    target: str
+    directory: RunDirectory | None
+    job: JobState | None
+
+
+def list_runs(
+    apis: Sequence[Jobs],
+    *,
+    states: Collection[str] = (),
+    target: str | None = None,
+    limit: int | None = None,
+    report: Callable[[str], None],
+) -> list[Row]:
+    """Returns the newest runs, the newest last.
+
+    Args:
+        apis: also list the runs that these know; for Vertex AI one per region.
+        states: only runs in one of these states; all if empty.
+        target: only runs on this target.
+        limit: at most so many.
+        report: told about a run that cannot be read.
+
+    Raises ApiError.
+    """
+    jobs = runs_among(job for api in apis for job in api.list(OF_SWELL))
+    sources = [
+        source for source in _sources(jobs, report) if target is None or source.target == target
+    ]
+    sources.sort(key=lambda source: (source.created, source.run_id), reverse=True)
+    wanted = (row for row in _rows(sources, report) if not states or row["state"] in states)
+    return list(islice(wanted, limit))[::-1]
+
+
+def _sources(jobs: dict[str, JobState], report: Callable[[str], None]) -> list[_Source]:
+    def read(item: tuple[str, str]) -> _Source | None:
+        run_id, url = item
+        try:
+            directory = RunDirectory(url)
+            run = directory.run()
+            created, target = float(run.get("created", 0.0)), str(run.get("target"))
+        except (OSError, ValueError, TypeError, ImportError) as error:
+            report(f"{run_id}: cannot be read: {error}")
+            return None
+        return _Source(created, run_id, target, directory, jobs.get(run_id))
+
+    known = runs.urls()
+    with ThreadPoolExecutor(READERS) as readers:
+        sources = [source for source in readers.map(read, known.items()) if source]
+    return sources + [
+        _Source(job.created, run_id, "vertex", None, job)
+        for run_id, job in jobs.items()
+        if run_id not in known
+    ]
+
+
+def _rows(sources: Sequence[_Source], report: Callable[[str], None]) -> Iterator[Row]:
+    """Yields rows in order, a few run directories being read at once, and not many too many."""
+
+    def read(source: _Source) -> Row | None:
+        try:
+            return _row(source)
+        except (OSError, ValueError, ImportError) as error:
+            report(f"{source.run_id}: cannot be read: {error}")
+            return None
+
+    with ThreadPoolExecutor(READERS) as readers:
+        for start in range(0, len(sources), READERS):
+            yield from filter(None, readers.map(read, sources[start : start + READERS]))
+
+
+def _row(source: _Source) -> Row:
+    job = source.job
+    row: Row = {
+        "run": source.run_id,
+        "state": _STATES.get(job.state, "queued") if job else "",
+        "step": None,
+        "created": source.created,
+        "target": source.target,
+        "url": job.output if job else "",
+        "job": job.name if job else None,
+        "api_state": job.state if job else None,
+    }
+    if source.directory is None:
+        return row
+    status = read_status(source.directory, audited=False)
+    last = status["attempts"][-1] if status["attempts"] else {}
+    return row | {
+        "state": status["state"],
+        "step": status["step"],
+        "url": source.directory.url,
+        "job": last.get("job") or row["job"],
+    }
+
+
+def print_runs(console: Console, rows: Sequence[Row], asked: bool) -> None:
+    """Prints rows as a table; into a file or pipe without control codes, cuts and padding.
+
+    Args:
+        console: where to.
+        rows: see the module.
+        asked: whether an API was asked: then its word is shown as well.
+    """
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("run", "state", "step", "target", "created", *(["Vertex AI"] if asked else [])):
+        table.add_column(name, justify="right" if name == "step" else "left", no_wrap=True)
+    for row in rows:
+        step = "-" if row["step"] is None else f"{row['step']:,}"
+        created = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["created"]))
+        state = Text(row["state"], style=_COLOURS.get(row["state"], ""))
+        api = [str(row["api_state"] or "-").lower()] if asked else []
+        table.add_row(row["run"], state, step, row["target"], created, *api)
+    # As wide as it needs to be: ids are there to be copied, not to be cut or folded.
+    wide = Console(file=console.file, force_terminal=console.is_terminal, width=1000)
+    with wide.capture() as captured:
+        wide.print(table)
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    print("\n".join(lines), file=console.file, flush=True)

@@ -1,0 +1,246 @@
+"""One run of the chaos tests: what is known of it, what it waits for, and what must be true at
+its end."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy
+
+from launcher.audit import read_audit
+from launcher.status import Generation, History
+from tests.chaos.cluster import Cluster, Vm
+from tests.chaos.task import BATCH, EPOCHS, SAMPLES, SEED, STEPS, STEPS_PER_EPOCH
+from trainer.data import Order
+from trainer.events import Event, EventReader
+
+LIMIT = 120.0  # seconds; only what hangs takes as long
+LOOK_EVERY = 0.05
+PACE = 0.04  # seconds per step while something is to happen
+PACES = {0.75: 0.25, 0.9: 1.0}  # from these shares of the steps on
+
+# Short limits, so that the tests are; see trainer.settings and trainer.policy.
+SETTINGS = {
+    "task": "tests.chaos.task:Steerable",
+    "min_workers": 1,
+    "start_wait": 30.0,
+    "hold_off": 0.5,
+    "checkpoint_every": 20.0,
+    "spares": 0,
+    "audit": True,
+}
+
+
+class Run:
+    """A run on a cluster of VMs.
+
+    Args:
+        kind: of the VMs, "netns" or "process".
+        folder: where everything of it is kept.
+        vms: how many VMs there can be; the run starts on three.
+        settings: those that are not as usual.
+        task: arguments of the task.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        folder: Path,
+        vms: int = 3,
+        settings: Mapping[str, Any] = MappingProxyType({}),
+        task: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        self.folder = folder
+        for name in ("hold", "held"):
+            (folder / name).mkdir()
+        self.pace(PACE)
+        whole = {**SETTINGS, "max_workers": vms, **settings}
+        whole["task_args"] = {"folder": str(folder), **task}
+        self.cluster = Cluster(kind, folder, vms, 3, whole)
+        self._steps = task.get("epochs", EPOCHS) * STEPS_PER_EPOCH
+        self._names = list(self.cluster.vms)
+        self._reader = EventReader(self.cluster.run_dir)
+        self._ended = False
+        self.events: list[Event] = []
+        self.history = History()
+
+    # --- the VMs --------------------------------------------------------------------
+
+    def __getitem__(self, index: int) -> Vm:
+        return self.cluster.vms[self._names[index]]
+
+    @property
+    def everybody(self) -> list[Vm]:
+        """The VMs that the run starts on."""
+        return [self[index] for index in range(3)]
+
+    def start(self) -> None:
+        """Starts the first VMs, and waits for the world of all of them."""
+        for vm in self.everybody:
+            vm.start()
+        self.until_world(*self.everybody)
+
+    def rank(self, rank: int) -> Vm:
+        """The VM of a rank of the present world."""
+        current = self.look().current
+        assert current
+        return self.cluster.vms[current.members[rank]]
+
+    def leader(self) -> Vm:
+        """The VM whose agent hosts the coordinator."""
+        self.look()
+        changes = [event for event in self.events if event["event"] == "leader_changed"]
+        return self.cluster.vms[changes[-1]["member"]]
+
+    # --- the workers ----------------------------------------------------------------
+
+    def pace(self, seconds: float) -> None:
+        """How long a step takes at least from now on."""
+        aside = self.folder / "pace.new"
+        aside.write_text(str(seconds))
+        aside.replace(self.folder / "pace")
+
+    def hold(self, point: str, vm: Vm) -> None:
+        """The VM's next worker that comes to the point is to stay there."""
+        (self.folder / "held" / f"{point}@{vm.name}").unlink(missing_ok=True)
+        (self.folder / "hold" / f"{point}@{vm.name}").touch()
+
+    def until_held(self, point: str, vm: Vm) -> None:
+        """Waits until a worker is there."""
+        held = self.folder / "held" / f"{point}@{vm.name}"
+        self.until(lambda _: held.exists(), f"{vm.name} comes to {point}")
+
+    def let_go(self, point: str, vm: Vm) -> None:
+        """Nobody is held at the point any more."""
+        (self.folder / "hold" / f"{point}@{vm.name}").unlink()
+
+    # --- what happens ---------------------------------------------------------------
+
+    def look(self) -> History:
+        """What is known by now."""
+        for event in self._reader.read_new():
+            self.events.append(event)
+            self.history.add(event)
+        return self.history
+
+    def until(self, condition: Callable[[History], object], what: str) -> None:
+        """Waits until ``condition`` holds; a test that waits for too long, or in vain, fails."""
+        deadline = time.monotonic() + LIMIT
+        while not condition(self.look()):
+            self._leave_time()
+            assert time.monotonic() < deadline, f"it does not come true that {what}\n{self}"
+            assert self._ended or not self.cluster.run_dir.outcome(), (
+                f"the run ended before {what}\n{self}"
+            )
+            time.sleep(LOOK_EVERY)
+
+    def _leave_time(self) -> None:
+        """Slows the run down as it nears its end, so that it does not end before the test."""
+        if not self._ended:
+            for share, seconds in PACES.items():
+                if self.history.step > share * self._steps:
+                    self.pace(seconds)
+
+    def until_world(self, *vms: Vm, after: int = 0) -> Generation:
+        """Waits until exactly these VMs train together, in a generation after ``after``."""
+        names = {vm.name for vm in vms}
+
+        def trains(history: History) -> bool:
+            now = history.current
+            return (
+                now is not None
+                and now.generation > after
+                and set(now.members) == names
+                and now.start is not None
+                and now.last > now.start
+            )
+
+        self.until(trains, f"{sorted(names)} train together")
+        assert self.history.current
+        return self.history.current
+
+    def until_steps(self, count: int) -> None:
+        """Waits until so many more steps are completed."""
+        goal = self.look().step + count
+        self.until(lambda history: history.step >= goal, f"step {goal} is completed")
+
+    @property
+    def generation(self) -> int:
+        """The number of the newest generation that is known."""
+        current = self.look().current
+        return current.generation if current else 0
+
+    # --- the end --------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Lets the run go to its end, undisturbed."""
+        self._ended = True
+        for vm in self.cluster.vms.values():
+            if vm.lost:
+                vm.kill()
+        self.pace(0.0)
+        outcome = self.cluster.run_dir.outcome
+        self.until(lambda _: outcome() is not None, "the run ends")
+        agents = [vm for vm in self.cluster.vms.values() if vm.agent]
+        self.until(
+            lambda _: all(vm.agent and vm.agent.poll() is not None for vm in agents),
+            "all agents exit",
+        )
+        codes = {vm.name: vm.agent.returncode for vm in agents if vm.agent}
+        assert set(codes.values()) <= {0}, f"{codes}\n{self}"
+
+    def check(self, undisturbed: Mapping[str, float]) -> None:
+        """What must be true whatever has happened."""
+        outcome = self.cluster.run_dir.outcome()
+        assert outcome and outcome["state"] == "succeeded", f"{outcome}\n{self}"
+        assert self.cluster.processes() == [], "an orphan"
+        self._check_samples()
+        names = sorted(undisturbed)
+        numpy.testing.assert_allclose(
+            [outcome["metrics"][name] for name in names],
+            [undisturbed[name] for name in names],
+            rtol=1e-7,
+            atol=1e-9,
+        )
+
+    def _check_samples(self) -> None:
+        """Every sample of every epoch was used exactly once, in the epoch's order.
+
+        A worker notes its samples before it contributes them. A step of which the world did not
+        hear is done again by a later generation: the newest that contributed is the one
+        whose contribution was applied.
+        """
+        newest: dict[int, int] = defaultdict(int)
+        shares: dict[tuple[int, int], list[tuple[int, list[int]]]] = defaultdict(list)
+        for line in read_audit(self.cluster.run_dir):
+            step, generation = line["step"], line["generation"]
+            newest[step] = max(newest[step], generation)
+            shares[step, generation].append((line["rank"], line["ids"]))
+        order = Order(SAMPLES, BATCH, SEED)
+        assert sorted(newest) == list(range(1, STEPS + 1)), "steps are missing from the audit"
+        for step, generation in newest.items():
+            used = [one for _, ids in sorted(shares[step, generation]) for one in ids]
+            start, stop = order.bounds(step - 1)
+            meant = order.permutation(order.epoch_of(step - 1))[start:stop].tolist()
+            assert used == meant, f"step {step}, generation {generation}\n{self}"
+
+    def close(self) -> None:
+        """Leaves nothing."""
+        self.cluster.close()
+
+    def __str__(self) -> str:
+        """What has happened, for whoever reads why a test failed."""
+        began = self.events[0]["time"] if self.events else 0.0
+        lines = [
+            f"{event['time'] - began:8.2f} "
+            + " ".join(f"{k}={v}" for k, v in event.items() if k not in ("time", "metrics"))
+            for event in self.events
+            if event["event"] not in ("steps", "evaluated")
+        ]
+        said = [f"--- {vm.name}\n{vm.log[-1500:]}" for vm in self.cluster.vms.values()]
+        return "\n".join([f"in {self.folder}, at step {self.history.step}", *lines[-40:], *said])

@@ -1,0 +1,145 @@
+"""``swell cancel`` of a run that nobody on this machine looks after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher import runs
+from launcher.apierror import ApiError
+from launcher.cancellation import cancel_run
+from launcher.retry import Backoff, Retries
+from launcher.supervisor import read_attempts
+from trainer.events import read_events
+from trainer.rundir import RunDirectory
+
+from .misbehaving import Server, refuses, resets_after
+from .recorded import PARENT, custom_job, record_attempt, record_run
+
+pytest.importorskip("google.cloud.aiplatform_v1")
+
+QUICK = Retries(Backoff(limit=60.0), clock=lambda: 0.0, sleep=lambda _: None)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SWELL_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        yield server
+
+
+def add(server: Server, job: dict[str, Any]) -> None:
+    server.jobs[job["name"]] = job
+
+
+def cancel(directory: RunDirectory) -> str:
+    return cancel_run(directory, retries=QUICK, sleep=lambda _: None)
+
+
+def events(directory: RunDirectory) -> list[str]:
+    return [event["event"] for event in read_events(directory)]
+
+
+def test_the_custom_job_is_cancelled_and_the_record_brought_up_to_date(server: Server) -> None:
+    directory = record_run("one")
+    record_attempt(directory, server.endpoint)
+    add(server, custom_job("one"))
+    assert cancel(directory) == (
+        "run one is cancelled\nCustomJob 1 in us-central1 has ended: CANCELLED"
+    )
+    assert (directory.outcome() or {})["state"] == "cancelled"
+    [attempt] = read_attempts(directory)
+    assert attempt["state"] == "CANCELLED" and attempt["ended"] > attempt["submitted"]
+    assert events(directory) == ["finished", "attempt_ended"]
+    server.requests.clear()
+    assert cancel(directory) == "run one had ended before: cancelled"
+    assert server.requests == []
+
+
+def test_from_another_machine_by_the_run_directory(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = record_run("one")
+    record_attempt(directory, server.endpoint)
+    add(server, custom_job("one"))
+    monkeypatch.setenv("SWELL_HOME", str(tmp_path / "another"))
+    assert "has ended: CANCELLED" in cancel(runs.find(directory.url))
+
+
+def test_a_job_whose_name_was_never_noted_is_found_by_its_labels(server: Server) -> None:
+    directory = record_run("one")
+    record_attempt(directory, server.endpoint, job=None, state="SUBMITTING")
+    add(server, custom_job("other", 1))
+    add(server, custom_job("one", 2))
+    cancel(directory)
+    assert [job["state"] for job in server.jobs.values()] == [
+        "JOB_STATE_RUNNING",
+        "JOB_STATE_CANCELLED",
+    ]
+    assert read_attempts(directory)[0]["job"] == f"{PARENT}/2"
+
+
+def test_a_job_that_was_never_created(server: Server) -> None:
+    directory = record_run("one")
+    record_attempt(directory, server.endpoint, job=None, state="SUBMITTING")
+    assert cancel(directory) == "run one is cancelled"
+    [attempt] = read_attempts(directory)
+    assert (attempt["state"], attempt["job"]) == ("CANCELLED", None)
+
+
+def test_a_job_that_has_ended_meanwhile_is_left_as_it_is(server: Server) -> None:
+    directory = record_run("one")
+    record_attempt(directory, server.endpoint)
+    add(server, custom_job("one", state="EXPIRED"))
+    assert "CustomJob 1 in us-central1 had ended: EXPIRED" in cancel(directory)
+    assert not any(":cancel" in request for request in server.requests)
+    assert read_attempts(directory)[0]["state"] == "EXPIRED"
+
+
+def test_a_job_that_outlives_its_run_is_cancelled_though_the_run_had_ended(server: Server) -> None:
+    directory = record_run("one")
+    directory.end("succeeded", "training is complete")
+    record_attempt(directory, server.endpoint)
+    add(server, custom_job("one"))
+    assert cancel(directory) == (
+        "run one had ended before: succeeded\nCustomJob 1 in us-central1 has ended: CANCELLED"
+    )
+    assert (directory.outcome() or {})["state"] == "succeeded"
+
+
+def test_attempts_that_are_over_are_not_asked_about(server: Server) -> None:
+    directory = record_run("one")
+    record_attempt(directory, server.endpoint, 1, state="FAILED")
+    record_attempt(directory, server.endpoint, 2)
+    add(server, custom_job("one", 2, attempt=2))
+    cancel(directory)
+    assert not any(request.endswith("/1") for request in server.requests)
+
+
+def test_a_refusal_says_what_is_still_running_and_the_next_try_finishes(server: Server) -> None:
+    directory = record_run("one")
+    record_attempt(directory, server.endpoint)
+    add(server, custom_job("one"))
+    server.faults = [refuses(403, "PERMISSION_DENIED", "No.")]
+    with pytest.raises(ApiError) as raised:
+        cancel(directory)
+    said = str(raised.value)
+    assert said.startswith("run one is cancelled, but its CustomJob may still run: ")
+    assert "roles/aiplatform.user" in said and said.endswith("(then again: swell cancel one)")
+    assert raised.value.kind == "permission"
+    server.faults = [None, resets_after]
+    assert "CustomJob 1 in us-central1 has ended: CANCELLED" in cancel(directory)
+
+
+def test_a_local_run_is_its_launchs_to_stop() -> None:
+    directory = record_run("one", target="local")
+    record_attempt(directory, "http://127.0.0.1:1")
+    assert cancel(directory) == "run one is cancelled"

@@ -1,0 +1,178 @@
+"""``swell runs`` and what ``swell status`` asks the API."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from launcher.cli import app
+from launcher.inquiry import ask_api
+from launcher.listing import list_runs, print_runs
+from launcher.retry import ONCE, Retries
+from launcher.supervisor import read_attempts
+from launcher.vertex import Jobs
+
+from .misbehaving import Server, refuses
+from .recorded import PARENT, SPEC, custom_job, record_attempt, record_run
+
+pytest.importorskip("google.cloud.aiplatform_v1")
+
+OPTIONS: dict[str, Any] = {"report": pytest.fail}
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SWELL_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    with Server() as server:
+        monkeypatch.setenv("SWELL_VERTEX_ENDPOINT", server.endpoint)
+        yield server
+
+
+@pytest.fixture
+def three() -> None:
+    """Three runs: a newest one that runs, one that failed, and an old local one."""
+    record_run("old", target="local", created=1.0).end("succeeded", "done")
+    record_run("failed", created=2.0).end("failed", "out of memory")
+    record_attempt(record_run("new", created=3.0), "http://127.0.0.1:1", state="RUNNING")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, ["old", "failed", "new"]),
+        ({"limit": 2}, ["failed", "new"]),
+        ({"states": ["succeeded", "failed"]}, ["old", "failed"]),
+        ({"states": ["succeeded", "failed"], "limit": 1}, ["failed"]),
+        ({"states": ["cancelled"]}, []),
+        ({"target": "local"}, ["old"]),
+        ({"target": "vertex", "states": ["running"]}, ["new"]),
+    ],
+)
+def test_filters(three: None, options: dict[str, Any], expected: list[str]) -> None:
+    assert [row["run"] for row in list_runs([], **options, **OPTIONS)] == expected
+
+
+def test_no_more_runs_are_read_than_are_asked_for(home: Path) -> None:
+    for number in range(20):
+        directory = record_run(f"run-{number:02}", created=float(number))
+        (Path(directory.url) / "outcome.json").write_text("{" if number < 4 else '{"state": "x"}')
+    problems: list[str] = []
+    assert len(list_runs([], limit=10, report=problems.append)) == 10
+    assert problems == []
+    assert len(list_runs([], report=problems.append)) == 16
+    assert len(problems) == 4 and problems[0].startswith("run-0")
+
+
+def test_what_the_api_knows_beside_what_this_machine_knows(server: Server, three: None) -> None:
+    stranger = {**custom_job("stranger", 4), "labels": {}}
+    for job in (
+        custom_job("elsewhere", 1, "FAILED"),
+        custom_job("new", 2, "RUNNING"),
+        custom_job("elsewhere", 3, "PENDING", attempt=2),
+        stranger,
+    ):
+        server.jobs[job["name"]] = job
+    rows = list_runs([Jobs("p", "us-central1")], **OPTIONS)
+    assert [row["run"] for row in rows] == ["old", "failed", "new", "elsewhere"]
+    elsewhere = rows[-1]
+    assert (elsewhere["state"], elsewhere["api_state"]) == ("queued", "PENDING")
+    assert (elsewhere["job"], elsewhere["url"]) == (f"{PARENT}/3", "gs://bucket/elsewhere")
+    assert elsewhere["step"] is None
+    assert [row["api_state"] for row in rows[:3]] == [None, None, "RUNNING"]
+    assert list_runs([Jobs("p", "us-central1")], target="local", **OPTIONS) == rows[:1]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_ids_are_neither_cut_nor_folded_however_narrow_it_is(three: None, terminal: bool) -> None:
+    record_run("a" * 63, created=4.0)
+    file = io.StringIO()
+    console = Console(file=file, width=40, force_terminal=terminal)
+    print_runs(console, list_runs([], **OPTIONS), False)
+    lines = file.getvalue().splitlines()
+    assert len(lines) == 5
+    assert "a" * 63 in lines[-1]
+    assert ("\x1b" in file.getvalue()) is terminal
+
+
+def test_the_command(server: Server, three: None, tmp_path: Path) -> None:
+    server.jobs[f"{PARENT}/1"] = custom_job("elsewhere")
+    asked = ["runs", "--project", "p", "--region", "us-central1", "--region", "us-central1"]
+    rows = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)
+    assert [row["run"] for row in rows] == ["old", "failed", "new", "elsewhere"]
+    assert len(server.requests) == 1
+    job = tmp_path / "job.yaml"
+    job.write_text(json.dumps(SPEC))
+    shown = CliRunner().invoke(app, ["runs", "--job", str(job), "--state", "running"])
+    assert [line.split()[0] for line in shown.stdout.splitlines()] == ["run", "new", "elsewhere"]
+    nothing = CliRunner().invoke(app, ["runs", "--state", "waiting"])
+    assert nothing.stdout == "There is no such run.\n"
+    server.faults = [refuses(403, "PERMISSION_DENIED", "No.")]
+    refused = CliRunner().invoke(app, asked)
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert refused.stderr.startswith("swell: http://127.0.0.1") and refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "options", [["--project", "p"], ["--region", "r"], ["--limit", "0"], ["--state", "odd"]]
+)
+def test_options_that_say_nothing_useful(options: list[str]) -> None:
+    assert CliRunner().invoke(app, ["runs", *options]).exit_code == 2
+
+
+def test_status_has_the_apis_word_beside_the_run_directorys(server: Server) -> None:
+    directory = record_run("one")
+    record_attempt(directory, server.endpoint)
+    server.jobs[f"{PARENT}/1"] = {
+        **custom_job("one", state="FAILED"),
+        "error": {"code": 8, "message": "Resources are insufficient in region: us-central1."},
+    }
+    status = json.loads(CliRunner().invoke(app, ["status", "one", "--json"]).stdout)
+    assert status["attempts"][0]["state"] == "PENDING"
+    assert status["api"] == {
+        "job": f"{PARENT}/1",
+        "state": "FAILED",
+        "reason": "Resources are insufficient in region: us-central1.",
+        "error": None,
+        "console": None,
+    }
+    shown = CliRunner().invoke(app, ["status", "one"]).stdout
+    assert "attempt 1       CustomJob 1 in us-central1, pending" in shown
+    assert "Vertex AI       failed: Resources are insufficient" in shown
+
+
+def test_status_without_an_answer_is_still_a_status(server: Server) -> None:
+    directory = record_run("one")
+    record_attempt(directory, server.endpoint)
+    shown = CliRunner().invoke(app, ["status", "one"])
+    assert shown.exit_code == 0
+    assert "404 The CustomJob" in " ".join(shown.stdout.split())
+
+
+def test_what_is_not_asked(server: Server) -> None:
+    once = Retries(ONCE)
+    local = record_run("local", target="local")
+    record_attempt(local, server.endpoint)
+    over = record_run("over")
+    record_attempt(over, server.endpoint, state="SUCCEEDED")
+    for directory in (local, over, record_run("none")):
+        assert ask_api(directory.run(), read_attempts(directory), once) is None
+    assert server.requests == []
+    unknown = record_run("unknown")
+    record_attempt(unknown, server.endpoint, job=None, state="SUBMITTING")
+    answer = ask_api(unknown.run(), read_attempts(unknown), once) or {}
+    assert answer["error"] == "the CustomJob has not been created"
+    server.jobs[f"{PARENT}/7"] = custom_job("unknown", 7)
+    answer = ask_api(unknown.run(), read_attempts(unknown), once) or {}
+    assert (answer["job"], answer["state"]) == (f"{PARENT}/7", "RUNNING")

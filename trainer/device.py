@@ -1,0 +1,29 @@
+"""Where a worker computes: the GPU of its slot, or the CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def device_of(slot: int) -> torch.device:
+    """The device of a machine's worker number ``slot``; it becomes torch's current one."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", slot)
+    torch.cuda.set_device(device)
+    return device
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """``batch``, a tensor or dicts, lists and tuples of tensors, on ``device``."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, list | tuple):
+        values = [to_device(value, device) for value in batch]
+        return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
+    return batch

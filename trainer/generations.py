@@ -1,0 +1,216 @@
+"""One worker's life through all generations of the world, without restarting.
+
+Horovod reads its environment again at every ``hvd.init()``, so one process can join
+world after world::
+
+    wait for a generation ─► hvd.init() ─► who holds what? ─► flat transfer, if needed
+        ▲                                                        │
+        └── hvd.shutdown() ◄── paused, aborted, or a peer lost ◄─┴─ train step by step
+
+No rollback: a collective that fails leaves the parameters untouched, because the
+optimizer steps only after all gradients arrived. So the survivors are at the last
+completed step, and the most advanced clean one is the root of the next generation.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import horovod.torch as hvd
+import torch
+from horovod.common.exceptions import HorovodInternalError
+
+from trainer.agreement import Agreement, agree
+from trainer.channel import Channel, Generation, Leave, Save
+from trainer.portable import Portable, Sender
+from trainer.stay import Stay, horovod_init
+from trainer.transfer import broadcast_tree
+
+RECEIVED_EVERY = 0.25  # seconds between two signs of life during a transfer
+EVENT_EVERY = 1.0  # seconds between two events that tell how a transfer goes
+
+
+class Generations:
+    """Joins world after world, and tells the agent.
+
+    Args:
+        channel: where generations come from.
+        clock: monotonic seconds.
+
+    Attributes:
+        number: the newest generation that this worker was ordered into.
+        rank: its rank there, once it has joined.
+        size: that world's size.
+        agreed: what its ranks brought into it.
+    """
+
+    def __init__(self, channel: Channel, clock: Callable[[], float] = time.monotonic) -> None:
+        self.channel = channel
+        self.number = 0
+        self.rank = 0
+        self.size = 1
+        self.agreed = Agreement(())
+        self._clock = clock
+        self._stay: Stay | None = None
+        self._unanswered = 0  # a generation that was left because training is complete
+        self._last_step_at: float | None = None
+
+    @property
+    def inside(self) -> bool:
+        """Whether this worker is in a world."""
+        return self._stay is not None
+
+    def enter(
+        self,
+        state: Portable,
+        save: Callable[[], None] = lambda: None,
+        init: Callable[[], None] = horovod_init,
+    ) -> bool:
+        """Waits for a generation and joins it; all its ranks hold the same state then.
+
+        Args:
+            state: what survives from world to world.
+            save: writes a checkpoint of ``state``; called when the agent orders one.
+            init: makes this process a rank, as ``hvd.init()`` does.
+
+        Returns False when the worker's life is over.
+        """
+        while (order := self.channel.next()) is not None:
+            if isinstance(order, Save):
+                if state.clean:
+                    save()
+                self.channel.send("saved", step=state.step)
+            elif isinstance(order, Leave):
+                if order.generation == self._unanswered:
+                    self._say_stopped(state, "")
+            elif self._start(order, state, init):
+                return True
+        return False
+
+    def break_off(self) -> None:
+        """Breaks the connections to all peers: a collective failed, here first perhaps."""
+        if self._stay is not None:
+            self._stay.break_off()
+
+    def leave(self, state: Portable, failed: str = "") -> None:
+        """Leaves the world, paused after a step, or because a collective ``failed``."""
+        assert self._stay is not None
+        if failed:
+            self._stay.break_off()
+        self._shut_down()
+        self._say_stopped(state, failed)
+
+    def finish(self) -> None:
+        """Leaves the world without a word: training is complete, as far as this worker knows.
+
+        It says so (``resume``) when it is ordered to leave, or finds that it was wrong.
+        """
+        self._shut_down()
+        self._unanswered = self.number
+
+    def resume(self, state: Portable, failed: str = "") -> None:
+        """Says that the world which ``finish`` left was left to enter another one."""
+        if self._unanswered:
+            self._say_stopped(state, failed)
+
+    def abandon(self) -> None:
+        """Leaves the world, if there is one, because the user's code raised."""
+        if self._stay is not None:
+            self._shut_down()
+
+    def done(self, step: int, metrics: dict[str, float]) -> None:
+        """Tells that training is complete."""
+        self.channel.send(
+            "done", generation=self.number, rank=self.rank, step=step, metrics=metrics
+        )
+
+    def agree(self, state: Portable) -> Agreement:
+        """Tells all ranks what this one holds. A collective: every rank must call it."""
+        with self.channel.collective():
+            return agree(state.holding)
+
+    def step_completed(self) -> None:
+        """To be called when a step has been applied: the time since then is a pause."""
+        self._last_step_at = self._clock()
+
+    def check_aborted(self) -> None:
+        """Raises HorovodInternalError when the running generation has been broken off."""
+        if self._stay is not None:
+            self._stay.check_aborted()
+
+    def _start(self, generation: Generation, state: Portable, init: Callable[[], None]) -> bool:
+        self.number = generation.number
+        self._unanswered = 0
+        self._stay = Stay(self.channel, generation)
+        try:
+            device = state.prepare()
+            self._stay.join(init)
+            self.rank, self.size = hvd.rank(), hvd.size()
+            began = self._clock()
+            self.agreed = self.agree(state)
+            sent = state.adopt(self.agreed, self._sender(device))
+        except HorovodInternalError as error:
+            self.leave(state, str(error) or "a collective failed")
+            return False
+        except BaseException:
+            self.abandon()
+            raise
+        idle = None if self._last_step_at is None else self._clock() - self._last_step_at
+        self.channel.send(
+            "started",
+            generation=self.number,
+            rank=self.rank,
+            step=state.step,
+            idle=idle,
+            bytes=sent,
+            seconds=self._clock() - began,
+        )
+        return True
+
+    def _sender(self, device: torch.device) -> Sender:
+        """Sends the root's state to all ranks, and tells every now and then how far that is."""
+        began = self._clock()
+        told = {"received": began, "event": began}
+
+        def due(what: str, every: float) -> bool:
+            now = self._clock()
+            if now - told[what] < every:
+                return False
+            told[what] = now
+            return True
+
+        def progress(sent: int, total: int) -> None:
+            if due("received", RECEIVED_EVERY) or sent == total:
+                self.channel.send("received", generation=self.number, bytes=sent)
+            if self.rank == self.agreed.root and (due("event", EVENT_EVERY) or sent == total):
+                self.channel.send(
+                    "event",
+                    event="state_sent",
+                    generation=self.number,
+                    bytes=sent,
+                    total_bytes=total,
+                    seconds=round(self._clock() - began, 4),
+                )
+
+        def send(tree: Any | None) -> tuple[Any, int]:
+            with self.channel.collective():
+                return broadcast_tree(tree, self.agreed.root, device, progress)
+
+        return send
+
+    def _shut_down(self) -> None:
+        assert self._stay is not None
+        self._stay.leave()
+        self._stay = None
+
+    def _say_stopped(self, state: Portable, failed: str) -> None:
+        self._unanswered = 0
+        self.channel.send(
+            "stopped",
+            generation=self.number,
+            step=state.step,
+            clean=state.clean,
+            failed=failed,
+        )

@@ -1,0 +1,51 @@
+"""The random generators of a process: Python's, NumPy's and torch's, as state and by seed."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seeds all generators for one rank's share of one step.
+
+    So a step repeats itself in the same world, whoever was lost before: there is no
+    generator's state that could be lost.
+    """
+    number = hash((seed, step, rank)) & (2**63 - 1)
+    random.seed(number)
+    np.random.seed(number & (2**32 - 1))
+    torch.manual_seed(number)
+
+
+def generators_state() -> dict[str, Any]:
+    """The state of all generators, as a tree of tensors and plain values."""
+    version, numbers, gauss = random.getstate()
+    numpy: dict[str, Any] = np.random.get_state(legacy=False)
+    state: dict[str, Any] = {
+        "python": [version, torch.tensor(numbers), gauss],
+        "numpy": {**numpy, "state": {**numpy["state"], "key": _tensor(numpy["state"]["key"])}},
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def load_generators_state(state: dict[str, Any]) -> None:
+    """The inverse of ``generators_state``. A GPU's is ignored where there is none."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers.tolist()), gauss))
+    numpy = state["numpy"]
+    key = numpy["state"]["key"].cpu().numpy().astype(np.uint32)
+    np.random.set_state({**numpy, "state": {**numpy["state"], "key": key}})
+    torch.set_rng_state(state["torch"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+def _tensor(numbers: Any) -> torch.Tensor:
+    return torch.from_numpy(numbers.astype(np.int64))  # torch has few operations for uint32

@@ -1,0 +1,280 @@
+"""Horovod's entry points, in a worker that runs somebody's script.
+
+A script written for (Elastic) Horovod calls ``hvd.init()``, ``hvd.shutdown()`` and
+perhaps ``@hvd.elastic.run``. In a worker these are led here, so that worlds come from
+the agent and not from Horovod's own driver:
+
+- ``hvd.init()``: the worker is warm now. It says that it is ready and waits for a
+  generation, and so the next time, when ``hvd.elastic.run`` resets.
+- ``hvd.elastic.run`` keeps Horovod's meaning: after a lost worker the state is restored
+  from the last commit and synchronised; after a notice it goes on as it is.
+- ``state.commit()`` and ``state.check_host_updates()`` learn of a drain or of newcomers
+  by a one-number allreduce, so that all ranks stop at the same place.
+- State is synchronised from the rank that is most advanced (a fresh process may well have
+  rank 0), in flat buffers; and not at all when everybody holds it.
+
+Horovod's notification service, which would PUT a pickle to the rendezvous server and
+listen on the network, is never started.
+
+How far a script is, is counted in optimizer steps; a rollback counts back, too.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import horovod.common.elastic as common_elastic
+import horovod.torch as hvd
+import horovod.torch.elastic as torch_elastic
+import torch
+from horovod.common.exceptions import HorovodInternalError, HostsUpdatedInterrupt
+from horovod.torch import mpi_ops
+from horovod.torch.elastic import state as torch_state
+from horovod.torch.elastic.sampler import ElasticSampler
+from torch.optim import optimizer as torch_optimizer
+
+from trainer.agreement import Agreement
+from trainer.channel import Channel
+from trainer.generations import Generations
+from trainer.portable import Portable, Sender
+from trainer.stay import horovod_init
+from trainer.steplog import StepLog
+from trainer.transfer import broadcast_tree
+
+REPORT_EVERY = 0.2  # seconds between progress reports
+
+
+class NoWorker(Exception):
+    """This process cannot train any more: another must take its place."""
+
+
+class Script(Portable):
+    """What a worker knows of the state that a script holds: how far it is, and if it is whole.
+
+    Attributes:
+        committed: steps completed at the last commit.
+    """
+
+    def __init__(self) -> None:
+        self.committed = 0
+
+    def adopt(self, agreed: Agreement, send: Sender) -> int:
+        """Nothing is sent here: the script synchronises its own state."""
+        self.step = agreed.holdings[agreed.root].step
+        return 0
+
+
+class Hooks:
+    """Stands between a script and Horovod.
+
+    Args:
+        channel: where worlds come from.
+
+    Attributes:
+        used: whether the script ever called ``hvd.init()``.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self.used = False
+        self._channel = channel
+        self._generations = Generations(channel)
+        self._script = Script()
+        self._log = StepLog()
+        self._reported_at = 0.0
+        self._stepped_at: float | None = None
+        self._stepping = 0  # a DistributedOptimizer's step contains that of its base class
+        self._synchronising = False
+        self._failed = ""
+
+    def install(self) -> None:
+        """Puts the hooks in place; to be called before the script is run."""
+        modules: list[Any] = [hvd, mpi_ops, torch_elastic]
+        for module in modules:
+            module.init = self.init
+            module.shutdown = self.shutdown
+        common: Any = common_elastic
+        for module in (common, torch_elastic):
+            module.run_fn = self.run_fn
+        common.notification_manager = None  # nothing but Horovod's run_fn used it
+        common.State.check_host_updates = lambda state: self._check(state)
+        self._root_broadcasts(common.State)
+        torch_state.set_handler_registry(
+            [
+                (torch.nn.Module, self._handler(torch_state.ModelStateHandler)),
+                (torch.optim.Optimizer, self._handler(torch_state.OptimizerStateHandler)),
+                (ElasticSampler, self._handler(torch_state.SamplerStateHandler)),
+            ]
+        )
+        torch_optimizer.register_optimizer_step_pre_hook(self._before_step)
+        torch_optimizer.register_optimizer_step_post_hook(self._after_step)
+
+    # --- worlds -----------------------------------------------------------------------
+
+    def init(self, *args: Any, **kwargs: Any) -> None:
+        """``hvd.init()``: waits for a generation and joins it.
+
+        Raises SystemExit when the worker's life is over: the run has ended without it.
+        """
+        if self._generations.inside:
+            return  # a second hvd.init() does nothing, as in Horovod
+        if not self.used:
+            self.used = True
+            self._channel.send("ready")
+        self._generations.resume(self._script, self._failed)
+        self._failed = ""
+        self._stepping = 0
+        self._stepped_at = None
+        init = functools.partial(horovod_init, *args, **kwargs)
+        if not self._generations.enter(self._script, init=init):
+            raise SystemExit(0)
+        self._log.forget_after(self._script.step)
+
+    def shutdown(self) -> None:
+        """``hvd.shutdown()``: leaves the world; only the next ``init`` says so."""
+        if self._generations.inside:
+            self._report()
+            self._generations.finish()
+
+    def end(self) -> None:
+        """The script has ended well. On rank 0 the run is complete; others wait to be told.
+
+        Raises NoWorker when another world is formed instead: this process cannot be in it.
+        """
+        self.shutdown()
+        if self._generations.rank == 0:
+            self._generations.done(self._script.step, {})
+        self._generations.enter(self._script, init=_no_more)
+
+    # --- hvd.elastic ------------------------------------------------------------------
+
+    def run_fn(self, func: Callable[..., Any], reset: Callable[[], None]) -> Callable[..., Any]:
+        """What ``@hvd.elastic.run`` makes of a function: it is called in world after world."""
+
+        @functools.wraps(func)
+        def run(state: Any, *args: Any, **kwargs: Any) -> Any:
+            self._watch(state)
+            in_step = False
+            while True:
+                try:
+                    if not in_step:
+                        self._synchronise(state)
+                    return func(state, *args, **kwargs)
+                except HorovodInternalError as error:
+                    self._failed = str(error) or "a collective failed"
+                    self._generations.break_off()  # so that everybody's fails
+                    state.restore()
+                    self._script.step = self._script.committed
+                    noticed = False
+                except HostsUpdatedInterrupt:
+                    noticed = True
+                reset()
+                state.on_reset()
+                # Horovod decides this by who came and went; we know what everybody holds.
+                in_step = noticed and self._generations.agreed.unanimous
+                if in_step:
+                    _split_again(state)
+
+        return run
+
+    def _watch(self, state: Any) -> None:
+        """Notes how far the script was whenever ``state`` is saved."""
+        save = state.save
+
+        def noted() -> None:
+            save()
+            self._script.committed = self._script.step
+
+        state.save = noted
+
+    def _synchronise(self, state: Any) -> None:
+        self._synchronising = True  # Horovod may step an optimizer to fill its state
+        try:
+            state.sync()
+        finally:
+            self._synchronising = False
+        if not self._script.clean:
+            state.save()  # a newcomer must not fall back to where it began
+            self._script.clean = True
+
+    def _check(self, state: Any) -> None:
+        """``state.check_host_updates()``, which ``commit()`` calls, too."""
+        asked = torch.tensor([int(self._channel.pause_requested())])
+        if hvd.allreduce(asked, op=hvd.Max, name="swell.pause").item():
+            raise HostsUpdatedInterrupt(skip_sync=False)
+
+    @property
+    def _root(self) -> int:
+        return self._generations.agreed.root
+
+    def _root_broadcasts(self, base: Any) -> None:
+        """Lets ObjectStates broadcast from the rank that is most advanced."""
+        make = base.__init__
+
+        def made(state: Any, bcast_object: Callable[..., Any], *args: Any, **kw: Any) -> None:
+            make(state, lambda value: bcast_object(value, root_rank=self._root), *args, **kw)
+
+        base.__init__ = made
+
+    def _handler(self, base: Any) -> Any:
+        """One of Horovod's state handlers, but for how it synchronises."""
+        hooks = self
+
+        class Handler(base):  # type: ignore[misc]
+            def sync(self) -> None:
+                sending = hvd.rank() == hooks._root
+                tree = self.value.state_dict() if sending else None
+                tree, _ = broadcast_tree(tree, hooks._root, _device_of(self.value))
+                # The root's, too: a sampler splits what is left anew when it loads.
+                self.value.load_state_dict(tree)
+
+        return Handler
+
+    # --- progress ---------------------------------------------------------------------
+
+    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self._stepping += 1
+
+    def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self._stepping -= 1
+        if self._stepping or self._synchronising or not self._generations.inside:
+            return
+        now = time.monotonic()
+        self._script.step += 1
+        self._generations.step_completed()
+        if self._stepped_at is not None:
+            seconds = now - self._stepped_at
+            self._log.add(self._generations.number, self._script.step, {"step_seconds": seconds})
+        self._stepped_at = now
+        if now - self._reported_at >= REPORT_EVERY:
+            self._report()
+
+    def _report(self) -> None:
+        for batch in self._log.take() if self._generations.rank == 0 else []:
+            self._channel.send(
+                "steps", generation=batch.generation, first=batch.first, metrics=batch.metrics
+            )
+        self._channel.send("progress", generation=self._generations.number, step=self._script.step)
+        self._reported_at = time.monotonic()
+
+
+def _split_again(state: Any) -> None:
+    """Lets samplers split what is left of the epoch over the ranks that there are now."""
+    for value in vars(state).values():
+        if isinstance(value, ElasticSampler):
+            value.reset()
+
+
+def _device_of(value: Any) -> torch.device:
+    if isinstance(value, torch.nn.Module):
+        tensors = [*value.parameters(), *value.buffers()]
+    else:
+        groups = getattr(value, "param_groups", [])
+        tensors = [parameter for group in groups for parameter in group["params"]]
+    return tensors[0].device if tensors else torch.device("cpu")
+
+
+def _no_more() -> None:
+    raise NoWorker("the script has ended in this process")

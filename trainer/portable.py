@@ -1,0 +1,69 @@
+"""State that survives: what a worker holds, in a form that can be sent to another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import horovod.torch as hvd
+import torch
+
+from trainer.agreement import Agreement, Holding
+
+# Sends the root's tree to all ranks: (the tree, or None elsewhere) -> (the tree, bytes sent).
+Sender = Callable[[Any | None], tuple[Any, int]]
+
+
+class Portable:
+    """What the elastic engine needs of a state; a base class.
+
+    Attributes:
+        step: steps completed.
+        clean: whether the state is that of ``step`` exactly (not in the middle of an
+            update) and was trained or received, not merely initialised.
+        speed: samples per second that this worker computes; 0 when it is not known.
+    """
+
+    step: int = 0
+    clean: bool = False
+    speed: float = 0.0
+
+    def prepare(self) -> torch.device:
+        """Makes ready for a generation, and says where received tensors belong.
+
+        Called before each one; the first time, it moves to its device what is not there.
+        """
+        return torch.device("cpu")
+
+    def export(self) -> Any:
+        """The state as a tree of tensors and plain values (see trainer.tree)."""
+        raise NotImplementedError
+
+    def load(self, tree: Any) -> None:
+        """Takes over a state that ``export`` made, here or elsewhere."""
+        raise NotImplementedError
+
+    def restore(self) -> None:
+        """Loads the newest valid checkpoint, or leaves the state at step 0 if there is none."""
+
+    @property
+    def holding(self) -> Holding:
+        """What this worker tells the others that it holds."""
+        return Holding(self.step, self.clean, self.speed)
+
+    def adopt(self, agreed: Agreement, send: Sender) -> int:
+        """Makes all ranks hold the state of the agreement's root. A collective.
+
+        Returns how many bytes were sent: 0 when nobody needed any. Raises
+        HorovodInternalError when a peer is lost; what was held before is untouched then.
+        """
+        sending = hvd.rank() == agreed.root
+        if sending and not agreed.held:
+            self.restore()
+        sent = 0
+        if not agreed.unanimous and len(agreed.holdings) > 1:
+            tree, sent = send(self.export() if sending else None)
+            if not sending:
+                self.load(tree)
+        self.clean = True
+        return sent

@@ -1,0 +1,87 @@
+"""A user's script or module, run as Python itself would run it, as one worker of a run.
+
+What may train in it: Horovod's API, elastic or plain (``trainer.hooks``), a loop over
+``trainer.elastic.steps``, or ``trainer.fit``. The run is complete when the script ends
+on rank 0.
+
+A *plain* script knows nothing of elasticity: it runs in a world of fixed size, and when
+a worker is lost it starts again from the top, on all ranks, in fresh processes. It goes
+on from its own checkpoint if it writes one.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import runpy
+import sys
+from pathlib import Path
+
+from trainer.session import Session
+
+# A script that names one of these is written for worlds that change.
+_ELASTIC_NAMES = ("elastic", "trainer")
+
+
+def run_as_main(session: Session) -> None:
+    """Runs the session's script or module as ``__main__``.
+
+    Raises whatever it raises, SystemExit with a code other than 0 as RuntimeError,
+    FileNotFoundError when there is no such script, and ImportError for a module.
+    """
+    # A killed process must not take its newest lines with it.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(line_buffering=True)
+    name = session.script or session.module
+    try:
+        if session.script:
+            _run_path(session.script, session.args)
+        else:
+            _run_module(session.module, session.args)
+    except SystemExit as ending:
+        if ending.code not in (None, 0):
+            raise RuntimeError(f"{name} exited with {ending.code!r}") from None
+
+
+def is_elastic(script: str, module: str = "") -> bool:
+    """Whether a script is written for worlds that change: it names ``elastic`` or ``trainer``.
+
+    A script that cannot be read counts as elastic; it will fail by itself.
+    """
+    try:
+        if module:
+            found = importlib.util.find_spec(module)
+            path = None if found is None else found.origin
+        else:
+            path = script
+        tree = ast.parse(Path(path or "").read_bytes())
+    except (OSError, ImportError, SyntaxError, ValueError):
+        return True
+    return any(name in _ELASTIC_NAMES for node in ast.walk(tree) for name in _names(node))
+
+
+def _names(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Attribute):
+        return [node.attr]
+    if isinstance(node, ast.Import):
+        return [part for alias in node.names for part in alias.name.split(".")]
+    if isinstance(node, ast.ImportFrom):
+        return [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+    return []
+
+
+def _run_path(script: str, args: list[str]) -> None:
+    if not Path(script).is_file():
+        raise FileNotFoundError(f"there is no script {script} in {os.getcwd()}")
+    sys.argv = [script, *args]
+    # `python script.py` looks beside the script, `python -m module` in the current folder.
+    sys.path[0] = str(Path(script).resolve().parent)
+    runpy.run_path(script, run_name="__main__")
+
+
+def _run_module(module: str, args: list[str]) -> None:
+    sys.argv = [module, *args]
+    sys.path[0] = os.getcwd()
+    runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -1,0 +1,318 @@
+"""The steps of a run, one after another, in whatever worlds there are.
+
+What the user's ``for`` loop sees as an iterator of steps is, underneath::
+
+    enter a generation ─► step ─► step ─► … ─► all steps done: rank 0 goes on after the loop,
+       ▲                   │ paused, or a worker was lost       the others wait until it ended
+       └──── leave ◄───────┘
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import torch
+from horovod.common.exceptions import HorovodInternalError
+
+from trainer.audit import Audit
+from trainer.balance import Balance, Speed
+from trainer.buckets import GradientBuckets
+from trainer.channel import AgentChannel, Channel
+from trainer.checkpoint import Checkpointer
+from trainer.data import Order, share
+from trainer.generations import Generations
+from trainer.generators import seed_step
+from trainer.session import Session
+from trainer.state import State
+from trainer.stay import horovod_init
+from trainer.step import OWN, Plan, Step
+from trainer.steplog import StepLog
+
+REPORT_EVERY = 0.2  # seconds between progress reports of a worker
+
+
+class Steps:
+    """An iterator of steps; it ends when ``total`` steps are done, or the worker's life is over.
+
+    Args:
+        state: what survives.
+        order: which samples each step takes; None for a loop without a data set.
+        total: steps of the whole run.
+        channel: where worlds come from.
+        session: the worker's surroundings.
+        metrics: names of the numbers that each step sums over the ranks.
+        seed: seeds all random generators anew for each rank and step; None leaves them alone.
+
+    Attributes:
+        complete: whether all steps are done and this worker, rank 0, is the one to go on.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        order: Order | None,
+        total: int,
+        channel: Channel,
+        session: Session,
+        metrics: tuple[str, ...],
+        seed: int | None,
+    ) -> None:
+        self.complete = False
+        self._state = state
+        self._order = order
+        self._total = total
+        self._channel = channel
+        self._session = session
+        self._metrics = metrics
+        self._seed = seed
+        self._generations = Generations(channel)
+        self._audit = None if order is None else Audit.open(session)
+        self._checkpointer = None
+        if session.run_dir is not None:
+            self._checkpointer = Checkpointer(
+                session.run_dir, session.checkpoint_keep, self._report_event
+            )
+        state.restored_by(self._newest_checkpoint)
+        self._buckets: GradientBuckets | None = None
+        self._step: Step | None = None
+        self._speed = Speed()
+        self._balance = Balance([0.0], follow=False)
+        self._tell_speed = False
+        self._epoch = -1
+        self._permutation = torch.empty(0, dtype=torch.int64)
+        self._log = StepLog()
+        self._reported_at = 0.0
+        self._saved_at = time.monotonic()
+        self._results: dict[str, float] = {}
+        self._ready = False
+
+    # --- the iterator -----------------------------------------------------------------
+
+    def __iter__(self) -> Steps:
+        return self
+
+    def __next__(self) -> Step:
+        if not self._ready:
+            self._get_ready()
+        while True:
+            if self._generations.inside:
+                self._settle()
+            if not self._generations.inside and not self._enter():
+                raise StopIteration
+            if self._state.step >= self._total or self._state.stopped:
+                self._finish()
+                if self.complete:
+                    raise StopIteration
+                continue
+            try:
+                self._generations.check_aborted()
+                self._exchange_speeds()
+            except HorovodInternalError as error:
+                self._generations.leave(self._state, str(error))
+                continue
+            self._step = self._next_step()
+            return self._step
+
+    def report(self, metrics: dict[str, float]) -> None:
+        """Tells results, such as an evaluation's; the newest are the run's final metrics."""
+        self._results = dict(metrics)
+        if metrics and self._generations.rank == 0:
+            self._report_event("evaluated", step=self._state.step, metrics=metrics)
+
+    def stop(self) -> None:
+        """No further step: training is complete."""
+        self._state.stopped = True
+
+    def done(self) -> None:
+        """Tells that the run is complete, and waits for the order to exit."""
+        self._generations.done(self._state.step, self._results)
+        while self._generations.enter(self._state, self._save, self._init):
+            self._finish()
+            if self._generations.rank == 0:
+                self._generations.done(self._state.step, self._results)
+
+    def abandon(self) -> None:
+        """To be called when the loop's body raised: leaves the world, and tells the step."""
+        self._generations.abandon()
+        self._report_step()
+
+    @property
+    def under_agent(self) -> bool:
+        """Whether this is a worker of a run, and not a process alone."""
+        return isinstance(self._channel, AgentChannel)
+
+    @property
+    def results(self) -> dict[str, float]:
+        """What was reported at last."""
+        return self._results
+
+    # --- worlds -----------------------------------------------------------------------
+
+    def _get_ready(self) -> None:
+        """Everything that can be done before a world needs this worker."""
+        if not (self._session.spare and torch.cuda.is_available()):
+            self._state.prepare()
+        _import_lazy_parts()
+        self._channel.send("ready")
+        self._ready = True
+
+    def _enter(self) -> bool:
+        if not self._generations.enter(self._state, self._save, self._init):
+            return False
+        speeds = [one.speed for one in self._generations.agreed.holdings]
+        self._balance = Balance(speeds, follow=self._session.balance == "speed")
+        self._tell_speed = False
+        self._log.forget_after(self._state.step)
+        return True
+
+    def _init(self) -> None:
+        """``hvd.init()``; the first one is told what the gradients are like."""
+        if self._buckets is None:
+            parameters = [p for model in self._state.models for p in model.parameters()]
+            self._buckets = GradientBuckets(parameters, extras=OWN + len(self._metrics))
+            for name, value in self._buckets.environment().items():
+                os.environ.setdefault(name, value)
+            for optimizer in self._state.optimizers:
+                optimizer.register_step_pre_hook(self._before_optimizer)
+        horovod_init()
+
+    def _settle(self) -> None:
+        """What the step before comes to: another step, or another world."""
+        step, self._step = self._step, None
+        if step is None:
+            return
+        if step.failed:
+            self._generations.leave(self._state, step.failed)
+        elif not step.applied:
+            raise RuntimeError(
+                f"step {step.number} was not taken: write the loop's body as `with step: …`"
+            )
+        elif step.pause:
+            self._report_progress()
+            self._generations.leave(self._state)
+
+    def _finish(self) -> None:
+        """All steps are done. Rank 0 goes on; the others stand by in case it is lost."""
+        self._report_progress()
+        if self._generations.rank == 0:
+            self._checkpoint(wait=True)
+            self.complete = True
+        self._generations.finish()
+
+    # --- steps ------------------------------------------------------------------------
+
+    def _next_step(self) -> Step:
+        assert self._buckets is not None
+        plan = self._plan()
+        if self._audit is not None:
+            assert self._order is not None
+            self._audit.contribute(
+                generation=self._generations.number,
+                step=plan.number,
+                epoch=plan.epoch,
+                rank=plan.rank,
+                ids=plan.indices.tolist(),
+                dataset_size=self._order.samples,
+            )
+        if self._seed is not None:
+            seed_step(self._seed, self._state.step, plan.rank)
+        return Step(plan, self._buckets, self._metrics, self._channel, self._completed)
+
+    def _plan(self) -> Plan:
+        """Which samples this rank takes in the next step."""
+        state, order = self._state, self._order
+        epoch, indices, batch_size, ends_epoch = 0, torch.ones(1, dtype=torch.int64), 0, False
+        if order is None:
+            indices = indices[:0]
+        else:
+            epoch = order.epoch_of(state.step)
+            if epoch != self._epoch:
+                self._permutation = order.permutation(epoch)
+                self._epoch = epoch
+            start, stop = order.bounds(state.step)
+            low, high = share(start, stop, self._generations.rank, self._balance.weights)
+            indices = self._permutation[low:high]
+            batch_size = stop - start
+            ends_epoch = order.epoch_of(state.step + 1) != epoch
+        return Plan(
+            number=state.step + 1,
+            epoch=epoch,
+            indices=indices,
+            batch_size=batch_size,
+            ends_epoch=ends_epoch,
+            rank=self._generations.rank,
+            size=self._generations.size,
+            device=state.prepare(),
+        )
+
+    def _exchange_speeds(self) -> None:
+        """Every now and then, after the same step on all ranks: new weights for the shares."""
+        if self._tell_speed:
+            self._tell_speed = False
+            self._state.speed = self._speed.settle()
+            told = self._generations.agree(self._state)
+            self._balance.told([one.speed for one in told.holdings])
+
+    def _before_optimizer(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if self._step is not None and not self._step.applied:
+            self._step.reduce()
+            self._state.clean = False  # in the middle of an update it is nobody's to copy
+
+    def _completed(self, step: Step) -> None:
+        state = self._state
+        state.step += 1
+        state.clean = True
+        self._generations.step_completed()
+        self._log.add(self._generations.number, state.step, step.metrics)
+        self._speed.measured(len(step.indices), step.computed)
+        if time.monotonic() - self._reported_at >= REPORT_EVERY:
+            self._report_progress()
+        if self._generations.rank == 0 and self._checkpoint_due():
+            self._checkpoint(wait=False)
+        self._tell_speed = self._balance.due() and not step.pause
+
+    # --- checkpoints and reports ------------------------------------------------------
+
+    def _checkpoint_due(self) -> bool:
+        return time.monotonic() - self._saved_at >= self._session.checkpoint_every
+
+    def _checkpoint(self, *, wait: bool) -> None:
+        if self._checkpointer is not None:
+            self._checkpointer.save(self._state.export(), self._state.step, wait=wait)
+            self._saved_at = time.monotonic()
+
+    def _save(self) -> None:
+        self._checkpoint(wait=True)
+
+    def _newest_checkpoint(self) -> Any | None:
+        found = None if self._checkpointer is None else self._checkpointer.load_newest()
+        return None if found is None else found[0]
+
+    def _report_event(self, event: str, **fields: Any) -> None:
+        self._channel.send("event", event=event, **fields)
+
+    def _report_progress(self) -> None:
+        """Tells how far we are; rank 0 adds the metrics of the steps not told yet."""
+        for batch in self._log.take() if self._generations.rank == 0 else []:
+            self._channel.send(
+                "steps",
+                generation=batch.generation,
+                first=batch.first,
+                metrics=batch.metrics,
+                total_steps=self._total,
+            )
+        self._report_step()
+        self._reported_at = time.monotonic()
+
+    def _report_step(self) -> None:
+        self._channel.send("progress", generation=self._generations.number, step=self._state.step)
+
+
+def _import_lazy_parts() -> None:
+    """Torch imports seconds' worth of modules at a process's first optimizer step."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.0)
+    parameter.sum().backward()
+    optimizer.step()
