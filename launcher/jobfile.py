@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from launcher.marketfile import Market, MarketField, whole_market
 from launcher.part import Problem
 from launcher.spec import Job, Target
 
@@ -67,6 +68,20 @@ def load_job(
     if target and (unfit := job.problems_on(target)):
         raise JobFileError(_located(unfit, places, file))
     return job
+
+
+def load_market(file: str) -> Market:
+    """Reads and checks a market file of the emulator; JSON will do as well as YAML.
+
+    Raises JobFileError with every problem found, each with its line and field.
+    """
+    tree, places = read_yaml(_text(file), file)
+    try:
+        context = {"folder": str(Path(file).parent)}
+        return whole_market(TypeAdapter(MarketField).validate_python(tree, context=context))
+    except ValidationError as error:
+        found = [(e["loc"], e["msg"]) for e in error.errors()]
+        raise JobFileError(_located(found, places, file)) from None
 
 
 def read_yaml(text: str, file: str) -> tuple[Any, Places]:

@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, JsonValue, ValidationInfo, field_validator
 
-from launcher.durations import Duration, Moment
+from launcher.durations import Duration
 from launcher.machines import MACHINES, Machine, nearest
+from launcher.marketfile import Incident, Market, MarketField
 from launcher.part import Part, Problem, problem, valid, whole
 
 Target = Literal["local", "vertex"]
@@ -106,34 +107,10 @@ class Checkpoint(Part):
     keep: int = Field(2, ge=1)
 
 
-class MarketEvent(Part):
-    """One thing that the simulated Spot market does to one replica."""
-
-    at: Moment
-    preempt: str | None = None  # with notice
-    vanish: str | None = None  # without
-    notice: Duration | None = None
-    back: Moment | None = None
-
-    @property
-    def replica(self) -> str:
-        """The replica that the event is about."""
-        return self.preempt or self.vanish or ""
-
-    @classmethod
-    def _clashes(cls, fields: Any) -> Iterator[Problem]:
-        if not isinstance(fields, dict):
-            return
-        if (fields.get("preempt") is None) == (fields.get("vanish") is None):
-            yield (), "needs one of preempt and vanish; write preempt: workerpool1-0"
-        if fields.get("notice") is not None and fields.get("vanish") is not None:
-            yield ("notice",), "belongs to preempt; vanish comes without notice"
-
-
 class Local(Part):
     """What only the local target reads."""
 
-    market: list[MarketEvent] = Field(default_factory=list)
+    market: MarketField = Field(default_factory=list)
 
 
 class Job(Part):
@@ -263,17 +240,20 @@ class Job(Part):
 
 
 def _strangers(local: Any, replicas: list[str]) -> Iterator[Problem]:
-    """Yields the replicas in the market's events that no pool has."""
-    events = local.market if isinstance(local, Local) else None
-    if isinstance(local, dict):
-        events = local.get("market")
-    for index, event in enumerate(events if isinstance(events, list) else []):
-        read = event if isinstance(event, MarketEvent) else valid(MarketEvent, event)
+    """Yields the replicas in the market's incidents that no pool has."""
+    market = local.get("market") if isinstance(local, dict) else getattr(local, "market", None)
+    where: tuple[str, ...] = ("local", "market")
+    listed: Any = market
+    if isinstance(market, Market | dict):
+        where = (*where, "incidents")
+        listed = market.incidents if isinstance(market, Market) else market.get("incidents")
+    for index, incident in enumerate(listed if isinstance(listed, list) else []):
+        read = incident if isinstance(incident, Incident) else valid(Incident, incident)
         if read and read.replica not in replicas:
             near = get_close_matches(read.replica, replicas, n=1)
             remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(replicas[:8])}"
             kind = "preempt" if read.preempt else "vanish"
-            yield ("local", "market", index, kind), f"no pool has {read.replica!r}; {remedy}"
+            yield (*where, index, kind), f"no pool has {read.replica!r}; {remedy}"
 
 
 def _replica_names(pools: list[Pool]) -> list[str]:
