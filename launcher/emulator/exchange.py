@@ -63,6 +63,7 @@ class Exchange:
         self._next_try: dict[int, float] = {}  # of each stranded job, in the market's time
         self._settled = -1.0  # up to when changes were acted upon
         self._changed = asyncio.Event()
+        self._closed = False
         self._running: asyncio.Task[None] | None = None
         kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         self._began: float | None = kept.get("began")
@@ -123,17 +124,18 @@ class Exchange:
     def wake(self) -> None:
         """Something has changed in a job, or on the clock: look again soon."""
         self._changed.set()
-        if self._running is None:
+        if self._running is None and not self._closed:
             self._running = asyncio.get_running_loop().create_task(self._run())
 
     async def close(self) -> None:
         """Ends all trade."""
+        self._closed = True  # not a cancellation: asyncio.wait_for may swallow one before 3.12
+        self._changed.set()
         if self._running:
-            self._running.cancel()
-            await asyncio.gather(self._running, return_exceptions=True)
+            await self._running
 
     async def _run(self) -> None:
-        while True:
+        while not self._closed:
             self._changed.clear()
             self._settle()
             try:
