@@ -100,7 +100,7 @@ def test_the_sdk(emulator: Emulator) -> None:
     aiplatform = pytest.importorskip("google.cloud.aiplatform")
     exceptions = pytest.importorskip("google.api_core.exceptions")
     credentials = pytest.importorskip("google.auth.credentials")
-    from google.cloud.aiplatform.compat.types import custom_job as types
+    types = pytest.importorskip("google.cloud.aiplatform_v1.types")
 
     aiplatform.init(
         project="a-project",

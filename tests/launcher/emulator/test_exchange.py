@@ -13,7 +13,7 @@ from launcher.emulator.registry import Registry
 from launcher.emulator.traces import read_trace
 from launcher.marketfile import Capacity, Market
 
-from .running import Emulator, pool
+from .running import Emulator, pool, wait_for
 
 Start = Callable[..., Emulator]
 
@@ -141,10 +141,13 @@ def test_survivors_may_have_to_start_anew(start: Start, tmp_path: Path) -> None:
         incidents=[{"at": "0s", "vanish": "workerpool1-0", "back": "1s"}],
     )
     job = emulator.create(pool(f"echo up; {SLEEP}"), pool(f"echo up; {SLEEP}"), **SPOT)
+    again = wait_for(  # startTime is when it was RUNNING for the first time
+        lambda: emulator.get(job),
+        lambda it: it["state"] == "JOB_STATE_RUNNING" and it["startTime"] < it["updateTime"],
+    )
+    assert "endTime" not in again
     for name in ("workerpool0-0", "workerpool1-0"):
-        emulator.until_output(job, name, "up", times=2)
-    again = emulator.until(job, "RUNNING")
-    assert again["startTime"] < again["updateTime"]  # when it was RUNNING for the first time
+        emulator.until_output(job, name, "up")
 
 
 def test_flex_start_waits_for_as_long_as_it_was_told(start: Start, tmp_path: Path) -> None:
