@@ -16,7 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.rows import Options, Row, benchmark
+from rows import Options, Row, benchmark
 
 BATCH = 48
 PER_SAMPLE = (0.002, 0.008)  # seconds that each worker sleeps for a sample

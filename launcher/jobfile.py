@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from launcher.marketfile import Market, MarketField, whole_market
 from launcher.spec import Job, Target
 from launcher.targets import problems, warnings
 from launcher.yamlfile import FileError, Path_, Places, located, read_file, read_yaml
@@ -53,6 +54,20 @@ def load_job(
         for line in located(warnings(job), places, file):
             warn(line)
     return job
+
+
+def load_market(file: str) -> Market:
+    """Reads and checks a market file of the emulator; JSON will do as well as YAML.
+
+    Raises JobFileError with every problem found, each with its line and field.
+    """
+    tree, places = read_yaml(read_file(file), file)
+    try:
+        context = {"folder": str(Path(file).parent)}
+        return whole_market(TypeAdapter(MarketField).validate_python(tree, context=context))
+    except ValidationError as error:
+        found = [(e["loc"], e["msg"]) for e in error.errors()]
+        raise JobFileError(located(found, places, file)) from None
 
 
 def _override(

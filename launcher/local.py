@@ -19,7 +19,7 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, Request, build_opener
 
-from launcher.spec import MarketEvent
+from launcher.marketfile import Incident, Market, market_to_json
 
 PROJECT = "local"
 REGION = "local"
@@ -40,7 +40,7 @@ class Emulator:
         vm: what a VM is: "process" or "netns".
     """
 
-    def __init__(self, state: Path, market: list[MarketEvent], vm: str = "process") -> None:
+    def __init__(self, state: Path, market: list[Incident] | Market, vm: str = "process") -> None:
         self._state = state
         self._market = market
         self._vm = vm
@@ -50,8 +50,7 @@ class Emulator:
     def __enter__(self) -> Emulator:
         self._state.mkdir(parents=True, exist_ok=True)
         market = self._state / "market.json"
-        events = [event.model_dump(mode="json", exclude_none=True) for event in self._market]
-        market.write_text(json.dumps(events, indent=1) + "\n")
+        market.write_text(json.dumps(market_to_json(self._market), indent=1) + "\n")
         options = ["--port", "0", "--state", str(self._state), "--market", str(market)]
         options += ["--vm", self._vm]
         with (self._state / "emulator.log").open("ab") as log:

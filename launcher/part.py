@@ -186,6 +186,7 @@ _REMEDIES = {
     "bool_type": "write true or false",
     "list_type": "write a list ([a, b], or lines that begin with -)",
     "dict_type": "write a mapping (lines of name: value)",
+    "greater_than": "write more than {gt:g}",
     "greater_than_equal": "write at least {ge:g}",
     "less_than_equal": "write at most {le:g}",
     "string_too_short": "write at least {min_length} character",

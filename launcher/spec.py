@@ -27,8 +27,9 @@ from pydantic import (
 from pydantic_core import CoreSchema, InitErrorDetails, core_schema
 
 from launcher.clashes import MAX_POOLS, Draft, clashes
-from launcher.durations import Duration, Moment
+from launcher.durations import Duration
 from launcher.machines import REGIONS, unknown_region
+from launcher.marketfile import MarketField
 from launcher.network import Network, PscInterface
 from launcher.part import DEFAULT, Part, Problem, Text, beside, problem, resource, whole
 from launcher.pool import Container, Environment, ModuleName, Package, Pool
@@ -168,35 +169,11 @@ class Checkpoint(Part):
     keep: int = Field(2, ge=1)
 
 
-class MarketEvent(Part):
-    """One thing that the simulated Spot market does to one replica."""
-
-    at: Moment
-    preempt: str | None = None  # with notice
-    vanish: str | None = None  # without
-    notice: Duration | None = None
-    back: Moment | None = None
-
-    @property
-    def replica(self) -> str:
-        """The replica that the event is about."""
-        return self.preempt or self.vanish or ""
-
-    @classmethod
-    def _clashes(cls, fields: Any) -> Iterator[Problem]:
-        if not isinstance(fields, dict):
-            return
-        if (fields.get("preempt") is None) == (fields.get("vanish") is None):
-            yield (), "needs one of preempt and vanish; write preempt: workerpool1-0"
-        if fields.get("notice") is not None and fields.get("vanish") is not None:
-            yield ("notice",), "belongs to preempt; vanish comes without notice"
-
-
 class Local(Part):
     """What only the local target reads."""
 
     vm: Literal["process", "netns"] = "process"  # what a VM is; netns needs root
-    market: list[MarketEvent] = Field(default_factory=list)
+    market: MarketField = Field(default_factory=list)
 
 
 class Job(Part):
@@ -366,17 +343,24 @@ class Job(Part):
 
 
 def _strangers(draft: Draft) -> Iterator[Problem]:
-    """Yields the replicas in the market's events that no pool has."""
+    """Yields the replicas in the market's incidents that no pool has."""
     local, pools = draft.given("local"), draft.whole_pools
-    events: Any = local.get("market") if isinstance(local, dict) else getattr(local, "market", None)
-    if pools is None or not isinstance(events, list):
+    market = _field(local, "market")
+    where: tuple[str, ...] = ("local", "market")
+    if not isinstance(market, list):
+        where, market = (*where, "incidents"), _field(market, "incidents")
+    if pools is None or not isinstance(market, list):
         return
     counts = [pool.replicas for pool in pools]
-    for index, event in enumerate(events):
+    for index, incident in enumerate(market):
         for kind in ("preempt", "vanish"):
-            name = event.get(kind) if isinstance(event, dict) else getattr(event, kind, None)
+            name = _field(incident, kind)
             if isinstance(name, str) and (remedy := _stranger(name, counts)):
-                yield ("local", "market", index, kind), f"no pool has {name[:60]!r}; {remedy}"
+                yield (*where, index, kind), f"no pool has {name[:60]!r}; {remedy}"
+
+
+def _field(part: Any, name: str) -> Any:
+    return part.get(name) if isinstance(part, dict) else getattr(part, name, None)
 
 
 def _stranger(replica: str, counts: list[int]) -> str | None:

@@ -2,5 +2,5 @@
 
 It serves the CustomJob REST API, Cloud Logging's ``entries:list`` and one metadata
 server per VM. Replicas run as process groups on this machine, and a Spot market takes
-them away and gives them back. ``python -m launcher.emulator --help`` says how to start it.
+them away and gives them back. ``swell emulator --help`` says how to start it.
 """

@@ -1,4 +1,4 @@
-"""``python -m launcher.emulator``: serves until it is told to stop, and leaves nothing behind."""
+"""``swell emulator``: serves until it is told to stop, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import signal
 import sys
 from pathlib import Path
 
+from launcher.emulator.cluster_spec import FORMS
 from launcher.emulator.listener import Listener
-from launcher.emulator.market import Incident, parse_market
 from launcher.emulator.places import KINDS, missing
 from launcher.emulator.processes import adopt_orphans, kill_children
 from launcher.emulator.registry import Registry, StateInUse
 from launcher.emulator.server import Api
+from launcher.jobfile import load_market
+from launcher.marketfile import Market
 
 ADDRESS = "127.0.0.1"  # never another: the API runs commands
 
@@ -26,18 +28,19 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     try:
-        market = _read_market(options.market) if options.market else []
+        market = load_market(str(options.market)) if options.market else Market()
         if why := missing(options.vm):
             raise ValueError(f"--vm {options.vm}: {why}")
         return asyncio.run(_serve(options, market))
     except (ValueError, OSError, StateInUse) as error:
-        print(f"swell emulator: {error}", file=sys.stderr)
+        for line in str(error).splitlines():
+            print(f"swell emulator: {line}", file=sys.stderr)
         return 2
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m launcher.emulator",
+        prog="swell emulator",
         description="Emulates Vertex AI custom training on this machine. Prints one JSON line "
         'with its "endpoint" as soon as it listens.',
     )
@@ -46,7 +49,15 @@ def _parser() -> argparse.ArgumentParser:
         "--state", type=Path, required=True, metavar="DIR", help="where jobs and logs are kept"
     )
     parser.add_argument(
-        "--market", type=Path, metavar="FILE", help="a JSON list of what the Spot market does"
+        "--market", type=Path, metavar="FILE", help="what the Spot market does, in YAML or JSON"
+    )
+    parser.add_argument(
+        "--cluster-spec-form",
+        action="append",
+        default=[],
+        choices=sorted(FORMS),
+        help="how CLUSTER_SPEC differs from the documented form; may be given several times: "
+        + "; ".join(f"{name}: {what}" for name, what in FORMS.items()),
     )
     parser.add_argument(
         "--vm", choices=KINDS, default=KINDS[0], help="what a VM is; netns needs root"
@@ -57,14 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _read_market(path: Path) -> list[Incident]:
-    try:
-        return parse_market(json.loads(path.read_text()))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-async def _serve(options: argparse.Namespace, market: list[Incident]) -> int:
+async def _serve(options: argparse.Namespace, market: Market) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -72,8 +76,11 @@ async def _serve(options: argparse.Namespace, market: list[Incident]) -> int:
     if options.until_eof:
         _watch_input(stop)
     adopt_orphans()
-    registry = Registry(options.state, market, kind=options.vm)
+    registry = Registry(
+        options.state, market, frozenset(options.cluster_spec_form), kind=options.vm
+    )
     listener = _listen(registry, options.port)
+    registry.resume()
     listener.start()
     try:
         print(json.dumps({"endpoint": f"http://{listener.authority}"}), flush=True)

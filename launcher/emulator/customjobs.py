@@ -7,12 +7,12 @@ enum names, int64 as strings, nothing unset. Answers are encoded from that form.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import IntEnum
 from typing import Any
 
-from launcher.emulator.errors import invalid_argument
+from launcher.emulator import limits
 from launcher.emulator.wire import (
     ANSWERED,
     BOOL,
@@ -188,24 +188,36 @@ CUSTOM_JOB = message(
 
 
 @dataclass(frozen=True)
+class Package:
+    """A pool's Python packages, and the module of theirs that is run."""
+
+    uris: tuple[str, ...]
+    module: str
+
+
+@dataclass(frozen=True)
 class Pool:
     """What the emulator needs to know of one worker pool to run it.
 
     Args:
         index: 0..3; unused pools leave gaps.
+        machine: the machine type of its VMs.
         replicas: how many VMs.
         slots: GPUs of one VM, at least 1.
         command: the container's command; empty for the image's entry point.
-        args: the container's arguments.
-        env: the container's variables, in their order.
+        args: the arguments of the container or of the package's module.
+        env: the pool's variables, in their order.
+        package: what is installed and run instead of a command.
     """
 
     index: int
+    machine: str
     replicas: int
     slots: int
     command: tuple[str, ...]
     args: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
+    package: Package | None = None
 
     @property
     def name(self) -> str:
@@ -217,10 +229,51 @@ class Pool:
         return [f"{self.name}-{index}" for index in range(self.replicas)]
 
 
+DEFAULT_TIMEOUT = timedelta(days=7)
+DEFAULT_MAX_WAIT = timedelta(hours=24)
+
+
+@dataclass(frozen=True)
+class Scheduling:
+    """How a job is scheduled, with the API's defaults.
+
+    Args:
+        spot: whether its VMs are Spot VMs.
+        flex_start: whether it waits in the queue of the Dynamic Workload Scheduler.
+        timeout: the longest that it may run.
+        max_wait: the longest that a Flex-start job waits; None for ever.
+        restart_job_on_worker_restart: whether one replica's restart restarts them all.
+        disable_retries: whether it is not restarted as a whole.
+    """
+
+    spot: bool
+    flex_start: bool
+    timeout: timedelta
+    max_wait: timedelta | None
+    restart_job_on_worker_restart: bool
+    disable_retries: bool
+
+
+def scheduling(job: Json) -> Scheduling:
+    """How a parsed job is to be scheduled."""
+    given = job["jobSpec"].get("scheduling", {})
+    flex_start = given.get("strategy") == "FLEX_START"
+    max_wait = _duration(given.get("maxWaitDuration"), DEFAULT_MAX_WAIT)
+    return Scheduling(
+        # LOW_COST is the deprecated name of what SPOT does.
+        spot=given.get("strategy") in ("SPOT", "LOW_COST"),
+        flex_start=flex_start,
+        timeout=_duration(given.get("timeout"), DEFAULT_TIMEOUT),
+        max_wait=max_wait if flex_start and max_wait else None,
+        restart_job_on_worker_restart=given.get("restartJobOnWorkerRestart", False),
+        disable_retries=given.get("disableRetries", False),
+    )
+
+
 def parse(body: Any) -> Json:
     """Returns the CustomJob of a create request in the normal form; ApiError if it is wrong."""
     job: Json = CUSTOM_JOB.parse(body, "")
-    _validate(job)
+    limits.check(job)
     return job
 
 
@@ -232,7 +285,7 @@ def encode(job: Json, enums_as_integers: bool) -> Json:
 
 def pools(job: Json) -> list[Pool]:
     """The used worker pools of a parsed job."""
-    return [_pool(index, spec) for index, spec in enumerate(_pool_specs(job)) if spec]
+    return [_pool(index, spec) for index, spec in enumerate(limits.pool_specs(job)) if spec]
 
 
 def output_directory(job: Json) -> str | None:
@@ -242,82 +295,21 @@ def output_directory(job: Json) -> str | None:
 
 
 def _pool(index: int, spec: Json) -> Pool:
-    container = spec["containerSpec"]
+    package = spec.get("pythonPackageSpec")
+    program = package or spec["containerSpec"]
     return Pool(
         index=index,
+        machine=spec["machineSpec"]["machineType"],
         replicas=int(spec["replicaCount"]),
         slots=max(1, spec["machineSpec"].get("acceleratorCount", 1)),
-        command=tuple(container.get("command", ())),
-        args=tuple(container.get("args", ())),
-        env=tuple((item["name"], item.get("value", "")) for item in container.get("env", ())),
+        command=tuple(program.get("command", ())),
+        args=tuple(program.get("args", ())),
+        env=tuple((item["name"], item.get("value", "")) for item in program.get("env", ())),
+        package=Package(tuple(package["packageUris"]), package["pythonModule"])
+        if package
+        else None,
     )
 
 
-def _pool_specs(job: Json) -> list[Json]:
-    specs: list[Json] = job.get("jobSpec", {}).get("workerPoolSpecs", [])
-    # The client writes an unused pool as {} or with its count spelled out as nought.
-    return [{} if set(spec) <= {"replicaCount"} and _count(spec) == 0 else spec for spec in specs]
-
-
-def _count(spec: Json) -> int:
-    return int(spec.get("replicaCount", "0"))
-
-
-MAX_NAME = 128  # characters of displayName
-MAX_POOLS = 4
-MAX_REPLICAS = 250  # of one job: every VM has a loopback address of its own
-MAX_ENV = 100  # variables of one pool
-
-
-def _validate(job: Json) -> None:
-    if not 1 <= len(job.get("displayName", "")) <= MAX_NAME:
-        raise invalid_argument(f"displayName must have 1 to {MAX_NAME} characters.")
-    specs = _pool_specs(job)
-    at = "jobSpec.workerPoolSpecs"
-    if not any(specs):
-        raise invalid_argument(f"{at} must hold at least one worker pool.")
-    if len(specs) > MAX_POOLS:
-        raise invalid_argument(f"{at} has {len(specs)} pools; at most {MAX_POOLS} are allowed.")
-    for index, spec in enumerate(specs):
-        if spec:
-            _validate_pool(spec, f"{at}[{index}]")
-    if _count(specs[0]) != 1:
-        raise invalid_argument(
-            f"{at}[0].replicaCount must be 1, got {_count(specs[0])}: "
-            "the first pool holds the primary replica alone."
-        )
-    if sum(_count(spec) for spec in specs) > MAX_REPLICAS:
-        raise invalid_argument(f"{at} ask for more than {MAX_REPLICAS} replicas.")
-
-
-def _validate_pool(spec: Json, at: str) -> None:
-    if _count(spec) < 1:
-        raise invalid_argument(f"{at}.replicaCount must be at least 1, got {_count(spec)}.")
-    if not spec.get("machineSpec", {}).get("machineType"):
-        raise invalid_argument(f"{at}.machineSpec.machineType is required.")
-    if spec["machineSpec"].get("acceleratorCount", 0) < 0:
-        raise invalid_argument(f"{at}.machineSpec.acceleratorCount must not be negative.")
-    if ("containerSpec" in spec) == ("pythonPackageSpec" in spec):
-        raise invalid_argument(f"{at} must have either containerSpec or pythonPackageSpec.")
-    if "pythonPackageSpec" in spec:
-        raise invalid_argument(
-            f"{at}.pythonPackageSpec is not emulated yet: use containerSpec with a command."
-        )
-    container = spec["containerSpec"]
-    if not container.get("imageUri"):
-        raise invalid_argument(f"{at}.containerSpec.imageUri is required.")
-    for field in ("command", "args"):
-        if any("\0" in part for part in container.get(field, ())):
-            raise invalid_argument(f"{at}.containerSpec.{field} must not hold NUL characters.")
-    _validate_env(container.get("env", []), f"{at}.containerSpec.env")
-
-
-def _validate_env(env: list[Json], at: str) -> None:
-    if len(env) > MAX_ENV:
-        raise invalid_argument(f"{at} has {len(env)} variables; at most {MAX_ENV} are allowed.")
-    for index, variable in enumerate(env):
-        name = variable.get("name", "")
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise invalid_argument(f"{at}[{index}].name must be a C identifier, got {name!r}.")
-        if "\0" in variable.get("value", ""):
-            raise invalid_argument(f"{at}[{index}].value must not hold a NUL character.")
+def _duration(text: str | None, default: timedelta) -> timedelta:
+    return timedelta(seconds=float(text.removesuffix("s"))) if text else default

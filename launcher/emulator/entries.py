@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.emulator.errors import invalid_argument
-from launcher.emulator.filters import Term, parse_filter
+from launcher.emulator.filters import All, Term, parse_filter
 from launcher.emulator.logs import Entry, read_entries
 
 MAX_PAGE = 1000
@@ -35,7 +35,7 @@ Key = tuple[str, str, str]
 class Query:
     """What a request asks for."""
 
-    terms: tuple[Term, ...]
+    filter: All
     descending: bool
     page_size: int
     after: Key | None
@@ -51,8 +51,8 @@ def parse_query(body: dict[str, Any]) -> Query:
     text = body.get("filter") or ""
     if not isinstance(text, str):
         raise invalid_argument("filter must be a string.")
-    terms = parse_filter(text)
-    for term in terms:
+    expression = parse_filter(text)
+    for term in expression.terms():
         if term.field not in FIELDS:
             raise invalid_argument(
                 f"filter: {term.field} is not emulated; known are {', '.join(FIELDS)}."
@@ -61,7 +61,7 @@ def parse_query(body: dict[str, Any]) -> Query:
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise invalid_argument("pageSize must be a positive number.")
     return Query(
-        tuple(terms),
+        expression,
         order.endswith("desc"),
         min(size, MAX_PAGE),
         _decode(body["pageToken"]) if body.get("pageToken") else None,
@@ -86,13 +86,13 @@ def _matching(query: Query, root: Path) -> Iterator[Entry]:
         key = _key(entry)
         if query.after and (key >= query.after if query.descending else key <= query.after):
             continue
-        if all(term.holds(_value(entry, term.field)) for term in query.terms):
+        if query.filter.holds(lambda field: _value(entry, field)):  # noqa: B023 (used at once)
             yield entry
 
 
 def _exact(query: Query, field: str) -> str | None:
-    for term in query.terms:
-        if term.field == field and term.operator == "=":
+    for term in query.filter.parts:
+        if isinstance(term, Term) and term.field == field and term.operator == "=":
             return term.value
     return None
 

@@ -12,17 +12,22 @@ class ApiError(Exception):
         code: the HTTP status code.
         status: the name of the canonical error, such as ``INVALID_ARGUMENT``.
         message: one line that names the field or the resource and what is wrong with it.
+        details: messages of google.rpc that say more, each with its ``@type``.
     """
 
-    def __init__(self, code: int, status: str, message: str) -> None:
+    def __init__(
+        self, code: int, status: str, message: str, details: list[dict[str, Any]] | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.status = status
         self.message = message
+        self.details = details
 
     def body(self) -> dict[str, Any]:
         """The JSON body of the answer."""
-        return {"error": {"code": self.code, "message": self.message, "status": self.status}}
+        error = {"code": self.code, "message": self.message, "status": self.status}
+        return {"error": {**error, "details": self.details} if self.details else error}
 
 
 def invalid_argument(message: str) -> ApiError:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,21 +15,28 @@ from launcher.emulator import customjobs
 from launcher.emulator.cluster_spec import cluster_spec, hostname
 from launcher.emulator.customjobs import JobState, Json, Pool
 from launcher.emulator.environment import base_environment, container_environment, expand
+from launcher.emulator.exchange import Exchange
+from launcher.emulator.incidents import Incident, Progress, due, needs_steps
+from launcher.emulator.install import install_command
 from launcher.emulator.lifecycle import (
-    AWAY,
+    DEADLINE_EXCEEDED,
     INTERNAL,
+    LIVING,
     Command,
     Freeze,
     Kill,
     Lifecycle,
     Notify,
     ReplicaState,
+    Rules,
     Start,
+    Stop,
     StopAll,
+    Survivors,
 )
 from launcher.emulator.listener import Listener
-from launcher.emulator.logs import ReplicaLog, timestamp, utc_now
-from launcher.emulator.market import Incident, Progress, due, needs_steps
+from launcher.emulator.logs import ReplicaLog, parse_timestamp, timestamp, utc_now
+from launcher.emulator.market import Bid
 from launcher.emulator.metadata import Identity, Metadata, numeric_project
 from launcher.emulator.places import Place, Site, open_site
 from launcher.emulator.steps import StepReader
@@ -35,10 +44,24 @@ from launcher.emulator.vm import ProcessVM
 from trainer.rundir import ENV_ADDRESS, ENV_SLOTS
 
 ENTRY_POINT = (sys.executable, "-m", "trainer.agent")  # of our image: the only one known here
+LONGEST_TIMER = 30 * 86_400.0  # seconds
 STOP_GRACE = 3.0  # seconds between SIGTERM and SIGKILL when a job ends
 MARKET_POLL = 0.25  # seconds
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where an emulator keeps what its VMs leave behind.
+
+    Args:
+        logs: what replicas print.
+        installed: what Python packages are installed into; goes with the job.
+    """
+
+    logs: Path
+    installed: Path
 
 
 class Job:
@@ -46,40 +69,63 @@ class Job:
 
     Args:
         record: the CustomJob in the normal form, with ``name``; kept up to date here.
-        root: the folder of the replicas' logs.
-        market: what happens to VMs.
-        progress: what has happened of the market already; kept up to date here.
+        number: the job's number in the order of creation.
+        folders: where logs and what VMs install for themselves are kept.
+        exchange: the Spot market, which VMs come from.
+        incidents: what befalls this run's VMs on the market file's orders.
         save: called with the record whenever it has changed.
+        spec_forms: in which forms CLUSTER_SPEC is written.
         kind: of its VMs, see launcher.emulator.places.
     """
 
     def __init__(
         self,
         record: Json,
-        root: Path,
-        market: Sequence[Incident],
-        progress: list[Progress],
+        number: int,
+        folders: Folders,
+        exchange: Exchange,
+        incidents: Sequence[Incident],
         save: Callable[[Json], None],
+        spec_forms: frozenset[str] = frozenset(),
         kind: str = "process",
     ) -> None:
         self.record = record
-        self._root = root
-        self._market = market
-        self._progress = progress
+        self._number = number
+        self._folders = folders
+        self._exchange = exchange
+        self._incidents = incidents
+        self._progress = exchange.progress(customjobs.output_directory(record) or record["name"])
         self._save = save
         self._kind = kind
         self._site: Site | None = None
+        self._spec_forms = spec_forms
+        self._scheduling = customjobs.scheduling(record)
         self._pools = customjobs.pools(record)
         self._pool_of = {name: pool for pool in self._pools for name in pool.replica_names()}
-        self._lifecycle = Lifecycle(list(self._pool_of))
+        _, self._project, _, self._region, _, self._id = record["name"].split("/")
+        self._lifecycle = Lifecycle(
+            list(self._pool_of),
+            Rules(
+                self._region,
+                self._scheduling.restart_job_on_worker_restart,
+                self._scheduling.disable_retries,
+                Survivors(exchange.market.survivors),
+            ),
+        )
         self._vms: dict[str, ProcessVM] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._timers: list[asyncio.TimerHandle] = []
         self._hurry = asyncio.Event()
         self._ended = asyncio.Event()
 
     def start(self) -> None:
         """Begins to run the job."""
-        self._spawn(self._begin())
+        self._publish()
+        self._exchange.enter(self._number, self)
+        limit = self._scheduling.max_wait
+        if limit is not None:
+            waited = (utc_now() - parse_timestamp(self.record["createTime"])).total_seconds()
+            self._after(limit.total_seconds() - waited, self._expire)
 
     def cancel(self) -> None:
         """Ends the job because the user wants it; Refused when it has ended."""
@@ -93,20 +139,68 @@ class Job:
         await self._ended.wait()
 
     def preempt(self, replica: str, notice: timedelta | None) -> None:
-        """Takes a VM away, silently without ``notice``; Refused when it does not run."""
-        if notice is None:
-            self._do(self._lifecycle.vanish(replica))
-        else:
-            self._do(self._lifecycle.preempt(replica, notice))
+        """Takes a VM away until ``restore``, silently without ``notice``; Refused when it does
+        not run."""
+        self._do(self._lifecycle.preempt(replica, notice))
 
     def restore(self, replica: str) -> None:
-        """Gives a VM back; Refused when it was not taken away."""
+        """Lets a VM that was taken come back; Refused when none was."""
         self._do(self._lifecycle.restore(replica))
+
+    def bid(self) -> Bid:
+        """What the job has and wants of the Spot market."""
+        life = self._lifecycle
+        state_of = {name: replica.state for name, replica in life.replicas.items()}
+        wanted = life.wanted
+        return Bid(
+            job=self._number,
+            region=self._region,
+            machines={name: pool.machine for name, pool in self._pool_of.items()},
+            limited=self._scheduling.spot or self._scheduling.flex_start,
+            takeable=self._scheduling.spot,
+            living=tuple(name for name, state in state_of.items() if state in LIVING),
+            leaving=tuple(
+                name for name, state in state_of.items() if state is ReplicaState.NOTICED
+            ),
+            wanted=wanted.replicas,
+            together=wanted.together,
+        )
+
+    @property
+    def stranded(self) -> bool:
+        """Whether a restart that finds no VM counts; Flex-start waits as long as it was told."""
+        waits_on = self._scheduling.flex_start and self.state is JobState.QUEUED
+        return self._lifecycle.stranded and not waits_on
+
+    def grant(self, replicas: Sequence[str]) -> None:
+        """The Spot market has VMs for these replicas."""
+        commands = self._lifecycle.granted(replicas)
+        self._publish()
+        try:
+            for name in replicas:
+                if name not in self._vms:
+                    self._vms[name] = self._vm(self._pool_of[name], name, self._place(name))
+        except OSError as error:
+            commands = self._lifecycle.fail(INTERNAL, f"No VM for a replica: {error}")
+        self._do(commands)
+
+    def take(self, replica: str, notice: timedelta | None) -> None:
+        """The Spot market takes a VM back, silently without ``notice``."""
+        self._do(self._lifecycle.taken(replica, notice))
+
+    def refuse(self) -> None:
+        """The Spot market had no VM for a restart."""
+        self._do(self._lifecycle.refused())
 
     @property
     def state(self) -> JobState:
         """The job's state."""
         return self._lifecycle.state
+
+    @property
+    def queued(self) -> bool:
+        """Whether the job still waits for its first VMs."""
+        return self.state is JobState.QUEUED and not self._lifecycle.ending
 
     def replicas(self) -> list[Json]:
         """What is known of each replica."""
@@ -129,32 +223,20 @@ class Job:
             "pid": vm.pid if vm else None,
         }
 
-    async def _begin(self) -> None:
-        self._publish()
-        commands = self._lifecycle.begin()
-        if not commands:
-            return
-        self._publish()
-        try:
-            job_id = self.record["name"].rpartition("/")[2]
-            self._site = open_site(self._kind, {n: hostname(job_id, n) for n in self._pool_of})
-            for name, pool in self._pool_of.items():
-                self._vms[name] = self._vm(pool, name, self._site.place(name))
-        except OSError as error:
-            self._do(self._lifecycle.fail(INTERNAL, f"No VM for a replica: {error}"))
-            return
-        self._do(commands)
+    def _place(self, name: str) -> Place:
+        if self._site is None:
+            self._site = open_site(self._kind, {n: hostname(self._id, n) for n in self._pool_of})
+        return self._site.place(name)
 
     def _vm(self, pool: Pool, name: str, place: Place) -> ProcessVM:
-        _, project, _, region, _, job_id = self.record["name"].split("/")
-        host = hostname(job_id, name)
-        metadata = Metadata(Identity(project, region, host, place.address))
+        host = hostname(self._id, name)
+        metadata = Metadata(Identity(self._project, self._region, host, place.address))
         listener = Listener(metadata.app(), place.metadata)
         service = {
             "HOSTNAME": host,
-            "CLUSTER_SPEC": cluster_spec(job_id, self._pools, name),
-            "CLOUD_ML_JOB_ID": job_id,
-            "CLOUD_ML_PROJECT_ID": numeric_project(project),
+            "CLUSTER_SPEC": cluster_spec(self._id, self._pools, name, self._spec_forms),
+            "CLOUD_ML_JOB_ID": self._id,
+            "CLOUD_ML_PROJECT_ID": numeric_project(self._project),
             "GCE_METADATA_HOST": listener.authority,
             "GCE_METADATA_IP": listener.authority,
             ENV_ADDRESS: place.address,
@@ -166,21 +248,27 @@ class Job:
         workers = sum(one.slots * len(one.replica_names()) for one in self._pools)
         base = base_environment(workers) | {ENV_SLOTS: str(pool.slots)}
         environment = container_environment(base, pool.env, service)
-        command = [expand(part, environment) for part in (*pool.command, *pool.args)]
         return ProcessVM(
-            command if pool.command else [*ENTRY_POINT, *command],
+            self._command(pool, name, environment),
             environment,
             metadata,
             listener,
             place,
-            ReplicaLog(self._root, job_id, name),
+            ReplicaLog(self._folders.logs, self._id, name),
             lambda incarnation, code: self._do(self._lifecycle.exited(name, incarnation, code)),
         )
+
+    def _command(self, pool: Pool, name: str, environment: dict[str, str]) -> list[str]:
+        command = [expand(part, environment) for part in (*pool.command, *pool.args)]
+        if pool.package:
+            return install_command(self._folders.installed / self._id / name, pool.package, command)
+        return command if pool.command else [*ENTRY_POINT, *command]
 
     def _do(self, commands: Sequence[Command]) -> None:
         self._publish()
         for command in commands:
             self._spawn(self._carry_out(command))
+        self._exchange.wake()
 
     async def _carry_out(self, command: Command) -> None:
         if isinstance(command, Start):
@@ -193,13 +281,13 @@ class Job:
                 self._do(self._lifecycle.started(command.replica, command.incarnation))
         elif isinstance(command, Notify):
             self._vms[command.replica].notify()
-            asyncio.get_running_loop().call_later(
-                command.notice.total_seconds(), self._notice_over, command
-            )
+            self._after(command.notice.total_seconds(), lambda: self._notice_over(command))
         elif isinstance(command, Freeze):
             self._vms[command.replica].freeze()
         elif isinstance(command, Kill):
             await self._vms[command.replica].kill()
+        elif isinstance(command, Stop):
+            await self._vms[command.replica].shut_down(STOP_GRACE, self._hurry)
         elif isinstance(command, StopAll):
             await self._stop_all()
 
@@ -216,7 +304,13 @@ class Job:
                 await asyncio.to_thread(self._site.close)
             except OSError as problem:
                 log.error("the VMs of %s left something: %s", self.record["name"], problem)
+        for timer in self._timers:
+            timer.cancel()
+        await asyncio.to_thread(
+            shutil.rmtree, self._folders.installed / self._id, ignore_errors=True
+        )
         self._do(self._lifecycle.stopped())
+        self._exchange.leave(self._number)
         self._ended.set()
 
     def _publish(self) -> None:
@@ -227,9 +321,11 @@ class Job:
         now = timestamp(utc_now())
         self.record["state"] = state.wire_name
         self.record["updateTime"] = now
-        if state is JobState.RUNNING:
+        if state is JobState.RUNNING and "startTime" not in self.record:
             self.record["startTime"] = now
-            self._spawn(self._trade())
+            self._after(self._scheduling.timeout.total_seconds(), self._time_out)
+            if self._incidents:
+                self._spawn(self._happen())
         if state.terminal:
             self.record["endTime"] = now
             if error := self._lifecycle.error:
@@ -239,29 +335,30 @@ class Job:
         except OSError as problem:  # a full disk must not keep the job's VMs alive
             log.error("%s cannot be saved: %s", self.record["name"], problem)
 
-    async def _trade(self) -> None:
-        """Lets the market happen while the job runs."""
-        if not self._market:
-            return
-        loop = asyncio.get_running_loop()
-        since, step = loop.time(), 0
+    async def _happen(self) -> None:
+        """Lets the market's incidents happen while the job runs."""
+        since, step = self._exchange.now, 0
         steps = StepReader(customjobs.output_directory(self.record))
         while not self._lifecycle.ending and not all(past.over for past in self._progress):
-            if needs_steps(self._market, self._progress):
+            if needs_steps(self._incidents, self._progress):
                 step = await asyncio.to_thread(steps.completed)
+            now = self._exchange.now
             for action in due(
-                self._market, self._progress, now=loop.time(), running_since=since, step=step
+                self._incidents, self._progress, now=now, running_since=since, step=step
             ):
-                self._act(action.kind, action.incident, loop.time())
+                self._act(action.kind, action.incident, now)
             await asyncio.sleep(MARKET_POLL)
 
     def _act(self, kind: str, number: int, now: float) -> None:
-        incident = self._market[number]
+        incident = self._incidents[number]
         replica = self._lifecycle.replicas.get(incident.replica)
-        if self._lifecycle.ending or (replica and replica.state is ReplicaState.STARTING):
-            return  # for now
+        if self._lifecycle.ending:
+            return
         past = self._progress[number]
         if kind == "strike":
+            starting = replica is not None and replica.state is ReplicaState.STARTING
+            if self.state is not JobState.RUNNING or starting:
+                return  # for now
             hit = replica is not None and replica.state is ReplicaState.RUNNING
             self._progress[number] = Progress(now, over=incident.back is None or not hit)
             if hit:
@@ -270,8 +367,27 @@ class Job:
                 log.warning("the market finds no running %s to take", incident.replica)
         else:
             self._progress[number] = Progress(past.struck, over=True)
-            if replica and replica.state in AWAY:
+            if replica and replica.withheld:
                 self.restore(incident.replica)
+        self._exchange.save()
+
+    def _time_out(self) -> None:
+        limit = int(self._scheduling.timeout.total_seconds())
+        self._do(
+            self._lifecycle.fail(
+                DEADLINE_EXCEEDED, f"The job has run for longer than its timeout of {limit} s."
+            )
+        )
+
+    def _expire(self) -> None:
+        self._do(
+            self._lifecycle.expire("No resources were found within the job's max_wait_duration.")
+        )
+
+    def _after(self, seconds: float, act: Callable[[], None]) -> None:
+        # A timer cannot be set further than some weeks ahead on every platform.
+        delay = min(max(0.0, seconds), LONGEST_TIMER)
+        self._timers.append(asyncio.get_running_loop().call_later(delay, act))
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(self._guarded(work))

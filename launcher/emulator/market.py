@@ -1,140 +1,172 @@
-"""The simulated Spot market: which VM is taken away when, and when it comes back. Pure.
+"""The Spot market's decisions: who loses a VM, and who gets one. Pure.
 
-A market is a list of incidents, as in a job file::
-
-    - {at: 150 steps, preempt: workerpool1-0, notice: 5s, back: 350 steps}
-    - {at: 20s, vanish: workerpool1-2, back: 10s}
-
-``at`` counts the run's completed steps, or the time since the job is RUNNING; ``back``
-counts steps too, or the time since the incident. Without ``back`` the VM stays away.
+There is one market for all jobs. It knows how many VMs of a machine type a region has
+at any moment; jobs place bids. What is there goes to the oldest job first, and a job that
+cannot have all it needs does not stand in the way of a later one. Which VMs are taken
+when there are fewer is drawn by lot, from the seed and the moment alone.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import random
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, Literal
+from pathlib import Path
 
-from launcher.durations import Steps, parse_duration, parse_moment
+from launcher.emulator.traces import Samples, read_trace
+from launcher.marketfile import Market
 
-DEFAULT_NOTICE = timedelta(seconds=30)  # what Compute Engine gives
-REPLICA = re.compile(r"workerpool[0-3]-\d{1,4}")
+Kind = tuple[str, str]  # region, machine type
 
 
-@dataclass(frozen=True)
-class Incident:
-    """One VM goes away, and perhaps comes back.
+class Capacity:
+    """How many VMs of each kind there are over time; each count holds until the next.
 
     Args:
-        replica: whose VM, such as ``workerpool1-0``.
-        at: when.
-        notice: how long before its end the VM is told; None for a silent loss.
-        back: when the VM is given back, if ever.
+        entries: samples per machine type and region, None standing for every region that
+            has no entry of its own. Each begins at 0 seconds.
     """
 
-    replica: str
-    at: Steps | timedelta
-    notice: timedelta | None
-    back: Steps | timedelta | None = None
+    def __init__(self, entries: Mapping[tuple[str | None, str], Samples]) -> None:
+        self._moments = {key: [moment for moment, _ in it] for key, it in entries.items()}
+        self._counts = {key: [count for _, count in it] for key, it in entries.items()}
+        self._changes = sorted({moment for it in self._moments.values() for moment in it})
+
+    def at(self, kind: Kind, moment: float) -> int | None:
+        """The number of VMs ``moment`` seconds into the market; None when there is no limit."""
+        region, machine = kind
+        for key in ((region, machine), (None, machine)):
+            if key in self._counts:
+                index = bisect_right(self._moments[key], moment) - 1
+                return self._counts[key][max(0, index)]
+        return None
+
+    def changes(self, after: float, until: float) -> list[float]:
+        """The moments at which a count begins, later than ``after`` and up to ``until``."""
+        low, high = (bisect_right(self._changes, moment) for moment in (after, until))
+        return self._changes[low:high]
+
+    def next_change(self, after: float) -> float | None:
+        """The first such moment later than ``after``, if there is one."""
+        index = bisect_right(self._changes, after)
+        return self._changes[index] if index < len(self._changes) else None
 
 
-@dataclass(frozen=True)
-class Progress:
-    """What has happened of one incident: when it struck on the caller's clock, and whether it is
-    over."""
-
-    struck: float | None = None
-    over: bool = False
-
-
-@dataclass(frozen=True)
-class Action:
-    """What the market does now: incident number ``incident`` strikes or gives back."""
-
-    kind: Literal["strike", "give_back"]
-    incident: int
-
-
-def due(
-    market: Sequence[Incident],
-    progress: Sequence[Progress],
-    *,
-    now: float,
-    running_since: float,
-    step: int,
-) -> list[Action]:
-    """Returns what is to happen now, in the market's order.
-
-    Args:
-        market: the incidents.
-        progress: what has happened of each.
-        now: seconds on any clock.
-        running_since: when the job became RUNNING on that clock.
-        step: the run's last completed step; 0 before the first.
-    """
-    actions: list[Action] = []
-    for index, (incident, past) in enumerate(zip(market, progress, strict=True)):
-        if past.over:
-            continue
-        if past.struck is None:
-            if _reached(incident.at, step, now - running_since):
-                actions.append(Action("strike", index))
-        elif incident.back is not None and _reached(incident.back, step, now - past.struck):
-            actions.append(Action("give_back", index))
-    return actions
-
-
-def _reached(moment: Steps | timedelta, step: int, elapsed: float) -> bool:
-    if isinstance(moment, Steps):
-        return step >= moment.count
-    return elapsed >= moment.total_seconds()
-
-
-def needs_steps(market: Sequence[Incident], progress: Sequence[Progress]) -> bool:
-    """Whether the next thing to happen to any incident waits for a step."""
-    return any(
-        isinstance(incident.at if past.struck is None else incident.back, Steps)
-        for incident, past in zip(market, progress, strict=True)
-        if not past.over
+def capacity_of(market: Market) -> Capacity:
+    """Returns what the market file says, with its traces read. Raises TraceError."""
+    return Capacity(
+        {
+            (entry.region, entry.machine): (
+                read_trace(Path(entry.trace))
+                if entry.trace
+                else sorted((at.total_seconds(), count) for at, count in (entry.vms or {}).items())
+            )
+            for entry in market.capacity
+        }
     )
 
 
-def parse_market(value: Any) -> list[Incident]:
-    """Returns the incidents of a parsed market file; ValueError names entry, field and remedy."""
-    if not isinstance(value, list):
-        raise ValueError("the market must be a list of incidents")
-    return [_incident(item, f"market[{index}]") for index, item in enumerate(value)]
+@dataclass(frozen=True)
+class Bid:
+    """What one job has and wants.
+
+    Args:
+        job: its number in the order of creation.
+        region: where it runs.
+        machines: the machine type of each of its replicas.
+        limited: whether its VMs come out of the market's capacity.
+        takeable: whether the market may take them back.
+        living: replicas whose VMs run or start.
+        leaving: replicas whose VMs still run but have got a notice.
+        wanted: replicas that wait for a VM.
+        together: whether they need all of them or none.
+    """
+
+    job: int
+    region: str
+    machines: Mapping[str, str]
+    limited: bool = True
+    takeable: bool = True
+    living: tuple[str, ...] = ()
+    leaving: tuple[str, ...] = ()
+    wanted: tuple[str, ...] = ()
+    together: bool = False
+
+    def kind(self, replica: str) -> Kind:
+        """What kind of VM a replica needs."""
+        return self.region, self.machines[replica]
 
 
-FIELDS = ("at", "preempt", "vanish", "notice", "back")
+@dataclass(frozen=True)
+class Loss:
+    """The market takes the VM of a job's replica."""
+
+    job: int
+    replica: str
 
 
-def _incident(item: Any, where: str) -> Incident:
-    if not isinstance(item, dict):
-        raise ValueError(f"{where} must be an object with {', '.join(FIELDS)}")
-    if unknown := sorted(set(item) - set(FIELDS)):
-        raise ValueError(f"{where}: unknown field {unknown[0]!r}; known are {', '.join(FIELDS)}")
-    # Whoever writes all fields out leaves unused ones null.
-    given = {field: value for field, value in item.items() if value is not None}
-    if "at" not in given:
-        raise ValueError(f"{where}.at is missing: say when, such as 150 steps or 20s")
-    if ("preempt" in given) == ("vanish" in given):
-        raise ValueError(f"{where} needs either preempt or vanish, with a replica's name")
-    kind = "preempt" if "preempt" in given else "vanish"
-    replica = given[kind]
-    if not isinstance(replica, str) or not REPLICA.fullmatch(replica):
-        raise ValueError(f"{where}.{kind} must name a replica such as workerpool1-0")
-    if kind == "vanish" and "notice" in given:
-        raise ValueError(f"{where}.notice: a VM that vanishes gets no notice; use preempt")
-    try:
-        field = "at"
-        at = parse_moment(given["at"])
-        field = "notice"
-        notice = parse_duration(given["notice"]) if "notice" in given else DEFAULT_NOTICE
-        field = "back"
-        back = parse_moment(given["back"]) if "back" in given else None
-    except ValueError as error:
-        raise ValueError(f"{where}.{field}: {error}") from None
-    return Incident(replica, at, notice if kind == "preempt" else None, back)
+@dataclass(frozen=True)
+class Grant:
+    """The market has VMs for some of a job's replicas."""
+
+    job: int
+    replicas: tuple[str, ...]
+
+
+def losses(bids: Sequence[Bid], capacity: Capacity, moment: float, seed: int) -> list[Loss]:
+    """Returns which VMs are taken at ``moment``: as many as there are too many of each kind."""
+    living = _count(bids, leaving=False)
+    taken: list[Loss] = []
+    for kind in sorted(living):
+        limit = capacity.at(kind, moment)
+        if limit is None or living[kind] <= limit:
+            continue
+        takeable = sorted(
+            (bid.job, replica)
+            for bid in bids
+            if bid.limited and bid.takeable
+            for replica in bid.living
+            if bid.kind(replica) == kind
+        )
+        # Of its own for each draw: who was taken before must not matter.
+        lots = random.Random(f"{seed} {kind} {moment:.6f}")
+        chosen = lots.sample(takeable, min(living[kind] - limit, len(takeable)))
+        taken += [Loss(*each) for each in sorted(chosen)]
+    return taken
+
+
+def grants(bids: Sequence[Bid], capacity: Capacity, moment: float) -> list[Grant]:
+    """Returns who gets VMs at ``moment``, the oldest job first."""
+    used = _count(bids, leaving=True)
+    given: list[Grant] = []
+
+    def free(kind: Kind, count: int) -> bool:
+        limit = capacity.at(kind, moment)
+        return limit is None or used[kind] + count <= limit
+
+    for bid in sorted(bids, key=lambda bid: bid.job):
+        if bid.together or not bid.limited:
+            need = Counter(map(bid.kind, bid.wanted)) if bid.limited else Counter[Kind]()
+            names = bid.wanted if all(free(kind, count) for kind, count in need.items()) else ()
+            used.update(need if names else ())
+        else:
+            names = ()
+            for replica in bid.wanted:
+                if free(kind := bid.kind(replica), 1):
+                    names = (*names, replica)
+                    used[kind] += 1
+        if names:
+            given.append(Grant(bid.job, tuple(names)))
+    return given
+
+
+def _count(bids: Iterable[Bid], leaving: bool) -> Counter[Kind]:
+    """How many VMs of each kind the bids hold of the market's capacity."""
+    return Counter(
+        bid.kind(replica)
+        for bid in bids
+        if bid.limited
+        for replica in (*bid.living, *(bid.leaving if leaving else ()))
+    )

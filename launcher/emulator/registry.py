@@ -1,7 +1,10 @@
 """All CustomJobs that the emulator knows, kept in its state directory.
 
 ``<state>/jobs/<id>.json`` holds a job as the API answers it, ``<state>/logs`` what its
-replicas printed. Jobs outlive the emulator; their VMs do not.
+replicas printed, ``<state>/market.json`` how far the Spot market is. All of that outlives the
+emulator; VMs do not. So when it starts again, jobs that had VMs have failed (with the code
+UNAVAILABLE: another attempt may succeed), jobs that were QUEUED go on waiting, and ended ones
+are as they were.
 """
 
 from __future__ import annotations
@@ -11,18 +14,20 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
-from launcher.emulator import customjobs
+from launcher.emulator import customjobs, incidents
 from launcher.emulator.customjobs import JobState, Json, state_of
 from launcher.emulator.errors import failed_precondition, invalid_argument, not_found
-from launcher.emulator.jobs import Job
+from launcher.emulator.exchange import Exchange
+from launcher.emulator.jobs import Folders, Job
 from launcher.emulator.lifecycle import UNAVAILABLE, Refused
 from launcher.emulator.logs import timestamp, utc_now
-from launcher.emulator.market import Incident, Progress
+from launcher.marketfile import Market
 
 NAME = re.compile(r"projects/[^/]+/locations/[^/]+/customJobs/(\d+)")
 GONE = "The emulator that ran this job was stopped, and its VMs with it."
@@ -37,36 +42,51 @@ class Registry:
 
     Args:
         state: the state directory; made if it is not there.
-        market: what happens to the VMs of every run.
+        market: the Spot market that all jobs share.
+        spec_forms: in which forms CLUSTER_SPEC is written.
         new_id: returns the id of the next job, a number.
+        clock: the time of day in seconds, for the market.
         kind: of the VMs, see launcher.emulator.places.
 
-    Raises StateInUse, and OSError when the directory cannot be used.
+    Raises StateInUse, TraceError when a trace of the market cannot be read, and OSError when
+    the directory cannot be used.
     """
 
     def __init__(
         self,
         state: Path,
-        market: Sequence[Incident] = (),
+        market: Market | None = None,
+        spec_forms: frozenset[str] = frozenset(),
         new_id: Callable[[], int] = time.time_ns,
+        clock: Callable[[], float] = time.time,
         kind: str = "process",
     ) -> None:
         self.logs = state / "logs"
+        self._folders = Folders(self.logs, state / "installed")
         self._jobs_folder = state / "jobs"
-        self._market = market
-        # An incident happens once in a run, however many jobs the run takes.
-        self._progress: dict[str, list[Progress]] = {}
+        self._spec_forms = spec_forms
         self._new_id = new_id
         self._kind = kind
         self._last_id = 0
         self._records: dict[str, Json] = {}
         self._running: dict[str, Job] = {}
+        self._deleted: set[str] = set()
         # Jobs carry the secrets of their environment.
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._jobs_folder.mkdir(exist_ok=True, mode=0o700)
         self.logs.mkdir(exist_ok=True)
         self._lock = _locked(state / "lock")
+        market = market or Market()
+        self._incidents = incidents.from_file(market.incidents)
+        self._exchange = Exchange(market, state / "market.json", clock)
+        shutil.rmtree(self._folders.installed, ignore_errors=True)  # of an emulator that was killed
         self._load()
+
+    def resume(self) -> None:
+        """Lets the jobs that were queued when the last emulator stopped wait on."""
+        for record in self._records.values():
+            if state_of(record) is JobState.QUEUED:
+                self._start(record)
 
     def create(self, project: str, location: str, body: object) -> Json:
         """Starts the job that ``body`` describes. Returns it; ApiError if it is wrong."""
@@ -80,12 +100,22 @@ class Registry:
         record["createTime"] = record["updateTime"] = timestamp(utc_now())
         self._save(record)
         self._records[record["name"]] = record
-        run = customjobs.output_directory(record) or record["name"]
-        progress = self._progress.setdefault(run, [Progress()] * len(self._market))
-        running = Job(record, self.logs, self._market, progress, self._save, self._kind)
-        self._running[record["name"]] = running
-        running.start()
+        self._start(record)
         return record
+
+    def _start(self, record: Json) -> None:
+        job = Job(
+            record,
+            self._exchange.next_number(),
+            self._folders,
+            self._exchange,
+            self._incidents,
+            self._save,
+            self._spec_forms,
+            self._kind,
+        )
+        self._running[record["name"]] = job
+        job.start()
 
     def get(self, name: str) -> Json:
         """Returns the job; ApiError when there is none of that name."""
@@ -111,6 +141,12 @@ class Registry:
         self._running.pop(name, None)
         if self._records.pop(name, None):
             self._path(name).unlink(missing_ok=True)
+            self._deleted.add(name)
+
+    def require_deleted(self, name: str) -> None:
+        """Raises ApiError when this emulator has not deleted a job of that name."""
+        if name not in self._deleted:
+            raise not_found(f"The deletion of {name} is not known.")
 
     def replicas(self, name: str) -> list[Json]:
         """Returns what is known of a job's replicas; nothing after the emulator was restarted."""
@@ -126,9 +162,15 @@ class Registry:
         """Gives a replica's VM back."""
         self._ask(name, lambda job: job.restore(replica), replica)
 
+    def look_at_the_market(self) -> None:
+        """Has the market look at its clock, which somebody may have set forward."""
+        self._exchange.wake()
+
     async def close(self) -> None:
-        """Kills everything that runs; jobs that had not ended have failed."""
-        await asyncio.gather(*(job.close(UNAVAILABLE, GONE) for job in self._running.values()))
+        """Kills everything that runs; jobs that had VMs and had not ended have failed."""
+        await self._exchange.close()
+        had_vms = [job for job in self._running.values() if not job.queued]
+        await asyncio.gather(*(job.close(UNAVAILABLE, GONE) for job in had_vms))
         os.close(self._lock)
 
     def _ask(self, name: str, request: Callable[[Job], None], replica: str | None = None) -> None:
@@ -160,7 +202,7 @@ class Registry:
             self._last_id = int(path.stem)
             self._records[record["name"]] = record
             state = state_of(record)
-            if not state.terminal:
+            if not state.terminal and state is not JobState.QUEUED:
                 cancelled = state is JobState.CANCELLING
                 ended = JobState.CANCELLED if cancelled else JobState.FAILED
                 record["state"] = ended.wire_name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -18,13 +19,14 @@ from launcher.durations import parse_duration
 from launcher.emulator import customjobs, entries
 from launcher.emulator.customjobs import Json
 from launcher.emulator.errors import ApiError, invalid_argument, not_found
-from launcher.emulator.filters import Term, parse_filter
-from launcher.emulator.market import DEFAULT_NOTICE
+from launcher.emulator.filters import parse_filter
+from launcher.emulator.incidents import DEFAULT_NOTICE
 from launcher.emulator.registry import Registry, job_name
 
 BODY_LIMIT = 8 * 2**20  # bytes
 MAX_PAGE = 1000
 JOBS = "/v1/projects/{project}/locations/{location}/customJobs"
+OPERATIONS = "/v1/projects/{project}/locations/{location}/operations"
 EXTRA = "/emulator/v1/projects/{project}/locations/{location}/customJobs/{job_id}"
 NUMBER = re.compile(r"[0-9]{1,19}")
 LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
@@ -50,6 +52,7 @@ class Api:
             ("POST", JOBS + "/{job_id}:cancel", self.cancel),
             ("GET", JOBS + "/{job_id}", self.get),
             ("DELETE", JOBS + "/{job_id}", self.delete),
+            ("GET", OPERATIONS + "/{job_id}", self.operation),
             ("POST", "/v2/entries:list", self.entries),
             ("GET", EXTRA + "/replicas", self.replicas),
             ("POST", EXTRA + "/replicas/{replica}:preempt", self.preempt),
@@ -77,10 +80,10 @@ class Api:
     async def list(self, request: Request) -> Response:
         """GET customJobs, with filter, pageSize and pageToken."""
         jobs = self._registry.jobs(request.path_params["project"], request.path_params["location"])
-        terms = parse_filter(request.query_params.get("filter", ""))
-        for term in terms:
-            _job_field({}, term)
-        jobs = [job for job in jobs if all(term.holds(_job_field(job, term)) for term in terms)]
+        expression = parse_filter(request.query_params.get("filter", ""))
+        for term in expression.terms():
+            _job_field({}, term.field)
+        jobs = [job for job in jobs if expression.holds(partial(_job_field, job))]
         after = request.query_params.get("pageToken", "")
         if after and not NUMBER.fullmatch(after):
             raise invalid_argument(f"pageToken {after!r} was not made by this service.")
@@ -108,18 +111,13 @@ class Api:
         """DELETE one job; answers an operation that is already done."""
         name = _name(request)
         await self._registry.delete(name)
-        return JSONResponse(
-            {
-                "name": f"{name.replace('/customJobs/', '/operations/')}",
-                "metadata": {
-                    "@type": (
-                        "type.googleapis.com/google.cloud.aiplatform.v1.DeleteOperationMetadata"
-                    )
-                },
-                "done": True,
-                "response": {"@type": "type.googleapis.com/google.protobuf.Empty"},
-            }
-        )
+        return JSONResponse(_deletion(name))
+
+    async def operation(self, request: Request) -> Response:
+        """GET the operation that a deletion has answered; it is done."""
+        name = _name(request)
+        self._registry.require_deleted(name)
+        return JSONResponse(_deletion(name))
 
     async def entries(self, request: Request) -> Response:
         """POST entries:list of Cloud Logging."""
@@ -160,6 +158,17 @@ def _job(request: Request, job: Json) -> Response:
     return JSONResponse(customjobs.encode(job, _enums_as_integers(request)))
 
 
+def _deletion(name: str) -> Json:
+    """The operation of a job's deletion, which has the job's number."""
+    kind = "type.googleapis.com/google.cloud.aiplatform.v1.DeleteOperationMetadata"
+    return {
+        "name": name.replace("/customJobs/", "/operations/"),
+        "metadata": {"@type": kind},
+        "done": True,
+        "response": {"@type": "type.googleapis.com/google.protobuf.Empty"},
+    }
+
+
 def _id(job: Json) -> int:
     return int(job["name"].rpartition("/")[2])
 
@@ -180,13 +189,13 @@ JOB_FIELDS = {
 }
 
 
-def _job_field(job: Json, term: Term) -> str | None:
-    if term.field.startswith("labels."):
-        value = job.get("labels", {}).get(term.field.removeprefix("labels."))
-    elif term.field in JOB_FIELDS:
-        value = job.get(JOB_FIELDS[term.field])
+def _job_field(job: Json, field: str) -> str | None:
+    if field.startswith("labels."):
+        value = job.get("labels", {}).get(field.removeprefix("labels."))
+    elif field in JOB_FIELDS:
+        value = job.get(JOB_FIELDS[field])
     else:
-        raise invalid_argument(f"filter: unknown field {term.field}.")
+        raise invalid_argument(f"filter: unknown field {field}.")
     return None if value is None else str(value)
 
 

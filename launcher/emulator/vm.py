@@ -126,8 +126,8 @@ class ProcessVM:
         async with self._changing:
             await self._kill()
 
-    async def stop(self, grace: float, hurry: asyncio.Event) -> None:
-        """Shuts the VM down for good: SIGTERM, then SIGKILL after ``grace`` seconds.
+    async def shut_down(self, grace: float, hurry: asyncio.Event) -> None:
+        """Shuts the VM down: SIGTERM, then SIGKILL after ``grace`` seconds.
 
         Without SIGTERM when the VM cannot hear it, and without waiting once ``hurry`` is set.
         """
@@ -139,6 +139,10 @@ class ProcessVM:
                 )
                 hurried.cancel()
             await self._kill()
+
+    async def stop(self, grace: float, hurry: asyncio.Event) -> None:
+        """Shuts the VM down for good, with its metadata server and its log."""
+        await self.shut_down(grace, hurry)
         self._metadata.close()
         await self._listener.stop()
         self._log.close()

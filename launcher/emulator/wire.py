@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from launcher.emulator.errors import invalid_argument
+from launcher.emulator.errors import ApiError, invalid_argument
 
 
 class Field(Protocol):
@@ -136,7 +136,7 @@ class Message:
             if name in self.output:
                 continue
             if name not in self.fields:
-                raise invalid_argument(f'Unknown name "{given}" at {at or "the CustomJob"}.')
+                raise unknown_name(given, at)
             if name in parsed:
                 raise invalid_argument(f"{inside} is given twice.")
             if item is not None:  # null means unset
@@ -171,6 +171,18 @@ INT64 = Integer(64)
 DURATION = Duration()
 STRINGS = Repeated(STRING)
 ANSWERED = Answered()
+
+
+def unknown_name(name: str, at: str) -> ApiError:
+    """The error for a field that does not exist, in the service's own words."""
+    inside = re.sub(r"[A-Z]", lambda match: "_" + match[0].lower(), f"customJob.{at}".rstrip("."))
+    message = (
+        f"Invalid JSON payload received. Unknown name \"{name[:80]}\" at '{inside}': "
+        "Cannot find field."
+    )
+    violation = {"field": inside, "description": message}
+    details = {"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": [violation]}
+    return ApiError(400, "INVALID_ARGUMENT", message, [details])
 
 
 def _camel_case(name: str) -> str:

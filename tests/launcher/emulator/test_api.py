@@ -38,6 +38,7 @@ def test_jobs_are_listed_newest_first_by_pages_and_filters(emulator: Emulator) -
     assert ask(filter='state="JOB_STATE_FAILED"') == (names[:1], None)
     assert ask(filter='state="JOB_STATE_FAILED" AND display_name="another"') == ([], None)
     assert ask(filter="labels.team:*") == ([], None)
+    assert ask(filter='state="JOB_STATE_FAILED" OR NOT display_name:"a *"') == (names[:1], None)
     assert emulator.http.get(PARENT.replace("local", "elsewhere")).json() == {"customJobs": []}
 
 
@@ -46,7 +47,7 @@ def test_jobs_are_listed_newest_first_by_pages_and_filters(emulator: Emulator) -
     [
         ({"filter": 'colour="red"'}, "filter: unknown field colour"),
         ({"filter": "state"}, "filter is not understood from 'state'"),
-        ({"filter": 'state="A" OR state="B"'}, "filter is not understood from ' OR state"),
+        ({"filter": 'state="A" OR'}, "filter is not understood from '' on"),
         ({"filter": "create_time>yesterday"}, "filter: create_time needs a timestamp"),
         ({"pageSize": "few"}, "pageSize must be a number"),
         ({"pageToken": "next"}, "pageToken 'next' was not made by this service"),

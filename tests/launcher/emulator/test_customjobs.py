@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.emulator import customjobs
-from launcher.emulator.customjobs import JobState, Pool
+from launcher.emulator.customjobs import JobState, Package, Pool, Scheduling
 from launcher.emulator.errors import ApiError
 from launcher.emulator.wire import Enumeration, Field, Integer, Message, Repeated
 
@@ -77,8 +78,8 @@ def test_the_pools_to_run() -> None:
     job = customjobs.parse(BY_NAME)
     env = (("A", "1"), ("EMPTY", ""))
     assert customjobs.pools(job) == [
-        Pool(0, 1, 2, ("python",), ("-V",), env),
-        Pool(2, 3, 2, ("python",), ("-V",), env),
+        Pool(0, "a2-highgpu-2g", 1, 2, ("python",), ("-V",), env),
+        Pool(2, "a2-highgpu-2g", 3, 2, ("python",), ("-V",), env),
     ]
     assert customjobs.pools(job)[1].replica_names() == [f"workerpool2-{n}" for n in range(3)]
     assert customjobs.output_directory(job) == "gs://bucket/run"
@@ -135,8 +136,47 @@ POOLS = "jobSpec.workerPoolSpecs"
         ),
         ("jobSpec.scheduling.timeout", "1h", "jobSpec.scheduling.timeout must be a duration"),
         ("jobSpec.scheduling.strategy", 99, "jobSpec.scheduling.strategy must be one of"),
-        ("jobSpec.scheduling.spot", True, 'Unknown name "spot" at jobSpec.scheduling.'),
-        ("jobspec", {}, 'Unknown name "jobspec" at the CustomJob.'),
+        (
+            "jobSpec.scheduling.spot",
+            True,
+            'Invalid JSON payload received. Unknown name "spot" at \'custom_job.job_spec.schedul',
+        ),
+        (
+            "jobspec",
+            {},
+            "Invalid JSON payload received. Unknown name \"jobspec\" at 'custom_job': Cannot find",
+        ),
+        ("jobSpec.scheduling.timeout", "-1s", "jobSpec.scheduling.timeout must not be negative."),
+        (
+            "jobSpec.scheduling.maxWaitDuration",
+            "60s",
+            "jobSpec.scheduling.maxWaitDuration needs the strategy FLEX_START.",
+        ),
+        ("labels", {f"k{n}": "" for n in range(65)}, "labels: 65 are given; at most 64 are."),
+        ("labels", {"Team": "red"}, "labels['Team']: 'Team' must have at most 64 lowercase"),
+        ("labels", {"team": "Red"}, "labels['team']: 'Red' must have at most 64 lowercase"),
+        ("labels", {"1team": "red"}, "labels['1team']: '1team' must have at most 64 lowercase"),
+        ("labels", {"team": "x" * 65}, "labels['team']: 'xxxx"),
+        (
+            f"{POOLS}.2.machineSpec.acceleratorCount",
+            4,
+            f"{POOLS}[2].machineSpec: a2-highgpu-2g has 2 NVIDIA_TESLA_A100, not 4 NVIDIA_TESLA_A1",
+        ),
+        (
+            f"{POOLS}.2.machineSpec.machineType",
+            "n1-standard-4",
+            f"{POOLS}[2].machineSpec.machineType: 'n1-standard-4' cannot be a Spot VM; A2 and A3",
+        ),
+        (
+            f"{POOLS}.2.diskSpec",
+            {"bootDiskType": "floppy"},
+            f"{POOLS}[2].diskSpec.bootDiskType must be one of pd-ssd, pd-standard, hyperdisk-bal",
+        ),
+        (
+            f"{POOLS}.2.diskSpec",
+            {"bootDiskSizeGb": 99},
+            f"{POOLS}[2].diskSpec.bootDiskSizeGb must be from 100 to 64000.",
+        ),
     ],
 )
 def test_what_is_wrong_is_refused_by_the_name_of_the_field(
@@ -148,11 +188,57 @@ def test_what_is_wrong_is_refused_by_the_name_of_the_field(
     assert (refused.value.code, refused.value.status) == (400, "INVALID_ARGUMENT")
 
 
-def test_a_python_package_is_refused_as_not_emulated_yet() -> None:
+PACKAGE: dict[str, Any] = {
+    "executorImageUri": "a-prebuilt-image",
+    "packageUris": ["gs://bucket/trainer-0.1.tar.gz", "/a/file.whl", "file:///another/file.whl"],
+    "pythonModule": "trainer.task",
+    "args": ["--epochs=1"],
+    "env": [{"name": "A", "value": "1"}],
+}
+
+
+def with_package(**changes: Any) -> dict[str, Any]:
     job = changed(f"{POOLS}.2.containerSpec", ...)
-    job["jobSpec"]["workerPoolSpecs"][2]["pythonPackageSpec"] = {"pythonModule": "trainer.task"}
-    with pytest.raises(ApiError, match="pythonPackageSpec is not emulated yet"):
-        customjobs.parse(job)
+    package = {name: value for name, value in {**PACKAGE, **changes}.items() if value is not ...}
+    job["jobSpec"]["workerPoolSpecs"][2]["pythonPackageSpec"] = package
+    return job
+
+
+def test_a_pool_with_a_python_package() -> None:
+    (_, pool) = customjobs.pools(customjobs.parse(with_package()))
+    assert pool.package == Package(tuple(PACKAGE["packageUris"]), "trainer.task")
+    assert (pool.command, pool.args, pool.env) == ((), ("--epochs=1",), (("A", "1"),))
+
+
+@pytest.mark.parametrize(
+    "field, value, says",
+    [
+        ("executorImageUri", ..., "executorImageUri is required."),
+        ("pythonModule", ..., "pythonModule is required."),
+        ("pythonModule", "-c", "pythonModule must be a module's name."),
+        ("packageUris", ..., "packageUris must hold 1 to 100 packages, got 0."),
+        ("packageUris", ["/p"] * 101, "packageUris must hold 1 to 100 packages, got 101."),
+        ("packageUris", ["p.whl"], "packageUris[0] must be gs://BUCKET/FILE, or file:///FILE"),
+        ("packageUris", ["https://a/p.whl"], "packageUris[0] must be gs://BUCKET/FILE, or file"),
+        ("args", ["a\0b"], "args must not hold NUL characters."),
+        ("env", [{"name": "1A"}], "env[0].name must be a C identifier, got '1A'."),
+    ],
+)
+def test_a_wrong_python_package(field: str, value: Any, says: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        customjobs.parse(with_package(**{field: value}))
+    assert refused.value.message.startswith(f"{POOLS}[2].pythonPackageSpec.{says}")
+
+
+def test_how_a_job_is_scheduled() -> None:
+    spot = customjobs.scheduling(customjobs.parse(BY_NAME))
+    assert (spot.spot, spot.flex_start, spot.timeout) == (True, False, timedelta(hours=1))
+    plain = changed("jobSpec.scheduling", ...)
+    default = customjobs.scheduling(customjobs.parse(plain))
+    assert default == Scheduling(False, False, timedelta(days=7), None, False, False)
+    for wish, waits in (({}, timedelta(days=1)), ({"maxWaitDuration": "0s"}, None)):
+        flex = changed("jobSpec.scheduling", {"strategy": "FLEX_START", **wish})
+        assert customjobs.scheduling(customjobs.parse(flex)).max_wait == waits
 
 
 JSON = st.recursive(

@@ -137,7 +137,8 @@ def test_a_market_that_is_wrong_is_refused_in_one_line(tmp_path: Path) -> None:
     refused = run("--state", str(tmp_path / "state"), "--market", str(market))
     assert refused.returncode == 2
     assert refused.stderr == (
-        f"swell emulator: {market}: market[0].preempt must name a replica such as workerpool1-0\n"
+        f"swell emulator: {market}:1: 0.preempt: 'worker-1' is not a replica; "
+        "write one such as workerpool1-0\n"
     )
 
 
