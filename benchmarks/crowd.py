@@ -33,6 +33,7 @@ class Client:
                 (f"local_{host}", place.local_rank, place.local_size),
                 (f"cross_{place.local_rank}", place.cross_rank, place.cross_size),
             )
+            if size > 1 and (scope == "global" or size < place.size)
         ]
         self._answers: list[tuple[bytes, bytes]] = []
 
@@ -45,7 +46,8 @@ class Client:
 
     def check(self) -> None:
         """Raises unless every answer was what the others had sent for this rank."""
-        assert self._answers and all(answer == due for answer, due in self._answers)
+        assert len(self._answers) == len(self._meshes)
+        assert all(answer == due for answer, due in self._answers)
 
     async def _ask(self, port: int, method: str, path: str, body: bytes) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -57,7 +57,10 @@ class Draft:
     @cached_property
     def strategy(self) -> str:
         """The scheduling strategy; empty when the scheduling is wrong."""
-        scheduling = valid(Scheduling, self._fields.get("scheduling", {}))
+        given = self._fields.get("scheduling")
+        if given is None:
+            return "spot"
+        scheduling = valid(Scheduling, given)
         return scheduling.strategy if scheduling else ""
 
     @cached_property
@@ -70,9 +73,10 @@ class Draft:
     @cached_property
     def default(self) -> Container | Package | None:
         """What pools run that do not say what; None when that is wrong."""
-        if self._fields.get("package") is not None:
-            return _package(self._fields["package"])
-        return _container(self._fields.get("container", {}))
+        package, container = self.given("package"), self.given("container")
+        if package is not None:
+            return _package(package)
+        return Container.model_construct() if container is None else _container(container)
 
     def runtime(self, pool: Pool) -> Container | Package | None:
         """What a pool runs; None when that is wrong."""

@@ -26,6 +26,8 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
+DEFAULT: Any = {}  # of a field that is a part: validated in its place, not built by itself
+
 Problem = tuple[tuple[str | int, ...], str]  # the field's path; what is wrong, what would be right
 
 MOST = 100  # unknown names in one part for which the nearest known one is looked for
@@ -233,6 +235,8 @@ def _part_in(annotation: Any) -> type[Part] | None:
 
 def valid(part: type[Any], data: Any) -> Any:
     """Returns ``data`` as a ``part``, or None when it is not one."""
+    if isinstance(data, part):
+        return data
     try:
         return part.model_validate(data)
     except ValidationError:

@@ -14,21 +14,23 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     JsonValue,
-    TypeAdapter,
+    ValidationError,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
-    WrapValidator,
     field_validator,
 )
+from pydantic_core import CoreSchema, InitErrorDetails, core_schema
 
 from launcher.clashes import MAX_POOLS, Draft, clashes
 from launcher.durations import Duration, Moment
 from launcher.machines import REGIONS, unknown_region
 from launcher.network import Network, PscInterface
-from launcher.part import Part, Problem, Text, beside, problem, resource, whole
+from launcher.part import DEFAULT, Part, Problem, Text, beside, problem, resource, whole
 from launcher.pool import Container, Environment, ModuleName, Package, Pool
 from launcher.scheduling import Scheduling
 
@@ -45,16 +47,37 @@ JobName = Annotated[
 ]
 
 
-def _args(args: Any, handler: Any) -> Any:
-    # Not as a union, whose errors would be told for each of its members.
-    kind = _TEXTS if isinstance(args, list) else _MAPPING
-    return kind.validate_python(args)
+class _ArgsForm:
+    """Either form of args. Not as a union, whose errors would be told for each of its members."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        mapping = handler.generate_schema(dict[str, JsonValue])
+        as_it_is = core_schema.plain_serializer_function_ser_schema(lambda args: args)
+        return core_schema.no_info_wrap_validator_function(
+            self._validate, mapping, serialization=as_it_is
+        )
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"anyOf": [{"type": "object"}, {"type": "array", "items": {"type": "string"}}]}
+
+    def _validate(self, args: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        if not isinstance(args, list):
+            return handler(args)
+        wrong = [
+            InitErrorDetails(type="string_type", loc=(index,), input=word)
+            for index, word in enumerate(args)
+            if not isinstance(word, str)
+        ]
+        if wrong:
+            raise ValidationError.from_exception_data("args", wrong)
+        return args
 
 
-_CONFIG = ConfigDict(strict=True, allow_inf_nan=False, defer_build=True)
-_TEXTS: TypeAdapter[list[str]] = TypeAdapter(list[str], config=_CONFIG)
-_MAPPING: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue], config=_CONFIG)
-Args = Annotated[dict[str, JsonValue] | list[str], WrapValidator(_args)]
+Args = Annotated[dict[str, JsonValue] | list[str], _ArgsForm()]
 
 
 def _labels(labels: dict[str, str]) -> dict[str, str]:
@@ -129,6 +152,7 @@ class Elastic(Part):
     hang: Duration = Field("10s", validate_default=True)
     stall: Duration = Field("10min", validate_default=True)
     spares: int = Field(1, ge=0)
+    balance: Literal["even", "speed"] = "even"  # shares of the batch: alike, or by speed
 
     @classmethod
     def _clashes(cls, fields: Any) -> Iterator[Problem]:
@@ -190,15 +214,15 @@ class Job(Part):
     args: Args = Field(
         default_factory=dict, description="A task's keyword arguments, or a list of texts"
     )
-    container: Container = Field(default_factory=Container, description="What replicas run")
+    container: Container = Field(DEFAULT, validate_default=True, description="What replicas run")
     package: Package | None = Field(None, description="Python packages to run, not a container")
     env: Environment = Field(default_factory=dict, description="Variables of all replicas")
     pools: list[Pool] = Field(
         min_length=1, max_length=MAX_POOLS, description="Worker pools; the first has one replica"
     )
-    elastic: Elastic = Field(default_factory=Elastic)
-    checkpoint: Checkpoint = Field(default_factory=Checkpoint)
-    scheduling: Scheduling = Field(default_factory=Scheduling)
+    elastic: Elastic = Field(DEFAULT, validate_default=True)
+    checkpoint: Checkpoint = Field(DEFAULT, validate_default=True)
+    scheduling: Scheduling = Field(DEFAULT, validate_default=True)
     timeout: Duration | None = Field(
         None, description="How long one attempt may run (Vertex AI's default is 7 days)"
     )
@@ -238,7 +262,7 @@ class Job(Part):
     experiment: Experiment | None = Field(None, description="A Vertex AI experiment")
     web_access: bool = Field(False, description="Interactive shells in the replicas")
     dashboard_access: bool = Field(False, description="A dashboard served by the first replica")
-    local: Local = Field(default_factory=Local)
+    local: Local = Field(DEFAULT, validate_default=True)
 
     @field_validator("task")
     @classmethod
@@ -313,6 +337,7 @@ class Job(Part):
             "hang": self.elastic.hang.total_seconds(),
             "stall": self.elastic.stall.total_seconds(),
             "spares": self.elastic.spares,
+            "balance": self.elastic.balance,
             "checkpoint_every": self.checkpoint.every.total_seconds(),
             "checkpoint_keep": self.checkpoint.keep,
             "audit": self.audit,

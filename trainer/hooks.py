@@ -16,7 +16,8 @@ the agent and not from Horovod's own driver:
 Horovod's notification service, which would PUT a pickle to the rendezvous server and
 listen on the network, is never started.
 
-How far a script is, is counted in optimizer steps; a rollback counts back, too.
+How far a script is, is counted in optimizer steps (in commits, where there are none); a
+rollback counts back, too.
 """
 
 from __future__ import annotations
@@ -158,10 +159,10 @@ class Hooks:
         @functools.wraps(func)
         def run(state: Any, *args: Any, **kwargs: Any) -> Any:
             self._watch(state)
-            in_step = False
+            unchanged = False
             while True:
                 try:
-                    if not in_step:
+                    if not unchanged:
                         self._synchronise(state)
                     return func(state, *args, **kwargs)
                 except HorovodInternalError as error:
@@ -175,21 +176,26 @@ class Hooks:
                 reset()
                 state.on_reset()
                 # Horovod decides this by who came and went; we know what everybody holds.
-                in_step = noticed and self._generations.agreed.unanimous
-                if in_step:
+                unchanged = noticed and self._generations.agreed.unanimous
+                if unchanged:
                     _split_again(state)
 
         return run
 
     def _watch(self, state: Any) -> None:
         """Notes how far the script was whenever ``state`` is saved."""
-        save = state.save
+        save, commit = state.save, state.commit
 
         def noted() -> None:
             save()
             self._script.committed = self._script.step
 
-        state.save = noted
+        def counted() -> None:
+            if self._script.step == self._script.committed:
+                self._script.step += 1  # a script without optimizers makes progress, too
+            commit()
+
+        state.save, state.commit = noted, counted
 
     def _synchronise(self, state: Any) -> None:
         self._synchronising = True  # Horovod may step an optimizer to fill its state

@@ -168,7 +168,7 @@ class Steps:
         return True
 
     def _init(self) -> None:
-        """``hvd.init()``; the first one is told what the gradients are like."""
+        """``hvd.init()``, and before the first one what can only be made on the device."""
         if self._buckets is None:
             parameters = [p for model in self._state.models for p in model.parameters()]
             self._buckets = GradientBuckets(parameters, extras=OWN + len(self._metrics))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 
 from launcher.jobfile import JobFileError, load_job
+from launcher.spec import Job
+from trainer.settings import Settings
 
 GOOD = """\
 name: digits
@@ -338,6 +341,18 @@ elastic: {min_workers: 2}
     assert (settings["min_workers"], settings["max_workers"]) == (2, 21)
 
 
+@pytest.mark.parametrize(
+    "program", [{"task": "m:C", "args": {"x": 1}}, {"module": "m"}, {"script": "/a.py"}]
+)
+def test_the_trainer_understands_the_settings(program: dict[str, Any]) -> None:
+    job = Job.model_validate({"name": "x", "pools": ["a2-highgpu-2g"], **program})
+    settings = Settings.of_run({"settings": json.loads(json.dumps(job.settings()))})
+    assert settings.max_workers == 2
+    (named,) = filter(None, (settings.task, settings.script, settings.module))
+    assert named in program.values()
+    assert settings.task_args == program.get("args", {})
+
+
 def test_a_container_may_have_a_command_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(
         "name: x\npools: [a2-highgpu-1g]\ncontainer: {image: i, command: [python, train.py]}\n"
@@ -378,7 +393,7 @@ def test_what_is_huge_is_refused_in_short_lines(tmp_path: Path, text: str) -> No
 
 
 def test_a_job_in_python_is_as_good_as_a_file() -> None:
-    from launcher import Job, Package, Pool, Scheduling
+    from launcher import Package, Pool, Scheduling
 
     short: list[Any] = ["3 x a2-highgpu-1g", {"machine": "a2-highgpu-2g"}]
     job = Job(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -21,6 +23,7 @@ from launcher.prices import PriceList
 from launcher.run import launch
 from launcher.spec import Job
 from launcher.supervisor import Supervisor
+from launcher.vertex import Jobs
 from tests.launcher.job_fields import Fields, jobs
 from tests.launcher.limits_table import base_job
 from trainer.rundir import RunDirectory
@@ -78,6 +81,39 @@ def test_it_is_byte_for_byte_what_launch_sends(
     monkeypatch.setattr("launcher.run.require_fit", lambda job, target: None)
     launch(job, "vertex", "llama-1")._thread.join()  # type: ignore[union-attr]
     assert sent.texts == [shown]
+
+
+class Wire(BaseHTTPRequestHandler):
+    """Keeps the bodies that are posted, and answers like the API."""
+
+    bodies: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        self.bodies.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"name": "projects/p/locations/r/customJobs/1", "state": 1}')
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing."""
+
+
+def test_what_reaches_the_wire_means_what_the_plan_says(job_file: str) -> None:
+    # Google's client encodes in its own way: enums as integers, no spaces, nothing empty.
+    from google.cloud.aiplatform_v1.types import CustomJob
+
+    shown = printed(job_file, "--run-id", "llama-1")
+    with HTTPServer(("127.0.0.1", 0), Wire) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            endpoint = f"http://127.0.0.1:{server.server_port}"
+            Jobs("my-project", "us-central1", endpoint).submit(json.loads(shown))
+        finally:
+            server.shutdown()
+            thread.join()
+    assert len(Wire.bodies) == 1
+    assert CustomJob.from_json(Wire.bodies.pop()) == CustomJob.from_json(shown)
 
 
 @pytest.mark.parametrize(

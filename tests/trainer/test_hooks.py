@@ -1,0 +1,175 @@
+"""Elastic Horovod's own way of surviving, with worlds that come from an agent."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import pytest
+import torch
+
+from .ranks import Meeting, Worker, form, formed, workers, world_of
+
+
+def scripted(
+    channel: Any, rounds: int, die_in: int = 0, commit_every: int = 2, decay: float = 0.1
+) -> dict[str, Any]:
+    """A script in the style of Horovod's examples. Returns what it held and went through."""
+    from trainer.hooks import Hooks
+
+    hooks = Hooks(channel)
+    hooks.install()
+    import horovod.torch as hvd
+
+    told: list[str] = []
+    held: dict[str, Any] = {}
+    try:
+        hvd.init()
+        torch.manual_seed(os.getpid())  # every process begins with a model of its own
+        model = torch.nn.Linear(4, 1)
+        optimizer: Any = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=decay)
+        optimizer = hvd.DistributedOptimizer(optimizer, named_parameters=model.named_parameters())
+
+        @hvd.elastic.run
+        def train(state: Any) -> str:
+            told.append(f"{hvd.rank()}/{hvd.size()} from {state.round}")
+            while state.round < rounds:
+                state.optimizer.zero_grad()
+                loss = state.model(torch.ones(2, 4)).square().mean()
+                loss.backward()
+                if state.round + 1 == die_in:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                state.optimizer.step()
+                state.round += 1
+                if state.round % commit_every == 0:
+                    state.commit()
+            return "returned"
+
+        state = hvd.elastic.TorchState(model=model, optimizer=optimizer, round=0)
+        state.register_reset_callbacks([lambda: told.append(f"reset to {hvd.size()}")])
+        assert train(state) == "returned"
+        held = {
+            "round": state.round,
+            "weight": [round(one, 5) for one in model.weight.flatten().tolist()],
+            "steps": int(next(iter(optimizer.state_dict()["state"].values()))["step"]),
+        }
+        hooks.end()
+    except SystemExit as ending:
+        assert ending.code == 0
+    return {**held, "told": told}
+
+
+ON_AND_ON = 10**9
+
+
+def pause(generation: int, members: list[Worker]) -> list[dict[str, Any]]:
+    for member in members:
+        member.send("pause", generation=generation)
+    return [member.until("stopped") for member in members]
+
+
+def ready(*members: Worker) -> None:
+    for member in members:
+        member.until("ready")
+
+
+def at_work(*members: Worker) -> None:
+    for member in members:
+        member.until("progress")
+
+
+def test_a_script_is_warm_when_it_asks_for_a_world_and_done_when_rank_0_ends() -> None:
+    with workers(scripted, [6], [6]) as two:
+        ready(*two)
+        with formed(1, two) as started:
+            assert [(one["rank"], one["step"], one["bytes"]) for one in started] == [
+                (0, 0, 0),
+                (1, 0, 0),
+            ]
+            done = two[0].until("done")
+            assert (done["rank"], done["step"]) == (0, 6)
+        one, other = (worker.exit() for worker in two)
+    assert one["weight"] == other["weight"], "they were made equal and trained together"
+    assert (one["round"], one["steps"]) == (6, 6)
+    assert [one["told"], other["told"]] == [["0/2 from 0"], ["1/2 from 0"]]
+
+
+def test_a_script_that_is_never_needed_ends_well() -> None:
+    with workers(scripted, [6]) as (worker,):
+        ready(worker)
+        assert worker.exit() == {"told": []}
+
+
+def test_a_notice_stops_all_at_the_same_commit_and_nothing_is_rolled_back() -> None:
+    with workers(scripted, [ON_AND_ON], [ON_AND_ON]) as two:
+        ready(*two)
+        with formed(1, two):
+            at_work(*two)
+            stopped = pause(1, two)
+        assert len({one["step"] for one in stopped}) == 1
+        assert all(one["clean"] and not one["failed"] for one in stopped)
+        with formed(2, two[1:]) as (started,):
+            assert started["step"] == stopped[0]["step"]
+            pause(2, two[1:])
+        assert two[0].exit()["told"] == ["0/2 from 0"]
+        assert two[1].exit()["told"][1:] == ["reset to 1", f"0/1 from {stopped[0]['step']}"]
+
+
+@pytest.mark.parametrize("newcomer_first", [False, True], ids=["last", "rank 0"])
+def test_a_newcomer_gets_the_state_whatever_its_rank(newcomer_first: bool) -> None:
+    """A spare that replaces a crashed worker of rank 0's member gets rank 0."""
+    with workers(scripted, [2000], [2000]) as (old, new):
+        ready(old, new)
+        with formed(1, [old]):
+            at_work(old)
+            step = pause(1, [old])[0]["step"]
+        both = [new, old] if newcomer_first else [old, new]
+        with formed(2, both) as started:
+            assert [one["step"] for one in started] == [step, step]
+            both[0].until("done")
+        outcomes = [worker.exit() for worker in both]
+    assert outcomes[0]["weight"] == outcomes[1]["weight"]
+    assert [one["steps"] for one in outcomes] == [2000, 2000], "nothing began anew"
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_peer_takes_the_others_back_to_their_last_commit(victim: int) -> None:
+    plans = [[12, 8 if rank == victim else 0, 3] for rank in range(2)]
+    with workers(scripted, *plans) as two:
+        ready(*two)
+        survivor = two[1 - victim]
+        with formed(1, two):
+            stopped = survivor.until("stopped")
+            assert (stopped["step"], stopped["clean"]) == (6, True)
+            assert stopped["failed"]
+        with formed(2, [survivor]) as (started,):
+            assert started["step"] == 6
+            assert survivor.until("done")["step"] == 12
+        outcome = survivor.exit()
+    assert (outcome["round"], outcome["steps"]) == (12, 12)
+    assert outcome["told"][1:] == ["reset to 1", "0/1 from 6"]
+
+
+def test_an_abort_breaks_a_script_loose_from_a_silent_peer() -> None:
+    with workers(scripted, [ON_AND_ON], [ON_AND_ON]) as two:
+        ready(*two)
+        with formed(1, two):
+            at_work(*two)
+            os.kill(two[1].process.pid, signal.SIGSTOP)
+            two[0].send("abort", generation=1)
+            assert two[0].until("stopped")["clean"]
+        with formed(2, two[:1]):
+            pause(2, two[:1])
+
+
+def test_nothing_but_gloo_addresses_goes_to_the_rendezvous() -> None:
+    with workers(scripted, [6], [6]) as two:
+        ready(*two)
+        with Meeting(world_of(1, 1)) as meeting:
+            form(meeting, two)
+            two[0].until("done")
+            scopes = {scope for scope, _, _ in meeting.rows}
+        for worker in two:
+            worker.exit()
+    assert all(scope.startswith(("global", "cross")) for scope in scopes), scopes

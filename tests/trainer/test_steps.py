@@ -1,0 +1,229 @@
+"""A loop of the user's own: what it sees, alone and when workers come and go."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from .ranks import alone, formed, workers
+
+SAMPLES, BATCH, EPOCHS = 22, 4, 2
+STEPS = EPOCHS * -(-SAMPLES // BATCH)
+X = torch.linspace(-1, 1, SAMPLES, dtype=torch.float64).unsqueeze(1)
+
+
+def parts() -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    return model, torch.optim.Adam(model.parameters(), lr=0.05)
+
+
+def own_loop(
+    micro: int | None = None, clip: bool = False, zero: str = "after", stop_after: int = 0
+) -> tuple[list[float], list[int], int]:
+    """Returns the loss of each step, the epochs that ended, and how many steps were given."""
+    from trainer import elastic
+
+    model, optimizer = parts()
+    state = elastic.State(model=model, optimizer=optimizer, given=0)
+    losses: list[float] = []
+    ended: list[int] = []
+    for step in elastic.steps(state, elastic.batches(X, BATCH), epochs=EPOCHS):
+        state.given += 1
+        with step:
+            if zero == "before":
+                optimizer.zero_grad()
+            for part in step.split(micro):
+                loss = (model(X[part]) - X[part].sin()).square().sum() / step.batch_size
+                step.add(loss=loss)
+                loss.backward()
+            if clip:
+                nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+            optimizer.step()
+            if zero == "after":
+                optimizer.zero_grad()
+        losses.append(step.metrics["loss"])
+        if step.epoch_done:
+            ended.append(step.epoch)
+            elastic.report(loss=losses[-1])
+        if step.number == stop_after:
+            elastic.stop()
+    return losses, ended, state.given
+
+
+def by_hand(clip: bool = False) -> list[float]:
+    """The same without Swell."""
+    from trainer.data import Order
+
+    model, optimizer = parts()
+    order = Order(SAMPLES, BATCH, 0)
+    losses = []
+    for number in range(STEPS):
+        start, stop = order.bounds(number)
+        x = X[order.permutation(order.epoch_of(number))[start:stop]]
+        optimizer.zero_grad()
+        loss = (model(x) - x.sin()).square().mean()
+        loss.backward()
+        if clip:
+            nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("micro, zero", [(None, "after"), (None, "before"), (3, "never")])
+def test_alone_it_trains_as_a_loop_without_swell_does(micro: int | None, zero: str) -> None:
+    losses, ended, _ = alone(own_loop, micro, False, zero)
+    assert losses == pytest.approx(alone(by_hand), rel=1e-9)
+    assert ended == [0, 1]
+
+
+def test_gradients_can_be_clipped_when_backward_returns() -> None:
+    assert alone(own_loop, 3, True)[0] == pytest.approx(alone(by_hand, True), rel=1e-9)
+
+
+def test_a_loop_can_end_early() -> None:
+    losses, ended, _ = alone(own_loop, None, False, "after", 7)
+    assert (len(losses), ended) == (7, [0])
+
+
+def misuse(what: str) -> str:
+    from trainer import elastic
+
+    model, optimizer = parts()
+    state = elastic.State(model=model, optimizer=optimizer)
+    try:
+        if what == "report":
+            elastic.report(loss=1.0)
+        if what == "both":
+            elastic.steps(state, elastic.batches(X, BATCH), epochs=1, total=3)
+        if what == "no batches":
+            elastic.steps(state, epochs=1)
+        for step in elastic.steps(state, elastic.batches(X, BATCH), epochs=1):
+            if what == "no with":
+                continue
+            with step:
+                if what == "unknown":
+                    step.add(lost=1.0)
+                model(X[step.indices]).square().sum().backward()
+                if what == "late":
+                    step.add(loss=1.0)
+                if what == "twice":
+                    model(X[step.indices]).square().sum().backward()
+                if what == "raise":
+                    raise ZeroDivisionError("the user's")
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+@pytest.mark.parametrize(
+    "what, error",
+    [
+        ("report", "RuntimeError: this belongs into or after a loop over elastic.steps()"),
+        ("both", "ValueError: give steps() either epochs= or total="),
+        ("no batches", "ValueError: epochs= needs batches=; without a data set give total="),
+        ("no with", "RuntimeError: step 1 was not taken: write the loop's body as `with step: …`"),
+        ("unknown", "ValueError: 'lost' is not one of the loop's metrics ('loss',); write"),
+        ("late", "RuntimeError: add() came too late"),
+        ("twice", "RuntimeError: backward() was called again after this step's gradients"),
+        ("raise", "ZeroDivisionError: the user's"),
+    ],
+)
+def test_a_mistake_is_told_at_once(what: str, error: str) -> None:
+    assert alone(misuse, what).startswith(error)
+
+
+def followed(channel: Any, die_in: int) -> tuple[list[float], int]:
+    """A loop in a worker; it is killed in the middle of its step ``die_in``."""
+    from trainer import elastic
+    from trainer.channel import AgentChannel
+
+    AgentChannel._inherited = channel
+    model, optimizer = parts()
+    state = elastic.State(model=model, optimizer=optimizer)
+    losses, tries = [], 0
+    try:
+        for step in elastic.steps(state, elastic.batches(X, BATCH), epochs=EPOCHS):
+            tries += 1
+            with step:
+                x = X[step.indices]
+                loss = (model(x) - x.sin()).square().sum() / step.batch_size
+                step.add(loss=loss)
+                if step.number == die_in:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                loss.backward()
+                optimizer.step()
+            if step.applied:
+                losses.append(step.metrics["loss"])
+        loop = elastic.running()
+        assert loop is not None and loop.complete
+        loop.done()
+    except SystemExit as ending:
+        assert ending.code == 0
+    return losses, tries
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_step_whose_worker_was_lost_is_given_again(victim: int) -> None:
+    plans = [[6 if rank == victim else 0] for rank in range(2)]
+    with workers(followed, *plans) as two:
+        survivor = two[1 - victim]
+        with formed(1, two):
+            stopped = survivor.until("stopped")
+            assert (stopped["step"], stopped["clean"]) == (5, True)
+        with formed(2, [survivor]) as (started,):
+            assert started["step"] == 5
+            survivor.until("done")
+        losses, tries = survivor.exit()
+    assert losses == pytest.approx(alone(by_hand), rel=1e-9)
+    assert tries == STEPS + 1
+
+
+def test_after_the_loop_there_is_rank_0_alone() -> None:
+    with workers(followed, [0], [0]) as two:
+        with formed(1, two):
+            done = two[0].until("done")
+            assert (done["rank"], done["step"]) == (0, STEPS)
+        outcomes = [worker.exit() for worker in two]
+    assert [one[1] for one in outcomes] == [STEPS, STEPS]
+
+
+def unequal(channel: Any, slow: bool) -> list[int]:
+    """A loop of one fast worker and one that takes ten times as long for a sample."""
+    import time
+
+    from trainer.data import Order
+    from trainer.session import Session
+    from trainer.state import State
+    from trainer.steps import Steps
+
+    model, optimizer = parts()
+    state = State(model=model, optimizer=optimizer)
+    session = Session(balance="speed")
+    taken = []
+    loop = Steps(state, Order(2400, 24, 0), 40, channel, session, ("loss",), 0)
+    for step in loop:
+        with step:
+            time.sleep(len(step.indices) * (0.01 if slow else 0.001))
+            model(X[step.indices % SAMPLES]).square().sum().backward()
+            optimizer.step()
+        taken.append(len(step.indices))
+    if loop.complete:
+        loop.done()
+    return taken
+
+
+def test_shares_follow_the_speed_and_still_sum_to_the_global_batch() -> None:
+    with workers(unequal, [False], [True]) as two:
+        with formed(1, two):
+            two[0].until("done")
+        fast, slow = two[0].exit(), two[1].exit()
+    assert [one + other for one, other in zip(fast, slow, strict=True)] == [24] * 40
+    assert fast[:10] == [12] * 10, "nothing is known yet"
+    assert fast[-1] > 2 * slow[-1], "by speed it would be ten to one"
