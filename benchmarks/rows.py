@@ -140,7 +140,7 @@ def show(rows: Iterable[Row]) -> None:
 def _figure(value: float | None) -> str:
     if value is None:
         return "-"
-    if value == int(value) or abs(value) >= 1000:
+    if value == int(value) or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:#.3g}" if abs(value) >= 0.001 else f"{value:.1e}"
 

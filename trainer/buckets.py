@@ -8,8 +8,8 @@ the gradients in the same buffer: the step's loss and sample count, and the flag
 all ranks learn at the same step that the world is asked to pause.
 
 What it costs, in processor time of one rank per step with 25 MB of gradients on two ranks
-(``benchmarks/steady.py --only medium``): DDP 143 ms, this 180 ms, DistributedOptimizer 205 to
-255 ms. Backward and optimizer take the same 124 ms as with DDP. The rest are Horovod's threads: 57
+(``benchmarks/steady.py --only medium``): DDP 140 ms, this 180 ms, DistributedOptimizer over
+200 ms. Backward and optimizer take the same 124 ms as with DDP. The rest are Horovod's threads: 57
 ms, against 20 ms of DDP's. Half of that is its cycle of 1 ms, in which all ranks exchange bit
 masks, and the copy into a fusion buffer and back when two buckets wait.
 """
