@@ -25,6 +25,9 @@ stops the build, so a changed source can never be half fixed.
 7. ``meshes``: every rank connected to all others for the global process set again, and
    once more for the cross (or local) ranks when these are all ranks. With the same
    variable the connections that are there are shared.
+8. ``again``: with HOROVOD_FUSION_THRESHOLD or HOROVOD_CYCLE_TIME set, a second
+   ``hvd.init()`` in the same process wrote the default of what the first had fixed, and
+   taken out of its vector, to a null pointer: every worker died of SIGSEGV.
 """
 
 from __future__ import annotations
@@ -253,6 +256,13 @@ FIXES = (
         "  cross_ctx = Rendezvous(HOROVOD_GLOO_CROSS_PREFIX + std::to_string(local_rank),\n",
         "  cross_ctx = cross_size == size && ColumnsFromEnv() ? ctx :\n"
         "              Rendezvous(HOROVOD_GLOO_CROSS_PREFIX + std::to_string(local_rank),\n",
+    ),
+    Fix(
+        "again",
+        "horovod/common/parameter_manager.cc",
+        "  } else {\n    Eigen::VectorXd v = TunableParameter::BestValue();\n",
+        "  } else if (fixed_values_.find(variable) == fixed_values_.end()) {\n"
+        "    Eigen::VectorXd v = TunableParameter::BestValue();\n",
     ),
 )
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from launcher.emulator import boot
 from launcher.emulator.address import LoopbackAddress
 from launcher.emulator.netns import Host, Network
 from launcher.emulator.processes import signal_session
@@ -62,8 +63,8 @@ class Vm:
             self._host.renew()
             argv = self._host.command(argv)
         with self._log.open("ab") as log:
-            self.agent = subprocess.Popen(
-                argv,
+            self.agent = subprocess.Popen(  # which dies with this process, however that ends
+                [sys.executable, "-I", "-S", boot.__file__, str(os.getpid()), *argv],
                 env=self._env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -110,7 +110,7 @@ def flapping_vm(run: Run) -> None:
     run.let_go("data", run[2])
     run.until_world(*others)
     run[2].start()
-    run.until(lambda history: history.members.get(run[2].name) == "ready", "it is ready again")
+    run.until(lambda known: known.members[run[2].name] in ("ready", "active"), "it is ready again")
     run[2].kill()
     run.until_world(*others)
     run[2].start()

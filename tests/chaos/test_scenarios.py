@@ -40,7 +40,7 @@ def cases() -> Iterator[Any]:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kind, name", cases())
+@pytest.mark.parametrize("kind, name", list(cases()))
 def test_a_run_survives(kind: str, name: str, folder: Path, undisturbed: dict[str, float]) -> None:
     alone = tuple(one for group in GROUPS.values() for one in group if one.__name__ == name)
     assert name in GROUPS or alone, f"no scenario is called {name}"
