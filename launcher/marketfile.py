@@ -36,8 +36,8 @@ from pydantic import (
 )
 
 from launcher.durations import Duration, Moment, format_duration, parse_duration
-from launcher.machines import MACHINES, nearest
 from launcher.part import Part, Problem, problem
+from launcher.pool import MachineName
 
 MOST_VMS = 100_000  # of one machine type; more is a slip of the finger
 
@@ -56,14 +56,6 @@ Notice = Annotated[
     PlainValidator(_notice, json_schema_input_type=str),
     PlainSerializer(lambda it: "none" if it is None else format_duration(it), return_type=str),
 ]
-
-
-def _machine(name: str) -> str:
-    if name not in MACHINES:
-        near = nearest(name)
-        remedy = f"did you mean {near}?" if near else f"known are {', '.join(MACHINES)}"
-        raise problem(f"{name[:60]!r} is not a machine of the series A2 or A3; {remedy}")
-    return name
 
 
 def _replica(name: str) -> str:
@@ -112,7 +104,7 @@ Count = Annotated[int, Field(ge=0, le=MOST_VMS)]
 class Capacity(Part):
     """How many VMs of one machine type there are over time, in one region or in each."""
 
-    machine: Annotated[str, AfterValidator(_machine)]
+    machine: MachineName
     region: str | None = Field(None, min_length=1)
     vms: dict[Duration, Count] | None = Field(None, min_length=1)
     trace: str | None = Field(None, min_length=1)

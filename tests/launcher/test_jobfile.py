@@ -57,6 +57,7 @@ def test_ten_lines_are_a_job(tmp_path: Path) -> None:
         "suspicion": 1.5,
         "hang": 10.0,
         "stall": 600.0,
+        "balance": "even",
         "spares": 1,
         "checkpoint_every": 30.0,
         "checkpoint_keep": 2,

@@ -114,7 +114,7 @@ def test_a_market_reads_as_it_was_written_down(tmp_path: Path, text: str) -> Non
             "[{at: 1s, vanish: workerpool1-0, notice: 1s}]",
             ":1: 0.notice: belongs to preempt; vanish comes without notice",
         ),
-        ("{", ":1: is not YAML"),
+        ("{", ":2: is not YAML"),
     ],
 )
 def test_a_wrong_market_is_refused_with_line_and_field(
