@@ -19,6 +19,7 @@ from tests.chaos.run import Run
 BACK = {"lose": "start", "kill": "start", "drain": "start", "freeze": "thaw", "cut": "heal"}
 CRASHES = ("kill worker", "hang worker", "kill agent")
 LONGEST_PAUSE = 1.5  # seconds between two events
+LAG = 60  # steps
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Storm:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._hit: dict[str, float] = {}  # when each VM was hit last
+        self._hit: dict[str, tuple[float, int]] = {}  # when each VM was hit last, at which step
 
     def blow(self, blow: Blow) -> None:
         """One event, in its time."""
@@ -70,7 +71,7 @@ class Storm:
             self._run.until(
                 lambda _: self._holders() - {vm.name}, f"somebody beside {vm.name} has the state"
             )
-            self._hit[vm.name] = time.time()
+            self._hit[vm.name] = time.time(), self._run.history.step
         self._strike(vm, blow.what)
 
     def _strike(self, vm: Vm, what: str) -> None:
@@ -86,18 +87,22 @@ class Storm:
             getattr(vm, what)()
 
     def _holders(self) -> set[str]:
-        """Those in a world that was complete after they had been hit."""
-        self._run.look()
-        members = {
-            generation.generation: generation.members
-            for generation in self._run.history.generations.values()
-        }
-        resumed = [event for event in self._run.events if event["event"] == "resumed"]
-        if not resumed:
+        """Those in the present world that were in it after they had been hit.
+
+        It came together after that; or it has gone on for more steps than the events can lag
+        behind: a step that completes proves that every member lives.
+        """
+        now = self._run.look().current
+        if now is None or now.start is None:
             return set()
-        newest = max(resumed, key=lambda event: float(event["time"]))
-        return {
-            name
-            for name in members.get(newest["generation"], [])
-            if newest["time"] > self._hit.get(name, 0.0)
-        }
+        resumed = max(
+            float(event["time"])
+            for event in self._run.events
+            if event["event"] == "resumed" and event["generation"] == now.generation
+        )
+        holders = set()
+        for name in now.members:
+            at, step = self._hit.get(name, (0.0, 0))
+            if resumed > at or now.last > step + LAG:
+                holders.add(name)
+        return holders
