@@ -215,7 +215,7 @@ class Interrupted(Store):
         data: bytes = self._operation(lambda: Store.read(self, name, limit))
         return data
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes | memoryview) -> None:
         self._operation(lambda: Store.write(self, name, data))
 
     def create(self, name: str, data: bytes) -> bool:
