@@ -13,10 +13,12 @@ from pathlib import Path
 
 from launcher.emulator.listener import Listener
 from launcher.emulator.market import Incident, parse_market
+from launcher.emulator.objects import Objects
 from launcher.emulator.places import KINDS, missing
 from launcher.emulator.processes import adopt_orphans, kill_children
 from launcher.emulator.registry import Registry, StateInUse
 from launcher.emulator.server import Api
+from launcher.emulator.storage import Storage
 
 ADDRESS = "127.0.0.1"  # never another: the API runs commands
 
@@ -39,11 +41,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m launcher.emulator",
         description="Emulates Vertex AI custom training on this machine. Prints one JSON line "
-        'with its "endpoint" as soon as it listens.',
+        'with its "endpoint", and that of its Cloud Storage as "storage", as soon as it listens.',
     )
     parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 for any free one")
     parser.add_argument(
         "--state", type=Path, required=True, metavar="DIR", help="where jobs and logs are kept"
+    )
+    parser.add_argument(
+        "--buckets", type=Path, metavar="DIR", help="where gs:// buckets are kept (in --state)"
     )
     parser.add_argument(
         "--market", type=Path, metavar="FILE", help="a JSON list of what the Spot market does"
@@ -74,15 +79,25 @@ async def _serve(options: argparse.Namespace, market: list[Incident]) -> int:
     adopt_orphans()
     registry = Registry(options.state, market, kind=options.vm)
     listener = _listen(registry, options.port)
+    buckets = options.buckets or options.state / "buckets"
+    storage = Listener(Storage(Objects(buckets)).app(), ADDRESS)
     listener.start()
+    storage.start()
+    # VMs find their buckets by it: it is passed on to them.
+    os.environ["STORAGE_EMULATOR_HOST"] = f"http://{storage.authority}"
     try:
-        print(json.dumps({"endpoint": f"http://{listener.authority}"}), flush=True)
+        said = {
+            "endpoint": f"http://{listener.authority}",
+            "storage": f"http://{storage.authority}",
+        }
+        print(json.dumps(said), flush=True)
         await stop.wait()
     finally:
         await listener.stop()  # first, so that no job is created any more
         await registry.close()
         while kill_children():  # what had left its VM
             await asyncio.sleep(0.01)
+        await storage.stop()  # last: VMs that go write what they know
     return 0
 
 
