@@ -65,6 +65,7 @@ class Writing:
     about: dict[str, Any]
     copied: Callable[[], None]  # returns when copies from a GPU have arrived
     began: float
+    written: Event = field(default_factory=Event)  # this rank's shards
     done: Event = field(default_factory=Event)
 
     @property
@@ -98,11 +99,10 @@ class Checkpointer:
         self._leftovers = Leftovers(run_dir, clock)
         self._world = ""
         self._last: Writing | None = None
-        self._writer: Thread | None = None
+        self._threads: list[Thread] = []
         self._buffers: list[Tensor] = []  # those that are free
         self._in_use = 0
         self._lock = Lock()
-        self._metrics: dict[int, dict[str, Any]] = {}
         self.failures = 0  # in a row
         self.bytes_per_second: float | None = None  # of the last writing, by this rank
 
@@ -147,8 +147,8 @@ class Checkpointer:
         """
         began = self._clock()
         self.enter(world)
-        if wait and self._writer is not None:
-            self._writer.join()
+        if self._last is not None and wait and self.busy(world):
+            self._last.done.wait()
         if self.busy(world) and rank == 0:
             return False
         skeleton, tensors = flatten(tree)
@@ -175,19 +175,19 @@ class Checkpointer:
             copied=copied,
             began=began,
         )
-        self._last = writing
-        self._writer = Thread(
-            target=self._write, args=(writing, buffer, self._writer), name="swell-checkpoint"
-        )
-        self._writer.start()
+        before, self._last = self._last, writing
+        thread = Thread(target=self._write, args=(writing, buffer, before), name="swell-checkpoint")
+        self._threads = [one for one in self._threads if one.is_alive()]
+        self._threads.append(thread)
+        thread.start()
         if wait:
-            self._writer.join()
+            thread.join()
         return True
 
     def flush(self) -> None:
         """Waits until everything that was saved is written, or has failed."""
-        if self._writer is not None:
-            self._writer.join()
+        for thread in self._threads:
+            thread.join()
 
     def _take_buffer(self, size: int, wait: bool) -> Tensor | None:
         with self._lock:
@@ -207,15 +207,16 @@ class Checkpointer:
 
     # --- the writing thread -------------------------------------------------------------
 
-    def _write(self, writing: Writing, buffer: Tensor, before: Thread | None) -> None:
+    def _write(self, writing: Writing, buffer: Tensor, before: Writing | None) -> None:
         try:
             try:
                 if before is not None:
-                    before.join()
+                    before.written.wait()
                 shards = self._write_shards(writing)
             finally:
                 writing.files.clear()
                 self._give_back(buffer)
+                writing.written.set()
             self._commit(writing, shards)
         except OSError as error:
             self.failures += 1
