@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from trainer.manifest import Manifest, ShardFile, committed_steps, folder_of, read_manifest
+from trainer.retry import StoreUnavailable
 from trainer.rundir import CHECKPOINTS, RunDirectory
 from trainer.shards import Assembly
-from trainer.store import StoreUnavailable
 from trainer.tree import unflatten
 
 READERS = 4  # threads

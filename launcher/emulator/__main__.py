@@ -85,6 +85,8 @@ async def _serve(options: argparse.Namespace, market: list[Incident]) -> int:
     storage.start()
     # VMs find their buckets by it: it is passed on to them.
     os.environ["STORAGE_EMULATOR_HOST"] = f"http://{storage.authority}"
+    # This process reads runs' events there, too; it need not look for a metadata server first.
+    os.environ["NO_GCE_CHECK"] = "true"
     try:
         said = {
             "endpoint": f"http://{listener.authority}",

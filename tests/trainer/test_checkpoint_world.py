@@ -22,8 +22,9 @@ from trainer.leftovers import STALE
 from trainer.manifest import MANIFEST, committed_steps, folder_of, read_manifest
 from trainer.restore import NoneValid
 from trainer.retention import Retention
+from trainer.retry import StoreUnavailable
 from trainer.rundir import RunDirectory
-from trainer.store import Store, StoreUnavailable
+from trainer.store import Store
 
 T = TypeVar("T")
 Rank = Callable[[Any], T]

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from tests.storage import StorageServer
 from tests.trainer.stores import gs_store
 from trainer.exclusive import LIMIT, create_exclusive
-from trainer.retry import NEVER, Retry
-from trainer.store import Store, StoreUnavailable
+from trainer.retry import NEVER, Retry, StoreUnavailable
+from trainer.store import Store
 
 RETRY = Retry(first=0.001, longest=0.001, limit=0.005)
 

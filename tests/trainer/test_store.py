@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from tests.storage import StorageServer
 from tests.trainer.stores import gs_store
-from trainer.retry import Retry
-from trainer.store import Store, StoreUnavailable, TooLarge
+from trainer.retry import Retry, StoreUnavailable
+from trainer.store import Store, TooLarge
 
 
 def test_what_is_written_is_read(store: Store) -> None:
