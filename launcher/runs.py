@@ -101,7 +101,7 @@ def create(run_dir: RunDirectory, record: dict[str, Any]) -> None:
         entry = home() / "index" / f"{run_id}.json"
         entry.parent.mkdir(parents=True, exist_ok=True)
         entry.write_text(
-            json.dumps({"id": run_id, "url": run_dir.url, "target": record["target"]}) + "\n"
+            json.dumps({"id": run_id, "url": run_dir.url, "target": record.get("target")}) + "\n"
         )
 
 
