@@ -277,6 +277,7 @@ class Agent:
             slot.active.send(
                 "form",
                 generation=world.generation,
+                epoch=self._link.epoch,
                 env=horovod_environment(
                     place,
                     interface=self._replica.interface,
@@ -344,7 +345,12 @@ class Agent:
             args=settings.args,
             balance=settings.balance,
             checkpoint_every=settings.checkpoint_every,
+            checkpoint_every_steps=settings.checkpoint_every_steps,
             checkpoint_keep=settings.checkpoint_keep,
+            checkpoint_keep_every=settings.checkpoint_keep_every,
+            checkpoint_keep_best=settings.checkpoint_keep_best,
+            checkpoint_from=settings.checkpoint_from,
+            job_sha256=settings.job_sha256,
             audit=settings.audit,
         )
         # The workers need no token: they talk to nobody but this agent.

@@ -37,7 +37,7 @@ from trainer.manifest import (
 from trainer.restore import Alone, Exchange, load_newest
 from trainer.retention import Retention
 from trainer.rundir import RunDirectory
-from trainer.shards import Shard, Slot, as_memory, cut, parts_for, slots_of
+from trainer.shards import Shard, Slot, as_memory, plan, slots_of
 from trainer.tree import flatten, names_in
 
 PATIENCE = 60.0  # seconds that the leader waits for other ranks' receipts
@@ -103,6 +103,7 @@ class Checkpointer:
         self._buffers: list[Tensor] = []  # those that are free
         self._in_use = 0
         self._lock = Lock()
+        self.committed: int | None = None  # the last step that this rank knows to be there
         self.failures = 0  # in a row
         self.bytes_per_second: float | None = None  # of the last writing, by this rank
 
@@ -153,11 +154,9 @@ class Checkpointer:
             return False
         skeleton, tensors = flatten(tree)
         slots = slots_of(names_in(skeleton), tensors)
-        total = parts_for(slots, size)
-        each = total // size
-        numbers = range(rank * each, (rank + 1) * each)
-        cuts = cut(slots, total)
-        shards = [Shard(slots, cuts[number]) for number in numbers]
+        planned = plan(slots, size)
+        numbers = [number for number, (writer, _) in enumerate(planned) if writer == rank]
+        shards = [Shard(slots, planned[number][1]) for number in numbers]
         buffer = self._take_buffer(sum(_padded(shard.size) for shard in shards), wait)
         if buffer is None:
             return False
@@ -169,7 +168,7 @@ class Checkpointer:
             size=size,
             skeleton=skeleton,
             slots=slots,
-            total=total,
+            total=len(planned),
             files=[(number, as_memory(file)) for number, file in zip(numbers, files, strict=True)],
             about={**(about or {}), "torch": str(torch.__version__), "world_size": size},
             copied=copied,
@@ -259,6 +258,7 @@ class Checkpointer:
             names = self._run_dir.store.names(folder)
             if MANIFEST in names:
                 self.failures = 0
+                self.committed = writing.step
                 return
             found = receipts_of(writing.name, names)
             if len(found) == writing.size:
@@ -296,8 +296,10 @@ class Checkpointer:
             receipts[0]["about"],
         )
         name = f"{folder_of(writing.step)}/{MANIFEST}"
+        created = self._run_dir.create_json(name, manifest.to_json())
         self.failures = 0
-        if not self._run_dir.create_json(name, manifest.to_json()):
+        self.committed = writing.step
+        if not created:
             return  # this step has its checkpoint
         self._report(
             "checkpoint_committed",

@@ -24,6 +24,7 @@ from trainer.tree import unflatten
 
 READERS = 4  # threads
 FINE, INVALID, AWAY = 0, 1, 2
+WEIGHTS_ONLY = "__weights_only__"  # in a tree of which only the models count
 
 Report = Callable[..., None]
 
@@ -91,6 +92,37 @@ def load_newest(
             f"none of the {len(steps)} checkpoints in {run_dir.url}/{CHECKPOINTS} is valid"
         )
     return None
+
+
+def load_from(
+    url: str, report: Report, exchange: Exchange, device: torch.device
+) -> tuple[Any, int]:
+    """Returns (tree, step) of a checkpoint anywhere, for a run that begins from it.
+
+    A collective. ``url#weights`` means the model only: the rest, and the step, begin anew.
+
+    Args:
+        url: ``…/checkpoints/step-000001200``.
+        report, exchange, device: as for ``load_newest``.
+
+    Raises NoneValid when there is no valid checkpoint at ``url``, StoreUnavailable.
+    """
+    where, _, part = url.partition("#")
+    run_url, step = split_url(where)
+    tree = load(RunDirectory(run_url), step, report, exchange, device)
+    if tree is None:
+        raise NoneValid(f"{where} is not a valid checkpoint")
+    if part == "weights":
+        return {**tree, WEIGHTS_ONLY: True}, 0
+    return tree, step
+
+
+def split_url(url: str) -> tuple[str, int]:
+    """Returns the run directory's URL and the step of a checkpoint's URL; ValueError."""
+    run_url, _, name = url.rstrip("/").rpartition(f"/{CHECKPOINTS}/step-")
+    if not run_url or not name.isdecimal():
+        raise ValueError(f"{url} is not a checkpoint; write RUN-DIRECTORY/{CHECKPOINTS}/step-N")
+    return run_url, int(name)
 
 
 def load(

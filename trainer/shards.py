@@ -4,6 +4,10 @@ The tensors, one after another in the order of the state, are one long row of by
 into equal parts, through the middle of tensors where need be (between elements). Each part is
 one safetensors file; an entry ``model.weight[100:200]`` holds those elements of a tensor,
 flattened. Every rank finds the same cut by itself: it follows from the tensors' shapes.
+
+Small tensors are not cut: rank 0 writes them, in a shard of their own. Among them are those
+in which ranks may differ (running means, states of random generators), and half of one
+rank's and half of another's would be nobody's.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from torch import Tensor
 from trainer.tree import make_like
 
 PART = 64 * 2**20  # bytes of the largest shard; what is read, checked and sent at a time
+SMALL = 64 * 2**10  # bytes; tensors below are all written by rank 0
 _ALIGN = 64  # bytes; where a shard's first tensor begins
 
 # https://github.com/huggingface/safetensors#format
@@ -97,10 +102,24 @@ def slots_of(names: Sequence[str], tensors: Sequence[Tensor]) -> list[Slot]:
     return slots
 
 
-def parts_for(slots: Sequence[Slot], ranks: int, part: int = PART) -> int:
+def plan(slots: Sequence[Slot], ranks: int) -> list[tuple[int, list[Piece]]]:
+    """What each of ``ranks`` ranks writes: (rank, pieces) of every shard, by its number."""
+    small = [number for number, slot in enumerate(slots) if slot.bytes < SMALL]
+    large = [number for number, slot in enumerate(slots) if slot.bytes >= SMALL]
+    whole = [Piece(number, 0, slots[number].elements) for number in small if slots[number].bytes]
+    shards = [(0, whole)] if whole else []
+    wide = [slots[number] for number in large]
+    parts = parts_for(wide, ranks) if wide else 0
+    for part, pieces in enumerate(cut(wide, parts)):
+        moved = [Piece(large[one.tensor], one.start, one.stop) for one in pieces]
+        shards.append((part * ranks // parts, moved))
+    return shards
+
+
+def parts_for(slots: Sequence[Slot], ranks: int, part: int | None = None) -> int:
     """How many shards ``ranks`` ranks write: as many each, none larger than ``part`` bytes."""
     total = sum(slot.bytes for slot in slots)
-    return ranks * max(1, math.ceil(total / ranks / part))
+    return ranks * max(1, math.ceil(total / ranks / (part or PART)))
 
 
 def cut(slots: Sequence[Slot], parts: int) -> list[list[Piece]]:

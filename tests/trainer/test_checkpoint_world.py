@@ -137,6 +137,7 @@ class World:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting for ranks that never come is cut short."""
     monkeypatch.setattr(checkpoints, "POLL", 0.001)
+    monkeypatch.setattr("trainer.shards.SMALL", 0)
     monkeypatch.setattr(checkpoints, "LONGEST_POLL", 0.005)
 
 

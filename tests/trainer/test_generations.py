@@ -32,9 +32,10 @@ class Held(Portable):
         self.step = tree["step"]
         self.weight = tree["weight"]
 
-    def restore(self) -> None:
+    def restore(self) -> bool:
         if self.checkpoint is not None:
             self.load({"step": self.checkpoint, "weight": torch.tensor([0.5])})
+        return self.checkpoint is not None
 
 
 def live(
