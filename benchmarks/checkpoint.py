@@ -15,7 +15,9 @@ In one process, with one thread to train and the others' work beside it, for sta
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import socket
 import statistics
 import subprocess
@@ -25,14 +27,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from benchmarks.rows import Case, Options, Row, benchmark
+from launcher.emulator.objects import Objects
 from trainer.checkpoint import Checkpointer
 from trainer.retention import Retention
 from trainer.rundir import RunDirectory
@@ -114,26 +118,26 @@ def stall(size: int) -> Case:
         slower: dict[str, list[float | None]] = {}
         with tempfile.TemporaryDirectory(prefix="swell-bench-") as folder, alone():
             checkpointer = Checkpointer(RunDirectory(folder), Retention(1), lambda *a, **k: None)
-            number = 0
             for turn in range(-2, options.runs):  # two to fill buffers, which are reused
                 calm = steps.undisturbed(20)
-                number += 1
-                one = number
-                figures: dict[str, tuple[float, float | None]] = {
-                    "plain copy": (seconds_of(copy), None)
-                }
-                took = seconds_of(lambda: checkpointer.save(state, one))  # noqa: B023
-                figures["swell"] = (took, steps.during(lambda: checkpointer.busy("alone")))
+                copied = seconds_of(copy)
+                saved = seconds_of(partial(checkpointer.save, state, turn + 3))
+                disturbed = steps.during(lambda: checkpointer.busy("alone"))
                 checkpointer.flush()
-                blocking = Path(folder) / "blocking.pt"
-                figures["torch.save"] = (seconds_of(lambda: torch.save(state, blocking)), None)
-                where = Path(folder) / f"dcp-{number}"
+                blocked = seconds_of(partial(torch.save, state, Path(folder) / "blocking.pt"))
+                where = Path(folder) / f"dcp-{turn}"
                 began = time.perf_counter()
-                future: Any = dcp.async_save(state, checkpoint_id=str(where))
-                took = time.perf_counter() - began
-                figures["dcp.async_save"] = (took, steps.during(lambda: not future.done()))  # noqa: B023
+                future: Any = async_save(state, checkpoint_id=str(where))
+                begun = time.perf_counter() - began
+                disturbed_too = steps.during(lambda future=future: not future.done())  # type: ignore[misc]
                 future.result()
-                subprocess.run(["rm", "-rf", str(where)], check=True)
+                shutil.rmtree(where)
+                figures: dict[str, tuple[float, float | None]] = {
+                    "plain copy": (copied, None),
+                    "swell": (saved, disturbed),
+                    "torch.save": (blocked, None),
+                    "dcp.async_save": (begun, disturbed_too),
+                }
                 for system, (seconds, busy) in figures.items() if turn >= 0 else ():
                     stalls.setdefault(system, []).append(seconds)
                     slower.setdefault(system, []).append(busy / calm if busy else None)
@@ -154,10 +158,6 @@ def cloud_storage(folder: Path) -> Iterator[None]:
     command = [sys.executable, "-m", "launcher.emulator", "--state", str(folder), "--until-eof"]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert child.stdin and child.stdout
-    import json
-
-    from launcher.emulator.objects import Objects
-
     os.environ["STORAGE_EMULATOR_HOST"] = json.loads(child.stdout.readline())["storage"]
     os.environ["NO_GCE_CHECK"] = "true"
     Objects(folder / "buckets").create_bucket("bench")
@@ -204,26 +204,23 @@ def _bandwidth(url: str, kind: str, size: int, options: Options) -> Iterator[Row
                 Checkpointer(RunDirectory(url), Retention(1), lambda *a, **k: None)
                 for _ in range(world)
             ]
-            began = time.perf_counter()
-            with ThreadPoolExecutor(world) as pool:
-                list(
-                    pool.map(
-                        lambda r: ranks[r].save(  # noqa: B023
-                            state,
-                            step,
-                            rank=r,
-                            size=world,
-                            world=f"w{world}",
-                            wait=True,  # noqa: B023
-                        ),
-                        range(world),
-                    )
-                )
-            writes.append(time.perf_counter() - began)
+            save = partial(_save_all, ranks, state, step)
+            writes.append(seconds_of(save))
             reads.append(seconds_of(ranks[0].load_newest))
         system = f"swell, {world} writing"
         yield Row.of(system, case, "write", "MB/s", [size / MB / s for s in writes])
         yield Row.of(system, case, "read by one", "MB/s", [size / MB / s for s in reads])
+
+
+def _save_all(ranks: list[Checkpointer], state: Any, step: int) -> None:
+    """Has every rank write its share at once, and waits until it is a checkpoint."""
+
+    def save(rank: int) -> bool:
+        size = len(ranks)
+        return ranks[rank].save(state, step, rank=rank, size=size, world=f"w{size}", wait=True)
+
+    with ThreadPoolExecutor(len(ranks)) as pool:
+        list(pool.map(save, range(len(ranks))))
 
 
 def main() -> int:
