@@ -10,7 +10,7 @@ In one process, with one thread to train and the others' work beside it, for sta
 - bandwidth: to write and to read it back, on the local disk and through gcsfs to the emulated
   Cloud Storage, against a plain write and read of as many bytes, by the world's size.
 
-    python -m benchmarks.checkpoint [--quick] [--only CASE] [--runs N] [--json FILE]
+    python benchmarks/checkpoint.py [--quick] [--only CASE] [--runs N] [--json FILE]
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from benchmarks.rows import Case, Options, Row, benchmark
 from launcher.emulator.objects import Objects
+from rows import Case, Options, Row, benchmark
 from trainer.checkpoint import Checkpointer
 from trainer.retention import Retention
 from trainer.rundir import RunDirectory

@@ -361,7 +361,11 @@ class Steps:
             found = load_from(
                 self._session.checkpoint_from, self._report_event, exchange, self._state.prepare()
             )
-        return None if found is None else found[0]
+        if found is None:
+            return None
+        tree, step = found
+        self._schedule.saved(step)
+        return tree
 
     def _report_event(self, event: str, **fields: Any) -> None:
         self._channel.send("event", event=event, **fields)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from launcher.jobfile import JobFileError, load_job
+from launcher.spec import Job
 
 GOOD = """\
 name: digits
