@@ -344,12 +344,7 @@ class Agent:
             module=settings.module,
             args=settings.args,
             balance=settings.balance,
-            checkpoint_every=settings.checkpoint_every,
-            checkpoint_every_steps=settings.checkpoint_every_steps,
-            checkpoint_keep=settings.checkpoint_keep,
-            checkpoint_keep_every=settings.checkpoint_keep_every,
-            checkpoint_keep_best=settings.checkpoint_keep_best,
-            checkpoint_from=settings.checkpoint_from,
+            **settings.checkpoints(),
             job_sha256=settings.job_sha256,
             audit=settings.audit,
         )

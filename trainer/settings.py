@@ -72,6 +72,10 @@ class Settings:
         except TypeError as error:
             raise ValueError(f"run.json's settings are unusable: {error}") from error
 
+    def checkpoints(self) -> dict[str, Any]:
+        """What a worker's session takes over of them: everything named ``checkpoint_…``."""
+        return {name: value for name, value in vars(self).items() if name.startswith("checkpoint_")}
+
     def policy(self) -> Policy:
         """The limits for membership."""
         return Policy(
