@@ -96,6 +96,15 @@ def launch(
             "a host name and a link of its own. Like --set local.vm=netns."
         ),
     ] = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="URL",
+            help="Begin from a checkpoint, .../checkpoints/step-N; with #weights from the model "
+            "alone. Like --set checkpoint.start_from=URL.",
+        ),
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Return when the run exists; it goes on.")
     ] = False,
@@ -109,6 +118,8 @@ def launch(
         from launcher.jobfile import load_job
 
         overrides = [*(overrides or []), *([f"local.vm={vm.value}"] if vm else [])]
+        if start_from is not None:
+            overrides.append(f"checkpoint.start_from={json.dumps(start_from)}")
         loaded = load_job(job, overrides, target.value, warn=_warn)
         if detach:
             run_id = launch_detached(loaded, job, target.value, run_id, overrides)
@@ -231,6 +242,48 @@ def list_runs(
             typer.echo("There is no such run.")
         else:
             typer.echo("There are no runs yet; start one with: swell launch JOB")
+
+
+@app.command()
+def checkpoints(
+    run: RunName,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every shard and compare checksums.")
+    ] = False,
+    export: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write one to a single safetensors file."),
+    ] = None,
+    step: Annotated[
+        int | None, typer.Option(help="With --export: which one, else the newest valid one.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List a run's checkpoints, verify them, or export one."""
+    with _user_errors():
+        from pathlib import Path
+
+        from rich.console import Console
+
+        from launcher import runs
+        from launcher.checkpoints import export_checkpoint, list_checkpoints, print_checkpoints
+
+        found = runs.find(run)
+        if export is not None:
+            chosen = export_checkpoint(found, step, Path(export))
+            typer.echo(f"the checkpoint of step {chosen} is in {export}")
+            return
+        if step is not None:
+            _fail("--step belongs to --export")
+        rows = list_checkpoints(found, verify)
+        if as_json:
+            typer.echo(json.dumps(rows, indent=2))
+        elif not rows:
+            typer.echo("There is no checkpoint yet.")
+        else:
+            print_checkpoints(Console(highlight=False), rows)
+    if any(row["valid"] is False for row in rows):
+        raise typer.Exit(FAILED)
 
 
 @app.command()

@@ -121,7 +121,7 @@ def launch_detached(
     """
     run_id = run_id or runs.new_id(job.name, time.time())
     runs.check_id(run_id)
-    directory = runs.directory_for(run_id, job.output)
+    directory = runs.directory_for(run_id, job.output, target)
     runs.require_new(run_id, directory)
     folder = runs.local_folder(run_id)
     folder.mkdir(parents=True, exist_ok=True)

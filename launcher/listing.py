@@ -89,7 +89,7 @@ def _sources(jobs: dict[str, JobState], report: Callable[[str], None]) -> list[_
     def read(item: tuple[str, str]) -> _Source | None:
         run_id, url = item
         try:
-            directory = RunDirectory(url)
+            directory = runs.open_directory(url)
             run = directory.run()
             created, target = float(run.get("created", 0.0)), str(run.get("target"))
         except (OSError, ValueError, TypeError, ImportError) as error:

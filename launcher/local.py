@@ -36,12 +36,20 @@ class Emulator:
 
     Args:
         state: its folder: jobs, logs.
+        buckets: the folder of the buckets that its VMs find at ``gs://``.
         market: what its Spot market does.
         vm: what a VM is: "process" or "netns".
     """
 
-    def __init__(self, state: Path, market: list[Incident] | Market, vm: str = "process") -> None:
+    def __init__(
+        self,
+        state: Path,
+        buckets: Path,
+        market: list[Incident] | Market,
+        vm: str = "process",
+    ) -> None:
         self._state = state
+        self._buckets = buckets
         self._market = market
         self._vm = vm
         self._child: subprocess.Popen[bytes] | None = None
@@ -52,7 +60,7 @@ class Emulator:
         market = self._state / "market.json"
         market.write_text(json.dumps(market_to_json(self._market), indent=1) + "\n")
         options = ["--port", "0", "--state", str(self._state), "--market", str(market)]
-        options += ["--vm", self._vm]
+        options += ["--buckets", str(self._buckets), "--vm", self._vm]
         with (self._state / "emulator.log").open("ab") as log:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "launcher.emulator", *options, "--until-eof"],

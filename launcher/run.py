@@ -136,7 +136,7 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
     require_fit(job, target)
     run_id = run_id or runs.new_id(job.name, time.time())
     runs.check_id(run_id)
-    directory = runs.directory_for(run_id, job.output)
+    directory = runs.directory_for(run_id, job.output, target)
     token = secrets.token_hex(32)
     with ExitStack() as resources:
         runs.require_new(run_id, directory)
@@ -160,7 +160,9 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
                 imports = threading.Thread(target=import_client, daemon=True)
                 imports.start()
                 folder = runs.local_folder(run_id)
-                emulator = resources.enter_context(Emulator(folder, job.local.market, job.local.vm))
+                emulator = resources.enter_context(
+                    Emulator(folder, runs.buckets_folder(), job.local.market, job.local.vm)
+                )
                 imports.join()  # two threads that import one package can meet it half done
                 region = job.regions[0] if job.regions else REGION
                 # An emulator that does not answer is gone: asking again does not bring it back.

@@ -2,7 +2,8 @@
 
 A run's files are in its run directory. By default that is ``SWELL_HOME/runs/<id>``
 (``SWELL_HOME`` is ``~/.swell`` unless set); for a run elsewhere ``SWELL_HOME/index/<id>.json``
-says where. What belongs to this machine only (logs of local VMs, the lock of a living
+says where. On the local target ``gs://`` means buckets that are emulated, in
+``SWELL_HOME/buckets``. What belongs to this machine only (logs of local VMs, the lock of a living
 launch) is in ``SWELL_HOME/runs/<id>/local``, wherever the run directory is.
 """
 
@@ -51,6 +52,11 @@ def check_id(run_id: str) -> None:
         )
 
 
+def buckets_folder() -> Path:
+    """Where the local target's buckets are."""
+    return home() / "buckets"
+
+
 def directory_url(run_id: str, output: str | None) -> str:
     """Returns the URL of the run directory that a new run gets; ``output`` is the job's."""
     if output is None:
@@ -61,9 +67,25 @@ def directory_url(run_id: str, output: str | None) -> str:
     return f"{output.rstrip('/')}/{run_id}"
 
 
-def directory_for(run_id: str, output: str | None) -> RunDirectory:
+def directory_for(run_id: str, output: str | None, target: str = "vertex") -> RunDirectory:
     """Returns the run directory that a new run gets; ``output`` is the job's."""
-    return RunDirectory(directory_url(run_id, output))
+    return _open(directory_url(run_id, output), target)
+
+
+def open_directory(url: str) -> RunDirectory:
+    """Returns the run directory at ``url``, of a run that this machine may know."""
+    for entry in _index().values():
+        if entry["url"] == url:
+            return _open(url, str(entry.get("target")))
+    return RunDirectory(url)
+
+
+def _open(url: str, target: str) -> RunDirectory:
+    if target == "local" and url.startswith("gs://"):
+        from launcher.buckets import LocalBuckets  # its parts come with the emulator
+
+        return RunDirectory(url, LocalBuckets(buckets_folder()))
+    return RunDirectory(url)
 
 
 def create(run_dir: RunDirectory, record: dict[str, Any]) -> None:
@@ -78,7 +100,9 @@ def create(run_dir: RunDirectory, record: dict[str, Any]) -> None:
     if run_dir.url != str(home() / "runs" / run_id):
         entry = home() / "index" / f"{run_id}.json"
         entry.parent.mkdir(parents=True, exist_ok=True)
-        entry.write_text(json.dumps({"id": run_id, "url": run_dir.url}) + "\n")
+        entry.write_text(
+            json.dumps({"id": run_id, "url": run_dir.url, "target": record.get("target")}) + "\n"
+        )
 
 
 def require_new(run_id: str, run_dir: RunDirectory) -> None:
@@ -96,12 +120,19 @@ def _taken(run_id: str, url: str) -> RunError:
 
 def urls() -> dict[str, str]:
     """Returns the run directories of all runs that this machine knows, by id."""
-    found = {}
-    for entry in sorted((home() / "index").glob("*.json")):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            found[entry.stem] = str(json.loads(entry.read_text())["url"])
+    found = {run_id: str(entry["url"]) for run_id, entry in _index().items()}
     for run in sorted((home() / "runs").glob(f"*/{RUN}")):
         found[run.parent.name] = str(run.parent)
+    return found
+
+
+def _index() -> dict[str, dict[str, Any]]:
+    found = {}
+    for path in sorted((home() / "index").glob("*.json")):
+        with suppress(OSError, ValueError):
+            entry = json.loads(path.read_text())
+            if isinstance(entry, dict) and "url" in entry:
+                found[path.stem] = entry
     return found
 
 
@@ -112,10 +143,10 @@ def find(name: str) -> RunDirectory:
     """
     known = urls()
     if name in known:
-        return RunDirectory(known[name])
+        return open_directory(known[name])
     if "/" in name or name in (".", ".."):
         try:
-            run_dir = RunDirectory(name if "://" in name else str(Path(name).absolute()))
+            run_dir = open_directory(name if "://" in name else str(Path(name).absolute()))
             if run_dir.store.exists(RUN):
                 return run_dir
         except (ValueError, OSError, ImportError) as error:
@@ -123,7 +154,7 @@ def find(name: str) -> RunDirectory:
         raise RunError(f"{name}: is not a run directory: there is no {RUN} in it")
     matches = [run_id for run_id in known if name and run_id.startswith(name)]
     if len(matches) == 1:
-        return RunDirectory(known[matches[0]])
+        return open_directory(known[matches[0]])
     if matches:
         raise RunError(f"{name}: could be {', '.join(matches[:5])}; write more of the id")
     near = get_close_matches(name, known, n=1)

@@ -6,6 +6,8 @@ with its field, what is wrong and what would be right, all of them at once.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
@@ -27,7 +29,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, InitErrorDetails, core_schema
 
 from launcher.clashes import MAX_POOLS, Draft, clashes
-from launcher.durations import Duration
+from launcher.durations import Duration, Moment, Steps, parse_moment
 from launcher.machines import REGIONS, unknown_region
 from launcher.marketfile import MarketField
 from launcher.network import Network, PscInterface
@@ -165,8 +167,40 @@ class Elastic(Part):
 class Checkpoint(Part):
     """How often a checkpoint is written, and how many of them are kept."""
 
-    every: Duration = Field("30s", validate_default=True)
-    keep: int = Field(2, ge=1)
+    every: Moment = Field("30s", validate_default=True)  # "10min", or "500 steps"
+    keep: int = Field(2, ge=1)  # the newest
+    keep_every: Moment | None = None  # besides, those at multiples of so many steps
+    keep_best: str = ""  # besides, the one with the highest value of a metric; "-loss": the lowest
+    start_from: str | None = None  # a checkpoint's URL; with #weights the model only
+
+    def settings(self) -> dict[str, Any]:
+        """Returns what the trainer reads of it."""
+        every, keep_every = self.every, self.keep_every
+        return {
+            "checkpoint_every": 0.0 if isinstance(every, Steps) else every.total_seconds(),
+            "checkpoint_every_steps": every.count if isinstance(every, Steps) else 0,
+            "checkpoint_keep": self.keep,
+            "checkpoint_keep_every": keep_every.count if isinstance(keep_every, Steps) else 0,
+            "checkpoint_keep_best": self.keep_best,
+            "checkpoint_from": self.start_from or "",
+        }
+
+    @classmethod
+    def _clashes(cls, fields: Any) -> Iterator[Problem]:
+        if not isinstance(fields, dict):
+            return
+        if fields.get("keep_every") is not None and not _counts_steps(fields["keep_every"]):
+            yield ("keep_every",), "is not a number of steps; write for example 10000 steps"
+        start = fields.get("start_from")
+        if isinstance(start, str) and not re.search(r"/checkpoints/step-\d+/?(#weights)?$", start):
+            yield ("start_from",), "is not a checkpoint; write RUN-DIRECTORY/checkpoints/step-N"
+
+
+def _counts_steps(value: object) -> bool:
+    try:
+        return isinstance(parse_moment(value), Steps)
+    except ValueError:
+        return True  # it is said to be wrong already
 
 
 class Local(Part):
@@ -301,6 +335,12 @@ class Job(Part):
         """Returns the job as plain JSON, without what was left at its default."""
         return self.model_dump(mode="json", exclude_unset=True)
 
+    @property
+    def sha256(self) -> str:
+        """The job's checksum, which its checkpoints carry."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def settings(self) -> dict[str, Any]:
         """Returns what the trainer reads from run.json: plain JSON, durations in seconds."""
         return {
@@ -315,8 +355,8 @@ class Job(Part):
             "stall": self.elastic.stall.total_seconds(),
             "spares": self.elastic.spares,
             "balance": self.elastic.balance,
-            "checkpoint_every": self.checkpoint.every.total_seconds(),
-            "checkpoint_keep": self.checkpoint.keep,
+            **self.checkpoint.settings(),
+            "job_sha256": self.sha256,
             "audit": self.audit,
         }
 

@@ -277,6 +277,7 @@ class Agent:
             slot.active.send(
                 "form",
                 generation=world.generation,
+                epoch=self._link.epoch,
                 env=horovod_environment(
                     place,
                     interface=self._replica.interface,
@@ -343,8 +344,8 @@ class Agent:
             module=settings.module,
             args=settings.args,
             balance=settings.balance,
-            checkpoint_every=settings.checkpoint_every,
-            checkpoint_keep=settings.checkpoint_keep,
+            **settings.checkpoints(),
+            job_sha256=settings.job_sha256,
             audit=settings.audit,
         )
         # The workers need no token: they talk to nobody but this agent.

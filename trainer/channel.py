@@ -33,11 +33,13 @@ class Generation:
         number: the generation.
         env: the HOROVOD_* variables for ``hvd.init()``.
         addresses: where the other members live; their connections are broken by an abort.
+        epoch: that of the leader who formed it.
     """
 
     number: int
     env: dict[str, str] = field(default_factory=dict)
     addresses: tuple[str, ...] = ()
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,9 @@ class AgentChannel:
             op = order["op"]
             if op == "form":
                 addresses = tuple(order["addresses"])
-                self._queue.put(Generation(order["generation"], order["env"], addresses))
+                self._queue.put(
+                    Generation(order["generation"], order["env"], addresses, order.get("epoch", 0))
+                )
             elif op == "pause":
                 self._pausing = max(self._pausing, order["generation"])
                 self._queue.put(Leave(order["generation"]))

@@ -31,7 +31,8 @@ state_sent                generation, bytes, total_bytes, seconds (so far; the l
 evaluated                 step, metrics: {name: value}
 checkpoint_committed      step, bytes, seconds
 checkpoint_rejected       step, reason
-checkpoint_failed         step, reason                      (the store did not take it)
+checkpoint_failed         step, reason, failures            (in a row; the store did not take it,
+                          or a rank did not write its share)
 task_failed               member, rank, step, reason (the traceback)
 finished                  state, reason, step
 ========================  =======================================================

@@ -100,11 +100,7 @@ def newest_claim(run_dir: RunDirectory) -> Claim | None:
 
 def create_claim(run_dir: RunDirectory, claim: Claim) -> bool:
     """Claims an epoch. Returns whether this caller got it."""
-    if run_dir.create_json(_name(claim.epoch), asdict(claim)):
-        return True
-    # A store may answer "it exists" to the retry of a create that had succeeded.
-    written = newest_claim(run_dir)
-    return written is not None and written == claim
+    return run_dir.create_json(_name(claim.epoch), asdict(claim))
 
 
 def renew_claim(run_dir: RunDirectory, claim: Claim) -> bool:

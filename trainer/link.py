@@ -53,6 +53,7 @@ class Link:
         introduce: Callable[[], None],
         carry_out: Callable[[pb.FromCoordinator], Awaitable[None]],
     ) -> None:
+        self.epoch = 0  # of the leader that is obeyed
         self._run_dir = run_dir
         self._token = token
         self._patience = 0.0 if natural_leader else PATIENCE
@@ -98,6 +99,7 @@ class Link:
 
     async def _follow(self, target: str, epoch: int, watch: Watch) -> None:
         """Obeys the leader at ``target`` for as long as it answers and its lease holds."""
+        self.epoch = epoch
         lost = asyncio.create_task(self._lease_lost(watch, epoch))
         obeying = asyncio.create_task(self._obey(target))
         try:

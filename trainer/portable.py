@@ -43,8 +43,12 @@ class Portable:
         """Takes over a state that ``export`` made, here or elsewhere."""
         raise NotImplementedError
 
-    def restore(self) -> None:
-        """Loads the newest valid checkpoint, or leaves the state at step 0 if there is none."""
+    def restore(self) -> bool:
+        """Loads the newest valid checkpoint. A collective: every rank must call it.
+
+        Returns whether all ranks hold it now; False leaves the state at step 0.
+        """
+        return False
 
     @property
     def holding(self) -> Holding:
@@ -58,9 +62,10 @@ class Portable:
         HorovodInternalError when a peer is lost; what was held before is untouched then.
         """
         sending = hvd.rank() == agreed.root
-        if sending and not agreed.held:
-            self.restore()
         sent = 0
+        if not agreed.held and self.restore():
+            self.clean = True
+            return sent
         if not agreed.unanimous and len(agreed.holdings) > 1:
             tree, sent = send(self.export() if sending else None)
             if not sending:

@@ -20,6 +20,8 @@ import json
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
+from trainer.exclusive import create_exclusive, encode
+
 if TYPE_CHECKING:
     from trainer.store import Store
 
@@ -55,12 +57,13 @@ class RunDirectory:
 
     Args:
         url: any fsspec URL, or a local path.
+        fs: the fsspec file system to use; by default the URL's.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, fs: Any = None) -> None:
         from trainer.store import Store  # fsspec is slow to import; most need only the names here
 
-        self.store: Store = Store(url)
+        self.store: Store = Store(url, fs)
         self.url = self.store.url
 
     def read_json(self, name: str) -> dict[str, Any]:
@@ -83,11 +86,14 @@ class RunDirectory:
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Writes ``value`` to ``name``, replacing what was there."""
-        self.store.write(name, _encode(value))
+        self.store.write(name, encode(value))
 
     def create_json(self, name: str, value: dict[str, Any]) -> bool:
-        """Writes ``value`` to ``name`` unless it exists. Returns whether this call created it."""
-        return self.store.create(name, _encode(value))
+        """Writes ``value`` to ``name`` unless it exists. Returns whether this call created it.
+
+        The file says in ``owner`` which call that was: see trainer.exclusive.
+        """
+        return create_exclusive(self.store, name, value)
 
     def run(self) -> dict[str, Any]:
         """Returns run.json: ``{"id", "spec", "token_sha256", "created", "by"}``."""
@@ -128,7 +134,3 @@ class RunDirectory:
 def token_sha256(token: str) -> str:
     """The hash of the run token that run.json carries; the token itself is never stored."""
     return hashlib.sha256(token.encode()).hexdigest()
-
-
-def _encode(value: dict[str, Any]) -> bytes:
-    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()

@@ -27,8 +27,11 @@ class Session:
         module: the name of a module to run instead of a task.
         args: the script's or module's arguments.
         balance: ``even`` shares of the batch, or shares that follow the workers' ``speed``.
-        checkpoint_every: seconds between checkpoints.
-        checkpoint_keep: how many to keep.
+        checkpoint_every: seconds between checkpoints; 0 for none by time.
+        checkpoint_every_steps: steps between checkpoints; 0 for none by steps.
+        checkpoint_keep, checkpoint_keep_every, checkpoint_keep_best: see trainer.retention.
+        checkpoint_from: the URL of a checkpoint that a new run begins from; "" for none.
+        job_sha256: the job's checksum, for the record.
         audit: whether to log the sample ids of every step.
     """
 
@@ -43,7 +46,12 @@ class Session:
     args: list[str] = field(default_factory=list)
     balance: str = "even"
     checkpoint_every: float = 30.0
+    checkpoint_every_steps: int = 0
     checkpoint_keep: int = 2
+    checkpoint_keep_every: int = 0
+    checkpoint_keep_best: str = ""
+    checkpoint_from: str = ""
+    job_sha256: str = ""
     audit: bool = False
 
     @property

@@ -22,7 +22,7 @@ class Settings:
         min_workers, max_workers: bounds of the world's size.
         start_wait, hold_off, heartbeat, suspicion, hang, stall: see trainer.policy.
         spares: warm standbys beside each active worker.
-        checkpoint_every, checkpoint_keep: see trainer.checkpoint.
+        checkpoint_every, …, checkpoint_from, job_sha256: see trainer.session.
         audit: whether workers log the sample ids of every step.
     """
 
@@ -42,7 +42,12 @@ class Settings:
     stall: float = 600.0
     spares: int = 1
     checkpoint_every: float = 30.0
+    checkpoint_every_steps: int = 0
     checkpoint_keep: int = 2
+    checkpoint_keep_every: int = 0
+    checkpoint_keep_best: str = ""
+    checkpoint_from: str = ""
+    job_sha256: str = ""
     audit: bool = False
 
     def __post_init__(self) -> None:
@@ -66,6 +71,10 @@ class Settings:
             return cls(**settings)
         except TypeError as error:
             raise ValueError(f"run.json's settings are unusable: {error}") from error
+
+    def checkpoints(self) -> dict[str, Any]:
+        """What a worker's session takes over of them: everything named ``checkpoint_…``."""
+        return {name: value for name, value in vars(self).items() if name.startswith("checkpoint_")}
 
     def policy(self) -> Policy:
         """The limits for membership."""

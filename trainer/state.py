@@ -19,7 +19,10 @@ from torch.optim import Optimizer
 from trainer.device import device_of
 from trainer.generators import generators_state, load_generators_state
 from trainer.portable import Portable
+from trainer.restore import WEIGHTS_ONLY
 from trainer.session import current_session
+
+LISTED = 10  # differences that an error names
 
 
 class State(Portable):
@@ -95,6 +98,14 @@ class State(Portable):
             "generators": generators_state(),
         }
 
+    def load_weights(self, tree: dict[str, Any]) -> None:
+        """Takes over the models alone: everything else begins anew, at step 0."""
+        for name, part in self._models_by_name().items():
+            if name not in tree["parts"]:
+                raise ValueError(f"the checkpoint has no {name!r}; it has {sorted(tree['parts'])}")
+            _require_same(name, part, tree["parts"][name])
+            part.load_state_dict(tree["parts"][name])
+
     def load(self, tree: dict[str, Any]) -> None:
         missing = {*self._stateful} ^ {*tree["parts"]} | {*self._values} ^ {*tree["values"]}
         if missing:
@@ -102,6 +113,8 @@ class State(Portable):
                 f"the state of step {tree['step']} and this script's State differ in "
                 f"{sorted(missing)}; give State the parts that it had then"
             )
+        for name, part in self._models_by_name().items():
+            _require_same(name, part, tree["parts"][name])
         for name, state in tree["parts"].items():
             getattr(self, name).load_state_dict(state)
         with torch.no_grad():
@@ -116,10 +129,17 @@ class State(Portable):
         self.step = tree["step"]
         self.clean = True
 
-    def restore(self) -> None:
+    def restore(self) -> bool:
         tree = self._restore()
-        if tree is not None:
+        if tree is not None and tree.get(WEIGHTS_ONLY):
+            self.load_weights(tree)
+        elif tree is not None:
             self.load(tree)
+        return tree is not None
+
+    def _models_by_name(self) -> dict[str, nn.Module]:
+        parts = {name: getattr(self, name) for name in self._stateful}
+        return {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
 
     def _parts(self) -> list[Any]:
         return [getattr(self, name) for name in self._stateful]
@@ -127,6 +147,27 @@ class State(Portable):
     @property
     def _named(self) -> str:
         return ", ".join([*self.__dict__["_stateful"], *self.__dict__["_values"]]) or "nothing"
+
+
+def _require_same(name: str, model: nn.Module, found: dict[str, Any]) -> None:
+    """Raises ValueError, listing the differences, when a state is that of another model."""
+    own, other = _shapes(model.state_dict()), _shapes(found)
+    lines = [
+        *(f"{key} is missing in it" for key in own if key not in other),
+        *(f"{key} is only in it" for key in other if key not in own),
+        *(
+            f"{key} is {list(other[key])} in it, {list(own[key])} here"
+            for key in own
+            if key in other and own[key] != other[key]
+        ),
+    ]
+    if lines:
+        more = f" and {len(lines) - LISTED} more" if len(lines) > LISTED else ""
+        raise ValueError(f"the checkpoint is of another {name}: {'; '.join(lines[:LISTED])}{more}")
+
+
+def _shapes(state: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(one.shape) for key, one in state.items() if hasattr(one, "shape")}
 
 
 def _transient_buffers(module: nn.Module) -> dict[str, Any]:

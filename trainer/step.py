@@ -14,7 +14,7 @@ from torch import Tensor
 from trainer.buckets import GradientBuckets
 from trainer.channel import Channel
 
-PAUSE, SAMPLES, OWN = 0, 1, 2  # the numbers that travel with the gradients
+PAUSE, SAVE, SAMPLES, OWN = 0, 1, 2, 3  # the numbers that travel with the gradients
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Step:
     Attributes:
         applied: whether the step was taken.
         pause: whether the world is to be left after it.
+        save: whether a checkpoint is to be written after it.
         metrics: the sums of what all ranks added, once the gradients are summed.
         failed: why it was not applied, if a worker was lost.
         computed: seconds that this rank computed, without waiting for others.
@@ -72,10 +73,12 @@ class Step:
         names: tuple[str, ...],
         channel: Channel,
         completed: Callable[[Step], None],
+        save_due: Callable[[], bool] = lambda: False,
     ) -> None:
         self.plan = plan
         self.applied = False
         self.pause = False
+        self.save = False
         self.metrics: dict[str, float] = {}
         self.failed = ""
         self.computed = 0.0
@@ -84,6 +87,7 @@ class Step:
         self._added: dict[str, list[Tensor | float]] = {name: [] for name in names}
         self._channel = channel
         self._completed = completed
+        self._save_due = save_due
         self._reduced = False
         self._began = 0.0
 
@@ -191,6 +195,7 @@ class Step:
                 f"{self.batch_size}; this is a bug in Swell"
             )
         self.pause = numbers[PAUSE] > 0.5
+        self.save = numbers[SAVE] > 0.5
         self.metrics = dict(zip(self._names, numbers[OWN:], strict=True))
 
     def __exit__(
@@ -216,4 +221,5 @@ class Step:
 
     def _numbers(self) -> list[float]:
         own = [sum(float(one) for one in self._added[name]) for name in self._names]
-        return [float(self._channel.pause_requested()), float(len(self.indices)), *own]
+        asked = [float(self._channel.pause_requested()), float(self._save_due())]
+        return [*asked, float(len(self.indices)), *own]

@@ -23,11 +23,15 @@ from trainer.checkpoint import Checkpointer
 from trainer.data import Order, share
 from trainer.generations import Generations
 from trainer.generators import seed_step
+from trainer.restore import load_from
+from trainer.retention import Retention
+from trainer.schedule import Schedule
 from trainer.session import Session
 from trainer.state import State
 from trainer.stay import horovod_init
 from trainer.step import OWN, Plan, Step
 from trainer.steplog import StepLog
+from trainer.transfer import WorldExchange
 from trainer.warmup import warm_up
 
 REPORT_EVERY = 0.2  # seconds between progress reports of a worker
@@ -72,8 +76,15 @@ class Steps:
         self._checkpointer = None
         if session.run_dir is not None:
             self._checkpointer = Checkpointer(
-                session.run_dir, session.checkpoint_keep, self._report_event
+                session.run_dir,
+                Retention(
+                    session.checkpoint_keep,
+                    session.checkpoint_keep_every,
+                    session.checkpoint_keep_best,
+                ),
+                self._report_event,
             )
+        self._schedule = Schedule(session.checkpoint_every, session.checkpoint_every_steps)
         state.restored_by(self._newest_checkpoint)
         self._buckets: GradientBuckets | None = None
         self._step: Step | None = None
@@ -84,7 +95,6 @@ class Steps:
         self._permutation = torch.empty(0, dtype=torch.int64)
         self._log = StepLog()
         self._reported_at = 0.0
-        self._saved_at = time.monotonic()
         self._results: dict[str, float] = {}
         self._ready = False
 
@@ -194,8 +204,10 @@ class Steps:
     def _finish(self) -> None:
         """All steps are done. Rank 0 goes on; the others stand by in case it is lost."""
         self._report_progress()
+        self._checkpoint(wait=True)
         if self._generations.rank == 0:
-            self._checkpoint(wait=True)
+            if self._checkpointer is not None and self._checkpointer.committed != self._state.step:
+                self._save()  # a rank was lost before it had written its share
             self.complete = True
         self._generations.finish()
 
@@ -216,7 +228,14 @@ class Steps:
             )
         if self._seed is not None:
             seed_step(self._seed, self._state.step, plan.rank)
-        return Step(plan, self._buckets, self._metrics, self._channel, self._completed)
+        return Step(
+            plan,
+            self._buckets,
+            self._metrics,
+            self._channel,
+            self._completed,
+            self._checkpoint_due,
+        )
 
     def _plan(self) -> Plan:
         """Which samples this rank takes in the next step."""
@@ -267,26 +286,83 @@ class Steps:
         self._speed.measured(len(step.indices), step.computed)
         if time.monotonic() - self._reported_at >= REPORT_EVERY:
             self._report_progress()
-        if self._generations.rank == 0 and self._checkpoint_due():
+        if step.save:
             self._checkpoint(wait=False)
         self._tell_speed = self._balance.due() and not step.pause
 
     # --- checkpoints and reports ------------------------------------------------------
 
     def _checkpoint_due(self) -> bool:
-        return time.monotonic() - self._saved_at >= self._session.checkpoint_every
+        """Whether a checkpoint is to be written after the running step: rank 0 decides."""
+        return (
+            self._checkpointer is not None
+            and self._generations.rank == 0
+            and self._schedule.due(self._state.step + 1)
+            and not self._checkpointer.busy(self._world)
+        )
 
     def _checkpoint(self, *, wait: bool) -> None:
-        if self._checkpointer is not None:
-            self._checkpointer.save(self._state.export(), self._state.step, wait=wait)
-            self._saved_at = time.monotonic()
+        """Has this rank's share of a checkpoint written; all ranks do so after the same step."""
+        if self._checkpointer is None or self._checkpointer.committed == self._state.step:
+            return
+        generations = self._generations
+        saved = self._checkpointer.save(
+            self._state.export(),
+            self._state.step,
+            rank=generations.rank,
+            size=generations.size,
+            world=self._world,
+            about=self._about(),
+            wait=wait,
+        )
+        if saved:
+            self._schedule.saved(self._state.step)
 
     def _save(self) -> None:
-        self._checkpoint(wait=True)
+        """Between worlds this worker may be the only one left: it writes everything."""
+        if self._checkpointer is not None:
+            self._checkpointer.save(
+                self._state.export(),
+                self._state.step,
+                world=f"{self._world}-alone",
+                about=self._about(),
+                wait=True,
+            )
+
+    @property
+    def _world(self) -> str:
+        return self._generations.world
+
+    def _about(self) -> dict[str, Any]:
+        about: dict[str, Any] = {
+            "epoch": self._epoch,
+            "leader_epoch": self._generations.leader_epoch,
+            "generation": self._generations.number,
+            "total_steps": self._total,
+            "seed": self._seed,
+            "metrics": self._results,
+            "job_sha256": self._session.job_sha256,
+        }
+        if self._order is not None:
+            about["global_batch"] = self._order.batch
+            about["samples"] = self._order.samples
+            about["data_position"] = self._order.bounds(self._state.step)[0]
+        return about
 
     def _newest_checkpoint(self) -> Any | None:
-        found = None if self._checkpointer is None else self._checkpointer.load_newest()
-        return None if found is None else found[0]
+        if self._checkpointer is None:
+            return None
+        exchange = WorldExchange(self._channel.collective)
+        found = self._checkpointer.load_newest(exchange, self._state.prepare())
+        if found is None and self._session.checkpoint_from:
+            found = load_from(
+                self._session.checkpoint_from, self._report_event, exchange, self._state.prepare()
+            )
+        if found is None:
+            return None
+        tree, step = found
+        self._schedule.saved(step)
+        return tree
 
     def _report_event(self, event: str, **fields: Any) -> None:
         self._channel.send("event", event=event, **fields)

@@ -5,19 +5,37 @@ Three operations carry everything that must be durable: ``write`` (replace),
 that Swell needs; nothing relies on append, and nothing outside this file relies
 on rename. Readers never see half a file: object stores publish an object whole,
 and on a local disk a file is written aside and linked into place.
+
+What an object store refuses for a moment (429, 503, a connection that broke) is tried
+again, with growing waits; only ``create`` is not, whose second attempt could lose against
+its first: see trainer.exclusive.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
+
+from trainer.retry import Retry, StoreUnavailable, is_transient
+
+# Before gcsfs is imported: its probe for other kinds of buckets can hang for a minute.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+
+PATIENT = Retry()
+
+T = TypeVar("T")
+
+_memory_create = threading.Lock()  # fsspec's memory file system looks first, and then writes
 
 
 class TooLarge(ValueError):
@@ -29,11 +47,19 @@ class Store:
 
     Args:
         url: any fsspec URL or a local path: ``gs://bucket/runs/7``, ``memory://x``, ``/tmp/x``.
+        fs: the fsspec file system to use; by default the URL's.
+        retry: how long to try again what a store refuses for a moment.
+
+    Its methods raise FileNotFoundError, StoreUnavailable, or another OSError.
     """
 
-    def __init__(self, url: str) -> None:
-        fs, root = fsspec.core.url_to_fs(url)
+    def __init__(self, url: str, fs: Any = None, retry: Retry = PATIENT) -> None:
+        if fs is None:
+            fs, root = fsspec.core.url_to_fs(url)
+        else:
+            root = fs._strip_protocol(url)
         self.fs: Any = fs
+        self.retry = retry
         self.root = str(root).rstrip("/")
         self.url = self.root if isinstance(fs, LocalFileSystem) else url.rstrip("/")
         self._local = isinstance(fs, LocalFileSystem)
@@ -53,30 +79,36 @@ class Store:
         Raises FileNotFoundError when it does not exist and TooLarge when it holds
         more than ``limit`` bytes.
         """
-        with self._errors_of(name), self.fs.open(self.path(name), "rb") as file:
-            data: bytes = file.read(-1 if limit is None else limit + 1)
+        if self._local:
+            with open(self.path(name), "rb") as file:
+                data = file.read(-1 if limit is None else limit + 1)
+        else:
+            data = self._retried(name, lambda: self._cat(name, limit))
         if limit is not None and len(data) > limit:
             raise TooLarge(f"{self.url}/{name} is larger than {limit} bytes")
         return data
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes | memoryview) -> None:
         """Writes ``name``, replacing what was there."""
         if self._local:
             with self._written_aside(name, data) as aside:
                 os.replace(aside, self.path(name))
         else:
-            with self._errors_of(name):
-                self.fs.pipe_file(self.path(name), data)
+            self._retried(name, lambda: self.fs.pipe_file(self.path(name), bytes(data)))
 
     def create(self, name: str, data: bytes) -> bool:
-        """Writes ``name`` only if it does not exist. Returns whether this call created it."""
+        """Writes ``name`` only if it does not exist. Returns whether this call created it.
+
+        After an error, and after False from a store whose client tries again by itself,
+        the file may be this call's all the same: trainer.exclusive finds out.
+        """
         try:
             if self._local:
                 with self._written_aside(name, data) as aside:
                     os.link(aside, self.path(name))
             else:
-                # GCS: ifGenerationMatch=0. Other stores honour mode="create" in their own way.
-                with self._errors_of(name):
+                with self._errors_of(name), self._one_creator():
+                    # GCS: ifGenerationMatch=0. Others honour mode="create" in their own way.
                     self.fs.pipe_file(self.path(name), data, mode="create")
         except FileExistsError:
             return False
@@ -85,39 +117,79 @@ class Store:
     def names(self, folder: str = "") -> list[str]:
         """The sorted names directly inside ``folder`` (files and folders); [] if there is none."""
         try:
-            with self._errors_of(folder):
-                found = self.fs.ls(self.path(folder), detail=False, refresh=True)
+            found = self._retried(
+                folder, lambda: self.fs.ls(self.path(folder), detail=False, refresh=True)
+            )
         except (FileNotFoundError, NotADirectoryError):
             return []
         names = {str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in found}
         return sorted(name for name in names if not name.startswith("."))
 
+    def size(self, name: str) -> int:
+        """How many bytes ``name`` holds. Raises FileNotFoundError."""
+        self.fs.invalidate_cache()
+        return int(self._retried(name, lambda: self.fs.info(self.path(name)))["size"])
+
     def exists(self, name: str) -> bool:
         """Whether the file or folder ``name`` exists."""
-        with self._errors_of(name):
-            self.fs.invalidate_cache()
-            return bool(self.fs.exists(self.path(name)))
+        self._retried(name, lambda: self.fs.invalidate_cache())
+        return bool(self._retried(name, lambda: self.fs.exists(self.path(name))))
 
     def delete(self, name: str) -> None:
         """Removes the file or the whole folder ``name``; nothing happens if it is not there."""
+        self._retried(name, lambda: self.fs.invalidate_cache())
         try:
-            with self._errors_of(name):
-                self.fs.rm(self.path(name), recursive=True)
+            self._retried(name, lambda: self.fs.rm(self.path(name), recursive=True))
         except FileNotFoundError:
             return
+
+    def _cat(self, name: str, limit: int | None) -> bytes:
+        try:
+            data: bytes = self.fs.cat_file(
+                self.path(name), **({} if limit is None else {"start": 0, "end": limit + 1})
+            )
+        except Exception as error:
+            # Of an empty object no range can be had: 416 is GCS's way to say so.
+            if getattr(error, "code", None) == 416:
+                return b""
+            raise
+        return data
+
+    def _retried(self, name: str, operation: Callable[[], T]) -> T:
+        for wait in self.retry.waits():
+            try:
+                with self._errors_of(name):
+                    return operation()
+            except StoreUnavailable:
+                time.sleep(wait)
+        with self._errors_of(name):
+            return operation()
 
     @contextmanager
     def _errors_of(self, name: str) -> Iterator[None]:
         """Makes an OSError of whatever exceptions an object store's client has of its own."""
         try:
             yield
-        except OSError:
+        except (FileNotFoundError, FileExistsError, NotADirectoryError):
             raise
         except Exception as error:
-            raise OSError(f"{self.url}/{name}: {type(error).__name__}: {error}") from error
+            said = f"{self.url}/{name}: {type(error).__name__}: {error}"
+            if not self._local and is_transient(error):
+                raise StoreUnavailable(said) from error
+            if isinstance(error, OSError):
+                raise
+            raise OSError(said) from error
 
     @contextmanager
-    def _written_aside(self, name: str, data: bytes) -> Iterator[str]:
+    def _one_creator(self) -> Iterator[None]:
+        if isinstance(self.fs, MemoryFileSystem):
+            with _memory_create:
+                yield
+        else:
+            yield
+
+    @contextmanager
+    def _written_aside(self, name: str, data: bytes | memoryview) -> Iterator[str]:
         target = Path(self.path(name))
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = target.parent / f".aside-{secrets.token_hex(8)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import horovod.torch as hvd
@@ -108,3 +109,41 @@ def _broadcast_batch(batch: list[Tensor], root: int, sending: bool, index: int) 
 
 def _padded(piece: Tensor) -> int:
     return -(-int(piece.numel()) // _ALIGN) * _ALIGN
+
+
+class WorldExchange:
+    """What loading a checkpoint needs of the world (see trainer.restore), through Horovod.
+
+    Every method is a collective and raises HorovodInternalError when a peer is lost.
+
+    Args:
+        collective: to be held while this thread waits for its peers.
+    """
+
+    def __init__(self, collective: Callable[[], AbstractContextManager[None]]) -> None:
+        self._collective = collective
+        self.rank: int = hvd.rank()
+        self.size: int = hvd.size()
+
+    def broadcast_bytes(self, data: bytes, root: int) -> bytes:
+        """Returns the root's ``data`` on every rank."""
+        length = torch.tensor([len(data)], dtype=torch.int64)
+        with self._collective():
+            hvd.broadcast_(length, root, name="checkpoint.length")
+        text = torch.zeros(int(length), dtype=torch.uint8)
+        if self.rank == root:
+            text = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        self.broadcast(text, root)
+        return text.numpy().tobytes()
+
+    def broadcast(self, tensor: Tensor, root: int) -> None:
+        """Fills every rank's uint8 ``tensor``, of the same length, with the root's."""
+        if tensor.numel():
+            with self._collective():
+                hvd.broadcast_(tensor, root, name="checkpoint.bytes")
+
+    def worst(self, code: int) -> int:
+        """Returns the highest of all ranks' codes."""
+        with self._collective():
+            told = hvd.allgather(torch.tensor([code]), name="checkpoint.code")
+        return int(told.max())

@@ -77,6 +77,34 @@ def _flatten(tree: Any, tensors: list[Tensor], where: str) -> Any:
     raise NotPortable(f"{where} is a {type(tree).__name__}; only tensors and plain values travel")
 
 
+def names_in(skeleton: Any) -> list[str]:
+    """The names of the tensors of a skeleton that ``flatten`` made, in their order.
+
+    A name is the path of keys to a tensor: ``model.0.weight``.
+    """
+    names: dict[int, str] = {}
+    _find_names(skeleton, "", names)
+    return [names[index] for index in range(len(names))]
+
+
+def _find_names(skeleton: Any, path: str, names: dict[int, str]) -> None:
+    if isinstance(skeleton, list):
+        children = list(enumerate(skeleton))
+    elif not isinstance(skeleton, dict):
+        return
+    elif _TENSOR in skeleton:
+        names[skeleton[_TENSOR]] = path.removeprefix(".")
+        return
+    elif _TUPLE in skeleton:
+        children = list(enumerate(skeleton[_TUPLE]))
+    elif _PAIRS in skeleton:
+        children = skeleton[_PAIRS]
+    else:
+        children = list(skeleton.items())
+    for key, value in children:
+        _find_names(value, f"{path}.{key}", names)
+
+
 def describe(tensor: Tensor) -> dict[str, Any]:
     """What a receiver must know to make room for ``tensor``: ``{"dtype", "shape"}``."""
     return {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}

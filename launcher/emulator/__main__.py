@@ -13,10 +13,12 @@ from pathlib import Path
 
 from launcher.emulator.cluster_spec import FORMS
 from launcher.emulator.listener import Listener
+from launcher.emulator.objects import Objects
 from launcher.emulator.places import KINDS, missing
 from launcher.emulator.processes import adopt_orphans, kill_children
 from launcher.emulator.registry import Registry, StateInUse
 from launcher.emulator.server import Api
+from launcher.emulator.storage import Storage
 from launcher.jobfile import load_market
 from launcher.marketfile import Market
 
@@ -42,11 +44,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="swell emulator",
         description="Emulates Vertex AI custom training on this machine. Prints one JSON line "
-        'with its "endpoint" as soon as it listens.',
+        'with its "endpoint", and that of its Cloud Storage as "storage", as soon as it listens.',
     )
     parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 for any free one")
     parser.add_argument(
         "--state", type=Path, required=True, metavar="DIR", help="where jobs and logs are kept"
+    )
+    parser.add_argument(
+        "--buckets", type=Path, metavar="DIR", help="where gs:// buckets are kept (in --state)"
     )
     parser.add_argument(
         "--market", type=Path, metavar="FILE", help="what the Spot market does, in YAML or JSON"
@@ -80,16 +85,28 @@ async def _serve(options: argparse.Namespace, market: Market) -> int:
         options.state, market, frozenset(options.cluster_spec_form), kind=options.vm
     )
     listener = _listen(registry, options.port)
+    buckets = options.buckets or options.state / "buckets"
+    storage = Listener(Storage(Objects(buckets)).app(), ADDRESS)
+    storage.start()
+    # VMs find their buckets by it: it is passed on to them.
+    os.environ["STORAGE_EMULATOR_HOST"] = f"http://{storage.authority}"
+    # This process reads runs' events there, too; it need not look for a metadata server first.
+    os.environ["NO_GCE_CHECK"] = "true"
     registry.resume()
     listener.start()
     try:
-        print(json.dumps({"endpoint": f"http://{listener.authority}"}), flush=True)
+        said = {
+            "endpoint": f"http://{listener.authority}",
+            "storage": f"http://{storage.authority}",
+        }
+        print(json.dumps(said), flush=True)
         await stop.wait()
     finally:
         await listener.stop()  # first, so that no job is created any more
         await registry.close()
         while kill_children():  # what had left its VM
             await asyncio.sleep(0.01)
+        await storage.stop()  # last: VMs that go write what they know
     return 0
 
 

@@ -17,6 +17,7 @@ PASSED_ON = (
     "PYTHONPATH",
     "LD_LIBRARY_PATH",
     "CUDA_VISIBLE_DEVICES",
+    "STORAGE_EMULATOR_HOST",  # set by the emulator itself: where gs:// is
 )
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

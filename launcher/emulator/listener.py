@@ -28,7 +28,15 @@ class Listener:
 
     def __init__(self, app: ASGIApp, address: str, port: int = 0) -> None:
         # Bound here, so that the port is known before anything is served.
-        self._socket = socket.create_server((address, port), backlog=128)
+        # asyncio turns Nagle's algorithm off only where the protocol is said: 45 ms an answer.
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._socket.bind((address, port))
+            self._socket.listen(128)
+        except BaseException:
+            self._socket.close()
+            raise
         self.address = address
         self.port: int = self._socket.getsockname()[1]
         self._server = _Server(

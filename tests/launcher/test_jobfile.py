@@ -60,7 +60,12 @@ def test_ten_lines_are_a_job(tmp_path: Path) -> None:
         "balance": "even",
         "spares": 1,
         "checkpoint_every": 30.0,
+        "checkpoint_every_steps": 0,
         "checkpoint_keep": 2,
+        "checkpoint_keep_every": 0,
+        "checkpoint_keep_best": "",
+        "checkpoint_from": "",
+        "job_sha256": job.sha256,
         "audit": True,
     }
 
@@ -410,3 +415,25 @@ def test_a_job_in_python_is_as_good_as_a_file() -> None:
     assert Job.model_validate(job.to_dict()) == job
     with pytest.raises(ValueError, match="the first pool has exactly 1"):
         Job(name="x", task="m:C", pools=[Pool(machine="a2-highgpu-1g", replicas=2)])
+
+
+def test_checkpoints_by_time_or_by_steps() -> None:
+    job = {"name": "a", "task": "m:T", "pools": [{"machine": "a2-highgpu-1g"}]}
+
+    def settings(**checkpoint: object) -> tuple[object, ...]:
+        found = Job.model_validate({**job, "checkpoint": checkpoint}).settings()
+        return tuple(
+            found[f"checkpoint_{name}"] for name in ("every", "every_steps", "keep_every", "from")
+        )
+
+    start = "gs://b/run/checkpoints/step-000000100"
+    assert settings(every="10min") == (600.0, 0, 0, "")
+    assert settings(every="500 steps", keep_every="10000 steps") == (0.0, 500, 10000, "")
+    assert settings(start_from=f"{start}#weights")[3] == f"{start}#weights"
+    for wrong, said in (
+        ({"every": 30}, "needs a unit"),
+        ({"keep_every": "10min"}, "is not a number of steps"),
+        ({"start_from": "gs://b/run"}, "is not a checkpoint"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            settings(**wrong)

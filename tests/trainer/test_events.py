@@ -21,7 +21,7 @@ class Unreliable(Store):
 
     fails = ""
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes | memoryview) -> None:
         if self.fails == "before":
             raise OSError("the store is away")
         super().write(name, data)

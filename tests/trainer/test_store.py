@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.storage import StorageServer
+from tests.trainer.stores import gs_store
+from trainer.retry import Retry, StoreUnavailable
 from trainer.store import Store, TooLarge
-
-
-@pytest.fixture(params=["local", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    if request.param == "local":
-        yield Store(str(tmp_path / "run"))
-        return
-    store = Store(f"memory://{uuid.uuid4().hex}")
-    yield store
-    store.delete("")
 
 
 def test_what_is_written_is_read(store: Store) -> None:
@@ -116,7 +108,7 @@ def test_any_bytes_come_back(data: bytes) -> None:
 
 def test_two_stores_of_one_url_see_each_other(store: Store) -> None:
     store.write("file", b"1")
-    assert Store(store.url).read("file") == b"1"
+    assert Store(store.url, store.fs).read("file") == b"1"
 
 
 @pytest.mark.parametrize("prefix", ["", "file://"])
@@ -183,6 +175,87 @@ def test_whatever_a_client_raises_is_an_os_error(operation: Callable[[Store], ob
     store.fs = Away()
     with pytest.raises(OSError, match="memory://away/file: HttpError: 503, try again later"):
         operation(store)
+
+
+@pytest.mark.parametrize(
+    "error", [HttpError("429"), ConnectionResetError("reset"), TimeoutError("late")], ids=repr
+)
+def test_what_passes_by_itself_is_tried_again(error: Exception) -> None:
+    if isinstance(error, HttpError):
+        error.code = 429  # type: ignore[attr-defined]
+    store = Store("memory://passes", retry=Retry(first=0.001, longest=0.001, limit=0.01))
+    store.write("file", b"1")
+    memory, left = store.fs, [error, error]
+
+    class Busy:
+        def __getattr__(self, name: str) -> Any:
+            if left:
+                raise left.pop()
+            return getattr(memory, name)
+
+    store.fs = Busy()
+    assert store.read("file") == b"1"
+    left.extend([error] * 1000)
+    with pytest.raises(StoreUnavailable, match="memory://passes/file"):
+        store.read("file")
+    store.fs = memory
+    store.delete("")
+
+
+def test_what_is_refused_for_good_is_not_tried_again() -> None:
+    store = Store("memory://refused")
+    asked = []
+
+    class Forbidden:
+        def cat_file(self, path: str) -> bytes:
+            asked.append(path)
+            raise PermissionError("403")
+
+    store.fs = Forbidden()
+    with pytest.raises(PermissionError):
+        store.read("file")
+    assert len(asked) == 1
+
+
+# --- the real gcsfs, and a server that fails on purpose ------------------------------------
+
+
+@pytest.mark.parametrize(
+    "operation, fault, when",
+    [
+        ("read", {"status": 503}, "before"),
+        ("read", {"cut": True}, "before"),
+        ("write", {"status": 429}, "before"),
+        ("write", {"cut": True}, "after"),
+        ("names", {"status": 503}, "before"),
+        ("delete", {"cut": True}, "after"),
+    ],
+)
+def test_gcsfs_gets_over_a_fault(
+    server: StorageServer, operation: str, fault: dict[str, Any], when: str
+) -> None:
+    store = gs_store(server, f"gs://bucket/{operation}-{when}-{fault}")
+    store.write("file", b"1")
+    server.fail(when=when, **fault)
+    if operation == "read":
+        assert store.read("file") == b"1"
+    elif operation == "write":
+        store.write("file", b"2")
+    elif operation == "names":
+        assert store.names() == ["file"]
+    else:
+        store.delete("file")
+        store.delete("file")
+    assert server.rules()[0]["times"] == 0, "the fault did not happen"
+    server.heal()
+    left = {"write": b"2", "delete": None}.get(operation, b"1")
+    assert (store.read("file") if store.exists("file") else None) == left
+
+
+def test_an_empty_object_is_read_with_a_limit(server: StorageServer) -> None:
+    store = gs_store(server, "gs://bucket/empty")
+    store.write("file", b"")
+    assert store.read("file", limit=10) == b""
 
 
 # --- a local disk, which has no whole-object writes of its own ----------------------------

@@ -1,0 +1,236 @@
+"""What a checkpoint costs: the pause, the steps while it is written, and the bandwidth.
+
+In one process, with one thread to train and the others' work beside it, for states of 20 MB,
+200 MB and 2 GB:
+
+- stall: how long ``save`` keeps the training thread; against a plain copy of the same tensors
+  into memory that is there already, a blocking ``torch.save``, and
+  ``torch.distributed.checkpoint.async_save``;
+- slowdown: the median step while a checkpoint is being written, over that without one;
+- bandwidth: to write and to read it back, on the local disk and through gcsfs to the emulated
+  Cloud Storage, against a plain write and read of as many bytes, by the world's size.
+
+    python benchmarks/checkpoint.py [--quick] [--only CASE] [--runs N] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.state_dict_saver import async_save
+
+from launcher.emulator.objects import Objects
+from rows import Case, Options, Row, benchmark
+from trainer.checkpoint import Checkpointer
+from trainer.retention import Retention
+from trainer.rundir import RunDirectory
+
+MB = 10**6
+SIZES = {"20 MB": 20 * MB, "200 MB": 200 * MB, "2 GB": 2000 * MB}
+QUICK = {"20 MB": 20 * MB}
+WORLDS = (1, 2, 4)
+TENSOR = 4 * MB  # bytes of one tensor of the state
+
+
+def state_of(size: int) -> dict[str, Any]:
+    """A state of ``size`` bytes in tensors as large as those of a layer."""
+    count = max(1, size // TENSOR)
+    return {"model": {f"layer{n}": torch.randn(size // count // 4) for n in range(count)}}
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """How long ``work`` takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+class Steps:
+    """Steps of a small training, as long as those that a checkpoint may disturb."""
+
+    def __init__(self) -> None:
+        self._weight = torch.randn(512, 512)
+        self._batch = torch.randn(512, 512)
+
+    def step(self) -> float:
+        """Takes one step. Returns its seconds."""
+        began = time.perf_counter()
+        for _ in range(8):
+            self._weight = torch.tanh(self._batch @ self._weight)
+        return time.perf_counter() - began
+
+    def undisturbed(self, count: int) -> float:
+        """The median seconds of ``count`` steps."""
+        return statistics.median(self.step() for _ in range(count))
+
+    def during(self, busy: Callable[[], bool]) -> float | None:
+        """The median seconds of the steps while ``busy``; None if that was too short."""
+        taken = []
+        while busy():
+            taken.append(self.step())
+        return statistics.median(taken) if len(taken) >= 3 else None
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """The process group of one that torch.distributed.checkpoint wants."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def stall(size: int) -> Case:
+    """The case of one size."""
+
+    def measured(options: Options) -> Iterable[Row]:
+        case = f"stall of {size // MB} MB"
+        state = state_of(size)
+        tensors = list(state["model"].values())
+        targets = [torch.empty_like(one) for one in tensors]
+
+        def copy() -> None:
+            for target, tensor in zip(targets, tensors, strict=True):
+                target.copy_(tensor)
+
+        copy()  # the memory is there
+        steps = Steps()
+        stalls: dict[str, list[float | None]] = {}
+        slower: dict[str, list[float | None]] = {}
+        with tempfile.TemporaryDirectory(prefix="swell-bench-") as folder, alone():
+            checkpointer = Checkpointer(RunDirectory(folder), Retention(1), lambda *a, **k: None)
+            for turn in range(-2, options.runs):  # two to fill buffers, which are reused
+                calm = steps.undisturbed(20)
+                copied = seconds_of(copy)
+                saved = seconds_of(partial(checkpointer.save, state, turn + 3))
+                disturbed = steps.during(lambda: checkpointer.busy("alone"))
+                checkpointer.flush()
+                blocked = seconds_of(partial(torch.save, state, Path(folder) / "blocking.pt"))
+                where = Path(folder) / f"dcp-{turn}"
+                began = time.perf_counter()
+                future: Any = async_save(state, checkpoint_id=str(where))
+                begun = time.perf_counter() - began
+                disturbed_too = steps.during(lambda future=future: not future.done())  # type: ignore[misc]
+                future.result()
+                shutil.rmtree(where)
+                figures: dict[str, tuple[float, float | None]] = {
+                    "plain copy": (copied, None),
+                    "swell": (saved, disturbed),
+                    "torch.save": (blocked, None),
+                    "dcp.async_save": (begun, disturbed_too),
+                }
+                for system, (seconds, busy) in figures.items() if turn >= 0 else ():
+                    stalls.setdefault(system, []).append(seconds)
+                    slower.setdefault(system, []).append(busy / calm if busy else None)
+        for system, values in stalls.items():
+            yield Row.of(system, case, "stall", "s", values)
+            pairs = zip(values, stalls["plain copy"], strict=True)
+            ratios = [a / b for a, b in pairs if a is not None and b]
+            yield Row.of(system, case, "stall over a plain copy", "x", ratios)
+            if system in ("swell", "dcp.async_save"):
+                yield Row.of(system, case, "step while writing", "x", slower[system])
+
+    return measured
+
+
+@contextmanager
+def cloud_storage(folder: Path) -> Iterator[None]:
+    """The emulated Cloud Storage in a process of its own, found by gcsfs."""
+    command = [sys.executable, "-m", "launcher.emulator", "--state", str(folder), "--until-eof"]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdin and child.stdout
+    os.environ["STORAGE_EMULATOR_HOST"] = json.loads(child.stdout.readline())["storage"]
+    os.environ["NO_GCE_CHECK"] = "true"
+    Objects(folder / "buckets").create_bucket("bench")
+    try:
+        yield
+    finally:
+        child.stdin.close()
+        child.wait()
+        child.stdout.close()
+        del os.environ["STORAGE_EMULATOR_HOST"]
+
+
+def bandwidth(kind: str) -> Case:
+    """The case of one kind of store."""
+
+    def measured(options: Options) -> Iterable[Row]:
+        size = 20 * MB if options.quick else 200 * MB
+        with tempfile.TemporaryDirectory(prefix="swell-bench-") as folder:
+            if kind == "local":
+                yield from _bandwidth(f"{folder}/run", kind, size, options)
+            else:
+                with cloud_storage(Path(folder)):
+                    yield from _bandwidth("gs://bench/run", kind, size, options)
+
+    return measured
+
+
+def _bandwidth(url: str, kind: str, size: int, options: Options) -> Iterator[Row]:
+    run_dir = RunDirectory(url)
+    data = os.urandom(size)
+    plain_write, plain_read = [], []
+    for _ in range(options.runs):
+        plain_write.append(seconds_of(lambda: run_dir.store.write("plain", data)))
+        plain_read.append(seconds_of(lambda: run_dir.store.read("plain")))
+    case = f"{kind} {size // MB} MB"
+    yield Row.of("plain copy", case, "write", "MB/s", [size / MB / s for s in plain_write])
+    yield Row.of("plain copy", case, "read", "MB/s", [size / MB / s for s in plain_read])
+    state, step = state_of(size), 0
+    for world in WORLDS:
+        writes, reads = [], []
+        for _ in range(options.runs):
+            step += 1
+            ranks = [
+                Checkpointer(RunDirectory(url), Retention(1), lambda *a, **k: None)
+                for _ in range(world)
+            ]
+            save = partial(_save_all, ranks, state, step)
+            writes.append(seconds_of(save))
+            reads.append(seconds_of(ranks[0].load_newest))
+        system = f"swell, {world} writing"
+        yield Row.of(system, case, "write", "MB/s", [size / MB / s for s in writes])
+        yield Row.of(system, case, "read by one", "MB/s", [size / MB / s for s in reads])
+
+
+def _save_all(ranks: list[Checkpointer], state: Any, step: int) -> None:
+    """Has every rank write its share at once, and waits until it is a checkpoint."""
+
+    def save(rank: int) -> bool:
+        size = len(ranks)
+        return ranks[rank].save(state, step, rank=rank, size=size, world=f"w{size}", wait=True)
+
+    with ThreadPoolExecutor(len(ranks)) as pool:
+        list(pool.map(save, range(len(ranks))))
+
+
+def main() -> int:
+    """Runs the benchmark."""
+    torch.set_num_threads(1)
+    sizes = QUICK if "--quick" in sys.argv else SIZES
+    cases = {f"stall {name}": stall(size) for name, size in sizes.items()}
+    cases |= {f"bandwidth {kind}": bandwidth(kind) for kind in ("local", "gs")}
+    return benchmark(__doc__, cases)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

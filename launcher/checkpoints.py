@@ -1,0 +1,104 @@
+"""What a run has saved: listed, verified, exported."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from launcher.runs import RunError
+from trainer.events import read_events
+from trainer.rundir import RunDirectory
+
+
+def list_checkpoints(run_dir: RunDirectory, verify: bool) -> list[dict[str, Any]]:
+    """Returns ``{"step", "bytes", "age", "world_size", "valid", "reason"}`` by step.
+
+    ``age`` is in seconds, None where no event tells it. ``valid`` is None unless ``verify``
+    is true or the manifest itself is damaged.
+    """
+    from trainer.manifest import committed_steps, read_manifest
+    from trainer.restore import read_shard
+
+    written = {
+        event["step"]: event["time"]
+        for event in read_events(run_dir)
+        if event["event"] == "checkpoint_committed" and isinstance(event.get("step"), int)
+    }
+    rows = []
+    for step in committed_steps(run_dir):
+        row: dict[str, Any] = {"step": step, "bytes": None, "age": None, "world_size": None}
+        if step in written:
+            row["age"] = round(time.time() - written[step], 1)
+        row |= {"valid": None, "reason": ""}
+        try:
+            manifest = read_manifest(run_dir, step)
+            row |= {"bytes": manifest.bytes, "world_size": manifest.about.get("world_size")}
+            for shard in manifest.shards if verify else []:
+                read_shard(run_dir, step, shard)
+            row["valid"] = True if verify else None
+        except (ValueError, FileNotFoundError) as error:
+            row |= {"valid": False, "reason": str(error)}
+        rows.append(row)
+    return rows
+
+
+def export_checkpoint(run_dir: RunDirectory, step: int | None, path: Path) -> int:
+    """Writes a checkpoint's tensors to one safetensors file. Returns the step.
+
+    Args:
+        run_dir: the run.
+        step: which one; None for the newest that is valid.
+        path: the file to make; what is there is replaced once the new one is whole.
+
+    Raises RunError when there is no such valid checkpoint.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    from trainer.manifest import committed_steps
+    from trainer.restore import Alone, load
+    from trainer.tree import flatten, names_in
+
+    there = committed_steps(run_dir)
+    wrong: list[str] = []
+    for chosen in [step] if step is not None else reversed(there):
+        if chosen not in there:
+            raise RunError(f"{run_dir.url}: has no checkpoint of step {chosen}; it has {there}")
+        tree = load(
+            run_dir,
+            chosen,
+            lambda event, **fields: wrong.append(str(fields.get("reason"))),
+            Alone(),
+            torch.device("cpu"),
+        )
+        if tree is not None:
+            skeleton, tensors = flatten(tree)
+            aside = path.with_name(f".{path.name}.new")
+            try:
+                save_file(dict(zip(names_in(skeleton), tensors, strict=True)), aside)
+                aside.replace(path)
+            finally:
+                aside.unlink(missing_ok=True)
+            return chosen
+    raise RunError(f"{run_dir.url}: has no valid checkpoint to export; {'; '.join(wrong)}")
+
+
+def print_checkpoints(console: Console, rows: list[dict[str, Any]]) -> None:
+    """Prints the rows of ``list_checkpoints`` as a table."""
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
+    for name in ("step", "size", "age", "written by", "valid"):
+        table.add_column(name, justify="left" if name == "valid" else "right", no_wrap=True)
+    for row in rows:
+        valid = {None: "not checked", True: "yes", False: f"no: {row['reason']}"}[row["valid"]]
+        table.add_row(
+            f"{row['step']:,}",
+            "?" if row["bytes"] is None else f"{row['bytes'] / 2**20:,.1f} MiB",
+            "?" if row["age"] is None else f"{row['age']:,.0f} s",
+            f"{row['world_size'] or '?'} ranks",
+            valid,
+        )
+    console.print(table)

@@ -1,0 +1,52 @@
+"""Which checkpoints stay: a pure decision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Retention:
+    """What is kept.
+
+    Attributes:
+        last: so many of the newest, at least 1.
+        every: besides, those whose step is a multiple of it; 0 for none.
+        best: besides, the one with the highest value of this metric, or with the lowest if
+            it begins with "-"; "" for none.
+    """
+
+    last: int = 2
+    every: int = 0
+    best: str = ""
+
+    def __post_init__(self) -> None:
+        if self.last < 1:
+            raise ValueError(f"{self.last} checkpoints to keep: there must be at least one")
+        if self.every < 0:
+            raise ValueError(f"every {self.every} steps: write 0 or more")
+
+    def surplus(self, written: int, metrics: Mapping[int, Mapping[str, Any]]) -> list[int]:
+        """Returns the steps whose checkpoints are not kept, ascending.
+
+        Args:
+            written: the step that was just written, which always stays. Later ones are those
+                that were rejected when this run was resumed: they must not push it out.
+            metrics: of each checkpoint with a manifest, by step; {} where none were known.
+        """
+        until_now = sorted(step for step in metrics if step <= written)
+        kept = set(until_now[-self.last :]) | {written}
+        if self.every:
+            kept |= {step for step in until_now if step % self.every == 0}
+        if self.best:
+            name, sign = self.best.removeprefix("-"), -1 if self.best.startswith("-") else 1
+            valued = [
+                (sign * float(metrics[step][name]), step)
+                for step in until_now
+                if isinstance(metrics[step].get(name), int | float)
+            ]
+            if valued:
+                kept.add(max(valued)[1])
+        return [step for step in until_now if step not in kept]

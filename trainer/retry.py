@@ -1,0 +1,55 @@
+"""Which failures of a store pass by themselves, and how long to wait for that."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# 408 request timeout, 429 too many requests, and the server's own trouble.
+TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+# Transport errors of the clients of object stores, known by module: none of them is imported.
+_CLIENTS = ("asyncio.", "aiohttp.", "requests.", "urllib3.", "botocore.", "google.auth.")
+
+
+class StoreUnavailable(OSError):
+    """The store does not answer, or not now; later it may."""
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Waits that double, with jitter, until a time limit. All times are in seconds.
+
+    Attributes:
+        first: the first wait.
+        longest: no wait is longer.
+        limit: after so long no further attempt is made.
+    """
+
+    first: float = 0.2
+    longest: float = 5.0
+    limit: float = 30.0
+
+    def waits(self) -> Iterator[float]:
+        """Yields how long to wait before each further attempt, until the waits fill the limit."""
+        wait, total = self.first, 0.0
+        while total < self.limit:
+            # Jitter, so that ranks that failed together do not come back together.
+            chosen = min(wait * random.uniform(0.5, 1.5), self.limit - total)
+            total += chosen
+            yield chosen
+            wait = min(2 * wait, self.longest)
+
+
+NEVER = Retry(limit=0.0)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request may well succeed later."""
+    status = getattr(error, "code", None) or getattr(error, "status", None)
+    if isinstance(status, int | str) and str(status).isdecimal():
+        return int(status) in TRANSIENT_STATUS
+    if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    kinds = [f"{kind.__module__}." for kind in type(error).__mro__]
+    return any(kind.startswith(_CLIENTS) for kind in kinds)

@@ -1,0 +1,37 @@
+"""When a checkpoint is due: by time, by steps, or by whichever comes first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+
+class Schedule:
+    """Counts from the last checkpoint, or from its own beginning.
+
+    Args:
+        seconds: between checkpoints; 0 for none by time.
+        steps: between checkpoints; 0 for none by steps.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, seconds: float, steps: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._seconds = seconds
+        self._steps = steps
+        self._clock = clock
+        self._since = clock()
+        self._saved = 0
+
+    def due(self, step: int) -> bool:
+        """Whether the state after ``step`` is to be saved."""
+        if self._seconds and self._clock() - self._since >= self._seconds:
+            return True
+        # At multiples: after a resumed run, too, the steps are those that one expects.
+        return bool(self._steps) and step // self._steps > self._saved // self._steps
+
+    def saved(self, step: int) -> None:
+        """The state after ``step`` is being saved, or was loaded."""
+        self._since = self._clock()
+        self._saved = step
