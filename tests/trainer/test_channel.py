@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from trainer.channel import ENV_CONTROL, AgentChannel, Generation, LoneChannel, Save
+from trainer.channel import (
+    ENV_CONTROL,
+    AgentChannel,
+    Generation,
+    Leave,
+    LoneChannel,
+    Order,
+    Save,
+)
 
 from .ranks import PATIENCE
 
@@ -30,9 +38,15 @@ class Line:
     def form(self, generation: int) -> Generation:
         """Has the worker join a generation; whatever was sent before has been heard then."""
         self.send("form", generation=generation, env={"A": "1"}, addresses=["10.0.0.1"])
-        joined = self.channel.next()
+        joined = self.next_but_leave()
         assert isinstance(joined, Generation)
         return joined
+
+    def next_but_leave(self) -> Order:
+        """The next order, after those to leave: whoever stands by in a world hears them, too."""
+        while isinstance(order := self.channel.next(), Leave):
+            pass
+        return order
 
     def close(self) -> None:
         for end in ("orders", "messages"):
@@ -117,6 +131,7 @@ def test_a_late_pause_changes_nothing(line: Line) -> None:
     line.form(4)
     line.send("pause", generation=3)
     line.send("save")
+    assert line.channel.next() == Leave(3)
     assert line.channel.next() == Save()
     assert not line.channel.pause_requested()
 
@@ -144,6 +159,7 @@ def test_an_abort_of_a_generation_that_was_left_calls_nobody(line: Line) -> None
     line.channel.on_abort(called.set)
     line.send("abort", generation=3)
     line.send("save")
+    assert line.channel.next() == Leave(3)
     assert line.channel.next() == Save()
     assert not called.is_set()
 
@@ -160,6 +176,7 @@ def test_without_a_callback_an_abort_is_only_remembered(line: Line) -> None:
     line.channel.on_abort(None)
     line.send("abort", generation=3)
     line.send("save")
+    assert line.channel.next() == Leave(3)
     assert line.channel.next() == Save()
     assert line.channel.aborted(3)
 
