@@ -31,7 +31,7 @@ def scripted(
         optimizer: Any = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=decay)
         optimizer = hvd.DistributedOptimizer(optimizer, named_parameters=model.named_parameters())
 
-        @hvd.elastic.run
+        @hvd.elastic.run  # type: ignore[untyped-decorator]
         def train(state: Any) -> str:
             told.append(f"{hvd.rank()}/{hvd.size()} from {state.round}")
             while state.round < rounds:
