@@ -10,7 +10,7 @@ a string, a tensor, dicts and lists of them), read and set as an attribute.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -51,6 +51,10 @@ class State(Portable):
         self._values: list[str] = []
         for name, part in parts.items():
             self._add(name, part)
+
+    if TYPE_CHECKING:  # any part may be set, to anything
+
+        def __setattr__(self, name: str, value: Any) -> None: ...
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"the state has no {name!r}; it was made of {self._named}")

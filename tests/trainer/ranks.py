@@ -248,11 +248,13 @@ class Worker:
         os.write(self._orders.fileno(), json.dumps({"op": op, **fields}).encode() + b"\n")
 
     def receive(self) -> dict[str, Any]:
-        """The next message."""
-        line = self._messages.readline()
-        assert line, f"the worker is gone: {self.process.result()}"
-        message: dict[str, Any] = json.loads(line)
-        return message
+        """The next message; signs of life come at any time, and are dropped."""
+        while True:
+            line = self._messages.readline()
+            assert line, f"the worker is gone: {self.process.result()}"
+            message: dict[str, Any] = json.loads(line)
+            if message["op"] != "alive":
+                return message
 
     def until(self, op: str) -> dict[str, Any]:
         """The next message of this kind; others are dropped."""

@@ -47,6 +47,8 @@ SCHEDULERS: dict[str, Callable[[Any], Any]] = {
 class Net(nn.Module):
     """Has dropout, statistics, and a buffer that ``state_dict`` leaves out."""
 
+    seen: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Dropout(), nn.Tanh())
@@ -144,8 +146,9 @@ def test_values_are_attributes() -> None:
 
 @pytest.mark.parametrize("name", ["step", "clean", "speed", "export", "_parts"])
 def test_names_that_the_state_uses_are_refused(name: str) -> None:
+    parts: dict[str, Any] = {name: 1}
     with pytest.raises(ValueError, match=f"State uses '{name}' itself"):
-        State(**{name: 1})
+        State(**parts)
 
 
 def test_a_state_of_other_parts_is_refused_by_name() -> None:
@@ -157,7 +160,12 @@ def test_a_state_of_other_parts_is_refused_by_name() -> None:
 
 def test_generators_go_on_from_their_state_and_repeat_themselves_from_a_seed() -> None:
     def draw() -> list[float]:
-        return [random.random(), random.gauss(), float(np.random.randn()), float(torch.rand(()))]
+        return [
+            random.random(),
+            random.gauss(0, 1),
+            float(np.random.randn()),
+            float(torch.rand(())),
+        ]
 
     draw()
     state = generators_state()
