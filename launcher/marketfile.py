@@ -162,13 +162,6 @@ def _either_form(value: Any, info: ValidationInfo) -> list[Incident] | Market:
     return Market.model_validate(value, context=info.context)
 
 
-# A market, or just the list of its incidents.
-MarketField = Annotated[
-    list[Incident] | Market,
-    PlainValidator(_either_form, json_schema_input_type=list[Incident] | Market),
-]
-
-
 def whole_market(value: list[Incident] | Market) -> Market:
     """Returns the market that either form means."""
     return Market(incidents=value) if isinstance(value, list) else value
@@ -179,3 +172,11 @@ def market_to_json(value: list[Incident] | Market) -> Any:
     if isinstance(value, list):
         return [incident.model_dump(mode="json", exclude_unset=True) for incident in value]
     return value.model_dump(mode="json", exclude_unset=True)
+
+
+# A market, or just the list of its incidents.
+MarketField = Annotated[
+    list[Incident] | Market,
+    PlainValidator(_either_form, json_schema_input_type=list[Incident] | Market),
+    PlainSerializer(market_to_json),
+]
