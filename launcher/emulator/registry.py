@@ -1,7 +1,7 @@
 """All CustomJobs that the emulator knows, kept in its state directory.
 
 ``<state>/jobs/<id>.json`` holds a job as the API answers it, ``<state>/logs`` what its
-replicas printed, ``<state>/market.json`` how far the Spot market is. All of that outlives the
+replicas printed, ``<state>/exchange.json`` how far the Spot market is. All of that outlives the
 emulator; VMs do not. So when it starts again, jobs that had VMs have failed (with the code
 UNAVAILABLE: another attempt may succeed), jobs that were QUEUED go on waiting, and ended ones
 are as they were.
@@ -78,7 +78,7 @@ class Registry:
         self._lock = _locked(state / "lock")
         market = market or Market()
         self._incidents = incidents.from_file(market.incidents)
-        self._exchange = Exchange(market, state / "market.json", clock)
+        self._exchange = Exchange(market, state / "exchange.json", clock)
         shutil.rmtree(self._folders.installed, ignore_errors=True)  # of an emulator that was killed
         self._load()
 
