@@ -24,7 +24,8 @@ from pathlib import Path
 from rows import Options, Row, benchmark
 from simulated import CoordinatorProcess, SimulatedAgent, run, usage
 from trainer import signals
-from trainer.membership import Membership, Phase
+from trainer.member import Phase
+from trainer.membership import Membership
 from trainer.policy import Policy
 from trainer.protocol import swell_pb2 as pb
 from trainer.wire import world_from_message

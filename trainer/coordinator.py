@@ -90,9 +90,17 @@ class Coordinator:
 
     # --- the lease ------------------------------------------------------------------
 
-    async def lead(self, epoch: int, last_generation: int) -> bool:
-        """Starts to serve and claims ``epoch``. Returns False, stopped again, if it was taken."""
-        self._machine = Membership(self._policy, self._expected, self._clock(), last_generation)
+    async def lead(self, epoch: int, last_generation: int, deposed: MemberId | None = None) -> bool:
+        """Starts to serve and claims ``epoch``. Returns False, stopped again, if it was taken.
+
+        Args:
+            epoch: its number.
+            last_generation: the newest that an earlier leader had formed; 0 without one.
+            deposed: who that leader was.
+        """
+        self._machine = Membership(
+            self._policy, self._expected, self._clock(), last_generation, deposed
+        )
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", MESSAGE_LIMIT),

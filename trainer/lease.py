@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from trainer.rundir import LEADER, RunDirectory
+from trainer.world import MemberId
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,14 @@ class Claim:
     target: str
     generation: int = 0
     counter: int = 0
+
+    @property
+    def leader(self) -> MemberId | None:
+        """Who leads; None if the claim is damaged."""
+        try:
+            return MemberId.parse(self.member)
+        except ValueError:
+            return None
 
 
 @dataclass(frozen=True)

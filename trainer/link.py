@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 
 from trainer.coordinator import KEEPALIVE, MESSAGE_LIMIT, METHOD, SERVICE, Coordinator
-from trainer.lease import Contend, Follow, Watch, newest_claim
+from trainer.lease import Claim, Contend, Follow, Watch, newest_claim
 from trainer.protocol import swell_pb2 as pb
 from trainer.rundir import RunDirectory
 
@@ -85,7 +85,7 @@ class Link:
                 continue
             decision = watch.look(newest, time.monotonic())
             if isinstance(decision, Contend) and self._may_lead:
-                await self._contend(decision.epoch, 0 if newest is None else newest.generation)
+                await self._contend(decision.epoch, newest)
             elif isinstance(decision, Follow) and decision.claim.target:
                 await self._follow(decision.claim.target, decision.claim.epoch, watch)
                 await asyncio.sleep(LOOK_AGAIN)
@@ -121,10 +121,11 @@ class Link:
                 if not isinstance(decision, Follow) or decision.claim.epoch != epoch:
                     return
 
-    async def _contend(self, epoch: int, last_generation: int) -> None:
+    async def _contend(self, epoch: int, last: Claim | None) -> None:
         await self.close()
         coordinator = self._make_coordinator(LEASE_RENEW)
-        leads = await coordinator.lead(epoch, last_generation)
+        generation, deposed = (last.generation, last.leader) if last else (0, None)
+        leads = await coordinator.lead(epoch, generation, deposed)
         self._coordinator = coordinator if leads else None
 
     async def _obey(self, target: str) -> None:

@@ -1,4 +1,4 @@
-"""What membership knows of one member: one incarnation of one replica."""
+"""What membership knows of one member (one incarnation of one replica), and where all stand."""
 
 from __future__ import annotations
 
@@ -17,6 +17,16 @@ class State(enum.Enum):
     READY = "ready"
     ACTIVE = "active"
     DRAINING = "draining"
+
+
+class Phase(enum.Enum):
+    """Where the world stands."""
+
+    WAITING = "waiting"
+    FORMING = "forming"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    ENDED = "ended"
 
 
 @dataclass

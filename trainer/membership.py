@@ -44,12 +44,11 @@ broken off at once, and repeated by those who stay.
 
 from __future__ import annotations
 
-import enum
 import math
 from typing import Any
 
 from trainer.liveness import Pace, forming_limit, overdue, why_hung, why_lost
-from trainer.member import Member, State, enough_since, slots_in
+from trainer.member import Member, Phase, State, enough_since, slots_in
 from trainer.orders import Orders
 from trainer.policy import Limits, Policy
 from trainer.roster import Roster
@@ -77,17 +76,6 @@ from trainer.signals import (
 )
 from trainer.world import MemberId, World, arrange
 
-
-class Phase(enum.Enum):
-    """Where the world stands."""
-
-    WAITING = "waiting"
-    FORMING = "forming"
-    RUNNING = "running"
-    STOPPING = "stopping"
-    ENDED = "ended"
-
-
 CAUSES_BY_WEIGHT = ("grow", "drain", "loss", "leader", "start")
 
 
@@ -99,12 +87,19 @@ class Membership:
         expected_workers: slots that the run was asked for; the start waits for them.
         now: the time at which the machine starts, in seconds.
         last_generation: the newest generation of an earlier leader, 0 if there was none.
+        deposed: who led before; as it has fallen silent, its own member may be lost, too.
     """
 
     def __init__(
-        self, policy: Policy, expected_workers: int, now: float, last_generation: int = 0
+        self,
+        policy: Policy,
+        expected_workers: int,
+        now: float,
+        last_generation: int = 0,
+        deposed: MemberId | None = None,
     ) -> None:
         self.policy = policy
+        self._deposed = deposed
         self.phase = Phase.WAITING
         self.members = Roster(policy, expected_workers)
         self.world: World | None = None  # the newest; in WAITING it is over
@@ -199,7 +194,8 @@ class Membership:
         self._formed_at = now
         others = [self.members[id_] for id_ in world.members if id_ in self.members]
         for rank, (id_, slots) in enumerate(world.slots):
-            heard = now + self.policy.adoption_wait  # it has this long to come over
+            # It has this long to come over; a step that completes says that it lives.
+            heard = now + (0.0 if id_ == self._deposed else self.policy.adoption_wait)
             member = self.members.setdefault(id_, Member(id_, slots, State.ACTIVE, heard))
             member.rank = rank
             self._team[id_] = member

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from trainer.membership import Membership, Phase
+from trainer.member import Phase
+from trainer.membership import Membership
 from trainer.policy import Policy
 from trainer.signals import (
     Command,
@@ -29,10 +30,16 @@ A, B, C, D, E = (MemberId(f"workerpool1-{i}", "first") for i in range(5))
 class Run:
     """A machine with a clock; ``orders`` and ``records`` collect what it says."""
 
-    def __init__(self, expected: int = 0, last_generation: int = 0, **limits: Any) -> None:
+    def __init__(
+        self,
+        expected: int = 0,
+        last_generation: int = 0,
+        deposed: MemberId | None = None,
+        **limits: Any,
+    ) -> None:
         policy = Policy(**{"min_workers": 1, "max_workers": 8, **limits})
         self.now = 100.0
-        self.machine = Membership(policy, expected, self.now, last_generation)
+        self.machine = Membership(policy, expected, self.now, last_generation, deposed)
         self.orders: list[Command] = []
         self.records: list[Record] = []
 

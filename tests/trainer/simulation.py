@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from trainer.membership import Membership, Phase
+from trainer.member import Phase
+from trainer.membership import Membership
 from trainer.policy import Policy
 from trainer.signals import (
     Abort,

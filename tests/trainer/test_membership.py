@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from tests.trainer.membership_run import A, B, C, D, Run, world
-from trainer.member import Member, State, choose
-from trainer.membership import Phase
+from trainer.member import Member, Phase, State, choose
 from trainer.signals import (
     Abort,
     Crashed,

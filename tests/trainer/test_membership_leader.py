@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.trainer.membership_run import A, B, C, Run, world
-from trainer.membership import Phase
+from trainer.member import Phase
 from trainer.signals import (
     Abort,
     Drain,
@@ -48,6 +48,24 @@ def test_a_member_that_does_not_come_over_is_lost() -> None:
     assert run.wait(0.5, alive=(A,))[1:] == [Abort(found)]
     assert run.stopped(A, step=70) == [Form(world(8, A))]
     assert run.told("generation_formed")[-1]["cause"] == "leader"
+
+
+def test_the_one_that_led_before_is_given_no_longer_than_a_silent_member() -> None:
+    found = world(7, A, B, C)
+    run = Run(last_generation=7, deposed=C, adoption_wait=5.0, suspicion=2.0)
+    run.tell(Joined(A, 1, found), Joined(B, 1, found))
+    assert run.wait(2.0, alive=(A, B)) == []
+    assert run.wait(0.5, alive=(A, B))[1:] == [Abort(found)]
+    assert run.stopped(A, B, step=70) == [Form(world(8, A, B))]
+
+
+def test_it_is_not_lost_if_steps_go_on() -> None:
+    found = world(7, A, B)
+    run = Run(last_generation=7, deposed=B, adoption_wait=5.0, suspicion=2.0)
+    run.tell(Joined(A, 1, found))
+    for step in range(71, 80):
+        run.tell(Progress(A, 7, step))
+        assert run.wait(1.0, alive=(A,)) == []
 
 
 def test_a_new_leader_does_not_form_a_world_before_the_old_one_can_show_itself() -> None:

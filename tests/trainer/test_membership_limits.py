@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.trainer.membership_run import A, B, C, Run, Shown, world
 from trainer import membership
-from trainer.membership import Phase
+from trainer.member import Phase
 from trainer.policy import Limits, Policy
 from trainer.signals import (
     Abort,

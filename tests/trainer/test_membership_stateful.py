@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from trainer.membership import Phase
+from trainer.member import Phase
 from trainer.policy import Policy
 
 from .simulation import Agent, Simulation
