@@ -19,7 +19,7 @@ def launched(
     market: list[dict[str, str]],
     *,
     replicas: int = 2,
-    elastic: str = "min_workers: 1, spares: 1, suspicion: 5s",
+    elastic: str = "min_workers: 1, spares: 0, suspicion: 5s",
     audit: bool = False,
 ) -> tuple[dict[str, Any], list[str]]:
     """Runs a script to its success. Returns the run's status and what was printed."""
