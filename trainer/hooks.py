@@ -192,7 +192,7 @@ class Hooks:
 
         def counted() -> None:
             if self._script.step == self._script.committed:
-                self._script.step += 1  # a script without optimizers makes progress, too
+                self._step_completed()  # a script without optimizers makes progress, too
             commit()
 
         state.save, state.commit = noted, counted
@@ -247,8 +247,10 @@ class Hooks:
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         self._stepping -= 1
-        if self._stepping or self._synchronising or not self._generations.inside:
-            return
+        if not self._stepping and not self._synchronising and self._generations.inside:
+            self._step_completed()
+
+    def _step_completed(self) -> None:
         now = time.monotonic()
         self._script.step += 1
         self._generations.step_completed()
