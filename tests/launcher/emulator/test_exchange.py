@@ -103,7 +103,8 @@ def test_the_same_seed_takes_the_same_vms(tmp_path: Path) -> None:
 
 
 def test_the_markets_time_may_run_faster(start: Start, tmp_path: Path) -> None:
-    emulator = on_market(start, tmp_path, speed=3600, capacity=capacity(at_0s=0, at_1h=2))
+    found = capacity(at_0s=0, at_1h=2)
+    emulator = on_market(start, tmp_path, speed=3600, retry="20min", capacity=found)
     job = emulator.create(pool("echo up"), pool("echo up"), **SPOT)
     ended = emulator.until(job, "SUCCEEDED", "FAILED")
     assert ended["state"] == "JOB_STATE_SUCCEEDED"

@@ -77,9 +77,11 @@ def test_a_replica_that_was_killed_is_restarted_under_its_name(
 
 
 def test_the_whole_job_is_restarted_three_times_after_a_segmentation_fault(
-    emulator: Emulator,
+    emulator: Emulator, tmp_path: Path
 ) -> None:
-    job = emulator.create(pool("echo again; exec sleep 1000"), pool("echo again; exit 139"))
+    up = tmp_path / "up"
+    faulty = f"echo again; until rm {up} 2>/dev/null; do sleep 0.02; done; exit 139"
+    job = emulator.create(pool(f"echo again; touch {up}; exec sleep 1000"), pool(faulty))
     error = emulator.until(job, "FAILED")["error"]
     assert "The job had been restarted 3 times" in error["message"]
     assert emulator.output(job, "workerpool1-0") == ["again"] * 4
