@@ -36,7 +36,8 @@ class Stay:
         self.generation = generation
         self._channel = channel
         self._older = open_sockets()
-        self._breaking = threading.Event()
+        self._lock = threading.Lock()
+        self._breaker: threading.Thread | None = None
         self._left = threading.Event()
         channel.on_abort(self.break_off)
         if channel.aborted(generation.number):
@@ -62,8 +63,11 @@ class Stay:
             return
         with self._channel.collective():
             horovod_shutdown()
-        self._left.set()
         self._channel.on_abort(None)
+        with self._lock:
+            self._left.set()
+        if self._breaker is not None:
+            self._breaker.join()  # else it might still break a connection of the next world
         # Handles of collectives that never completed would pin their tensors.
         mpi_ops._handle_map.clear()
 
@@ -74,9 +78,12 @@ class Stay:
 
     def break_off(self) -> None:
         """From now until the worker has left, its connections to peers are shut down."""
-        if not self._breaking.is_set():
-            self._breaking.set()
-            threading.Thread(target=self._keep_breaking, name="swell-breaker", daemon=True).start()
+        with self._lock:
+            if self._breaker is None and not self._left.is_set():
+                self._breaker = threading.Thread(
+                    target=self._keep_breaking, name="swell-breaker", daemon=True
+                )
+                self._breaker.start()
 
     def _keep_breaking(self) -> None:
         peers = {*self.generation.addresses, "127.0.0.1"}
