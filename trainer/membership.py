@@ -439,15 +439,16 @@ class Membership:
             self._waiting_told = False
 
     def _settle_waiting(self, now: float) -> None:
+        if self.generation == 0:
+            if first := self.members.first(now):
+                self._form(first, now)
+            return
         chosen = self.members.chosen()
         slots = slots_in(chosen)
         if slots < self.policy.min_workers:
-            if self.generation and now >= self._adopting_until and not self._waiting_told:
+            if now >= self._adopting_until and not self._waiting_told:
                 self._waiting_told = True
                 self._out.record("waiting", slots=slots, min_workers=self.policy.min_workers)
-        elif self.generation == 0:
-            if first := self.members.first(now):
-                self._form(first, now)
         elif now >= self._adopting_until and self.members.gathered(
             enough_since(chosen, self.policy.min_workers), now
         ):

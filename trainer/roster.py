@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainer.member import Member, State, choose, enough_since, slots_in
+from trainer.member import Member, State, choose, slots_in
 from trainer.policy import Policy
 from trainer.world import MemberId
 
@@ -19,19 +19,28 @@ class Roster(dict[MemberId, Member]):
         super().__init__()
         self._policy = policy
         self._expected = max(policy.min_workers, min(expected, policy.max_workers))
+        self._enough_at: float | None = None  # since when there have been min_workers
 
     def chosen(self) -> list[Member]:
         """Who would be in a world formed now, in the order of ranks."""
         return choose(list(self.values()), self._policy.min_workers, self._policy.max_workers)
 
     def first(self, now: float) -> list[Member]:
-        """Who begins the run: all that were asked for, or, later, as many as are needed."""
+        """Who begins the run: all that were asked for, or, later, as many as are needed.
+
+        Called at every event until then: with a thousand members it must not sort them.
+        """
+        usable = sum(member.slots for member in self.values() if member.usable)
+        if usable < self._policy.min_workers:
+            self._enough_at = None
+            return []
+        if self._enough_at is None:
+            self._enough_at = now
+        if usable < self._expected and now - self._enough_at < self._policy.start_wait:
+            return []
         chosen = self.chosen()
-        if slots_in(chosen) < self._expected:
-            waited = now - enough_since(chosen, self._policy.min_workers)
-            if waited < self._policy.start_wait:
-                return []
-        return sorted(chosen, key=lambda one: one.id)
+        enough = slots_in(chosen) >= self._policy.min_workers
+        return sorted(chosen, key=lambda one: one.id) if enough else []
 
     def newcomers_wait(self, now: float) -> bool:
         """Whether a running world is to be stopped for those who have come since."""
