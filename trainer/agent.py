@@ -227,7 +227,7 @@ class Agent:
             generation=0 if self._world is None else self._world.generation,
             step=max((slot.active.step for slot in self._slots.all), default=0),
             quiet=max((now - worker.heard for worker in inside), default=0.0),
-            frozen=any(worker.frozen for worker in inside),
+            frozen=any(slot.active.frozen for slot in self._slots.all),
             waiting=bool(inside) and all(worker.waiting for worker in inside),
             received=min((worker.received for worker in inside), default=0),
         )
@@ -250,7 +250,7 @@ class Agent:
                     self._rendezvous.take(order.columns.scope, one.rank, one.addresses)
         elif kind == "replace":
             for slot in self._slots.all:
-                if slot.active.generation:
+                if slot.active.generation or slot.active.frozen:
                     slot.active.kill()
         elif kind == "save":
             self._slots.all[0].active.send("save")

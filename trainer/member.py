@@ -66,14 +66,17 @@ class Member:
         self.frozen_since = None
         self.received = 0
 
-    def lives(self, sign: Progress, now: float) -> bool:
-        """Takes in what its agent sees of its workers; whether more state has come in."""
-        self.quiet = sign.quiet
-        self.waiting = sign.waiting
-        if not sign.frozen:
+    def note_frozen(self, frozen: bool, now: float) -> None:
+        """Takes in whether one of its workers, in a world or not, is stopped by a signal."""
+        if not frozen:
             self.frozen_since = None
         elif self.frozen_since is None:
             self.frozen_since = now
+
+    def lives(self, sign: Progress) -> bool:
+        """Takes in what its agent sees of its workers in the world; whether state has come in."""
+        self.quiet = sign.quiet
+        self.waiting = sign.waiting
         before, self.received = self.received, sign.received
         return sign.received > before
 

@@ -98,16 +98,14 @@ class Membership:
         last_generation: int = 0,
         deposed: MemberId | None = None,
     ) -> None:
-        self.policy = policy
-        self._deposed = deposed
+        self.policy, self._deposed = policy, deposed
         self.phase = Phase.WAITING
         self.members = Roster(policy, expected_workers)
         self.world: World | None = None  # the newest; in WAITING it is over
         self.generation = last_generation  # that of ``world``, once there is one
         self._taken = 0  # the newest that a member brought from an earlier leader
         self.steps = 0  # the most steps that anyone reported
-        # Those of the world who are still members, in rank order; nobody in WAITING.
-        self._team: dict[MemberId, Member] = {}
+        self._team: dict[MemberId, Member] = {}  # of the world, by rank; nobody in WAITING
         self._cause = "leader" if last_generation else "start"
         self._stopping_since = now
         self._aborted = False
@@ -117,7 +115,7 @@ class Membership:
         self._fruitful = False  # whether the world has completed a step
         self._setbacks = 0
         self._waiting_told = False
-        # Members of an earlier leader's world may still be on their way to this one.
+        # Until then members of an earlier leader's world may be on their way to this one.
         self._adopting_until = now + policy.adoption_wait if last_generation else now
         self._out = Orders()
 
@@ -145,8 +143,9 @@ class Membership:
 
     def _take(self, member: Member, event: Event, now: float) -> None:
         if isinstance(event, Progress):
+            member.note_frozen(event.frozen, now)
             inside = event.generation == self.generation or member.leaving_since is not None
-            if inside and member.lives(event, now):
+            if inside and member.lives(event):
                 self._forming_since = now  # a large state takes its time
             self._progressed(event.generation, event.step, now)
         elif isinstance(event, Ready):
@@ -349,6 +348,10 @@ class Membership:
                 if overdue([member], now - since, limits, self.policy):
                     member.leaving_since = None
                     self._out.append(Replace(member.id))
+            elif reason := why_hung(member, now, 0.0, limits):
+                self._hang(member, reason)
+                member.frozen_since = None
+                self._out.append(Replace(member.id))
         if self.phase is Phase.FORMING:
             if now - self._forming_since > forming_limit(self._team.values(), limits):
                 self._break(now)
@@ -405,8 +408,8 @@ class Membership:
         deadline = min((one.drain_until for one in draining), default=math.inf)
         if now + self.pace.left(now) < deadline:
             self._out.append(Pause(self.world))
-        else:  # the running step cannot end in time: better to begin it again at once
-            self._abort(now)
+        else:
+            self._abort(now)  # the running step cannot end in time: it is begun again at once
 
     def _settle_stopping(self, now: float) -> None:
         team = list(self._team.values())

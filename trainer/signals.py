@@ -51,8 +51,8 @@ class Progress:
     """A sign of life of an agent, and what it sees of its workers in the generation.
 
     ``quiet`` is how long, in seconds, the quietest of them has not shown life; ``frozen``
-    whether one is stopped by a signal; ``waiting`` whether all wait in a collective;
-    ``received`` how many bytes of state have come in.
+    whether one, also outside a generation, is stopped by a signal; ``waiting`` whether all
+    wait in a collective; ``received`` how many bytes of state have come in.
     """
 
     member: MemberId

@@ -157,6 +157,17 @@ def test_a_hung_worker_of_a_member_that_comes_with_an_old_world_is_killed_too() 
     assert run.tell(Crashed(B, "killed", spare=True), Ready(B)) == [Form(world(2, A, B))]
 
 
+def test_a_worker_that_is_stopped_before_it_is_ready_is_replaced_too() -> None:
+    run = Run(expected=1, suspicion=2.0)
+    run.start(A)
+    run.tell(Joined(B, 1))
+    assert run.wait(2.0, shown={B: {"frozen": True}}) == []
+    assert run.wait(1.0, shown={B: {"frozen": True}}) == [Replace(B)]
+    run.tell(Crashed(B, "killed"))
+    assert [loss["member"] for loss in run.told("loss")] == [B.replica]
+    assert run.phase is Phase.RUNNING
+
+
 # --- workers that do not stop -----------------------------------------------------
 
 WAITS = {"waiting": True}
