@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -143,7 +142,7 @@ def plan(
     ] = None,
 ) -> None:
     """Print the CustomJob that launch would send, without sending it, and what it would cost."""
-    with _user_errors():
+    with _user_errors(offline=True):
         from launcher import customjob, runs
         from launcher import plan as plans
         from launcher.jobfile import load_job
@@ -381,15 +380,14 @@ def main() -> None:
     gc.set_threshold(100_000, 50, 100)
     # Else pydantic looks through all installed packages for plugins of its own, on every start.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    for library in ("gcsfs", "google"):  # what they log, with its traceback, they raise as well
-        logging.getLogger(library).addHandler(logging.NullHandler())
-        logging.getLogger(library).propagate = False
     app()
 
 
 @contextmanager
-def _user_errors() -> Iterator[None]:
+def _user_errors(*, offline: bool = False) -> Iterator[None]:
     """Turns what a user can mend into one line and an exit code, never a traceback."""
+    if not offline:
+        _silence_libraries()
     try:
         yield
     except KeyboardInterrupt:
@@ -406,6 +404,15 @@ def _user_errors() -> Iterator[None]:
         for line in str(error).splitlines():
             typer.echo(f"swell: {line}", err=True)
         raise typer.Exit(code) from None
+
+
+def _silence_libraries() -> None:
+    """What they log, with its traceback, they raise as well."""
+    import logging
+
+    for library in ("gcsfs", "google"):
+        logging.getLogger(library).addHandler(logging.NullHandler())
+        logging.getLogger(library).propagate = False
 
 
 def _exit_code(error: Exception) -> int | None:

@@ -10,12 +10,9 @@ launch) is in ``SWELL_HOME/runs/<id>/local``, wherever the run directory is.
 from __future__ import annotations
 
 import fcntl
-import getpass
 import json
 import os
 import re
-import secrets
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -39,6 +36,8 @@ def home() -> Path:
 
 def new_id(name: str, now: float) -> str:
     """Returns an id for a new run: the job's name, the local date of ``now``, four letters."""
+    import secrets  # here, and below: `swell plan` does without
+
     letters = "".join(secrets.choice("abcdefghjkmnpqrstvwxyz23456789") for _ in range(4))
     return f"{name}-{time.strftime('%m%d-%H%M', time.localtime(now))}-{letters}"
 
@@ -217,6 +216,9 @@ def launched_here(run: dict[str, Any]) -> bool:
 
 def whoami() -> str:
     """Returns user@host."""
+    import getpass
+    import socket
+
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # an id without a name, as in some containers
