@@ -208,8 +208,6 @@ class Simulation:
         self._gone: set[MemberId] = set()
         self._new: set[MemberId] = set()  # joined since that world was formed
 
-    # --- what may happen ------------------------------------------------------------
-
     def join(self, slots: int = 1, replica: str = "") -> Agent:
         """A replica starts, and connects."""
         self._serial += 1

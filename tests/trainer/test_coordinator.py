@@ -162,9 +162,6 @@ def with_leader(
     return run
 
 
-# --- who may speak ------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("token", [None, "", "wrong", TOKEN + "x", TOKEN[:-1]])
 def test_without_the_runs_token_nobody_gets_in(tmp_path: Path, token: str | None) -> None:
     async def body() -> None:
@@ -236,9 +233,6 @@ async def test_the_token_is_written_nowhere(leader: Leader) -> None:
     files = [path for path in Path(leader.run_dir.url).rglob("*") if path.is_file()]
     assert files
     assert not any(TOKEN.encode() in path.read_bytes() for path in files)
-
-
-# --- a world ------------------------------------------------------------------------------
 
 
 @with_leader

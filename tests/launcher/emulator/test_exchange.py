@@ -85,7 +85,9 @@ def test_27_hours_of_a_real_market_with_a_vm_for_each_count(tmp_path: Path) -> N
     samples = read_trace(TRACE)
     entry = Capacity(machine=MACHINE, trace=str(TRACE))
     market = Market(capacity=[entry], notice=None, speed=10_000, seed=3)
-    ride(tmp_path / "state", market, samples, wanted=samples[0][1])
+    wanted = samples[0][1]
+    vms = ride(tmp_path / "state", market, samples, wanted)
+    assert [len(at) for at in vms] == [min(count, wanted) for _, count in samples]
 
 
 def test_the_same_seed_takes_the_same_vms(tmp_path: Path) -> None:
