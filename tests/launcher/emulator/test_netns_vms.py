@@ -140,9 +140,10 @@ def test_a_vm_given_back_while_the_lost_one_lives_on_is_another_one(emulator: Em
 def test_a_program_in_a_session_of_its_own_dies_with_its_vm(emulator: Emulator) -> None:
     job = emulator.create(pool("sleep 600"), pool("setsid sleep 600 & echo up; wait"))
     emulator.until_output(job, "workerpool1-0", "up")
-    wait_for(emulator.processes, lambda found: len(found) == 4)
+    both = wait_for(emulator.processes, lambda found: len(found) == 4)
     emulator.act(job, "workerpool1-0", "preempt", notice="0s")
-    wait_for(emulator.processes, lambda found: len(found) == 2)
+    left = wait_for(emulator.processes, lambda found: len(found) == 2)
+    assert set(left) < set(both)
 
 
 @needs_namespaces
