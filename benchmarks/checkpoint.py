@@ -37,8 +37,8 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from launcher.emulator.objects import Objects
 from rows import Case, Options, Row, benchmark
-from trainer.checkpoint import Checkpointer
-from trainer.retention import Retention
+from trainer.checkpoints.checkpoint import Checkpointer
+from trainer.checkpoints.retention import Retention
 from trainer.rundir import RunDirectory
 
 MB = 10**6

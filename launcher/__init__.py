@@ -15,34 +15,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from launcher.jobfile import JobFileError as JobFileError
-    from launcher.jobfile import load_job as load_job
-    from launcher.pool import Container as Container
-    from launcher.pool import Package as Package
-    from launcher.pool import Pool as Pool
+    from launcher.job.jobfile import JobFileError as JobFileError
+    from launcher.job.jobfile import load_job as load_job
+    from launcher.job.pool import Container as Container
+    from launcher.job.pool import Package as Package
+    from launcher.job.pool import Pool as Pool
+    from launcher.job.scheduling import Scheduling as Scheduling
+    from launcher.job.spec import Checkpoint as Checkpoint
+    from launcher.job.spec import Elastic as Elastic
+    from launcher.job.spec import Job as Job
     from launcher.run import LaunchError as LaunchError
     from launcher.run import Run as Run
     from launcher.run import launch as launch
-    from launcher.scheduling import Scheduling as Scheduling
-    from launcher.spec import Checkpoint as Checkpoint
-    from launcher.spec import Elastic as Elastic
-    from launcher.spec import Job as Job
     from launcher.status import Outcome as Outcome
 
 _HOMES = {
-    "Checkpoint": "spec",
-    "Container": "pool",
-    "Elastic": "spec",
-    "Job": "spec",
-    "JobFileError": "jobfile",
+    "Checkpoint": "job.spec",
+    "Container": "job.pool",
+    "Elastic": "job.spec",
+    "Job": "job.spec",
+    "JobFileError": "job.jobfile",
     "LaunchError": "run",
     "Outcome": "status",
-    "Package": "pool",
-    "Pool": "pool",
+    "Package": "job.pool",
+    "Pool": "job.pool",
     "Run": "run",
-    "Scheduling": "scheduling",
+    "Scheduling": "job.scheduling",
     "launch": "run",
-    "load_job": "jobfile",
+    "load_job": "job.jobfile",
 }
 
 __all__ = list(_HOMES)

@@ -20,8 +20,8 @@ def list_checkpoints(run_dir: RunDirectory, verify: bool) -> list[dict[str, Any]
     ``age`` is in seconds, None where no event tells it. ``valid`` is None unless ``verify``
     is true or the manifest itself is damaged.
     """
-    from trainer.manifest import committed_steps, read_manifest
-    from trainer.restore import read_shard
+    from trainer.checkpoints.manifest import committed_steps, read_manifest
+    from trainer.checkpoints.restore import read_shard
 
     written = {
         event["step"]: event["time"]
@@ -59,8 +59,8 @@ def export_checkpoint(run_dir: RunDirectory, step: int | None, path: Path) -> in
     import torch
     from safetensors.torch import save_file
 
-    from trainer.manifest import committed_steps
-    from trainer.restore import Alone, load
+    from trainer.checkpoints.manifest import committed_steps
+    from trainer.checkpoints.restore import Alone, load
     from trainer.tree import flatten, names_in
 
     there = committed_steps(run_dir)

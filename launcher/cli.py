@@ -115,7 +115,7 @@ def launch(
     """Start a run and see it through to its end."""
     with _user_errors():
         from launcher.foreground import launch_and_follow, launch_detached
-        from launcher.jobfile import load_job
+        from launcher.job.jobfile import load_job
 
         overrides = [*(overrides or []), *([f"local.vm={vm.value}"] if vm else [])]
         if start_from is not None:
@@ -143,9 +143,10 @@ def plan(
 ) -> None:
     """Print the CustomJob that launch would send, without sending it, and what it would cost."""
     with _user_errors(offline=True):
-        from launcher import customjob, runs
         from launcher import plan as plans
-        from launcher.jobfile import load_job
+        from launcher import runs
+        from launcher.job import customjob
+        from launcher.job.jobfile import load_job
 
         format = format or (Format.table if sys.stdout.isatty() else Format.json)
         complete = format is Format.curl
@@ -158,7 +159,7 @@ def plan(
         elif format is Format.curl:
             text = plans.as_curl(request, loaded.project or "", loaded.regions[0])
         elif format is Format.table:
-            from launcher.prices import load_prices
+            from launcher.job.prices import load_prices
 
             text = plans.table(loaded, load_prices(runs.home()))
         else:
@@ -170,7 +171,7 @@ def plan(
 def schema() -> None:
     """Print the JSON Schema of job files, by which an editor completes and checks them."""
     with _user_errors():
-        from launcher.schema import job_schema
+        from launcher.job.schema import job_schema
 
         typer.echo(json.dumps(job_schema(), indent=2))
 
@@ -305,7 +306,7 @@ def logs(
         import time
 
         from launcher import runs
-        from launcher.durations import parse_duration
+        from launcher.job.durations import parse_duration
         from launcher.logs import open_log, print_logs, since_time
 
         start = None
@@ -342,8 +343,8 @@ def preempt(
         if (notice is not None) + silent + restore > 1:
             _fail("choose one of --notice, --silent and --restore")
         from launcher import runs
-        from launcher.durations import parse_duration
         from launcher.foreground import local_replicas
+        from launcher.job.durations import parse_duration
 
         if notice is not None:
             try:
@@ -417,7 +418,7 @@ def _silence_libraries() -> None:
 
 def _exit_code(error: Exception) -> int | None:
     from launcher.apierror import ApiError
-    from launcher.jobfile import JobFileError
+    from launcher.job.jobfile import JobFileError
     from launcher.local import LocalError
     from launcher.run import LaunchError
     from launcher.runs import RunError
@@ -441,7 +442,7 @@ def _fail(message: str) -> None:
 def _apis(project: str | None, regions: list[str], job: str | None) -> list[Jobs]:
     """Returns the APIs that options of ``swell runs`` name."""
     if job is not None:
-        from launcher.jobfile import load_job
+        from launcher.job.jobfile import load_job
 
         loaded = load_job(job, [])
         project, regions = project or loaded.project, regions or loaded.regions

@@ -15,9 +15,9 @@ from typing import NoReturn
 from rich.console import Console
 
 from launcher import runs
+from launcher.job.spec import Job, Target
 from launcher.local import LocalError, Replicas, child_environment
 from launcher.run import Run, launch
-from launcher.spec import Job, Target
 from launcher.status import ABANDONED, Outcome, is_abandoned, read_status
 from launcher.summary import print_summary
 from launcher.supervisor import read_attempts

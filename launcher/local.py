@@ -19,7 +19,7 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, Request, build_opener
 
-from launcher.marketfile import Incident, Market, market_to_json
+from launcher.job.marketfile import Incident, Market, market_to_json
 
 PROJECT = "local"
 REGION = "local"

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from launcher import customjob, runs
-from launcher.customjob import CustomJob
-from launcher.machines import Machine, Price
-from launcher.spec import Job
+from launcher import runs
+from launcher.job import customjob
+from launcher.job.customjob import CustomJob
+from launcher.job.machines import Machine, Price
+from launcher.job.spec import Job
 
 if TYPE_CHECKING:
-    from launcher.prices import PriceList
+    from launcher.job.prices import PriceList
 
 UNKNOWN = "unknown"
 

@@ -9,13 +9,14 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
-from launcher import customjob, runs
+from launcher import runs
+from launcher.job import customjob
+from launcher.job.spec import Job, Target
+from launcher.job.targets import problems
 from launcher.local import PROJECT, REGION, Emulator, LocalError
 from launcher.retry import ONCE, Retries
-from launcher.spec import Job, Target
 from launcher.status import Outcome, read_status
 from launcher.supervisor import PATIENCE, Supervisor, end_run
-from launcher.targets import problems
 from launcher.transport import import_client
 from launcher.vertex import Jobs
 from trainer.events import EventWriter

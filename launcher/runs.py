@@ -200,7 +200,7 @@ def launch_lives(run_id: str) -> bool:
 
 def require_replica(run: dict[str, Any], replica: str) -> None:
     """Raises RunError when the run whose run.json this is has no such replica."""
-    from launcher.spec import Job
+    from launcher.job.spec import Job
 
     names = Job.model_validate(run["spec"]).replicas()
     if replica not in names:

@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
 
 from launcher.apierror import ApiError
-from launcher.customjob import CustomJob
+from launcher.job.customjob import CustomJob
 from launcher.vertex import JobState
 from trainer.events import EventWriter
 from trainer.rundir import ATTEMPTS, OutcomeState, RunDirectory

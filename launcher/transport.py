@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from launcher.apierror import LOGIN, ApiError, Service, read_answer, refusal
-from launcher.machines import MACHINES
+from launcher.job.machines import MACHINES
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 INSTALL = "pip install 'swell[vertex]'"

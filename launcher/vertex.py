@@ -22,7 +22,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from launcher.apierror import ApiError, Service
-from launcher.customjob import ATTEMPT_LABEL, RUN_LABEL, CustomJob, serialise
+from launcher.job.customjob import ATTEMPT_LABEL, RUN_LABEL, CustomJob, serialise
 from launcher.retry import Retries
 from launcher.transport import import_client, job_client, translated
 

@@ -29,7 +29,7 @@ class Session:
         balance: ``even`` shares of the batch, or shares that follow the workers' ``speed``.
         checkpoint_every: seconds between checkpoints; 0 for none by time.
         checkpoint_every_steps: steps between checkpoints; 0 for none by steps.
-        checkpoint_keep, checkpoint_keep_every, checkpoint_keep_best: see trainer.retention.
+        checkpoint_keep, checkpoint_keep_every, checkpoint_keep_best: see checkpoints.retention.
         checkpoint_from: the URL of a checkpoint that a new run begins from; "" for none.
         job_sha256: the job's checksum, for the record.
         audit: whether to log the sample ids of every step.

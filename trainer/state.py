@@ -16,10 +16,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from trainer.checkpoints.restore import WEIGHTS_ONLY
 from trainer.device import device_of
 from trainer.generators import generators_state, load_generators_state
 from trainer.portable import Portable
-from trainer.restore import WEIGHTS_ONLY
 from trainer.session import current_session
 
 LISTED = 10  # differences that an error names

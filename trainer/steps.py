@@ -19,13 +19,13 @@ from trainer.audit import Audit
 from trainer.balance import Balance, Speed
 from trainer.buckets import GradientBuckets
 from trainer.channel import AgentChannel, Channel
-from trainer.checkpoint import Checkpointer
+from trainer.checkpoints.checkpoint import Checkpointer
+from trainer.checkpoints.restore import load_from
+from trainer.checkpoints.retention import Retention
+from trainer.checkpoints.schedule import Schedule
 from trainer.data import Order, share
 from trainer.generations import Generations
 from trainer.generators import seed_step
-from trainer.restore import load_from
-from trainer.retention import Retention
-from trainer.schedule import Schedule
 from trainer.session import Session
 from trainer.state import State
 from trainer.stay import horovod_init

@@ -112,7 +112,7 @@ def _padded(piece: Tensor) -> int:
 
 
 class WorldExchange:
-    """What loading a checkpoint needs of the world (see trainer.restore), through Horovod.
+    """What loading a checkpoint needs of the world (see checkpoints.restore), through Horovod.
 
     Every method is a collective and raises HorovodInternalError when a peer is lost.
 

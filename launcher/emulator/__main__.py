@@ -19,8 +19,8 @@ from launcher.emulator.processes import adopt_orphans, kill_children
 from launcher.emulator.registry import Registry, StateInUse
 from launcher.emulator.server import Api
 from launcher.emulator.storage import Storage
-from launcher.jobfile import load_market
-from launcher.marketfile import Market
+from launcher.job.jobfile import load_market
+from launcher.job.marketfile import Market
 
 ADDRESS = "127.0.0.1"  # never another: the API runs commands
 

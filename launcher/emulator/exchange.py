@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from launcher.emulator.incidents import Progress
 from launcher.emulator.market import Bid, capacity_of, grants, losses
-from launcher.marketfile import Market
+from launcher.job.marketfile import Market
 
 LONGEST_SLEEP = 3600.0  # seconds
 

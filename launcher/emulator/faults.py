@@ -28,8 +28,8 @@ from urllib.parse import unquote
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from launcher.durations import parse_duration
 from launcher.emulator.objects import Refused
+from launcher.job.durations import parse_duration
 
 KNOWN = {"method", "path", "skip", "times", "status", "cut", "delay", "when"}
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
-from launcher import marketfile
-from launcher.durations import Steps
+from launcher.job import marketfile
+from launcher.job.durations import Steps
 
 DEFAULT_NOTICE = timedelta(seconds=30)  # what Compute Engine gives
 

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from launcher.emulator.errors import invalid_argument
-from launcher.machines import MACHINES
+from launcher.job.machines import MACHINES
 
 Json = dict[str, Any]
 

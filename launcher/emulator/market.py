@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.emulator.traces import Samples, read_trace
-from launcher.marketfile import Market
+from launcher.job.marketfile import Market
 
 Kind = tuple[str, str]  # region, machine type
 

@@ -27,7 +27,7 @@ from launcher.emulator.exchange import Exchange
 from launcher.emulator.jobs import Folders, Job
 from launcher.emulator.lifecycle import UNAVAILABLE, Refused
 from launcher.emulator.logs import timestamp, utc_now
-from launcher.marketfile import Market
+from launcher.job.marketfile import Market
 
 NAME = re.compile(r"projects/[^/]+/locations/[^/]+/customJobs/(\d+)")
 GONE = "The emulator that ran this job was stopped, and its VMs with it."

@@ -15,13 +15,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from launcher.durations import parse_duration
 from launcher.emulator import customjobs, entries
 from launcher.emulator.customjobs import Json
 from launcher.emulator.errors import ApiError, invalid_argument, not_found
 from launcher.emulator.filters import parse_filter
 from launcher.emulator.incidents import DEFAULT_NOTICE
 from launcher.emulator.registry import Registry, job_name
+from launcher.job.durations import parse_duration
 
 BODY_LIMIT = 8 * 2**20  # bytes
 MAX_PAGE = 1000

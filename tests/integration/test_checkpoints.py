@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from launcher.buckets import LocalBuckets
 from tests.integration.command import Swell, until
-from trainer.manifest import committed_steps, read_manifest
-from trainer.restore import Alone, load
+from trainer.checkpoints.manifest import committed_steps, read_manifest
+from trainer.checkpoints.restore import Alone, load
 from trainer.rundir import RunDirectory
 
 JOB = """

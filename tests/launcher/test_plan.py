@@ -15,17 +15,18 @@ import yaml
 from hypothesis import given
 from typer.testing import CliRunner
 
-from launcher import customjob, plan, runs
+from launcher import plan, runs
 from launcher.cli import app
-from launcher.jobfile import load_job
-from launcher.machines import MACHINES, PRICES_AS_OF, Price
-from launcher.prices import PriceList
+from launcher.job import customjob
+from launcher.job.jobfile import load_job
+from launcher.job.machines import MACHINES, PRICES_AS_OF, Price
+from launcher.job.prices import PriceList
+from launcher.job.spec import Job
 from launcher.run import launch
-from launcher.spec import Job
 from launcher.supervisor import Supervisor
 from launcher.vertex import Jobs
-from tests.launcher.job_fields import Fields, jobs
-from tests.launcher.limits_table import base_job
+from tests.launcher.job.job_fields import Fields, jobs
+from tests.launcher.job.limits_table import base_job
 from trainer.rundir import RunDirectory
 
 CATALOGUE = PriceList(MACHINES, PRICES_AS_OF)

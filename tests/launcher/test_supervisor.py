@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from launcher.apierror import ApiError
-from launcher.customjob import CustomJob
+from launcher.job.customjob import CustomJob
 from launcher.supervisor import (
     GRACE,
     LOST,

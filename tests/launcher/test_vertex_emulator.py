@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 from launcher import runs
 from launcher.apierror import ApiError
 from launcher.cli import app
-from launcher.customjob import build
+from launcher.job.customjob import build
+from launcher.job.spec import Job
 from launcher.retry import ONCE, Retries
-from launcher.spec import Job
 from launcher.vertex import Jobs
 
 from .emulator.running import PATIENCE, Emulator, wait_for

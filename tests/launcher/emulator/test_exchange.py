@@ -11,7 +11,7 @@ from typing import Any
 
 from launcher.emulator.registry import Registry
 from launcher.emulator.traces import read_trace
-from launcher.marketfile import Capacity, Market
+from launcher.job.marketfile import Capacity, Market
 
 from .running import Emulator, pool, wait_for
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from launcher import marketfile
-from launcher.durations import Steps
 from launcher.emulator.incidents import Incident, Progress, due, from_file, needs_steps
 from launcher.emulator.steps import StepReader
+from launcher.job import marketfile
+from launcher.job.durations import Steps
 from trainer.events import EventWriter
 from trainer.rundir import RunDirectory
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from launcher.emulator.market import Bid, Capacity, Grant, Loss, capacity_of, grants, losses
 from launcher.emulator.traces import TraceError, read_trace
-from launcher.marketfile import Capacity as Capacity_
-from launcher.marketfile import Market
+from launcher.job.marketfile import Capacity as Capacity_
+from launcher.job.marketfile import Market
 
 TRACES = Path(__file__).parents[2] / "data" / "traces"
 SMALL, LARGE = "a2-highgpu-1g", "a2-highgpu-8g"

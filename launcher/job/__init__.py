@@ -1,0 +1,1 @@
+"""The job: what the user writes, checked, and the CustomJob that is built from it."""

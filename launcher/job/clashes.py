@@ -1,0 +1,282 @@
+"""What does not fit together in a job: fields that are right by themselves, but not beside others.
+
+Each check looks at a ``Draft`` and yields problems; a check that lacks a field because that is
+wrong itself says nothing, so that no problem is told of twice. The limits are Vertex AI's unless
+a check says otherwise; docs/limits.md shows each with its message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+from launcher.job.machines import REGIONS
+from launcher.job.part import Problem, valid, whole
+from launcher.job.pool import Container, Package, Pool
+from launcher.job.scheduling import Scheduling
+
+MAX_POOLS = 4
+MAX_ENV = 100  # variables of a replica
+OWN_ENV = 5  # of which Swell sets: see customjob
+WAYS = ("task", "script", "module")
+_REGIONAL = re.compile(r"projects/[^/]+/(?:locations|regions)/([^/]+)/.+")
+
+
+class Draft:
+    """A job that may be wrong in places: its valid parts, and None or nothing for the rest.
+
+    Args:
+        fields: the job's fields, as written or as parts.
+    """
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        self._fields = fields
+        pools = fields.get("pools")
+        self.pools: list[Pool | None] = (
+            [valid(Pool, pool) for pool in pools]
+            if isinstance(pools, list | tuple) and len(pools) <= MAX_POOLS
+            else []
+        )
+
+    def given(self, name: str) -> Any:
+        """The field as it is there, or None."""
+        return self._fields.get(name)
+
+    def text(self, *names: str) -> str | None:
+        """The text of a field, or of a field in a part (or its short form); None without."""
+        at: Any = self._fields
+        for name in names:
+            inner = at.get(name) if isinstance(at, Mapping) else getattr(at, name, None)
+            if inner is None and isinstance(at, str):
+                inner = at
+            at = inner
+        return at if isinstance(at, str) else None
+
+    @cached_property
+    def strategy(self) -> str:
+        """The scheduling strategy; empty when the scheduling is wrong."""
+        given = self._fields.get("scheduling")
+        if given is None:
+            return "spot"
+        scheduling = valid(Scheduling, given)
+        return scheduling.strategy if scheduling else ""
+
+    @cached_property
+    def regions(self) -> list[str]:
+        """The regions in order of preference."""
+        regions = self._fields.get("regions", [])
+        regions = [regions] if isinstance(regions, str) else regions
+        return [str(r) for r in regions] if isinstance(regions, list | tuple) else []
+
+    @cached_property
+    def default(self) -> Container | Package | None:
+        """What pools run that do not say what; None when that is wrong."""
+        package, container = self.given("package"), self.given("container")
+        if package is not None:
+            return _package(package)
+        return Container.model_construct() if container is None else _container(container)
+
+    def runtime(self, pool: Pool) -> Container | Package | None:
+        """What a pool runs; None when that is wrong."""
+        return pool.package or pool.container or self.default
+
+    @property
+    def whole_pools(self) -> list[Pool] | None:
+        """All pools, or None when one of them is wrong."""
+        pools = [pool for pool in self.pools if pool is not None]
+        return pools if pools and len(pools) == len(self.pools) else None
+
+
+def _container(data: Any) -> Container | None:
+    found: Container | None = valid(Container, data)
+    return found
+
+
+def _package(data: Any) -> Package | None:
+    found: Package | None = valid(Package, data)
+    return found
+
+
+def clashes(draft: Draft) -> Iterator[Problem]:
+    """Yields all that does not fit together in a job."""
+    for check in _CHECKS:
+        yield from check(draft)
+
+
+def _what_runs(draft: Draft) -> Iterator[Problem]:
+    given = [name for name in WAYS if draft.given(name) is not None]
+    for name in given[1:]:
+        yield (name,), f"stands beside {given[0]}; keep one of task, script and module"
+    if draft.given("container") is not None and draft.given("package") is not None:
+        yield ("package",), "stands beside container; keep one of them"
+        return
+    runtimes = [pool and draft.runtime(pool) for pool in draft.pools]
+    agents = [runtime.starts_agent for runtime in runtimes if runtime]
+    first = runtimes[0] if runtimes else None
+    default = draft.default
+    if not given:
+        if any(agents) or (not agents and default is not None and default.starts_agent):
+            yield (
+                ("task",),
+                "is missing; write task: module:Class, script: FILE.py or module: NAME, "
+                "or a container with a command",
+            )
+    elif first and not first.starts_agent:
+        pool = draft.pools[0]
+        own = pool is not None and (pool.container is not None or pool.package is not None)
+        kind, what = (
+            ("package", "module") if isinstance(first, Package) else ("container", "command")
+        )
+        yield (
+            ("pools", 0, kind, what) if own else (kind, what),
+            f"does not start swell-agent, which runs the {given[0]} in the first pool; "
+            f"remove it, or remove {given[0]}",
+        )
+
+
+def _args_fit(draft: Draft) -> Iterator[Problem]:
+    args = draft.given("args")
+    given = [name for name in WAYS if draft.given(name) is not None]
+    if not args or len(given) > 1:
+        return
+    if not given:
+        yield ("args",), "belongs to a task, script or module; write container.args"
+    elif given == ["task"] and isinstance(args, list | tuple):
+        yield ("args",), "is a list; a task takes a mapping, as in args: {epochs: 3}"
+    elif given != ["task"] and isinstance(args, Mapping):
+        yield ("args",), f"is a mapping; a {given[0]} takes a list, as in args: [--epochs, '3']"
+
+
+def _first_pool(draft: Draft) -> Iterator[Problem]:
+    first = draft.pools[0] if draft.pools else None
+    if first and first.replicas != 1:
+        yield (
+            ("pools", 0, "replicas"),
+            f"is {first.replicas}; the first pool has exactly 1, put the others in a second",
+        )
+
+
+def _workers(draft: Draft) -> Iterator[Problem]:
+    """Swell's own limit: a world is no larger than its slots."""
+    pools = draft.whole_pools
+    if pools is None:
+        return
+    runtimes = [(pool, draft.runtime(pool)) for pool in pools]
+    if any(runtime is None for _, runtime in runtimes):
+        return
+    slots = sum(pool.workers for pool, runtime in runtimes if runtime and runtime.starts_agent)
+    for name in ("min_workers", "max_workers"):
+        count = whole(draft.given("elastic"), name, None)
+        if slots and count and count > slots:
+            yield (
+                ("elastic", name),
+                f"is {count}; the pools have {slots} slots, write at most {slots}",
+            )
+
+
+def _environment(draft: Draft) -> Iterator[Problem]:
+    most, job = MAX_ENV - OWN_ENV, draft.given("env")
+    common = set(job) if isinstance(job, Mapping) else set()
+    why = f"a replica takes {MAX_ENV} and Swell sets {OWN_ENV}; write at most {most}"
+    if len(common) > most:
+        yield ("env",), f"has {len(common)} variables; {why}"
+        return
+    for index, pool in enumerate(draft.pools):
+        count = len(common.union(pool.env)) if pool else 0
+        if count > most:
+            yield ("pools", index, "env"), f"has {count} variables with the job's; {why}"
+
+
+def _regions(draft: Draft) -> Iterator[Problem]:
+    machines = {pool.machine: pool.machine_type for pool in draft.pools if pool}
+    for index, region in enumerate(draft.regions):
+        if region not in REGIONS:
+            continue  # said already
+        if region in draft.regions[:index]:
+            yield ("regions", index), f"{region} is written twice; keep one"
+            continue
+        for name, machine in machines.items():
+            offered = machine.accelerator.regions
+            if region not in offered:
+                yield (
+                    ("regions", index),
+                    f"{region} has no {name} for training; choose of {', '.join(offered)}",
+                )
+
+
+def _strategy(draft: Draft) -> Iterator[Problem]:
+    strategy, first = draft.strategy, None
+    for index, pool in enumerate(draft.pools):
+        if pool is None or not strategy:
+            continue
+        machine = pool.machine_type
+        reserved = pool.reservation is not None and pool.reservation.affinity != "none"
+        if reserved and not machine.standard:
+            yield (
+                ("pools", index, "reservation"),
+                f"{pool.machine} cannot be reserved; remove this",
+            )
+        elif reserved and strategy != "standard":
+            yield (
+                ("pools", index, "reservation"),
+                f"{strategy} machines are never reserved ones; "
+                "remove this, or write scheduling: standard",
+            )
+        if strategy == "standard" and not machine.standard:
+            yield (
+                ("pools", index, "machine"),
+                f"{pool.machine} is to be had with spot and flex_start only; "
+                "change the strategy or the machine",
+            )
+        first = first or pool
+        if strategy == "flex_start" and pool.machine != first.machine:
+            yield (
+                ("pools", index, "machine"),
+                f"is {pool.machine}; flex_start needs equal pools, write {first.machine} in all",
+            )
+
+
+def _networks(draft: Draft) -> Iterator[Problem]:
+    network = draft.given("network") is not None
+    if network and draft.given("psc_interface") is not None:
+        yield ("psc_interface",), "stands beside network; keep one of them"
+    if draft.given("reserved_ip_ranges") and not network:
+        yield ("reserved_ip_ranges",), "belongs to network; add that or remove this"
+
+
+def _tracking(draft: Draft) -> Iterator[Problem]:
+    both = [name for name in ("tensorboard", "experiment") if draft.given(name) is not None]
+    if len(both) == 2:
+        yield (
+            ("experiment",),
+            "stands beside tensorboard; keep one (an experiment has a TensorBoard of its own)",
+        )
+    elif both and draft.given("service_account") is None:
+        yield ("service_account",), f"is missing; {both[0]} needs one"
+
+
+def _locations(draft: Draft) -> Iterator[Problem]:
+    for name, *inner in (["encryption_key"], ["tensorboard"], ["psc_interface", "attachment"]):
+        match = _REGIONAL.fullmatch(draft.text(name, *inner) or "")
+        others = [region for region in draft.regions if match and region != match.group(1)]
+        if match and others:
+            yield (
+                (name,),
+                f"is in {match.group(1)}, and regions has {others[0]}; both must be one region",
+            )
+
+
+_CHECKS: tuple[Callable[[Draft], Iterator[Problem]], ...] = (
+    _what_runs,
+    _args_fit,
+    _first_pool,
+    _workers,
+    _environment,
+    _regions,
+    _strategy,
+    _networks,
+    _tracking,
+    _locations,
+)

@@ -1,0 +1,112 @@
+"""Reads a job file: YAML in, a valid ``Job`` out, or every problem with its file and line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from launcher.job.marketfile import Market, MarketField, whole_market
+from launcher.job.spec import Job, Target
+from launcher.job.targets import problems, warnings
+from launcher.job.yamlfile import FileError, Path_, Places, located, read_file, read_yaml
+
+JobFileError = FileError
+
+
+def load_job(
+    path: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    target: Target | None = None,
+    warn: Callable[[str], None] | None = None,
+    variables: Mapping[str, str] = os.environ,
+) -> Job:
+    """Reads a job file.
+
+    Args:
+        path: the YAML file.
+        overrides: ``a.b=value`` texts that replace single fields; values are YAML.
+        target: also check what this target needs.
+        warn: called with each warning, in one line.
+        variables: what ``${NAME}`` in the file refers to.
+
+    Raises JobFileError.
+    """
+    file = os.fspath(path)
+    tree, places = read_yaml(read_file(file), file, variables)
+    if not isinstance(tree, dict):
+        what = "is empty" if tree is None else "is not a mapping"
+        raise JobFileError([f"{file}:1: {what}; write lines of field: value, beginning with name:"])
+    tree = Job.written_out(tree)
+    for override in overrides:
+        _override(tree, places, override, variables)
+    try:
+        job = Job.model_validate(tree, context={"folder": str(Path(file).parent)})
+    except ValidationError as error:
+        found = [(e["loc"], e["msg"]) for e in error.errors(include_url=False)]
+        raise JobFileError(located(found, places, file)) from None
+    if target and (unfit := problems(job, target)):
+        raise JobFileError(located(unfit, places, file))
+    if warn:
+        for line in located(warnings(job), places, file):
+            warn(line)
+    return job
+
+
+def load_market(file: str) -> Market:
+    """Reads and checks a market file of the emulator; JSON will do as well as YAML.
+
+    Raises JobFileError with every problem found, each with its line and field.
+    """
+    tree, places = read_yaml(read_file(file), file)
+    try:
+        context = {"folder": str(Path(file).parent)}
+        return whole_market(TypeAdapter(MarketField).validate_python(tree, context=context))
+    except ValidationError as error:
+        found = [(e["loc"], e["msg"]) for e in error.errors()]
+        raise JobFileError(located(found, places, file)) from None
+
+
+def _override(
+    tree: dict[str, Any], places: Places, override: str, variables: Mapping[str, str]
+) -> None:
+    """Applies one ``a.b=value`` to ``tree``."""
+    here = f"--set {override}"
+    dotted, equals, text = override.partition("=")
+    names = dotted.strip().split(".")
+    if not equals or not all(names):
+        raise JobFileError([f"{here}: is not an override; write --set pools.1.replicas=7"])
+    try:
+        value, inside = read_yaml(text, here, variables)
+    except JobFileError as error:
+        _, bad, what = error.problems[0].rpartition(": is not YAML: ")
+        what = f"the value is not YAML: {what}" if bad else what.removeprefix(f"{here}:1: ")
+        raise JobFileError([f"{here}: {what}"]) from None
+    path: Path_ = ()
+    at: Any = tree
+    for depth, name in enumerate(names):
+        last = depth == len(names) - 1
+        key: str | int = name
+        if isinstance(at, list):
+            if not name.isdecimal() or int(name) >= len(at):
+                field = ".".join(names[:depth])
+                entries = f"0 to {len(at) - 1}" if at else "none"
+                raise JobFileError(
+                    [f"{here}: {field}: has no entry {name}; there are {len(at)} ({entries})"]
+                )
+            key = int(name)
+        elif not isinstance(at, dict):
+            field = ".".join(names[:depth])
+            raise JobFileError([f"{here}: {field}: is a single value; {name} cannot be set in it"])
+        path = (*path, key)
+        if last:
+            at[key] = value
+        elif isinstance(at, dict) and at.get(name) is None:
+            at[key] = {}
+        at = at[key]
+    for old in [place for place in places if place[: len(path)] == path]:
+        del places[old]
+    places.update(((*path, *inner), here) for inner in [(), *inside])

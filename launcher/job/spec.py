@@ -1,0 +1,415 @@
+"""The job file: what the user writes, and the Python API's ``Job``.
+
+A job is complete in ten lines; everything else has a default. Every problem is said
+with its field, what is wrong and what would be right, all of them at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    JsonValue,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    field_validator,
+)
+from pydantic_core import CoreSchema, InitErrorDetails, core_schema
+
+from launcher.job.clashes import MAX_POOLS, Draft, clashes
+from launcher.job.durations import Duration, Moment, Steps, parse_moment
+from launcher.job.machines import REGIONS, unknown_region
+from launcher.job.marketfile import MarketField
+from launcher.job.network import Network, PscInterface
+from launcher.job.part import DEFAULT, Part, Problem, Text, beside, problem, resource, whole
+from launcher.job.pool import Container, Environment, ModuleName, Package, Pool
+from launcher.job.scheduling import Scheduling
+
+Target = Literal["local", "vertex"]
+
+MAX_LABELS = 62  # of 64: Swell adds two
+
+JobName = Annotated[
+    str,
+    Text(
+        r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?",
+        "write lowercase letters, digits and -, beginning with a letter, at most 40",
+    ),
+]
+
+
+class _ArgsForm:
+    """Either form of args. Not as a union, whose errors would be told for each of its members."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        mapping = handler.generate_schema(dict[str, JsonValue])
+        as_it_is = core_schema.plain_serializer_function_ser_schema(lambda args: args)
+        return core_schema.no_info_wrap_validator_function(
+            self._validate, mapping, serialization=as_it_is
+        )
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"anyOf": [{"type": "object"}, {"type": "array", "items": {"type": "string"}}]}
+
+    def _validate(self, args: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        if not isinstance(args, list):
+            return handler(args)
+        wrong = [
+            InitErrorDetails(type="string_type", loc=(index,), input=word)
+            for index, word in enumerate(args)
+            if not isinstance(word, str)
+        ]
+        if wrong:
+            raise ValidationError.from_exception_data("args", wrong)
+        return args
+
+
+Args = Annotated[dict[str, JsonValue] | list[str], _ArgsForm()]
+
+
+def _labels(labels: dict[str, str]) -> dict[str, str]:
+    if len(labels) > MAX_LABELS:
+        raise problem(f"has {len(labels)} labels; at most {MAX_LABELS}, Swell adds two")
+    for name, value in labels.items():
+        if name.startswith("swell-"):
+            raise problem(f"{name[:60]} is a label of Swell's own; choose another name")
+        if not _is_label(name) or not name[:1].isalpha():
+            raise problem(
+                f"{name[:60]!r} is not a label's name; write a lowercase letter, then at most 63 "
+                "lowercase letters, digits, _ and -"
+            )
+        if not _is_label(value):
+            raise problem(
+                f"{value[:60]!r} is not a label's value; write at most 64 lowercase letters, "
+                "digits, _ and -"
+            )
+    return labels
+
+
+def _is_label(text: str) -> bool:
+    # Letters of any script, as long as they are not capitals (aiplatform_v1, CustomJob.labels).
+    return len(text) <= 64 and all(
+        c in "_-" or c.isdigit() or (c.isalpha() and c == c.lower()) for c in text
+    )
+
+
+def _region(name: str) -> str:
+    if name not in REGIONS:
+        raise problem(unknown_region(name))
+    return name
+
+
+Labels = Annotated[dict[str, str], AfterValidator(_labels)]
+Region = Annotated[str, AfterValidator(_region), WithJsonSchema({"enum": REGIONS})]
+Regions = Annotated[
+    list[Region],
+    Field(max_length=len(REGIONS)),
+    BeforeValidator(
+        lambda given: [given] if isinstance(given, str) else given,
+        json_schema_input_type=list[Region] | Region,
+    ),
+]
+TrackingName = Annotated[
+    str, Text(r"[a-z0-9][a-z0-9\-]{0,127}", "write lowercase letters, digits and -, at most 128")
+]
+
+
+class Experiment(Part):
+    """A Vertex AI experiment, and the run in it. Its name alone is its short form."""
+
+    name: TrackingName
+    run: TrackingName | None = None
+
+    _short: ClassVar = {"type": "string"}
+
+    @classmethod
+    def _written_out(cls, data: Any) -> Any:
+        return {"name": data} if isinstance(data, str) else data
+
+
+class Elastic(Part):
+    """How the run rides the market: how small and large its world may be, and how patient it is."""
+
+    min_workers: int = Field(1, ge=1)
+    max_workers: int | None = Field(None, ge=1)
+    start_wait: Duration = Field("60s", validate_default=True)
+    hold_off: Duration = Field("1s", validate_default=True)
+    heartbeat: Duration = Field("300ms", validate_default=True)
+    suspicion: Duration = Field("1.5s", validate_default=True)
+    hang: Duration = Field("10s", validate_default=True)
+    stall: Duration = Field("10min", validate_default=True)
+    spares: int = Field(1, ge=0)
+    balance: Literal["even", "speed"] = "even"  # shares of the batch: alike, or by speed
+
+    @classmethod
+    def _clashes(cls, fields: Any) -> Iterator[Problem]:
+        low, high = whole(fields, "min_workers", 1), whole(fields, "max_workers", None)
+        if low and high and low > high:
+            yield ("max_workers",), f"is {high}; write at least min_workers, {low}"
+
+
+class Checkpoint(Part):
+    """How often a checkpoint is written, and how many of them are kept."""
+
+    every: Moment = Field("30s", validate_default=True)  # "10min", or "500 steps"
+    keep: int = Field(2, ge=1)  # the newest
+    keep_every: Moment | None = None  # besides, those at multiples of so many steps
+    keep_best: str = ""  # besides, the one with the highest value of a metric; "-loss": the lowest
+    start_from: str | None = None  # a checkpoint's URL; with #weights the model only
+
+    def settings(self) -> dict[str, Any]:
+        """Returns what the trainer reads of it."""
+        every, keep_every = self.every, self.keep_every
+        return {
+            "checkpoint_every": 0.0 if isinstance(every, Steps) else every.total_seconds(),
+            "checkpoint_every_steps": every.count if isinstance(every, Steps) else 0,
+            "checkpoint_keep": self.keep,
+            "checkpoint_keep_every": keep_every.count if isinstance(keep_every, Steps) else 0,
+            "checkpoint_keep_best": self.keep_best,
+            "checkpoint_from": self.start_from or "",
+        }
+
+    @classmethod
+    def _clashes(cls, fields: Any) -> Iterator[Problem]:
+        if not isinstance(fields, dict):
+            return
+        if fields.get("keep_every") is not None and not _counts_steps(fields["keep_every"]):
+            yield ("keep_every",), "is not a number of steps; write for example 10000 steps"
+        start = fields.get("start_from")
+        if isinstance(start, str) and not re.search(r"/checkpoints/step-\d+/?(#weights)?$", start):
+            yield ("start_from",), "is not a checkpoint; write RUN-DIRECTORY/checkpoints/step-N"
+
+
+def _counts_steps(value: object) -> bool:
+    try:
+        return isinstance(parse_moment(value), Steps)
+    except ValueError:
+        return True  # it is said to be wrong already
+
+
+class Local(Part):
+    """What only the local target reads."""
+
+    vm: Literal["process", "netns"] = "process"  # what a VM is; netns needs root
+    market: MarketField = Field(default_factory=list)
+
+
+class Job(Part):
+    """What to train, on which machines, and how elastic the run is.
+
+    Raises pydantic's ValidationError (a ValueError) with every problem at once.
+    """
+
+    name: JobName = Field(description="Begins the ids of the job's runs")
+    task: str | None = Field(None, description="module:Class, or path/to/file.py:Class")
+    script: str | None = Field(
+        None, description="A script written for Elastic Horovod, beside the job file"
+    )
+    module: ModuleName | None = Field(None, description="The same as a module of the image")
+    args: Args = Field(
+        default_factory=dict, description="A task's keyword arguments, or a list of texts"
+    )
+    container: Container = Field(DEFAULT, validate_default=True, description="What replicas run")
+    package: Package | None = Field(None, description="Python packages to run, not a container")
+    env: Environment = Field(default_factory=dict, description="Variables of all replicas")
+    pools: list[Pool] = Field(
+        min_length=1, max_length=MAX_POOLS, description="Worker pools; the first has one replica"
+    )
+    elastic: Elastic = Field(DEFAULT, validate_default=True)
+    checkpoint: Checkpoint = Field(DEFAULT, validate_default=True)
+    scheduling: Scheduling = Field(DEFAULT, validate_default=True)
+    timeout: Duration | None = Field(
+        None, description="How long one attempt may run (Vertex AI's default is 7 days)"
+    )
+    audit: bool = Field(False, description="Write down which samples every step used")
+    project: Annotated[str, Text(r"[^\s/]+", "write a project's id")] | None = Field(
+        None, description="The Google Cloud project"
+    )
+    regions: Regions = Field(default_factory=list, description="In order of preference")
+    output: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="Where run directories are made: gs://BUCKET/FOLDER"
+    )
+    labels: Labels = Field(default_factory=dict, description="Labels of the CustomJobs")
+    service_account: (
+        Annotated[
+            str,
+            Text(
+                r"[^\s@]+@[^\s@]+\.gserviceaccount\.com",
+                "write NAME@PROJECT.iam.gserviceaccount.com",
+            ),
+        ]
+        | None
+    ) = Field(None, description="Who the replicas are; NAME@PROJECT.iam.gserviceaccount.com")
+    network: Network | None = Field(None, description="A peered network of yours")
+    reserved_ip_ranges: list[str] = Field(
+        default_factory=list, description="Names of the network's ranges to use"
+    )
+    psc_interface: PscInterface | None = Field(
+        None, description="A Private Service Connect interface"
+    )
+    encryption_key: (
+        Annotated[str, resource("projects/PROJECT/locations/REGION/keyRings/RING/cryptoKeys/KEY")]
+        | None
+    ) = Field(None, description="Encrypts what the job keeps")
+    tensorboard: (
+        Annotated[str, resource("projects/PROJECT/locations/REGION/tensorboards/ID")] | None
+    ) = Field(None, description="Where Vertex AI shows the run's TensorBoard files")
+    experiment: Experiment | None = Field(None, description="A Vertex AI experiment")
+    web_access: bool = Field(False, description="Interactive shells in the replicas")
+    dashboard_access: bool = Field(False, description="A dashboard served by the first replica")
+    local: Local = Field(DEFAULT, validate_default=True)
+
+    @field_validator("task")
+    @classmethod
+    def _task_names_a_class(cls, task: str | None, info: ValidationInfo) -> str | None:
+        if task is None:
+            return None
+        where, _, name = task.rpartition(":")
+        if not where or not name.isidentifier():
+            raise problem(f"is {task[:60]!r}; write module:Class or path/to/file.py:Class")
+        if not where.endswith(".py"):
+            if not all(part.isidentifier() for part in where.split(".")):
+                raise problem(
+                    f"{where[:60]!r} is not a module; write module:Class or file.py:Class"
+                )
+            return task
+        return f"{beside(where, info)}:{name}"
+
+    @field_validator("script")
+    @classmethod
+    def _script_is_python(cls, script: str | None, info: ValidationInfo) -> str | None:
+        if script is None:
+            return None
+        if not script.endswith(".py") or "\0" in script:
+            raise problem(f"is {script[:60]!r}; write path/to/script.py")
+        return beside(script, info)
+
+    @field_validator("timeout")
+    @classmethod
+    def _timeout_is_some(cls, timeout: timedelta | None) -> timedelta | None:
+        if timeout is not None and timeout < timedelta(seconds=1):
+            raise problem("is too short; write at least 1s")
+        return timeout
+
+    def runtime(self, pool: Pool) -> Container | Package:
+        """What the replicas of ``pool`` run."""
+        return pool.package or pool.container or self.package or self.container
+
+    def starts_agent(self, pool: Pool) -> bool:
+        """Whether the replicas of ``pool`` run Swell's agent and so take part in the training."""
+        return self.runtime(pool).starts_agent
+
+    @property
+    def slots(self) -> int:
+        """How many workers there are when every replica is there."""
+        return sum(pool.workers for pool in self.pools if self.starts_agent(pool))
+
+    @property
+    def max_workers(self) -> int:
+        """The largest world that the run may form."""
+        return self.elastic.max_workers or self.slots
+
+    def replicas(self) -> list[str]:
+        """The names of all replicas: ``workerpool0-0``, ``workerpool1-0``, …"""
+        return [
+            f"workerpool{p}-{i}" for p, pool in enumerate(self.pools) for i in range(pool.replicas)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the job as plain JSON, without what was left at its default."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    @property
+    def sha256(self) -> str:
+        """The job's checksum, which its checkpoints carry."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def settings(self) -> dict[str, Any]:
+        """Returns what the trainer reads from run.json: plain JSON, durations in seconds."""
+        return {
+            **self._program(),
+            "min_workers": self.elastic.min_workers,
+            "max_workers": self.max_workers,
+            "start_wait": self.elastic.start_wait.total_seconds(),
+            "hold_off": self.elastic.hold_off.total_seconds(),
+            "heartbeat": self.elastic.heartbeat.total_seconds(),
+            "suspicion": self.elastic.suspicion.total_seconds(),
+            "hang": self.elastic.hang.total_seconds(),
+            "stall": self.elastic.stall.total_seconds(),
+            "spares": self.elastic.spares,
+            "balance": self.elastic.balance,
+            **self.checkpoint.settings(),
+            "job_sha256": self.sha256,
+            "audit": self.audit,
+        }
+
+    def _program(self) -> dict[str, Any]:
+        if self.script or self.module:
+            name = "script" if self.script else "module"
+            return {"task": "", name: self.script or self.module, "args": list(self.args)}
+        return {"task": self.task or "", "task_args": self.args}
+
+    def files(self) -> list[tuple[str, str]]:
+        """The fields that name a file on this machine, and its path."""
+        found = [("script", self.script)] if self.script else []
+        if self.task and ".py:" in self.task:
+            found.append(("task", self.task.rpartition(":")[0]))
+        return found
+
+    @classmethod
+    def _clashes(cls, fields: Any) -> Iterator[Problem]:
+        if not isinstance(fields, Mapping):
+            return
+        draft = Draft(fields)
+        yield from clashes(draft)
+        yield from _strangers(draft)
+
+
+def _strangers(draft: Draft) -> Iterator[Problem]:
+    """Yields the replicas in the market's incidents that no pool has."""
+    local, pools = draft.given("local"), draft.whole_pools
+    market = _field(local, "market")
+    where: tuple[str, ...] = ("local", "market")
+    if not isinstance(market, list):
+        where, market = (*where, "incidents"), _field(market, "incidents")
+    if pools is None or not isinstance(market, list):
+        return
+    counts = [pool.replicas for pool in pools]
+    for index, incident in enumerate(market):
+        for kind in ("preempt", "vanish"):
+            name = _field(incident, kind)
+            if isinstance(name, str) and (remedy := _stranger(name, counts)):
+                yield (*where, index, kind), f"no pool has {name[:60]!r}; {remedy}"
+
+
+def _field(part: Any, name: str) -> Any:
+    return part.get(name) if isinstance(part, dict) else getattr(part, name, None)
+
+
+def _stranger(replica: str, counts: list[int]) -> str | None:
+    """Returns which replica may have been meant, or None when it is there."""
+    match = re.fullmatch(r"workerpool([0-9])-(0|[1-9][0-9]{0,8})", replica)
+    if match is None:
+        return "write one like workerpool0-0"
+    pool, index = int(match.group(1)), int(match.group(2))
+    if pool >= len(counts):
+        return f"the last pool is workerpool{len(counts) - 1}"
+    last = counts[pool] - 1
+    return None if index <= last else f"did you mean workerpool{pool}-{last}?"

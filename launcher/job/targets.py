@@ -1,0 +1,77 @@
+"""What a target needs of a job, and what may surprise whoever runs it there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from launcher.job.part import Problem
+from launcher.job.pool import DEFAULT_IMAGE, Package
+from launcher.job.spec import Job, Target
+
+
+def problems(job: Job, target: Target) -> list[Problem]:
+    """Returns what keeps ``job`` from running on ``target``."""
+    return list(_locally(job) if target == "local" else _on_vertex(job))
+
+
+def warnings(job: Job) -> list[Problem]:
+    """Returns what may well be meant, but may surprise."""
+    return [*_mixed_gpus(job), *_restarts(job), *_unreachable_mounts(job)]
+
+
+def _locally(job: Job) -> Iterator[Problem]:
+    from launcher.emulator.places import missing  # a plan for Vertex AI needs no emulator
+
+    for field, file in job.files():
+        if not Path(file).is_file():
+            yield (field,), f"there is no file {file}; name one that exists"
+    if why := missing(job.local.vm):
+        yield ("local", "vm"), f"is {job.local.vm}; {why}, or write process"
+
+
+def _on_vertex(job: Job) -> Iterator[Problem]:
+    for field, _ in job.files():
+        remedy = "module: NAME" if field == "script" else "module:Class"
+        yield (field,), f"is a local file; put it into the image and write {remedy}"
+    if not job.project:
+        yield ("project",), "is missing; Vertex AI needs your Google Cloud project"
+    if not job.regions:
+        yield ("regions",), "is missing; write for example [us-central1]"
+    if not (job.output or "").startswith("gs://"):
+        yield ("output",), "is missing; write a regional bucket's gs://BUCKET/FOLDER"
+    yield from dict.fromkeys(_runtimes_on_vertex(job))  # pools that share the job's share a problem
+
+
+def _runtimes_on_vertex(job: Job) -> Iterator[Problem]:
+    for index, pool in enumerate(job.pools):
+        at = ("pools", index) if pool.container or pool.package else ()
+        runtime = job.runtime(pool)
+        if isinstance(runtime, Package):
+            if not all(uri.startswith("gs://") for uri in runtime.uris):
+                what = "has one that is not gs://; Vertex AI installs from a bucket"
+                yield (*at, "package", "uris"), what
+        elif runtime.image == DEFAULT_IMAGE:
+            what = "is missing; write where your trainer image was pushed"
+            yield (*at, "container", "image"), what
+
+
+def _mixed_gpus(job: Job) -> Iterator[Problem]:
+    gpus = list(dict.fromkeys(pool.machine_type.accelerator.name for pool in job.pools))
+    if len(gpus) > 1:
+        yield ("pools",), f"mix {' and '.join(gpus)}; one zone of each region must have them all"
+
+
+def _restarts(job: Job) -> Iterator[Problem]:
+    if job.scheduling.restart_job_on_worker_restart and job.slots:
+        yield (
+            ("scheduling", "restart_job_on_worker_restart"),
+            "starts the whole job again when one replica restarts, which an elastic run need not; "
+            "remove it",
+        )
+
+
+def _unreachable_mounts(job: Job) -> Iterator[Problem]:
+    for index, pool in enumerate(job.pools):
+        if pool.nfs and not (job.network or job.psc_interface):
+            yield ("pools", index, "nfs"), "needs a route; add network or psc_interface"

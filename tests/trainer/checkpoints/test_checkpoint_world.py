@@ -1,0 +1,473 @@
+"""Checkpoints of worlds with several ranks: written in shares, loaded by worlds of any size."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.storage import StorageServer
+from tests.trainer.stores import gs_store
+from trainer.checkpoints import checkpoint as checkpoints
+from trainer.checkpoints.checkpoint import Checkpointer
+from trainer.checkpoints.leftovers import STALE
+from trainer.checkpoints.manifest import MANIFEST, committed_steps, folder_of, read_manifest
+from trainer.checkpoints.restore import NoneValid
+from trainer.checkpoints.retention import Retention
+from trainer.retry import StoreUnavailable
+from trainer.rundir import RunDirectory
+from trainer.store import Store
+
+T = TypeVar("T")
+Rank = Callable[[Any], T]
+
+
+def state(step: int, salt: int = 0) -> dict[str, Any]:
+    """A state in which every element tells the step, and who wrote it."""
+    value = 1000.0 * step + salt
+    return {
+        "model": {"a": torch.full((7, 11), value), "b": torch.full((3,), value)},
+        "optimizer": {"m": torch.full((40,), value, dtype=torch.float64), "lr": 0.5},
+        "step": step,
+    }
+
+
+def value_of(tree: Any) -> float:
+    """The one number that all tensors of a state hold; a mixture is an error."""
+    flat = torch.cat(
+        [t.double().reshape(-1) for t in (*tree["model"].values(), tree["optimizer"]["m"])]
+    )
+    assert flat.numel() == 120 and bool((flat == flat[0]).all()), "parts of two states"
+    return float(flat[0])
+
+
+class ThreadExchange:
+    """The collectives of a world whose ranks are threads."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._barrier = threading.Barrier(size, timeout=60)
+        self._board: list[Any] = [None] * size
+
+    def of(self, rank: int) -> _RankExchange:
+        return _RankExchange(self, rank)
+
+    def all(self, rank: int, mine: T) -> list[T]:
+        self._board[rank] = mine
+        self._barrier.wait()
+        everybody = list(self._board)
+        self._barrier.wait()
+        return everybody
+
+
+class _RankExchange:
+    def __init__(self, world: ThreadExchange, rank: int) -> None:
+        self._world = world
+        self.rank = rank
+        self.size = world.size
+        self.received = 0
+
+    def broadcast_bytes(self, data: bytes, root: int) -> bytes:
+        return self._world.all(self.rank, data)[root]
+
+    def broadcast(self, tensor: torch.Tensor, root: int) -> None:
+        tensor.copy_(self._world.all(self.rank, tensor.clone())[root])
+
+    def worst(self, code: int) -> int:
+        return max(self._world.all(self.rank, code))
+
+
+class World:
+    """A world's checkpointers, one per rank."""
+
+    def __init__(self, url: str, size: int, name: str = "1-1", **options: Any) -> None:
+        self.size = size
+        self.name = name
+        self.reports: list[tuple[str, dict[str, Any]]] = []
+        self.run_dirs = [RunDirectory(url) for _ in range(size)]
+        retention = options.get("retention", Retention(2))
+        self.ranks = [
+            Checkpointer(run_dir, retention, self._report, options.get("clock", lambda: 0.0))
+            for run_dir in self.run_dirs
+        ]
+
+    def _report(self, event: str, **fields: Any) -> None:
+        self.reports.append((event, fields))
+
+    def save(self, step: int, ranks: list[int] | None = None, salt: int = 0) -> None:
+        """Has the checkpoint of ``step`` written by these ranks, and waits for all of them."""
+        taking_part = range(self.size) if ranks is None else ranks
+        for rank in taking_part:
+            assert self.ranks[rank].save(
+                state(step, salt), step, rank=rank, size=self.size, world=self.name
+            )
+        for rank in taking_part:
+            self.ranks[rank].flush()
+
+    def load(self) -> list[tuple[Any, int] | None]:
+        """What each rank loads, in one collective."""
+        exchange = ThreadExchange(self.size)
+        with ThreadPoolExecutor(self.size) as pool:
+            return list(
+                pool.map(
+                    lambda rank: self.ranks[rank].load_newest(exchange.of(rank)), range(self.size)
+                )
+            )
+
+    def loaded(self) -> tuple[int, float] | None:
+        """The step and the value that all ranks loaded."""
+        found = self.load()
+        kinds = {None if one is None else (one[1], value_of(one[0])) for one in found}
+        assert len(kinds) == 1
+        return kinds.pop()
+
+    def told(self, event: str) -> list[int]:
+        return [fields["step"] for name, fields in self.reports if name == event]
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting for ranks that never come is cut short."""
+    monkeypatch.setattr(checkpoints, "POLL", 0.001)
+    monkeypatch.setattr("trainer.checkpoints.shards.SMALL", 0)
+    monkeypatch.setattr(checkpoints, "LONGEST_POLL", 0.005)
+
+
+@pytest.mark.parametrize("writers", [1, 2, 3, 5])
+@pytest.mark.parametrize("readers", [1, 2, 4])
+def test_a_world_of_any_size_loads_what_any_other_wrote(
+    tmp_path: Path, writers: int, readers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.checkpoints.shards.PART", 200)
+    World(str(tmp_path), writers).save(7)
+    assert World(str(tmp_path), readers).loaded() == (7, 7000.0)
+
+
+def test_each_byte_is_read_once_for_the_whole_world(tmp_path: Path) -> None:
+    World(str(tmp_path), 4).save(1)
+    manifest = read_manifest(RunDirectory(str(tmp_path)), 1)
+    world = World(str(tmp_path), 3)
+    read: list[str] = []
+    for run_dir in world.run_dirs:
+        run_dir.store = Recorded(str(tmp_path), read)
+    assert world.loaded() == (1, 1000.0)
+    shards = [name for name in read if name.endswith(".safetensors")]
+    assert sorted(shards) == sorted(f"{folder_of(1)}/{one.name}" for one in manifest.shards)
+
+
+class Recorded(Store):
+    """A store that notes what is read."""
+
+    def __init__(self, url: str, read: list[str]) -> None:
+        super().__init__(url)
+        self._read = read
+
+    def read(self, name: str, limit: int | None = None) -> bytes:
+        self._read.append(name)
+        return super().read(name, limit)
+
+
+def test_each_rank_writes_its_share(tmp_path: Path) -> None:
+    World(str(tmp_path), 4).save(1)
+    sizes = [one.bytes for one in read_manifest(RunDirectory(str(tmp_path)), 1).shards]
+    assert len(sizes) == 4 and max(sizes) - min(sizes) < 400  # headers differ, too
+
+
+def test_the_ranks_may_come_in_any_order(tmp_path: Path) -> None:
+    """Whoever is last makes the manifest: here, rank 0 has nobody to wait for."""
+    world = World(str(tmp_path), 3)
+    world.save(1, [2])
+    world.save(1, [1])
+    assert committed_steps(world.run_dirs[0]) == []
+    world.save(1, [0])
+    assert committed_steps(world.run_dirs[0]) == [1]
+    assert world.told("checkpoint_committed") == [1]
+
+
+def test_survivors_complete_what_a_lost_leader_had_written(tmp_path: Path) -> None:
+    """Rank 0 is gone after its share: the last of the others makes the manifest."""
+    clock = Clock()
+    world = World(str(tmp_path), 2, clock=clock)
+    first = world.ranks[0]
+    assert first.save(state(1), 1, rank=0, size=2, world="1-1")
+    first.enter("1-2")
+    give_up(clock, first)
+    world.reports.clear()
+    world.save(1, [1])
+    assert world.told("checkpoint_committed") == [1]
+    assert World(str(tmp_path), 2).loaded() == (1, 1000.0)
+
+
+def test_what_a_lost_rank_did_not_write_is_abandoned(tmp_path: Path) -> None:
+    clock = Clock()
+    world = World(str(tmp_path), 2, clock=clock)
+    world.save(1)
+    assert world.ranks[0].save(state(2), 2, rank=0, size=2, world="1-1")
+    world.ranks[0].enter("1-2")
+    give_up(clock, world.ranks[0])
+    assert world.told("checkpoint_failed") == [2]
+    assert World(str(tmp_path), 2).loaded() == (1, 1000.0)
+
+
+def test_the_next_world_does_not_wait_for_the_lost_one(tmp_path: Path) -> None:
+    clock = Clock()
+    world = World(str(tmp_path), 2, clock=clock)
+    first = world.ranks[0]
+    assert first.save(state(1), 1, rank=0, size=2, world="1-1")
+    assert first.busy("1-1") and not first.busy("1-2")
+    assert not first.save(state(2), 2, rank=0, size=2, world="1-1")
+    assert first.save(state(2), 2, rank=0, size=1, world="1-2", wait=True)
+    assert committed_steps(world.run_dirs[0]) == [2]
+    give_up(clock, first)
+    assert world.told("checkpoint_failed") == [1]
+
+
+def give_up(clock: Clock, checkpointer: Checkpointer) -> None:
+    """Time passes until the checkpointer waits for nobody any more."""
+    flushed = threading.Event()
+
+    def flush() -> None:
+        checkpointer.flush()
+        flushed.set()
+
+    threading.Thread(target=flush).start()
+    while not flushed.wait(0.01):
+        clock.now += checkpoints.LOST_PATIENCE
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_two_leaders_that_write_one_step_are_never_mixed(tmp_path: Path) -> None:
+    """Each shard, each receipt belongs to one writing; one manifest wins."""
+    for turn in range(5):
+        url = str(tmp_path / str(turn))
+        worlds = [World(url, 2, "1-5"), World(url, 2, "2-5"), World(url, 3, "2-5")]
+        jobs = [(world, rank) for world in worlds for rank in range(world.size)]
+        random.Random(turn).shuffle(jobs)
+        start = threading.Barrier(len(jobs))
+
+        def write(job: tuple[World, int], worlds: list[World] = worlds, start: Any = start) -> None:
+            world, rank = job
+            start.wait()
+            world.save(1, [rank], salt=worlds.index(world))
+
+        with ThreadPoolExecutor(len(jobs)) as pool:
+            list(pool.map(write, jobs))
+        assert sum(len(world.told("checkpoint_committed")) for world in worlds) == 1
+        found = World(url, 2).loaded()
+        assert found is not None and found[1] in (1000.0, 1001.0, 1002.0)
+
+
+class Unreliable(Store):
+    """Fails at random: before an operation, or after it, as a lost answer."""
+
+    def __init__(self, url: str, rate: float, seed: int) -> None:
+        super().__init__(url)
+        self._random = random.Random(seed)
+        self._rate = rate
+        self._lock = threading.Lock()
+
+    def _fails(self) -> bool:
+        with self._lock:
+            return self._random.random() < self._rate
+
+    def _operation(self, operation: Callable[[], T]) -> T:
+        if self._fails():
+            raise StoreUnavailable("503")
+        done = operation()
+        if self._fails():
+            raise StoreUnavailable("the answer was lost")
+        return done
+
+    def read(self, name: str, limit: int | None = None) -> bytes:
+        return self._operation(lambda: Store.read(self, name, limit))
+
+    def write(self, name: str, data: bytes | memoryview) -> None:
+        self._operation(lambda: Store.write(self, name, data))
+
+    def create(self, name: str, data: bytes) -> bool:
+        return self._operation(lambda: Store.create(self, name, data))
+
+    def names(self, folder: str = "") -> list[str]:
+        return self._operation(lambda: Store.names(self, folder))
+
+    def delete(self, name: str) -> None:
+        self._operation(lambda: Store.delete(self, name))
+
+
+@settings(max_examples=25)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    rate=st.sampled_from([0.02, 0.1, 0.3]),
+    sizes=st.lists(st.integers(1, 3), min_size=1, max_size=5),
+)
+def test_a_store_that_fails_at_random_never_loses_or_mixes(
+    seed: int, rate: float, sizes: list[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """What was told as committed is there, whole, until it is not kept any more."""
+    url = str(tmp_path_factory.mktemp("random"))
+    committed: list[int] = []
+    for number, size in enumerate(sizes, start=1):
+        clock = Clock()
+        world = World(url, size, f"1-{number}", clock=clock, retention=Retention(1))
+        for rank, run_dir in enumerate(world.run_dirs):
+            run_dir.store = Unreliable(url, rate, seed + 10 * number + rank)
+        for rank in range(size):
+            world.ranks[rank].save(state(number), number, rank=rank, size=size, world=world.name)
+        for rank in range(1, size):
+            world.ranks[rank].flush()
+        world.ranks[0].enter("another")
+        give_up(clock, world.ranks[0])
+        committed += world.told("checkpoint_committed")
+    there = committed_steps(RunDirectory(url))
+    found = World(url, 2).loaded()
+    if there:
+        assert found == (there[-1], 1000.0 * there[-1])
+    else:
+        assert found is None
+    assert not committed or (found is not None and found[0] >= committed[-1])
+
+
+def test_a_shard_that_one_rank_cannot_read_rejects_it_for_all(tmp_path: Path) -> None:
+    world = World(str(tmp_path), 3)
+    world.save(1)
+    world.save(2)
+    damaged = read_manifest(world.run_dirs[0], 2).shards[1].name
+    (tmp_path / folder_of(2) / damaged).write_bytes(b"damaged")
+    fresh = World(str(tmp_path), 2)
+    assert fresh.loaded() == (1, 1000.0)
+    assert fresh.told("checkpoint_rejected") == [2]
+
+
+def test_none_valid_is_an_error_on_all(tmp_path: Path) -> None:
+    world = World(str(tmp_path), 2)
+    world.save(1)
+    (tmp_path / folder_of(1) / MANIFEST).write_bytes(b"{")
+    with pytest.raises(NoneValid):
+        world.load()
+
+
+@pytest.mark.parametrize("away", [0, 1])
+def test_a_store_that_is_away_is_not_a_damaged_checkpoint(tmp_path: Path, away: int) -> None:
+    """To go back to an older one would lose steps that are safe."""
+    world = World(str(tmp_path), 2)
+    world.save(1)
+    world.save(2)
+    world.run_dirs[away].store = Unreliable(str(tmp_path), 1.0, 0)
+    with pytest.raises(StoreUnavailable):
+        world.load()
+    assert world.told("checkpoint_rejected") == []
+
+
+def test_training_goes_on_while_the_store_is_away(tmp_path: Path) -> None:
+    world = World(str(tmp_path), 1)
+    store = world.run_dirs[0].store
+    world.run_dirs[0].store = Unreliable(str(tmp_path), 1.0, 0)
+    world.save(1)
+    world.save(2)
+    assert world.told("checkpoint_failed") == [1, 2]
+    assert world.ranks[0].failures == 2
+    world.run_dirs[0].store = store
+    world.save(3)
+    assert world.told("checkpoint_committed") == [3]
+    assert world.ranks[0].failures == 0
+
+
+# --- what stays ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "retention, kept",
+    [
+        (Retention(1), [6]),
+        (Retention(3), [4, 5, 6]),
+        (Retention(1, every=2), [2, 4, 6]),
+        (Retention(1, best="accuracy"), [3, 6]),
+        (Retention(1, best="-accuracy"), [2, 6]),
+        (Retention(2, every=3, best="other"), [3, 5, 6]),
+    ],
+    ids=str,
+)
+def test_what_is_kept(tmp_path: Path, retention: Retention, kept: list[int]) -> None:
+    world = World(str(tmp_path), 1, retention=retention)
+    for step, accuracy in enumerate([0.5, 0.1, 0.9, 0.4, 0.8, 0.7], start=1):
+        about = {"metrics": {"accuracy": accuracy}}
+        assert world.ranks[0].save(state(step), step, about=about, wait=True)
+    assert committed_steps(world.run_dirs[0]) == kept
+
+
+@given(
+    steps=st.sets(st.integers(1, 50), min_size=1),
+    written=st.integers(1, 50),
+    last=st.integers(1, 5),
+    every=st.integers(0, 10),
+)
+def test_the_newest_is_never_surplus(steps: set[int], written: int, last: int, every: int) -> None:
+    known = {step: {"loss": float(step)} for step in steps | {written}}
+    surplus = Retention(last, every, "-loss").surplus(written, known)
+    assert written not in surplus
+    assert all(step < written for step in surplus)
+    until_now = [step for step in known if step <= written]
+    assert len(until_now) - len(surplus) >= min(last, len(until_now))
+
+
+@pytest.mark.parametrize("wrong", [{"last": 0}, {"last": -1}, {"every": -5}])
+def test_nonsense_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        Retention(**wrong)
+
+
+def test_leftovers_go_when_nothing_in_them_changes(tmp_path: Path) -> None:
+    """By our own clock: another leader may be writing them, and clocks are never compared."""
+    clock = Clock()
+    world = World(str(tmp_path), 1, clock=clock, retention=Retention(9))
+    store = world.run_dirs[0].store
+    store.write(f"{folder_of(50)}/part-00000-of-00002-x.safetensors", b"left by a crash")
+    world.save(1)
+    clock.now += STALE - 1
+    store.write(f"{folder_of(50)}/part-00001-of-00002-x.safetensors", b"still being written")
+    world.save(2)
+    clock.now += STALE - 1
+    world.save(3)
+    assert store.exists(folder_of(50))
+    clock.now += 2
+    world.save(4)
+    assert not store.exists(folder_of(50))
+
+
+def test_receipts_go_once_there_is_a_manifest(tmp_path: Path) -> None:
+    world = World(str(tmp_path), 3)
+    world.save(1)
+    assert not [n for n in world.run_dirs[0].store.names(folder_of(1)) if "receipt" in n]
+
+
+# --- through gcsfs ------------------------------------------------------------------------
+
+
+def test_a_world_saves_and_loads_through_gcsfs(server: StorageServer) -> None:
+    url = "gs://bucket/checkpoints-of-a-world"
+    world = World("memory://unused", 2)
+    for run_dir in world.run_dirs:
+        run_dir.store = gs_store(server, url)
+    world.save(1)
+    server.fail(path="part-00001", method="GET", status=503)
+    server.fail(path="/upload/", method="POST", skip=2, cut=True, when="after")
+    world.save(2)
+    assert world.told("checkpoint_committed") == [1, 2]
+    assert world.loaded() == (2, 2000.0)

@@ -1,0 +1,348 @@
+"""Checkpoints: the fallback for when no worker holds the state any more.
+
+    checkpoints/step-000001200/part-00003-of-00008-4a1f….safetensors   see shards
+    checkpoints/step-000001200/receipt-000001-000004-w2-00001.json     what one rank has written
+    checkpoints/step-000001200/manifest.json                           last, exclusively
+
+No manifest, no checkpoint: a half-written one is never seen. Training pauses only while a
+rank copies its share of the state, 1/W of the bytes, to host memory; a thread writes it.
+No rank waits for another in a step: a rank that has written leaves a receipt in the store,
+and whoever finds the receipts of all makes the manifest, survivors too when others are lost.
+What cannot be completed is abandoned, and collected later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from threading import Event, Lock, Thread
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.checkpoints.leftovers import Leftovers
+from trainer.checkpoints.manifest import (
+    MANIFEST,
+    Manifest,
+    ShardFile,
+    committed_steps,
+    folder_of,
+    receipt_name,
+    receipts_of,
+    sha256_of,
+)
+from trainer.checkpoints.restore import Alone, Exchange, load_newest
+from trainer.checkpoints.retention import Retention
+from trainer.checkpoints.shards import Shard, Slot, as_memory, plan, slots_of
+from trainer.rundir import RunDirectory
+from trainer.tree import flatten, names_in
+
+PATIENCE = 60.0  # seconds that the leader waits for other ranks' receipts
+LOST_PATIENCE = 5.0  # the same, once its world is gone
+POLL = 0.1  # seconds
+LONGEST_POLL = 1.0
+BUFFERS = 2  # one is written while the next one is filled
+_FILE_ALIGN = 64  # bytes
+
+Report = Callable[..., None]
+
+
+@dataclass
+class Writing:
+    """One checkpoint that this rank takes part in."""
+
+    step: int
+    world: str
+    rank: int
+    size: int
+    skeleton: Any
+    slots: list[Slot]
+    total: int  # shards of all ranks
+    files: list[tuple[int, memoryview]]  # this rank's shards, by number
+    about: dict[str, Any]
+    copied: Callable[[], None]  # returns when copies from a GPU have arrived
+    began: float
+    written: Event = field(default_factory=Event)  # this rank's shards
+    done: Event = field(default_factory=Event)
+
+    @property
+    def name(self) -> str:
+        """Tells this writing from those of other worlds."""
+        return f"{self.world}-w{self.size}"
+
+
+class Checkpointer:
+    """Writes and reads the checkpoints of one run, as one rank of whatever world there is.
+
+    Args:
+        run_dir: where they live.
+        keep: how many of the newest to keep, or what else.
+        report: called as ``report(event, **fields)`` with events of trainer.events, also
+            from a thread.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        run_dir: RunDirectory,
+        keep: int | Retention,
+        report: Report,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._run_dir = run_dir
+        self._retention = Retention(keep) if isinstance(keep, int) else keep
+        self._report = report
+        self._clock = clock
+        self._leftovers = Leftovers(run_dir, clock)
+        self._world = ""
+        self._last: Writing | None = None
+        self._threads: list[Thread] = []
+        self._buffers: list[Tensor] = []  # those that are free
+        self._in_use = 0
+        self._lock = Lock()
+        self.committed: int | None = None  # the last step that this rank knows to be there
+        self.failures = 0  # in a row
+        self.bytes_per_second: float | None = None  # of the last writing, by this rank
+
+    # --- saving -----------------------------------------------------------------------
+
+    def busy(self, world: str = "") -> bool:
+        """Whether a checkpoint of ``world`` is still being written."""
+        last = self._last
+        return last is not None and not last.done.is_set() and last.world == world
+
+    def enter(self, world: str) -> None:
+        """Tells which world this rank is in: ranks of the one before may be gone."""
+        self._world = world
+
+    def save(
+        self,
+        tree: Any,
+        step: int,
+        *,
+        rank: int = 0,
+        size: int = 1,
+        world: str = "alone",
+        about: dict[str, Any] | None = None,
+        wait: bool = False,
+    ) -> bool:
+        """Copies this rank's share of ``tree`` and has it written, for the checkpoint of ``step``.
+
+        All ranks of a world call it after the same step; that takes no communication, and
+        returns as soon as the copy is made.
+
+        Args:
+            tree: the state, alike on all ranks.
+            step: steps completed.
+            rank, size: this rank, and how many write.
+            world: tells this world from every other: no two may use the same text.
+            about: plain values for the manifest; rank 0's count.
+            wait: return only when the checkpoint is there, or has failed.
+
+        Returns False, having done nothing, if a checkpoint is still being written in this
+        world, or both buffers are in use, and ``wait`` is false. Raises TypeError, naming
+        the place, for state that a checkpoint cannot hold.
+        """
+        began = self._clock()
+        self.enter(world)
+        if self._last is not None and wait and self.busy(world):
+            self._last.done.wait()
+        if self.busy(world) and rank == 0:
+            return False
+        skeleton, tensors = flatten(tree)
+        slots = slots_of(names_in(skeleton), tensors)
+        planned = plan(slots, size)
+        numbers = [number for number, (writer, _) in enumerate(planned) if writer == rank]
+        shards = [Shard(slots, planned[number][1]) for number in numbers]
+        buffer = self._take_buffer(sum(_padded(shard.size) for shard in shards), wait)
+        if buffer is None:
+            return False
+        files, copied = _copy(shards, tensors, buffer)
+        writing = Writing(
+            step=step,
+            world=world,
+            rank=rank,
+            size=size,
+            skeleton=skeleton,
+            slots=slots,
+            total=len(planned),
+            files=[(number, as_memory(file)) for number, file in zip(numbers, files, strict=True)],
+            about={**(about or {}), "torch": str(torch.__version__), "world_size": size},
+            copied=copied,
+            began=began,
+        )
+        before, self._last = self._last, writing
+        thread = Thread(target=self._write, args=(writing, buffer, before), name="swell-checkpoint")
+        self._threads = [one for one in self._threads if one.is_alive()]
+        self._threads.append(thread)
+        thread.start()
+        if wait:
+            thread.join()
+        return True
+
+    def flush(self) -> None:
+        """Waits until everything that was saved is written, or has failed."""
+        for thread in self._threads:
+            thread.join()
+
+    def _take_buffer(self, size: int, wait: bool) -> Tensor | None:
+        with self._lock:
+            self._buffers = [one for one in self._buffers if one.numel() == size]
+            if self._buffers:
+                self._in_use += 1
+                return self._buffers.pop()
+            if self._in_use >= BUFFERS and not wait:
+                return None
+            self._in_use += 1
+        return torch.empty(size, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+
+    def _give_back(self, buffer: Tensor) -> None:
+        with self._lock:
+            self._in_use -= 1
+            self._buffers.append(buffer)
+
+    # --- the writing thread -------------------------------------------------------------
+
+    def _write(self, writing: Writing, buffer: Tensor, before: Writing | None) -> None:
+        try:
+            try:
+                if before is not None:
+                    before.written.wait()
+                shards = self._write_shards(writing)
+            finally:
+                writing.files.clear()
+                self._give_back(buffer)
+                writing.written.set()
+            self._commit(writing, shards)
+        except OSError as error:
+            self.failures += 1
+            self._report(
+                "checkpoint_failed", step=writing.step, reason=str(error), failures=self.failures
+            )
+        finally:
+            writing.done.set()
+
+    def _write_shards(self, writing: Writing) -> list[ShardFile]:
+        writing.copied()
+        began = self._clock()
+        shards = []
+        for number, data in writing.files:
+            digest = hashlib.sha256(data).hexdigest()
+            # Whoever else writes this step cannot touch a shard that is not the same.
+            name = f"part-{number:05d}-of-{writing.total:05d}-{digest[:16]}.safetensors"
+            self._run_dir.store.write(f"{folder_of(writing.step)}/{name}", data)
+            shards.append(ShardFile(name, len(data), digest))
+        seconds = self._clock() - began
+        self.bytes_per_second = sum(shard.bytes for shard in shards) / max(seconds, 1e-6)
+        return shards
+
+    def _commit(self, writing: Writing, shards: list[ShardFile]) -> None:
+        """Leaves this rank's receipt, and makes the manifest if all receipts are there."""
+        receipt = {
+            "rank": writing.rank,
+            "layout": sha256_of([slot.to_json() for slot in writing.slots]),
+            "shards": [vars(shard) for shard in shards],
+        }
+        if writing.rank == 0:
+            receipt |= {"skeleton": writing.skeleton, "about": writing.about}
+        if writing.size == 1:
+            self._make_manifest(writing, [receipt])
+            return
+        folder = folder_of(writing.step)
+        self._run_dir.write_json(f"{folder}/{receipt_name(writing.name, writing.rank)}", receipt)
+        began, wait = self._clock(), POLL
+        while True:
+            names = self._run_dir.store.names(folder)
+            if MANIFEST in names:
+                self.failures = 0
+                self.committed = writing.step
+                return
+            found = receipts_of(writing.name, names)
+            if len(found) == writing.size:
+                read = [self._run_dir.read_json(f"{folder}/{name}") for name in found]
+                self._make_manifest(writing, read)
+                return
+            # Who comes last makes the manifest; only rank 0 sees to it that somebody does.
+            if writing.rank != 0:
+                return
+            patience = PATIENCE if self._world == writing.world else LOST_PATIENCE
+            if self._clock() - began > patience:
+                missing = writing.size - len(found)
+                self._report(
+                    "checkpoint_failed",
+                    step=writing.step,
+                    reason=f"{missing} of {writing.size} ranks did not write their share",
+                )
+                return
+            time.sleep(wait)
+            wait = min(2 * wait, LONGEST_POLL)
+
+    def _make_manifest(self, writing: Writing, receipts: Sequence[dict[str, Any]]) -> None:
+        layouts = {receipt.get("layout") for receipt in receipts}
+        if len(layouts) != 1 or "skeleton" not in receipts[0]:
+            reason = "the ranks' states differ in shape"
+            self._report("checkpoint_failed", step=writing.step, reason=reason)
+            return
+        shards = [ShardFile.from_json(one) for receipt in receipts for one in receipt["shards"]]
+        manifest = Manifest(
+            writing.step,
+            writing.name,
+            receipts[0]["skeleton"],
+            writing.slots,
+            shards,
+            receipts[0]["about"],
+        )
+        name = f"{folder_of(writing.step)}/{MANIFEST}"
+        created = self._run_dir.create_json(name, manifest.to_json())
+        self.failures = 0
+        self.committed = writing.step
+        if not created:
+            return  # this step has its checkpoint
+        self._report(
+            "checkpoint_committed",
+            step=writing.step,
+            bytes=manifest.bytes,
+            seconds=round(self._clock() - writing.began, 4),
+        )
+        self._leftovers.tidy(writing.step, self._retention)
+
+    # --- loading ------------------------------------------------------------------------
+
+    def load_newest(
+        self, exchange: Exchange | None = None, device: torch.device | None = None
+    ) -> tuple[Any, int] | None:
+        """Returns (tree, step) of the newest valid checkpoint, or None if there is none at all.
+
+        With an ``exchange`` it is a collective: every rank reads 1/W of the bytes. See
+        trainer.checkpoints.restore for what it raises.
+        """
+        return load_newest(
+            self._run_dir, self._report, exchange or Alone(), device or torch.device("cpu")
+        )
+
+
+def _copy(
+    shards: Sequence[Shard], tensors: Sequence[Tensor], buffer: Tensor
+) -> tuple[list[Tensor], Callable[[], None]]:
+    files, offset = [], 0
+    for shard in shards:
+        file = buffer[offset : offset + shard.size]
+        shard.fill(file, tensors)
+        files.append(file)
+        offset += _padded(shard.size)
+    if any(tensor.is_cuda for tensor in tensors):
+        # The next step may overwrite what is still being copied: the stream orders them.
+        event = torch.cuda.Event()
+        event.record()
+        return files, event.synchronize
+    return files, lambda: None
+
+
+def _padded(size: int) -> int:
+    return -(-size // _FILE_ALIGN) * _FILE_ALIGN
+
+
+__all__ = ["MANIFEST", "Checkpointer", "committed_steps"]

@@ -1,0 +1,84 @@
+"""Deleting checkpoints: those that are not kept any more, and what crashed writers left.
+
+A checkpoint's manifest goes first, so that what is left of it is no checkpoint. A folder
+without a manifest may be one that another leader is writing this very moment, so it goes
+only when nothing in it has changed for a long time, by this process's own clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from trainer.checkpoints.manifest import MANIFEST, RECEIPT, folder_of, folders, read_manifest
+from trainer.checkpoints.retention import Retention
+from trainer.rundir import RunDirectory
+
+STALE = 600.0  # seconds without a change
+
+
+class Leftovers:
+    """Tidies the checkpoints of a run, now and then.
+
+    Args:
+        run_dir: the run.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, run_dir: RunDirectory, clock: Callable[[], float]) -> None:
+        self._run_dir = run_dir
+        self._clock = clock
+        self._metrics: dict[int, dict[str, Any]] = {}
+        self._seen: dict[int, tuple[list[str], float]] = {}
+
+    def tidy(self, written: int, retention: Retention) -> None:
+        """Deletes what ``retention`` does not keep, now that ``written`` is there.
+
+        Raises OSError; what was not deleted is at the next time.
+        """
+        found = folders(self._run_dir)
+        metrics = {
+            step: self._metrics_of(step, retention)
+            for step, names in found.items()
+            if MANIFEST in names
+        }
+        if written not in metrics:
+            return  # the newest has gone: whatever is the matter, nothing is deleted
+        for step in retention.surplus(written, metrics):
+            self._delete(step)
+        self._tidy_receipts(written, found[written])
+        self._collect({s: names for s, names in found.items() if MANIFEST not in names})
+
+    def _metrics_of(self, step: int, retention: Retention) -> dict[str, Any]:
+        if not retention.best:
+            return {}
+        if step not in self._metrics:
+            try:
+                found = read_manifest(self._run_dir, step).about.get("metrics")
+            except (ValueError, FileNotFoundError):
+                found = None
+            self._metrics[step] = found if isinstance(found, dict) else {}
+        return self._metrics[step]
+
+    def _delete(self, step: int) -> None:
+        store = self._run_dir.store
+        store.delete(f"{folder_of(step)}/{MANIFEST}")
+        store.delete(folder_of(step))
+
+    def _tidy_receipts(self, step: int, names: list[str]) -> None:
+        for name in names:
+            if name.startswith(RECEIPT):
+                self._run_dir.store.delete(f"{folder_of(step)}/{name}")
+
+    def _collect(self, unfinished: dict[int, list[str]]) -> None:
+        now = self._clock()
+        seen = {}
+        for step, names in unfinished.items():
+            before, since = self._seen.get(step, ([], now))
+            if names != before:
+                since = now
+            if now - since >= STALE:
+                self._run_dir.store.delete(folder_of(step))
+            else:
+                seen[step] = (names, since)
+        self._seen = seen

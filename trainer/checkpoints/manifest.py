@@ -1,0 +1,148 @@
+"""What a checkpoint says about itself: written last, and whole, or there is no checkpoint.
+
+While a checkpoint is being written, each rank leaves a receipt for its shards. Whoever finds
+all receipts of one writing makes the manifest of them. ``writing`` names a writing: the epoch
+of the leader and the generation, and how many ranks write. So what two worlds write of one
+step is never mixed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainer.checkpoints.shards import Slot
+from trainer.exclusive import OWNER
+from trainer.rundir import CHECKPOINTS, RunDirectory
+
+FORMAT = 2
+MANIFEST = "manifest.json"
+RECEIPT = "receipt-"
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """One shard as it must be: a file in the checkpoint's folder."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def from_json(cls, value: Any) -> ShardFile:
+        """Reads one; ValueError when it is none, or could be outside the folder."""
+        try:
+            shard = cls(str(value["name"]), int(value["bytes"]), str(value["sha256"]))
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"a shard is not described: {error!r}") from None
+        if "/" in shard.name or shard.name.startswith("."):
+            raise ValueError(f"{shard.name!r} is not the name of a shard")
+        return shard
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A whole checkpoint.
+
+    Attributes:
+        step: steps completed.
+        writing: which world wrote it.
+        skeleton: the state without its tensors (see trainer.tree).
+        slots: its tensors.
+        shards: the files with the tensors' content.
+        about: what else is known of it: position in the data, seed, versions, metrics, …
+    """
+
+    step: int
+    writing: str
+    skeleton: Any
+    slots: list[Slot]
+    shards: list[ShardFile]
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """How large all shards are."""
+        return sum(shard.bytes for shard in self.shards)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of manifest.json, with a checksum over all of it."""
+        value = {
+            "format": FORMAT,
+            "step": self.step,
+            "writing": self.writing,
+            "skeleton": self.skeleton,
+            "tensors": [slot.to_json() for slot in self.slots],
+            "shards": [vars(shard) for shard in self.shards],
+            "about": self.about,
+        }
+        return {**value, "sha256": sha256_of(value)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any], step: int) -> Manifest:
+        """Reads one. Raises ValueError when it is damaged, or not one of ``step``."""
+        if value.get("format") != FORMAT or value.get("step") != step:
+            raise ValueError(f"the manifest is not one of step {step} in format {FORMAT}")
+        told = {key: one for key, one in value.items() if key not in (OWNER, "sha256")}
+        if value.get("sha256") != sha256_of(told):
+            raise ValueError("the manifest does not match its checksum")
+        try:
+            manifest = cls(
+                step,
+                str(value["writing"]),
+                value["skeleton"],
+                [Slot.from_json(one) for one in value["tensors"]],
+                [ShardFile.from_json(one) for one in value["shards"]],
+                dict(value["about"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the manifest is damaged: {error!r}") from None
+        if sum(slot.bytes for slot in manifest.slots) > manifest.bytes:
+            raise ValueError("the shards are too small for the tensors")
+        return manifest
+
+
+def receipt_name(writing: str, rank: int) -> str:
+    """The name of a rank's receipt."""
+    return f"{RECEIPT}{writing}-{rank:05d}.json"
+
+
+def receipts_of(writing: str, names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that are receipts of ``writing``, by rank."""
+    return sorted(name for name in names if name.startswith(f"{RECEIPT}{writing}-"))
+
+
+def folder_of(step: int) -> str:
+    """The folder of the checkpoint of ``step``."""
+    return f"{CHECKPOINTS}/step-{step:09d}"
+
+
+def folders(run_dir: RunDirectory) -> dict[int, list[str]]:
+    """The names in each checkpoint's folder, by step, whether it has a manifest or not."""
+    found = {}
+    for name in run_dir.store.names(CHECKPOINTS):
+        number = name.removeprefix("step-")
+        if number.isdecimal() and number.isascii() and folder_of(int(number)).endswith(name):
+            found[int(number)] = run_dir.store.names(f"{CHECKPOINTS}/{name}")
+    return dict(sorted(found.items()))
+
+
+def committed_steps(run_dir: RunDirectory) -> list[int]:
+    """The steps of all checkpoints that have a manifest, ascending."""
+    return [step for step, names in folders(run_dir).items() if MANIFEST in names]
+
+
+def read_manifest(run_dir: RunDirectory, step: int) -> Manifest:
+    """Reads a checkpoint's manifest. Raises FileNotFoundError, and ValueError if it is damaged."""
+    try:
+        return Manifest.from_json(run_dir.read_json(f"{folder_of(step)}/{MANIFEST}"), step)
+    except RecursionError:
+        raise ValueError("the manifest is nested too deeply") from None
+
+
+def sha256_of(value: Any) -> str:
+    """The checksum of JSON, independent of how it is written."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

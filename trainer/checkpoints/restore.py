@@ -1,0 +1,240 @@
+"""Loading: the newest checkpoint that is valid, on all ranks together.
+
+Each rank reads and checks its share of the shards, then they exchange: every byte is read
+from the store once for the whole world. Whatever is wrong with a checkpoint, on whichever
+rank, it is rejected by all, loudly, and the one before is tried.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from trainer.checkpoints.manifest import (
+    Manifest,
+    ShardFile,
+    committed_steps,
+    folder_of,
+    read_manifest,
+)
+from trainer.checkpoints.shards import Assembly
+from trainer.retry import StoreUnavailable
+from trainer.rundir import CHECKPOINTS, RunDirectory
+from trainer.tree import unflatten
+
+READERS = 4  # threads
+FINE, INVALID, AWAY = 0, 1, 2
+WEIGHTS_ONLY = "__weights_only__"  # in a tree of which only the models count
+
+Report = Callable[..., None]
+
+
+class NoneValid(ValueError):
+    """There are checkpoints, and none can be used."""
+
+
+class Exchange(Protocol):
+    """What loading needs of a world; every call is a collective."""
+
+    rank: int
+    size: int
+
+    def broadcast_bytes(self, data: bytes, root: int) -> bytes:
+        """Returns the root's ``data`` on every rank."""
+
+    def broadcast(self, tensor: Tensor, root: int) -> None:
+        """Fills every rank's uint8 ``tensor``, of the same length, with the root's."""
+
+    def worst(self, code: int) -> int:
+        """Returns the highest of all ranks' codes."""
+
+
+class Alone:
+    """The exchange of a rank that is by itself."""
+
+    rank = 0
+    size = 1
+
+    def broadcast_bytes(self, data: bytes, root: int) -> bytes:
+        return data
+
+    def broadcast(self, tensor: Tensor, root: int) -> None:
+        return None
+
+    def worst(self, code: int) -> int:
+        return code
+
+
+def load_newest(
+    run_dir: RunDirectory, report: Report, exchange: Exchange, device: torch.device
+) -> tuple[Any, int] | None:
+    """Returns (tree, step) of the newest valid checkpoint, or None if there is none at all.
+
+    A collective; it returns or raises alike on all ranks. Each checkpoint that is not valid
+    is reported as ``checkpoint_rejected``, by the ranks that found it out.
+
+    Args:
+        run_dir: the run.
+        report: called with events of trainer.events.
+        exchange: the world.
+        device: where the tensors are wanted.
+
+    Raises NoneValid when there are checkpoints and none is valid, StoreUnavailable when the
+    store stays away: then nobody knows which is the newest.
+    """
+    steps = _shared(exchange, lambda: committed_steps(run_dir))
+    for step in reversed(steps):
+        loaded = load(run_dir, step, report, exchange, device)
+        if loaded is not None:
+            return loaded, step
+    if steps:
+        raise NoneValid(
+            f"none of the {len(steps)} checkpoints in {run_dir.url}/{CHECKPOINTS} is valid"
+        )
+    return None
+
+
+def load_from(
+    url: str, report: Report, exchange: Exchange, device: torch.device
+) -> tuple[Any, int]:
+    """Returns (tree, step) of a checkpoint anywhere, for a run that begins from it.
+
+    A collective. ``url#weights`` means the model only: the rest, and the step, begin anew.
+
+    Args:
+        url: ``…/checkpoints/step-000001200``.
+        report, exchange, device: as for ``load_newest``.
+
+    Raises NoneValid when there is no valid checkpoint at ``url``, StoreUnavailable.
+    """
+    where, _, part = url.partition("#")
+    run_url, step = split_url(where)
+    tree = load(RunDirectory(run_url), step, report, exchange, device)
+    if tree is None:
+        raise NoneValid(f"{where} is not a valid checkpoint")
+    if part == "weights":
+        return {**tree, WEIGHTS_ONLY: True}, 0
+    return tree, step
+
+
+def split_url(url: str) -> tuple[str, int]:
+    """Returns the run directory's URL and the step of a checkpoint's URL; ValueError."""
+    run_url, _, name = url.rstrip("/").rpartition(f"/{CHECKPOINTS}/step-")
+    if not run_url or not name.isdecimal():
+        raise ValueError(f"{url} is not a checkpoint; write RUN-DIRECTORY/{CHECKPOINTS}/step-N")
+    return run_url, int(name)
+
+
+def load(
+    run_dir: RunDirectory,
+    step: int,
+    report: Report,
+    exchange: Exchange,
+    device: torch.device,
+) -> Any | None:
+    """Returns the tree of one checkpoint; None, after a report, if it is not valid.
+
+    A collective. Raises StoreUnavailable.
+    """
+
+    def rejected(error: Exception) -> None:
+        report("checkpoint_rejected", step=step, reason=f"{type(error).__name__}: {error}")
+
+    def read() -> Any:
+        try:
+            return read_manifest(run_dir, step).to_json()
+        except StoreUnavailable:
+            raise
+        except (ValueError, OSError) as error:
+            rejected(error)
+            return None
+
+    value = _shared(exchange, read)
+    if value is None:
+        return None
+    manifest = Manifest.from_json(value, step)
+    mine: dict[int, bytes] = {}
+    code, away = FINE, ""
+    try:
+        mine = _read_share(run_dir, manifest, exchange)
+    except StoreUnavailable as error:
+        code, away = AWAY, str(error)
+    except (ValueError, OSError) as error:
+        code = INVALID
+        rejected(error)
+    worst = exchange.worst(code)
+    if worst == AWAY:
+        raise StoreUnavailable(away or f"{run_dir.url} does not answer another rank")
+    if worst == INVALID:
+        return None
+    try:  # what goes wrong from here on does so alike on all ranks
+        assembly = Assembly(manifest.slots, device)
+        for number, shard in enumerate(manifest.shards):
+            data = _exchanged(exchange, mine.pop(number, None), shard, _reader(number, exchange))
+            assembly.add(data)
+        return unflatten(manifest.skeleton, assembly.finish())
+    except ValueError as error:
+        if exchange.rank == 0:
+            rejected(error)
+        return None
+
+
+def _read_share(run_dir: RunDirectory, manifest: Manifest, exchange: Exchange) -> dict[int, bytes]:
+    numbers = [
+        number
+        for number in range(len(manifest.shards))
+        if _reader(number, exchange) == exchange.rank
+    ]
+
+    def read(number: int) -> bytes:
+        return read_shard(run_dir, manifest.step, manifest.shards[number])
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return dict(zip(numbers, pool.map(read, numbers), strict=True))
+
+
+def read_shard(run_dir: RunDirectory, step: int, shard: ShardFile) -> bytes:
+    """Returns a shard that is as its manifest says; ValueError, FileNotFoundError if it is not."""
+    data = run_dir.store.read(f"{folder_of(step)}/{shard.name}", shard.bytes)
+    if len(data) != shard.bytes:
+        raise ValueError(f"{shard.name} has {len(data)} bytes, its manifest says {shard.bytes}")
+    if hashlib.sha256(data).hexdigest() != shard.sha256:
+        raise ValueError(f"{shard.name} does not match its checksum")
+    return data
+
+
+def _reader(number: int, exchange: Exchange) -> int:
+    """Which rank reads a shard: in turn, since shards are of one size."""
+    return number % exchange.size
+
+
+def _exchanged(exchange: Exchange, data: bytes | None, shard: ShardFile, root: int) -> bytes:
+    if exchange.size == 1:
+        assert data is not None
+        return data
+    if data is not None:
+        flat = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    else:
+        flat = torch.empty(shard.bytes, dtype=torch.uint8)
+    exchange.broadcast(flat, root)
+    return flat.numpy().tobytes() if data is None else data
+
+
+def _shared(exchange: Exchange, find: Callable[[], Any]) -> Any:
+    """What rank 0 finds, as JSON, on every rank. Raises StoreUnavailable on all."""
+    said: dict[str, Any] = {}
+    if exchange.rank == 0:
+        try:
+            said = {"found": find()}
+        except OSError as error:
+            said = {"away": str(error)}
+    said = json.loads(exchange.broadcast_bytes(json.dumps(said).encode(), 0))
+    if "away" in said:
+        raise StoreUnavailable(said["away"])
+    return said["found"]
