@@ -90,10 +90,16 @@ class GradientBuckets:
         parameters: those with ``requires_grad``, in the model's order.
         extras: how many numbers travel along with each step's gradients.
         bucket_bytes: the size a bucket is filled up to; None for BUCKET_BYTES.
+        check: called whenever backward has reached a parameter. It raises to end a backward
+            pass whose gradients nobody waits for any more.
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], extras: int, bucket_bytes: int | None = None
+        self,
+        parameters: Iterable[nn.Parameter],
+        extras: int,
+        bucket_bytes: int | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         trained = [p for p in parameters if p.requires_grad]
         if not trained:
@@ -102,6 +108,7 @@ class GradientBuckets:
         self._buckets = [
             Bucket(group, extras if i == len(groups) - 1 else 0) for i, group in enumerate(groups)
         ]
+        self._check = check
         self._handles: list[int] = []
         self._next = 0  # buckets go out in order, so that all ranks send them alike
         self._armed = False
@@ -162,6 +169,7 @@ class GradientBuckets:
         return numbers
 
     def _arrived(self, parameter: Tensor) -> None:
+        self._check()
         if self._summed:
             raise RuntimeError(
                 "backward() was called again after this step's gradients had been summed over "

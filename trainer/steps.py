@@ -181,7 +181,11 @@ class Steps:
         """``hvd.init()``, and before the first one what can only be made on the device."""
         if self._buckets is None:
             parameters = [p for model in self._state.models for p in model.parameters()]
-            self._buckets = GradientBuckets(parameters, extras=OWN + len(self._metrics))
+            self._buckets = GradientBuckets(
+                parameters,
+                extras=OWN + len(self._metrics),
+                check=self._generations.check_aborted,
+            )
             for optimizer in self._state.optimizers:
                 optimizer.register_step_pre_hook(self._before_optimizer)
         horovod_init()

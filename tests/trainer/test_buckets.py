@@ -137,6 +137,35 @@ def views() -> bool:
     return places == {p.grad.data_ptr() for p in module.parameters() if p.grad is not None}
 
 
+class Enough(Exception):
+    """Nobody waits for these gradients any more."""
+
+
+def a_backward_pass_that_is_ended() -> tuple[int, Numbers]:
+    """Returns how many parameters it reached, and the gradients of the step after it."""
+    reached = 0
+    over = True
+
+    def check() -> None:
+        nonlocal reached
+        reached += 1
+        if over and reached == 2:
+            raise Enough
+
+    module = model()
+    buckets = GradientBuckets(module.parameters(), extras=1, check=check)
+    buckets.zero()
+    buckets.arm(lambda: [1.0])
+    with pytest.raises(Enough):
+        module(batch()).square().sum().backward()
+    so_far, over = reached, False
+    buckets.zero()
+    buckets.arm(lambda: [1.0])
+    module(batch()).square().sum().backward()
+    assert buckets.reduce() == [1.0]
+    return so_far, gradients(module)
+
+
 # --- what they must find --------------------------------------------------------------------
 
 
@@ -189,6 +218,12 @@ def test_a_rank_without_a_sample_takes_part() -> None:
 
 def test_what_an_interrupted_step_left_is_forgotten() -> None:
     (found,) = in_world([1], after_an_interrupted_step)
+    assert close(found, of_the_whole_batch())
+
+
+def test_a_backward_pass_can_be_ended_on_the_way() -> None:
+    ((reached, found),) = in_world([1], a_backward_pass_that_is_ended)
+    assert reached == 2  # of 4
     assert close(found, of_the_whole_batch())
 
 
