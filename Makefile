@@ -3,7 +3,7 @@
 #   make setup PYTHON=python3.12                 another Python (3.10 to 3.13)
 #   make setup TORCH_PIP_ARGS="--index-url URL"  another build of PyTorch
 #   make setup HOROVOD_ARGS=--gpu                Horovod with NCCL
-#   make test PYTEST_ARGS="tests/trainer -x"     some of the tests
+#   make test PYTEST_ARGS="tests/trainer -x"     some of the tests (-n 0: in one process)
 
 PYTHON ?= python3
 TORCH_PIP_ARGS ?=
@@ -28,7 +28,7 @@ demo: setup  ## train through a preemption and a lost machine, on this machine
 	@$(BIN)/swell launch examples/digits.yaml --target local
 
 test: setup check  ## lint, type check and all tests
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 storm: setup  ## 50 random events from a seed, printed at the start (CHAOS_SEED=N repeats them)
 	@CHAOS_EVENTS=50 $(BIN)/python -m pytest tests/chaos/test_storm.py $(PYTEST_ARGS)
