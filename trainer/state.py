@@ -10,7 +10,7 @@ a string, a tensor, dicts and lists of them), read and set as an attribute.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,7 +39,8 @@ class State(Portable):
     Attributes:
         stopped: whether training is complete before its last step; see ``elastic.stop``.
 
-    Raises ValueError for a name that ``State`` uses itself.
+    Raises ValueError for a name that ``State`` uses itself, and AttributeError when an
+    attribute is set that is no part: it would be lost with its worker.
     """
 
     stopped = False
@@ -52,9 +53,14 @@ class State(Portable):
         for name, part in parts.items():
             self._add(name, part)
 
-    if TYPE_CHECKING:  # any part may be set, to anything
-
-        def __setattr__(self, name: str, value: Any) -> None: ...
+    def __setattr__(self, name: str, value: Any) -> None:
+        own = name.startswith("_") or name == "device" or hasattr(type(self), name)
+        if not (own or name in self._stateful or name in self._values):
+            raise AttributeError(
+                f"{name!r} is no part of the state, so it would be lost with its worker; make it "
+                f"one: State(…, {name}=…)"
+            )
+        super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"the state has no {name!r}; it was made of {self._named}")

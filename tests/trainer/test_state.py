@@ -144,6 +144,15 @@ def test_values_are_attributes() -> None:
         _ = state.worst
 
 
+def test_an_attribute_that_would_not_travel_is_refused() -> None:
+    state = State(model=nn.Linear(1, 1), best=0.5)
+    with pytest.raises(
+        AttributeError, match=r"'worst' is no part .* make it one: State\(…, worst="
+    ):
+        state.worst = 1.0
+    assert not hasattr(state, "worst")
+
+
 @pytest.mark.parametrize("name", ["step", "clean", "speed", "export", "_parts"])
 def test_names_that_the_state_uses_are_refused(name: str) -> None:
     parts: dict[str, Any] = {name: 1}
