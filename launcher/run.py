@@ -19,6 +19,7 @@ from launcher.status import Outcome, read_status
 from launcher.supervisor import PATIENCE, Supervisor, end_run
 from launcher.transport import import_client
 from launcher.vertex import Jobs
+from trainer.credentials import new_secret
 from trainer.events import EventWriter
 from trainer.rundir import RunDirectory, token_sha256
 
@@ -138,7 +139,7 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
     run_id = run_id or runs.new_id(job.name, time.time())
     runs.check_id(run_id)
     directory = runs.directory_for(run_id, job.output, target)
-    token = secrets.token_hex(32)
+    token = new_secret()
     with ExitStack() as resources:
         runs.require_new(run_id, directory)
         resources.enter_context(runs.launch_lock(run_id))
