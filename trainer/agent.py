@@ -480,8 +480,6 @@ def main() -> int:
         format="%(asctime)s %(name)s: %(message)s",
         stream=sys.stdout,
     )
-    # gRPC would write a line about every stranger who knocks.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         return asyncio.run(serve(os.environ))
     except Rejoin as reason:
@@ -491,7 +489,7 @@ def main() -> int:
         print(f"swell-agent: {error}", file=sys.stderr)
         return EXIT_FAILED
     except OSError as error:
-        print(f"swell-agent: the run directory cannot be reached: {error}", file=sys.stderr)
+        print(f"swell-agent: what the run is kept in does not answer: {error}", file=sys.stderr)
         return EXIT_RETRY
 
 

@@ -5,8 +5,8 @@ coordinator serves TLS with them, and whoever connects shows the same certificat
 trusts no other: that alone keeps strangers out before a single message is read. The token
 is shown inside of that, so that neither the certificate nor the token suffices by itself.
 
-The text travels as the run's token does (SWELL_TOKEN): ``TOKEN.KEY.CERTIFICATE``, the last
-two being DER in URL-safe base64. All cryptography is gRPC's (TLS) and that of the
+The text is ``TOKEN.KEY.CERTIFICATE``, the last two being DER in URL-safe base64. It travels in
+the environment or through Secret Manager. All cryptography is gRPC's (TLS) and that of the
 ``cryptography`` package (making the key and the certificate).
 """
 
@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from trainer.rundir import ENV_TOKEN, token_sha256
+from trainer.rundir import ENV_TOKEN, ENV_TOKEN_SECRET, token_sha256
+from trainer.secretmanager import read_secret
 
 NAME = "coordinator.swell"  # what the certificate is for: addresses change with the leader
 LIMIT = 8192  # characters of the text; it has about 800
@@ -124,17 +125,20 @@ def new_secret() -> str:
 def find_credentials(env: Mapping[str, str], run: Mapping[str, Any]) -> Credentials:
     """The credentials of the run whose run.json is ``run``, as ``env`` brings them.
 
-    Raises ValueError, for the user, when they are missing, damaged, or another run's.
+    Raises ValueError, for the user, when they are missing, damaged, or another run's, and
+    OSError when Secret Manager, which has them, does not answer.
     """
-    text = env.get(ENV_TOKEN)
+    where, text = ENV_TOKEN, env.get(ENV_TOKEN)
+    if not text and (version := env.get(ENV_TOKEN_SECRET)):
+        where, text = version, read_secret(version, env)
     if not text:
-        raise ValueError(f"{ENV_TOKEN} must be set: the launcher does it")
+        raise ValueError(f"{ENV_TOKEN} or {ENV_TOKEN_SECRET} must be set: the launcher does it")
     if run.get("token_sha256") != token_sha256(text):
-        raise ValueError(f"{ENV_TOKEN} is not the secret of the run {run.get('id')}")
+        raise ValueError(f"{where} is not the secret of the run {run.get('id')}")
     try:
         return Credentials.parse(text)
     except ValueError as error:
-        raise ValueError(f"{ENV_TOKEN} is not a run's secret: {error}") from None
+        raise ValueError(f"{where} is not a run's secret: {error}") from None
 
 
 def _encode(data: bytes) -> str:
