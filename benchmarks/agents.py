@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainer.credentials import new_secret
 from trainer.rundir import (
     ENV_ADDRESS,
     ENV_RUN_DIR,
@@ -48,7 +48,7 @@ class Agents:
         self._folder = folder
         self._addresses = addresses
         self._env = env
-        self._token = secrets.token_hex(16)
+        self._token = new_secret()
         self.run_dir.create_json(
             "run.json",
             {

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import resource
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from typing import Any, TypeVar
 import grpc
 
 from trainer.coordinator import MESSAGE_LIMIT, METHOD, SERVICE, Coordinator
+from trainer.credentials import CHANNEL_OPTIONS, Credentials, new_secret
 from trainer.lease import newest_claim
 from trainer.policy import Policy
 from trainer.protocol import swell_pb2 as pb
@@ -73,11 +73,11 @@ class CoordinatorProcess:
 
     Attributes:
         target: where it listens.
-        token: what it wants to be shown.
+        token: the secret of its run.
     """
 
     def __init__(self, folder: Path, policy: Policy, workers: int) -> None:
-        self.token = secrets.token_hex(16)
+        self.token = new_secret()
         self._line, theirs = forks.Pipe()
         self._process = forks.Process(
             target=_coordinate, args=(theirs, folder, policy, workers, self.token), daemon=True
@@ -108,7 +108,15 @@ async def _lead(
     line: Connection, run_dir: RunDirectory, policy: Policy, workers: int, token: str
 ) -> None:
     leader = MemberId("leader", "0")
-    coordinator = Coordinator(run_dir, policy, workers, token, "127.0.0.1", leader, LEASE_RENEW)
+    coordinator = Coordinator(
+        run_dir,
+        policy,
+        workers,
+        Credentials.parse(token),
+        "127.0.0.1",
+        leader,
+        LEASE_RENEW,
+    )
     assert await coordinator.lead(1, 0)
     claim = newest_claim(run_dir)
     assert claim is not None
@@ -123,7 +131,7 @@ class SimulatedAgent:
 
     Args:
         coordinator: where to connect to.
-        token: the run's.
+        token: the run's secret.
         name: of its replica.
         slots: how many workers it has.
         formed: called when it was told of a world.
@@ -146,7 +154,7 @@ class SimulatedAgent:
         self.generation = 0
         self.step = 0
         self._target = target
-        self._token = token
+        self._credentials = Credentials.parse(token)
         self._formed = formed
         self._aborted = aborted
         self._columns = columns
@@ -188,13 +196,15 @@ class SimulatedAgent:
         options = [
             ("grpc.max_receive_message_length", MESSAGE_LIMIT),
             ("grpc.use_local_subchannel_pool", 1),  # a connection of its own
+            *CHANNEL_OPTIONS,
         ]
-        async with grpc.aio.insecure_channel(self._target, options=options) as channel:
+        secure = self._credentials.for_client()
+        async with grpc.aio.secure_channel(self._target, secure, options=options) as channel:
             call = channel.stream_stream(
                 f"/{SERVICE}/{METHOD}",
                 request_serializer=pb.FromAgent.SerializeToString,
                 response_deserializer=pb.FromCoordinator.FromString,
-            )(self._requests(), metadata=(("authorization", f"Bearer {self._token}"),))
+            )(self._requests(), metadata=self._credentials.metadata)
             hello = pb.Hello(member=str(self.member), slots=self.slots, address="127.0.0.1")
             self.say(hello=hello)
             self.say(ready=pb.Ready())

@@ -25,7 +25,9 @@ UNKNOWN = "unknown"
 def request_of(job: Job, run_id: str) -> CustomJob:
     """Returns the request of the first attempt, without its token."""
     url = runs.directory_url(run_id, job.output)
-    return customjob.redacted(customjob.build(job, run_id=run_id, run_dir=url, token="", attempt=1))
+    token = f"{job.token_secret}/versions/NEW" if job.token_secret else ""
+    request = customjob.build(job, run_id=run_id, run_dir=url, token=token, attempt=1)
+    return customjob.redacted(request)
 
 
 def as_yaml(request: CustomJob) -> str:

@@ -10,6 +10,8 @@ from types import TracebackType
 from typing import Any
 
 from launcher import runs
+from launcher.apierror import ApiError
+from launcher.delivery import delivered
 from launcher.job import customjob
 from launcher.job.spec import Job, Target
 from launcher.job.targets import problems
@@ -19,8 +21,10 @@ from launcher.status import Outcome, read_status
 from launcher.supervisor import PATIENCE, Supervisor, end_run
 from launcher.transport import import_client
 from launcher.vertex import Jobs
+from trainer.credentials import new_secret
 from trainer.events import EventWriter
 from trainer.rundir import RunDirectory, token_sha256
+from trainer.secretmanager import ENDPOINT
 
 LOCAL_POLL = 0.25  # seconds
 LOCAL_PATIENCE = 5.0
@@ -132,13 +136,13 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
     target its VMs end with this process; on Vertex AI they go on.
 
     Raises LaunchError for a job that the target cannot run, RunError for an id that is taken or
-    impossible, LocalError when the emulator does not start.
+    impossible, LocalError when the emulator does not start, ApiError when Secret Manager refuses.
     """
     require_fit(job, target)
     run_id = run_id or runs.new_id(job.name, time.time())
     runs.check_id(run_id)
     directory = runs.directory_for(run_id, job.output, target)
-    token = secrets.token_hex(32)
+    secret = new_secret()
     with ExitStack() as resources:
         runs.require_new(run_id, directory)
         resources.enter_context(runs.launch_lock(run_id))
@@ -149,7 +153,7 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
                 "target": target,
                 "spec": job.to_dict(),
                 "settings": job.settings(),
-                "token_sha256": token_sha256(token),
+                "token_sha256": token_sha256(secret),
                 "created": time.time(),
                 "by": runs.whoami(),
             },
@@ -172,7 +176,9 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
                 )
             else:
                 jobs = Jobs(job.project or "", job.regions[0])
-        except LocalError as error:
+            secrets_api = emulator.endpoint if emulator else ENDPOINT
+            token = resources.enter_context(delivered(job, secret, directory, secrets_api))
+        except (LocalError, ApiError) as error:
             directory.end("failed", str(error))
             raise
         except BaseException:  # Ctrl-C while it starts

@@ -8,7 +8,11 @@ module of ``fit`` is ``trainer.loop``: a submodule called ``fit`` would hide the
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# Before gRPC is imported: it would write a line about every stranger who knocks.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 if TYPE_CHECKING:
     from trainer.loop import fit as fit

@@ -19,6 +19,7 @@ from typing import Any
 
 from trainer import preemption
 from trainer.coordinator import Coordinator
+from trainer.credentials import Credentials, find_credentials
 from trainer.environment import horovod_environment
 from trainer.events import EventWriter
 from trainer.link import Link, Refused
@@ -33,7 +34,6 @@ from trainer.rundir import (
     EXIT_OK,
     EXIT_RETRY,
     RunDirectory,
-    token_sha256,
 )
 from trainer.script import is_elastic
 from trainer.session import Session
@@ -70,7 +70,7 @@ class Agent:
         replica: where it runs.
         run_dir: the run directory.
         settings: the run's settings.
-        token: the run's token.
+        credentials: the run's.
         env: the environment for the workers.
     """
 
@@ -79,13 +79,13 @@ class Agent:
         replica: Replica,
         run_dir: RunDirectory,
         settings: Settings,
-        token: str,
+        credentials: Credentials,
         env: Mapping[str, str],
     ) -> None:
         self._replica = replica
         self._run_dir = run_dir
         self._settings = settings
-        self._token = token
+        self._credentials = credentials
         self._env = env
         self.member = replica.member()
         self._events = EventWriter(run_dir, str(self.member).replace("#", "-"))
@@ -94,7 +94,7 @@ class Agent:
         )
         self._link = Link(
             run_dir,
-            token,
+            credentials,
             replica.is_primary,
             self._host_coordinator,
             self._introduce,
@@ -188,7 +188,7 @@ class Agent:
             self._run_dir,
             settings.policy(),
             slots,
-            self._token,
+            self._credentials,
             self._replica.address,
             self.member,
             renew_every,
@@ -461,17 +461,15 @@ async def serve(env: Mapping[str, str]) -> int:
     Raises ValueError, for the user, when the environment or the run directory is unusable.
     """
     url = env.get(ENV_RUN_DIR)
-    token = env.get(ENV_TOKEN)
-    if not url or not token:
-        raise ValueError(f"{ENV_RUN_DIR} and {ENV_TOKEN} must be set: the launcher does it")
+    if not url:
+        raise ValueError(f"{ENV_RUN_DIR} must be set: the launcher does it")
     run_dir = RunDirectory(url)
     try:
         run = run_dir.run()
     except FileNotFoundError as error:
         raise ValueError(f"{run_dir.url} is not a run directory: it has no run.json") from error
-    if run.get("token_sha256") != token_sha256(token):
-        raise ValueError(f"{ENV_TOKEN} is not the token of the run in {run_dir.url}")
-    agent = Agent(find_replica(env), run_dir, Settings.of_run(run), token, env)
+    credentials = find_credentials(env, run)
+    agent = Agent(find_replica(env), run_dir, Settings.of_run(run), credentials, env)
     return await agent.run()
 
 
@@ -491,7 +489,7 @@ def main() -> int:
         print(f"swell-agent: {error}", file=sys.stderr)
         return EXIT_FAILED
     except OSError as error:
-        print(f"swell-agent: the run directory cannot be reached: {error}", file=sys.stderr)
+        print(f"swell-agent: what the run is kept in does not answer: {error}", file=sys.stderr)
         return EXIT_RETRY
 
 

@@ -8,7 +8,6 @@ outcome.json. All decisions are in trainer.membership.
 from __future__ import annotations
 
 import asyncio
-import hmac
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
@@ -19,6 +18,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from trainer import signals
+from trainer.credentials import Credentials
 from trainer.events import EventWriter
 from trainer.lease import Claim, create_claim, newest_claim, renew_claim
 from trainer.membership import Membership
@@ -44,6 +44,16 @@ KEEPALIVE = (
     ("grpc.http2.max_pings_without_data", 0),
 )
 
+# Whoever has not shown the run's certificate and token gets little, and not for long.
+STRANGERS = (
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_allowed_incoming_connections", 8192),
+    ("grpc.max_concurrent_streams", 4),  # of one connection; an agent has one
+    ("grpc.max_metadata_size", 4096),  # bytes; an agent sends 200
+    ("grpc.absolute_max_metadata_size", 4096),
+)
+HELLO_WAIT = 10.0  # seconds for the first message of a stream
+
 Stream = asyncio.Queue[bytes | None]  # serialised: what goes to all members is made once
 
 
@@ -54,7 +64,7 @@ class Coordinator:
         run_dir: the run directory.
         policy: membership's limits.
         expected_workers: the slots that the run was asked for.
-        token: the run's token, which every agent must show.
+        credentials: the run's, which every agent must show.
         address: the IP address to listen on.
         leader: the member whose agent hosts this coordinator.
         renew_every: seconds between renewals of the lease.
@@ -66,7 +76,7 @@ class Coordinator:
         run_dir: RunDirectory,
         policy: Policy,
         expected_workers: int,
-        token: str,
+        credentials: Credentials,
         address: str,
         leader: MemberId,
         renew_every: float,
@@ -75,7 +85,7 @@ class Coordinator:
         self._run_dir = run_dir
         self._policy = policy
         self._expected = expected_workers
-        self._authorization = f"Bearer {token}"
+        self._credentials = credentials
         self._address = address
         self._leader = leader
         self._renew_every = renew_every
@@ -105,6 +115,7 @@ class Coordinator:
             options=[
                 ("grpc.max_receive_message_length", MESSAGE_LIMIT),
                 ("grpc.so_reuseport", 0),
+                *STRANGERS,
                 *KEEPALIVE,
                 ("grpc.http2.min_ping_interval_without_data_ms", 1000),
                 ("grpc.http2.max_ping_strikes", 0),
@@ -117,7 +128,8 @@ class Coordinator:
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),)
         )
-        port = self._server.add_insecure_port(f"{self._address}:0")
+        secure = self._credentials.for_server()
+        port = self._server.add_secure_port(f"{self._address}:0", secure)
         await self._server.start()
         target = f"{self._address}:{port}"
         self._claim = Claim(epoch, str(self._leader), target, last_generation)
@@ -177,15 +189,13 @@ class Coordinator:
         context: grpc.aio.ServicerContext[pb.FromAgent, bytes],
     ) -> AsyncIterator[bytes]:
         """One agent's stream, from hello to the end."""
-        metadata = dict(context.invocation_metadata() or ())
-        shown = str(metadata.get("authorization", ""))
-        if not hmac.compare_digest(shown.encode(), self._authorization.encode()):
+        if not self._credentials.shown_in(context.invocation_metadata() or ()):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the run's token is needed")
         try:
-            hello = (await anext(requests)).hello
+            hello = (await asyncio.wait_for(anext(requests), HELLO_WAIT)).hello
             member = MemberId.parse(hello.member)
             world = world_from_message(hello.world) if hello.HasField("world") else None
-        except (StopAsyncIteration, ValueError, DecodeError):
+        except (StopAsyncIteration, ValueError, DecodeError, asyncio.TimeoutError):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the stream begins with a hello")
             return
         stream: Stream = asyncio.Queue()

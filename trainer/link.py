@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 
 from trainer.coordinator import KEEPALIVE, MESSAGE_LIMIT, METHOD, SERVICE, Coordinator
+from trainer.credentials import CHANNEL_OPTIONS, Credentials
 from trainer.lease import Claim, Contend, Follow, Watch, newest_claim
 from trainer.protocol import swell_pb2 as pb
 from trainer.rundir import RunDirectory
@@ -37,7 +38,7 @@ class Link:
 
     Args:
         run_dir: where the lease is.
-        token: the run's token.
+        credentials: the run's, which the leader is shown and must show.
         natural_leader: whether this agent should lead at the start: pool 0's does.
         coordinator: makes a coordinator for this agent to host, should it be its turn.
         introduce: called when a stream is open, to say what a new leader has to know.
@@ -47,7 +48,7 @@ class Link:
     def __init__(
         self,
         run_dir: RunDirectory,
-        token: str,
+        credentials: Credentials,
         natural_leader: bool,
         coordinator: Callable[[float], Coordinator],
         introduce: Callable[[], None],
@@ -55,7 +56,7 @@ class Link:
     ) -> None:
         self.epoch = 0  # of the leader that is obeyed
         self._run_dir = run_dir
-        self._token = token
+        self._credentials = credentials
         self._patience = 0.0 if natural_leader else PATIENCE
         self._make_coordinator = coordinator
         self._introduce = introduce
@@ -130,20 +131,25 @@ class Link:
 
     async def _obey(self, target: str) -> None:
         """Holds one stream to the coordinator at ``target`` until it breaks."""
-        options = [("grpc.max_receive_message_length", MESSAGE_LIMIT), *KEEPALIVE]
+        options = [
+            ("grpc.max_receive_message_length", MESSAGE_LIMIT),
+            *CHANNEL_OPTIONS,
+            *KEEPALIVE,
+        ]
         outbox: asyncio.Queue[pb.FromAgent] = asyncio.Queue()
 
         async def requests() -> AsyncIterator[pb.FromAgent]:
             while True:
                 yield await outbox.get()
 
-        async with grpc.aio.insecure_channel(target, options=options) as channel:
+        secure = self._credentials.for_client()
+        async with grpc.aio.secure_channel(target, secure, options=options) as channel:
             join = channel.stream_stream(
                 f"/{SERVICE}/{METHOD}",
                 request_serializer=pb.FromAgent.SerializeToString,
                 response_deserializer=pb.FromCoordinator.FromString,
             )
-            call = join(requests(), metadata=(("authorization", f"Bearer {self._token}"),))
+            call = join(requests(), metadata=self._credentials.metadata)
             self._outbox = outbox
             try:
                 self._introduce()

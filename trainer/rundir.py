@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 ENV_RUN_DIR = "SWELL_RUN_DIR"
 ENV_RUN_ID = "SWELL_RUN_ID"
 ENV_TOKEN = "SWELL_TOKEN"  # secret: never logged, never in argv
+ENV_TOKEN_SECRET = "SWELL_TOKEN_SECRET"  # or where in Secret Manager it is
 ENV_ATTEMPT = "SWELL_ATTEMPT"
 # What a replica may be told about its machine; found out by itself otherwise.
 ENV_ADDRESS = "SWELL_ADDRESS"

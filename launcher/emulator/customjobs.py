@@ -26,8 +26,11 @@ from launcher.emulator.wire import (
     StringMap,
     message,
 )
+from trainer.rundir import ENV_TOKEN
 
 Json = dict[str, Any]
+
+REDACTED = "(secret)"
 
 
 class JobState(IntEnum):
@@ -278,9 +281,21 @@ def parse(body: Any) -> Json:
 
 
 def encode(job: Json, enums_as_integers: bool) -> Json:
-    """Returns the wire form of a job in the normal form."""
+    """Returns the wire form of a job in the normal form.
+
+    Vertex AI answers with all variables. Here whoever is on this machine may ask, so the
+    secret of the job's run is left out.
+    """
     encoded: Json = CUSTOM_JOB.encode(job, enums_as_integers)
+    for pool in encoded["jobSpec"].get("workerPoolSpecs", []):
+        for program in ("containerSpec", "pythonPackageSpec"):
+            if variables := pool.get(program, {}).get("env"):
+                pool[program]["env"] = [_shown(variable) for variable in variables]
     return encoded
+
+
+def _shown(variable: Json) -> Json:
+    return {**variable, "value": REDACTED} if variable["name"] == ENV_TOKEN else variable
 
 
 def pools(job: Json) -> list[Pool]:

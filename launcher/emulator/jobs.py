@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from starlette.routing import Route
+
 from launcher.emulator import customjobs
 from launcher.emulator.cluster_spec import cluster_spec, hostname
 from launcher.emulator.customjobs import JobState, Json, Pool
@@ -42,6 +44,7 @@ from launcher.emulator.places import Place, Site, open_site
 from launcher.emulator.steps import StepReader
 from launcher.emulator.vm import ProcessVM
 from trainer.rundir import ENV_ADDRESS, ENV_SLOTS
+from trainer.secretmanager import ENV_ENDPOINT
 
 ENTRY_POINT = (sys.executable, "-m", "trainer.agent")  # of our image: the only one known here
 LONGEST_TIMER = 30 * 86_400.0  # seconds
@@ -76,6 +79,7 @@ class Job:
         save: called with the record whenever it has changed.
         spec_forms: in which forms CLUSTER_SPEC is written.
         kind: of its VMs, see launcher.emulator.places.
+        vm_routes: what its VMs can ask at their metadata server's port besides.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class Job:
         save: Callable[[Json], None],
         spec_forms: frozenset[str] = frozenset(),
         kind: str = "process",
+        vm_routes: Sequence[Route] = (),
     ) -> None:
         self.record = record
         self._number = number
@@ -97,6 +102,7 @@ class Job:
         self._progress = exchange.progress(customjobs.output_directory(record) or record["name"])
         self._save = save
         self._kind = kind
+        self._vm_routes = vm_routes
         self._site: Site | None = None
         self._spec_forms = spec_forms
         self._scheduling = customjobs.scheduling(record)
@@ -230,7 +236,8 @@ class Job:
 
     def _vm(self, pool: Pool, name: str, place: Place) -> ProcessVM:
         host = hostname(self._id, name)
-        metadata = Metadata(Identity(self._project, self._region, host, place.address))
+        identity = Identity(self._project, self._region, host, place.address)
+        metadata = Metadata(identity, self._vm_routes)
         listener = Listener(metadata.app(), place.metadata)
         service = {
             "HOSTNAME": host,
@@ -239,6 +246,7 @@ class Job:
             "CLOUD_ML_PROJECT_ID": numeric_project(self._project),
             "GCE_METADATA_HOST": listener.authority,
             "GCE_METADATA_IP": listener.authority,
+            ENV_ENDPOINT: f"http://{listener.authority}",
             ENV_ADDRESS: place.address,
         }
         if output := customjobs.output_directory(self.record):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
@@ -15,6 +16,7 @@ FLAVOR = {"Metadata-Flavor": "Google"}
 ROOT = "/computeMetadata/v1"
 EMAIL = "swell-emulator@local.iam.gserviceaccount.com"
 SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
+ACCESS_TOKEN = "swell-emulator-token"
 TOKEN_SECONDS = 3599
 LONGEST_WAIT = 3600.0  # seconds of one long poll
 
@@ -30,10 +32,16 @@ class Identity:
 
 
 class Metadata:
-    """What the metadata server of one VM says now, and whether it says anything."""
+    """What the metadata server of one VM says now, and whether it says anything.
 
-    def __init__(self, identity: Identity) -> None:
+    Args:
+        identity: what the VM is.
+        further: routes of other services that the VM reaches at the same port.
+    """
+
+    def __init__(self, identity: Identity, further: Sequence[Route] = ()) -> None:
         self.identity = identity
+        self._further = further
         self._preempted = asyncio.Event()
         self._reachable = asyncio.Event()
         self._reachable.set()
@@ -81,6 +89,7 @@ class Metadata:
                 Route(f"{ROOT}/instance/preempted", values.preempted),
                 Route(f"{ROOT}/instance/service-accounts/default/token", values.token),
                 Route(f"{ROOT}/{{path:path}}", values.plain),
+                *self._further,
             ],
         )
 
@@ -132,7 +141,7 @@ class Values:
         if refusal := await self._refusal(request):
             return refusal
         token = {
-            "access_token": "swell-emulator-token",
+            "access_token": ACCESS_TOKEN,
             "expires_in": TOKEN_SECONDS,
             "token_type": "Bearer",
         }

@@ -1,10 +1,10 @@
 """All CustomJobs that the emulator knows, kept in its state directory.
 
-``<state>/jobs/<id>.json`` holds a job as the API answers it, ``<state>/logs`` what its
-replicas printed, ``<state>/exchange.json`` how far the Spot market is. All of that outlives the
-emulator; VMs do not. So when it starts again, jobs that had VMs have failed (with the code
-UNAVAILABLE: another attempt may succeed), jobs that were QUEUED go on waiting, and ended ones
-are as they were.
+``<state>/jobs/<id>.json`` holds a job as the API answers it, ``<state>/logs`` what its replicas
+printed, ``<state>/exchange.json`` how far the Spot market is, ``<state>/secrets.json`` what
+Secret Manager holds. All of that outlives the emulator; VMs do not. So when it starts again, jobs
+that had VMs have failed (with the code UNAVAILABLE: another attempt may succeed), jobs that were
+QUEUED go on waiting, and ended ones are as they were.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from launcher.emulator.exchange import Exchange
 from launcher.emulator.jobs import Folders, Job
 from launcher.emulator.lifecycle import UNAVAILABLE, Refused
 from launcher.emulator.logs import timestamp, utc_now
+from launcher.emulator.metadata import ACCESS_TOKEN
+from launcher.emulator.secretmanager import Secrets, access_route
 from launcher.job.marketfile import Market
 
 NAME = re.compile(r"projects/[^/]+/locations/[^/]+/customJobs/(\d+)")
@@ -76,6 +78,7 @@ class Registry:
         self._jobs_folder.mkdir(exist_ok=True, mode=0o700)
         self.logs.mkdir(exist_ok=True)
         self._lock = _locked(state / "lock")
+        self.secrets = Secrets(state / "secrets.json")
         market = market or Market()
         self._incidents = incidents.from_file(market.incidents)
         self._exchange = Exchange(market, state / "exchange.json", clock)
@@ -113,6 +116,7 @@ class Registry:
             self._save,
             self._spec_forms,
             self._kind,
+            [access_route(self.secrets, ACCESS_TOKEN)],
         )
         self._running[record["name"]] = job
         job.start()

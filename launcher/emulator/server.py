@@ -1,4 +1,4 @@
-"""The emulator's HTTP API: Vertex AI's CustomJobs, Cloud Logging's entries, and its own routes."""
+"""The emulator's HTTP API: CustomJobs, Cloud Logging's entries, secrets, and its own routes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from launcher.emulator import customjobs, entries
+from launcher.emulator import customjobs, entries, secretmanager
 from launcher.emulator.customjobs import Json
 from launcher.emulator.errors import ApiError, invalid_argument, not_found
 from launcher.emulator.filters import parse_filter
@@ -57,6 +57,7 @@ class Api:
             ("GET", EXTRA + "/replicas", self.replicas),
             ("POST", EXTRA + "/replicas/{replica}:preempt", self.preempt),
             ("POST", EXTRA + "/replicas/{replica}:restore", self.restore),
+            *secretmanager.Handlers(self._registry.secrets, _json).routes(),
         ]
         return Starlette(
             routes=[Route(path, _local(handler), methods=[verb]) for verb, path, handler in routes],

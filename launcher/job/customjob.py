@@ -15,7 +15,14 @@ from typing import Any
 
 from launcher.job.pool import AGENT_MODULE, Container, Package, Pool, Reservation
 from launcher.job.spec import Job
-from trainer.rundir import ENV_ATTEMPT, ENV_RUN_DIR, ENV_RUN_ID, ENV_SLOTS, ENV_TOKEN
+from trainer.rundir import (
+    ENV_ATTEMPT,
+    ENV_RUN_DIR,
+    ENV_RUN_ID,
+    ENV_SLOTS,
+    ENV_TOKEN,
+    ENV_TOKEN_SECRET,
+)
 
 CustomJob = dict[str, Any]
 
@@ -34,7 +41,8 @@ def build(
         job: what the user wants.
         run_id: the run's name; also the CustomJob's display name and a label of it.
         run_dir: URL of the run directory; also the CustomJob's base output directory.
-        token: the run's secret, by which its agents know each other.
+        token: the run's secret, by which its agents know each other; the name of its version
+            in Secret Manager if that delivers it.
         attempt: number of this attempt, from 1.
         region: where it is sent; by default the job's first.
     """
@@ -100,7 +108,7 @@ def _worker_pool(job: Job, pool: Pool, common: dict[str, str], token: str) -> di
     machine = pool.machine_type
     own = dict(common)
     if job.starts_agent(pool):  # nobody else needs the secret
-        own[ENV_TOKEN] = token
+        own[ENV_TOKEN_SECRET if job.token_secret else ENV_TOKEN] = token
         if pool.slots is not None:
             own[ENV_SLOTS] = str(pool.slots)
     env = [{"name": name, "value": value} for name, value in {**job.env, **pool.env, **own}.items()]

@@ -267,6 +267,9 @@ class Job(Part):
         Annotated[str, resource("projects/PROJECT/locations/REGION/keyRings/RING/cryptoKeys/KEY")]
         | None
     ) = Field(None, description="Encrypts what the job keeps")
+    token_secret: Annotated[str, resource("projects/PROJECT/secrets/NAME")] | None = Field(
+        None, description="Delivers the run's token by Secret Manager, not in the environment"
+    )
     tensorboard: (
         Annotated[str, resource("projects/PROJECT/locations/REGION/tensorboards/ID")] | None
     ) = Field(None, description="Where Vertex AI shows the run's TensorBoard files")

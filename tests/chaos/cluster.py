@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from launcher.emulator import boot
 from launcher.emulator.address import LoopbackAddress
 from launcher.emulator.netns import Host, Network
 from launcher.emulator.processes import signal_session
+from trainer.credentials import new_secret
 from trainer.rundir import (
     AUDIT,
     ENV_ADDRESS,
@@ -178,7 +178,7 @@ class Cluster:
         self.run_dir = RunDirectory(str(folder / "run"))
         self._network: Network | None = None
         self._claims: list[LoopbackAddress] = []
-        token = secrets.token_hex(16)
+        token = new_secret()
         run = {"id": folder.name, "settings": settings, "token_sha256": token_sha256(token)}
         self.run_dir.create_json("run.json", {**run, "created": time.time(), "by": "chaos"})
         names = ["workerpool0-0", *(f"workerpool1-{index}" for index in range(vms - 1))]

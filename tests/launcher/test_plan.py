@@ -68,7 +68,7 @@ def test_it_is_byte_for_byte_what_launch_sends(
     # The token is the one thing that a plan cannot know: launch is given the word that the plan
     # shows in its place, and then nothing may differ.
     sent = Sent()
-    monkeypatch.setattr("launcher.run.secrets.token_hex", lambda size: customjob.REDACTED)
+    monkeypatch.setattr("launcher.run.new_secret", lambda: customjob.REDACTED)
     monkeypatch.setattr("launcher.run.Jobs", lambda *where: sent)
     monkeypatch.setattr(
         Supervisor,

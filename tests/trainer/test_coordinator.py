@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from trainer.coordinator import METHOD, SERVICE, Coordinator
+from trainer.credentials import CHANNEL_OPTIONS, Credentials, new_secret
 from trainer.events import read_events
 from trainer.lease import Claim, create_claim, newest_claim
 from trainer.policy import Policy
@@ -23,7 +24,9 @@ from trainer.world import MemberId, World, arrange
 
 from .ranks import PATIENCE
 
-TOKEN = "a token that nobody else knows"
+SECRET = new_secret()
+OURS = Credentials.parse(SECRET)
+TOKEN = OURS.token
 A, B = MemberId("workerpool0-0", "a1"), MemberId("workerpool1-0", "b1")
 
 
@@ -41,7 +44,7 @@ class Leader:
             self.run_dir,
             self.policy,
             self.policy.max_workers,
-            TOKEN,
+            OURS,
             "127.0.0.1",
             MemberId.parse(member),
             renew_every,
@@ -61,7 +64,7 @@ class Agent:
     """One stream to a coordinator, spoken by hand."""
 
     def __init__(self, target: str, token: str | None = TOKEN) -> None:
-        self._channel = grpc.aio.insecure_channel(target)
+        self._channel = grpc.aio.secure_channel(target, OURS.for_client(), options=CHANNEL_OPTIONS)
         join = self._channel.stream_stream(
             f"/{SERVICE}/{METHOD}",
             request_serializer=lambda message: (
