@@ -28,8 +28,6 @@ from trainer.rundir import RunDirectory
 from trainer.wire import world_from_message
 from trainer.world import MemberId, World
 
-LEASE_RENEW = 1.0  # seconds, as in a run
-
 T = TypeVar("T")
 
 forks = multiprocessing.get_context("forkserver")
@@ -108,15 +106,8 @@ async def _lead(
     line: Connection, run_dir: RunDirectory, policy: Policy, workers: int, token: str
 ) -> None:
     leader = MemberId("leader", "0")
-    coordinator = Coordinator(
-        run_dir,
-        policy,
-        workers,
-        Credentials.parse(token),
-        "127.0.0.1",
-        leader,
-        LEASE_RENEW,
-    )
+    credentials = Credentials.parse(token)
+    coordinator = Coordinator(run_dir, policy, workers, credentials, "127.0.0.1", leader)
     assert await coordinator.lead(1, 0)
     claim = newest_claim(run_dir)
     assert claim is not None

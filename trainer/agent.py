@@ -14,14 +14,13 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 from trainer import preemption
-from trainer.coordinator import Coordinator
 from trainer.credentials import Credentials, find_credentials
 from trainer.environment import horovod_environment
 from trainer.events import EventWriter
+from trainer.hosting import Seat
 from trainer.link import Link, Refused
 from trainer.process import Message, WorkerProcess, describe_exit
 from trainer.protocol import swell_pb2 as pb
@@ -35,7 +34,6 @@ from trainer.rundir import (
     EXIT_RETRY,
     RunDirectory,
 )
-from trainer.script import is_elastic
 from trainer.session import Session
 from trainer.settings import Settings
 from trainer.slots import Slots
@@ -45,6 +43,7 @@ from trainer.world import MemberId, World
 OUTCOME_POLL = 2.0  # seconds
 FLUSH = 0.5  # seconds
 WORKER_GRACE = 3.0  # seconds for a worker to exit by itself
+HAND_OVER_LIMIT = 1.5  # seconds in which another coordinator leads, or none will
 FALSE_NOTICE = 120.0  # seconds after which a drained agent that still lives rejoins
 EARLY_DEATHS = 5  # workers in a row that die before they are ready, before giving up
 
@@ -94,9 +93,8 @@ class Agent:
         )
         self._link = Link(
             run_dir,
-            credentials,
+            Seat.of(run_dir, credentials, self.member, replica, settings),
             replica.is_primary,
-            self._host_coordinator,
             self._introduce,
             self._carry_out,
         )
@@ -130,6 +128,7 @@ class Agent:
                 self._flush(),
             )
         ]
+        goes_on = True
         try:
             await self._slots.start()
             done, _ = await asyncio.wait(
@@ -139,6 +138,7 @@ class Agent:
                 one.result()
             raise AssertionError("an agent's task ended without a reason")
         except Ended as ended:
+            goes_on = False
             return _exit_code(ended.state)
         finally:
             self._ending.cancel()
@@ -150,7 +150,7 @@ class Agent:
             if self._rendezvous is not None:
                 await self._rendezvous.close()
             await self._slots.close(WORKER_GRACE)
-            await self._link.close()
+            await self._link.close(resign=goes_on)
             with suppress(OSError):
                 self._events.flush()
 
@@ -178,26 +178,13 @@ class Agent:
 
     # --- the leader -----------------------------------------------------------------
 
-    def _host_coordinator(self, renew_every: float) -> Coordinator:
-        slots = self._replica.replicas * self._replica.slots
-        settings = self._settings
-        if not settings.task and not is_elastic(settings.script, settings.module):
-            # A plain script cannot take it that the world changes: it is always the full one.
-            settings = replace(settings, min_workers=slots, max_workers=slots)
-        return Coordinator(
-            self._run_dir,
-            settings.policy(),
-            slots,
-            self._credentials,
-            self._replica.address,
-            self.member,
-            renew_every,
-        )
-
     def _introduce(self) -> None:
         """Says who this is, and everything that a new leader has to know."""
         hello = pb.Hello(
-            member=str(self.member), slots=self._replica.slots, address=self._replica.address
+            member=str(self.member),
+            slots=self._replica.slots,
+            address=self._replica.address,
+            epoch=self._link.epoch,
         )
         if self._world is not None:
             hello.world.CopyFrom(world_to_message(self._world, self._addresses))
@@ -321,8 +308,11 @@ class Agent:
         if self._drain_until is None:
             log.info("%s: leaving at the next step boundary", reason)
             self._drain_until = time.monotonic() + preemption.DEADLINE
-            self._link.stop_contending()
-            self._say_drain(reason)
+            if self._link.leave():  # then its successor hears of the drain
+                loop = asyncio.get_running_loop()
+                loop.call_later(HAND_OVER_LIMIT, self._say_drain, reason)
+            else:
+                self._say_drain(reason)
 
     def _say_drain(self, reason: str) -> None:
         assert self._drain_until is not None

@@ -12,6 +12,8 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import grpc
@@ -20,7 +22,7 @@ from google.protobuf.message import DecodeError
 from trainer import signals
 from trainer.credentials import Credentials
 from trainer.events import EventWriter
-from trainer.lease import Claim, create_claim, newest_claim, renew_claim
+from trainer.lease import Claim, create_claim, last_announced, newest_epoch, renew_claim
 from trainer.membership import Membership
 from trainer.mesh import Mesh
 from trainer.policy import Policy
@@ -33,6 +35,8 @@ SERVICE = "swell.Coordinator"
 METHOD = "Join"
 TICK = 0.1  # seconds
 FLUSH = 0.5  # seconds between batches of events
+HEIRS = 16  # members that may contend early
+HAND_OVER_LOOK = 0.05  # seconds
 MESSAGE_LIMIT = 64 * 2**20  # bytes; the largest name all members of a world (45 each), or
 # the addresses that all ranks made for one member's ranks (8 or 28 each)
 
@@ -67,7 +71,6 @@ class Coordinator:
         credentials: the run's, which every agent must show.
         address: the IP address to listen on.
         leader: the member whose agent hosts this coordinator.
-        renew_every: seconds between renewals of the lease.
         clock: monotonic seconds.
     """
 
@@ -79,7 +82,6 @@ class Coordinator:
         credentials: Credentials,
         address: str,
         leader: MemberId,
-        renew_every: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run_dir = run_dir
@@ -88,7 +90,6 @@ class Coordinator:
         self._credentials = credentials
         self._address = address
         self._leader = leader
-        self._renew_every = renew_every
         self._clock = clock
         self._claim = Claim(0, str(leader), "")
         self._streams: dict[MemberId, Stream] = {}
@@ -96,7 +97,13 @@ class Coordinator:
         self._meshes: dict[str, Mesh] = {}  # of the newest world: those that are incomplete
         self._ranks: dict[str, dict[MemberId, list[int]]] = {}  # by scope: who has which
         self._tasks: list[asyncio.Task[None]] = []
+        self._commands: asyncio.Queue[signals.Command] = asyncio.Queue()
+        self._renewing = asyncio.Lock()
+        self._renewed = 0.0  # when the newest renewal that succeeded began
+        self._ready = asyncio.Event()
+        self._closing: asyncio.Future[None] | None = None
         self._leads = True
+        self.ended = asyncio.Event()  # it leads no longer
 
     # --- the lease ------------------------------------------------------------------
 
@@ -105,12 +112,9 @@ class Coordinator:
 
         Args:
             epoch: its number.
-            last_generation: the newest that an earlier leader had formed; 0 without one.
+            last_generation: the newest that is known of an earlier leader; 0 without one.
             deposed: who that leader was.
         """
-        self._machine = Membership(
-            self._policy, self._expected, self._clock(), last_generation, deposed
-        )
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", MESSAGE_LIMIT),
@@ -133,53 +137,118 @@ class Coordinator:
         await self._server.start()
         target = f"{self._address}:{port}"
         self._claim = Claim(epoch, str(self._leader), target, last_generation)
+        self._renewed = self._clock()
         if not await asyncio.to_thread(create_claim, self._run_dir, self._claim):
             await self._server.stop(None)
             return False
+        announced = await asyncio.to_thread(last_announced, self._run_dir, epoch)
+        self._machine = Membership(
+            self._policy, self._expected, self._clock(), max(last_generation, announced), deposed
+        )
         self._events = EventWriter(self._run_dir, f"leader-{epoch:06d}")
         self._events.emit(
             "leader_changed", epoch=epoch, member=self._leader.replica, address=target
         )
         loop = asyncio.get_running_loop()
-        for work in (self._tick(), self._renew(), self._flush()):
+        for work in (
+            self._tick(),
+            self._renew_often(),
+            self._beat(),
+            self._flush(),
+            self._carry_out_all(),
+        ):
             self._tasks.append(loop.create_task(work))
+        self._ready.set()
         return True
 
-    async def stop(self) -> None:
-        """Ends all streams, writes what events are left, and stops serving."""
+    async def stop(self, *, resign: bool = False) -> None:
+        """Ends all streams, writes what events are left, and stops serving.
+
+        With ``resign`` the claim says so: whoever sees it may contend at once.
+        """
         self._leads = False
         for task in self._tasks:
             task.cancel()
         for stream in self._streams.values():
             stream.put_nowait(None)
-        await self._server.stop(1.0)
+        await self._close_server(1.0)
         with suppress(OSError):
+            if resign:
+                claim = replace(self._claim, resigned=True)
+                await asyncio.to_thread(renew_claim, self._run_dir, claim)
             await asyncio.to_thread(self._events.flush)
+        self.ended.set()
 
-    async def _renew(self) -> None:
-        counter = 0
-        while True:
-            await asyncio.sleep(self._renew_every)
-            counter += 1
-            self._claim = Claim(
-                self._claim.epoch,
-                self._claim.member,
-                self._claim.target,
-                self._machine.generation,
-                counter,
-            )
-            with suppress(OSError):  # a store that is away for a moment; the next try may do
-                if not await asyncio.to_thread(renew_claim, self._run_dir, self._claim):
+    def hand_over(self) -> bool:
+        """Asks another member to claim the next epoch; until it does, this one leads.
+
+        Returns whether there is one to ask. All others follow it when they see its claim;
+        the running generation goes on.
+        """
+        heir = next((one for one in self._heirs() if self._machine.members.stays(one)), None)
+        if heir is None:
+            return False
+        self._send(heir, pb.FromCoordinator(succeed=pb.Succeed()))
+        self._tasks.append(asyncio.get_running_loop().create_task(self._await_successor()))
+        return True
+
+    def _heirs(self) -> list[MemberId]:
+        """Those who may contend early: they are told that this leader lives."""
+        others = (one for one in self._streams if one != self._leader)
+        return list(islice(others, HEIRS))
+
+    async def _await_successor(self) -> None:
+        while self._leads:
+            await asyncio.sleep(HAND_OVER_LOOK)
+            with suppress(OSError):
+                if await asyncio.to_thread(newest_epoch, self._run_dir) > self._claim.epoch:
                     await self._step_down()
 
+    async def _renew_often(self) -> None:
+        while self._leads:
+            await asyncio.sleep(self._policy.lease_renew)
+            if not self._holds:
+                await self._step_down()
+                return
+            with suppress(OSError):  # a store that is away for a moment; the next try may do
+                await self._renew(self._machine.generation)
+
+    async def _renew(self, generation: int) -> bool:
+        """Renews the lease, and announces ``generation``. Returns whether this one leads still.
+
+        Raises OSError when the store does not say.
+        """
+        async with self._renewing:
+            began = self._clock()
+            newest = max(generation, self._claim.generation)
+            claim = replace(self._claim, generation=newest, counter=self._claim.counter + 1)
+            self._claim = claim
+            if await asyncio.to_thread(renew_claim, self._run_dir, claim):
+                self._renewed = began
+                return True
+        await self._step_down()
+        return False
+
+    @property
+    def _holds(self) -> bool:
+        """Whether nobody can have found this leader's claim stale."""
+        return self._clock() - self._renewed < self._policy.lease_timeout
+
     async def _step_down(self) -> None:
-        """A higher epoch leads now: whoever is connected is to look for it."""
+        """Somebody else leads, or may: whoever is connected is to look for it."""
+        if not self._leads:
+            return
         self._leads = False
         for stream in self._streams.values():
             stream.put_nowait(None)
-        # Shielded: stop() cancels whoever is here, and gRPC would take that for its own end.
-        self._stopping = asyncio.ensure_future(self._server.stop(None))
-        await asyncio.shield(self._stopping)
+        await self._close_server(None)
+        self.ended.set()
+
+    async def _close_server(self, grace: float | None) -> None:
+        # Once, and shielded: stop() cancels whoever is here, and gRPC takes that for its own end.
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._server.stop(grace))
+        await asyncio.shield(self._closing)
 
     # --- agents ---------------------------------------------------------------------
 
@@ -189,6 +258,7 @@ class Coordinator:
         context: grpc.aio.ServicerContext[pb.FromAgent, bytes],
     ) -> AsyncIterator[bytes]:
         """One agent's stream, from hello to the end."""
+        await self._ready.wait()
         if not self._credentials.shown_in(context.invocation_metadata() or ()):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the run's token is needed")
         try:
@@ -197,6 +267,9 @@ class Coordinator:
             world = world_from_message(hello.world) if hello.HasField("world") else None
         except (StopAsyncIteration, ValueError, DecodeError, asyncio.TimeoutError):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the stream begins with a hello")
+            return
+        if hello.epoch not in (0, self._claim.epoch):
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "this is another epoch")
             return
         stream: Stream = asyncio.Queue()
         if member in self._streams:
@@ -238,8 +311,28 @@ class Coordinator:
     def _take(self, event: signals.Event) -> None:
         if not self._leads:
             return  # they leave because they were sent away: that is no loss
+        if not self._holds:  # and will not again: the machine would miss what happened meanwhile
+            self._tasks.append(asyncio.get_running_loop().create_task(self._step_down()))
+            return
         for command in self._machine.step(event, self._clock()):
-            self._carry_out(command)
+            self._commands.put_nowait(command)
+
+    async def _carry_out_all(self) -> None:
+        """Carries out all commands in order, each only while this is the leader."""
+        while True:
+            command = await self._commands.get()
+            if isinstance(command, signals.Form) and not await self._announced(command.world):
+                return
+            if self._leads:
+                self._carry_out(command)
+
+    async def _announced(self, world: World) -> bool:
+        """Announces a world. Returns False when it must not be formed: somebody else leads."""
+        while self._leads and self._holds:
+            with suppress(OSError):  # until the store says, this one may have been deposed
+                return await self._renew(world.generation)
+            await asyncio.sleep(TICK)
+        return False
 
     def _carry_out(self, command: signals.Command) -> None:
         if isinstance(command, signals.Record):
@@ -321,9 +414,15 @@ class Coordinator:
             stream.put_nowait(data)
 
     def _write_outcome(self, command: signals.Finish) -> dict[str, Any] | None:
-        """Returns the outcome that counts: another one's, if that came first. None: replaced."""
-        newest = newest_claim(self._run_dir)
-        if newest is not None and newest.epoch > self._claim.epoch:
+        """Returns the outcome that counts: another one's, if that came first. None: replaced.
+
+        There is one outcome at most, whoever writes it. A leader that is deposed between the
+        check and the write may still end the run; but what it says was reported to it by the
+        one world of the run while it led, after which nobody can report otherwise: that the
+        training is complete, or that the user's code has raised. Its successor finds the
+        outcome, as every agent does, and ends by it.
+        """
+        if newest_epoch(self._run_dir) > self._claim.epoch:
             return None
         state: OutcomeState = "succeeded" if command.state == "succeeded" else "failed"
         self._events.flush()
@@ -331,6 +430,14 @@ class Coordinator:
         return self._run_dir.outcome()
 
     # --- time -----------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        beat = pb.FromCoordinator(beat=pb.Beat()).SerializeToString()
+        while True:
+            if self._holds:
+                for heir in self._heirs():
+                    self._streams[heir].put_nowait(beat)
+            await asyncio.sleep(self._policy.heartbeat)
 
     async def _tick(self) -> None:
         while True:

@@ -37,11 +37,13 @@ class Credentials:
     """The secrets of one run. Their ``repr`` shows none.
 
     Attributes:
+        text: all of them as one text.
         token: what an agent shows as ``authorization: Bearer TOKEN``.
         key: the private key, PEM.
         certificate: the certificate, PEM.
     """
 
+    text: str = field(repr=False)
     token: str = field(repr=False)
     key: bytes = field(repr=False)
     certificate: bytes = field(repr=False)
@@ -56,7 +58,7 @@ class Credentials:
             key, certificate = (_decode(part) for part in parts[1:])
         except (ValueError, binascii.Error):
             raise ValueError("its key or its certificate is damaged") from None
-        return cls(parts[0], _pem("PRIVATE KEY", key), _pem("CERTIFICATE", certificate))
+        return cls(text, parts[0], _pem("PRIVATE KEY", key), _pem("CERTIFICATE", certificate))
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:

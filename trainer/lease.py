@@ -2,9 +2,20 @@
 
 ``leader/000007.json`` is the claim of epoch 7, made by whoever created it first. The
 holder renews by rewriting its own claim with a higher counter. A follower measures
-staleness with its own monotonic clock since it saw the counter change, so clocks of
-different machines are never compared. When the newest claim is stale, the first to
-create the next number leads; whoever sees a higher number than its own steps down.
+staleness with its own monotonic clock, and counts only time in which it looked, so clocks
+of different machines are never compared, and whoever was frozen finds nobody stale. When the
+newest claim is stale, the first to create the next number leads; whoever sees a higher
+number than its own steps down.
+
+A claim may be contended for before it is stale when its holder is silent on its stream, too,
+or has said that it resigns. That is safe because two leaders at a time do no harm:
+
+- Agents obey only the highest epoch that they have seen.
+- A leader announces a generation in its claim before it orders it (``renew_claim``), and
+  orders it only if it then finds no higher epoch. Its successor creates its own claim first,
+  and reads the old one afterwards (``last_announced``). So one of the two sees the other:
+  either the old one orders nothing more, or the new one knows what was ordered. No number of a
+  generation is ever used twice, and whatever a deposed leader ordered, its successor takes over.
 """
 
 from __future__ import annotations
@@ -24,8 +35,9 @@ class Claim:
         epoch: its number.
         member: who leads, as text.
         target: ``address:port`` of its coordinator.
-        generation: the newest generation it formed.
+        generation: the newest that was announced.
         counter: rises with every renewal.
+        resigned: whether its holder leads no longer.
     """
 
     epoch: int
@@ -33,6 +45,7 @@ class Claim:
     target: str
     generation: int = 0
     counter: int = 0
+    resigned: bool = False
 
     @property
     def leader(self) -> MemberId | None:
@@ -63,44 +76,73 @@ class Wait:
 
 
 class Watch:
-    """Decides from successive looks at the newest claim. Does no I/O.
+    """Decides from successive looks at the newest claim. Does no I/O. All times are in seconds.
 
     Args:
-        timeout: seconds without renewal after which a claim is stale.
-        patience: seconds to leave the first claim to others; 0 for pool 0, which is
-            the natural first leader.
+        timeout: time without renewal after which a claim is stale.
+        doubt: the same for a claim whose holder is silent on its stream, too.
+        gap: no more than this counts as observed between two looks.
+        patience: time to leave the first claim to others; 0 for pool 0, which is the natural
+            first leader.
         now: the time at which watching begins.
     """
 
-    def __init__(self, timeout: float, patience: float, now: float) -> None:
+    def __init__(
+        self, timeout: float, doubt: float, gap: float, patience: float, now: float
+    ) -> None:
         self._timeout = timeout
+        self._doubt = doubt
+        self._gap = gap
         self._patience = patience
-        self._since = now
+        self._began = self._looked = now
+        self._unmoved = 0.0  # how long the newest claim has been seen without a renewal
         self._last: tuple[int, int] | None = None
+        self.epoch = 0  # the highest that was seen
 
-    def look(self, newest: Claim | None, now: float) -> Follow | Contend | Wait:
-        """Takes the newest claim as it is in the run directory at time ``now``."""
+    def look(
+        self, newest: Claim | None, now: float, *, silent: bool = False, orphan: bool = False
+    ) -> Follow | Contend | Wait:
+        """Takes the newest claim as it is in the run directory at time ``now``.
+
+        Args:
+            newest: the claim.
+            now: the time.
+            silent: whether its holder is silent on the stream to it.
+            orphan: whether it is the caller's own, and its coordinator has died.
+        """
+        observed, self._looked = min(now - self._looked, self._gap), now
         if newest is None:
-            return Contend(1) if now - self._since >= self._patience else Wait()
+            return Contend(1) if now - self._began >= self._patience else Wait()
+        if newest.epoch < self.epoch:
+            return Wait()  # an old answer
+        self.epoch = newest.epoch
         seen = (newest.epoch, newest.counter)
-        if seen != self._last:
-            self._last = seen
-            self._since = now
-        if now - self._since > self._timeout:
+        self._unmoved = self._unmoved + observed if seen == self._last else 0.0
+        self._last = seen
+        stale = self._unmoved > (self._doubt if silent else self._timeout)
+        if stale or newest.resigned or orphan:
             return Contend(newest.epoch + 1)
         return Follow(newest)
 
 
-def newest_claim(run_dir: RunDirectory) -> Claim | None:
-    """Reads the claim with the highest number; a damaged one counts as never renewed."""
+def newest_epoch(run_dir: RunDirectory) -> int:
+    """The highest number of a claim; 0 without any."""
     numbers = [
         int(name.removesuffix(".json"))
         for name in run_dir.store.names(LEADER)
         if name.removesuffix(".json").isdecimal()
     ]
-    if not numbers:
-        return None
-    epoch = max(numbers)
+    return max(numbers, default=0)
+
+
+def newest_claim(run_dir: RunDirectory) -> Claim | None:
+    """Reads the claim with the highest number; a damaged one counts as never renewed."""
+    epoch = newest_epoch(run_dir)
+    return read_claim(run_dir, epoch) if epoch else None
+
+
+def read_claim(run_dir: RunDirectory, epoch: int) -> Claim:
+    """Reads the claim of an epoch; a damaged one is nobody's."""
     try:
         return _parse(run_dir.read_json(_name(epoch)), epoch)
     except (OSError, ValueError, TypeError, OverflowError):
@@ -113,12 +155,23 @@ def create_claim(run_dir: RunDirectory, claim: Claim) -> bool:
 
 
 def renew_claim(run_dir: RunDirectory, claim: Claim) -> bool:
-    """Rewrites the holder's own claim. Returns False when a higher epoch exists."""
-    newest = newest_claim(run_dir)
-    if newest is not None and newest.epoch > claim.epoch:
-        return False
+    """Rewrites the holder's own claim. Returns False when there is a higher epoch after that."""
     run_dir.write_json(_name(claim.epoch), asdict(claim))
-    return True
+    return newest_epoch(run_dir) <= claim.epoch
+
+
+def last_announced(run_dir: RunDirectory, epoch: int) -> int:
+    """The newest generation that a leader before ``epoch`` announced, and may have ordered.
+
+    To be asked after ``epoch`` was claimed: see the module's docstring.
+    """
+    newest = 0
+    for earlier in range(epoch - 1, 0, -1):
+        claim = read_claim(run_dir, earlier)
+        newest = max(newest, claim.generation)
+        if claim.counter:
+            break  # since its first renewal it tells what those before it had announced
+    return newest
 
 
 def _name(epoch: int) -> str:
@@ -132,6 +185,7 @@ def _parse(data: dict[str, Any], epoch: int) -> Claim:
         target=str(data.get("target", "")),
         generation=int(data.get("generation", 0)),
         counter=int(data.get("counter", 0)),
+        resigned=data.get("resigned") is True,
     )
     if claim.epoch != epoch:
         raise ValueError(f"the claim of epoch {epoch} says {claim.epoch}")

@@ -2,6 +2,13 @@
 
 One stream to one leader at a time. When it breaks, or the lease moves, the link looks
 for the leader again, and the agent introduces itself anew.
+
+When the coordinator's VM is lost, nobody has to wait until its lease is stale. The leader
+shows some of its followers that it lives; one of them that hears nothing any more, and sees that
+the lease is not renewed either, contends early. (A follower that is only cut off from a leader
+that lives sees it renewed.) If just the coordinator has died, its own agent starts it again at
+once. A coordinator whose VM is drained asks another agent to contend, and that agent's
+coordinator finds the running world as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -10,23 +17,25 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 
 import grpc
 
-from trainer.coordinator import KEEPALIVE, MESSAGE_LIMIT, METHOD, SERVICE, Coordinator
-from trainer.credentials import CHANNEL_OPTIONS, Credentials
-from trainer.lease import Claim, Contend, Follow, Watch, newest_claim
+from trainer.coordinator import KEEPALIVE, MESSAGE_LIMIT, METHOD, SERVICE
+from trainer.credentials import CHANNEL_OPTIONS
+from trainer.hosting import Host, Seat
+from trainer.lease import Claim, Contend, Follow, Wait, Watch, newest_claim
 from trainer.protocol import swell_pb2 as pb
 from trainer.rundir import RunDirectory
+from trainer.world import MemberId
 
-LEASE_TIMEOUT = 5.0  # seconds without renewal after which another agent leads
-LEASE_RENEW = 1.0  # seconds
 PATIENCE = 3.0  # seconds for which the first lease is left to pool 0
-LOOK_AGAIN = 0.2  # seconds
+LOOK_AGAIN = 0.05  # seconds, after a stream has ended
+REVIVALS = 10.0  # seconds in which a coordinator that has died is started again only once
 
 log = logging.getLogger("swell.agent")
+
+Decision = Follow | Contend | Wait
 
 
 class Refused(RuntimeError):
@@ -38,99 +47,141 @@ class Link:
 
     Args:
         run_dir: where the lease is.
-        credentials: the run's, which the leader is shown and must show.
+        seat: of this agent's coordinator, should it be its turn to lead.
         natural_leader: whether this agent should lead at the start: pool 0's does.
-        coordinator: makes a coordinator for this agent to host, should it be its turn.
         introduce: called when a stream is open, to say what a new leader has to know.
-        carry_out: called with every order.
+        carry_out: called with every order that is not the link's own.
     """
 
     def __init__(
         self,
         run_dir: RunDirectory,
-        credentials: Credentials,
+        seat: Seat,
         natural_leader: bool,
-        coordinator: Callable[[float], Coordinator],
         introduce: Callable[[], None],
         carry_out: Callable[[pb.FromCoordinator], Awaitable[None]],
     ) -> None:
         self.epoch = 0  # of the leader that is obeyed
         self._run_dir = run_dir
-        self._credentials = credentials
-        self._patience = 0.0 if natural_leader else PATIENCE
-        self._make_coordinator = coordinator
+        self._credentials = seat.credentials
+        self._member = MemberId.parse(seat.member)
+        self._policy = policy = seat.policy
+        self._look_every = policy.lease_renew / 2
+        self._host = Host(seat)
         self._introduce = introduce
         self._carry_out = carry_out
-        self._coordinator: Coordinator | None = None
         self._outbox: asyncio.Queue[pb.FromAgent] | None = None
         self._may_lead = True
+        self._newest: Claim | None = None  # as last seen
+        self._broken = False  # the stream has ended, and there is no other
+        self._beat_at: float | None = None  # when the leader last showed that it lives
+        self._revived = float("-inf")
+        self._watch = Watch(
+            policy.lease_timeout,
+            policy.lease_doubt,
+            policy.lease_renew,
+            0.0 if natural_leader else PATIENCE,
+            time.monotonic(),
+        )
 
     def say(self, **body: Any) -> None:
         """Sends a message; without a leader it is dropped: ``introduce`` says what matters."""
         if self._outbox is not None:
             self._outbox.put_nowait(pb.FromAgent(**body))
 
-    def stop_contending(self) -> None:
-        """This VM is about to go: another one is to lead next."""
+    def leave(self) -> bool:
+        """This VM is about to go: another agent is to lead next.
+
+        Returns whether this one leads, and another was asked to.
+        """
         self._may_lead = False
+        leads = self._host.leads(self.epoch)
+        if leads:
+            self._host.hand_over()
+        return leads
 
     async def run(self) -> None:
         """Follows leaders until cancelled. Raises Refused when one refuses the token."""
-        watch = Watch(LEASE_TIMEOUT, self._patience, time.monotonic())
+        decision = await self._look()
         while True:
-            try:
-                newest = await asyncio.to_thread(newest_claim, self._run_dir)
-            except OSError as error:
-                log.warning("the run directory does not answer, trying again: %s", error)
-                await asyncio.sleep(LEASE_RENEW)
-                continue
-            decision = watch.look(newest, time.monotonic())
             if isinstance(decision, Contend) and self._may_lead:
-                await self._contend(decision.epoch, newest)
+                await self._contend(decision.epoch)
+                decision = await self._look()
             elif isinstance(decision, Follow) and decision.claim.target:
-                await self._follow(decision.claim.target, decision.claim.epoch, watch)
-                await asyncio.sleep(LOOK_AGAIN)
+                decision = await self._follow(decision.claim)
             else:
-                await asyncio.sleep(LOOK_AGAIN)
+                await asyncio.sleep(self._look_every)
+                decision = await self._look()
 
-    async def close(self) -> None:
-        """Stops the coordinator, if this agent hosts it."""
-        if self._coordinator is not None:
-            await self._coordinator.stop()
+    async def close(self, *, resign: bool) -> None:
+        """Stops the coordinator, if this agent hosts it; ``resign`` if the run goes on."""
+        await self._host.close(resign=resign)
 
-    async def _follow(self, target: str, epoch: int, watch: Watch) -> None:
-        """Obeys the leader at ``target`` for as long as it answers and its lease holds."""
-        self.epoch = epoch
-        lost = asyncio.create_task(self._lease_lost(watch, epoch))
-        obeying = asyncio.create_task(self._obey(target))
+    # --- the lease ------------------------------------------------------------------
+
+    async def _look(self) -> Decision:
+        """Looks at the newest claim, and decides. While the store is away there is no leader."""
+        try:
+            newest = self._newest = await asyncio.to_thread(newest_claim, self._run_dir)
+        except OSError as error:
+            log.warning("the run directory does not answer, trying again: %s", error)
+            return Wait()
+        now = time.monotonic()
+        orphan = (
+            newest is not None
+            and newest.leader == self._member
+            and not self._host.leads(newest.epoch)
+            and now - self._revived > REVIVALS
+        )
+        return self._watch.look(newest, now, silent=self._silent(now), orphan=orphan)
+
+    def _silent(self, now: float) -> bool:
+        silent = self._beat_at is not None and now - self._beat_at > self._policy.suspicion
+        return silent or self._broken
+
+    async def _contend(self, epoch: int) -> None:
+        last = self._newest
+        generation, deposed = (last.generation, last.leader) if last else (0, None)
+        if deposed == self._member:
+            self._revived, deposed = time.monotonic(), None
+        if await self._host.lead(epoch, generation, deposed):
+            log.info("the coordinator here leads, in epoch %d", epoch)
+        else:
+            await asyncio.sleep(LOOK_AGAIN)
+
+    async def _follow(self, claim: Claim) -> Decision:
+        """Obeys a leader for as long as it answers and its lease holds. Returns what is next."""
+        if claim.epoch != self.epoch:
+            self._beat_at, self._broken = None, False
+        self.epoch = claim.epoch
+        lost = asyncio.create_task(self._lease_lost(claim.epoch))
+        obeying = asyncio.create_task(self._obey(claim))
         try:
             await asyncio.wait([lost, obeying], return_when=asyncio.FIRST_COMPLETED)
-            if obeying.done():
-                obeying.result()
+            if obeying.done() and obeying.result():
+                return Contend(claim.epoch + 1)
+            if lost.done():
+                return lost.result()
         finally:
             for task in (lost, obeying):
                 task.cancel()
             await asyncio.gather(lost, obeying, return_exceptions=True)
+        await asyncio.sleep(LOOK_AGAIN)
+        return await self._look()
 
-    async def _lease_lost(self, watch: Watch, epoch: int) -> None:
-        """Returns when the claim of ``epoch`` is stale or another one counts."""
+    async def _lease_lost(self, epoch: int) -> Decision:
+        """Returns the decision by which the claim of ``epoch`` is not to be followed any more."""
         while True:
-            await asyncio.sleep(LEASE_RENEW)
-            with suppress(OSError):
-                newest = await asyncio.to_thread(newest_claim, self._run_dir)
-                decision = watch.look(newest, time.monotonic())
-                if not isinstance(decision, Follow) or decision.claim.epoch != epoch:
-                    return
+            await asyncio.sleep(self._look_every)
+            decision = await self._look()
+            follows = isinstance(decision, Follow) and decision.claim.epoch == epoch
+            if not follows and not isinstance(decision, Wait):
+                return decision
 
-    async def _contend(self, epoch: int, last: Claim | None) -> None:
-        await self.close()
-        coordinator = self._make_coordinator(LEASE_RENEW)
-        generation, deposed = (last.generation, last.leader) if last else (0, None)
-        leads = await coordinator.lead(epoch, generation, deposed)
-        self._coordinator = coordinator if leads else None
+    # --- the stream -----------------------------------------------------------------
 
-    async def _obey(self, target: str) -> None:
-        """Holds one stream to the coordinator at ``target`` until it breaks."""
+    async def _obey(self, claim: Claim) -> bool:
+        """Holds one stream to a leader until it breaks. Returns whether it is to be succeeded."""
         options = [
             ("grpc.max_receive_message_length", MESSAGE_LIMIT),
             *CHANNEL_OPTIONS,
@@ -143,7 +194,7 @@ class Link:
                 yield await outbox.get()
 
         secure = self._credentials.for_client()
-        async with grpc.aio.secure_channel(target, secure, options=options) as channel:
+        async with grpc.aio.secure_channel(claim.target, secure, options=options) as channel:
             join = channel.stream_stream(
                 f"/{SERVICE}/{METHOD}",
                 request_serializer=pb.FromAgent.SerializeToString,
@@ -154,10 +205,22 @@ class Link:
             try:
                 self._introduce()
                 async for order in call:
-                    await self._carry_out(order)
+                    kind = order.WhichOneof("body")
+                    if kind == "beat":
+                        self._beat_at, self._broken = time.monotonic(), False
+                    elif kind == "succeed":
+                        if self._may_lead:
+                            return True
+                    else:
+                        self._broken = False
+                        await self._carry_out(order)
+                        if kind == "form" and self._beat_at is not None and self._may_lead:
+                            await self._host.prepare()  # it may have to lead soon
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.UNAUTHENTICATED:
                     raise Refused("the coordinator refuses this run's token") from None
-                log.info("the coordinator at %s is gone: %s", target, error.details())
+                log.info("the coordinator at %s is gone: %s", claim.target, error.details())
             finally:
                 self._outbox = None
+                self._broken = True
+        return False

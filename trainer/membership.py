@@ -103,8 +103,7 @@ class Membership:
         self.members = Roster(policy, expected_workers)
         self.world: World | None = None  # the newest; in WAITING it is over
         self.generation = last_generation  # that of ``world``, once there is one
-        self._taken = 0  # the newest that a member brought from an earlier leader
-        self.steps = 0  # the most steps that anyone reported
+        self._taken = self.steps = 0  # the newest that a member brought; the most steps reported
         self._team: dict[MemberId, Member] = {}  # of the world, by rank; nobody in WAITING
         self._cause = "leader" if last_generation else "start"
         self._stopping_since = now
@@ -112,9 +111,8 @@ class Membership:
         self._forming_since = self._formed_at = now
         self.pace = Pace(now)
         self._idle = 0.0
-        self._fruitful = False  # whether the world has completed a step
+        self._fruitful = self._waiting_told = False  # whether the world has completed a step
         self._setbacks = 0
-        self._waiting_told = False
         # Until then members of an earlier leader's world may be on their way to this one.
         self._adopting_until = now + policy.adoption_wait if last_generation else now
         self._out = Orders()
@@ -189,12 +187,13 @@ class Membership:
         self.generation = world.generation
         self.world = world
         self.phase = Phase.RUNNING
-        self.pace.restart(now)
+        self.pace.restart(now - self.policy.suspicion)  # no step is known of since
         self._formed_at = now
-        others = [self.members[id_] for id_ in world.members if id_ in self.members]
+        others = [self.members[one] for one in world.members if one in self.members]
         for rank, (id_, slots) in enumerate(world.slots):
-            # It has this long to come over; a step that completes says that it lives.
-            heard = now + (0.0 if id_ == self._deposed else self.policy.adoption_wait)
+            # It has so long to come over, less if it was silent; a step says that it lives.
+            silent = self.policy.suspicion if id_ == self._deposed else 0.0
+            heard = now + self.policy.coming_over - silent
             member = self.members.setdefault(id_, Member(id_, slots, State.ACTIVE, heard))
             member.rank = rank
             self._team[id_] = member
@@ -288,10 +287,11 @@ class Membership:
 
     def _progressed(self, generation: int, step: int, now: float) -> None:
         if generation == self.generation and step > self.steps:
-            if self.steps and self.phase is Phase.RUNNING and self._cause == "leader":
-                self._cause = "grow"  # a step since the first report: all of that world lives
-            if self.phase is Phase.RUNNING:
+            adopted = self.phase is Phase.RUNNING and self._cause == "leader"
+            if self.phase is Phase.RUNNING and (self.steps or not adopted):
                 self.pace.advance(step - self.steps, now)
+            if adopted and self.steps:
+                self._cause = "grow"  # a step since the first report: all of that world lives
             self.steps = step
             self._fruitful = True
             self._setbacks = 0
@@ -470,6 +470,7 @@ class Membership:
         for rank, member in enumerate(chosen):
             member.enter(rank)
         self._team = {member.id: member for member in chosen}
+        self._out.append(Form(self.world))
         self._out.record(
             "generation_formed",
             generation=self.generation,
@@ -478,7 +479,6 @@ class Membership:
             members=[member.id.replica for member in chosen],
             step=self.steps,
         )
-        self._out.append(Form(self.world))
 
     def _task_failed(self, member: Member, event: TaskFailed) -> None:
         self._out.report("task_failed", member, event.reason, rank=event.rank, step=event.step)

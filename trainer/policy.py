@@ -60,7 +60,8 @@ class Policy:
         forming: see ``Limits.forming``.
         stall: the shortest of ``Limits.stall``.
         idle_suspicion: silence that counts as the loss of a member outside the world.
-        adoption_wait: how long a new leader waits for the members of the world it found.
+        lease_timeout: how long a leader leads without renewing its lease.
+        lease_renew: how often it does renew it.
         setback_limit: worlds lost in a row without one completed step, before giving up.
     """
 
@@ -77,8 +78,24 @@ class Policy:
     forming: float = 60.0
     stall: float = 600.0
     idle_suspicion: float = 10.0
-    adoption_wait: float = 5.0
+    lease_timeout: float = 5.0
+    lease_renew: float = 0.5
     setback_limit: int = 25
+
+    @property
+    def lease_doubt(self) -> float:
+        """How long a lease may go without renewal before that is a sign that its holder is lost."""
+        return 2.5 * self.lease_renew
+
+    @property
+    def coming_over(self) -> float:
+        """How long an agent may take to find a new leader, which it looks for in the store."""
+        return 2 * self.lease_renew
+
+    @property
+    def adoption_wait(self) -> float:
+        """How long a new leader waits for somebody to bring the world that it is to lead."""
+        return self.coming_over + self.suspicion
 
     def limits(self, pace: float) -> Limits:
         """Returns the limits for a world whose steps take ``pace`` seconds.
@@ -121,6 +138,13 @@ class Policy:
                 f"suspicion {self.suspicion:g} s must not be longer than idle_suspicion "
                 f"{self.idle_suspicion:g} s"
             )
+        if not self.lease_renew > 0:
+            raise ValueError("lease_renew must be longer than none")
+        for name, least in (("suspicion", self.suspicion), ("lease_doubt", self.lease_doubt)):
+            if not least < self.lease_timeout:
+                raise ValueError(
+                    f"lease_timeout {self.lease_timeout:g} s must be longer than {name} {least:g} s"
+                )
         for pace in PACES:
             self._check_hierarchy(pace)
 

@@ -25,6 +25,10 @@ class Roster(dict[MemberId, Member]):
         """Who would be in a world formed now, in the order of ranks."""
         return choose(list(self.values()), self._policy.min_workers, self._policy.max_workers)
 
+    def stays(self, member: MemberId) -> bool:
+        """Whether a member is here, and is not about to leave."""
+        return member in self and self[member].usable
+
     def first(self, now: float) -> list[Member]:
         """Who begins the run: all that were asked for, or, later, as many as are needed.
 

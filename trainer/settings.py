@@ -21,6 +21,7 @@ class Settings:
         balance: see trainer.session.
         min_workers, max_workers: bounds of the world's size.
         start_wait, hold_off, heartbeat, suspicion, hang, stall: see trainer.policy.
+        lease_timeout: see trainer.policy; None for what suits the store.
         spares: warm standbys beside each active worker.
         checkpoint_every, …, checkpoint_from, job_sha256: see trainer.session.
         audit: whether workers log the sample ids of every step.
@@ -40,6 +41,7 @@ class Settings:
     suspicion: float = 1.5
     hang: float = 10.0
     stall: float = 600.0
+    lease_timeout: float | None = None
     spares: int = 1
     checkpoint_every: float = 30.0
     checkpoint_every_steps: int = 0
@@ -55,7 +57,8 @@ class Settings:
             raise ValueError("exactly one of task, script and module must be set")
         if self.balance not in ("even", "speed"):
             raise ValueError(f"balance {self.balance!r} is neither even nor speed")
-        self.policy()  # raises ValueError when the limits do not agree
+        for local in (True, False):
+            self.policy(local)  # raises ValueError when the limits do not agree
 
     @classmethod
     def of_run(cls, run: dict[str, Any]) -> Settings:
@@ -76,9 +79,18 @@ class Settings:
         """What a worker's session takes over of them: everything named ``checkpoint_…``."""
         return {name: value for name, value in vars(self).items() if name.startswith("checkpoint_")}
 
-    def policy(self) -> Policy:
-        """The limits for membership."""
+    def policy(self, local: bool = True) -> Policy:
+        """The limits for membership, and for who leads.
+
+        ``local`` says whether the run directory is on this machine's own file system. An object
+        store takes longer to answer, and its clients try again by themselves for a while. Cloud
+        Storage lets an object be rewritten once a second:
+        cloud.google.com/storage/quotas, "Maximum rate of writes to the same object name".
+        """
+        timeout = self.lease_timeout or max(5.0 if local else 10.0, 2 * self.suspicion)
         return Policy(
+            lease_timeout=timeout,
+            lease_renew=max(timeout / 10, 0.1 if local else 1.25),
             min_workers=self.min_workers,
             max_workers=self.max_workers,
             start_wait=self.start_wait,

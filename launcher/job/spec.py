@@ -29,7 +29,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, InitErrorDetails, core_schema
 
 from launcher.job.clashes import MAX_POOLS, Draft, clashes
-from launcher.job.durations import Duration, Moment, Steps, parse_moment
+from launcher.job.durations import Duration, Moment, Steps, format_duration, parse_moment
 from launcher.job.machines import REGIONS, unknown_region
 from launcher.job.marketfile import MarketField
 from launcher.job.network import Network, PscInterface
@@ -39,6 +39,7 @@ from launcher.job.scheduling import Scheduling
 
 Target = Literal["local", "vertex"]
 
+LEAST_LEASE = timedelta(seconds=4)  # a bucket lets the claim be rewritten once a second
 MAX_LABELS = 62  # of 64: Swell adds two
 
 JobName = Annotated[
@@ -154,8 +155,16 @@ class Elastic(Part):
     suspicion: Duration = Field("1.5s", validate_default=True)
     hang: Duration = Field("10s", validate_default=True)
     stall: Duration = Field("10min", validate_default=True)
+    lease_timeout: Duration | None = None  # 5s, or 10s where the run directory is in a bucket
     spares: int = Field(1, ge=0)
     balance: Literal["even", "speed"] = "even"  # shares of the batch: alike, or by speed
+
+    @field_validator("lease_timeout")
+    @classmethod
+    def _lease_can_be_kept(cls, timeout: timedelta | None) -> timedelta | None:
+        if timeout is not None and timeout < LEAST_LEASE:
+            raise problem(f"is too short; write at least {format_duration(LEAST_LEASE)}")
+        return timeout
 
     @classmethod
     def _clashes(cls, fields: Any) -> Iterator[Problem]:
@@ -346,6 +355,7 @@ class Job(Part):
 
     def settings(self) -> dict[str, Any]:
         """Returns what the trainer reads from run.json: plain JSON, durations in seconds."""
+        lease = self.elastic.lease_timeout
         return {
             **self._program(),
             "min_workers": self.elastic.min_workers,
@@ -356,6 +366,7 @@ class Job(Part):
             "suspicion": self.elastic.suspicion.total_seconds(),
             "hang": self.elastic.hang.total_seconds(),
             "stall": self.elastic.stall.total_seconds(),
+            "lease_timeout": lease.total_seconds() if lease else None,
             "spares": self.elastic.spares,
             "balance": self.elastic.balance,
             **self.checkpoint.settings(),

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from launcher.emulator import boot
 from launcher.emulator.address import LoopbackAddress
 from launcher.emulator.netns import Host, Network
@@ -132,9 +134,18 @@ class Vm:
             return []
         children = Path(f"/proc/{self.agent.pid}/task/{self.agent.pid}/children")
         try:
-            return sorted(map(int, children.read_text().split()), key=self._idle)
+            found = sorted(map(int, children.read_text().split()), key=self._idle)
         except OSError:
             return []
+        return [one for one in found if one not in self.coordinators()]
+
+    def coordinators(self) -> list[int]:
+        """The process ids of its coordinator, whether it leads or stands by."""
+        return [
+            one.pid
+            for one in (psutil.Process(self.agent.pid).children() if self.agent else ())
+            if "trainer.hosting" in one.cmdline()
+        ]
 
     def _idle(self, worker: int) -> tuple[float, int]:
         """Sorts first who contributed last; then who was started first."""

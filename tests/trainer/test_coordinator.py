@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from trainer.coordinator import METHOD, SERVICE, Coordinator
 from trainer.credentials import CHANNEL_OPTIONS, Credentials, new_secret
 from trainer.events import read_events
-from trainer.lease import Claim, create_claim, newest_claim
+from trainer.lease import newest_claim
 from trainer.policy import Policy
 from trainer.protocol import swell_pb2 as pb
 from trainer.rundir import RunDirectory
@@ -39,15 +40,14 @@ class Leader:
         self.policy = Policy(**limits)
         self.coordinator = self.coordinate("leader#0")
 
-    def coordinate(self, member: str, renew_every: float = 1.0) -> Coordinator:
+    def coordinate(self, member: str, **policy: Any) -> Coordinator:
         return Coordinator(
             self.run_dir,
-            self.policy,
+            replace(self.policy, **policy),
             self.policy.max_workers,
             OURS,
             "127.0.0.1",
             MemberId.parse(member),
-            renew_every,
         )
 
     @property
@@ -96,15 +96,27 @@ class Agent:
 
     async def receive(self) -> Any:
         """The next order, or None when the stream has ended."""
+        message = await self._read()
+        while message is not None and message.WhichOneof("body") == "beat":
+            message = await self._read()
+        return message
+
+    async def _read(self) -> Any:
         message = await asyncio.wait_for(self._call.read(), PATIENCE)
         return None if message == grpc.aio.EOF else message
 
     async def until(self, kind: str) -> Any:
         """The next order of this kind; others are dropped."""
-        while (message := await self.receive()) is not None:
+        while (message := await self._read()) is not None:
             if message.WhichOneof("body") == kind:
                 return getattr(message, kind)
         raise AssertionError(f"the stream ended before {kind!r}")
+
+    async def until_end(self) -> grpc.StatusCode:
+        """How the coordinator ended the stream; what came before is dropped."""
+        while await self._read() is not None:
+            pass
+        return await asyncio.wait_for(self._call.code(), PATIENCE)
 
     async def ended(self) -> grpc.StatusCode:
         """How the coordinator ended the stream, on which nothing came before."""
@@ -444,57 +456,3 @@ async def test_an_agent_that_connects_again_is_not_lost_with_its_old_connection(
             assert (await again.until("finish")).state == "succeeded"
     await leader.coordinator.stop()
     assert "loss" not in leader.events()
-
-
-# --- the lease ----------------------------------------------------------------------------
-
-
-@with_leader
-async def test_an_epoch_that_is_taken_is_not_led(leader: Leader) -> None:
-    late = leader.coordinate("late#0")
-    assert not await late.lead(1, 0)
-    claim = newest_claim(leader.run_dir)
-    assert claim is not None and claim.member == "leader#0"
-
-
-def test_the_lease_is_renewed(tmp_path: Path) -> None:
-    async def body() -> None:
-        leader = Leader(tmp_path)
-        coordinator = leader.coordinate("leader#0", renew_every=0.01)
-        assert await coordinator.lead(1, last_generation=6)
-        try:
-            while (claim := newest_claim(leader.run_dir)) is None or claim.counter < 3:
-                await asyncio.sleep(0.01)
-            assert (claim.epoch, claim.generation) == (1, 6)
-        finally:
-            await coordinator.stop()
-
-    asyncio.run(body())
-
-
-def test_a_leader_that_was_replaced_lets_its_agents_go(tmp_path: Path) -> None:
-    async def body() -> None:
-        leader = Leader(tmp_path)
-        coordinator = leader.coordinate("leader#0", renew_every=0.01)
-        assert await coordinator.lead(1, 0)
-        try:
-            async with Agent(leader.target) as agent:
-                await agent.hello(A)
-                create_claim(leader.run_dir, Claim(2, "new#0", "127.0.0.1:1"))
-                await agent.ended()
-        finally:
-            await coordinator.stop()
-
-    asyncio.run(body())
-
-
-def test_a_leader_that_was_replaced_ends_no_run(tmp_path: Path) -> None:
-    async def body() -> None:
-        async with leading(tmp_path) as leader, world_of_two(leader) as (a, b, _):
-            await train(a, b)
-            create_claim(leader.run_dir, Claim(2, "new#0", "127.0.0.1:1"))
-            await a.say(done=pb.Done(generation=1, step=9))
-            await a.ended()
-            assert leader.run_dir.outcome() is None
-
-    asyncio.run(body())

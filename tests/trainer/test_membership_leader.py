@@ -42,9 +42,9 @@ def test_a_new_leader_adopts_the_world_that_it_finds() -> None:
 
 def test_a_member_that_does_not_come_over_is_lost() -> None:
     found = world(7, A, B)
-    run = Run(last_generation=7, adoption_wait=5.0, suspicion=2.0)
+    run = Run(last_generation=7, lease_renew=1.5, suspicion=2.0)
     run.tell(Joined(A, 1, found))
-    assert run.wait(7.0, alive=(A,)) == []
+    assert run.wait(5.0, alive=(A,)) == []
     assert run.wait(0.5, alive=(A,))[1:] == [Abort(found)]
     assert run.stopped(A, step=70) == [Form(world(8, A))]
     assert run.told("generation_formed")[-1]["cause"] == "leader"
@@ -52,7 +52,7 @@ def test_a_member_that_does_not_come_over_is_lost() -> None:
 
 def test_the_one_that_led_before_is_given_no_longer_than_a_silent_member() -> None:
     found = world(7, A, B, C)
-    run = Run(last_generation=7, deposed=C, adoption_wait=5.0, suspicion=2.0)
+    run = Run(last_generation=7, deposed=C, lease_renew=1.0, suspicion=2.0)
     run.tell(Joined(A, 1, found), Joined(B, 1, found))
     assert run.wait(2.0, alive=(A, B)) == []
     assert run.wait(0.5, alive=(A, B))[1:] == [Abort(found)]
@@ -61,7 +61,7 @@ def test_the_one_that_led_before_is_given_no_longer_than_a_silent_member() -> No
 
 def test_it_is_not_lost_if_steps_go_on() -> None:
     found = world(7, A, B)
-    run = Run(last_generation=7, deposed=B, adoption_wait=5.0, suspicion=2.0)
+    run = Run(last_generation=7, deposed=B, lease_renew=1.5, suspicion=2.0)
     run.tell(Joined(A, 1, found))
     for step in range(71, 80):
         run.tell(Progress(A, 7, step))
@@ -69,7 +69,7 @@ def test_it_is_not_lost_if_steps_go_on() -> None:
 
 
 def test_a_new_leader_does_not_form_a_world_before_the_old_one_can_show_itself() -> None:
-    run = Run(last_generation=7, adoption_wait=5.0)
+    run = Run(last_generation=7, lease_renew=1.5, suspicion=2.0)
     assert run.tell(Joined(C, 1)) == []
     assert run.told("waiting") == []  # it does not know yet
     assert run.tell(Ready(C)) == []

@@ -357,6 +357,9 @@ def test_an_error_in_the_users_code_ends_the_run() -> None:
         {"heartbeat": 2.0, "suspicion": 2.0},
         {"heartbeat": 0.0},
         {"heartbeat": -1.0},
+        {"lease_renew": 0.0},
+        {"lease_timeout": 1.0},
+        {"lease_timeout": 5.0, "lease_renew": 2.0},
     ],
 )
 def test_impossible_limits_are_refused(limits: dict[str, Any]) -> None:
@@ -374,7 +377,11 @@ def test_the_limits_are_a_hierarchy_for_steps_of_any_length(
     suspicion: float, hang: float, stall: float, pace: float
 ) -> None:
     policy = Policy(
-        suspicion=suspicion, idle_suspicion=max(10.0, 3 * suspicion), hang=hang, stall=stall
+        suspicion=suspicion,
+        idle_suspicion=max(10.0, 3 * suspicion),
+        hang=hang,
+        stall=stall,
+        lease_timeout=2 * suspicion + 5.0,
     )
     limits = policy.limits(pace)
     assert policy.heartbeat < limits.suspicion < limits.hang <= limits.stall

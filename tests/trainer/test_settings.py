@@ -52,6 +52,19 @@ def test_any_suspicion_makes_a_policy_whose_limits_agree(suspicion: float) -> No
     assert policy.limits(0.0).hang > suspicion
 
 
+def test_a_lease_is_shorter_where_the_store_answers_at_once() -> None:
+    local, remote = of().policy(local=True), of().policy(local=False)
+    assert (local.lease_timeout, local.lease_renew) == (5.0, 0.5)
+    assert (remote.lease_timeout, remote.lease_renew) == (10.0, 1.25)
+    chosen = of(lease_timeout=30.0)
+    assert chosen.policy(local=True).lease_timeout == chosen.policy(local=False).lease_timeout == 30
+
+
+def test_a_lease_that_an_object_store_could_not_keep_is_refused() -> None:
+    with pytest.raises(ValueError, match="lease_timeout 3 s must be longer than lease_doubt"):
+        of(lease_timeout=3.0)
+
+
 @pytest.mark.parametrize("run", [{}, {"settings": None}, {"settings": []}, {"settings": "x"}])
 def test_a_run_without_settings_is_refused(run: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"run\.json has no settings"):

@@ -57,16 +57,18 @@ class FromAgent(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., started: _Optional[_Union[Started, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., crashed: _Optional[_Union[Crashed, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., row: _Optional[_Union[Row, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., task_failed: _Optional[_Union[TaskFailed, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("member", "slots", "address", "world")
+    __slots__ = ("member", "slots", "address", "world", "epoch")
     MEMBER_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     WORLD_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
     member: str
     slots: int
     address: str
     world: World
-    def __init__(self, member: _Optional[str] = ..., slots: _Optional[int] = ..., address: _Optional[str] = ..., world: _Optional[_Union[World, _Mapping]] = ...) -> None: ...
+    epoch: int
+    def __init__(self, member: _Optional[str] = ..., slots: _Optional[int] = ..., address: _Optional[str] = ..., world: _Optional[_Union[World, _Mapping]] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class Ready(_message.Message):
     __slots__ = ()
@@ -166,7 +168,7 @@ class TaskFailed(_message.Message):
     def __init__(self, rank: _Optional[int] = ..., step: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class FromCoordinator(_message.Message):
-    __slots__ = ("form", "pause", "abort", "columns", "replace", "save", "release", "finish")
+    __slots__ = ("form", "pause", "abort", "columns", "replace", "save", "release", "finish", "beat", "succeed")
     FORM_FIELD_NUMBER: _ClassVar[int]
     PAUSE_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
@@ -175,6 +177,8 @@ class FromCoordinator(_message.Message):
     SAVE_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     FINISH_FIELD_NUMBER: _ClassVar[int]
+    BEAT_FIELD_NUMBER: _ClassVar[int]
+    SUCCEED_FIELD_NUMBER: _ClassVar[int]
     form: Form
     pause: Pause
     abort: Abort
@@ -183,7 +187,9 @@ class FromCoordinator(_message.Message):
     save: Save
     release: Release
     finish: Finish
-    def __init__(self, form: _Optional[_Union[Form, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., columns: _Optional[_Union[Columns, _Mapping]] = ..., replace: _Optional[_Union[Replace, _Mapping]] = ..., save: _Optional[_Union[Save, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ...) -> None: ...
+    beat: Beat
+    succeed: Succeed
+    def __init__(self, form: _Optional[_Union[Form, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., columns: _Optional[_Union[Columns, _Mapping]] = ..., replace: _Optional[_Union[Replace, _Mapping]] = ..., save: _Optional[_Union[Save, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., succeed: _Optional[_Union[Succeed, _Mapping]] = ...) -> None: ...
 
 class Form(_message.Message):
     __slots__ = ("world", "gloo_timeout")
@@ -230,6 +236,14 @@ class Release(_message.Message):
     reason: str
     rejoin: bool
     def __init__(self, reason: _Optional[str] = ..., rejoin: bool = ...) -> None: ...
+
+class Beat(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Succeed(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class Finish(_message.Message):
     __slots__ = ("state", "reason")

@@ -57,6 +57,7 @@ def test_ten_lines_are_a_job(tmp_path: Path) -> None:
         "suspicion": 1.5,
         "hang": 10.0,
         "stall": 600.0,
+        "lease_timeout": None,
         "balance": "even",
         "spares": 1,
         "checkpoint_every": 30.0,

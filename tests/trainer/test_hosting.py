@@ -1,0 +1,174 @@
+"""The coordinator as a child process: it leads, is killed, and never outlives its agent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.trainer.ranks import PATIENCE
+from trainer.hosting import Host, Seat
+from trainer.lease import Claim, create_claim, newest_claim
+from trainer.policy import Policy
+from trainer.rundir import RunDirectory
+
+TOKEN = "a token that nobody else knows"
+
+
+def seat(run_dir: RunDirectory) -> Seat:
+    limits = asdict(Policy(lease_renew=0.1))
+    return Seat(run_dir.url, TOKEN, "workerpool0-0#a1", "127.0.0.1", 1, limits)
+
+
+def child() -> psutil.Process:
+    (found,) = (one for one in psutil.Process().children() if "trainer.hosting" in one.cmdline())
+    return found
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> RunDirectory:
+    return RunDirectory(str(tmp_path))
+
+
+def test_it_leads_one_epoch_after_another(run_dir: RunDirectory) -> None:
+    async def body() -> None:
+        host = Host(seat(run_dir))
+        await host.prepare()
+        assert not host.leads(1)
+        assert await host.lead(1, 0, None)
+        assert host.leads(1)
+        claim = newest_claim(run_dir)
+        assert claim is not None and claim.member == "workerpool0-0#a1"
+        assert await host.lead(2, 0, None)
+        assert host.leads(2) and not host.leads(1)
+        await host.close()
+
+    asyncio.run(body())
+
+
+def test_an_epoch_that_is_taken_is_not_led(run_dir: RunDirectory) -> None:
+    async def body() -> None:
+        create_claim(run_dir, Claim(1, "other#0", "127.0.0.1:1"))
+        host = Host(seat(run_dir))
+        assert not await host.lead(1, 0, None)
+        assert not host.leads(1)
+        assert await host.lead(2, 0, None), "it can try again"
+        await host.close()
+
+    asyncio.run(body())
+
+
+def test_a_coordinator_that_is_killed_leads_no_longer_and_can_be_had_again(
+    run_dir: RunDirectory,
+) -> None:
+    async def body() -> None:
+        host = Host(seat(run_dir))
+        assert await host.lead(1, 0, None)
+        child().kill()
+        await until(lambda: not host.leads(1))
+        assert await host.lead(2, 0, None)
+        await host.close()
+
+    asyncio.run(body())
+
+
+def test_one_that_is_replaced_exits_by_itself(run_dir: RunDirectory) -> None:
+    async def body() -> None:
+        host = Host(seat(run_dir))
+        assert await host.lead(1, 0, None)
+        create_claim(run_dir, Claim(2, "other#0", "127.0.0.1:1"))
+        await until(lambda: not host.leads(1))
+        await host.close()
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("resign", [False, True])
+def test_it_resigns_when_it_is_to(run_dir: RunDirectory, resign: bool) -> None:
+    async def body() -> None:
+        host = Host(seat(run_dir))
+        assert await host.lead(1, 0, None)
+        await host.close(resign=resign)
+        claim = newest_claim(run_dir)
+        assert claim is not None and claim.resigned is resign
+
+    asyncio.run(body())
+
+
+def test_notices_are_for_the_agent(run_dir: RunDirectory) -> None:
+    async def body() -> None:
+        host = Host(seat(run_dir))
+        assert await host.lead(1, 0, None)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            child().send_signal(number)
+        before = newest_claim(run_dir)
+        await until(lambda: newest_claim(run_dir) != before)
+        assert host.leads(1)
+        await host.close()
+
+    asyncio.run(body())
+
+
+def test_the_token_is_in_no_argv_and_no_environment(run_dir: RunDirectory) -> None:
+    async def body() -> None:
+        os.environ["SWELL_TOKEN"] = TOKEN
+        try:
+            host = Host(seat(run_dir))
+            assert await host.lead(1, 0, None)
+            process = child()
+            assert TOKEN not in " ".join(process.cmdline())
+            assert TOKEN not in json.dumps(process.environ())
+            await host.close()
+        finally:
+            del os.environ["SWELL_TOKEN"]
+
+    asyncio.run(body())
+    assert TOKEN not in repr(seat(run_dir))
+
+
+AGENT = """
+import asyncio, sys
+from tests.trainer.test_hosting import Host, RunDirectory, child, seat
+
+async def body():
+    host = Host(seat(RunDirectory(sys.argv[1])))
+    assert await host.lead(1, 0, None)
+    print(child().pid, flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(body())
+"""
+
+
+def test_a_coordinator_whose_agent_is_killed_resigns_and_exits(run_dir: RunDirectory) -> None:
+    agent = subprocess.Popen(
+        [sys.executable, "-c", AGENT, run_dir.url], stdout=subprocess.PIPE, text=True
+    )
+    assert agent.stdout is not None
+    pid = int(agent.stdout.readline())
+    agent.kill()
+    agent.wait()
+    agent.stdout.close()
+    deadline = time.monotonic() + PATIENCE
+    while psutil.pid_exists(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not psutil.pid_exists(pid)
+    claim = newest_claim(run_dir)
+    assert claim is not None and claim.resigned

@@ -1,0 +1,219 @@
+"""The coordinator as a child process of the agent that hosts it: it can crash alone.
+
+The agent keeps the child warm, because to import gRPC takes longer than to take over. Both
+ends are here. They speak JSON lines over the child's standard input and output: what it is
+to be (``Seat``, with the run's secret, which so is in no argv), then orders, each with an
+``op``; the child answers ``lead`` alone, with ``{"leads": …}``. It resigns and exits when its
+input ends, that is, when its agent is gone, and exits when it leads no longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from asyncio.subprocess import Process
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from trainer.coordinator import Coordinator
+from trainer.credentials import Credentials
+from trainer.policy import Policy
+from trainer.replica import Replica
+from trainer.rundir import ENV_TOKEN, RunDirectory
+from trainer.script import is_elastic
+from trainer.settings import Settings
+from trainer.world import MemberId
+
+LINE_LIMIT = 2**20  # bytes
+CLOSE_GRACE = 3.0  # seconds to resign in
+
+log = logging.getLogger("swell.coordinator")
+
+
+@dataclass(frozen=True)
+class Seat:
+    """What a coordinator has to know before there is anything to lead.
+
+    Attributes:
+        run_dir, member, address, expected: see trainer.coordinator.
+        secret: the run's; see trainer.credentials.
+        limits: of the policy.
+    """
+
+    run_dir: str
+    secret: str = field(repr=False)
+    member: str
+    address: str
+    expected: int
+    limits: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        run_dir: RunDirectory,
+        credentials: Credentials,
+        member: MemberId,
+        replica: Replica,
+        run: Settings,
+    ) -> Seat:
+        """That of a replica's agent."""
+        slots = replica.replicas * replica.slots
+        if not run.task and not is_elastic(run.script, run.module):
+            # A plain script cannot take it that the world changes: it is always the full one.
+            run = replace(run, min_workers=slots, max_workers=slots)
+        limits = asdict(run.policy(run_dir.store.is_local))
+        return cls(run_dir.url, credentials.text, str(member), replica.address, slots, limits)
+
+    @property
+    def credentials(self) -> Credentials:
+        """The run's."""
+        return Credentials.parse(self.secret)
+
+    @property
+    def policy(self) -> Policy:
+        """The limits of membership and of the lease."""
+        return Policy(**self.limits)
+
+    def coordinator(self) -> Coordinator:
+        """A coordinator for it."""
+        return Coordinator(
+            RunDirectory(self.run_dir),
+            self.policy,
+            self.expected,
+            self.credentials,
+            self.address,
+            MemberId.parse(self.member),
+        )
+
+
+class Host:
+    """The agent's end.
+
+    Args:
+        seat: what the coordinator has to know.
+    """
+
+    def __init__(self, seat: Seat) -> None:
+        self._seat = seat
+        self._process: Process | None = None
+        self._epoch = 0  # that it leads, or led
+
+    def leads(self, epoch: int) -> bool:
+        """Whether the coordinator leads ``epoch``, as far as can be known here."""
+        return self._alive and self._epoch == epoch
+
+    async def prepare(self) -> None:
+        """Starts the process, if there is none. Returns before it is warm."""
+        if self._alive:
+            return
+        env = {key: value for key, value in os.environ.items() if key != ENV_TOKEN}
+        self._epoch = 0
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "trainer.hosting"),
+            env=env,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=LINE_LIMIT,
+        )
+        self._send(**asdict(self._seat))
+
+    async def lead(self, epoch: int, generation: int, deposed: MemberId | None) -> bool:
+        """Has the coordinator claim ``epoch``; see Coordinator.lead. Returns whether it leads."""
+        if self._epoch:
+            await self.close()  # it has led another one
+        await self.prepare()
+        assert self._process is not None and self._process.stdout is not None
+        self._send(
+            op="lead", epoch=epoch, generation=generation, deposed=str(deposed) if deposed else ""
+        )
+        answer = await self._process.stdout.readline()
+        leads = bool(answer) and json.loads(answer)["leads"] is True
+        if leads:
+            self._epoch = epoch
+        return leads
+
+    def hand_over(self) -> None:
+        """Asks the coordinator to have another agent lead."""
+        self._send(op="hand over")
+
+    async def close(self, *, resign: bool = False) -> None:
+        """Ends the process, if there is one; with ``resign`` it tells that nobody leads now."""
+        if self._process is None:
+            return
+        self._send(op="close", resign=resign)
+        try:
+            await asyncio.wait_for(self._process.wait(), CLOSE_GRACE)
+        except asyncio.TimeoutError:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+        self._process = None
+
+    @property
+    def _alive(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    def _send(self, **order: Any) -> None:
+        if self._alive:
+            assert self._process is not None and self._process.stdin is not None
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+
+
+async def serve(orders: asyncio.StreamReader) -> None:
+    """The child's end, until it leads no longer or is told to close."""
+    seat = Seat(**json.loads(await orders.readline()))
+    coordinator = seat.coordinator()
+    leads = resign = False
+    ended = asyncio.ensure_future(coordinator.ended.wait())
+    while True:
+        reading = asyncio.ensure_future(orders.readline())
+        await asyncio.wait({reading, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if ended.done():
+            break
+        line = reading.result()
+        order: dict[str, Any] = json.loads(line) if line else {"op": "close", "resign": True}
+        if order["op"] == "lead":
+            deposed = MemberId.parse(order["deposed"]) if order["deposed"] else None
+            leads = await coordinator.lead(order["epoch"], order["generation"], deposed)
+            print(json.dumps({"leads": leads}), flush=True)
+            if not leads:
+                coordinator = seat.coordinator()
+        elif order["op"] == "hand over":
+            if not coordinator.hand_over():
+                log.info("there is nobody else to lead")
+        else:
+            resign = order["resign"]
+            break
+    if leads:
+        await coordinator.stop(resign=resign)
+
+
+async def _serve_stdin() -> None:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=LINE_LIMIT)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await serve(reader)
+
+
+def main() -> None:
+    """The child process."""
+    for number in (signal.SIGTERM, signal.SIGINT):  # a notice is for the agent, which decides
+        signal.signal(number, signal.SIG_IGN)
+    logging.basicConfig(
+        level=os.environ.get("SWELL_LOG_LEVEL", "INFO"),
+        format="%(asctime)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    with suppress(OSError):  # a store that was away; its agent finds that it has gone
+        asyncio.run(_serve_stdin())
+    sys.stdout.flush()
+    os._exit(0)  # whatever still waits for a store
+
+
+if __name__ == "__main__":
+    main()
