@@ -11,6 +11,8 @@
     samples_repeated, samples_skipped    over all audited epochs; null without an audit
     pauses           [{cause, seconds, generation, step}]
     goodput          share of the time from the first to the last step that was not a pause
+    checkpoint       {step, age, failed, reason}: the newest one, its age in seconds, how many
+                     since then could not be written, and why the last of these
     metrics          the newest value of each metric
     epochs           [{epoch, samples, exactly_once}]; exactly_once is null until it is over
     reason           why the run ended
@@ -23,6 +25,7 @@ Events come from several machines: what does not have the documented form is ign
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,6 +89,8 @@ class History:
         self.total_steps: int | None = None
         self.waiting = False
         self.members: dict[str, str] = {}  # replica → its state: joining, ready, active, …
+        self._saved: tuple[float, int] | None = None  # when, and which step
+        self._unsaved: dict[int, tuple[float, str]] = {}  # by step: when, and why not
         self._metrics: dict[str, tuple[int, int, float]] = {}
         self._first_applied: float | None = None
         self._last_applied: float | None = None
@@ -124,6 +129,17 @@ class History:
             for _, g in sorted(self.generations.items())
             if g.pause is not None
         ]
+
+    def checkpoint(self, now: float) -> dict[str, Any]:
+        """The newest checkpoint, and those that failed since. ``now`` is in Unix seconds."""
+        at, step = self._saved or (-math.inf, None)
+        failed = sorted(one for one in self._unsaved.values() if one[0] > at)
+        return {
+            "step": step,
+            "age": None if step is None else round(max(0.0, now - at), 1),
+            "failed": len(failed),
+            "reason": failed[-1][1] if failed else None,
+        }
 
     @property
     def goodput(self) -> float | None:
@@ -199,6 +215,18 @@ class History:
         for name, value in metrics.items() if isinstance(metrics, dict) else ():
             self._metric(str(name), number, _int(event, "step") or 0, value)
 
+    def _on_checkpoint_committed(self, event: Event) -> None:
+        step = _int(event, "step")
+        if step is not None:
+            self._saved = max(self._saved or (-math.inf, 0), (float(event["time"]), step))
+
+    def _on_checkpoint_failed(self, event: Event) -> None:
+        step, why = _int(event, "step"), (float(event["time"]), _str(event, "reason") or "")
+        if step is not None:
+            self._unsaved[step] = max(self._unsaved.get(step, why), why)
+
+    _on_checkpoint_skipped = _on_checkpoint_failed
+
     def _on_drain(self, event: Event) -> None:
         self.drains += 1
         self._member(event, "draining")
@@ -242,6 +270,7 @@ def build_status(
     outcome: Outcome | None,
     audit: Iterable[dict[str, Any]] = (),
     abandoned: bool = False,
+    now: float | None = None,
 ) -> dict[str, Any]:
     """Returns the status of a run, as the module says.
 
@@ -252,6 +281,7 @@ def build_status(
         outcome: how it ended, if it has.
         audit: the lines of its audit.
         abandoned: whether the launch of a local run is gone without an outcome.
+        now: Unix seconds; those of this machine's clock when None.
     """
     samples = account(
         audit, history.stretches(), outcome is not None and outcome.state == "succeeded"
@@ -283,6 +313,7 @@ def build_status(
         "samples_skipped": samples.skipped if samples else None,
         "pauses": history.pauses,
         "goodput": history.goodput,
+        "checkpoint": history.checkpoint(time.time() if now is None else now),
         "metrics": metrics,
         "epochs": samples.epochs if samples else None,
         "reason": reason,

@@ -133,6 +133,11 @@ _TELLERS: dict[str, Callable[[dict[str, Any]], str]] = {
     ),
     "evaluated": _metrics,
     "checkpoint_committed": _checkpoint,
+    "checkpoint_failed": lambda e: (
+        f"the checkpoint of step {e['step']} could not be written{_why(e)}; training goes on"
+    ),
+    "checkpoint_skipped": lambda e: f"step {e['step']} is not saved{_why(e)}",
+    "store_unavailable": lambda e: f"the run directory does not answer{_why(e)}; trying again",
     "checkpoint_rejected": lambda e: f"checkpoint of step {e['step']} is unusable{_why(e)}",
     "task_failed": lambda e: f"the task raised in rank {e['rank']} at step {e['step']}",
     "finished": _finished,

@@ -102,6 +102,8 @@ def _facts(status: dict[str, Any]) -> Table:
     ]
     if any(left):
         table.add_row("taken away", ", ".join(filter(None, left)))
+    if saved := _checkpoint(status):
+        table.add_row("checkpoint", saved)
     if status["samples_repeated"] is not None:
         table.add_row("samples", _samples(status))
     for name, value in status["metrics"].items():
@@ -138,6 +140,21 @@ def _attempts(status: dict[str, Any]) -> Iterator[tuple[str, Text]]:
             "Vertex AI",
             Text(f"{api['state'].lower()}{reason}", style="yellow" if differs else ""),
         )
+
+
+def _checkpoint(status: dict[str, Any]) -> Text | None:
+    """The newest checkpoint, and what is wrong with those that should have followed."""
+    newest = status["checkpoint"]
+    if newest["step"] is None and not newest["failed"]:
+        return None
+    text = Text("none yet")
+    if newest["step"] is not None:
+        text = Text(f"of step {newest['step']:,}, {span(newest['age'])} ago")
+    if newest["failed"]:
+        since = "failed since" if newest["step"] is not None else "failed"
+        text.append(f"; {newest['failed']:,} {since}", style="bold yellow")
+        text.append(f" ({one_line(newest['reason'])})")
+    return text
 
 
 def _samples(status: dict[str, Any]) -> Text:

@@ -26,6 +26,7 @@ from trainer.process import Message, WorkerProcess, describe_exit
 from trainer.protocol import swell_pb2 as pb
 from trainer.rendezvous import Rendezvous
 from trainer.replica import Replica, find_replica
+from trainer.retry import START_LIMIT, patiently
 from trainer.rundir import (
     ENV_RUN_DIR,
     ENV_TOKEN,
@@ -37,7 +38,7 @@ from trainer.rundir import (
 from trainer.session import Session
 from trainer.settings import Settings
 from trainer.slots import Slots
-from trainer.wire import addresses_in, world_from_message, world_to_message
+from trainer.wire import addresses_in, share_in, world_from_message, world_to_message
 from trainer.world import MemberId, World
 
 OUTCOME_POLL = 2.0  # seconds
@@ -217,6 +218,7 @@ class Agent:
             frozen=any(slot.active.frozen for slot in self._slots.all),
             waiting=bool(inside) and all(worker.waiting for worker in inside),
             received=min((worker.received for worker in inside), default=0),
+            saving=max((worker.saving for worker in inside), default=0.0),
         )
 
     # --- orders ---------------------------------------------------------------------
@@ -240,7 +242,7 @@ class Agent:
                 if slot.active.generation or slot.active.frozen:
                     slot.active.kill()
         elif kind == "save":
-            self._slots.all[0].active.send("save")
+            self._slots.all[0].active.send("save", **share_in(order.save))
         elif kind == "release":
             self._release(order.release)
         elif kind == "finish":
@@ -355,7 +357,7 @@ class Agent:
             self._started[worker.slot] = message
             await self._say_started()
         elif op == "progress":
-            worker.step = message["step"]
+            worker.step, worker.saving = message["step"], message.get("saving", 0.0)
         elif op == "received":
             worker.received = message["bytes"]
         elif op == "steps":
@@ -455,7 +457,7 @@ async def serve(env: Mapping[str, str]) -> int:
         raise ValueError(f"{ENV_RUN_DIR} must be set: the launcher does it")
     run_dir = RunDirectory(url)
     try:
-        run = run_dir.run()
+        run = patiently(run_dir.run, limit=START_LIMIT)
     except FileNotFoundError as error:
         raise ValueError(f"{run_dir.url} is not a run directory: it has no run.json") from error
     credentials = find_credentials(env, run)

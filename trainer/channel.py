@@ -12,6 +12,7 @@ Pipes, not sockets: an abort shuts down the worker's sockets, and must not cut i
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import threading
@@ -44,7 +45,16 @@ class Generation:
 
 @dataclass(frozen=True)
 class Save:
-    """The agent asks for a checkpoint of the state that the worker holds."""
+    """The agent asks for a share of a checkpoint of the state that the worker holds.
+
+    Attributes:
+        rank, size: this worker's place among those who write.
+        until: when this VM is taken away, in seconds of the monotonic clock.
+    """
+
+    rank: int = 0
+    size: int = 1
+    until: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -189,7 +199,9 @@ class AgentChannel:
                         self._callback()
                 self._queue.put(Leave(order["generation"]))
             elif op == "save":
-                self._queue.put(Save())
+                left = order.get("deadline")
+                until = math.inf if left is None else time.monotonic() + left
+                self._queue.put(Save(order.get("rank", 0), order.get("size", 1), until))
             elif op == "exit":
                 self._queue.put(None)
         self._orphaned()

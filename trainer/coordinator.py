@@ -28,7 +28,12 @@ from trainer.mesh import Mesh
 from trainer.policy import Policy
 from trainer.protocol import swell_pb2 as pb
 from trainer.rundir import OutcomeState, RunDirectory
-from trainer.wire import event_from_message, world_from_message, world_to_message
+from trainer.wire import (
+    event_from_message,
+    save_to_message,
+    world_from_message,
+    world_to_message,
+)
 from trainer.world import MemberId, World
 
 SERVICE = "swell.Coordinator"
@@ -354,7 +359,7 @@ class Coordinator:
         elif isinstance(command, signals.Replace):
             self._send(command.member, pb.FromCoordinator(replace=pb.Replace()))
         elif isinstance(command, signals.Save):
-            self._send(command.member, pb.FromCoordinator(save=pb.Save()))
+            self._send(command.member, pb.FromCoordinator(save=save_to_message(command)))
         elif isinstance(command, signals.Release):
             release = pb.Release(reason=command.reason, rejoin=command.reason != "drained")
             self._send(command.member, pb.FromCoordinator(release=release))

@@ -33,6 +33,8 @@ checkpoint_committed      step, bytes, seconds
 checkpoint_rejected       step, reason
 checkpoint_failed         step, reason, failures            (in a row; the store did not take it,
                           or a rank did not write its share)
+checkpoint_skipped        step, reason                      (the notice is too short for it)
+store_unavailable         reason, seconds                   (the start waits for it, so long)
 task_failed               member, rank, step, reason (the traceback)
 finished                  state, reason, step
 ========================  =======================================================

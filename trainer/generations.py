@@ -71,14 +71,14 @@ class Generations:
     def enter(
         self,
         state: Portable,
-        save: Callable[[], None] = lambda: None,
+        save: Callable[[Save], None] = lambda order: None,
         init: Callable[[], None] = horovod_init,
     ) -> bool:
         """Waits for a generation and joins it; all its ranks hold the same state then.
 
         Args:
             state: what survives from world to world.
-            save: writes a checkpoint of ``state``; called when the agent orders one.
+            save: writes a share of a checkpoint of ``state``; called when the agent orders it.
             init: makes this process a rank, as ``hvd.init()`` does.
 
         Returns False when the worker's life is over.
@@ -86,7 +86,7 @@ class Generations:
         while (order := self.channel.next()) is not None:
             if isinstance(order, Save):
                 if state.clean:
-                    save()
+                    save(order)
                 self.channel.send("saved", step=state.step)
             elif isinstance(order, Leave):
                 if order.generation == self._unanswered:

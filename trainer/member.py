@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from trainer.signals import Progress
+from trainer.signals import Progress, Save
 from trainer.world import MemberId
 
 
@@ -51,6 +52,7 @@ class Member:
     # It came with a world that is over, and was told to leave it:
     leaving_since: float | None = None
     received: int = 0  # bytes of state that have come in
+    saving: float = 0.0  # seconds that its share of a checkpoint takes, as measured
     # What it holds since it stopped:
     step: int = -1
     clean: bool = False
@@ -77,6 +79,7 @@ class Member:
         """Takes in what its agent sees of its workers in the world; whether state has come in."""
         self.quiet = sign.quiet
         self.waiting = sign.waiting
+        self.saving = sign.saving
         before, self.received = self.received, sign.received
         return sign.received > before
 
@@ -95,6 +98,34 @@ class Member:
 def slots_in(members: list[Member]) -> int:
     """How many workers ``members`` have."""
     return sum(member.slots for member in members)
+
+
+def leaves_in_time(
+    team: Collection[Member], step_left: float, min_workers: int, now: float
+) -> bool:
+    """Whether the running step may end before its world is left for those who drain.
+
+    A world that too few are left of is saved, too, before they must be gone.
+    """
+    draining = [one for one in team if one.state is State.DRAINING]
+    needed = step_left
+    if slots_in([one for one in team if one not in draining]) < min_workers:
+        needed += max((one.saving for one in team), default=0.0)
+    return now + needed <= min((one.drain_until for one in draining), default=math.inf)
+
+
+def saves(team: Collection[Member], now: float) -> list[Save]:
+    """Who writes the state of a world that is over: all who hold its newest step, together.
+
+    Those who stay, if there are any: the others may be gone before they have written.
+    """
+    clean = [one for one in team if one.clean]
+    writers = [one for one in clean if one.state is not State.DRAINING] or clean
+    newest = max((one.step for one in writers), default=0)
+    writers = [one for one in writers if one.step == newest]
+    return [
+        Save(one.id, rank, len(writers), one.drain_until - now) for rank, one in enumerate(writers)
+    ]
 
 
 def enough_since(members: list[Member], least: int) -> float:

@@ -44,11 +44,10 @@ broken off at once, and repeated by those who stay.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from trainer.liveness import Pace, forming_limit, overdue, why_hung, why_lost
-from trainer.member import Member, Phase, State, enough_since, slots_in
+from trainer.member import Member, Phase, State, enough_since, leaves_in_time, saves, slots_in
 from trainer.orders import Orders
 from trainer.policy import Limits, Policy
 from trainer.roster import Roster
@@ -68,7 +67,6 @@ from trainer.signals import (
     Ready,
     Release,
     Replace,
-    Save,
     Started,
     Stopped,
     TaskFailed,
@@ -377,7 +375,7 @@ class Membership:
         """The stop takes its time: breaks it off, then kills what still does not stop."""
         waited = now - self._stopping_since
         if not self._aborted:
-            if waited > limits.pause:
+            if waited > limits.pause or not self._leaves_in_time(now):
                 self._abort(now)
             return
         for member in overdue(self._team.values(), waited, limits, self.policy):
@@ -405,11 +403,14 @@ class Membership:
         if not draining and not (settled and self.members.newcomers_wait(now)):
             return
         self._enter_stopping("drain" if draining else "grow", now)
-        deadline = min((one.drain_until for one in draining), default=math.inf)
-        if now + self.pace.left(now) < deadline:
+        if self._leaves_in_time(now):
             self._out.append(Pause(self.world))
         else:
             self._abort(now)  # the running step cannot end in time: it is begun again at once
+
+    def _leaves_in_time(self, now: float) -> bool:
+        left, least = self.pace.left(now), self.policy.min_workers
+        return leaves_in_time(self._team.values(), left, least, now)
 
     def _settle_stopping(self, now: float) -> None:
         team = list(self._team.values())
@@ -427,10 +428,8 @@ class Membership:
                 member.ready_since = now
         chosen = self.members.chosen()
         enough = slots_in(chosen) >= self.policy.min_workers
-        clean = [member for member in team if member.clean]
-        if clean and not enough:
-            best = max(clean, key=lambda one: (one.state is not State.DRAINING, one.step))
-            self._out.append(Save(best.id))
+        if not enough:
+            self._out.extend(saves(team, now))
         for member in team:
             if member.state is State.DRAINING:
                 self._release(member, "drained")

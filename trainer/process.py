@@ -38,6 +38,7 @@ class WorkerProcess:
         self.heard = time.monotonic()
         self.waiting = False  # in a collective
         self.received = 0  # bytes of state
+        self.saving = 0.0  # seconds that a checkpoint takes it
         self._process: Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._tasks: list[asyncio.Task[None]] = []

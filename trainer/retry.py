@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import random
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 # 408 request timeout, 429 too many requests, and the server's own trouble.
 TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 # Transport errors of the clients of object stores, known by module: none of them is imported.
 _CLIENTS = ("asyncio.", "aiohttp.", "requests.", "urllib3.", "botocore.", "google.auth.")
+
+log = logging.getLogger("swell.store")
 
 
 class StoreUnavailable(OSError):
@@ -42,6 +48,40 @@ class Retry:
 
 
 NEVER = Retry(limit=0.0)
+AGAIN = 5.0  # seconds
+START_LIMIT = 600.0  # seconds that an agent waits for its run directory
+
+T = TypeVar("T")
+
+
+def patiently(
+    find: Callable[[], T],
+    report: Callable[..., None] = lambda event, **fields: None,
+    *,
+    limit: float = math.inf,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> T:
+    """Returns what ``find`` does, once the store answers: without it nothing can begin.
+
+    Args:
+        find: raises StoreUnavailable while the store is away.
+        report: called as ``report("store_unavailable", reason=…, seconds=…)`` each time.
+        limit: seconds after which StoreUnavailable is raised all the same.
+        clock: monotonic seconds.
+        sleep: waits so many seconds.
+    """
+    began = clock()
+    while True:
+        try:
+            return find()
+        except StoreUnavailable as error:
+            passed = clock() - began
+            if passed + AGAIN > limit:
+                raise
+            log.warning("the store does not answer; trying again every %g s: %s", AGAIN, error)
+            report("store_unavailable", reason=str(error), seconds=round(passed, 1))
+        sleep(AGAIN)
 
 
 def is_transient(error: BaseException) -> bool:

@@ -6,6 +6,7 @@ Events come in, commands go out; both are plain values. Their wire form is in
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,7 +53,8 @@ class Progress:
 
     ``quiet`` is how long, in seconds, the quietest of them has not shown life; ``frozen``
     whether one, also outside a generation, is stopped by a signal; ``waiting`` whether all
-    wait in a collective; ``received`` how many bytes of state have come in.
+    wait in a collective; ``received`` how many bytes of state have come in; ``saving`` how
+    long, in seconds, one of them needs for its share of a checkpoint, 0 where that is not known.
     """
 
     member: MemberId
@@ -62,6 +64,7 @@ class Progress:
     frozen: bool = False
     waiting: bool = False
     received: int = 0
+    saving: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -181,9 +184,15 @@ class Replace:
 
 @dataclass(frozen=True)
 class Save:
-    """Tell a member to write a checkpoint of the state it holds."""
+    """Tell a member to write its share of a checkpoint of the state it holds.
+
+    It is the ``rank``-th of ``size`` who do, and has ``deadline`` seconds for it.
+    """
 
     member: MemberId
+    rank: int = 0
+    size: int = 1
+    deadline: float = math.inf
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ What the user's ``for`` loop sees as an iterator of steps is, underneath::
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any
 
@@ -18,7 +19,7 @@ from horovod.common.exceptions import HorovodInternalError
 from trainer.audit import Audit
 from trainer.balance import Balance, Speed
 from trainer.buckets import GradientBuckets
-from trainer.channel import AgentChannel, Channel
+from trainer.channel import AgentChannel, Channel, Save
 from trainer.checkpoints.checkpoint import Checkpointer
 from trainer.checkpoints.restore import load_from
 from trainer.checkpoints.retention import Retention
@@ -26,6 +27,7 @@ from trainer.checkpoints.schedule import Schedule
 from trainer.data import Order, share
 from trainer.generations import Generations
 from trainer.generators import seed_step
+from trainer.retry import patiently
 from trainer.session import Session
 from trainer.state import State
 from trainer.stay import horovod_init
@@ -110,6 +112,8 @@ class Steps:
             if self._generations.inside:
                 self._settle()
             if not self._generations.inside and not self._enter():
+                if self._checkpointer is not None:
+                    self._checkpointer.flush()
                 raise StopIteration
             if self._state.step >= self._total or self._state.stopped:
                 self._finish()
@@ -138,7 +142,7 @@ class Steps:
     def done(self) -> None:
         """Tells that the run is complete, and waits for the order to exit."""
         self._generations.done(self._state.step, self._results)
-        while self._generations.enter(self._state, self._save, self._init):
+        while self._generations.enter(self._state, self._save_share, self._init):
             self._finish()
             if self._generations.rank == 0:
                 self._generations.done(self._state.step, self._results)
@@ -169,12 +173,14 @@ class Steps:
         self._ready = True
 
     def _enter(self) -> bool:
-        if not self._generations.enter(self._state, self._save, self._init):
+        if not self._generations.enter(self._state, self._save_share, self._init):
             return False
         speeds = [one.speed for one in self._generations.agreed.holdings]
         self._balance = Balance(speeds, follow=self._session.balance == "speed")
         self._tell_speed = False
         self._log.forget_after(self._state.step)
+        if self._checkpointer is not None:
+            self._checkpointer.enter(self._world)
         return True
 
     def _init(self) -> None:
@@ -211,7 +217,7 @@ class Steps:
         self._checkpoint(wait=True)
         if self._generations.rank == 0:
             if self._checkpointer is not None and self._checkpointer.committed != self._state.step:
-                self._save()  # a rank was lost before it had written its share
+                self._save_alone()  # a rank was lost before it had written its share
             self.complete = True
         self._generations.finish()
 
@@ -301,7 +307,7 @@ class Steps:
         return (
             self._checkpointer is not None
             and self._generations.rank == 0
-            and self._schedule.due(self._state.step + 1)
+            and self._schedule.due(self._state.step + 1, self._checkpointer.failures > 0)
             and not self._checkpointer.busy(self._world)
         )
 
@@ -318,12 +324,13 @@ class Steps:
             world=self._world,
             about=self._about(),
             wait=wait,
+            lost=functools.partial(self._channel.aborted, generations.number),
         )
         if saved:
             self._schedule.saved(self._state.step)
 
-    def _save(self) -> None:
-        """Between worlds this worker may be the only one left: it writes everything."""
+    def _save_alone(self) -> None:
+        """This worker holds all of the state, whoever is lost: it writes everything."""
         if self._checkpointer is not None:
             self._checkpointer.save(
                 self._state.export(),
@@ -331,6 +338,19 @@ class Steps:
                 world=f"{self._world}-alone",
                 about=self._about(),
                 wait=True,
+            )
+
+    def _save_share(self, order: Save) -> None:
+        """Between worlds, too few are left: those who hold this state write it together."""
+        if self._checkpointer is not None and self._checkpointer.committed != self._state.step:
+            self._checkpointer.save(
+                self._state.export(),
+                self._state.step,
+                rank=order.rank,
+                size=order.size,
+                world=f"{self._world}-left",
+                about=self._about(),
+                until=order.until,
             )
 
     @property
@@ -354,6 +374,10 @@ class Steps:
         return about
 
     def _newest_checkpoint(self) -> Any | None:
+        """A collective; while the store is away all ranks wait for it."""
+        return patiently(self._find_checkpoint, self._report_event)
+
+    def _find_checkpoint(self) -> Any | None:
         if self._checkpointer is None:
             return None
         exchange = WorldExchange(self._channel.collective)
@@ -385,4 +409,7 @@ class Steps:
         self._reported_at = time.monotonic()
 
     def _report_step(self) -> None:
-        self._channel.send("progress", generation=self._generations.number, step=self._state.step)
+        saving = 0.0 if self._checkpointer is None else round(self._checkpointer.seconds, 3)
+        self._channel.send(
+            "progress", generation=self._generations.number, step=self._state.step, saving=saving
+        )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 from trainer import signals
 from trainer.protocol import swell_pb2 as pb
 from trainer.world import MemberId, World, arrange
@@ -30,6 +33,18 @@ def addresses_in(message: pb.World) -> dict[MemberId, str]:
     return {MemberId.parse(one.member): one.address for one in message.slots}
 
 
+def save_to_message(save: signals.Save) -> pb.Save:
+    """The message for a share of a checkpoint."""
+    deadline = save.deadline if math.isfinite(save.deadline) else None
+    return pb.Save(rank=save.rank, size=save.size, deadline=deadline)
+
+
+def share_in(message: pb.Save) -> dict[str, Any]:
+    """Which share of a checkpoint a member is to write, for its worker."""
+    deadline = message.deadline if message.HasField("deadline") else None
+    return {"rank": message.rank, "size": message.size, "deadline": deadline}
+
+
 def event_from_message(member: MemberId, message: pb.FromAgent) -> signals.Event | None:
     """What an agent's message means to membership; None for those that do not concern it.
 
@@ -52,6 +67,7 @@ def event_from_message(member: MemberId, message: pb.FromAgent) -> signals.Event
             progress.frozen,
             progress.waiting,
             progress.received,
+            progress.saving,
         )
     if kind == "stopped":
         stopped = message.stopped

@@ -51,6 +51,7 @@ RIDE = [
     steps(3, 140.0, 15, [1.5, 1.0]),
     event("evaluated", 140.0, step=16, metrics={"test_accuracy": 0.9}),
 ]
+NO_CHECKPOINT = {"step": None, "age": None, "failed": 0, "reason": None}
 RUNNING = [{"attempt": 1, "state": "RUNNING", "reason": ""}]
 
 
@@ -76,6 +77,7 @@ def test_the_status_of_a_run_that_rode_the_market() -> None:
             {"cause": "loss", "seconds": 3.0, "generation": 3, "step": 14},
         ],
         "goodput": 0.9,
+        "checkpoint": NO_CHECKPOINT,
         "metrics": {"loss": 1.0, "test_accuracy": 0.9},
         "epochs": None,
         "reason": None,
@@ -89,6 +91,25 @@ def test_counts_do_not_depend_on_the_order_in_which_writers_are_read(events: lis
     expected = build_status("one", History(RIDE), RUNNING, None)
     for name in ("step", "generations", "drains", "losses", "steps_lost", "metrics"):
         assert status[name] == expected[name]
+
+
+@given(
+    st.permutations(
+        [
+            event("checkpoint_committed", 100.0, step=5, bytes=9, seconds=1.0),
+            event("checkpoint_failed", 150.0, step=10, reason="503", failures=1),
+            event("checkpoint_committed", 200.0, step=15, bytes=9, seconds=1.0),
+            event("checkpoint_failed", 250.0, step=20, reason="503", failures=1),
+            event("checkpoint_failed", 251.0, step=20, reason="403", failures=1),
+            event("checkpoint_skipped", 260.0, step=23, reason="too short"),
+            event("checkpoint_failed", 270.0, step="x", reason="not of the documented form"),
+        ]
+    )
+)
+def test_how_old_the_newest_checkpoint_is_and_how_many_failed_since(events: list[Event]) -> None:
+    status = build_status("one", History(events), RUNNING, None, now=300.0)
+    expected = {"step": 15, "age": 100.0, "failed": 2, "reason": "too short"}
+    assert status["checkpoint"] == expected
 
 
 def test_a_run_without_any_event() -> None:

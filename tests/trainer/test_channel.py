@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -75,6 +76,14 @@ def test_orders_come_in_the_order_given(line: Line) -> None:
         Generation(4),
         None,
     ]
+
+
+def test_a_share_of_a_checkpoint_has_its_deadline_on_this_clock(line: Line) -> None:
+    before = time.monotonic()
+    line.send("save", rank=1, size=3, deadline=9.0)
+    order = line.channel.next()
+    assert isinstance(order, Save) and (order.rank, order.size) == (1, 3)
+    assert before + 9.0 <= order.until <= time.monotonic() + 9.0
 
 
 def test_messages_are_json_lines(line: Line) -> None:

@@ -70,7 +70,7 @@ def live(
                 return False
         return True
 
-    while generations.enter(state, lambda: saves.append(state.step)):
+    while generations.enter(state, lambda order: saves.append(state.step)):
         try:
             if train():
                 generations.finish()

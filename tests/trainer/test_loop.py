@@ -172,8 +172,8 @@ def test_a_run_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(
     task = Line(dropout=dropout)
     whole = curve(alone(trained, task)[0])
     first, _ = alone(trained, task, str(tmp_path), pause_after)
-    assert ops(first)[-3:] == ["stopped", "event", "saved"]
-    assert first[-2]["event"] == "checkpoint_committed"
+    assert sorted(ops(first)[-2:]) == ["event", "saved"] and ops(first)[-3] == "stopped"
+    assert "checkpoint_committed" in [one.get("event") for one in first[-2:]]
     rest, _ = alone(trained, task, str(tmp_path))
     (started,) = [one for one in rest if one["op"] == "started"]
     assert started["step"] == pause_after

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.storage import StorageServer
 from tests.trainer.stores import gs_store
-from trainer.retry import Retry, StoreUnavailable
+from trainer.retry import Retry, StoreUnavailable, patiently
 from trainer.store import Store, TooLarge
 
 
@@ -327,3 +327,48 @@ def test_an_unknown_scheme_is_refused() -> None:
     with pytest.raises(ValueError, match="nonsense"):
         Store("nonsense://bucket")
     assert "nonsense" not in fsspec.available_protocols()
+
+
+# --- a store that is away at the start -----------------------------------------------------
+
+
+def test_the_start_waits_for_a_store_that_is_away_and_tells_so() -> None:
+    answers: list[OSError] = [StoreUnavailable("503"), StoreUnavailable("503")]
+    told: list[dict[str, Any]] = []
+    now = [0.0]
+
+    def find() -> str:
+        if answers:
+            raise answers.pop()
+        return "found"
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    found = patiently(
+        find, lambda event, **fields: told.append(fields), clock=lambda: now[0], sleep=sleep
+    )
+    assert found == "found"
+    assert told == [{"reason": "503", "seconds": 0.0}, {"reason": "503", "seconds": 5.0}]
+
+
+def test_the_start_waits_only_so_long() -> None:
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    def away() -> None:
+        raise StoreUnavailable("503")
+
+    with pytest.raises(StoreUnavailable):
+        patiently(away, limit=60.0, clock=lambda: now[0], sleep=sleep)
+    assert now[0] == 60.0
+
+
+def test_what_is_no_outage_is_not_waited_for() -> None:
+    def refused() -> None:
+        raise OSError("403")
+
+    with pytest.raises(OSError, match="403"):
+        patiently(refused, sleep=lambda seconds: pytest.fail("waited"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -10,7 +11,14 @@ from hypothesis import strategies as st
 
 from trainer import signals
 from trainer.protocol import swell_pb2 as pb
-from trainer.wire import addresses_in, event_from_message, world_from_message, world_to_message
+from trainer.wire import (
+    addresses_in,
+    event_from_message,
+    save_to_message,
+    share_in,
+    world_from_message,
+    world_to_message,
+)
 from trainer.world import MemberId, arrange
 
 A, B = MemberId("workerpool0-0", "a1"), MemberId("workerpool1-0", "b1")
@@ -52,7 +60,10 @@ def test_what_is_no_world_is_refused(slots: list[pb.Slots]) -> None:
         ({"ready": pb.Ready()}, signals.Ready(A)),
         ({"started": pb.Started(generation=2, step=7)}, signals.Started(A, 2, 7, None)),
         ({"started": pb.Started(step=7, idle=0.0)}, signals.Started(A, 0, 7, 0.0)),
-        ({"progress": pb.Progress(generation=2, step=8)}, signals.Progress(A, 2, 8)),
+        (
+            {"progress": pb.Progress(generation=2, step=8, saving=1.5)},
+            signals.Progress(A, 2, 8, saving=1.5),
+        ),
         (
             {"stopped": pb.Stopped(generation=2, step=8, clean=True, failed="x")},
             signals.Stopped(A, 2, 8, True, "x"),
@@ -74,6 +85,13 @@ def test_what_is_no_world_is_refused(slots: list[pb.Slots]) -> None:
 def test_what_an_agent_says_means(body: dict[str, Any], event: signals.Event | None) -> None:
     data = pb.FromAgent(**body).SerializeToString()
     assert event_from_message(A, pb.FromAgent.FromString(data)) == event
+
+
+@pytest.mark.parametrize("deadline", [9.5, None])
+def test_a_share_of_a_checkpoint_comes_to_the_worker(deadline: float | None) -> None:
+    save = signals.Save(A, 1, 3, math.inf if deadline is None else deadline)
+    message = pb.Save.FromString(save_to_message(save).SerializeToString())
+    assert share_in(message) == {"rank": 1, "size": 3, "deadline": deadline}
 
 
 @pytest.mark.parametrize("message", [pb.FromAgent(), pb.FromAgent(hello=pb.Hello(member=str(B)))])

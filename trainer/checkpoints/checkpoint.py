@@ -14,6 +14,7 @@ What cannot be completed is abandoned, and collected later.
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -40,14 +41,17 @@ from trainer.checkpoints.shards import Shard, Slot, as_memory, plan, slots_of
 from trainer.rundir import RunDirectory
 from trainer.tree import flatten, names_in
 
-PATIENCE = 60.0  # seconds that the leader waits for other ranks' receipts
-LOST_PATIENCE = 5.0  # the same, once its world is gone
+PATIENCE = 60.0  # seconds that rank 0 waits for another rank's receipt
+LOST_PATIENCE = 3.0  # the same, once a rank of its world is lost
 POLL = 0.1  # seconds
 LONGEST_POLL = 1.0
+COMMIT = 1.0  # seconds for receipts and manifest, once the shards are written
 BUFFERS = 2  # one is written while the next one is filled
 _FILE_ALIGN = 64  # bytes
 
 Report = Callable[..., None]
+
+log = logging.getLogger("swell.checkpoint")
 
 
 @dataclass
@@ -62,8 +66,10 @@ class Writing:
     slots: list[Slot]
     total: int  # shards of all ranks
     files: list[tuple[int, memoryview]]  # this rank's shards, by number
+    share: int  # their bytes
     about: dict[str, Any]
     copied: Callable[[], None]  # returns when copies from a GPU have arrived
+    lost: Callable[[], bool]
     began: float
     written: Event = field(default_factory=Event)  # this rank's shards
     done: Event = field(default_factory=Event)
@@ -128,6 +134,8 @@ class Checkpointer:
         world: str = "alone",
         about: dict[str, Any] | None = None,
         wait: bool = False,
+        until: float | None = None,
+        lost: Callable[[], bool] = lambda: False,
     ) -> bool:
         """Copies this rank's share of ``tree`` and has it written, for the checkpoint of ``step``.
 
@@ -141,10 +149,15 @@ class Checkpointer:
             world: tells this world from every other: no two may use the same text.
             about: plain values for the manifest; rank 0's count.
             wait: return only when the checkpoint is there, or has failed.
+            until: this state may be lost soon: it is written though another one is still being
+                written, unless that would take longer than until this time of the clock (math.inf
+                for no limit), going by the speed measured last.
+            lost: whether a rank of this world is known to be lost: it may write no more.
 
         Returns False, having done nothing, if a checkpoint is still being written in this
-        world, or both buffers are in use, and ``wait`` is false. Raises TypeError, naming
-        the place, for state that a checkpoint cannot hold.
+        world, or both buffers are in use, and ``wait`` is false and ``until`` None; and after
+        the event ``checkpoint_skipped`` if the time until ``until`` is too short. Raises
+        TypeError, naming the place, for state that a checkpoint cannot hold.
         """
         began = self._clock()
         self.enter(world)
@@ -157,7 +170,11 @@ class Checkpointer:
         planned = plan(slots, size)
         numbers = [number for number, (writer, _) in enumerate(planned) if writer == rank]
         shards = [Shard(slots, planned[number][1]) for number in numbers]
-        buffer = self._take_buffer(sum(_padded(shard.size) for shard in shards), wait)
+        share = sum(_padded(shard.size) for shard in shards)
+        if until is not None and (why := self._why_too_late(share, until)):
+            self._report("checkpoint_skipped", step=step, reason=why)
+            return False
+        buffer = self._take_buffer(share, wait or until is not None)
         if buffer is None:
             return False
         files, copied = _copy(shards, tensors, buffer)
@@ -170,8 +187,10 @@ class Checkpointer:
             slots=slots,
             total=len(planned),
             files=[(number, as_memory(file)) for number, file in zip(numbers, files, strict=True)],
+            share=share,
             about={**(about or {}), "torch": str(torch.__version__), "world_size": size},
             copied=copied,
+            lost=lost,
             began=began,
         )
         before, self._last = self._last, writing
@@ -188,13 +207,35 @@ class Checkpointer:
         for thread in self._threads:
             thread.join()
 
-    def _take_buffer(self, size: int, wait: bool) -> Tensor | None:
+    @property
+    def seconds(self) -> float:
+        """How long this rank needs to write as much as it did last; 0 before the first time."""
+        if self._last is None or self.bytes_per_second is None:
+            return 0.0
+        return self._last.share / self.bytes_per_second + COMMIT
+
+    def _why_too_late(self, share: int, until: float) -> str | None:
+        """Why ``share`` bytes are not written until then; None if they are, or nobody knows."""
+        now, speed, last = self._clock(), self.bytes_per_second, self._last
+        if speed is None:
+            return None
+        needed = share / speed + COMMIT
+        if last is not None and not last.written.is_set():
+            needed += max(0.0, last.share / speed - (now - last.began))
+        if now + needed <= until:
+            return None
+        return (
+            f"{share / 1e6:,.1f} MB take about {needed:.1f} s at the {speed / 1e6:,.1f} MB/s that "
+            f"were measured last, and {max(0.0, until - now):.1f} s are left of the notice"
+        )
+
+    def _take_buffer(self, size: int, must: bool) -> Tensor | None:
         with self._lock:
             self._buffers = [one for one in self._buffers if one.numel() == size]
             if self._buffers:
                 self._in_use += 1
                 return self._buffers.pop()
-            if self._in_use >= BUFFERS and not wait:
+            if self._in_use >= BUFFERS and not must:
                 return None
             self._in_use += 1
         return torch.empty(size, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
@@ -218,12 +259,15 @@ class Checkpointer:
                 writing.written.set()
             self._commit(writing, shards)
         except OSError as error:
-            self.failures += 1
-            self._report(
-                "checkpoint_failed", step=writing.step, reason=str(error), failures=self.failures
-            )
+            self._failed(writing, str(error))
         finally:
             writing.done.set()
+
+    def _failed(self, writing: Writing, reason: str) -> None:
+        self.failures += 1
+        # In this replica's log, too: the event waits for the store.
+        log.warning("the checkpoint of step %d was not written: %s", writing.step, reason)
+        self._report("checkpoint_failed", step=writing.step, reason=reason, failures=self.failures)
 
     def _write_shards(self, writing: Writing) -> list[ShardFile]:
         writing.copied()
@@ -235,8 +279,9 @@ class Checkpointer:
             name = f"part-{number:05d}-of-{writing.total:05d}-{digest[:16]}.safetensors"
             self._run_dir.store.write(f"{folder_of(writing.step)}/{name}", data)
             shards.append(ShardFile(name, len(data), digest))
-        seconds = self._clock() - began
-        self.bytes_per_second = sum(shard.bytes for shard in shards) / max(seconds, 1e-6)
+        if shards:
+            seconds = max(self._clock() - began, 1e-6)
+            self.bytes_per_second = sum(shard.bytes for shard in shards) / seconds
         return shards
 
     def _commit(self, writing: Writing, shards: list[ShardFile]) -> None:
@@ -253,7 +298,7 @@ class Checkpointer:
             return
         folder = folder_of(writing.step)
         self._run_dir.write_json(f"{folder}/{receipt_name(writing.name, writing.rank)}", receipt)
-        began, wait = self._clock(), POLL
+        began, wait, there = self._clock(), POLL, 0
         while True:
             names = self._run_dir.store.names(folder)
             if MANIFEST in names:
@@ -268,13 +313,13 @@ class Checkpointer:
             # Who comes last makes the manifest; only rank 0 sees to it that somebody does.
             if writing.rank != 0:
                 return
-            patience = PATIENCE if self._world == writing.world else LOST_PATIENCE
-            if self._clock() - began > patience:
+            if len(found) > there:
+                began, there = self._clock(), len(found)
+            broken = writing.lost() or self._world != writing.world
+            if self._clock() - began > (LOST_PATIENCE if broken else PATIENCE):
                 missing = writing.size - len(found)
-                self._report(
-                    "checkpoint_failed",
-                    step=writing.step,
-                    reason=f"{missing} of {writing.size} ranks did not write their share",
+                self._failed(
+                    writing, f"{missing} of {writing.size} ranks did not write their share"
                 )
                 return
             time.sleep(wait)
@@ -283,8 +328,7 @@ class Checkpointer:
     def _make_manifest(self, writing: Writing, receipts: Sequence[dict[str, Any]]) -> None:
         layouts = {receipt.get("layout") for receipt in receipts}
         if len(layouts) != 1 or "skeleton" not in receipts[0]:
-            reason = "the ranks' states differ in shape"
-            self._report("checkpoint_failed", step=writing.step, reason=reason)
+            self._failed(writing, "the ranks' states differ in shape")
             return
         shards = [ShardFile.from_json(one) for receipt in receipts for one in receipt["shards"]]
         manifest = Manifest(

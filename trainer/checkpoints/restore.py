@@ -86,7 +86,7 @@ def load_newest(
         device: where the tensors are wanted.
 
     Raises NoneValid when there are checkpoints and none is valid, StoreUnavailable when the
-    store stays away: then nobody knows which is the newest.
+    store stays away (then nobody knows which is the newest), OSError when it refuses.
     """
     steps = _shared(exchange, lambda: committed_steps(run_dir))
     for step in reversed(steps):
@@ -227,14 +227,18 @@ def _exchanged(exchange: Exchange, data: bytes | None, shard: ShardFile, root: i
 
 
 def _shared(exchange: Exchange, find: Callable[[], Any]) -> Any:
-    """What rank 0 finds, as JSON, on every rank. Raises StoreUnavailable on all."""
+    """What rank 0 finds, as JSON, on every rank. Raises StoreUnavailable or OSError on all."""
     said: dict[str, Any] = {}
     if exchange.rank == 0:
         try:
             said = {"found": find()}
-        except OSError as error:
+        except StoreUnavailable as error:
             said = {"away": str(error)}
+        except OSError as error:
+            said = {"refused": str(error)}
     said = json.loads(exchange.broadcast_bytes(json.dumps(said).encode(), 0))
     if "away" in said:
         raise StoreUnavailable(said["away"])
+    if "refused" in said:
+        raise OSError(said["refused"])
     return said["found"]

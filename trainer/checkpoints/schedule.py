@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+AGAIN = 60.0  # seconds after which one that failed is tried again
+
 
 class Schedule:
     """Counts from the last checkpoint, or from its own beginning.
@@ -24,9 +26,10 @@ class Schedule:
         self._since = clock()
         self._saved = 0
 
-    def due(self, step: int) -> bool:
-        """Whether the state after ``step`` is to be saved."""
-        if self._seconds and self._clock() - self._since >= self._seconds:
+    def due(self, step: int, failed: bool = False) -> bool:
+        """Whether the state after ``step`` is to be saved; sooner if the last one ``failed``."""
+        passed = self._clock() - self._since
+        if (self._seconds and passed >= self._seconds) or (failed and passed >= AGAIN):
             return True
         # At multiples: after a resumed run, too, the steps are those that one expects.
         return bool(self._steps) and step // self._steps > self._saved // self._steps

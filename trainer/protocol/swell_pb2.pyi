@@ -85,20 +85,22 @@ class Started(_message.Message):
     def __init__(self, generation: _Optional[int] = ..., step: _Optional[int] = ..., idle: _Optional[float] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("generation", "step", "quiet", "frozen", "waiting", "received")
+    __slots__ = ("generation", "step", "quiet", "frozen", "waiting", "received", "saving")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     QUIET_FIELD_NUMBER: _ClassVar[int]
     FROZEN_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    SAVING_FIELD_NUMBER: _ClassVar[int]
     generation: int
     step: int
     quiet: float
     frozen: bool
     waiting: bool
     received: int
-    def __init__(self, generation: _Optional[int] = ..., step: _Optional[int] = ..., quiet: _Optional[float] = ..., frozen: bool = ..., waiting: bool = ..., received: _Optional[int] = ...) -> None: ...
+    saving: float
+    def __init__(self, generation: _Optional[int] = ..., step: _Optional[int] = ..., quiet: _Optional[float] = ..., frozen: bool = ..., waiting: bool = ..., received: _Optional[int] = ..., saving: _Optional[float] = ...) -> None: ...
 
 class Stopped(_message.Message):
     __slots__ = ("generation", "step", "clean", "failed")
@@ -226,8 +228,14 @@ class Replace(_message.Message):
     def __init__(self) -> None: ...
 
 class Save(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("rank", "size", "deadline")
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_FIELD_NUMBER: _ClassVar[int]
+    rank: int
+    size: int
+    deadline: float
+    def __init__(self, rank: _Optional[int] = ..., size: _Optional[int] = ..., deadline: _Optional[float] = ...) -> None: ...
 
 class Release(_message.Message):
     __slots__ = ("reason", "rejoin")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,8 @@ from trainer.checkpoints.manifest import FORMAT, MANIFEST, committed_steps, sha2
 from trainer.checkpoints.restore import NoneValid
 from trainer.rundir import CHECKPOINTS, RunDirectory
 from trainer.store import Store
+
+from .interrupted import Interrupted, InThisThread, die, survives
 
 Report = tuple[str, dict[str, Any]]
 
@@ -194,44 +195,6 @@ def test_a_rejected_checkpoint_does_not_push_good_ones_out(tmp_path: Path, keep:
 # --- a store that fails, a process that is killed ------------------------------------------
 
 
-class Interrupted(Store):
-    """Calls ``interrupt`` before or after its ``at``-th operation (from 0)."""
-
-    def __init__(self, url: str, at: int, after: bool, interrupt: Callable[[], None]) -> None:
-        super().__init__(url)
-        self.at = at
-        self.after = after
-        self.interrupt = interrupt
-        self.count = 0
-
-    def _operation(self, operation: Callable[[], Any]) -> Any:
-        number = self.count
-        self.count += 1
-        if number == self.at and not self.after:
-            self.interrupt()
-        result = operation()
-        if number == self.at and self.after:
-            self.interrupt()
-        return result
-
-    def read(self, name: str, limit: int | None = None) -> bytes:
-        data: bytes = self._operation(lambda: Store.read(self, name, limit))
-        return data
-
-    def write(self, name: str, data: bytes | memoryview) -> None:
-        self._operation(lambda: Store.write(self, name, data))
-
-    def create(self, name: str, data: bytes) -> bool:
-        return bool(self._operation(lambda: Store.create(self, name, data)))
-
-    def names(self, folder: str = "") -> list[str]:
-        names: list[str] = self._operation(lambda: Store.names(self, folder))
-        return names
-
-    def delete(self, name: str) -> None:
-        self._operation(lambda: Store.delete(self, name))
-
-
 def operations_of_a_save(path: Path) -> int:
     """How many store operations the second save of a run takes that keeps one checkpoint."""
     saved = Saved(path, keep=1)
@@ -271,40 +234,8 @@ def test_a_fault_at_any_operation_leaves_a_whole_checkpoint(tmp_path: Path, afte
     assert set(loaded) == {1, 2}
 
 
-def killed(interrupted: Callable[[], None]) -> None:
-    """Runs ``interrupted`` in a child that does not survive it."""
-    child = os.fork()
-    if child == 0:
-        try:
-            interrupted()
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def write_in_this_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainer.checkpoints.checkpoint.Thread", InThisThread)
-
-
-class InThisThread:
-    """A fork has no other threads."""
-
-    def __init__(self, target: Callable[..., None], args: tuple[Any, ...], name: str) -> None:
-        self._run: Callable[[], None] = lambda: target(*args)
-
-    def start(self) -> None:
-        self._run()
-
-    def join(self) -> None:
-        return
-
-    def is_alive(self) -> bool:
-        return False
 
 
 def test_kill_9_at_any_operation_leaves_a_whole_checkpoint(
@@ -316,7 +247,7 @@ def test_kill_9_at_any_operation_leaves_a_whole_checkpoint(
         saved = Saved(tmp_path / str(at), keep=1)
         saved.save(1)
         saved.run_dir.store = Interrupted(saved.run_dir.url, at, False, die)
-        killed(lambda saved=saved: saved.save(2))  # type: ignore[misc]
+        assert not survives(lambda saved=saved: saved.save(2))  # type: ignore[misc]
         loaded.append(assert_nothing_is_half(saved))
     assert loaded == sorted(loaded)
     assert set(loaded) == {1, 2}
@@ -331,7 +262,7 @@ def test_kill_9_inside_a_write_leaves_the_older_one(
     saved.save(1)
     with monkeypatch.context() as patch:
         patch.setattr(os, call, lambda *args: die())
-        killed(lambda: saved.save(2))
+        assert not survives(lambda: saved.save(2))
     assert assert_nothing_is_half(saved) == 1
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,115 +21,13 @@ from trainer.checkpoints.leftovers import STALE
 from trainer.checkpoints.manifest import MANIFEST, committed_steps, folder_of, read_manifest
 from trainer.checkpoints.restore import NoneValid
 from trainer.checkpoints.retention import Retention
-from trainer.retry import StoreUnavailable
+from trainer.retry import StoreUnavailable, patiently
 from trainer.rundir import RunDirectory
 from trainer.store import Store
 
+from .world import Clock, ThreadExchange, World, state, value_of
+
 T = TypeVar("T")
-Rank = Callable[[Any], T]
-
-
-def state(step: int, salt: int = 0) -> dict[str, Any]:
-    """A state in which every element tells the step, and who wrote it."""
-    value = 1000.0 * step + salt
-    return {
-        "model": {"a": torch.full((7, 11), value), "b": torch.full((3,), value)},
-        "optimizer": {"m": torch.full((40,), value, dtype=torch.float64), "lr": 0.5},
-        "step": step,
-    }
-
-
-def value_of(tree: Any) -> float:
-    """The one number that all tensors of a state hold; a mixture is an error."""
-    flat = torch.cat(
-        [t.double().reshape(-1) for t in (*tree["model"].values(), tree["optimizer"]["m"])]
-    )
-    assert flat.numel() == 120 and bool((flat == flat[0]).all()), "parts of two states"
-    return float(flat[0])
-
-
-class ThreadExchange:
-    """The collectives of a world whose ranks are threads."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._barrier = threading.Barrier(size, timeout=60)
-        self._board: list[Any] = [None] * size
-
-    def of(self, rank: int) -> _RankExchange:
-        return _RankExchange(self, rank)
-
-    def all(self, rank: int, mine: T) -> list[T]:
-        self._board[rank] = mine
-        self._barrier.wait()
-        everybody = list(self._board)
-        self._barrier.wait()
-        return everybody
-
-
-class _RankExchange:
-    def __init__(self, world: ThreadExchange, rank: int) -> None:
-        self._world = world
-        self.rank = rank
-        self.size = world.size
-        self.received = 0
-
-    def broadcast_bytes(self, data: bytes, root: int) -> bytes:
-        return self._world.all(self.rank, data)[root]
-
-    def broadcast(self, tensor: torch.Tensor, root: int) -> None:
-        tensor.copy_(self._world.all(self.rank, tensor.clone())[root])
-
-    def worst(self, code: int) -> int:
-        return max(self._world.all(self.rank, code))
-
-
-class World:
-    """A world's checkpointers, one per rank."""
-
-    def __init__(self, url: str, size: int, name: str = "1-1", **options: Any) -> None:
-        self.size = size
-        self.name = name
-        self.reports: list[tuple[str, dict[str, Any]]] = []
-        self.run_dirs = [RunDirectory(url) for _ in range(size)]
-        retention = options.get("retention", Retention(2))
-        self.ranks = [
-            Checkpointer(run_dir, retention, self._report, options.get("clock", lambda: 0.0))
-            for run_dir in self.run_dirs
-        ]
-
-    def _report(self, event: str, **fields: Any) -> None:
-        self.reports.append((event, fields))
-
-    def save(self, step: int, ranks: list[int] | None = None, salt: int = 0) -> None:
-        """Has the checkpoint of ``step`` written by these ranks, and waits for all of them."""
-        taking_part = range(self.size) if ranks is None else ranks
-        for rank in taking_part:
-            assert self.ranks[rank].save(
-                state(step, salt), step, rank=rank, size=self.size, world=self.name
-            )
-        for rank in taking_part:
-            self.ranks[rank].flush()
-
-    def load(self) -> list[tuple[Any, int] | None]:
-        """What each rank loads, in one collective."""
-        exchange = ThreadExchange(self.size)
-        with ThreadPoolExecutor(self.size) as pool:
-            return list(
-                pool.map(
-                    lambda rank: self.ranks[rank].load_newest(exchange.of(rank)), range(self.size)
-                )
-            )
-
-    def loaded(self) -> tuple[int, float] | None:
-        """The step and the value that all ranks loaded."""
-        found = self.load()
-        kinds = {None if one is None else (one[1], value_of(one[0])) for one in found}
-        assert len(kinds) == 1
-        return kinds.pop()
-
-    def told(self, event: str) -> list[int]:
-        return [fields["step"] for name, fields in self.reports if name == event]
 
 
 @pytest.fixture(autouse=True)
@@ -230,6 +127,84 @@ def test_the_next_world_does_not_wait_for_the_lost_one(tmp_path: Path) -> None:
     assert world.told("checkpoint_failed") == [1]
 
 
+def test_a_rank_that_is_lost_during_the_last_save_is_not_waited_for(tmp_path: Path) -> None:
+    clock = Clock()
+    world = World(str(tmp_path), 3, clock=clock)
+    lost = threading.Event()
+    first = world.ranks[0]
+    assert first.save(state(1), 1, size=3, world="1-1", lost=lost.is_set)
+    lost.set()
+    give_up(clock, first)
+    assert clock.now < checkpoints.PATIENCE
+    assert "2 of 3 ranks did not write" in world.reports[-1][1]["reason"]
+    assert first.save(state(1), 1, world="1-1-alone", wait=True), "whoever holds it writes it all"
+    assert World(str(tmp_path), 2).loaded() == (1, 1000.0)
+
+
+def test_the_others_are_waited_for_as_long_as_they_come(tmp_path: Path) -> None:
+    """Rank 1 is lost when it has written; rank 2 takes long."""
+    clock = Clock()
+    world = World(str(tmp_path), 3, clock=clock)
+    assert world.ranks[0].save(state(1), 1, size=3, world="1-1", lost=lambda: True)
+    clock.now += 0.9 * checkpoints.LOST_PATIENCE
+    world.save(1, [1])
+    clock.now += 0.9 * checkpoints.LOST_PATIENCE
+    world.save(1, [2])
+    world.ranks[0].flush()
+    assert world.told("checkpoint_failed") == []
+    assert World(str(tmp_path), 2).loaded() == (1, 1000.0)
+
+
+# --- a notice for everybody ---------------------------------------------------------------
+
+
+class Slow(Store):
+    """Takes a second of the test's clock for a shard."""
+
+    def __init__(self, url: str, clock: Clock) -> None:
+        super().__init__(url)
+        self._clock = clock
+
+    def write(self, name: str, data: bytes | memoryview) -> None:
+        if name.endswith(".safetensors"):
+            self._clock.now += 1.0
+        super().write(name, data)
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> World:
+    """A world of one whose state takes a second to write, as it has measured."""
+    clock = Clock()
+    world = World(str(tmp_path), 1, clock=clock, retention=Retention(9))
+    world.run_dirs[0].store = Slow(str(tmp_path), clock)
+    world.save(1)
+    assert world.ranks[0].seconds == pytest.approx(1.0 + checkpoints.COMMIT)
+    return world
+
+
+def test_what_fits_into_the_notice_is_written(slow: World) -> None:
+    needed = slow.ranks[0].seconds
+    assert slow.ranks[0].save(state(2), 2, until=slow.clock() + needed + 0.01, world="left")
+    slow.ranks[0].flush()
+    assert slow.told("checkpoint_committed") == [1, 2]
+
+
+def test_what_does_not_fit_is_not_begun_and_an_event_says_why(slow: World) -> None:
+    until = slow.clock() + slow.ranks[0].seconds - 0.01
+    assert not slow.ranks[0].save(state(2), 2, until=until, world="left")
+    assert slow.told("checkpoint_skipped") == [2]
+    assert "2.0 s are left of the notice" in slow.reports[-1][1]["reason"]
+    assert committed_steps(slow.run_dirs[0]) == [1]
+
+
+def test_without_a_measurement_it_is_tried(tmp_path: Path) -> None:
+    world = World(str(tmp_path), 1)
+    assert world.ranks[0].seconds == 0.0
+    assert world.ranks[0].save(state(1), 1, until=0.001, world="left")
+    world.ranks[0].flush()
+    assert world.told("checkpoint_committed") == [1]
+
+
 def give_up(clock: Clock, checkpointer: Checkpointer) -> None:
     """Time passes until the checkpointer waits for nobody any more."""
     flushed = threading.Event()
@@ -241,16 +216,6 @@ def give_up(clock: Clock, checkpointer: Checkpointer) -> None:
     threading.Thread(target=flush).start()
     while not flushed.wait(0.01):
         clock.now += checkpoints.LOST_PATIENCE
-
-
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def test_two_leaders_that_write_one_step_are_never_mixed(tmp_path: Path) -> None:
@@ -387,6 +352,30 @@ def test_training_goes_on_while_the_store_is_away(tmp_path: Path) -> None:
     world.save(3)
     assert world.told("checkpoint_committed") == [3]
     assert world.ranks[0].failures == 0
+
+
+def test_a_cold_start_waits_for_the_store_on_all_ranks(tmp_path: Path) -> None:
+    world = World(str(tmp_path), 2)
+    world.save(1)
+    there = world.run_dirs[1].store
+    world.run_dirs[1].store = Unreliable(str(tmp_path), 1.0, 0)
+    exchange, waited = ThreadExchange(2), [0, 0]
+
+    def find(rank: int) -> tuple[Any, int] | None:
+        def sleep(seconds: float) -> None:
+            waited[rank] += 1
+            if waited[rank] == 3:
+                world.run_dirs[1].store = there
+
+        return patiently(
+            lambda: world.ranks[rank].load_newest(exchange.of(rank)), world._report, sleep=sleep
+        )
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(find, range(2)))
+    assert [one and (one[1], value_of(one[0])) for one in found] == [(1, 1000.0)] * 2
+    assert waited == [3, 3]
+    assert {name for name, _ in world.reports} >= {"store_unavailable"}
 
 
 # --- what stays ----------------------------------------------------------------------------

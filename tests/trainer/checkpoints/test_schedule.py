@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.checkpoints.schedule import Schedule
+from trainer.checkpoints.schedule import AGAIN, Schedule
 
 
 class Clock:
@@ -24,6 +24,16 @@ def test_by_time() -> None:
     assert schedule.due(1000)
     schedule.saved(1000)
     assert not schedule.due(2000)
+
+
+def test_one_that_failed_is_tried_again_sooner() -> None:
+    clock = Clock()
+    schedule = Schedule(3600.0, 0, clock)
+    clock.now = AGAIN
+    assert not schedule.due(10)
+    assert schedule.due(10, failed=True)
+    schedule.saved(10)
+    assert not schedule.due(11, failed=True)
 
 
 @given(every=st.integers(1, 20), first=st.integers(0, 50))
