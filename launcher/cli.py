@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -63,6 +63,7 @@ class Format(str, Enum):
     json = "json"
     yaml = "yaml"
     curl = "curl"
+    files = "files"
 
 
 JobPath = Annotated[str, typer.Argument(metavar="JOB", help="The job file, in YAML.")]
@@ -138,7 +139,10 @@ def plan(
     overrides: Overrides = None,
     format: Annotated[
         Format | None,
-        typer.Option(help="How to print it; by default a table on a terminal, else JSON."),
+        typer.Option(
+            help="How to print it; by default a table on a terminal, else JSON. "
+            "files: the code that is sent along."
+        ),
     ] = None,
 ) -> None:
     """Print the CustomJob that launch would send, without sending it, and what it would cost."""
@@ -153,15 +157,24 @@ def plan(
         loaded = load_job(job, overrides or [], "vertex" if complete else None, warn=_warn)
         if run_id is not None:
             runs.check_id(run_id)
-        request = plans.request_of(loaded, run_id or f"{loaded.name}-DATE-TIME-ID")
-        if format is Format.yaml:
+        packed = None
+        if loaded.code:
+            from launcher.packing import pack
+
+            packed = pack(loaded.code)
+        request = plans.request_of(loaded, run_id or f"{loaded.name}-DATE-TIME-ID", packed)
+        if format is Format.files:
+            if packed is None:
+                _fail(f"{job}: sends no code; write code: FOLDER")
+            text = plans.files(packed)
+        elif format is Format.yaml:
             text = plans.as_yaml(request)
         elif format is Format.curl:
             text = plans.as_curl(request, loaded.project or "", loaded.regions[0])
         elif format is Format.table:
             from launcher.job.prices import load_prices
 
-            text = plans.table(loaded, load_prices(runs.home()))
+            text = plans.table(loaded, load_prices(runs.home()), packed)
         else:
             text = customjob.serialise(request)
         typer.echo(text, nl=False)
@@ -420,10 +433,11 @@ def _exit_code(error: Exception) -> int | None:
     from launcher.apierror import ApiError
     from launcher.job.jobfile import JobFileError
     from launcher.local import LocalError
+    from launcher.packing import PackingError
     from launcher.run import LaunchError
     from launcher.runs import RunError
 
-    if isinstance(error, JobFileError | LaunchError | RunError):
+    if isinstance(error, JobFileError | LaunchError | PackingError | RunError):
         return BAD_INPUT
     if isinstance(error, LocalError | ApiError | OSError | ImportError):
         return FAILED
@@ -434,7 +448,7 @@ def _warn(line: str) -> None:
     typer.echo(f"swell: warning: {line}", err=True)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     typer.echo(f"swell: {message}", err=True)
     raise typer.Exit(BAD_INPUT)
 

@@ -14,7 +14,9 @@ from launcher.job import customjob
 from launcher.job.spec import Job, Target
 from launcher.job.targets import problems
 from launcher.local import PROJECT, REGION, Emulator, LocalError
+from launcher.packing import Packed, PackingError, pack
 from launcher.retry import ONCE, Retries
+from launcher.sdist import package_url
 from launcher.status import Outcome, read_status
 from launcher.supervisor import PATIENCE, Supervisor, end_run
 from launcher.transport import import_client
@@ -131,10 +133,12 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
     Returns the run, which is looked after until it ends or this process does. On the local
     target its VMs end with this process; on Vertex AI they go on.
 
-    Raises LaunchError for a job that the target cannot run, RunError for an id that is taken or
-    impossible, LocalError when the emulator does not start.
+    Raises LaunchError for a job that the target cannot run or code that cannot be sent, RunError
+    for an id that is taken or impossible, LocalError when the emulator does not start, OSError
+    when the run directory cannot be written.
     """
     require_fit(job, target)
+    packed = _packed(job)
     run_id = run_id or runs.new_id(job.name, time.time())
     runs.check_id(run_id)
     directory = runs.directory_for(run_id, job.output, target)
@@ -148,7 +152,7 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
                 "id": run_id,
                 "target": target,
                 "spec": job.to_dict(),
-                "settings": job.settings(),
+                "settings": {**job.settings(), **(packed.settings() if packed else {})},
                 "token_sha256": token_sha256(token),
                 "created": time.time(),
                 "by": runs.whoami(),
@@ -156,6 +160,8 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
         )
         emulator = None
         try:
+            if packed:
+                packed.send(directory, job.sends_package)
             if target == "local":
                 # The client's import takes as long as the emulator's start: let it meanwhile.
                 imports = threading.Thread(target=import_client, daemon=True)
@@ -172,7 +178,7 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
                 )
             else:
                 jobs = Jobs(job.project or "", job.regions[0])
-        except LocalError as error:
+        except (LocalError, OSError) as error:
             directory.end("failed", str(error))
             raise
         except BaseException:  # Ctrl-C while it starts
@@ -183,7 +189,12 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
             directory,
             jobs,
             lambda attempt: customjob.build(
-                job, run_id=run_id, run_dir=directory.url, token=token, attempt=attempt
+                job,
+                run_id=run_id,
+                run_dir=directory.url,
+                token=token,
+                attempt=attempt,
+                code=package_url(directory.url, packed.sha256) if packed else "",
             ),
             poll=LOCAL_POLL if emulator else VERTEX_POLL,
             patience=LOCAL_PATIENCE if emulator else PATIENCE,
@@ -191,6 +202,13 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
         )
         run._start(supervisor, resources.pop_all())
     return run
+
+
+def _packed(job: Job) -> Packed | None:
+    try:
+        return pack(job.code) if job.code else None
+    except (PackingError, OSError) as error:
+        raise LaunchError(str(error)) from None
 
 
 def require_fit(job: Job, target: Target) -> None:

@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from trainer import preemption
+from trainer.code import bring
 from trainer.coordinator import Coordinator
 from trainer.environment import horovod_environment
 from trainer.events import EventWriter
@@ -344,7 +345,7 @@ class Agent:
             module=settings.module,
             args=settings.args,
             balance=settings.balance,
-            **settings.checkpoints(),
+            **settings.session(),
             job_sha256=settings.job_sha256,
             audit=settings.audit,
         )
@@ -458,7 +459,7 @@ def _without_op(message: Message) -> dict[str, Any]:
 async def serve(env: Mapping[str, str]) -> int:
     """Runs the agent that ``env`` describes. Returns its exit code.
 
-    Raises ValueError, for the user, when the environment or the run directory is unusable.
+    Raises ValueError, for the user, when the environment, run directory or code is unusable.
     """
     url = env.get(ENV_RUN_DIR)
     token = env.get(ENV_TOKEN)
@@ -471,8 +472,8 @@ async def serve(env: Mapping[str, str]) -> int:
         raise ValueError(f"{run_dir.url} is not a run directory: it has no run.json") from error
     if run.get("token_sha256") != token_sha256(token):
         raise ValueError(f"{ENV_TOKEN} is not the token of the run in {run_dir.url}")
-    agent = Agent(find_replica(env), run_dir, Settings.of_run(run), token, env)
-    return await agent.run()
+    settings = await asyncio.to_thread(bring, run_dir, Settings.of_run(run), env)
+    return await Agent(find_replica(env), run_dir, settings, token, env).run()
 
 
 def main() -> int:
