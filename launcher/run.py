@@ -5,7 +5,8 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -21,12 +22,15 @@ from launcher.status import Outcome, read_status
 from launcher.supervisor import PATIENCE, Supervisor, end_run
 from launcher.transport import import_client
 from launcher.vertex import Jobs
-from trainer.events import EventWriter
+from launcher.webhook import Webhook, WebhookError, find_url
+from trainer.events import Event, EventReader, EventWriter
 from trainer.rundir import RunDirectory, token_sha256
 
 LOCAL_POLL = 0.25  # seconds
 LOCAL_PATIENCE = 5.0
 VERTEX_POLL = 10.0
+EVENT_POLL = 0.25
+REMOTE_EVENT_POLL = 5.0  # on an object store, where each look is some requests
 
 
 class LaunchError(ValueError):
@@ -35,6 +39,8 @@ class LaunchError(ValueError):
 
 class Run:
     """A run that ``launch`` started, looked after by a thread of this process.
+
+    Its methods raise OSError when the run directory cannot be reached.
 
     As a context manager it cancels the run when the block is left early.
 
@@ -76,6 +82,27 @@ class Run:
     def status(self) -> dict[str, Any]:
         """Returns what ``swell status --json`` prints, without asking the API (``api`` is None)."""
         return read_status(self.directory)
+
+    def events(self, follow: bool = True) -> Iterator[Event]:
+        """Yields the run's events: those that there are, and those to come until its end.
+
+        Each is a dict with ``event``, ``time`` and what trainer.events says. They come in order of
+        time as far as they are known: what one VM writes late comes late.
+
+        Args:
+            follow: whether to wait for those to come.
+
+        Raises OSError when the run directory cannot be read.
+        """
+        reader = EventReader(self.directory)
+        pause = EVENT_POLL if self.directory.store.is_local else REMOTE_EVENT_POLL
+        while True:
+            ended = self.ended  # before the look: what is written last is then seen, too
+            yield from reader.read_new()
+            if ended or not follow:
+                return
+            assert self._thread
+            self._thread.join(pause)
 
     def cancel(self, reason: str = "") -> None:
         """Ends the run as cancelled, unless it has ended; ``wait`` tells when it is gone."""
@@ -133,12 +160,12 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
     Returns the run, which is looked after until it ends or this process does. On the local
     target its VMs end with this process; on Vertex AI they go on.
 
-    Raises LaunchError for a job that the target cannot run or code that cannot be sent, RunError
-    for an id that is taken or impossible, LocalError when the emulator does not start, OSError
-    when the run directory cannot be written.
+    Raises LaunchError for a job that the target cannot run, for code that cannot be sent and a
+    webhook that is not there, RunError for an id that is taken or impossible, LocalError when the
+    emulator does not start, OSError when the run directory cannot be written.
     """
     require_fit(job, target)
-    packed = _packed(job)
+    packed, url = _packed(job), _webhook_url(job)
     run_id = run_id or runs.new_id(job.name, time.time())
     runs.check_id(run_id)
     directory = runs.directory_for(run_id, job.output, target)
@@ -158,6 +185,7 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
                 "by": runs.whoami(),
             },
         )
+        heard = resources.enter_context(_told(job, url, run_id, directory))
         emulator = None
         try:
             if packed:
@@ -199,6 +227,7 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
             poll=LOCAL_POLL if emulator else VERTEX_POLL,
             patience=LOCAL_PATIENCE if emulator else PATIENCE,
             sleep=run._sleep,
+            listener=heard,
         )
         run._start(supervisor, resources.pop_all())
     return run
@@ -209,6 +238,25 @@ def _packed(job: Job) -> Packed | None:
         return pack(job.code) if job.code else None
     except (PackingError, OSError) as error:
         raise LaunchError(str(error)) from None
+
+
+def _webhook_url(job: Job) -> str:
+    try:
+        return find_url(job.notify) if job.notify else ""
+    except WebhookError as error:
+        raise LaunchError(str(error)) from None
+
+
+@contextmanager
+def _told(
+    job: Job, url: str, run_id: str, directory: RunDirectory
+) -> Iterator[Callable[[Event], object]]:
+    """Lets the job's webhook, if it has one, hear of the run: yields who is to be told."""
+    if not job.notify:
+        yield lambda event: None
+        return
+    with Webhook(job.notify, url, run_id, directory) as webhook:
+        yield webhook.hear
 
 
 def require_fit(job: Job, target: Target) -> None:

@@ -35,6 +35,7 @@ checkpoint_failed         step, reason, failures            (in a row; the store
                           or a rank did not write its share)
 task_failed               member, rank, step, reason (the traceback)
 finished                  state, reason, step
+notification_failed       reason                            (launcher)
 ========================  =======================================================
 
 Events are buffered and written as numbered batches, because object stores cannot
@@ -64,14 +65,20 @@ class EventWriter:
         run_dir: where to write.
         writer: a name that no other living writer of the run uses.
         clock: returns Unix time in seconds.
+        listener: is told of each event when it is added; must neither block nor raise.
     """
 
     def __init__(
-        self, run_dir: RunDirectory, writer: str, clock: Callable[[], float] = time.time
+        self,
+        run_dir: RunDirectory,
+        writer: str,
+        clock: Callable[[], float] = time.time,
+        listener: Callable[[Event], object] = lambda event: None,
     ) -> None:
         self._run_dir = run_dir
         self._writer = writer
         self._clock = clock
+        self._listener = listener
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
         self._buffer: list[str] = []
@@ -85,6 +92,7 @@ class EventWriter:
         line = json.dumps(record)
         with self._lock:
             self._buffer.append(line)
+        self._listener(record)
 
     def flush(self) -> None:
         """Writes what is buffered. What could not be written stays buffered; OSError is raised."""

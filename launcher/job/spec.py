@@ -34,6 +34,7 @@ from launcher.job.durations import Duration, Moment, Steps, parse_moment
 from launcher.job.machines import REGIONS, unknown_region
 from launcher.job.marketfile import MarketField
 from launcher.job.network import Network, PscInterface
+from launcher.job.notify import Notify
 from launcher.job.part import DEFAULT, Part, Problem, Text, beside, problem, resource, whole
 from launcher.job.pool import Container, Environment, ModuleName, Package, Pool
 from launcher.job.scheduling import Scheduling
@@ -275,6 +276,7 @@ class Job(Part):
     experiment: Experiment | None = Field(None, description="A Vertex AI experiment")
     web_access: bool = Field(False, description="Interactive shells in the replicas")
     dashboard_access: bool = Field(False, description="A dashboard served by the first replica")
+    notify: Notify | None = Field(None, description="A webhook to tell of the run's end and more")
     local: Local = Field(DEFAULT, validate_default=True)
 
     @field_validator("task")
