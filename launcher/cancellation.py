@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from launcher import runs
@@ -23,6 +24,22 @@ from trainer.rundir import ATTEMPTS, RunDirectory
 LIMIT = 60.0  # seconds to wait until nothing of the run is left
 JOB_POLL = 2.0
 LAUNCH_POLL = 0.1
+AT_ONCE = 8  # runs
+
+
+def cancel_runs(directories: Sequence[RunDirectory]) -> Iterator[tuple[str, bool]]:
+    """Ends runs, some at once. Yields for each, in order, what to tell and whether it is gone."""
+
+    def cancel(directory: RunDirectory) -> tuple[str, bool]:
+        try:
+            return cancel_run(directory), True
+        except (ApiError, OSError, ValueError) as error:
+            return (
+                str(error) if isinstance(error, ApiError) else f"{directory.url}: {error}"
+            ), False
+
+    with ThreadPoolExecutor(AT_ONCE) as workers:
+        yield from workers.map(cancel, directories)
 
 
 def cancel_run(

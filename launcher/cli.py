@@ -6,17 +6,16 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+from launcher.usererrors import BAD_INPUT, CANCELLED, FAILED, OK, user_errors
 
 if TYPE_CHECKING:
     from launcher.vertex import Jobs
 
-OK, FAILED, BAD_INPUT, CANCELLED = 0, 1, 2, 3
 EXIT_CODES = {"succeeded": OK, "failed": FAILED, "cancelled": CANCELLED}
 
 app = typer.Typer(
@@ -63,6 +62,7 @@ class Format(str, Enum):
     json = "json"
     yaml = "yaml"
     curl = "curl"
+    files = "files"
 
 
 JobPath = Annotated[str, typer.Argument(metavar="JOB", help="The job file, in YAML.")]
@@ -109,11 +109,17 @@ def launch(
         bool, typer.Option("--detach", help="Return when the run exists; it goes on.")
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the final status as JSON; the rest to stderr.")
+        bool,
+        typer.Option(
+            "--json",
+            help="Print the final status as JSON, the rest to stderr; "
+            "with --detach the run's id and URL.",
+        ),
     ] = False,
 ) -> None:
     """Start a run and see it through to its end."""
-    with _user_errors():
+    with user_errors():
+        from launcher import runs
         from launcher.foreground import launch_and_follow, launch_detached
         from launcher.job.jobfile import load_job
 
@@ -123,6 +129,10 @@ def launch(
         loaded = load_job(job, overrides, target.value, warn=_warn)
         if detach:
             run_id = launch_detached(loaded, job, target.value, run_id, overrides)
+            if as_json:
+                url = runs.directory_url(run_id, loaded.output)
+                typer.echo(json.dumps({"run": run_id, "url": url}))
+                return
             typer.echo(f"run {run_id} goes on in the background; follow it with:")
             for command in (f"status {run_id}", f"logs {run_id} --follow", f"cancel {run_id}"):
                 typer.echo(f"  swell {command}")
@@ -138,11 +148,14 @@ def plan(
     overrides: Overrides = None,
     format: Annotated[
         Format | None,
-        typer.Option(help="How to print it; by default a table on a terminal, else JSON."),
+        typer.Option(
+            help="How to print it; by default a table on a terminal, else JSON. "
+            "files: the code that is sent along."
+        ),
     ] = None,
 ) -> None:
     """Print the CustomJob that launch would send, without sending it, and what it would cost."""
-    with _user_errors(offline=True):
+    with user_errors(offline=True):
         from launcher import plan as plans
         from launcher import runs
         from launcher.job import customjob
@@ -153,15 +166,24 @@ def plan(
         loaded = load_job(job, overrides or [], "vertex" if complete else None, warn=_warn)
         if run_id is not None:
             runs.check_id(run_id)
-        request = plans.request_of(loaded, run_id or f"{loaded.name}-DATE-TIME-ID")
-        if format is Format.yaml:
+        packed = None
+        if loaded.code:
+            from launcher.packing import pack
+
+            packed = pack(loaded.code)
+        request = plans.request_of(loaded, run_id or f"{loaded.name}-DATE-TIME-ID", packed)
+        if format is Format.files:
+            if packed is None:
+                _fail(f"{job}: sends no code; write code: FOLDER")
+            text = plans.files(packed)
+        elif format is Format.yaml:
             text = plans.as_yaml(request)
         elif format is Format.curl:
             text = plans.as_curl(request, loaded.project or "", loaded.regions[0])
         elif format is Format.table:
             from launcher.job.prices import load_prices
 
-            text = plans.table(loaded, load_prices(runs.home()))
+            text = plans.table(loaded, load_prices(runs.home()), packed)
         else:
             text = customjob.serialise(request)
         typer.echo(text, nl=False)
@@ -170,7 +192,7 @@ def plan(
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of job files, by which an editor completes and checks them."""
-    with _user_errors():
+    with user_errors():
         from launcher.job.schema import job_schema
 
         typer.echo(json.dumps(job_schema(), indent=2))
@@ -179,7 +201,7 @@ def schema() -> None:
 @app.command()
 def status(run: RunName, as_json: AsJson = False) -> None:
     """Show how a run is doing, or how it ended."""
-    with _user_errors():
+    with user_errors():
         from launcher import runs
         from launcher.inquiry import ask_api
         from launcher.status import read_status
@@ -204,6 +226,13 @@ def list_runs(
         typer.Option("--state", metavar="STATE", help=f"Only {', '.join(State)} runs; repeatable."),
     ] = None,
     target: Annotated[Target | None, typer.Option(help="Only runs on this target.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Only runs whose id begins so; * and ? stand for any."),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Only runs of the last 2h, 3d, …")
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option("--limit", "-n", metavar="N", min=1, help="Only the newest so many."),
@@ -213,16 +242,25 @@ def list_runs(
     ] = None,
     regions: Annotated[
         list[str] | None,
-        typer.Option("--region", metavar="REGION", help="With --project; repeatable."),
+        typer.Option(
+            "--region",
+            metavar="REGION",
+            help="Only runs whose last CustomJob is there; with --project, where to ask.",
+        ),
     ] = None,
     job: Annotated[
         str | None,
         typer.Option("--job", metavar="JOB", help="Take project and regions from a job file."),
     ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print ids only, one per line.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List runs, the newest last: those of this machine, and those in a project."""
-    with _user_errors():
+    with user_errors():
+        import time
+
         apis = _apis(project, regions or [], job)
         from rich.console import Console
 
@@ -232,14 +270,20 @@ def list_runs(
             apis,
             states=[state.value for state in states or []],
             target=target.value if target else None,
+            name=name,
+            regions=[] if apis else regions or [],
+            since=None if since is None else time.time() - _seconds("--since", since),
             limit=limit,
             report=lambda problem: typer.echo(f"swell: {problem}", err=True),
         )
         if as_json:
             typer.echo(json.dumps(rows, indent=2))
+        elif quiet:
+            for row in rows:
+                typer.echo(row["run"])
         elif rows:
             listing.print_runs(Console(highlight=False), rows, bool(apis))
-        elif states or target or apis:
+        elif states or target or name or since or regions or apis:
             typer.echo("There is no such run.")
         else:
             typer.echo("There are no runs yet; start one with: swell launch JOB")
@@ -261,7 +305,7 @@ def checkpoints(
     as_json: AsJson = False,
 ) -> None:
     """List a run's checkpoints, verify them, or export one."""
-    with _user_errors():
+    with user_errors():
         from pathlib import Path
 
         from rich.console import Console
@@ -302,30 +346,40 @@ def logs(
     ] = False,
 ) -> None:
     """Print what a run's replicas printed, with local times."""
-    with _user_errors():
+    with user_errors():
         import time
 
         from launcher import runs
-        from launcher.job.durations import parse_duration
         from launcher.logs import open_log, print_logs, since_time
 
         start = None
         if since is not None:
-            try:
-                start = since_time(parse_duration(since).total_seconds(), time.time())
-            except ValueError as error:
-                _fail(f"--since: {error}")
+            start = since_time(_seconds("--since", since), time.time())
         print_logs(open_log(runs.find(run), replica, start, follow), follow, as_json)
 
 
 @app.command()
-def cancel(run: RunName) -> None:
-    """End a run, from any machine. What it has saved stays."""
-    with _user_errors():
+def cancel(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="Ids, unique beginnings of them, or run directories."
+        ),
+    ],
+) -> None:
+    """End runs, from any machine. What they have saved stays."""
+    with user_errors():
         from launcher import runs
-        from launcher.cancellation import cancel_run
+        from launcher.cancellation import cancel_runs
 
-        typer.echo(cancel_run(runs.find(run)))
+        # All are found before the first is ended: a slip in one name ends none.
+        found = [runs.find(name) for name in dict.fromkeys(names)]
+        failed = False
+        for said, ended in cancel_runs(found):
+            typer.echo(said if ended else f"swell: {said}", err=not ended)
+            failed = failed or not ended
+    if failed:
+        raise typer.Exit(FAILED)
 
 
 @app.command()
@@ -339,18 +393,14 @@ def preempt(
     restore: Annotated[bool, typer.Option("--restore", help="Give it back instead.")] = False,
 ) -> None:
     """Take a VM away from a local run, as the Spot market does, or give it back."""
-    with _user_errors():
+    with user_errors():
         if (notice is not None) + silent + restore > 1:
             _fail("choose one of --notice, --silent and --restore")
         from launcher import runs
         from launcher.foreground import local_replicas
-        from launcher.job.durations import parse_duration
 
         if notice is not None:
-            try:
-                parse_duration(notice)
-            except ValueError as error:
-                _fail(f"--notice: {error}")
+            _seconds("--notice", notice)
         replicas = local_replicas(runs.find(run), replica)
         if restore:
             replicas.restore(replica)
@@ -384,59 +434,23 @@ def main() -> None:
     app()
 
 
-@contextmanager
-def _user_errors(*, offline: bool = False) -> Iterator[None]:
-    """Turns what a user can mend into one line and an exit code, never a traceback."""
-    if not offline:
-        _silence_libraries()
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise typer.Exit(CANCELLED) from None
-    except BrokenPipeError:  # the reader has seen enough
-        sys.stderr.close()
-        raise typer.Exit(OK) from None
-    except (ValueError, RuntimeError, OSError, ImportError) as error:
-        if isinstance(error, typer.Exit | typer.Abort):
-            raise
-        code = _exit_code(error)
-        if code is None:
-            raise
-        for line in str(error).splitlines():
-            typer.echo(f"swell: {line}", err=True)
-        raise typer.Exit(code) from None
-
-
-def _silence_libraries() -> None:
-    """What they log, with its traceback, they raise as well."""
-    import logging
-
-    for library in ("gcsfs", "google"):
-        logging.getLogger(library).addHandler(logging.NullHandler())
-        logging.getLogger(library).propagate = False
-
-
-def _exit_code(error: Exception) -> int | None:
-    from launcher.apierror import ApiError
-    from launcher.job.jobfile import JobFileError
-    from launcher.local import LocalError
-    from launcher.run import LaunchError
-    from launcher.runs import RunError
-
-    if isinstance(error, JobFileError | LaunchError | RunError):
-        return BAD_INPUT
-    if isinstance(error, LocalError | ApiError | OSError | ImportError):
-        return FAILED
-    return None
-
-
 def _warn(line: str) -> None:
     typer.echo(f"swell: warning: {line}", err=True)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     typer.echo(f"swell: {message}", err=True)
     raise typer.Exit(BAD_INPUT)
+
+
+def _seconds(option: str, duration: str) -> float:
+    """Returns the seconds of an option's duration; ends the command when it is none."""
+    from launcher.job.durations import parse_duration
+
+    try:
+        return parse_duration(duration).total_seconds()
+    except ValueError as error:
+        _fail(f"{option}: {error}")
 
 
 def _apis(project: str | None, regions: list[str], job: str | None) -> list[Jobs]:
@@ -448,8 +462,8 @@ def _apis(project: str | None, regions: list[str], job: str | None) -> list[Jobs
         project, regions = project or loaded.project, regions or loaded.regions
         if not project or not regions:
             _fail(f"{job}: has no project and regions; give --project and --region")
-    if bool(project) != bool(regions):
-        _fail("--project and --region belong together: jobs are kept by region")
+    if project and not regions:
+        _fail("--project needs --region: jobs are kept by region")
     if not project:
         return []
     from launcher.retry import BRIEF, Retries

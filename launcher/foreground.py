@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -17,10 +18,11 @@ from rich.console import Console
 from launcher import runs
 from launcher.job.spec import Job, Target
 from launcher.local import LocalError, Replicas, child_environment
-from launcher.run import Run, launch
+from launcher.run import LaunchError, Run, launch
 from launcher.status import ABANDONED, Outcome, is_abandoned, read_status
 from launcher.summary import print_summary
 from launcher.supervisor import read_attempts
+from launcher.usererrors import BAD_INPUT
 from launcher.view import LiveView, PlainView, Story, View
 from trainer.events import EventReader
 from trainer.rundir import RunDirectory
@@ -117,7 +119,8 @@ def launch_detached(
 ) -> str:
     """Starts ``swell launch`` in the background. Returns the run's id once it is submitted.
 
-    Raises RunError for an id that is taken, LocalError when the launch did not get so far.
+    Raises LaunchError for what the user can mend, RunError for an id that is taken, LocalError when
+    the launch did not get so far.
     """
     run_id = run_id or runs.new_id(job.name, time.time())
     runs.check_id(run_id)
@@ -135,16 +138,29 @@ def launch_detached(
             env=child_environment(),
             start_new_session=True,
         )
+    try:
+        _await_start(child, directory, folder / "launch.log")
+    except KeyboardInterrupt:
+        child.terminate()  # the launch cancels the run
+        raise
+    return run_id
+
+
+def _await_start(child: subprocess.Popen[bytes], directory: RunDirectory, log: Path) -> None:
+    """Returns when the run is submitted, or has ended already."""
     deadline = time.monotonic() + DETACH_LIMIT
     while time.monotonic() < deadline:
-        exited = child.poll() is not None
+        code = child.poll()
         if directory.outcome() or any(attempt["job"] for attempt in read_attempts(directory)):
-            return run_id
-        if exited:
-            said = (folder / "launch.log").read_text(errors="replace").strip()
-            raise LocalError(said.removeprefix("swell: ") or "the launch ended at once")
+            return
+        if code is not None:
+            lines = log.read_text(errors="replace").strip().splitlines()
+            said = "\n".join(line.removeprefix("swell: ") for line in lines)
+            raise (LaunchError if code == BAD_INPUT else LocalError)(
+                said or "the launch ended at once"
+            )
         time.sleep(0.05)
-    raise LocalError(f"run {run_id} has not started yet; see {folder / 'launch.log'}")
+    raise LocalError(f"the run has not started yet; see {log}")
 
 
 def local_replicas(directory: RunDirectory, replica: str) -> Replicas:

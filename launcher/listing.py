@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from itertools import islice
 from typing import Any
 
@@ -62,6 +63,9 @@ def list_runs(
     *,
     states: Collection[str] = (),
     target: str | None = None,
+    name: str | None = None,
+    since: float | None = None,
+    regions: Collection[str] = (),
     limit: int | None = None,
     report: Callable[[str], None],
 ) -> list[Row]:
@@ -71,6 +75,9 @@ def list_runs(
         apis: also list the runs that these know; for Vertex AI one per region.
         states: only runs in one of these states; all if empty.
         target: only runs on this target.
+        name: only runs whose id this pattern of the shell matches, or begins.
+        since: only runs made from then on, in Unix seconds.
+        regions: only runs whose last CustomJob is in one of these; all if empty.
         limit: at most so many.
         report: told about a run that cannot be read.
 
@@ -78,10 +85,19 @@ def list_runs(
     """
     jobs = runs_among(job for api in apis for job in api.find())
     sources = [
-        source for source in _sources(jobs, report) if target is None or source.target == target
+        source
+        for source in _sources(jobs, report)
+        if (target is None or source.target == target)
+        and (name is None or fnmatchcase(source.run_id, f"{name}*"))
+        and (since is None or source.created >= since)
     ]
     sources.sort(key=lambda source: (source.created, source.run_id), reverse=True)
-    wanted = (row for row in _rows(sources, report) if not states or row["state"] in states)
+    wanted = (
+        row
+        for row in _rows(sources, report)
+        if (not states or row["state"] in states)
+        and (not regions or any(f"/locations/{one}/" in str(row["job"]) for one in regions))
+    )
     return list(islice(wanted, limit))[::-1]
 
 

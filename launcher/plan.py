@@ -15,6 +15,8 @@ from launcher.job import customjob
 from launcher.job.customjob import CustomJob
 from launcher.job.machines import Machine, Price
 from launcher.job.spec import Job
+from launcher.packing import Packed, summary
+from launcher.sdist import package_url
 
 if TYPE_CHECKING:
     from launcher.job.prices import PriceList
@@ -22,12 +24,26 @@ if TYPE_CHECKING:
 UNKNOWN = "unknown"
 
 
-def request_of(job: Job, run_id: str) -> CustomJob:
-    """Returns the request of the first attempt, without its token."""
+def request_of(job: Job, run_id: str, packed: Packed | None = None) -> CustomJob:
+    """Returns the request of the first attempt, without its token.
+
+    Args:
+        job: the job.
+        run_id: the run's id, or what stands for it.
+        packed: the code that it brings along.
+    """
     url = runs.directory_url(run_id, job.output)
     token = f"{job.token_secret}/versions/NEW" if job.token_secret else ""
-    request = customjob.build(job, run_id=run_id, run_dir=url, token=token, attempt=1)
-    return customjob.redacted(request)
+    code = package_url(url, packed.sha256) if packed else ""
+    return customjob.redacted(
+        customjob.build(job, run_id=run_id, run_dir=url, token=token, attempt=1, code=code)
+    )
+
+
+def files(packed: Packed) -> str:
+    """Returns the files that are sent, each with its size, and what they are together."""
+    lines = [f"{len(file.data):>12,}  {file.name}" for file in packed.files]
+    return "\n".join([*lines, "", summary(packed)]) + "\n"
 
 
 def as_yaml(request: CustomJob) -> str:
@@ -143,8 +159,8 @@ def _sum(prices: list[float | None]) -> float | None:
     return sum(known) if len(known) == len(prices) else None
 
 
-def table(job: Job, prices: PriceList) -> str:
-    """Returns the pools, their GPUs and prices as text for a terminal."""
+def table(job: Job, prices: PriceList, packed: Packed | None = None) -> str:
+    """Returns the pools, their GPUs and prices, and the code, as text for a terminal."""
     heading = (
         "pool", "machine", "replicas", "GPUs", "GPU", "Spot $/h", "on demand $/h", "saving",
     )  # fmt: skip
@@ -170,4 +186,5 @@ def table(job: Job, prices: PriceList) -> str:
         ).rstrip()
         for row in rows
     )
-    return "\n".join([text, "", *notes(job, prices)]) + "\n"
+    code = [summary(packed)] if packed else []
+    return "\n".join([text, "", *notes(job, prices), *code]) + "\n"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -16,19 +17,24 @@ from launcher.job import customjob
 from launcher.job.spec import Job, Target
 from launcher.job.targets import problems
 from launcher.local import PROJECT, REGION, Emulator, LocalError
+from launcher.packing import Packed, PackingError, pack
 from launcher.retry import ONCE, Retries
+from launcher.sdist import package_url
 from launcher.status import Outcome, read_status
 from launcher.supervisor import PATIENCE, Supervisor, end_run
 from launcher.transport import import_client
 from launcher.vertex import Jobs
+from launcher.webhook import Webhook, WebhookError, find_url
 from trainer.credentials import new_secret
-from trainer.events import EventWriter
+from trainer.events import Event, EventReader, EventWriter
 from trainer.rundir import RunDirectory, token_sha256
 from trainer.secretmanager import ENDPOINT
 
 LOCAL_POLL = 0.25  # seconds
 LOCAL_PATIENCE = 5.0
 VERTEX_POLL = 10.0
+EVENT_POLL = 0.25
+REMOTE_EVENT_POLL = 5.0  # on an object store, where each look is some requests
 
 
 class LaunchError(ValueError):
@@ -37,6 +43,8 @@ class LaunchError(ValueError):
 
 class Run:
     """A run that ``launch`` started, looked after by a thread of this process.
+
+    Its methods raise OSError when the run directory cannot be reached.
 
     As a context manager it cancels the run when the block is left early.
 
@@ -78,6 +86,27 @@ class Run:
     def status(self) -> dict[str, Any]:
         """Returns what ``swell status --json`` prints, without asking the API (``api`` is None)."""
         return read_status(self.directory)
+
+    def events(self, follow: bool = True) -> Iterator[Event]:
+        """Yields the run's events: those that there are, and those to come until its end.
+
+        Each is a dict with ``event``, ``time`` and what trainer.events says. They come in order of
+        time as far as they are known: what one VM writes late comes late.
+
+        Args:
+            follow: whether to wait for those to come.
+
+        Raises OSError when the run directory cannot be read.
+        """
+        reader = EventReader(self.directory)
+        pause = EVENT_POLL if self.directory.store.is_local else REMOTE_EVENT_POLL
+        while True:
+            ended = self.ended  # before the look: what is written last is then seen, too
+            yield from reader.read_new()
+            if ended or not follow:
+                return
+            assert self._thread
+            self._thread.join(pause)
 
     def cancel(self, reason: str = "") -> None:
         """Ends the run as cancelled, unless it has ended; ``wait`` tells when it is gone."""
@@ -135,10 +164,13 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
     Returns the run, which is looked after until it ends or this process does. On the local
     target its VMs end with this process; on Vertex AI they go on.
 
-    Raises LaunchError for a job that the target cannot run, RunError for an id that is taken or
-    impossible, LocalError when the emulator does not start, ApiError when Secret Manager refuses.
+    Raises LaunchError for a job that the target cannot run, for code that cannot be sent and a
+    webhook that is not there, RunError for an id that is taken or impossible, LocalError when the
+    emulator does not start, ApiError when Secret Manager refuses, OSError when the run directory
+    cannot be written.
     """
     require_fit(job, target)
+    packed, url = _packed(job), _webhook_url(job)
     run_id = run_id or runs.new_id(job.name, time.time())
     runs.check_id(run_id)
     directory = runs.directory_for(run_id, job.output, target)
@@ -152,14 +184,17 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
                 "id": run_id,
                 "target": target,
                 "spec": job.to_dict(),
-                "settings": job.settings(),
+                "settings": {**job.settings(), **(packed.settings() if packed else {})},
                 "token_sha256": token_sha256(secret),
                 "created": time.time(),
                 "by": runs.whoami(),
             },
         )
+        heard = resources.enter_context(_told(job, url, run_id, directory))
         emulator = None
         try:
+            if packed:
+                packed.send(directory, job.sends_package)
             if target == "local":
                 # The client's import takes as long as the emulator's start: let it meanwhile.
                 imports = threading.Thread(target=import_client, daemon=True)
@@ -178,7 +213,7 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
                 jobs = Jobs(job.project or "", job.regions[0])
             secrets_api = emulator.endpoint if emulator else ENDPOINT
             token = resources.enter_context(delivered(job, secret, directory, secrets_api))
-        except (LocalError, ApiError) as error:
+        except (LocalError, ApiError, OSError) as error:
             directory.end("failed", str(error))
             raise
         except BaseException:  # Ctrl-C while it starts
@@ -189,14 +224,46 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
             directory,
             jobs,
             lambda attempt: customjob.build(
-                job, run_id=run_id, run_dir=directory.url, token=token, attempt=attempt
+                job,
+                run_id=run_id,
+                run_dir=directory.url,
+                token=token,
+                attempt=attempt,
+                code=package_url(directory.url, packed.sha256) if packed else "",
             ),
             poll=LOCAL_POLL if emulator else VERTEX_POLL,
             patience=LOCAL_PATIENCE if emulator else PATIENCE,
             sleep=run._sleep,
+            listener=heard,
         )
         run._start(supervisor, resources.pop_all())
     return run
+
+
+def _packed(job: Job) -> Packed | None:
+    try:
+        return pack(job.code) if job.code else None
+    except (PackingError, OSError) as error:
+        raise LaunchError(str(error)) from None
+
+
+def _webhook_url(job: Job) -> str:
+    try:
+        return find_url(job.notify) if job.notify else ""
+    except WebhookError as error:
+        raise LaunchError(str(error)) from None
+
+
+@contextmanager
+def _told(
+    job: Job, url: str, run_id: str, directory: RunDirectory
+) -> Iterator[Callable[[Event], object]]:
+    """Lets the job's webhook, if it has one, hear of the run: yields who is to be told."""
+    if not job.notify:
+        yield lambda event: None
+        return
+    with Webhook(job.notify, url, run_id, directory) as webhook:
+        yield webhook.hear
 
 
 def require_fit(job: Job, target: Target) -> None:

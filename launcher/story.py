@@ -141,4 +141,5 @@ _TELLERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "checkpoint_rejected": lambda e: f"checkpoint of step {e['step']} is unusable{_why(e)}",
     "task_failed": lambda e: f"the task raised in rank {e['rank']} at step {e['step']}",
     "finished": _finished,
+    "notification_failed": lambda e: str(e["reason"]),
 }

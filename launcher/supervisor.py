@@ -29,7 +29,7 @@ from typing import Any, Literal, Protocol
 from launcher.apierror import ApiError
 from launcher.job.customjob import CustomJob
 from launcher.vertex import JobState
-from trainer.events import EventWriter
+from trainer.events import Event, EventWriter
 from trainer.rundir import ATTEMPTS, OutcomeState, RunDirectory
 
 GRACE = 30.0  # seconds that replicas get to exit after the run has ended
@@ -156,6 +156,7 @@ class Supervisor:
             changed while it runs.
         clock: returns Unix seconds.
         sleep: waits for so many seconds, or less.
+        listener: is told of each event that this writes; see EventWriter.
     """
 
     def __init__(
@@ -168,6 +169,7 @@ class Supervisor:
         patience: float = PATIENCE,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], object] = time.sleep,
+        listener: Callable[[Event], object] = lambda event: None,
     ) -> None:
         self._run_dir = run_dir
         self._api = api
@@ -176,7 +178,7 @@ class Supervisor:
         self.patience = patience
         self._clock = clock
         self._sleep = sleep
-        self._events = EventWriter(run_dir, "launcher", clock)
+        self._events = EventWriter(run_dir, "launcher", clock, listener)
         self._attempt: Attempt | None = None
         self._cancel_sent = False
         self._answered = clock()

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any
 
 from trainer import preemption
+from trainer.code import bring
 from trainer.credentials import Credentials, find_credentials
 from trainer.environment import horovod_environment
 from trainer.events import EventWriter
@@ -336,7 +337,7 @@ class Agent:
             module=settings.module,
             args=settings.args,
             balance=settings.balance,
-            **settings.checkpoints(),
+            **settings.session(),
             job_sha256=settings.job_sha256,
             audit=settings.audit,
         )
@@ -450,7 +451,7 @@ def _without_op(message: Message) -> dict[str, Any]:
 async def serve(env: Mapping[str, str]) -> int:
     """Runs the agent that ``env`` describes. Returns its exit code.
 
-    Raises ValueError, for the user, when the environment or the run directory is unusable.
+    Raises ValueError, for the user, when the environment, run directory or code is unusable.
     """
     url = env.get(ENV_RUN_DIR)
     if not url:
@@ -461,8 +462,8 @@ async def serve(env: Mapping[str, str]) -> int:
     except FileNotFoundError as error:
         raise ValueError(f"{run_dir.url} is not a run directory: it has no run.json") from error
     credentials = find_credentials(env, run)
-    agent = Agent(find_replica(env), run_dir, Settings.of_run(run), credentials, env)
-    return await agent.run()
+    settings = await asyncio.to_thread(bring, run_dir, Settings.of_run(run), env)
+    return await Agent(find_replica(env), run_dir, settings, credentials, env).run()
 
 
 def main() -> int:

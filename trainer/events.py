@@ -37,6 +37,7 @@ checkpoint_skipped        step, reason                      (the notice is too s
 store_unavailable         reason, seconds                   (the start waits for it, so long)
 task_failed               member, rank, step, reason (the traceback)
 finished                  state, reason, step
+notification_failed       reason                            (launcher)
 ========================  =======================================================
 
 Events are buffered and written as numbered batches, because object stores cannot
@@ -66,14 +67,20 @@ class EventWriter:
         run_dir: where to write.
         writer: a name that no other living writer of the run uses.
         clock: returns Unix time in seconds.
+        listener: is told of each event when it is added; must neither block nor raise.
     """
 
     def __init__(
-        self, run_dir: RunDirectory, writer: str, clock: Callable[[], float] = time.time
+        self,
+        run_dir: RunDirectory,
+        writer: str,
+        clock: Callable[[], float] = time.time,
+        listener: Callable[[Event], object] = lambda event: None,
     ) -> None:
         self._run_dir = run_dir
         self._writer = writer
         self._clock = clock
+        self._listener = listener
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
         self._buffer: list[str] = []
@@ -87,6 +94,7 @@ class EventWriter:
         line = json.dumps(record)
         with self._lock:
             self._buffer.append(line)
+        self._listener(record)
 
     def flush(self) -> None:
         """Writes what is buffered. What could not be written stays buffered; OSError is raised."""

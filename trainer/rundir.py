@@ -8,6 +8,7 @@ re-exports), so the two sides can be installed and changed apart. The layout::
     leader/000007.json            exclusive-create objects; the highest number is the epoch
     events/<writer>/<seq>.jsonl   what happened, in batches (see trainer.events)
     audit/<writer>.jsonl          sample ids that each worker contributed (only when asked for)
+    code/<sha256>.tar.gz          the user's code (see trainer.bundle)
     checkpoints/step-000001200/   shards and manifest.json; no manifest, no checkpoint
     logs/                         TensorBoard event files
     outcome.json                  written once: how the run ended, and why
@@ -34,6 +35,7 @@ ENV_ATTEMPT = "SWELL_ATTEMPT"
 # What a replica may be told about its machine; found out by itself otherwise.
 ENV_ADDRESS = "SWELL_ADDRESS"
 ENV_SLOTS = "SWELL_SLOTS"
+ENV_SCRATCH = "SWELL_SCRATCH"  # a folder for the user's code; by default one for temporary files
 
 # Exit codes of an agent (DESIGN section 4).
 EXIT_OK = 0
@@ -47,6 +49,7 @@ LEADER = "leader"
 EVENTS = "events"
 AUDIT = "audit"
 CHECKPOINTS = "checkpoints"
+CODE = "code"
 
 JSON_LIMIT = 8 * 2**20  # bytes; nothing that Swell writes as one JSON file comes near it
 

@@ -33,6 +33,8 @@ class Session:
         checkpoint_from: the URL of a checkpoint that a new run begins from; "" for none.
         job_sha256: the job's checksum, for the record.
         audit: whether to log the sample ids of every step.
+        code_folder: where the user's code is, if the run brought it along: see trainer.code.
+        code_installed: where that is which the code requires; "" if it requires nothing.
     """
 
     run_dir_url: str | None = None
@@ -53,6 +55,8 @@ class Session:
     checkpoint_from: str = ""
     job_sha256: str = ""
     audit: bool = False
+    code_folder: str = ""
+    code_installed: str = ""
 
     @property
     def run_dir(self) -> RunDirectory | None:

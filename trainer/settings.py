@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from trainer.bundle import is_plain
 from trainer.policy import Policy
 
 
@@ -25,6 +27,10 @@ class Settings:
         spares: warm standbys beside each active worker.
         checkpoint_every, …, checkpoint_from, job_sha256: see trainer.session.
         audit: whether workers log the sample ids of every step.
+        code_sha256: which code the run brings along; "" for none. See trainer.code.
+        code_size: how many bytes its files have together.
+        code_requirements: the file in it that lists what it requires; "" if nothing.
+        code_folder, code_installed: where both are on this VM, once they are; see trainer.session.
     """
 
     task: str = ""
@@ -51,12 +57,21 @@ class Settings:
     checkpoint_from: str = ""
     job_sha256: str = ""
     audit: bool = False
+    code_sha256: str = ""
+    code_size: int = 0
+    code_requirements: str = ""
+    code_folder: str = ""
+    code_installed: str = ""
 
     def __post_init__(self) -> None:
         if sum(map(bool, (self.task, self.script, self.module))) != 1:
             raise ValueError("exactly one of task, script and module must be set")
         if self.balance not in ("even", "speed"):
             raise ValueError(f"balance {self.balance!r} is neither even nor speed")
+        if self.code_sha256 and not re.fullmatch("[0-9a-f]{64}", self.code_sha256):
+            raise ValueError("code_sha256 is not a SHA-256")
+        if self.code_requirements and not is_plain(self.code_requirements):
+            raise ValueError("code_requirements is not a file of the code")
         for local in (True, False):
             self.policy(local)  # raises ValueError when the limits do not agree
 
@@ -75,9 +90,14 @@ class Settings:
         except TypeError as error:
             raise ValueError(f"run.json's settings are unusable: {error}") from error
 
-    def checkpoints(self) -> dict[str, Any]:
-        """What a worker's session takes over of them: everything named ``checkpoint_…``."""
-        return {name: value for name, value in vars(self).items() if name.startswith("checkpoint_")}
+    def session(self) -> dict[str, Any]:
+        """What a worker's session takes over of them under the same name."""
+        checkpoints = {name: v for name, v in vars(self).items() if name.startswith("checkpoint_")}
+        return {
+            **checkpoints,
+            "code_folder": self.code_folder,
+            "code_installed": self.code_installed,
+        }
 
     def policy(self, local: bool = True) -> Policy:
         """The limits for membership, and for who leads.

@@ -38,6 +38,10 @@ def main() -> int:
     channel.beat()
     session = current_session()
     try:
+        if session.code_folder:
+            from trainer.code import enter
+
+            enter(session.code_folder, session.code_installed)
         if session.task:
             train(session, channel)
         else:

@@ -43,7 +43,7 @@ from launcher.emulator.metadata import Identity, Metadata, numeric_project
 from launcher.emulator.places import Place, Site, open_site
 from launcher.emulator.steps import StepReader
 from launcher.emulator.vm import ProcessVM
-from trainer.rundir import ENV_ADDRESS, ENV_SLOTS
+from trainer.rundir import ENV_ADDRESS, ENV_SCRATCH, ENV_SLOTS
 from trainer.secretmanager import ENV_ENDPOINT
 
 ENTRY_POINT = (sys.executable, "-m", "trainer.agent")  # of our image: the only one known here
@@ -254,7 +254,11 @@ class Job:
             service["AIP_CHECKPOINT_DIR"] = f"{output}/checkpoints/"
             service["AIP_TENSORBOARD_LOG_DIR"] = f"{output}/logs/"
         workers = sum(one.slots * len(one.replica_names()) for one in self._pools)
-        base = base_environment(workers) | {ENV_SLOTS: str(pool.slots)}
+        own = self._folders.installed / self._id / name  # what VMs share otherwise: their disk
+        base = base_environment(workers) | {
+            ENV_SLOTS: str(pool.slots),
+            ENV_SCRATCH: str(own / "scratch"),
+        }
         environment = container_environment(base, pool.env, service)
         return ProcessVM(
             self._command(pool, name, environment),

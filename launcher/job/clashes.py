@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
+from launcher.job.code import Code
 from launcher.job.machines import REGIONS
 from launcher.job.part import Problem, valid, whole
-from launcher.job.pool import Container, Package, Pool
+from launcher.job.pool import MAX_PACKAGES, Container, Package, Pool
 from launcher.job.scheduling import Scheduling
 
 MAX_POOLS = 4
@@ -134,6 +135,31 @@ def _what_runs(draft: Draft) -> Iterator[Problem]:
             f"does not start swell-agent, which runs the {given[0]} in the first pool; "
             f"remove it, or remove {given[0]}",
         )
+
+
+def _code(draft: Draft) -> Iterator[Problem]:
+    code = draft.given("code")
+    own = [pool.package if pool else None for pool in draft.pools]
+    packages: list[tuple[tuple[str | int, ...], Any]] = [
+        (("package",), valid(Package, draft.given("package"))),
+        *((("pools", index, "package"), package) for index, package in enumerate(own)),
+    ]
+    for at, package in packages:
+        if package and not package.uris and code is None:
+            yield (*at, "uris"), "has 0 entries; write at least 1, or send your own with code"
+        elif package and not package.starts_agent and len(package.uris) == MAX_PACKAGES and code:
+            yield (*at, "uris"), f"has {MAX_PACKAGES} entries beside the code; write fewer"
+    if not isinstance(code, Code):
+        return
+    task = draft.given("task")
+    files = {"script": draft.given("script"), "task": task and task.rpartition(":")[0]}
+    for field, file in files.items():
+        if isinstance(file, str) and file.endswith(".py") and code.inside(file) is None:
+            yield (field,), f"{file} is not in the code folder, {code.folder}; name one that is"
+    runtimes = [pool and draft.runtime(pool) for pool in draft.pools]
+    known = [runtime for runtime in runtimes if runtime]
+    if known and not any(isinstance(r, Package) or r.starts_agent for r in known):
+        yield ("code",), "reaches no replica: no pool runs swell-agent or a package; remove it"
 
 
 def _args_fit(draft: Draft) -> Iterator[Problem]:
@@ -270,6 +296,7 @@ def _locations(draft: Draft) -> Iterator[Problem]:
 
 _CHECKS: tuple[Callable[[Draft], Iterator[Problem]], ...] = (
     _what_runs,
+    _code,
     _args_fit,
     _first_pool,
     _workers,

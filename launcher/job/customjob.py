@@ -33,7 +33,14 @@ LOCAL = "local"  # project and region where the job names none, which only the l
 
 
 def build(
-    job: Job, *, run_id: str, run_dir: str, token: str, attempt: int, region: str | None = None
+    job: Job,
+    *,
+    run_id: str,
+    run_dir: str,
+    token: str,
+    attempt: int,
+    region: str | None = None,
+    code: str = "",
 ) -> CustomJob:
     """Returns the CustomJob to send for one attempt of a run.
 
@@ -45,6 +52,7 @@ def build(
             in Secret Manager if that delivers it.
         attempt: number of this attempt, from 1.
         region: where it is sent; by default the job's first.
+        code: URL of the user's code as a Python package, for pools that install it.
     """
     env = {
         ENV_RUN_DIR: run_dir.replace("$", "$$"),  # a value's $(NAME) would be expanded
@@ -58,7 +66,7 @@ def build(
     if job.encryption_key:
         request["encryptionSpec"] = {"kmsKeyName": job.encryption_key}
     spec: dict[str, Any] = {
-        "workerPoolSpecs": [_worker_pool(job, pool, env, token) for pool in job.pools],
+        "workerPoolSpecs": [_worker_pool(job, pool, env, token, code) for pool in job.pools],
         "scheduling": _scheduling(job),
         "baseOutputDirectory": {"outputUriPrefix": run_dir},
     }
@@ -104,7 +112,9 @@ def _first_region(job: Job) -> str:
     return job.regions[0] if job.regions else LOCAL
 
 
-def _worker_pool(job: Job, pool: Pool, common: dict[str, str], token: str) -> dict[str, Any]:
+def _worker_pool(
+    job: Job, pool: Pool, common: dict[str, str], token: str, code: str
+) -> dict[str, Any]:
     machine = pool.machine_type
     own = dict(common)
     if job.starts_agent(pool):  # nobody else needs the secret
@@ -135,7 +145,8 @@ def _worker_pool(job: Job, pool: Pool, common: dict[str, str], token: str) -> di
     if isinstance(runtime, Container):
         spec["containerSpec"] = _container(runtime, env)
     else:
-        spec["pythonPackageSpec"] = _package(runtime, env)
+        packed = [code] if job.takes_code_as_package(pool) else []
+        spec["pythonPackageSpec"] = _package(runtime, packed, env)
     return spec
 
 
@@ -148,10 +159,10 @@ def _container(container: Container, env: list[dict[str, str]]) -> dict[str, Any
     return {**spec, "env": env}
 
 
-def _package(package: Package, env: list[dict[str, str]]) -> dict[str, Any]:
+def _package(package: Package, code: list[str], env: list[dict[str, str]]) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "executorImageUri": package.executor,
-        "packageUris": list(package.uris),
+        "packageUris": [*package.uris, *code],
         "pythonModule": package.module or AGENT_MODULE,
     }
     if package.args:

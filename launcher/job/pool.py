@@ -103,8 +103,9 @@ class Package(Part):
     """Python packages to install into a prebuilt image, and the module to run then."""
 
     executor: Image = Field(description="A prebuilt image, such as Google's for PyTorch")
-    uris: Annotated[list[PackageUri], Field(min_length=1, max_length=MAX_PACKAGES)] = Field(
-        description="gs:// paths of the packages; on the local target also files"
+    uris: Annotated[list[PackageUri], Field(max_length=MAX_PACKAGES)] = Field(
+        default_factory=list,
+        description="gs:// paths of the packages; on the local target also files",
     )
     module: ModuleName | None = Field(
         None, description="What to run, with python -m; by default Swell's agent"

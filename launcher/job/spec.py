@@ -29,10 +29,12 @@ from pydantic import (
 from pydantic_core import CoreSchema, InitErrorDetails, core_schema
 
 from launcher.job.clashes import MAX_POOLS, Draft, clashes
+from launcher.job.code import Code
 from launcher.job.durations import Duration, Moment, Steps, format_duration, parse_moment
 from launcher.job.machines import REGIONS, unknown_region
 from launcher.job.marketfile import MarketField
 from launcher.job.network import Network, PscInterface
+from launcher.job.notify import Notify
 from launcher.job.part import DEFAULT, Part, Problem, Text, beside, problem, resource, whole
 from launcher.job.pool import Container, Environment, ModuleName, Package, Pool
 from launcher.job.scheduling import Scheduling
@@ -234,6 +236,7 @@ class Job(Part):
     args: Args = Field(
         default_factory=dict, description="A task's keyword arguments, or a list of texts"
     )
+    code: Code | None = Field(None, description="A folder that the run brings along")
     container: Container = Field(DEFAULT, validate_default=True, description="What replicas run")
     package: Package | None = Field(None, description="Python packages to run, not a container")
     env: Environment = Field(default_factory=dict, description="Variables of all replicas")
@@ -285,6 +288,7 @@ class Job(Part):
     experiment: Experiment | None = Field(None, description="A Vertex AI experiment")
     web_access: bool = Field(False, description="Interactive shells in the replicas")
     dashboard_access: bool = Field(False, description="A dashboard served by the first replica")
+    notify: Notify | None = Field(None, description="A webhook to tell of the run's end and more")
     local: Local = Field(DEFAULT, validate_default=True)
 
     @field_validator("task")
@@ -377,8 +381,26 @@ class Job(Part):
     def _program(self) -> dict[str, Any]:
         if self.script or self.module:
             name = "script" if self.script else "module"
-            return {"task": "", name: self.script or self.module, "args": list(self.args)}
-        return {"task": self.task or "", "task_args": self.args}
+            program = self._sent(self.script) if self.script else self.module
+            return {"task": "", name: program, "args": list(self.args)}
+        where, colon, class_name = (self.task or "").rpartition(":")
+        if where.endswith(".py"):
+            where = self._sent(where)
+        return {"task": f"{where}{colon}{class_name}", "task_args": self.args}
+
+    @property
+    def sends_package(self) -> bool:
+        """Whether the code is sent as a Python package, too."""
+        return any(map(self.takes_code_as_package, self.pools))
+
+    def _sent(self, file: str) -> str:
+        """What the VMs call a file of this machine."""
+        return self.code.inside(file) or file if self.code else file
+
+    def takes_code_as_package(self, pool: Pool) -> bool:
+        """Whether the code reaches the replicas of ``pool`` as a Python package: no agent does."""
+        runtime = self.runtime(pool)
+        return self.code is not None and isinstance(runtime, Package) and not runtime.starts_agent
 
     def files(self) -> list[tuple[str, str]]:
         """The fields that name a file on this machine, and its path."""

@@ -23,17 +23,26 @@ def warnings(job: Job) -> list[Problem]:
 def _locally(job: Job) -> Iterator[Problem]:
     from launcher.emulator.places import missing  # a plan for Vertex AI needs no emulator
 
-    for field, file in job.files():
-        if not Path(file).is_file():
-            yield (field,), f"there is no file {file}; name one that exists"
+    yield from _absent(job)
     if why := missing(job.local.vm):
         yield ("local", "vm"), f"is {job.local.vm}; {why}, or write process"
 
 
+def _absent(job: Job) -> Iterator[Problem]:
+    """Yields what is not on this machine."""
+    missing = list(job.code.missing()) if job.code else []
+    yield from ((("code", field), what) for field, what in missing)
+    for field, file in job.files():
+        if not missing and not Path(file).is_file():
+            yield (field,), f"there is no file {file}; name one that exists"
+
+
 def _on_vertex(job: Job) -> Iterator[Problem]:
-    for field, _ in job.files():
-        remedy = "module: NAME" if field == "script" else "module:Class"
-        yield (field,), f"is a local file; put it into the image and write {remedy}"
+    if job.code:
+        yield from _absent(job)
+    else:
+        for field, _ in job.files():
+            yield (field,), "is a local file; write code: FOLDER, which sends it along"
     if not job.project:
         yield ("project",), "is missing; Vertex AI needs your Google Cloud project"
     if not job.regions:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from launcher import runs
 from launcher.apierror import ApiError
 from launcher.cancellation import cancel_run
+from launcher.cli import app
 from launcher.retry import Backoff, Retries
 from launcher.supervisor import read_attempts
 from trainer.events import read_events
@@ -143,3 +145,35 @@ def test_a_local_run_is_its_launchs_to_stop() -> None:
     directory = record_run("one", target="local")
     record_attempt(directory, "http://127.0.0.1:1")
     assert cancel(directory) == "run one is cancelled"
+
+
+def test_several_are_ended_at_once(server: Server) -> None:
+    local = record_run("local", target="local")
+    directory = record_run("one")
+    record_attempt(directory, server.endpoint)
+    add(server, custom_job("one"))
+    answer = CliRunner().invoke(app, ["cancel", "one", "local", "one"])
+    assert (answer.exit_code, answer.stderr) == (0, "")
+    assert [line for line in answer.stdout.splitlines() if line.startswith("run")] == [
+        "run one is cancelled",
+        "run local is cancelled",
+    ]
+    assert all((one.outcome() or {})["state"] == "cancelled" for one in (local, directory))
+
+
+def test_of_several_none_is_ended_when_one_is_not_found(server: Server) -> None:
+    directory = record_run("one")
+    answer = CliRunner().invoke(app, ["cancel", "one", "two"])
+    assert answer.exit_code == 2
+    assert "two: there is no such run" in answer.stderr
+    assert directory.outcome() is None
+
+
+def test_of_several_one_that_fails_holds_up_no_other(server: Server) -> None:
+    broken, directory = record_run("broken"), record_run("one")
+    broken.store.write("attempts/0001.json", b"no JSON")
+    answer = CliRunner().invoke(app, ["cancel", "broken", "one"])
+    assert answer.exit_code == 1
+    assert answer.stdout == "run one is cancelled\n"
+    assert answer.stderr.startswith("swell: ") and "broken" in answer.stderr
+    assert directory.outcome()

@@ -58,6 +58,13 @@ def three() -> None:
         ({"states": ["cancelled"]}, []),
         ({"target": "local"}, ["old"]),
         ({"target": "vertex", "states": ["running"]}, ["new"]),
+        ({"name": "fail"}, ["failed"]),
+        ({"name": "?e"}, ["new"]),
+        ({"name": "*l"}, ["old", "failed"]),
+        ({"name": "ew"}, []),
+        ({"since": 2.0}, ["failed", "new"]),
+        ({"regions": ["us-central1"]}, ["new"]),
+        ({"regions": ["us-central"]}, []),
     ],
 )
 def test_filters(three: None, options: dict[str, Any], expected: list[str]) -> None:
@@ -116,6 +123,9 @@ def test_the_command(server: Server, three: None, tmp_path: Path) -> None:
     job.write_text(json.dumps(SPEC))
     shown = CliRunner().invoke(app, ["runs", "--job", str(job), "--state", "running"])
     assert [line.split()[0] for line in shown.stdout.splitlines()] == ["run", "new", "elsewhere"]
+    assert CliRunner().invoke(app, ["runs", "-q", "--name", "*l"]).stdout == "old\nfailed\n"
+    assert CliRunner().invoke(app, ["runs", "-q", "--since", "2h"]).stdout == ""
+    assert CliRunner().invoke(app, ["runs", "-q", "--region", "us-central1"]).stdout == "new\n"
     nothing = CliRunner().invoke(app, ["runs", "--state", "waiting"])
     assert nothing.stdout == "There is no such run.\n"
     server.faults = [refuses(403, "PERMISSION_DENIED", "No.")]
@@ -125,7 +135,8 @@ def test_the_command(server: Server, three: None, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [["--project", "p"], ["--region", "r"], ["--limit", "0"], ["--state", "odd"]]
+    "options",
+    [["--project", "p"], ["--since", "3"], ["--since", "x"], ["--limit", "0"], ["--state", "odd"]],
 )
 def test_options_that_say_nothing_useful(options: list[str]) -> None:
     assert CliRunner().invoke(app, ["runs", *options]).exit_code == 2

@@ -41,7 +41,7 @@ def _without_place(line: str, job_file: Path, row: Row) -> str:
         line = line.replace(f"--set {override}: ", "")
     for number in range(1, 20):
         line = line.replace(f"{job_file}:{number}: ", "")
-    return line
+    return line.replace(str(job_file.parent), "FOLDER")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,62 @@
+"""What a user can mend becomes one line and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+OK, FAILED, BAD_INPUT, CANCELLED = 0, 1, 2, 3
+
+
+@contextmanager
+def user_errors(*, offline: bool = False) -> Iterator[None]:
+    """Turns the errors of a command into lines for its user and the command's exit code.
+
+    Args:
+        offline: the command uses none of the libraries that talk of themselves.
+    """
+    if not offline:
+        _silence_libraries()
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise typer.Exit(CANCELLED) from None
+    except BrokenPipeError:  # the reader has seen enough
+        sys.stderr.close()
+        raise typer.Exit(OK) from None
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
+        if isinstance(error, typer.Exit | typer.Abort):
+            raise
+        code = _exit_code(error)
+        if code is None:
+            raise
+        for line in str(error).splitlines():
+            typer.echo(f"swell: {line}", err=True)
+        raise typer.Exit(code) from None
+
+
+def _silence_libraries() -> None:
+    """What they log, with its traceback, they raise as well."""
+    import logging
+
+    for library in ("gcsfs", "google"):
+        logging.getLogger(library).addHandler(logging.NullHandler())
+        logging.getLogger(library).propagate = False
+
+
+def _exit_code(error: Exception) -> int | None:
+    from launcher.apierror import ApiError
+    from launcher.job.jobfile import JobFileError
+    from launcher.local import LocalError
+    from launcher.packing import PackingError
+    from launcher.run import LaunchError
+    from launcher.runs import RunError
+
+    if isinstance(error, JobFileError | LaunchError | PackingError | RunError):
+        return BAD_INPUT
+    if isinstance(error, LocalError | ApiError | OSError | ImportError):
+        return FAILED
+    return None

@@ -1,0 +1,242 @@
+"""Tells a webhook of a run's end, of stockouts and failovers.
+
+A POST of JSON, which Slack takes as it is::
+
+    text         what happened, in a line for people
+    news         end | stockout | failover
+    run, url     the run's id, and its directory
+    time         Unix seconds
+    state, reason, metrics    of an end: as in outcome.json; the reason's first line
+    attempt, region, reason   of a stockout and of a failover (the attempt that begins)
+
+Nothing of this ever holds the run up or fails it: a thread sends, tries again what may pass, and at
+the end of the run is waited for a few seconds at most. What could not be told becomes an event,
+``notification_failed``. The URL is a secret: it is in no record, no log and no error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from http.client import HTTPException
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from launcher.job.notify import Notify
+from launcher.story import one_line
+from trainer.events import Event, EventWriter
+from trainer.rundir import RunDirectory
+
+TIMEOUT = 10.0  # seconds without an answer
+WAITS = (1.0, 4.0, 16.0)  # seconds before each further try
+CLOSING = 15.0  # seconds that a run's end waits for what is still to be told
+WAITING = 100  # messages; more than that are not kept for a webhook that does not take them
+URL_LIMIT = 4096
+
+Message = dict[str, Any]
+
+
+class WebhookError(ValueError):
+    """A webhook that is not where the job says; one line, without the URL."""
+
+
+def find_url(notify: Notify, environment: Mapping[str, str] = os.environ) -> str:
+    """Returns the webhook's URL. Raises WebhookError."""
+    if notify.url_env:
+        field, url = "notify.url_env", environment.get(notify.url_env, "")
+        where = f"the variable {notify.url_env}"
+    else:
+        field, file = "notify.url_file", str(notify.url_file)
+        where = f"the file {file}"
+        try:
+            with Path(file).open(errors="replace") as opened:
+                url = opened.read(URL_LIMIT)
+        except OSError as error:
+            raise WebhookError(f"{field}: {where} cannot be read: {error.strerror}") from None
+    url = url.strip()
+    if not url:
+        raise WebhookError(f"{field}: {where} is missing or empty; put the webhook's URL there")
+    try:
+        parts = urlsplit(url)
+        right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        right = False
+    if not right or not url.isascii() or not url.isprintable() or " " in url:
+        raise WebhookError(f"{field}: {where} does not hold an http:// or https:// URL")
+    return url
+
+
+def message_of(event: Event) -> Message | None:
+    """Returns what is worth telling of an event of the launcher's; None for other events."""
+    attempt, region, reason = (event.get(name) for name in ("attempt", "region", "reason"))
+    why = f" ({one_line(str(reason))})" if reason else ""
+    message: Message = {"attempt": attempt, "region": region}
+    if event["event"] == "stockout":
+        text = f"no capacity in {region}{why}"
+        return {"text": text, "news": "stockout", **message, "reason": reason}
+    if event["event"] == "attempt_started" and isinstance(attempt, int) and attempt > 1:
+        return {"text": f"goes on in {region}, attempt {attempt}", "news": "failover", **message}
+    return None
+
+
+def end_message(outcome: Mapping[str, Any]) -> Message:
+    """Returns what is told of a run's end, from outcome.json."""
+    state, reason = str(outcome.get("state")), str(outcome.get("reason") or "")
+    first = one_line(reason.strip().partition("\n")[0])
+    why = f": {first}" if first and state != "succeeded" else ""
+    metrics = outcome.get("metrics") or {}
+    return {
+        "text": f"{_ENDS.get(state, state)}{why}",
+        "news": "end",
+        "state": state,
+        "reason": first,
+        "metrics": metrics,
+    }
+
+
+_ENDS = {"succeeded": "is complete", "failed": "has failed", "cancelled": "was cancelled"}
+
+
+class Webhook:
+    """A webhook that hears of one run for as long as the block lasts.
+
+    Args:
+        notify: what it wants to hear.
+        url: where it is.
+        run_id: the run.
+        run_dir: its directory.
+        timeout: seconds to wait for an answer.
+        waits: seconds before each further try.
+        closing: seconds that leaving the block takes at most.
+        clock: returns Unix seconds.
+    """
+
+    def __init__(
+        self,
+        notify: Notify,
+        url: str,
+        run_id: str,
+        run_dir: RunDirectory,
+        *,
+        timeout: float = TIMEOUT,
+        waits: tuple[float, ...] = WAITS,
+        closing: float = CLOSING,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._on = notify.on
+        self._url = url
+        self._run_id = run_id
+        self._run_dir = run_dir
+        self._timeout = timeout
+        self._waits = waits
+        self._closing = closing
+        self._clock = clock
+        self._events = EventWriter(run_dir, f"webhook-{os.urandom(4).hex()}", clock)
+        self._queue: queue.Queue[Message | None] = queue.Queue(WAITING)
+        self._hurry = threading.Event()
+        self._over = False
+        self._thread = threading.Thread(target=self._send_all, name="swell webhook", daemon=True)
+
+    def __enter__(self) -> Webhook:
+        self._over = self._outcome() is not None
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        outcome = self._outcome()
+        if outcome is not None and not self._over:
+            self._put(end_message(outcome))
+        with suppress(queue.Full):
+            self._queue.put_nowait(None)
+        self._thread.join(self._closing)
+        if self._thread.is_alive():
+            self._hurry.set()  # and if it hangs in an answer, it ends with the process
+            self._failed("it did not take everything in time")
+
+    def hear(self, event: Event) -> None:
+        """Takes in an event of the run; never blocks and never fails."""
+        message = message_of(event)
+        if message is not None:
+            self._put(message)
+
+    def _put(self, message: Message) -> None:
+        if message["news"] not in self._on:
+            return
+        who = {"run": self._run_id, "url": self._run_dir.url, "time": self._clock()}
+        text = f"swell: run {self._run_id} {message['text']}"
+        if message["news"] == "stockout":
+            text = f"swell: run {self._run_id}: {message['text']}"
+        with suppress(queue.Full):
+            self._queue.put_nowait({**message, "text": text, **who})
+
+    def _outcome(self) -> dict[str, Any] | None:
+        with suppress(OSError, ValueError):
+            return self._run_dir.outcome()
+        return None
+
+    def _send_all(self) -> None:
+        while (message := self._queue.get()) is not None:
+            self._send(message)
+
+    def _send(self, message: Message) -> None:
+        why: str | None = None
+        for wait in (0.0, *self._waits):
+            if self._hurry.wait(wait):
+                return
+            why, final = self._post(message)
+            if why is None:
+                return
+            if final:
+                break
+        self._failed(str(why))
+
+    def _post(self, message: Message) -> tuple[str | None, bool]:
+        """Returns why it was not taken, or None, and whether that will not pass."""
+        request = Request(
+            self._url,
+            json.dumps(message).encode(),
+            {"Content-Type": "application/json", "User-Agent": "swell"},
+        )
+        try:
+            with build_opener(_NoRedirects).open(request, timeout=self._timeout):
+                return None, True
+        except HTTPError as error:
+            error.close()
+            return f"it answers HTTP {error.code}", error.code < 500 and error.code not in (
+                408,
+                429,
+            )
+        except (TimeoutError, URLError) as error:
+            reason = error.reason if isinstance(error, URLError) else error
+            if isinstance(reason, TimeoutError):
+                return f"it does not answer within {self._timeout:g} s", False
+            said = getattr(reason, "strerror", None) or type(reason).__name__
+            return f"it cannot be reached: {said}", False
+        except (OSError, HTTPException, ValueError) as error:  # their words may have the URL
+            return f"its answer is not HTTP ({type(error).__name__})", False
+
+    def _failed(self, why: str) -> None:
+        self._events.emit("notification_failed", reason=f"the webhook was not told: {why}")
+        with suppress(OSError):
+            self._events.flush()
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    """A POST is not sent elsewhere: the URL is what the user trusts."""
+
+    def redirect_request(self, *arguments: Any, **named: Any) -> None:
+        return None

@@ -1,0 +1,266 @@
+"""The webhook, with a real HTTP server: what it is told, and that it never holds a run up."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher import runs
+from launcher.job.notify import News, Notify
+from launcher.job.pool import Pool
+from launcher.job.spec import Job
+from launcher.run import LaunchError, launch
+from launcher.webhook import Webhook, WebhookError, end_message, find_url, message_of
+from trainer.events import EventWriter, read_events
+from trainer.rundir import RunDirectory
+
+POOLS = [Pool(machine="a2-highgpu-1g")]
+SECRET = "T0/B0/verysecret"
+STOCKOUT = {"event": "stockout", "time": 1.0, "attempt": 1, "region": "us-east1", "reason": "none"}
+
+
+class Server:
+    """Takes POSTs. ``answers`` are the status codes of the next ones, 200 after that."""
+
+    def __init__(self) -> None:
+        self.answers: list[int] = []
+        self.got: list[dict[str, Any]] = []
+        self.hang = threading.Event()
+        self.hang.set()  # it does not hang
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                server.got.append(json.loads(body))
+                server.hang.wait()
+                code = server.answers.pop(0) if server.answers else 200
+                self.send_response(code)
+                if code == 302:
+                    self.send_header("Location", f"{server.url}/elsewhere")
+                self.end_headers()
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._http.server_port}/services/{SECRET}"
+        self._thread = threading.Thread(target=self._http.serve_forever)
+        self._thread.start()
+
+    def close(self) -> None:
+        self.hang.set()
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> RunDirectory:
+    return RunDirectory(str(tmp_path / "run"))
+
+
+def told(
+    url: str, run_dir: RunDirectory, *events: dict[str, Any], on: list[News] | None = None
+) -> None:
+    """Lets a webhook live through a run that has these events and succeeds."""
+    notify = Notify(url_env="A", on=on) if on else Notify(url_env="A")
+    options: dict[str, Any] = {"timeout": 0.2, "waits": (0.0, 0.0), "closing": 5.0}
+    with Webhook(notify, url, "llama-1", run_dir, **options, clock=lambda: 7.0) as webhook:
+        for event in events:
+            webhook.hear(event)
+        run_dir.end("succeeded", "training is complete", metrics={"loss": 0.5})
+
+
+def failures(run_dir: RunDirectory) -> list[str]:
+    return [e["reason"] for e in read_events(run_dir) if e["event"] == "notification_failed"]
+
+
+def test_stockout_failover_and_end_are_told(server: Server, run_dir: RunDirectory) -> None:
+    started = {"event": "attempt_started", "time": 2.0, "job": "j", "region": "us-west1"}
+    told(server.url, run_dir, {**started, "attempt": 1}, STOCKOUT, {**started, "attempt": 2})
+    common = {"run": "llama-1", "url": run_dir.url, "time": 7.0}
+    assert server.got == [
+        {
+            "text": "swell: run llama-1: no capacity in us-east1 (none)",
+            "news": "stockout",
+            "attempt": 1,
+            "region": "us-east1",
+            "reason": "none",
+            **common,
+        },
+        {
+            "text": "swell: run llama-1 goes on in us-west1, attempt 2",
+            "news": "failover",
+            "attempt": 2,
+            "region": "us-west1",
+            **common,
+        },
+        {
+            "text": "swell: run llama-1 is complete",
+            "news": "end",
+            "state": "succeeded",
+            "reason": "training is complete",
+            "metrics": {"loss": 0.5},
+            **common,
+        },
+    ]
+    assert failures(run_dir) == []
+
+
+def test_only_what_is_asked_for_is_told(server: Server, run_dir: RunDirectory) -> None:
+    told(server.url, run_dir, STOCKOUT, on=["end"])
+    assert [one["news"] for one in server.got] == ["end"]
+
+
+def test_an_end_that_was_before_is_not_told_again(server: Server, run_dir: RunDirectory) -> None:
+    run_dir.end("failed", "long ago")
+    told(server.url, run_dir)
+    assert server.got == []
+
+
+@pytest.mark.parametrize("code", [500, 503, 429])
+def test_what_may_pass_is_tried_again(server: Server, run_dir: RunDirectory, code: int) -> None:
+    server.answers = [code, code]
+    told(server.url, run_dir)
+    assert len(server.got) == 3
+    assert failures(run_dir) == []
+
+
+@pytest.mark.parametrize(("code", "tries"), [(500, 3), (404, 1), (302, 1)])
+def test_what_cannot_be_told_is_on_record_without_the_url(
+    server: Server, run_dir: RunDirectory, code: int, tries: int
+) -> None:
+    server.answers = [code] * 3
+    told(server.url, run_dir)
+    assert len(server.got) == tries
+    assert failures(run_dir) == [f"the webhook was not told: it answers HTTP {code}"]
+    assert SECRET not in str(read_events(run_dir))
+
+
+def test_a_server_that_hangs_holds_nobody_up(server: Server, run_dir: RunDirectory) -> None:
+    server.hang.clear()
+    told(server.url, run_dir)
+    assert len(server.got) == 3
+    assert failures(run_dir) == ["the webhook was not told: it does not answer within 0.2 s"]
+
+
+def test_a_server_that_trickles_holds_nobody_up(run_dir: RunDirectory) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        stop = threading.Event()
+
+        def trickle() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(b"HTTP/1.1 200 OK\r\n")
+                while not stop.wait(0.02):
+                    try:
+                        connection.sendall(b"X: y\r\n")
+                    except OSError:
+                        return
+
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        notify = Notify(url_env="A")
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        with Webhook(notify, url, "one", run_dir, waits=(), timeout=0.2, closing=0.3):
+            run_dir.end("succeeded", "")
+        stop.set()
+        thread.join()
+    # Either it gave up in time, or the answer had become too long to be one.
+    assert len(failures(run_dir)) == 1
+
+
+def test_nobody_there(run_dir: RunDirectory) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    told(f"http://127.0.0.1:{port}/{SECRET}", run_dir)
+    assert failures(run_dir) == [
+        "the webhook was not told: it cannot be reached: Connection refused"
+    ]
+
+
+def test_no_http(run_dir: RunDirectory) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            for _ in range(3):
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(b"SSH-2.0-x\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        told(f"http://127.0.0.1:{listener.getsockname()[1]}/{SECRET}", run_dir)
+        thread.join()
+    assert failures(run_dir) == ["the webhook was not told: its answer is not HTTP (BadStatusLine)"]
+
+
+def test_events_that_are_not_news_and_broken_ones_are_none() -> None:
+    assert message_of({"event": "resumed", "time": 1.0}) is None
+    assert message_of({"event": "attempt_started", "time": 1.0, "attempt": "x"}) is None
+    assert message_of({"event": "attempt_started", "time": 1.0, "attempt": 1}) is None
+
+
+def test_a_traceback_is_not_told() -> None:
+    message = end_message({"state": "failed", "reason": "the task raised\nTraceback:\n  secret"})
+    assert message["text"] == "has failed: the task raised"
+    assert "secret" not in json.dumps(message)
+
+
+def test_a_writers_listener_hears_each_event_once(run_dir: RunDirectory) -> None:
+    heard: list[dict[str, Any]] = []
+    writer = EventWriter(run_dir, "launcher", lambda: 1.0, heard.append)
+    writer.emit("stockout", region="r", reason=None)
+    writer.flush()
+    assert heard == [{"event": "stockout", "time": 1.0, "region": "r"}] == read_events(run_dir)
+
+
+def test_the_url_is_found(tmp_path: Path) -> None:
+    assert find_url(Notify(url_env="HOOK"), {"HOOK": " https://a/b\n"}) == "https://a/b"
+    (tmp_path / "hook").write_text("http://localhost:1/x\n")
+    assert find_url(Notify(url_file=str(tmp_path / "hook"))) == "http://localhost:1/x"
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (None, "the variable HOOK is missing or empty; put the webhook's URL there"),
+        ("  ", "the variable HOOK is missing or empty; put the webhook's URL there"),
+        (SECRET, "the variable HOOK does not hold an http:// or https:// URL"),
+        (f"ftp://{SECRET}", "the variable HOOK does not hold an http:// or https:// URL"),
+        (f"https:///{SECRET}", "the variable HOOK does not hold an http:// or https:// URL"),
+        (f"https://[{SECRET}", "the variable HOOK does not hold an http:// or https:// URL"),
+        (f"https://a/{SECRET}\nX: y", "the variable HOOK does not hold an http:// or https:// URL"),
+    ],
+)
+def test_a_url_that_is_none_is_said_without_it(value: str | None, why: str) -> None:
+    with pytest.raises(WebhookError) as caught:
+        find_url(Notify(url_env="HOOK"), {} if value is None else {"HOOK": value})
+    assert str(caught.value) == f"notify.url_env: {why}"
+
+
+def test_a_launch_without_its_webhook_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SWELL_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("NO_SUCH_HOOK", raising=False)
+    job = Job(name="x", task="m:C", pools=POOLS, notify=Notify(url_env="NO_SUCH_HOOK"))
+    with pytest.raises(LaunchError, match=r"notify\.url_env: the variable NO_SUCH_HOOK is missing"):
+        launch(job)
+    assert runs.urls() == {}

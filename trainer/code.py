@@ -1,0 +1,177 @@
+"""The user's code on a VM: fetched, verified, unpacked, and what it requires installed.
+
+The launcher has put a bundle (``trainer.bundle``) into the run directory, under ``code/``. An agent
+does all this before it starts its first worker. What is required is installed once per VM into
+an environment of its own on top of the image's: only what the image lacks, or has in another
+version, is fetched, and the image itself stays as it is.
+
+A failure that the first VM meets is the run's: it ends, with the reason, once a few tries are
+made. If the run is under way already, others had no such trouble: this VM goes on trying.
+"""
+
+from __future__ import annotations
+
+import os
+import site
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from trainer import bundle
+from trainer.rundir import CODE, ENV_SCRATCH, ENV_TOKEN, LEADER, RunDirectory
+from trainer.settings import Settings
+from trainer.store import TooLarge
+
+TRIES = 3
+PAUSE = 5.0  # seconds before the second try; each further wait is twice as long, up to
+LONGEST_PAUSE = 60.0
+INSTALL_LIMIT = 1800.0  # seconds; pip has limits of its own for each request, but none for all
+SAID = 12  # lines of pip's that are told
+
+
+class CodeError(ValueError):
+    """The user's code cannot be had, or what it requires cannot be installed."""
+
+
+def bring(
+    run_dir: RunDirectory,
+    settings: Settings,
+    env: Mapping[str, str],
+    sleep: Callable[[float], object] = time.sleep,
+) -> Settings:
+    """Brings the run's code onto this VM, ready to be run. From now on this process finds it, too.
+
+    Args:
+        run_dir: where the bundle is.
+        settings: which one it is, and what it requires.
+        env: says in SWELL_SCRATCH where this VM has room; else the folder for temporary files.
+        sleep: waits.
+
+    Returns the settings with the place of the code, and of the program in it.
+    Raises CodeError when it cannot be had and no VM of the run has it: the run has failed then.
+    """
+    if not settings.code_sha256:
+        return settings
+    pause, tries = PAUSE, 0
+    while True:
+        tries += 1
+        try:
+            folder, installed = _prepared(run_dir, settings, _scratch(env))
+            break
+        except (CodeError, OSError) as error:
+            if tries >= TRIES and not run_dir.store.names(LEADER):
+                run_dir.end("failed", str(error))
+                raise CodeError(str(error)) from None
+            print(f"trying again in {pause:.0f} s: {error}", file=sys.stderr, flush=True)
+        sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
+    sys.path += [path for path in (folder, installed) if path]  # after all of its own
+    where, colon, name = settings.task.rpartition(":")
+    return replace(
+        settings,
+        task=f"{Path(folder, where)}{colon}{name}" if where.endswith(".py") else settings.task,
+        script=settings.script and str(Path(folder, settings.script)),
+        code_folder=folder,
+        code_installed=installed,
+    )
+
+
+def enter(folder: str, installed: str) -> None:
+    """Makes this process one that runs the code, as those are that it starts.
+
+    Args:
+        folder: where the code is: the current folder, and the first on the path.
+        installed: where that is which the code requires, the next on the path; or "".
+    """
+    os.chdir(folder)
+    found = [path for path in (folder, installed) if path]
+    # The first is the folder of the program, which may be one inside: see trainer.script.
+    sys.path[:1] = [folder, *found]
+    if installed:
+        site.addsitedir(installed)  # for its .pth files; on the path it is already
+    path = [*found, *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(path)
+
+
+def _scratch(env: Mapping[str, str]) -> Path:
+    """Returns a folder on this VM that is nobody else's. Raises OSError."""
+    given = env.get(ENV_SCRATCH)
+    folder = Path(given or Path(tempfile.gettempdir(), f"swell-{os.getuid()}"))
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise PermissionError(f"{folder} belongs to somebody else; set {ENV_SCRATCH} to another")
+    return folder
+
+
+def _prepared(run_dir: RunDirectory, settings: Settings, scratch: Path) -> tuple[str, str]:
+    """Returns where the code is, and where what it requires; "" if that is nothing."""
+    base = scratch / settings.code_sha256
+    folder = base / "code"
+    if not folder.is_dir():
+        try:
+            data = run_dir.store.read(f"{CODE}/{settings.code_sha256}.tar.gz", bundle.MAX_BYTES)
+            files = bundle.decode(data, sha256=settings.code_sha256, size=settings.code_size)
+        except (bundle.BundleError, TooLarge) as error:
+            raise CodeError(str(error)) from None
+        bundle.unpack(files, folder)
+        print(f"code: {len(files)} files, verified, in {folder}", flush=True)
+    requirements = settings.code_requirements
+    return str(folder), str(_installed(base / "env", folder, requirements)) if requirements else ""
+
+
+def _installed(env: Path, code: Path, requirements: str) -> Path:
+    """Installs what the file ``requirements`` lists. Returns where it is."""
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(env)}))
+    done = env / "complete"
+    if done.exists():
+        return packages
+    import venv  # here: workers, which only enter the code, do without
+
+    print(f"installing what {requirements} lists", flush=True)
+    began = time.monotonic()
+    venv.EnvBuilder(clear=True, symlinks=True, with_pip=False).create(env)
+    # What this interpreter sees is seen there, too. (Not system_site_packages: that is the base
+    # interpreter's, which is another one if this is a virtual environment's.)
+    seen = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
+    lines = [f"import site; site.addsitedir({path!r})\n" for path in seen]
+    (packages / "_image.pth").write_text("".join(lines))
+    _pip(env / "bin" / "python", code, requirements)
+    done.touch()
+    print(f"installed in {time.monotonic() - began:.0f} s", flush=True)
+    return packages
+
+
+def _pip(python: Path, folder: Path, requirements: str) -> None:
+    """Runs pip, whose words go to this process's own output. Raises CodeError."""
+    # -I: else pip would be looked for in the code first.
+    options = ("--no-input", "--disable-pip-version-check", "--progress-bar", "off")
+    command = [str(python), "-I", "-m", "pip", "install", *options, "--requirement", requirements]
+    last: deque[str] = deque(maxlen=SAID)
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env={key: value for key, value in os.environ.items() if key != ENV_TOKEN},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        assert process.stdout
+        limit = threading.Timer(INSTALL_LIMIT, process.kill)
+        limit.start()
+        for line in process.stdout:
+            print(f"pip: {line.rstrip()}", flush=True)
+            last.append(line.rstrip())
+        limit.cancel()
+    if process.returncode:
+        errors = [line for line in last if line.startswith("ERROR")] or list(last)
+        why = errors[0] if errors else f"pip ended with status {process.returncode}"
+        raise CodeError("\n".join([f"{requirements} cannot be installed: {why}", *last]))
