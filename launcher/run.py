@@ -12,7 +12,7 @@ from typing import Any
 from launcher import runs
 from launcher.job import customjob
 from launcher.job.spec import Job, Target
-from launcher.job.targets import problems
+from launcher.job.targets import output_of, problems
 from launcher.local import PROJECT, REGION, Emulator, LocalError
 from launcher.retry import ONCE, Retries
 from launcher.status import Outcome, read_status
@@ -137,7 +137,7 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
     require_fit(job, target)
     run_id = run_id or runs.new_id(job.name, time.time())
     runs.check_id(run_id)
-    directory = runs.directory_for(run_id, job.output, target)
+    directory = runs.directory_for(run_id, output_of(job, target), target)
     token = secrets.token_hex(32)
     with ExitStack() as resources:
         runs.require_new(run_id, directory)
@@ -162,7 +162,13 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
                 imports.start()
                 folder = runs.local_folder(run_id)
                 emulator = resources.enter_context(
-                    Emulator(folder, runs.buckets_folder(), job.local.market, job.local.vm)
+                    Emulator(
+                        folder,
+                        runs.buckets_folder(),
+                        job.local.market,
+                        job.local.vm,
+                        job.local.memory.bytes if job.local.memory else None,
+                    )
                 )
                 imports.join()  # two threads that import one package can meet it half done
                 region = job.regions[0] if job.regions else REGION
