@@ -27,6 +27,5 @@ swell)
   # The bill of materials: every Python package, with its version, its licence and where it is.
   mkdir -p /opt/swell/share/swell
   pip inspect --local >/opt/swell/share/swell/packages.json
-  find /opt/swell -name __pycache__ -type d -prune -exec rm -rf {} +
   ;;
 esac

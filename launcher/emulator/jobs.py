@@ -78,13 +78,14 @@ class Vms:
     Args:
         kind: see launcher.emulator.places.
         memory: the most that one may use, in bytes; None for its machine's own.
-        storage: Cloud Storage, for VMs that are not on this machine's own network; it also
-            is at ``STORAGE_EMULATOR_HOST`` of this process, where the others find it.
+        storage: makes a server of Cloud Storage for an address; VMs that are not on this
+            machine's own network need one there, the others find that of
+            ``STORAGE_EMULATOR_HOST``.
     """
 
     kind: str = "process"
     memory: int | None = None
-    storage: ASGIApp | None = None
+    storage: Callable[[str], ASGIApp] | None = None
 
 
 class Job:
@@ -251,8 +252,8 @@ class Job:
         if self._site is None:
             guests = {name: self._guest(name, pool) for name, pool in self._pool_of.items()}
             self._site = open_site(self._what.kind, guests, self._folders.logs.parent)
-            if self._site.gateway and self._what.storage:
-                self._storage = Listener(self._what.storage, self._site.gateway)
+            if (gateway := self._site.gateway) and self._what.storage:
+                self._storage = Listener(self._what.storage(gateway), gateway)
                 self._storage.start()
         return self._site.place(name)
 
