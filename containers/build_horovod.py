@@ -368,9 +368,9 @@ def build(cache: Path, key: str, options: Mapping[str, str], source: Path | None
     return wheel
 
 
-def cached_wheel(cache: Path, key: str) -> Path | None:
-    """The wheel kept under a key, if there is one."""
-    return next((cache / "wheels" / key).glob("*.whl"), None)
+def kept_wheel(folders: Iterable[Path], key: str) -> Path | None:
+    """The wheel that one of the folders keeps under a key, if there is one."""
+    return next((wheel for folder in folders for wheel in (folder / key).glob("*.whl")), None)
 
 
 def install(wheel: Path) -> None:
@@ -396,6 +396,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="DIR", help="copy the wheel to DIR")
     parser.add_argument("--gpu", action="store_true", help="with NCCL (needs CUDA)")
     parser.add_argument("--source", type=Path, metavar="FILE", help="the source archive, if here")
+    parser.add_argument(
+        "--wheels", type=Path, metavar="DIR", help="wheels built before; only read from"
+    )
     parser.add_argument("--check", action="store_true", help="only check for compiler and tools")
     return parser.parse_args(argv)
 
@@ -416,7 +419,7 @@ def run(args: argparse.Namespace) -> None:
         options,
         FIXES,
     )
-    wheel = cached_wheel(cache, key)
+    wheel = kept_wheel([cache / "wheels", *filter(None, [args.wheels])], key)
     if wheel is None:
         check_tools(args.gpu, os.environ)
         wheel = build(cache, key, options, args.source)

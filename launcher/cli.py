@@ -53,6 +53,7 @@ class Vm(str, Enum):
 
     process = "process"
     netns = "netns"
+    container = "container"
 
 
 class Format(str, Enum):
@@ -93,7 +94,7 @@ def launch(
         Vm | None,
         typer.Option(
             help="What a local VM is: processes, or (as root) a network namespace with an address, "
-            "a host name and a link of its own. Like --set local.vm=netns."
+            "a host name and a link of its own, or a container in one. Like --set local.vm=netns."
         ),
     ] = None,
     start_from: Annotated[

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from launcher import runs
 from launcher.job.spec import Job, Target
+from launcher.job.targets import output_of
 from launcher.local import LocalError, Replicas, child_environment
 from launcher.run import LaunchError, Run, launch
 from launcher.status import ABANDONED, Outcome, is_abandoned, read_status
@@ -124,7 +125,7 @@ def launch_detached(
     """
     run_id = run_id or runs.new_id(job.name, time.time())
     runs.check_id(run_id)
-    directory = runs.directory_for(run_id, job.output, target)
+    directory = runs.directory_for(run_id, output_of(job, target), target)
     runs.require_new(run_id, directory)
     folder = runs.local_folder(run_id)
     folder.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, Request, build_opener
 
 from launcher.job.marketfile import Incident, Market, market_to_json
+from launcher.job.sizes import Size
 
 PROJECT = "local"
 REGION = "local"
@@ -38,7 +39,8 @@ class Emulator:
         state: its folder: jobs, logs.
         buckets: the folder of the buckets that its VMs find at ``gs://``.
         market: what its Spot market does.
-        vm: what a VM is: "process" or "netns".
+        vm: what a VM is: "process", "netns" or "container".
+        memory: the most bytes that a container may use; None for its machine's own.
     """
 
     def __init__(
@@ -47,11 +49,13 @@ class Emulator:
         buckets: Path,
         market: list[Incident] | Market,
         vm: str = "process",
+        memory: int | None = None,
     ) -> None:
         self._state = state
         self._buckets = buckets
         self._market = market
         self._vm = vm
+        self._memory = memory
         self._child: subprocess.Popen[bytes] | None = None
         self.endpoint = ""
 
@@ -61,6 +65,7 @@ class Emulator:
         market.write_text(json.dumps(market_to_json(self._market), indent=1) + "\n")
         options = ["--port", "0", "--state", str(self._state), "--market", str(market)]
         options += ["--buckets", str(self._buckets), "--vm", self._vm]
+        options += ["--memory", str(Size(self._memory))] if self._memory else []
         with (self._state / "emulator.log").open("ab") as log:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "launcher.emulator", *options, "--until-eof"],

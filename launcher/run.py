@@ -15,7 +15,7 @@ from launcher.apierror import ApiError
 from launcher.delivery import delivered
 from launcher.job import customjob
 from launcher.job.spec import Job, Target
-from launcher.job.targets import problems
+from launcher.job.targets import output_of, problems
 from launcher.local import PROJECT, REGION, Emulator, LocalError
 from launcher.packing import Packed, PackingError, pack
 from launcher.retry import ONCE, Retries
@@ -173,7 +173,7 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
     packed, url = _packed(job), _webhook_url(job)
     run_id = run_id or runs.new_id(job.name, time.time())
     runs.check_id(run_id)
-    directory = runs.directory_for(run_id, job.output, target)
+    directory = runs.directory_for(run_id, output_of(job, target), target)
     secret = new_secret()
     with ExitStack() as resources:
         runs.require_new(run_id, directory)
@@ -201,7 +201,13 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
                 imports.start()
                 folder = runs.local_folder(run_id)
                 emulator = resources.enter_context(
-                    Emulator(folder, runs.buckets_folder(), job.local.market, job.local.vm)
+                    Emulator(
+                        folder,
+                        runs.buckets_folder(),
+                        job.local.market,
+                        job.local.vm,
+                        job.local.memory.bytes if job.local.memory else None,
+                    )
                 )
                 imports.join()  # two threads that import one package can meet it half done
                 region = job.regions[0] if job.regions else REGION

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from launcher.emulator.cluster_spec import FORMS
+from launcher.emulator.jobs import Vms
 from launcher.emulator.listener import Listener
 from launcher.emulator.objects import Objects
 from launcher.emulator.places import KINDS, missing
@@ -21,6 +22,7 @@ from launcher.emulator.server import Api
 from launcher.emulator.storage import Storage
 from launcher.job.jobfile import load_market
 from launcher.job.marketfile import Market
+from launcher.job.sizes import parse_size
 
 ADDRESS = "127.0.0.1"  # never another: the API runs commands
 
@@ -65,7 +67,13 @@ def _parser() -> argparse.ArgumentParser:
         + "; ".join(f"{name}: {what}" for name, what in FORMS.items()),
     )
     parser.add_argument(
-        "--vm", choices=KINDS, default=KINDS[0], help="what a VM is; netns needs root"
+        "--vm",
+        choices=KINDS,
+        default=KINDS[0],
+        help="what a VM is; netns needs root, container podman, too",
+    )
+    parser.add_argument(
+        "--memory", type=_size, metavar="SIZE", help="the most that a container uses, 8GiB say"
     )
     parser.add_argument(
         "--until-eof", action="store_true", help="stop when standard input is closed"
@@ -81,12 +89,15 @@ async def _serve(options: argparse.Namespace, market: Market) -> int:
     if options.until_eof:
         _watch_input(stop)
     adopt_orphans()
+    objects = Objects(options.buckets or options.state / "buckets")
     registry = Registry(
-        options.state, market, frozenset(options.cluster_spec_form), kind=options.vm
+        options.state,
+        market,
+        frozenset(options.cluster_spec_form),
+        vms=Vms(options.vm, options.memory, lambda address: Storage(objects, address).app()),
     )
     listener = _listen(registry, options.port)
-    buckets = options.buckets or options.state / "buckets"
-    storage = Listener(Storage(Objects(buckets)).app(), ADDRESS)
+    storage = Listener(Storage(objects).app(), ADDRESS)
     storage.start()
     # VMs find their buckets by it: it is passed on to them.
     os.environ["STORAGE_EMULATOR_HOST"] = f"http://{storage.authority}"
@@ -117,6 +128,13 @@ def _listen(registry: Registry, port: int) -> Listener:
         raise OSError(
             f"cannot listen on {ADDRESS}:{port} ({error}); choose another --port, or 0 for any"
         ) from None
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text).bytes
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _watch_input(stop: asyncio.Event) -> None:

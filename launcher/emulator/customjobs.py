@@ -207,6 +207,7 @@ class Pool:
         machine: the machine type of its VMs.
         replicas: how many VMs.
         slots: GPUs of one VM, at least 1.
+        image: what it runs; for packages, what they are installed into.
         command: the container's command; empty for the image's entry point.
         args: the arguments of the container or of the package's module.
         env: the pool's variables, in their order.
@@ -217,6 +218,7 @@ class Pool:
     machine: str
     replicas: int
     slots: int
+    image: str
     command: tuple[str, ...]
     args: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
@@ -317,6 +319,7 @@ def _pool(index: int, spec: Json) -> Pool:
         machine=spec["machineSpec"]["machineType"],
         replicas=int(spec["replicaCount"]),
         slots=max(1, spec["machineSpec"].get("acceleratorCount", 1)),
+        image=program["executorImageUri"] if package else program["imageUri"],
         command=tuple(program.get("command", ())),
         args=tuple(program.get("args", ())),
         env=tuple((item["name"], item.get("value", "")) for item in program.get("env", ())),

@@ -30,16 +30,20 @@ def base_environment(workers: int = 1, host: Mapping[str, str] = os.environ) -> 
             share: threads that wait for one another on too few cores cost four times the time.
         host: the emulator's own environment.
     """
-    threads = max(1, (os.cpu_count() or 1) // max(1, workers))
-    environment = {
-        "LANG": "C.UTF-8",
-        "HOME": "/",
-        "PYTHONUNBUFFERED": "1",
-        "OMP_NUM_THREADS": str(threads),
-    }
+    environment = {"LANG": "C.UTF-8", "HOME": "/", **image_environment(workers)}
     environment.update((name, host[name]) for name in PASSED_ON if name in host)
     environment["PATH"] = f"{Path(sys.executable).parent}:{SYSTEM_PATH}"
     return environment
+
+
+def image_environment(workers: int = 1) -> dict[str, str]:
+    """Returns what a VM with an image starts from: the rest is the image's.
+
+    Args:
+        workers: as for ``base_environment``.
+    """
+    threads = max(1, (os.cpu_count() or 1) // max(1, workers))
+    return {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)}
 
 
 def container_environment(

@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-import sys
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from launcher.emulator import customjobs
 from launcher.emulator.cluster_spec import cluster_spec, hostname
 from launcher.emulator.customjobs import JobState, Json, Pool
-from launcher.emulator.environment import base_environment, container_environment, expand
+from launcher.emulator.environment import (
+    base_environment,
+    container_environment,
+    expand,
+    image_environment,
+)
 from launcher.emulator.exchange import Exchange
 from launcher.emulator.incidents import Incident, Progress, due, needs_steps
 from launcher.emulator.install import install_command
@@ -40,13 +45,14 @@ from launcher.emulator.listener import Listener
 from launcher.emulator.logs import ReplicaLog, parse_timestamp, timestamp, utc_now
 from launcher.emulator.market import Bid
 from launcher.emulator.metadata import Identity, Metadata, numeric_project
-from launcher.emulator.places import Place, Site, open_site
+from launcher.emulator.places import Guest, Place, Site, open_site
+from launcher.emulator.program import Program
 from launcher.emulator.steps import StepReader
 from launcher.emulator.vm import ProcessVM
+from launcher.job.machines import MACHINES
 from trainer.rundir import ENV_ADDRESS, ENV_SCRATCH, ENV_SLOTS
 from trainer.secretmanager import ENV_ENDPOINT
 
-ENTRY_POINT = (sys.executable, "-m", "trainer.agent")  # of our image: the only one known here
 LONGEST_TIMER = 30 * 86_400.0  # seconds
 STOP_GRACE = 3.0  # seconds between SIGTERM and SIGKILL when a job ends
 MARKET_POLL = 0.25  # seconds
@@ -67,6 +73,23 @@ class Folders:
     installed: Path
 
 
+@dataclass(frozen=True)
+class Vms:
+    """What an emulator's VMs are.
+
+    Args:
+        kind: see launcher.emulator.places.
+        memory: the most that one may use, in bytes; None for its machine's own.
+        storage: makes a server of Cloud Storage for an address; VMs that are not on this
+            machine's own network need one there, the others find that of
+            ``STORAGE_EMULATOR_HOST``.
+    """
+
+    kind: str = "process"
+    memory: int | None = None
+    storage: Callable[[str], ASGIApp] | None = None
+
+
 class Job:
     """A job from its creation until nothing of it runs any more.
 
@@ -78,7 +101,7 @@ class Job:
         incidents: what befalls this run's VMs on the market file's orders.
         save: called with the record whenever it has changed.
         spec_forms: in which forms CLUSTER_SPEC is written.
-        kind: of its VMs, see launcher.emulator.places.
+        vms: what its VMs are.
         vm_routes: what its VMs can ask at their metadata server's port besides.
     """
 
@@ -91,7 +114,7 @@ class Job:
         incidents: Sequence[Incident],
         save: Callable[[Json], None],
         spec_forms: frozenset[str] = frozenset(),
-        kind: str = "process",
+        vms: Vms | None = None,
         vm_routes: Sequence[Route] = (),
     ) -> None:
         self.record = record
@@ -101,9 +124,10 @@ class Job:
         self._incidents = incidents
         self._progress = exchange.progress(customjobs.output_directory(record) or record["name"])
         self._save = save
-        self._kind = kind
+        self._what = vms or Vms()
         self._vm_routes = vm_routes
         self._site: Site | None = None
+        self._storage: Listener | None = None
         self._spec_forms = spec_forms
         self._scheduling = customjobs.scheduling(record)
         self._pools = customjobs.pools(record)
@@ -231,8 +255,17 @@ class Job:
 
     def _place(self, name: str) -> Place:
         if self._site is None:
-            self._site = open_site(self._kind, {n: hostname(self._id, n) for n in self._pool_of})
+            guests = {name: self._guest(name, pool) for name, pool in self._pool_of.items()}
+            self._site = open_site(self._what.kind, guests, self._folders.logs.parent)
+            if (gateway := self._site.gateway) and self._what.storage:
+                self._storage = Listener(self._what.storage(gateway), gateway)
+                self._storage.start()
         return self._site.place(name)
+
+    def _guest(self, name: str, pool: Pool) -> Guest:
+        machine = MACHINES.get(pool.machine)
+        memory = self._what.memory or (machine.memory_gb * 2**30 if machine else None)
+        return Guest(hostname(self._id, name), pool.image, memory)
 
     def _vm(self, pool: Pool, name: str, place: Place) -> ProcessVM:
         host = hostname(self._id, name)
@@ -254,15 +287,17 @@ class Job:
             service["AIP_CHECKPOINT_DIR"] = f"{output}/checkpoints/"
             service["AIP_TENSORBOARD_LOG_DIR"] = f"{output}/logs/"
         workers = sum(one.slots * len(one.replica_names()) for one in self._pools)
-        own = self._folders.installed / self._id / name  # what VMs share otherwise: their disk
-        base = base_environment(workers) | {
-            ENV_SLOTS: str(pool.slots),
-            ENV_SCRATCH: str(own / "scratch"),
-        }
+        images = self._what.kind == "container"
+        base = image_environment(workers) if images else base_environment(workers)
+        if self._storage:
+            base["STORAGE_EMULATOR_HOST"] = f"http://{self._storage.authority}"
+        if not images:  # what VMs share otherwise: their disk
+            own = self._folders.installed / self._id / name
+            base[ENV_SCRATCH] = str(own / "scratch")
+        base[ENV_SLOTS] = str(pool.slots)
         environment = container_environment(base, pool.env, service)
         return ProcessVM(
-            self._command(pool, name, environment),
-            environment,
+            self._program(pool, name, environment),
             metadata,
             listener,
             place,
@@ -270,11 +305,13 @@ class Job:
             lambda incarnation, code: self._do(self._lifecycle.exited(name, incarnation, code)),
         )
 
-    def _command(self, pool: Pool, name: str, environment: dict[str, str]) -> list[str]:
-        command = [expand(part, environment) for part in (*pool.command, *pool.args)]
+    def _program(self, pool: Pool, name: str, environment: dict[str, str]) -> Program:
+        command = tuple(expand(part, environment) for part in pool.command)
+        args = tuple(expand(part, environment) for part in pool.args)
         if pool.package:
-            return install_command(self._folders.installed / self._id / name, pool.package, command)
-        return command if pool.command else [*ENTRY_POINT, *command]
+            folder = self._folders.installed / self._id / name
+            command, args = tuple(install_command(folder, pool.package, args)), ()
+        return Program(pool.image, command, args, environment)
 
     def _do(self, commands: Sequence[Command]) -> None:
         self._publish()
@@ -311,6 +348,8 @@ class Job:
         for problem in await asyncio.gather(*stopping, return_exceptions=True):
             if problem:
                 log.error("a VM of %s was not shut down: %r", self.record["name"], problem)
+        if self._storage:
+            await self._storage.stop()
         if self._site:
             try:
                 await asyncio.to_thread(self._site.close)

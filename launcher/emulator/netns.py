@@ -238,14 +238,14 @@ class Network:
 
 def collect() -> None:
     """Removes the networks of owners that are gone."""
-    for number in {number for number in map(_number, _names()) if number is not None}:
-        if claim := _claim(number):
-            with claim:
+    for number in {number for number in map(number_of, _names()) if number is not None}:
+        if held := claim(number):
+            with held:
                 _sweep(number)
 
 
 def _sweep(number: int) -> None:
-    own = [name for name in _names() if _number(name) == number]
+    own = [name for name in _names() if number_of(name) == number]
     for name in own:
         _kill(name, _cgroup(name))
     with contextlib.suppress(OSError):  # its other end goes with it
@@ -307,24 +307,25 @@ def _names() -> set[str]:
         for place in places
         if place.is_dir()
         for entry in place.iterdir()
-        if _number(entry.name) is not None
+        if number_of(entry.name) is not None
     }
 
 
-def _number(name: str) -> int | None:
+def number_of(name: str) -> int | None:
+    """The number of the network that something on this machine is named after, if it is one."""
     found = NAME.fullmatch(name)
     return int(found[1]) if found and int(found[1]) in NUMBERS else None
 
 
-def _claim(number: int) -> socket.socket | None:
+def claim(number: int) -> socket.socket | None:
     """Makes the number this process's own, until the socket is closed or the process ends."""
-    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
-        claim.bind(f"\0swell-network-{number}")
+        held.bind(f"\0swell-network-{number}")
     except OSError:
-        claim.close()
+        held.close()
         return None
-    return claim
+    return held
 
 
 def _claim_free() -> tuple[socket.socket, int]:
@@ -336,8 +337,8 @@ def _claim_free() -> tuple[socket.socket, int]:
     ]
     for number in NUMBERS:
         own = ipaddress.ip_network(f"{_address(number, 0)}/24")
-        if not any(own.overlaps(network) for network in taken) and (claim := _claim(number)):
-            return claim, number
+        if not any(own.overlaps(network) for network in taken) and (held := claim(number)):
+            return held, number
     raise OSError("no address range is free: too many networks were made on this machine")
 
 

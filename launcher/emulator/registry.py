@@ -24,7 +24,7 @@ from launcher.emulator import customjobs, incidents
 from launcher.emulator.customjobs import JobState, Json, state_of
 from launcher.emulator.errors import failed_precondition, invalid_argument, not_found
 from launcher.emulator.exchange import Exchange
-from launcher.emulator.jobs import Folders, Job
+from launcher.emulator.jobs import Folders, Job, Vms
 from launcher.emulator.lifecycle import UNAVAILABLE, Refused
 from launcher.emulator.logs import timestamp, utc_now
 from launcher.emulator.metadata import ACCESS_TOKEN
@@ -48,7 +48,7 @@ class Registry:
         spec_forms: in which forms CLUSTER_SPEC is written.
         new_id: returns the id of the next job, a number.
         clock: the time of day in seconds, for the market.
-        kind: of the VMs, see launcher.emulator.places.
+        vms: what the VMs are.
 
     Raises StateInUse, TraceError when a trace of the market cannot be read, and OSError when
     the directory cannot be used.
@@ -61,14 +61,14 @@ class Registry:
         spec_forms: frozenset[str] = frozenset(),
         new_id: Callable[[], int] = time.time_ns,
         clock: Callable[[], float] = time.time,
-        kind: str = "process",
+        vms: Vms | None = None,
     ) -> None:
         self.logs = state / "logs"
         self._folders = Folders(self.logs, state / "installed")
         self._jobs_folder = state / "jobs"
         self._spec_forms = spec_forms
         self._new_id = new_id
-        self._kind = kind
+        self._vms = vms or Vms()
         self._last_id = 0
         self._records: dict[str, Json] = {}
         self._running: dict[str, Job] = {}
@@ -115,7 +115,7 @@ class Registry:
             self._incidents,
             self._save,
             self._spec_forms,
-            self._kind,
+            self._vms,
             [access_route(self.secrets, ACCESS_TOKEN)],
         )
         self._running[record["name"]] = job

@@ -5,7 +5,7 @@ with the emulator even if that is killed. What ``process`` VMs cannot have witho
 a program that makes a session of its own (``setsid``) outlives its VM until the emulator
 ends; that of a ``netns`` VM does not. When the emulator is killed with SIGKILL, what a
 command has started in turn lives on unless the command sees to that (Swell's agent does),
-in a ``netns`` VM until the next emulator makes one.
+in a ``netns`` or ``container`` VM until the next emulator makes one.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 
 from launcher.emulator import boot
 from launcher.emulator.listener import Listener
 from launcher.emulator.logs import ReplicaLog, StreamLog
 from launcher.emulator.metadata import Metadata
 from launcher.emulator.places import Place
+from launcher.emulator.program import Program
 
 CHUNK = 64 * 1024
 DRAIN_SECONDS = 1.0  # for output that is still in a pipe when all its writers should be gone
@@ -35,8 +36,7 @@ class ProcessVM:
     """The VM of one replica, through all its incarnations.
 
     Args:
-        command: program and arguments.
-        environment: all its variables.
+        program: what it runs.
         metadata: what its metadata server says.
         listener: its metadata server, not yet started.
         place: where it runs.
@@ -47,16 +47,14 @@ class ProcessVM:
 
     def __init__(
         self,
-        command: Sequence[str],
-        environment: dict[str, str],
+        program: Program,
         metadata: Metadata,
         listener: Listener,
         place: Place,
         log: ReplicaLog,
         on_exit: ExitCallback,
     ) -> None:
-        self._command = list(command)
-        self._environment = environment
+        self._program = program
         self._metadata = metadata
         self._listener = listener
         self._place = place
@@ -90,6 +88,7 @@ class ProcessVM:
             await asyncio.to_thread(self._place.renew)
             self._frozen = False
             self._metadata.reset()
+            command, environment = self._place.command(self._program)
             async with (
                 _output(self._log.stream("INFO")) as (stdout, read_stdout),
                 _output(self._log.stream("ERROR")) as (stderr, read_stderr),
@@ -97,8 +96,8 @@ class ProcessVM:
                 # A VM dies with the *thread* that started it: this must be the main one.
                 self._process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-I", "-S", boot.__file__, str(os.getpid())),
-                    *self._place.command(self._command),
-                    env=self._environment,
+                    *command,
+                    env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=stdout,
                     stderr=stderr,

@@ -38,6 +38,7 @@ from launcher.job.notify import Notify
 from launcher.job.part import DEFAULT, Part, Problem, Text, beside, problem, resource, whole
 from launcher.job.pool import Container, Environment, ModuleName, Package, Pool
 from launcher.job.scheduling import Scheduling
+from launcher.job.sizes import SizeField
 
 Target = Literal["local", "vertex"]
 
@@ -217,7 +218,9 @@ def _counts_steps(value: object) -> bool:
 class Local(Part):
     """What only the local target reads."""
 
-    vm: Literal["process", "netns"] = "process"  # what a VM is; netns needs root
+    # What a VM is; netns needs root, container podman, too.
+    vm: Literal["process", "netns", "container"] = "process"
+    memory: SizeField | None = None  # the most that a container uses; else its machine's own
     market: MarketField = Field(default_factory=list)
 
 

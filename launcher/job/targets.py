@@ -9,6 +9,15 @@ from launcher.job.part import Problem
 from launcher.job.pool import DEFAULT_IMAGE, Package
 from launcher.job.spec import Job, Target
 
+LOCAL_BUCKET = "gs://swell-local"  # for local runs that name no place and need a bucket
+
+
+def output_of(job: Job, target: Target) -> str | None:
+    """Where run directories are made: containers reach nothing of this machine but its buckets."""
+    if job.output is None and target == "local" and job.local.vm == "container":
+        return LOCAL_BUCKET
+    return job.output
+
 
 def problems(job: Job, target: Target) -> list[Problem]:
     """Returns what keeps ``job`` from running on ``target``."""
@@ -23,7 +32,10 @@ def warnings(job: Job) -> list[Problem]:
 def _locally(job: Job) -> Iterator[Problem]:
     from launcher.emulator.places import missing  # a plan for Vertex AI needs no emulator
 
-    yield from _absent(job)
+    if job.local.vm == "container":
+        yield from _in_containers(job)
+    else:
+        yield from _absent(job)
     if why := missing(job.local.vm):
         yield ("local", "vm"), f"is {job.local.vm}; {why}, or write process"
 
@@ -37,12 +49,23 @@ def _absent(job: Job) -> Iterator[Problem]:
             yield (field,), f"there is no file {file}; name one that exists"
 
 
+def _in_containers(job: Job) -> Iterator[Problem]:
+    """Containers have the files of their image, and what is at gs://."""
+    yield from _absent(job) if job.code else _files_of_the_image(job)
+    if job.output is not None and not job.output.startswith("gs://"):
+        yield (
+            ("output",),
+            "is on this machine's disk, which containers do not see; write gs://BUCKET/FOLDER, "
+            "a local bucket here, or remove it",
+        )
+    for index, pool in enumerate(job.pools):
+        if isinstance(job.runtime(pool), Package):
+            at = ("pools", index) if pool.package else ()
+            yield (*at, "package"), "is not installed in container VMs; write a container, or netns"
+
+
 def _on_vertex(job: Job) -> Iterator[Problem]:
-    if job.code:
-        yield from _absent(job)
-    else:
-        for field, _ in job.files():
-            yield (field,), "is a local file; write code: FOLDER, which sends it along"
+    yield from _absent(job) if job.code else _files_of_the_image(job)
     if not job.project:
         yield ("project",), "is missing; Vertex AI needs your Google Cloud project"
     if not job.regions:
@@ -50,6 +73,11 @@ def _on_vertex(job: Job) -> Iterator[Problem]:
     if not (job.output or "").startswith("gs://"):
         yield ("output",), "is missing; write a regional bucket's gs://BUCKET/FOLDER"
     yield from dict.fromkeys(_runtimes_on_vertex(job))  # pools that share the job's share a problem
+
+
+def _files_of_the_image(job: Job) -> Iterator[Problem]:
+    for field, _ in job.files():
+        yield (field,), "is a local file; write code: FOLDER, which sends it along"
 
 
 def _runtimes_on_vertex(job: Job) -> Iterator[Problem]:

@@ -78,8 +78,8 @@ def test_the_pools_to_run() -> None:
     job = customjobs.parse(BY_NAME)
     env = (("A", "1"), ("EMPTY", ""))
     assert customjobs.pools(job) == [
-        Pool(0, "a2-highgpu-2g", 1, 2, ("python",), ("-V",), env),
-        Pool(2, "a2-highgpu-2g", 3, 2, ("python",), ("-V",), env),
+        Pool(0, "a2-highgpu-2g", 1, 2, "an-image", ("python",), ("-V",), env),
+        Pool(2, "a2-highgpu-2g", 3, 2, "an-image", ("python",), ("-V",), env),
     ]
     assert customjobs.pools(job)[1].replica_names() == [f"workerpool2-{n}" for n in range(3)]
     assert customjobs.output_directory(job) == "gs://bucket/run"

@@ -71,7 +71,7 @@ def test_a_vm_inherits_only_what_says_where_things_are() -> None:
 
 
 def pool(index: int, replicas: int, package: Package | None = None) -> Pool:
-    return Pool(index, "a2-highgpu-1g", replicas, 1, (), ("--epochs=1",), (), package)
+    return Pool(index, "a2-highgpu-1g", replicas, 1, "an-image", (), ("--epochs=1",), (), package)
 
 
 def test_cluster_spec_has_the_documented_form() -> None:

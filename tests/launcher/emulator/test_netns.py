@@ -77,7 +77,7 @@ def network() -> Iterator[Network]:
 
 def names_of(number: int) -> set[str]:
     """Namespaces, files, interfaces and cgroups of a network, as they are on this machine."""
-    return {name for name in netns._names() if netns._number(name) == number}
+    return {name for name in netns._names() if netns.number_of(name) == number}
 
 
 def say(host: Host, to: str, word: str) -> int:

@@ -56,9 +56,9 @@ def emulator(start: Callable[..., Emulator]) -> Iterator[Emulator]:
 
 def others_only(names: set[str]) -> bool:
     """Whether all these belong to networks that somebody holds."""
-    for number in {netns._number(name) for name in names}:
+    for number in {netns.number_of(name) for name in names}:
         assert number is not None
-        if claim := netns._claim(number):
+        if claim := netns.claim(number):
             claim.close()
             return False
     return True
@@ -156,10 +156,10 @@ def test_what_a_killed_emulator_left_goes_when_the_next_starts_a_job(
     first.until(job, "RUNNING")
     first.stop(signal.SIGKILL)
     number = int(address.split(".")[1]) % 2 * 256 + int(address.split(".")[2])
-    assert any(netns._number(name) == number for name in netns._names())
+    assert any(netns.number_of(name) == number for name in netns._names())
     with netns.Network(["vm-a"]):
         assert first.processes() == []
-    assert not any(netns._number(name) == number for name in netns._names())
+    assert not any(netns.number_of(name) == number for name in netns._names())
 
 
 def test_without_root_the_emulator_says_so_and_does_not_start(
