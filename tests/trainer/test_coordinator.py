@@ -177,7 +177,10 @@ def with_leader(
     return run
 
 
-@pytest.mark.parametrize("token", [None, "", "wrong", TOKEN + "x", TOKEN[:-1]])
+TOKENS = {"none": None, "empty": "", "wrong": "wrong", "longer": TOKEN + "x", "cut": TOKEN[:-1]}
+
+
+@pytest.mark.parametrize("token", TOKENS.values(), ids=list(TOKENS))
 def test_without_the_runs_token_nobody_gets_in(tmp_path: Path, token: str | None) -> None:
     async def body() -> None:
         async with leading(tmp_path) as leader, world_of_two(leader) as (a, b, _):
