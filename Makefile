@@ -34,7 +34,7 @@ storm: setup  ## 50 random events from a seed, printed at the start (CHAOS_SEED=
 	@CHAOS_EVENTS=50 $(BIN)/python -m pytest tests/chaos/test_storm.py $(PYTEST_ARGS)
 
 fuzz: setup  ## 100,000 inputs for everything that reads from network, store or files
-	@FUZZ_EXAMPLES=3500 $(BIN)/python -m pytest tests/fuzz --hypothesis-profile=explore $(PYTEST_ARGS)
+	@FUZZ_EXAMPLES=180 FUZZ_VARIANTS=19 $(BIN)/python -m pytest tests/fuzz --hypothesis-profile=explore $(PYTEST_ARGS)
 
 check: lint types  ## lint and type check
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
+import os
+import threading
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -11,14 +15,19 @@ from hypothesis import strategies as st
 from tests.fuzz.inputs import damaged, json_of
 from tests.fuzz.target import LOOP, target
 from trainer import preemption, wire
+from trainer.agent import Agent
+from trainer.channel import AgentChannel
 from trainer.credentials import Credentials
 from trainer.membership import Membership
 from trainer.mesh import Mesh, lengthen, shorten
 from trainer.policy import Policy
+from trainer.process import WorkerProcess
 from trainer.protocol import swell_pb2 as pb
 from trainer.rendezvous import Rendezvous
-from trainer.replica import parse_cluster_spec
+from trainer.replica import Replica, parse_cluster_spec
+from trainer.rundir import RunDirectory
 from trainer.secretmanager import read_secret
+from trainer.settings import Settings
 from trainer.signals import Joined, Tick
 from trainer.world import MemberId, arrange
 
@@ -203,6 +212,83 @@ def requests_to_the_rendezvous(data: bytes) -> None:
         await asyncio.wait_for(serving, 10)
 
     LOOP.run_until_complete(serve())
+
+
+CREDENTIALS = Credentials("token", b"key", b"certificate")
+
+
+class _Process:
+    """A worker's process that is only ever killed."""
+
+    returncode = None
+
+    def send_signal(self, number: int) -> None:
+        self.killed = number
+
+    async def wait(self) -> int:
+        return 0
+
+
+TOLD: list[dict[str, Any]] = [
+    {"op": "alive", "waiting": True},
+    {"op": "ready"},
+    {"op": "started", "generation": 1, "step": 4, "idle": 0.5},
+    {"op": "progress", "step": 5},
+    {"op": "received", "bytes": 100},
+    {"op": "steps", "generation": 1, "first": 1, "metrics": {"loss": [1.0]}},
+    {"op": "stopped", "generation": 1, "step": 5, "clean": True, "failed": ""},
+    {"op": "done", "generation": 1, "step": 9, "metrics": {"loss": 0.1}},
+    {"op": "failed", "reason": "x"},
+    {"op": "event", "event": "evaluated", "step": 5, "metrics": {"loss": 0.1}},
+]
+
+
+@target(st.lists(json_of(*TOLD), max_size=4))
+def what_a_worker_tells_its_agent(lines: list[bytes]) -> None:
+    async def listen() -> None:
+        replica = Replica("workerpool0-0", "127.0.0.1", "lo", 1, 1)
+        run_dir = RunDirectory("memory://fuzz-agent")
+        agent = Agent(replica, run_dir, Settings(task="a:B"), CREDENTIALS, {})
+        worker = WorkerProcess(0, 1)
+        worker.rank = 0
+        worker._process = _Process()  # type: ignore[assignment]
+        reader = asyncio.StreamReader(limit=2**20)
+        reader.feed_data(b"\n".join(lines))
+        reader.feed_eof()
+        gone = asyncio.Event()
+
+        async def on_exit(worker: WorkerProcess, code: int) -> None:
+            gone.set()
+
+        with contextlib.redirect_stderr(io.StringIO()):
+            await worker._listen(reader, agent._heard, on_exit)
+        assert gone.is_set(), "whatever a worker says, its end is noticed"
+
+    LOOP.run_until_complete(listen())
+
+
+ORDERS: list[dict[str, Any]] = [
+    {"op": "form", "generation": 2, "epoch": 1, "env": {"A": "b"}, "addresses": ["10.0.0.1"]},
+    {"op": "pause", "generation": 2},
+    {"op": "abort", "generation": 2},
+    {"op": "save"},
+    {"op": "exit"},
+]
+
+
+@target(st.lists(json_of(*ORDERS), max_size=4))
+def what_an_agent_tells_its_worker(lines: list[bytes]) -> None:
+    read, write = os.pipe()
+    into = os.open(os.devnull, os.O_WRONLY)
+    os.set_blocking(write, False)
+    orphaned = threading.Event()
+    channel = AgentChannel(read, into, orphaned.set)
+    with contextlib.suppress(BlockingIOError):  # more than a pipe holds: the rest is lost
+        os.write(write, b"\n".join(lines))
+    os.close(write)
+    assert orphaned.wait(10), "a worker whose agent makes no sense ends"
+    channel._writer.close()
+    channel._reader.close()
 
 
 @target(

@@ -7,6 +7,7 @@ each time (the seed is printed).
 from __future__ import annotations
 
 import os
+import random
 import resource
 import signal
 from collections.abc import Iterator
@@ -14,15 +15,17 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from tests.fuzz import between_vms, files_and_answers, run_directory
+from tests.fuzz.inputs import vary
 from tests.fuzz.target import TARGETS
 
 assert between_vms and files_and_answers and run_directory  # which have the targets
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))  # of each target
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "20"))  # of each target
+VARIANTS = int(os.environ.get("FUZZ_VARIANTS", "4"))  # of each example, besides itself
 HANG = 20.0  # seconds of CPU for one input; only a hang takes as long
 MEMORY = 600 * 2**20  # bytes that all inputs of one target may add at their worst
 
@@ -47,11 +50,16 @@ def test_no_input_is_too_much(name: str, alarm: None) -> None:
     @given(st.data())
     def fuzz(data: Any) -> None:
         value = data.draw(target.inputs)
-        signal.setitimer(signal.ITIMER_VIRTUAL, HANG)
-        try:
-            target.take_in(value)
-        finally:
-            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        chance = random.Random(data.draw(st.integers(0, 2**32)))
+        for variant in (value, *(vary(value, chance) for _ in range(VARIANTS))):
+            signal.setitimer(signal.ITIMER_VIRTUAL, HANG)
+            try:
+                target.take_in(variant)
+            except BaseException:
+                note(f"taken in: {variant!r}")
+                raise
+            finally:
+                signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
     before = _peak()
     fuzz()
