@@ -17,7 +17,7 @@ from tests.fuzz.target import LOOP, target
 from trainer import preemption, wire
 from trainer.agent import Agent
 from trainer.channel import AgentChannel
-from trainer.credentials import Credentials
+from trainer.credentials import Credentials, new_secret
 from trainer.membership import Membership
 from trainer.mesh import Mesh, lengthen, shorten
 from trainer.policy import Policy
@@ -214,7 +214,7 @@ def requests_to_the_rendezvous(data: bytes) -> None:
     LOOP.run_until_complete(serve())
 
 
-CREDENTIALS = Credentials("token", b"key", b"certificate")
+CREDENTIALS = Credentials.parse(new_secret())
 
 
 class _Process:

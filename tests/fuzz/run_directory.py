@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 from dataclasses import asdict
@@ -13,10 +14,12 @@ from rich.console import Console
 from safetensors.torch import save
 
 from launcher.audit import account, read_audit
-from launcher.status import Outcome, read_status
+from launcher.status import read_status
+from launcher.summary import print_summary
 from launcher.view import Story, render
 from tests.fuzz.inputs import anything, as_json, changed, damaged, json_of
 from tests.fuzz.target import target
+from trainer import bundle
 from trainer.checkpoints.manifest import Manifest, ShardFile, read_manifest, sha256_of
 from trainer.checkpoints.shards import Assembly, Slot
 from trainer.events import read_events
@@ -125,12 +128,12 @@ def outcomes_and_attempts(given: tuple[bytes, bytes]) -> None:
         outcomeDOTjson=outcome, attempts__0001DOTjson=attempt, runDOTjson=as_json(RUN)
     )
     try:
-        found = run_dir.outcome()
-        assert found is not None
-        assert isinstance(Outcome.of(found).reason, str)
-        json.dumps(read_status(run_dir), allow_nan=False)
+        status = read_status(run_dir)
     except ValueError:
         return
+    printed = io.StringIO()
+    print_summary(Console(file=printed, width=80), status, "gs://b/r", 3.0)
+    assert "\x1b" not in printed.getvalue(), "nobody writes to a terminal from a run directory"
 
 
 @target(json_of(RUN))
@@ -239,3 +242,16 @@ def untrusted_json(data: bytes) -> None:
 def _levels(value: Any) -> int:
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return 1 + max(map(_levels, inner), default=0) if isinstance(value, dict | list) else 1
+
+
+CODE = [bundle.File("train.py", b"print(1)"), bundle.File("bin/run", b"#!/bin/sh", True)]
+PACKED = bundle.encode(CODE)
+TAR = gzip.decompress(PACKED)
+
+
+@target(damaged(PACKED) | damaged(TAR).map(gzip.compress))
+def bundles_of_code(data: bytes) -> None:
+    try:
+        bundle.decode(data, sha256=bundle.digest(CODE), size=17)
+    except bundle.BundleError:
+        return
