@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test storm check lint types proto clean
+.PHONY: help setup demo test storm fuzz check lint types proto clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test: setup check  ## lint, type check and all tests
 
 storm: setup  ## 50 random events from a seed, printed at the start (CHAOS_SEED=N repeats them)
 	@CHAOS_EVENTS=50 $(BIN)/python -m pytest tests/chaos/test_storm.py $(PYTEST_ARGS)
+
+fuzz: setup  ## 100,000 inputs for everything that reads from network, store or files
+	@FUZZ_EXAMPLES=180 FUZZ_VARIANTS=19 $(BIN)/python -m pytest tests/fuzz --hypothesis-profile=explore $(PYTEST_ARGS)
 
 check: lint types  ## lint and type check
 

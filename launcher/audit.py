@@ -6,7 +6,6 @@ line counts only if its step belongs to the stretch of steps that its generation
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 from trainer.rundir import AUDIT, RunDirectory
 from trainer.store import TooLarge
+from trainer.untrusted import parse_json
 
 AUDIT_LIMIT = 2**28  # bytes of one worker's audit
 
@@ -83,7 +83,7 @@ def read_audit(run_dir: RunDirectory) -> Iterator[dict[str, Any]]:
             continue
         for line in data.splitlines():
             try:
-                value = json.loads(line)
+                value = parse_json(line)
             except ValueError:  # its writer was killed in the middle of it
                 continue
             if isinstance(value, dict):

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.rundir import RUN, RunDirectory
+from trainer.untrusted import parse_json
 
 _ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -129,7 +130,7 @@ def _index() -> dict[str, dict[str, Any]]:
     found = {}
     for path in sorted((home() / "index").glob("*.json")):
         with suppress(OSError, ValueError):
-            entry = json.loads(path.read_text())
+            entry = parse_json(path.read_bytes())
             if isinstance(entry, dict) and "url" in entry:
                 found[path.stem] = entry
     return found

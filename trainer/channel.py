@@ -18,9 +18,11 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from trainer.untrusted import parse_json
 
 ENV_CONTROL = "SWELL_CONTROL"  # "READ_FD,WRITE_FD"
 ALIVE_EVERY = 0.25  # seconds
@@ -181,30 +183,33 @@ class AgentChannel:
                 self._orphaned()
 
     def _listen(self) -> None:
-        for line in self._reader:
-            order = json.loads(line)
-            op = order["op"]
-            if op == "form":
-                addresses = tuple(order["addresses"])
-                self._queue.put(
-                    Generation(order["generation"], order["env"], addresses, order.get("epoch", 0))
-                )
-            elif op == "pause":
-                self._pausing = max(self._pausing, order["generation"])
-                self._queue.put(Leave(order["generation"]))
-            elif op == "abort":
-                with self._abort_lock:
-                    self._aborted = max(self._aborted, order["generation"])
-                    if self._callback is not None and self._aborted >= self._current:
-                        self._callback()
-                self._queue.put(Leave(order["generation"]))
-            elif op == "save":
-                left = order.get("deadline")
-                until = math.inf if left is None else time.monotonic() + left
-                self._queue.put(Save(order.get("rank", 0), order.get("size", 1), until))
-            elif op == "exit":
-                self._queue.put(None)
+        with suppress(ValueError, KeyError, TypeError):  # as bad as no agent at all
+            for line in self._reader:
+                self._take(parse_json(line))
         self._orphaned()
+
+    def _take(self, order: Any) -> None:
+        op = order["op"]
+        if op == "form":
+            addresses = tuple(order["addresses"])
+            self._queue.put(
+                Generation(order["generation"], order["env"], addresses, order.get("epoch", 0))
+            )
+        elif op == "pause":
+            self._pausing = max(self._pausing, order["generation"])
+            self._queue.put(Leave(order["generation"]))
+        elif op == "abort":
+            with self._abort_lock:
+                self._aborted = max(self._aborted, order["generation"])
+                if self._callback is not None and self._aborted >= self._current:
+                    self._callback()
+            self._queue.put(Leave(order["generation"]))
+        elif op == "save":
+            left = order.get("deadline")
+            until = math.inf if left is None else time.monotonic() + left
+            self._queue.put(Save(order.get("rank", 0), order.get("size", 1), until))
+        elif op == "exit":
+            self._queue.put(None)
 
 
 class LoneChannel:

@@ -31,6 +31,7 @@ from trainer.rundir import OutcomeState, RunDirectory
 from trainer.wire import (
     event_from_message,
     save_to_message,
+    slots_of,
     world_from_message,
     world_to_message,
 )
@@ -284,7 +285,7 @@ class Coordinator:
         if world is not None:
             for one in hello.world.slots:
                 self._addresses.setdefault(MemberId.parse(one.member), one.address)
-        self._take(signals.Joined(member, max(1, hello.slots), world))
+        self._take(signals.Joined(member, slots_of(hello), world))
         listening = asyncio.create_task(self._listen(member, requests, stream))
         try:
             while (message := await stream.get()) is not None:

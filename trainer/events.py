@@ -47,17 +47,22 @@ append: ``events/<writer>/<seq>.jsonl``.
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from trainer.rundir import EVENTS, RunDirectory
+from trainer.store import TooLarge
+from trainer.untrusted import parse_json
 
 Event = dict[str, Any]
 
 CAUSES = ("start", "grow", "drain", "loss", "leader")
 BATCH_LIMIT = 64 * 2**20  # bytes of one batch that a reader takes in
+LINE_LIMIT = 8 * 2**20  # bytes of one event
 
 
 class EventWriter:
@@ -130,7 +135,8 @@ class EventReader:
             for batch in self._store.names(f"{EVENTS}/{writer}"):
                 name = f"{EVENTS}/{writer}/{batch}"
                 if name not in self._seen:
-                    events.extend(_parse(self._store.read(name, BATCH_LIMIT)))
+                    with suppress(TooLarge):
+                        events.extend(_parse(self._store.read(name, BATCH_LIMIT)))
                     new.append(name)
         self._seen.update(new)
         return sorted(events, key=lambda event: event["time"])
@@ -143,13 +149,16 @@ def read_events(run_dir: RunDirectory) -> list[Event]:
 
 def _parse(data: bytes) -> Iterator[Event]:
     for line in data.splitlines():
+        if len(line) > LINE_LIMIT:
+            continue
         try:
-            event = json.loads(line)
+            event = parse_json(line)
         except ValueError:
             continue
         if (
             isinstance(event, dict)
             and isinstance(event.get("event"), str)
             and isinstance(event.get("time"), int | float)
+            and math.isfinite(event["time"])  # else nothing could be put in order
         ):
             yield event

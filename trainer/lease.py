@@ -20,11 +20,14 @@ or has said that it resigns. That is safe because two leaders at a time do no ha
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from trainer.rundir import LEADER, RunDirectory
 from trainer.world import MemberId
+
+TARGET_LIMIT = 100  # characters of an address and a port
 
 
 @dataclass(frozen=True)
@@ -125,12 +128,15 @@ class Watch:
         return Follow(newest)
 
 
+_NUMBER = re.compile(r"[0-9]{6,9}\.json")  # what else is there is nobody's claim
+
+
 def newest_epoch(run_dir: RunDirectory) -> int:
     """The highest number of a claim; 0 without any."""
     numbers = [
         int(name.removesuffix(".json"))
         for name in run_dir.store.names(LEADER)
-        if name.removesuffix(".json").isdecimal()
+        if _NUMBER.fullmatch(name)
     ]
     return max(numbers, default=0)
 
@@ -189,4 +195,6 @@ def _parse(data: dict[str, Any], epoch: int) -> Claim:
     )
     if claim.epoch != epoch:
         raise ValueError(f"the claim of epoch {epoch} says {claim.epoch}")
+    if not 0 <= claim.generation < 2**31 or len(claim.target) > TARGET_LIMIT:
+        raise ValueError(f"the claim of epoch {epoch} is damaged")
     return claim

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import sys
@@ -14,10 +15,13 @@ from contextlib import suppress
 from typing import Any
 
 from trainer.channel import ENV_CONTROL
+from trainer.untrusted import parse_json
 
 LINE_LIMIT = 64 * 2**20  # bytes of one message; a traceback or a batch of metrics
 
 Message = dict[str, Any]
+
+log = logging.getLogger("swell.agent")
 
 
 class WorkerProcess:
@@ -136,13 +140,18 @@ class WorkerProcess:
         on_exit: Callable[[WorkerProcess, int], Awaitable[None]],
     ) -> None:
         assert self._process is not None
-        async for line in reader:
-            self.heard = time.monotonic()
-            message = json.loads(line)
-            if message["op"] == "alive":
-                self.waiting = message["waiting"]
-            else:
-                await on_message(self, message)
+        try:
+            async for line in reader:
+                self.heard = time.monotonic()
+                message = parse_json(line)
+                if message["op"] == "alive":
+                    self.waiting = bool(message["waiting"])
+                else:
+                    await on_message(self, message)
+        except (ValueError, KeyError, TypeError) as error:
+            # Its program has written into the pipe: nothing more can be told from what comes.
+            log.warning("a worker says what no worker says (%r), and is killed", error)
+            self.kill()
         code = await self._process.wait()
         await on_exit(self, code)
 

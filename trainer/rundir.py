@@ -17,11 +17,11 @@ re-exports), so the two sides can be installed and changed apart. The layout::
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
 from trainer.exclusive import create_exclusive, encode
+from trainer.untrusted import parse_json
 
 if TYPE_CHECKING:
     from trainer.store import Store
@@ -76,10 +76,14 @@ class RunDirectory:
         Raises FileNotFoundError, and ValueError when the file is too large, is not
         JSON, or is not an object.
         """
-        data = json.loads(self.store.read(name, JSON_LIMIT))
-        if not isinstance(data, dict):
+        data = self.store.read(name, JSON_LIMIT)
+        try:
+            value = parse_json(data)
+        except ValueError as error:
+            raise ValueError(f"{self.url}/{name} is damaged: {error}") from None
+        if not isinstance(value, dict):
             raise ValueError(f"{self.url}/{name} does not hold a JSON object")
-        return data
+        return value
 
     def find_json(self, name: str) -> dict[str, Any] | None:
         """Like ``read_json``, with None for a file that does not exist."""

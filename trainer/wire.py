@@ -9,6 +9,13 @@ from trainer import signals
 from trainer.protocol import swell_pb2 as pb
 from trainer.world import MemberId, World, arrange
 
+SLOTS_LIMIT = 1024  # workers of one member; no machine has as many GPUs
+
+
+def slots_of(hello: pb.Hello) -> int:
+    """How many workers a member has room for, within reason."""
+    return min(max(1, hello.slots), SLOTS_LIMIT)
+
 
 def world_to_message(world: World, addresses: dict[MemberId, str]) -> pb.World:
     """The message for a world; ``addresses`` says where its members live."""
@@ -23,6 +30,8 @@ def world_to_message(world: World, addresses: dict[MemberId, str]) -> pb.World:
 
 def world_from_message(message: pb.World) -> World:
     """Raises ValueError when the message is not a world."""
+    if any(one.count > SLOTS_LIMIT for one in message.slots):
+        raise ValueError(f"a member with more than {SLOTS_LIMIT} workers")
     return arrange(
         message.generation, [(MemberId.parse(one.member), one.count) for one in message.slots]
     )

@@ -51,7 +51,7 @@ class Vm:
         self.name = name
         self.address = address
         self._host = host
-        self._env = env
+        self.environment = env
         self._log = folder / f"{name}.log"
         self._audit = folder / "run" / AUDIT
         self.agent: subprocess.Popen[bytes] | None = None
@@ -67,7 +67,7 @@ class Vm:
         with self._log.open("ab") as log:
             self.agent = subprocess.Popen(  # which dies with this process, however that ends
                 [sys.executable, "-I", "-S", boot.__file__, str(os.getpid()), *argv],
-                env=self._env,
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -1,0 +1,257 @@
+"""What is found in a run directory."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from rich.console import Console
+from safetensors.torch import save
+
+from launcher.audit import account, read_audit
+from launcher.status import read_status
+from launcher.summary import print_summary
+from launcher.view import Story, render
+from tests.fuzz.inputs import anything, as_json, changed, damaged, json_of
+from tests.fuzz.target import target
+from trainer import bundle
+from trainer.checkpoints.manifest import Manifest, ShardFile, read_manifest, sha256_of
+from trainer.checkpoints.shards import Assembly, Slot
+from trainer.events import read_events
+from trainer.lease import newest_claim
+from trainer.rundir import RunDirectory
+from trainer.settings import Settings
+from trainer.tree import unflatten
+from trainer.untrusted import DEPTH, parse_json
+from trainer.world import MemberId
+
+A = MemberId("workerpool0-0", "a")
+
+
+def directory(**files: bytes) -> RunDirectory:
+    """A run directory in memory with these files; ``__`` stands for ``/``."""
+    run_dir = RunDirectory("memory://fuzz")
+    run_dir.store.fs.store.clear()
+    for name, data in files.items():
+        run_dir.store.write(name.replace("__", "/").replace("DOT", "."), data)
+    return run_dir
+
+
+CLAIM = {"epoch": 7, "member": str(A), "target": "10.0.0.1:5", "generation": 3, "counter": 9}
+
+
+@target(
+    st.tuples(
+        json_of(CLAIM),
+        st.sampled_from(["000007.json", "7.json", "9" * 200 + ".json", "٣.json", "x", "-1.json"]),
+    )
+)
+def claims(given: tuple[bytes, str]) -> None:
+    data, file = given
+    run_dir = directory()
+    run_dir.store.write(f"leader/{file}", data)
+    claim = newest_claim(run_dir)
+    if claim is not None:
+        assert isinstance(claim.target, str) and len(claim.target) < 300
+        assert claim.leader is None or isinstance(claim.leader, MemberId)
+        assert 0 <= claim.generation < 2**31, "what is formed next must fit into a message"
+
+
+EVENTS: list[dict[str, Any]] = [
+    {
+        "event": "generation_formed",
+        "time": 1.0,
+        "generation": 1,
+        "world_size": 2,
+        "cause": "start",
+        "members": ["workerpool0-0", "workerpool1-0"],
+    },
+    {
+        "event": "resumed",
+        "time": 2.0,
+        "generation": 1,
+        "world_size": 2,
+        "cause": "start",
+        "step": 0,
+        "lost_steps": 0,
+        "seconds": 0.5,
+    },
+    {
+        "event": "steps",
+        "time": 3.0,
+        "generation": 1,
+        "first": 1,
+        "metrics": {"loss": [2.0, 1.0]},
+        "total_steps": 100,
+    },
+    {"event": "evaluated", "time": 4.0, "step": 2, "metrics": {"accuracy": 0.5}},
+    {"event": "loss", "time": 5.0, "member": "workerpool1-0", "reason": "gone"},
+    {
+        "event": "drain",
+        "time": 5.0,
+        "member": "workerpool1-0",
+        "reason": "notice",
+        "deadline_seconds": 15.0,
+    },
+    {"event": "waiting", "time": 5.0, "slots": 1, "min_workers": 2},
+    {"event": "checkpoint_committed", "time": 6.0, "step": 2, "bytes": 10, "seconds": 0.1},
+    {"event": "task_failed", "time": 6.0, "member": "a", "rank": 0, "step": 1, "reason": "x"},
+    {"event": "attempt_started", "time": 0.0, "attempt": 1, "job": "j", "region": "r"},
+    {"event": "finished", "time": 7.0, "state": "succeeded", "reason": "", "step": 2},
+]
+ATTEMPT = {"attempt": 1, "region": "local", "endpoint": "http://x", "job": "j", "state": "RUNNING"}
+OUTCOME = {"state": "succeeded", "reason": "", "epoch": 1, "metrics": {"loss": 0.1}, "time": 3.0}
+SETTINGS = {k: v for k, v in asdict(Settings(task="a:B")).items()}
+RUN = {"id": "run-1", "target": "vertex", "settings": SETTINGS, "token_sha256": "x", "created": 1.0}
+
+
+@target(st.lists(json_of(*EVENTS), max_size=8))
+def events(lines: list[bytes]) -> None:
+    """What reads events, and what is shown of them."""
+    run_dir = directory(events__a__000000DOTjsonl=b"\n".join(lines), runDOTjson=as_json(RUN))
+    json.dumps(read_status(run_dir), allow_nan=False)
+    story = Story("run-1", ["workerpool0-0"], 0.0)
+    for _, line in story.add(read_events(run_dir)):
+        assert line.isprintable()
+    Console(file=io.StringIO(), width=80).print(render(story, 10.0, 80))
+
+
+@target(st.tuples(json_of(OUTCOME), json_of(ATTEMPT)))
+def outcomes_and_attempts(given: tuple[bytes, bytes]) -> None:
+    outcome, attempt = given
+    run_dir = directory(
+        outcomeDOTjson=outcome, attempts__0001DOTjson=attempt, runDOTjson=as_json(RUN)
+    )
+    try:
+        status = read_status(run_dir)
+    except ValueError:
+        return
+    printed = io.StringIO()
+    print_summary(Console(file=printed, width=80), status, "gs://b/r", 3.0)
+    assert "\x1b" not in printed.getvalue(), "nobody writes to a terminal from a run directory"
+
+
+@target(json_of(RUN))
+def what_a_run_was_launched_as(data: bytes) -> None:
+    try:
+        run = directory(runDOTjson=data).run()
+        settings = Settings.of_run(run)
+        settings.policy()
+    except ValueError:
+        return
+
+
+@target(
+    st.lists(
+        json_of(
+            {"generation": 1, "step": 1, "epoch": 0, "rank": 0, "ids": [1, 2], "dataset_size": 4}
+        ),
+        max_size=4,
+    )
+)
+def audits(lines: list[bytes]) -> None:
+    run_dir = directory(audit__aDOTjsonl=b"\n".join(lines))
+    account(read_audit(run_dir), [(1, 1, 3)], True)
+
+
+SLOT = Slot("model.weight", torch.float32, (2, 2))
+SHARD = save({"model.weight[0:4]": torch.zeros(4)})
+SKELETON = {
+    "model": {"weight": {"__tensor__": 0}},
+    "t": {"__tuple__": [1]},
+    "p": {"__pairs__": [[1, 2]]},
+}
+MANIFEST = Manifest(
+    4, "1-1-1", SKELETON, [SLOT], [ShardFile("a.safetensors", len(SHARD), "x")], {"metrics": {}}
+)
+RECEIPT = {"shards": [vars(MANIFEST.shards[0])], "layout": "x", "skeleton": SKELETON, "about": {}}
+
+
+def _with_sum(value: Any) -> bytes:
+    """A manifest whose checksum is right, whatever else it says."""
+    if isinstance(value, dict):
+        told = {key: one for key, one in value.items() if key not in ("owner", "sha256")}
+        value["sha256"] = sha256_of(told)
+    return as_json(value)
+
+
+@target(json_of(MANIFEST.to_json()) | changed(MANIFEST.to_json()).map(_with_sum))
+def manifests(data: bytes) -> None:
+    run_dir = directory(**{"checkpoints__step-000000004__manifestDOTjson": data})
+    try:
+        manifest = read_manifest(run_dir, 4)
+        assembly = Assembly(manifest.slots, torch.device("cpu"))
+        assembly.add(SHARD)
+        unflatten(manifest.skeleton, assembly.finish())
+    except ValueError:
+        return
+
+
+@target(json_of(RECEIPT))
+def receipts(data: bytes) -> None:
+    run_dir = directory(receiptDOTjson=data)
+    try:
+        receipt = run_dir.read_json("receipt.json")
+        for one in receipt.get("shards", []):
+            ShardFile.from_json(one)
+    except (ValueError, TypeError):
+        return
+
+
+def _safetensors(header: bytes) -> bytes:
+    return len(header).to_bytes(8, "little") + header + bytes(16)
+
+
+@target(
+    damaged(SHARD)
+    | json_of({"model.weight[0:4]": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).map(
+        _safetensors
+    )
+)
+def shards(data: bytes) -> None:
+    assembly = Assembly([SLOT], torch.device("cpu"))
+    try:
+        assembly.add(data)
+        assembly.finish()
+    except ValueError:
+        return
+
+
+@target(changed(SKELETON) | anything)
+def skeletons(skeleton: Any) -> None:
+    try:
+        unflatten(skeleton, [torch.zeros(1)])
+    except ValueError:
+        return
+
+
+@target(json_of(*EVENTS))
+def untrusted_json(data: bytes) -> None:
+    try:
+        value = parse_json(data)
+    except ValueError:
+        return
+    assert _levels(value) <= DEPTH
+
+
+def _levels(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_levels, inner), default=0) if isinstance(value, dict | list) else 1
+
+
+CODE = [bundle.File("train.py", b"print(1)"), bundle.File("bin/run", b"#!/bin/sh", True)]
+PACKED = bundle.encode(CODE)
+TAR = gzip.decompress(PACKED)
+
+
+@target(damaged(PACKED) | damaged(TAR).map(gzip.compress))
+def bundles_of_code(data: bytes) -> None:
+    try:
+        bundle.decode(data, sha256=bundle.digest(CODE), size=17)
+    except bundle.BundleError:
+        return
