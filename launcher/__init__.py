@@ -15,8 +15,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from launcher.job.code import Code as Code
     from launcher.job.jobfile import JobFileError as JobFileError
     from launcher.job.jobfile import load_job as load_job
+    from launcher.job.notify import Notify as Notify
     from launcher.job.pool import Container as Container
     from launcher.job.pool import Package as Package
     from launcher.job.pool import Pool as Pool
@@ -24,22 +26,28 @@ if TYPE_CHECKING:
     from launcher.job.spec import Checkpoint as Checkpoint
     from launcher.job.spec import Elastic as Elastic
     from launcher.job.spec import Job as Job
+    from launcher.local import LocalError as LocalError
     from launcher.run import LaunchError as LaunchError
     from launcher.run import Run as Run
     from launcher.run import launch as launch
+    from launcher.runs import RunError as RunError
     from launcher.status import Outcome as Outcome
 
 _HOMES = {
     "Checkpoint": "job.spec",
+    "Code": "job.code",
     "Container": "job.pool",
     "Elastic": "job.spec",
     "Job": "job.spec",
     "JobFileError": "job.jobfile",
     "LaunchError": "run",
+    "LocalError": "local",
+    "Notify": "job.notify",
     "Outcome": "status",
     "Package": "job.pool",
     "Pool": "job.pool",
     "Run": "run",
+    "RunError": "runs",
     "Scheduling": "job.scheduling",
     "launch": "run",
     "load_job": "job.jobfile",

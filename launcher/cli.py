@@ -7,11 +7,11 @@ import json
 import os
 import sys
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launcher.usererrors import BAD_INPUT, CANCELLED, FAILED, OK, user_errors
+from launcher.usererrors import CANCELLED, FAILED, OK, fail, seconds_in, user_errors
 
 if TYPE_CHECKING:
     from launcher.vertex import Jobs
@@ -175,7 +175,7 @@ def plan(
         request = plans.request_of(loaded, run_id or f"{loaded.name}-DATE-TIME-ID", packed)
         if format is Format.files:
             if packed is None:
-                _fail(f"{job}: sends no code; write code: FOLDER")
+                fail(f"{job}: sends no code; write code: FOLDER")
             text = plans.files(packed)
         elif format is Format.yaml:
             text = plans.as_yaml(request)
@@ -188,6 +188,33 @@ def plan(
         else:
             text = customjob.serialise(request)
         typer.echo(text, nl=False)
+
+
+@app.command()
+def doctor(
+    job: JobPath,
+    target: TargetOption = Target.local,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check whether a job can run: credentials, bucket, image, quota; or what is needed here."""
+    with user_errors():
+        from launcher.doctor.checkup import examine
+        from launcher.doctor.report import as_json as findings_as_json
+        from launcher.doctor.report import print_findings
+        from launcher.doctor.rounds import checks_of
+        from launcher.job.jobfile import load_job
+
+        loaded = load_job(job, overrides or [], target.value, warn=_warn)
+        findings = examine(checks_of(loaded, target.value))
+        if as_json:
+            typer.echo(json.dumps(findings_as_json(findings), indent=2))
+        else:
+            from rich.console import Console
+
+            print_findings(Console(highlight=False), findings)
+    if any(finding.verdict == "fail" for _, finding in findings):
+        raise typer.Exit(FAILED)
 
 
 @app.command()
@@ -273,7 +300,7 @@ def list_runs(
             target=target.value if target else None,
             name=name,
             regions=[] if apis else regions or [],
-            since=None if since is None else time.time() - _seconds("--since", since),
+            since=None if since is None else time.time() - seconds_in("--since", since),
             limit=limit,
             report=lambda problem: typer.echo(f"swell: {problem}", err=True),
         )
@@ -320,7 +347,7 @@ def checkpoints(
             typer.echo(f"the checkpoint of step {chosen} is in {export}")
             return
         if step is not None:
-            _fail("--step belongs to --export")
+            fail("--step belongs to --export")
         rows = list_checkpoints(found, verify)
         if as_json:
             typer.echo(json.dumps(rows, indent=2))
@@ -355,7 +382,7 @@ def logs(
 
         start = None
         if since is not None:
-            start = since_time(_seconds("--since", since), time.time())
+            start = since_time(seconds_in("--since", since), time.time())
         print_logs(open_log(runs.find(run), replica, start, follow), follow, as_json)
 
 
@@ -396,12 +423,12 @@ def preempt(
     """Take a VM away from a local run, as the Spot market does, or give it back."""
     with user_errors():
         if (notice is not None) + silent + restore > 1:
-            _fail("choose one of --notice, --silent and --restore")
+            fail("choose one of --notice, --silent and --restore")
         from launcher import runs
         from launcher.foreground import local_replicas
 
         if notice is not None:
-            _seconds("--notice", notice)
+            seconds_in("--notice", notice)
         replicas = local_replicas(runs.find(run), replica)
         if restore:
             replicas.restore(replica)
@@ -439,21 +466,6 @@ def _warn(line: str) -> None:
     typer.echo(f"swell: warning: {line}", err=True)
 
 
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"swell: {message}", err=True)
-    raise typer.Exit(BAD_INPUT)
-
-
-def _seconds(option: str, duration: str) -> float:
-    """Returns the seconds of an option's duration; ends the command when it is none."""
-    from launcher.job.durations import parse_duration
-
-    try:
-        return parse_duration(duration).total_seconds()
-    except ValueError as error:
-        _fail(f"{option}: {error}")
-
-
 def _apis(project: str | None, regions: list[str], job: str | None) -> list[Jobs]:
     """Returns the APIs that options of ``swell runs`` name."""
     if job is not None:
@@ -462,9 +474,9 @@ def _apis(project: str | None, regions: list[str], job: str | None) -> list[Jobs
         loaded = load_job(job, [])
         project, regions = project or loaded.project, regions or loaded.regions
         if not project or not regions:
-            _fail(f"{job}: has no project and regions; give --project and --region")
+            fail(f"{job}: has no project and regions; give --project and --region")
     if project and not regions:
-        _fail("--project needs --region: jobs are kept by region")
+        fail("--project needs --region: jobs are kept by region")
     if not project:
         return []
     from launcher.retry import BRIEF, Retries

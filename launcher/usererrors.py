@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import typer
 
@@ -60,3 +61,19 @@ def _exit_code(error: Exception) -> int | None:
     if isinstance(error, LocalError | ApiError | OSError | ImportError):
         return FAILED
     return None
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the command: what it was given is wrong."""
+    typer.echo(f"swell: {message}", err=True)
+    raise typer.Exit(BAD_INPUT)
+
+
+def seconds_in(option: str, duration: str) -> float:
+    """Returns the seconds of an option's duration; ends the command when it is none."""
+    from launcher.job.durations import parse_duration
+
+    try:
+        return parse_duration(duration).total_seconds()
+    except ValueError as error:
+        fail(f"{option}: {error}")

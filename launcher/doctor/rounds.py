@@ -1,0 +1,37 @@
+"""Which checks a job gets on a target."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from launcher.doctor.checkup import Check
+from launcher.doctor.localchecks import common_checks, local_checks
+from launcher.job.spec import Job, Target
+
+
+def checks_of(job: Job, target: Target, environment: Mapping[str, str] = os.environ) -> list[Check]:
+    """Returns the checks, in the order in which they are told of.
+
+    Args:
+        job: one that ``launcher.job.targets`` has nothing to say against.
+        target: where it is to run.
+        environment: may name emulators of Vertex AI and of Cloud Storage. Of other APIs there are
+            none then: asking Google's about an emulated project would tell nothing.
+    """
+    if target == "local":
+        return [*common_checks(job), *local_checks(job)]
+    from launcher.doctor.cloud import Cloud
+    from launcher.doctor.vertexchecks import vertex_checks
+    from launcher.transport import import_client, is_emulator
+    from launcher.vertex import ENV_ENDPOINT
+
+    import_client()  # here, and not in several threads at once
+    endpoint = environment.get(ENV_ENDPOINT)
+    storage = environment.get("STORAGE_EMULATOR_HOST")
+    cloud = Cloud(
+        job.project or "",
+        {"storage": storage.rstrip("/")} if storage else {},
+        emulated=bool(endpoint and is_emulator(endpoint)),
+    )
+    return [*common_checks(job), *vertex_checks(job, cloud, endpoint)]
