@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from trainer.networks import settings_here
 from trainer.rundir import ENV_RUN_DIR, ENV_TOKEN, EXIT_FAILED, RUN, RunDirectory, token_sha256
 
 if TYPE_CHECKING:
@@ -229,6 +230,10 @@ def main() -> int:
     except (ValueError, OSError) as error:
         print(f"swell-agent: {error}", file=sys.stderr)
         return EXIT_FAILED
+    added, why = settings_here(os.environ)
+    os.environ.update(added)
+    if why:
+        print(f"swell-agent: {why}", flush=True)
     from trainer import agent  # takes a while to import: not for --help
 
     return agent.main()
