@@ -50,6 +50,7 @@ def _silence_libraries() -> None:
 
 def _exit_code(error: Exception) -> int | None:
     from launcher.apierror import ApiError
+    from launcher.image import ImageError
     from launcher.job.jobfile import JobFileError
     from launcher.local import LocalError
     from launcher.packing import PackingError
@@ -58,7 +59,7 @@ def _exit_code(error: Exception) -> int | None:
 
     if isinstance(error, JobFileError | LaunchError | PackingError | RunError):
         return BAD_INPUT
-    if isinstance(error, LocalError | ApiError | OSError | ImportError):
+    if isinstance(error, LocalError | ImageError | ApiError | OSError | ImportError):
         return FAILED
     return None
 

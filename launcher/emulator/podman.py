@@ -171,3 +171,7 @@ def _cgroups(root: Path) -> str:
 def _hard_limit(what: int, most: int) -> int:
     _, hard = resource.getrlimit(what)
     return most if hard == resource.RLIM_INFINITY else min(hard, most)
+
+
+if __name__ == "__main__":  # for containers/build.sh
+    print(Machine.here().configuration(), end="")

@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# Builds the CPU image on this machine without any image registry, and tests it: `make
+# test-container`. Debian 12 or Ubuntu, as root. Leaves nothing but Debian's podman behind.
+#
+#   containers/test.sh --possible   only says whether it could run here, and why not
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+why=
+[[ $(id -u) == 0 ]] || why="it needs root"
+command -v apt-get >/dev/null || command -v podman >/dev/null || why="podman is not here, nor apt-get"
+if [[ -n $why ]]; then
+  echo "The container is not tested here: $why." >&2
+  exit 3
+fi
+[[ ${1:-} == --possible ]] && exit 0
+
+python="$PWD/.venv/bin/python"
+packages=()
+for pair in podman:podman buildah:buildah runc:runc conmon:conmon catatonit:catatonit \
+  netavark:netavark mmdebstrap:mmdebstrap iptables:iptables ip:iproute2; do
+  PATH="$PATH:/usr/sbin:/sbin:/usr/lib/podman" command -v "${pair%%:*}" >/dev/null ||
+    packages+=("${pair#*:}")
+done
+if ((${#packages[@]})); then
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq
+  apt-get install -y -qq --no-install-recommends "${packages[@]}"
+fi
+
+began=$SECONDS
+say() { echo "[$((SECONDS - began)) s] $*"; }
+# On a disk: /tmp may be memory, and this takes some 6 GB for a while.
+folder="$(mktemp -d "${TMPDIR:-/var/tmp}/swell-container-XXXXXX")"
+export CONTAINERS_CONF="$folder/containers.conf" CONTAINERS_STORAGE_CONF="$folder/storage.conf"
+PYTHONPATH="$PWD" "$python" -m launcher.emulator.podman >"$CONTAINERS_CONF"
+cat >"$CONTAINERS_STORAGE_CONF" <<END
+[storage]
+driver = "overlay"
+graphroot = "$folder/storage"
+runroot = "$folder/run"
+END
+clean_up() {
+  podman rm --all --force --time 0 >/dev/null 2>&1 || true
+  podman rmi --all --force >/dev/null 2>&1 || true
+  umount "$folder/storage/overlay" 2>/dev/null || true
+  rm -rf "$folder"
+}
+trap clean_up EXIT
+
+say "making a base image from Debian's packages"
+mirror="$(sed -n 's/^URIs: *\(http[^ ]*debian\)$/\1/p; s/^deb \(http[^ ]*debian\) .*/\1/p' \
+  /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | head -1)"
+mmdebstrap --quiet --variant=minbase --include=ca-certificates \
+  --customize-hook='rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*' \
+  bookworm "$folder/base.tar" ${mirror:+"$mirror"}
+podman import --quiet "$folder/base.tar" localhost/debian:bookworm-slim >/dev/null
+rm "$folder/base.tar"
+
+# What pip finds here it must find in the build: folders with wheels, and whom it trusts.
+trust=/etc/ssl/certs/ca-certificates.crt
+more=(--network host --pull=never --volume "$trust:$trust:ro")
+links="${PIP_FIND_LINKS:-$("$python" -m pip config get global.find-links 2>/dev/null || true)}"
+for place in $links; do
+  if [[ -d $place ]]; then
+    more+=(--volume "$place:$place:ro")
+    TORCH_PIP_ARGS="${TORCH_PIP_ARGS:-} --find-links $place"
+  fi
+done
+export TORCH_PIP_ARGS="${TORCH_PIP_ARGS:-}"
+
+say "building the image"
+BASE_IMAGE=localhost/debian:bookworm-slim ENGINE=podman \
+  containers/build.sh cpu localhost/swell-trainer "${more[@]}" >"$folder/build.log" 2>&1 || {
+  tail -40 "$folder/build.log" >&2
+  exit 1
+}
+tail -1 "$folder/build.log"
+say "building a user's image on top of it"
+podman build --quiet --network host --pull=never --volume "$trust:$trust:ro" \
+  --tag localhost/swell-digits - <<'END'
+FROM localhost/swell-trainer
+USER root
+RUN pip install --quiet --no-cache-dir 'scikit-learn>=1.7,<2'
+USER 1000:1000
+END
+
+say "testing"
+SWELL_TEST_IMAGE=localhost/swell-trainer SWELL_TEST_DIGITS_IMAGE=localhost/swell-digits \
+  "$python" -m pytest tests/containers/test_image.py ${PYTEST_ARGS:-}
+say "done"

@@ -1,0 +1,211 @@
+"""The training image, really built and really run, and VMs that are containers of it.
+
+``make test-container`` builds the images and runs these; without one they are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.emulator import netns
+
+IMAGE = os.environ.get("SWELL_TEST_IMAGE", "")
+DIGITS = os.environ.get("SWELL_TEST_DIGITS_IMAGE", "")
+ROOT = Path(__file__).parents[2]
+LIMIT = 900.0  # seconds; only a hang takes as long
+
+pytestmark = [
+    pytest.mark.skipif(not IMAGE, reason="no image to test: make test-container builds one"),
+    pytest.mark.timeout(LIMIT),
+]
+
+# A user's script: it trains for a moment in whatever world there is, and tells where it may write.
+SCRIPT = """
+import os, sys
+import horovod.torch as hvd
+import torch
+
+hvd.init()
+total = hvd.allreduce(torch.ones(1), op=hvd.Sum).item()
+writable = []
+for place in ("/", "/app", "/opt/swell", "/home/swell", "/tmp", os.environ["XDG_CACHE_HOME"]):
+    try:
+        open(os.path.join(place, "probe"), "w").close()
+        writable.append(place)
+    except OSError:
+        pass
+print("uid", os.getuid(), "sum", total, "args", *sys.argv[1:], "writable", *writable)
+"""
+SLEEPS = "import time\nprint('up', flush=True)\ntime.sleep(600)\n"
+
+
+def podman(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["podman", *arguments], capture_output=True, text=True, timeout=LIMIT, **options
+    )
+
+
+def wait_for(look: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + 120.0
+    while not (seen := look()):
+        assert time.monotonic() < deadline, "still waiting"
+        time.sleep(0.1)
+    return seen
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """No container, network, volume or namespace outlives a test."""
+
+    def there() -> set[str]:
+        lists = (["ps", "--all", "--quiet"], ["network", "ls", "-q"], ["volume", "ls", "-q"])
+        return {line for each in lists for line in podman(*each).stdout.split()}
+
+    before, names = there(), netns._names()
+    yield
+    wait_for(lambda: not there() - before)
+    # Namespaces of others on this machine may have come meanwhile; those of ours are ownerless.
+    for number in {netns.number_of(name) for name in netns._names() - names}:
+        assert number is not None
+        held = netns.claim(number)
+        assert held is None, f"network {number} was left behind"
+
+
+@pytest.fixture
+def user_image(tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    """Builds a user's image of three lines around a script."""
+    built: list[str] = []
+
+    def build(script: str) -> str:
+        (tmp_path / "train.py").write_text(script)
+        (tmp_path / "Dockerfile").write_text(
+            f'FROM {IMAGE}\nCOPY train.py /app/\nCMD ["train.py", "--epochs", "3"]\n'
+        )
+        built.append(f"localhost/swell-test-{len(built)}")
+        done = podman("build", "--pull=never", "--tag", built[-1], str(tmp_path))
+        assert done.returncode == 0, done.stderr
+        return built[-1]
+
+    yield build
+    podman("rmi", "--force", *built)
+
+
+def test_a_user_s_image_of_three_lines_trains_as_nobody_on_a_file_system_it_cannot_write_to(
+    user_image: Callable[[str], str],
+) -> None:
+    done = podman(
+        *("run", "--rm", "--network", "none", "--read-only", "--read-only-tmpfs=false"),
+        *("--tmpfs", "/tmp:mode=1777", "--tmpfs", "/var/cache/swell:mode=1777"),
+        *("--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
+        user_image(SCRIPT),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "uid 1000 sum 1.0 args --epochs 3 writable /tmp /var/cache/swell\n" in done.stdout
+
+
+def test_sigterm_reaches_the_agent_behind_process_one(user_image: Callable[[str], str]) -> None:
+    image = user_image(SLEEPS)
+    started = podman("run", "--detach", "--network", "none", "--name", "swell-test-term", image)
+    assert started.returncode == 0, started.stderr
+    try:
+        wait_for(lambda: "up\n" in podman("logs", "swell-test-term").stdout)
+        processes = podman("top", "swell-test-term", "pid", "args").stdout
+        assert "1           tini -- swell-agent" in processes or " tini --" in processes
+        podman("kill", "--signal", "TERM", "swell-test-term")
+        wait_for(lambda: "SIGTERM: leaving at the next" in podman("logs", "swell-test-term").stdout)
+    finally:
+        podman("rm", "--force", "--time", "0", "swell-test-term")
+
+
+def test_the_image_says_what_it_is_and_carries_its_bill_of_materials() -> None:
+    (found,) = json.loads(podman("image", "inspect", IMAGE).stdout)
+    labels = found["Labels"]
+    assert labels["org.opencontainers.image.title"] == "swell-trainer"
+    assert f"version = {labels['org.opencontainers.image.version']}\n" in (
+        (ROOT / "setup.cfg").read_text()
+    )
+    assert found["User"] == "1000:1000"
+    materials = podman(
+        *("run", "--rm", "--network", "none", "--entrypoint", "cat"),
+        *(IMAGE, "/opt/swell/share/swell/packages.json"),
+    )
+    names = {
+        package["metadata"]["name"].lower() for package in json.loads(materials.stdout)["installed"]
+    }
+    assert {"swell", "torch", "horovod", "gcsfs"} <= names
+
+
+def test_help_explains_the_entry_point() -> None:
+    told = podman("run", "--rm", "--network", "none", IMAGE, "--help")
+    assert told.returncode == 0 and "-m MODULE" in told.stdout
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Launches a job on containers, and returns its status when it has ended."""
+
+    def run(job: str, *options: str) -> dict[str, Any]:
+        (tmp_path / "job.yaml").write_text(job)
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "launcher.cli", "launch", str(tmp_path / "job.yaml")),
+                *("--target", "local", "--vm", "container", "--json", *options),
+            ],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "SWELL_HOME": str(tmp_path / "home")},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+        )
+        print(done.stderr)  # the run's story, for whoever reads a failure
+        assert done.stdout, done.stderr
+        status: dict[str, Any] = json.loads(done.stdout)
+        return status
+
+    return run
+
+
+def test_the_digits_survive_a_preemption_and_a_silent_loss_on_three_containers(
+    launch: Callable[..., dict[str, Any]],
+) -> None:
+    status = launch(
+        f"""
+name: digits
+task: trainer.tasks.digits:Digits
+args: {{epochs: 96, batch: 64, width: 24, dtype: float64}}
+container: {DIGITS}
+pools:
+  - {{machine: a2-highgpu-1g}}
+  - {{machine: a2-highgpu-1g, replicas: 2}}
+elastic: {{min_workers: 2}}
+local:
+  memory: 3GiB
+  market:
+    - {{at: 100 steps, preempt: workerpool1-0, notice: 5s, back: 150 steps}}
+    - {{at: 220 steps, vanish: workerpool1-1, back: 270 steps}}
+"""
+    )
+    assert status["state"] == "succeeded", status
+    causes = [one["cause"] for one in status["generations"]]
+    assert causes[0] == "start" and {"drain", "loss", "grow"} <= set(causes), causes
+    assert status["generations"][-1]["world_size"] == 3, "both came back"
+
+
+def test_an_image_that_is_not_there_ends_the_run_with_the_remedy(
+    launch: Callable[..., dict[str, Any]],
+) -> None:
+    status = launch(
+        "name: none\ntask: trainer.tasks.digits:Digits\ncontainer: localhost/not-there\n"
+        "pools: [a2-highgpu-1g]\n"
+    )
+    assert status["state"] == "failed"
+    assert "no image localhost/not-there on this machine" in str(status["reason"])
