@@ -15,6 +15,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from launcher.job.fallback import Fallback as Fallback
+    from launcher.job.fallback import Limits as Limits
+    from launcher.job.fallback import Resubmit as Resubmit
     from launcher.job.jobfile import JobFileError as JobFileError
     from launcher.job.jobfile import load_job as load_job
     from launcher.job.pool import Container as Container
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from launcher.job.spec import Job as Job
     from launcher.run import LaunchError as LaunchError
     from launcher.run import Run as Run
+    from launcher.run import attach as attach
     from launcher.run import launch as launch
     from launcher.status import Outcome as Outcome
 
@@ -33,14 +37,18 @@ _HOMES = {
     "Checkpoint": "job.spec",
     "Container": "job.pool",
     "Elastic": "job.spec",
+    "Fallback": "job.fallback",
     "Job": "job.spec",
     "JobFileError": "job.jobfile",
     "LaunchError": "run",
+    "Limits": "job.fallback",
     "Outcome": "status",
     "Package": "job.pool",
     "Pool": "job.pool",
+    "Resubmit": "job.fallback",
     "Run": "run",
     "Scheduling": "job.scheduling",
+    "attach": "run",
     "launch": "run",
     "load_job": "job.jobfile",
 }

@@ -5,25 +5,32 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from functools import cache
 from types import TracebackType
 from typing import Any
 
 from launcher import runs
+from launcher.choices import Choice, choices_of
 from launcher.job import customjob
+from launcher.job.prices import PriceList, load_prices
 from launcher.job.spec import Job, Target
 from launcher.job.targets import problems
+from launcher.limits import usd_per_hour
 from launcher.local import PROJECT, REGION, Emulator, LocalError
+from launcher.policy import STOP_GRACE, Terms
 from launcher.retry import ONCE, Retries
-from launcher.status import Outcome, read_status
-from launcher.supervisor import PATIENCE, Supervisor, end_run
+from launcher.status import History, Outcome, read_status
+from launcher.supervisor import SETTLE, Supervisor, end_run
 from launcher.transport import import_client
 from launcher.vertex import Jobs
-from trainer.events import EventWriter
-from trainer.rundir import RunDirectory, token_sha256
+from trainer.events import Event, EventWriter, read_events
+from trainer.rundir import RunDirectory
 
 LOCAL_POLL = 0.25  # seconds
 LOCAL_PATIENCE = 5.0
+LOCAL_STOP_GRACE = 60.0
 VERTEX_POLL = 10.0
 
 
@@ -32,7 +39,7 @@ class LaunchError(ValueError):
 
 
 class Run:
-    """A run that ``launch`` started, looked after by a thread of this process.
+    """A run that ``launch`` or ``attach`` looks after, in a thread of this process.
 
     As a context manager it cancels the run when the block is left early.
 
@@ -74,6 +81,10 @@ class Run:
     def status(self) -> dict[str, Any]:
         """Returns what ``swell status --json`` prints, without asking the API (``api`` is None)."""
         return read_status(self.directory)
+
+    def events(self) -> list[Event]:
+        """Returns all events of the run so far in order of time (see trainer.events)."""
+        return read_events(self.directory)
 
     def cancel(self, reason: str = "") -> None:
         """Ends the run as cancelled, unless it has ended; ``wait`` tells when it is gone."""
@@ -128,69 +139,143 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
         target: "local" runs it on this machine, "vertex" on Vertex AI.
         run_id: the run's id; by default one is made from the job's name.
 
-    Returns the run, which is looked after until it ends or this process does. On the local
-    target its VMs end with this process; on Vertex AI they go on.
+    Returns the run, which is looked after until it ends or this process does; then ``attach`` goes
+    on with it. On the local target its VMs end with this process; on Vertex AI they go on.
 
     Raises LaunchError for a job that the target cannot run, RunError for an id that is taken or
-    impossible, LocalError when the emulator does not start.
+    impossible, LocalError when the emulator does not start, FileError for a wrong price file.
     """
     require_fit(job, target)
     run_id = run_id or runs.new_id(job.name, time.time())
     runs.check_id(run_id)
     directory = runs.directory_for(run_id, job.output, target)
-    token = secrets.token_hex(32)
+    choices, prices = _choices(job), load_prices(runs.home())
+    require_prices(choices, job, prices)
+    record = {
+        "id": run_id,
+        "target": target,
+        "spec": job.to_dict(),
+        "settings": job.settings(),
+        "token_sha256": "",  # every attempt has a token of its own: see runs.renew_token
+        "created": time.time(),
+        "by": runs.whoami(),
+    }
     with ExitStack() as resources:
         runs.require_new(run_id, directory)
         resources.enter_context(runs.launch_lock(run_id))
-        runs.create(
-            directory,
-            {
-                "id": run_id,
-                "target": target,
-                "spec": job.to_dict(),
-                "settings": job.settings(),
-                "token_sha256": token_sha256(token),
-                "created": time.time(),
-                "by": runs.whoami(),
-            },
-        )
-        emulator = None
+        runs.create(directory, record)
         try:
-            if target == "local":
-                # The client's import takes as long as the emulator's start: let it meanwhile.
-                imports = threading.Thread(target=import_client, daemon=True)
-                imports.start()
-                folder = runs.local_folder(run_id)
-                emulator = resources.enter_context(
-                    Emulator(folder, runs.buckets_folder(), job.local.market, job.local.vm)
-                )
-                imports.join()  # two threads that import one package can meet it half done
-                region = job.regions[0] if job.regions else REGION
-                # An emulator that does not answer is gone: asking again does not bring it back.
-                jobs = Jobs(
-                    job.project or PROJECT, region, emulator.endpoint, retries=Retries(ONCE)
-                )
-            else:
-                jobs = Jobs(job.project or "", job.regions[0])
+            return _look_after(record, job, directory, prices, resources)
         except LocalError as error:
             directory.end("failed", str(error))
             raise
         except BaseException:  # Ctrl-C while it starts
             directory.end("cancelled", f"cancelled by {runs.whoami()}")
             raise
-        run = Run(run_id, directory, emulator)
-        supervisor = Supervisor(
-            directory,
-            jobs,
-            lambda attempt: customjob.build(
-                job, run_id=run_id, run_dir=directory.url, token=token, attempt=attempt
-            ),
-            poll=LOCAL_POLL if emulator else VERTEX_POLL,
-            patience=LOCAL_PATIENCE if emulator else PATIENCE,
-            sleep=run._sleep,
+
+
+def attach(run: str | RunDirectory) -> Run:
+    """Goes on with a run whose launch has ended, however that was, from any machine.
+
+    All that is needed is in the run directory. A CustomJob that still runs is watched; one that
+    has ended meanwhile is followed by the next attempt, if the run is not over. A run on Vertex AI
+    may be attached to while another process looks after it: they do not get into each other's
+    way. A local run's VMs have ended with its launch: it goes on from its newest checkpoint.
+
+    Args:
+        run: the run's id, a unique beginning of it, its run directory, or that opened.
+
+    Raises RunError when there is no such run, when it is a local run of another machine, or when
+    a launch on this machine looks after it; LocalError when the emulator does not start.
+    """
+    directory = run if isinstance(run, RunDirectory) else runs.find(run)
+    record = directory.run()
+    run_id, local = str(record["id"]), record.get("target") != "vertex"
+    if local and not runs.launched_here(record):
+        raise runs.RunError(f"{run_id}: is a local run of {record.get('by')}; attach to it there")
+    job = Job.model_validate(record["spec"])
+    with ExitStack() as resources:
+        resources.enter_context(runs.launch_lock(run_id, f"{run_id}: is looked after already"))
+        return _look_after(record, job, directory, load_prices(runs.home()), resources)
+
+
+def _look_after(
+    record: dict[str, Any],
+    job: Job,
+    directory: RunDirectory,
+    prices: PriceList,
+    resources: ExitStack,
+) -> Run:
+    """Starts to see a run through, in a thread. Its ``resources`` are taken over."""
+    run_id = str(record["id"])
+    emulator, api = None, _vertex(job)
+    if record.get("target") != "vertex":
+        emulator = _emulator(run_id, job, resources)
+        api = _emulated(job, emulator)
+    terms = Terms(
+        run_id,
+        tuple(_choices(job)),
+        float(record["created"]),
+        job.resubmit,
+        job.limits,
+        saves=job.starts_agent(job.pools[0]),
+        stop_grace=LOCAL_STOP_GRACE if emulator else STOP_GRACE,
+    )
+
+    def request(attempt: int, choice: Choice) -> customjob.CustomJob:
+        return customjob.build(
+            choice.job,
+            run_id=run_id,
+            run_dir=directory.url,
+            token=runs.renew_token(directory),
+            attempt=attempt,
+            region=choice.region,
         )
-        run._start(supervisor, resources.pop_all())
+
+    run = Run(run_id, directory, emulator)
+    supervisor = Supervisor(
+        directory,
+        terms,
+        api,
+        request,
+        poll=LOCAL_POLL if emulator else VERTEX_POLL,
+        price=lambda choice: usd_per_hour(choice.job, prices),
+        patience=LOCAL_PATIENCE if emulator else None,
+        settle=0.0 if emulator else SETTLE,  # one launch at a time looks after a local run
+        steps=lambda: History(read_events(directory)).step,
+        sleep=run._sleep,
+    )
+    run._start(supervisor, resources.pop_all())
     return run
+
+
+def _choices(job: Job) -> list[Choice]:
+    return choices_of(job, REGION)
+
+
+def _vertex(job: Job) -> Callable[[str], Jobs]:
+    return cache(lambda region: Jobs(job.project or "", region))
+
+
+def _emulated(job: Job, emulator: Emulator) -> Callable[[str], Jobs]:
+    # An emulator that does not answer is gone: asking again does not bring it back.
+    return cache(
+        lambda region: Jobs(
+            job.project or PROJECT, region, emulator.endpoint, retries=Retries(ONCE)
+        )
+    )
+
+
+def _emulator(run_id: str, job: Job, resources: ExitStack) -> Emulator:
+    # The client's import takes as long as the emulator's start: let it meanwhile.
+    imports = threading.Thread(target=import_client, daemon=True)
+    imports.start()
+    emulator = Emulator(
+        runs.local_folder(run_id), runs.buckets_folder(), job.local.market, job.local.vm
+    )
+    resources.enter_context(emulator)
+    imports.join()  # two threads that import one package can meet it half done
+    return emulator
 
 
 def require_fit(job: Job, target: Target) -> None:
@@ -199,3 +284,15 @@ def require_fit(job: Job, target: Target) -> None:
     if found:
         lines = [f"{'.'.join(map(str, path))}: {what}" for path, what in found]
         raise LaunchError("\n".join(lines))
+
+
+def require_prices(choices: Iterable[Choice], job: Job, prices: PriceList) -> None:
+    """Raises LaunchError when ``limits.cost`` could not be kept: a price is not known."""
+    if job.limits.cost is None:
+        return
+    unknown = [it.name for it in choices if usd_per_hour(it.job, prices) is None]
+    if unknown:
+        raise LaunchError(
+            f"limits.cost: the price of {unknown[0]} is unknown; "
+            "write it into the price file (docs/job.md), or remove the limit"
+        )

@@ -10,9 +10,9 @@ import pytest
 
 from launcher import runs
 from launcher.apierror import ApiError
+from launcher.attempt import read_attempts
 from launcher.cancellation import cancel_run
 from launcher.retry import Backoff, Retries
-from launcher.supervisor import read_attempts
 from trainer.events import read_events
 from trainer.rundir import RunDirectory
 
