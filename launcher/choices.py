@@ -95,7 +95,11 @@ def next_choice(
         Next(choice, max(earliest, _rests_until(choice, attempts, idle_since, pauses, seed)))
         for choice in choices
     ]
-    return next((it for it in free if it.at <= now), min(free, key=lambda it: it.at))
+    rested = [it for it in free if it.at <= now] or [min(free, key=lambda it: it.at)]
+    last = _last_sent(attempts)
+    if last and verdict_of(last) in DRY:  # anywhere else first, however short the pauses are
+        rested.sort(key=lambda it: it.choice.name == last.choice)
+    return rested[0]
 
 
 def fruitless(attempts: Sequence[Attempt]) -> list[Attempt]:
