@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from launcher.job.code import Code as Code
+    from launcher.job.fallback import Fallback as Fallback
+    from launcher.job.fallback import Limits as Limits
+    from launcher.job.fallback import Resubmit as Resubmit
     from launcher.job.jobfile import JobFileError as JobFileError
     from launcher.job.jobfile import load_job as load_job
     from launcher.job.notify import Notify as Notify
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from launcher.local import LocalError as LocalError
     from launcher.run import LaunchError as LaunchError
     from launcher.run import Run as Run
+    from launcher.run import attach as attach
     from launcher.run import launch as launch
     from launcher.runs import RunError as RunError
     from launcher.status import Outcome as Outcome
@@ -38,17 +42,21 @@ _HOMES = {
     "Code": "job.code",
     "Container": "job.pool",
     "Elastic": "job.spec",
+    "Fallback": "job.fallback",
     "Job": "job.spec",
     "JobFileError": "job.jobfile",
     "LaunchError": "run",
+    "Limits": "job.fallback",
     "LocalError": "local",
     "Notify": "job.notify",
     "Outcome": "status",
     "Package": "job.pool",
     "Pool": "job.pool",
+    "Resubmit": "job.fallback",
     "Run": "run",
     "RunError": "runs",
     "Scheduling": "job.scheduling",
+    "attach": "run",
     "launch": "run",
     "load_job": "job.jobfile",
 }

@@ -15,8 +15,9 @@ from typing import Any
 
 from launcher import runs
 from launcher.apierror import ApiError
+from launcher.attempt import ENDED, read_attempts
 from launcher.retry import BRIEF, Retries
-from launcher.supervisor import ENDED, end_run, read_attempts
+from launcher.supervisor import end_run
 from launcher.vertex import JobState, jobs_of
 from trainer.events import EventWriter
 from trainer.rundir import ATTEMPTS, RunDirectory

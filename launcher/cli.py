@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launcher.usererrors import CANCELLED, FAILED, OK, fail, seconds_in, user_errors
+from launcher.usererrors import CANCELLED, FAILED, LIMITED, OK, fail, seconds_in, user_errors
 
 if TYPE_CHECKING:
     from launcher.vertex import Jobs
 
-EXIT_CODES = {"succeeded": OK, "failed": FAILED, "cancelled": CANCELLED}
+EXIT_CODES = {"succeeded": OK, "failed": FAILED, "cancelled": CANCELLED, "limited": LIMITED}
 
 app = typer.Typer(
     name="swell",
     help="Distributed PyTorch training on Spot GPUs that goes on while machines come and go.",
-    epilog="Exit codes: 0 succeeded, 1 failed, 2 bad input, 3 cancelled.",
+    epilog="Exit codes: 0 succeeded, 1 failed, 2 bad input, 3 cancelled, 4 limit reached.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -46,6 +46,7 @@ class State(str, Enum):
     succeeded = "succeeded"
     failed = "failed"
     cancelled = "cancelled"
+    limited = "limited"
 
 
 class Vm(str, Enum):
@@ -139,6 +140,22 @@ def launch(
                 typer.echo(f"  swell {command}")
             return
         state = launch_and_follow(loaded, target.value, run_id, as_json)
+    raise typer.Exit(EXIT_CODES.get(state, FAILED))
+
+
+@app.command()
+def attach(
+    run: RunName,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the final status as JSON; the rest to stderr.")
+    ] = False,
+) -> None:
+    """Go on with a run whose launch was stopped, and see it through to its end."""
+    with user_errors():
+        from launcher import runs
+        from launcher.foreground import attach_and_follow
+
+        state = attach_and_follow(runs.find(run), as_json)
     raise typer.Exit(EXIT_CODES.get(state, FAILED))
 
 

@@ -16,13 +16,13 @@ from typing import NoReturn
 from rich.console import Console
 
 from launcher import runs
+from launcher.attempt import read_attempts
 from launcher.job.spec import Job, Target
 from launcher.job.targets import output_of
 from launcher.local import LocalError, Replicas, child_environment
-from launcher.run import LaunchError, Run, launch
+from launcher.run import LaunchError, Run, attach, launch
 from launcher.status import ABANDONED, Outcome, is_abandoned, read_status
 from launcher.summary import print_summary
-from launcher.supervisor import read_attempts
 from launcher.usererrors import BAD_INPUT
 from launcher.view import LiveView, PlainView, Story, View
 from trainer.events import EventReader
@@ -74,13 +74,30 @@ def launch_and_follow(job: Job, target: Target, run_id: str | None, as_json: boo
     with _stops() as stops:
         started = time.time()
         run = launch(job, target, run_id)
-        stops.on_second = run.abandon
-        with _view(console, Story(run.id, job.replicas(), started)) as view:
-            view.say(f"run {run.id} ({target}) in {run.directory.url}")
-            outcome = _follow(run, view, stops)
-        took = time.time() - started
+        return _see(run, job, console, stops, started, as_json)
+
+
+def attach_and_follow(directory: RunDirectory, as_json: bool) -> str:
+    """Goes on with a run and shows it until its end. Returns the state it ended in.
+
+    Raises what ``attach`` raises.
+    """
+    console = Console(stderr=as_json, highlight=False)
+    with _stops() as stops:
+        record = directory.run()
+        run = attach(directory)
+        job = Job.model_validate(record["spec"])
+        return _see(run, job, console, stops, float(record["created"]), as_json)
+
+
+def _see(run: Run, job: Job, console: Console, stops: _Stops, started: float, as_json: bool) -> str:
+    stops.on_second = run.abandon
+    target = run.directory.run().get("target")
+    with _view(console, Story(run.id, job.replicas(), started)) as view:
+        view.say(f"run {run.id} ({target}) in {run.directory.url}")
+        outcome = _follow(run, view, stops)
     status = read_status(run.directory)
-    print_summary(console, status, run.directory.url, took)
+    print_summary(console, status, run.directory.url, time.time() - started)
     if as_json:
         print(json.dumps(status, indent=2))
     return outcome.state

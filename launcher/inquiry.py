@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from launcher.apierror import ApiError
+from launcher.attempt import ENDED
 from launcher.retry import BRIEF, Retries
-from launcher.supervisor import ENDED
 from launcher.transport import is_emulator
 from launcher.vertex import console_url, jobs_of
 

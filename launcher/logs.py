@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from launcher import runs
+from launcher.attempt import read_attempts
 from launcher.cloudlog import CloudLog
 from launcher.logline import SECOND, Line, format_time, parse_time, shown
 from launcher.retry import BRIEF, Retries
-from launcher.supervisor import read_attempts
 from launcher.transport import is_emulator
 from launcher.vertex import jobs_of
 from trainer.rundir import RunDirectory

@@ -5,33 +5,37 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from types import TracebackType
 from typing import Any
 
 from launcher import runs
-from launcher.apierror import ApiError
+from launcher.choices import Choice, choices_of
 from launcher.delivery import delivered
 from launcher.job import customjob
+from launcher.job.prices import PriceList, load_prices
 from launcher.job.spec import Job, Target
 from launcher.job.targets import output_of, problems
+from launcher.limits import usd_per_hour
 from launcher.local import PROJECT, REGION, Emulator, LocalError
 from launcher.packing import Packed, PackingError, pack
+from launcher.policy import STOP_GRACE, Terms
 from launcher.retry import ONCE, Retries
 from launcher.sdist import package_url
-from launcher.status import Outcome, read_status
-from launcher.supervisor import PATIENCE, Supervisor, end_run
+from launcher.status import History, Outcome, read_status
+from launcher.supervisor import SETTLE, Supervisor, end_run
 from launcher.transport import import_client
 from launcher.vertex import Jobs
 from launcher.webhook import Webhook, WebhookError, find_url
-from trainer.credentials import new_secret
-from trainer.events import Event, EventReader, EventWriter
-from trainer.rundir import RunDirectory, token_sha256
+from trainer.events import Event, EventReader, EventWriter, read_events
+from trainer.rundir import RunDirectory
 from trainer.secretmanager import ENDPOINT
 
 LOCAL_POLL = 0.25  # seconds
 LOCAL_PATIENCE = 5.0
+LOCAL_STOP_GRACE = 60.0
 VERTEX_POLL = 10.0
 EVENT_POLL = 0.25
 REMOTE_EVENT_POLL = 5.0  # on an object store, where each look is some requests
@@ -42,7 +46,7 @@ class LaunchError(ValueError):
 
 
 class Run:
-    """A run that ``launch`` started, looked after by a thread of this process.
+    """A run that ``launch`` or ``attach`` looks after, in a thread of this process.
 
     Its methods raise OSError when the run directory cannot be reached.
 
@@ -161,12 +165,12 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
         target: "local" runs it on this machine, "vertex" on Vertex AI.
         run_id: the run's id; by default one is made from the job's name.
 
-    Returns the run, which is looked after until it ends or this process does. On the local
-    target its VMs end with this process; on Vertex AI they go on.
+    Returns the run, which is looked after until it ends or this process does; then ``attach`` goes
+    on with it. On the local target its VMs end with this process; on Vertex AI they go on.
 
     Raises LaunchError for a job that the target cannot run, for code that cannot be sent and a
     webhook that is not there, RunError for an id that is taken or impossible, LocalError when the
-    emulator does not start, ApiError when Secret Manager refuses, OSError when the run directory
+    emulator does not start, FileError for a wrong price file, OSError when the run directory
     cannot be written.
     """
     require_fit(job, target)
@@ -174,75 +178,115 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
     run_id = run_id or runs.new_id(job.name, time.time())
     runs.check_id(run_id)
     directory = runs.directory_for(run_id, output_of(job, target), target)
-    secret = new_secret()
+    choices, prices = _choices(job), load_prices(runs.home())
+    require_prices(choices, job, prices)
+    record = {
+        "id": run_id,
+        "target": target,
+        "spec": job.to_dict(),
+        "settings": {**job.settings(), **(packed.settings() if packed else {})},
+        "token_sha256": "",  # every attempt has a secret of its own: see runs.renew_secret
+        "created": time.time(),
+        "by": runs.whoami(),
+    }
     with ExitStack() as resources:
         runs.require_new(run_id, directory)
         resources.enter_context(runs.launch_lock(run_id))
-        runs.create(
-            directory,
-            {
-                "id": run_id,
-                "target": target,
-                "spec": job.to_dict(),
-                "settings": {**job.settings(), **(packed.settings() if packed else {})},
-                "token_sha256": token_sha256(secret),
-                "created": time.time(),
-                "by": runs.whoami(),
-            },
-        )
-        heard = resources.enter_context(_told(job, url, run_id, directory))
-        emulator = None
+        runs.create(directory, record)
         try:
             if packed:
                 packed.send(directory, job.sends_package)
-            if target == "local":
-                # The client's import takes as long as the emulator's start: let it meanwhile.
-                imports = threading.Thread(target=import_client, daemon=True)
-                imports.start()
-                folder = runs.local_folder(run_id)
-                emulator = resources.enter_context(
-                    Emulator(
-                        folder,
-                        runs.buckets_folder(),
-                        job.local.market,
-                        job.local.vm,
-                        job.local.memory.bytes if job.local.memory else None,
-                    )
-                )
-                imports.join()  # two threads that import one package can meet it half done
-                region = job.regions[0] if job.regions else REGION
-                # An emulator that does not answer is gone: asking again does not bring it back.
-                jobs = Jobs(
-                    job.project or PROJECT, region, emulator.endpoint, retries=Retries(ONCE)
-                )
-            else:
-                jobs = Jobs(job.project or "", job.regions[0])
-            secrets_api = emulator.endpoint if emulator else ENDPOINT
-            token = resources.enter_context(delivered(job, secret, directory, secrets_api))
-        except (LocalError, ApiError, OSError) as error:
+            return _look_after(record, job, directory, prices, url, resources)
+        except (LocalError, OSError) as error:
             directory.end("failed", str(error))
             raise
         except BaseException:  # Ctrl-C while it starts
             directory.end("cancelled", f"cancelled by {runs.whoami()}")
             raise
-        run = Run(run_id, directory, emulator)
-        supervisor = Supervisor(
-            directory,
-            jobs,
-            lambda attempt: customjob.build(
-                job,
-                run_id=run_id,
-                run_dir=directory.url,
-                token=token,
-                attempt=attempt,
-                code=package_url(directory.url, packed.sha256) if packed else "",
-            ),
-            poll=LOCAL_POLL if emulator else VERTEX_POLL,
-            patience=LOCAL_PATIENCE if emulator else PATIENCE,
-            sleep=run._sleep,
-            listener=heard,
+
+
+def attach(run: str | RunDirectory) -> Run:
+    """Goes on with a run whose launch has ended, however that was, from any machine.
+
+    All that is needed is in the run directory. A CustomJob that still runs is watched; one that
+    has ended meanwhile is followed by the next attempt, if the run is not over. A run on Vertex AI
+    may be attached to while another process looks after it: they do not get into each other's
+    way. A local run's VMs have ended with its launch: it goes on from its newest checkpoint.
+
+    Args:
+        run: the run's id, a unique beginning of it, its run directory, or that opened.
+
+    Raises RunError when there is no such run, when it is a local run of another machine, or when
+    a launch on this machine looks after it; LaunchError when its webhook is not there; LocalError
+    when the emulator does not start.
+    """
+    directory = run if isinstance(run, RunDirectory) else runs.find(run)
+    record = directory.run()
+    run_id, local = str(record["id"]), record.get("target") != "vertex"
+    if local and not runs.launched_here(record):
+        raise runs.RunError(f"{run_id}: is a local run of {record.get('by')}; attach to it there")
+    job = Job.model_validate(record["spec"])
+    url, prices = _webhook_url(job), load_prices(runs.home())
+    with ExitStack() as resources:
+        resources.enter_context(runs.launch_lock(run_id, f"{run_id}: is looked after already"))
+        return _look_after(record, job, directory, prices, url, resources)
+
+
+def _look_after(
+    record: dict[str, Any],
+    job: Job,
+    directory: RunDirectory,
+    prices: PriceList,
+    webhook_url: str,
+    resources: ExitStack,
+) -> Run:
+    """Starts to see a run through, in a thread. Its ``resources`` are taken over."""
+    run_id = str(record["id"])
+    heard = resources.enter_context(_told(job, webhook_url, run_id, directory))
+    emulator, api = None, _vertex(job)
+    if record.get("target") != "vertex":
+        emulator = _emulator(run_id, job, resources)
+        api = _emulated(job, emulator)
+    terms = Terms(
+        run_id,
+        tuple(_choices(job)),
+        float(record["created"]),
+        job.resubmit,
+        job.limits,
+        saves=job.starts_agent(job.pools[0]),
+        stop_grace=LOCAL_STOP_GRACE if emulator else STOP_GRACE,
+    )
+    code = str(record["settings"].get("code_sha256") or "")
+    secrets_api = emulator.endpoint if emulator else ENDPOINT
+    deliveries = resources.enter_context(ExitStack())  # each until the run has ended
+
+    def request(attempt: int, choice: Choice) -> customjob.CustomJob:
+        secret = runs.renew_secret(directory)
+        return customjob.build(
+            choice.job,
+            run_id=run_id,
+            run_dir=directory.url,
+            token=deliveries.enter_context(delivered(job, secret, directory, secrets_api)),
+            attempt=attempt,
+            region=choice.region,
+            code=package_url(directory.url, code) if code else "",
         )
-        run._start(supervisor, resources.pop_all())
+
+    run = Run(run_id, directory, emulator)
+    supervisor = Supervisor(
+        directory,
+        terms,
+        api,
+        request,
+        poll=LOCAL_POLL if emulator else VERTEX_POLL,
+        price=lambda choice: usd_per_hour(choice.job, prices),
+        patience=LOCAL_PATIENCE if emulator else None,
+        settle=0.0 if emulator else SETTLE,  # one launch at a time looks after a local run
+        steps=lambda: History(read_events(directory)).step,
+        sleep=run._sleep,
+        listener=heard,
+    )
+    run._start(supervisor, resources.pop_all())
     return run
 
 
@@ -272,9 +316,54 @@ def _told(
         yield webhook.hear
 
 
+def _choices(job: Job) -> list[Choice]:
+    return choices_of(job, REGION)
+
+
+def _vertex(job: Job) -> Callable[[str], Jobs]:
+    return cache(lambda region: Jobs(job.project or "", region))
+
+
+def _emulated(job: Job, emulator: Emulator) -> Callable[[str], Jobs]:
+    # An emulator that does not answer is gone: asking again does not bring it back.
+    return cache(
+        lambda region: Jobs(
+            job.project or PROJECT, region, emulator.endpoint, retries=Retries(ONCE)
+        )
+    )
+
+
+def _emulator(run_id: str, job: Job, resources: ExitStack) -> Emulator:
+    # The client's import takes as long as the emulator's start: let it meanwhile.
+    imports = threading.Thread(target=import_client, daemon=True)
+    imports.start()
+    emulator = Emulator(
+        runs.local_folder(run_id),
+        runs.buckets_folder(),
+        job.local.market,
+        job.local.vm,
+        job.local.memory.bytes if job.local.memory else None,
+    )
+    resources.enter_context(emulator)
+    imports.join()  # two threads that import one package can meet it half done
+    return emulator
+
+
 def require_fit(job: Job, target: Target) -> None:
     """Raises LaunchError when ``target`` cannot run ``job``."""
     found = problems(job, target)
     if found:
         lines = [f"{'.'.join(map(str, path))}: {what}" for path, what in found]
         raise LaunchError("\n".join(lines))
+
+
+def require_prices(choices: Iterable[Choice], job: Job, prices: PriceList) -> None:
+    """Raises LaunchError when ``limits.cost`` could not be kept: a price is not known."""
+    if job.limits.cost is None:
+        return
+    unknown = [it.name for it in choices if usd_per_hour(it.job, prices) is None]
+    if unknown:
+        raise LaunchError(
+            f"limits.cost: the price of {unknown[0]} is unknown; "
+            "write it into the price file (docs/job.md), or remove the limit"
+        )

@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,7 +21,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from trainer.rundir import RUN, RunDirectory
+from trainer.credentials import new_secret
+from trainer.rundir import RUN, RunDirectory, token_sha256
 from trainer.untrusted import parse_json
 
 _ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -37,8 +39,6 @@ def home() -> Path:
 
 def new_id(name: str, now: float) -> str:
     """Returns an id for a new run: the job's name, the local date of ``now``, four letters."""
-    import secrets  # here, and below: `swell plan` does without
-
     letters = "".join(secrets.choice("abcdefghjkmnpqrstvwxyz23456789") for _ in range(4))
     return f"{name}-{time.strftime('%m%d-%H%M', time.localtime(now))}-{letters}"
 
@@ -167,11 +167,21 @@ def local_folder(run_id: str) -> Path:
     return home() / "runs" / run_id / "local"
 
 
+def renew_secret(run_dir: RunDirectory) -> str:
+    """Returns a new secret for the run's next attempt; run.json gets its hash.
+
+    Agents of an earlier attempt are not let into the run any more.
+    """
+    secret = new_secret()
+    run_dir.write_json(RUN, {**run_dir.run(), "token_sha256": token_sha256(secret)})
+    return secret
+
+
 @contextmanager
-def launch_lock(run_id: str) -> Iterator[None]:
+def launch_lock(run_id: str, refusal: str = "") -> Iterator[None]:
     """Held by a launch for as long as it lives; the kernel gives it back when it dies.
 
-    Raises RunError when another launch holds it.
+    Raises RunError, with ``refusal`` if it is given, when another launch holds it.
     """
     folder = local_folder(run_id)
     folder.mkdir(parents=True, exist_ok=True)
@@ -182,7 +192,8 @@ def launch_lock(run_id: str) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if last:
-                    raise RunError(f"--run-id {run_id}: is being launched already") from None
+                    why = refusal or f"--run-id {run_id}: is being launched already"
+                    raise RunError(why) from None
                 time.sleep(0.01)
         yield
 

@@ -2,7 +2,7 @@
 
 ``swell status RUN --json`` is a contract with other programs::
 
-    run, state       queued | running | waiting | succeeded | failed | cancelled
+    run, state       queued | running | waiting | succeeded | failed | cancelled | limited
     step             steps completed
     attempts         as in attempts/*.json
     generations      [{generation, world_size, cause, at, step}]; step is where it began
@@ -16,6 +16,9 @@
     metrics          the newest value of each metric
     epochs           [{epoch, samples, exactly_once}]; exactly_once is null until it is over
     reason           why the run ended
+    spent            {usd, seconds, attempts, remaining: {usd, seconds, attempts, until}}: what the
+                     attempts have taken, usd by estimate, and what the limits leave; null where
+                     there is no price, or no limit (see launcher.limits)
     api              {job, state, reason, error, console}: what the API says of a CustomJob on
                      Vertex AI that is not on record as ended; else null (see launcher.inquiry)
 
@@ -31,12 +34,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from launcher import runs
-from launcher.audit import account, read_audit
-from launcher.supervisor import read_attempts
+from launcher.attempt import ENDED, Attempt, read_attempts
+from launcher.audit import account as account_samples
+from launcher.audit import read_audit
+from launcher.job.fallback import Limits
+from launcher.job.part import valid
+from launcher.limits import account
 from trainer.events import Event, read_events
 from trainer.rundir import RunDirectory
 
-ABANDONED = "the process that launched it is gone, and its local VMs with it"
+ABANDONED = (
+    "the process that launched it is gone, and its local VMs with it; swell attach goes on with it"
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ class Outcome:
     """How a run ended.
 
     Attributes:
-        state: succeeded, failed or cancelled.
+        state: succeeded, failed, cancelled, or limited: it has reached one of its limits.
         reason: one line; a traceback may follow on further lines.
         metrics: the final metrics.
     """
@@ -270,6 +279,7 @@ def build_status(
     outcome: Outcome | None,
     audit: Iterable[dict[str, Any]] = (),
     abandoned: bool = False,
+    limits: Limits | None = None,
     now: float | None = None,
 ) -> dict[str, Any]:
     """Returns the status of a run, as the module says.
@@ -281,9 +291,10 @@ def build_status(
         outcome: how it ended, if it has.
         audit: the lines of its audit.
         abandoned: whether the launch of a local run is gone without an outcome.
+        limits: the run's.
         now: Unix seconds; those of this machine's clock when None.
     """
-    samples = account(
+    samples = account_samples(
         audit, history.stretches(), outcome is not None and outcome.state == "succeeded"
     )
     metrics = history.metrics
@@ -317,6 +328,11 @@ def build_status(
         "metrics": metrics,
         "epochs": samples.epochs if samples else None,
         "reason": reason,
+        "spent": account(
+            limits or Limits(),
+            [Attempt.from_json(attempt) for attempt in attempts],
+            time.time() if now is None else now,
+        ),
         "api": None,  # only swell status asks
     }
 
@@ -334,6 +350,8 @@ def state_of(
         return "failed"
     if history.waiting:
         return "waiting"
+    if attempt.get("state") in ENDED:
+        return "queued"  # for the next attempt
     started = attempt.get("state") == "RUNNING" or history.generations
     return "running" if attempt and started else "queued"
 
@@ -359,7 +377,14 @@ def read_status(run_dir: RunDirectory, audited: bool = True) -> dict[str, Any]:
         Outcome.of(found) if found else None,
         read_audit(run_dir) if audited else (),
         abandoned,
+        _limits(run),
     )
+
+
+def _limits(run: dict[str, Any]) -> Limits:
+    """The limits in run.json; none, where a version that knows others wrote them."""
+    spec = run.get("spec")
+    return valid(Limits, (spec.get("limits") if isinstance(spec, dict) else None) or {}) or Limits()
 
 
 def is_abandoned(run: dict[str, Any]) -> bool:

@@ -60,7 +60,8 @@ def _why(event: Event) -> str:
 
 
 def _attempt_started(event: Event) -> str:
-    return f"attempt {event['attempt']}: CustomJob submitted in {event['region']}"
+    where = event.get("choice") or event["region"]
+    return f"attempt {event['attempt']}: CustomJob submitted in {where}"
 
 
 def _attempt_ended(event: Event) -> str:
@@ -116,11 +117,20 @@ def _finished(event: Event) -> str:
     return f"the run {_ENDS[event['state']]}{at}"
 
 
-_ENDS = {"succeeded": "is complete", "failed": "failed", "cancelled": "was cancelled"}
+_ENDS = {
+    "succeeded": "is complete",
+    "failed": "failed",
+    "cancelled": "was cancelled",
+    "limited": "has reached a limit",
+}
 
 _TELLERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "attempt_started": _attempt_started,
     "attempt_ended": _attempt_ended,
+    "attempt_due": lambda e: (
+        f"attempt {e['attempt']} is due in {span(float(e['seconds']))}: {e['choice']}"
+    ),
+    "stop_asked": lambda e: f"the run is to save a checkpoint and to end{_why(e)}",
     "stockout": lambda e: f"no capacity in {e['region']}{_why(e)}",
     "leader_changed": lambda e: f"{e['member']} coordinates",
     "member_ready": lambda e: f"{e['member']} is ready",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.text import Text
 from launcher.story import count, number, one_line, span
 from launcher.transport import is_emulator
 
-_COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow"}
+_COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "limited": "yellow"}
 _ATTEMPTS = 5
 _SHOWN = 24  # generations; a long run's middle is left out
 
@@ -94,6 +95,8 @@ def _facts(status: dict[str, Any]) -> Table:
     table.add_column(overflow="fold")
     for name, what in _attempts(status):
         table.add_row(name, what)
+    if spent := _spent(status.get("spent")):
+        table.add_row("spent", spent)
     lost = status["steps_lost"]
     table.add_row("steps", f"{status['step']:,} completed, {lost or 'none'} lost")
     left = [
@@ -155,6 +158,25 @@ def _checkpoint(status: dict[str, Any]) -> Text | None:
         text.append(f"; {newest['failed']:,} {since}", style="bold yellow")
         text.append(f" ({one_line(newest['reason'])})")
     return text
+
+
+def _spent(spent: dict[str, Any] | None) -> str:
+    """What the attempts have taken and what is left, where there is a price or a limit."""
+    if not spent:
+        return ""
+    left = spent["remaining"]
+    parts = []
+    if spent["usd"] or left["usd"] is not None:
+        usd = "an unknown sum" if spent["usd"] is None else f"about {spent['usd']:,.2f} USD"
+        parts.append(usd + ("" if left["usd"] is None else f" ({left['usd']:,.2f} left)"))
+    if left["seconds"] is not None:
+        parts.append(f"{span(spent['seconds'])} ({span(left['seconds'])} left)")
+    if left["attempts"] is not None:
+        parts.append(f"{count(spent['attempts'], 'attempt')} ({left['attempts']} left)")
+    if left["until"] is not None:
+        until = time.strftime("%Y-%m-%d %H:%M", time.localtime(left["until"]))
+        parts.append(f"to be over by {until}")
+    return ", ".join(parts)
 
 
 def _samples(status: dict[str, Any]) -> Text:

@@ -1,141 +1,66 @@
-"""Sees a run through its attempts: a pure policy inside a thin loop.
+"""Sees a run through its attempts: a thin loop that carries out what ``launcher.policy`` decides.
 
-``decide`` looks at what is on record and says what to do next:
+All it knows is in the run directory, so it can be stopped at any moment, by SIGKILL too, and
+another one goes on from there, on any machine. That leads neither to two CustomJobs nor to none:
 
-==================  ====================  ==========================================
-outcome             last attempt          action
-==================  ====================  ==========================================
-none                none                  Submit attempt 1
-none                not ended             Watch
-none                succeeded             End succeeded (it was not our agent's job to say so)
-none                cancelled             End cancelled: somebody cancelled the CustomJob
-none                ended otherwise       End failed, with the API's reason
-cancelled           not ended             Cancel the CustomJob, once; then Watch
-succeeded, failed   not ended             Watch: the agents exit by themselves;
-                                          Cancel after GRACE, a VM may hang
-any                 none, or ended        Done
-==================  ====================  ==========================================
-
-``supervise`` carries the actions out. All it knows is in the run directory.
+- An attempt's record is created exclusively before its request is sent, and only who created it
+  sends it. Of two supervisors that would submit at the same time, one watches the other's.
+- A record without a CustomJob may have been sent or not. The job is looked for by its labels; if
+  it is not there after SETTLE, in which its sender would have given up and Vertex AI would show
+  it, the attempt counts as never sent, and the next number is submitted.
+- Every attempt has a token of its own, and run.json the hash of the newest: should a CustomJob that
+  was given up appear after all, its agents are not let into the run, and end.
 """
 
 from __future__ import annotations
 
+import secrets
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
 
 from launcher.apierror import ApiError
+from launcher.attempt import LOST, REFUSED, UNSENT, Attempt, read_attempts, record_name
+from launcher.choices import DRY, Choice
 from launcher.job.customjob import CustomJob
+from launcher.policy import (
+    Action,
+    Cancel,
+    Done,
+    End,
+    Find,
+    Situation,
+    Stop,
+    Submit,
+    Terms,
+    Wait,
+    decide,
+)
+from launcher.verdict import verdict_of
 from launcher.vertex import JobState
 from trainer.events import Event, EventWriter
-from trainer.rundir import ATTEMPTS, OutcomeState, RunDirectory
+from trainer.rundir import OutcomeState, RunDirectory
 
-GRACE = 30.0  # seconds that replicas get to exit after the run has ended
-PATIENCE = 600.0  # seconds without an answer after which an attempt is given up
-
-SUBMITTING = "SUBMITTING"
-REFUSED = "REFUSED"  # the API did not take the request
-LOST = "LOST"  # the API no longer answers
-ENDED = frozenset(
-    {"SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED", REFUSED, LOST}
+# Seconds after which a request that left no trace was not sent: longer than a submission is tried
+# (launcher.retry, and one answer's timeout).
+SETTLE = 180.0
+ERROR_WAIT = (
+    120.0  # seconds for which a failed CustomJob may not say why; Vertex AI takes one minute
 )
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """One CustomJob of the run, as ``attempts/0001.json`` has it."""
-
-    attempt: int
-    region: str
-    endpoint: str
-    job: str | None = None  # projects/P/locations/L/customJobs/ID
-    state: str = SUBMITTING
-    reason: str = ""
-    submitted: float | None = None  # Unix seconds
-    ended: float | None = None
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing of this attempt can still run."""
-        return self.state in ENDED
-
-
-@dataclass(frozen=True)
-class Submit:
-    """Send the CustomJob of attempt ``attempt``."""
-
-    attempt: int
-
-
-@dataclass(frozen=True)
-class Watch:
-    """Look again later."""
-
-
-@dataclass(frozen=True)
-class Cancel:
-    """Cancel the attempt's CustomJob."""
-
-
-@dataclass(frozen=True)
-class End:
-    """Write how the run ended."""
-
-    state: OutcomeState
-    reason: str
-
-
-@dataclass(frozen=True)
-class Done:
-    """Nothing is left to do."""
-
-
-Action = Submit | Watch | Cancel | End | Done
-
-
-def decide(
-    attempt: Attempt | None,
-    outcome: dict[str, Any] | None,
-    *,
-    cancel_sent: bool,
-    since_outcome: float,
-) -> Action:
-    """Returns what to do next; see the table above.
-
-    Args:
-        attempt: the last attempt.
-        outcome: outcome.json.
-        cancel_sent: whether the attempt's CustomJob was asked to end.
-        since_outcome: seconds since the outcome was first seen.
-    """
-    if outcome is None:
-        if attempt is None:
-            return Submit(1)
-        return _outcome_of(attempt) if attempt.over else Watch()
-    if attempt is None or attempt.over:
-        return Done()
-    overdue = outcome.get("state") == "cancelled" or since_outcome >= GRACE
-    return Cancel() if overdue and not cancel_sent else Watch()
-
-
-def _outcome_of(attempt: Attempt) -> End:
-    if attempt.state == "SUCCEEDED":
-        return End("succeeded", "the CustomJob succeeded")
-    if attempt.state == "CANCELLED":
-        return End("cancelled", "the CustomJob was cancelled")
-    return End("failed", attempt.reason or f"the CustomJob ended {attempt.state}")
-
-
 class JobsApi(Protocol):
-    """What the loop needs of the API; ``launcher.vertex.Jobs`` is one."""
+    """What the loop needs of the API in one region; ``launcher.vertex.Jobs`` is one."""
 
     region: str
     endpoint: str
 
     def submit(self, request: CustomJob) -> JobState:
         """Creates a CustomJob."""
+
+    def find(self, run_id: str | None = None, attempt: int | None = None) -> Sequence[JobState]:
+        """Returns the CustomJobs with these labels."""
 
     def get(self, name: str) -> JobState:
         """Returns a CustomJob's state."""
@@ -149,11 +74,16 @@ class Supervisor:
 
     Args:
         run_dir: the run; run.json is there already.
-        api: where CustomJobs are sent.
-        request: makes the CustomJob of an attempt from its number.
+        terms: what it was launched with.
+        api: returns the API of a region.
+        request: makes the CustomJob of an attempt from its number and choice; called when nobody
+            else can submit that number any more.
+        price: estimates what a choice costs in USD per hour.
         poll: seconds between two looks.
-        patience: seconds without an answer after which the attempt counts as lost; may be
-            changed while it runs.
+        patience: seconds without an answer after which an attempt counts as lost, None for
+            never; may be changed while it runs.
+        settle: seconds after which a request that left no trace was not sent.
+        steps: returns how many steps the run has completed.
         clock: returns Unix seconds.
         sleep: waits for so many seconds, or less.
         listener: is told of each event that this writes; see EventWriter.
@@ -162,40 +92,59 @@ class Supervisor:
     def __init__(
         self,
         run_dir: RunDirectory,
-        api: JobsApi,
-        request: Callable[[int], CustomJob],
+        terms: Terms,
+        api: Callable[[str], JobsApi],
+        request: Callable[[int, Choice], CustomJob],
         *,
         poll: float,
-        patience: float = PATIENCE,
+        price: Callable[[Choice], float | None] = lambda choice: None,
+        patience: float | None = None,
+        settle: float = SETTLE,
+        steps: Callable[[], int] = lambda: 0,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], object] = time.sleep,
         listener: Callable[[Event], object] = lambda event: None,
     ) -> None:
         self._run_dir = run_dir
+        self._terms = terms
         self._api = api
         self._request = request
+        self._price = price
         self._poll = poll
         self.patience = patience
+        self._settle = settle
+        self._steps = steps
         self._clock = clock
         self._sleep = sleep
-        self._events = EventWriter(run_dir, "launcher", clock, listener)
-        self._attempt: Attempt | None = None
+        # No other writer of the run may have the name: an earlier launch, or one elsewhere.
+        writer = f"launcher-{secrets.token_hex(4)}"
+        self._events = EventWriter(run_dir, writer, clock, listener)
+        self._attempts: list[Attempt] = []
         self._cancel_sent = False
         self._answered = clock()
+        self._since: dict[str, float] = {}  # when something was first seen here
+        self._refusal: ApiError | None = None  # of a request that may have arrived all the same
+        self._waits: Wait | None = None
 
     def run(self) -> dict[str, Any]:
-        """Sees the run through. Returns outcome.json as it counts."""
-        outcome_seen: float | None = None
+        """Sees the run through. Returns outcome.json as it counts.
+
+        Raises ApiError when the API does not let it look at a CustomJob (the run goes on, and
+        ``swell attach`` sees it through from there), and OSError when the run directory is gone.
+        """
+        self._read_attempts()
         while True:
             outcome = self._run_dir.outcome()
-            if outcome is not None and outcome_seen is None:
-                outcome_seen = self._clock()
-            action = decide(
-                self._attempt,
+            stop = self._run_dir.stop_asked() if outcome is None and self._attempts else None
+            situation = Situation(
+                tuple(self._attempts),
                 outcome,
-                cancel_sent=self._cancel_sent,
-                since_outcome=0.0 if outcome_seen is None else self._clock() - outcome_seen,
+                self._cancel_sent,
+                0.0 if outcome is None else self._seconds_since("outcome"),
+                None if stop is None else str(stop.get("reason")),
+                0.0 if stop is None else self._seconds_since("stop"),
             )
+            action = decide(self._terms, situation, self._clock())
             if isinstance(action, Done):
                 assert outcome is not None
                 self._events.flush()
@@ -204,7 +153,15 @@ class Supervisor:
 
     def _carry_out(self, action: Action) -> None:
         if isinstance(action, Submit):
-            self._submit(action.attempt)
+            self._submit(action.attempt, action.choice)
+        elif isinstance(action, Wait):
+            self._wait(action)
+        elif isinstance(action, Find):
+            self._find()
+        elif isinstance(action, Stop):
+            self._run_dir.ask_to_stop("limited", action.reason)
+            self._events.emit("stop_asked", reason=action.reason)
+            self._events.flush()
         elif isinstance(action, End):
             end_run(self._run_dir, self._events, action.state, action.reason)
         elif isinstance(action, Cancel):
@@ -213,40 +170,133 @@ class Supervisor:
             self._sleep(self._poll)
             self._look()
 
-    def _submit(self, number: int) -> None:
+    # --- submitting -------------------------------------------------------------------
+
+    def _submit(self, number: int, choice: Choice) -> None:
+        api = self._api(choice.region)
+        attempt = Attempt(
+            number,
+            choice.region,
+            api.endpoint,
+            choice.name,
+            created=self._clock(),
+            usd_per_hour=self._price(choice),
+        )
         # On record before it is sent: after a crash in between, the label finds the job.
-        self._record(Attempt(number, self._api.region, self._api.endpoint))
-        try:
-            job = self._api.submit(self._request(number))
-        except ApiError as error:
-            self._ended(REFUSED, str(error))
+        if not self._run_dir.create_json(record_name(number), attempt.to_json()):
+            self._read_attempts()  # somebody else submits it
             return
-        assert self._attempt
+        self._attempts.append(attempt)
+        self._cancel_sent, self._refusal, self._waits = False, None, None
+        try:
+            job = api.submit(self._request(number, choice))
+        except ApiError as error:
+            if not error.transient:
+                self._ended(REFUSED, str(error), error.code, error.kind)
+            self._refusal = error
+            return
+        record = Attempt.from_json(self._run_dir.read_json(record_name(number)))
+        if record.over:  # this took so long that somebody else has given it up
+            api.cancel(job.name)
+            self._read_attempts()
+            return
+        self._adopt(job)
+
+    def _find(self) -> None:
+        """Finds out whether the last attempt, which is on record, was sent."""
+        attempt = self._attempts[-1]
+        waited = self._seconds_since(f"attempt {attempt.attempt}")
+        try:
+            jobs = self._api(attempt.region).find(self._terms.run_id, attempt.attempt)
+        except ApiError as error:
+            if not error.transient:
+                raise
+            self._sleep(self._poll)
+            self._give_up_silence(error)
+            return
         self._answered = self._clock()
-        self._record(replace(self._attempt, job=job.name, state=job.state, submitted=self._clock()))
+        if jobs:
+            self._adopt(jobs[0])
+        elif waited < self._settle:
+            self._sleep(min(self._poll, self._settle - waited))
+            self._read_attempts()  # its sender may live, and know by now
+        elif self._refusal:
+            why = self._refusal
+            self._ended(REFUSED, str(why), why.code, why.kind)
+        else:
+            self._ended(REFUSED, "it was never sent: its launcher had ended", kind=UNSENT)
+
+    def _adopt(self, job: JobState) -> None:
+        attempt = replace(self._attempts[-1], job=job.name, submitted=job.created or self._clock())
+        self._answered = self._clock()
+        self._record(self._with_state(attempt, job))
         self._events.emit(
-            "attempt_started", attempt=number, job=job.name, region=self._attempt.region
+            "attempt_started",
+            attempt=attempt.attempt,
+            job=job.name,
+            region=attempt.region,
+            choice=attempt.choice or None,
         )
         self._events.flush()
 
+    def _wait(self, wait: Wait) -> None:
+        seconds = max(0.0, wait.until - self._clock())
+        if self._waits is None or self._waits != wait:
+            self._waits = wait
+            self._events.emit(
+                "attempt_due",
+                attempt=len(self._attempts) + 1,
+                choice=wait.choice.name,
+                seconds=round(seconds, 1),
+            )
+            self._events.flush()
+        self._sleep(min(self._poll, seconds))
+
+    # --- watching ---------------------------------------------------------------------
+
     def _look(self) -> None:
-        assert self._attempt and self._attempt.job
+        attempt = self._attempts[-1]
+        assert attempt.job
         try:
-            job = self._api.get(self._attempt.job)
+            job = self._api(attempt.region).get(attempt.job)
         except ApiError as error:
-            if not error.transient or self._clock() - self._answered > self.patience:
-                self._ended(LOST, str(error))
+            if error.code == 404:
+                self._ended(LOST, str(error), error.code, error.kind)
+            elif error.transient:
+                self._give_up_silence(error)
+            else:
+                raise
             return
         self._answered = self._clock()
-        if job.ended:
-            self._ended(job.state, job.reason)
-        elif job.state != self._attempt.state:
-            self._record(replace(self._attempt, state=job.state))
+        if job.ended and not self._explains_itself_later(job):
+            self._attempts[-1] = self._with_state(attempt, job)
+            self._ended(job.state, job.reason, job.code, at=job.finished)
+        elif job.state != attempt.state or (job.started and attempt.started is None):
+            self._record(self._with_state(attempt, job))
+
+    def _with_state(self, attempt: Attempt, job: JobState) -> Attempt:
+        started = attempt.started or job.started or None
+        if started is None and job.state == "RUNNING":
+            started = self._clock()
+        state = attempt.state if job.ended else job.state  # its end is recorded by itself
+        endpoint = self._api(attempt.region).endpoint
+        return replace(attempt, state=state, started=started, endpoint=endpoint)
+
+    def _explains_itself_later(self, job: JobState) -> bool:
+        if job.state != "FAILED" or job.reason or job.code:
+            return False
+        return self._seconds_since(f"the failure of {job.name}") < ERROR_WAIT
+
+    def _give_up_silence(self, error: ApiError) -> None:
+        silent = self._clock() - self._answered
+        if self.patience is not None and silent > self.patience:
+            self._ended(LOST, str(error), error.code, error.kind)
 
     def _cancel(self) -> None:
-        assert self._attempt and self._attempt.job
+        attempt = self._attempts[-1]
+        assert attempt.job
         try:
-            self._api.cancel(self._attempt.job)
+            self._api(attempt.region).cancel(attempt.job)
         except ApiError as error:
             # A job that has ended meanwhile cannot be cancelled: looking again tells.
             self._cancel_sent = not error.transient
@@ -255,34 +305,52 @@ class Supervisor:
         else:
             self._cancel_sent = True
 
-    def _ended(self, state: str, reason: str) -> None:
-        assert self._attempt
-        self._record(replace(self._attempt, state=state, reason=reason, ended=self._clock()))
+    # --- records ----------------------------------------------------------------------
+
+    def _ended(
+        self, state: str, reason: str, code: int = 0, kind: str = "", at: float = 0.0
+    ) -> None:
+        attempt = replace(
+            self._attempts[-1],
+            state=state,
+            reason=reason,
+            code=code,
+            kind=kind,
+            ended=at or self._clock(),
+            step=self._steps(),
+        )
+        self._record(attempt)
+        verdict = verdict_of(attempt)
+        if verdict in DRY:
+            self._events.emit(
+                "stockout", attempt=attempt.attempt, region=attempt.region, reason=reason or None
+            )
         self._events.emit(
-            "attempt_ended", attempt=self._attempt.attempt, state=state, reason=reason or None
+            "attempt_ended",
+            attempt=attempt.attempt,
+            state=state,
+            verdict=verdict,
+            reason=reason or None,
         )
         self._events.flush()
 
     def _record(self, attempt: Attempt) -> None:
-        self._attempt = attempt
-        self._run_dir.write_json(f"{ATTEMPTS}/{attempt.attempt:04d}.json", asdict(attempt))
+        self._attempts[-1] = attempt
+        self._run_dir.write_json(record_name(attempt.attempt), attempt.to_json())
+
+    def _read_attempts(self) -> None:
+        self._attempts = [Attempt.from_json(record) for record in read_attempts(self._run_dir)]
+
+    def _seconds_since(self, what: str) -> float:
+        """Seconds since ``what`` was first seen here: clocks of machines are not compared."""
+        now = self._clock()
+        return now - self._since.setdefault(what, now)
 
 
-def end_run(
-    run_dir: RunDirectory,
-    events: EventWriter,
-    state: Literal["succeeded", "failed", "cancelled"],
-    reason: str,
-) -> bool:
+def end_run(run_dir: RunDirectory, events: EventWriter, state: OutcomeState, reason: str) -> bool:
     """Ends the run unless it has ended. Returns whether this call did it."""
     if not run_dir.end(state, reason):
         return False
     events.emit("finished", state=state, reason=reason)
     events.flush()
     return True
-
-
-def read_attempts(run_dir: RunDirectory) -> list[dict[str, Any]]:
-    """Returns the attempts of a run in their order."""
-    names = [name for name in run_dir.store.names(ATTEMPTS) if name.endswith(".json")]
-    return [run_dir.read_json(f"{ATTEMPTS}/{name}") for name in names]

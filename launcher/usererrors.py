@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import typer
 
-OK, FAILED, BAD_INPUT, CANCELLED = 0, 1, 2, 3
+OK, FAILED, BAD_INPUT, CANCELLED, LIMITED = 0, 1, 2, 3, 4
 
 
 @contextmanager

@@ -42,8 +42,11 @@ class JobState:
     name: str  # projects/P/locations/L/customJobs/ID
     state: str  # QUEUED, PENDING, RUNNING, …
     reason: str = ""  # the API's error message, when there is one
+    code: int = 0  # that error's google.rpc.Code
     labels: Mapping[str, str] = field(default_factory=dict)
-    created: float = 0.0  # Unix seconds
+    created: float = 0.0  # Unix seconds; so are the next two, 0 before there is one
+    started: float = 0.0  # when all replicas were up for the first time
+    finished: float = 0.0
     output: str = ""  # its base output directory: for Swell's jobs, the run directory
 
     @property
@@ -301,7 +304,14 @@ def _state(job: Any) -> JobState:
         name=str(job.name),
         state=str(state).removeprefix("JOB_STATE_"),
         reason=str(job.error.message) if job.error else "",
+        code=int(job.error.code) if job.error else 0,
         labels=dict(job.labels),
-        created=job.create_time.timestamp() if job.create_time else 0.0,
+        created=_unix(job.create_time),
+        started=_unix(job.start_time),
+        finished=_unix(job.end_time),
         output=str(job.job_spec.base_output_directory.output_uri_prefix),
     )
+
+
+def _unix(moment: Any) -> float:
+    return float(moment.timestamp()) if moment else 0.0

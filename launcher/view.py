@@ -31,7 +31,13 @@ _SIGNS = {
     "lost": ("✕", "red"),
     "away": ("·", "dim"),
 }
-_COLOURS = {"running": "green", "succeeded": "green", "failed": "red", "cancelled": "yellow"}
+_COLOURS = {
+    "running": "green",
+    "succeeded": "green",
+    "failed": "red",
+    "cancelled": "yellow",
+    "limited": "yellow",
+}
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 

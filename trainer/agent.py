@@ -19,6 +19,7 @@ from typing import Any
 from trainer import preemption
 from trainer.code import bring
 from trainer.credentials import Credentials, find_credentials
+from trainer.ending import Ended, Ending
 from trainer.environment import horovod_environment
 from trainer.events import EventWriter
 from trainer.hosting import Seat
@@ -42,7 +43,6 @@ from trainer.slots import Slots
 from trainer.wire import addresses_in, share_in, world_from_message, world_to_message
 from trainer.world import MemberId, World
 
-OUTCOME_POLL = 2.0  # seconds
 FLUSH = 0.5  # seconds
 WORKER_GRACE = 3.0  # seconds for a worker to exit by itself
 HAND_OVER_LIMIT = 1.5  # seconds in which another coordinator leads, or none will
@@ -54,14 +54,6 @@ log = logging.getLogger("swell.agent")
 
 class Rejoin(Exception):
     """This incarnation was given up: start again as a new one."""
-
-
-class Ended(Exception):
-    """The run has ended."""
-
-    def __init__(self, state: str, reason: str) -> None:
-        super().__init__(reason)
-        self.state = state
 
 
 class Agent:
@@ -107,7 +99,7 @@ class Agent:
         self._stopped: dict[int, Message] = {}
         self._drain_until: float | None = None
         self._released = False
-        self._noticed = asyncio.Event()
+        self._run_end = Ending(run_dir, self._notice)
         self._early_deaths = 0
         self._ending: asyncio.Future[None] | None = None
 
@@ -126,7 +118,7 @@ class Agent:
                 self._link.run(),
                 preemption.watch(self._env, self._notice),
                 self._beat(),
-                self._watch_outcome(),
+                self._run_end.watch(),
                 self._flush(),
             )
         ]
@@ -159,18 +151,6 @@ class Agent:
     def _end(self, why: Exception) -> None:
         if self._ending is not None and not self._ending.done():
             self._ending.set_exception(why)
-
-    async def _watch_outcome(self) -> None:
-        while True:
-            # A notice may be the end of the run: then there is nothing to wait for.
-            timer = asyncio.get_running_loop().call_later(OUTCOME_POLL, self._noticed.set)
-            await self._noticed.wait()
-            timer.cancel()
-            self._noticed.clear()
-            with suppress(OSError, ValueError):
-                outcome = await asyncio.to_thread(self._run_dir.outcome)
-                if outcome is not None:
-                    raise Ended(str(outcome.get("state")), str(outcome.get("reason")))
 
     async def _flush(self) -> None:
         while True:
@@ -307,7 +287,7 @@ class Agent:
 
     def _notice(self, reason: str) -> None:
         """This VM is about to be taken away."""
-        self._noticed.set()
+        self._run_end.look_now()  # the notice may be the end of the run
         if self._drain_until is None:
             log.info("%s: leaving at the next step boundary", reason)
             self._drain_until = time.monotonic() + preemption.DEADLINE
@@ -368,6 +348,9 @@ class Agent:
             worker.step = message["step"]
             self._stopped[worker.slot] = message
             self._say_stopped()
+        elif op == "saved":
+            if why := await self._run_end.saved():
+                self._events.emit("finished", state="limited", reason=why, step=message["step"])
         elif op == "done":
             if worker.rank == 0:
                 done = pb.Done(

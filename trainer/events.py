@@ -11,9 +11,11 @@ An event is one JSON object on one line::
 ========================  =======================================================
 event                     further fields
 ========================  =======================================================
-attempt_started           attempt, job, region              (launcher)
-attempt_ended             attempt, state, reason            (launcher)
+attempt_started           attempt, job, region, choice      (launcher)
+attempt_ended             attempt, state, verdict, reason   (launcher)
+attempt_due               attempt, choice, seconds          (launcher; when it has to wait)
 stockout                  attempt, region, reason           (launcher)
+stop_asked                reason                            (launcher; a limit is reached)
 leader_changed            epoch, member, address
 member_joined             member, slots
 member_ready              member

@@ -11,6 +11,7 @@ re-exports), so the two sides can be installed and changed apart. The layout::
     code/<sha256>.tar.gz          the user's code (see trainer.bundle)
     checkpoints/step-000001200/   shards and manifest.json; no manifest, no checkpoint
     logs/                         TensorBoard event files
+    stop.json                     written once: the run is to save a checkpoint and to end
     outcome.json                  written once: how the run ended, and why
 """
 
@@ -44,6 +45,7 @@ EXIT_RETRY = 134  # only a fresh attempt can help; Vertex retries the whole job 
 
 RUN = "run.json"
 OUTCOME = "outcome.json"
+STOP = "stop.json"
 ATTEMPTS = "attempts"
 LEADER = "leader"
 EVENTS = "events"
@@ -53,7 +55,7 @@ CODE = "code"
 
 JSON_LIMIT = 8 * 2**20  # bytes; nothing that Swell writes as one JSON file comes near it
 
-OutcomeState = Literal["succeeded", "failed", "cancelled"]
+OutcomeState = Literal["succeeded", "failed", "cancelled", "limited"]
 
 
 class RunDirectory:
@@ -110,6 +112,14 @@ class RunDirectory:
     def outcome(self) -> dict[str, Any] | None:
         """Returns outcome.json, or None while the run has not ended."""
         return self.find_json(OUTCOME)
+
+    def ask_to_stop(self, state: OutcomeState, reason: str) -> bool:
+        """Asks the run to save a checkpoint and to end in ``state``. Returns whether it was new."""
+        return self.create_json(STOP, {"state": state, "reason": reason, "time": time.time()})
+
+    def stop_asked(self) -> dict[str, Any] | None:
+        """Returns stop.json, or None while nobody has asked the run to stop."""
+        return self.find_json(STOP)
 
     def end(
         self,

@@ -15,7 +15,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
@@ -23,7 +22,6 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
-    WithJsonSchema,
     field_validator,
 )
 from pydantic_core import CoreSchema, InitErrorDetails, core_schema
@@ -31,14 +29,16 @@ from pydantic_core import CoreSchema, InitErrorDetails, core_schema
 from launcher.job.clashes import MAX_POOLS, Draft, clashes
 from launcher.job.code import Code
 from launcher.job.durations import Duration, Moment, Steps, format_duration, parse_moment
-from launcher.job.machines import REGIONS, unknown_region
+from launcher.job.fallback import MAX_FALLBACKS, Fallback, Limits, Resubmit
 from launcher.job.marketfile import MarketField
 from launcher.job.network import Network, PscInterface
 from launcher.job.notify import Notify
-from launcher.job.part import DEFAULT, Part, Problem, Text, beside, problem, resource, whole
+from launcher.job.part import DEFAULT, Part, Problem, Text, beside, problem, resource, valid, whole
 from launcher.job.pool import Container, Environment, ModuleName, Package, Pool
+from launcher.job.region import Regions
 from launcher.job.scheduling import Scheduling
 from launcher.job.sizes import SizeField
+from launcher.job.variant import vary
 
 Target = Literal["local", "vertex"]
 
@@ -113,22 +113,7 @@ def _is_label(text: str) -> bool:
     )
 
 
-def _region(name: str) -> str:
-    if name not in REGIONS:
-        raise problem(unknown_region(name))
-    return name
-
-
 Labels = Annotated[dict[str, str], AfterValidator(_labels)]
-Region = Annotated[str, AfterValidator(_region), WithJsonSchema({"enum": REGIONS})]
-Regions = Annotated[
-    list[Region],
-    Field(max_length=len(REGIONS)),
-    BeforeValidator(
-        lambda given: [given] if isinstance(given, str) else given,
-        json_schema_input_type=list[Region] | Region,
-    ),
-]
 TrackingName = Annotated[
     str, Text(r"[a-z0-9][a-z0-9\-]{0,127}", "write lowercase letters, digits and -, at most 128")
 ]
@@ -249,6 +234,11 @@ class Job(Part):
     elastic: Elastic = Field(DEFAULT, validate_default=True)
     checkpoint: Checkpoint = Field(DEFAULT, validate_default=True)
     scheduling: Scheduling = Field(DEFAULT, validate_default=True)
+    fallback: list[Fallback] = Field(
+        default_factory=list, max_length=MAX_FALLBACKS, description="Where else, in order"
+    )
+    resubmit: Resubmit = Field(DEFAULT, validate_default=True)
+    limits: Limits = Field(DEFAULT, validate_default=True)
     timeout: Duration | None = Field(
         None, description="How long one attempt may run (Vertex AI's default is 7 days)"
     )
@@ -350,6 +340,14 @@ class Job(Part):
             f"workerpool{p}-{i}" for p, pool in enumerate(self.pools) for i in range(pool.replicas)
         ]
 
+    def variant(self, fallback: Fallback) -> Job:
+        """The job that ``fallback`` stands for, without what concerns the run as a whole."""
+        return type(self).model_validate(self._varied(fallback))
+
+    def _varied(self, fallback: Fallback) -> dict[str, Any]:
+        workers = [pool.workers if self.starts_agent(pool) else 0 for pool in self.pools]
+        return vary(self.to_dict(), fallback, workers, self.max_workers)
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the job as plain JSON, without what was left at its default."""
         return self.model_dump(mode="json", exclude_unset=True)
@@ -419,6 +417,26 @@ class Job(Part):
         draft = Draft(fields)
         yield from clashes(draft)
         yield from _strangers(draft)
+        if draft.given("fallback"):
+            yield from cls._impossible_fallbacks(fields)
+
+    @classmethod
+    def _impossible_fallbacks(cls, fields: Mapping[str, Any]) -> Iterator[Problem]:
+        """Yields what is wrong with the jobs that the fallbacks stand for."""
+        fallbacks = fields["fallback"]
+        job = valid(cls, {name: value for name, value in fields.items() if name != "fallback"})
+        if job is None or not isinstance(fallbacks, list) or len(fallbacks) > MAX_FALLBACKS:
+            return  # that is said already
+        for index, given in enumerate(fallbacks):
+            fallback = valid(Fallback, given)
+            if fallback is None:
+                continue
+            try:
+                cls.model_validate(job._varied(fallback))
+            except ValidationError as error:
+                found = [_to_blame(fallback, e["loc"], e["msg"]) for e in error.errors()]
+                for loc, what in dict.fromkeys(found):
+                    yield ("fallback", index, *loc), what
 
 
 def _strangers(draft: Draft) -> Iterator[Problem]:
@@ -436,6 +454,17 @@ def _strangers(draft: Draft) -> Iterator[Problem]:
             name = _field(incident, kind)
             if isinstance(name, str) and (remedy := _stranger(name, counts)):
                 yield (*where, index, kind), f"no pool has {name[:60]!r}; {remedy}"
+
+
+def _to_blame(fallback: Fallback, loc: tuple[int | str, ...], what: str) -> Problem:
+    """Returns a problem of a fallback's job as one of the fallback's field that it comes from."""
+    if loc[:1] == ("pools",) and (fallback.machine or fallback.pools):
+        return (("machine",) if fallback.machine else loc), what
+    if loc[:1] == ("regions",) and fallback.regions:
+        return loc, what
+    if loc[:1] == ("scheduling",):
+        return ("strategy",), what
+    return (), f"{'.'.join(map(str, loc))} {what}"
 
 
 def _field(part: Any, name: str) -> Any:

@@ -12,11 +12,11 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from launcher.attempt import read_attempts
 from launcher.cli import app
 from launcher.inquiry import ask_api
 from launcher.listing import list_runs, print_runs
 from launcher.retry import ONCE, Retries
-from launcher.supervisor import read_attempts
 from launcher.vertex import Jobs
 
 from .misbehaving import Server, refuses

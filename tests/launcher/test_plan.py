@@ -68,12 +68,14 @@ def test_it_is_byte_for_byte_what_launch_sends(
     # The token is the one thing that a plan cannot know: launch is given the word that the plan
     # shows in its place, and then nothing may differ.
     sent = Sent()
-    monkeypatch.setattr("launcher.run.new_secret", lambda: customjob.REDACTED)
+    monkeypatch.setattr("launcher.runs.new_secret", lambda: customjob.REDACTED)
     monkeypatch.setattr("launcher.run.Jobs", lambda *where: sent)
     monkeypatch.setattr(
         Supervisor,
         "run",
-        lambda self: sent.texts.append(customjob.serialise(self._request(1))),
+        lambda self: sent.texts.append(
+            customjob.serialise(self._request(1, self._terms.choices[0]))
+        ),
     )
     output = f"output={tmp_path}/runs"
     options = [part for text in [output, *overrides] for part in ("--set", text)]

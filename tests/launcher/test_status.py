@@ -81,6 +81,12 @@ def test_the_status_of_a_run_that_rode_the_market() -> None:
         "metrics": {"loss": 1.0, "test_accuracy": 0.9},
         "epochs": None,
         "reason": None,
+        "spent": {
+            "usd": 0.0,
+            "seconds": 0.0,
+            "attempts": 1,
+            "remaining": {"usd": None, "seconds": None, "attempts": None, "until": None},
+        },
         "api": None,
     }
 

@@ -1,0 +1,139 @@
+"""Where else a run may run, how patiently it is sent again, and what it may cost.
+
+regions: [us-central1, us-east4]
+fallback:                                  # after those, in this order
+  - {machine: a2-ultragpu-8g}              # in the same regions
+  - {strategy: standard, after: 2h}        # when there has been no Spot machine for so long
+resubmit: {pause: 1min, longest: 30min}
+limits: {cost: 500 USD, time: 3d, attempts: 20, deadline: 2026-12-24T08:00+01:00}
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
+
+from launcher.job.durations import Duration
+from launcher.job.part import Part, Problem, problem
+from launcher.job.pool import MachineName, Pool
+from launcher.job.region import Regions
+from launcher.job.scheduling import Strategy
+
+MAX_FALLBACKS = 20
+MAX_ATTEMPTS = 9999  # their records are numbered with four digits
+_MONEY = re.compile(r"(?:\$\s*)?(\d{1,9}(?:\.\d{1,2})?)(\s*USD)?")
+
+
+@dataclass(frozen=True)
+class Dollars:
+    """An amount of US dollars."""
+
+    usd: float
+
+    def __str__(self) -> str:
+        return f"{self.usd:.2f}".removesuffix(".00") + " USD"
+
+
+def _dollars(value: Any) -> Dollars:
+    if isinstance(value, Dollars):
+        return value
+    text = str(value).strip()
+    match = None if isinstance(value, bool) else _MONEY.fullmatch(text)
+    if match and (match.group(2) or text.startswith("$")):
+        return Dollars(float(match.group(1)))
+    remedy = f"needs its unit; write {text} USD" if match else "write an amount like 500 USD"
+    raise problem(remedy if match else f"is {text[:60]!r}; {remedy}")
+
+
+def _moment(value: Any) -> datetime:
+    try:
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(_iso(value))
+    except ValueError:
+        raise problem(
+            f"is {str(value)[:60]!r}; write a time of day like 2026-12-24T08:00+01:00"
+        ) from None
+    if moment.tzinfo is None:
+        raise problem(f"needs its time zone; write {moment.isoformat(timespec='minutes')}+00:00")
+    return moment
+
+
+def _iso(value: Any) -> str:
+    # Python 3.10 reads no Z.
+    text = str(value).strip()
+    return f"{text[:-1]}+00:00" if text.endswith(("Z", "z")) else text
+
+
+Money = Annotated[
+    Dollars,
+    PlainValidator(_dollars),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": r"^\s*(\$\s*)?[0-9]+(\.[0-9]{1,2})?(\s*USD)?\s*$",
+            "examples": ["500 USD"],
+        }
+    ),
+]
+Deadline = Annotated[
+    datetime,
+    PlainValidator(_moment),
+    PlainSerializer(datetime.isoformat, return_type=str),
+    WithJsonSchema({"type": "string", "examples": ["2026-12-24T08:00+01:00"]}),
+]
+
+
+class Fallback(Part):
+    """Another way to run: what it leaves out is as the job has it."""
+
+    regions: Regions | None = Field(None, description="In order; by default the job's")
+    machine: MachineName | None = Field(
+        None, description="In place of the pools' machines; as many replicas as give the workers"
+    )
+    pools: list[Pool] | None = Field(None, min_length=1, description="In place of the job's pools")
+    strategy: Strategy | None = Field(None, description="In place of the job's")
+    after: Duration = Field(
+        "0s", validate_default=True, description="Only when nothing has run for so long"
+    )
+
+    @classmethod
+    def _clashes(cls, fields: Any) -> Iterator[Problem]:
+        if not isinstance(fields, dict):
+            return
+        if fields.get("pools") is not None and fields.get("machine") is not None:
+            yield ("machine",), "stands beside pools; keep one of them"
+        if all(fields.get(name) is None for name in ("regions", "machine", "pools", "strategy")):
+            yield (), "changes nothing; write regions, machine, pools or strategy"
+
+
+class Resubmit(Part):
+    """How long the run waits before it tries again what failed."""
+
+    pause: Duration = Field(
+        "1min", validate_default=True, description="After the first failure; then twice as long"
+    )
+    longest: Duration = Field("30min", validate_default=True, description="No pause is longer")
+
+    @classmethod
+    def _clashes(cls, fields: Any) -> Iterator[Problem]:
+        if not isinstance(fields, dict):
+            return
+        pause, longest = fields.get("pause"), fields.get("longest")
+        if isinstance(pause, timedelta) and isinstance(longest, timedelta) and pause > longest:
+            yield ("longest",), "is shorter than pause; write at least that"
+
+
+class Limits(Part):
+    """What the run may take; the first limit that is reached ends it, with a checkpoint."""
+
+    cost: Money | None = Field(None, description="Of all attempts, by the estimates of swell plan")
+    time: Duration | None = Field(None, description="For which all attempts together may run")
+    attempts: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] | None = Field(
+        None, description="CustomJobs that are submitted"
+    )
+    deadline: Deadline | None = Field(None, description="When the run is to be over")

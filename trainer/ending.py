@@ -1,0 +1,68 @@
+"""How a replica learns from the run directory that the run has ended, or is to end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+from trainer.rundir import RunDirectory
+
+POLL = 2.0  # seconds
+
+
+class Ended(Exception):
+    """The run has ended."""
+
+    def __init__(self, state: str, reason: str) -> None:
+        super().__init__(reason)
+        self.state = state
+
+
+class Ending:
+    """Watches outcome.json, and stop.json, with which the launcher asks for an end.
+
+    Args:
+        run_dir: the run directory.
+        drain: called once, with the reason, when the run is to stop: this replica is to leave the
+            world. When the last have left, one of them writes a checkpoint; its agent says so.
+    """
+
+    def __init__(self, run_dir: RunDirectory, drain: Callable[[str], None]) -> None:
+        self._run_dir = run_dir
+        self._drain = drain
+        self._hurry = asyncio.Event()
+        self._stop: str | None = None
+
+    def look_now(self) -> None:
+        """Has it look at once: something hints at the end of the run."""
+        self._hurry.set()
+
+    async def watch(self) -> None:
+        """Watches for ever. Raises Ended when the run has ended."""
+        while True:
+            timer = asyncio.get_running_loop().call_later(POLL, self._hurry.set)
+            await self._hurry.wait()
+            timer.cancel()
+            self._hurry.clear()
+            with suppress(OSError, ValueError):
+                outcome = await asyncio.to_thread(self._run_dir.outcome)
+                if outcome is not None:
+                    raise Ended(str(outcome.get("state")), str(outcome.get("reason")))
+                stop = await asyncio.to_thread(self._run_dir.stop_asked)
+                if stop is not None and self._stop is None:
+                    self._stop = str(stop.get("reason"))
+                    self._drain(f"the run is to stop: {self._stop}")
+
+    async def saved(self) -> str | None:
+        """A worker here has written a checkpoint between two worlds: the run may end with it.
+
+        Returns why it was to stop, if this has ended it.
+        """
+        if self._stop is None:
+            return None
+        with suppress(OSError):  # then the launcher ends the run, some minutes later
+            self.look_now()
+            if await asyncio.to_thread(self._run_dir.end, "limited", self._stop):
+                return self._stop
+        return None
