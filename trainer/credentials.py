@@ -1,4 +1,4 @@
-"""What the members of a run show each other: one secret text, made once per run.
+"""What the members of a run show each other: one secret text, made for each attempt.
 
 It holds the run's token, and a P-256 key with its certificate, which signs itself. The
 coordinator serves TLS with them, and whoever connects shows the same certificate and
