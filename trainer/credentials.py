@@ -1,4 +1,4 @@
-"""What the members of a run show each other: one secret text, made once per run.
+"""What the members of a run show each other: one secret text, made for each attempt.
 
 It holds the run's token, and a P-256 key with its certificate, which signs itself. The
 coordinator serves TLS with them, and whoever connects shows the same certificate and
@@ -140,7 +140,9 @@ def find_credentials(env: Mapping[str, str], run: Mapping[str, Any]) -> Credenti
     try:
         return Credentials.parse(text)
     except ValueError as error:
-        raise ValueError(f"{where} is not a run's secret: {error}") from None
+        raise ValueError(
+            f"{where} is not a run's secret: {error}; python -m trainer.credentials makes one"
+        ) from None
 
 
 def _encode(data: bytes) -> str:
@@ -156,3 +158,7 @@ def _pem(kind: str, der: bytes) -> bytes:
 
     text = ssl.DER_cert_to_PEM_cert(der)  # which knows one kind only
     return text.replace("CERTIFICATE", kind).encode()
+
+
+if __name__ == "__main__":
+    print(new_secret())

@@ -22,7 +22,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainer.networks import settings_here
-from trainer.rundir import ENV_RUN_DIR, ENV_TOKEN, EXIT_FAILED, RUN, RunDirectory, token_sha256
+from trainer.rundir import (
+    ENV_RUN_DIR,
+    ENV_TOKEN,
+    ENV_TOKEN_SECRET,
+    EXIT_FAILED,
+    RUN,
+    RunDirectory,
+    token_sha256,
+)
 
 if TYPE_CHECKING:
     from trainer.replica import Replica
@@ -178,7 +186,7 @@ def begin_run(
     if token is None:
         raise ValueError(
             f"{replica.replicas} replicas without a secret in {ENV_TOKEN} cannot know each other: "
-            "start them with swell launch"
+            "start them with swell launch, or give all what python -m trainer.credentials prints"
         )
     slots = replica.replicas * replica.slots
     run_dir.create_json(
@@ -201,17 +209,16 @@ def begin_run(
 
 def _begin(arguments: Arguments) -> None:
     """Puts a run of this command line's own into the environment."""
-    import secrets
-
+    from trainer.credentials import new_secret
     from trainer.replica import find_replica
 
     run_dir = RunDirectory(own_run_dir(os.environ, lambda: tempfile.mkdtemp(prefix="swell-")))
-    if ENV_TOKEN in os.environ and run_dir.find_json(RUN) is not None:
+    if {ENV_TOKEN, ENV_TOKEN_SECRET} & os.environ.keys() and run_dir.find_json(RUN) is not None:
         print(f"swell-agent: {run_dir.url} says what is run, not the arguments", flush=True)
         return
     print(f"swell-agent: {arguments.program} in the run directory {run_dir.url}", flush=True)
     replica = find_replica(os.environ)
-    os.environ.update(begin_run(arguments, replica, os.environ, run_dir, secrets.token_hex(32)))
+    os.environ.update(begin_run(arguments, replica, os.environ, run_dir, new_secret()))
 
 
 def main() -> int:

@@ -13,6 +13,7 @@ import asyncio
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 from asyncio.subprocess import Process
@@ -209,6 +210,9 @@ def main() -> None:
         format="%(asctime)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
+    # A thousand agents connect here, and strangers may, before they are turned away.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with suppress(OSError):  # a store that was away; its agent finds that it has gone
         asyncio.run(_serve_stdin())
     sys.stdout.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from trainer import entrypoint
+from trainer.credentials import find_credentials
 from trainer.entrypoint import Arguments, Program, begin_run, own_run_dir, parse
 from trainer.replica import Replica
 from trainer.rundir import ENV_RUN_DIR, ENV_TOKEN, RunDirectory, token_sha256
@@ -144,3 +146,15 @@ def test_a_script_runs_in_a_world_of_one_without_anything_around_it(tmp_path: Pa
     assert "world 1 args --epochs 3 sum 1.0" in done.stdout
     (run,) = tmp_path.glob("swell-*")
     assert RunDirectory(str(run)).outcome() is not None
+
+
+def test_a_run_of_its_own_has_the_credentials_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (ENV_TOKEN, "CLUSTER_SPEC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(ENV_RUN_DIR, str(tmp_path))
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    entrypoint._begin(Arguments(Program(script="a.py"), 1, None))
+    run = RunDirectory(str(tmp_path)).run()
+    assert find_credentials(os.environ, run).token not in str(run)

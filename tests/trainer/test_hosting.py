@@ -17,12 +17,13 @@ import psutil
 import pytest
 
 from tests.trainer.ranks import PATIENCE
+from trainer.credentials import new_secret
 from trainer.hosting import Host, Seat
 from trainer.lease import Claim, create_claim, newest_claim
 from trainer.policy import Policy
 from trainer.rundir import RunDirectory
 
-TOKEN = "a token that nobody else knows"
+TOKEN = new_secret()
 
 
 def seat(run_dir: RunDirectory) -> Seat:
