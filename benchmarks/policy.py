@@ -288,6 +288,7 @@ def plot(path: str) -> None:
         scatter.set_xlim(left=15)
         timeline.set_xlabel("hours since the launch")
         timeline.set_ylim(-0.5, MACHINES_WANTED + 1)
+        timeline.set_xlim(-0.5, 50)
     upper[0].set_ylabel("cost (USD, estimated)")
     lower[0].set_ylabel("machines, first start")
     figure.legend(*upper[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
