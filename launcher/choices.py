@@ -1,9 +1,10 @@
 """Where a run may run, in order, and where it runs next: purely.
 
 A choice is a region with a job for it: the job's own regions with its own pools, then each of its
-fallbacks in each of its regions. The first choice that is not resting goes:
+fallbacks in each of its regions. The first one goes, except that:
 
-- A choice that had no machines, or no quota, rests; twice as long each time in a row.
+- A choice that had no machines, or no quota, rests; twice as long each time. And after its rest it
+  stands behind all those that were tried in vain less often, since an attempt last ran.
 - A choice with ``after`` is for when nothing of the run has run for so long. Once one has run, the
   time begins anew, so the run goes back to what is cheaper when a dearer attempt has ended.
 
@@ -91,15 +92,16 @@ def next_choice(
     pauses = Backoff(resubmit.pause.total_seconds(), resubmit.longest.total_seconds())
     earliest = _after_failures(attempts, pauses, seed)
     idle_since = max((a.ended or created for a in attempts if a.started), default=created)
-    free = [
-        Next(choice, max(earliest, _rests_until(choice, attempts, idle_since, pauses, seed)))
-        for choice in choices
-    ]
-    rested = [it for it in free if it.at <= now] or [min(free, key=lambda it: it.at)]
-    last = _last_sent(attempts)
-    if last and verdict_of(last) in DRY:  # anywhere else first, however short the pauses are
-        rested.sort(key=lambda it: it.choice.name == last.choice)
-    return rested[0]
+    ranked = []
+    for choice in choices:
+        dry = _dry(choice, attempts)
+        rested = (dry[-1].ended or 0.0) + _pause(dry[-1], len(dry), pauses, seed) if dry else 0.0
+        wanted = idle_since + choice.after if choice.after else 0.0
+        ranked.append((len(dry), Next(choice, max(earliest, rested, wanted))))
+    free = [it for it in ranked if it[1].at <= now]
+    if free:  # where there were no machines least often, before what is tried in vain again
+        return min(free, key=lambda it: it[0])[1]
+    return min((it for _, it in ranked), key=lambda it: it.at)
 
 
 def fruitless(attempts: Sequence[Attempt]) -> list[Attempt]:
@@ -125,19 +127,11 @@ def _after_failures(attempts: Sequence[Attempt], pauses: Backoff, seed: str) -> 
     return (failed[0].ended or 0.0) + _pause(failed[0], len(failed), pauses, seed)
 
 
-def _rests_until(
-    choice: Choice, attempts: Sequence[Attempt], idle_since: float, pauses: Backoff, seed: str
-) -> float:
-    mine = [a for a in attempts if a.choice == choice.name and a.sent]
-    dry = 0
-    for attempt in reversed(mine):
-        if verdict_of(attempt) not in DRY:
-            break
-        dry += 1
-        if attempt.started:  # it had machines once: what was before is another story
-            break
-    rested = (mine[-1].ended or 0.0) + _pause(mine[-1], dry, pauses, seed) if dry else 0.0
-    return max(rested, idle_since + choice.after if choice.after else 0.0)
+def _dry(choice: Choice, attempts: Sequence[Attempt]) -> list[Attempt]:
+    """The attempts in vain with a choice since one last ran: what was before is another story."""
+    began = max((index for index, it in enumerate(attempts) if it.started), default=0)
+    mine = [a for a in attempts[began:] if a.choice == choice.name and a.sent]
+    return [attempt for attempt in mine if verdict_of(attempt) in DRY]
 
 
 def _last_sent(attempts: Sequence[Attempt]) -> Attempt | None:

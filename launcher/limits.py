@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launcher.attempt import Attempt
 from launcher.job.durations import format_duration
 from launcher.job.fallback import Limits
 from launcher.job.machines import Machine
-from launcher.job.prices import PriceList
 from launcher.job.spec import Job
+
+if TYPE_CHECKING:
+    from launcher.job.prices import PriceList
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from launcher import runs
+from launcher.choices import choices_of
 from launcher.job import customjob
 from launcher.job.customjob import CustomJob
+from launcher.job.durations import format_duration
 from launcher.job.machines import Machine, Price
 from launcher.job.spec import Job
+from launcher.limits import usd_per_hour
 from launcher.packing import Packed, summary
 from launcher.sdist import package_url
 
@@ -22,6 +26,10 @@ if TYPE_CHECKING:
     from launcher.job.prices import PriceList
 
 UNKNOWN = "unknown"
+TRAFFIC = (
+    "the run keeps its directory wherever it runs: in another region than the bucket's, its "
+    "checkpoints are traffic between regions, which is slower and costs extra"
+)
 
 
 def request_of(job: Job, run_id: str, packed: Packed | None = None) -> CustomJob:
@@ -137,7 +145,24 @@ def notes(job: Job, prices: PriceList) -> Iterator[str]:
         yield f"the strategy is {job.scheduling.strategy}: Spot prices do not apply"
     for machine in {pool.machine: prices.machines[pool.machine] for pool in job.pools}.values():
         yield from _remarks(machine)
+    yield from _choices(job, prices)
     yield f"prices: USD per hour, {prices.source}"
+
+
+def _choices(job: Job, prices: PriceList) -> Iterator[str]:
+    """Where the run may run, in order, when there are several ways."""
+    choices = choices_of(job, customjob.LOCAL)
+    if len(choices) == 1:
+        return
+    yield "tries, in this order:"
+    for number, choice in enumerate(choices, start=1):
+        usd = usd_per_hour(choice.job, prices)
+        price = "of unknown price" if usd is None else f"{usd:,.2f} $/h"
+        after = timedelta(seconds=choice.after)
+        when = f", when nothing has run for {format_duration(after)}" if after else ""
+        yield f"  {number}. {choice.name}: {price}{when}"
+    if len({choice.region for choice in choices}) > 1:
+        yield TRAFFIC
 
 
 def _remarks(machine: Machine) -> Iterator[str]:

@@ -130,6 +130,10 @@ _TELLERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "attempt_due": lambda e: (
         f"attempt {e['attempt']} is due in {span(float(e['seconds']))}: {e['choice']}"
     ),
+    "moved": lambda e: (
+        f"the run moves to {e['region']}; its run directory does not: checkpoints are "
+        "traffic between regions now"
+    ),
     "stop_asked": lambda e: f"the run is to save a checkpoint and to end{_why(e)}",
     "stockout": lambda e: f"no capacity in {e['region']}{_why(e)}",
     "leader_changed": lambda e: f"{e['member']} coordinates",

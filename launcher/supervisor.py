@@ -237,6 +237,9 @@ class Supervisor:
             region=attempt.region,
             choice=attempt.choice or None,
         )
+        home = self._attempts[0].region
+        if attempt.region != home and not self._run_dir.store.is_local:
+            self._events.emit("moved", attempt=attempt.attempt, region=attempt.region, home=home)
         self._events.flush()
 
     def _wait(self, wait: Wait) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,7 @@ def test_a_killed_launch_is_attached_to(swell: WholeRuns) -> None:
     first = swell.start("launch", job, "--run-id", "one")
     for _ in range(3):
         known = len(swell.attempts("one")) if swell.run_dir("one").exists() else 0
-        until(lambda known=known: _runs(swell, known))
+        until(partial(_runs, swell, known))
         first.send_signal(signal.SIGKILL)
         first.communicate(timeout=LIMIT)
         first = swell.start("attach", "one")
@@ -227,7 +228,7 @@ def test_what_is_looked_after_is_not_attached_to(swell: WholeRuns) -> None:
 
 # --- with the real trainer -------------------------------------------------------------
 
-DIGITS = {
+DIGITS: dict[str, Any] = {
     "name": "digits",
     "task": "trainer.tasks.digits:Digits",
     "args": {"epochs": 8, "batch": 64, "width": 8, "dtype": "float64"},

@@ -201,6 +201,10 @@ def test_the_table_says_what_it_costs_and_what_it_saves() -> None:
         "",
         "needs the quota custom_model_training_preemptible_nvidia_a100_gpus of at least 32 "
         "in us-central1, europe-west4",
+        "tries, in this order:",
+        "  1. 4 x a2-highgpu-8g, spot, us-central1: 57.72 $/h",
+        "  2. 4 x a2-highgpu-8g, spot, europe-west4: 57.72 $/h",
+        plan.TRAFFIC,
         f"prices: USD per hour, {PRICES_AS_OF}",
     ]
 

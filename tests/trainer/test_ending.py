@@ -1,0 +1,91 @@
+"""How an agent learns that the run has ended, or is to end."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from trainer.ending import Ended, Ending
+from trainer.rundir import RunDirectory
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> RunDirectory:
+    return RunDirectory(str(tmp_path))
+
+
+async def watched(ending: Ending) -> Ended:
+    with pytest.raises(Ended) as ended:
+        await asyncio.wait_for(ending.watch(), 60)
+    return ended.value
+
+
+def test_an_outcome_ends_it(run_dir: RunDirectory) -> None:
+    run_dir.end("cancelled", "by somebody")
+    ending = Ending(run_dir, lambda reason: None)
+
+    async def live() -> Ended:
+        ending.look_now()
+        return await watched(ending)
+
+    ended = asyncio.run(live())
+    assert (ended.state, str(ended)) == ("cancelled", "by somebody")
+
+
+def test_a_stop_drains_it_once_and_its_checkpoint_ends_the_run(run_dir: RunDirectory) -> None:
+    run_dir.ask_to_stop("limited", "limits.cost: all is spent")
+    drains: list[str] = []
+    ending = Ending(run_dir, drains.append)
+
+    async def live() -> tuple[str | None, Ended]:
+        watching = asyncio.create_task(watched(ending))
+        while not drains:
+            ending.look_now()
+            await asyncio.sleep(0.01)
+        for _ in range(5):
+            ending.look_now()
+            await asyncio.sleep(0.01)
+        return await ending.saved(), await watching
+
+    why, ended = asyncio.run(live())
+    assert drains == ["the run is to stop: limits.cost: all is spent"]
+    assert why == "limits.cost: all is spent"
+    assert ended.state == "limited"
+
+
+def test_a_checkpoint_of_a_run_that_goes_on_ends_nothing(run_dir: RunDirectory) -> None:
+    assert asyncio.run(Ending(run_dir, lambda reason: None).saved()) is None
+    assert run_dir.outcome() is None
+
+
+def test_who_saves_last_does_not_end_it_again(run_dir: RunDirectory) -> None:
+    run_dir.ask_to_stop("limited", "a limit")
+    drains: list[str] = []
+    ending = Ending(run_dir, drains.append)
+
+    async def live() -> str | None:
+        watching = asyncio.create_task(watched(ending))
+        while not drains:
+            ending.look_now()
+            await asyncio.sleep(0.01)
+        run_dir.end("succeeded", "training is complete")
+        said = await ending.saved()
+        await watching
+        return said
+
+    assert asyncio.run(live()) is None
+    assert (run_dir.outcome() or {})["state"] == "succeeded"
+
+
+def test_a_stop_file_that_is_not_one_is_passed_over(run_dir: RunDirectory) -> None:
+    run_dir.store.write("stop.json", b"[]")
+    ending = Ending(run_dir, lambda reason: pytest.fail("it drains"))
+
+    async def live() -> None:
+        ending.look_now()
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(ending.watch(), 0.2)
+
+    asyncio.run(live())
