@@ -11,6 +11,7 @@ made. If the run is under way already, others had no such trouble: this VM goes 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import site
 import subprocess
@@ -20,7 +21,8 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,7 +65,8 @@ def bring(
     while True:
         tries += 1
         try:
-            folder, installed = _prepared(run_dir, settings, _scratch(env))
+            with _alone(_scratch(env)) as scratch:
+                folder, installed = _prepared(run_dir, settings, scratch)
             break
         except (CodeError, OSError) as error:
             if tries >= TRIES and not run_dir.store.names(LEADER):
@@ -108,6 +111,14 @@ def _scratch(env: Mapping[str, str]) -> Path:
     if folder.stat().st_uid != os.getuid():
         raise PermissionError(f"{folder} belongs to somebody else; set {ENV_SCRATCH} to another")
     return folder
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[Path]:
+    """Keeps other agents that share ``folder``, if this is no VM of its own, waiting."""
+    with (folder / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
 
 
 def _prepared(run_dir: RunDirectory, settings: Settings, scratch: Path) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from launcher.job.code import Code
@@ -155,7 +156,8 @@ def _code(draft: Draft) -> Iterator[Problem]:
     files = {"script": draft.given("script"), "task": task and task.rpartition(":")[0]}
     for field, file in files.items():
         if isinstance(file, str) and file.endswith(".py") and code.inside(file) is None:
-            yield (field,), f"{file} is not in the code folder, {code.folder}; name one that is"
+            inside = Path(code.folder, Path(file).name)
+            yield (field,), f"{file} is not in the code folder; name one that is, as {inside}"
     runtimes = [pool and draft.runtime(pool) for pool in draft.pools]
     known = [runtime for runtime in runtimes if runtime]
     if known and not any(isinstance(r, Package) or r.starts_agent for r in known):

@@ -252,6 +252,53 @@ def test_every_job_has_a_table(fields: Fields) -> None:
     assert all(pool.machine in text for pool in job.pools)
 
 
+@pytest.fixture
+def code_job(tmp_path: Path) -> str:
+    """A job that sends its folder to an agent, and as a package to a program of its own."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/train.py").write_text("x")
+    (tmp_path / "code/.gitignore").write_text("secret.bin\n")
+    (tmp_path / "code/secret.bin").write_text("x")
+    job = {
+        "name": "x",
+        "module": "train",
+        "code": "code",
+        "output": "gs://b/runs",
+        "pools": [
+            "a2-highgpu-1g",
+            {"machine": "a2-highgpu-1g", "package": {"executor": "i", "module": "train"}},
+        ],
+    }
+    (tmp_path / "job.yaml").write_text(json.dumps(job))
+    return str(tmp_path / "job.yaml")
+
+
+def test_the_code_is_planned_as_it_would_be_sent(code_job: str) -> None:
+    listed = printed(code_job, "--format", "files")
+    files, _, summary = listed.strip().partition("\n\n")
+    assert files.split() == ["1", "train.py"]
+    assert summary.startswith("code: 1 file, 1 bytes, sha256 ")
+    assert summary in printed(code_job, "--format", "table")
+    first, second = json.loads(printed(code_job, "--run-id", "one"))["jobSpec"]["workerPoolSpecs"]
+    assert "packageUris" not in str(first)
+    [uri] = second["pythonPackageSpec"]["packageUris"]
+    sha256 = summary.split()[6].rstrip(",")
+    assert uri.startswith(f"gs://b/runs/one/code/swell-code-{sha256}")
+
+
+def test_code_that_cannot_be_sent_has_no_plan(code_job: str) -> None:
+    (Path(code_job).parent / "code/.env").write_text("A=1")
+    answer = CliRunner().invoke(app, ["plan", code_job])
+    assert (answer.exit_code, answer.stdout) == (2, "")
+    assert answer.stderr.startswith("swell: code: .env has the name of a secret")
+
+
+def test_a_job_without_code_has_no_files(job_file: str) -> None:
+    answer = CliRunner().invoke(app, ["plan", job_file, "--format", "files"])
+    assert answer.exit_code == 2
+    assert answer.stderr == f"swell: {job_file}: sends no code; write code: FOLDER\n"
+
+
 def test_warnings_go_beside_the_request_and_do_not_stop_it(job_file: str) -> None:
     asked = ["plan", job_file, "--set", "pools.1.machine=a3-highgpu-8g"]
     answer = CliRunner().invoke(app, asked)
