@@ -81,10 +81,11 @@ podman build --quiet --network host --pull=never --volume "$trust:$trust:ro" \
 FROM localhost/swell-trainer
 USER root
 RUN pip install --quiet --no-cache-dir 'scikit-learn>=1.7,<2'
-USER 1000:1000
+USER 10001:10001
 END
 
 say "testing"
 SWELL_TEST_IMAGE=localhost/swell-trainer SWELL_TEST_DIGITS_IMAGE=localhost/swell-digits \
-  "$python" -m pytest tests/containers/test_image.py ${PYTEST_ARGS:-}
+  "$python" -m pytest tests/launcher/emulator/test_container_vms.py tests/containers/test_image.py \
+  ${PYTEST_ARGS:-}
 say "done"
