@@ -9,11 +9,12 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from launcher.emulator import containers, netns
+from launcher.emulator import containers
 
 from .running import Emulator, pool, wait_for
 
@@ -156,15 +157,19 @@ def test_a_silently_lost_vm_is_cut_off_and_gone_later(emulator: Emulator) -> Non
 
 
 def test_what_a_killed_emulator_left_goes_when_the_next_starts_a_job(
-    start: Callable[..., Emulator],
+    start: Callable[..., Emulator], tmp_path: Path
 ) -> None:
     first = start("--vm", "container")
-    job = first.create(shell("sleep 600"))
+    job = first.create(shell("sleep 600"), shell("sleep 600"))
     first.until(job, "RUNNING")
-    wait_for(ours)
+    wait_for(ours, lambda names: len(names) == 2)
     first.stop(signal.SIGKILL)
-    with netns.Network(["vm-a"]):
-        wait_for(ours, lambda names: not names)
+    second = start("--vm", "container", state=tmp_path / "second")
+    job = second.create(shell("sleep 600"))
+    second.until(job, "RUNNING")
+    wait_for(ours, lambda names: len(names) == 1)
+    assert second.stop() == 0
+    assert ours() == set() and first.processes() == []
 
 
 def test_an_image_that_is_not_here_fails_the_job_and_says_so(emulator: Emulator) -> None:
