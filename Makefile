@@ -4,11 +4,16 @@
 #   make setup TORCH_PIP_ARGS="--index-url URL"  another build of PyTorch
 #   make setup HOROVOD_ARGS=--gpu                Horovod with NCCL
 #   make test PYTEST_ARGS="tests/trainer -x"     some of the tests (-n 0: in one process)
+#   make image VARIANT=gpu IMAGE=NAME            the image for GPUs; ENGINE=docker|podman
+#   make locks LOCK_ARGS="--upgrade --index URL" newer versions in the image's lock files
 
 PYTHON ?= python3
 TORCH_PIP_ARGS ?=
 HOROVOD_ARGS ?=
 PYTEST_ARGS ?=
+VARIANT ?= cpu
+IMAGE ?= swell-trainer
+LOCK_ARGS ?=
 
 BIN := .venv/bin
 DONE := .venv/done
@@ -16,10 +21,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test storm fuzz check lint types proto clean
+.PHONY: help setup demo test storm fuzz check lint types proto image test-container locks clean
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(DONE)/swell $(DONE)/horovod  ## install everything into .venv (minutes the first time)
 	@:
@@ -48,6 +53,15 @@ types: $(DONE)/swell  ## mypy, strict
 proto: $(DONE)/swell  ## regenerate the Python code of trainer/protocol/swell.proto
 	@$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. trainer/protocol/swell.proto
 
+image:  ## build the training image with podman or docker (VARIANT=gpu, IMAGE=NAME)
+	@PYTHON=$(PYTHON) TORCH_PIP_ARGS="$(TORCH_PIP_ARGS)" containers/build.sh $(VARIANT) $(IMAGE)
+
+test-container: setup  ## as root on Debian: build the image without a registry, train on containers
+	@PYTEST_ARGS="$(PYTEST_ARGS)" TORCH_PIP_ARGS="$(TORCH_PIP_ARGS)" containers/test.sh
+
+locks: $(DONE)/swell  ## write the image's lock files (--find-links or --index of PyTorch for CPUs)
+	@$(BIN)/python containers/lock.py $(LOCK_ARGS)
+
 clean:  ## remove .venv and everything generated (the Horovod wheel stays in ~/.cache/swell)
 	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -71,7 +85,7 @@ $(DONE)/torch: containers/torch.txt containers/build.txt | $(DONE)/venv
 	@touch $@
 
 $(DONE)/swell: setup.cfg pyproject.toml $(DONE)/torch
-	$(PIP) install -c containers/torch.txt -e '.[vertex,emulator,gcs,trainer,examples,dev]'
+	$(PIP) install -c containers/torch.txt -e '.[vertex,emulator,gcs,trainer,examples,plots,dev]'
 	@touch $@
 
 $(DONE)/horovod: containers/build_horovod.py containers/horovod_fixes.py $(DONE)/torch

@@ -49,10 +49,9 @@ clean_up() {
 trap clean_up EXIT
 
 say "making a base image from Debian's packages"
-mirror="$(sed -n 's/^URIs: *\(http[^ ]*debian\)$/\1/p; s/^deb \(http[^ ]*debian\) .*/\1/p' \
-  /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | head -1)"
+mirror="$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.sources 2>/dev/null |
+  sed -n 's/^URIs: *\(http[^ ]*debian\)$/\1/p; s/^deb \(http[^ ]*debian\) .*/\1/p' | head -1 || true)"
 mmdebstrap --quiet --variant=minbase --include=ca-certificates \
-  --customize-hook='rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*' \
   bookworm "$folder/base.tar" ${mirror:+"$mirror"}
 podman import --quiet "$folder/base.tar" localhost/debian:bookworm-slim >/dev/null
 rm "$folder/base.tar"
@@ -82,10 +81,11 @@ podman build --quiet --network host --pull=never --volume "$trust:$trust:ro" \
 FROM localhost/swell-trainer
 USER root
 RUN pip install --quiet --no-cache-dir 'scikit-learn>=1.7,<2'
-USER 1000:1000
+USER 10001:10001
 END
 
 say "testing"
 SWELL_TEST_IMAGE=localhost/swell-trainer SWELL_TEST_DIGITS_IMAGE=localhost/swell-digits \
-  "$python" -m pytest tests/containers/test_image.py ${PYTEST_ARGS:-}
+  "$python" -m pytest tests/launcher/emulator/test_container_vms.py tests/containers/test_image.py \
+  ${PYTEST_ARGS:-}
 say "done"

@@ -89,7 +89,7 @@ def _judge(
     yield Finding("program", True, program or "none of its own: the job file says what runs")
     user = str(config.get("User") or "root")
     root = user.split(":")[0] in ("root", "0")
-    remedy = f"{user}; end the Dockerfile with USER 1000:1000" if root else user
+    remedy = f"{user}; end the Dockerfile with USER 10001:10001" if root else user
     yield Finding("user", not root, remedy)
     yield Finding("size", True, f"{int(inspected.get('Size') or 0) / 1e9:.2f} GB on disk")
     try:

@@ -135,7 +135,7 @@ class ContainerSite:
         self._lives_on = lives_on
         self._hosts = dict(zip(hostnames, self._network.hosts, strict=True))
         try:
-            _remove_abandoned(self._client)
+            _remove_abandoned(self._client, self._network.number)
         except BaseException:
             self._network.close()
             raise
@@ -170,10 +170,17 @@ def no_image(image: str) -> str:
     return f"there is no image {image} on this machine: make image builds ours, podman pull others"
 
 
-def _remove_abandoned(client: Podman) -> None:
-    """Removes the containers of emulators that are gone; what ran in them was killed already."""
+def _remove_abandoned(client: Podman, own: int) -> None:
+    """Removes the containers of emulators that are gone; what ran in them was killed already.
+
+    Args:
+        client: podman.
+        own: the number of a network that is ours now, and has no containers yet.
+    """
     for name in client.containers(LABEL):
         number = netns.number_of(name)
-        if number is not None and (held := netns.claim(number)):
+        if number == own:
+            client.remove([name])
+        elif number is not None and (held := netns.claim(number)):
             with held:
                 client.remove([name])

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+HELPERS = ("/usr/lib/podman", "/usr/libexec/podman", "/usr/local/libexec/podman")
 INSTALL = "apt-get install podman runc conmon"
 LIMIT = 60.0  # seconds for a command that only asks or removes
 
@@ -33,6 +34,7 @@ class Machine:
         cgroups: "v2", "v1" (also where both are mounted), or "" where none can be made.
         systemd: whether systemd runs, and makes the cgroups.
         files, processes: hard limits that a container may be given.
+        netavark: whether podman has netavark for its own networks; else its default.
     """
 
     runtimes: tuple[str, ...]
@@ -40,6 +42,7 @@ class Machine:
     systemd: bool
     files: int
     processes: int
+    netavark: bool = True
 
     @classmethod
     def here(cls) -> Machine:
@@ -52,6 +55,7 @@ class Machine:
             systemd=Path("/run/systemd/system").is_dir(),
             files=_hard_limit(resource.RLIMIT_NOFILE, 2**20),
             processes=_hard_limit(resource.RLIMIT_NPROC, most),
+            netavark=any(Path(folder, "netavark").exists() for folder in HELPERS),
         )
 
     @property
@@ -73,6 +77,7 @@ class Machine:
             f"runtime = {json.dumps(self.runtime)}\n"
             f"cgroup_manager = {json.dumps('systemd' if self.systemd else 'cgroupfs')}\n"
             'events_logger = "none"\n'
+            + ('[network]\nnetwork_backend = "netavark"\n' if self.netavark else "")
         )
 
 

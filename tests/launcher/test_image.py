@@ -52,8 +52,8 @@ def test_a_good_image_has_no_problem_and_its_size_and_program_are_shown() -> Non
     [
         ({"Entrypoint": ["python"]}, "entry point: python does not start swell-agent"),
         ({"Entrypoint": None}, "entry point: none does not start swell-agent"),
-        ({"User": ""}, "user: root; end the Dockerfile with USER 1000:1000"),
-        ({"User": "0:0"}, "user: 0:0; end the Dockerfile with USER 1000:1000"),
+        ({"User": ""}, "user: root; end the Dockerfile with USER 10001:10001"),
+        ({"User": "0:0"}, "user: 0:0; end the Dockerfile with USER 10001:10001"),
     ],
 )
 def test_what_is_wrong_is_said_with_the_remedy(change: dict[str, Any], problem: str) -> None:

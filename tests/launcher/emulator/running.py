@@ -97,7 +97,8 @@ class Emulator:
     def output(self, job: str, replica: str) -> list[str]:
         """What a replica has printed, without the times."""
         log = self.state / "logs" / job.rpartition("/")[2] / f"{replica}.jsonl"
-        lines = log.read_text().splitlines() if log.exists() else []
+        # The last line may be half written.
+        lines = log.read_text().rpartition("\n")[0].splitlines() if log.exists() else []
         return [json.loads(line)["message"] for line in lines]
 
     def until_output(self, job: str, replica: str, line: str, times: int = 1) -> None:

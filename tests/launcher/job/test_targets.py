@@ -1,0 +1,63 @@
+"""What containers on this machine ask of a job, and where their runs are kept."""
+
+from __future__ import annotations
+
+import pytest
+
+from launcher.emulator import places
+from launcher.job.spec import Job
+from launcher.job.targets import LOCAL_BUCKET, output_of, problems
+
+BASE = {"name": "j", "task": "package.module:Class", "pools": ["a2-highgpu-1g"]}
+
+
+@pytest.fixture(autouse=True)
+def podman_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "missing", lambda kind: None)
+
+
+def job(**fields: object) -> Job:
+    return Job.model_validate({**BASE, "local": {"vm": "container"}, **fields})
+
+
+def test_runs_of_containers_are_kept_in_a_bucket() -> None:
+    assert problems(job(), "local") == []
+    assert output_of(job(), "local") == LOCAL_BUCKET
+    assert output_of(job(output="gs://mine/runs"), "local") == "gs://mine/runs"
+    assert output_of(job(), "vertex") is None
+    assert output_of(Job.model_validate(BASE), "local") is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "what"),
+    [
+        ({"output": "/var/runs"}, ("output",), "on this machine's disk"),
+        ({"task": "tasks.py:Mine"}, ("task",), "put it into the image and write module:Class"),
+        (
+            {"package": {"executor": "an-image", "uris": ["gs://b/p.tar.gz"]}},
+            ("package",),
+            "not installed in container VMs",
+        ),
+    ],
+)
+def test_what_containers_cannot_see_is_refused_with_the_remedy(
+    fields: dict[str, object], field: tuple[str, ...], what: str
+) -> None:
+    ((path, said),) = problems(job(**fields), "local")
+    assert path == field and what in said
+
+
+def test_memory_is_a_size_with_a_unit() -> None:
+    found = job(local={"vm": "container", "memory": "8GiB"}).local.memory
+    assert found is not None and found.bytes == 8 * 2**30
+    with pytest.raises(ValueError, match="write 8GiB"):
+        job(local={"vm": "container", "memory": 8})
+
+
+def test_without_podman_the_job_is_refused_and_the_remedy_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(places, "missing", lambda kind: "containers need podman: apt-get install x")
+    ((path, said),) = problems(job(), "local")
+    assert path == ("local", "vm")
+    assert said == "is container; containers need podman: apt-get install x, or write process"
