@@ -81,12 +81,16 @@ async def _serve(options: argparse.Namespace, market: Market) -> int:
     if options.until_eof:
         _watch_input(stop)
     adopt_orphans()
+    buckets = Storage(Objects(options.buckets or options.state / "buckets"))
     registry = Registry(
-        options.state, market, frozenset(options.cluster_spec_form), kind=options.vm
+        options.state,
+        market,
+        frozenset(options.cluster_spec_form),
+        kind=options.vm,
+        storage=buckets,
     )
     listener = _listen(registry, options.port)
-    buckets = options.buckets or options.state / "buckets"
-    storage = Listener(Storage(Objects(buckets)).app(), ADDRESS)
+    storage = Listener(buckets.app(ADDRESS), ADDRESS)
     storage.start()
     # VMs find their buckets by it: it is passed on to them.
     os.environ["STORAGE_EMULATOR_HOST"] = f"http://{storage.authority}"

@@ -40,6 +40,7 @@ from launcher.emulator.market import Bid
 from launcher.emulator.metadata import Identity, Metadata, numeric_project
 from launcher.emulator.places import Place, Site, open_site
 from launcher.emulator.steps import StepReader
+from launcher.emulator.storage import Storage
 from launcher.emulator.vm import ProcessVM
 from trainer.rundir import ENV_ADDRESS, ENV_SLOTS
 
@@ -76,6 +77,7 @@ class Job:
         save: called with the record whenever it has changed.
         spec_forms: in which forms CLUSTER_SPEC is written.
         kind: of its VMs, see launcher.emulator.places.
+        storage: what its VMs find at gs://; None for whatever is in this process's environment.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Job:
         save: Callable[[Json], None],
         spec_forms: frozenset[str] = frozenset(),
         kind: str = "process",
+        storage: Storage | None = None,
     ) -> None:
         self.record = record
         self._number = number
@@ -98,6 +101,8 @@ class Job:
         self._save = save
         self._kind = kind
         self._site: Site | None = None
+        self._storage = storage
+        self._buckets: Listener | None = None
         self._spec_forms = spec_forms
         self._scheduling = customjobs.scheduling(record)
         self._pools = customjobs.pools(record)
@@ -226,6 +231,10 @@ class Job:
     def _place(self, name: str) -> Place:
         if self._site is None:
             self._site = open_site(self._kind, {n: hostname(self._id, n) for n in self._pool_of})
+            if self._storage and (gateway := self._site.gateway):
+                # These VMs do not reach the one on this machine's loopback.
+                self._buckets = Listener(self._storage.app(gateway), gateway)
+                self._buckets.start()
         return self._site.place(name)
 
     def _vm(self, pool: Pool, name: str, place: Place) -> ProcessVM:
@@ -247,6 +256,8 @@ class Job:
             service["AIP_TENSORBOARD_LOG_DIR"] = f"{output}/logs/"
         workers = sum(one.slots * len(one.replica_names()) for one in self._pools)
         base = base_environment(workers) | {ENV_SLOTS: str(pool.slots)}
+        if self._buckets:
+            base["STORAGE_EMULATOR_HOST"] = f"http://{self._buckets.authority}"
         environment = container_environment(base, pool.env, service)
         return ProcessVM(
             self._command(pool, name, environment),
@@ -299,6 +310,8 @@ class Job:
         for problem in await asyncio.gather(*stopping, return_exceptions=True):
             if problem:
                 log.error("a VM of %s was not shut down: %r", self.record["name"], problem)
+        if self._buckets:
+            await self._buckets.stop()
         if self._site:
             try:
                 await asyncio.to_thread(self._site.close)

@@ -64,6 +64,10 @@ class Place(Protocol):
 class Site(Protocol):
     """The places of one job's VMs."""
 
+    @property
+    def gateway(self) -> str | None:
+        """This machine's address in their network; None where they share its loopback."""
+
     def place(self, replica: str) -> Place:
         """The place of one replica. Raises OSError when there is none."""
 
@@ -107,6 +111,8 @@ class LoopbackPlace:
 
 class LoopbackSite:
     """The places of ``process`` VMs."""
+
+    gateway = None
 
     def __init__(self) -> None:
         self._addresses: list[LoopbackAddress] = []
@@ -153,6 +159,7 @@ class NamespaceSite:
     def __init__(self, hostnames: Mapping[str, str]) -> None:
         self._network = Network(list(hostnames.values()))
         self._hosts = dict(zip(hostnames, self._network.hosts, strict=True))
+        self.gateway = self._network.gateway
 
     def place(self, replica: str) -> NamespacePlace:
         return NamespacePlace(self._hosts[replica], self._network.gateway)

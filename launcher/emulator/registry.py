@@ -27,6 +27,7 @@ from launcher.emulator.exchange import Exchange
 from launcher.emulator.jobs import Folders, Job
 from launcher.emulator.lifecycle import UNAVAILABLE, Refused
 from launcher.emulator.logs import timestamp, utc_now
+from launcher.emulator.storage import Storage
 from launcher.job.marketfile import Market
 
 NAME = re.compile(r"projects/[^/]+/locations/[^/]+/customJobs/(\d+)")
@@ -47,6 +48,7 @@ class Registry:
         new_id: returns the id of the next job, a number.
         clock: the time of day in seconds, for the market.
         kind: of the VMs, see launcher.emulator.places.
+        storage: what VMs with a network of their own find at gs://.
 
     Raises StateInUse, TraceError when a trace of the market cannot be read, and OSError when
     the directory cannot be used.
@@ -60,6 +62,7 @@ class Registry:
         new_id: Callable[[], int] = time.time_ns,
         clock: Callable[[], float] = time.time,
         kind: str = "process",
+        storage: Storage | None = None,
     ) -> None:
         self.logs = state / "logs"
         self._folders = Folders(self.logs, state / "installed")
@@ -67,6 +70,7 @@ class Registry:
         self._spec_forms = spec_forms
         self._new_id = new_id
         self._kind = kind
+        self._storage = storage
         self._last_id = 0
         self._records: dict[str, Json] = {}
         self._running: dict[str, Job] = {}
@@ -113,6 +117,7 @@ class Registry:
             self._save,
             self._spec_forms,
             self._kind,
+            self._storage,
         )
         self._running[record["name"]] = job
         job.start()
