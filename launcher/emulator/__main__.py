@@ -89,15 +89,15 @@ async def _serve(options: argparse.Namespace, market: Market) -> int:
     if options.until_eof:
         _watch_input(stop)
     adopt_orphans()
-    objects = Objects(options.buckets or options.state / "buckets")
+    buckets = Storage(Objects(options.buckets or options.state / "buckets"))
     registry = Registry(
         options.state,
         market,
         frozenset(options.cluster_spec_form),
-        vms=Vms(options.vm, options.memory, lambda address: Storage(objects, address).app()),
+        vms=Vms(options.vm, options.memory, buckets),
     )
     listener = _listen(registry, options.port)
-    storage = Listener(Storage(objects).app(), ADDRESS)
+    storage = Listener(buckets.app(ADDRESS), ADDRESS)
     storage.start()
     # VMs find their buckets by it: it is passed on to them.
     os.environ["STORAGE_EMULATOR_HOST"] = f"http://{storage.authority}"

@@ -11,7 +11,6 @@ from datetime import timedelta
 from pathlib import Path
 
 from starlette.routing import Route
-from starlette.types import ASGIApp
 
 from launcher.emulator import customjobs
 from launcher.emulator.cluster_spec import cluster_spec, hostname
@@ -48,6 +47,7 @@ from launcher.emulator.metadata import Identity, Metadata, numeric_project
 from launcher.emulator.places import Guest, Place, Site, open_site
 from launcher.emulator.program import Program
 from launcher.emulator.steps import StepReader
+from launcher.emulator.storage import Storage
 from launcher.emulator.vm import ProcessVM
 from launcher.job.machines import MACHINES
 from trainer.rundir import ENV_ADDRESS, ENV_SCRATCH, ENV_SLOTS
@@ -80,14 +80,13 @@ class Vms:
     Args:
         kind: see launcher.emulator.places.
         memory: the most that one may use, in bytes; None for its machine's own.
-        storage: makes a server of Cloud Storage for an address; VMs that are not on this
-            machine's own network need one there, the others find that of
-            ``STORAGE_EMULATOR_HOST``.
+        storage: what VMs that are not on this machine's own network find at gs://; the
+            others find that of ``STORAGE_EMULATOR_HOST``.
     """
 
     kind: str = "process"
     memory: int | None = None
-    storage: Callable[[str], ASGIApp] | None = None
+    storage: Storage | None = None
 
 
 class Job:
@@ -258,7 +257,8 @@ class Job:
             guests = {name: self._guest(name, pool) for name, pool in self._pool_of.items()}
             self._site = open_site(self._what.kind, guests, self._folders.logs.parent)
             if (gateway := self._site.gateway) and self._what.storage:
-                self._storage = Listener(self._what.storage(gateway), gateway)
+                # These VMs do not reach the one on this machine's loopback.
+                self._storage = Listener(self._what.storage.app(gateway), gateway)
                 self._storage.start()
         return self._site.place(name)
 

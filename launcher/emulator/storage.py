@@ -62,17 +62,17 @@ class Storage:
 
     Args:
         objects: what is served.
-        address: the address it is served on, besides names of this machine.
     """
 
-    def __init__(self, objects: Objects, address: str = "127.0.0.1") -> None:
+    def __init__(self, objects: Objects) -> None:
         self._objects = objects
         self._uploads = Uploads(objects)
-        self._hosts = {*LOCAL_NAMES, address}
+        self._hosts = {*LOCAL_NAMES}
         self.faults = Faults()
 
-    def app(self) -> ASGIApp:
-        """Returns the application to serve."""
+    def app(self, address: str = "127.0.0.1") -> ASGIApp:
+        """Returns the application to serve on ``address``, which requests may name then."""
+        self._hosts.add(address)
         routes = [
             Route("/emulator/v1/faults", self._faults, methods=["GET", "POST", "DELETE"]),
             Route("/{path:path}", self._answer, methods=METHODS),
