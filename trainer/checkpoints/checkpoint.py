@@ -37,6 +37,7 @@ from trainer.checkpoints.manifest import (
 from trainer.checkpoints.restore import Alone, Exchange, load_newest
 from trainer.checkpoints.retention import Retention
 from trainer.checkpoints.shards import Shard, Slot, as_memory, plan, slots_of
+from trainer.lease import superseded
 from trainer.rundir import RunDirectory
 from trainer.tree import flatten, names_in
 
@@ -284,6 +285,10 @@ class Checkpointer:
         layouts = {receipt.get("layout") for receipt in receipts}
         if len(layouts) != 1 or "skeleton" not in receipts[0]:
             reason = "the ranks' states differ in shape"
+            self._report("checkpoint_failed", step=writing.step, reason=reason)
+            return
+        if superseded(self._run_dir, writing.world):
+            reason = "a later leader has formed another world"
             self._report("checkpoint_failed", step=writing.step, reason=reason)
             return
         shards = [ShardFile.from_json(one) for receipt in receipts for one in receipt["shards"]]
