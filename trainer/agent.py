@@ -20,11 +20,12 @@ from trainer import preemption
 from trainer.environment import horovod_environment
 from trainer.events import EventWriter
 from trainer.hosting import Seat
+from trainer.lease import newest_claim
 from trainer.link import Link, Refused
 from trainer.process import Message, WorkerProcess, describe_exit
 from trainer.protocol import swell_pb2 as pb
 from trainer.rendezvous import Rendezvous
-from trainer.replica import Replica, find_replica
+from trainer.replica import Replica, find_replica, hostname_trap
 from trainer.rundir import (
     ENV_RUN_DIR,
     ENV_TOKEN,
@@ -461,7 +462,11 @@ async def serve(env: Mapping[str, str]) -> int:
         raise ValueError(f"{run_dir.url} is not a run directory: it has no run.json") from error
     if run.get("token_sha256") != token_sha256(token):
         raise ValueError(f"{ENV_TOKEN} is not the token of the run in {run_dir.url}")
-    agent = Agent(find_replica(env), run_dir, Settings.of_run(run), token, env)
+    claim = newest_claim(run_dir)  # whose holder is a peer
+    replica = find_replica(env, claim.target.rpartition(":")[0] if claim else "")
+    if trap := hostname_trap(replica.address):
+        log.warning("%s", trap)
+    agent = Agent(replica, run_dir, Settings.of_run(run), token, env)
     return await agent.run()
 
 

@@ -29,6 +29,7 @@ from trainer.settings import Settings
 from trainer.world import MemberId
 
 LINE_LIMIT = 2**20  # bytes
+START_LIMIT = 10.0  # seconds in which the child is warm
 CLOSE_GRACE = 3.0  # seconds to resign in
 
 log = logging.getLogger("swell.coordinator")
@@ -111,7 +112,10 @@ class Host:
         self._send(**asdict(self._seat))
 
     async def lead(self, epoch: int, generation: int, deposed: MemberId | None) -> bool:
-        """Has the coordinator claim ``epoch``; see Coordinator.lead. Returns whether it leads."""
+        """Has the coordinator claim ``epoch``; see Coordinator.lead. Returns whether it leads.
+
+        If it does not answer, because the store does not, it is given up.
+        """
         if self._epoch:
             await self.close()  # it has led another one
         await self.prepare()
@@ -119,7 +123,13 @@ class Host:
         self._send(
             op="lead", epoch=epoch, generation=generation, deposed=str(deposed) if deposed else ""
         )
-        answer = await self._process.stdout.readline()
+        try:
+            limit = START_LIMIT + self._seat.policy.lease_timeout
+            answer = await asyncio.wait_for(self._process.stdout.readline(), limit)
+        except asyncio.TimeoutError:
+            answer = b""
+        if not answer:
+            self._kill()
         leads = bool(answer) and json.loads(answer)["leads"] is True
         if leads:
             self._epoch = epoch
@@ -137,10 +147,14 @@ class Host:
         try:
             await asyncio.wait_for(self._process.wait(), CLOSE_GRACE)
         except asyncio.TimeoutError:
-            with suppress(ProcessLookupError):
-                self._process.kill()
+            self._kill()
             await self._process.wait()
         self._process = None
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
 
     @property
     def _alive(self) -> bool:

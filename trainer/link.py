@@ -158,6 +158,7 @@ class Link:
         try:
             await asyncio.wait([lost, obeying], return_when=asyncio.FIRST_COMPLETED)
             if obeying.done() and obeying.result():
+                self._newest = None  # its holder is not lost, and nobody is to suspect it
                 return Contend(claim.epoch + 1)
             if lost.done():
                 return lost.result()
