@@ -10,7 +10,7 @@ momentum. A case does one thing to one host:
 
 and two do it to whatever leads the others, and then to a host:
 
-    coordinator lost      the leader's host is cut off for good
+    coordinator lost      the leader's host is gone, and nobody is told
     coordinator crashes   the process that leads is killed, and 3 s later a worker on another host
 
 (The leader is Swell's coordinator, horovodrun's driver, or the torchrun that holds the store. The
@@ -166,6 +166,7 @@ EVENTS: Mapping[str, Callable[[Trial, Host], None]] = {
     "coordinator lost": coordinator_lost,
     "coordinator crashes": coordinator_crashes,
 }
+LEADERS = ("coordinator lost", "coordinator crashes")
 
 
 def measure(case: str, make: Make) -> tuple[Recovery | None, float | None]:
@@ -179,7 +180,9 @@ def measure(case: str, make: Make) -> tuple[Recovery | None, float | None]:
             if case == "coordinator crashes":
                 event = time.time()
                 crash(trial, host)
-            return trial.observe(event), trial.system.leaderless()
+            found = trial.observe(event)
+            leads = case in LEADERS
+            return found, trial.system.leaderless() if leads else None
         finally:
             trial.system.close()
 

@@ -26,7 +26,7 @@ from trainer.lease import newest_claim
 
 JOBS = Path(__file__).parent / "jobs"
 BIN = Path(sys.executable).parent
-CHANGED = "leader_changed"
+EVENTS_LATE = 5.0  # seconds within which an event has been written
 
 
 class System(Protocol):
@@ -85,6 +85,7 @@ class Swell:
         host, _ = self._leader()
         self._lost_at = time.time()
         host.cut()
+        host.kill()
 
     def crash_leader(self) -> None:
         _, coordinator = self._leader()
@@ -92,9 +93,13 @@ class Swell:
         coordinator.kill()
 
     def leaderless(self) -> float | None:
-        changes = [one for one in read_events(self._agents.run_dir) if one["event"] == CHANGED]
-        times = [one["time"] for one in changes if one["time"] > self._lost_at]
-        return min(times) - self._lost_at if times else None
+        deadline = time.monotonic() + EVENTS_LATE
+        while time.monotonic() < deadline:
+            for event in read_events(self._agents.run_dir):
+                if event["event"] == "leader_changed" and event["time"] > self._lost_at:
+                    return float(event["time"]) - self._lost_at
+            time.sleep(EVENTS_LATE / 10)
+        return None
 
     def _leader(self) -> tuple[Host, psutil.Process]:
         claim = newest_claim(self._agents.run_dir)
@@ -171,6 +176,7 @@ class Horovodrun:
 
     def lose_leader(self) -> None:
         self._first.cut()
+        self._first.kill()
         self.crash_leader()
 
     def crash_leader(self) -> None:
@@ -242,6 +248,7 @@ class Torchrun:
 
     def lose_leader(self) -> None:
         self._first.cut()
+        self._first.kill()
 
     def crash_leader(self) -> None:
         self._processes[self._first.name].kill()
