@@ -105,8 +105,9 @@ class Swell:
         claim = newest_claim(self._agents.run_dir)
         assert claim is not None
         host = next(one for one in self._hosts if one.address == claim.target.split(":")[0])
-        inside = (psutil.Process(pid) for pid in host.processes())
-        return host, next(one for one in inside if "trainer.hosting" in one.cmdline())
+        inside = [psutil.Process(pid) for pid in host.processes()]
+        hosted = [one for one in inside if "trainer.hosting" in one.cmdline()]
+        return host, min(hosted, key=lambda one: one.create_time())  # the other one stands by
 
     def close(self) -> None:
         for process in self._processes.values():

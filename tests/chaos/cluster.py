@@ -141,12 +141,10 @@ class Vm:
         return [one for one in found if one not in self.coordinators()]
 
     def coordinators(self) -> list[int]:
-        """The process ids of its coordinator, whether it leads or stands by."""
-        return [
-            one.pid
-            for one in (psutil.Process(self.agent.pid).children(True) if self.agent else ())
-            if "trainer.hosting" in one.cmdline()
-        ]
+        """The process ids of its coordinators: the one that leads, if one does, was first."""
+        found = psutil.Process(self.agent.pid).children(True) if self.agent else []
+        hosted = [one for one in found if "trainer.hosting" in one.cmdline()]
+        return [one.pid for one in sorted(hosted, key=lambda one: one.create_time())]
 
     def _idle(self, worker: int) -> tuple[float, int]:
         """Sorts first who contributed last; then who was started first."""
@@ -161,8 +159,7 @@ class Vm:
 
     def kill_coordinator(self) -> None:
         """The process that leads crashes; its agent and its workers live."""
-        (coordinator,) = self.coordinators()
-        os.kill(coordinator, signal.SIGKILL)
+        os.kill(self.coordinators()[0], signal.SIGKILL)
 
     def cut_store(self) -> None:
         """The VM cannot reach the run directory."""
