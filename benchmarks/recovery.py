@@ -8,15 +8,25 @@ momentum. A case does one thing to one host:
     silent  its link is cut            hang    its worker is stopped (SIGSTOP)
     grow    it is the third of three, and comes late
 
+and two do it to whatever leads the others, and then to a host:
+
+    coordinator lost      the leader's host is gone, and nobody is told
+    coordinator crashes   the process that leads is killed, and 3 s later a worker on another host
+
+(The leader is Swell's coordinator, horovodrun's driver, or the torchrun that holds the store. The
+driver runs beside the hosts; that it is lost with the first of them is played by killing it.)
+
 What is measured comes from the workers' own stamps (see jobs/mlp.py), all of one clock:
 
     to the next step   from the event to the first step that a new world completed
     pause              between the last step of the old world and that one; in ``grow`` this is
                        the figure: ``to the next step`` holds the start of the new worker's process
     steps lost         steps that had been completed, and had to be done again
+    without a leader   until another coordinator has claimed the run (Swell alone has another)
 
 Elastic Horovod commits, and the torchrun script saves its snapshot, every 10 steps. A system that
-has not completed a step within the limit of 100 s counts as ``not recovered``.
+has not completed a step within the limit of 100 s, or whose workers have all exited, counts as
+``not recovered``: the job has ended.
 """
 
 from __future__ import annotations
@@ -45,6 +55,7 @@ BATCH = 48
 START_LIMIT = 120.0  # seconds until all train
 LIMIT = 100.0  # seconds until a step is completed again
 WARM_STEPS = 15
+CRASHES_APART = 3.0  # seconds
 WATCH = 0.05  # seconds between two looks
 
 Make = Callable[[Network, Path, Mapping[str, str]], System]
@@ -91,9 +102,12 @@ class Trial:
         """What became of training after ``event``; None if it was not taken up again."""
         deadline = time.monotonic() + LIMIT
         while time.monotonic() < deadline:
-            found = recovery(read_stamps(self._stamps), event)
+            stamps = read_stamps(self._stamps)
+            found = recovery(stamps, event)
             if found is not None:
                 return found
+            if not any(psutil.pid_exists(pid) for pid in {one.pid for one in stamps}):
+                return None
             time.sleep(WATCH)
         return None
 
@@ -138,18 +152,37 @@ def grow(trial: Trial, host: Host) -> None:
     trial.system.join(host)
 
 
-EVENTS = {one.__name__: one for one in (drain, crash, silent, hang, grow)}
+def coordinator_lost(trial: Trial, host: Host) -> None:
+    trial.system.lose_leader()
 
 
-def measure(case: str, make: Make) -> Recovery | None:
-    """One system, one event, once."""
+def coordinator_crashes(trial: Trial, host: Host) -> None:
+    trial.system.crash_leader()
+    time.sleep(CRASHES_APART)
+
+
+EVENTS: Mapping[str, Callable[[Trial, Host], None]] = {
+    **{one.__name__: one for one in (drain, crash, silent, hang, grow)},
+    "coordinator lost": coordinator_lost,
+    "coordinator crashes": coordinator_crashes,
+}
+LEADERS = ("coordinator lost", "coordinator crashes")
+
+
+def measure(case: str, make: Make) -> tuple[Recovery | None, float | None]:
+    """One system, one event, once; and how long it was without a leader."""
     with tempfile.TemporaryDirectory(prefix="swell-recovery-") as name, Network(HOSTS) as network:
         trial = Trial(make, network, Path(name))
         try:
             trial.start(2 if case == "grow" else 3)
-            event = time.time()
-            EVENTS[case](trial, network.hosts[2])
-            return trial.observe(event)
+            host, event = network.hosts[2], time.time()
+            EVENTS[case](trial, host)
+            if case == "coordinator crashes":
+                event = time.time()
+                crash(trial, host)
+            found = trial.observe(event)
+            leads = case in LEADERS
+            return found, trial.system.leaderless() if leads else None
         finally:
             trial.system.close()
 
@@ -160,16 +193,20 @@ def compare(case: str, options: Options) -> Iterator[Row]:
     if case == "grow":
         systems["torchrun, by default"] = TorchrunByDefault
     found: dict[str, list[Recovery | None]] = {name: [] for name in systems}
+    leaderless: dict[str, list[float | None]] = {name: [] for name in systems}
     for run in range(options.runs):
         for name, make in systems.items():
-            one = measure(case, make)
+            one, without = measure(case, make)
             found[name].append(one)
+            leaderless[name].append(without)
             print(f"{case} {run + 1}/{options.runs} {name}: {one}", file=sys.stderr, flush=True)
     for name, results in found.items():
         good = [one for one in results if one is not None]
         yield Row.of(name, case, "to the next step", "s", [one.seconds for one in good])
         yield Row.of(name, case, "pause", "s", [one.pause for one in good])
         yield Row.of(name, case, "steps lost", "steps", [one.lost for one in good])
+        if any(one is not None for one in leaderless[name]):
+            yield Row.of(name, case, "without a leader", "s", leaderless[name])
         if len(good) < len(results):
             missing = [float(one is None) for one in results]
             yield Row.of(name, case, f"not recovered within {LIMIT:.0f} s", "share", missing)

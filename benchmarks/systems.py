@@ -12,15 +12,21 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import psutil
+
 from agents import Agents
 from launcher.emulator.netns import Host, Network
+from trainer.events import read_events
+from trainer.lease import newest_claim
 
 JOBS = Path(__file__).parent / "jobs"
 BIN = Path(sys.executable).parent
+EVENTS_LATE = 5.0  # seconds within which an event has been written
 
 
 class System(Protocol):
@@ -34,6 +40,15 @@ class System(Protocol):
 
     def drain(self, host: Host) -> None:
         """The host has been given notice."""
+
+    def lose_leader(self) -> None:
+        """What leads is gone with its host, and nobody is told."""
+
+    def crash_leader(self) -> None:
+        """The process that leads is killed."""
+
+    def leaderless(self) -> float | None:
+        """How many seconds passed until there was another leader; None if there is none."""
 
     def close(self) -> None:
         """Ends what runs outside the hosts."""
@@ -52,6 +67,7 @@ class Swell:
         }
         addresses = [host.address for host in self._hosts]
         self._agents = Agents(folder, addresses, settings, env)
+        self._lost_at = float("inf")
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, hosts: Sequence[Host]) -> None:
@@ -64,6 +80,34 @@ class Swell:
 
     def drain(self, host: Host) -> None:
         self._processes[host.name].send_signal(signal.SIGTERM)
+
+    def lose_leader(self) -> None:
+        host, _ = self._leader()
+        self._lost_at = time.time()
+        host.cut()
+        host.kill()
+
+    def crash_leader(self) -> None:
+        _, coordinator = self._leader()
+        self._lost_at = time.time()
+        coordinator.kill()
+
+    def leaderless(self) -> float | None:
+        deadline = time.monotonic() + EVENTS_LATE
+        while time.monotonic() < deadline:
+            for event in read_events(self._agents.run_dir):
+                if event["event"] == "leader_changed" and event["time"] > self._lost_at:
+                    return float(event["time"]) - self._lost_at
+            time.sleep(EVENTS_LATE / 10)
+        return None
+
+    def _leader(self) -> tuple[Host, psutil.Process]:
+        claim = newest_claim(self._agents.run_dir)
+        assert claim is not None
+        host = next(one for one in self._hosts if one.address == claim.target.split(":")[0])
+        inside = [psutil.Process(pid) for pid in host.processes()]
+        hosted = [one for one in inside if "trainer.hosting" in one.cmdline()]
+        return host, min(hosted, key=lambda one: one.create_time())  # the other one stands by
 
     def close(self) -> None:
         for process in self._processes.values():
@@ -95,6 +139,7 @@ class Horovodrun:
         self._env = env
         self._interface = network.name
         self._listed: list[Host] = []
+        self._first = network.hosts[0]
         self._process: subprocess.Popen[bytes] | None = None
         tools = folder / "bin"
         tools.mkdir()
@@ -130,6 +175,18 @@ class Horovodrun:
     def drain(self, host: Host) -> None:
         self._list([one for one in self._listed if one is not host])
 
+    def lose_leader(self) -> None:
+        self._first.cut()
+        self._first.kill()
+        self.crash_leader()
+
+    def crash_leader(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+
+    def leaderless(self) -> float | None:
+        return None
+
     def close(self) -> None:
         if self._process is not None:
             _end_session(self._process)
@@ -153,7 +210,8 @@ class Torchrun:
 
     def __init__(self, network: Network, folder: Path, env: Mapping[str, str]) -> None:
         self._folder = folder
-        self._endpoint = f"{network.hosts[0].address}:29400"
+        self._first = network.hosts[0]
+        self._endpoint = f"{self._first.address}:29400"
         self._env = {
             **env,
             **self.ENV,
@@ -188,6 +246,16 @@ class Torchrun:
 
     def drain(self, host: Host) -> None:
         self._processes[host.name].send_signal(signal.SIGTERM)
+
+    def lose_leader(self) -> None:
+        self._first.cut()
+        self._first.kill()
+
+    def crash_leader(self) -> None:
+        self._processes[self._first.name].kill()
+
+    def leaderless(self) -> float | None:
+        return None
 
     def close(self) -> None:
         for process in self._processes.values():

@@ -23,11 +23,12 @@ from trainer.ending import Ended, Ending
 from trainer.environment import horovod_environment
 from trainer.events import EventWriter
 from trainer.hosting import Seat
+from trainer.lease import newest_claim
 from trainer.link import Link, Refused
 from trainer.process import Message, WorkerProcess, describe_exit
 from trainer.protocol import swell_pb2 as pb
 from trainer.rendezvous import Rendezvous
-from trainer.replica import Replica, find_replica
+from trainer.replica import Replica, find_replica, hostname_trap
 from trainer.retry import START_LIMIT, patiently
 from trainer.rundir import (
     ENV_RUN_DIR,
@@ -445,8 +446,12 @@ async def serve(env: Mapping[str, str]) -> int:
     except FileNotFoundError as error:
         raise ValueError(f"{run_dir.url} is not a run directory: it has no run.json") from error
     credentials = find_credentials(env, run)
+    claim = newest_claim(run_dir)  # whose holder is a peer
+    replica = find_replica(env, claim.target.rpartition(":")[0] if claim else "")
+    if trap := hostname_trap(replica.address):
+        log.warning("%s", trap)
     settings = await asyncio.to_thread(bring, run_dir, Settings.of_run(run), env)
-    return await Agent(find_replica(env), run_dir, settings, credentials, env).run()
+    return await Agent(replica, run_dir, settings, credentials, env).run()
 
 
 def main() -> int:

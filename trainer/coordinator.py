@@ -147,7 +147,10 @@ class Coordinator:
         if not await asyncio.to_thread(create_claim, self._run_dir, self._claim):
             await self._server.stop(None)
             return False
-        announced = await asyncio.to_thread(last_announced, self._run_dir, epoch)
+        announced = await self._ask_what_was_announced(epoch)
+        if announced is None:
+            await self._server.stop(None)
+            return False
         self._machine = Membership(
             self._policy, self._expected, self._clock(), max(last_generation, announced), deposed
         )
@@ -166,6 +169,14 @@ class Coordinator:
             self._tasks.append(loop.create_task(work))
         self._ready.set()
         return True
+
+    async def _ask_what_was_announced(self, epoch: int) -> int | None:
+        """The newest generation of all leaders before; None if the store does not say in time."""
+        while self._holds:
+            with suppress(OSError):
+                return await asyncio.to_thread(last_announced, self._run_dir, epoch)
+            await asyncio.sleep(TICK)
+        return None
 
     async def stop(self, *, resign: bool = False) -> None:
         """Ends all streams, writes what events are left, and stops serving.

@@ -1,10 +1,10 @@
 """The coordinator as a child process of the agent that hosts it: it can crash alone.
 
-The agent keeps the child warm, because to import gRPC takes longer than to take over. Both
-ends are here. They speak JSON lines over the child's standard input and output: what it is
-to be (``Seat``, with the run's secret, which so is in no argv), then orders, each with an
-``op``; the child answers ``lead`` alone, with ``{"leads": …}``. It resigns and exits when its
-input ends, that is, when its agent is gone, and exits when it leads no longer.
+The agent keeps a child warm, also beside one that leads, because to import gRPC takes longer
+than to take over. Both ends are here. They speak JSON lines over the child's standard input and
+output: what it is to be (``Seat``, with the run's secret, which so is in no argv), then orders,
+each with an ``op``; the child answers ``lead`` alone, with ``{"leads": …}``. It resigns and exits
+when its input ends, that is, when its agent is gone, and exits when it leads no longer.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from trainer.settings import Settings
 from trainer.world import MemberId
 
 LINE_LIMIT = 2**20  # bytes
+START_LIMIT = 10.0  # seconds in which the child is warm
 CLOSE_GRACE = 3.0  # seconds to resign in
 
 log = logging.getLogger("swell.coordinator")
@@ -101,68 +102,87 @@ class Host:
 
     def __init__(self, seat: Seat) -> None:
         self._seat = seat
-        self._process: Process | None = None
+        self._warm: Process | None = None
+        self._leading: Process | None = None
         self._epoch = 0  # that it leads, or led
 
     def leads(self, epoch: int) -> bool:
         """Whether the coordinator leads ``epoch``, as far as can be known here."""
-        return self._alive and self._epoch == epoch
+        return self._epoch == epoch and _alive(self._leading)
 
     async def prepare(self) -> None:
-        """Starts the process, if there is none. Returns before it is warm."""
-        if self._alive:
+        """Sees to it that there is a process beside the one that leads, if one does.
+
+        Returns before it is warm.
+        """
+        if _alive(self._warm):
             return
         env = {key: value for key, value in os.environ.items() if key != ENV_TOKEN}
-        self._epoch = 0
-        self._process = await asyncio.create_subprocess_exec(
+        self._warm = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "trainer.hosting"),
             env=env,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=LINE_LIMIT,
         )
-        self._send(**asdict(self._seat))
+        _send(self._warm, **asdict(self._seat))
 
     async def lead(self, epoch: int, generation: int, deposed: MemberId | None) -> bool:
-        """Has the coordinator claim ``epoch``; see Coordinator.lead. Returns whether it leads."""
-        if self._epoch:
-            await self.close()  # it has led another one
+        """Has a coordinator claim ``epoch``; see Coordinator.lead. Returns whether it leads.
+
+        If it does not answer, because the store does not, it is given up.
+        """
+        _kill(self._leading)  # whatever it is, its epoch is over
         await self.prepare()
-        assert self._process is not None and self._process.stdout is not None
-        self._send(
-            op="lead", epoch=epoch, generation=generation, deposed=str(deposed) if deposed else ""
-        )
-        answer = await self._process.stdout.readline()
+        process = self._warm
+        assert process is not None and process.stdout is not None
+        predecessor = str(deposed) if deposed else ""
+        _send(process, op="lead", epoch=epoch, generation=generation, deposed=predecessor)
+        try:
+            limit = START_LIMIT + self._seat.policy.lease_timeout
+            answer = await asyncio.wait_for(process.stdout.readline(), limit)
+        except asyncio.TimeoutError:
+            answer = b""
+        if not answer:
+            _kill(process)
         leads = bool(answer) and json.loads(answer)["leads"] is True
         if leads:
-            self._epoch = epoch
+            self._leading, self._warm, self._epoch = process, None, epoch
         return leads
 
     def hand_over(self) -> None:
         """Asks the coordinator to have another agent lead."""
-        self._send(op="hand over")
+        _send(self._leading, op="hand over")
 
     async def close(self, *, resign: bool = False) -> None:
-        """Ends the process, if there is one; with ``resign`` it tells that nobody leads now."""
-        if self._process is None:
-            return
-        self._send(op="close", resign=resign)
-        try:
-            await asyncio.wait_for(self._process.wait(), CLOSE_GRACE)
-        except asyncio.TimeoutError:
-            with suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
-        self._process = None
+        """Ends all processes; with ``resign`` the one that leads tells that nobody does now."""
+        await asyncio.gather(_close(self._leading, resign=resign), _close(self._warm, resign=False))
 
-    @property
-    def _alive(self) -> bool:
-        return self._process is not None and self._process.returncode is None
 
-    def _send(self, **order: Any) -> None:
-        if self._alive:
-            assert self._process is not None and self._process.stdin is not None
-            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+def _alive(process: Process | None) -> bool:
+    return process is not None and process.returncode is None
+
+
+def _send(process: Process | None, **order: Any) -> None:
+    if process is not None and process.returncode is None and process.stdin is not None:
+        process.stdin.write(json.dumps(order).encode() + b"\n")
+
+
+def _kill(process: Process | None) -> None:
+    if process is not None:
+        with suppress(ProcessLookupError):
+            process.kill()
+
+
+async def _close(process: Process | None, *, resign: bool) -> None:
+    if process is None:
+        return
+    _send(process, op="close", resign=resign)
+    try:
+        await asyncio.wait_for(process.wait(), CLOSE_GRACE)
+    except asyncio.TimeoutError:
+        _kill(process)
+        await process.wait()
 
 
 async def serve(orders: asyncio.StreamReader) -> None:

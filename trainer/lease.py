@@ -148,10 +148,13 @@ def newest_claim(run_dir: RunDirectory) -> Claim | None:
 
 
 def read_claim(run_dir: RunDirectory, epoch: int) -> Claim:
-    """Reads the claim of an epoch; a damaged one is nobody's."""
+    """Reads the claim of an epoch; a damaged one, or one that is gone, is nobody's.
+
+    Raises OSError when the store does not say.
+    """
     try:
         return _parse(run_dir.read_json(_name(epoch)), epoch)
-    except (OSError, ValueError, TypeError, OverflowError):
+    except (FileNotFoundError, ValueError, TypeError, OverflowError):
         return Claim(epoch, "", "")
 
 
@@ -178,6 +181,20 @@ def last_announced(run_dir: RunDirectory, epoch: int) -> int:
         if claim.counter:
             break  # since its first renewal it tells what those before it had announced
     return newest
+
+
+def superseded(run_dir: RunDirectory, world: str) -> bool:
+    """Whether ``world`` (EPOCH-GENERATION) is over: a later leader has announced another one.
+
+    Its ranks may not know it, cut off from everybody else. A leader that has only taken over the
+    world, or the one that formed it and went on to the next, supersedes nothing: what that world
+    began to write, it may complete.
+    """
+    epoch, _, generation = world.partition("-")
+    if not (epoch.isdecimal() and generation.isdecimal()):
+        return False  # it trains alone
+    newest = newest_epoch(run_dir)
+    return newest > int(epoch) and last_announced(run_dir, newest + 1) > int(generation)
 
 
 def _name(epoch: int) -> str:

@@ -159,6 +159,7 @@ class Link:
         try:
             await asyncio.wait([lost, obeying], return_when=asyncio.FIRST_COMPLETED)
             if obeying.done() and obeying.result():
+                self._newest = None  # its holder is not lost, and nobody is to suspect it
                 return Contend(claim.epoch + 1)
             if lost.done():
                 return lost.result()
@@ -214,7 +215,8 @@ class Link:
                     else:
                         self._broken = False
                         await self._carry_out(order)
-                        if kind == "form" and self._beat_at is not None and self._may_lead:
+                        may_follow = self._beat_at is not None or self._host.leads(claim.epoch)
+                        if kind == "form" and may_follow and self._may_lead:
                             await self._host.prepare()  # it may have to lead soon
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.UNAUTHENTICATED:

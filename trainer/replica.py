@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import secrets
@@ -42,13 +43,16 @@ class Replica:
         return self.name == "workerpool0-0"
 
 
-def find_replica(env: Mapping[str, str]) -> Replica:
+def find_replica(env: Mapping[str, str], peer: str = "") -> Replica:
     """Reads the surroundings of this process. Without CLUSTER_SPEC it is a world of its own.
+
+    Of several interfaces it takes the one that leads to ``peer``, the IP address of another
+    replica if one is known, and else the one that leads out.
 
     Raises ValueError when CLUSTER_SPEC or SWELL_SLOTS is there and unusable.
     """
     name, replicas = parse_cluster_spec(env.get("CLUSTER_SPEC"))
-    address = env.get(ENV_ADDRESS) or _routed_address()
+    address = env.get(ENV_ADDRESS) or _routed_address(peer)
     slots = env.get(ENV_SLOTS)
     if slots is not None and not (slots.isdecimal() and int(slots) > 0):
         raise ValueError(f"{ENV_SLOTS} is {slots!r}; it must be a number of workers, at least 1")
@@ -82,11 +86,31 @@ def parse_cluster_spec(text: str | None) -> tuple[str, int]:
     return f"{kind}-{index}", max(1, replicas)
 
 
-def _routed_address() -> str:
-    """The address of the interface that leads out of this machine; nothing is sent."""
+def hostname_trap(address: str) -> str:
+    """Why process sets would not work on this VM with a Horovod as it was released; or nothing.
+
+    It lets them listen where the host's name leads, and forgets the interface that it was told.
+    (The build that comes with Swell has this mended.)
+    """
+    name = socket.gethostname()
+    try:
+        found = socket.gethostbyname(name)
+    except OSError:
+        found = "nowhere"
+    if address.startswith("127.") or not (found == "nowhere" or found.startswith("127.")):
+        return ""
+    return f"{name} leads to {found}; a Horovod without Swell's fixes needs it to be {address}"
+
+
+def _routed_address(peer: str) -> str:
+    """The address of the interface that leads to ``peer``, or out; nothing is sent."""
+    try:
+        to = str(ipaddress.IPv4Address(peer))
+    except ValueError:
+        to = "192.0.2.1"  # reserved for documentation: RFC 5737
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("192.0.2.1", 9))  # reserved for documentation: RFC 5737
+            probe.connect((to, 9))
         except OSError:
             return "127.0.0.1"
         return str(probe.getsockname()[0])

@@ -31,6 +31,7 @@ from trainer.rundir import (
 from trainer.session import ENV_SESSION
 
 ROOT = Path(__file__).parents[2]
+SITE = Path(__file__).parent / "site"
 RECHECK_SECONDS = 0.01
 
 
@@ -140,12 +141,10 @@ class Vm:
         return [one for one in found if one not in self.coordinators()]
 
     def coordinators(self) -> list[int]:
-        """The process ids of its coordinator, whether it leads or stands by."""
-        return [
-            one.pid
-            for one in (psutil.Process(self.agent.pid).children() if self.agent else ())
-            if "trainer.hosting" in one.cmdline()
-        ]
+        """The process ids of its coordinators: the one that leads, if one does, was first."""
+        found = psutil.Process(self.agent.pid).children(True) if self.agent else []
+        hosted = [one for one in found if "trainer.hosting" in one.cmdline()]
+        return [one.pid for one in sorted(hosted, key=lambda one: one.create_time())]
 
     def _idle(self, worker: int) -> tuple[float, int]:
         """Sorts first who contributed last; then who was started first."""
@@ -157,6 +156,18 @@ class Vm:
             return -(self._audit / f"{writer}.jsonl").stat().st_mtime, worker
         except (OSError, StopIteration):  # it has gone, or is not yet itself
             return 0.0, worker
+
+    def kill_coordinator(self) -> None:
+        """The process that leads crashes; its agent and its workers live."""
+        os.kill(self.coordinators()[0], signal.SIGKILL)
+
+    def cut_store(self) -> None:
+        """The VM cannot reach the run directory."""
+        Path(self.environment["CHAOS_CUT"]).touch()
+
+    def heal_store(self) -> None:
+        """It can again."""
+        Path(self.environment["CHAOS_CUT"]).unlink()
 
     def signal_worker(self, number: int) -> int:
         """Sends a signal to the active worker alone. Returns its process id."""
@@ -179,10 +190,17 @@ class Cluster:
         vms: how many VMs there can be.
         expected: how many of them the run begins with.
         settings: of the run, see trainer.settings.
+        clocks: by how many seconds the VMs' clocks are off; none is by default.
     """
 
     def __init__(
-        self, kind: str, folder: Path, vms: int, expected: int, settings: dict[str, Any]
+        self,
+        kind: str,
+        folder: Path,
+        vms: int,
+        expected: int,
+        settings: dict[str, Any],
+        clocks: Sequence[float] = (),
     ) -> None:
         self.kind = kind
         self.folder = folder
@@ -207,7 +225,9 @@ class Cluster:
             spec = {"cluster": cluster, "task": {"type": pool, "index": int(number)}}
             env = {
                 **os.environ,
-                "PYTHONPATH": str(ROOT),
+                "PYTHONPATH": f"{ROOT}:{SITE}",
+                "CHAOS_CUT": str(folder / f"{name}.cut"),
+                "CHAOS_CLOCK": str(clocks[index] if clocks else 0),
                 "OMP_NUM_THREADS": "1",
                 ENV_RUN_DIR: self.run_dir.url,
                 ENV_TOKEN: token,

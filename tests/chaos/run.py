@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -45,6 +45,7 @@ class Run:
         vms: how many VMs there can be; the run starts on three.
         settings: those that are not as usual.
         task: arguments of the task.
+        clocks: see Cluster.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Run:
         vms: int = 3,
         settings: Mapping[str, Any] = MappingProxyType({}),
         task: Mapping[str, Any] = MappingProxyType({}),
+        clocks: Sequence[float] = (),
     ) -> None:
         self.folder = folder
         for name in ("hold", "held"):
@@ -61,7 +63,7 @@ class Run:
         self.pace(PACE)
         whole = {**SETTINGS, "max_workers": vms, **settings}
         whole["task_args"] = {"folder": str(folder), **task}
-        self.cluster = Cluster(kind, folder, vms, 3, whole)
+        self.cluster = Cluster(kind, folder, vms, 3, whole, clocks)
         self._steps = task.get("epochs", EPOCHS) * STEPS_PER_EPOCH
         self._names = list(self.cluster.vms)
         self._reader = EventReader(self.cluster.run_dir)
@@ -93,9 +95,21 @@ class Run:
 
     def leader(self) -> Vm:
         """The VM whose agent hosts the coordinator."""
+        return self.cluster.vms[self._newest_leader()["member"]]
+
+    @property
+    def epoch(self) -> int:
+        """The leader's."""
+        return int(self._newest_leader()["epoch"])
+
+    def _newest_leader(self) -> Event:
         self.look()
         changes = [event for event in self.events if event["event"] == "leader_changed"]
-        return self.cluster.vms[changes[-1]["member"]]
+        return max(changes, key=lambda event: int(event["epoch"]))
+
+    def cause_of(self, generation: int) -> str | None:
+        """Why a generation was formed."""
+        return self.look().generations[generation].cause
 
     # --- the workers ----------------------------------------------------------------
 

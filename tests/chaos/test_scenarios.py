@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from launcher.emulator import netns
+from tests.chaos import leaders, scenarios
 from tests.chaos.run import Run
-from tests.chaos.scenarios import GROUPS, NEEDS_LINK
 
 MISSING = netns.missing()
 KINDS = [
@@ -26,6 +27,9 @@ KINDS = [
     "process",
 ]
 ONLY = os.environ.get("CHAOS_ONLY")
+GROUPS = {**scenarios.GROUPS, **leaders.GROUPS}
+NEEDS_LINK = (*scenarios.NEEDS_LINK, *leaders.NEEDS_LINK)
+HOUR = 3600.0  # seconds
 # Where namespaces can be had, plain processes add little but for these.
 ALSO_AS_PROCESSES = ("workers", "drains")
 
@@ -44,14 +48,19 @@ def cases() -> Iterator[Any]:
 def test_a_run_survives(kind: str, name: str, folder: Path, undisturbed: dict[str, float]) -> None:
     alone = tuple(one for group in GROUPS.values() for one in group if one.__name__ == name)
     assert name in GROUPS or alone, f"no scenario is called {name}"
-    scenarios = [one for one in GROUPS.get(name, alone) if kind == "netns" or one not in NEEDS_LINK]
-    if not scenarios:
+    chosen = [one for one in GROUPS.get(name, alone) if kind == "netns" or one not in NEEDS_LINK]
+    if not chosen:
         pytest.skip("only a network namespace has a link that can be cut")
     # Workers that crash are replaced by warm spares; where VMs come and go, spares only cost time.
-    run = Run(kind, folder, vms=4, settings={"spares": int(name == "workers")})
+    settings: dict[str, Any] = {"spares": int(name == "workers")}
+    clocks: tuple[float, ...] = ()
+    if chosen[0] in chain(*leaders.GROUPS.values()):
+        settings["checkpoint_every"] = 2.0
+        clocks = (HOUR, -HOUR, 0.0, HOUR / 2)  # who leads must not depend on them
+    run = Run(kind, folder, vms=4, settings=settings, clocks=clocks)
     try:
         run.start()
-        for scenario in scenarios:
+        for scenario in chosen:
             print(f"{run.look().step:5d} {scenario.__name__}")  # seen when the test fails
             scenario(run)
         run.finish()

@@ -64,6 +64,23 @@ def test_it_leads_one_epoch_after_another(run_dir: RunDirectory) -> None:
     asyncio.run(body())
 
 
+def test_one_that_crashes_has_another_beside_it(run_dir: RunDirectory) -> None:
+    async def body() -> None:
+        host = Host(seat(run_dir))
+        assert await host.lead(1, 0, None)
+        leading = child()
+        await host.prepare()
+        leading.kill()
+        await until(lambda: not host.leads(1))
+        standby = child()
+        assert await host.lead(2, 0, None)
+        assert child() == standby
+        await host.close()
+        assert not psutil.Process().children()
+
+    asyncio.run(body())
+
+
 def test_an_epoch_that_is_taken_is_not_led(run_dir: RunDirectory) -> None:
     async def body() -> None:
         create_claim(run_dir, Claim(1, "other#0", "127.0.0.1:1"))

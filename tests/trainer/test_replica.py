@@ -130,6 +130,37 @@ def test_without_an_address_the_one_that_leads_out_is_used() -> None:
     assert found.interface
 
 
+def test_the_interface_is_the_one_that_leads_to_a_peer() -> None:
+    found = find_replica({}, peer="127.0.0.9")
+    assert (found.address, found.interface) == ("127.0.0.1", "lo")
+
+
+@pytest.mark.parametrize("peer", ["", "nonsense", "1.2.3", "::1", "127.0.0.1:80"])
+def test_what_is_no_address_leads_out(peer: str) -> None:
+    assert find_replica({}, peer) == find_replica({})
+
+
+@pytest.mark.parametrize(
+    "address, leads_to, trap",
+    [
+        ("10.0.0.7", "127.0.1.1", True),
+        ("10.0.0.7", None, True),
+        ("10.0.0.7", "10.0.0.7", False),
+        ("127.0.0.7", "127.0.1.1", False),
+    ],
+)
+def test_a_host_name_that_leads_to_the_loopback_is_a_trap(
+    monkeypatch: pytest.MonkeyPatch, address: str, leads_to: str | None, trap: bool
+) -> None:
+    def look_up(name: str) -> str:
+        if leads_to is None:
+            raise OSError("no such name")
+        return leads_to
+
+    monkeypatch.setattr("socket.gethostbyname", look_up)
+    assert bool(replica.hostname_trap(address)) is trap
+
+
 @pytest.mark.parametrize("slots", ["", "0", "-1", "two", "1.5", "²"])
 def test_slots_must_be_a_number_of_workers(slots: str) -> None:
     with pytest.raises(ValueError, match="SWELL_SLOTS"):

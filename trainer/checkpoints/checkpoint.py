@@ -41,6 +41,7 @@ from trainer.checkpoints.manifest import (
 from trainer.checkpoints.restore import Alone, Exchange, load_newest
 from trainer.checkpoints.retention import Retention
 from trainer.checkpoints.shards import Layout, Shard, Slot, as_memory, padded, slots_of
+from trainer.lease import superseded
 from trainer.rundir import RunDirectory
 from trainer.session import Session
 from trainer.tree import flatten, names_in
@@ -361,6 +362,9 @@ class Checkpointer:
         layouts = {receipt.get("layout") for receipt in receipts}
         if len(layouts) != 1 or "skeleton" not in receipts[0]:
             self._failed(writing, "the ranks' states differ in shape")
+            return
+        if superseded(self._run_dir, writing.world):
+            self._failed(writing, "a later leader has formed another world")
             return
         shards = [ShardFile.from_json(one) for receipt in receipts for one in receipt["shards"]]
         manifest = Manifest(

@@ -1,0 +1,243 @@
+"""Elections whose every operation on the store may come late, fail, or lose its answer.
+
+The functions of trainer.lease run as they are, each contender in a thread of its own that stops
+before every operation; Hypothesis says who goes on next, what becomes of the operation, and how
+much time passes. Silence is no help to the leaders: every follower believes to hear nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.lease import (
+    Claim,
+    Contend,
+    Follow,
+    Watch,
+    create_claim,
+    last_announced,
+    newest_claim,
+    renew_claim,
+    superseded,
+)
+from trainer.retry import NEVER
+from trainer.rundir import RunDirectory
+
+NAMES = ("a", "b", "c")
+CLOCKS = {"a": 0.0, "b": 1e6, "c": -3e5}  # seconds
+T = TypeVar("T")
+FINE, FAILS, LOST = "fine", "fails", "its answer is lost"
+
+
+class Over(BaseException):
+    """The test is over."""
+
+
+class Turns:
+    """Lets one of several threads go on at a time, up to its next operation."""
+
+    def __init__(self) -> None:
+        self._wake = threading.Condition()
+        self._turn: tuple[str, str] | None = None  # whose, and what becomes of the operation
+        self._over = False
+        self.waiting: set[str] = set()
+
+    def take(self) -> str:
+        """Waits for this thread's next turn. Returns what becomes of its operation."""
+        name = threading.current_thread().name
+        with self._wake:
+            self.waiting.add(name)
+            self._wake.notify_all()
+            self._wake.wait_for(lambda: self._over or (self._turn and self._turn[0] == name))
+            if self._over:
+                raise Over
+            assert self._turn is not None
+            fate = self._turn[1]
+            self._turn = None
+            self.waiting.discard(name)
+            return fate
+
+    def give(self, name: str, fate: str) -> None:
+        """Lets a thread do its operation, and returns when it has come to the next."""
+        with self._wake:
+            self._turn = name, fate
+            self._wake.notify_all()
+            self._wake.wait_for(lambda: self._turn is None and name in self.waiting)
+
+    def end(self) -> None:
+        """Ends all threads."""
+        with self._wake:
+            self._over = True
+            self._wake.notify_all()
+
+
+class Slow:
+    """A store in memory; every operation waits for its turn."""
+
+    retry = NEVER
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self.files: dict[str, bytes] = {}
+
+    def names(self, folder: str) -> list[str]:
+        return self._do(lambda: [one.removeprefix(f"{folder}/") for one in sorted(self.files)])
+
+    def read(self, name: str, limit: int | None = None) -> bytes:
+        def find() -> bytes:
+            if name not in self.files:
+                raise FileNotFoundError(name)
+            return self.files[name]
+
+        return self._do(find)
+
+    def write(self, name: str, data: bytes) -> None:
+        self._do(lambda: self.files.__setitem__(name, data))
+
+    def create(self, name: str, data: bytes) -> bool:
+        return self._do(lambda: self.files.setdefault(name, data) is data)
+
+    def _do(self, operation: Callable[[], T]) -> T:
+        fate = self._turns.take()
+        if fate == FAILS:
+            raise OSError("the store is away")
+        answer = operation()
+        if fate == LOST:
+            raise OSError("the answer is lost")
+        return answer
+
+
+@dataclass
+class Ran:
+    """What came of it."""
+
+    led: list[tuple[int, str]] = field(default_factory=list)
+    ordered: list[tuple[int, int]] = field(default_factory=list)  # epoch, generation
+    committed: list[tuple[int, int]] = field(default_factory=list)  # by epoch, generation
+    obeyed: dict[str, list[int]] = field(default_factory=lambda: {name: [] for name in NAMES})
+
+
+class Contender:
+    """One agent, and its coordinator."""
+
+    def __init__(self, name: str, run_dir: RunDirectory, turns: Turns, ran: Ran) -> None:
+        self._name, self._run_dir, self._turns, self._ran = name, run_dir, turns, ran
+        self.now = CLOCKS[name]
+        self.wants_world = False
+
+    def live(self) -> None:
+        watch = Watch(timeout=1.0, doubt=0.4, gap=0.5, patience=0, now=self.now)
+        while True:
+            try:
+                newest = newest_claim(self._run_dir)
+                decision = watch.look(newest, self.now, silent=True)
+                if isinstance(decision, Follow):
+                    self._ran.obeyed[self._name].append(decision.claim.epoch)
+                elif isinstance(decision, Contend):
+                    known = newest.generation if newest else 0
+                    self._contend(Claim(decision.epoch, f"{self._name}#1", "t", known))
+            except OSError:
+                self._turns.take()  # and looks again
+
+    def _contend(self, claim: Claim) -> None:
+        if not create_claim(self._run_dir, claim):
+            return
+        self._ran.led.append((claim.epoch, self._name))
+        announced = last_announced(self._run_dir, claim.epoch)
+        claim = replace(claim, generation=max(claim.generation, announced))
+        ordered = claim.generation
+        while True:
+            generation = max(ordered + self.wants_world, claim.generation)
+            claim = replace(claim, generation=generation, counter=claim.counter + 1)
+            try:
+                if not renew_claim(self._run_dir, claim):
+                    self._commit(claim.epoch, ordered)  # its world may not know yet
+                    return
+            except OSError:
+                continue
+            if generation > ordered:
+                self._turns.take()  # the order may be late, but it is given
+                ordered = generation
+                self._ran.ordered.append((claim.epoch, generation))
+            else:
+                self._commit(claim.epoch, ordered)
+
+    def _commit(self, epoch: int, generation: int) -> None:
+        """The world that it ordered, if it did, commits a checkpoint."""
+        if (epoch, generation) not in self._ran.ordered:
+            return
+        try:
+            if not superseded(self._run_dir, f"{epoch:06d}-{generation:06d}"):
+                self._ran.committed.append((epoch, generation))
+        except OSError:
+            return
+
+
+TURNS = st.tuples(
+    st.sampled_from(NAMES),
+    st.sampled_from([FINE, FINE, FINE, FINE, FINE, FAILS, LOST]),
+    st.sampled_from([0.0, 0.1, 1.0, 5.0]),
+    st.sampled_from([1, 1, 2, 3, 5, 8, 13]),  # so many operations in a row
+    st.booleans(),
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(TURNS, min_size=10, max_size=60))
+def test_leaders_may_overlap_but_what_they_order_does_not(
+    script: list[tuple[str, str, float, int, bool]],
+) -> None:
+    ran, turns = Ran(), Turns()
+    run_dir = RunDirectory("memory://election")
+    run_dir.store = Slow(turns)  # type: ignore[assignment]
+    contenders = {name: Contender(name, run_dir, turns, ran) for name in NAMES}
+
+    def live(contender: Contender) -> None:
+        try:
+            contender.live()
+        except Over:
+            return
+
+    threads = [
+        threading.Thread(target=live, args=(contenders[name],), name=name, daemon=True)
+        for name in NAMES
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        with turns._wake:
+            turns._wake.wait_for(lambda: turns.waiting == set(NAMES))
+        for name, fate, seconds, count, wants_world in script:
+            contenders[name].wants_world = wants_world
+            for _ in range(count):
+                for one in contenders.values():
+                    one.now += seconds / count
+                turns.give(name, fate)
+                fate = FINE
+    finally:
+        turns.end()
+        for thread in threads:
+            thread.join(10)
+    check(ran)
+
+
+def check(ran: Ran) -> None:
+    """What must be true whatever happened."""
+    epochs = [epoch for epoch, _ in ran.led]
+    assert len(epochs) == len(set(epochs)), "two leaders of one epoch"
+    generations = [generation for _, generation in ran.ordered]
+    assert len(generations) == len(set(generations)), "two worlds with one number"
+    by_generation = sorted(ran.ordered, key=lambda one: one[1])
+    assert [epoch for epoch, _ in by_generation] == sorted(epoch for epoch, _ in ran.ordered), (
+        "a deposed leader's world is newer than its successor's"
+    )
+    for obeyed in ran.obeyed.values():
+        assert obeyed == sorted(obeyed), "an agent obeyed a leader that it knew to be deposed"
+    for earlier, later in zip(ran.committed, ran.committed[1:], strict=False):
+        assert not (later[0] < earlier[0] and later[1] < earlier[1]), "two lineages"
