@@ -1,0 +1,1 @@
+"""The commands of ``swell``. Everything heavy is imported by the command that needs it."""

@@ -1,0 +1,164 @@
+"""Commands that take a job file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from launcher.commands.options import (
+    EXIT_CODES,
+    AsJson,
+    Format,
+    JobPath,
+    Overrides,
+    RunId,
+    Target,
+    TargetOption,
+    Vm,
+)
+from launcher.usererrors import FAILED, fail, user_errors
+
+
+def launch(
+    job: JobPath,
+    target: TargetOption = Target.local,
+    run_id: RunId = None,
+    overrides: Overrides = None,
+    vm: Annotated[
+        Vm | None,
+        typer.Option(
+            help="What a local VM is: processes, or (as root) a network namespace with an address, "
+            "a host name and a link of its own, or a container in one. Like --set local.vm=netns."
+        ),
+    ] = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="URL",
+            help="Begin from a checkpoint, .../checkpoints/step-N; with #weights from the model "
+            "alone. Like --set checkpoint.start_from=URL.",
+        ),
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return when the run exists; it goes on.")
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="Print the final status as JSON, the rest to stderr; "
+            "with --detach the run's id and URL.",
+        ),
+    ] = False,
+) -> None:
+    """Start a run and see it through to its end."""
+    with user_errors():
+        from launcher import runs
+        from launcher.foreground import launch_and_follow, launch_detached
+        from launcher.job.jobfile import load_job
+
+        overrides = [*(overrides or []), *([f"local.vm={vm.value}"] if vm else [])]
+        if start_from is not None:
+            overrides.append(f"checkpoint.start_from={json.dumps(start_from)}")
+        loaded = load_job(job, overrides, target.value, warn=_warn)
+        if detach:
+            run_id = launch_detached(loaded, job, target.value, run_id, overrides)
+            if as_json:
+                url = runs.directory_url(run_id, loaded.output)
+                typer.echo(json.dumps({"run": run_id, "url": url}))
+                return
+            typer.echo(f"run {run_id} goes on in the background; follow it with:")
+            for command in (f"status {run_id}", f"logs {run_id} --follow", f"cancel {run_id}"):
+                typer.echo(f"  swell {command}")
+            return
+        state = launch_and_follow(loaded, target.value, run_id, as_json)
+    raise typer.Exit(EXIT_CODES.get(state, FAILED))
+
+
+def plan(
+    job: JobPath,
+    run_id: RunId = None,
+    overrides: Overrides = None,
+    format: Annotated[
+        Format | None,
+        typer.Option(
+            help="How to print it; by default a table on a terminal, else JSON. "
+            "files: the code that is sent along."
+        ),
+    ] = None,
+) -> None:
+    """Print the CustomJob that launch would send, without sending it, and what it would cost."""
+    with user_errors(offline=True):
+        from launcher import plan as plans
+        from launcher import runs
+        from launcher.job import customjob
+        from launcher.job.jobfile import load_job
+
+        format = format or (Format.table if sys.stdout.isatty() else Format.json)
+        complete = format is Format.curl
+        loaded = load_job(job, overrides or [], "vertex" if complete else None, warn=_warn)
+        if run_id is not None:
+            runs.check_id(run_id)
+        packed = None
+        if loaded.code:
+            from launcher.packing import pack
+
+            packed = pack(loaded.code)
+        request = plans.request_of(loaded, run_id or f"{loaded.name}-DATE-TIME-ID", packed)
+        if format is Format.files:
+            if packed is None:
+                fail(f"{job}: sends no code; write code: FOLDER")
+            text = plans.files(packed)
+        elif format is Format.yaml:
+            text = plans.as_yaml(request)
+        elif format is Format.curl:
+            text = plans.as_curl(request, loaded.project or "", loaded.regions[0])
+        elif format is Format.table:
+            from launcher.job.prices import load_prices
+
+            text = plans.table(loaded, load_prices(runs.home()), packed)
+        else:
+            text = customjob.serialise(request)
+        typer.echo(text, nl=False)
+
+
+def doctor(
+    job: JobPath,
+    target: TargetOption = Target.local,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check whether a job can run: credentials, bucket, image, quota; or what is needed here."""
+    with user_errors():
+        from launcher.doctor.checkup import examine
+        from launcher.doctor.report import as_json as findings_as_json
+        from launcher.doctor.report import print_findings
+        from launcher.doctor.rounds import checks_of
+        from launcher.job.jobfile import load_job
+
+        loaded = load_job(job, overrides or [], target.value, warn=_warn)
+        findings = examine(checks_of(loaded, target.value))
+        if as_json:
+            typer.echo(json.dumps(findings_as_json(findings), indent=2))
+        else:
+            from rich.console import Console
+
+            print_findings(Console(highlight=False), findings)
+    if any(finding.verdict == "fail" for _, finding in findings):
+        raise typer.Exit(FAILED)
+
+
+def schema() -> None:
+    """Print the JSON Schema of job files, by which an editor completes and checks them."""
+    with user_errors():
+        from launcher.job.schema import job_schema
+
+        typer.echo(json.dumps(job_schema(), indent=2))
+
+
+def _warn(line: str) -> None:
+    typer.echo(f"swell: warning: {line}", err=True)

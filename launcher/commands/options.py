@@ -1,0 +1,67 @@
+"""Arguments and options that several commands have, and what they may be."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from launcher.usererrors import CANCELLED, FAILED, LIMITED, OK
+
+EXIT_CODES = {"succeeded": OK, "failed": FAILED, "cancelled": CANCELLED, "limited": LIMITED}
+
+
+class Target(str, Enum):
+    """Where a run runs."""
+
+    local = "local"
+    vertex = "vertex"
+
+
+class State(str, Enum):
+    """How a run is doing."""
+
+    queued = "queued"
+    running = "running"
+    waiting = "waiting"
+    succeeded = "succeeded"
+    failed = "failed"
+    cancelled = "cancelled"
+    limited = "limited"
+
+
+class Vm(str, Enum):
+    """What a VM of the local target is."""
+
+    process = "process"
+    netns = "netns"
+    container = "container"
+
+
+class Format(str, Enum):
+    """How a plan is printed."""
+
+    table = "table"
+    json = "json"
+    yaml = "yaml"
+    curl = "curl"
+    files = "files"
+
+
+JobPath = Annotated[str, typer.Argument(metavar="JOB", help="The job file, in YAML.")]
+RunName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="A run's id, a unique beginning of it, or its run directory."
+    ),
+]
+TargetOption = Annotated[
+    Target, typer.Option(help="local: VMs emulated on this machine; vertex: Vertex AI.")
+]
+RunId = Annotated[str | None, typer.Option("--run-id", help="The run's id; else one is made.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Replace a field: --set pools.1.replicas=7."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]

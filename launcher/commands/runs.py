@@ -1,0 +1,256 @@
+"""Commands that look at runs, and those that change them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from launcher.commands.options import EXIT_CODES, AsJson, RunName, State, Target
+from launcher.usererrors import FAILED, fail, seconds_in, user_errors
+
+if TYPE_CHECKING:
+    from launcher.vertex import Jobs
+
+
+def attach(
+    run: RunName,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the final status as JSON; the rest to stderr.")
+    ] = False,
+) -> None:
+    """Go on with a run whose launch was stopped, and see it through to its end."""
+    with user_errors():
+        from launcher import runs
+        from launcher.foreground import attach_and_follow
+
+        state = attach_and_follow(runs.find(run), as_json)
+    raise typer.Exit(EXIT_CODES.get(state, FAILED))
+
+
+def status(run: RunName, as_json: AsJson = False) -> None:
+    """Show how a run is doing, or how it ended."""
+    with user_errors():
+        from launcher import runs
+        from launcher.inquiry import ask_api
+        from launcher.status import read_status
+
+        found = runs.find(run)
+        known = read_status(found)
+        known["api"] = ask_api(found.run(), known["attempts"])
+        if as_json:
+            typer.echo(json.dumps(known, indent=2))
+            return
+        from rich.console import Console
+
+        from launcher.summary import print_summary
+
+        print_summary(Console(highlight=False), known, found.url, None)
+
+
+def list_runs(
+    states: Annotated[
+        list[State] | None,
+        typer.Option("--state", metavar="STATE", help=f"Only {', '.join(State)} runs; repeatable."),
+    ] = None,
+    target: Annotated[Target | None, typer.Option(help="Only runs on this target.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Only runs whose id begins so; * and ? stand for any."),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Only runs of the last 2h, 3d, …")
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", "-n", metavar="N", min=1, help="Only the newest so many."),
+    ] = None,
+    project: Annotated[
+        str | None, typer.Option(metavar="ID", help="Also list what Vertex AI has there.")
+    ] = None,
+    regions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--region",
+            metavar="REGION",
+            help="Only runs whose last CustomJob is there; with --project, where to ask.",
+        ),
+    ] = None,
+    job: Annotated[
+        str | None,
+        typer.Option("--job", metavar="JOB", help="Take project and regions from a job file."),
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print ids only, one per line.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List runs, the newest last: those of this machine, and those in a project."""
+    with user_errors():
+        import time
+
+        apis = _apis(project, regions or [], job)
+        from rich.console import Console
+
+        from launcher import listing
+
+        rows = listing.list_runs(
+            apis,
+            states=[state.value for state in states or []],
+            target=target.value if target else None,
+            name=name,
+            regions=[] if apis else regions or [],
+            since=None if since is None else time.time() - seconds_in("--since", since),
+            limit=limit,
+            report=lambda problem: typer.echo(f"swell: {problem}", err=True),
+        )
+        if as_json:
+            typer.echo(json.dumps(rows, indent=2))
+        elif quiet:
+            for row in rows:
+                typer.echo(row["run"])
+        elif rows:
+            listing.print_runs(Console(highlight=False), rows, bool(apis))
+        elif states or target or name or since or regions or apis:
+            typer.echo("There is no such run.")
+        else:
+            typer.echo("There are no runs yet; start one with: swell launch JOB")
+
+
+def checkpoints(
+    run: RunName,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every shard and compare checksums.")
+    ] = False,
+    export: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write one to a single safetensors file."),
+    ] = None,
+    step: Annotated[
+        int | None, typer.Option(help="With --export: which one, else the newest valid one.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List a run's checkpoints, verify them, or export one."""
+    with user_errors():
+        from pathlib import Path
+
+        from rich.console import Console
+
+        from launcher import runs
+        from launcher.checkpoints import export_checkpoint, list_checkpoints, print_checkpoints
+
+        found = runs.find(run)
+        if export is not None:
+            chosen = export_checkpoint(found, step, Path(export))
+            typer.echo(f"the checkpoint of step {chosen} is in {export}")
+            return
+        if step is not None:
+            fail("--step belongs to --export")
+        rows = list_checkpoints(found, verify)
+        if as_json:
+            typer.echo(json.dumps(rows, indent=2))
+        elif not rows:
+            typer.echo("There is no checkpoint yet.")
+        else:
+            print_checkpoints(Console(highlight=False), rows)
+    if any(row["valid"] is False for row in rows):
+        raise typer.Exit(FAILED)
+
+
+def logs(
+    run: RunName,
+    replica: Annotated[
+        str | None, typer.Option(help="Only this replica's lines, for example workerpool1-0.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it ends.")] = False,
+    since: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Only lines of the last 10min, 2h, …")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per line, as it was logged.")
+    ] = False,
+) -> None:
+    """Print what a run's replicas printed, with local times."""
+    with user_errors():
+        import time
+
+        from launcher import runs
+        from launcher.logs import open_log, print_logs, since_time
+
+        start = None
+        if since is not None:
+            start = since_time(seconds_in("--since", since), time.time())
+        print_logs(open_log(runs.find(run), replica, start, follow), follow, as_json)
+
+
+def cancel(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="Ids, unique beginnings of them, or run directories."
+        ),
+    ],
+) -> None:
+    """End runs, from any machine. What they have saved stays."""
+    with user_errors():
+        from launcher import runs
+        from launcher.cancellation import cancel_runs
+
+        # All are found before the first is ended: a slip in one name ends none.
+        found = [runs.find(name) for name in dict.fromkeys(names)]
+        failed = False
+        for said, ended in cancel_runs(found):
+            typer.echo(said if ended else f"swell: {said}", err=not ended)
+            failed = failed or not ended
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+def preempt(
+    run: RunName,
+    replica: Annotated[str, typer.Argument(metavar="REPLICA", help="For example workerpool1-0.")],
+    notice: Annotated[
+        str | None, typer.Option(help="How long before it is taken away (default 5s).")
+    ] = None,
+    silent: Annotated[bool, typer.Option("--silent", help="Without notice: it vanishes.")] = False,
+    restore: Annotated[bool, typer.Option("--restore", help="Give it back instead.")] = False,
+) -> None:
+    """Take a VM away from a local run, as the Spot market does, or give it back."""
+    with user_errors():
+        if (notice is not None) + silent + restore > 1:
+            fail("choose one of --notice, --silent and --restore")
+        from launcher import runs
+        from launcher.foreground import local_replicas
+
+        if notice is not None:
+            seconds_in("--notice", notice)
+        replicas = local_replicas(runs.find(run), replica)
+        if restore:
+            replicas.restore(replica)
+            typer.echo(f"{replica} is given back")
+        else:
+            replicas.preempt(replica, None if silent else notice or "5s")
+            how = "without notice" if silent else f"with {notice or '5s'} notice"
+            typer.echo(f"{replica} is taken away {how}")
+
+
+def _apis(project: str | None, regions: list[str], job: str | None) -> list[Jobs]:
+    """Returns the APIs that options of ``swell runs`` name."""
+    if job is not None:
+        from launcher.job.jobfile import load_job
+
+        loaded = load_job(job, [])
+        project, regions = project or loaded.project, regions or loaded.regions
+        if not project or not regions:
+            fail(f"{job}: has no project and regions; give --project and --region")
+    if project and not regions:
+        fail("--project needs --region: jobs are kept by region")
+    if not project:
+        return []
+    from launcher.retry import BRIEF, Retries
+    from launcher.vertex import Jobs
+
+    retries = Retries(BRIEF)
+    return [Jobs(project, region, retries=retries) for region in dict.fromkeys(regions)]

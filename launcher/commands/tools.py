@@ -1,0 +1,46 @@
+"""Commands that need neither a job nor a run."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from launcher.commands.options import AsJson
+from launcher.usererrors import FAILED, user_errors
+
+images = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@images.callback()
+def _images() -> None:
+    """Makes ``image`` a group although it has one command."""
+
+
+@images.command(name="check")
+def check_image(
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="An image on this machine.")],
+    as_json: AsJson = False,
+) -> None:
+    """Run an image here, without a network, and say whether it can be a replica."""
+    with user_errors(offline=True):
+        from dataclasses import asdict
+
+        from launcher import image as images
+
+        findings = images.check_image(image)
+        if as_json:
+            typer.echo(json.dumps([asdict(found) for found in findings], indent=2))
+        else:
+            for found in findings:
+                typer.echo(f"{'ok     ' if found.ok else 'problem'}  {found.what}: {found.detail}")
+    if not all(found.ok for found in findings):
+        raise typer.Exit(FAILED)
+
+
+def emulator(context: typer.Context) -> None:
+    """Serve the Vertex AI API on this machine (--port N --state DIR)."""
+    from launcher.emulator.__main__ import main as serve
+
+    raise typer.Exit(serve(context.args))
