@@ -1,14 +1,16 @@
 """What a checkpoint costs: the pause, the steps while it is written, and the bandwidth.
 
 In one process, with one thread to train and the others' work beside it, for states of 20 MB,
-200 MB and 2 GB:
+200 MB and 2 GB. A full run takes about ten minutes, 12 GB of memory and 8 GB of disk.
 
 - stall: how long ``save`` keeps the training thread; against a plain copy of the same tensors
   into memory that is there already, a blocking ``torch.save``, and
   ``torch.distributed.checkpoint.async_save``;
-- slowdown: the median step while a checkpoint is being written, over that without one;
+- slowdown: the median step while a checkpoint is being written, over that without one; also
+  of one written through gcsfs;
 - bandwidth: to write and to read it back, on the local disk and through gcsfs to the emulated
-  Cloud Storage, against a plain write and read of as many bytes, by the world's size.
+  Cloud Storage (a process on this machine, which needs a core, too), against a plain write and
+  read of as many bytes, by the world's size. Ranks are threads here.
 
     python benchmarks/checkpoint.py [--quick] [--only CASE] [--runs N] [--json FILE]
 """
@@ -29,6 +31,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import torch
@@ -46,6 +49,7 @@ SIZES = {"20 MB": 20 * MB, "200 MB": 200 * MB, "2 GB": 2000 * MB}
 QUICK = {"20 MB": 20 * MB}
 WORLDS = (1, 2, 4)
 TENSOR = 4 * MB  # bytes of one tensor of the state
+MANY = 10**9  # bytes from which on fewer runs have to do
 
 
 def state_of(size: int) -> dict[str, Any]:
@@ -118,12 +122,15 @@ def stall(size: int) -> Case:
         slower: dict[str, list[float | None]] = {}
         with tempfile.TemporaryDirectory(prefix="swell-bench-") as folder, alone():
             checkpointer = Checkpointer(RunDirectory(folder), Retention(1), lambda *a, **k: None)
-            for turn in range(-2, options.runs):  # two to fill buffers, which are reused
+            runs = min(options.runs, 3) if size >= MANY else options.runs
+            for turn in range(-2, runs):  # two to fill buffers, which are reused
                 calm = steps.undisturbed(20)
                 copied = seconds_of(copy)
                 saved = seconds_of(partial(checkpointer.save, state, turn + 3))
                 disturbed = steps.during(lambda: checkpointer.busy("alone"))
                 checkpointer.flush()
+                if turn == -2:
+                    continue
                 blocked = seconds_of(partial(torch.save, state, Path(folder) / "blocking.pt"))
                 where = Path(folder) / f"dcp-{turn}"
                 began = time.perf_counter()
@@ -150,6 +157,25 @@ def stall(size: int) -> Case:
                 yield Row.of(system, case, "step while writing", "x", slower[system])
 
     return measured
+
+
+def through_gcsfs(options: Options) -> Iterable[Row]:
+    """The case of steps while a checkpoint goes to the emulated Cloud Storage."""
+    size = 20 * MB if options.quick else 200 * MB
+    steps, state = Steps(), state_of(size)
+    slower: list[float | None] = []
+    with tempfile.TemporaryDirectory(prefix="swell-bench-") as folder, cloud_storage(Path(folder)):
+        checkpointer = Checkpointer(
+            RunDirectory("gs://bench/run"), Retention(1), lambda *a, **k: None
+        )
+        for turn in range(-1, options.runs):
+            calm = steps.undisturbed(20)
+            checkpointer.save(state, turn + 2)
+            busy = steps.during(lambda: checkpointer.busy("alone"))
+            checkpointer.flush()
+            if turn >= 0:
+                slower.append(busy / calm if busy else None)
+    yield Row.of("swell", f"stall of {size // MB} MB, gs", "step while writing", "x", slower)
 
 
 @contextmanager
@@ -197,7 +223,7 @@ def _bandwidth(url: str, kind: str, size: int, options: Options) -> Iterator[Row
     yield Row.of("plain copy", case, "read", "MB/s", [size / MB / s for s in plain_read])
     state, step = state_of(size), 0
     for world in WORLDS:
-        writes, reads = [], []
+        writes, reads, shared = [], [], []
         for _ in range(options.runs):
             step += 1
             ranks = [
@@ -207,9 +233,12 @@ def _bandwidth(url: str, kind: str, size: int, options: Options) -> Iterator[Row
             save = partial(_save_all, ranks, state, step)
             writes.append(seconds_of(save))
             reads.append(seconds_of(ranks[0].load_newest))
+            shared.append(seconds_of(partial(_load_all, ranks)))
         system = f"swell, {world} writing"
         yield Row.of(system, case, "write", "MB/s", [size / MB / s for s in writes])
         yield Row.of(system, case, "read by one", "MB/s", [size / MB / s for s in reads])
+        system = f"swell, {world} reading"
+        yield Row.of(system, case, "read by all", "MB/s", [size / MB / s for s in shared])
 
 
 def _save_all(ranks: list[Checkpointer], state: Any, step: int) -> None:
@@ -223,11 +252,56 @@ def _save_all(ranks: list[Checkpointer], state: Any, step: int) -> None:
         list(pool.map(save, range(len(ranks))))
 
 
+class Exchange:
+    """The collectives of a world whose ranks are threads (see trainer.checkpoints.restore)."""
+
+    def __init__(self, rank: int, board: list[Any], barrier: Barrier) -> None:
+        self.rank, self.size = rank, len(board)
+        self._board, self._barrier = board, barrier
+
+    def broadcast_bytes(self, data: bytes, root: int) -> bytes:
+        return bytes(self._from(data, root))
+
+    def broadcast(self, tensor: torch.Tensor, root: int) -> None:
+        sent = self._from(tensor, root)
+        if self.rank != root:
+            tensor.copy_(sent)
+        self._barrier.wait()
+
+    def worst(self, code: int) -> int:
+        self._board[self.rank] = code
+        self._barrier.wait()
+        worst = max(self._board)
+        self._barrier.wait()
+        return int(worst)
+
+    def _from(self, mine: Any, root: int) -> Any:
+        if self.rank == root:
+            self._board[root] = mine
+        self._barrier.wait()
+        sent = self._board[root]
+        self._barrier.wait()
+        return sent
+
+
+def _load_all(ranks: list[Checkpointer]) -> None:
+    """Has every rank read its share, and all exchange them."""
+    board: list[Any] = [None] * len(ranks)
+    barrier = Barrier(len(ranks))
+
+    def load(rank: int) -> None:
+        assert ranks[rank].load_newest(Exchange(rank, board, barrier)) is not None
+
+    with ThreadPoolExecutor(len(ranks)) as pool:
+        list(pool.map(load, range(len(ranks))))
+
+
 def main() -> int:
     """Runs the benchmark."""
     torch.set_num_threads(1)
     sizes = QUICK if "--quick" in sys.argv else SIZES
     cases = {f"stall {name}": stall(size) for name, size in sizes.items()}
+    cases["stall gs"] = through_gcsfs
     cases |= {f"bandwidth {kind}": bandwidth(kind) for kind in ("local", "gs")}
     return benchmark(__doc__, cases)
 

@@ -17,6 +17,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Event, Lock, Thread
 from typing import Any
@@ -37,7 +38,7 @@ from trainer.checkpoints.manifest import (
 )
 from trainer.checkpoints.restore import Alone, Exchange, load_newest
 from trainer.checkpoints.retention import Retention
-from trainer.checkpoints.shards import Shard, Slot, as_memory, plan, slots_of
+from trainer.checkpoints.shards import Layout, Shard, Slot, as_memory, padded, slots_of
 from trainer.rundir import RunDirectory
 from trainer.tree import flatten, names_in
 
@@ -46,8 +47,9 @@ LOST_PATIENCE = 3.0  # the same, once a rank of its world is lost
 POLL = 0.1  # seconds
 LONGEST_POLL = 1.0
 COMMIT = 1.0  # seconds for receipts and manifest, once the shards are written
+WRITERS = 4  # threads
+YIELD = 0.001  # seconds: else the training thread waits 5 ms for the interpreter to switch
 BUFFERS = 2  # one is written while the next one is filled
-_FILE_ALIGN = 64  # bytes
 
 Report = Callable[..., None]
 
@@ -105,6 +107,7 @@ class Checkpointer:
         self._leftovers = Leftovers(run_dir, clock)
         self._world = ""
         self._last: Writing | None = None
+        self._layout: Layout | None = None
         self._threads: list[Thread] = []
         self._buffers: list[Tensor] = []  # those that are free
         self._in_use = 0
@@ -166,11 +169,8 @@ class Checkpointer:
         if self.busy(world) and rank == 0:
             return False
         skeleton, tensors = flatten(tree)
-        slots = slots_of(names_in(skeleton), tensors)
-        planned = plan(slots, size)
-        numbers = [number for number, (writer, _) in enumerate(planned) if writer == rank]
-        shards = [Shard(slots, planned[number][1]) for number in numbers]
-        share = sum(_padded(shard.size) for shard in shards)
+        layout = self._layout_for(slots_of(names_in(skeleton), tensors), rank, size)
+        shards, share = layout.shards, layout.bytes
         if until is not None and (why := self._why_too_late(share, until)):
             self._report("checkpoint_skipped", step=step, reason=why)
             return False
@@ -184,9 +184,9 @@ class Checkpointer:
             rank=rank,
             size=size,
             skeleton=skeleton,
-            slots=slots,
-            total=len(planned),
-            files=[(number, as_memory(file)) for number, file in zip(numbers, files, strict=True)],
+            slots=layout.slots,
+            total=layout.total,
+            files=list(zip(layout.numbers, map(as_memory, files), strict=True)),
             share=share,
             about={**(about or {}), "torch": str(torch.__version__), "world_size": size},
             copied=copied,
@@ -229,6 +229,13 @@ class Checkpointer:
             f"were measured last, and {max(0.0, until - now):.1f} s are left of the notice"
         )
 
+    def _layout_for(self, slots: list[Slot], rank: int, size: int) -> Layout:
+        """The layout of this rank's share: as a rule that of the last time."""
+        known = self._layout
+        if known is None or (known.rank, known.size, known.slots) != (rank, size, slots):
+            known = self._layout = Layout.of(slots, rank, size)
+        return known
+
     def _take_buffer(self, size: int, must: bool) -> Tensor | None:
         with self._lock:
             self._buffers = [one for one in self._buffers if one.numel() == size]
@@ -248,6 +255,7 @@ class Checkpointer:
     # --- the writing thread -------------------------------------------------------------
 
     def _write(self, writing: Writing, buffer: Tensor, before: Writing | None) -> None:
+        time.sleep(YIELD)
         try:
             try:
                 if before is not None:
@@ -272,13 +280,18 @@ class Checkpointer:
     def _write_shards(self, writing: Writing) -> list[ShardFile]:
         writing.copied()
         began = self._clock()
-        shards = []
-        for number, data in writing.files:
+
+        def write(file: tuple[int, memoryview]) -> ShardFile:
+            number, data = file
             digest = hashlib.sha256(data).hexdigest()
             # Whoever else writes this step cannot touch a shard that is not the same.
             name = f"part-{number:05d}-of-{writing.total:05d}-{digest[:16]}.safetensors"
             self._run_dir.store.write(f"{folder_of(writing.step)}/{name}", data)
-            shards.append(ShardFile(name, len(data), digest))
+            return ShardFile(name, len(data), digest)
+
+        # One is hashed while another waits for the disk; object stores take several at once.
+        with ThreadPoolExecutor(min(WRITERS, max(1, len(writing.files)))) as pool:
+            shards = list(pool.map(write, writing.files))
         if shards:
             seconds = max(self._clock() - began, 1e-6)
             self.bytes_per_second = sum(shard.bytes for shard in shards) / seconds
@@ -376,17 +389,13 @@ def _copy(
         file = buffer[offset : offset + shard.size]
         shard.fill(file, tensors)
         files.append(file)
-        offset += _padded(shard.size)
+        offset += padded(shard.size)
     if any(tensor.is_cuda for tensor in tensors):
         # The next step may overwrite what is still being copied: the stream orders them.
         event = torch.cuda.Event()
         event.record()
         return files, event.synchronize
     return files, lambda: None
-
-
-def _padded(size: int) -> int:
-    return -(-size // _FILE_ALIGN) * _FILE_ALIGN
 
 
 __all__ = ["MANIFEST", "Checkpointer", "committed_steps"]

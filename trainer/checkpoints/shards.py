@@ -27,7 +27,7 @@ from trainer.tree import make_like
 
 PART = 64 * 2**20  # bytes of the largest shard; what is read, checked and sent at a time
 SMALL = 64 * 2**10  # bytes; tensors below are all written by rank 0
-_ALIGN = 64  # bytes; where a shard's first tensor begins
+_ALIGN = 64  # bytes; where a shard begins in a buffer, and its first tensor in a shard
 
 # https://github.com/huggingface/safetensors#format
 _DTYPES = {
@@ -193,6 +193,35 @@ class Shard:
             target.copy_(source, non_blocking=True)
 
 
+@dataclass(frozen=True)
+class Layout:
+    """What one of ``size`` ranks writes of a state.
+
+    Attributes:
+        slots: all tensors of the state.
+        total: shards of all ranks.
+        numbers, shards: this rank's.
+        bytes: of a buffer for them, each at a multiple of 64.
+    """
+
+    rank: int
+    size: int
+    slots: list[Slot]
+    total: int
+    numbers: list[int]
+    shards: list[Shard]
+    bytes: int
+
+    @classmethod
+    def of(cls, slots: list[Slot], rank: int, size: int) -> Layout:
+        """The layout of rank ``rank``."""
+        planned = plan(slots, size)
+        numbers = [number for number, (writer, _) in enumerate(planned) if writer == rank]
+        shards = [Shard(slots, planned[number][1]) for number in numbers]
+        total = sum(padded(shard.size) for shard in shards)
+        return cls(rank, size, slots, len(planned), numbers, shards, total)
+
+
 class Assembly:
     """Tensors that are put together again from shards.
 
@@ -238,6 +267,11 @@ class Assembly:
             if end != self._flat[index].numel():
                 raise ValueError(f"not all of {name} is there, or some of it twice")
         return self.tensors
+
+
+def padded(size: int) -> int:
+    """``size`` bytes, up to where the next shard may begin in a buffer."""
+    return -(-size // _ALIGN) * _ALIGN
 
 
 def as_memory(file: Tensor) -> memoryview:
