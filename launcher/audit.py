@@ -76,9 +76,9 @@ def account(
 
 def read_audit(run_dir: RunDirectory) -> Iterator[dict[str, Any]]:
     """Yields the lines of all workers' audits."""
-    for name in run_dir.store.names(AUDIT):
+    for name in _files(run_dir):
         try:
-            data = run_dir.store.read(f"{AUDIT}/{name}", AUDIT_LIMIT)
+            data = run_dir.store.read(name, AUDIT_LIMIT)
         except (OSError, TooLarge):
             continue
         for line in data.splitlines():
@@ -88,6 +88,16 @@ def read_audit(run_dir: RunDirectory) -> Iterator[dict[str, Any]]:
                 continue
             if isinstance(value, dict):
                 yield value
+
+
+def _files(run_dir: RunDirectory) -> Iterator[str]:
+    """One file of each worker, or on an object store a folder of them."""
+    for name in run_dir.store.names(AUDIT):
+        path = f"{AUDIT}/{name}"
+        if name.endswith(".jsonl"):
+            yield path
+        else:
+            yield from (f"{path}/{one}" for one in run_dir.store.names(path))
 
 
 def _int(event: dict[str, Any], name: str) -> int | None:

@@ -3,6 +3,10 @@
 A line is written *before* a worker contributes, so that the contribution of a worker
 that is lost a moment later is on record, too. A line counts as applied if its step
 belongs to its generation's stretch of the run (see launcher.status).
+
+On a local disk the lines of a worker are appended to ``audit/<writer>.jsonl``. An object store
+cannot append: there each is an object of its own, ``audit/<writer>/000000001.jsonl``, and every
+step waits for that one write.
 """
 
 from __future__ import annotations
@@ -12,32 +16,42 @@ from pathlib import Path
 
 from trainer.rundir import AUDIT
 from trainer.session import Session
+from trainer.store import Store
 
 
 class Audit:
-    """Appends lines to ``audit/<writer>.jsonl``. For run directories on a local disk only."""
+    """The lines of one worker.
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="ascii")
+    Args:
+        store: of the run directory.
+        writer: tells this worker from all others.
+    """
+
+    def __init__(self, store: Store, writer: str) -> None:
+        self._store = store
+        self._name = f"{AUDIT}/{writer}"
+        self._count = 0
+        self._file = None
+        if store.is_local:
+            path = Path(store.path(f"{self._name}.jsonl"))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a", encoding="ascii")
 
     @classmethod
     def open(cls, session: Session) -> Audit | None:
-        """The audit of ``session``, or None when it asks for none.
-
-        Raises ValueError when the run directory is an object store, which cannot append.
-        """
+        """The audit of ``session``, or None when it asks for none."""
         run_dir = session.run_dir
         if run_dir is None or not session.audit:
             return None
-        if not run_dir.store.is_local:
-            raise ValueError(f"audit: true needs a local run directory, not {run_dir.url}")
-        return cls(Path(run_dir.store.path(f"{AUDIT}/{session.writer}.jsonl")))
+        return cls(run_dir.store, session.writer)
 
     def contribute(
         self, generation: int, step: int, epoch: int, rank: int, ids: list[int], dataset_size: int
     ) -> None:
-        """Notes that this rank is about to contribute ``ids`` to ``step`` (from 1)."""
+        """Notes that this rank is about to contribute ``ids`` to ``step`` (from 1).
+
+        Raises OSError when the store does not take it: a step without evidence is not taken.
+        """
         line = {
             "generation": generation,
             "step": step,
@@ -46,5 +60,10 @@ class Audit:
             "ids": ids,
             "dataset_size": dataset_size,
         }
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        text = json.dumps(line) + "\n"
+        if self._file is not None:
+            self._file.write(text)
+            self._file.flush()
+        else:
+            self._count += 1
+            self._store.write(f"{self._name}/{self._count:09d}.jsonl", text.encode())

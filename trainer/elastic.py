@@ -38,6 +38,7 @@ Started alone (``python own_loop.py``) it is a world of one. In a job file it is
 from __future__ import annotations
 
 from collections.abc import Iterator, Sized
+from typing import Any
 
 from trainer.channel import current_channel
 from trainer.data import Order
@@ -46,7 +47,7 @@ from trainer.state import State
 from trainer.step import Step
 from trainer.steps import Steps
 
-__all__ = ["State", "Step", "batches", "report", "steps", "stop"]
+__all__ = ["State", "Step", "batches", "checkpoint", "report", "steps", "stop"]
 
 _running: Steps | None = None
 
@@ -117,6 +118,30 @@ def report(**metrics: float) -> None:
     Only rank 0's count. Raises RuntimeError before the first step.
     """
     _loop().report({name: float(value) for name, value in metrics.items()})
+
+
+def checkpoint(state: Any) -> None:
+    """Has the state of an Elastic Horovod script written to the run's checkpoints.
+
+        state = hvd.elastic.TorchState(model=model, optimizer=optimizer, epoch=0)
+        elastic.checkpoint(state)
+
+    To be called on all workers, before the function of ``@hvd.elastic.run``. From then on
+    ``state.commit()`` writes a checkpoint whenever the job's ``checkpoint:`` says that one is
+    due, in the background; when no worker holds the state any more, the function begins with
+    the newest one. Outside a run it does nothing. (A loop over ``steps`` needs no call.)
+
+    Args:
+        state: a TorchState, or another ObjectState. Its values must be plain ones: numbers,
+            strings, tensors, dicts and lists of them.
+
+    Raises ValueError for a second state, and TypeError for what is no ObjectState.
+    """
+    from trainer.hooks import installed
+
+    hooks = installed()
+    if hooks is not None:
+        hooks.keep(state)
 
 
 def _steps(

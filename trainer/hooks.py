@@ -38,9 +38,12 @@ from horovod.torch.elastic.sampler import ElasticSampler
 from torch.optim import optimizer as torch_optimizer
 
 from trainer.agreement import Agreement
-from trainer.channel import Channel
+from trainer.channel import Channel, Save
+from trainer.checkpoints.checkpoint import Checkpointer
+from trainer.commits import Commits
 from trainer.generations import Generations
 from trainer.portable import Portable, Sender
+from trainer.session import current_session
 from trainer.stay import horovod_init
 from trainer.steplog import StepLog
 from trainer.transfer import broadcast_tree
@@ -90,9 +93,34 @@ class Hooks:
         self._stepping = 0  # a DistributedOptimizer's step contains that of its base class
         self._synchronising = False
         self._failed = ""
+        self._commits: Commits | None = None
+        self._committing = False
+
+    def keep(self, state: Any) -> None:
+        """From now on ``state`` is written to checkpoints, and a cold start begins from one.
+
+        Raises ValueError for a second state, and TypeError for what is no ObjectState.
+        """
+        if self._commits is not None:
+            raise ValueError("a run has the checkpoints of one state; this is a second one")
+        if not isinstance(state, common_elastic.ObjectState):
+            raise TypeError(f"a {type(state).__name__} is not a state of hvd.elastic")
+        session = current_session()
+        checkpointer = Checkpointer.of(session, self._report_event)
+        if checkpointer is not None:
+            self._commits = Commits(
+                state,
+                checkpointer,
+                session,
+                self._generations,
+                self._channel,
+                self._report_event,
+            )
 
     def install(self) -> None:
         """Puts the hooks in place; to be called before the script is run."""
+        global _installed
+        _installed = self
         modules: list[Any] = [hvd, mpi_ops, torch_elastic]
         for module in modules:
             module.init = self.init
@@ -131,8 +159,10 @@ class Hooks:
         self._stepping = 0
         self._stepped_at = None
         init = functools.partial(horovod_init, *args, **kwargs)
-        if not self._generations.enter(self._script, init=init):
+        if not self._generations.enter(self._script, self._save_share, init):
             raise SystemExit(0)
+        if self._commits is not None:
+            self._commits.enter()
         self._log.forget_after(self._script.step)
 
     def shutdown(self) -> None:
@@ -146,6 +176,8 @@ class Hooks:
 
         Raises NoWorker when another world is formed instead: this process cannot be in it.
         """
+        if self._commits is not None and self._generations.inside:
+            self._commits.write(self._script.step, wait=True)
         self.shutdown()
         if self._generations.rank == 0:
             self._generations.done(self._script.step, {})
@@ -193,7 +225,11 @@ class Hooks:
         def counted() -> None:
             if self._script.step == self._script.committed:
                 self._step_completed()  # a script without optimizers makes progress, too
-            commit()
+            self._committing = True
+            try:
+                commit()
+            finally:
+                self._committing = False
 
         state.save, state.commit = noted, counted
 
@@ -203,14 +239,26 @@ class Hooks:
             state.sync()
         finally:
             self._synchronising = False
+        if self._commits is not None and self._commits.state is state and not self._script.step:
+            step = self._commits.restore()
+            if step is not None:
+                self._script.step, self._script.clean = step, False
         if not self._script.clean:
             state.save()  # a newcomer must not fall back to where it began
             self._script.clean = True
 
     def _check(self, state: Any) -> None:
         """``state.check_host_updates()``, which ``commit()`` calls, too."""
-        asked = torch.tensor([int(self._channel.pause_requested())])
-        if hvd.allreduce(asked, op=hvd.Max, name="swell.pause").item():
+        commits = self._commits if self._committing else None
+        if commits is not None and commits.state is not state:
+            commits = None
+        step = self._script.step
+        due = commits is not None and self._generations.rank == 0 and commits.due(step)
+        asked = torch.tensor([self._channel.pause_requested(), due], dtype=torch.int32)
+        pause, write = hvd.allreduce(asked, op=hvd.Max, name="swell.pause").tolist()
+        if write and commits is not None:
+            commits.write(step)
+        if pause:
             raise HostsUpdatedInterrupt(skip_sync=False)
 
     @property
@@ -240,6 +288,15 @@ class Hooks:
 
         return Handler
 
+    # --- checkpoints ------------------------------------------------------------------
+
+    def _save_share(self, order: Save) -> None:
+        if self._commits is not None:
+            self._commits.write_share(self._script.step, order)
+
+    def _report_event(self, event: str, **fields: Any) -> None:
+        self._channel.send("event", event=event, **fields)
+
     # --- progress ---------------------------------------------------------------------
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
@@ -266,8 +323,19 @@ class Hooks:
             self._channel.send(
                 "steps", generation=batch.generation, first=batch.first, metrics=batch.metrics
             )
-        self._channel.send("progress", generation=self._generations.number, step=self._script.step)
+        saving = 0.0 if self._commits is None else round(self._commits.seconds, 3)
+        self._channel.send(
+            "progress", generation=self._generations.number, step=self._script.step, saving=saving
+        )
         self._reported_at = time.monotonic()
+
+
+_installed: Hooks | None = None
+
+
+def installed() -> Hooks | None:
+    """The hooks of this process; None outside a worker that runs a script."""
+    return _installed
 
 
 def _split_again(state: Any) -> None:

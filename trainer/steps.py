@@ -21,8 +21,7 @@ from trainer.balance import Balance, Speed
 from trainer.buckets import GradientBuckets
 from trainer.channel import AgentChannel, Channel, Save
 from trainer.checkpoints.checkpoint import Checkpointer
-from trainer.checkpoints.restore import load_from
-from trainer.checkpoints.retention import Retention
+from trainer.checkpoints.restore import find_start
 from trainer.checkpoints.schedule import Schedule
 from trainer.data import Order, share
 from trainer.generations import Generations
@@ -75,17 +74,7 @@ class Steps:
         self._seed = seed
         self._generations = Generations(channel)
         self._audit = None if order is None else Audit.open(session)
-        self._checkpointer = None
-        if session.run_dir is not None:
-            self._checkpointer = Checkpointer(
-                session.run_dir,
-                Retention(
-                    session.checkpoint_keep,
-                    session.checkpoint_keep_every,
-                    session.checkpoint_keep_best,
-                ),
-                self._report_event,
-            )
+        self._checkpointer = Checkpointer.of(session, self._report_event)
         self._schedule = Schedule(session.checkpoint_every, session.checkpoint_every_steps)
         state.restored_by(self._newest_checkpoint)
         self._buckets: GradientBuckets | None = None
@@ -381,11 +370,8 @@ class Steps:
         if self._checkpointer is None:
             return None
         exchange = WorldExchange(self._channel.collective)
-        found = self._checkpointer.load_newest(exchange, self._state.prepare())
-        if found is None and self._session.checkpoint_from:
-            found = load_from(
-                self._session.checkpoint_from, self._report_event, exchange, self._state.prepare()
-            )
+        device, url = self._state.prepare(), self._session.checkpoint_from
+        found = find_start(self._checkpointer, url, self._report_event, exchange, device)
         if found is None:
             return None
         tree, step = found

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import requests
 import torch
 from safetensors.torch import load_file
 
 from launcher.buckets import LocalBuckets
+from launcher.emulator import netns
 from tests.integration.command import Swell, until
 from trainer.checkpoints.manifest import committed_steps, read_manifest
 from trainer.checkpoints.restore import Alone, load
-from trainer.rundir import RunDirectory
+from trainer.rundir import ENV_RUN_DIR, RunDirectory
 
 JOB = """
 name: digits
@@ -33,10 +38,12 @@ STEPS = 5 * 23
 REPLICAS = ("workerpool0-0", "workerpool1-0")
 
 
-def launched(swell: Swell, run: str, market: list[dict[str, Any]] | None = None) -> RunDirectory:
+def launched(
+    swell: Swell, run: str, market: list[dict[str, Any]] | None = None, vm: str = "process"
+) -> RunDirectory:
     job = swell.folder / f"{run}.yaml"
     job.write_text(JOB.format(market=json.dumps(market or [])))
-    launch = swell("launch", str(job), "--run-id", run)
+    launch = swell("launch", str(job), "--run-id", run, "--vm", vm)
     assert launch.returncode == 0, launch.stdout + launch.stderr
     return RunDirectory(f"gs://a-bucket/runs/{run}", LocalBuckets(swell.home / "buckets"))
 
@@ -124,3 +131,42 @@ def test_checkpoints_are_listed_verified_exported_and_begun_from(
     fork = calm.swell("launch", str(job), "--run-id", "fork", "--from", url)
     assert fork.returncode == 0, fork.stdout + fork.stderr
     assert calm.swell.status("fork")["generations"][0]["step"] == there[0]
+
+
+@pytest.mark.skipif(netns.missing() is not None, reason=str(netns.missing()))
+def test_vms_with_a_network_of_their_own_reach_the_buckets(calm: Calm, swell: Swell) -> None:
+    assert calm.ends_like(launched(swell, "apart", vm="netns"))
+    until(swell.nothing_is_left)
+
+
+def test_a_store_that_takes_no_checkpoints_does_not_stop_training(swell: Swell) -> None:
+    """Nobody may list them for a while: the status says so; the run ends with one all the same."""
+    job = swell.folder / "refused.yaml"
+    job.write_text(JOB.format(market="[]").replace("epochs: 5", "epochs: 25"))
+    launch = swell.start("launch", str(job), "--run-id", "refused")
+    until(lambda: storage_of(launch))
+    faults = f"{storage_of(launch)}/emulator/v1/faults"
+    rule = {"path": "checkpoints/step-", "method": "GET", "times": None, "status": 403}
+    requests.post(faults, json=rule, timeout=10).raise_for_status()
+    until(lambda: launch.poll() is not None or _failed(swell) > 0)
+    requests.delete(faults, timeout=10).raise_for_status()
+    launch.wait()
+    status = swell.status("refused")
+    assert status["state"] == "succeeded" and status["step"] == 25 * 23
+    assert status["checkpoint"]["step"] == 25 * 23 and status["checkpoint"]["failed"] == 0
+    assert "was not written" in swell("logs", "refused").stdout
+
+
+def _failed(swell: Swell) -> int:
+    answer = swell("status", "refused", "--json")
+    return int(json.loads(answer.stdout)["checkpoint"]["failed"]) if not answer.returncode else 0
+
+
+def storage_of(launch: subprocess.Popen[str]) -> str | None:
+    """Where the VMs of a running launch find their buckets."""
+    for process in psutil.Process(launch.pid).children(recursive=True):
+        with suppress(psutil.Error):
+            environment = process.environ()
+            if ENV_RUN_DIR in environment:
+                return environment["STORAGE_EMULATOR_HOST"]
+    return None

@@ -21,6 +21,7 @@ def launched(
     replicas: int = 2,
     elastic: str = "min_workers: 1, spares: 0, suspicion: 5s",
     audit: bool = False,
+    more: str = "",
 ) -> tuple[dict[str, Any], list[str]]:
     """Runs a script to its success. Returns the run's status and what was printed."""
     job = swell.folder / "job.yaml"
@@ -28,7 +29,7 @@ def launched(
         f"name: script\nscript: {script}\nargs: {json.dumps(args)}\n"
         f"pools: [{{machine: a2-highgpu-1g}}, {{machine: a2-highgpu-1g, replicas: {replicas}}}]\n"
         f"elastic: {{{elastic}}}\naudit: {str(audit).lower()}\n"
-        f"local: {{market: {json.dumps(market)}}}\n"
+        f"{more}local: {{market: {json.dumps(market)}}}\n"
     )
     launch = swell("launch", str(job), "--run-id", "one")
     logs = swell("logs", "one").stdout.splitlines()
@@ -128,3 +129,24 @@ def test_a_script_that_trains_nothing_together_is_told_so(swell: Swell) -> None:
     assert launch.returncode == 1
     assert "neither hvd.init(), nor elastic.steps(), nor fit()" in launch.stdout + launch.stderr
     until(swell.nothing_is_left)
+
+
+def test_a_horovod_script_that_checkpoints_its_commits_survives_the_loss_of_everything(
+    swell: Swell,
+) -> None:
+    market = [
+        {"at": "40 steps", "vanish": replica, "back": "2s"}
+        for replica in ("workerpool0-0", "workerpool1-0")
+    ]
+    script, args = ROOT / "examples" / "horovod_elastic.py", ["--epochs", "4"]
+    more = "checkpoint: {every: 10 steps}\n"
+    status, logs = launched(swell, script, args, market, replicas=1, more=more)
+    begins = said(logs, r"begins in epoch (\d+) after (\d+) batches")
+    assert (begins[0][1], begins[0][2]) == ("0", "0")
+    # A commit at the end of an epoch counts as a step, too.
+    again = int(begins[-1][1]) + int(begins[-1][2])
+    assert again >= 10 and again % 10 == 0, "from a checkpoint"
+    (trained,) = said(logs, r"trained 4 epochs in (\d+) batches")
+    assert status["checkpoint"]["step"] == 4 + int(trained[1]), "the last state is saved, too"
+    listed = json.loads(swell("checkpoints", "one", "--verify", "--json").stdout)
+    assert [row["valid"] for row in listed] == [True] * len(listed)

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from launcher.audit import read_audit
+from tests.storage import StorageServer
+from tests.trainer.stores import KINDS, new_store
 from trainer.audit import Audit
+from trainer.rundir import RunDirectory
 from trainer.session import Session
 
 
@@ -34,6 +38,14 @@ def test_who_asks_for_none_gets_none(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_object_store_is_refused() -> None:
-    with pytest.raises(ValueError, match="audit: true needs a local run directory, not memory://x"):
-        Audit.open(Session(run_dir_url="memory://x", audit=True))
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_launcher_reads_what_a_worker_wrote_on_any_store(
+    kind: str, tmp_path: Path, server: StorageServer
+) -> None:
+    with new_store(kind, tmp_path, server) as store:
+        audit = Audit(store, "w-0-1")
+        for step in (1, 2, 3):
+            audit.contribute(generation=1, step=step, epoch=0, rank=0, ids=[step], dataset_size=3)
+        run_dir = RunDirectory("memory://elsewhere")
+        run_dir.store = store
+        assert [line["ids"] for line in read_audit(run_dir)] == [[1], [2], [3]]

@@ -40,6 +40,7 @@ from trainer.checkpoints.restore import Alone, Exchange, load_newest
 from trainer.checkpoints.retention import Retention
 from trainer.checkpoints.shards import Layout, Shard, Slot, as_memory, padded, slots_of
 from trainer.rundir import RunDirectory
+from trainer.session import Session
 from trainer.tree import flatten, names_in
 
 PATIENCE = 60.0  # seconds that rank 0 waits for another rank's receipt
@@ -115,6 +116,16 @@ class Checkpointer:
         self.committed: int | None = None  # the last step that this rank knows to be there
         self.failures = 0  # in a row
         self.bytes_per_second: float | None = None  # of the last writing, by this rank
+
+    @classmethod
+    def of(cls, session: Session, report: Report) -> Checkpointer | None:
+        """The checkpointer of a worker; None outside a run."""
+        if session.run_dir is None:
+            return None
+        retention = Retention(
+            session.checkpoint_keep, session.checkpoint_keep_every, session.checkpoint_keep_best
+        )
+        return cls(session.run_dir, retention, report)
 
     # --- saving -----------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from trainer.checkpoints.shards import Assembly
 from trainer.retry import StoreUnavailable
 from trainer.rundir import CHECKPOINTS, RunDirectory
 from trainer.tree import unflatten
+
+if TYPE_CHECKING:
+    from trainer.checkpoints.checkpoint import Checkpointer
 
 READERS = 4  # threads
 FINE, INVALID, AWAY = 0, 1, 2
@@ -98,6 +101,22 @@ def load_newest(
             f"none of the {len(steps)} checkpoints in {run_dir.url}/{CHECKPOINTS} is valid"
         )
     return None
+
+
+def find_start(
+    checkpointer: Checkpointer, url: str, report: Report, exchange: Exchange, device: torch.device
+) -> tuple[Any, int] | None:
+    """What a world without any state begins from: (tree, step), or None. A collective.
+
+    Args:
+        checkpointer: of the run; its newest checkpoint comes first.
+        url: of a checkpoint that a new run begins from; "" for none.
+        report, exchange, device: as for ``load_newest``.
+    """
+    found = checkpointer.load_newest(exchange, device)
+    if found is None and url:
+        found = load_from(url, report, exchange, device)
+    return found
 
 
 def load_from(
