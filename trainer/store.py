@@ -35,6 +35,9 @@ PATIENT = Retry()
 
 T = TypeVar("T")
 
+# Stores whose clients are known, and tested, to create exclusively; any other has to show it.
+_EXCLUSIVE = frozenset({"file", "local", "memory", "gs", "gcs"})
+
 _memory_create = threading.Lock()  # fsspec's memory file system looks first, and then writes
 
 
@@ -63,6 +66,8 @@ class Store:
         self.root = str(root).rstrip("/")
         self.url = self.root if isinstance(fs, LocalFileSystem) else url.rstrip("/")
         self._local = isinstance(fs, LocalFileSystem)
+        protocols = (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+        self._exclusive = not _EXCLUSIVE.isdisjoint(protocols)
 
     @property
     def is_local(self) -> bool:
@@ -100,8 +105,11 @@ class Store:
         """Writes ``name`` only if it does not exist. Returns whether this call created it.
 
         After an error, and after False from a store whose client tries again by itself,
-        the file may be this call's all the same: trainer.exclusive finds out.
+        the file may be this call's all the same: trainer.exclusive finds out. Raises OSError
+        for a store that would replace what is there: two leaders could lead one run on it.
         """
+        if not self._exclusive:
+            self._prove_exclusive()
         try:
             if self._local:
                 with self._written_aside(name, data) as aside:
@@ -142,6 +150,23 @@ class Store:
             self._retried(name, lambda: self.fs.rm(self.path(name), recursive=True))
         except FileNotFoundError:
             return
+
+    def _prove_exclusive(self) -> None:
+        """Creates a file twice: the second attempt must be refused."""
+        path = self.path(f".exclusive-{secrets.token_hex(8)}")
+        with self._errors_of(""):
+            self.fs.pipe_file(path, b"", mode="create")
+            try:
+                self.fs.pipe_file(path, b"", mode="create")
+            except FileExistsError:
+                self._exclusive = True
+            finally:
+                self.fs.rm_file(path)
+        if not self._exclusive:
+            raise OSError(
+                f"{self.url}: this store replaces files that it should create exclusively; "
+                "use gs://, a local path, or s3:// with a server that honours If-None-Match"
+            )
 
     def _cat(self, name: str, limit: int | None) -> bytes:
         try:

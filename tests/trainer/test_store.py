@@ -11,6 +11,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -372,3 +373,62 @@ def test_what_is_no_outage_is_not_waited_for() -> None:
 
     with pytest.raises(OSError, match="403"):
         patiently(refused, sleep=lambda seconds: pytest.fail("waited"))
+
+
+# --- stores that nobody has tried yet ------------------------------------------------------
+
+
+class Foreign(MemoryFileSystem):  # type: ignore[misc]
+    """A file system of a kind that is not known."""
+
+    protocol = "foreign"
+    careless = False
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
+        if mode == "create" and not self.careless and self.exists(path):
+            raise FileExistsError(path)
+        super().pipe_file(path, value, mode="overwrite", **kwargs)
+
+
+class Careless(Foreign):
+    """One that does not know about exclusive creation."""
+
+    protocol = "careless"
+    careless = True
+
+
+def test_a_store_that_creates_exclusively_may_be_of_any_kind() -> None:
+    store = Store("foreign://proven", Foreign(skip_instance_cache=True))
+    assert store.create("a", b"1") and not store.create("a", b"2")
+    assert store.read("a") == b"1"
+    assert store.names() == ["a"]
+    store.delete("")
+
+
+def test_a_store_that_replaces_what_it_should_create_is_refused() -> None:
+    store = Store("careless://replaced", Careless(skip_instance_cache=True))
+    with pytest.raises(OSError, match="replaces files that it should create exclusively"):
+        store.create("a", b"1")
+    assert not store.exists("a")
+
+
+def test_s3_creates_exclusively() -> None:
+    """Through the real s3fs to a local server; only where both are installed."""
+    pytest.importorskip("s3fs", reason="s3:// is tried with s3fs: pip install s3fs")
+    moto = pytest.importorskip(
+        "moto.server", reason="s3:// is tried against moto: pip install 'moto[server]'"
+    )
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        fs = fsspec.filesystem(
+            "s3", key="key", secret="secret", endpoint_url=f"http://{host}:{port}"
+        )
+        fs.mkdir("bucket")
+        store = Store("s3://bucket/run", fs)
+        assert store.create("a", b"1") and not store.create("a", b"2")
+        store.write("b", b"2")
+        assert (store.read("a"), store.read("b", 10), store.names()) == (b"1", b"2", ["a", "b"])
+    finally:
+        server.stop()
