@@ -34,7 +34,9 @@ from trainer.checkpoints.manifest import (
     folder_of,
     receipt_name,
     receipts_of,
+    require_signed,
     sha256_of,
+    signed,
 )
 from trainer.checkpoints.restore import Alone, Exchange, load_newest
 from trainer.checkpoints.retention import Retention
@@ -277,7 +279,7 @@ class Checkpointer:
                 self._give_back(buffer)
                 writing.written.set()
             self._commit(writing, shards)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: somebody's damaged receipt
             self._failed(writing, str(error))
         finally:
             writing.done.set()
@@ -317,6 +319,7 @@ class Checkpointer:
         }
         if writing.rank == 0:
             receipt |= {"skeleton": writing.skeleton, "about": writing.about}
+        receipt = signed(receipt)
         if writing.size == 1:
             self._make_manifest(writing, [receipt])
             return
@@ -331,7 +334,10 @@ class Checkpointer:
                 return
             found = receipts_of(writing.name, names)
             if len(found) == writing.size:
-                read = [self._run_dir.read_json(f"{folder}/{name}") for name in found]
+                try:
+                    read = [self._run_dir.read_json(f"{folder}/{name}") for name in found]
+                except FileNotFoundError:
+                    continue  # somebody made the manifest, and has tidied up
                 self._make_manifest(writing, read)
                 return
             # Who comes last makes the manifest; only rank 0 sees to it that somebody does.
@@ -350,6 +356,8 @@ class Checkpointer:
             wait = min(2 * wait, LONGEST_POLL)
 
     def _make_manifest(self, writing: Writing, receipts: Sequence[dict[str, Any]]) -> None:
+        for receipt in receipts:
+            require_signed(receipt, "a rank's receipt")
         layouts = {receipt.get("layout") for receipt in receipts}
         if len(layouts) != 1 or "skeleton" not in receipts[0]:
             self._failed(writing, "the ranks' states differ in shape")

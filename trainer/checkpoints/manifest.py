@@ -79,16 +79,14 @@ class Manifest:
             "shards": [vars(shard) for shard in self.shards],
             "about": self.about,
         }
-        return {**value, "sha256": sha256_of(value)}
+        return signed(value)
 
     @classmethod
     def from_json(cls, value: dict[str, Any], step: int) -> Manifest:
         """Reads one. Raises ValueError when it is damaged, or not one of ``step``."""
         if value.get("format") != FORMAT or value.get("step") != step:
             raise ValueError(f"the manifest is not one of step {step} in format {FORMAT}")
-        told = {key: one for key, one in value.items() if key not in (OWNER, "sha256")}
-        if value.get("sha256") != sha256_of(told):
-            raise ValueError("the manifest does not match its checksum")
+        require_signed(value, "the manifest")
         try:
             manifest = cls(
                 step,
@@ -103,6 +101,18 @@ class Manifest:
         if sum(slot.bytes for slot in manifest.slots) > manifest.bytes:
             raise ValueError("the shards are too small for the tensors")
         return manifest
+
+
+def signed(value: dict[str, Any]) -> dict[str, Any]:
+    """``value`` with a checksum over it."""
+    return {**value, "sha256": sha256_of(value)}
+
+
+def require_signed(value: dict[str, Any], what: str) -> None:
+    """Raises ValueError unless ``value`` is as ``signed`` made it."""
+    told = {key: one for key, one in value.items() if key not in (OWNER, "sha256")}
+    if value.get("sha256") != sha256_of(told):
+        raise ValueError(f"{what} does not match its checksum")
 
 
 def receipt_name(writing: str, rank: int) -> str:

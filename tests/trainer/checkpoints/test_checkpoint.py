@@ -306,6 +306,31 @@ def test_a_manifest_of_another_step_is_rejected(saved: Saved) -> None:
     assert "not one of step 2" in saved.assert_falls_back_from(2, to=1)
 
 
+@pytest.mark.parametrize(
+    "field", ["format", "step", "writing", "skeleton", "tensors", "shards", "about", "sha256"]
+)
+@pytest.mark.parametrize("how", ["changed", "missing"])
+def test_no_field_of_a_manifest_can_change(saved: Saved, field: str, how: str) -> None:
+    saved.save(1, 2)
+    manifest = json.loads(saved.manifest(2).read_bytes())
+    if how == "missing":
+        del manifest[field]
+    else:
+        manifest[field] = {"step": 1}.get(field, "other")
+    saved.manifest(2).write_text(json.dumps(manifest))
+    saved.assert_falls_back_from(2, to=1)
+
+
+@pytest.mark.parametrize("place", [0, 7, 8, 9, 40, -1])
+def test_no_byte_of_a_shards_header_or_data_can_change(saved: Saved, place: int) -> None:
+    """The length of the header, the header, and the data."""
+    saved.save(1, 2)
+    data = bytearray(saved.shard(2).read_bytes())
+    data[place] ^= 1
+    saved.shard(2).write_bytes(data)
+    saved.assert_falls_back_from(2, to=1)
+
+
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Saved:
     saved = Saved(tmp_path_factory.mktemp("two"))

@@ -218,6 +218,44 @@ def give_up(clock: Clock, checkpointer: Checkpointer) -> None:
         clock.now += checkpoints.LOST_PATIENCE
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[: len(data) // 2],
+        lambda data: b"[]",
+        lambda data: b"{}",
+        lambda data: data.replace(b'"bytes": ', b'"bytes": 1'),
+        lambda data: data.replace(b'"sha256": "', b'"sha256": "0', 1),
+        lambda data: data.replace(b'"layout": "', b'"layout": "0'),
+        lambda data: data.replace(b'"rank": 1', b'"rank": 0'),
+        lambda data: data.replace(b"part-", b"../part-"),
+    ],
+)
+@pytest.mark.parametrize("by", [0, 1])
+def test_a_damaged_receipt_makes_no_checkpoint_and_costs_none(
+    tmp_path: Path, damage: Callable[[bytes], bytes], by: int
+) -> None:
+    """Whoever is last would make the manifest; the older checkpoint must not be retired for it."""
+    world = World(str(tmp_path), 2, clock=Clock(), retention=Retention(1))
+    world.save(1)
+    other = 1 - by
+    clock = world.ranks[other]._clock
+    assert isinstance(clock, Clock)
+    assert world.ranks[other].save(state(2), 2, rank=other, size=2, world="1-1", lost=lambda: True)
+    if other == 0:
+        give_up(clock, world.ranks[0])
+    world.ranks[other].flush()
+    (receipt,) = (tmp_path / folder_of(2)).glob("receipt-*")
+    whole = receipt.read_bytes()
+    receipt.write_bytes(damage(whole))
+    unharmed = damage(whole) == whole  # not every damage is to every receipt
+    world.save(2, [by])
+    assert committed_steps(world.run_dirs[0]) == ([2] if unharmed else [1])
+    step = 2 if unharmed else 1
+    assert World(str(tmp_path), 2).loaded() == (step, 1000.0 * step)
+
+
 def test_two_leaders_that_write_one_step_are_never_mixed(tmp_path: Path) -> None:
     """Each shard, each receipt belongs to one writing; one manifest wins."""
     for turn in range(5):
