@@ -8,7 +8,7 @@ re-exports), so the two sides can be installed and changed apart. The layout::
     leader/000007.json            exclusive-create objects; the highest number is the epoch
     events/<writer>/<seq>.jsonl   what happened, in batches (see trainer.events)
     audit/<writer>.jsonl          sample ids that each worker contributed (only when asked for);
-                                   on an object store audit/<writer>/<seq>.jsonl
+                                  on an object store audit/<writer>/<seq>.jsonl
     code/<sha256>.tar.gz          the user's code (see trainer.bundle)
     checkpoints/step-000001200/   shards and manifest.json; no manifest, no checkpoint
     logs/                         TensorBoard event files
