@@ -187,17 +187,17 @@ def test_the_digits_survive_a_preemption_and_a_silent_loss_on_three_containers(
         f"""
 name: digits
 task: trainer.tasks.digits:Digits
-args: {{epochs: 96, batch: 64, width: 24, dtype: float64}}
+args: {{epochs: 64, batch: 64, width: 24, dtype: float64}}
 container: {DIGITS}
 pools:
   - {{machine: a2-highgpu-1g}}
   - {{machine: a2-highgpu-1g, replicas: 2}}
-elastic: {{min_workers: 2}}
+elastic: {{min_workers: 2, suspicion: 5s}}
 local:
   memory: 3GiB
   market:
-    - {{at: 100 steps, preempt: workerpool1-0, notice: 5s, back: 150 steps}}
-    - {{at: 220 steps, vanish: workerpool1-1, back: 270 steps}}
+    - {{at: 100 steps, preempt: workerpool1-0, notice: 5s, back: 110 steps}}
+    - {{at: 220 steps, vanish: workerpool1-1, back: 240 steps}}
 """
     )
     assert status["state"] == "succeeded", status
