@@ -109,6 +109,7 @@ class Coordinator:
         self._ready = asyncio.Event()
         self._closing: asyncio.Future[None] | None = None
         self._leads = True
+        self._hands_over = False
         self.ended = asyncio.Event()  # it leads no longer
 
     # --- the lease ------------------------------------------------------------------
@@ -205,6 +206,7 @@ class Coordinator:
         heir = next((one for one in self._heirs() if self._machine.members.stays(one)), None)
         if heir is None:
             return False
+        self._hands_over = True
         self._send(heir, pb.FromCoordinator(succeed=pb.Succeed()))
         self._tasks.append(asyncio.get_running_loop().create_task(self._await_successor()))
         return True
@@ -305,7 +307,8 @@ class Coordinator:
             listening.cancel()
             if self._streams.get(member) is stream:
                 del self._streams[member]
-                self._take(signals.Left(member, "its connection broke"))
+                if not self._hands_over:  # else it follows the next leader; or its silence tells
+                    self._take(signals.Left(member, "its connection broke"))
 
     async def _listen(
         self, member: MemberId, requests: AsyncIterator[pb.FromAgent], stream: Stream

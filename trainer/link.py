@@ -158,9 +158,8 @@ class Link:
         obeying = asyncio.create_task(self._obey(claim))
         try:
             await asyncio.wait([lost, obeying], return_when=asyncio.FIRST_COMPLETED)
-            if obeying.done() and obeying.result():
-                self._newest = None  # its holder is not lost, and nobody is to suspect it
-                return Contend(claim.epoch + 1)
+            if obeying.done():
+                obeying.result()
             if lost.done():
                 return lost.result()
         finally:
@@ -181,8 +180,8 @@ class Link:
 
     # --- the stream -----------------------------------------------------------------
 
-    async def _obey(self, claim: Claim) -> bool:
-        """Holds one stream to a leader until it breaks. Returns whether it is to be succeeded."""
+    async def _obey(self, claim: Claim) -> None:
+        """Holds one stream to a leader until it breaks; succeeds it if it is called to."""
         options = [
             ("grpc.max_receive_message_length", MESSAGE_LIMIT),
             *CHANNEL_OPTIONS,
@@ -210,8 +209,9 @@ class Link:
                     if kind == "beat":
                         self._beat_at, self._broken = time.monotonic(), False
                     elif kind == "succeed":
-                        if self._may_lead:
-                            return True
+                        if self._may_lead:  # on this stream: that it ends would be a loss
+                            self._newest = None  # its holder is not lost, and none suspects it
+                            await self._contend(claim.epoch + 1)
                     else:
                         self._broken = False
                         await self._carry_out(order)
@@ -225,4 +225,3 @@ class Link:
             finally:
                 self._outbox = None
                 self._broken = True
-        return False
