@@ -6,6 +6,7 @@ else submits it. It is rewritten as the CustomJob goes on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -88,7 +89,7 @@ def _is_like(value: object, name: str) -> bool:
     if name in _TEXTS:
         return isinstance(value, str)
     number = int if name in _COUNTS else (int, float)
-    return isinstance(value, number) and not isinstance(value, bool)
+    return isinstance(value, number) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def record_name(number: int) -> str:
@@ -97,6 +98,7 @@ def record_name(number: int) -> str:
 
 
 def read_attempts(run_dir: RunDirectory) -> list[dict[str, Any]]:
-    """Returns the records of a run's attempts in their order."""
+    """Returns the records of a run's attempts in their order, with every field as it should be."""
     names = [name for name in run_dir.store.names(ATTEMPTS) if name.endswith(".json")]
-    return [run_dir.read_json(f"{ATTEMPTS}/{name}") for name in names]
+    records = [run_dir.read_json(f"{ATTEMPTS}/{name}") for name in names]
+    return [Attempt.from_json(record).to_json() for record in records]
