@@ -107,10 +107,6 @@ class Run:
         changes = [event for event in self.events if event["event"] == "leader_changed"]
         return max(changes, key=lambda event: int(event["epoch"]))
 
-    def cause_of(self, generation: int) -> str | None:
-        """Why a generation was formed."""
-        return self.look().generations[generation].cause
-
     # --- the workers ----------------------------------------------------------------
 
     def pace(self, seconds: float) -> None:
