@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from configparser import ConfigParser
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,7 @@ class Lock:
 
     Args:
         name: ``requirements-NAME.txt``.
-        sources: files that say what is wanted; setup.cfg with the extras that a VM needs.
+        sources: files that say what is wanted.
         python: the oldest Python that it is for.
         cpu: whether PyTorch's CPU build is wanted, under that local version.
     """
@@ -50,7 +51,8 @@ class Lock:
         return HERE / f"requirements-{self.name}.txt"
 
 
-RUNS = ("setup.cfg", "containers/torch.txt")
+EXTRAS = ("trainer", "gcs")  # of setup.cfg, that a VM needs
+RUNS = ("-", "containers/torch.txt")  # the standard input: setup.cfg's requirements
 LOCKS = (
     Lock("build", ("containers/build.txt",), "3.11"),
     Lock("cpu", RUNS, "3.11", cpu=True),
@@ -58,13 +60,21 @@ LOCKS = (
 )
 
 
+def requirements() -> str:
+    """What a VM needs of setup.cfg, one per line. (uv would have to build Swell to read it.)"""
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    extras = setup["options.extras_require"]
+    wanted = [setup["options"]["install_requires"], *(extras[name] for name in EXTRAS)]
+    return "\n".join(wanted)
+
+
 def command(lock: Lock, upgrade: bool, more: list[str]) -> list[str]:
     """The command that writes ``lock``; ``more`` are arguments for uv."""
-    extras = ["--extra", "trainer", "--extra", "gcs"] if "setup.cfg" in lock.sources else []
     # The build's setuptools is in the same environment: one version must do for both.
     together = ["--constraint", "containers/build.txt"] if lock.name != "build" else []
     return [
-        *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", *lock.sources, *extras),
+        *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", *lock.sources),
         *together,
         *("--python-version", lock.python, "--python-platform", PLATFORM),
         *("--generate-hashes", "--no-emit-index-url", "--no-header", "--no-annotate"),
@@ -80,7 +90,8 @@ def main() -> int:
     parser.add_argument("--upgrade", action="store_true", help="take the newest that fits")
     args, more = parser.parse_known_args()
     for lock in LOCKS:
-        code = subprocess.run(command(lock, args.upgrade, more), cwd=ROOT).returncode
+        uv = command(lock, args.upgrade, more)
+        code = subprocess.run(uv, cwd=ROOT, input=requirements(), text=True).returncode
         if code:
             return code
         text = lock.path.read_text(encoding="utf-8")
