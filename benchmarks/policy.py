@@ -1,6 +1,6 @@
 """What the launcher's policy is worth: cost and finish time on a real trace, in simulation.
 
-The decisions are the launcher's own (``launcher.policy``, with its verdicts, choices and pauses);
+The decisions are the launcher's own (``launcher.supervision``: verdicts, choices, pauses);
 Vertex AI and the training are simulated, minute by minute. Two regions have the capacity of the
 trace of 64 GCP A100 machines (tests/data/traces), the second one nine hours later; when it is over
 it begins again. Of those machines others hold so many (the case); the rest is there for a job of
@@ -34,12 +34,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from launcher.attempt import Attempt
-from launcher.choices import Choice, choices_of
 from launcher.emulator.traces import read_trace
 from launcher.job.machines import MACHINES
 from launcher.job.spec import Job
-from launcher.policy import End, Situation, Submit, Terms, Wait, decide
+from launcher.supervision.attempt import Attempt
+from launcher.supervision.choices import Choice, choices_of
+from launcher.supervision.policy import End, Situation, Submit, Terms, Wait, decide
 from rows import Options, Row, benchmark
 
 TRACE = Path(__file__).parents[1] / "tests/data/traces/gcp-a100-us-east1-b.txt"

@@ -14,11 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from launcher import runs
-from launcher.apierror import ApiError
-from launcher.attempt import ENDED, read_attempts
-from launcher.retry import BRIEF, Retries
-from launcher.supervisor import end_run
-from launcher.vertex import JobState, jobs_of
+from launcher.api.apierror import ApiError
+from launcher.api.retry import BRIEF, Retries
+from launcher.api.vertex import JobState, jobs_of
+from launcher.supervision.attempt import ENDED, read_attempts
+from launcher.supervision.supervisor import end_run
 from trainer.events import EventWriter
 from trainer.rundir import ATTEMPTS, RunDirectory
 

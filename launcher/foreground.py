@@ -16,13 +16,13 @@ from typing import NoReturn
 from rich.console import Console
 
 from launcher import runs
-from launcher.attempt import read_attempts
 from launcher.job.spec import Job, Target
 from launcher.job.targets import output_of
 from launcher.local import LocalError, Replicas, child_environment
 from launcher.run import LaunchError, Run, attach, launch
 from launcher.status import ABANDONED, Outcome, is_abandoned, read_status
 from launcher.summary import print_summary
+from launcher.supervision.attempt import read_attempts
 from launcher.usererrors import BAD_INPUT
 from launcher.view import LiveView, PlainView, Story, View
 from trainer.events import EventReader

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from launcher.apierror import ApiError
-from launcher.attempt import ENDED
-from launcher.retry import BRIEF, Retries
-from launcher.transport import is_emulator
-from launcher.vertex import console_url, jobs_of
+from launcher.api.apierror import ApiError
+from launcher.api.retry import BRIEF, Retries
+from launcher.api.transport import is_emulator
+from launcher.api.vertex import console_url, jobs_of
+from launcher.supervision.attempt import ENDED
 
 
 def ask_api(

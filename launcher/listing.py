@@ -26,8 +26,8 @@ from rich.table import Table
 from rich.text import Text
 
 from launcher import runs
+from launcher.api.vertex import Jobs, JobState, runs_among
 from launcher.status import read_status
-from launcher.vertex import Jobs, JobState, runs_among
 from trainer.rundir import RunDirectory
 
 READERS = 8  # run directories read at once; on an object store each is some requests

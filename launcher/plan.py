@@ -12,15 +12,15 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from launcher import runs
-from launcher.choices import choices_of
 from launcher.job import customjob
 from launcher.job.customjob import CustomJob
 from launcher.job.durations import format_duration
 from launcher.job.machines import Machine, Price
 from launcher.job.spec import Job
-from launcher.limits import usd_per_hour
-from launcher.packing import Packed, summary
-from launcher.sdist import package_url
+from launcher.packing.pack import Packed, summary
+from launcher.packing.sdist import package_url
+from launcher.supervision.choices import choices_of
+from launcher.supervision.limits import usd_per_hour
 
 if TYPE_CHECKING:
     from launcher.job.prices import PriceList

@@ -12,22 +12,22 @@ from types import TracebackType
 from typing import Any
 
 from launcher import runs
-from launcher.choices import Choice, choices_of
-from launcher.delivery import delivered
+from launcher.api.delivery import delivered
+from launcher.api.retry import ONCE, Retries
+from launcher.api.transport import import_client
+from launcher.api.vertex import Jobs
 from launcher.job import customjob
 from launcher.job.prices import PriceList, load_prices
 from launcher.job.spec import Job, Target
 from launcher.job.targets import output_of, problems
-from launcher.limits import usd_per_hour
 from launcher.local import PROJECT, REGION, Emulator, LocalError
-from launcher.packing import Packed, PackingError, pack
-from launcher.policy import STOP_GRACE, Terms
-from launcher.retry import ONCE, Retries
-from launcher.sdist import package_url
+from launcher.packing.pack import Packed, PackingError, pack
+from launcher.packing.sdist import package_url
 from launcher.status import History, Outcome, read_status
-from launcher.supervisor import SETTLE, Supervisor, end_run
-from launcher.transport import import_client
-from launcher.vertex import Jobs
+from launcher.supervision.choices import Choice, choices_of
+from launcher.supervision.limits import usd_per_hour
+from launcher.supervision.policy import STOP_GRACE, Terms
+from launcher.supervision.supervisor import SETTLE, Supervisor, end_run
 from launcher.webhook import Webhook, WebhookError, find_url
 from trainer.events import Event, EventReader, EventWriter, read_events
 from trainer.rundir import RunDirectory

@@ -18,7 +18,7 @@
     reason           why the run ended
     spent            {usd, seconds, attempts, remaining: {usd, seconds, attempts, until}}: what the
                      attempts have taken, usd by estimate, and what the limits leave; null where
-                     there is no price, or no limit (see launcher.limits)
+                     there is no price, or no limit (see launcher.supervision.limits)
     api              {job, state, reason, error, console}: what the API says of a CustomJob on
                      Vertex AI that is not on record as ended; else null (see launcher.inquiry)
 
@@ -34,12 +34,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from launcher import runs
-from launcher.attempt import ENDED, Attempt, read_attempts
 from launcher.audit import account as account_samples
 from launcher.audit import read_audit
 from launcher.job.fallback import Limits
 from launcher.job.part import valid
-from launcher.limits import account
+from launcher.supervision.attempt import ENDED, Attempt, read_attempts
+from launcher.supervision.limits import account
 from trainer.events import Event, read_events
 from trainer.rundir import RunDirectory
 

@@ -11,8 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from launcher.api.transport import is_emulator
 from launcher.story import count, number, one_line, span
-from launcher.transport import is_emulator
 
 _COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "limited": "yellow"}
 _ATTEMPTS = 5

@@ -49,11 +49,11 @@ def _silence_libraries() -> None:
 
 
 def _exit_code(error: Exception) -> int | None:
-    from launcher.apierror import ApiError
+    from launcher.api.apierror import ApiError
     from launcher.image import ImageError
     from launcher.job.jobfile import JobFileError
     from launcher.local import LocalError
-    from launcher.packing import PackingError
+    from launcher.packing.pack import PackingError
     from launcher.run import LaunchError
     from launcher.runs import RunError
 

@@ -105,7 +105,7 @@ def plan(
             runs.check_id(run_id)
         packed = None
         if loaded.code:
-            from launcher.packing import pack
+            from launcher.packing.pack import pack
 
             packed = pack(loaded.code)
         request = plans.request_of(loaded, run_id or f"{loaded.name}-DATE-TIME-ID", packed)

@@ -11,7 +11,7 @@ from launcher.commands.options import EXIT_CODES, AsJson, RunName, State, Target
 from launcher.usererrors import FAILED, fail, seconds_in, user_errors
 
 if TYPE_CHECKING:
-    from launcher.vertex import Jobs
+    from launcher.api.vertex import Jobs
 
 
 def attach(
@@ -177,7 +177,7 @@ def logs(
         import time
 
         from launcher import runs
-        from launcher.logs import open_log, print_logs, since_time
+        from launcher.logs.reader import open_log, print_logs, since_time
 
         start = None
         if since is not None:
@@ -249,8 +249,8 @@ def _apis(project: str | None, regions: list[str], job: str | None) -> list[Jobs
         fail("--project needs --region: jobs are kept by region")
     if not project:
         return []
-    from launcher.retry import BRIEF, Retries
-    from launcher.vertex import Jobs
+    from launcher.api.retry import BRIEF, Retries
+    from launcher.api.vertex import Jobs
 
     retries = Retries(BRIEF)
     return [Jobs(project, region, retries=retries) for region in dict.fromkeys(regions)]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from launcher.apierror import ApiError
+from launcher.api.apierror import ApiError
 from launcher.story import one_line
 
 LIMIT = 30.0  # seconds for all checks together

@@ -1,7 +1,7 @@
 """Google's APIs as the checks ask them: plain JSON over HTTPS, errors as ApiError.
 
 Whether a job can run is known to many APIs, of which the checks need a method or two each. So
-they are asked over REST, as Cloud Logging is (launcher.cloudlog), not through a client of each.
+they are asked over REST, as Cloud Logging is (logs.cloudlog), not through a client of each.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from launcher.apierror import ApiError, Service, read_answer, refusal
-from launcher.transport import session, translated
+from launcher.api.apierror import ApiError, Service, read_answer, refusal
+from launcher.api.transport import session, translated
 
 TIMEOUT = 10.0  # seconds for one answer
 
@@ -124,5 +124,5 @@ class Cloud:
                     answer = read_answer(response.status_code, response.text, response.headers)
                     raise refusal(answer, service)
                 return response
-        except Exception as error:  # whatever the libraries raise; see launcher.transport
+        except Exception as error:  # whatever the libraries raise; see launcher.api.transport
             raise translated(error, service) from None

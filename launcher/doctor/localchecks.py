@@ -12,7 +12,7 @@ from pathlib import Path
 from launcher import runs
 from launcher.doctor.checkup import Check, Finding, failed, passed
 from launcher.job.spec import Job
-from launcher.packing import PackingError, in_bytes, pack, summary
+from launcher.packing.pack import PackingError, in_bytes, pack, summary
 from launcher.webhook import WebhookError, find_url
 
 FREE = 2 * 2**30  # bytes of disk; logs, events and the checkpoints of a small run

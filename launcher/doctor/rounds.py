@@ -21,10 +21,10 @@ def checks_of(job: Job, target: Target, environment: Mapping[str, str] = os.envi
     """
     if target == "local":
         return [*common_checks(job), *local_checks(job)]
+    from launcher.api.transport import import_client, is_emulator
+    from launcher.api.vertex import ENV_ENDPOINT
     from launcher.doctor.cloud import Cloud
     from launcher.doctor.vertexchecks import vertex_checks
-    from launcher.transport import import_client, is_emulator
-    from launcher.vertex import ENV_ENDPOINT
 
     import_client()  # here, and not in several threads at once
     endpoint = environment.get(ENV_ENDPOINT)

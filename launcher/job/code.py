@@ -24,7 +24,7 @@ def _size(size: Size) -> Size:
 class Code(Part):
     """A folder with the user's program, sent along with the run. The folder alone is short.
 
-    ``.gitignore`` and ``.swellignore`` say what stays behind; see launcher.packing.
+    ``.gitignore`` and ``.swellignore`` say what stays behind; see launcher.packing.pack.
     """
 
     folder: Annotated[str, Field(min_length=1)] = Field(description="Beside the job file")

@@ -10,8 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 from starlette.requests import Request
 
-from launcher.apierror import Service, read_answer, refusal
-from launcher.cloudlog import read_entry
+from launcher.api.apierror import Service, read_answer, refusal
 from launcher.emulator import customjobs, entries, uploads
 from launcher.emulator.errors import ApiError
 from launcher.emulator.filters import parse_filter
@@ -19,7 +18,8 @@ from launcher.emulator.objects import Refused
 from launcher.emulator.traces import TraceError, read_trace
 from launcher.job.jobfile import JobFileError, load_job, load_market
 from launcher.job.prices import read_prices
-from launcher.logs import _local_line
+from launcher.logs.cloudlog import read_entry
+from launcher.logs.reader import _local_line
 from tests.fuzz.inputs import anything, as_json, changed, damaged, json_of
 from tests.fuzz.target import LOOP, target
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from launcher.attempt import read_attempts
+from launcher.supervision.attempt import read_attempts
 from tests.integration.command import LIMIT, Swell, until
 from trainer.events import read_events
 from trainer.rundir import RunDirectory

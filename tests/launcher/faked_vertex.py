@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from launcher.apierror import ApiError
+from launcher.api.apierror import ApiError
+from launcher.api.vertex import TERMINAL, JobState
 from launcher.job.customjob import ATTEMPT_LABEL, CustomJob
-from launcher.vertex import TERMINAL, JobState
 
 Looks = list[str | Callable[[], str]]  # what the looks at a job see, one after the other
 

@@ -6,10 +6,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from launcher.attempt import REFUSED, Attempt
-from launcher.choices import Choice, choices_of
 from launcher.job.spec import Job
-from launcher.policy import Action, Done, End, Situation, Stop, Submit, Terms, Wait, decide
+from launcher.supervision.attempt import REFUSED, Attempt
+from launcher.supervision.choices import Choice, choices_of
+from launcher.supervision.policy import (
+    Action,
+    Done,
+    End,
+    Situation,
+    Stop,
+    Submit,
+    Terms,
+    Wait,
+    decide,
+)
 
 STOCKOUT = "Resources are insufficient in region: here. Try a different region."
 

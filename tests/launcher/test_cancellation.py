@@ -10,11 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from launcher import runs
-from launcher.apierror import ApiError
-from launcher.attempt import read_attempts
+from launcher.api.apierror import ApiError
+from launcher.api.retry import Backoff, Retries
 from launcher.cancellation import cancel_run
 from launcher.cli import app
-from launcher.retry import Backoff, Retries
+from launcher.supervision.attempt import read_attempts
 from trainer.events import read_events
 from trainer.rundir import RunDirectory
 

@@ -12,12 +12,12 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from launcher.attempt import read_attempts
+from launcher.api.retry import ONCE, Retries
+from launcher.api.vertex import Jobs
 from launcher.cli import app
 from launcher.inquiry import ask_api
 from launcher.listing import list_runs, print_runs
-from launcher.retry import ONCE, Retries
-from launcher.vertex import Jobs
+from launcher.supervision.attempt import read_attempts
 
 from .misbehaving import Server, refuses
 from .recorded import PARENT, SPEC, custom_job, record_attempt, record_run

@@ -16,6 +16,7 @@ from hypothesis import given
 from typer.testing import CliRunner
 
 from launcher import plan, runs
+from launcher.api.vertex import Jobs
 from launcher.cli import app
 from launcher.job import customjob
 from launcher.job.jobfile import load_job
@@ -23,8 +24,7 @@ from launcher.job.machines import MACHINES, PRICES_AS_OF, Price
 from launcher.job.prices import PriceList
 from launcher.job.spec import Job
 from launcher.run import launch
-from launcher.supervisor import Supervisor
-from launcher.vertex import Jobs
+from launcher.supervision.supervisor import Supervisor
 from tests.launcher.job.job_fields import Fields, jobs
 from tests.launcher.job.limits_table import base_job
 from trainer.rundir import RunDirectory

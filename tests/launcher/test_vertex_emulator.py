@@ -14,12 +14,12 @@ import pytest
 from typer.testing import CliRunner
 
 from launcher import runs
-from launcher.apierror import ApiError
+from launcher.api.apierror import ApiError
+from launcher.api.retry import ONCE, Retries
+from launcher.api.vertex import Jobs
 from launcher.cli import app
 from launcher.job.customjob import build
 from launcher.job.spec import Job
-from launcher.retry import ONCE, Retries
-from launcher.vertex import Jobs
 
 from .emulator.running import PATIENCE, Emulator, wait_for
 from .recorded import record_attempt

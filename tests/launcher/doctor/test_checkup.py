@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from launcher.apierror import ApiError
+from launcher.api.apierror import ApiError
 from launcher.cli import app
 from launcher.doctor import localchecks
 from launcher.doctor.checkup import Check, Finding, examine, failed, passed, unknown

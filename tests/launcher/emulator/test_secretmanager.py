@@ -13,7 +13,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from launcher.delivery import delivered
+from launcher.api.delivery import delivered
 from launcher.emulator.errors import ApiError
 from launcher.emulator.secretmanager import Secrets, access_route
 from launcher.job.spec import Job

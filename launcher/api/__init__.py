@@ -1,0 +1,1 @@
+"""Google's API: requests, their errors, and when to try again."""

@@ -1,0 +1,67 @@
+"""How a run's secret reaches its agents: in the environment, or through Secret Manager.
+
+Where the job names a secret, every secret of a run becomes a version of it, which the
+CustomJob names; the version is destroyed when the run has ended. Whoever reads the CustomJob
+sees the name, and only who may access the version can join the run.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from launcher.api.apierror import ApiError, Service
+from launcher.api.transport import session, translated
+from launcher.job.spec import Job
+from trainer.rundir import RunDirectory
+from trainer.secretmanager import ENDPOINT
+
+API = "secretmanager.googleapis.com"
+ROLE = "roles/secretmanager.secretVersionManager"
+TIMEOUT = 30.0  # seconds of one request
+
+
+@contextmanager
+def delivered(
+    job: Job, secret: str, run_dir: RunDirectory, endpoint: str = ENDPOINT
+) -> Iterator[str]:
+    """Delivers a run's secret, for as long as the context is open and the run goes on.
+
+    Args:
+        job: says how.
+        secret: what trainer.credentials.new_secret has made.
+        run_dir: the run; its outcome says whether anybody still needs the secret.
+        endpoint: of Secret Manager, or of the emulator.
+
+    Yields what ``customjob.build`` takes for a token. Raises ApiError.
+    """
+    if job.token_secret is None:
+        yield secret
+        return
+    data = base64.b64encode(secret.encode()).decode()
+    url = f"{endpoint}/v1/{job.token_secret}:addVersion"
+    _, project, *_ = job.token_secret.split("/")
+    service = Service("Secret Manager", API, ROLE, project, endpoint)
+    version = str(_post(service, url, job.token_secret, {"payload": {"data": data}})["name"])
+    try:
+        yield version
+    finally:
+        with suppress(OSError, ValueError, ApiError):  # without an outcome it is still needed
+            if run_dir.outcome() is not None:
+                _post(service, f"{endpoint}/v1/{version}:destroy", version, {})
+
+
+def _post(service: Service, url: str, asked: str, body: dict[str, Any]) -> dict[str, Any]:
+    try:
+        answer = session(service.endpoint).post(
+            url, json=body, timeout=TIMEOUT, allow_redirects=False
+        )
+        answer.raise_for_status()
+        said = answer.json()
+    except Exception as error:
+        raise translated(error, service, asked) from None
+    if not isinstance(said, dict) or not isinstance(said.get("name"), str):
+        raise ApiError(f"{service}: it answers what it does not document")
+    return said

@@ -1,0 +1,180 @@
+"""How requests reach Google's APIs, or an emulator of them; and how their failures look from here.
+
+Both of Swell's clients (api.vertex, logs.cloudlog) speak HTTPS through requests and
+google-auth. Whatever those raise becomes an ApiError here, so that no traceback of theirs ever
+meets a user.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from contextlib import suppress
+from difflib import get_close_matches
+from typing import Any
+
+from launcher.api.apierror import LOGIN, ApiError, Service, read_answer, refusal
+from launcher.job.machines import MACHINES
+
+SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+INSTALL = "pip install 'swell[vertex]'"
+
+_importing = threading.Lock()
+
+
+def import_client() -> None:
+    """Imports Google's client, which the first request would do otherwise.
+
+    One thread at a time: two that enter the package from different ends meet half-made
+    modules.
+    """
+    with _importing, suppress(ImportError):  # the first request says it
+        # That Google will stop supporting this Python is nothing for whoever starts a run.
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"google\.")
+        import google.cloud.aiplatform_v1  # noqa: F401
+
+
+def is_emulator(endpoint: str) -> bool:
+    """Whether the endpoint is plain http: Google's are not, and it gets no credentials."""
+    return endpoint.startswith("http://")
+
+
+def job_client(endpoint: str) -> Any:
+    """Returns google-cloud-aiplatform's JobServiceClient for the endpoint.
+
+    Raises what Google's libraries raise; see ``translated``.
+    """
+    import_client()
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud.aiplatform_v1.services.job_service import JobServiceClient
+
+    if not is_emulator(endpoint):
+        host = endpoint.removeprefix("https://")
+        return JobServiceClient(transport="rest", client_options={"api_endpoint": host})
+    client = JobServiceClient(
+        transport="rest",
+        credentials=AnonymousCredentials(),  # type: ignore[no-untyped-call]
+        client_options={"api_endpoint": endpoint},
+    )
+    # A proxy that the environment names must not get what is meant for this machine.
+    transport: Any = client.transport
+    transport._session.trust_env = False
+    return client
+
+
+def session(endpoint: str) -> Any:
+    """Returns a requests.Session that is let in by the endpoint. Raises as ``job_client``."""
+    import google.auth
+    import requests
+    from google.auth.transport.requests import AuthorizedSession
+
+    if is_emulator(endpoint):
+        plain = requests.Session()
+        plain.trust_env = False
+        return plain
+    credentials, _ = google.auth.default(scopes=[SCOPE])
+    return AuthorizedSession(credentials)  # type: ignore[no-untyped-call]
+
+
+def translated(error: Exception, service: Service, asked: str = "") -> ApiError:
+    """Returns ``error``, which one of Google's libraries raised, as an ApiError.
+
+    Args:
+        error: what was raised.
+        service: the API.
+        asked: the resource that the request named, if it named one.
+    """
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, ImportError):
+        return ApiError(f"{service}: Google's client is missing ({error}); run: {INSTALL}")
+    response: Any = getattr(error, "response", None)
+    if response is not None and hasattr(response, "status_code"):
+        answer = read_answer(response.status_code, response.text, response.headers)
+        return refusal(answer, service, asked)
+    return _of_credentials(error, service) or _of_connection(error, service)
+
+
+def _of_credentials(error: Exception, service: Service) -> ApiError | None:
+    from google.auth import exceptions
+
+    why = _said(error)
+    if isinstance(error, exceptions.TransportError):  # no answer from where tokens come from
+        return ApiError(
+            f"{service}: no access token can be had: {why}", transient=True, kind="silent"
+        )
+    if isinstance(error, exceptions.RefreshError):
+        return ApiError(
+            f"{service}: the Google Cloud credentials are no longer valid ({why}); run: {LOGIN}",
+            transient=error.retryable,
+            kind="credentials",
+        )
+    if isinstance(error, exceptions.InvalidOperation):  # what was sent to plain http had none
+        return ApiError(
+            f"{service}: 401, it wants credentials, which are sent to https:// only",
+            kind="credentials",
+            code=401,
+        )
+    if isinstance(error, exceptions.MalformedError | exceptions.DefaultCredentialsError):
+        return ApiError(
+            "there are no Google Cloud credentials on this machine; "
+            f"run: {LOGIN} (on a machine without a browser: point "
+            "GOOGLE_APPLICATION_CREDENTIALS at a service account's key file)"
+            + ("" if "were not found" in why else f" [{why}]"),
+            kind="credentials",
+        )
+    if isinstance(error, exceptions.GoogleAuthError):
+        return ApiError(
+            f"{service}: {why}; run: {LOGIN}", transient=error.retryable, kind="credentials"
+        )
+    return None
+
+
+def _of_connection(error: Exception, service: Service) -> ApiError:
+    import requests
+    from google.api_core.exceptions import RetryError
+    from google.protobuf.json_format import ParseError
+
+    why = _said(error)
+    if isinstance(error, requests.exceptions.SSLError):
+        return ApiError(
+            f"{service}: its certificate is not trusted here ({why}); behind a proxy that opens "
+            "TLS, point REQUESTS_CA_BUNDLE at its certificate",
+            kind="silent",
+        )
+    if isinstance(error, requests.exceptions.ProxyError):
+        return ApiError(
+            f"{service}: the proxy does not let the request through ({why}); check HTTPS_PROXY",
+            transient=True,
+            kind="silent",
+        )
+    if isinstance(error, requests.exceptions.Timeout):
+        return ApiError(f"{service} does not answer in time", transient=True, kind="silent")
+    if "NameResolution" in why or "Name or service not known" in why:
+        return _unknown_host(service)
+    # What it answered, if it did, cannot be read: cut off, or not what the API answers at all.
+    # (The errors of requests are OSErrors, also those of JSON.)
+    if isinstance(error, ValueError | ParseError):
+        return ApiError(
+            f"{service} answered what is not the API's JSON: {why}", transient=True, kind="silent"
+        )
+    if isinstance(error, OSError | RetryError):
+        return ApiError(f"{service} does not answer: {why}", transient=True, kind="silent")
+    return ApiError(f"{service}: the answer is not understood ({type(error).__name__}: {why})")
+
+
+def _unknown_host(service: Service) -> ApiError:
+    host = service.endpoint.removeprefix("https://")
+    known = {region for machine in MACHINES.values() for region in machine.accelerator.regions}
+    remedy = "check the network, HTTPS_PROXY and the region"
+    if service.region and service.region not in known:
+        near = get_close_matches(service.region, known, n=1)
+        remedy = f"{service.region} is not a region known here" + (
+            f"; did you mean {near[0]}?" if near else "; check regions in the job file"
+        )
+    return ApiError(f"{service}: {host} cannot be found; {remedy}", transient=True, kind="silent")
+
+
+def _said(error: Exception) -> str:
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= 300 else words[:299] + "…"

@@ -1,0 +1,1 @@
+"""What replicas print: from Cloud Logging, or from the emulator."""

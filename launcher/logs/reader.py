@@ -1,0 +1,233 @@
+"""``swell logs``: what a run's replicas printed, wherever that is kept.
+
+A local run's lines are in files on this machine, while its emulator lives and afterwards; they are
+read there, and not through the emulator's entries:list: following costs only what is new. The
+lines of a run on Vertex AI are in Cloud Logging. Both are printed by the same few lines of code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from launcher import runs
+from launcher.api.retry import BRIEF, Retries
+from launcher.api.transport import is_emulator
+from launcher.api.vertex import jobs_of
+from launcher.logs.cloudlog import CloudLog
+from launcher.logs.logline import SECOND, Line, format_time, parse_time, shown
+from launcher.supervision.attempt import read_attempts
+from trainer.rundir import RunDirectory
+
+LOCAL_POLL = 0.25  # seconds
+# Cloud Logging allows 60 reads a minute and project.
+CLOUD_POLL, CLOUD_LINGER = 5.0, 15.0
+EMULATOR_POLL, EMULATOR_LINGER = 0.5, 1.0
+ASK_EVERY = 30.0  # seconds between two questions to the API whether a job still runs
+
+
+class Log(Protocol):
+    """The lines of a run."""
+
+    poll: float  # seconds between two looks
+
+    def read_new(self) -> Iterable[Line]:
+        """Returns the lines not returned before, by time."""
+
+    def lives(self) -> bool:
+        """Whether further lines may come."""
+
+
+class LocalLog:
+    """The lines of a local run, from its emulator's files.
+
+    Args:
+        run_id: the run.
+        replica: only this one's lines, or None for everybody's.
+        since: only lines from this time on, in nanoseconds; None for all.
+    """
+
+    poll = LOCAL_POLL
+
+    def __init__(self, run_id: str, replica: str | None = None, since: int | None = None) -> None:
+        self._run_id = run_id
+        self._folder = runs.local_folder(run_id) / "logs"
+        self._pattern = f"*/{replica or '*'}.jsonl"
+        self._since = since
+        self._offsets: dict[Path, int] = {}
+
+    def read_new(self) -> list[Line]:
+        """See Log."""
+        lines: list[Line] = []
+        for path in sorted(self._folder.glob(self._pattern)):
+            lines.extend(self._new_lines(path))
+        return sorted(lines, key=lambda line: line.time)
+
+    def lives(self) -> bool:
+        """See Log."""
+        return runs.launch_lives(self._run_id)
+
+    def _new_lines(self, path: Path) -> Iterator[Line]:
+        with path.open("rb") as file:
+            file.seek(self._offsets.get(path, 0))
+            for written in file:
+                if not written.endswith(b"\n"):  # still being written
+                    break
+                self._offsets[path] = self._offsets.get(path, 0) + len(written)
+                line = _local_line(written, path.stem)
+                if line and (self._since is None or line.time >= self._since):
+                    yield line
+
+
+def _local_line(written: bytes, replica: str) -> Line | None:
+    try:
+        entry = json.loads(written)
+        severity, message = str(entry["severity"]), str(entry["message"])
+        return Line(parse_time(str(entry["timestamp"])), replica, severity, message)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+class VertexLog:
+    """The lines of a run on Vertex AI: of all its CustomJobs, one after the other.
+
+    A run has ended when its outcome says so. Its launch may be gone before that, so now and then
+    the API is asked as well. Then some more looks are taken, for lines that come late.
+
+    Args:
+        directory: the run.
+        replica: only this one's lines, or None for everybody's.
+        since: only lines from this time on, in nanoseconds; None for all.
+        retries: how what is transient is tried again.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        replica: str | None = None,
+        since: int | None = None,
+        *,
+        retries: Retries | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._directory = directory
+        self._project = str(directory.run().get("spec", {}).get("project") or "")
+        self._replica = replica
+        self._since = since
+        self._retries = retries
+        self._clock = clock
+        self._logs: dict[str, CloudLog] = {}
+        self._complete: set[str] = set()  # jobs of which no further line can come
+        self._asked: tuple[str, float, bool] = ("", 0.0, False)  # job, when, whether it had ended
+        self._ended_at: float | None = None
+        self.poll, self._linger = CLOUD_POLL, CLOUD_LINGER
+        if any(is_emulator(str(attempt["endpoint"])) for attempt in self._attempts()):
+            self.poll, self._linger = EMULATOR_POLL, EMULATOR_LINGER
+
+    def read_new(self) -> Iterator[Line]:
+        """See Log. Raises ApiError."""
+        now = self._clock()
+        for attempt in self._attempts():
+            job = str(attempt["job"])
+            if job in self._complete:
+                continue
+            if job not in self._logs:
+                self._logs[job] = CloudLog(
+                    job,
+                    str(attempt["endpoint"]),
+                    replica=self._replica,
+                    since=self._since,
+                    retries=self._retries,
+                )
+            yield from self._logs[job].read_new()
+            ended = attempt.get("ended")
+            if isinstance(ended, int | float) and now - ended > self._linger:
+                self._complete.add(job)
+
+    def lives(self) -> bool:
+        """See Log. Raises ApiError."""
+        if not self._over():
+            self._ended_at = None
+        elif self._ended_at is None:
+            self._ended_at = self._clock()
+        return self._ended_at is None or self._clock() - self._ended_at < self._linger
+
+    def _over(self) -> bool:
+        if self._directory.outcome() is not None:
+            return True
+        attempts = self._attempts()
+        if not attempts:
+            return False
+        job, now = str(attempts[-1]["job"]), self._clock()
+        known, asked, ended = self._asked
+        if known != job:  # it was alive when it was submitted
+            self._asked = (job, now, False)
+        elif not ended and now - asked >= ASK_EVERY:
+            api = jobs_of(attempts[-1], self._project, self._retries)
+            self._asked = (job, now, api.get(job).ended)
+        return self._asked[2]
+
+    def _attempts(self) -> list[dict[str, Any]]:
+        return [attempt for attempt in read_attempts(self._directory) if attempt.get("job")]
+
+
+def open_log(
+    directory: RunDirectory, replica: str | None, since: int | None, follow: bool = False
+) -> Log:
+    """Returns the log of a run.
+
+    Args:
+        directory: the run.
+        replica: only this one's lines, or None for everybody's.
+        since: only lines from this time on, in nanoseconds; None for all.
+        follow: whether it is to be followed: then an API that is silent is waited for longer.
+
+    Raises RunError for a replica that it does not have, for a local run of another machine, and
+    for one that has no VMs yet.
+    """
+    run = directory.run()
+    run_id = str(run["id"])
+    if replica is not None and not (replica == "service" and run.get("target") == "vertex"):
+        runs.require_replica(run, replica)
+    if run.get("target") == "vertex":
+        retries = Retries() if follow else Retries(BRIEF)
+        return VertexLog(directory, replica, since, retries=retries)
+    if not runs.launched_here(run):
+        raise runs.RunError(f"{run_id}: was launched by {run.get('by')}; its logs are there")
+    return LocalLog(run_id, replica, since)
+
+
+def print_logs(log: Log, follow: bool, as_json: bool) -> None:
+    """Prints lines in order of time, as far as they are known by then.
+
+    Args:
+        log: the lines.
+        follow: go on until no further ones can come.
+        as_json: one object a line: ``{"time", "replica", "severity", "message"}``.
+    """
+    colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    while True:
+        lives = follow and log.lives()  # before the look: what is written last is then seen, too
+        for line in log.read_new():
+            print(_as_json(line) if as_json else shown(line, colours), flush=follow)
+        if not lives:
+            return
+        time.sleep(log.poll)
+
+
+def since_time(ago: float, now: float) -> int:
+    """Returns the time ``ago`` seconds before ``now``, in nanoseconds."""
+    return int((now - ago) * SECOND)
+
+
+def _as_json(line: Line) -> str:
+    at = format_time(line.time)
+    return json.dumps(
+        {"time": at, "replica": line.replica, "severity": line.severity, "message": line.message}
+    )

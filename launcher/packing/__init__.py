@@ -1,0 +1,1 @@
+"""The user's code, packed to be sent along."""

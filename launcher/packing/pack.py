@@ -1,0 +1,317 @@
+"""Which files of the user's folder a run brings along: ``pack``.
+
+Left behind is what ``.gitignore`` names (in the folder, in those inside it, and in those above it
+up to the repository's), what ``.swellignore`` names, which has the same syntax and the last word
+in its folder, what the job file excludes, and what is never code: ``NEVER``. Git's own global and
+per-clone excludes are not read: they differ from machine to machine.
+
+Links inside the folder are followed, and what they lead to is packed; a link that leads out is
+refused. So is what looks like a secret (secretfiles.py), and more than the job's limit.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from launcher.job.code import Code
+from launcher.job.sizes import Size
+from launcher.packing import sdist
+from launcher.packing.secretfiles import suspicion
+from trainer import bundle
+from trainer.bundle import File
+from trainer.rundir import CODE, RunDirectory
+
+IGNORE_FILES = (".gitignore", ".swellignore")  # the last has the last word
+NEVER = (
+    ".git/", ".hg/", ".svn/", "__pycache__/", "*.py[cod]", ".venv/", ".mypy_cache/",
+    ".pytest_cache/", ".ruff_cache/", ".ipynb_checkpoints/", "*.egg-info/", ".DS_Store",
+    ".gitignore", ".swellignore",
+)  # fmt: skip
+VENV = "pyvenv.cfg"  # what tells a virtual environment, whatever it is called
+OWN = ("launcher", "trainer")  # packages that the VMs have already
+LARGEST = 5  # of a folder that is too large, so many files are named
+TOLD = 20  # problems of one kind
+DIR_MARK = "ps_d"  # in pathspec's patterns: the slash after a folder
+
+Patterns = Sequence[tuple[re.Pattern[str], bool]]
+
+
+class PackingError(ValueError):
+    """A folder that cannot be sent as it is; one line per problem."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A folder as it will be sent.
+
+    Attributes:
+        folder: which one.
+        files: what is in it, by name.
+        requirements: the name of the file among them that lists what they require.
+    """
+
+    folder: str
+    files: tuple[File, ...]
+
+    requirements: str | None = None
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of the content: see trainer.bundle."""
+        return bundle.digest(self.files)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(len(file.data) for file in self.files)
+
+    def settings(self) -> dict[str, Any]:
+        """Returns what the trainer reads of it in run.json: see trainer.settings."""
+        return {
+            "code_sha256": self.sha256,
+            "code_size": self.size,
+            "code_requirements": self.requirements or "",
+        }
+
+    def send(self, run_dir: RunDirectory, as_package: bool) -> None:
+        """Puts the code into the run directory, once. Raises OSError.
+
+        Args:
+            run_dir: where to.
+            as_package: also as a Python package: see launcher.packing.sdist.
+        """
+        # If it is there it is the same, or the agents, who verify it, will say so.
+        run_dir.store.create(f"{CODE}/{self.sha256}.tar.gz", bundle.encode(self.files))
+        if as_package:
+            package = sdist.build(self.files, self.requirements)
+            run_dir.store.create(sdist.package_name(self.sha256), package)
+
+
+def pack(code: Code) -> Packed:
+    """Reads the folder of ``code``.
+
+    Raises PackingError with every problem, and OSError when something cannot be read.
+    """
+    root = Path(code.folder)
+    if not root.is_dir():
+        raise PackingError(f"code: there is no folder {root}")
+    found = list(_Walk(root.resolve(), code).files())
+    problems = [what for _, _, what in found if what]
+    if problems:
+        raise PackingError("\n".join(_some(problems)))
+    sizes = [(path.stat().st_size, name) for name, path, _ in found]
+    _check_size(sizes, code.max_size)
+    files, secret = [], []
+    for name, path, _ in found:
+        data = path.read_bytes()
+        why = None if name in code.allow else suspicion(name, path.name, data)
+        if why:
+            secret.append(_secret(name, why))
+        files.append(File(name, data, bool(path.stat().st_mode & stat.S_IXUSR)))
+    if secret:
+        raise PackingError("\n".join(_some(secret)))
+    _check_size([(len(file.data), file.name) for file in files], code.max_size)  # as they were read
+    missing = [name for name in code.allow if name not in {file.name for file in files}]
+    if missing:
+        raise PackingError(f"code.allow: {missing[0]} is not among the code; remove it")
+    if not files:
+        raise PackingError(f"code: there is nothing to send in {root}; everything is ignored")
+    if code.requirements and code.requirements not in {file.name for file in files}:
+        raise PackingError(f"code.requirements: {code.requirements} is ignored; let it be sent")
+    in_order = tuple(sorted(files, key=lambda file: file.name))
+    return Packed(code.folder, in_order, code.requirements)
+
+
+def summary(packed: Packed) -> str:
+    """Returns what is sent, in one line."""
+    many = f"{len(packed.files):,} file" + ("s" if len(packed.files) > 1 else "")
+    return f"code: {many}, {in_bytes(packed.size)}, sha256 {packed.sha256[:16]}, {packed.folder}"
+
+
+def in_bytes(size: int) -> str:
+    """Returns a number of bytes as people read it."""
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} bytes"
+
+
+class _Walk:
+    """Goes through a folder as git would, in an order that does not matter."""
+
+    def __init__(self, root: Path, code: Code) -> None:
+        self._root = root
+        self._never = _Ignore(_patterns(NEVER))
+        self._job = _Ignore(_patterns(code.exclude))
+        self._count = 0
+
+    def files(self) -> Iterator[tuple[str, Path, str]]:
+        """Yields name, path and problem (or "") of what is not ignored."""
+        yield from self._folder(self._root, "", _above(self._root), (self._root,))
+
+    def _folder(
+        self, folder: Path, name: str, above: Sequence[_Ignore], chain: tuple[Path, ...]
+    ) -> Iterator[tuple[str, Path, str]]:
+        ignores = [*above, *_ignores(folder, name)]
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            inner = f"{name}/{entry.name}" if name else entry.name
+            if not entry.name.isprintable() or not bundle.is_plain(inner):
+                if not self._ignored(inner, ignores, entry.is_dir()):
+                    yield inner, Path(entry.path), f"code: {inner!r} is no name to send; rename it"
+                continue
+            if self._ignored(inner, ignores, entry.is_dir()):
+                continue
+            yield from self._entry(entry, inner, ignores, chain)
+
+    def _entry(
+        self,
+        entry: os.DirEntry[str],
+        name: str,
+        ignores: Sequence[_Ignore],
+        chain: tuple[Path, ...],
+    ) -> Iterator[tuple[str, Path, str]]:
+        path = Path(entry.path)
+        self._count += 1
+        if self._count > bundle.MAX_FILES:
+            raise PackingError(
+                f"code: {self._root} has more than {bundle.MAX_FILES:,} files; "
+                "leave some out with .swellignore"
+            )
+        if entry.is_symlink():
+            # All of the path: a folder that is a link may hold the entry.
+            path = path.resolve()
+            if not path.exists():
+                yield name, path, f"code: {name} is a link to nothing; remove or exclude it"
+                return
+            if not path.is_relative_to(self._root):
+                yield name, path, f"code: {name} is a link that leads out of the folder; exclude it"
+                return
+        if path.is_dir():
+            if path.resolve() in chain:
+                yield name, path, f"code: {name} is a link to a folder that holds it; exclude it"
+            elif "/" not in name and entry.name in OWN:
+                yield name, path, _own(name)
+            elif not (path / VENV).exists():
+                yield from self._folder(path, name, ignores, (*chain, path.resolve()))
+        elif not path.is_file():
+            yield name, path, f"code: {name} is neither file nor folder; exclude it"
+        elif name.removesuffix(".py") in OWN and name.endswith(".py"):
+            yield name, path, _own(name)
+        else:
+            yield name, path, ""
+
+    def _ignored(self, name: str, ignores: Sequence[_Ignore], is_folder: bool) -> bool:
+        path = f"{name}/" if is_folder else name
+        if self._never.says(path):
+            return True
+        said = [ignore.says(path) for ignore in (*ignores, self._job)]
+        return next((one for one in reversed(said) if one is not None), False)
+
+
+@dataclass(frozen=True)
+class _Ignore:
+    """One ignore file.
+
+    Attributes:
+        patterns: each as a regular expression, and whether it ignores what it matches.
+        folder: where it is, from the root of the code; "" for the root itself.
+        below: where the root of the code is from there, for a file above it.
+    """
+
+    patterns: Patterns
+    folder: str = ""
+    below: str = ""
+
+    def says(self, path: str) -> bool | None:
+        """Whether ``path`` is ignored; None when nothing is said of it."""
+        inside = f"{self.below}/{path}" if self.below else path.removeprefix(f"{self.folder}/")
+        hits = (ignores for pattern, ignores in reversed(self.patterns) if _meets(pattern, inside))
+        return next(hits, None)
+
+
+def _meets(pattern: re.Pattern[str], path: str) -> bool:
+    """Whether a pattern is about ``path`` itself.
+
+    pathspec's own check takes a path for met, too, when a folder above it is. Here folders are
+    asked about before what is in them; once more would undo what later patterns bring back.
+    """
+    if DIR_MARK not in pattern.groupindex:
+        return bool(pattern.search(path.rstrip("/")))
+    ends = (match.span(DIR_MARK)[1] for match in pattern.finditer(path))
+    return any(end in (-1, len(path)) for end in ends)
+
+
+def _patterns(lines: Sequence[str]) -> Patterns:
+    from pathspec import GitIgnoreSpec
+
+    try:
+        spec = GitIgnoreSpec.from_lines(lines)
+    except ValueError as error:
+        raise PackingError(f"code: a line to ignore files by is not understood: {error}") from None
+    return [(p.regex, p.include) for p in spec.patterns if p.regex and p.include is not None]
+
+
+def _ignores(folder: Path, name: str) -> Iterator[_Ignore]:
+    for file in IGNORE_FILES:
+        if lines := _lines(folder / file):
+            yield _Ignore(_patterns(lines), folder=name)
+
+
+def _above(root: Path) -> Sequence[_Ignore]:
+    """Returns what the repository that ``root`` is in ignores, the outermost first."""
+    found: list[_Ignore] = []
+    folder = root
+    while not (folder / ".git").exists():
+        if folder.parent == folder:
+            return []  # in no repository
+        folder = folder.parent
+        if lines := _lines(folder / IGNORE_FILES[0]):
+            found.append(_Ignore(_patterns(lines), below=root.relative_to(folder).as_posix()))
+    return found[::-1]
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise PackingError(f"code: {file} cannot be read: {error.strerror}") from None
+
+
+def _check_size(sizes: list[tuple[int, str]], limit: Size) -> None:
+    total = sum(size for size, _ in sizes)
+    if total <= limit.bytes:
+        return
+    largest = sorted(sizes, reverse=True)[:LARGEST]
+    named = ", ".join(f"{name} ({in_bytes(size)})" for size, name in largest)
+    raise PackingError(
+        f"code: has {in_bytes(total)}, more than {limit}; the largest are {named}; "
+        "leave them out with .swellignore, or write code.max_size"
+    )
+
+
+def _secret(name: str, why: str) -> str:
+    return (
+        f"code: {name} {why}, and is not sent; leave it out (a line /{name} in .swellignore), "
+        f"or, if it is no secret, write code.allow: [{name}]"
+    )
+
+
+def _own(name: str) -> str:
+    return (
+        f"code: {name} has the name of a package of Swell's own, which every worker imports: "
+        "one would hide the other; rename it, or exclude it"
+    )
+
+
+def _some(problems: list[str]) -> list[str]:
+    more = len(problems) - TOLD
+    return [*problems[:TOLD], f"code: and {more} more of these"] if more > 0 else problems

@@ -1,0 +1,1 @@
+"""Sees a run through its attempts: a pure policy, and the loop around it."""

@@ -1,0 +1,104 @@
+"""An attempt: one CustomJob of a run, as ``attempts/0001.json`` has it.
+
+The record is created exclusively before the CustomJob is, by whoever will submit it, and nobody
+else submits it. It is rewritten as the CustomJob goes on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from trainer.rundir import ATTEMPTS, RunDirectory
+
+SUBMITTING = "SUBMITTING"
+REFUSED = "REFUSED"  # the API did not take the request, or it was never sent
+LOST = "LOST"  # the API no longer knows the CustomJob, or no longer answers
+ENDED = frozenset(
+    {"SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED", REFUSED, LOST}
+)
+UNSENT = "unsent"  # the kind of a refusal: its launcher ended before it sent the request
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One CustomJob of the run. Times are Unix seconds.
+
+    Attributes:
+        attempt: its number, from 1.
+        region: where it was sent.
+        endpoint: base URL of the API.
+        choice: which of the run's choices it is, in words (see launcher.supervision.choices).
+        job: projects/P/locations/L/customJobs/ID, once that is known.
+        state: of the CustomJob, or SUBMITTING, REFUSED, LOST.
+        reason: why it ended, in the API's words.
+        code: of the CustomJob's error (google.rpc.Code), or the HTTP status of a refusal.
+        kind: of a refusal (see launcher.api.apierror), or "unsent".
+        created: when the record was.
+        submitted: when the API had taken it.
+        started: when all its replicas were up for the first time.
+        ended: when it was over.
+        step: steps that the run had completed then.
+        usd_per_hour: what its machines cost, estimated; None when that is not known.
+    """
+
+    attempt: int = 0
+    region: str = ""
+    endpoint: str = ""
+    choice: str = ""
+    job: str | None = None
+    state: str = SUBMITTING
+    reason: str = ""
+    code: int = 0
+    kind: str = ""
+    created: float = 0.0
+    submitted: float | None = None
+    started: float | None = None
+    ended: float | None = None
+    step: int = 0
+    usd_per_hour: float | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing of this attempt can still run."""
+        return self.state in ENDED
+
+    @property
+    def sent(self) -> bool:
+        """Whether the API was asked for it, as far as anybody knows."""
+        return self.kind != UNSENT
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Attempt:
+        """Returns the attempt of a record; what is not as it should be is left at its default."""
+        names = [field.name for field in fields(cls)]
+        return cls(**{n: record[n] for n in names if n in record and _is_like(record[n], n)})
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the record."""
+        return asdict(self)
+
+
+_TEXTS = frozenset({"region", "endpoint", "choice", "job", "state", "reason", "kind"})
+_COUNTS = frozenset({"attempt", "code", "step"})
+
+
+def _is_like(value: object, name: str) -> bool:
+    if name in _TEXTS:
+        return isinstance(value, str)
+    number = int if name in _COUNTS else (int, float)
+    return isinstance(value, number) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def record_name(number: int) -> str:
+    """Returns the name of an attempt's record in the run directory."""
+    return f"{ATTEMPTS}/{number:04d}.json"
+
+
+def read_attempts(run_dir: RunDirectory) -> list[dict[str, Any]]:
+    """Returns the records of a run's attempts in their order, with every field as it should be."""
+    names = [name for name in run_dir.store.names(ATTEMPTS) if name.endswith(".json")]
+    records = [run_dir.read_json(f"{ATTEMPTS}/{name}") for name in names]
+    return [Attempt.from_json(record).to_json() for record in records]

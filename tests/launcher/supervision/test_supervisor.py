@@ -1,0 +1,317 @@
+"""The loop against a Vertex AI in memory and a real run directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.api.apierror import ApiError
+from launcher.api.vertex import JobState
+from launcher.job.customjob import ATTEMPT_LABEL, CustomJob
+from launcher.supervision.attempt import LOST, REFUSED, UNSENT, Attempt, read_attempts, record_name
+from launcher.supervision.choices import Choice, choices_of
+from launcher.supervision.policy import Terms
+from launcher.supervision.supervisor import ERROR_WAIT, SETTLE, JobsApi, Supervisor
+from tests.launcher.faked_vertex import Clock, Looks, Region, Vertex
+from tests.launcher.played import STOCKOUT, job
+from trainer.events import read_events
+from trainer.rundir import RunDirectory
+
+Wrap = Callable[[Region], JobsApi]
+
+
+class Fixture:
+    """One run directory, one Vertex AI, and as many supervisors as are asked for."""
+
+    def __init__(self, path: Path, lives: Callable[[int], Looks], **limits: Any) -> None:
+        self.run_dir = RunDirectory(str(path))
+        self.clock = Clock()
+        self.vertex = Vertex(lives, self.clock)
+        self.sent: list[tuple[int, str]] = []
+        self.job = job(limits=limits)
+
+    def supervisor(
+        self, wrap: Wrap = lambda region: region, stop_grace: float = 600.0, **more: Any
+    ) -> Supervisor:
+        def request(number: int, choice: Choice) -> CustomJob:
+            self.sent.append((number, choice.region))
+            return {"labels": {ATTEMPT_LABEL: str(number)}}
+
+        choices = tuple(choices_of(self.job, "local"))
+        return Supervisor(
+            self.run_dir,
+            Terms(
+                "run-1",
+                choices,
+                1000.0,
+                self.job.resubmit,
+                self.job.limits,
+                stop_grace=stop_grace,
+            ),
+            lambda region: wrap(self.vertex.region(region)),
+            request,
+            poll=10.0,
+            clock=self.clock,
+            sleep=self.clock.sleep,
+            **more,
+        )
+
+    def run(self, **more: Any) -> dict[str, Any]:
+        outcome = self.supervisor(**more).run()
+        assert not self.vertex.alive
+        assert self.vertex.most_alive <= 1
+        return outcome
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        return [Attempt.from_json(record) for record in read_attempts(self.run_dir)]
+
+    def events(self) -> list[str]:
+        return [event["event"] for event in read_events(self.run_dir)]
+
+    def ending(self, state: Any, reason: str) -> Callable[[], str]:
+        """A look that sees the run end meanwhile."""
+
+        def look() -> str:
+            self.run_dir.end(state, reason)
+            return "RUNNING"
+
+        return look
+
+
+def test_a_run_that_the_trainer_ends(tmp_path: Path) -> None:
+    done: list[Callable[[], str]] = []
+    fixture = Fixture(tmp_path, lambda n: ["PENDING", "RUNNING", done[0], "SUCCEEDED"])
+    done.append(fixture.ending("succeeded", "training is complete"))
+    assert fixture.run()["reason"] == "training is complete"
+    [record] = fixture.attempts
+    assert (record.state, record.attempt, record.region) == ("SUCCEEDED", 1, "us-central1")
+    assert record.submitted and record.started and record.ended
+    assert record.submitted < record.started < record.ended
+    assert fixture.events() == ["attempt_started", "attempt_ended"]
+
+
+def test_a_stockout_is_followed_by_the_next_region(tmp_path: Path) -> None:
+    fixture = Fixture(
+        tmp_path, lambda n: [f"FAILED: {STOCKOUT}"] if n == 1 else ["RUNNING", "SUCCEEDED"]
+    )
+    assert fixture.run()["state"] == "succeeded"
+    assert fixture.sent == [(1, "us-central1"), (2, "us-east4")]
+    assert "stockout" in fixture.events()
+
+
+def test_what_a_run_waits_for_is_told_once(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path, lambda n: ["FAILED: Internal error"] if n == 1 else ["SUCCEEDED"])
+    assert fixture.run()["state"] == "succeeded"
+    assert fixture.events().count("attempt_due") == 1
+    first, second = fixture.attempts
+    assert first.ended is not None and 30 <= second.created - first.ended <= 60
+
+
+def test_an_outcome_of_another_terminal_cancels_the_custom_job(tmp_path: Path) -> None:
+    looks: Looks = []
+    fixture = Fixture(tmp_path, lambda n: looks)
+    looks += ["RUNNING", fixture.ending("cancelled", "by somebody"), "RUNNING"]
+    assert fixture.run()["state"] == "cancelled"
+    assert fixture.attempts[0].state == "CANCELLED"
+
+
+def test_a_vm_that_hangs_after_the_end_does_not_go_on_costing(tmp_path: Path) -> None:
+    looks: Looks = []
+    fixture = Fixture(tmp_path, lambda n: looks)
+    looks += [fixture.ending("failed", "the task raised"), "RUNNING"]
+    assert fixture.run()["reason"] == "the task raised"
+    assert fixture.attempts[0].state == "CANCELLED"
+
+
+def test_a_limit_lets_the_run_save_a_checkpoint(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path, lambda n: [*["RUNNING"] * 8, saved, "SUCCEEDED"], time="60s")
+
+    def saved() -> str:
+        stop = fixture.run_dir.stop_asked()
+        assert stop and stop["state"] == "limited"
+        fixture.run_dir.end("limited", stop["reason"])
+        return "RUNNING"
+
+    assert fixture.run()["reason"] == "limits.time: the attempts have run for 1min"
+    assert fixture.attempts[0].state == "SUCCEEDED", "it was not killed"
+
+
+def test_a_limit_is_kept_even_if_nothing_is_saved(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path, lambda n: ["RUNNING"], time="60s")
+    assert "no checkpoint was saved within 600 s" in fixture.run()["reason"]
+    assert fixture.attempts[0].state == "CANCELLED"
+
+
+def test_a_cost_is_counted_by_the_price_when_it_was_submitted(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path, lambda n: ["RUNNING"], cost="1 USD")
+    fixture.run(price=lambda choice: 60.0)
+    [record] = fixture.attempts
+    assert record.usd_per_hour == 60.0 and record.started and record.ended
+    assert record.ended - record.started >= 60.0
+
+
+def test_a_refused_request_ends_the_run(tmp_path: Path) -> None:
+    class Refusing(Region):
+        def submit(self, request: CustomJob) -> JobState:
+            raise ApiError("403 permission denied", kind="permission", code=403)
+
+    fixture = Fixture(tmp_path, lambda n: [])
+    outcome = fixture.run(wrap=lambda region: Refusing(fixture.vertex, region.region))
+    assert (outcome["state"], outcome["reason"]) == ("failed", "403 permission denied")
+    assert [attempt.state for attempt in fixture.attempts] == [REFUSED]
+
+
+class Deaf(Region):
+    """Takes the request, and does not answer; shows the job only some seconds later."""
+
+    shown_after = 25.0
+
+    def submit(self, request: CustomJob) -> JobState:
+        state = super().submit(request)
+        if state.labels[ATTEMPT_LABEL] == "1":
+            raise ApiError("no answer", transient=True, kind="silent")
+        return state
+
+    def find(self, run_id: str | None = None, attempt: int | None = None) -> Sequence[JobState]:
+        now = self._vertex._clock()
+        return [it for it in super().find(run_id, attempt) if now - it.created > self.shown_after]
+
+
+def test_a_request_that_was_taken_without_an_answer_is_found(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path, lambda n: ["RUNNING", "SUCCEEDED"])
+    outcome = fixture.run(wrap=lambda region: Deaf(fixture.vertex, region.region))
+    assert outcome["state"] == "succeeded"
+    assert len(fixture.vertex.jobs) == 1
+
+
+def test_a_request_that_never_arrived_is_sent_again_later(tmp_path: Path) -> None:
+    class Silent(Region):
+        def submit(self, request: CustomJob) -> JobState:
+            if request["labels"][ATTEMPT_LABEL] == "1":
+                raise ApiError("503 try later", transient=True, code=503)
+            return super().submit(request)
+
+    fixture = Fixture(tmp_path, lambda n: ["SUCCEEDED"])
+    fixture.run(wrap=lambda region: Silent(fixture.vertex, region.region))
+    first, second = fixture.attempts
+    assert (first.state, first.reason) == (REFUSED, "503 try later")
+    assert first.ended is not None and first.ended - first.created >= SETTLE
+    assert second.state == "SUCCEEDED"
+
+
+def test_a_failure_that_explains_itself_a_minute_later(tmp_path: Path) -> None:
+    late: Looks = ["RUNNING", *["FAILED"]]
+    fixture = Fixture(tmp_path, lambda n: late if n == 1 else ["SUCCEEDED"])
+
+    class Late(Region):
+        def get(self, name: str) -> JobState:
+            state = super().get(name)
+            explained = state.finished and self._vertex._clock() - state.finished >= 60
+            if state.state == "FAILED" and explained:
+                return JobState(name, "FAILED", STOCKOUT, code=8, finished=state.finished)
+            return state
+
+    fixture.run(wrap=lambda region: Late(fixture.vertex, region.region))
+    assert [attempt.reason for attempt in fixture.attempts] == [STOCKOUT, ""]
+
+
+def test_a_failure_that_never_explains_itself(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path, lambda n: ["FAILED"] if n == 1 else ["SUCCEEDED"])
+    assert fixture.run()["state"] == "succeeded"
+    assert fixture.clock.now - 1000.0 >= ERROR_WAIT
+
+
+@pytest.mark.parametrize("patience", [None, 60.0])
+def test_an_api_that_is_silent_for_a_while_is_waited_for(
+    tmp_path: Path, patience: float | None
+) -> None:
+    fixture = Fixture(tmp_path, lambda n: ["RUNNING", silence, silence, "SUCCEEDED"])
+
+    def silence() -> str:
+        raise ApiError("no answer", transient=True)
+
+    assert fixture.run(patience=patience)["state"] == "succeeded"
+
+
+def test_an_api_that_stays_silent_is_given_up_where_that_means_something(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path, lambda n: ["RUNNING", *[silence] * 9])
+
+    def silence() -> str:
+        raise ApiError("no answer", transient=True)
+
+    assert fixture.supervisor(patience=60.0).run()["reason"] == "no answer"
+    assert fixture.attempts[0].state == LOST
+
+
+def test_a_job_that_was_deleted_is_no_more(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path, lambda n: ["RUNNING", gone])
+
+    def gone() -> str:
+        raise ApiError("404 it may have been deleted", code=404, kind="not_found")
+
+    assert fixture.supervisor().run()["state"] == "failed"
+
+
+def test_a_login_that_expires_does_not_end_the_run(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path, lambda n: ["RUNNING", expired, "RUNNING", "SUCCEEDED"])
+
+    def expired() -> str:
+        raise ApiError("401 log in", code=401, kind="credentials")
+
+    with pytest.raises(ApiError, match="401"):
+        fixture.supervisor().run()
+    assert fixture.run_dir.outcome() is None
+    assert fixture.run()["state"] == "succeeded", "attached to after the login"
+    assert len(fixture.vertex.jobs) == 1
+
+
+def test_a_run_that_has_ended_before_is_not_submitted(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path, lambda n: [])
+    fixture.run_dir.end("cancelled", "at once")
+    assert fixture.run()["reason"] == "at once"
+    assert not fixture.vertex.jobs
+
+
+# --- two of them -----------------------------------------------------------------------
+
+
+def test_an_attempt_on_record_is_left_to_its_sender_for_a_while(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path, lambda n: ["SUCCEEDED"])
+    fixture.run_dir.create_json(record_name(1), Attempt(1, "us-central1").to_json())
+    fixture.run()
+    first, second = fixture.attempts
+    assert (first.state, first.kind) == (REFUSED, UNSENT)
+    assert second.created - 1000.0 >= SETTLE
+
+
+def test_two_that_decide_at_the_same_moment_send_one_request(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path, lambda n: ["RUNNING", "SUCCEEDED"])
+    first, second = fixture.supervisor(), fixture.supervisor()
+    choice = choices_of(fixture.job, "local")[0]
+    first._submit(1, choice)
+    second._submit(1, choice)
+    assert fixture.sent == [(1, "us-central1")]
+    assert second.run()["state"] == "succeeded"
+    assert len(fixture.vertex.jobs) == 1
+
+
+def test_who_was_given_up_cancels_what_it_sends_too_late(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path, lambda n: ["RUNNING", "SUCCEEDED"])
+    slow = fixture.supervisor(wrap=lambda region: Slow(fixture.vertex, region.region))
+
+    class Slow(Region):
+        """Stands still between the record and the request, until another one has taken over."""
+
+        def submit(self, request: CustomJob) -> JobState:
+            if request["labels"][ATTEMPT_LABEL] == "1":
+                assert fixture.supervisor().run()["state"] == "succeeded"
+            return super().submit(request)
+
+    assert slow.run()["state"] == "succeeded"
+    states = {name: job.state.state for name, job in fixture.vertex.jobs.items()}
+    assert sorted(states.values()) == ["CANCELLED", "SUCCEEDED"]
+    assert fixture.vertex.most_alive == 1

@@ -1,0 +1,213 @@
+"""The supervisor is killed at every point at which it touches the world, and attached again.
+
+The world is a run directory on disk and a Vertex AI in memory, which lives on. Every call of the
+API and every operation on a file is a point: it is killed before it, or after it. Then a new
+supervisor goes on from what is there, until one sees the run through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.launcher.supervision.test_supervisor import Fixture
+
+from launcher.api.vertex import JobState
+from launcher.job.customjob import CustomJob
+from launcher.supervision.attempt import UNSENT
+from tests.launcher.faked_vertex import Looks, Region
+from tests.launcher.played import STOCKOUT
+from trainer.store import Store
+
+MOST_POINTS = 400  # far more than the scenario has
+
+
+class Killed(BaseException):
+    """SIGKILL: nothing that follows in the supervisor runs."""
+
+
+class Points:
+    """Counts what touches the world, and kills at one of the points.
+
+    Args:
+        at: where; None counts only.
+        after: whether the operation is carried out first.
+    """
+
+    def __init__(self, at: int | None, after: bool) -> None:
+        self.count = 0
+        self.hit = ""
+        self._inside = False
+        self._at = at
+        self._after = after
+
+    def touch(self, name: str, operation: Callable[..., Any], *args: Any, **more: Any) -> Any:
+        if self._inside:  # what others do meanwhile is not the supervisor's
+            return operation(*args, **more)
+        self.count += 1
+        here = self.count == self._at
+        if here:
+            self.hit = name
+            if not self._after:
+                raise Killed(name)
+        self._inside = True
+        try:
+            return operation(*args, **more)
+        finally:
+            self._inside = False
+            if here:
+                raise Killed(name)
+
+
+class Touched(Region):
+    """An API whose every call is a point."""
+
+    def __init__(self, region: Region, points: Points) -> None:
+        super().__init__(region._vertex, region.region)
+        self._points = points
+
+    def submit(self, request: CustomJob) -> JobState:
+        state: JobState = self._points.touch("submit", super().submit, request)
+        return state
+
+    def find(self, run_id: str | None = None, attempt: int | None = None) -> Any:
+        return self._points.touch("find", super().find, run_id, attempt)
+
+    def get(self, name: str) -> JobState:
+        state: JobState = self._points.touch("get", super().get, name)
+        return state
+
+    def cancel(self, name: str) -> None:
+        self._points.touch("cancel", super().cancel, name)
+
+
+def touched(points: Points | None, region: Region) -> Region:
+    return region if points is None else Touched(region, points)
+
+
+@pytest.fixture
+def points(monkeypatch: pytest.MonkeyPatch) -> Callable[[Points | None], None]:
+    """Makes every operation on a file one of the given points."""
+    current: list[Points | None] = [None]
+    monkeypatch.setattr("os.fsync", lambda handle: None)  # it is not the power that fails here
+
+    def wrap(name: str) -> None:
+        original = getattr(Store, name)
+
+        def watched(self: Store, *args: Any, **more: Any) -> Any:
+            if current[0] is None:
+                return original(self, *args, **more)
+            what = f"{name} {args[0] if args else ''}"
+            return current[0].touch(what, original, self, *args, **more)
+
+        monkeypatch.setattr(Store, name, watched)
+
+    for name in ("read", "write", "create", "names"):
+        wrap(name)
+
+    def use(points: Points | None) -> None:
+        current[0] = points
+
+    return use
+
+
+def scenario(fixture: Fixture) -> Callable[[int], Looks]:
+    """A stockout, a preemption, a failure inside Vertex AI, and then the run succeeds."""
+    lives: list[Looks] = [
+        ["PENDING", f"FAILED: {STOCKOUT}"],
+        ["RUNNING", "FAILED: preempted"],
+        ["FAILED: Internal error"],
+    ]
+
+    def life(number: int) -> Looks:
+        sent = len(fixture.vertex.jobs)
+        if sent < len(lives):
+            return lives[sent]
+        return ["RUNNING", fixture.ending("succeeded", "training is complete"), "SUCCEEDED"]
+
+    return life
+
+
+def cancelled(fixture: Fixture) -> Callable[[int], Looks]:
+    """Somebody cancels the run from elsewhere; the job must be gone in the end."""
+    return lambda number: ["RUNNING", fixture.ending("cancelled", "by somebody"), "RUNNING"]
+
+
+def limited(fixture: Fixture) -> Callable[[int], Looks]:
+    """A limit is reached, and nobody saves anything."""
+    return lambda number: ["RUNNING"]
+
+
+def play(
+    path: Path,
+    make: Callable[[Fixture], Callable[[int], Looks]],
+    use: Callable[[Points | None], None],
+    points: Points,
+    again: Points | None = None,
+) -> tuple[Fixture, int]:
+    """Runs the scenario; a killed supervisor is followed by another. Returns how many it took."""
+    lives: list[Callable[[int], Looks]] = []
+    limits = {"time": "30s"} if make is limited else {}
+    fixture = Fixture(path, lambda number: lives[0](number), **limits)
+    lives.append(make(fixture))
+    for supervisors, current in enumerate([points, again, None], start=1):
+        use(current)
+        try:
+            fixture.supervisor(wrap=partial(touched, current), stop_grace=60.0).run()
+            return fixture, supervisors
+        except Killed:
+            continue
+        finally:
+            use(None)
+    raise AssertionError("it was killed more often than there are points")
+
+
+def check(fixture: Fixture, outcome: str, point: str) -> None:
+    vertex = fixture.vertex
+    assert not vertex.alive, point
+    assert vertex.most_alive == 1, point
+    found = fixture.run_dir.outcome()
+    assert found and found["state"] == outcome, point
+    states = [job.state.state for job in vertex.jobs.values()]
+    assert states.count("SUCCEEDED") == (outcome == "succeeded"), point
+    # Every job is on record, once, and as it ended.
+    recorded = [attempt.job for attempt in fixture.attempts if attempt.kind != UNSENT]
+    assert recorded == list(vertex.jobs), point
+    for attempt in fixture.attempts:
+        assert attempt.over, point
+        if attempt.job:
+            assert attempt.state == vertex.jobs[attempt.job].state.state, point
+
+
+SCENARIOS = {"succeeded": scenario, "cancelled": cancelled, "limited": limited}
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("outcome", SCENARIOS)
+def test_killed_once_at_every_point(
+    tmp_path: Path, points: Callable[[Points | None], None], outcome: str, after: bool
+) -> None:
+    make = SCENARIOS[outcome]
+    hit: set[str] = set()
+    for at in range(1, MOST_POINTS):
+        point = Points(at, after)
+        fixture, supervisors = play(tmp_path / str(at), make, points, point)
+        check(fixture, outcome, f"{outcome}: killed at point {at}, {point.hit}")
+        if supervisors == 1:
+            break  # there are no more points
+        hit.add(point.hit.split()[0])
+    else:
+        raise AssertionError("the scenario has more points than expected")
+    assert {"submit", "get", "create", "write", "read", "names"} <= hit
+    assert at > 20
+
+
+@pytest.mark.parametrize("second", range(1, 12, 3))
+def test_killed_twice(tmp_path: Path, points: Callable[[Points | None], None], second: int) -> None:
+    for at in range(3, 60, 5):
+        point, again = Points(at, after=at % 2 == 0), Points(second, after=second % 2 == 0)
+        fixture, _ = play(tmp_path / f"{at}", scenario, points, point, again)
+        check(fixture, "succeeded", f"killed at {at} ({point.hit}) and {second} ({again.hit})")
