@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.launcher.supervision.test_supervisor import Fixture
 
 from launcher.api.vertex import JobState
 from launcher.job.customjob import CustomJob
 from launcher.supervision.attempt import UNSENT
 from tests.launcher.faked_vertex import Looks, Region
 from tests.launcher.played import STOCKOUT
+from tests.launcher.supervision.test_supervisor import Fixture
 from trainer.store import Store
 
 MOST_POINTS = 400  # far more than the scenario has
