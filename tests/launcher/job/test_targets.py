@@ -32,7 +32,7 @@ def test_runs_of_containers_are_kept_in_a_bucket() -> None:
     ("fields", "field", "what"),
     [
         ({"output": "/var/runs"}, ("output",), "on this machine's disk"),
-        ({"task": "tasks.py:Mine"}, ("task",), "put it into the image and write module:Class"),
+        ({"task": "tasks.py:Mine"}, ("task",), "write code: FOLDER, which sends it along"),
         (
             {"package": {"executor": "an-image", "uris": ["gs://b/p.tar.gz"]}},
             ("package",),
