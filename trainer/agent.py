@@ -352,6 +352,7 @@ class Agent:
         elif op == "saved":
             if why := await self._run_end.saved():
                 self._events.emit("finished", state="limited", reason=why, step=message["step"])
+                self._run_end.look_now()
         elif op == "done":
             if worker.rank == 0:
                 done = pb.Done(

@@ -62,7 +62,6 @@ class Ending:
         if self._stop is None:
             return None
         with suppress(OSError):  # then the launcher ends the run, some minutes later
-            self.look_now()
             if await asyncio.to_thread(self._run_dir.end, "limited", self._stop):
                 return self._stop
         return None

@@ -103,6 +103,7 @@ class Host:
     def __init__(self, seat: Seat) -> None:
         self._seat = seat
         self._warm: Process | None = None
+        self._starting: asyncio.Future[None] | None = None
         self._leading: Process | None = None
         self._epoch = 0  # that it leads, or led
 
@@ -115,8 +116,13 @@ class Host:
 
         Returns before it is warm.
         """
-        if _alive(self._warm):
-            return
+        if self._starting is None or (self._starting.done() and not _alive(self._warm)):
+            self._starting = asyncio.ensure_future(self._start())
+        # Whoever waits for it may be cancelled. A process that is cancelled while its pipes are
+        # connected is waited for without end, by asyncio.
+        await asyncio.shield(self._starting)
+
+    async def _start(self) -> None:
         env = {key: value for key, value in os.environ.items() if key != ENV_TOKEN}
         self._warm = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "trainer.hosting"),
@@ -156,6 +162,8 @@ class Host:
 
     async def close(self, *, resign: bool = False) -> None:
         """Ends all processes; with ``resign`` the one that leads tells that nobody does now."""
+        if self._starting is not None:
+            await asyncio.wait([self._starting])
         await asyncio.gather(_close(self._leading, resign=resign), _close(self._warm, resign=False))
 
 

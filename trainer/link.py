@@ -221,7 +221,8 @@ class Link:
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.UNAUTHENTICATED:
                     raise Refused("the coordinator refuses this run's token") from None
-                log.info("the coordinator at %s is gone: %s", claim.target, error.details())
+                if not self._broken:  # else it was said
+                    log.info("the coordinator at %s is gone: %s", claim.target, error.details())
             finally:
                 self._outbox = None
                 self._broken = True

@@ -89,6 +89,7 @@ async def _serve(options: argparse.Namespace, market: Market) -> int:
     if options.until_eof:
         _watch_input(stop)
     adopt_orphans()
+    options.state.mkdir(parents=True, exist_ok=True, mode=0o700)  # it will hold secrets
     buckets = Storage(Objects(options.buckets or options.state / "buckets"))
     registry = Registry(
         options.state,

@@ -106,7 +106,7 @@ def test_a_run_on_gs_that_lost_everything_ends_as_if_nothing_had_happened(
 def test_when_all_vms_get_notice_the_step_that_they_stopped_at_is_saved(
     calm: Calm, swell: Swell
 ) -> None:
-    market = [{"at": "35 steps", "preempt": one, "notice": "15s", "back": "1s"} for one in REPLICAS]
+    market = [{"at": "35 steps", "preempt": one, "notice": "15s", "back": "8s"} for one in REPLICAS]
     stormy = launched(swell, "stormy", market)
     status = swell.status("stormy")
     assert status["drains"] == 2 and status["steps_lost"] == 0

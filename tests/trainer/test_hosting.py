@@ -31,8 +31,12 @@ def seat(run_dir: RunDirectory) -> Seat:
     return Seat(run_dir.url, TOKEN, "workerpool0-0#a1", "127.0.0.1", 1, limits)
 
 
+def children() -> list[psutil.Process]:
+    return [one for one in psutil.Process().children() if "trainer.hosting" in one.cmdline()]
+
+
 def child() -> psutil.Process:
-    (found,) = (one for one in psutil.Process().children() if "trainer.hosting" in one.cmdline())
+    (found,) = children()
     return found
 
 
@@ -76,7 +80,7 @@ def test_one_that_crashes_has_another_beside_it(run_dir: RunDirectory) -> None:
         assert await host.lead(2, 0, None)
         assert child() == standby
         await host.close()
-        assert not psutil.Process().children()
+        assert not children()
 
     asyncio.run(body())
 
