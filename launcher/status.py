@@ -213,6 +213,8 @@ class History:
         if not series:
             return
         generation = self._generation(event)
+        if generation.start is None:  # nobody led when it began
+            generation.start = first - 1
         generation.last = max(generation.last, first + max(map(len, series.values())) - 1)
         for name, values in series.items():
             self._metric(name, generation.generation, first + len(values) - 1, values[-1])

@@ -179,6 +179,8 @@ class Agent:
             return
         if self._rendezvous is not None and len(self._started) < len(self._slots.all):
             self._rendezvous.send_again()
+        if all(slot.active.step <= self._start(slot.index) for slot in self._slots.all):
+            self._say_started()  # no step since: perhaps nobody has heard of it
         if 0 < len(self._stopped) < len(self._slots.all):
             # Nobody led when they left; the others may wait for them in a collective.
             self._link.say(crashed=pb.Crashed(reason="some of its workers left the generation"))
@@ -337,7 +339,8 @@ class Agent:
         elif op == "started":
             worker.step = message["step"]
             self._started[worker.slot] = message
-            await self._say_started()
+            if self._say_started():
+                await self._slots.want_spares()
         elif op == "progress":
             worker.step, worker.saving = message["step"], message.get("saving", 0.0)
         elif op == "received":
@@ -390,9 +393,14 @@ class Agent:
         if not self._released and self._slots.all and self._slots.idle:
             self._link.say(ready=pb.Ready())
 
-    async def _say_started(self) -> None:
+    def _start(self, slot: int) -> int:
+        """The step at which a slot's worker began in the generation; -1 if it has not."""
+        return int(self._started[slot]["step"]) if slot in self._started else -1
+
+    def _say_started(self) -> bool:
+        """Says that all workers have begun in the generation, if so. Returns whether they have."""
         if self._world is None or len(self._started) < len(self._slots.all):
-            return
+            return False
         started = self._started.values()
         idles = [one["idle"] for one in started if one["idle"] is not None]
         message = pb.Started(
@@ -401,7 +409,7 @@ class Agent:
         if idles:
             message.idle = max(idles)
         self._link.say(started=message)
-        await self._slots.want_spares()
+        return True
 
     def _say_stopped(self) -> None:
         """All workers have left the generation: they wait, with what they hold."""

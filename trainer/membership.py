@@ -261,27 +261,28 @@ class Membership:
         self._team.pop(member.id, None)
 
     def _started(self, member: Member, event: Started, now: float) -> None:
-        if self.phase is not Phase.FORMING or event.generation != self.generation:
+        forming = self.phase is Phase.FORMING
+        adopted = self.phase is Phase.RUNNING and not member.started  # and nobody was told so far
+        if event.generation != self.generation or not (forming or adopted):
             return
         member.started = True
         member.step = event.step
         if event.idle is not None:
             self._idle = max(self._idle, event.idle)
         if all(one.started for one in self._team.values()):
-            self.phase = Phase.RUNNING
-            self.pace.restart(now)
-            self._formed_at = now
             self._out.record(
                 "resumed",
                 generation=self.generation,
                 world_size=slots_in(list(self._team.values())),
                 cause=self._cause,
                 step=event.step,
-                lost_steps=max(0, self.steps - event.step),
+                lost_steps=max(0, self.steps - event.step) if forming else 0,
                 seconds=round(self._idle, 4) if self._idle else None,
             )
-            self.steps = event.step
-            self._cause = "grow"
+        if forming and all(one.started for one in self._team.values()):
+            self.phase, self._formed_at = Phase.RUNNING, now
+            self.pace.restart(now)
+            self.steps, self._cause = event.step, "grow"
 
     def _progressed(self, generation: int, step: int, now: float) -> None:
         if generation == self.generation and step > self.steps:

@@ -96,9 +96,12 @@ class Storm:
         if now is None or now.start is None:
             return set()
         resumed = max(
-            float(event["time"])
-            for event in self._run.events
-            if event["event"] == "resumed" and event["generation"] == now.generation
+            (
+                float(event["time"])
+                for event in self._run.events
+                if event["event"] == "resumed" and event["generation"] == now.generation
+            ),
+            default=0.0,  # nobody led when it began
         )
         holders = set()
         for name in now.members:

@@ -14,6 +14,7 @@ from trainer.signals import (
     Progress,
     Ready,
     Release,
+    Started,
     Stopped,
 )
 
@@ -38,6 +39,17 @@ def test_a_new_leader_adopts_the_world_that_it_finds() -> None:
             "step": 80,
         }
     ]
+
+
+def test_a_world_that_began_while_nobody_led_goes_on_record_once() -> None:
+    found = world(7, A, B)
+    run = Run(last_generation=7)
+    run.tell(Joined(A, 1, found), Started(A, 7, 70), Joined(B, 1, found))
+    assert run.told("resumed") == []
+    for _ in range(2):
+        assert run.tell(Started(B, 7, 70)) == []
+        (told,) = run.told("resumed")
+        assert (told["generation"], told["step"], told["lost_steps"]) == (7, 70, 0)
 
 
 def test_a_member_that_does_not_come_over_is_lost() -> None:
