@@ -129,7 +129,7 @@ class ContainerSite:
         self._client = Podman(folder / "containers.conf")
         for image in dict.fromkeys(images):
             if not self._client.has_image(image):
-                raise OSError(no_image(image))
+                raise FileNotFoundError(no_image(image))
         self._network = Network(list(hostnames.values()))
         self._memory = memory
         self._lives_on = lives_on

@@ -28,6 +28,7 @@ from launcher.emulator.lifecycle import (
     DEADLINE_EXCEEDED,
     INTERNAL,
     LIVING,
+    NOT_FOUND,
     Command,
     Freeze,
     Kill,
@@ -210,7 +211,8 @@ class Job:
                 if name not in self._vms:
                     self._vms[name] = self._vm(self._pool_of[name], name, self._place(name))
         except OSError as error:
-            commands = self._lifecycle.fail(INTERNAL, f"No VM for a replica: {error}")
+            code = NOT_FOUND if isinstance(error, FileNotFoundError) else INTERNAL
+            commands = self._lifecycle.fail(code, f"No VM for a replica: {error}")
         self._do(commands)
 
     def take(self, replica: str, notice: timedelta | None) -> None:
