@@ -43,6 +43,7 @@ from launcher.supervision.limits import account
 from trainer.events import Event, read_events
 from trainer.rundir import RunDirectory
 
+ONE_NOTICE = 15.0  # seconds in which no replica is given notice twice
 ABANDONED = (
     "the process that launched it is gone, and its local VMs with it; swell attach goes on with it"
 )
@@ -93,6 +94,7 @@ class History:
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self.generations: dict[int, Generation] = {}
         self.drains = 0
+        self._drained: dict[str, float] = {}  # when each replica was drained last
         self.losses = 0
         self.steps_lost = 0
         self.total_steps: int | None = None
@@ -239,7 +241,10 @@ class History:
     _on_checkpoint_skipped = _on_checkpoint_failed
 
     def _on_drain(self, event: Event) -> None:
-        self.drains += 1
+        member, at = str(event.get("member")), float(event["time"])
+        # A leader that takes over hears of it, too: it is the same notice.
+        self.drains += abs(at - self._drained.get(member, -math.inf)) > ONE_NOTICE
+        self._drained[member] = at
         self._member(event, "draining")
 
     def _on_loss(self, event: Event) -> None:

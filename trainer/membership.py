@@ -108,7 +108,7 @@ class Membership:
         self._aborted = False
         self._forming_since = self._formed_at = now
         self.pace = Pace(now)
-        self._idle = 0.0
+        self._idle, self._before = 0.0, 0  # steps when the world was formed
         self._fruitful = self._waiting_told = False  # whether the world has completed a step
         self._setbacks = 0
         # Until then members of an earlier leader's world may be on their way to this one.
@@ -276,7 +276,7 @@ class Membership:
                 world_size=slots_in(list(self._team.values())),
                 cause=self._cause,
                 step=event.step,
-                lost_steps=max(0, self.steps - event.step) if forming else 0,
+                lost_steps=max(0, self._before - event.step),
                 seconds=round(self._idle, 4) if self._idle else None,
             )
         if forming and all(one.started for one in self._team.values()):
@@ -463,7 +463,7 @@ class Membership:
         self.phase = Phase.FORMING
         self._forming_since = now
         self.pace.restart(now)
-        self._idle = 0.0
+        self._idle, self._before = 0.0, self.steps
         self._fruitful = False
         for member in self.members.values():
             member.rank = float("inf")

@@ -55,6 +55,12 @@ NO_CHECKPOINT = {"step": None, "age": None, "failed": 0, "reason": None}
 RUNNING = [{"attempt": 1, "state": "RUNNING", "reason": ""}]
 
 
+def test_a_notice_that_a_second_leader_hears_of_is_counted_once() -> None:
+    notice = {"member": "workerpool1-0", "reason": "SIGTERM"}
+    told = [event("drain", at, **notice) for at in (10.0, 10.2, 300.0)]
+    assert History(told).drains == 2
+
+
 def test_the_status_of_a_run_that_rode_the_market() -> None:
     status = build_status("one", History(RIDE), RUNNING, None)
     assert status == {

@@ -52,6 +52,13 @@ def test_a_world_that_began_while_nobody_led_goes_on_record_once() -> None:
         assert (told["generation"], told["step"], told["lost_steps"]) == (7, 70, 0)
 
 
+def test_a_step_that_is_told_of_before_the_last_has_started_was_not_lost() -> None:
+    run = Run(expected=2)
+    run.ready(A, B)
+    run.tell(Started(A, 1, 0), Progress(A, 1, step=1), Started(B, 1, 0))
+    assert [told["lost_steps"] for told in run.told("resumed")] == [0]
+
+
 def test_a_member_that_does_not_come_over_is_lost() -> None:
     found = world(7, A, B)
     run = Run(last_generation=7, lease_renew=1.5, suspicion=2.0)
