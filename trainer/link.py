@@ -31,6 +31,7 @@ from trainer.world import MemberId
 
 PATIENCE = 3.0  # seconds for which the first lease is left to pool 0
 LOOK_AGAIN = 0.05  # seconds, after a stream has ended
+WARM_UP = 10.0  # seconds after a world has formed; before, its spares have the processors
 REVIVALS = 10.0  # seconds in which a coordinator that has died is started again only once
 
 log = logging.getLogger("swell.agent")
@@ -74,6 +75,7 @@ class Link:
         self._may_lead = True
         self._newest: Claim | None = None  # as last seen
         self._broken = False  # the stream has ended, and there is no other
+        self._warming: asyncio.Future[None] | None = None
         self._beat_at: float | None = None  # when the leader last showed that it lives
         self._revived = float("-inf")
         self._watch = Watch(
@@ -115,7 +117,19 @@ class Link:
 
     async def close(self, *, resign: bool) -> None:
         """Stops the coordinator, if this agent hosts it; ``resign`` if the run goes on."""
+        if self._warming is not None:
+            self._warming.cancel()
         await self._host.close(resign=resign)
+
+    def _warm_up(self) -> None:
+        """Has a coordinator at hand in a while. Without one it takes a second longer to lead."""
+
+        async def later() -> None:
+            await asyncio.sleep(WARM_UP)
+            await self._host.prepare()
+
+        if self._warming is None or self._warming.done():
+            self._warming = asyncio.ensure_future(later())
 
     # --- the lease ------------------------------------------------------------------
 
@@ -217,7 +231,7 @@ class Link:
                         await self._carry_out(order)
                         may_follow = self._beat_at is not None or self._host.leads(claim.epoch)
                         if kind == "form" and may_follow and self._may_lead:
-                            await self._host.prepare()  # it may have to lead soon
+                            self._warm_up()  # it may have to lead
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.UNAUTHENTICATED:
                     raise Refused("the coordinator refuses this run's token") from None
