@@ -160,8 +160,9 @@ def test_a_leader_learns_which_generation_was_the_last(tmp_path: Path) -> None:
 async def test_followers_hear_that_the_leader_lives(leader: Leader) -> None:
     async with Agent(leader.target) as a:
         await a.hello(A)
-        for _ in range(3):
-            await a.until("beat")
+        beats = [await a.until("beat") for _ in range(3)]
+        assert beats == [pb.Beat()] * 3
+    assert leader.events().count("leader_changed") == 1, "it leads all the while"
 
 
 @with_leader

@@ -18,6 +18,7 @@ from .interrupted import Interrupted, InThisThread, die, survives
 from .world import Clock, World
 
 RANKS = 3
+SEED = 5
 ORDERS = [(1, 2, 0), (0, 1, 2)]  # rank 0 finds all receipts, or it comes first
 
 
@@ -109,7 +110,11 @@ def test_two_ranks_are_killed_at_any_two_operations(
         for at in range(counts[a])
         for then in range(counts[b])
     ]
-    for number, kills in enumerate(random.sample(pairs, 12)):
-        print(f"killed: {kills}")
+    first = next(kills for kills in pairs if set(kills.values()) == {0})
+    loaded = []
+    for number, kills in enumerate([first, *random.Random(SEED).sample(pairs, 12)]):
+        print(f"seed {SEED}, killed: {kills}")
         save_and_die(begun(tmp_path / str(number), clock), order, kills)
-        newest(tmp_path / str(number), clock)
+        loaded.append(newest(tmp_path / str(number), clock))
+    assert loaded[0] == 1, "two ranks wrote nothing, and yet there is a checkpoint of all"
+    assert {*loaded} <= {1, 2}
