@@ -455,7 +455,7 @@ async def serve(env: Mapping[str, str]) -> int:
     except FileNotFoundError as error:
         raise ValueError(f"{run_dir.url} is not a run directory: it has no run.json") from error
     credentials = find_credentials(env, run)
-    claim = newest_claim(run_dir)  # whose holder is a peer
+    claim = patiently(lambda: newest_claim(run_dir), limit=START_LIMIT)  # its holder is a peer
     replica = find_replica(env, claim.target.rpartition(":")[0] if claim else "")
     if trap := hostname_trap(replica.address):
         log.warning("%s", trap)
