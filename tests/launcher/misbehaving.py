@@ -8,49 +8,29 @@ from __future__ import annotations
 import json
 import socket
 import struct
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.httpserver import LocalServer
 
 Json = dict[str, Any]
 Fault = Callable[["Handler"], None]
 
 
-class Server(ThreadingHTTPServer):
+class Server(LocalServer):
     """The server; a context manager that leaves no thread and no port behind."""
 
-    daemon_threads = True
-    request_queue_size = 32
-
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
+        super().__init__(Handler)
+        self.endpoint = self.url
         self.faults: list[Fault | None] = []
         self.requests: list[str] = []  # "POST …/customJobs", in order
         self.bodies: list[Json] = []  # of entries:list
         self.jobs: dict[str, Json] = {}
         self.entries: Callable[[Json], Json] = lambda body: {}
         self.page = 2
-        self.over = threading.Event()
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
-
-    def __enter__(self) -> Server:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.over.set()
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that has gone is no news."""

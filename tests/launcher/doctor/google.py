@@ -7,11 +7,11 @@ object. The forms are those of the public REST references.
 from __future__ import annotations
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote
+
+from tests.httpserver import LocalServer
 
 Json = dict[str, Any]
 
@@ -25,40 +25,20 @@ def error(code: int, message: str, **info: Any) -> tuple[int, Json]:
     return code, {"error": {"code": code, "message": message, "details": details}}
 
 
-class Google(ThreadingHTTPServer):
+class Google(LocalServer):
     """The server; a context manager."""
 
-    daemon_threads = True
-
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}"
+        super().__init__(_Handler)
         self.wrong: dict[str, tuple[int, Json]] = {}
         self.requests: list[str] = []
         self.asked: list[Json] = []
-        self.hang = threading.Event()
-        self.hang.set()
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
+        self.hangs = False
 
     @property
     def endpoints(self) -> dict[str, str]:
         names = ["cloudresourcemanager", "iam", "policytroubleshooter", "serviceusage", "storage"]
         return dict.fromkeys([*names, "registry"], self.url)
-
-    def __enter__(self) -> Google:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.hang.set()
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that has gone is no news."""
@@ -99,7 +79,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(self.path.partition("?")[0])
         self.server.requests.append(f"{self.command} {path}")
         self.server.asked.append(body)
-        self.server.hang.wait()
+        if self.server.hangs:
+            self.server.over.wait()
         code, answer = self.server.answer(self.command, path, body)
         data = b"" if self.command == "HEAD" else json.dumps(answer).encode()
         self.send_response(code)
