@@ -31,7 +31,7 @@ from trainer.settings import Settings
 from trainer.world import MemberId
 
 LINE_LIMIT = 2**20  # bytes
-START_LIMIT = 10.0  # seconds in which the child is warm
+WARM_LIMIT = 10.0  # seconds in which the child is warm
 CLOSE_GRACE = 3.0  # seconds to resign in
 
 log = logging.getLogger("swell.coordinator")
@@ -145,7 +145,7 @@ class Host:
         predecessor = str(deposed) if deposed else ""
         _send(process, op="lead", epoch=epoch, generation=generation, deposed=predecessor)
         try:
-            limit = START_LIMIT + self._seat.policy.lease_timeout
+            limit = WARM_LIMIT + self._seat.policy.lease_timeout
             answer = await asyncio.wait_for(process.stdout.readline(), limit)
         except asyncio.TimeoutError:
             answer = b""
