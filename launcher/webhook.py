@@ -143,6 +143,7 @@ class Webhook:
         self._events = EventWriter(run_dir, f"webhook-{os.urandom(4).hex()}", clock)
         self._queue: queue.Queue[Message | None] = queue.Queue(WAITING)
         self._hurry = threading.Event()
+        self._telling = threading.Lock()  # of a failure: once
         self._over = False
         self._thread = threading.Thread(target=self._send_all, name="swell webhook", daemon=True)
 
@@ -163,9 +164,10 @@ class Webhook:
         with suppress(queue.Full):
             self._queue.put_nowait(None)
         self._thread.join(self._closing)
-        if self._thread.is_alive():
-            self._hurry.set()  # and if it hangs in an answer, it ends with the process
-            self._failed("it did not take everything in time")
+        self._hurry.set()
+        with self._telling:  # if it hangs in an answer, it ends with the process
+            if self._thread.is_alive():
+                self._failed("it did not take everything in time")
 
     def hear(self, event: Event) -> None:
         """Takes in an event of the run; never blocks and never fails."""
@@ -202,7 +204,9 @@ class Webhook:
                 return
             if final:
                 break
-        self._failed(str(why))
+        with self._telling:
+            if not self._hurry.is_set():  # else that is what is told
+                self._failed(str(why))
 
     def _post(self, message: Message) -> tuple[str | None, bool]:
         """Returns why it was not taken, or None, and whether that will not pass."""

@@ -46,7 +46,6 @@ from trainer.world import MemberId, World
 
 FLUSH = 0.5  # seconds
 WORKER_GRACE = 3.0  # seconds for a worker to exit by itself
-HAND_OVER_LIMIT = 1.5  # seconds in which another coordinator leads, or none will
 FALSE_NOTICE = 120.0  # seconds after which a drained agent that still lives rejoins
 EARLY_DEATHS = 5  # workers in a row that die before they are ready, before giving up
 
@@ -294,11 +293,8 @@ class Agent:
         if self._drain_until is None:
             log.info("%s: leaving at the next step boundary", reason)
             self._drain_until = time.monotonic() + preemption.DEADLINE
-            if self._link.leave():  # then its successor hears of the drain
-                loop = asyncio.get_running_loop()
-                loop.call_later(HAND_OVER_LIMIT, self._say_drain, reason)
-            else:
-                self._say_drain(reason)
+            self._link.renounce()
+            self._say_drain(reason)
 
     def _say_drain(self, reason: str) -> None:
         assert self._drain_until is not None

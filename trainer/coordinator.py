@@ -42,6 +42,7 @@ METHOD = "Join"
 TICK = 0.1  # seconds
 FLUSH = 0.5  # seconds between batches of events
 HEIRS = 16  # members that may contend early
+HAND_OVER_LIMIT = 1.5  # seconds in which another coordinator leads, or none will
 HAND_OVER_LOOK = 0.05  # seconds
 MESSAGE_LIMIT = 64 * 2**20  # bytes; the largest name all members of a world (45 each), or
 # the addresses that all ranks made for one member's ranks (8 or 28 each)
@@ -109,7 +110,10 @@ class Coordinator:
         self._ready = asyncio.Event()
         self._closing: asyncio.Future[None] | None = None
         self._leads = True
-        self._hands_over = False
+        self._drain: tuple[signals.Drain, float] | None = None  # held back, and since when
+        self._heir: MemberId | None = None  # who was asked to lead next
+        self._looking: asyncio.Task[None] | None = None  # whether it does
+        self.hand_over_limit = HAND_OVER_LIMIT
         self.ended = asyncio.Event()  # it leads no longer
 
     # --- the lease ------------------------------------------------------------------
@@ -197,19 +201,34 @@ class Coordinator:
             await asyncio.to_thread(self._events.flush)
         self.ended.set()
 
-    def hand_over(self) -> bool:
-        """Asks another member to claim the next epoch; until it does, this one leads.
+    def _hand_over(self, drain: signals.Drain) -> None:
+        """This VM is to go. First another member is to lead, who then hears of the drain.
 
-        Returns whether there is one to ask. All others follow it when they see its claim;
-        the running generation goes on.
+        Until it claims the next epoch, this one leads. All others follow it when they see its
+        claim; the running generation goes on. If nobody does, this VM leaves as any other.
         """
-        heir = next((one for one in self._heirs() if self._machine.members.stays(one)), None)
-        if heir is None:
-            return False
-        self._hands_over = True
-        self._send(heir, pb.FromCoordinator(succeed=pb.Succeed()))
-        self._tasks.append(asyncio.get_running_loop().create_task(self._await_successor()))
-        return True
+        if self._drain is None:
+            self._drain = drain, self._clock()
+            asyncio.get_running_loop().call_later(self.hand_over_limit, self._part)
+            self._call_heir()
+        if self._heir is not None and self._looking is None:
+            self._looking = asyncio.get_running_loop().create_task(self._await_successor())
+            self._tasks.append(self._looking)
+
+    def _call_heir(self) -> None:
+        """Asks somebody who stays to lead next."""
+        self._heir = next((one for one in self._heirs() if self._machine.members.stays(one)), None)
+        if self._heir is None:
+            self._part()
+        else:
+            self._send(self._heir, pb.FromCoordinator(succeed=pb.Succeed()))
+
+    def _part(self) -> None:
+        """Nobody leads next, as it seems: the drain that was held back takes its course."""
+        if self._drain is not None and self._leads:
+            (drain, since), self._drain = self._drain, None
+            left = drain.deadline - (self._clock() - since)
+            self._step(replace(drain, deadline=max(0.0, left)))
 
     def _heirs(self) -> list[MemberId]:
         """Those who may contend early: they are told that this leader lives."""
@@ -307,7 +326,7 @@ class Coordinator:
             listening.cancel()
             if self._streams.get(member) is stream:
                 del self._streams[member]
-                if not self._hands_over:  # else it follows the next leader; or its silence tells
+                if self._heir is None:  # else it follows the next leader; or its silence tells
                     self._take(signals.Left(member, "its connection broke"))
 
     async def _listen(
@@ -334,8 +353,17 @@ class Coordinator:
         if not self._holds:  # and will not again: the machine would miss what happened meanwhile
             self._tasks.append(asyncio.get_running_loop().create_task(self._step_down()))
             return
+        if isinstance(event, signals.Drain) and event.member == self._leader:
+            self._hand_over(event)
+        else:
+            self._step(event)
+
+    def _step(self, event: signals.Event) -> None:
         for command in self._machine.step(event, self._clock()):
             self._commands.put_nowait(command)
+        heir = self._heir
+        if self._drain is not None and heir is not None and not self._machine.members.stays(heir):
+            self._call_heir()
 
     async def _carry_out_all(self) -> None:
         """Carries out all commands in order, each only while this is the leader."""

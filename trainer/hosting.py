@@ -34,8 +34,6 @@ LINE_LIMIT = 2**20  # bytes
 WARM_LIMIT = 10.0  # seconds in which the child is warm
 CLOSE_GRACE = 3.0  # seconds to resign in
 
-log = logging.getLogger("swell.coordinator")
-
 
 @dataclass(frozen=True)
 class Seat:
@@ -156,10 +154,6 @@ class Host:
             self._leading, self._warm, self._epoch = process, None, epoch
         return leads
 
-    def hand_over(self) -> None:
-        """Asks the coordinator to have another agent lead."""
-        _send(self._leading, op="hand over")
-
     async def close(self, *, resign: bool = False) -> None:
         """Ends all processes; with ``resign`` the one that leads tells that nobody does now."""
         if self._starting is not None:
@@ -212,9 +206,6 @@ async def serve(orders: asyncio.StreamReader) -> None:
             print(json.dumps({"leads": leads}), flush=True)
             if not leads:
                 coordinator = seat.coordinator()
-        elif order["op"] == "hand over":
-            if not coordinator.hand_over():
-                log.info("there is nobody else to lead")
         else:
             resign = order["resign"]
             break

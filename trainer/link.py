@@ -91,16 +91,9 @@ class Link:
         if self._outbox is not None:
             self._outbox.put_nowait(pb.FromAgent(**body))
 
-    def leave(self) -> bool:
-        """This VM is about to go: another agent is to lead next.
-
-        Returns whether this one leads, and another was asked to.
-        """
+    def renounce(self) -> None:
+        """This VM is about to go: its agent contends no more."""
         self._may_lead = False
-        leads = self._host.leads(self.epoch)
-        if leads:
-            self._host.hand_over()
-        return leads
 
     async def run(self) -> None:
         """Follows leaders until cancelled. Raises Refused when one refuses the token."""

@@ -138,6 +138,11 @@ class Run:
             self.history.add(event)
         return self.history
 
+    def count(self, kind: str) -> int:
+        """How many events of a kind there have been."""
+        self.look()
+        return sum(event["event"] == kind for event in self.events)
+
     def until(self, condition: Callable[[History], object], what: str) -> None:
         """Waits until ``condition`` holds; a test that waits for too long, or in vain, fails."""
         deadline = time.monotonic() + LIMIT

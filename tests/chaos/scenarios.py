@@ -208,10 +208,14 @@ def joins_while_draining(run: Run) -> None:
 
 
 def two_drain_together(run: Run) -> None:
-    """Two VMs are told to leave at once: they leave together."""
-    before = run.generation
+    """Two VMs are told to leave during one step: they leave together."""
+    before, drains = run.generation, run.count("drain")
+    run.hold("step", run[0])
+    run.until_held("step", run[0])
     run[1].notify()
     run[2].notify()
+    run.until(lambda _: run.count("drain") == drains + 2, "both are known to leave")
+    run.let_go("step", run[0])
     now = run.until_world(run[0])
     assert now.generation == before + 1, "one re-formation serves both"
     for vm in (run[1], run[2]):

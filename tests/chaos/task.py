@@ -6,9 +6,10 @@ Its folder is how a test takes hold of the workers:
 ``hold/POINT@VM``   the VM's worker that comes to this point stays there while the file exists,
                     and says so in ``held/POINT@VM``
 
-The points are ``data`` (while it warms up), ``init`` (inside the formation of a world, when the
-others are in ``hvd.init`` or about to be) and ``transfer`` (while state is sent). They are put
-into Horovod's functions from here, so that the trainer is tested as it is.
+The points are ``data`` (while it warms up), ``step`` (before its loss is computed), ``init``
+(inside the formation of a world, when the others are in ``hvd.init`` or about to be) and
+``transfer`` (while state is sent). The last two are put into Horovod's functions from here, so
+that the trainer is tested as it is.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ class Steerable(Task):
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         inputs, targets = batch
+        self._hold("step")
         time.sleep(self._pace())
         loss: Tensor = ((model(inputs) - targets) ** 2).mean()
         return loss

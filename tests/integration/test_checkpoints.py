@@ -27,14 +27,14 @@ from trainer.rundir import ENV_RUN_DIR, RunDirectory
 JOB = """
 name: digits
 task: trainer.tasks.digits:Digits
-args: {{epochs: 5, batch: 64, width: 8, dtype: float64}}
+args: {{epochs: 12, batch: 64, width: 8, dtype: float64}}
 pools: [{{machine: a2-highgpu-1g}}, {{machine: a2-highgpu-1g}}]
 elastic: {{spares: 0, suspicion: 5s}}
 checkpoint: {{every: 10 steps, keep: 3}}
 output: gs://a-bucket/runs
 local: {{market: {market}}}
 """
-STEPS = 5 * 23
+STEPS = 12 * 23
 REPLICAS = ("workerpool0-0", "workerpool1-0")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import grpc
@@ -22,6 +23,7 @@ from tests.trainer.test_coordinator import (
 from trainer.lease import Claim, create_claim, newest_claim
 from trainer.protocol import swell_pb2 as pb
 from trainer.store import Store
+from trainer.world import MemberId
 
 
 @with_leader
@@ -165,28 +167,69 @@ async def test_followers_hear_that_the_leader_lives(leader: Leader) -> None:
     assert leader.events().count("leader_changed") == 1, "it leads all the while"
 
 
+LEADER = MemberId("leader", "0")
+NOTICE = pb.Drain(reason="notice", deadline=15.0)
+
+
+@asynccontextmanager
+async def its_own_agent(leader: Leader) -> AsyncIterator[Agent]:
+    """That of the VM that leads."""
+    async with Agent(leader.target) as agent:
+        await agent.hello(LEADER)
+        yield agent
+
+
 @with_leader
-async def test_a_leader_that_is_about_to_go_calls_another_one(leader: Leader) -> None:
-    assert not leader.coordinator.hand_over(), "there is nobody"
-    async with world_of_two(leader) as (a, b, _):
-        assert leader.coordinator.hand_over()
+async def test_a_leader_whose_vm_is_to_go_calls_another_one(leader: Leader) -> None:
+    async with its_own_agent(leader) as its, world_of_two(leader) as (a, b, _):
+        await its.say(drain=NOTICE)
         calls = [asyncio.ensure_future(agent.until("succeed")) for agent in (a, b)]
         await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
         create_claim(leader.run_dir, Claim(2, str(A), "127.0.0.1:1"))
         answers = await asyncio.gather(*calls, return_exceptions=True)
         assert sum(isinstance(one, pb.Succeed) for one in answers) == 1, "the other is sent away"
+        assert await its.until_end() is grpc.StatusCode.OK, "its successor hears of the drain"
     await leader.coordinator.stop()
-    assert "loss" not in leader.events()
+    assert not {"loss", "drain"} & set(leader.events())
+
+
+@with_leader
+async def test_where_nobody_else_is_it_leaves_as_any_other(leader: Leader) -> None:
+    async with its_own_agent(leader) as its:
+        await its.say(drain=NOTICE)
+        assert (await its.until("release")).reason == "drained"
 
 
 @with_leader
 async def test_whoever_leaves_is_not_called(leader: Leader) -> None:
-    async with world_of_two(leader) as (a, b, _):
+    async with its_own_agent(leader) as its, world_of_two(leader) as (a, b, _):
         await train(a, b)
-        await a.say(drain=pb.Drain(reason="notice", deadline=15.0))
+        await a.say(drain=NOTICE)
         await b.until("pause")
-        assert leader.coordinator.hand_over()
+        await its.say(drain=NOTICE)
         await b.until("succeed")
+
+
+@with_leader
+async def test_when_all_are_to_go_none_waits_for_a_successor(leader: Leader) -> None:
+    leader.coordinator.hand_over_limit = PATIENCE
+    async with its_own_agent(leader) as its, world_of_two(leader) as (a, b, _):
+        await train(a, b)
+        for agent in (its, a, b):
+            await agent.say(drain=NOTICE)
+        assert (await its.until("release")).reason == "drained"
+
+
+def test_an_heir_that_does_not_lead_is_not_waited_for_long(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with leading(tmp_path) as leader, its_own_agent(leader) as its:
+            leader.coordinator.hand_over_limit = 0.1
+            async with world_of_two(leader) as (a, _, _):
+                await its.say(drain=NOTICE)
+                await a.until("succeed")
+                assert (await its.until("release")).reason == "drained"
+
+    asyncio.run(body())
 
 
 def test_a_leader_that_resigns_says_so(tmp_path: Path) -> None:
