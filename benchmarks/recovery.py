@@ -25,8 +25,8 @@ What is measured comes from the workers' own stamps (see jobs/mlp.py), all of on
     without a leader   until another coordinator has claimed the run (Swell alone has another)
 
 Elastic Horovod commits, and the torchrun script saves its snapshot, every 10 steps. A system that
-has not completed a step within the limit of 100 s, or whose workers have all exited, counts as
-``not recovered``: the job has ended.
+has not completed a step within the limit of 100 s, or has ended with all its workers, counts as
+``not recovered``.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Trial:
             found = recovery(stamps, event)
             if found is not None:
                 return found
-            if not any(psutil.pid_exists(pid) for pid in {one.pid for one in stamps}):
+            if self.system.ended() and not any(map(psutil.pid_exists, {s.pid for s in stamps})):
                 return None
             time.sleep(WATCH)
         return None

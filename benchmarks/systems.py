@@ -50,6 +50,9 @@ class System(Protocol):
     def leaderless(self) -> float | None:
         """How many seconds passed until there was another leader; None if there is none."""
 
+    def ended(self) -> bool:
+        """Whether all that would start workers again has exited."""
+
     def close(self) -> None:
         """Ends what runs outside the hosts."""
 
@@ -108,6 +111,9 @@ class Swell:
         inside = [psutil.Process(pid) for pid in host.processes()]
         hosted = [one for one in inside if "trainer.hosting" in one.cmdline()]
         return host, min(hosted, key=lambda one: one.create_time())  # the other one stands by
+
+    def ended(self) -> bool:
+        return all(process.poll() is not None for process in self._processes.values())
 
     def close(self) -> None:
         for process in self._processes.values():
@@ -187,6 +193,9 @@ class Horovodrun:
     def leaderless(self) -> float | None:
         return None
 
+    def ended(self) -> bool:
+        return self._process is not None and self._process.poll() is not None
+
     def close(self) -> None:
         if self._process is not None:
             _end_session(self._process)
@@ -256,6 +265,9 @@ class Torchrun:
 
     def leaderless(self) -> float | None:
         return None
+
+    def ended(self) -> bool:
+        return all(process.poll() is not None for process in self._processes.values())
 
     def close(self) -> None:
         for process in self._processes.values():

@@ -66,6 +66,11 @@ class LocalBuckets(AbstractFileSystem):  # type: ignore[misc]
             file.seek(start or 0)
             return file.read(-1 if end is None else end - (start or 0))
 
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """Makes the bucket of ``path``; folders need no making."""
+        with suppress(Taken):
+            self._objects.create_bucket(self._split(path)[0])
+
     def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
         """Returns what there is at ``path``: an object, or what looks like a folder."""
         bucket, name = self._split(path)

@@ -9,18 +9,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from launcher.runs import RunError
+from launcher.runs import RunError, checkpoint_directories
 from trainer.events import read_events
 from trainer.rundir import RunDirectory
 
 
 def list_checkpoints(run_dir: RunDirectory, verify: bool) -> list[dict[str, Any]]:
-    """Returns ``{"step", "bytes", "age", "world_size", "valid", "reason"}`` by step.
+    """Returns ``{"step", "bytes", "age", "world_size", "valid", "reason", "url"}`` by step.
 
     ``age`` is in seconds, None where no event tells it. ``valid`` is None unless ``verify``
     is true or the manifest itself is damaged.
     """
-    from trainer.checkpoints.manifest import committed_steps, read_manifest
+    from trainer.checkpoints.manifest import folder_of, read_manifest
     from trainer.checkpoints.restore import read_shard
 
     written = {
@@ -29,21 +29,30 @@ def list_checkpoints(run_dir: RunDirectory, verify: bool) -> list[dict[str, Any]
         if event["event"] == "checkpoint_committed" and isinstance(event.get("step"), int)
     }
     rows = []
-    for step in committed_steps(run_dir):
+    for step, place in _found(run_dir):
         row: dict[str, Any] = {"step": step, "bytes": None, "age": None, "world_size": None}
         if step in written:
             row["age"] = round(time.time() - written[step], 1)
-        row |= {"valid": None, "reason": ""}
+        row |= {"valid": None, "reason": "", "url": f"{place.url}/{folder_of(step)}"}
         try:
-            manifest = read_manifest(run_dir, step)
+            manifest = read_manifest(place, step)
             row |= {"bytes": manifest.bytes, "world_size": manifest.about.get("world_size")}
             for shard in manifest.shards if verify else []:
-                read_shard(run_dir, step, shard)
+                read_shard(place, step, shard)
             row["valid"] = True if verify else None
         except (ValueError, FileNotFoundError) as error:
             row |= {"valid": False, "reason": str(error)}
         rows.append(row)
     return rows
+
+
+def _found(run_dir: RunDirectory) -> list[tuple[int, RunDirectory]]:
+    """The steps of all checkpoints in order, and the directory that each is in."""
+    from trainer.checkpoints.manifest import committed_steps
+
+    places = checkpoint_directories(run_dir)
+    found = [(step, place) for place in places for step in committed_steps(place)]
+    return sorted(found, key=lambda one: one[0])
 
 
 def export_checkpoint(run_dir: RunDirectory, step: int | None, path: Path) -> int:
@@ -59,17 +68,18 @@ def export_checkpoint(run_dir: RunDirectory, step: int | None, path: Path) -> in
     import torch
     from safetensors.torch import save_file
 
-    from trainer.checkpoints.manifest import committed_steps
     from trainer.checkpoints.restore import Alone, load
     from trainer.tree import flatten, names_in
 
-    there = committed_steps(run_dir)
+    there = _found(run_dir)
+    chosen_from = [one for one in there if step in (None, one[0])]
+    if step is not None and not chosen_from:
+        steps = [one for one, _ in there]
+        raise RunError(f"{run_dir.url}: has no checkpoint of step {step}; it has {steps}")
     wrong: list[str] = []
-    for chosen in [step] if step is not None else reversed(there):
-        if chosen not in there:
-            raise RunError(f"{run_dir.url}: has no checkpoint of step {chosen}; it has {there}")
+    for chosen, place in reversed(chosen_from):
         tree = load(
-            run_dir,
+            place,
             chosen,
             lambda event, **fields: wrong.append(str(fields.get("reason"))),
             Alone(),
@@ -89,9 +99,12 @@ def export_checkpoint(run_dir: RunDirectory, step: int | None, path: Path) -> in
 
 def print_checkpoints(console: Console, rows: list[dict[str, Any]]) -> None:
     """Prints the rows of ``list_checkpoints`` as a table."""
+    places = {row["url"].rpartition("/checkpoints/")[0] for row in rows}
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
     for name in ("step", "size", "age", "written by", "valid"):
         table.add_column(name, justify="left" if name == "valid" else "right", no_wrap=True)
+    if len(places) > 1:
+        table.add_column("in", overflow="fold")
     for row in rows:
         valid = {None: "not checked", True: "yes", False: f"no: {row['reason']}"}[row["valid"]]
         table.add_row(
@@ -100,5 +113,6 @@ def print_checkpoints(console: Console, rows: list[dict[str, Any]]) -> None:
             "?" if row["age"] is None else f"{row['age']:,.0f} s",
             f"{row['world_size'] or '?'} ranks",
             valid,
+            *([row["url"].rpartition("/checkpoints/")[0]] if len(places) > 1 else []),
         )
     console.print(table)

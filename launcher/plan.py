@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 UNKNOWN = "unknown"
 TRAFFIC = (
     "the run keeps its directory wherever it runs: in another region than the bucket's, its "
-    "checkpoints are traffic between regions, which is slower and costs extra"
+    "checkpoints are traffic between regions, which is slower and costs extra; checkpoint.buckets "
+    "keeps them where they are written"
 )
 
 
@@ -161,7 +162,7 @@ def _choices(job: Job, prices: PriceList) -> Iterator[str]:
         after = timedelta(seconds=choice.after)
         when = f", when nothing has run for {format_duration(after)}" if after else ""
         yield f"  {number}. {choice.name}: {price}{when}"
-    if len({choice.region for choice in choices}) > 1:
+    if len({choice.region for choice in choices} - {*job.checkpoint.buckets}) > 1:
         yield TRAFFIC
 
 

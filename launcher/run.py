@@ -247,6 +247,9 @@ def _look_after(
     if record.get("target") != "vertex":
         emulator = _emulator(run_id, job, resources)
         api = _emulated(job, emulator)
+        for place in runs.checkpoint_directories(directory):
+            if place.url.startswith("gs://"):  # nobody has to set up what is only emulated
+                place.store.fs.makedirs(place.store.root)
     terms = Terms(
         run_id,
         tuple(_choices(job)),
@@ -258,6 +261,7 @@ def _look_after(
     )
     code = str(record["settings"].get("code_sha256") or "")
     secrets_api = emulator.endpoint if emulator else ENDPOINT
+    buckets = job.checkpoint.buckets
     deliveries = resources.enter_context(ExitStack())  # each until the run has ended
 
     def request(attempt: int, choice: Choice) -> customjob.CustomJob:
@@ -270,6 +274,9 @@ def _look_after(
             attempt=attempt,
             region=choice.region,
             code=package_url(directory.url, code) if code else "",
+            checkpoints=runs.checkpoint_urls(run_id, directory.url, buckets, choice.region)
+            if buckets
+            else (),
         )
 
     run = Run(run_id, directory, emulator)

@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
@@ -65,6 +65,33 @@ def directory_url(run_id: str, output: str | None) -> str:
     if "://" not in output:
         output = str(Path(output).expanduser().absolute())
     return f"{output.rstrip('/')}/{run_id}"
+
+
+def checkpoint_urls(
+    run_id: str, url: str, buckets: Mapping[str, str], region: str = ""
+) -> list[str]:
+    """Returns the URLs of the directories that have a run's checkpoints.
+
+    An attempt in ``region`` writes its own to the first of them.
+
+    Args:
+        run_id: the run.
+        url: of its run directory.
+        buckets: the job's ``checkpoint.buckets``.
+        region: where the attempt is; without one the run directory is first.
+    """
+    own = {there: directory_url(run_id, bucket) for there, bucket in buckets.items()}
+    return list(dict.fromkeys([own.get(region, url), url, *own.values()]))
+
+
+def checkpoint_directories(run_dir: RunDirectory) -> list[RunDirectory]:
+    """Returns the directories that have the run's checkpoints; the run directory is the first."""
+    from launcher.job.spec import Job
+
+    run = run_dir.run()
+    buckets = Job.model_validate(run["spec"]).checkpoint.buckets
+    urls = checkpoint_urls(str(run["id"]), run_dir.url, buckets)
+    return [run_dir, *(_open(url, str(run.get("target"))) for url in urls[1:])]
 
 
 def directory_for(run_id: str, output: str | None, target: str = "vertex") -> RunDirectory:

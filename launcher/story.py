@@ -130,6 +130,7 @@ _TELLERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "attempt_due": lambda e: (
         f"attempt {e['attempt']} is due in {span(float(e['seconds']))}: {e['choice']}"
     ),
+    "attempt_left": lambda e: f"attempt {e['attempt']} is given up for another{_why(e)}",
     "moved": lambda e: (
         f"the run moves to {e['region']}; its run directory does not: checkpoints are "
         "traffic between regions now"

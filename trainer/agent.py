@@ -31,6 +31,7 @@ from trainer.rendezvous import Rendezvous
 from trainer.replica import Replica, find_replica, hostname_trap
 from trainer.retry import START_LIMIT, patiently
 from trainer.rundir import (
+    ENV_CHECKPOINTS,
     ENV_RUN_DIR,
     ENV_TOKEN,
     EXIT_FAILED,
@@ -41,6 +42,7 @@ from trainer.rundir import (
 from trainer.session import Session
 from trainer.settings import Settings
 from trainer.slots import Slots
+from trainer.untrusted import parse_json
 from trainer.wire import addresses_in, share_in, world_from_message, world_to_message
 from trainer.world import MemberId, World
 
@@ -80,6 +82,7 @@ class Agent:
         self._settings = settings
         self._credentials = credentials
         self._env = env
+        self._checkpoint_urls = _urls_in(env.get(ENV_CHECKPOINTS, "[]"))
         self.member = replica.member()
         self._events = EventWriter(run_dir, str(self.member).replace("#", "-"))
         self._slots = Slots(
@@ -307,6 +310,7 @@ class Agent:
         settings = self._settings
         session = Session(
             run_dir_url=self._run_dir.url,
+            checkpoint_urls=self._checkpoint_urls,
             writer=f"{str(self.member).replace('#', '-')}-{slot}-{serial}",
             slot=slot,
             spare=spare,
@@ -431,6 +435,13 @@ class Agent:
 
 def _exit_code(state: str) -> int:
     return EXIT_FAILED if state == "failed" else EXIT_OK
+
+
+def _urls_in(text: str) -> list[str]:
+    urls = parse_json(text.encode())
+    if not isinstance(urls, list) or not all(isinstance(url, str) for url in urls):
+        raise ValueError(f"{ENV_CHECKPOINTS} must be a JSON list of URLs, not {text[:60]!r}")
+    return urls
 
 
 def _without_op(message: Message) -> dict[str, Any]:

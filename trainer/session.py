@@ -31,6 +31,8 @@ class Session:
         checkpoint_every_steps: steps between checkpoints; 0 for none by steps.
         checkpoint_keep, checkpoint_keep_every, checkpoint_keep_best: see checkpoints.retention.
         checkpoint_from: the URL of a checkpoint that a new run begins from; "" for none.
+        checkpoint_urls: of the directories that have the run's checkpoints; new ones are written to the
+            first. Empty: those of the run directory.
         job_sha256: the job's checksum, for the record.
         audit: whether to log the sample ids of every step.
         code_folder: where the user's code is, if the run brought it along: see trainer.code.
@@ -53,6 +55,7 @@ class Session:
     checkpoint_keep_every: int = 0
     checkpoint_keep_best: str = ""
     checkpoint_from: str = ""
+    checkpoint_urls: list[str] = field(default_factory=list)
     job_sha256: str = ""
     audit: bool = False
     code_folder: str = ""
@@ -62,6 +65,12 @@ class Session:
     def run_dir(self) -> RunDirectory | None:
         """The run directory, opened; None outside a run."""
         return None if self.run_dir_url is None else RunDirectory(self.run_dir_url)
+
+    @property
+    def checkpoint_dirs(self) -> list[RunDirectory]:
+        """Those that have the run's checkpoints, opened; the first is for new ones."""
+        urls = self.checkpoint_urls or ([] if self.run_dir_url is None else [self.run_dir_url])
+        return [RunDirectory(url) for url in urls]
 
     def to_env(self) -> dict[str, str]:
         """The environment variables that carry this session to a worker."""

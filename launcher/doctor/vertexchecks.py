@@ -51,19 +51,28 @@ def vertex_checks(job: Job, cloud: Cloud, endpoint: str | None = None) -> Iterat
     for api in apis:
         yield Check(f"Vertex AI in {api.region}", partial(vertex_ai, api))
     yield Check("permissions", lambda: permissions(cloud))
-    bucket, _, folder = (job.output or "").removeprefix("gs://").partition("/")
-    yield Check("bucket", lambda: regional(cloud, bucket, job.regions))
-    yield Check("bucket is writable", lambda: writable(cloud, bucket, folder))
+    yield from bucket_checks(job, cloud)
     if job.service_account:
         account = job.service_account
         yield Check("service account", lambda: act_as(cloud, account))
-    yield Check("replicas may use the bucket", lambda: replicas_may_write(cloud, job, bucket))
     for image in dict.fromkeys(_images(job)):
         yield Check("image", partial(image_exists, cloud, image))
         yield Check("replicas may pull the image", partial(replicas_may_pull, cloud, job, image))
     for metric, need in quotas(job).items():
         for region in job.regions:
             yield Check(f"quota in {region}", partial(quota, cloud, metric, region, need))
+
+
+def bucket_checks(job: Job, cloud: Cloud) -> Iterator[Check]:
+    """Yields the checks of the buckets that a job writes to."""
+    places = [("bucket", job.output or "", job.regions)]
+    for region, url in job.checkpoint.buckets.items():
+        places.append((f"bucket for {region}", url, [region]))
+    for name, url, regions in places:
+        bucket, _, folder = url.removeprefix("gs://").partition("/")
+        yield Check(name, partial(regional, cloud, bucket, regions))
+        yield Check(f"{name} is writable", partial(writable, cloud, bucket, folder))
+        yield Check(f"replicas may use the {name}", partial(replicas_may_write, cloud, job, bucket))
 
 
 def credentials(endpoint: str) -> Finding:
@@ -123,7 +132,7 @@ def regional(cloud: Cloud, bucket: str, regions: list[str]) -> Finding:
     if kind and kind != "region":
         return failed(
             f"gs://{bucket} is a {kind} ({location.upper()}); training needs a regional one",
-            f"make one, and write it into output: {create}",
+            f"make one, and write it into the job: {create}",
         )
     if location == regions[0]:
         return passed(f"gs://{bucket} is in {location}")

@@ -21,7 +21,7 @@ from launcher.job.scheduling import Scheduling
 
 MAX_POOLS = 4
 MAX_ENV = 100  # variables of a replica
-OWN_ENV = 5  # of which Swell sets: see customjob
+OWN_ENV = 6  # of which Swell sets: see customjob
 WAYS = ("task", "script", "module")
 _REGIONAL = re.compile(r"projects/[^/]+/(?:locations|regions)/([^/]+)/.+")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +17,7 @@ from launcher.job.pool import AGENT_MODULE, Container, Package, Pool, Reservatio
 from launcher.job.spec import Job
 from trainer.rundir import (
     ENV_ATTEMPT,
+    ENV_CHECKPOINTS,
     ENV_RUN_DIR,
     ENV_RUN_ID,
     ENV_SLOTS,
@@ -41,6 +42,7 @@ def build(
     attempt: int,
     region: str | None = None,
     code: str = "",
+    checkpoints: Sequence[str] = (),
 ) -> CustomJob:
     """Returns the CustomJob to send for one attempt of a run.
 
@@ -53,12 +55,16 @@ def build(
         attempt: number of this attempt, from 1.
         region: where it is sent; by default the job's first.
         code: URL of the user's code as a Python package, for pools that install it.
+        checkpoints: URLs of the directories that have the run's checkpoints, if that is not the
+            run directory alone; new ones are written to the first.
     """
     env = {
         ENV_RUN_DIR: run_dir.replace("$", "$$"),  # a value's $(NAME) would be expanded
         ENV_RUN_ID: run_id,
         ENV_ATTEMPT: str(attempt),
     }
+    if checkpoints:
+        env[ENV_CHECKPOINTS] = json.dumps(list(checkpoints)).replace("$", "$$")
     request: CustomJob = {
         "displayName": run_id,
         "labels": {**job.labels, RUN_LABEL: run_id, ATTEMPT_LABEL: str(attempt)},

@@ -4,7 +4,7 @@ regions: [us-central1, us-east4]
 fallback:                                  # after those, in this order
   - {machine: a2-ultragpu-8g}              # in the same regions
   - {strategy: standard, after: 2h}        # when there has been no Spot machine for so long
-resubmit: {pause: 1min, longest: 30min}
+resubmit: {pause: 1min, longest: 30min, patience: 1h}
 limits: {cost: 500 USD, time: 3d, attempts: 20, deadline: 2026-12-24T08:00+01:00}
 """
 
@@ -118,6 +118,9 @@ class Resubmit(Part):
         "1min", validate_default=True, description="After the first failure; then twice as long"
     )
     longest: Duration = Field("30min", validate_default=True, description="No pause is longer")
+    patience: Duration | None = Field(
+        None, description="An attempt that has no machines for so long is given up for another"
+    )
 
     @classmethod
     def _clashes(cls, fields: Any) -> Iterator[Problem]:

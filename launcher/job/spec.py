@@ -35,7 +35,7 @@ from launcher.job.network import Network, PscInterface
 from launcher.job.notify import Notify
 from launcher.job.part import DEFAULT, Part, Problem, Text, beside, problem, resource, valid, whole
 from launcher.job.pool import Container, Environment, ModuleName, Package, Pool
-from launcher.job.region import Regions
+from launcher.job.region import Region, Regions
 from launcher.job.scheduling import Scheduling
 from launcher.job.sizes import SizeField
 from launcher.job.variant import vary
@@ -169,6 +169,10 @@ class Checkpoint(Part):
     keep_every: Moment | None = None  # besides, those at multiples of so many steps
     keep_best: str = ""  # besides, the one with the highest value of a metric; "-loss": the lowest
     start_from: str | None = None  # a checkpoint's URL; with #weights the model only
+    buckets: dict[Region, Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=dict,
+        description="By region: where the attempts there write theirs, gs://BUCKET/FOLDER",
+    )
 
     def settings(self) -> dict[str, Any]:
         """Returns what the trainer reads of it."""

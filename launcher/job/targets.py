@@ -21,7 +21,8 @@ def output_of(job: Job, target: Target) -> str | None:
 
 def problems(job: Job, target: Target) -> list[Problem]:
     """Returns what keeps ``job`` from running on ``target``."""
-    return list(_locally(job) if target == "local" else _on_vertex(job))
+    found = _locally(job) if target == "local" else _on_vertex(job)
+    return [*found, *_buckets_of_no_use(job)]
 
 
 def warnings(job: Job) -> list[Problem]:
@@ -72,7 +73,18 @@ def _on_vertex(job: Job) -> Iterator[Problem]:
         yield ("regions",), "is missing; write for example [us-central1]"
     if not (job.output or "").startswith("gs://"):
         yield ("output",), "is missing; write a regional bucket's gs://BUCKET/FOLDER"
+    for region, bucket in job.checkpoint.buckets.items():
+        if not bucket.startswith("gs://"):
+            yield ("checkpoint", "buckets", region), "is no bucket; write gs://BUCKET/FOLDER"
     yield from dict.fromkeys(_runtimes_on_vertex(job))  # pools that share the job's share a problem
+
+
+def _buckets_of_no_use(job: Job) -> Iterator[Problem]:
+    regions = {*job.regions, *(region for it in job.fallback for region in it.regions or [])}
+    for region in job.checkpoint.buckets:
+        if region not in regions:
+            at = ("checkpoint", "buckets", region)
+            yield at, "is no region of the job's; add it to regions, or remove it here"
 
 
 def _files_of_the_image(job: Job) -> Iterator[Problem]:

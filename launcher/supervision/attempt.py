@@ -36,6 +36,7 @@ class Attempt:
         reason: why it ended, in the API's words.
         code: of the CustomJob's error (google.rpc.Code), or the HTTP status of a refusal.
         kind: of a refusal (see launcher.api.apierror), or "unsent".
+        left: why it was given up for another, before it had its machines; empty if it was not.
         created: when the record was.
         submitted: when the API had taken it.
         started: when all its replicas were up for the first time.
@@ -53,6 +54,7 @@ class Attempt:
     reason: str = ""
     code: int = 0
     kind: str = ""
+    left: str = ""
     created: float = 0.0
     submitted: float | None = None
     started: float | None = None
@@ -81,7 +83,7 @@ class Attempt:
         return asdict(self)
 
 
-_TEXTS = frozenset({"region", "endpoint", "choice", "job", "state", "reason", "kind"})
+_TEXTS = frozenset({"region", "endpoint", "choice", "job", "state", "reason", "kind", "left"})
 _COUNTS = frozenset({"attempt", "code", "step"})
 
 

@@ -12,7 +12,9 @@ another               not over                    Watch: the agents exit by them
 any                   none, or over               Done
 none                  not over                    Watch, unless a limit is reached:
                                                   Stop if it runs (it saves a checkpoint and ends),
-                                                  End limited if it does not, or not in time
+                                                  End limited if it does not, or not in time;
+                                                  Leave if it has no machines for too long, which
+                                                  makes it expired; then Cancel, once
 none                  succeeded                   End succeeded (it was not our agent's to say so)
 none                  cancelled                   End cancelled: somebody cancelled the CustomJob
 none                  user_error, rejected, gone  End failed: again would be the same again
@@ -42,6 +44,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from launcher.job.durations import format_duration
 from launcher.job.fallback import Limits, Resubmit
 from launcher.supervision.attempt import Attempt
 from launcher.supervision.choices import Choice, fruitless, next_choice
@@ -139,6 +142,13 @@ class Stop:
 
 
 @dataclass(frozen=True)
+class Leave:
+    """Write down that the attempt is given up for another."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Cancel:
     """Cancel the attempt's CustomJob."""
 
@@ -156,7 +166,7 @@ class Done:
     """Nothing is left to do."""
 
 
-Action = Submit | Wait | Find | Watch | Stop | Cancel | End | Done
+Action = Submit | Wait | Find | Watch | Stop | Leave | Cancel | End | Done
 
 
 def decide(terms: Terms, situation: Situation, now: float) -> Action:
@@ -200,7 +210,7 @@ def _after_the_end(situation: Situation) -> Action:
 def _while_it_lives(terms: Terms, situation: Situation, last: Attempt, now: float) -> Action:
     limit = situation.stop or reached(terms.limits, spent(situation.attempts, now), now)
     if limit is None:
-        return Watch()
+        return _while_it_waits(terms, situation, last, now)
     if last.started is None or not terms.saves:
         return End("limited", limit)
     if situation.stop is None:
@@ -209,6 +219,18 @@ def _while_it_lives(terms: Terms, situation: Situation, last: Attempt, now: floa
         seconds = round(terms.stop_grace)
         return End("limited", f"{limit}; no checkpoint was saved within {seconds} s")
     return Watch()
+
+
+def _while_it_waits(terms: Terms, situation: Situation, last: Attempt, now: float) -> Action:
+    """What becomes of an attempt that may have its machines by now, or not for a long time."""
+    if last.left:
+        return Watch() if situation.cancel_sent else Cancel()
+    patience = terms.resubmit.patience
+    if patience is None or last.started is not None or last.submitted is None:
+        return Watch()
+    if now - last.submitted < patience.total_seconds():
+        return Watch()
+    return Leave(f"resubmit.patience: it has had no machines for {format_duration(patience)}")
 
 
 def _end_with(situation: Situation, last: Attempt) -> End | None:

@@ -31,6 +31,7 @@ from launcher.supervision.policy import (
     Done,
     End,
     Find,
+    Leave,
     Situation,
     Stop,
     Submit,
@@ -164,6 +165,12 @@ class Supervisor:
             self._events.flush()
         elif isinstance(action, End):
             end_run(self._run_dir, self._events, action.state, action.reason)
+        elif isinstance(action, Leave):
+            self._record(replace(self._attempts[-1], left=action.reason))
+            self._events.emit(
+                "attempt_left", attempt=self._attempts[-1].attempt, reason=action.reason
+            )
+            self._events.flush()
         elif isinstance(action, Cancel):
             self._cancel()
         else:
@@ -237,8 +244,9 @@ class Supervisor:
             region=attempt.region,
             choice=attempt.choice or None,
         )
-        home = self._attempts[0].region
-        if attempt.region != home and not self._run_dir.store.is_local:
+        home, buckets = self._attempts[0].region, self._terms.choices[0].job.checkpoint.buckets
+        away = attempt.region != home and attempt.region not in buckets
+        if away and not self._run_dir.store.is_local:
             self._events.emit("moved", attempt=attempt.attempt, region=attempt.region, home=home)
         self._events.flush()
 

@@ -7,7 +7,7 @@ succeeded    did what it should
 stockout     got no machines, or lost them all and got none back
 quota        asked for more than the project may have
 preempted    lost its machines, or the service that ran it, through nobody's fault
-expired      waited for flex_start machines for as long as it was told to
+expired      waited for machines for as long as it was told to: flex_start's, or any
 internal     failed inside Vertex AI, or could not be sent because that did not answer
 crash        ended with SIGABRT or SIGSEGV (6, 134, 11, 139), which may be transient, or with
              the agent's own 134: only a fresh attempt can help
@@ -91,6 +91,8 @@ def verdict_of(attempt: Attempt) -> Verdict:
     state = attempt.state
     if state == "SUCCEEDED":
         return "succeeded"
+    if state == "CANCELLED" and attempt.left:
+        return "expired"
     if state == "CANCELLED":
         # Vertex AI says so as well when a machine is preempted while the job is being stopped.
         return "cancelled"

@@ -149,6 +149,23 @@ def test_other_machines_where_those_are_never_to_be_had(swell: WholeRuns) -> Non
     ]
 
 
+def test_what_is_queued_for_too_long_is_given_up(swell: WholeRuns) -> None:
+    entries = [{"machine": "a2-highgpu-1g", "region": "us-central1", "vms": DRY}]
+    job = swell.job(
+        {},
+        regions=["us-central1", "us-east1"],
+        resubmit={"pause": "200ms", "longest": "1s", "patience": "2s"},
+        local={"market": {"retry": "10min", "notice": "none", "capacity": entries}},
+    )
+    launch = swell("launch", job, "--run-id", "one")
+    assert launch.returncode == 0, launch.stdout + launch.stderr
+    first, second = swell.attempts("one")
+    assert (first["region"], first["state"]) == ("us-central1", "CANCELLED")
+    assert first["ended"] - first["submitted"] >= 2.0
+    assert (second["region"], second["state"]) == ("us-east1", "SUCCEEDED")
+    assert "attempt 1 is given up for another" in launch.stdout
+
+
 def test_on_demand_when_there_has_been_no_spot_machine_for_a_while(swell: WholeRuns) -> None:
     job = swell.job(
         {"us-central1": DRY},
@@ -256,6 +273,31 @@ def test_training_goes_on_in_another_region(swell: WholeRuns) -> None:
     assert status["samples_repeated"] == status["samples_skipped"] == 0
     resumed = [g["step"] for g in status["generations"] if g["step"] is not None]
     assert max(resumed) >= 40, "from a checkpoint"
+
+
+def test_a_run_that_moves_keeps_its_checkpoints_near(swell: WholeRuns) -> None:
+    taken = [{"at": "60 steps", "vanish": f"workerpool{n}-0"} for n in (0, 1)]
+    checkpoint = {**DIGITS["checkpoint"], "buckets": {"us-east1": "gs://east/runs"}}
+    job = {**DIGITS, "output": "gs://central/runs", "checkpoint": checkpoint, "audit": False}
+    path = swell.folder / "digits.yaml"
+    market = {"retry": "500ms", "incidents": taken}
+    path.write_text(yaml.safe_dump({**job, "local": {"market": market}}))
+    launch = swell("launch", str(path), "--run-id", "one")
+    assert launch.returncode == 0, launch.stdout + launch.stderr
+    assert "traffic between regions" not in launch.stdout
+    status = swell.status("one")
+    assert status["step"] == 8 * 23
+    assert max(g["step"] for g in status["generations"] if g["step"] is not None) >= 40
+    rows = json.loads(swell("checkpoints", "one", "--verify", "--json").stdout)
+    assert all(row["valid"] for row in rows)
+    near = {row["step"] for row in rows if row["url"].startswith("gs://east/runs/one/")}
+    before = {row["step"] for row in rows if row["url"].startswith("gs://central/runs/one/")}
+    assert len(near) + len(before) == len(rows)
+    assert 40 <= max(before) <= 80 and max(near) == 8 * 23
+    shown = swell("checkpoints", "one").stdout
+    assert "gs://central/runs/one" in shown and "gs://east/runs/one" in shown
+    assert swell("checkpoints", "one", "--export", str(path.with_suffix(".x"))).returncode == 0
+    assert swell.nothing_is_left()
 
 
 def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_of_its_last_step(

@@ -90,11 +90,13 @@ class Checkpointer:
     """Writes and reads the checkpoints of one run, as one rank of whatever world there is.
 
     Args:
-        run_dir: where they live.
+        run_dir: the run.
         keep: how many of the newest to keep, or what else.
         report: called as ``report(event, **fields)`` with events of trainer.events, also
             from a thread.
         clock: monotonic seconds.
+        places: the directories that have its checkpoints; new ones are written to the first. By
+            default the run directory.
     """
 
     def __init__(
@@ -103,12 +105,15 @@ class Checkpointer:
         keep: int | Retention,
         report: Report,
         clock: Callable[[], float] = time.monotonic,
+        places: Sequence[RunDirectory] = (),
     ) -> None:
         self._run_dir = run_dir
+        self._places = list(places) or [run_dir]
+        self._place = self._places[0]
         self._retention = Retention(keep) if isinstance(keep, int) else keep
         self._report = report
         self._clock = clock
-        self._leftovers = Leftovers(run_dir, clock)
+        self._leftovers = Leftovers(self._place, clock)
         self._world = ""
         self._last: Writing | None = None
         self._layout: Layout | None = None
@@ -128,7 +133,7 @@ class Checkpointer:
         retention = Retention(
             session.checkpoint_keep, session.checkpoint_keep_every, session.checkpoint_keep_best
         )
-        return cls(session.run_dir, retention, report)
+        return cls(session.run_dir, retention, report, places=session.checkpoint_dirs)
 
     # --- saving -----------------------------------------------------------------------
 
@@ -300,7 +305,7 @@ class Checkpointer:
             digest = hashlib.sha256(data).hexdigest()
             # Whoever else writes this step cannot touch a shard that is not the same.
             name = f"part-{number:05d}-of-{writing.total:05d}-{digest[:16]}.safetensors"
-            self._run_dir.store.write(f"{folder_of(writing.step)}/{name}", data)
+            self._place.store.write(f"{folder_of(writing.step)}/{name}", data)
             return ShardFile(name, len(data), digest)
 
         # One is hashed while another waits for the disk; object stores take several at once.
@@ -325,10 +330,10 @@ class Checkpointer:
             self._make_manifest(writing, [receipt])
             return
         folder = folder_of(writing.step)
-        self._run_dir.write_json(f"{folder}/{receipt_name(writing.name, writing.rank)}", receipt)
+        self._place.write_json(f"{folder}/{receipt_name(writing.name, writing.rank)}", receipt)
         began, wait, there = self._clock(), POLL, 0
         while True:
-            names = self._run_dir.store.names(folder)
+            names = self._place.store.names(folder)
             if MANIFEST in names:
                 self.failures = 0
                 self.committed = writing.step
@@ -336,7 +341,7 @@ class Checkpointer:
             found = receipts_of(writing.name, names)
             if len(found) == writing.size:
                 try:
-                    read = [self._run_dir.read_json(f"{folder}/{name}") for name in found]
+                    read = [self._place.read_json(f"{folder}/{name}") for name in found]
                 except FileNotFoundError:
                     continue  # somebody made the manifest, and has tidied up
                 self._make_manifest(writing, read)
@@ -376,7 +381,7 @@ class Checkpointer:
             receipts[0]["about"],
         )
         name = f"{folder_of(writing.step)}/{MANIFEST}"
-        created = self._run_dir.create_json(name, manifest.to_json())
+        created = self._place.create_json(name, manifest.to_json())
         self.failures = 0
         self.committed = writing.step
         if not created:
@@ -400,7 +405,7 @@ class Checkpointer:
         trainer.checkpoints.restore for what it raises.
         """
         return load_newest(
-            self._run_dir, self._report, exchange or Alone(), device or torch.device("cpu")
+            self._places, self._report, exchange or Alone(), device or torch.device("cpu")
         )
 
 

@@ -21,7 +21,7 @@ class Leftovers:
     """Tidies the checkpoints of a run, now and then.
 
     Args:
-        run_dir: the run.
+        run_dir: the directory that has them.
         clock: monotonic seconds.
     """
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -75,7 +75,7 @@ class Alone:
 
 
 def load_newest(
-    run_dir: RunDirectory, report: Report, exchange: Exchange, device: torch.device
+    places: Sequence[RunDirectory], report: Report, exchange: Exchange, device: torch.device
 ) -> tuple[Any, int] | None:
     """Returns (tree, step) of the newest valid checkpoint, or None if there is none at all.
 
@@ -83,7 +83,8 @@ def load_newest(
     is reported as ``checkpoint_rejected``, by the ranks that found it out.
 
     Args:
-        run_dir: the run.
+        places: the directories that have the run's checkpoints; of a step that several have, the
+            first one's comes first.
         report: called with events of trainer.events.
         exchange: the world.
         device: where the tensors are wanted.
@@ -91,15 +92,18 @@ def load_newest(
     Raises NoneValid when there are checkpoints and none is valid, StoreUnavailable when the
     store stays away (then nobody knows which is the newest), OSError when it refuses.
     """
-    steps = _shared(exchange, lambda: committed_steps(run_dir))
-    for step in reversed(steps):
-        loaded = load(run_dir, step, report, exchange, device)
+
+    def find() -> list[tuple[int, int]]:
+        return [(step, -at) for at, place in enumerate(places) for step in committed_steps(place)]
+
+    found = _shared(exchange, find)
+    for step, at in sorted(found, reverse=True):
+        loaded = load(places[-at], step, report, exchange, device)
         if loaded is not None:
             return loaded, step
-    if steps:
-        raise NoneValid(
-            f"none of the {len(steps)} checkpoints in {run_dir.url}/{CHECKPOINTS} is valid"
-        )
+    if found:
+        where = " and ".join(f"{place.url}/{CHECKPOINTS}" for place in places)
+        raise NoneValid(f"none of the {len(found)} checkpoints in {where} is valid")
     return None
 
 

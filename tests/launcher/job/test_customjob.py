@@ -24,6 +24,16 @@ def build(job: Job = JOB) -> customjob.CustomJob:
     )
 
 
+def test_replicas_are_told_of_checkpoints_in_several_places() -> None:
+    urls = ["gs://east/digits-1", "gs://bucket/digits-1"]
+    request = customjob.build(
+        JOB, run_id="d", run_dir="gs://bucket/d", token="t", attempt=2, checkpoints=urls
+    )
+    (pool, _) = request["jobSpec"]["workerPoolSpecs"]
+    env = {one["name"]: one["value"] for one in pool["containerSpec"]["env"]}
+    assert json.loads(env["SWELL_CHECKPOINTS"]) == urls
+
+
 def test_a_request_is_what_the_rest_api_takes() -> None:
     env = [
         {"name": "SWELL_RUN_DIR", "value": "gs://bucket/digits-1"},

@@ -47,6 +47,34 @@ def test_what_containers_cannot_see_is_refused_with_the_remedy(
     assert path == field and what in said
 
 
+VERTEX = {
+    **BASE,
+    "project": "p",
+    "regions": ["us-central1"],
+    "fallback": [{"regions": ["us-east1"], "after": "1h"}],
+    "output": "gs://b/runs",
+    "container": "an-image",
+}
+
+
+def test_a_region_may_have_a_bucket_of_its_own() -> None:
+    job = Job.model_validate({**VERTEX, "checkpoint": {"buckets": {"us-east1": "gs://east/r"}}})
+    assert problems(job, "vertex") == []
+
+
+@pytest.mark.parametrize(
+    ("region", "bucket", "said"),
+    [
+        ("us-east1", "/tmp/runs", "is no bucket; write gs://BUCKET/FOLDER"),
+        ("us-west1", "gs://west", "is no region of the job's; add it to regions, or remove it"),
+    ],
+)
+def test_a_bucket_is_one_and_of_use(region: str, bucket: str, said: str) -> None:
+    job = Job.model_validate({**VERTEX, "checkpoint": {"buckets": {region: bucket}}})
+    ((path, what),) = problems(job, "vertex")
+    assert path == ("checkpoint", "buckets", region) and said in what
+
+
 def test_memory_is_a_size_with_a_unit() -> None:
     found = job(local={"vm": "container", "memory": "8GiB"}).local.memory
     assert found is not None and found.bytes == 8 * 2**30

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.job.fallback import Limits
+from launcher.job.fallback import Limits, Resubmit
 from launcher.supervision.attempt import REFUSED, UNSENT, Attempt
 from launcher.supervision.choices import Choice, choices_of
 from launcher.supervision.policy import (
@@ -19,6 +19,7 @@ from launcher.supervision.policy import (
     Done,
     End,
     Find,
+    Leave,
     Situation,
     Stop,
     Submit,
@@ -95,6 +96,23 @@ def test_the_table_with_an_outcome(
     last: Attempt | None, outcome: str, more: dict[str, Any], action: Action
 ) -> None:
     assert decided(last, outcome={"state": outcome}, **more) == action
+
+
+def test_an_attempt_without_machines_is_given_up_for_another() -> None:
+    terms = replace(TERMS, resubmit=Resubmit.model_validate({"patience": "10min"}))
+    waits = attempt("PENDING", submitted=100.0, ended=None)
+    assert decided(waits, 699.0) == decided(waits, 699.0, terms) == Watch()
+    why = "resubmit.patience: it has had no machines for 10min"
+    assert decided(waits, 700.0, terms) == Leave(why)
+    assert decided(replace(waits, started=650.0), 900.0, terms) == Watch()
+    left = replace(waits, left=why)
+    assert decided(left, 701.0, terms) == Cancel()
+    assert decided(left, 702.0, terms, cancel_sent=True) == Watch()
+    over = replace(left, state="CANCELLED", ended=703.0)
+    assert decided(over, 703.0, terms) == Submit(2, SECOND)
+    assert decided(replace(left, state="SUCCEEDED"), 703.0, terms) == End(
+        "succeeded", "the CustomJob succeeded"
+    ), "it had its machines after all"
 
 
 def limited(**limits: Any) -> Terms:

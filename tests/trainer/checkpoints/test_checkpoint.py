@@ -105,6 +105,29 @@ def test_the_newest_comes_back(saved: Saved) -> None:
     assert saved.reported("checkpoint_rejected") == []
 
 
+def test_a_run_may_have_checkpoints_in_several_places(tmp_path: Path) -> None:
+    """Where a run has moved to, it writes; the newest that is valid counts, wherever it is."""
+    first = Saved(tmp_path / "first")
+    first.save(1, 2, 3)
+    second = Saved(tmp_path / "second")
+    places = [second.run_dir, first.run_dir]
+    moved = Checkpointer(first.run_dir, 1, second._report, places=places)
+    found = moved.load_newest()
+    assert found is not None and is_state(*found)
+    assert found[1] == 3
+    assert moved.save(state(4), 4, wait=True)
+    assert committed_steps(first.run_dir) == [2, 3], "nothing is tidied but where it writes"
+    assert committed_steps(second.run_dir) == [4]
+    second.shard(4).unlink()
+    found = moved.load_newest()
+    assert found is not None and found[1] == 3
+    assert second.reported("checkpoint_rejected") == [4]
+    first.shard(3).unlink()
+    first.shard(2).unlink()
+    with pytest.raises(NoneValid, match=r"none of the 3 checkpoints in .*second.* and .*first"):
+        moved.load_newest()
+
+
 def test_in_a_new_run_there_is_none(saved: Saved) -> None:
     assert saved.checkpointer.load_newest() is None
 
