@@ -1,19 +1,17 @@
 #!/usr/bin/env bash
 # Builds the CPU image on this machine without any image registry, and tests it: `make
 # test-container`. Debian 12 or Ubuntu, as root. Leaves nothing but Debian's podman behind.
-#
-#   containers/test.sh --possible   only says whether it could run here, and why not
+# Exits with 3, and says why, where containers cannot be had: that is no failure of the image.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-why=
-[[ $(id -u) == 0 ]] || why="it needs root"
-command -v apt-get >/dev/null || command -v podman >/dev/null || why="podman is not here, nor apt-get"
-if [[ -n $why ]]; then
-  echo "The container is not tested here: $why." >&2
+impossible() {
+  echo "The container is not tested here: $*." >&2
   exit 3
-fi
-[[ ${1:-} == --possible ]] && exit 0
+}
+[[ $(id -u) == 0 ]] || impossible "it needs root"
+command -v apt-get >/dev/null || command -v podman >/dev/null ||
+  impossible "podman is not here, nor apt-get"
 
 python="$PWD/.venv/bin/python"
 packages=()
@@ -24,8 +22,8 @@ for pair in podman:podman buildah:buildah runc:runc conmon:conmon catatonit:cata
 done
 if ((${#packages[@]})); then
   export DEBIAN_FRONTEND=noninteractive
-  apt-get update -qq
-  apt-get install -y -qq --no-install-recommends "${packages[@]}"
+  { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${packages[@]}"; } ||
+    impossible "${packages[*]} cannot be installed"
 fi
 
 began=$SECONDS
@@ -52,8 +50,10 @@ say "making a base image from Debian's packages"
 mirror="$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.sources 2>/dev/null |
   sed -n 's/^URIs: *\(http[^ ]*debian\)$/\1/p; s/^deb \(http[^ ]*debian\) .*/\1/p' | head -1 || true)"
 mmdebstrap --quiet --variant=minbase --include=ca-certificates \
-  bookworm "$folder/base.tar" ${mirror:+"$mirror"}
+  bookworm "$folder/base.tar" ${mirror:+"$mirror"} || impossible "Debian's packages cannot be had"
 podman import --quiet "$folder/base.tar" localhost/debian:bookworm-slim >/dev/null
+podman run --rm --network none localhost/debian:bookworm-slim true ||
+  impossible "podman cannot run a container"
 rm "$folder/base.tar"
 
 # What pip finds here it must find in the build: folders with wheels, and whom it trusts.
