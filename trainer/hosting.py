@@ -171,9 +171,9 @@ def _send(process: Process | None, **order: Any) -> None:
 
 
 def _kill(process: Process | None) -> None:
-    if process is not None:
+    if process is not None and process.returncode is None:
         with suppress(ProcessLookupError):
-            process.kill()
+            os.kill(process.pid, signal.SIGKILL)  # see trainer.process
 
 
 async def _close(process: Process | None, *, resign: bool) -> None:

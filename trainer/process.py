@@ -114,7 +114,8 @@ class WorkerProcess:
         """Kills the process, however it hangs."""
         if self._process is not None and self.alive:
             with suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGKILL)
+                # Its own send_signal would reap one that is dead, before asyncio's watcher does.
+                os.kill(self._process.pid, signal.SIGKILL)
 
     async def close(self, grace: float) -> None:
         """Asks the process to exit, kills it after ``grace`` seconds, and reaps it."""

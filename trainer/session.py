@@ -31,8 +31,8 @@ class Session:
         checkpoint_every_steps: steps between checkpoints; 0 for none by steps.
         checkpoint_keep, checkpoint_keep_every, checkpoint_keep_best: see checkpoints.retention.
         checkpoint_from: the URL of a checkpoint that a new run begins from; "" for none.
-        checkpoint_urls: of the directories that have the run's checkpoints; new ones are written to the
-            first. Empty: those of the run directory.
+        checkpoint_urls: of the directories that have the run's checkpoints; new ones are written
+            to the first. Empty: those of the run directory.
         job_sha256: the job's checksum, for the record.
         audit: whether to log the sample ids of every step.
         code_folder: where the user's code is, if the run brought it along: see trainer.code.
