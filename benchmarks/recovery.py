@@ -56,6 +56,7 @@ START_LIMIT = 120.0  # seconds until all train
 LIMIT = 100.0  # seconds until a step is completed again
 WARM_STEPS = 15
 CRASHES_APART = 3.0  # seconds
+QUIET = 2.0  # seconds in which nothing starts; Swell's spares do 1 s after a world has begun
 WATCH = 0.05  # seconds between two looks
 
 Make = Callable[[Network, Path, Mapping[str, str]], System]
@@ -126,7 +127,7 @@ class Trial:
         ]
         try:
             before = {one.pid: sum(one.cpu_times()[:2]) for one in idle}
-            time.sleep(1.0)
+            time.sleep(QUIET)
             return any(sum(one.cpu_times()[:2]) - before[one.pid] > 0.2 for one in idle)
         except psutil.NoSuchProcess:
             return True

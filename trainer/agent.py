@@ -340,7 +340,7 @@ class Agent:
             worker.step = message["step"]
             self._started[worker.slot] = message
             if self._say_started():
-                await self._slots.want_spares()
+                self._slots.fill_soon()
         elif op == "progress":
             worker.step, worker.saving = message["step"], message.get("saving", 0.0)
         elif op == "received":
@@ -386,6 +386,8 @@ class Agent:
         if was_active:
             self._link.say(crashed=pb.Crashed(reason=reason, spare=warm))
         await self._slots.replace(worker)
+        if not was_active:
+            self._slots.fill_soon()
         self._say_ready()
 
     def _say_ready(self) -> None:

@@ -46,10 +46,14 @@ class Agreement:
         return self.holdings[self.root].clean
 
     @property
+    def step(self) -> int:
+        """How many steps the state that counts has completed."""
+        return self.holdings[self.root].step
+
+    @property
     def unanimous(self) -> bool:
         """Whether all ranks hold the same state already."""
-        best = self.holdings[self.root]
-        return all(one.clean and one.step == best.step for one in self.holdings)
+        return all(one.clean and one.step == self.step for one in self.holdings)
 
 
 def agree(mine: Holding) -> Agreement:

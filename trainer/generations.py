@@ -201,9 +201,9 @@ class Generations:
                     seconds=round(self._clock() - began, 4),
                 )
 
-        def send(tree: Any | None) -> tuple[Any, int]:
+        def send(tree: Any | None, wants: bool) -> tuple[Any, int]:
             with self.channel.collective():
-                return broadcast_tree(tree, self.agreed.root, device, progress)
+                return broadcast_tree(tree, self.agreed.root, device, progress, keep=wants)
 
         return send
 

@@ -10,8 +10,9 @@ import torch
 
 from trainer.agreement import Agreement, Holding
 
-# Sends the root's tree to all ranks: (the tree, or None elsewhere) -> (the tree, bytes sent).
-Sender = Callable[[Any | None], tuple[Any, int]]
+# Sends the root's tree to all ranks: (the tree, or None elsewhere; whether this rank wants it)
+# -> (the tree, bytes sent).
+Sender = Callable[[Any | None, bool], tuple[Any, int]]
 
 
 class Portable:
@@ -67,8 +68,9 @@ class Portable:
             self.clean = True
             return sent
         if not agreed.unanimous and len(agreed.holdings) > 1:
-            tree, sent = send(self.export() if sending else None)
-            if not sending:
+            wants = not sending and not (self.clean and self.step == agreed.step)
+            tree, sent = send(self.export() if sending else None, wants)
+            if wants:
                 self.load(tree)
         self.clean = True
         return sent

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from trainer.process import Message, WorkerProcess
 
+SETTLING = 1.0  # seconds after which a world that has begun trains undisturbed
 RESPAWN_PAUSE = 1.0  # seconds before a worker that died early is started again
 
 
@@ -25,7 +26,7 @@ class Slots:
 
     Args:
         count: how many slots.
-        spares: how many warm spares each slot keeps, once ``want_spares`` was called.
+        spares: how many warm spares each slot keeps; see ``fill_soon``.
         environment: gives a worker's environment, by (slot, serial, whether it is a spare).
         on_message, on_exit: see WorkerProcess.start; ``on_exit`` is called for every death.
     """
@@ -44,7 +45,7 @@ class Slots:
         self._on_message = on_message
         self._on_exit = on_exit
         self._serial = 0
-        self._want_spares = False
+        self._filling: asyncio.Future[None] | None = None
         self._closing = False
         self.all: list[Slot] = []
 
@@ -53,11 +54,21 @@ class Slots:
         for index in range(self._count):
             self.all.append(Slot(index, await self._spawn(index, spare=False)))
 
-    async def want_spares(self) -> None:
-        """From now on every slot keeps its spares. Not before: they would slow the start."""
-        self._want_spares = True
-        for slot in self.all:
-            await self._fill(slot)
+    def fill_soon(self) -> None:
+        """Has the spares that are missing started in a moment. To be called when a world has begun.
+
+        Until it is warm a process needs the processors as much as one that trains: while a world
+        forms, and in its first steps, it would delay them.
+        """
+
+        async def fill() -> None:
+            await asyncio.sleep(SETTLING)
+            for slot in self.all:
+                while not self._closing and len(slot.spares) < self._spares:
+                    slot.spares.append(await self._spawn(slot.index, spare=True))
+
+        if self._filling is None or self._filling.done():
+            self._filling = asyncio.ensure_future(fill())
 
     @property
     def idle(self) -> bool:
@@ -78,13 +89,11 @@ class Slots:
         slot = self.all[worker.slot]
         if worker in slot.spares:
             slot.spares.remove(worker)
-            await self._fill(slot)
             return False
         warm = next((spare for spare in slot.spares if spare.idle), None)
         if warm is not None:
             slot.spares.remove(warm)
             slot.active = warm
-            await self._fill(slot)
             return True
         if not worker.ready:
             await asyncio.sleep(RESPAWN_PAUSE)
@@ -99,10 +108,6 @@ class Slots:
                 spare.kill()  # it holds nothing
         workers = [one for slot in self.all for one in (slot.active, *slot.spares)]
         await asyncio.gather(*(worker.close(grace) for worker in workers))
-
-    async def _fill(self, slot: Slot) -> None:
-        while self._want_spares and not self._closing and len(slot.spares) < self._spares:
-            slot.spares.append(await self._spawn(slot.index, spare=True))
 
     async def _spawn(self, index: int, *, spare: bool) -> WorkerProcess:
         self._serial += 1

@@ -7,18 +7,41 @@ hundredths of that.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import horovod.torch as hvd
 import torch
 from torch import Tensor
 
-from trainer.tree import as_bytes, describe, flatten, make_like, unflatten
+from trainer.tree import as_bytes, describe, flatten, make_like, size_of, unflatten
 
-CHUNK = 64 * 2**20  # bytes of the largest buffer; bounds the memory a transfer needs
+CHUNK = 16 * 2**20  # bytes that are sent at once, at most
+ALONE = 2**20  # bytes from which on a tensor is sent from where it is, not with others
+UNDER_WAY = 8  # groups: to agree on one takes Horovod longer than to send it
 _ALIGN = 16  # bytes; copies between aligned places are the fast ones
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some bytes of one of the tensors."""
+
+    tensor: int
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """How many bytes."""
+        return self.stop - self.start
+
+    @property
+    def room(self) -> int:
+        """How many bytes it takes in a buffer that it shares."""
+        return -(-self.size // _ALIGN) * _ALIGN
 
 
 def broadcast_tree(
@@ -26,6 +49,8 @@ def broadcast_tree(
     root: int,
     device: torch.device,
     progress: Callable[[int, int], None] = lambda sent, total: None,
+    *,
+    keep: bool = True,
 ) -> tuple[Any, int]:
     """Sends the root's tree to all ranks. A collective: every rank must call it.
 
@@ -35,11 +60,12 @@ def broadcast_tree(
         device: where the receivers want their tensors, but for those that the root has on
             the CPU (an optimizer's step counts, a generator's state).
         progress: called with (bytes sent, bytes to send) after every buffer.
+        keep: whether this rank wants the tree; one that has it already only takes part.
 
     Returns:
-        The tree (on the root, the same one) and the number of bytes sent. Raises
-        HorovodInternalError when a peer is lost on the way; nothing that the receivers
-        held has been touched then.
+        The tree (on the root, the same one; None if it was not wanted) and the number of bytes
+        sent. Raises HorovodInternalError when a peer is lost on the way; nothing that the
+        receivers held has been touched then.
     """
     sending = hvd.rank() == root
     header = b""
@@ -56,59 +82,123 @@ def broadcast_tree(
     if sending:
         text = torch.frombuffer(bytearray(header), dtype=torch.uint8)
     hvd.broadcast_(text, root, name="state.header")
+    cpu = torch.device("cpu")
     if not sending:
         data = json.loads(text.numpy().tobytes())
-        skeleton = data["skeleton"]
-        cpu = torch.device("cpu")
-        tensors = [make_like(one, cpu if one["on_cpu"] else device) for one in data["tensors"]]
-    total = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        skeleton, described = data["skeleton"], data["tensors"]
+        if keep:
+            tensors = [make_like(one, cpu if one["on_cpu"] else device) for one in described]
+    sizes = [size_of(one) for one in described]
+    flat = [as_bytes(tensor.contiguous()) for tensor in tensors]
     sent = 0
-    for index, batch in enumerate(_batches(tensors)):
-        _broadcast_batch(batch, root, sending, index)
-        sent += sum(piece.numel() for piece in batch)
-        progress(sent, total)
-    return (tree if sending else unflatten(skeleton, tensors)), sent
-
-
-def _batches(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
-    """The bytes of all tensors, in groups of at most CHUNK that lie on one device."""
-    batch: list[Tensor] = []
-    room = 0
-    for tensor in sorted(tensors, key=lambda one: one.device.type):
-        for piece in as_bytes(tensor.contiguous()).split(CHUNK):
-            if batch and (_padded(piece) > room or piece.device != batch[0].device):
-                yield batch
-                batch = []
-            if not batch:
-                room = CHUNK
-            batch.append(piece)
-            room -= _padded(piece)
-    if batch:
-        yield batch
-
-
-def _broadcast_batch(batch: list[Tensor], root: int, sending: bool, index: int) -> None:
-    """Sends one group of pieces; a piece that fills it alone needs no copy."""
-    name = f"state.{index}"
-    if len(batch) == 1:
-        if batch[0].numel():
-            hvd.broadcast_(batch[0], root, name=name)
-        return
-    sizes = [_padded(piece) for piece in batch]
-    flat = torch.empty(sum(sizes), dtype=torch.uint8, device=batch[0].device)
-    places = [place[: piece.numel()] for place, piece in zip(flat.split(sizes), batch, strict=True)]
+    for on_cpu in (True, False):
+        there = {i: size for i, size in enumerate(sizes) if described[i]["on_cpu"] is on_cpu}
+        lane = Lane(flat, root, cpu if on_cpu else device)
+        for group in _groups(there):
+            sent += lane.send(group)
+            progress(sent, sum(sizes))
+        while lane.busy:
+            sent += lane.finish()
+            progress(sent, sum(sizes))
     if sending:
-        for piece, place in zip(batch, places, strict=True):
-            place.copy_(piece)
-    if flat.numel():
-        hvd.broadcast_(flat, root, name=name)
-    if not sending:
-        for piece, place in zip(batch, places, strict=True):
-            piece.copy_(place)
+        return tree, sent
+    return (unflatten(skeleton, tensors) if keep else None), sent
 
 
-def _padded(piece: Tensor) -> int:
-    return -(-int(piece.numel()) // _ALIGN) * _ALIGN
+def _groups(sizes: Mapping[int, int]) -> Iterator[list[Piece]]:
+    """The bytes of all tensors, by their sizes: large pieces alone, small ones up to CHUNK."""
+    small: list[Piece] = []
+    room = 0
+    for tensor, size in sizes.items():
+        for start in range(0, size, CHUNK):
+            piece = Piece(tensor, start, min(start + CHUNK, size))
+            if piece.size >= ALONE:
+                yield [piece]
+                continue
+            if small and piece.room > room:
+                yield small
+                small = []
+            if not small:
+                room = CHUNK
+            small.append(piece)
+            room -= piece.room
+    if small:
+        yield small
+
+
+class Lane:
+    """Sends one group of pieces after another; several are under way.
+
+    What is copied goes through buffers that are used again: memory that is new costs more than to
+    send what it holds, every page of it is a fault. A rank that does not want the tensors has
+    all of them written to one place.
+
+    Args:
+        flat: the tensors' bytes; none on a rank that does not want them.
+        root: the rank that sends.
+        device: where the tensors are.
+    """
+
+    def __init__(self, flat: list[Tensor], root: int, device: torch.device) -> None:
+        self._flat = flat
+        self._root = root
+        self._sending = hvd.rank() == root
+        self._device = device
+        self._free: list[Tensor] = []
+        self._under_way: deque[tuple[int, Tensor, list[Piece]]] = deque()
+        self._count = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is under way."""
+        return bool(self._under_way)
+
+    def send(self, group: list[Piece]) -> int:
+        """Begins to send a group. Returns how many bytes have arrived meanwhile."""
+        if len(group) == 1 and self._flat:  # it needs no copy
+            buffer = self._bytes_of(group[0])
+            room = buffer.numel()
+        else:
+            room = group[0].size if len(group) == 1 else sum(piece.room for piece in group)
+            buffer = self._take(room)
+            if self._sending:
+                for piece, place in _places(group, buffer):
+                    place.copy_(self._bytes_of(piece))
+        name = f"state.{self._device.type}.{self._count}"
+        self._count += 1
+        handle = hvd.broadcast_async_(buffer[:room], self._root, name=name)
+        self._under_way.append((handle, buffer, group))
+        return self.finish() if len(self._under_way) >= UNDER_WAY else 0
+
+    def finish(self) -> int:
+        """Waits for the oldest group. Returns how many bytes it has."""
+        handle, buffer, group = self._under_way.popleft()
+        hvd.synchronize(handle)
+        if len(group) > 1 and self._flat:
+            if not self._sending:
+                for piece, place in _places(group, buffer):
+                    self._bytes_of(piece).copy_(place)
+            self._free.append(buffer)
+        return sum(piece.size for piece in group)
+
+    def _bytes_of(self, piece: Piece) -> Tensor:
+        return self._flat[piece.tensor][piece.start : piece.stop]
+
+    def _take(self, room: int) -> Tensor:
+        """A buffer that is free, or a new one; for what is not wanted always the same."""
+        buffer = self._free.pop() if self._free else None
+        if buffer is None or buffer.numel() < room:
+            buffer = torch.empty(room, dtype=torch.uint8, device=self._device)
+        if not self._flat:
+            self._free.append(buffer)
+        return buffer
+
+
+def _places(group: list[Piece], buffer: Tensor) -> Iterator[tuple[Piece, Tensor]]:
+    start = 0
+    for piece in group:
+        yield piece, buffer[start : start + piece.size]
+        start += piece.room
 
 
 class WorldExchange:

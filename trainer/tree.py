@@ -7,6 +7,7 @@ them back. No pickle is involved on either side.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -121,6 +122,12 @@ def make_like(description: dict[str, Any], device: torch.device) -> Tensor:
     ):
         raise ValueError(f"not a description of a tensor: {description!r}")
     return torch.empty(shape, dtype=dtype, device=device)
+
+
+def size_of(description: dict[str, Any]) -> int:
+    """How many bytes the tensor has that ``describe`` answered so for."""
+    dtype: torch.dtype = getattr(torch, description["dtype"])
+    return int(math.prod(description["shape"]) * dtype.itemsize)
 
 
 def as_bytes(tensor: Tensor) -> Tensor:

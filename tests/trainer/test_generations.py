@@ -202,7 +202,7 @@ def test_a_peer_that_never_comes_costs_only_that_world() -> None:
 
 # step, clean, weight; then whose state counts
 HOLDINGS = [
-    pytest.param([(5, True, 1.0), (6, True, 2.0), (6, True, 3.0)], 1, id="the most advanced"),
+    pytest.param([(5, True, 1.0), (6, True, 2.0), (6, True, 2.0)], 1, id="the most advanced"),
     pytest.param([(7, False, 1.0), (5, True, 2.0), (6, True, 3.0)], 2, id="of those clean"),
     pytest.param([(0, False, 1.0), (0, True, 2.0), (0, False, 3.0)], 1, id="clean at step 0"),
 ]

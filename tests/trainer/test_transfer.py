@@ -109,22 +109,44 @@ def test_received_tensors_are_independent() -> None:
     assert in_world([1, 1], of_tensors_that_are_not_views) == [True, True]
 
 
+def wanted_by_one(chunk: int) -> tuple[bool, int]:
+    import horovod.torch as hvd
+
+    transfer.CHUNK = chunk
+    tree = everything() if hvd.rank() == 0 else None
+    found, sent = transfer.broadcast_tree(tree, 0, CPU, keep=hvd.rank() == 2)
+    if hvd.rank() == 2:
+        return in_bits(found) == in_bits(everything()), sent
+    return found is tree, sent
+
+
+@pytest.mark.parametrize("chunk", [200, 2001, 2**26])
+def test_whoever_has_it_already_only_takes_part(chunk: int) -> None:
+    answers = in_world([1, 1, 1], wanted_by_one, chunk)
+    assert [one[0] for one in answers] == [True] * 3
+    assert len({one[1] for one in answers}) == 1
+
+
 def while_a_rank_dies(who: int, root: int, call: int) -> tuple[str, bool]:
     """Rank ``who`` is killed before its ``call``-th broadcast of the transfer."""
     import horovod.torch as hvd
     from horovod.common.exceptions import HorovodInternalError
 
     transfer.CHUNK = 200
-    broadcast, calls = hvd.broadcast_, 0
+    calls = 0
 
-    def deadly(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == call and hvd.rank() == who:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return broadcast(*args, **kwargs)
+    def deadly(broadcast: Any) -> Any:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == call and hvd.rank() == who:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return broadcast(*args, **kwargs)
 
-    hvd.broadcast_ = deadly
+        return counted
+
+    hvd.broadcast_ = deadly(hvd.broadcast_)
+    hvd.broadcast_async_ = deadly(hvd.broadcast_async_)
     mine = everything()
     before = in_bits(mine)
     try:
