@@ -37,6 +37,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -138,7 +139,8 @@ def drain(trial: Trial, host: Host) -> None:
 
 
 def crash(trial: Trial, host: Host) -> None:
-    os.kill(trial.worker(host), signal.SIGKILL)
+    with suppress(ProcessLookupError):  # it is gone already, with whatever led it
+        os.kill(trial.worker(host), signal.SIGKILL)
 
 
 def silent(trial: Trial, host: Host) -> None:
