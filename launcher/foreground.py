@@ -91,7 +91,7 @@ def attach_and_follow(directory: RunDirectory, as_json: bool) -> str:
 
 
 def _see(run: Run, job: Job, console: Console, stops: _Stops, started: float, as_json: bool) -> str:
-    stops.on_second = run.abandon
+    stops.on_second = lambda: None  # see _follow: the run is to be cancelled before
     target = run.directory.run().get("target")
     with _view(console, Story(run.id, job.replicas(), started)) as view:
         view.say(f"run {run.id} ({target}) in {run.directory.url}")
@@ -110,7 +110,7 @@ def _view(console: Console, story: Story) -> LiveView | PlainView:
 
 
 def _follow(run: Run, view: View, stops: _Stops) -> Outcome:
-    reader, cancelled = EventReader(run.directory), False
+    reader, cancelled, abandoned = EventReader(run.directory), False, False
     looks = 1 if run.directory.store.is_local else REMOTE_LOOKS
     turn = 0
     while True:
@@ -118,6 +118,9 @@ def _follow(run: Run, view: View, stops: _Stops) -> Outcome:
             cancelled = True
             view.say("cancelling the run; to leave one going, start it with: swell launch --detach")
             run.cancel("cancelled by Ctrl-C or a signal")
+        if stops.count > 1 and not abandoned:
+            abandoned = True
+            run.abandon()
         ended = run.ended  # before the look: what is written last is then seen, too
         if ended or turn % looks == 0:
             attempts, outcome = read_attempts(run.directory), run.directory.outcome()

@@ -218,15 +218,19 @@ CREDENTIALS = Credentials.parse(new_secret())
 
 
 class _Process:
-    """A worker's process that is only ever killed."""
+    """A worker's process that only ever exits."""
 
     returncode = None
 
-    def send_signal(self, number: int) -> None:
-        self.killed = number
-
     async def wait(self) -> int:
         return 0
+
+
+class _Worker(WorkerProcess):
+    """A worker that is only ever killed."""
+
+    def kill(self) -> None:
+        pass
 
 
 TOLD: list[dict[str, Any]] = [
@@ -249,7 +253,7 @@ def what_a_worker_tells_its_agent(lines: list[bytes]) -> None:
         replica = Replica("workerpool0-0", "127.0.0.1", "lo", 1, 1)
         run_dir = RunDirectory("memory://fuzz-agent")
         agent = Agent(replica, run_dir, Settings(task="a:B"), CREDENTIALS, {})
-        worker = WorkerProcess(0, 1)
+        worker = _Worker(0, 1)
         worker.rank = 0
         worker._process = _Process()  # type: ignore[assignment]
         reader = asyncio.StreamReader(limit=2**20)

@@ -142,7 +142,7 @@ def test_vms_with_a_network_of_their_own_reach_the_buckets(calm: Calm, swell: Sw
 def test_a_store_that_takes_no_checkpoints_does_not_stop_training(swell: Swell) -> None:
     """Nobody may list them for a while: the status says so; the run ends with one all the same."""
     job = swell.folder / "refused.yaml"
-    job.write_text(JOB.format(market="[]").replace("epochs: 5", "epochs: 25"))
+    job.write_text(JOB.format(market="[]").replace("epochs: 12", "epochs: 25"))
     launch = swell.start("launch", str(job), "--run-id", "refused")
     until(lambda: storage_of(launch))
     faults = f"{storage_of(launch)}/emulator/v1/faults"

@@ -224,9 +224,13 @@ def test_an_heir_that_does_not_lead_is_not_waited_for_long(tmp_path: Path) -> No
     async def body() -> None:
         async with leading(tmp_path) as leader, its_own_agent(leader) as its:
             leader.coordinator.hand_over_limit = 0.1
-            async with world_of_two(leader) as (a, _, _):
+            async with world_of_two(leader) as (a, b, _):
                 await its.say(drain=NOTICE)
-                await a.until("succeed")
+                calls = [asyncio.ensure_future(agent.until("succeed")) for agent in (a, b)]
+                done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+                assert done
+                for call in calls:
+                    call.cancel()
                 assert (await its.until("release")).reason == "drained"
 
     asyncio.run(body())
