@@ -15,9 +15,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Event, Lock, Thread
 from typing import Any
@@ -52,6 +55,7 @@ POLL = 0.1  # seconds
 LONGEST_POLL = 1.0
 COMMIT = 1.0  # seconds for receipts and manifest, once the shards are written
 WRITERS = 4  # threads
+NICENESS = 10  # theirs
 YIELD = 0.001  # seconds: else the training thread waits 5 ms for the interpreter to switch
 BUFFERS = 2  # one is written while the next one is filled
 
@@ -121,6 +125,7 @@ class Checkpointer:
         self._buffers: list[Tensor] = []  # those that are free
         self._in_use = 0
         self._lock = Lock()
+        self._hashing = Lock()  # one thread at a time: the others' processors are for training
         self.committed: int | None = None  # the last step that this rank knows to be there
         self.failures = 0  # in a row
         self.bytes_per_second: float | None = None  # of the last writing, by this rank
@@ -275,6 +280,7 @@ class Checkpointer:
 
     def _write(self, writing: Writing, buffer: Tensor, before: Writing | None) -> None:
         time.sleep(YIELD)
+        _step_aside()
         try:
             try:
                 if before is not None:
@@ -302,14 +308,16 @@ class Checkpointer:
 
         def write(file: tuple[int, memoryview]) -> ShardFile:
             number, data = file
-            digest = hashlib.sha256(data).hexdigest()
+            with self._hashing:
+                digest = hashlib.sha256(data).hexdigest()
             # Whoever else writes this step cannot touch a shard that is not the same.
             name = f"part-{number:05d}-of-{writing.total:05d}-{digest[:16]}.safetensors"
             self._place.store.write(f"{folder_of(writing.step)}/{name}", data)
             return ShardFile(name, len(data), digest)
 
         # One is hashed while another waits for the disk; object stores take several at once.
-        with ThreadPoolExecutor(min(WRITERS, max(1, len(writing.files)))) as pool:
+        threads = min(WRITERS, max(1, len(writing.files)))
+        with ThreadPoolExecutor(threads, initializer=_step_aside) as pool:
             shards = list(pool.map(write, writing.files))
         if shards:
             seconds = max(self._clock() - began, 1e-6)
@@ -407,6 +415,12 @@ class Checkpointer:
         return load_newest(
             self._places, self._report, exchange or Alone(), device or torch.device("cpu")
         )
+
+
+def _step_aside() -> None:
+    """Lets this thread have a processor when those that train leave one."""
+    with suppress(OSError, AttributeError):  # on Linux a thread has a niceness of its own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def _copy(
