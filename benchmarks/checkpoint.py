@@ -7,7 +7,8 @@ In one process, with one thread to train and the others' work beside it, for sta
   into memory that is there already, a blocking ``torch.save``, and
   ``torch.distributed.checkpoint.async_save``;
 - slowdown: the median step while a checkpoint is being written, over that without one; also
-  of one written through gcsfs;
+  of one written through gcsfs. ``plain write`` is what no design can avoid on this machine: another
+  process, of lower priority, writes as many bytes to the same place, and does nothing else;
 - bandwidth: to write and to read it back, on the local disk and through gcsfs to the emulated
   Cloud Storage (a process on this machine, which needs a core, too), against a plain write and
   read of as many bytes, by the world's size. Ranks are threads here.
@@ -91,6 +92,37 @@ class Steps:
         return statistics.median(taken) if len(taken) >= 3 else None
 
 
+# Another process that writes to a store when it is told to: its URL, and how many bytes.
+WRITER = """
+import os, sys
+from trainer.store import Store
+os.nice(10)
+store, size = Store(sys.argv[1]), int(sys.argv[2])
+data = os.urandom(min(size, 64 * 2**20))
+store.write("ready", b"")
+print(flush=True)
+sys.stdin.readline()
+for number in range(-(-size // len(data))):
+    store.write(f"plain-{number}", data)
+"""
+
+
+def beside_plain_write(steps: Steps, url: str, size: int) -> float | None:
+    """The median seconds of a step while another process writes ``size`` bytes."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", WRITER, url, str(size)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with child:
+        assert child.stdin and child.stdout
+        child.stdout.readline()
+        child.stdin.write("\n")
+        child.stdin.flush()
+        return steps.during(lambda: child.poll() is None)
+
+
 @contextmanager
 def alone() -> Iterator[None]:
     """The process group of one that torch.distributed.checkpoint wants."""
@@ -139,12 +171,17 @@ def stall(size: int) -> Case:
                 disturbed_too = steps.during(lambda future=future: not future.done())  # type: ignore[misc]
                 future.result()
                 shutil.rmtree(where)
+                plain = Path(folder) / "plain"
+                least = beside_plain_write(steps, str(plain), size)
+                shutil.rmtree(plain)
                 figures: dict[str, tuple[float, float | None]] = {
                     "plain copy": (copied, None),
                     "swell": (saved, disturbed),
                     "torch.save": (blocked, None),
                     "dcp.async_save": (begun, disturbed_too),
                 }
+                if turn >= 0:
+                    slower.setdefault("plain write", []).append(least / calm if least else None)
                 for system, (seconds, busy) in figures.items() if turn >= 0 else ():
                     stalls.setdefault(system, []).append(seconds)
                     slower.setdefault(system, []).append(busy / calm if busy else None)
@@ -155,6 +192,7 @@ def stall(size: int) -> Case:
             yield Row.of(system, case, "stall over a plain copy", "x", ratios)
             if system in ("swell", "dcp.async_save"):
                 yield Row.of(system, case, "step while writing", "x", slower[system])
+        yield Row.of("plain write", case, "step while writing", "x", slower["plain write"])
 
     return measured
 
@@ -164,6 +202,7 @@ def through_gcsfs(options: Options) -> Iterable[Row]:
     size = 20 * MB if options.quick else 200 * MB
     steps, state = Steps(), state_of(size)
     slower: list[float | None] = []
+    plain: list[float | None] = []
     with tempfile.TemporaryDirectory(prefix="swell-bench-") as folder, cloud_storage(Path(folder)):
         checkpointer = Checkpointer(
             RunDirectory("gs://bench/run"), Retention(1), lambda *a, **k: None
@@ -173,9 +212,13 @@ def through_gcsfs(options: Options) -> Iterable[Row]:
             checkpointer.save(state, turn + 2)
             busy = steps.during(lambda: checkpointer.busy("alone"))
             checkpointer.flush()
+            least = beside_plain_write(steps, "gs://bench/plain", size)
             if turn >= 0:
                 slower.append(busy / calm if busy else None)
-    yield Row.of("swell", f"stall of {size // MB} MB, gs", "step while writing", "x", slower)
+                plain.append(least / calm if least else None)
+    case = f"stall of {size // MB} MB, gs"
+    yield Row.of("swell", case, "step while writing", "x", slower)
+    yield Row.of("plain write", case, "step while writing", "x", plain)
 
 
 @contextmanager
