@@ -207,7 +207,12 @@ async def test_whoever_leaves_is_not_called(leader: Leader) -> None:
         await a.say(drain=NOTICE)
         await b.until("pause")
         await its.say(drain=NOTICE)
-        await b.until("succeed")
+        assert await b.until("succeed") == pb.Succeed()
+        create_claim(leader.run_dir, Claim(2, str(B), "127.0.0.1:1"))  # which ends all streams
+        heard = []
+        while (order := await a.receive()) is not None:
+            heard.append(order.WhichOneof("body"))
+        assert "pause" in heard and "succeed" not in heard
 
 
 @with_leader
