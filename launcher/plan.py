@@ -44,9 +44,17 @@ def request_of(job: Job, run_id: str, packed: Packed | None = None) -> CustomJob
     url = runs.directory_url(run_id, job.output)
     token = f"{job.token_secret}/versions/NEW" if job.token_secret else ""
     code = package_url(url, packed.sha256) if packed else ""
-    return customjob.redacted(
-        customjob.build(job, run_id=run_id, run_dir=url, token=token, attempt=1, code=code)
+    region = job.regions[0] if job.regions else ""
+    request = customjob.build(
+        job,
+        run_id=run_id,
+        run_dir=url,
+        token=token,
+        attempt=1,
+        code=code,
+        checkpoints=runs.checkpoint_urls(run_id, url, job.checkpoint.buckets, region),
     )
+    return customjob.redacted(request)
 
 
 def files(packed: Packed) -> str:

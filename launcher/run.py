@@ -247,9 +247,11 @@ def _look_after(
     if record.get("target") != "vertex":
         emulator = _emulator(run_id, job, resources)
         api = _emulated(job, emulator)
-        for place in runs.checkpoint_directories(directory):
-            if place.url.startswith("gs://"):  # nobody has to set up what is only emulated
-                place.store.fs.makedirs(place.store.root)
+        from launcher.buckets import LocalBuckets  # its parts come with the emulator
+
+        for bucket in job.checkpoint.buckets.values():
+            if bucket.startswith("gs://"):  # nobody has to set up what is only emulated
+                LocalBuckets(runs.buckets_folder()).makedirs(bucket)
     terms = Terms(
         run_id,
         tuple(_choices(job)),
@@ -274,9 +276,7 @@ def _look_after(
             attempt=attempt,
             region=choice.region,
             code=package_url(directory.url, code) if code else "",
-            checkpoints=runs.checkpoint_urls(run_id, directory.url, buckets, choice.region)
-            if buckets
-            else (),
+            checkpoints=runs.checkpoint_urls(run_id, directory.url, buckets, choice.region),
         )
 
     run = Run(run_id, directory, emulator)

@@ -55,15 +55,15 @@ def build(
         attempt: number of this attempt, from 1.
         region: where it is sent; by default the job's first.
         code: URL of the user's code as a Python package, for pools that install it.
-        checkpoints: URLs of the directories that have the run's checkpoints, if that is not the
-            run directory alone; new ones are written to the first.
+        checkpoints: URLs of the directories that have the run's checkpoints; new ones are written
+            to the first. Without any, the run directory.
     """
     env = {
         ENV_RUN_DIR: run_dir.replace("$", "$$"),  # a value's $(NAME) would be expanded
         ENV_RUN_ID: run_id,
         ENV_ATTEMPT: str(attempt),
     }
-    if checkpoints:
+    if len(checkpoints) > 1:
         env[ENV_CHECKPOINTS] = json.dumps(list(checkpoints)).replace("$", "$$")
     request: CustomJob = {
         "displayName": run_id,

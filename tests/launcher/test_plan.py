@@ -61,7 +61,10 @@ class Sent:
         self.texts: list[str] = []
 
 
-@pytest.mark.parametrize("overrides", [[], ["pools.1.replicas=7"], ["env={A: $(HOME) é}"]])
+BUCKETS = ["regions=[us-central1]", "checkpoint.buckets={us-central1: gs://central/runs}"]
+
+
+@pytest.mark.parametrize("overrides", [[], ["pools.1.replicas=7"], ["env={A: $(HOME) é}"], BUCKETS])
 def test_it_is_byte_for_byte_what_launch_sends(
     job_file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, overrides: list[str]
 ) -> None:
