@@ -99,13 +99,14 @@ def export_checkpoint(run_dir: RunDirectory, step: int | None, path: Path) -> in
 
 def print_checkpoints(console: Console, rows: list[dict[str, Any]]) -> None:
     """Prints the rows of ``list_checkpoints`` as a table."""
-    places = {row["url"].rpartition("/checkpoints/")[0] for row in rows}
+    places = [row["url"].rpartition("/checkpoints/")[0] for row in rows]
+    several = len({*places}) > 1
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
     for name in ("step", "size", "age", "written by", "valid"):
         table.add_column(name, justify="left" if name == "valid" else "right", no_wrap=True)
-    if len(places) > 1:
+    if several:
         table.add_column("in", overflow="fold")
-    for row in rows:
+    for row, place in zip(rows, places, strict=True):
         valid = {None: "not checked", True: "yes", False: f"no: {row['reason']}"}[row["valid"]]
         table.add_row(
             f"{row['step']:,}",
@@ -113,6 +114,6 @@ def print_checkpoints(console: Console, rows: list[dict[str, Any]]) -> None:
             "?" if row["age"] is None else f"{row['age']:,.0f} s",
             f"{row['world_size'] or '?'} ranks",
             valid,
-            *([row["url"].rpartition("/checkpoints/")[0]] if len(places) > 1 else []),
+            *([place] if several else []),
         )
     console.print(table)

@@ -7,11 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
 from rich.console import Console
 
@@ -39,16 +38,12 @@ class _Stops:
 
     def __init__(self) -> None:
         self.count = 0
-        self.on_second: Callable[[], None] = _interrupt
+        self.interrupt = True  # whether the second one ends what is being done
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
-        if self.count == 2:
-            self.on_second()
-
-
-def _interrupt() -> NoReturn:
-    raise KeyboardInterrupt
+        if self.count == 2 and self.interrupt:
+            raise KeyboardInterrupt
 
 
 @contextmanager
@@ -91,7 +86,7 @@ def attach_and_follow(directory: RunDirectory, as_json: bool) -> str:
 
 
 def _see(run: Run, job: Job, console: Console, stops: _Stops, started: float, as_json: bool) -> str:
-    stops.on_second = lambda: None  # see _follow: the run is to be cancelled before
+    stops.interrupt = False  # _follow cancels the run before it abandons it
     target = run.directory.run().get("target")
     with _view(console, Story(run.id, job.replicas(), started)) as view:
         view.say(f"run {run.id} ({target}) in {run.directory.url}")
@@ -110,7 +105,7 @@ def _view(console: Console, story: Story) -> LiveView | PlainView:
 
 
 def _follow(run: Run, view: View, stops: _Stops) -> Outcome:
-    reader, cancelled, abandoned = EventReader(run.directory), False, False
+    reader, cancelled = EventReader(run.directory), False
     looks = 1 if run.directory.store.is_local else REMOTE_LOOKS
     turn = 0
     while True:
@@ -118,8 +113,7 @@ def _follow(run: Run, view: View, stops: _Stops) -> Outcome:
             cancelled = True
             view.say("cancelling the run; to leave one going, start it with: swell launch --detach")
             run.cancel("cancelled by Ctrl-C or a signal")
-        if stops.count > 1 and not abandoned:
-            abandoned = True
+        if stops.count > 1:
             run.abandon()
         ended = run.ended  # before the look: what is written last is then seen, too
         if ended or turn % looks == 0:

@@ -68,9 +68,8 @@ class Session:
 
     @property
     def checkpoint_dirs(self) -> list[RunDirectory]:
-        """Those that have the run's checkpoints, opened; the first is for new ones."""
-        urls = self.checkpoint_urls or ([] if self.run_dir_url is None else [self.run_dir_url])
-        return [RunDirectory(url) for url in urls]
+        """Those of ``checkpoint_urls``, opened."""
+        return [RunDirectory(url) for url in self.checkpoint_urls]
 
     def to_env(self) -> dict[str, str]:
         """The environment variables that carry this session to a worker."""

@@ -155,11 +155,11 @@ class Lane:
 
     def send(self, group: list[Piece]) -> int:
         """Begins to send a group. Returns how many bytes have arrived meanwhile."""
-        if len(group) == 1 and self._flat:  # it needs no copy
+        alone = len(group) == 1
+        room = group[0].size if alone else sum(piece.room for piece in group)
+        if alone and self._flat:  # it needs no copy
             buffer = self._bytes_of(group[0])
-            room = buffer.numel()
         else:
-            room = group[0].size if len(group) == 1 else sum(piece.room for piece in group)
             buffer = self._take(room)
             if self._sending:
                 for piece, place in _places(group, buffer):

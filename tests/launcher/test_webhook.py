@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from launcher.job.pool import Pool
 from launcher.job.spec import Job
 from launcher.run import LaunchError, launch
 from launcher.webhook import Webhook, WebhookError, end_message, find_url, message_of
+from tests.httpserver import LocalServer
 from trainer.events import EventWriter, read_events
 from trainer.rundir import RunDirectory
 
@@ -26,7 +27,7 @@ SECRET = "T0/B0/verysecret"
 STOCKOUT = {"event": "stockout", "time": 1.0, "attempt": 1, "region": "us-east1", "reason": "none"}
 
 
-class Server:
+class Server(LocalServer):
     """Takes POSTs. ``answers`` are the status codes of the next ones, 200 after that."""
 
     def __init__(self) -> None:
@@ -50,23 +51,18 @@ class Server:
             def log_message(self, *args: object) -> None:
                 pass
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}/services/{SECRET}"
-        self._thread = threading.Thread(target=self._http.serve_forever)
-        self._thread.start()
+        super().__init__(Handler)
+        self.url += f"/services/{SECRET}"
 
-    def close(self) -> None:
+    def __exit__(self, *error: object) -> None:
         self.hang.set()
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
+        super().__exit__(*error)
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.close()
+    with Server() as server:
+        yield server
 
 
 @pytest.fixture
