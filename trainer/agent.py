@@ -386,8 +386,6 @@ class Agent:
         if was_active:
             self._link.say(crashed=pb.Crashed(reason=reason, spare=warm))
         await self._slots.replace(worker)
-        if not was_active:
-            self._slots.fill_soon()
         self._say_ready()
 
     def _say_ready(self) -> None:

@@ -45,15 +45,14 @@ class Agreement:
         """Whether anybody holds a state that is worth having."""
         return self.holdings[self.root].clean
 
-    @property
-    def step(self) -> int:
-        """How many steps the state that counts has completed."""
-        return self.holdings[self.root].step
+    def is_held_by(self, one: Holding) -> bool:
+        """Whether a rank holds the state that counts already."""
+        return one.clean and one.step == self.holdings[self.root].step
 
     @property
     def unanimous(self) -> bool:
         """Whether all ranks hold the same state already."""
-        return all(one.clean and one.step == self.step for one in self.holdings)
+        return all(map(self.is_held_by, self.holdings))
 
 
 def agree(mine: Holding) -> Agreement:

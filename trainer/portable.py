@@ -68,7 +68,7 @@ class Portable:
             self.clean = True
             return sent
         if not agreed.unanimous and len(agreed.holdings) > 1:
-            wants = not sending and not (self.clean and self.step == agreed.step)
+            wants = not sending and not agreed.is_held_by(self.holding)
             tree, sent = send(self.export() if sending else None, wants)
             if wants:
                 self.load(tree)

@@ -55,7 +55,7 @@ class Slots:
             self.all.append(Slot(index, await self._spawn(index, spare=False)))
 
     def fill_soon(self) -> None:
-        """Has the spares that are missing started in a moment. To be called when a world has begun.
+        """Has the spares that are missing started in a moment.
 
         Until it is warm a process needs the processors as much as one that trains: while a world
         forms, and in its first steps, it would delay them.
@@ -79,26 +79,23 @@ class Slots:
         """Whether ``worker`` is the active one of its slot."""
         return self.all[worker.slot].active is worker
 
-    async def replace(self, worker: WorkerProcess) -> bool:
-        """Puts another process in the place of one that died.
-
-        Returns whether a warm spare took an active one's place.
-        """
+    async def replace(self, worker: WorkerProcess) -> None:
+        """Puts another process in the place of one that died: of an active one a warm spare."""
         if self._closing:
-            return False
+            return
         slot = self.all[worker.slot]
         if worker in slot.spares:
             slot.spares.remove(worker)
-            return False
+            self.fill_soon()
+            return
         warm = next((spare for spare in slot.spares if spare.idle), None)
         if warm is not None:
             slot.spares.remove(warm)
             slot.active = warm
-            return True
+            return
         if not worker.ready:
             await asyncio.sleep(RESPAWN_PAUSE)
         slot.active = await self._spawn(slot.index, spare=False)
-        return False
 
     async def close(self, grace: float) -> None:
         """Ends all processes; those that do not exit within ``grace`` seconds are killed."""
