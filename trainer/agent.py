@@ -28,10 +28,9 @@ from trainer.link import Link, Refused
 from trainer.process import Message, WorkerProcess, describe_exit
 from trainer.protocol import swell_pb2 as pb
 from trainer.rendezvous import Rendezvous
-from trainer.replica import Replica, find_replica, hostname_trap
+from trainer.replica import Replica, find_checkpoint_urls, find_replica, hostname_trap
 from trainer.retry import START_LIMIT, patiently
 from trainer.rundir import (
-    ENV_CHECKPOINTS,
     ENV_RUN_DIR,
     ENV_TOKEN,
     EXIT_FAILED,
@@ -42,7 +41,6 @@ from trainer.rundir import (
 from trainer.session import Session
 from trainer.settings import Settings
 from trainer.slots import Slots
-from trainer.untrusted import parse_json
 from trainer.wire import addresses_in, share_in, world_from_message, world_to_message
 from trainer.world import MemberId, World
 
@@ -82,7 +80,7 @@ class Agent:
         self._settings = settings
         self._credentials = credentials
         self._env = env
-        self._checkpoint_urls = _urls_in(env.get(ENV_CHECKPOINTS, "[]"))
+        self._checkpoint_urls = find_checkpoint_urls(env)
         self.member = replica.member()
         self._events = EventWriter(run_dir, str(self.member).replace("#", "-"))
         self._slots = Slots(
@@ -435,13 +433,6 @@ class Agent:
 
 def _exit_code(state: str) -> int:
     return EXIT_FAILED if state == "failed" else EXIT_OK
-
-
-def _urls_in(text: str) -> list[str]:
-    urls = parse_json(text.encode())
-    if not isinstance(urls, list) or not all(isinstance(url, str) for url in urls):
-        raise ValueError(f"{ENV_CHECKPOINTS} must be a JSON list of URLs, not {text[:60]!r}")
-    return urls
 
 
 def _without_op(message: Message) -> dict[str, Any]:

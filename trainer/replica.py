@@ -8,10 +8,12 @@ import os
 import secrets
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.rundir import ENV_ADDRESS, ENV_SLOTS
+from trainer.rundir import ENV_ADDRESS, ENV_CHECKPOINTS, ENV_SLOTS
+from trainer.untrusted import parse_json
 from trainer.world import MemberId
 
 
@@ -63,6 +65,19 @@ def find_replica(env: Mapping[str, str], peer: str = "") -> Replica:
         slots=int(slots) if slots else _gpus() or 1,
         replicas=replicas,
     )
+
+
+def find_checkpoint_urls(env: Mapping[str, str]) -> list[str]:
+    """The directories that have the run's checkpoints, if they are not in the run directory.
+
+    Raises ValueError when SWELL_CHECKPOINTS is there and unusable.
+    """
+    text = env.get(ENV_CHECKPOINTS, "[]")
+    with suppress(ValueError):
+        urls = parse_json(text.encode())
+        if isinstance(urls, list) and all(isinstance(url, str) and url for url in urls):
+            return urls
+    raise ValueError(f"{ENV_CHECKPOINTS} must be a JSON list of URLs, not {text[:60]!r}")
 
 
 def parse_cluster_spec(text: str | None) -> tuple[str, int]:

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +94,13 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "did not come true"
         time.sleep(0.1)
+
+
+def resumed_at(status: Mapping[str, Any]) -> int:
+    """The step from which the first leader but one went on.
+
+    Not that of the second world: one VM may have begun alone, and the others have joined it.
+    """
+    world = next(one for one in status["generations"] if one["cause"] == "leader")
+    step: int = world["step"]
+    return step

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer import replica
-from trainer.replica import find_replica, parse_cluster_spec
+from trainer.replica import find_checkpoint_urls, find_replica, parse_cluster_spec
 
 
 def spec(type_: str = "workerpool1", index: Any = 0, **changes: Any) -> str:
@@ -178,3 +178,15 @@ def test_without_slots_there_is_one_for_each_visible_gpu(
 def test_a_machine_without_gpus_has_one_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replica, "_gpus", lambda: 0)
     assert find_replica({"SWELL_ADDRESS": "127.0.0.1"}).slots == 1
+
+
+def test_checkpoints_are_where_the_launcher_says() -> None:
+    assert find_checkpoint_urls({}) == []
+    told = {"SWELL_CHECKPOINTS": '["gs://here/c", "gs://there/c"]'}
+    assert find_checkpoint_urls(told) == ["gs://here/c", "gs://there/c"]
+
+
+@pytest.mark.parametrize("text", ["", "gs://a/b", "{}", '"gs://a/b"', "[1]", '[""]', "[" * 5000])
+def test_checkpoints_in_no_list_of_urls_are_an_error_that_names_the_variable(text: str) -> None:
+    with pytest.raises(ValueError, match=r"SWELL_CHECKPOINTS must be a JSON list of URLs, not"):
+        find_checkpoint_urls({"SWELL_CHECKPOINTS": text})
