@@ -1,4 +1,5 @@
-"""Which replica this is, where its peers can reach it, and how many workers it has room for."""
+"""Which replica this is, where its peers can reach it, how many workers it has room for, and where
+the run's checkpoints are."""
 
 from __future__ import annotations
 

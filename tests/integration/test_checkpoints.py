@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,8 @@ def test_a_run_on_gs_that_lost_everything_ends_as_if_nothing_had_happened(
     # One that is due while another is being written comes as soon as that is done.
     tens = [step // 10 for step in left_behind]
     assert tens == sorted(set(tens)), "one in ten steps"
+    written_in = max(10, *(after - before for before, after in pairwise([0, *left_behind])))
+    assert status["steps_lost"] < 10 + written_in, "the interval, and what was done meanwhile"
     assert status["checkpoint"]["step"] == STEPS and status["checkpoint"]["failed"] == 0
     assert calm.ends_like(stormy)
     about = read_manifest(stormy, STEPS).about
