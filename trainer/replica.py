@@ -95,7 +95,14 @@ def parse_cluster_spec(text: str | None) -> tuple[str, int]:
         kind = str(task["type"])
         index = int(task["index"])
         replicas = sum(len(hosts) for hosts in spec["cluster"].values())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise ValueError(f"CLUSTER_SPEC is not what Vertex documents: {error!r}") from error
     if kind in ("chief", "master"):
         kind = "workerpool0"

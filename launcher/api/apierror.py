@@ -230,8 +230,8 @@ def _retry_after(
     )
     if delay:
         asked.append(float(delay[1]))
-    if header and re.fullmatch(r"\d{1,9}", header.strip()):
-        asked.append(float(header))
+    if header and (seconds := re.fullmatch(r"\s*(\d{1,9})\s*", header)):
+        asked.append(float(seconds[1]))
     elif header:
         try:
             at = parsedate_to_datetime(header)

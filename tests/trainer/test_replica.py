@@ -73,6 +73,7 @@ def test_without_a_cluster_spec_it_is_a_world_of_its_own(text: str | None) -> No
         spec(task={"type": "workerpool0"}),
         spec(index=None),
         spec(index="first"),
+        spec(index=float("inf")),
         spec(cluster={}, task=None),
         spec(cluster=["a"]),
         spec(cluster={"workerpool0": 3}),

@@ -113,6 +113,7 @@ def test_too_many_requests_a_minute_is_not_too_many_gpus() -> None:
     ("header", "seconds"),
     [
         ("7", 7.0),
+        (" 7\x1d", 7.0),
         ("Thu, 01 Jan 2026 12:01:00 GMT", 60.0),
         ("Thu, 01 Jan 2026 11:00:00 GMT", 0.0),
         ("soon", None),
