@@ -9,6 +9,16 @@ from typing import Any
 from trainer.bundle import is_plain
 from trainer.policy import Policy
 
+_KINDS = {
+    "str": (str,),
+    "bool": (bool,),
+    "int": (int,),
+    "float": (int, float),
+    "float | None": (int, float, type(None)),
+    "list[str]": (list,),
+    "dict[str, Any]": (dict,),
+}  # what JSON may hold for a field of that type
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -85,10 +95,13 @@ class Settings:
         unknown = sorted(set(settings) - known)
         if unknown:
             raise ValueError(f"run.json has settings that this trainer does not know: {unknown}")
-        try:
-            return cls(**settings)
-        except TypeError as error:
-            raise ValueError(f"run.json's settings are unusable: {error}") from error
+        for f in fields(cls):
+            if f.name in settings and type(settings[f.name]) not in _KINDS[str(f.type)]:
+                found = str(settings[f.name])[:80]
+                raise ValueError(f"run.json's {f.name} is not {f.type}: {found!r}")
+        if not all(isinstance(arg, str) for arg in settings.get("args", ())):
+            raise ValueError("run.json's args are not all text")
+        return cls(**settings)
 
     def session(self) -> dict[str, Any]:
         """What a worker's session takes over of them under the same name."""
