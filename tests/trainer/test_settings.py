@@ -89,9 +89,20 @@ def test_a_heartbeat_must_be_shorter_than_suspicion(heartbeat: float, suspicion:
 
 @pytest.mark.parametrize(
     "name, value",
-    [("heartbeat", "0.5s"), ("heartbeat", None), ("heartbeat", []), ("heartbeat", True)]
-    + [("min_workers", 1.5), ("task", 7), ("script", 1.0), ("code_requirements", 1.5)]
-    + [("task_args", []), ("audit", 1), ("args", {}), ("args", ["a", 1])],
+    [
+        ("heartbeat", "0.5s"),
+        ("heartbeat", None),
+        ("heartbeat", []),
+        ("heartbeat", True),
+        ("min_workers", 1.5),
+        ("task", 7),
+        ("script", 1.0),
+        ("code_requirements", 1.5),
+        ("task_args", []),
+        ("audit", 1),
+        ("args", {}),
+        ("args", ["a", 1]),
+    ],
 )
 def test_a_setting_of_the_wrong_kind_is_refused_and_named(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"run\.json's {name} (is|are) not "):
