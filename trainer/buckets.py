@@ -7,11 +7,11 @@ are added there. Horovod sums a bucket over the ranks in place. A few numbers tr
 the gradients in the same buffer: the step's loss and sample count, and the flag by which
 all ranks learn at the same step that the world is asked to pause.
 
-What it costs, in processor time of one rank per step with 25 MB of gradients on two ranks
-(``benchmarks/steady.py --only medium``): DDP 140 ms, this 180 ms, DistributedOptimizer over
-200 ms. Backward and optimizer take the same 124 ms as with DDP. The rest are Horovod's threads: 57
-ms, against 20 ms of DDP's. Half of that is its cycle of 1 ms, in which all ranks exchange bit
-masks, and the copy into a fusion buffer and back when two buckets wait.
+A step costs less than with DistributedOptimizer and about what it costs with DDP; see
+benchmarks/steady.py, and docs/figures.md for what it found. Most of what Horovod's own threads
+took was their cycle of 1 ms, in which all ranks exchange bit masks although nothing is ready:
+see fix ``idle`` of containers/horovod_fixes.py. Smaller buckets gain nothing on two cores: the
+sums run on the processors that backward needs.
 """
 
 from __future__ import annotations
