@@ -86,10 +86,26 @@ def patiently(
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may well succeed later."""
-    status = getattr(error, "code", None) or getattr(error, "status", None)
-    if isinstance(status, int | str) and str(status).isdecimal():
-        return int(status) in TRANSIENT_STATUS
+    status = http_status(error)
+    if status is not None:
+        return status in TRANSIENT_STATUS
     if isinstance(error, ConnectionError | TimeoutError):
         return True
     kinds = [f"{kind.__module__}." for kind in type(error).__mro__]
     return any(kind.startswith(_CLIENTS) for kind in kinds)
+
+
+def http_status(error: BaseException) -> int | None:
+    """What an object store answered, whichever client tells it; None if it did not answer.
+
+    gcsfs and aiohttp have it as ``code`` or ``status``; botocore in a ``response``, and s3fs has
+    botocore's error as its cause.
+    """
+    status = getattr(error, "code", None) or getattr(error, "status", None)
+    for one in (error, error.__cause__):
+        response = getattr(one, "response", None)
+        if status is None and isinstance(response, dict):
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    if isinstance(status, int | str) and str(status).isdecimal():
+        return int(status)
+    return None

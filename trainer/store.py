@@ -26,7 +26,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from trainer.retry import Retry, StoreUnavailable, is_transient
+from trainer.retry import Retry, StoreUnavailable, http_status, is_transient
 
 # Before gcsfs is imported: its probe for other kinds of buckets can hang for a minute.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
@@ -174,8 +174,8 @@ class Store:
                 self.path(name), **({} if limit is None else {"start": 0, "end": limit + 1})
             )
         except Exception as error:
-            # Of an empty object no range can be had: 416 is GCS's way to say so.
-            if getattr(error, "code", None) == 416:
+            # Of an empty object no range can be had.
+            if http_status(error) == 416:
                 return b""
             raise
         return data

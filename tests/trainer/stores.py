@@ -5,8 +5,11 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
+import fsspec
 import gcsfs
 
 from tests.storage import StorageServer
@@ -14,6 +17,9 @@ from trainer.retry import Retry
 from trainer.store import Store
 
 KINDS = ["local", "memory", "gs"]
+S3 = all(find_spec(name) for name in ("s3fs", "moto", "flask", "flask_cors"))
+if S3:
+    KINDS.append("s3")
 QUICK = Retry(first=0.01, longest=0.02, limit=0.2)
 
 StoreOf = Callable[[str], Store]
@@ -21,7 +27,7 @@ StoreOf = Callable[[str], Store]
 
 @contextmanager
 def new_store(kind: str, folder: Path, server: StorageServer) -> Iterator[Store]:
-    """An empty store; on ``gs`` through the real gcsfs."""
+    """An empty store; on ``gs`` through the real gcsfs, on ``s3`` through the real s3fs."""
     name = uuid.uuid4().hex
     if kind == "local":
         yield Store(str(folder / name))
@@ -29,8 +35,26 @@ def new_store(kind: str, folder: Path, server: StorageServer) -> Iterator[Store]
         store = Store(f"memory://{name}")
         yield store
         store.delete("")
-    else:
+    elif kind == "gs":
         yield gs_store(server, f"gs://bucket/{name}")
+    else:
+        with s3_store(f"s3://{name}/run") as store:
+            yield store
+
+
+@contextmanager
+def s3_store(url: str) -> Iterator[Store]:
+    """The store of a URL on a server of its own."""
+    server = import_module("moto.server").ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        endpoint = f"http://{host}:{port}"
+        fs = fsspec.filesystem("s3", key="key", secret="secret", endpoint_url=endpoint)
+        fs.mkdir(url.split("/")[2])
+        yield Store(url, fs, QUICK)
+    finally:
+        server.stop()
 
 
 def gs_store(server: StorageServer, url: str) -> Store:
