@@ -93,6 +93,7 @@ def policy(workers: int) -> Policy:
         hold_off=0.1,
         heartbeat=1.0,
         suspicion=30.0,
+        lease_timeout=60.0,
         idle_suspicion=60.0,
         start_wait=LIMIT,
     )

@@ -218,6 +218,7 @@ def policy(workers: int) -> Policy:
         hold_off=0.1,
         heartbeat=1.0,
         suspicion=2 * LIMIT,
+        lease_timeout=4 * LIMIT,
         idle_suspicion=2 * LIMIT,
         forming=2 * LIMIT,
         setback_limit=1000,
