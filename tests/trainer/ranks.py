@@ -16,7 +16,7 @@ import socket
 import struct
 import threading
 import traceback
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
@@ -198,14 +198,22 @@ def alone(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def in_world(
-    slots: Sequence[int], function: Callable[..., Any], *args: Any, lost: Sequence[int] = ()
+    slots: Sequence[int],
+    function: Callable[..., Any],
+    *args: Any,
+    lost: Sequence[int] = (),
+    variables: Mapping[str, str] | None = None,
 ) -> list[Any]:
     """Runs ``function`` on every rank of a world, between ``hvd.init`` and ``hvd.shutdown``.
 
-    Returns what each rank returned, None for those in ``lost``, which kill themselves.
+    Returns what each rank returned, None for those in ``lost``, which kill themselves. Their
+    environment has ``variables`` in place of what an agent would have set.
     """
     with Meeting(world_of(*slots)) as meeting:
-        processes = [Process(_member, env, function, args) for env in meeting.environments]
+        processes = [
+            Process(_member, {**env, **(variables or {})}, function, args)
+            for env in meeting.environments
+        ]
         try:
             return [
                 None if rank in lost else process.result() for rank, process in enumerate(processes)

@@ -6,29 +6,21 @@ HOROVOD_IDLE_CYCLE_TIME says; here that is so seldom that whatever waited for it
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from .ranks import PATIENCE, Meeting, Process, _member, world_of
+from .ranks import PATIENCE, in_world
 
 NEVER = str(round(10_000 * PATIENCE))  # milliseconds
 
 
-def every_rank(function: Callable[[], Any], ranks: int = 3) -> list[Any]:
-    """What ``function`` returns on each of so many ranks."""
-    with Meeting(world_of(*[1] * ranks)) as meeting:
-        processes = [
-            Process(_member, {**env, "HOROVOD_IDLE_CYCLE_TIME": NEVER}, function, ())
-            for env in meeting.environments
-        ]
-        try:
-            return [process.result() for process in processes]
-        finally:
-            for process in processes:
-                process.close()
+def on_three(function: Callable[[], Any]) -> list[Any]:
+    """What ``function`` returns on each of three ranks."""
+    return in_world([1, 1, 1], function, variables={"HOROVOD_IDLE_CYCLE_TIME": NEVER})
 
 
 def sums() -> list[float]:
@@ -91,7 +83,7 @@ def mixed() -> tuple[list[int], float, int]:
     ],
 )
 def test_nothing_waits_for_the_next_idle_cycle(function: Callable[[], Any], expected: Any) -> None:
-    assert every_rank(function) == [expected] * 3
+    assert on_three(function) == [expected] * 3
 
 
 def leave_while_others_work() -> str:
@@ -110,4 +102,19 @@ def leave_while_others_work() -> str:
 
 
 def test_who_waits_for_one_that_leaves_is_told() -> None:
-    assert every_rank(leave_while_others_work) == ["left", "told", "told"]
+    assert on_three(leave_while_others_work) == ["left", "told", "told"]
+
+
+def times_awake() -> int:
+    """How often this process was woken while it had nothing to do, for a second."""
+    import horovod.torch as hvd
+
+    hvd.barrier()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+    time.sleep(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - before
+
+
+def test_who_has_nothing_to_do_sleeps() -> None:
+    """A cycle of 1 ms would wake each rank 1,000 times; gloo's own thread is, every 10 ms."""
+    assert max(on_three(times_awake)) < 400

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.storage import StorageServer
-from tests.trainer.stores import KINDS, S3, gs_store
+from tests.trainer.stores import S3, gs_store, s3_store
 from trainer.retry import Retry, StoreUnavailable, patiently
 from trainer.store import Store, TooLarge
 
@@ -413,5 +413,8 @@ def test_a_store_that_replaces_what_it_should_create_is_refused() -> None:
 
 
 @pytest.mark.skipif(not S3, reason="s3:// is tried where s3fs and moto[server] are installed")
-def test_s3_is_tried_too() -> None:
-    assert "s3" in KINDS
+def test_s3_creates_exclusively() -> None:
+    with s3_store("s3://bucket/run") as store:
+        assert store.create("a", b"1") and not store.create("a", b"2")
+        store.write("b", b"2")
+        assert (store.read("a"), store.read("b", 10), store.names()) == (b"1", b"2", ["a", "b"])
