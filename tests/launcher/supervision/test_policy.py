@@ -89,6 +89,7 @@ def test_what_may_go_away_is_tried_again_after_a_pause(reason: str) -> None:
         (attempt("RUNNING"), "failed", {"since_outcome": GRACE, "cancel_sent": True}, Watch()),
         (attempt("SUBMITTING", job=None), "cancelled", {}, Find()),
         (attempt("FAILED"), "failed", {}, Done()),
+        (attempt("FAILED"), "succeeded", {}, Done()),
         (None, "cancelled", {}, Done()),
     ],
 )
