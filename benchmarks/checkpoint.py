@@ -29,7 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from threading import Barrier
@@ -123,6 +123,11 @@ def beside_plain_write(steps: Steps, url: str, size: int) -> float | None:
         return steps.during(lambda: child.poll() is None)
 
 
+def apart(url: str) -> Checkpointer:
+    """A checkpointer as a worker has it: a process of its own writes."""
+    return Checkpointer(RunDirectory(url), Retention(1), lambda *a, **k: None, apart=True)
+
+
 @contextmanager
 def alone() -> Iterator[None]:
     """The process group of one that torch.distributed.checkpoint wants."""
@@ -152,8 +157,11 @@ def stall(size: int) -> Case:
         steps = Steps()
         stalls: dict[str, list[float | None]] = {}
         slower: dict[str, list[float | None]] = {}
-        with tempfile.TemporaryDirectory(prefix="swell-bench-") as folder, alone():
-            checkpointer = Checkpointer(RunDirectory(folder), Retention(1), lambda *a, **k: None)
+        with (
+            tempfile.TemporaryDirectory(prefix="swell-bench-") as folder,
+            alone(),
+            closing(apart(folder)) as checkpointer,
+        ):
             runs = min(options.runs, 3) if size >= MANY else options.runs
             for turn in range(-2, runs):  # two to fill buffers, which are reused
                 calm = steps.undisturbed(20)
@@ -203,10 +211,11 @@ def through_gcsfs(options: Options) -> Iterable[Row]:
     steps, state = Steps(), state_of(size)
     slower: list[float | None] = []
     plain: list[float | None] = []
-    with tempfile.TemporaryDirectory(prefix="swell-bench-") as folder, cloud_storage(Path(folder)):
-        checkpointer = Checkpointer(
-            RunDirectory("gs://bench/run"), Retention(1), lambda *a, **k: None
-        )
+    with (
+        tempfile.TemporaryDirectory(prefix="swell-bench-") as folder,
+        cloud_storage(Path(folder)),
+        closing(apart("gs://bench/run")) as checkpointer,
+    ):
         for turn in range(-1, options.runs):
             calm = steps.undisturbed(20)
             checkpointer.save(state, turn + 2)

@@ -102,7 +102,7 @@ class Steps:
                 self._settle()
             if not self._generations.inside and not self._enter():
                 if self._checkpointer is not None:
-                    self._checkpointer.flush()
+                    self._checkpointer.close()
                 raise StopIteration
             if self._state.step >= self._total or self._state.stopped:
                 self._finish()

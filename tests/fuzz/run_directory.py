@@ -20,7 +20,8 @@ from launcher.view import Story, render
 from tests.fuzz.inputs import anything, as_json, changed, damaged, json_of
 from tests.fuzz.target import target
 from trainer import bundle
-from trainer.checkpoints.manifest import Manifest, ShardFile, read_manifest, sha256_of
+from trainer.checkpoints.manifest import Manifest, read_manifest, sha256_of
+from trainer.checkpoints.shardfile import ShardFile
 from trainer.checkpoints.shards import Assembly, Slot
 from trainer.events import read_events
 from trainer.lease import newest_claim

@@ -5,7 +5,8 @@
     checkpoints/step-000001200/manifest.json                           last, exclusively
 
 No manifest, no checkpoint: a half-written one is never seen. Training pauses only while a
-rank copies its share of the state, 1/W of the bytes, to host memory; a thread writes it.
+rank copies its share of the state, 1/W of the bytes, to host memory; a thread has it written by
+another process (see scribe).
 No rank waits for another in a step: a rank that has written leaves a receipt in the store,
 and whoever finds the receipts of all makes the manifest, survivors too when others are lost.
 What cannot be completed is abandoned, and collected later.
@@ -13,14 +14,9 @@ What cannot be completed is abandoned, and collected later.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Event, Lock, Thread
 from typing import Any
@@ -32,7 +28,6 @@ from trainer.checkpoints.leftovers import Leftovers
 from trainer.checkpoints.manifest import (
     MANIFEST,
     Manifest,
-    ShardFile,
     committed_steps,
     folder_of,
     receipt_name,
@@ -43,7 +38,10 @@ from trainer.checkpoints.manifest import (
 )
 from trainer.checkpoints.restore import Alone, Exchange, load_newest
 from trainer.checkpoints.retention import Retention
-from trainer.checkpoints.shards import Layout, Shard, Slot, as_memory, padded, slots_of
+from trainer.checkpoints.room import Room
+from trainer.checkpoints.scribe import Scribe
+from trainer.checkpoints.shardfile import ShardFile, step_aside, write_shards
+from trainer.checkpoints.shards import Layout, Slot, as_memory, slots_of
 from trainer.lease import superseded
 from trainer.rundir import RunDirectory
 from trainer.session import Session
@@ -54,10 +52,8 @@ LOST_PATIENCE = 3.0  # the same, once a rank of its world is lost
 POLL = 0.1  # seconds
 LONGEST_POLL = 1.0
 COMMIT = 1.0  # seconds for receipts and manifest, once the shards are written
-WRITERS = 4  # threads
-NICENESS = 10  # theirs
 YIELD = 0.001  # seconds: else the training thread waits 5 ms for the interpreter to switch
-BUFFERS = 2  # one is written while the next one is filled
+ROOMS = 2  # one is written while the next one is filled
 
 Report = Callable[..., None]
 
@@ -73,10 +69,8 @@ class Writing:
     rank: int
     size: int
     skeleton: Any
-    slots: list[Slot]
-    total: int  # shards of all ranks
-    files: list[tuple[int, memoryview]]  # this rank's shards, by number
-    share: int  # their bytes
+    layout: Layout
+    urgent: bool
     about: dict[str, Any]
     copied: Callable[[], None]  # returns when copies from a GPU have arrived
     lost: Callable[[], bool]
@@ -101,6 +95,7 @@ class Checkpointer:
         clock: monotonic seconds.
         places: the directories that have its checkpoints; new ones are written to the first. By
             default the run directory.
+        apart: whether a process of its own writes the shards, rather than threads of this one.
     """
 
     def __init__(
@@ -110,6 +105,7 @@ class Checkpointer:
         report: Report,
         clock: Callable[[], float] = time.monotonic,
         places: Sequence[RunDirectory] = (),
+        apart: bool = False,
     ) -> None:
         self._run_dir = run_dir
         self._places = list(places) or [run_dir]
@@ -122,10 +118,10 @@ class Checkpointer:
         self._last: Writing | None = None
         self._layout: Layout | None = None
         self._threads: list[Thread] = []
-        self._buffers: list[Tensor] = []  # those that are free
+        self._scribe = Scribe(self._place.url) if apart else None
+        self._rooms: list[Room] = []  # those that are free
         self._in_use = 0
         self._lock = Lock()
-        self._hashing = Lock()  # one thread at a time: the others' processors are for training
         self.committed: int | None = None  # the last step that this rank knows to be there
         self.failures = 0  # in a row
         self.bytes_per_second: float | None = None  # of the last writing, by this rank
@@ -138,7 +134,7 @@ class Checkpointer:
         retention = Retention(
             session.checkpoint_keep, session.checkpoint_keep_every, session.checkpoint_keep_best
         )
-        return cls(session.run_dir, retention, report, places=session.checkpoint_dirs)
+        return cls(session.run_dir, retention, report, places=session.checkpoint_dirs, apart=True)
 
     # --- saving -----------------------------------------------------------------------
 
@@ -182,8 +178,9 @@ class Checkpointer:
             lost: whether a rank of this world is known to be lost: it may write no more.
 
         Returns False, having done nothing, if a checkpoint is still being written in this
-        world, or both buffers are in use, and ``wait`` is false and ``until`` None; and after
-        the event ``checkpoint_skipped`` if the time until ``until`` is too short. Raises
+        world, or both rooms are in use, and ``wait`` is false and ``until`` None; and after
+        the event ``checkpoint_skipped`` if the time until ``until`` is too short. What fails
+        after that, for want of memory, too, is told by the event ``checkpoint_failed``. Raises
         TypeError, naming the place, for state that a checkpoint cannot hold.
         """
         began = self._clock()
@@ -194,31 +191,33 @@ class Checkpointer:
             return False
         skeleton, tensors = flatten(tree)
         layout = self._layout_for(slots_of(names_in(skeleton), tensors), rank, size)
-        shards, share = layout.shards, layout.bytes
-        if until is not None and (why := self._why_too_late(share, until)):
+        if until is not None and (why := self._why_too_late(layout.bytes, until)):
             self._report("checkpoint_skipped", step=step, reason=why)
             return False
-        buffer = self._take_buffer(share, wait or until is not None)
-        if buffer is None:
+        urgent = wait or until is not None
+        try:
+            room = self._take_room(layout.bytes, urgent)
+        except OSError as error:
+            self._failed(step, f"there is no memory to copy {layout.bytes:,d} bytes to: {error}")
+            return True
+        if room is None:
             return False
-        files, copied = _copy(shards, tensors, buffer)
+        copied = _copy(layout, tensors, room)
         writing = Writing(
             step=step,
             world=world,
             rank=rank,
             size=size,
             skeleton=skeleton,
-            slots=layout.slots,
-            total=layout.total,
-            files=list(zip(layout.numbers, map(as_memory, files), strict=True)),
-            share=share,
+            layout=layout,
+            urgent=urgent,
             about={**(about or {}), "torch": str(torch.__version__), "world_size": size},
             copied=copied,
             lost=lost,
             began=began,
         )
         before, self._last = self._last, writing
-        thread = Thread(target=self._write, args=(writing, buffer, before), name="swell-checkpoint")
+        thread = Thread(target=self._write, args=(writing, room, before), name="swell-checkpoint")
         self._threads = [one for one in self._threads if one.is_alive()]
         self._threads.append(thread)
         thread.start()
@@ -231,12 +230,18 @@ class Checkpointer:
         for thread in self._threads:
             thread.join()
 
+    def close(self) -> None:
+        """Waits as ``flush`` does, and ends the process that writes."""
+        self.flush()
+        if self._scribe is not None:
+            self._scribe.close()
+
     @property
     def seconds(self) -> float:
         """How long this rank needs to write as much as it did last; 0 before the first time."""
         if self._last is None or self.bytes_per_second is None:
             return 0.0
-        return self._last.share / self.bytes_per_second + COMMIT
+        return self._last.layout.bytes / self.bytes_per_second + COMMIT
 
     def _why_too_late(self, share: int, until: float) -> str | None:
         """Why ``share`` bytes are not written until then; None if they are, or nobody knows."""
@@ -245,7 +250,7 @@ class Checkpointer:
             return None
         needed = share / speed + COMMIT
         if last is not None and not last.written.is_set():
-            needed += max(0.0, last.share / speed - (now - last.began))
+            needed += max(0.0, last.layout.bytes / speed - (now - last.began))
         if now + needed <= until:
             return None
         return (
@@ -260,75 +265,67 @@ class Checkpointer:
             known = self._layout = Layout.of(slots, rank, size)
         return known
 
-    def _take_buffer(self, size: int, must: bool) -> Tensor | None:
+    def _take_room(self, size: int, must: bool) -> Room | None:
         with self._lock:
-            self._buffers = [one for one in self._buffers if one.numel() == size]
-            if self._buffers:
+            self._rooms = [one for one in self._rooms if one.size == size]
+            if self._rooms:
                 self._in_use += 1
-                return self._buffers.pop()
-            if self._in_use >= BUFFERS and not must:
+                return self._rooms.pop()
+            if self._in_use >= ROOMS and not must:
                 return None
+            room = Room(size)
             self._in_use += 1
-        return torch.empty(size, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        return room
 
-    def _give_back(self, buffer: Tensor) -> None:
+    def _give_back(self, room: Room) -> None:
         with self._lock:
             self._in_use -= 1
-            self._buffers.append(buffer)
+            self._rooms.append(room)
 
     # --- the writing thread -------------------------------------------------------------
 
-    def _write(self, writing: Writing, buffer: Tensor, before: Writing | None) -> None:
+    def _write(self, writing: Writing, room: Room, before: Writing | None) -> None:
         time.sleep(YIELD)
-        _step_aside()
+        step_aside()
         try:
             try:
                 if before is not None:
                     before.written.wait()
-                shards = self._write_shards(writing)
+                shards = self._write_shards(writing, room)
             finally:
-                writing.files.clear()
-                self._give_back(buffer)
+                self._give_back(room)
                 writing.written.set()
             self._commit(writing, shards)
         except (OSError, ValueError) as error:  # ValueError: somebody's damaged receipt
-            self._failed(writing, str(error))
+            self._failed(writing.step, str(error))
         finally:
             writing.done.set()
 
-    def _failed(self, writing: Writing, reason: str) -> None:
+    def _failed(self, step: int, reason: str) -> None:
         self.failures += 1
         # In this replica's log, too: the event waits for the store.
-        log.warning("the checkpoint of step %d was not written: %s", writing.step, reason)
-        self._report("checkpoint_failed", step=writing.step, reason=reason, failures=self.failures)
+        log.warning("the checkpoint of step %d was not written: %s", step, reason)
+        self._report("checkpoint_failed", step=step, reason=reason, failures=self.failures)
 
-    def _write_shards(self, writing: Writing) -> list[ShardFile]:
+    def _write_shards(self, writing: Writing, room: Room) -> list[ShardFile]:
         writing.copied()
-        began = self._clock()
-
-        def write(file: tuple[int, memoryview]) -> ShardFile:
-            number, data = file
-            with self._hashing:
-                digest = hashlib.sha256(data).hexdigest()
-            # Whoever else writes this step cannot touch a shard that is not the same.
-            name = f"part-{number:05d}-of-{writing.total:05d}-{digest[:16]}.safetensors"
-            self._place.store.write(f"{folder_of(writing.step)}/{name}", data)
-            return ShardFile(name, len(data), digest)
-
-        # One is hashed while another waits for the disk; object stores take several at once.
-        threads = min(WRITERS, max(1, len(writing.files)))
-        with ThreadPoolExecutor(threads, initializer=_step_aside) as pool:
-            shards = list(pool.map(write, writing.files))
+        folder, total, parts = folder_of(writing.step), writing.layout.total, writing.layout.parts
+        # What must be there soon is not for a process that has yet to start.
+        if self._scribe is not None and (self._scribe.runs or not writing.urgent):
+            shards, seconds = self._scribe.write(folder, total, room.fd, parts)
+        else:
+            began, memory = self._clock(), as_memory(room.memory)
+            shards = write_shards(self._place.store, folder, total, memory, parts)
+            seconds = self._clock() - began
         if shards:
-            seconds = max(self._clock() - began, 1e-6)
-            self.bytes_per_second = sum(shard.bytes for shard in shards) / seconds
+            self.bytes_per_second = sum(shard.bytes for shard in shards) / max(seconds, 1e-6)
         return shards
 
     def _commit(self, writing: Writing, shards: list[ShardFile]) -> None:
         """Leaves this rank's receipt, and makes the manifest if all receipts are there."""
         receipt = {
             "rank": writing.rank,
-            "layout": sha256_of([slot.to_json() for slot in writing.slots]),
+            "layout": sha256_of([slot.to_json() for slot in writing.layout.slots]),
             "shards": [vars(shard) for shard in shards],
         }
         if writing.rank == 0:
@@ -362,9 +359,8 @@ class Checkpointer:
             broken = writing.lost() or self._world != writing.world
             if self._clock() - began > (LOST_PATIENCE if broken else PATIENCE):
                 missing = writing.size - len(found)
-                self._failed(
-                    writing, f"{missing} of {writing.size} ranks did not write their share"
-                )
+                reason = f"{missing} of {writing.size} ranks did not write their share"
+                self._failed(writing.step, reason)
                 return
             time.sleep(wait)
             wait = min(2 * wait, LONGEST_POLL)
@@ -374,17 +370,17 @@ class Checkpointer:
             require_signed(receipt, "a rank's receipt")
         layouts = {receipt.get("layout") for receipt in receipts}
         if len(layouts) != 1 or "skeleton" not in receipts[0]:
-            self._failed(writing, "the ranks' states differ in shape")
+            self._failed(writing.step, "the ranks' states differ in shape")
             return
         if superseded(self._run_dir, writing.world):
-            self._failed(writing, "a later leader has formed another world")
+            self._failed(writing.step, "a later leader has formed another world")
             return
         shards = [ShardFile.from_json(one) for receipt in receipts for one in receipt["shards"]]
         manifest = Manifest(
             writing.step,
             writing.name,
             receipts[0]["skeleton"],
-            writing.slots,
+            writing.layout.slots,
             shards,
             receipts[0]["about"],
         )
@@ -417,27 +413,16 @@ class Checkpointer:
         )
 
 
-def _step_aside() -> None:
-    """Lets this thread have a processor when those that train leave one."""
-    with suppress(OSError, AttributeError):  # on Linux a thread has a niceness of its own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
-
-
-def _copy(
-    shards: Sequence[Shard], tensors: Sequence[Tensor], buffer: Tensor
-) -> tuple[list[Tensor], Callable[[], None]]:
-    files, offset = [], 0
-    for shard in shards:
-        file = buffer[offset : offset + shard.size]
-        shard.fill(file, tensors)
-        files.append(file)
-        offset += padded(shard.size)
+def _copy(layout: Layout, tensors: Sequence[Tensor], room: Room) -> Callable[[], None]:
+    """Copies a share into its room. Returns what returns when it is there."""
+    for shard, part in zip(layout.shards, layout.parts, strict=True):
+        shard.fill(room.memory[part.offset : part.offset + part.size], tensors)
     if any(tensor.is_cuda for tensor in tensors):
         # The next step may overwrite what is still being copied: the stream orders them.
         event = torch.cuda.Event()
         event.record()
-        return files, event.synchronize
-    return files, lambda: None
+        return event.synchronize
+    return lambda: None
 
 
 __all__ = ["MANIFEST", "Checkpointer", "committed_steps"]

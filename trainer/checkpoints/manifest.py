@@ -16,33 +16,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from trainer.checkpoints.shardfile import ShardFile
 from trainer.checkpoints.shards import Slot
 from trainer.exclusive import OWNER
 from trainer.rundir import CHECKPOINTS, RunDirectory
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 RECEIPT = "receipt-"
-
-
-@dataclass(frozen=True)
-class ShardFile:
-    """One shard as it must be: a file in the checkpoint's folder."""
-
-    name: str
-    bytes: int
-    sha256: str
-
-    @classmethod
-    def from_json(cls, value: Any) -> ShardFile:
-        """Reads one; ValueError when it is none, or could be outside the folder."""
-        try:
-            shard = cls(str(value["name"]), int(value["bytes"]), str(value["sha256"]))
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"a shard is not described: {error!r}") from None
-        if "/" in shard.name or shard.name.startswith("."):
-            raise ValueError(f"{shard.name!r} is not the name of a shard")
-        return shard
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ rank, it is rejected by all, loudly, and the one before is tried.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +17,11 @@ from torch import Tensor
 
 from trainer.checkpoints.manifest import (
     Manifest,
-    ShardFile,
     committed_steps,
     folder_of,
     read_manifest,
 )
+from trainer.checkpoints.shardfile import ShardFile
 from trainer.checkpoints.shards import Assembly
 from trainer.retry import StoreUnavailable
 from trainer.rundir import CHECKPOINTS, RunDirectory
@@ -225,10 +224,7 @@ def _read_share(run_dir: RunDirectory, manifest: Manifest, exchange: Exchange) -
 def read_shard(run_dir: RunDirectory, step: int, shard: ShardFile) -> bytes:
     """Returns a shard that is as its manifest says; ValueError, FileNotFoundError if it is not."""
     data = run_dir.store.read(f"{folder_of(step)}/{shard.name}", shard.bytes)
-    if len(data) != shard.bytes:
-        raise ValueError(f"{shard.name} has {len(data)} bytes, its manifest says {shard.bytes}")
-    if hashlib.sha256(data).hexdigest() != shard.sha256:
-        raise ValueError(f"{shard.name} does not match its checksum")
+    shard.check(data)
     return data
 
 

@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
+from trainer.checkpoints.shardfile import Part
 from trainer.tree import make_like
 
 PART = 64 * 2**20  # bytes of the largest shard; what is read, checked and sent at a time
@@ -200,26 +201,31 @@ class Layout:
     Attributes:
         slots: all tensors of the state.
         total: shards of all ranks.
-        numbers, shards: this rank's.
-        bytes: of a buffer for them, each at a multiple of 64.
+        shards: this rank's.
+        parts: where they are in the memory for all of them, each at a multiple of 64.
+        bytes: of that memory.
     """
 
     rank: int
     size: int
     slots: list[Slot]
     total: int
-    numbers: list[int]
     shards: list[Shard]
+    parts: list[Part]
     bytes: int
 
     @classmethod
     def of(cls, slots: list[Slot], rank: int, size: int) -> Layout:
         """The layout of rank ``rank``."""
         planned = plan(slots, size)
-        numbers = [number for number, (writer, _) in enumerate(planned) if writer == rank]
-        shards = [Shard(slots, planned[number][1]) for number in numbers]
-        total = sum(padded(shard.size) for shard in shards)
-        return cls(rank, size, slots, len(planned), numbers, shards, total)
+        shards, parts, end = [], [], 0
+        for number, (writer, pieces) in enumerate(planned):
+            if writer == rank:
+                shard = Shard(slots, pieces)
+                shards.append(shard)
+                parts.append(Part(number, end, shard.size))
+                end += -(-shard.size // _ALIGN) * _ALIGN
+        return cls(rank, size, slots, len(planned), shards, parts, end)
 
 
 class Assembly:
@@ -267,11 +273,6 @@ class Assembly:
             if end != self._flat[index].numel():
                 raise ValueError(f"not all of {name} is there, or some of it twice")
         return self.tensors
-
-
-def padded(size: int) -> int:
-    """``size`` bytes, up to where the next shard may begin in a buffer."""
-    return -(-size // _ALIGN) * _ALIGN
 
 
 def as_memory(file: Tensor) -> memoryview:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import threading
@@ -19,6 +18,7 @@ from safetensors.torch import save as save_tensors
 from trainer.checkpoints.checkpoint import Checkpointer
 from trainer.checkpoints.manifest import FORMAT, MANIFEST, committed_steps, sha256_of
 from trainer.checkpoints.restore import NoneValid
+from trainer.checkpoints.shardfile import checksum
 from trainer.rundir import CHECKPOINTS, RunDirectory
 from trainer.store import Store
 
@@ -437,7 +437,7 @@ def test_a_foreign_shard_with_a_checksum_of_its_own_is_rejected(saved: Saved, da
 
     def change(manifest: dict[str, Any]) -> None:
         (shard,) = manifest["shards"]
-        shard.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+        shard.update(bytes=len(data), xxh3=checksum(data))
 
     saved.shard(2).write_bytes(data)
     sign(saved, change)

@@ -1,0 +1,176 @@
+"""Another process that writes shards, so that they are not written under training's own lock.
+
+A client of an object store is a Python program: as threads of the process that trains, it takes
+the interpreter's lock from it (benchmarks/checkpoint.py measured steps 1.4 times as long). The
+process has a socket for its standard input. A request is a line of JSON, with a file descriptor
+of the memory (see trainer.checkpoints.room); so is the answer::
+
+    {"url": "gs://…", "folder": "checkpoints/step-000001200", "total": 8, "parts": [[3, 0, 99], …]}
+    {"shards": [{"name", "bytes", "xxh3"}, …], "seconds": 0.4}    or    {"error": "gs://…: …"}
+
+It ends when the other end of the socket is closed, whatever it is doing: what a dead rank has
+not written is of no use.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from functools import cache
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from trainer.checkpoints.shardfile import NICENESS, Part, ShardFile, write_shards
+from trainer.store import Store
+
+ROOT = Path(__file__).parents[2]
+CHUNK = 64 * 2**10  # bytes of a line that are taken at a time
+GRACE = 1.0  # seconds to notice that nobody asks for anything any more
+
+
+class Scribe:
+    """Starts the process when there is something to write, and again when it has died.
+
+    For one thread at a time.
+
+    Args:
+        url: of the store that it writes to.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._process: subprocess.Popen[bytes] | None = None
+        self._line: socket.socket | None = None
+
+    @property
+    def runs(self) -> bool:
+        """Whether the process is there already; to start it takes about a second."""
+        return self._process is not None and self._process.poll() is None
+
+    def write(
+        self, folder: str, total: int, fd: int, parts: Sequence[Part]
+    ) -> tuple[list[ShardFile], float]:
+        """Has shards written; see ``write_shards``. Returns them, and the seconds that it took.
+
+        Raises OSError, also when the process dies.
+        """
+        request = {
+            "url": self._url,
+            "folder": folder,
+            "total": total,
+            "parts": [[one.number, one.offset, one.size] for one in parts],
+        }
+        line = self._started()
+        try:
+            _send(line, request, fd)
+            answer, _ = _receive(line)
+        except OSError:
+            answer = None
+        if answer is None:
+            code = self._ended()
+            raise OSError(f"the process that writes checkpoints has ended with exit code {code}")
+        if "error" in answer:
+            raise OSError(answer["error"])
+        return [ShardFile.from_json(one) for one in answer["shards"]], float(answer["seconds"])
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._ended()
+
+    def _started(self) -> socket.socket:
+        if self._line is not None and self.runs:
+            return self._line
+        self._ended()
+        self._line, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "trainer.checkpoints.scribe"],
+                stdin=theirs.fileno(),
+                cwd=ROOT,  # not where a module of the user may have the name of one of ours
+            )
+        return self._line
+
+    def _ended(self) -> int | None:
+        """The exit code of the process, which is ended if need be; None if there was none."""
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        try:
+            return process.wait(GRACE)
+        except subprocess.TimeoutExpired:  # stopped, or its disk does not answer
+            process.kill()
+            return process.wait()
+
+
+def _send(line: socket.socket, message: dict[str, Any], fd: int | None = None) -> None:
+    data = json.dumps(message).encode() + b"\n"
+    sent = 0 if fd is None else socket.send_fds(line, [data], [fd])
+    line.sendall(data[sent:])
+
+
+def _receive(line: socket.socket) -> tuple[dict[str, Any] | None, int | None]:
+    """The next message, and the file descriptor that came with it; (None, None) at the end."""
+    data, fd = b"", None
+    while not data.endswith(b"\n"):
+        more, fds, _, _ = socket.recv_fds(line, CHUNK, 1)
+        if not more:
+            return None, None
+        data += more
+        fd = fds[0] if fds else fd
+    message: dict[str, Any] = json.loads(data)
+    return message, fd
+
+
+def _answer(request: dict[str, Any], fd: int) -> dict[str, Any]:
+    began = time.monotonic()
+    parts = [Part(*one) for one in request["parts"]]
+    try:
+        store = _store(request["url"])
+        with (
+            closing(os.fdopen(fd, "rb")),
+            mmap.mmap(fd, 0, prot=mmap.PROT_READ) as memory,
+            memoryview(memory) as view,
+        ):
+            shards = write_shards(store, request["folder"], request["total"], view, parts)
+    except Exception as error:  # whatever it is: the rank must hear of it
+        return {"error": str(error) or repr(error)}
+    return {"shards": [vars(one) for one in shards], "seconds": time.monotonic() - began}
+
+
+@cache
+def _store(url: str) -> Store:
+    return Store(url)
+
+
+def main() -> None:
+    """Writes for the process at the other end of standard input, until that closes it."""
+    for ending in (signal.SIGINT, signal.SIGTERM):  # who trains decides, and may need this then
+        signal.signal(ending, signal.SIG_IGN)
+    os.nice(NICENESS)
+    with socket.socket(fileno=os.dup(0)) as line:
+
+        def work(request: dict[str, Any], fd: int) -> None:
+            with suppress(BrokenPipeError):  # nobody waits for it any more
+                _send(line, _answer(request, fd))
+
+        while True:
+            request, fd = _receive(line)
+            if request is None or fd is None:
+                os._exit(0)  # without waiting for what is being written
+            Thread(target=work, args=(request, fd), daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()
