@@ -17,8 +17,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, field
-from threading import Event, Lock, Thread
+from threading import Event, Lock
 from typing import Any
 
 import torch
@@ -54,6 +56,7 @@ LONGEST_POLL = 1.0
 COMMIT = 1.0  # seconds for receipts and manifest, once the shards are written
 YIELD = 0.001  # seconds: else the training thread waits 5 ms for the interpreter to switch
 ROOMS = 2  # one is written while the next one is filled
+THREADS = 32  # at most: each checkpoint waits for other ranks in one, and only for those before it
 
 Report = Callable[..., None]
 
@@ -117,7 +120,9 @@ class Checkpointer:
         self._world = ""
         self._last: Writing | None = None
         self._layout: Layout | None = None
-        self._threads: list[Thread] = []
+        # A thread that is there already: starting one takes longer than to copy some megabytes.
+        self._pool = ThreadPoolExecutor(THREADS, "swell-checkpoint", initializer=step_aside)
+        self._writings: list[Future[None]] = []
         self._scribe = Scribe(self._place.url) if apart else None
         self._rooms: list[Room] = []  # those that are free
         self._in_use = 0
@@ -217,18 +222,16 @@ class Checkpointer:
             began=began,
         )
         before, self._last = self._last, writing
-        thread = Thread(target=self._write, args=(writing, room, before), name="swell-checkpoint")
-        self._threads = [one for one in self._threads if one.is_alive()]
-        self._threads.append(thread)
-        thread.start()
+        future = self._pool.submit(self._write, writing, room, before)
+        self._writings = [one for one in self._writings if not one.done()]
+        self._writings.append(future)
         if wait:
-            thread.join()
+            future.result()
         return True
 
     def flush(self) -> None:
         """Waits until everything that was saved is written, or has failed."""
-        for thread in self._threads:
-            thread.join()
+        wait_for(self._writings)
 
     def close(self) -> None:
         """Waits as ``flush`` does, and ends the process that writes."""
@@ -286,7 +289,6 @@ class Checkpointer:
 
     def _write(self, writing: Writing, room: Room, before: Writing | None) -> None:
         time.sleep(YIELD)
-        step_aside()
         try:
             try:
                 if before is not None:
@@ -298,6 +300,9 @@ class Checkpointer:
             self._commit(writing, shards)
         except (OSError, ValueError) as error:  # ValueError: somebody's damaged receipt
             self._failed(writing.step, str(error))
+        except Exception as error:
+            log.exception("a defect: the checkpoint of step %d", writing.step)
+            self._failed(writing.step, repr(error))
         finally:
             writing.done.set()
 

@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from threading import Thread
@@ -135,14 +135,14 @@ def _receive(line: socket.socket) -> tuple[dict[str, Any] | None, int | None]:
 
 def _answer(request: dict[str, Any], fd: int) -> dict[str, Any]:
     began = time.monotonic()
-    parts = [Part(*one) for one in request["parts"]]
     try:
-        store = _store(request["url"])
         with (
-            closing(os.fdopen(fd, "rb")),
+            os.fdopen(fd, "rb"),
             mmap.mmap(fd, 0, prot=mmap.PROT_READ) as memory,
             memoryview(memory) as view,
         ):
+            parts = [Part(*one) for one in request["parts"]]
+            store = _store(request["url"])
             shards = write_shards(store, request["folder"], request["total"], view, parts)
     except Exception as error:  # whatever it is: the rank must hear of it
         return {"error": str(error) or repr(error)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from typing import Any
 
 from trainer.store import Store
@@ -64,17 +65,13 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class InThisThread:
+class InThisThread(Executor):
     """A fork has no other threads."""
 
-    def __init__(self, target: Callable[..., None], args: tuple[Any, ...], name: str) -> None:
-        self._run: Callable[[], None] = lambda: target(*args)
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
 
-    def start(self) -> None:
-        self._run()
-
-    def join(self) -> None:
-        return
-
-    def is_alive(self) -> bool:
-        return False
+    def submit(self, call: Callable[..., Any], /, *args: Any, **more: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(call(*args, **more))
+        return future

@@ -257,8 +257,23 @@ def test_a_fault_at_any_operation_leaves_a_whole_checkpoint(tmp_path: Path, afte
     assert set(loaded) == {1, 2}
 
 
+def test_an_error_that_nobody_thought_of_is_told_too(saved: Saved) -> None:
+    saved.save(1)
+
+    def strange() -> None:
+        raise RuntimeError("strange")
+
+    saved.run_dir.store = Interrupted(saved.run_dir.url, 0, False, strange)
+    saved.save(2)
+    saved.run_dir.store = Store(saved.run_dir.url)
+    saved.save(3)
+    (reason,) = (one["reason"] for event, one in saved.reports if event == "checkpoint_failed")
+    assert reason == "RuntimeError('strange')"
+    assert committed_steps(saved.run_dir) == [1, 3]
+
+
 def write_in_this_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.checkpoints.checkpoint.Thread", InThisThread)
+    monkeypatch.setattr("trainer.checkpoints.checkpoint.ThreadPoolExecutor", InThisThread)
 
 
 def test_kill_9_at_any_operation_leaves_a_whole_checkpoint(

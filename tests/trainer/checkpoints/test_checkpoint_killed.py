@@ -32,7 +32,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
     monkeypatch.setattr(time, "sleep", sleep)
     monkeypatch.setattr(os, "fsync", lambda file: None)  # no machine fails here
-    monkeypatch.setattr(checkpoints, "Thread", InThisThread)
+    monkeypatch.setattr(checkpoints, "ThreadPoolExecutor", InThisThread)
     monkeypatch.setattr(checkpoints, "PATIENCE", 1.0)
     monkeypatch.setattr("trainer.checkpoints.shards.SMALL", 0)
     return clock
