@@ -9,6 +9,7 @@ In one process, with one thread to train and the others' work beside it, for sta
 - slowdown: the median step while a checkpoint is being written, over that without one; also
   of one written through gcsfs. ``plain write`` is what no design can avoid on this machine: another
   process, of lower priority, writes as many bytes to the same place, and does nothing else;
+- neighbour: why that is so: steps beside a process that computes, and one that copies memory;
 - bandwidth: to write and to read it back, on the local disk and through gcsfs to the emulated
   Cloud Storage (a process on this machine, which needs a core, too), against a plain write and
   read of as many bytes, by the world's size. Ranks are threads here.
@@ -205,6 +206,37 @@ def stall(size: int) -> Case:
     return measured
 
 
+# What another process does for two seconds, at a lower priority.
+NEIGHBOURS = {
+    "computes": "while time.monotonic() < end: sum(range(1000))",
+    "copies memory": "while time.monotonic() < end: there[:] = here",
+}
+NEIGHBOUR = """
+import os, sys, time
+os.nice(10)
+here, there = bytearray(os.urandom(64 * 2**20)), bytearray(64 * 2**20)
+print(flush=True)
+end = time.monotonic() + 2
+"""
+
+
+def beside_neighbours(options: Options) -> Iterable[Row]:
+    """The case of steps while another process has the other core, and writes nothing."""
+    steps = Steps()
+    slower: dict[str, list[float | None]] = {name: [] for name in NEIGHBOURS}
+    for _ in range(options.runs):
+        for name, loop in NEIGHBOURS.items():
+            calm = steps.undisturbed(20)
+            command = [sys.executable, "-c", NEIGHBOUR + loop]
+            with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+                assert child.stdout
+                child.stdout.readline()
+                busy = steps.during(lambda child=child: child.poll() is None)  # type: ignore[misc]
+            slower[name].append(busy / calm if busy else None)
+    for name, values in slower.items():
+        yield Row.of(f"another {name}", "neighbour", "step beside it", "x", values)
+
+
 def through_gcsfs(options: Options) -> Iterable[Row]:
     """The case of steps while a checkpoint goes to the emulated Cloud Storage."""
     size = 20 * MB if options.quick else 200 * MB
@@ -354,6 +386,7 @@ def main() -> int:
     sizes = QUICK if "--quick" in sys.argv else SIZES
     cases = {f"stall {name}": stall(size) for name, size in sizes.items()}
     cases["stall gs"] = through_gcsfs
+    cases["neighbour"] = beside_neighbours
     cases |= {f"bandwidth {kind}": bandwidth(kind) for kind in ("local", "gs")}
     return benchmark(__doc__, cases)
 
