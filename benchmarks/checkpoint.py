@@ -44,6 +44,7 @@ from launcher.emulator.objects import Objects
 from rows import Case, Options, Row, benchmark
 from trainer.checkpoints.checkpoint import Checkpointer
 from trainer.checkpoints.retention import Retention
+from trainer.checkpoints.scribe import Scribe
 from trainer.rundir import RunDirectory
 
 MB = 10**6
@@ -125,8 +126,12 @@ def beside_plain_write(steps: Steps, url: str, size: int) -> float | None:
 
 
 def apart(url: str) -> Checkpointer:
-    """A checkpointer as a worker has it: a process of its own writes."""
-    return Checkpointer(RunDirectory(url), Retention(1), lambda *a, **k: None, apart=True)
+    """A checkpointer as a worker has it after its first checkpoint: another process writes."""
+    scribe = Scribe(url)
+    scribe.start()
+    if not scribe.ready(timeout=60.0):
+        raise RuntimeError("the process that writes checkpoints does not start")
+    return Checkpointer(RunDirectory(url), Retention(1), lambda *a, **k: None, scribe=scribe)
 
 
 @contextmanager

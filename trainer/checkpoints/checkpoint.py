@@ -98,7 +98,8 @@ class Checkpointer:
         clock: monotonic seconds.
         places: the directories that have its checkpoints; new ones are written to the first. By
             default the run directory.
-        apart: whether a process of its own writes the shards, rather than threads of this one.
+        scribe: has them written, once it is ready; until then, and without one, threads of this
+            process write.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class Checkpointer:
         report: Report,
         clock: Callable[[], float] = time.monotonic,
         places: Sequence[RunDirectory] = (),
-        apart: bool = False,
+        scribe: Scribe | None = None,
     ) -> None:
         self._run_dir = run_dir
         self._places = list(places) or [run_dir]
@@ -123,7 +124,7 @@ class Checkpointer:
         # A thread that is there already: starting one takes longer than to copy some megabytes.
         self._pool = ThreadPoolExecutor(THREADS, "swell-checkpoint", initializer=step_aside)
         self._writings: list[Future[None]] = []
-        self._scribe = Scribe(self._place.url) if apart else None
+        self._scribe = scribe
         self._rooms: list[Room] = []  # those that are free
         self._in_use = 0
         self._lock = Lock()
@@ -139,7 +140,8 @@ class Checkpointer:
         retention = Retention(
             session.checkpoint_keep, session.checkpoint_keep_every, session.checkpoint_keep_best
         )
-        return cls(session.run_dir, retention, report, places=session.checkpoint_dirs, apart=True)
+        places = session.checkpoint_dirs or [session.run_dir]
+        return cls(session.run_dir, retention, report, places=places, scribe=Scribe(places[0].url))
 
     # --- saving -----------------------------------------------------------------------
 
@@ -315,10 +317,11 @@ class Checkpointer:
     def _write_shards(self, writing: Writing, room: Room) -> list[ShardFile]:
         writing.copied()
         folder, total, parts = folder_of(writing.step), writing.layout.total, writing.layout.parts
-        # What must be there soon is not for a process that has yet to start.
-        if self._scribe is not None and (self._scribe.runs or not writing.urgent):
+        if self._scribe is not None and self._scribe.ready():
             shards, seconds = self._scribe.write(folder, total, room.fd, parts)
         else:
+            if self._scribe is not None and not writing.urgent:
+                self._scribe.start()  # for the next one
             began, memory = self._clock(), as_memory(room.memory)
             shards = write_shards(self._place.store, folder, total, memory, parts)
             seconds = self._clock() - began

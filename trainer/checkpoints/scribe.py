@@ -2,10 +2,11 @@
 
 A client of an object store is a Python program: as threads of the process that trains, it takes
 the interpreter's lock from it (benchmarks/checkpoint.py measured steps 1.4 times as long). The
-process has a socket for its standard input. A request is a line of JSON, with a file descriptor
-of the memory (see trainer.checkpoints.room); so is the answer::
+process has a socket for its standard input. When it is ready it says so. A request is a line of
+JSON, with a file descriptor of the memory (see trainer.checkpoints.room); so is the answer::
 
-    {"url": "gs://…", "folder": "checkpoints/step-000001200", "total": 8, "parts": [[3, 0, 99], …]}
+    {"ready": true}
+    {"folder": "checkpoints/step-000001200", "total": 8, "parts": [[3, 0, 99], …]}
     {"shards": [{"name", "bytes", "xxh3"}, …], "seconds": 0.4}    or    {"error": "gs://…: …"}
 
 It ends when the other end of the socket is closed, whatever it is doing: what a dead rank has
@@ -17,6 +18,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -24,7 +26,6 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -38,7 +39,7 @@ GRACE = 1.0  # seconds to notice that nobody asks for anything any more
 
 
 class Scribe:
-    """Starts the process when there is something to write, and again when it has died.
+    """Starts the process, and again when it has died.
 
     For one thread at a time.
 
@@ -50,29 +51,49 @@ class Scribe:
         self._url = url
         self._process: subprocess.Popen[bytes] | None = None
         self._line: socket.socket | None = None
+        self._ready = False
 
-    @property
-    def runs(self) -> bool:
-        """Whether the process is there already; to start it takes about a second."""
-        return self._process is not None and self._process.poll() is None
+    def start(self) -> None:
+        """Starts the process unless it is there. It takes a second or more to be ready."""
+        if self._process is not None and self._process.poll() is None:
+            return
+        self._ended()
+        self._line, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "trainer.checkpoints.scribe", self._url],
+                stdin=theirs.fileno(),
+                cwd=ROOT,  # not where a module of the user may have the name of one of ours
+            )
+
+    def ready(self, timeout: float = 0.0) -> bool:
+        """Whether it can write; waits up to ``timeout`` seconds for that."""
+        if self._process is None or self._line is None or self._process.poll() is not None:
+            return False
+        if not self._ready:
+            poller = select.poll()
+            poller.register(self._line, select.POLLIN)
+            if poller.poll(1000 * timeout):
+                greeting, _ = _receive(self._line)
+                self._ready = greeting is not None
+        return self._ready
 
     def write(
         self, folder: str, total: int, fd: int, parts: Sequence[Part]
     ) -> tuple[list[ShardFile], float]:
         """Has shards written; see ``write_shards``. Returns them, and the seconds that it took.
 
-        Raises OSError, also when the process dies.
+        Only when it is ready. Raises OSError, also when the process dies.
         """
+        assert self._ready and self._line is not None
         request = {
-            "url": self._url,
             "folder": folder,
             "total": total,
             "parts": [[one.number, one.offset, one.size] for one in parts],
         }
-        line = self._started()
         try:
-            _send(line, request, fd)
-            answer, _ = _receive(line)
+            _send(self._line, request, fd)
+            answer, _ = _receive(self._line)
         except OSError:
             answer = None
         if answer is None:
@@ -86,25 +107,12 @@ class Scribe:
         """Ends the process."""
         self._ended()
 
-    def _started(self) -> socket.socket:
-        if self._line is not None and self.runs:
-            return self._line
-        self._ended()
-        self._line, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "trainer.checkpoints.scribe"],
-                stdin=theirs.fileno(),
-                cwd=ROOT,  # not where a module of the user may have the name of one of ours
-            )
-        return self._line
-
     def _ended(self) -> int | None:
         """The exit code of the process, which is ended if need be; None if there was none."""
         if self._line is not None:
             self._line.close()
             self._line = None
-        process, self._process = self._process, None
+        process, self._process, self._ready = self._process, None, False
         if process is None:
             return None
         try:
@@ -133,7 +141,7 @@ def _receive(line: socket.socket) -> tuple[dict[str, Any] | None, int | None]:
     return message, fd
 
 
-def _answer(request: dict[str, Any], fd: int) -> dict[str, Any]:
+def _answer(store: Store, request: dict[str, Any], fd: int) -> dict[str, Any]:
     began = time.monotonic()
     try:
         with (
@@ -142,16 +150,10 @@ def _answer(request: dict[str, Any], fd: int) -> dict[str, Any]:
             memoryview(memory) as view,
         ):
             parts = [Part(*one) for one in request["parts"]]
-            store = _store(request["url"])
             shards = write_shards(store, request["folder"], request["total"], view, parts)
     except Exception as error:  # whatever it is: the rank must hear of it
         return {"error": str(error) or repr(error)}
     return {"shards": [vars(one) for one in shards], "seconds": time.monotonic() - began}
-
-
-@cache
-def _store(url: str) -> Store:
-    return Store(url)
 
 
 def main() -> None:
@@ -159,11 +161,13 @@ def main() -> None:
     for ending in (signal.SIGINT, signal.SIGTERM):  # who trains decides, and may need this then
         signal.signal(ending, signal.SIG_IGN)
     os.nice(NICENESS)
+    store = Store(sys.argv[1])
     with socket.socket(fileno=os.dup(0)) as line:
+        _send(line, {"ready": True})
 
         def work(request: dict[str, Any], fd: int) -> None:
             with suppress(BrokenPipeError):  # nobody waits for it any more
-                _send(line, _answer(request, fd))
+                _send(line, _answer(store, request, fd))
 
         while True:
             request, fd = _receive(line)

@@ -21,6 +21,7 @@ from trainer.checkpoints.checkpoint import Checkpointer
 from trainer.checkpoints.manifest import committed_steps
 from trainer.checkpoints.restore import Alone, load
 from trainer.checkpoints.room import Room
+from trainer.checkpoints.scribe import Scribe
 from trainer.rundir import CHECKPOINTS, RunDirectory
 
 ROOT = Path(__file__).parents[3]
@@ -55,10 +56,18 @@ class Rank:
     def __init__(self, folder: Path) -> None:
         self.run_dir = RunDirectory(str(folder))
         self.reports: list[tuple[str, dict[str, Any]]] = []
-        self.checkpointer = Checkpointer(self.run_dir, 9, self._report, apart=True)
+        self.scribe = Scribe(self.run_dir.url)
+        self.checkpointer = Checkpointer(self.run_dir, 9, self._report, scribe=self.scribe)
 
     def _report(self, event: str, **fields: Any) -> None:
         self.reports.append((event, fields))
+
+    def begin(self) -> int:
+        """Saves step 1, and waits until the process is ready. Returns its PID."""
+        self.save(1)
+        assert self.scribe.ready(LIMIT)
+        (scribe,) = scribes_of(os.getpid())
+        return scribe
 
     def save(self, step: int) -> None:
         """Saves as training does, and waits until it is written."""
@@ -85,38 +94,60 @@ def rank(tmp_path: Path) -> Iterator[Rank]:
 
 def test_another_process_writes_and_goes_on_doing_so(rank: Rank) -> None:
     assert scribes_of(os.getpid()) == [], "none before there is something to write"
-    rank.save(1)
-    (scribe,) = scribes_of(os.getpid())
-    rank.save(2)
+    scribe = rank.begin()
+    os.kill(scribe, signal.SIGSTOP)
+    assert rank.checkpointer.save({"w": torch.full((9, 99), 2.0)}, 2)
+    until(waits_for_the_answer)
+    assert committed_steps(rank.run_dir) == [1], "nobody else writes"
+    os.kill(scribe, signal.SIGCONT)
+    rank.checkpointer.flush()
+    rank.save(3)
     assert scribes_of(os.getpid()) == [scribe]
-    assert committed_steps(rank.run_dir) == [1, 2]
+    assert committed_steps(rank.run_dir) == [1, 2, 3]
     assert torch.equal(rank.loaded(2), torch.full((9, 99), 2.0))
     assert rank.checkpointer.bytes_per_second is not None
 
 
-def test_when_it_is_killed_that_checkpoint_fails_and_the_next_does_not(rank: Rank) -> None:
-    rank.save(1)
+def test_nothing_waits_for_the_process_to_start(rank: Rank) -> None:
+    rank.scribe.start()
     (scribe,) = scribes_of(os.getpid())
+    os.kill(scribe, signal.SIGSTOP)
+    rank.save(1)
+    rank.save(2)
+    assert committed_steps(rank.run_dir) == [1, 2]
+    assert not rank.scribe.ready()
+    os.kill(scribe, signal.SIGCONT)
+    assert rank.scribe.ready(LIMIT)
+    rank.save(3)
+    assert scribes_of(os.getpid()) == [scribe]
+    assert committed_steps(rank.run_dir) == [1, 2, 3]
+
+
+def test_when_it_is_killed_that_checkpoint_fails_and_the_next_does_not(rank: Rank) -> None:
+    scribe = rank.begin()
     os.kill(scribe, signal.SIGSTOP)
     assert rank.checkpointer.save({"w": torch.zeros(3)}, 2)
     until(waits_for_the_answer)
     os.kill(scribe, signal.SIGKILL)
     rank.checkpointer.flush()
     assert rank.failures() == ["the process that writes checkpoints has ended with exit code -9"]
-    rank.save(3)
-    assert committed_steps(rank.run_dir) == [1, 3]
+    assert rank.checkpointer.save({"w": torch.zeros(3)}, 3)
+    rank.checkpointer.flush()
+    assert scribes_of(os.getpid()) not in ([], [scribe]), "another one"
+    assert rank.scribe.ready(LIMIT)
+    rank.save(4)
+    assert committed_steps(rank.run_dir) == [1, 3, 4]
 
 
 def test_when_it_has_stopped_it_still_ends_with_the_rank(rank: Rank) -> None:
-    rank.save(1)
-    (scribe,) = scribes_of(os.getpid())
+    scribe = rank.begin()
     os.kill(scribe, signal.SIGSTOP)
     rank.checkpointer.close()
     assert not psutil.pid_exists(scribe)
 
 
 def test_what_the_store_says_is_told(rank: Rank) -> None:
-    rank.save(1)
+    rank.begin()
     (Path(rank.run_dir.url) / CHECKPOINTS / "step-000000002").write_text("in the way")
     rank.save(2)
     (reason,) = rank.failures()
@@ -125,20 +156,17 @@ def test_what_the_store_says_is_told(rank: Rank) -> None:
     assert committed_steps(rank.run_dir) == [1, 3]
 
 
-def test_what_is_urgent_does_not_wait_for_the_process_to_start(rank: Rank) -> None:
+def test_what_is_urgent_starts_no_process(rank: Rank) -> None:
     assert rank.checkpointer.save({"w": torch.ones(3)}, 1, wait=True)
-    assert scribes_of(os.getpid()) == []
-    assert committed_steps(rank.run_dir) == [1]
-    rank.save(2)
-    assert rank.checkpointer.save({"w": torch.ones(3)}, 3, until=float("inf"))
+    assert rank.checkpointer.save({"w": torch.ones(3)}, 2, until=float("inf"))
     rank.checkpointer.flush()
-    assert committed_steps(rank.run_dir) == [1, 2, 3]
+    assert scribes_of(os.getpid()) == []
+    assert committed_steps(rank.run_dir) == [1, 2]
 
 
 def test_the_signals_that_end_a_run_leave_it_at_work(rank: Rank) -> None:
     """They reach all processes of a terminal; the last checkpoint is written after them."""
-    rank.save(1)
-    (scribe,) = scribes_of(os.getpid())
+    scribe = rank.begin()
     for ending in (signal.SIGINT, signal.SIGTERM):
         os.kill(scribe, ending)
     rank.save(2)
@@ -149,12 +177,15 @@ def test_the_signals_that_end_a_run_leave_it_at_work(rank: Rank) -> None:
 TRAINING = """
 import sys, time, torch
 from trainer.checkpoints.checkpoint import Checkpointer
+from trainer.checkpoints.scribe import Scribe
 from trainer.rundir import RunDirectory
-writes = Checkpointer(RunDirectory(sys.argv[1]), 1, lambda *a, **k: None, apart=True)
+url = sys.argv[1]
+scribe = Scribe(url)
+writes = Checkpointer(RunDirectory(url), 1, lambda *a, **k: None, scribe=scribe)
+scribe.start()
+assert scribe.ready(60)
+print("ready", flush=True)
 writes.save({"w": torch.zeros(3)}, 1)
-writes.flush()
-print("written", flush=True)
-writes.save({"w": torch.zeros(3)}, 2)
 time.sleep(600)
 """
 
