@@ -6,10 +6,9 @@
 
 No manifest, no checkpoint: a half-written one is never seen. Training pauses only while a
 rank copies its share of the state, 1/W of the bytes, to host memory; a thread has it written by
-another process (see scribe).
-No rank waits for another in a step: a rank that has written leaves a receipt in the store,
-and whoever finds the receipts of all makes the manifest, survivors too when others are lost.
-What cannot be completed is abandoned, and collected later.
+another process (see scribe). No rank waits for another in a step: a rank that has written leaves
+a receipt in the store, and whoever finds the receipts of all makes the manifest, survivors too
+when others are lost. What cannot be completed is abandoned, and collected later.
 """
 
 from __future__ import annotations
