@@ -109,10 +109,10 @@ for number in range(-(-size // len(data))):
 """
 
 
-def beside_plain_write(steps: Steps, url: str, size: int) -> float | None:
-    """The median seconds of a step while another process writes ``size`` bytes."""
+def beside(steps: Steps, code: str, *arguments: str) -> float | None:
+    """The median seconds of a step while another process runs, from when it is told to go on."""
     child = subprocess.Popen(
-        [sys.executable, "-c", WRITER, url, str(size)],
+        [sys.executable, "-c", code, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -186,7 +186,7 @@ def stall(size: int) -> Case:
                 future.result()
                 shutil.rmtree(where)
                 plain = Path(folder) / "plain"
-                least = beside_plain_write(steps, str(plain), size)
+                least = beside(steps, WRITER, str(plain), str(size))
                 shutil.rmtree(plain)
                 figures: dict[str, tuple[float, float | None]] = {
                     "plain copy": (copied, None),
@@ -221,6 +221,7 @@ import os, sys, time
 os.nice(10)
 here, there = bytearray(os.urandom(64 * 2**20)), bytearray(64 * 2**20)
 print(flush=True)
+sys.stdin.readline()
 end = time.monotonic() + 2
 """
 
@@ -232,11 +233,7 @@ def beside_neighbours(options: Options) -> Iterable[Row]:
     for _ in range(options.runs):
         for name, loop in NEIGHBOURS.items():
             calm = steps.undisturbed(20)
-            command = [sys.executable, "-c", NEIGHBOUR + loop]
-            with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
-                assert child.stdout
-                child.stdout.readline()
-                busy = steps.during(lambda child=child: child.poll() is None)  # type: ignore[misc]
+            busy = beside(steps, NEIGHBOUR + loop)
             slower[name].append(busy / calm if busy else None)
     for name, values in slower.items():
         yield Row.of(f"another {name}", "neighbour", "step beside it", "x", values)
@@ -258,7 +255,7 @@ def through_gcsfs(options: Options) -> Iterable[Row]:
             checkpointer.save(state, turn + 2)
             busy = steps.during(lambda: checkpointer.busy("alone"))
             checkpointer.flush()
-            least = beside_plain_write(steps, "gs://bench/plain", size)
+            least = beside(steps, WRITER, "gs://bench/plain", str(size))
             if turn >= 0:
                 slower.append(busy / calm if busy else None)
                 plain.append(least / calm if least else None)

@@ -88,9 +88,9 @@ class Swell:
         return {**os.environ, "SWELL_HOME": str(self.home), "PYTHONPATH": str(ROOT)}
 
 
-def until(condition: Callable[[], object]) -> None:
-    """Waits until ``condition`` holds; a hang fails the test."""
-    deadline = time.monotonic() + LIMIT
+def until(condition: Callable[[], object], limit: float = LIMIT) -> None:
+    """Waits until ``condition`` holds; after ``limit`` seconds, a hang, the test fails."""
+    deadline = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < deadline, "did not come true"
         time.sleep(0.1)

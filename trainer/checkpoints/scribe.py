@@ -30,7 +30,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from trainer.checkpoints.shardfile import NICENESS, Part, ShardFile, write_shards
+from trainer.checkpoints.shardfile import Part, ShardFile, step_aside, write_shards
 from trainer.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -160,7 +160,7 @@ def main() -> None:
     """Writes for the process at the other end of standard input, until that closes it."""
     for ending in (signal.SIGINT, signal.SIGTERM):  # who trains decides, and may need this then
         signal.signal(ending, signal.SIG_IGN)
-    os.nice(NICENESS)
+    step_aside()  # the threads that follow have it from this one
     store = Store(sys.argv[1])
     with socket.socket(fileno=os.dup(0)) as line:
         _send(line, {"ready": True})

@@ -7,8 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from traceback import extract_stack
 from typing import Any
@@ -17,6 +16,7 @@ import psutil
 import pytest
 import torch
 
+from tests.integration.command import ROOT, until
 from trainer.checkpoints.checkpoint import Checkpointer
 from trainer.checkpoints.manifest import committed_steps
 from trainer.checkpoints.restore import Alone, load
@@ -24,7 +24,6 @@ from trainer.checkpoints.room import Room
 from trainer.checkpoints.scribe import Scribe
 from trainer.rundir import CHECKPOINTS, RunDirectory
 
-ROOT = Path(__file__).parents[3]
 LIMIT = 60.0  # seconds
 
 
@@ -41,13 +40,6 @@ def waits_for_the_answer() -> bool:
     """Whether a thread of this process has asked for something to be written."""
     frames = list(sys._current_frames().values())
     return any("_receive" in (one.name for one in extract_stack(frame)) for frame in frames)
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < deadline, "did not come true"
-        time.sleep(0.02)
 
 
 class Rank:
@@ -97,7 +89,7 @@ def test_another_process_writes_and_goes_on_doing_so(rank: Rank) -> None:
     scribe = rank.begin()
     os.kill(scribe, signal.SIGSTOP)
     assert rank.checkpointer.save({"w": torch.full((9, 99), 2.0)}, 2)
-    until(waits_for_the_answer)
+    until(waits_for_the_answer, LIMIT)
     assert committed_steps(rank.run_dir) == [1], "nobody else writes"
     os.kill(scribe, signal.SIGCONT)
     rank.checkpointer.flush()
@@ -127,7 +119,7 @@ def test_when_it_is_killed_that_checkpoint_fails_and_the_next_does_not(rank: Ran
     scribe = rank.begin()
     os.kill(scribe, signal.SIGSTOP)
     assert rank.checkpointer.save({"w": torch.zeros(3)}, 2)
-    until(waits_for_the_answer)
+    until(waits_for_the_answer, LIMIT)
     os.kill(scribe, signal.SIGKILL)
     rank.checkpointer.flush()
     assert rank.failures() == ["the process that writes checkpoints has ended with exit code -9"]
@@ -201,7 +193,7 @@ def test_it_goes_with_the_process_that_trains(tmp_path: Path) -> None:
         trains.stdout.readline()
         (scribe,) = scribes_of(trains.pid)
         trains.kill()
-    until(lambda: not psutil.pid_exists(scribe) or _is_dead(scribe))
+    until(lambda: _is_dead(scribe), LIMIT)
 
 
 def _is_dead(pid: int) -> bool:
