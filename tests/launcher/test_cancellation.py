@@ -15,11 +15,10 @@ from launcher.api.retry import Backoff, Retries
 from launcher.cancellation import cancel_run
 from launcher.cli import app
 from launcher.supervision.attempt import read_attempts
+from tests.launcher.misbehaving import Server, refuses, resets_after
+from tests.launcher.recorded import PARENT, custom_job, record_attempt, record_run
 from trainer.events import read_events
 from trainer.rundir import RunDirectory
-
-from .misbehaving import Server, refuses, resets_after
-from .recorded import PARENT, custom_job, record_attempt, record_run
 
 pytest.importorskip("google.cloud.aiplatform_v1")
 

@@ -18,9 +18,8 @@ from launcher.cli import app
 from launcher.inquiry import ask_api
 from launcher.listing import list_runs, print_runs
 from launcher.supervision.attempt import read_attempts
-
-from .misbehaving import Server, refuses
-from .recorded import PARENT, SPEC, custom_job, record_attempt, record_run
+from tests.launcher.misbehaving import Server, refuses
+from tests.launcher.recorded import PARENT, SPEC, custom_job, record_attempt, record_run
 
 pytest.importorskip("google.cloud.aiplatform_v1")
 

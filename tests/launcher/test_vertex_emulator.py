@@ -20,9 +20,9 @@ from launcher.api.vertex import Jobs
 from launcher.cli import app
 from launcher.job.customjob import build
 from launcher.job.spec import Job
+from tests.launcher.recorded import record_attempt
 
 from .emulator.running import PATIENCE, Emulator, wait_for
-from .recorded import record_attempt
 
 pytest.importorskip("google.cloud.aiplatform_v1")
 

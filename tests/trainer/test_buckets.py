@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from tests.trainer.ranks import alone, in_world
 from trainer.buckets import GradientBuckets, _group
-
-from .ranks import alone, in_world
 
 Numbers = list[list[float]]
 SAMPLES = 12

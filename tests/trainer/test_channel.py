@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.trainer.ranks import PATIENCE
 from trainer.channel import (
     ENV_CONTROL,
     AgentChannel,
@@ -20,8 +21,6 @@ from trainer.channel import (
     Order,
     Save,
 )
-
-from .ranks import PATIENCE
 
 
 class Line:

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
+from tests.trainer.ranks import PATIENCE
 from trainer.coordinator import METHOD, SERVICE, Coordinator
 from trainer.credentials import CHANNEL_OPTIONS, Credentials, new_secret
 from trainer.events import read_events
@@ -22,8 +23,6 @@ from trainer.rundir import RunDirectory
 from trainer.store import Store
 from trainer.wire import world_to_message
 from trainer.world import MemberId, World, arrange
-
-from .ranks import PATIENCE
 
 SECRET = new_secret()
 OURS = Credentials.parse(SECRET)

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.trainer.ranks import Meeting, Worker, form, formed, workers, world_of
 from trainer.portable import Portable
-
-from .ranks import Meeting, Worker, form, formed, workers, world_of
 
 ON_AND_ON = 10**9  # steps
 

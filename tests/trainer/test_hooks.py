@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from .ranks import Meeting, Worker, form, formed, workers, world_of
+from tests.trainer.ranks import Meeting, Worker, form, formed, workers, world_of
 
 
 def scripted(

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from .ranks import PATIENCE, in_world
+from tests.trainer.ranks import PATIENCE, in_world
 
 NEVER = str(round(10_000 * PATIENCE))  # milliseconds
 

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, StepLR
 from torch.utils.data import TensorDataset
 
+from tests.trainer.ranks import Worker, alone, formed, workers
 from trainer import Task
 from trainer.channel import Generation, Save
 from trainer.session import Session
-
-from .ranks import Worker, alone, formed, workers
 
 SAMPLES, BATCH, EPOCHS = 23, 4, 3
 STEPS = EPOCHS * -(-SAMPLES // BATCH)

@@ -12,10 +12,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from tests.trainer.simulation import Agent, Simulation
 from trainer.member import Phase
 from trainer.policy import Policy
-
-from .simulation import Agent, Simulation
 
 PATIENCE = 60.0  # seconds of simulated time in which everything must have come right
 ANYBODY = st.integers(0, 7)

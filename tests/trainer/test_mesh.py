@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.trainer.ranks import gloo_address
 from trainer.mesh import Mesh, lengthen, shorten
-
-from .ranks import gloo_address
 
 V4 = st.builds(gloo_address, st.ip_addresses(v=4), st.integers(1, 65535))
 V6 = st.builds(gloo_address, st.ip_addresses(v=6), st.integers(1, 65535))

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.trainer.ranks import PATIENCE
 from trainer import preemption
-
-from .ranks import PATIENCE
 
 Answer = Callable[[asyncio.StreamWriter], Coroutine[Any, Any, None]]
 

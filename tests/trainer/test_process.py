@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests.trainer.ranks import PATIENCE
 from trainer.process import Message, WorkerProcess, describe_exit
 from trainer.session import Session
-
-from .ranks import PATIENCE
 
 # It stands in for trainer.worker, which is slow to start: it says what it was told.
 ECHO = """

@@ -6,11 +6,10 @@ import threading
 
 import pytest
 
+from tests.trainer.ranks import PATIENCE
 from trainer import stay
 from trainer.channel import Generation, LoneChannel
 from trainer.stay import Stay
-
-from .ranks import PATIENCE
 
 
 def test_whoever_has_left_breaks_no_connection_any_more(monkeypatch: pytest.MonkeyPatch) -> None:

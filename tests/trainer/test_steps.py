@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from .ranks import alone, formed, workers
+from tests.trainer.ranks import alone, formed, workers
 
 SAMPLES, BATCH, EPOCHS = 22, 4, 2
 STEPS = EPOCHS * -(-SAMPLES // BATCH)

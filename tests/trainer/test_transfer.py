@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.trainer.ranks import in_world
 from trainer import transfer
 from trainer.tree import as_bytes, flatten
-
-from .ranks import in_world
 
 CPU = torch.device("cpu")
 

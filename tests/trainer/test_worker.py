@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 
+from tests.trainer.ranks import Process, Worker, alone
 from trainer.channel import ENV_CONTROL
 from trainer.session import Session
-
-from .ranks import Process, Worker, alone
 
 TASK = """
 from trainer import Task

@@ -13,8 +13,7 @@ import pytest
 from launcher.api.apierror import ApiError
 from launcher.api.retry import Backoff, Retries
 from launcher.api.vertex import TERMINAL, Jobs, JobState, console_url, jobs_of, runs_among
-
-from ..misbehaving import (
+from tests.launcher.misbehaving import (
     Fault,
     Server,
     cut_off,

@@ -15,9 +15,8 @@ from launcher.doctor.checkup import Finding, examine
 from launcher.doctor.cloud import Cloud
 from launcher.doctor.vertexchecks import credentials, quotas, vertex_checks
 from launcher.job.spec import Job
+from tests.launcher.doctor.google import ACCOUNT, METRIC, Google, error
 from tests.storage import StorageServer, storage_server
-
-from .google import ACCOUNT, METRIC, Google, error
 
 pytest.importorskip("google.cloud.aiplatform_v1")
 

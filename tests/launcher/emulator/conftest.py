@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .running import Emulator
+from tests.launcher.emulator.running import Emulator
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from .running import PARENT, Emulator, pool
+from tests.launcher.emulator.running import PARENT, Emulator, pool
 
 
 def test_curl_users_get_enum_names_and_googles_client_gets_numbers(emulator: Emulator) -> None:

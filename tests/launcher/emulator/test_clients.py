@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .running import Emulator, wait_for
+from tests.launcher.emulator.running import Emulator, wait_for
 
 LOCATION = "projects/a-project/locations/us-central1"
 

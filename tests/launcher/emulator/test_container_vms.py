@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from launcher.emulator import containers
-
-from .running import Emulator, pool, wait_for
+from tests.launcher.emulator.running import Emulator, pool, wait_for
 
 IMAGE = os.environ.get("SWELL_TEST_IMAGE", "")
 

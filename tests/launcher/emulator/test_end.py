@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .running import Emulator, pool, wait_for
+from tests.launcher.emulator.running import Emulator, pool, wait_for
 
 Start = Callable[..., Emulator]
 

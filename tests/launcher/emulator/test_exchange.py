@@ -12,8 +12,7 @@ from typing import Any
 from launcher.emulator.registry import Registry
 from launcher.emulator.traces import read_trace
 from launcher.job.marketfile import Capacity, Market
-
-from .running import Emulator, pool, wait_for
+from tests.launcher.emulator.running import Emulator, pool, wait_for
 
 Start = Callable[..., Emulator]
 

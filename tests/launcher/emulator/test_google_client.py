@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from .running import Emulator, pool, wait_for
+from tests.launcher.emulator.running import Emulator, pool, wait_for
 
 aiplatform = pytest.importorskip("google.cloud.aiplatform_v1")
 exceptions = pytest.importorskip("google.api_core.exceptions")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .running import Emulator, pool, wait_for
+from tests.launcher.emulator.running import Emulator, pool, wait_for
 
 FOREVER = "while :; do sleep 0.05; done"
 

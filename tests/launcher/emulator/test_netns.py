@@ -14,8 +14,7 @@ import pytest
 
 from launcher.emulator import netns
 from launcher.emulator.netns import Host, Network
-
-from .running import wait_for
+from tests.launcher.emulator.running import wait_for
 
 ROOT = Path(__file__).parents[3]
 MISSING = netns.missing()

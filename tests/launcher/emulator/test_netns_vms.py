@@ -10,8 +10,7 @@ import pytest
 
 from launcher.emulator import __main__ as command
 from launcher.emulator import netns, places
-
-from .running import Emulator, pool, wait_for
+from tests.launcher.emulator.running import Emulator, pool, wait_for
 
 MISSING = netns.missing()
 needs_namespaces = pytest.mark.skipif(MISSING is not None, reason=MISSING or "")

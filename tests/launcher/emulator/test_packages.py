@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from .running import Emulator, wait_for
+from tests.launcher.emulator.running import Emulator, wait_for
 
 TASK = """
 import json, os, sys

@@ -17,9 +17,8 @@ from launcher.api.delivery import delivered
 from launcher.emulator.errors import ApiError
 from launcher.emulator.secretmanager import Secrets, access_route
 from launcher.job.spec import Job
+from tests.launcher.emulator.running import Emulator, pool
 from trainer.rundir import RunDirectory
-
-from .running import Emulator, pool
 
 SECRET = "projects/p/secrets/swell"
 DATA = base64.b64encode(b"the secret").decode()

@@ -12,9 +12,18 @@ from launcher.api.apierror import ApiError
 from launcher.api.retry import Backoff, Retries
 from launcher.logs.cloudlog import CloudLog, read_entry
 from launcher.logs.logline import SECOND, Line, format_time, parse_time
+from tests.launcher.misbehaving import (
+    Fault,
+    Server,
+    cut_off,
+    hangs,
+    refuses,
+    resets_after,
+    resets_before,
+    says,
+)
 
 from ..emulator.running import Emulator, pool
-from ..misbehaving import Fault, Server, cut_off, hangs, refuses, resets_after, resets_before, says
 
 pytest.importorskip("google.auth")
 pytest.importorskip("requests")

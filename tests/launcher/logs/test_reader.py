@@ -15,10 +15,9 @@ from launcher.api.retry import ONCE, Retries
 from launcher.cli import app
 from launcher.logs.logline import SECOND, format_time
 from launcher.logs.reader import ASK_EVERY, EMULATOR_LINGER, LocalLog, VertexLog
+from tests.launcher.misbehaving import Server, refuses
+from tests.launcher.recorded import PARENT, custom_job, record_attempt, record_run
 from trainer.rundir import RunDirectory
-
-from ..misbehaving import Server, refuses
-from ..recorded import PARENT, custom_job, record_attempt, record_run
 
 
 @pytest.fixture(autouse=True)

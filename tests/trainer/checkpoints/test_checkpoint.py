@@ -15,14 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save as save_tensors
 
+from tests.trainer.checkpoints.interrupted import Interrupted, InThisThread, die, survives
 from trainer.checkpoints.checkpoint import Checkpointer
 from trainer.checkpoints.manifest import FORMAT, MANIFEST, committed_steps, sha256_of
 from trainer.checkpoints.restore import NoneValid
 from trainer.checkpoints.shardfile import checksum
 from trainer.rundir import CHECKPOINTS, RunDirectory
 from trainer.store import Store
-
-from .interrupted import Interrupted, InThisThread, die, survives
 
 Report = tuple[str, dict[str, Any]]
 

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.trainer.checkpoints.interrupted import Interrupted, InThisThread, die, survives
+from tests.trainer.checkpoints.world import Clock, World
 from trainer.checkpoints import checkpoint as checkpoints
 from trainer.checkpoints.manifest import committed_steps
 from trainer.checkpoints.retention import Retention
-
-from .interrupted import Interrupted, InThisThread, die, survives
-from .world import Clock, World
 
 RANKS = 3
 SEED = 5

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.storage import StorageServer
+from tests.trainer.checkpoints.world import Clock, ThreadExchange, World, state, value_of
 from tests.trainer.stores import gs_store
 from trainer.checkpoints import checkpoint as checkpoints
 from trainer.checkpoints.checkpoint import Checkpointer
@@ -24,8 +25,6 @@ from trainer.checkpoints.retention import Retention
 from trainer.retry import StoreUnavailable, patiently
 from trainer.rundir import RunDirectory
 from trainer.store import Store
-
-from .world import Clock, ThreadExchange, World, state, value_of
 
 T = TypeVar("T")
 
