@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.credentials import new_secret
-from trainer.rundir import (
+from trainer.rundir.directory import (
     ENV_ADDRESS,
     ENV_RUN_DIR,
     ENV_SLOTS,

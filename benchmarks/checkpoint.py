@@ -45,7 +45,7 @@ from rows import Case, Options, Row, benchmark
 from trainer.checkpoints.checkpoint import Checkpointer
 from trainer.checkpoints.retention import Retention
 from trainer.checkpoints.scribe import Scribe
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
 
 MB = 10**6
 SIZES = {"20 MB": 20 * MB, "200 MB": 200 * MB, "2 GB": 2000 * MB}
@@ -97,7 +97,7 @@ class Steps:
 # Another process that writes to a store when it is told to: its URL, and how many bytes.
 WRITER = """
 import os, sys
-from trainer.store import Store
+from trainer.rundir.store import Store
 os.nice(10)
 store, size = Store(sys.argv[1]), int(sys.argv[2])
 data = os.urandom(min(size, 64 * 2**20))

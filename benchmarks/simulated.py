@@ -24,7 +24,7 @@ from trainer.lease import newest_claim
 from trainer.policy import Policy
 from trainer.protocol import swell_pb2 as pb
 from trainer.rendezvous import Rendezvous
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
 from trainer.wire import world_from_message
 from trainer.world import MemberId, World
 

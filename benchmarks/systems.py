@@ -21,8 +21,8 @@ import psutil
 
 from agents import Agents
 from launcher.emulator.netns import Host, Network
-from trainer.events import read_events
 from trainer.lease import newest_claim
+from trainer.rundir.events import read_events
 
 JOBS = Path(__file__).parent / "jobs"
 BIN = Path(sys.executable).parent

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.rundir import AUDIT, RunDirectory
-from trainer.store import TooLarge
-from trainer.untrusted import parse_json
+from trainer.rundir.directory import AUDIT, RunDirectory
+from trainer.rundir.store import TooLarge
+from trainer.rundir.untrusted import parse_json
 
 AUDIT_LIMIT = 2**28  # bytes of one worker's audit
 

@@ -25,7 +25,7 @@ from launcher.emulator.objects import (
 
 
 class LocalBuckets(AbstractFileSystem):  # type: ignore[misc]
-    """The objects in a folder as an fsspec file system: what trainer.store needs of one.
+    """The objects in a folder as an fsspec file system: what trainer.rundir.store needs of one.
 
     Args:
         folder: the buckets' folder.

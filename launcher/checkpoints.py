@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from launcher.runs import RunError, checkpoint_directories
-from trainer.events import read_events
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.events import read_events
 
 
 def list_checkpoints(run_dir: RunDirectory, verify: bool) -> list[dict[str, Any]]:

@@ -24,8 +24,8 @@ from launcher.summary import print_summary
 from launcher.supervision.attempt import read_attempts
 from launcher.usererrors import BAD_INPUT
 from launcher.view import LiveView, PlainView, Story, View
-from trainer.events import EventReader
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.events import EventReader
 
 LOOK_EVERY = 0.25  # seconds
 REMOTE_LOOKS = 20  # as many times more seldom on an object store, where each look is a request

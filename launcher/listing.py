@@ -28,7 +28,7 @@ from rich.text import Text
 from launcher import runs
 from launcher.api.vertex import Jobs, JobState, runs_among
 from launcher.status import read_status
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
 
 READERS = 8  # run directories read at once; on an object store each is some requests
 _STATES = {

@@ -29,8 +29,8 @@ from launcher.supervision.limits import usd_per_hour
 from launcher.supervision.policy import STOP_GRACE, Terms
 from launcher.supervision.supervisor import SETTLE, Supervisor, end_run
 from launcher.webhook import Webhook, WebhookError, find_url
-from trainer.events import Event, EventReader, EventWriter, read_events
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.events import Event, EventReader, EventWriter, read_events
 from trainer.secretmanager import ENDPOINT
 
 LOCAL_POLL = 0.25  # seconds
@@ -94,8 +94,8 @@ class Run:
     def events(self, follow: bool = True) -> Iterator[Event]:
         """Yields the run's events: those that there are, and those to come until its end.
 
-        Each is a dict with ``event``, ``time`` and what trainer.events says. They come in order of
-        time as far as they are known: what one VM writes late comes late.
+        Each is a dict with ``event``, ``time`` and what trainer.rundir.events says. They come in
+        order of time as far as they are known: what one VM writes late comes late.
 
         Args:
             follow: whether to wait for those to come.

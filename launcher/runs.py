@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.credentials import new_secret
-from trainer.rundir import RUN, RunDirectory, token_sha256
-from trainer.untrusted import parse_json
+from trainer.rundir.directory import RUN, RunDirectory, token_sha256
+from trainer.rundir.untrusted import parse_json
 
 _ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 

@@ -40,8 +40,8 @@ from launcher.job.fallback import Limits
 from launcher.job.part import valid
 from launcher.supervision.attempt import ENDED, Attempt, read_attempts
 from launcher.supervision.limits import account
-from trainer.events import Event, read_events
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.events import Event, read_events
 
 ONE_NOTICE = 15.0  # seconds in which no replica is given notice twice
 ABANDONED = (

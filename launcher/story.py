@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from trainer.events import Event
+from trainer.rundir.events import Event
 
 
 def tell(event: Event) -> str | None:

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from launcher.status import History, Outcome, state_of
 from launcher.story import at_clock, count, number, one_line, span, tell
-from trainer.events import Event
+from trainer.rundir.events import Event
 
 RECENT = 6  # things that just happened
 PROGRESS_EVERY = 10.0  # seconds between two plain progress lines

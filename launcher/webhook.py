@@ -33,8 +33,8 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from launcher.job.notify import Notify
 from launcher.story import one_line
-from trainer.events import Event, EventWriter
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.events import Event, EventWriter
 
 TIMEOUT = 10.0  # seconds without an answer
 WAITS = (1.0, 4.0, 16.0)  # seconds before each further try

@@ -2,7 +2,7 @@
 
     from trainer import Task, fit
 
-Imported lazily, so that the launcher can use ``trainer.rundir`` without torch. (The
+Imported lazily, so that the launcher can use ``trainer.rundir.directory`` without torch. (The
 module of ``fit`` is ``trainer.loop``: a submodule called ``fit`` would hide the function.)
 """
 

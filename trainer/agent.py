@@ -21,7 +21,6 @@ from trainer.code import bring
 from trainer.credentials import Credentials, find_credentials
 from trainer.ending import Ended, Ending
 from trainer.environment import horovod_environment
-from trainer.events import EventWriter
 from trainer.hosting import Seat
 from trainer.lease import newest_claim
 from trainer.link import Link, Refused
@@ -29,8 +28,7 @@ from trainer.process import Message, WorkerProcess, describe_exit
 from trainer.protocol import swell_pb2 as pb
 from trainer.rendezvous import Rendezvous
 from trainer.replica import Replica, find_checkpoint_urls, find_replica, hostname_trap
-from trainer.retry import START_LIMIT, patiently
-from trainer.rundir import (
+from trainer.rundir.directory import (
     ENV_RUN_DIR,
     ENV_TOKEN,
     EXIT_FAILED,
@@ -38,6 +36,8 @@ from trainer.rundir import (
     EXIT_RETRY,
     RunDirectory,
 )
+from trainer.rundir.events import EventWriter
+from trainer.rundir.retry import START_LIMIT, patiently
 from trainer.session import Session
 from trainer.settings import Settings
 from trainer.slots import Slots

@@ -22,7 +22,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from trainer.untrusted import parse_json
+from trainer.rundir.untrusted import parse_json
 
 ENV_CONTROL = "SWELL_CONTROL"  # "READ_FD,WRITE_FD"
 ALIVE_EVERY = 0.25  # seconds

@@ -1,9 +1,9 @@
 """The user's code on a VM: fetched, verified, unpacked, and what it requires installed.
 
-The launcher has put a bundle (``trainer.bundle``) into the run directory, under ``code/``. An agent
-does all this before it starts its first worker. What is required is installed once per VM into
-an environment of its own on top of the image's: only what the image lacks, or has in another
-version, is fetched, and the image itself stays as it is.
+The launcher has put a bundle (``trainer.rundir.bundle``) into the run directory, under ``code/``.
+An agent does all this before it starts its first worker. What is required is installed once per
+VM into an environment of its own on top of the image's: only what the image lacks, or has in
+another version, is fetched, and the image itself stays as it is.
 
 A failure that the first VM meets is the run's: it ends, with the reason, once a few tries are
 made. If the run is under way already, others had no such trouble: this VM goes on trying.
@@ -26,10 +26,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from trainer import bundle
-from trainer.rundir import CODE, ENV_SCRATCH, ENV_TOKEN, LEADER, RunDirectory
+from trainer.rundir.directory import CODE, ENV_SCRATCH, ENV_TOKEN, LEADER, RunDirectory, bundle
+from trainer.rundir.store import TooLarge
 from trainer.settings import Settings
-from trainer.store import TooLarge
 
 TRIES = 3
 PAUSE = 5.0  # seconds before the second try; each further wait is twice as long, up to

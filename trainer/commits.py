@@ -16,7 +16,7 @@ from trainer.checkpoints.checkpoint import Checkpointer
 from trainer.checkpoints.restore import WEIGHTS_ONLY, Report, find_start
 from trainer.checkpoints.schedule import Schedule
 from trainer.generations import Generations
-from trainer.retry import patiently
+from trainer.rundir.retry import patiently
 from trainer.session import Session
 from trainer.transfer import WorldExchange
 
@@ -30,7 +30,7 @@ class Commits:
         session: says when, and where a new run begins.
         generations: which world this process is in.
         channel: of this process.
-        report: called with events of trainer.events.
+        report: called with events of trainer.rundir.events.
     """
 
     def __init__(

@@ -21,13 +21,13 @@ from google.protobuf.message import DecodeError
 
 from trainer import signals
 from trainer.credentials import Credentials
-from trainer.events import EventWriter
 from trainer.lease import Claim, create_claim, last_announced, newest_epoch, renew_claim
 from trainer.membership import Membership
 from trainer.mesh import Mesh
 from trainer.policy import Policy
 from trainer.protocol import swell_pb2 as pb
-from trainer.rundir import OutcomeState, RunDirectory
+from trainer.rundir.directory import OutcomeState, RunDirectory
+from trainer.rundir.events import EventWriter
 from trainer.wire import (
     event_from_message,
     save_to_message,

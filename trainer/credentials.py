@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from trainer.rundir import ENV_TOKEN, ENV_TOKEN_SECRET, token_sha256
+from trainer.rundir.directory import ENV_TOKEN, ENV_TOKEN_SECRET, token_sha256
 from trainer.secretmanager import read_secret
 
 NAME = "coordinator.swell"  # what the certificate is for: addresses change with the leader

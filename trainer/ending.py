@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
 
 POLL = 2.0  # seconds
 

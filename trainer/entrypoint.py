@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainer.networks import settings_here
-from trainer.rundir import (
+from trainer.rundir.directory import (
     ENV_RUN_DIR,
     ENV_TOKEN,
     ENV_TOKEN_SECRET,

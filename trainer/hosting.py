@@ -25,7 +25,7 @@ from trainer.coordinator import Coordinator
 from trainer.credentials import Credentials
 from trainer.policy import Policy
 from trainer.replica import Replica
-from trainer.rundir import ENV_TOKEN, RunDirectory
+from trainer.rundir.directory import ENV_TOKEN, RunDirectory
 from trainer.script import is_elastic
 from trainer.settings import Settings
 from trainer.world import MemberId

@@ -24,7 +24,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trainer.rundir import LEADER, RunDirectory
+from trainer.rundir.directory import LEADER, RunDirectory
 from trainer.world import MemberId
 
 TARGET_LIMIT = 100  # characters of an address and a port

@@ -26,7 +26,7 @@ from trainer.credentials import CHANNEL_OPTIONS
 from trainer.hosting import Host, Seat
 from trainer.lease import Claim, Contend, Follow, Wait, Watch, newest_claim
 from trainer.protocol import swell_pb2 as pb
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
 from trainer.world import MemberId
 
 PATIENCE = 3.0  # seconds for which the first lease is left to pool 0

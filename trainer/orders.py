@@ -9,7 +9,7 @@ from trainer.signals import Command, Record
 
 
 class Orders(list[Command]):
-    """Commands, among them records of what happened (see trainer.events)."""
+    """Commands, among them records of what happened (see trainer.rundir.events)."""
 
     def record(self, event: str, **fields: Any) -> None:
         """Has an event written; fields that are None are left out."""

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from trainer.channel import ENV_CONTROL
-from trainer.untrusted import parse_json
+from trainer.rundir.untrusted import parse_json
 
 LINE_LIMIT = 64 * 2**20  # bytes of one message; a traceback or a batch of metrics
 

@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.rundir import ENV_ADDRESS, ENV_CHECKPOINTS, ENV_SLOTS
-from trainer.untrusted import parse_json
+from trainer.rundir.directory import ENV_ADDRESS, ENV_CHECKPOINTS, ENV_SLOTS
+from trainer.rundir.untrusted import parse_json
 from trainer.world import MemberId
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from trainer.retry import TRANSIENT_STATUS, Retry
+from trainer.rundir.retry import TRANSIENT_STATUS, Retry
 
 ENDPOINT = "https://secretmanager.googleapis.com"
 ENV_ENDPOINT = "SWELL_SECRET_MANAGER"  # where the emulator serves it to its VMs

@@ -7,7 +7,7 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
 
 ENV_SESSION = "SWELL_SESSION"
 

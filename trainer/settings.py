@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from trainer.bundle import is_plain
 from trainer.policy import Policy
+from trainer.rundir.bundle import is_plain
 
 _KINDS = {
     "str": (str,),

@@ -215,7 +215,7 @@ class Finish:
 
 @dataclass(frozen=True)
 class Record:
-    """Write an event (see trainer.events)."""
+    """Write an event (see trainer.rundir.events)."""
 
     event: str
     fields: dict[str, Any]

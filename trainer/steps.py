@@ -26,7 +26,7 @@ from trainer.checkpoints.schedule import Schedule
 from trainer.data import Order, share
 from trainer.generations import Generations
 from trainer.generators import seed_step
-from trainer.retry import patiently
+from trainer.rundir.retry import patiently
 from trainer.session import Session
 from trainer.state import State
 from trainer.stay import horovod_init

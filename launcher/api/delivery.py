@@ -15,7 +15,7 @@ from typing import Any
 from launcher.api.apierror import ApiError, Service
 from launcher.api.transport import session, translated
 from launcher.job.spec import Job
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
 from trainer.secretmanager import ENDPOINT
 
 API = "secretmanager.googleapis.com"

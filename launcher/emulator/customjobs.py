@@ -26,7 +26,7 @@ from launcher.emulator.wire import (
     StringMap,
     message,
 )
-from trainer.rundir import ENV_TOKEN
+from trainer.rundir.directory import ENV_TOKEN
 
 Json = dict[str, Any]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from trainer.events import Event, EventReader
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.events import Event, EventReader
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from launcher.job.part import Part, Text, beside, problem
 from launcher.job.sizes import Size, SizeField
 
-MAX_SIZE = Size(2**30)  # what a VM takes in (trainer.bundle)
+MAX_SIZE = Size(2**30)  # what a VM takes in (trainer.rundir.bundle)
 DEFAULT_SIZE = Size(32 * 2**20)
 
 

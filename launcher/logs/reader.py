@@ -22,7 +22,7 @@ from launcher.api.vertex import jobs_of
 from launcher.logs.cloudlog import CloudLog
 from launcher.logs.logline import SECOND, Line, format_time, parse_time, shown
 from launcher.supervision.attempt import read_attempts
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
 
 LOCAL_POLL = 0.25  # seconds
 # Cloud Logging allows 60 reads a minute and project.

@@ -24,9 +24,8 @@ from launcher.job.code import Code
 from launcher.job.sizes import Size
 from launcher.packing import sdist
 from launcher.packing.secretfiles import suspicion
-from trainer import bundle
-from trainer.bundle import File
-from trainer.rundir import CODE, RunDirectory
+from trainer.rundir.bundle import File
+from trainer.rundir.directory import CODE, RunDirectory, bundle
 
 IGNORE_FILES = (".gitignore", ".swellignore")  # the last has the last word
 NEVER = (
@@ -64,7 +63,7 @@ class Packed:
 
     @cached_property
     def sha256(self) -> str:
-        """The hash of the content: see trainer.bundle."""
+        """The hash of the content: see trainer.rundir.bundle."""
         return bundle.digest(self.files)
 
     @property

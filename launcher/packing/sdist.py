@@ -10,9 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from trainer import bundle
-from trainer.bundle import File
-from trainer.rundir import CODE
+from trainer.rundir.bundle import File
+from trainer.rundir.directory import CODE, bundle
 
 NAME = "swell-code"
 

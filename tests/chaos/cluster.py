@@ -19,7 +19,7 @@ from launcher.emulator.address import LoopbackAddress
 from launcher.emulator.netns import Host, Network
 from launcher.emulator.processes import signal_session
 from trainer.credentials import new_secret
-from trainer.rundir import (
+from trainer.rundir.directory import (
     AUDIT,
     ENV_ADDRESS,
     ENV_RUN_DIR,

@@ -17,7 +17,7 @@ from launcher.status import Generation, History
 from tests.chaos.cluster import Cluster, Vm
 from tests.chaos.task import BATCH, EPOCHS, SAMPLES, SEED, STEPS, STEPS_PER_EPOCH
 from trainer.data import Order
-from trainer.events import Event, EventReader
+from trainer.rundir.events import Event, EventReader
 
 LIMIT = 120.0  # seconds; only what hangs takes as long
 LOOK_EVERY = 0.05

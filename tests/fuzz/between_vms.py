@@ -25,7 +25,7 @@ from trainer.process import WorkerProcess
 from trainer.protocol import swell_pb2 as pb
 from trainer.rendezvous import Rendezvous
 from trainer.replica import Replica, parse_cluster_spec
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
 from trainer.secretmanager import read_secret
 from trainer.settings import Settings
 from trainer.signals import Joined, Tick

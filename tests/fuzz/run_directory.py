@@ -19,16 +19,15 @@ from launcher.summary import print_summary
 from launcher.view import Story, render
 from tests.fuzz.inputs import anything, as_json, changed, damaged, json_of
 from tests.fuzz.target import target
-from trainer import bundle
 from trainer.checkpoints.manifest import Manifest, read_manifest, sha256_of
 from trainer.checkpoints.shardfile import ShardFile
 from trainer.checkpoints.shards import Assembly, Slot
-from trainer.events import read_events
 from trainer.lease import newest_claim
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory, bundle
+from trainer.rundir.events import read_events
+from trainer.rundir.untrusted import DEPTH, parse_json
 from trainer.settings import Settings
 from trainer.tree import unflatten
-from trainer.untrusted import DEPTH, parse_json
 from trainer.world import MemberId
 
 A = MemberId("workerpool0-0", "a")

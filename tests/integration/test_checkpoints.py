@@ -23,7 +23,7 @@ from launcher.emulator import netns
 from tests.integration.command import Swell, resumed_at, until
 from trainer.checkpoints.manifest import committed_steps, read_manifest
 from trainer.checkpoints.restore import Alone, load
-from trainer.rundir import ENV_RUN_DIR, RunDirectory
+from trainer.rundir.directory import ENV_RUN_DIR, RunDirectory
 
 JOB = """
 name: digits

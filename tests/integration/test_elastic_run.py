@@ -19,8 +19,8 @@ import pytest
 
 from launcher.emulator import netns
 from tests.integration.command import ROOT, Swell, resumed_at, until
-from trainer.events import read_events
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.events import read_events
 
 EPOCHS = 8
 STEPS_PER_EPOCH = 23  # 1,437 images, 64 a step

@@ -19,8 +19,8 @@ from tests.integration.command import LIMIT, Swell, until
 
 REPLICA = """
 import json, os, signal, sys, time
-from trainer.events import EventWriter
-from trainer.rundir import RunDirectory
+from trainer.rundir.events import EventWriter
+from trainer.rundir.directory import RunDirectory
 
 ending = sys.argv[1]
 task = json.loads(os.environ["CLUSTER_SPEC"])["task"]

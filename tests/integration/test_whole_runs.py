@@ -18,13 +18,13 @@ import yaml
 
 from launcher.supervision.attempt import read_attempts
 from tests.integration.command import LIMIT, Swell, until
-from trainer.events import read_events
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.events import read_events
 
 REPLICA = """
 import os, signal, sys, time
-from trainer.events import EventWriter
-from trainer.rundir import RunDirectory
+from trainer.rundir.events import EventWriter
+from trainer.rundir.directory import RunDirectory
 
 total, fate = int(sys.argv[1]), sys.argv[2]
 run = RunDirectory(os.environ["SWELL_RUN_DIR"])

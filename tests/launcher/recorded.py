@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from launcher import runs
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
 
 PARENT = "projects/p/locations/us-central1/customJobs"
 SPEC = {

@@ -17,8 +17,8 @@ from launcher.cli import app
 from launcher.supervision.attempt import read_attempts
 from tests.launcher.misbehaving import Server, refuses, resets_after
 from tests.launcher.recorded import PARENT, custom_job, record_attempt, record_run
-from trainer.events import read_events
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.events import read_events
 
 pytest.importorskip("google.cloud.aiplatform_v1")
 

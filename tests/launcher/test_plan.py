@@ -27,7 +27,7 @@ from launcher.run import launch
 from launcher.supervision.supervisor import Supervisor
 from tests.launcher.job.job_fields import Fields, jobs
 from tests.launcher.job.limits_table import base_job
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
 
 CATALOGUE = PriceList(MACHINES, PRICES_AS_OF)
 

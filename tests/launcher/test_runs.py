@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from launcher import runs
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from launcher.audit import account
 from launcher.status import ABANDONED, History, Outcome, build_status
-from trainer.events import Event
+from trainer.rundir.events import Event
 
 
 def event(name: str, at: float, **fields: Any) -> Event:

@@ -10,7 +10,7 @@ from launcher.story import span, tell
 from launcher.summary import print_summary
 from launcher.view import PlainView, Story, render, sparkline
 from tests.launcher.test_status import RIDE, A, B, C
-from trainer.events import Event
+from trainer.rundir.events import Event
 
 
 def story() -> Story:

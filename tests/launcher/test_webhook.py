@@ -19,8 +19,8 @@ from launcher.job.spec import Job
 from launcher.run import LaunchError, launch
 from launcher.webhook import Webhook, WebhookError, end_message, find_url, message_of
 from tests.httpserver import LocalServer
-from trainer.events import EventWriter, read_events
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.events import EventWriter, read_events
 
 POOLS = [Pool(machine="a2-highgpu-1g")]
 SECRET = "T0/B0/verysecret"

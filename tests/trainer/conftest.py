@@ -11,8 +11,8 @@ import pytest
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # before gcsfs is imported
 
 from tests.storage import StorageServer, storage_server
-from tests.trainer.stores import KINDS, new_store
-from trainer.store import Store
+from tests.trainer.rundir.stores import KINDS, new_store
+from trainer.rundir.store import Store
 
 
 @pytest.fixture(scope="session")

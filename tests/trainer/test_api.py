@@ -36,7 +36,9 @@ def test_the_readmes_task_trains_alone(tmp_path: Path, example: str, before: str
 
 
 def test_the_launchers_half_of_the_trainer_needs_no_torch() -> None:
-    program = "import sys, trainer.events, trainer.rundir; print('torch' in sys.modules)"
+    program = (
+        "import sys, trainer.rundir.events, trainer.rundir.directory; print('torch' in sys.modules)"
+    )
     answer = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -9,9 +9,9 @@ import pytest
 
 from launcher.audit import read_audit
 from tests.storage import StorageServer
-from tests.trainer.stores import KINDS, new_store
+from tests.trainer.rundir.stores import KINDS, new_store
 from trainer.audit import Audit
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
 from trainer.session import Session
 
 

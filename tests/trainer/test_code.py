@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer import bundle
-from trainer.bundle import File
 from trainer.code import CodeError, bring
-from trainer.rundir import ENV_SCRATCH, RunDirectory
+from trainer.rundir.bundle import File
+from trainer.rundir.directory import ENV_SCRATCH, RunDirectory, bundle
 from trainer.settings import Settings
 
 FILES = [

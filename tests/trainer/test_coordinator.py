@@ -15,12 +15,12 @@ import pytest
 from tests.trainer.ranks import PATIENCE
 from trainer.coordinator import METHOD, SERVICE, Coordinator
 from trainer.credentials import CHANNEL_OPTIONS, Credentials, new_secret
-from trainer.events import read_events
 from trainer.lease import newest_claim
 from trainer.policy import Policy
 from trainer.protocol import swell_pb2 as pb
-from trainer.rundir import RunDirectory
-from trainer.store import Store
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.events import read_events
+from trainer.rundir.store import Store
 from trainer.wire import world_to_message
 from trainer.world import MemberId, World, arrange
 

@@ -22,7 +22,7 @@ from tests.trainer.test_coordinator import (
 )
 from trainer.lease import Claim, create_claim, newest_claim
 from trainer.protocol import swell_pb2 as pb
-from trainer.store import Store
+from trainer.rundir.store import Store
 from trainer.world import MemberId
 
 

@@ -23,7 +23,7 @@ from trainer.credentials import (
     find_credentials,
     new_secret,
 )
-from trainer.rundir import ENV_TOKEN, token_sha256
+from trainer.rundir.directory import ENV_TOKEN, token_sha256
 
 SECRET = new_secret()
 OURS, THEIRS = Credentials.parse(SECRET), Credentials.parse(new_secret())

@@ -26,8 +26,8 @@ from trainer.lease import (
     renew_claim,
     superseded,
 )
-from trainer.retry import NEVER
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.retry import NEVER
 
 NAMES = ("a", "b", "c")
 CLOCKS = {"a": 0.0, "b": 1e6, "c": -3e5}  # seconds

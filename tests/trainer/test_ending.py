@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trainer.ending import Ended, Ending
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from trainer import entrypoint
 from trainer.credentials import find_credentials
 from trainer.entrypoint import Arguments, Program, begin_run, own_run_dir, parse
 from trainer.replica import Replica
-from trainer.rundir import ENV_RUN_DIR, ENV_TOKEN, RunDirectory, token_sha256
+from trainer.rundir.directory import ENV_RUN_DIR, ENV_TOKEN, RunDirectory, token_sha256
 from trainer.settings import Settings
 
 SCRIPT = """

@@ -21,7 +21,7 @@ from trainer.credentials import new_secret
 from trainer.hosting import Host, Seat
 from trainer.lease import Claim, create_claim, newest_claim
 from trainer.policy import Policy
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
 
 TOKEN = new_secret()
 

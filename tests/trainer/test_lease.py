@@ -22,8 +22,8 @@ from trainer.lease import (
     newest_claim,
     renew_claim,
 )
-from trainer.rundir import LEADER, RunDirectory
-from trainer.store import Store
+from trainer.rundir.directory import LEADER, RunDirectory
+from trainer.rundir.store import Store
 
 ALICE = Claim(1, "alice#1", "10.0.0.1:7000")
 

@@ -8,8 +8,8 @@ import json
 import pytest
 
 from trainer.credentials import Credentials, find_credentials, new_secret
-from trainer.retry import Retry
-from trainer.rundir import ENV_TOKEN_SECRET, token_sha256
+from trainer.rundir.directory import ENV_TOKEN_SECRET, token_sha256
+from trainer.rundir.retry import Retry
 from trainer.secretmanager import ENDPOINT, ENV_ENDPOINT, read_secret
 
 VERSION = "projects/p/secrets/swell/versions/3"

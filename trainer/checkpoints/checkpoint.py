@@ -44,7 +44,7 @@ from trainer.checkpoints.scribe import Scribe
 from trainer.checkpoints.shardfile import ShardFile, step_aside, write_shards
 from trainer.checkpoints.shards import Layout, Slot, as_memory, slots_of
 from trainer.lease import superseded
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
 from trainer.session import Session
 from trainer.tree import flatten, names_in
 
@@ -92,7 +92,7 @@ class Checkpointer:
     Args:
         run_dir: the run.
         keep: how many of the newest to keep, or what else.
-        report: called as ``report(event, **fields)`` with events of trainer.events, also
+        report: called as ``report(event, **fields)`` with events of trainer.rundir.events, also
             from a thread.
         clock: monotonic seconds.
         places: the directories that have its checkpoints; new ones are written to the first. By

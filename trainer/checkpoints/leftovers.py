@@ -12,7 +12,7 @@ from typing import Any
 
 from trainer.checkpoints.manifest import MANIFEST, RECEIPT, folder_of, folders, read_manifest
 from trainer.checkpoints.retention import Retention
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
 
 STALE = 600.0  # seconds without a change
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from trainer.checkpoints.shardfile import ShardFile
 from trainer.checkpoints.shards import Slot
-from trainer.exclusive import OWNER
-from trainer.rundir import CHECKPOINTS, RunDirectory
+from trainer.rundir.directory import CHECKPOINTS, RunDirectory
+from trainer.rundir.exclusive import OWNER
 
 FORMAT = 3
 MANIFEST = "manifest.json"

@@ -23,8 +23,8 @@ from trainer.checkpoints.manifest import (
 )
 from trainer.checkpoints.shardfile import ShardFile
 from trainer.checkpoints.shards import Assembly
-from trainer.retry import StoreUnavailable
-from trainer.rundir import CHECKPOINTS, RunDirectory
+from trainer.rundir.directory import CHECKPOINTS, RunDirectory
+from trainer.rundir.retry import StoreUnavailable
 from trainer.tree import unflatten
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def load_newest(
     Args:
         places: the directories that have the run's checkpoints; of a step that several have, the
             first one's comes first.
-        report: called with events of trainer.events.
+        report: called with events of trainer.rundir.events.
         exchange: the world.
         device: where the tensors are wanted.
 

@@ -31,7 +31,7 @@ from threading import Thread
 from typing import Any
 
 from trainer.checkpoints.shardfile import Part, ShardFile, step_aside, write_shards
-from trainer.store import Store
+from trainer.rundir.store import Store
 
 ROOT = Path(__file__).parents[2]
 CHUNK = 64 * 2**10  # bytes of a line that are taken at a time

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 from xxhash import xxh3_128_hexdigest
 
-from trainer.store import Store
+from trainer.rundir.store import Store
 
 WRITERS = 4  # threads
 NICENESS = 10  # theirs

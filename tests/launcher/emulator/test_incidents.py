@@ -16,8 +16,8 @@ from launcher.emulator.steps import StepReader
 from launcher.job import marketfile
 from launcher.job.durations import Steps
 from tests.launcher.emulator.running import Emulator, pool, wait_for
-from trainer.events import EventWriter
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.events import EventWriter
 
 SECONDS = st.integers(0, 100).map(lambda seconds: timedelta(seconds=seconds))
 MOMENTS = st.one_of(SECONDS, st.integers(0, 100).map(Steps))

@@ -18,7 +18,7 @@ from launcher.emulator.errors import ApiError
 from launcher.emulator.secretmanager import Secrets, access_route
 from launcher.job.spec import Job
 from tests.launcher.emulator.running import Emulator, pool
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
 
 SECRET = "projects/p/secrets/swell"
 DATA = base64.b64encode(b"the secret").decode()

@@ -17,7 +17,7 @@ from launcher.logs.logline import SECOND, format_time
 from launcher.logs.reader import ASK_EVERY, EMULATOR_LINGER, LocalLog, VertexLog
 from tests.launcher.misbehaving import Server, refuses
 from tests.launcher.recorded import PARENT, custom_job, record_attempt, record_run
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
 
 
 @pytest.fixture(autouse=True)

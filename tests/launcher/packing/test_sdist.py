@@ -6,7 +6,7 @@ import io
 import tarfile
 
 from launcher.packing import sdist
-from trainer.bundle import File
+from trainer.rundir.bundle import File
 
 
 def read(package: bytes) -> dict[str, str]:

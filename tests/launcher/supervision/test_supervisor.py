@@ -17,8 +17,8 @@ from launcher.supervision.policy import Terms
 from launcher.supervision.supervisor import ERROR_WAIT, SETTLE, JobsApi, Supervisor
 from tests.launcher.faked_vertex import Clock, Looks, Region, Vertex
 from tests.launcher.played import STOCKOUT, job
-from trainer.events import read_events
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.events import read_events
 
 Wrap = Callable[[Region], JobsApi]
 

@@ -20,7 +20,7 @@ from launcher.supervision.attempt import UNSENT
 from tests.launcher.faked_vertex import Looks, Region
 from tests.launcher.played import STOCKOUT
 from tests.launcher.supervision.test_supervisor import Fixture
-from trainer.store import Store
+from trainer.rundir.store import Store
 
 MOST_POINTS = 400  # far more than the scenario has
 

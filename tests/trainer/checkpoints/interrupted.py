@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
 
-from trainer.store import Store
+from trainer.rundir.store import Store
 
 
 class Interrupted(Store):

@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 
 from tests.storage import StorageServer
 from tests.trainer.checkpoints.world import Clock, ThreadExchange, World, state, value_of
-from tests.trainer.stores import gs_store
+from tests.trainer.rundir.stores import gs_store
 from trainer.checkpoints import checkpoint as checkpoints
 from trainer.checkpoints.checkpoint import Checkpointer
 from trainer.checkpoints.leftovers import STALE
 from trainer.checkpoints.manifest import MANIFEST, committed_steps, folder_of, read_manifest
 from trainer.checkpoints.restore import NoneValid
 from trainer.checkpoints.retention import Retention
-from trainer.retry import StoreUnavailable, patiently
-from trainer.rundir import RunDirectory
-from trainer.store import Store
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.retry import StoreUnavailable, patiently
+from trainer.rundir.store import Store
 
 T = TypeVar("T")
 

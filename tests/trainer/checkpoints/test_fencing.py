@@ -10,7 +10,7 @@ import torch
 
 from trainer.checkpoints.checkpoint import Checkpointer, committed_steps
 from trainer.lease import Claim, create_claim, renew_claim
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from trainer.checkpoints.manifest import committed_steps
 from trainer.checkpoints.restore import Alone, load
 from trainer.checkpoints.room import Room
 from trainer.checkpoints.scribe import Scribe
-from trainer.rundir import CHECKPOINTS, RunDirectory
+from trainer.rundir.directory import CHECKPOINTS, RunDirectory
 
 LIMIT = 60.0  # seconds
 
@@ -170,7 +170,7 @@ TRAINING = """
 import sys, time, torch
 from trainer.checkpoints.checkpoint import Checkpointer
 from trainer.checkpoints.scribe import Scribe
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
 url = sys.argv[1]
 scribe = Scribe(url)
 writes = Checkpointer(RunDirectory(url), 1, lambda *a, **k: None, scribe=scribe)

@@ -11,7 +11,7 @@ import torch
 
 from trainer.checkpoints.checkpoint import Checkpointer
 from trainer.checkpoints.retention import Retention
-from trainer.rundir import RunDirectory
+from trainer.rundir.directory import RunDirectory
 
 T = TypeVar("T")
 

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.storage import StorageServer
-from tests.trainer.stores import S3, gs_store, s3_store
-from trainer.retry import Retry, StoreUnavailable, patiently
-from trainer.store import Store, TooLarge
+from tests.trainer.rundir.stores import S3, gs_store, s3_store
+from trainer.rundir.retry import Retry, StoreUnavailable, patiently
+from trainer.rundir.store import Store, TooLarge
 
 
 def test_what_is_written_is_read(store: Store) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from gcsfs.retry import HttpError
 
-from trainer.retry import http_status, is_transient
+from trainer.rundir.retry import http_status, is_transient
 
 
 class ClientError(Exception):

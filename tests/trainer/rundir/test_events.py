@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.events import Event, EventReader, EventWriter, read_events
-from trainer.rundir import EVENTS, RunDirectory
-from trainer.store import Store
+from trainer.rundir.directory import EVENTS, RunDirectory
+from trainer.rundir.events import Event, EventReader, EventWriter, read_events
+from trainer.rundir.store import Store
 
 
 class Unreliable(Store):

@@ -57,9 +57,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from trainer.rundir import EVENTS, RunDirectory
-from trainer.store import TooLarge
-from trainer.untrusted import parse_json
+from trainer.rundir.directory import EVENTS, RunDirectory
+from trainer.rundir.store import TooLarge
+from trainer.rundir.untrusted import parse_json
 
 Event = dict[str, Any]
 

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.storage import StorageServer
-from tests.trainer.stores import gs_store
-from trainer.exclusive import LIMIT, create_exclusive
-from trainer.retry import NEVER, Retry, StoreUnavailable
-from trainer.store import Store
+from tests.trainer.rundir.stores import gs_store
+from trainer.rundir.exclusive import LIMIT, create_exclusive
+from trainer.rundir.retry import NEVER, Retry, StoreUnavailable
+from trainer.rundir.store import Store
 
 RETRY = Retry(first=0.001, longest=0.001, limit=0.005)
 

@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from trainer.retry import Retry, StoreUnavailable
+from trainer.rundir.retry import Retry, StoreUnavailable
 
 if TYPE_CHECKING:
-    from trainer.store import Store
+    from trainer.rundir.store import Store
 
 OWNER = "owner"
 LIMIT = 8 * 2**20  # bytes

@@ -8,7 +8,7 @@ and on a local disk a file is written aside and linked into place.
 
 What an object store refuses for a moment (429, 503, a connection that broke) is tried
 again, with growing waits; only ``create`` is not, whose second attempt could lose against
-its first: see trainer.exclusive.
+its first: see trainer.rundir.exclusive.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from trainer.retry import Retry, StoreUnavailable, http_status, is_transient
+from trainer.rundir.retry import Retry, StoreUnavailable, http_status, is_transient
 
 # Before gcsfs is imported: its probe for other kinds of buckets can hang for a minute.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
@@ -105,7 +105,7 @@ class Store:
         """Writes ``name`` only if it does not exist. Returns whether this call created it.
 
         After an error, and after False from a store whose client tries again by itself,
-        the file may be this call's all the same: trainer.exclusive finds out. Raises OSError
+        the file may be this call's all the same: trainer.rundir.exclusive finds out. Raises OSError
         for a store that would replace what is there: two leaders could lead one run on it.
         """
         if not self._exclusive:

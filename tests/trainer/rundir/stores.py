@@ -13,8 +13,8 @@ import fsspec
 import gcsfs
 
 from tests.storage import StorageServer
-from trainer.retry import Retry
-from trainer.store import Store
+from trainer.rundir.retry import Retry
+from trainer.rundir.store import Store
 
 KINDS = ["local", "memory", "gs"]
 S3 = all(find_spec(name) for name in ("s3fs", "moto", "flask", "flask_cors"))

@@ -6,10 +6,10 @@ re-exports), so the two sides can be installed and changed apart. The layout::
     run.json                      the spec as launched, the run token's hash, who and when
     attempts/0003.json            one submitted CustomJob: name, region, state, why it ended
     leader/000007.json            exclusive-create objects; the highest number is the epoch
-    events/<writer>/<seq>.jsonl   what happened, in batches (see trainer.events)
+    events/<writer>/<seq>.jsonl   what happened, in batches (see trainer.rundir.events)
     audit/<writer>.jsonl          sample ids that each worker contributed (only when asked for);
                                   on an object store audit/<writer>/<seq>.jsonl
-    code/<sha256>.tar.gz          the user's code (see trainer.bundle)
+    code/<sha256>.tar.gz          the user's code (see trainer.rundir.bundle)
     checkpoints/step-000001200/   shards and manifest.json; no manifest, no checkpoint
     logs/                         TensorBoard event files
     stop.json                     written once: the run is to save a checkpoint and to end
@@ -22,11 +22,11 @@ import hashlib
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
-from trainer.exclusive import create_exclusive, encode
-from trainer.untrusted import parse_json
+from trainer.rundir.exclusive import create_exclusive, encode
+from trainer.rundir.untrusted import parse_json
 
 if TYPE_CHECKING:
-    from trainer.store import Store
+    from trainer.rundir.store import Store
 
 # The environment that the launcher gives to every replica.
 ENV_RUN_DIR = "SWELL_RUN_DIR"
@@ -70,7 +70,9 @@ class RunDirectory:
     """
 
     def __init__(self, url: str, fs: Any = None) -> None:
-        from trainer.store import Store  # fsspec is slow to import; most need only the names here
+        from trainer.rundir.store import (
+            Store,  # fsspec is slow to import; most need only the names here
+        )
 
         self.store: Store = Store(url, fs)
         self.url = self.store.url
@@ -104,7 +106,7 @@ class RunDirectory:
     def create_json(self, name: str, value: dict[str, Any]) -> bool:
         """Writes ``value`` to ``name`` unless it exists. Returns whether this call created it.
 
-        The file says in ``owner`` which call that was: see trainer.exclusive.
+        The file says in ``owner`` which call that was: see trainer.rundir.exclusive.
         """
         return create_exclusive(self.store, name, value)
 
