@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.credentials import new_secret
+from trainer.protocol.credentials import new_secret
 from trainer.rundir.directory import (
     ENV_ADDRESS,
     ENV_RUN_DIR,

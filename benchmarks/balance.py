@@ -31,7 +31,7 @@ def train(channel: Any, rank: int, balance: str, steps: int) -> list[float]:
     from torch import nn
 
     from trainer.data import Order
-    from trainer.session import Session
+    from trainer.protocol.session import Session
     from trainer.state import State
     from trainer.steps import Steps
 

@@ -23,13 +23,13 @@ from pathlib import Path
 
 from rows import Options, Row, benchmark
 from simulated import CoordinatorProcess, SimulatedAgent, run, usage
-from trainer import signals
 from trainer.member import Phase
 from trainer.membership import Membership
 from trainer.policy import Policy
+from trainer.protocol import signals
 from trainer.protocol import swell_pb2 as pb
-from trainer.wire import world_from_message
-from trainer.world import MemberId
+from trainer.protocol.wire import world_from_message
+from trainer.protocol.world import MemberId
 
 AGENTS, QUICK_AGENTS = 1000, 50
 STEADY = 10.0  # seconds

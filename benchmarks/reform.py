@@ -34,7 +34,7 @@ from rows import Options, Row, benchmark
 from simulated import CoordinatorProcess, Host, SimulatedAgent, forks, run, usage
 from trainer.environment import horovod_environment
 from trainer.policy import Policy
-from trainer.world import MemberId, Place, World, arrange
+from trainer.protocol.world import MemberId, Place, World, arrange
 
 RANKS = (2, 4, 8, 16, 32)
 QUICK_RANKS = (2, 4)

@@ -19,14 +19,14 @@ from typing import Any, TypeVar
 import grpc
 
 from trainer.coordinator import MESSAGE_LIMIT, METHOD, SERVICE, Coordinator
-from trainer.credentials import CHANNEL_OPTIONS, Credentials, new_secret
-from trainer.lease import newest_claim
 from trainer.policy import Policy
 from trainer.protocol import swell_pb2 as pb
+from trainer.protocol.credentials import CHANNEL_OPTIONS, Credentials, new_secret
+from trainer.protocol.lease import newest_claim
+from trainer.protocol.wire import world_from_message
+from trainer.protocol.world import MemberId, World
 from trainer.rendezvous import Rendezvous
 from trainer.rundir.directory import RunDirectory
-from trainer.wire import world_from_message
-from trainer.world import MemberId, World
 
 T = TypeVar("T")
 

@@ -21,7 +21,7 @@ import psutil
 
 from agents import Agents
 from launcher.emulator.netns import Host, Network
-from trainer.lease import newest_claim
+from trainer.protocol.lease import newest_claim
 from trainer.rundir.events import read_events
 
 JOBS = Path(__file__).parent / "jobs"

@@ -29,9 +29,9 @@ from launcher.supervision.limits import usd_per_hour
 from launcher.supervision.policy import STOP_GRACE, Terms
 from launcher.supervision.supervisor import SETTLE, Supervisor, end_run
 from launcher.webhook import Webhook, WebhookError, find_url
+from trainer.protocol.secretmanager import ENDPOINT
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventReader, EventWriter, read_events
-from trainer.secretmanager import ENDPOINT
 
 LOCAL_POLL = 0.25  # seconds
 LOCAL_PATIENCE = 5.0

@@ -21,7 +21,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from trainer.credentials import new_secret
+from trainer.protocol.credentials import new_secret
 from trainer.rundir.directory import RUN, RunDirectory, token_sha256
 from trainer.rundir.untrusted import parse_json
 

@@ -18,14 +18,17 @@ from typing import Any
 
 from trainer import preemption
 from trainer.code import bring
-from trainer.credentials import Credentials, find_credentials
 from trainer.ending import Ended, Ending
 from trainer.environment import horovod_environment
 from trainer.hosting import Seat
-from trainer.lease import newest_claim
 from trainer.link import Link, Refused
 from trainer.process import Message, WorkerProcess, describe_exit
 from trainer.protocol import swell_pb2 as pb
+from trainer.protocol.credentials import Credentials, find_credentials
+from trainer.protocol.lease import newest_claim
+from trainer.protocol.session import Session
+from trainer.protocol.wire import addresses_in, share_in, world_from_message, world_to_message
+from trainer.protocol.world import MemberId, World
 from trainer.rendezvous import Rendezvous
 from trainer.replica import Replica, find_checkpoint_urls, find_replica, hostname_trap
 from trainer.rundir.directory import (
@@ -38,11 +41,8 @@ from trainer.rundir.directory import (
 )
 from trainer.rundir.events import EventWriter
 from trainer.rundir.retry import START_LIMIT, patiently
-from trainer.session import Session
 from trainer.settings import Settings
 from trainer.slots import Slots
-from trainer.wire import addresses_in, share_in, world_from_message, world_to_message
-from trainer.world import MemberId, World
 
 FLUSH = 0.5  # seconds
 WORKER_GRACE = 3.0  # seconds for a worker to exit by itself

@@ -14,9 +14,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from trainer.protocol.session import Session
 from trainer.rundir.directory import AUDIT
 from trainer.rundir.store import Store
-from trainer.session import Session
 
 
 class Audit:

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from trainer.channel import Channel, Save
 from trainer.checkpoints.checkpoint import Checkpointer
 from trainer.checkpoints.restore import WEIGHTS_ONLY, Report, find_start
 from trainer.checkpoints.schedule import Schedule
 from trainer.generations import Generations
+from trainer.protocol.channel import Channel, Save
+from trainer.protocol.session import Session
 from trainer.rundir.retry import patiently
-from trainer.session import Session
 from trainer.transfer import WorldExchange
 
 

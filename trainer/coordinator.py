@@ -19,23 +19,23 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from trainer import signals
-from trainer.credentials import Credentials
-from trainer.lease import Claim, create_claim, last_announced, newest_epoch, renew_claim
 from trainer.membership import Membership
-from trainer.mesh import Mesh
 from trainer.policy import Policy
+from trainer.protocol import signals
 from trainer.protocol import swell_pb2 as pb
-from trainer.rundir.directory import OutcomeState, RunDirectory
-from trainer.rundir.events import EventWriter
-from trainer.wire import (
+from trainer.protocol.credentials import Credentials
+from trainer.protocol.lease import Claim, create_claim, last_announced, newest_epoch, renew_claim
+from trainer.protocol.mesh import Mesh
+from trainer.protocol.wire import (
     event_from_message,
     save_to_message,
     slots_of,
     world_from_message,
     world_to_message,
 )
-from trainer.world import MemberId, World
+from trainer.protocol.world import MemberId, World
+from trainer.rundir.directory import OutcomeState, RunDirectory
+from trainer.rundir.events import EventWriter
 
 SERVICE = "swell.Coordinator"
 METHOD = "Join"

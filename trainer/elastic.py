@@ -40,9 +40,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sized
 from typing import Any
 
-from trainer.channel import current_channel
 from trainer.data import Order
-from trainer.session import current_session
+from trainer.protocol.channel import current_channel
+from trainer.protocol.session import current_session
 from trainer.state import State
 from trainer.step import Step
 from trainer.steps import Steps

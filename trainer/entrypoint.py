@@ -186,7 +186,8 @@ def begin_run(
     if token is None:
         raise ValueError(
             f"{replica.replicas} replicas without a secret in {ENV_TOKEN} cannot know each other: "
-            "start them with swell launch, or give all what python -m trainer.credentials prints"
+            "start them with swell launch, or give all what "
+            "python -m trainer.protocol.credentials prints"
         )
     slots = replica.replicas * replica.slots
     run_dir.create_json(
@@ -209,7 +210,7 @@ def begin_run(
 
 def _begin(arguments: Arguments) -> None:
     """Puts a run of this command line's own into the environment."""
-    from trainer.credentials import new_secret
+    from trainer.protocol.credentials import new_secret
     from trainer.replica import find_replica
 
     run_dir = RunDirectory(own_run_dir(os.environ, lambda: tempfile.mkdtemp(prefix="swell-")))

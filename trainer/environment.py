@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from trainer.protocol.world import Place
 from trainer.rendezvous import host_key
-from trainer.world import Place
 
 
 def horovod_environment(

@@ -23,8 +23,8 @@ import torch
 from horovod.common.exceptions import HorovodInternalError
 
 from trainer.agreement import Agreement, agree
-from trainer.channel import Channel, Generation, Leave, Save
 from trainer.portable import Portable, Sender
+from trainer.protocol.channel import Channel, Generation, Leave, Save
 from trainer.stay import Stay, horovod_init
 from trainer.transfer import broadcast_tree
 

@@ -38,12 +38,12 @@ from horovod.torch.elastic.sampler import ElasticSampler
 from torch.optim import optimizer as torch_optimizer
 
 from trainer.agreement import Agreement
-from trainer.channel import Channel, Save
 from trainer.checkpoints.checkpoint import Checkpointer
 from trainer.commits import Commits
 from trainer.generations import Generations
 from trainer.portable import Portable, Sender
-from trainer.session import current_session
+from trainer.protocol.channel import Channel, Save
+from trainer.protocol.session import current_session
 from trainer.stay import horovod_init
 from trainer.steplog import StepLog
 from trainer.transfer import broadcast_tree

@@ -22,13 +22,13 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from trainer.coordinator import Coordinator
-from trainer.credentials import Credentials
 from trainer.policy import Policy
+from trainer.protocol.credentials import Credentials
+from trainer.protocol.world import MemberId
 from trainer.replica import Replica
 from trainer.rundir.directory import ENV_TOKEN, RunDirectory
 from trainer.script import is_elastic
 from trainer.settings import Settings
-from trainer.world import MemberId
 
 LINE_LIMIT = 2**20  # bytes
 WARM_LIMIT = 10.0  # seconds in which the child is warm
@@ -41,7 +41,7 @@ class Seat:
 
     Attributes:
         run_dir, member, address, expected: see trainer.coordinator.
-        secret: the run's; see trainer.credentials.
+        secret: the run's; see trainer.protocol.credentials.
         limits: of the policy.
     """
 

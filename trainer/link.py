@@ -22,12 +22,12 @@ from typing import Any
 import grpc
 
 from trainer.coordinator import KEEPALIVE, MESSAGE_LIMIT, METHOD, SERVICE
-from trainer.credentials import CHANNEL_OPTIONS
 from trainer.hosting import Host, Seat
-from trainer.lease import Claim, Contend, Follow, Wait, Watch, newest_claim
 from trainer.protocol import swell_pb2 as pb
+from trainer.protocol.credentials import CHANNEL_OPTIONS
+from trainer.protocol.lease import Claim, Contend, Follow, Wait, Watch, newest_claim
+from trainer.protocol.world import MemberId
 from trainer.rundir.directory import RunDirectory
-from trainer.world import MemberId
 
 PATIENCE = 3.0  # seconds for which the first lease is left to pool 0
 LOOK_AGAIN = 0.05  # seconds, after a stream has ended

@@ -23,10 +23,10 @@ from typing import Any
 
 import torch
 
-from trainer.channel import Channel, current_channel
 from trainer.data import Order
 from trainer.device import to_device
-from trainer.session import Session, current_session
+from trainer.protocol.channel import Channel, current_channel
+from trainer.protocol.session import Session, current_session
 from trainer.state import State
 from trainer.step import Step
 from trainer.steps import Steps

@@ -7,8 +7,8 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from trainer.signals import Progress, Save
-from trainer.world import MemberId
+from trainer.protocol.signals import Progress, Save
+from trainer.protocol.world import MemberId
 
 
 class State(enum.Enum):

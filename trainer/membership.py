@@ -50,8 +50,7 @@ from trainer.liveness import Pace, forming_limit, overdue, why_hung, why_lost
 from trainer.member import Member, Phase, State, enough_since, leaves_in_time, saves, slots_in
 from trainer.orders import Orders
 from trainer.policy import Limits, Policy
-from trainer.roster import Roster
-from trainer.signals import (
+from trainer.protocol.signals import (
     Abort,
     Command,
     Crashed,
@@ -72,7 +71,8 @@ from trainer.signals import (
     TaskFailed,
     Tick,
 )
-from trainer.world import MemberId, World, arrange
+from trainer.protocol.world import MemberId, World, arrange
+from trainer.roster import Roster
 
 CAUSES_BY_WEIGHT = ("grow", "drain", "loss", "leader", "start")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trainer.member import Member
-from trainer.signals import Command, Record
+from trainer.protocol.signals import Command, Record
 
 
 class Orders(list[Command]):

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-from trainer.channel import ENV_CONTROL
+from trainer.protocol.channel import ENV_CONTROL
 from trainer.rundir.untrusted import parse_json
 
 LINE_LIMIT = 64 * 2**20  # bytes of one message; a traceback or a batch of metrics

@@ -2,7 +2,7 @@
 
 To build a mesh (a scope: ``global``, ``cross_<local rank>``, ``local_<host>``) a rank
 asks one thing: ``POST /<scope>/<rank>/<size>`` with its own row of addresses, and the
-answer, held until all ranks have asked, is its column of theirs (see ``trainer.mesh``).
+answer, held until all ranks have asked, is its column of theirs (see ``trainer.protocol.mesh``).
 Horovod's own client, which asks for each key of each peer by itself, does this when
 HOROVOD_GLOO_RENDEZVOUS_COLUMNS is set and it was built by containers/build_horovod.py.
 
@@ -24,8 +24,8 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 
-from trainer.mesh import ADDRESS, Mesh, lengthen, shorten
-from trainer.world import MemberId, World
+from trainer.protocol.mesh import ADDRESS, Mesh, lengthen, shorten
+from trainer.protocol.world import MemberId, World
 
 _HEAD_LIMIT = 64 * 1024  # bytes of a request's head
 _BODY_LIMIT = 16 * 2**20  # bytes of a row

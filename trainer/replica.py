@@ -13,9 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from trainer.protocol.world import MemberId
 from trainer.rundir.directory import ENV_ADDRESS, ENV_CHECKPOINTS, ENV_SLOTS
 from trainer.rundir.untrusted import parse_json
-from trainer.world import MemberId
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trainer.member import Member, State, choose, slots_in
 from trainer.policy import Policy
-from trainer.world import MemberId
+from trainer.protocol.world import MemberId
 
 
 class Roster(dict[MemberId, Member]):

@@ -18,7 +18,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from trainer.session import Session
+from trainer.protocol.session import Session
 
 # A script that names one of these is written for worlds that change.
 _ELASTIC_NAMES = ("elastic", "trainer")

@@ -30,17 +30,18 @@ class Settings:
         script: the path of a script to run instead of a task.
         module: the name of a module to run instead of a task.
         args: the script's or module's arguments.
-        balance: see trainer.session.
+        balance: see trainer.protocol.session.
         min_workers, max_workers: bounds of the world's size.
         start_wait, hold_off, heartbeat, suspicion, hang, stall: see trainer.policy.
         lease_timeout: see trainer.policy; None for what suits the store.
         spares: warm standbys beside each active worker.
-        checkpoint_every, …, checkpoint_from, job_sha256: see trainer.session.
+        checkpoint_every, …, checkpoint_from, job_sha256: see trainer.protocol.session.
         audit: whether workers log the sample ids of every step.
         code_sha256: which code the run brings along; "" for none. See trainer.code.
         code_size: how many bytes its files have together.
         code_requirements: the file in it that lists what it requires; "" if nothing.
-        code_folder, code_installed: where both are on this VM, once they are; see trainer.session.
+        code_folder, code_installed: where both are on this VM, once they are; see
+            trainer.protocol.session.
     """
 
     task: str = ""

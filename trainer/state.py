@@ -20,7 +20,7 @@ from trainer.checkpoints.restore import WEIGHTS_ONLY
 from trainer.device import device_of
 from trainer.generators import generators_state, load_generators_state
 from trainer.portable import Portable
-from trainer.session import current_session
+from trainer.protocol.session import current_session
 
 LISTED = 10  # differences that an error names
 

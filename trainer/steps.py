@@ -19,15 +19,15 @@ from horovod.common.exceptions import HorovodInternalError
 from trainer.audit import Audit
 from trainer.balance import Balance, Speed
 from trainer.buckets import GradientBuckets
-from trainer.channel import AgentChannel, Channel, Save
 from trainer.checkpoints.checkpoint import Checkpointer
 from trainer.checkpoints.restore import find_start
 from trainer.checkpoints.schedule import Schedule
 from trainer.data import Order, share
 from trainer.generations import Generations
 from trainer.generators import seed_step
+from trainer.protocol.channel import AgentChannel, Channel, Save
+from trainer.protocol.session import Session
 from trainer.rundir.retry import patiently
-from trainer.session import Session
 from trainer.state import State
 from trainer.stay import horovod_init
 from trainer.step import OWN, Plan, Step

@@ -14,8 +14,8 @@ import signal
 import sys
 import traceback
 
-from trainer.channel import AgentChannel
-from trainer.session import Session, current_session
+from trainer.protocol.channel import AgentChannel
+from trainer.protocol.session import Session, current_session
 
 EXIT_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 PR_SET_PDEATHSIG = 1  # prctl(2)

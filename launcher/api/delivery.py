@@ -15,8 +15,8 @@ from typing import Any
 from launcher.api.apierror import ApiError, Service
 from launcher.api.transport import session, translated
 from launcher.job.spec import Job
+from trainer.protocol.secretmanager import ENDPOINT
 from trainer.rundir.directory import RunDirectory
-from trainer.secretmanager import ENDPOINT
 
 API = "secretmanager.googleapis.com"
 ROLE = "roles/secretmanager.secretVersionManager"
@@ -31,7 +31,7 @@ def delivered(
 
     Args:
         job: says how.
-        secret: what trainer.credentials.new_secret has made.
+        secret: what trainer.protocol.credentials.new_secret has made.
         run_dir: the run; its outcome says whether anybody still needs the secret.
         endpoint: of Secret Manager, or of the emulator.
 

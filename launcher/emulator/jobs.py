@@ -51,8 +51,8 @@ from launcher.emulator.steps import StepReader
 from launcher.emulator.storage import Storage
 from launcher.emulator.vm import ProcessVM
 from launcher.job.machines import MACHINES
+from trainer.protocol.secretmanager import ENV_ENDPOINT
 from trainer.rundir.directory import ENV_ADDRESS, ENV_SCRATCH, ENV_SLOTS
-from trainer.secretmanager import ENV_ENDPOINT
 
 LONGEST_TIMER = 30 * 86_400.0  # seconds
 STOP_GRACE = 3.0  # seconds between SIGTERM and SIGKILL when a job ends

@@ -9,7 +9,7 @@ import pytest
 from crowd import Crowd, column, row
 from simulated import CoordinatorProcess
 from trainer.policy import Policy
-from trainer.world import MemberId, arrange
+from trainer.protocol.world import MemberId, arrange
 
 
 @pytest.mark.parametrize("slots", [[1, 1, 1], [2, 1, 3, 2]], ids=str)

@@ -18,7 +18,8 @@ from launcher.emulator import boot
 from launcher.emulator.address import LoopbackAddress
 from launcher.emulator.netns import Host, Network
 from launcher.emulator.processes import signal_session
-from trainer.credentials import new_secret
+from trainer.protocol.credentials import new_secret
+from trainer.protocol.session import ENV_SESSION
 from trainer.rundir.directory import (
     AUDIT,
     ENV_ADDRESS,
@@ -28,7 +29,6 @@ from trainer.rundir.directory import (
     RunDirectory,
     token_sha256,
 )
-from trainer.session import ENV_SESSION
 
 ROOT = Path(__file__).parents[2]
 SITE = Path(__file__).parent / "site"

@@ -15,7 +15,7 @@ from tests.chaos.cluster import ROOT
 UNDISTURBED = """
 import json, sys
 from tests.chaos.task import Steerable
-from trainer.channel import LoneChannel
+from trainer.protocol.channel import LoneChannel
 from trainer.loop import fit
 print(json.dumps(fit(Steerable(sys.argv[1]), LoneChannel())))
 """

@@ -16,8 +16,8 @@ from pathlib import Path
 import grpc
 
 from trainer.coordinator import METHOD, SERVICE
-from trainer.credentials import CHANNEL_OPTIONS, Credentials, new_secret
 from trainer.protocol import swell_pb2 as pb
+from trainer.protocol.credentials import CHANNEL_OPTIONS, Credentials, new_secret
 
 Address = tuple[str, int]
 PATIENCE = 5.0  # seconds

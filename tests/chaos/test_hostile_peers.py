@@ -10,8 +10,8 @@ import pytest
 
 from tests.chaos import hostile
 from tests.chaos.run import Run
-from trainer.credentials import Credentials
-from trainer.lease import newest_claim
+from trainer.protocol.credentials import Credentials
+from trainer.protocol.lease import newest_claim
 from trainer.rundir.directory import ENV_TOKEN
 
 DISTURBED = {"loss", "drain", "paused", "leader_changed", "generation_formed", "task_failed"}

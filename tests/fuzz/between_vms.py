@@ -14,22 +14,23 @@ from hypothesis import strategies as st
 
 from tests.fuzz.inputs import damaged, json_of
 from tests.fuzz.target import LOOP, target
-from trainer import preemption, wire
+from trainer import preemption
 from trainer.agent import Agent
-from trainer.channel import AgentChannel
-from trainer.credentials import Credentials, new_secret
 from trainer.membership import Membership
-from trainer.mesh import Mesh, lengthen, shorten
 from trainer.policy import Policy
 from trainer.process import WorkerProcess
 from trainer.protocol import swell_pb2 as pb
+from trainer.protocol import wire
+from trainer.protocol.channel import AgentChannel
+from trainer.protocol.credentials import Credentials, new_secret
+from trainer.protocol.mesh import Mesh, lengthen, shorten
+from trainer.protocol.secretmanager import read_secret
+from trainer.protocol.signals import Joined, Tick
+from trainer.protocol.world import MemberId, arrange
 from trainer.rendezvous import Rendezvous
 from trainer.replica import Replica, parse_cluster_spec
 from trainer.rundir.directory import RunDirectory
-from trainer.secretmanager import read_secret
 from trainer.settings import Settings
-from trainer.signals import Joined, Tick
-from trainer.world import MemberId, arrange
 
 A, B = MemberId("workerpool0-0", "a"), MemberId("workerpool1-0", "b")
 WORLD = wire.world_to_message(arrange(3, [(A, 1), (B, 1)]), {A: "10.0.0.1", B: "10.0.0.2"})

@@ -37,7 +37,7 @@ local: {{market: {market}}}
 
 UNDISTURBED = """
 import json, sys
-from trainer.channel import LoneChannel
+from trainer.protocol.channel import LoneChannel
 from trainer.loop import fit
 from trainer.tasks.digits import Digits
 

@@ -13,7 +13,7 @@ import pytest
 from launcher.job.spec import Job
 from launcher.run import launch
 from tests.integration.command import ROOT, Swell, until
-from trainer.credentials import new_secret
+from trainer.protocol.credentials import new_secret
 
 # What the user's program sees, for everybody to read; and it runs until it is told to end.
 SCRIPT = """

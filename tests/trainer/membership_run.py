@@ -9,7 +9,7 @@ from typing import Any
 from trainer.member import Phase
 from trainer.membership import Membership
 from trainer.policy import Policy
-from trainer.signals import (
+from trainer.protocol.signals import (
     Command,
     Event,
     Joined,
@@ -20,7 +20,7 @@ from trainer.signals import (
     Stopped,
     Tick,
 )
-from trainer.world import MemberId, World, arrange
+from trainer.protocol.world import MemberId, World, arrange
 
 Shown = Mapping[MemberId, Mapping[str, Any]]  # what agents say of their workers
 

@@ -21,11 +21,11 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
-from trainer.channel import AgentChannel
 from trainer.environment import horovod_environment
-from trainer.mesh import Mesh
+from trainer.protocol.channel import AgentChannel
+from trainer.protocol.mesh import Mesh
+from trainer.protocol.world import MemberId, World, arrange
 from trainer.rendezvous import Rendezvous
-from trainer.world import MemberId, World, arrange
 
 PATIENCE = 60.0  # seconds; only a test that fails waits so long
 GLOO_TIMEOUT = 30.0  # seconds; gloo's own default

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from trainer.member import Phase
 from trainer.membership import Membership
 from trainer.policy import Policy
-from trainer.signals import (
+from trainer.protocol.signals import (
     Abort,
     Command,
     Crashed,
@@ -34,7 +34,7 @@ from trainer.signals import (
     Stopped,
     Tick,
 )
-from trainer.world import MemberId, World
+from trainer.protocol.world import MemberId, World
 
 BOOTING, IDLE, BUSY = "booting", "idle", "busy"
 NOTHING = -1  # the step of a worker that holds no state

@@ -11,8 +11,8 @@ from launcher.audit import read_audit
 from tests.storage import StorageServer
 from tests.trainer.rundir.stores import KINDS, new_store
 from trainer.audit import Audit
+from trainer.protocol.session import Session
 from trainer.rundir.directory import RunDirectory
-from trainer.session import Session
 
 
 def test_a_line_is_on_record_at_once(tmp_path: Path) -> None:

@@ -14,15 +14,15 @@ import pytest
 
 from tests.trainer.ranks import PATIENCE
 from trainer.coordinator import METHOD, SERVICE, Coordinator
-from trainer.credentials import CHANNEL_OPTIONS, Credentials, new_secret
-from trainer.lease import newest_claim
 from trainer.policy import Policy
 from trainer.protocol import swell_pb2 as pb
+from trainer.protocol.credentials import CHANNEL_OPTIONS, Credentials, new_secret
+from trainer.protocol.lease import newest_claim
+from trainer.protocol.wire import world_to_message
+from trainer.protocol.world import MemberId, World, arrange
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
 from trainer.rundir.store import Store
-from trainer.wire import world_to_message
-from trainer.world import MemberId, World, arrange
 
 SECRET = new_secret()
 OURS = Credentials.parse(SECRET)

@@ -20,10 +20,10 @@ from tests.trainer.test_coordinator import (
     with_leader,
     world_of_two,
 )
-from trainer.lease import Claim, create_claim, newest_claim
 from trainer.protocol import swell_pb2 as pb
+from trainer.protocol.lease import Claim, create_claim, newest_claim
+from trainer.protocol.world import MemberId
 from trainer.rundir.store import Store
-from trainer.world import MemberId
 
 
 @with_leader

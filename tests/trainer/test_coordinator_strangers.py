@@ -10,7 +10,7 @@ import pytest
 
 from tests.trainer.test_coordinator import Agent, assert_undisturbed, leading, world_of_two
 from trainer.protocol import swell_pb2 as pb
-from trainer.wire import SLOTS_LIMIT, slots_of, world_from_message
+from trainer.protocol.wire import SLOTS_LIMIT, slots_of, world_from_message
 
 
 def test_a_stream_without_a_hello_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

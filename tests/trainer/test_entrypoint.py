@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from trainer import entrypoint
-from trainer.credentials import find_credentials
 from trainer.entrypoint import Arguments, Program, begin_run, own_run_dir, parse
+from trainer.protocol.credentials import find_credentials
 from trainer.replica import Replica
 from trainer.rundir.directory import ENV_RUN_DIR, ENV_TOKEN, RunDirectory, token_sha256
 from trainer.settings import Settings

@@ -17,10 +17,10 @@ import psutil
 import pytest
 
 from tests.trainer.ranks import PATIENCE
-from trainer.credentials import new_secret
 from trainer.hosting import Host, Seat
-from trainer.lease import Claim, create_claim, newest_claim
 from trainer.policy import Policy
+from trainer.protocol.credentials import new_secret
+from trainer.protocol.lease import Claim, create_claim, newest_claim
 from trainer.rundir.directory import RunDirectory
 
 TOKEN = new_secret()

@@ -17,8 +17,8 @@ from torch.utils.data import TensorDataset
 
 from tests.trainer.ranks import Worker, alone, formed, workers
 from trainer import Task
-from trainer.channel import Generation, Save
-from trainer.session import Session
+from trainer.protocol.channel import Generation, Save
+from trainer.protocol.session import Session
 
 SAMPLES, BATCH, EPOCHS = 23, 4, 3
 STEPS = EPOCHS * -(-SAMPLES // BATCH)

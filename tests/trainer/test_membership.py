@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.trainer.membership_run import A, B, C, D, Run, world
 from trainer.member import Member, Phase, State, choose
-from trainer.signals import (
+from trainer.protocol.signals import (
     Abort,
     Crashed,
     Drain,
@@ -19,7 +19,7 @@ from trainer.signals import (
     Started,
     Stopped,
 )
-from trainer.world import MemberId
+from trainer.protocol.world import MemberId
 
 # --- the start --------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.trainer.membership_run import A, B, C, Run, world
 from trainer.member import Phase
-from trainer.signals import (
+from trainer.protocol.signals import (
     Abort,
     Drain,
     Form,

@@ -14,7 +14,7 @@ from tests.trainer.membership_run import A, B, C, Run, Shown, world
 from trainer import membership
 from trainer.member import Phase
 from trainer.policy import Limits, Policy
-from trainer.signals import (
+from trainer.protocol.signals import (
     Abort,
     Crashed,
     Done,
@@ -32,7 +32,7 @@ from trainer.signals import (
     TaskFailed,
     Tick,
 )
-from trainer.world import MemberId
+from trainer.protocol.world import MemberId
 
 # --- silence ----------------------------------------------------------------------
 

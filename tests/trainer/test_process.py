@@ -13,7 +13,7 @@ import pytest
 
 from tests.trainer.ranks import PATIENCE
 from trainer.process import Message, WorkerProcess, describe_exit
-from trainer.session import Session
+from trainer.protocol.session import Session
 
 # It stands in for trainer.worker, which is slow to start: it says what it was told.
 ECHO = """

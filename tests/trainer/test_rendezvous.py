@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from tests.trainer.ranks import PATIENCE, Meeting, Process, _member, gloo_address, world_of
 from trainer import rendezvous
-from trainer.mesh import shorten
+from trainer.protocol.mesh import shorten
+from trainer.protocol.world import World
 from trainer.rendezvous import Rendezvous, host_key
-from trainer.world import World
 
 WORLD = world_of(2, 1, generation=7)  # ranks 0 and 1, and rank 2
 MINE, OTHER = WORLD.members

@@ -23,7 +23,7 @@ if len(sys.argv) > 1 and sys.argv[1] == "exit":
 RUN = """
 import json, sys
 from trainer.script import run_as_main
-from trainer.session import Session
+from trainer.protocol.session import Session
 run_as_main(Session(**json.loads(sys.argv.pop())))
 """
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.trainer.ranks import PATIENCE
 from trainer import stay
-from trainer.channel import Generation, LoneChannel
+from trainer.protocol.channel import Generation, LoneChannel
 from trainer.stay import Stay
 
 

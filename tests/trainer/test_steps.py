@@ -142,7 +142,7 @@ def test_a_mistake_is_told_at_once(what: str, error: str) -> None:
 def followed(channel: Any, die_in: int) -> tuple[list[float], int]:
     """A loop in a worker; it is killed in the middle of its step ``die_in``."""
     from trainer import elastic
-    from trainer.channel import AgentChannel
+    from trainer.protocol.channel import AgentChannel
 
     AgentChannel._inherited = channel
     model, optimizer = parts()
@@ -199,7 +199,7 @@ def unequal(channel: Any, slow: bool) -> list[int]:
     import time
 
     from trainer.data import Order
-    from trainer.session import Session
+    from trainer.protocol.session import Session
     from trainer.state import State
     from trainer.steps import Steps
 

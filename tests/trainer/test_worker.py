@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tests.trainer.ranks import Process, Worker, alone
-from trainer.channel import ENV_CONTROL
-from trainer.session import Session
+from trainer.protocol.channel import ENV_CONTROL
+from trainer.protocol.session import Session
 
 TASK = """
 from trainer import Task
@@ -135,7 +135,7 @@ def test_a_worker_dies_with_its_agent(tmp_path: Path) -> None:
 
 
 def session_of(env: dict[str, str]) -> Session:
-    from trainer.session import current_session
+    from trainer.protocol.session import current_session
 
     os.environ.update(env)
     return current_session()

@@ -43,9 +43,9 @@ from trainer.checkpoints.room import Room
 from trainer.checkpoints.scribe import Scribe
 from trainer.checkpoints.shardfile import ShardFile, step_aside, write_shards
 from trainer.checkpoints.shards import Layout, Slot, as_memory, slots_of
-from trainer.lease import superseded
+from trainer.protocol.lease import superseded
+from trainer.protocol.session import Session
 from trainer.rundir.directory import RunDirectory
-from trainer.session import Session
 from trainer.tree import flatten, names_in
 
 PATIENCE = 60.0  # seconds that rank 0 waits for another rank's receipt

@@ -4,8 +4,8 @@ While a checkpoint is being written, each rank leaves a receipt for its shards. 
 all receipts of one writing makes the manifest of them. ``writing`` names a writing: the epoch
 of the leader and the generation, and how many ranks write. So what two worlds write of one
 step is never mixed. A world of a deposed leader commits nothing once its successor has announced
-another world (``trainer.lease.superseded``). Who checked just before that may still commit: a
-state that this run had, at a step that then has no other checkpoint.
+another world (``trainer.protocol.lease.superseded``). Who checked just before that may still
+commit: a state that this run had, at a step that then has no other checkpoint.
 """
 
 from __future__ import annotations

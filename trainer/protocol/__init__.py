@@ -1,1 +1,1 @@
-"""The wire format between agents and the coordinator, generated from swell.proto."""
+"""What Swell's processes say to one another, who may speak, and who leads."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from trainer.checkpoints.checkpoint import Checkpointer, committed_steps
-from trainer.lease import Claim, create_claim, renew_claim
+from trainer.protocol.lease import Claim, create_claim, renew_claim
 from trainer.rundir.directory import RunDirectory
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.rundir.directory import OUTCOME, RUN, OutcomeState, RunDirectory, token_sha256
 from trainer.rundir import directory as rundir
+from trainer.rundir.directory import OUTCOME, RUN, OutcomeState, RunDirectory, token_sha256
 
 
 @pytest.fixture

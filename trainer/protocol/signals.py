@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer.world import MemberId, World
+from trainer.protocol.world import MemberId, World
 
 # --- what happens -----------------------------------------------------------------
 

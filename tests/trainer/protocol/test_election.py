@@ -1,8 +1,8 @@
 """Elections whose every operation on the store may come late, fail, or lose its answer.
 
-The functions of trainer.lease run as they are, each contender in a thread of its own that stops
-before every operation; Hypothesis says who goes on next, what becomes of the operation, and how
-much time passes. Silence is no help to the leaders: every follower believes to hear nothing.
+The functions of trainer.protocol.lease run as they are, each contender in a thread of its own that
+stops before every operation; Hypothesis says who goes on next, what becomes of the operation, and
+how much time passes. Silence is no help to the leaders: every follower believes to hear nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TypeVar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.lease import (
+from trainer.protocol.lease import (
     Claim,
     Contend,
     Follow,

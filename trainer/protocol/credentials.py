@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
+from trainer.protocol.secretmanager import read_secret
 from trainer.rundir.directory import ENV_TOKEN, ENV_TOKEN_SECRET, token_sha256
-from trainer.secretmanager import read_secret
 
 NAME = "coordinator.swell"  # what the certificate is for: addresses change with the leader
 LIMIT = 8192  # characters of the text; it has about 800
@@ -141,7 +141,8 @@ def find_credentials(env: Mapping[str, str], run: Mapping[str, Any]) -> Credenti
         return Credentials.parse(text)
     except ValueError as error:
         raise ValueError(
-            f"{where} is not a run's secret: {error}; python -m trainer.credentials makes one"
+            f"{where} is not a run's secret: {error}; "
+            "python -m trainer.protocol.credentials makes one"
         ) from None
 
 

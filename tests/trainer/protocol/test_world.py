@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.world import MemberId, World, arrange
+from trainer.protocol.world import MemberId, World, arrange
 
 
 def world_of(*slots: int) -> World:

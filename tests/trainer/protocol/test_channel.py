@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.trainer.ranks import PATIENCE
-from trainer.channel import (
+from trainer.protocol.channel import (
     ENV_CONTROL,
     AgentChannel,
     Generation,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trainer.ranks import gloo_address
-from trainer.mesh import Mesh, lengthen, shorten
+from trainer.protocol.mesh import Mesh, lengthen, shorten
 
 V4 = st.builds(gloo_address, st.ip_addresses(v=4), st.integers(1, 65535))
 V6 = st.builds(gloo_address, st.ip_addresses(v=6), st.integers(1, 65535))

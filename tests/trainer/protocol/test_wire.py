@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer import signals
+from trainer.protocol import signals
 from trainer.protocol import swell_pb2 as pb
-from trainer.wire import (
+from trainer.protocol.wire import (
     addresses_in,
     event_from_message,
     save_to_message,
@@ -19,7 +19,7 @@ from trainer.wire import (
     world_from_message,
     world_to_message,
 )
-from trainer.world import MemberId, arrange
+from trainer.protocol.world import MemberId, arrange
 
 A, B = MemberId("workerpool0-0", "a1"), MemberId("workerpool1-0", "b1")
 

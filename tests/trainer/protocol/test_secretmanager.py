@@ -7,10 +7,10 @@ import json
 
 import pytest
 
-from trainer.credentials import Credentials, find_credentials, new_secret
+from trainer.protocol.credentials import Credentials, find_credentials, new_secret
+from trainer.protocol.secretmanager import ENDPOINT, ENV_ENDPOINT, read_secret
 from trainer.rundir.directory import ENV_TOKEN_SECRET, token_sha256
 from trainer.rundir.retry import Retry
-from trainer.secretmanager import ENDPOINT, ENV_ENDPOINT, read_secret
 
 VERSION = "projects/p/secrets/swell/versions/3"
 PATIENT = Retry(limit=10.0)
@@ -91,7 +91,7 @@ def test_nothing_but_a_version_is_asked_for(version: str) -> None:
 def test_an_agent_gets_its_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     secret = new_secret()
     monkeypatch.setattr(
-        "trainer.credentials.read_secret", lambda version, env: {VERSION: secret}[version]
+        "trainer.protocol.credentials.read_secret", lambda version, env: {VERSION: secret}[version]
     )
     env, run = {ENV_TOKEN_SECRET: VERSION}, {"token_sha256": token_sha256(secret)}
     assert find_credentials(env, run) == Credentials.parse(secret)

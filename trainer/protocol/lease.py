@@ -24,8 +24,8 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from trainer.protocol.world import MemberId
 from trainer.rundir.directory import LEADER, RunDirectory
-from trainer.world import MemberId
 
 TARGET_LIMIT = 100  # characters of an address and a port
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.credentials import (
+from trainer.protocol.credentials import (
     CHANNEL_OPTIONS,
     LIMIT,
     NAME,

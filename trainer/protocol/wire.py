@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from trainer import signals
+from trainer.protocol import signals
 from trainer.protocol import swell_pb2 as pb
-from trainer.world import MemberId, World, arrange
+from trainer.protocol.world import MemberId, World, arrange
 
 SLOTS_LIMIT = 1024  # workers of one member; no machine has as many GPUs
 

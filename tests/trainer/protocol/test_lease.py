@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.lease import (
+from trainer.protocol.lease import (
     Claim,
     Contend,
     Follow,
