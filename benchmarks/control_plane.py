@@ -23,9 +23,9 @@ from pathlib import Path
 
 from rows import Options, Row, benchmark
 from simulated import CoordinatorProcess, SimulatedAgent, run, usage
-from trainer.member import Phase
-from trainer.membership import Membership
-from trainer.policy import Policy
+from trainer.coordinator.limits import Policy
+from trainer.coordinator.member import Phase
+from trainer.coordinator.membership import Membership
 from trainer.protocol import signals
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.wire import world_from_message

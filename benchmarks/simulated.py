@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 import grpc
 
-from trainer.coordinator import MESSAGE_LIMIT, METHOD, SERVICE, Coordinator
-from trainer.policy import Policy
+from trainer.coordinator.coordinator import MESSAGE_LIMIT, METHOD, SERVICE, Coordinator
+from trainer.coordinator.limits import Policy
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.credentials import CHANNEL_OPTIONS, Credentials, new_secret
 from trainer.protocol.lease import newest_claim

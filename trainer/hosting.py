@@ -21,8 +21,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from trainer.coordinator import Coordinator
-from trainer.policy import Policy
+from trainer.coordinator.coordinator import Coordinator
+from trainer.coordinator.limits import Policy
 from trainer.protocol.credentials import Credentials
 from trainer.protocol.world import MemberId
 from trainer.replica import Replica
@@ -40,7 +40,7 @@ class Seat:
     """What a coordinator has to know before there is anything to lead.
 
     Attributes:
-        run_dir, member, address, expected: see trainer.coordinator.
+        run_dir, member, address, expected: see trainer.coordinator.coordinator.
         secret: the run's; see trainer.protocol.credentials.
         limits: of the policy.
     """

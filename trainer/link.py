@@ -21,7 +21,7 @@ from typing import Any
 
 import grpc
 
-from trainer.coordinator import KEEPALIVE, MESSAGE_LIMIT, METHOD, SERVICE
+from trainer.coordinator.coordinator import KEEPALIVE, MESSAGE_LIMIT, METHOD, SERVICE
 from trainer.hosting import Host, Seat
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.credentials import CHANNEL_OPTIONS

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from trainer.policy import Policy
+from trainer.coordinator.limits import Policy
 from trainer.rundir.bundle import is_plain
 
 _KINDS = {
@@ -32,8 +32,8 @@ class Settings:
         args: the script's or module's arguments.
         balance: see trainer.protocol.session.
         min_workers, max_workers: bounds of the world's size.
-        start_wait, hold_off, heartbeat, suspicion, hang, stall: see trainer.policy.
-        lease_timeout: see trainer.policy; None for what suits the store.
+        start_wait, hold_off, heartbeat, suspicion, hang, stall: see trainer.coordinator.limits.
+        lease_timeout: see trainer.coordinator.limits; None for what suits the store.
         spares: warm standbys beside each active worker.
         checkpoint_every, …, checkpoint_from, job_sha256: see trainer.protocol.session.
         audit: whether workers log the sample ids of every step.

@@ -8,7 +8,7 @@ import pytest
 
 from crowd import Crowd, column, row
 from simulated import CoordinatorProcess
-from trainer.policy import Policy
+from trainer.coordinator.limits import Policy
 from trainer.protocol.world import MemberId, arrange
 
 

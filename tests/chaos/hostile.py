@@ -15,7 +15,7 @@ from pathlib import Path
 
 import grpc
 
-from trainer.coordinator import METHOD, SERVICE
+from trainer.coordinator.coordinator import METHOD, SERVICE
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.credentials import CHANNEL_OPTIONS, Credentials, new_secret
 

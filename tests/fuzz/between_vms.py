@@ -16,8 +16,8 @@ from tests.fuzz.inputs import damaged, json_of
 from tests.fuzz.target import LOOP, target
 from trainer import preemption
 from trainer.agent import Agent
-from trainer.membership import Membership
-from trainer.policy import Policy
+from trainer.coordinator.limits import Policy
+from trainer.coordinator.membership import Membership
 from trainer.process import WorkerProcess
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol import wire

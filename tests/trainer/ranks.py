@@ -34,7 +34,7 @@ _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(
     [
         "trainer.loop",
-        "trainer.coordinator",
+        "trainer.coordinator.coordinator",
         "torch._dynamo",  # what torch imports at the first optimizer step
         "pytest",
         "hypothesis",

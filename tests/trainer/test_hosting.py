@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from tests.trainer.ranks import PATIENCE
+from trainer.coordinator.limits import Policy
 from trainer.hosting import Host, Seat
-from trainer.policy import Policy
 from trainer.protocol.credentials import new_secret
 from trainer.protocol.lease import Claim, create_claim, newest_claim
 from trainer.rundir.directory import RunDirectory

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.trainer.membership_run import A, B, C, Run, world
-from trainer.member import Phase
+from tests.trainer.coordinator.membership_run import A, B, C, Run, world
+from trainer.coordinator.member import Phase
 from trainer.protocol.signals import (
     Abort,
     Drain,

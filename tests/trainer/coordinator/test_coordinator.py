@@ -13,8 +13,8 @@ import grpc
 import pytest
 
 from tests.trainer.ranks import PATIENCE
-from trainer.coordinator import METHOD, SERVICE, Coordinator
-from trainer.policy import Policy
+from trainer.coordinator.coordinator import METHOD, SERVICE, Coordinator
+from trainer.coordinator.limits import Policy
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.credentials import CHANNEL_OPTIONS, Credentials, new_secret
 from trainer.protocol.lease import newest_claim

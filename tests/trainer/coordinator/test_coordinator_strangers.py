@@ -8,13 +8,18 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.trainer.test_coordinator import Agent, assert_undisturbed, leading, world_of_two
+from tests.trainer.coordinator.test_coordinator import (
+    Agent,
+    assert_undisturbed,
+    leading,
+    world_of_two,
+)
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.wire import SLOTS_LIMIT, slots_of, world_from_message
 
 
 def test_a_stream_without_a_hello_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.coordinator.HELLO_WAIT", 0.2)
+    monkeypatch.setattr("trainer.coordinator.coordinator.HELLO_WAIT", 0.2)
 
     async def body() -> None:
         async with leading(tmp_path) as leader, world_of_two(leader) as (a, b, _):

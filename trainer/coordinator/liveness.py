@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from trainer.member import Member
-from trainer.policy import Limits, Policy
+from trainer.coordinator.limits import Limits, Policy
+from trainer.coordinator.member import Member
 
 RISE, FALL = 0.5, 0.2  # how far a new measurement moves the pace; it rises faster than it falls
 

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from tests.trainer.simulation import Agent, Simulation
-from trainer.member import Phase
-from trainer.policy import Policy
+from tests.trainer.coordinator.simulation import Agent, Simulation
+from trainer.coordinator.limits import Policy
+from trainer.coordinator.member import Phase
 
 PATIENCE = 60.0  # seconds of simulated time in which everything must have come right
 ANYBODY = st.integers(0, 7)

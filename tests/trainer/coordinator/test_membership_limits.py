@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.trainer.membership_run import A, B, C, Run, Shown, world
-from trainer import membership
-from trainer.member import Phase
-from trainer.policy import Limits, Policy
+from tests.trainer.coordinator.membership_run import A, B, C, Run, Shown, world
+from trainer.coordinator import membership
+from trainer.coordinator.limits import Limits, Policy
+from trainer.coordinator.member import Phase
 from trainer.protocol.signals import (
     Abort,
     Crashed,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from trainer.member import Member, State, choose, slots_in
-from trainer.policy import Policy
+from trainer.coordinator.limits import Policy
+from trainer.coordinator.member import Member, State, choose, slots_in
 from trainer.protocol.world import MemberId
 
 

@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from trainer.member import Phase
-from trainer.membership import Membership
-from trainer.policy import Policy
+from trainer.coordinator.limits import Policy
+from trainer.coordinator.member import Phase
+from trainer.coordinator.membership import Membership
 from trainer.protocol.signals import (
     Abort,
     Command,

@@ -20,8 +20,8 @@ The world is in one of these phases::
                                        └──all Stopped or gone──► FORMING (the next generation)
     any ──done, failed──► ENDED
 
-Who waits for what, and for how long. The limits are in ``trainer.policy``; p is the
-measured time of a step (trainer.liveness; 0: not known yet). In seconds:
+Who waits for what, and for how long. The limits are in ``trainer.coordinator.limits``; p is the
+measured time of a step (trainer.coordinator.liveness; 0: not known yet). In seconds:
 
 ============  ======  ======  =======  ==============================================
 limit         p = 0   p = 10  p = 600  when it is over
@@ -46,10 +46,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainer.liveness import Pace, forming_limit, overdue, why_hung, why_lost
-from trainer.member import Member, Phase, State, enough_since, leaves_in_time, saves, slots_in
-from trainer.orders import Orders
-from trainer.policy import Limits, Policy
+from trainer.coordinator.limits import Limits, Policy
+from trainer.coordinator.liveness import Pace, forming_limit, overdue, why_hung, why_lost
+from trainer.coordinator.member import (
+    Member,
+    Phase,
+    State,
+    enough_since,
+    leaves_in_time,
+    saves,
+    slots_in,
+)
+from trainer.coordinator.orders import Orders
+from trainer.coordinator.roster import Roster
 from trainer.protocol.signals import (
     Abort,
     Command,
@@ -72,7 +81,6 @@ from trainer.protocol.signals import (
     Tick,
 )
 from trainer.protocol.world import MemberId, World, arrange
-from trainer.roster import Roster
 
 CAUSES_BY_WEIGHT = ("grow", "drain", "loss", "leader", "start")
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import grpc
 
-from tests.trainer.ranks import PATIENCE
-from tests.trainer.test_coordinator import (
+from tests.trainer.coordinator.test_coordinator import (
     A,
     Agent,
     B,
@@ -20,6 +19,7 @@ from tests.trainer.test_coordinator import (
     with_leader,
     world_of_two,
 )
+from tests.trainer.ranks import PATIENCE
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.lease import Claim, create_claim, newest_claim
 from trainer.protocol.world import MemberId

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.trainer.membership_run import A, B, C, D, Run, world
-from trainer.member import Member, Phase, State, choose
+from tests.trainer.coordinator.membership_run import A, B, C, D, Run, world
+from trainer.coordinator.member import Member, Phase, State, choose
 from trainer.protocol.signals import (
     Abort,
     Crashed,

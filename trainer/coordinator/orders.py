@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainer.member import Member
+from trainer.coordinator.member import Member
 from trainer.protocol.signals import Command, Record
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from trainer.member import Phase
-from trainer.membership import Membership
-from trainer.policy import Policy
+from trainer.coordinator.limits import Policy
+from trainer.coordinator.member import Phase
+from trainer.coordinator.membership import Membership
 from trainer.protocol.signals import (
     Command,
     Event,

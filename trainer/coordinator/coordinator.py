@@ -2,7 +2,7 @@
 
 Agents hold one stream each. What they say becomes events of the state machine, what
 the machine orders goes to their streams, into the run's events, and, at the end, into
-outcome.json. All decisions are in trainer.membership.
+outcome.json. All decisions are in trainer.coordinator.membership.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from trainer.membership import Membership
-from trainer.policy import Policy
+from trainer.coordinator.limits import Policy
+from trainer.coordinator.membership import Membership
 from trainer.protocol import signals
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.credentials import Credentials
