@@ -30,10 +30,10 @@ def train(channel: Any, rank: int, balance: str, steps: int) -> list[float]:
     import torch
     from torch import nn
 
-    from trainer.data import Order
+    from trainer.engine.data import Order
+    from trainer.engine.state import State
+    from trainer.engine.steps import Steps
     from trainer.protocol.session import Session
-    from trainer.state import State
-    from trainer.steps import Steps
 
     os.environ.update(Session(balance=balance).to_env())
     torch.manual_seed(0)

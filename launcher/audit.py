@@ -1,6 +1,6 @@
 """Which samples the applied steps used: the proof that each was used exactly once.
 
-A worker notes its samples before it contributes them to a step (``trainer.audit``), so a
+A worker notes its samples before it contributes them to a step (``trainer.engine.audit``), so a
 line counts only if its step belongs to the stretch of steps that its generation owns.
 """
 

@@ -14,11 +14,11 @@ import torch
 from trainer.checkpoints.checkpoint import Checkpointer
 from trainer.checkpoints.restore import WEIGHTS_ONLY, Report, find_start
 from trainer.checkpoints.schedule import Schedule
-from trainer.generations import Generations
+from trainer.engine.generations import Generations
+from trainer.engine.transfer import WorldExchange
 from trainer.protocol.channel import Channel, Save
 from trainer.protocol.session import Session
 from trainer.rundir.retry import patiently
-from trainer.transfer import WorldExchange
 
 
 class Commits:

@@ -40,12 +40,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sized
 from typing import Any
 
-from trainer.data import Order
+from trainer.engine.data import Order
+from trainer.engine.state import State
+from trainer.engine.step import Step
+from trainer.engine.steps import Steps
 from trainer.protocol.channel import current_channel
 from trainer.protocol.session import current_session
-from trainer.state import State
-from trainer.step import Step
-from trainer.steps import Steps
 
 __all__ = ["State", "Step", "batches", "checkpoint", "report", "steps", "stop"]
 

@@ -37,17 +37,17 @@ from horovod.torch.elastic import state as torch_state
 from horovod.torch.elastic.sampler import ElasticSampler
 from torch.optim import optimizer as torch_optimizer
 
-from trainer.agreement import Agreement
 from trainer.checkpoints.checkpoint import Checkpointer
 from trainer.commits import Commits
-from trainer.generations import Generations
-from trainer.portable import Portable, Sender
+from trainer.engine.agreement import Agreement
+from trainer.engine.generations import Generations
+from trainer.engine.portable import Portable, Sender
+from trainer.engine.progress import StepLog
+from trainer.engine.stay import horovod_init
+from trainer.engine.transfer import broadcast_tree
+from trainer.engine.warmup import warm_up
 from trainer.protocol.channel import Channel, Save
 from trainer.protocol.session import current_session
-from trainer.stay import horovod_init
-from trainer.steplog import StepLog
-from trainer.transfer import broadcast_tree
-from trainer.warmup import warm_up
 
 REPORT_EVERY = 0.2  # seconds between progress reports
 

@@ -23,13 +23,13 @@ from typing import Any
 
 import torch
 
-from trainer.data import Order
-from trainer.device import to_device
+from trainer.engine.data import Order
+from trainer.engine.device import to_device
+from trainer.engine.state import State
+from trainer.engine.step import Step
+from trainer.engine.steps import Steps
 from trainer.protocol.channel import Channel, current_channel
 from trainer.protocol.session import Session, current_session
-from trainer.state import State
-from trainer.step import Step
-from trainer.steps import Steps
 from trainer.task import Task
 
 

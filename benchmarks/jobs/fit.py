@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from jobs import mlp
-from trainer import Task, buckets
+from trainer import Task
+from trainer.engine import gradients
 
 
 class Mlp(Task):
@@ -20,7 +21,7 @@ class Mlp(Task):
 
     def __init__(self) -> None:
         if size := os.environ.get("MLP_BUCKET_BYTES"):
-            buckets.BUCKET_BYTES = int(size)
+            gradients.BUCKET_BYTES = int(size)
         self.global_batch = mlp.global_batch()
         self.x, self.y = mlp.data()
         self.epochs = -(-mlp.total_steps() * self.global_batch // len(self.y))

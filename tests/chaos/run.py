@@ -16,7 +16,7 @@ from launcher.audit import read_audit
 from launcher.status import Generation, History
 from tests.chaos.cluster import Cluster, Vm
 from tests.chaos.task import BATCH, EPOCHS, SAMPLES, SEED, STEPS, STEPS_PER_EPOCH
-from trainer.data import Order
+from trainer.engine.data import Order
 from trainer.rundir.events import Event, EventReader
 
 LIMIT = 120.0  # seconds; only what hangs takes as long

@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from tests.trainer.ranks import PATIENCE
-from trainer import stay
+from trainer.engine import stay
+from trainer.engine.stay import Stay
 from trainer.protocol.channel import Generation, LoneChannel
-from trainer.stay import Stay
 
 
 def test_whoever_has_left_breaks_no_connection_any_more(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ def own_loop(
 
 def by_hand(clip: bool = False) -> list[float]:
     """The same without Swell."""
-    from trainer.data import Order
+    from trainer.engine.data import Order
 
     model, optimizer = parts()
     order = Order(SAMPLES, BATCH, 0)
@@ -198,10 +198,10 @@ def unequal(channel: Any, slow: bool) -> list[int]:
     """A loop of one fast worker and one that takes ten times as long for a sample."""
     import time
 
-    from trainer.data import Order
+    from trainer.engine.data import Order
+    from trainer.engine.state import State
+    from trainer.engine.steps import Steps
     from trainer.protocol.session import Session
-    from trainer.state import State
-    from trainer.steps import Steps
 
     model, optimizer = parts()
     state = State(model=model, optimizer=optimizer)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from trainer.sockets import break_connections, open_sockets
+from trainer.engine.sockets import break_connections, open_sockets
 
 LOOPBACK = {"127.0.0.1"}
 

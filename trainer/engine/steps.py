@@ -16,24 +16,24 @@ from typing import Any
 import torch
 from horovod.common.exceptions import HorovodInternalError
 
-from trainer.audit import Audit
-from trainer.balance import Balance, Speed
-from trainer.buckets import GradientBuckets
 from trainer.checkpoints.checkpoint import Checkpointer
 from trainer.checkpoints.restore import find_start
 from trainer.checkpoints.schedule import Schedule
-from trainer.data import Order, share
-from trainer.generations import Generations
-from trainer.generators import seed_step
+from trainer.engine.audit import Audit
+from trainer.engine.balance import Balance, Speed
+from trainer.engine.data import Order, share
+from trainer.engine.generations import Generations
+from trainer.engine.generators import seed_step
+from trainer.engine.gradients import GradientBuckets
+from trainer.engine.progress import StepLog
+from trainer.engine.state import State
+from trainer.engine.stay import horovod_init
+from trainer.engine.step import OWN, Plan, Step
+from trainer.engine.transfer import WorldExchange
+from trainer.engine.warmup import warm_up
 from trainer.protocol.channel import AgentChannel, Channel, Save
 from trainer.protocol.session import Session
 from trainer.rundir.retry import patiently
-from trainer.state import State
-from trainer.stay import horovod_init
-from trainer.step import OWN, Plan, Step
-from trainer.steplog import StepLog
-from trainer.transfer import WorldExchange
-from trainer.warmup import warm_up
 
 REPORT_EVERY = 0.2  # seconds between progress reports of a worker
 

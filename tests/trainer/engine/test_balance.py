@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.balance import EXCHANGE_EVERY, Balance, Speed, step_time, weights_of
-from trainer.data import shares
+from trainer.engine.balance import EXCHANGE_EVERY, Balance, Speed, step_time, weights_of
+from trainer.engine.data import shares
 
 speeds = st.lists(st.floats(0.1, 1e6), min_size=2, max_size=32)
 

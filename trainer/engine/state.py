@@ -17,9 +17,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from trainer.checkpoints.restore import WEIGHTS_ONLY
-from trainer.device import device_of
-from trainer.generators import generators_state, load_generators_state
-from trainer.portable import Portable
+from trainer.engine.device import device_of
+from trainer.engine.generators import generators_state, load_generators_state
+from trainer.engine.portable import Portable
 from trainer.protocol.session import current_session
 
 LISTED = 10  # differences that an error names

@@ -11,7 +11,7 @@ import torch
 from horovod.common.exceptions import HorovodInternalError
 from torch import Tensor
 
-from trainer.buckets import GradientBuckets
+from trainer.engine.gradients import GradientBuckets
 from trainer.protocol.channel import Channel
 
 PAUSE, SAVE, SAMPLES, OWN = 0, 1, 2, 3  # the numbers that travel with the gradients

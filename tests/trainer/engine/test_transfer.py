@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.trainer.ranks import in_world
-from trainer import transfer
+from trainer.engine import transfer
 from trainer.tree import as_bytes, flatten
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.trainer.ranks import alone, in_world
-from trainer.buckets import GradientBuckets, _group
+from trainer.engine.gradients import GradientBuckets, _group
 
 Numbers = list[list[float]]
 SAMPLES = 12

@@ -4,7 +4,7 @@ The mathematics stays what it is: the shares sum to the global batch, each sampl
 used once, gradients are summed and divided by B. Only who computes which sample
 changes, so all ranks must split alike in every step. Each rank measures its own speed;
 the speeds are told to all in one collective every ``EXCHANGE_EVERY`` steps, and the
-shares follow from what was told by whole-number arithmetic (``trainer.data.shares``).
+shares follow from what was told by whole-number arithmetic (``trainer.engine.data.shares``).
 
 A step takes as long as its slowest rank. With shares in proportion to speed all ranks
 take the same time: that is the harmonic ideal, B divided by the sum of the speeds.

@@ -10,7 +10,7 @@ import pytest
 from launcher.audit import read_audit
 from tests.storage import StorageServer
 from tests.trainer.rundir.stores import KINDS, new_store
-from trainer.audit import Audit
+from trainer.engine.audit import Audit
 from trainer.protocol.session import Session
 from trainer.rundir.directory import RunDirectory
 

@@ -8,7 +8,7 @@ from typing import Any
 import horovod.torch as hvd
 import torch
 
-from trainer.agreement import Agreement, Holding
+from trainer.engine.agreement import Agreement, Holding
 
 # Sends the root's tree to all ranks: (the tree, or None elsewhere; whether this rank wants it)
 # -> (the tree, bytes sent).

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.trainer.ranks import Meeting, Worker, form, formed, workers, world_of
-from trainer.portable import Portable
+from trainer.engine.portable import Portable
 
 ON_AND_ON = 10**9  # steps
 
@@ -49,7 +49,7 @@ def live(
     import horovod.torch as hvd
     from horovod.common.exceptions import HorovodInternalError
 
-    from trainer.generations import Generations
+    from trainer.engine.generations import Generations
 
     state = Held(step, clean, weight, checkpoint)
     generations = Generations(channel)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.steplog import REMEMBERED, Batch, StepLog
+from trainer.engine.progress import REMEMBERED, Batch, StepLog
 
 
 def log_of(*steps: tuple[int, int]) -> StepLog:

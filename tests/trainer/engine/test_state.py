@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from trainer.generators import generators_state, load_generators_state, seed_step
-from trainer.state import State
+from trainer.engine.generators import generators_state, load_generators_state, seed_step
+from trainer.engine.state import State
 from trainer.tree import flatten, unflatten
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data import Order, share, shares
+from trainer.engine.data import Order, share, shares
 
 SIZES = st.integers(1, 200)
 PERMUTATION = [8, 3, 1, 9, 4, 0, 7, 2, 6, 5]

@@ -22,11 +22,11 @@ import horovod.torch as hvd
 import torch
 from horovod.common.exceptions import HorovodInternalError
 
-from trainer.agreement import Agreement, agree
-from trainer.portable import Portable, Sender
+from trainer.engine.agreement import Agreement, agree
+from trainer.engine.portable import Portable, Sender
+from trainer.engine.stay import Stay, horovod_init
+from trainer.engine.transfer import broadcast_tree
 from trainer.protocol.channel import Channel, Generation, Leave, Save
-from trainer.stay import Stay, horovod_init
-from trainer.transfer import broadcast_tree
 
 RECEIVED_EVERY = 0.25  # seconds between two signs of life during a transfer
 EVENT_EVERY = 1.0  # seconds between two events that tell how a transfer goes

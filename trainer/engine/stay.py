@@ -14,8 +14,8 @@ from collections.abc import Callable
 from horovod.common.exceptions import HorovodInternalError
 from horovod.torch import mpi_ops
 
+from trainer.engine.sockets import break_connections, open_sockets
 from trainer.protocol.channel import Channel, Generation
-from trainer.sockets import break_connections, open_sockets
 
 BREAK_AGAIN = 0.05  # seconds
 
