@@ -94,7 +94,7 @@ def enter(folder: str, installed: str) -> None:
     """
     os.chdir(folder)
     found = [path for path in (folder, installed) if path]
-    # The first is the folder of the program, which may be one inside: see trainer.script.
+    # The first is the folder of the program, which may be one inside: see trainer.worker.script.
     sys.path[:1] = [folder, *found]
     if installed:
         site.addsitedir(installed)  # for its .pth files; on the path it is already

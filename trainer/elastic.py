@@ -137,7 +137,7 @@ def checkpoint(state: Any) -> None:
 
     Raises ValueError for a second state, and TypeError for what is no ObjectState.
     """
-    from trainer.hooks import installed
+    from trainer.worker.horovod_hooks import installed
 
     hooks = installed()
     if hooks is not None:

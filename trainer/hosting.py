@@ -27,8 +27,8 @@ from trainer.protocol.credentials import Credentials
 from trainer.protocol.world import MemberId
 from trainer.replica import Replica
 from trainer.rundir.directory import ENV_TOKEN, RunDirectory
-from trainer.script import is_elastic
 from trainer.settings import Settings
+from trainer.worker.script import is_elastic
 
 LINE_LIMIT = 2**20  # bytes
 WARM_LIMIT = 10.0  # seconds in which the child is warm

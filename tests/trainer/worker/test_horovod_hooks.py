@@ -16,7 +16,7 @@ def scripted(
     channel: Any, rounds: int, die_in: int = 0, commit_every: int = 2, decay: float = 0.1
 ) -> dict[str, Any]:
     """A script in the style of Horovod's examples. Returns what it held and went through."""
-    from trainer.hooks import Hooks
+    from trainer.worker.horovod_hooks import Hooks
 
     hooks = Hooks(channel)
     hooks.install()

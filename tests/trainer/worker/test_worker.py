@@ -33,10 +33,10 @@ def deeply_nested(text):
 
 
 def worker(channel: Any, session: Session) -> int:
-    """``trainer.worker.main`` with a session; the harness brought the pipes."""
-    import trainer.worker
+    """``trainer.worker.worker.main`` with a session; the harness brought the pipes."""
+    import trainer.worker.worker
 
-    module: Any = trainer.worker
+    module: Any = trainer.worker.worker
 
     os.environ.update(session.to_env())
     module.AgentChannel.inherited = lambda: channel
@@ -117,7 +117,7 @@ def test_without_an_agent_it_says_who_starts_it() -> None:
 
 def parent_of_one_that_dies_with_it(fifo: str) -> None:
     program = (
-        "import sys, time, trainer.worker; trainer.worker.die_with_parent();"
+        "import sys, time, trainer.worker.worker; trainer.worker.worker.die_with_parent();"
         "pipe = open(sys.argv[1], 'w', buffering=1); pipe.write('here\\n'); time.sleep(600)"
     )
     subprocess.run([sys.executable, "-c", program, fifo], check=True)

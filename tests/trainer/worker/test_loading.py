@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.loading import load_class
+from trainer.worker.loading import load_class
 
 
 @pytest.fixture(autouse=True)

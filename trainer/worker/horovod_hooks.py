@@ -38,7 +38,6 @@ from horovod.torch.elastic.sampler import ElasticSampler
 from torch.optim import optimizer as torch_optimizer
 
 from trainer.checkpoints.checkpoint import Checkpointer
-from trainer.commits import Commits
 from trainer.engine.agreement import Agreement
 from trainer.engine.generations import Generations
 from trainer.engine.portable import Portable, Sender
@@ -48,6 +47,7 @@ from trainer.engine.transfer import broadcast_tree
 from trainer.engine.warmup import warm_up
 from trainer.protocol.channel import Channel, Save
 from trainer.protocol.session import current_session
+from trainer.worker.script_checkpoints import Commits
 
 REPORT_EVERY = 0.2  # seconds between progress reports
 

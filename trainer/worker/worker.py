@@ -54,8 +54,8 @@ def main() -> int:
 
 def train(session: Session, channel: AgentChannel) -> None:
     """Builds the session's task and trains it for as long as the channel lasts."""
-    from trainer.loading import load_class
     from trainer.loop import fit
+    from trainer.worker.loading import load_class
 
     set_threads()
     task = load_class(session.task)(**session.task_args)
@@ -74,8 +74,8 @@ def run_script(session: Session, channel: AgentChannel) -> int:
     from horovod.common.exceptions import HorovodInternalError
 
     from trainer import elastic
-    from trainer.hooks import Hooks, NoWorker
-    from trainer.script import run_as_main
+    from trainer.worker.horovod_hooks import Hooks, NoWorker
+    from trainer.worker.script import run_as_main
 
     set_threads()
     hooks = Hooks(channel)
@@ -109,10 +109,3 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
-
-
-if __name__ == "__main__":
-    code = main()
-    if code == EXIT_AGAIN:
-        os._exit(code)  # what an orderly exit would wait for may never come
-    sys.exit(code)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer.script import is_elastic
+from trainer.worker.script import is_elastic
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SCRIPT = """
 import os, sys
 import beside
@@ -22,7 +22,7 @@ if len(sys.argv) > 1 and sys.argv[1] == "exit":
 """
 RUN = """
 import json, sys
-from trainer.script import run_as_main
+from trainer.worker.script import run_as_main
 from trainer.protocol.session import Session
 run_as_main(Session(**json.loads(sys.argv.pop())))
 """

@@ -1,7 +1,7 @@
 """A user's script or module, run as Python itself would run it, as one worker of a run.
 
-What may train in it: Horovod's API, elastic or plain (``trainer.hooks``), a loop over
-``trainer.elastic.steps``, or ``trainer.fit``. The run is complete when the script ends
+What may train in it: Horovod's API, elastic or plain (``trainer.worker.horovod_hooks``), a loop
+over ``trainer.elastic.steps``, or ``trainer.fit``. The run is complete when the script ends
 on rank 0.
 
 A *plain* script knows nothing of elasticity: it runs in a world of fixed size, and when

@@ -1,0 +1,1 @@
+"""One training process: what an agent starts for each slot."""
