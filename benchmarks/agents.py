@@ -33,7 +33,7 @@ class Agents:
     Args:
         folder: where the run directory and the agents' output go.
         addresses: of the replicas; the first is pool 0's.
-        settings: of the run, see trainer.settings.
+        settings: of the run, see trainer.agent.settings.
         env: the environment for everything.
     """
 

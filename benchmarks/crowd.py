@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack
 from multiprocessing.connection import Connection
 
 from simulated import CoordinatorProcess, Host, SimulatedAgent, forks, run
+from trainer.agent.rendezvous import host_key
 from trainer.protocol.world import Place, World
-from trainer.rendezvous import host_key
 
 LIMIT = 60.0  # seconds for one re-formation
 

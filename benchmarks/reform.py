@@ -32,8 +32,8 @@ from typing import Any
 from crowd import Crowd
 from rows import Options, Row, benchmark
 from simulated import CoordinatorProcess, Host, SimulatedAgent, forks, run, usage
+from trainer.agent.environment import horovod_environment
 from trainer.coordinator.limits import Policy
-from trainer.environment import horovod_environment
 from trainer.protocol.world import MemberId, Place, World, arrange
 
 RANKS = (2, 4, 8, 16, 32)

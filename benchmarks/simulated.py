@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import grpc
 
+from trainer.agent.rendezvous import Rendezvous
 from trainer.coordinator.coordinator import MESSAGE_LIMIT, METHOD, SERVICE, Coordinator
 from trainer.coordinator.limits import Policy
 from trainer.protocol import swell_pb2 as pb
@@ -25,7 +26,6 @@ from trainer.protocol.credentials import CHANNEL_OPTIONS, Credentials, new_secre
 from trainer.protocol.lease import newest_claim
 from trainer.protocol.wire import world_from_message
 from trainer.protocol.world import MemberId, World
-from trainer.rendezvous import Rendezvous
 from trainer.rundir.directory import RunDirectory
 
 T = TypeVar("T")

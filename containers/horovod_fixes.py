@@ -21,7 +21,7 @@ stops the build, so a changed source can never be half fixed.
 6. ``columns``: every rank asked the rendezvous server for every other rank's addresses
    of all ranks, twice each. With HOROVOD_GLOO_RENDEZVOUS_COLUMNS=1 a rank sends its
    addresses in one POST, whose answer is what the others made for it; see
-   trainer.rendezvous. Without the variable everything is as it was.
+   trainer.agent.rendezvous. Without the variable everything is as it was.
 7. ``meshes``: every rank connected to all others for the global process set again, and
    once more for the cross (or local) ranks when these are all ranks. With the same
    variable the connections that are there are shared.

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-ENTRY_POINT = (sys.executable, "-m", "trainer.entrypoint")  # of our image, where no image is run
+ENTRY_POINT = (sys.executable, "-m", "trainer.agent")  # of our image, where no image is run
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ class Packed:
         return sum(len(file.data) for file in self.files)
 
     def settings(self) -> dict[str, Any]:
-        """Returns what the trainer reads of it in run.json: see trainer.settings."""
+        """Returns what the trainer reads of it in run.json: see trainer.agent.settings."""
         return {
             "code_sha256": self.sha256,
             "code_size": self.size,

@@ -143,7 +143,7 @@ class Vm:
     def coordinators(self) -> list[int]:
         """The process ids of its coordinators: the one that leads, if one does, was first."""
         found = psutil.Process(self.agent.pid).children(True) if self.agent else []
-        hosted = [one for one in found if "trainer.hosting" in one.cmdline()]
+        hosted = [one for one in found if "trainer.agent.host" in one.cmdline()]
         return [one.pid for one in sorted(hosted, key=lambda one: one.create_time())]
 
     def _idle(self, worker: int) -> tuple[float, int]:
@@ -189,7 +189,7 @@ class Cluster:
         folder: for the run directory and the VMs' output.
         vms: how many VMs there can be.
         expected: how many of them the run begins with.
-        settings: of the run, see trainer.settings.
+        settings: of the run, see trainer.agent.settings.
         clocks: by how many seconds the VMs' clocks are off; none is by default.
     """
 

@@ -24,7 +24,7 @@ LOOK_EVERY = 0.05
 PACE = 0.04  # seconds per step while something is to happen
 PACES = {0.75: 0.25, 0.9: 1.0}  # from these shares of the steps on
 
-# Short limits, so that the tests are; see trainer.settings and trainer.coordinator.limits.
+# Short limits, so that the tests are; see trainer.agent.settings and trainer.coordinator.limits.
 SETTINGS = {
     "task": "tests.chaos.task:Steerable",
     "min_workers": 1,

@@ -14,11 +14,14 @@ from hypothesis import strategies as st
 
 from tests.fuzz.inputs import damaged, json_of
 from tests.fuzz.target import LOOP, target
-from trainer import preemption
-from trainer.agent import Agent
+from trainer.agent import preemption
+from trainer.agent.agent import Agent
+from trainer.agent.process import WorkerProcess
+from trainer.agent.rendezvous import Rendezvous
+from trainer.agent.replica import Replica, parse_cluster_spec
+from trainer.agent.settings import Settings
 from trainer.coordinator.limits import Policy
 from trainer.coordinator.membership import Membership
-from trainer.process import WorkerProcess
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol import wire
 from trainer.protocol.channel import AgentChannel
@@ -27,10 +30,7 @@ from trainer.protocol.mesh import Mesh, lengthen, shorten
 from trainer.protocol.secretmanager import read_secret
 from trainer.protocol.signals import Joined, Tick
 from trainer.protocol.world import MemberId, arrange
-from trainer.rendezvous import Rendezvous
-from trainer.replica import Replica, parse_cluster_spec
 from trainer.rundir.directory import RunDirectory
-from trainer.settings import Settings
 
 A, B = MemberId("workerpool0-0", "a"), MemberId("workerpool1-0", "b")
 WORLD = wire.world_to_message(arrange(3, [(A, 1), (B, 1)]), {A: "10.0.0.1", B: "10.0.0.2"})

@@ -19,6 +19,7 @@ from launcher.summary import print_summary
 from launcher.view import Story, render
 from tests.fuzz.inputs import anything, as_json, changed, damaged, json_of
 from tests.fuzz.target import target
+from trainer.agent.settings import Settings
 from trainer.checkpoints.manifest import Manifest, read_manifest, sha256_of
 from trainer.checkpoints.shardfile import ShardFile
 from trainer.checkpoints.shards import Assembly, Slot
@@ -27,7 +28,6 @@ from trainer.protocol.world import MemberId
 from trainer.rundir.directory import RunDirectory, bundle
 from trainer.rundir.events import read_events
 from trainer.rundir.untrusted import DEPTH, parse_json
-from trainer.settings import Settings
 from trainer.tree import unflatten
 
 A = MemberId("workerpool0-0", "a")

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from tests.integration.command import Swell, until
-from tests.trainer.test_code import wheel
+from tests.trainer.agent.test_code import wheel
 
 TRAIN = """
 import os

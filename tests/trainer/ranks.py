@@ -1,7 +1,7 @@
 """Real Horovod processes on loopback, for tests.
 
 They are forked from a server that has imported everything once, so each starts in a
-moment; the worlds they join are served by trainer.rendezvous in this process.
+moment; the worlds they join are served by trainer.agent.rendezvous in this process.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
-from trainer.environment import horovod_environment
+from trainer.agent.environment import horovod_environment
+from trainer.agent.rendezvous import Rendezvous
 from trainer.protocol.channel import AgentChannel
 from trainer.protocol.mesh import Mesh
 from trainer.protocol.world import MemberId, World, arrange
-from trainer.rendezvous import Rendezvous
 
 PATIENCE = 60.0  # seconds; only a test that fails waits so long
 GLOO_TIMEOUT = 30.0  # seconds; gloo's own default

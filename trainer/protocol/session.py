@@ -35,7 +35,7 @@ class Session:
             to the first. Empty: those of the run directory.
         job_sha256: the job's checksum, for the record.
         audit: whether to log the sample ids of every step.
-        code_folder: where the user's code is, if the run brought it along: see trainer.code.
+        code_folder: where the user's code is, if the run brought it along: see trainer.agent.code.
         code_installed: where that is which the code requires; "" if it requires nothing.
     """
 

@@ -39,7 +39,7 @@ def main() -> int:
     session = current_session()
     try:
         if session.code_folder:
-            from trainer.code import enter
+            from trainer.agent.code import enter
 
             enter(session.code_folder, session.code_installed)
         if session.task:

@@ -11,7 +11,7 @@ import pytest
 
 from launcher.job.jobfile import JobFileError, load_job
 from launcher.job.spec import Job
-from trainer.settings import Settings
+from trainer.agent.settings import Settings
 
 GOOD = """\
 name: digits

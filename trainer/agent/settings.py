@@ -37,7 +37,7 @@ class Settings:
         spares: warm standbys beside each active worker.
         checkpoint_every, …, checkpoint_from, job_sha256: see trainer.protocol.session.
         audit: whether workers log the sample ids of every step.
-        code_sha256: which code the run brings along; "" for none. See trainer.code.
+        code_sha256: which code the run brings along; "" for none. See trainer.agent.code.
         code_size: how many bytes its files have together.
         code_requirements: the file in it that lists what it requires; "" if nothing.
         code_folder, code_installed: where both are on this VM, once they are; see

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from trainer import entrypoint
-from trainer.entrypoint import Arguments, Program, begin_run, own_run_dir, parse
+from trainer.agent import command
+from trainer.agent.command import Arguments, Program, begin_run, own_run_dir, parse
+from trainer.agent.replica import Replica
+from trainer.agent.settings import Settings
 from trainer.protocol.credentials import find_credentials
-from trainer.replica import Replica
 from trainer.rundir.directory import ENV_RUN_DIR, ENV_TOKEN, RunDirectory, token_sha256
-from trainer.settings import Settings
 
 SCRIPT = """
 import sys
@@ -109,7 +109,7 @@ def test_replicas_that_share_a_secret_share_the_run_that_the_first_makes(tmp_pat
 
 
 def test_help_explains_it_and_imports_nothing_heavy() -> None:
-    look = "import sys; from trainer import entrypoint as e; " + (
+    look = "import sys; from trainer.agent import command as e; " + (
         "sys.argv = ['swell-agent', '--help']\n"
         "try: e.main()\n"
         "except SystemExit: print([m for m in ('torch', 'grpc', 'horovod') if m in sys.modules])"
@@ -123,15 +123,15 @@ def test_without_a_program_and_a_run_it_says_so(
 ) -> None:
     monkeypatch.delenv(ENV_RUN_DIR, raising=False)
     monkeypatch.setattr("sys.argv", ["swell-agent"])
-    assert entrypoint.main() == 2
+    assert command.main() == 2
     assert capsys.readouterr().err.startswith("swell-agent: there is nothing to run")
 
 
 def test_a_script_runs_in_a_world_of_one_without_anything_around_it(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SCRIPT)
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run(
-        [sys.executable, "-m", "trainer.entrypoint", "train.py", "--epochs", "3"],
+        [sys.executable, "-m", "trainer.agent", "train.py", "--epochs", "3"],
         cwd=tmp_path,
         env={
             "PATH": "/usr/bin:/bin",
@@ -155,6 +155,6 @@ def test_a_run_of_its_own_has_the_credentials_of_a_run(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(ENV_RUN_DIR, str(tmp_path))
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    entrypoint._begin(Arguments(Program(script="a.py"), 1, None))
+    command._begin(Arguments(Program(script="a.py"), 1, None))
     run = RunDirectory(str(tmp_path)).run()
     assert find_credentials(os.environ, run).token not in str(run)

@@ -21,13 +21,13 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from trainer.agent.replica import Replica
+from trainer.agent.settings import Settings
 from trainer.coordinator.coordinator import Coordinator
 from trainer.coordinator.limits import Policy
 from trainer.protocol.credentials import Credentials
 from trainer.protocol.world import MemberId
-from trainer.replica import Replica
 from trainer.rundir.directory import ENV_TOKEN, RunDirectory
-from trainer.settings import Settings
 from trainer.worker.script import is_elastic
 
 LINE_LIMIT = 2**20  # bytes
@@ -123,7 +123,7 @@ class Host:
     async def _start(self) -> None:
         env = {key: value for key, value in os.environ.items() if key != ENV_TOKEN}
         self._warm = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "trainer.hosting"),
+            *(sys.executable, "-m", "trainer.agent.host"),
             env=env,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -173,7 +173,7 @@ def _send(process: Process | None, **order: Any) -> None:
 def _kill(process: Process | None) -> None:
     if process is not None and process.returncode is None:
         with suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)  # see trainer.process
+            os.kill(process.pid, signal.SIGKILL)  # see trainer.agent.process
 
 
 async def _close(process: Process | None, *, resign: bool) -> None:

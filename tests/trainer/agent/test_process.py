@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.trainer.ranks import PATIENCE
-from trainer.process import Message, WorkerProcess, describe_exit
+from trainer.agent.process import Message, WorkerProcess, describe_exit
 from trainer.protocol.session import Session
 
 # It stands in for trainer.worker, which is slow to start: it says what it was told.

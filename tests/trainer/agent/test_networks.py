@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from launcher.job.machines import MACHINES
-from trainer.networks import FastNetwork, fast_networks, settings_here
+from trainer.agent.networks import FastNetwork, fast_networks, settings_here
 
 ALL_NICS = [f"eth{n}" for n in range(9)]
 PLUGGED = [one for one in fast_networks() if one.library]

@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from tests.trainer.ranks import PATIENCE
+from trainer.agent.host import Host, Seat
 from trainer.coordinator.limits import Policy
-from trainer.hosting import Host, Seat
 from trainer.protocol.credentials import new_secret
 from trainer.protocol.lease import Claim, create_claim, newest_claim
 from trainer.rundir.directory import RunDirectory
@@ -32,7 +32,7 @@ def seat(run_dir: RunDirectory) -> Seat:
 
 
 def children() -> list[psutil.Process]:
-    return [one for one in psutil.Process().children() if "trainer.hosting" in one.cmdline()]
+    return [one for one in psutil.Process().children() if "trainer.agent.host" in one.cmdline()]
 
 
 def child() -> psutil.Process:
@@ -167,7 +167,7 @@ def test_the_token_is_in_no_argv_and_no_environment(run_dir: RunDirectory) -> No
 
 AGENT = """
 import asyncio, sys
-from tests.trainer.test_hosting import Host, RunDirectory, child, seat
+from tests.trainer.agent.test_host import Host, RunDirectory, child, seat
 
 async def body():
     host = Host(seat(RunDirectory(sys.argv[1])))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from trainer.agent.rendezvous import host_key
 from trainer.protocol.world import Place
-from trainer.rendezvous import host_key
 
 
 def horovod_environment(

@@ -26,9 +26,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from trainer.agent.settings import Settings
 from trainer.rundir.directory import CODE, ENV_SCRATCH, ENV_TOKEN, LEADER, RunDirectory, bundle
 from trainer.rundir.store import TooLarge
-from trainer.settings import Settings
 
 TRIES = 3
 PAUSE = 5.0  # seconds before the second try; each further wait is twice as long, up to

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer import replica
-from trainer.replica import find_checkpoint_urls, find_replica, parse_cluster_spec
+from trainer.agent import replica
+from trainer.agent.replica import find_checkpoint_urls, find_replica, parse_cluster_spec
 
 
 def spec(type_: str = "workerpool1", index: Any = 0, **changes: Any) -> str:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from trainer.networks import settings_here
+from trainer.agent.networks import settings_here
 from trainer.rundir.directory import (
     ENV_RUN_DIR,
     ENV_TOKEN,
@@ -33,7 +33,7 @@ from trainer.rundir.directory import (
 )
 
 if TYPE_CHECKING:
-    from trainer.replica import Replica
+    from trainer.agent.replica import Replica
 
 CHECKPOINTS_SUFFIX = "checkpoints/"
 
@@ -61,7 +61,7 @@ exit codes: 0 the run succeeded, 1 it failed, 2 wrong arguments, 134 only a new 
 
 @dataclass(frozen=True)
 class Program:
-    """What the user wants run, as in trainer.settings."""
+    """What the user wants run, as in trainer.agent.settings."""
 
     task: str = ""
     task_args: dict[str, Any] = field(default_factory=dict)
@@ -210,8 +210,8 @@ def begin_run(
 
 def _begin(arguments: Arguments) -> None:
     """Puts a run of this command line's own into the environment."""
+    from trainer.agent.replica import find_replica
     from trainer.protocol.credentials import new_secret
-    from trainer.replica import find_replica
 
     run_dir = RunDirectory(own_run_dir(os.environ, lambda: tempfile.mkdtemp(prefix="swell-")))
     if {ENV_TOKEN, ENV_TOKEN_SECRET} & os.environ.keys() and run_dir.find_json(RUN) is not None:
@@ -242,10 +242,6 @@ def main() -> int:
     os.environ.update(added)
     if why:
         print(f"swell-agent: {why}", flush=True)
-    from trainer import agent  # takes a while to import: not for --help
+    from trainer.agent import agent  # takes a while to import: not for --help
 
     return agent.main()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trainer.settings import Settings
+from trainer.agent.settings import Settings
 
 TASK = "trainer.tasks.digits:Digits"
 

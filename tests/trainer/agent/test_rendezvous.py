@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trainer.ranks import PATIENCE, Meeting, Process, _member, gloo_address, world_of
-from trainer import rendezvous
+from trainer.agent import rendezvous
+from trainer.agent.rendezvous import Rendezvous, host_key
 from trainer.protocol.mesh import shorten
 from trainer.protocol.world import World
-from trainer.rendezvous import Rendezvous, host_key
 
 WORLD = world_of(2, 1, generation=7)  # ranks 0 and 1, and rank 2
 MINE, OTHER = WORLD.members

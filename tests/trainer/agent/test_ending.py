@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.ending import Ended, Ending
+from trainer.agent.ending import Ended, Ending
 from trainer.rundir.directory import RunDirectory
 
 

@@ -16,21 +16,23 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from trainer import preemption
-from trainer.code import bring
-from trainer.ending import Ended, Ending
-from trainer.environment import horovod_environment
-from trainer.hosting import Seat
-from trainer.link import Link, Refused
-from trainer.process import Message, WorkerProcess, describe_exit
+from trainer.agent import preemption
+from trainer.agent.code import bring
+from trainer.agent.ending import Ended, Ending
+from trainer.agent.environment import horovod_environment
+from trainer.agent.host import Seat
+from trainer.agent.link import Link, Refused
+from trainer.agent.process import Message, WorkerProcess, describe_exit
+from trainer.agent.rendezvous import Rendezvous
+from trainer.agent.replica import Replica, find_checkpoint_urls, find_replica, hostname_trap
+from trainer.agent.settings import Settings
+from trainer.agent.slots import Slots
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.credentials import Credentials, find_credentials
 from trainer.protocol.lease import newest_claim
 from trainer.protocol.session import Session
 from trainer.protocol.wire import addresses_in, share_in, world_from_message, world_to_message
 from trainer.protocol.world import MemberId, World
-from trainer.rendezvous import Rendezvous
-from trainer.replica import Replica, find_checkpoint_urls, find_replica, hostname_trap
 from trainer.rundir.directory import (
     ENV_RUN_DIR,
     ENV_TOKEN,
@@ -41,8 +43,6 @@ from trainer.rundir.directory import (
 )
 from trainer.rundir.events import EventWriter
 from trainer.rundir.retry import START_LIMIT, patiently
-from trainer.settings import Settings
-from trainer.slots import Slots
 
 FLUSH = 0.5  # seconds
 WORKER_GRACE = 3.0  # seconds for a worker to exit by itself
@@ -472,14 +472,10 @@ def main() -> int:
         return asyncio.run(serve(os.environ))
     except Rejoin as reason:
         log.info("starting again as a new member: %s", reason)
-        os.execv(sys.executable, [sys.executable, "-m", "trainer.agent", *sys.argv[1:]])
+        os.execv(sys.executable, [sys.executable, "-m", "trainer.agent"])
     except (ValueError, Refused) as error:
         print(f"swell-agent: {error}", file=sys.stderr)
         return EXIT_FAILED
     except OSError as error:
         print(f"swell-agent: what the run is kept in does not answer: {error}", file=sys.stderr)
         return EXIT_RETRY
-
-
-if __name__ == "__main__":
-    sys.exit(main())

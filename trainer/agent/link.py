@@ -21,8 +21,8 @@ from typing import Any
 
 import grpc
 
+from trainer.agent.host import Host, Seat
 from trainer.coordinator.coordinator import KEEPALIVE, MESSAGE_LIMIT, METHOD, SERVICE
-from trainer.hosting import Host, Seat
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.credentials import CHANNEL_OPTIONS
 from trainer.protocol.lease import Claim, Contend, Follow, Wait, Watch, newest_claim

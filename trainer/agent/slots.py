@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from trainer.process import Message, WorkerProcess
+from trainer.agent.process import Message, WorkerProcess
 
 SETTLING = 1.0  # seconds after which a world that has begun trains undisturbed
 RESPAWN_PAUSE = 1.0  # seconds before a worker that died early is started again

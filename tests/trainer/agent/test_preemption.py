@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.trainer.ranks import PATIENCE
-from trainer import preemption
+from trainer.agent import preemption
 
 Answer = Callable[[asyncio.StreamWriter], Coroutine[Any, Any, None]]
 
@@ -234,7 +234,7 @@ def test_a_server_that_holds_no_poll_is_not_asked_all_the_time(
             async with Watching({"GCE_METADATA_HOST": server.host}):
                 monkeypatch.setattr(preemption, "_PAUSE", 77.0)
                 with monkeypatch.context() as patch:
-                    patch.setattr("trainer.preemption.asyncio.sleep", pause)
+                    patch.setattr("trainer.agent.preemption.asyncio.sleep", pause)
                     await asyncio.wait_for(paused.wait(), PATIENCE)
             assert len(server.requests) == 2
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from trainer.code import CodeError, bring
+from trainer.agent.code import CodeError, bring
+from trainer.agent.settings import Settings
 from trainer.rundir.bundle import File
 from trainer.rundir.directory import ENV_SCRATCH, RunDirectory, bundle
-from trainer.settings import Settings
 
 FILES = [
     File("train.py", b"import greeting\nprint(greeting.HELLO)\n"),
@@ -94,7 +94,8 @@ def test_what_it_requires_is_installed_once_beside_the_image(
     settings = vm.launch([*FILES, wheel(tmp_path)])
     settings = vm.bring(replace(settings, code_requirements="requirements.txt"))
     program = (
-        "import sys; from trainer.code import enter; enter(*sys.argv[1:]); import greeting, os\n"
+        "import sys; from trainer.agent.code import enter; enter(*sys.argv[1:]);"
+        "import greeting, os\n"
         "import pydantic, runpy; runpy.run_path('train.py'); print(os.environ['PYTHONPATH'])"
     )
     places = [settings.code_folder, settings.code_installed]

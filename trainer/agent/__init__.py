@@ -1,0 +1,1 @@
+"""A replica's agent: its entry point, its slots, and its link to whoever leads."""
