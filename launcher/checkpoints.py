@@ -69,7 +69,7 @@ def export_checkpoint(run_dir: RunDirectory, step: int | None, path: Path) -> in
     from safetensors.torch import save_file
 
     from trainer.checkpoints.restore import Alone, load
-    from trainer.tree import flatten, names_in
+    from trainer.checkpoints.tree import flatten, names_in
 
     there = _found(run_dir)
     chosen_from = [one for one in there if step in (None, one[0])]

@@ -23,12 +23,12 @@ from trainer.agent.settings import Settings
 from trainer.checkpoints.manifest import Manifest, read_manifest, sha256_of
 from trainer.checkpoints.shardfile import ShardFile
 from trainer.checkpoints.shards import Assembly, Slot
+from trainer.checkpoints.tree import unflatten
 from trainer.protocol.lease import newest_claim
 from trainer.protocol.world import MemberId
 from trainer.rundir.directory import RunDirectory, bundle
 from trainer.rundir.events import read_events
 from trainer.rundir.untrusted import DEPTH, parse_json
-from trainer.tree import unflatten
 
 A = MemberId("workerpool0-0", "a")
 

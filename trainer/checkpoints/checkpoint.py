@@ -43,10 +43,10 @@ from trainer.checkpoints.room import Room
 from trainer.checkpoints.scribe import Scribe
 from trainer.checkpoints.shardfile import ShardFile, step_aside, write_shards
 from trainer.checkpoints.shards import Layout, Slot, as_memory, slots_of
+from trainer.checkpoints.tree import flatten, names_in
 from trainer.protocol.lease import superseded
 from trainer.protocol.session import Session
 from trainer.rundir.directory import RunDirectory
-from trainer.tree import flatten, names_in
 
 PATIENCE = 60.0  # seconds that rank 0 waits for another rank's receipt
 LOST_PATIENCE = 3.0  # the same, once a rank of its world is lost

@@ -33,7 +33,7 @@ class Manifest:
     Attributes:
         step: steps completed.
         writing: which world wrote it.
-        skeleton: the state without its tensors (see trainer.tree).
+        skeleton: the state without its tensors (see trainer.checkpoints.tree).
         slots: its tensors.
         shards: the files with the tensors' content.
         about: what else is known of it: position in the data, seed, versions, metrics, …

@@ -23,9 +23,9 @@ from trainer.checkpoints.manifest import (
 )
 from trainer.checkpoints.shardfile import ShardFile
 from trainer.checkpoints.shards import Assembly
+from trainer.checkpoints.tree import unflatten
 from trainer.rundir.directory import CHECKPOINTS, RunDirectory
 from trainer.rundir.retry import StoreUnavailable
-from trainer.tree import unflatten
 
 if TYPE_CHECKING:
     from trainer.checkpoints.checkpoint import Checkpointer

@@ -24,7 +24,7 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from trainer.checkpoints.shardfile import Part
-from trainer.tree import make_like
+from trainer.checkpoints.tree import make_like
 
 PART = 64 * 2**20  # bytes of the largest shard; what is read, checked and sent at a time
 SMALL = 64 * 2**10  # bytes; tensors below are all written by rank 0

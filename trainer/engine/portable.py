@@ -37,7 +37,7 @@ class Portable:
         return torch.device("cpu")
 
     def export(self) -> Any:
-        """The state as a tree of tensors and plain values (see trainer.tree)."""
+        """The state as a tree of tensors and plain values (see trainer.checkpoints.tree)."""
         raise NotImplementedError
 
     def load(self, tree: Any) -> None:

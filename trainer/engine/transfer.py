@@ -17,7 +17,7 @@ import horovod.torch as hvd
 import torch
 from torch import Tensor
 
-from trainer.tree import as_bytes, describe, flatten, make_like, size_of, unflatten
+from trainer.checkpoints.tree import as_bytes, describe, flatten, make_like, size_of, unflatten
 
 CHUNK = 16 * 2**20  # bytes that are sent at once, at most
 ALONE = 2**20  # bytes from which on a tensor is sent from where it is, not with others

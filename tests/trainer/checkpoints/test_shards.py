@@ -12,7 +12,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from trainer.checkpoints.shards import Assembly, Shard, Slot, as_memory, cut, parts_for, slots_of
-from trainer.tree import as_bytes, flatten, names_in
+from trainer.checkpoints.tree import as_bytes, flatten, names_in
 
 DTYPES = [
     torch.float64,

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
+from trainer.checkpoints.tree import flatten, unflatten
 from trainer.engine.generators import generators_state, load_generators_state, seed_step
 from trainer.engine.state import State
-from trainer.tree import flatten, unflatten
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),

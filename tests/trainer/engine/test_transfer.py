@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from tests.trainer.ranks import in_world
+from trainer.checkpoints.tree import as_bytes, flatten
 from trainer.engine import transfer
-from trainer.tree import as_bytes, flatten
 
 CPU = torch.device("cpu")
 

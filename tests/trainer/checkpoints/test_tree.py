@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.tree import NotPortable, as_bytes, describe, flatten, make_like, unflatten
+from trainer.checkpoints.tree import NotPortable, as_bytes, describe, flatten, make_like, unflatten
 
 CPU = torch.device("cpu")
 DTYPES = [
