@@ -20,10 +20,10 @@ from launcher.job.targets import output_of
 from launcher.local import LocalError, Replicas, child_environment
 from launcher.run import LaunchError, Run, attach, launch
 from launcher.status import ABANDONED, Outcome, is_abandoned, read_status
-from launcher.summary import print_summary
 from launcher.supervision.attempt import read_attempts
 from launcher.usererrors import BAD_INPUT
-from launcher.view import LiveView, PlainView, Story, View
+from launcher.views.live import LiveView, PlainView, Story, View
+from launcher.views.summary import print_summary
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventReader
 

@@ -32,7 +32,7 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from launcher.job.notify import Notify
-from launcher.story import one_line
+from launcher.words import one_line
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventWriter
 

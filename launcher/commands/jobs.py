@@ -93,10 +93,10 @@ def plan(
 ) -> None:
     """Print the CustomJob that launch would send, without sending it, and what it would cost."""
     with user_errors(offline=True):
-        from launcher import plan as plans
         from launcher import runs
         from launcher.job import customjob
         from launcher.job.jobfile import load_job
+        from launcher.views import plan as plans
 
         format = format or (Format.table if sys.stdout.isatty() else Format.json)
         complete = format is Format.curl

@@ -44,7 +44,7 @@ def status(run: RunName, as_json: AsJson = False) -> None:
             return
         from rich.console import Console
 
-        from launcher.summary import print_summary
+        from launcher.views.summary import print_summary
 
         print_summary(Console(highlight=False), known, found.url, None)
 
@@ -93,7 +93,7 @@ def list_runs(
         apis = _apis(project, regions or [], job)
         from rich.console import Console
 
-        from launcher import listing
+        from launcher.views import runs as listing
 
         rows = listing.list_runs(
             apis,
@@ -139,7 +139,11 @@ def checkpoints(
         from rich.console import Console
 
         from launcher import runs
-        from launcher.checkpoints import export_checkpoint, list_checkpoints, print_checkpoints
+        from launcher.views.checkpoints import (
+            export_checkpoint,
+            list_checkpoints,
+            print_checkpoints,
+        )
 
         found = runs.find(run)
         if export is not None:

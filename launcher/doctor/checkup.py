@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from launcher.api.apierror import ApiError
-from launcher.story import one_line
+from launcher.words import one_line
 
 LIMIT = 30.0  # seconds for all checks together
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from launcher.doctor.checkup import Finding
-from launcher.story import count
+from launcher.words import count
 
 MARKS = {"pass": ("pass", "green"), "fail": ("FAIL", "bold red"), "unknown": ("  ? ", "yellow")}
 

@@ -7,7 +7,7 @@ from calendar import timegm
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from launcher.story import at_clock
+from launcher.words import at_clock
 
 SECOND = 10**9  # nanoseconds
 

@@ -15,8 +15,8 @@ from safetensors.torch import save
 
 from launcher.audit import account, read_audit
 from launcher.status import read_status
-from launcher.summary import print_summary
-from launcher.view import Story, render
+from launcher.views.live import Story, render
+from launcher.views.summary import print_summary
 from tests.fuzz.inputs import anything, as_json, changed, damaged, json_of
 from tests.fuzz.target import target
 from trainer.agent.settings import Settings

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from launcher.api.transport import is_emulator
-from launcher.story import count, number, one_line, span
+from launcher.words import count, number, one_line, span
 
 _COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "limited": "yellow"}
 _ATTEMPTS = 5

@@ -6,9 +6,9 @@ import pytest
 from rich.console import Console
 
 from launcher.status import History, Outcome, build_status
-from launcher.story import span, tell
-from launcher.summary import print_summary
-from launcher.view import PlainView, Story, render, sparkline
+from launcher.views.live import PlainView, Story, render, sparkline
+from launcher.views.summary import print_summary
+from launcher.words import span, tell
 from tests.launcher.test_status import RIDE, A, B, C
 from trainer.rundir.events import Event
 

@@ -15,7 +15,7 @@ import yaml
 from hypothesis import given
 from typer.testing import CliRunner
 
-from launcher import plan, runs
+from launcher import runs
 from launcher.api.vertex import Jobs
 from launcher.cli import app
 from launcher.job import customjob
@@ -25,6 +25,7 @@ from launcher.job.prices import PriceList
 from launcher.job.spec import Job
 from launcher.run import launch
 from launcher.supervision.supervisor import Supervisor
+from launcher.views import plan
 from tests.launcher.job.job_fields import Fields, jobs
 from tests.launcher.job.limits_table import base_job
 from trainer.rundir.directory import RunDirectory

@@ -16,8 +16,8 @@ from launcher.api.retry import ONCE, Retries
 from launcher.api.vertex import Jobs
 from launcher.cli import app
 from launcher.inquiry import ask_api
-from launcher.listing import list_runs, print_runs
 from launcher.supervision.attempt import read_attempts
+from launcher.views.runs import list_runs, print_runs
 from tests.launcher.misbehaving import Server, refuses
 from tests.launcher.recorded import PARENT, SPEC, custom_job, record_attempt, record_run
 

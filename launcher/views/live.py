@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from launcher.status import History, Outcome, state_of
-from launcher.story import at_clock, count, number, one_line, span, tell
+from launcher.words import at_clock, count, number, one_line, span, tell
 from trainer.rundir.events import Event
 
 RECENT = 6  # things that just happened

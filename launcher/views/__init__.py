@@ -1,0 +1,1 @@
+"""What a person sees: each view of runs in a file."""
