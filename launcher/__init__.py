@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from launcher.home import RunError as RunError
     from launcher.job.code import Code as Code
     from launcher.job.fallback import Fallback as Fallback
     from launcher.job.fallback import Limits as Limits
@@ -29,13 +30,12 @@ if TYPE_CHECKING:
     from launcher.job.spec import Checkpoint as Checkpoint
     from launcher.job.spec import Elastic as Elastic
     from launcher.job.spec import Job as Job
-    from launcher.local import LocalError as LocalError
+    from launcher.local.emulator import LocalError as LocalError
     from launcher.run import LaunchError as LaunchError
     from launcher.run import Run as Run
     from launcher.run import attach as attach
     from launcher.run import launch as launch
-    from launcher.runs import RunError as RunError
-    from launcher.status import Outcome as Outcome
+    from launcher.status.status import Outcome as Outcome
 
 _HOMES = {
     "Checkpoint": "job.spec",
@@ -47,14 +47,14 @@ _HOMES = {
     "JobFileError": "job.jobfile",
     "LaunchError": "run",
     "Limits": "job.fallback",
-    "LocalError": "local",
+    "LocalError": "local.emulator",
     "Notify": "job.notify",
-    "Outcome": "status",
+    "Outcome": "status.status",
     "Package": "job.pool",
     "Pool": "job.pool",
     "Resubmit": "job.fallback",
     "Run": "run",
-    "RunError": "runs",
+    "RunError": "home",
     "Scheduling": "job.scheduling",
     "attach": "run",
     "launch": "run",

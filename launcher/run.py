@@ -11,7 +11,7 @@ from functools import cache
 from types import TracebackType
 from typing import Any
 
-from launcher import runs
+from launcher import home
 from launcher.api.delivery import delivered
 from launcher.api.retry import ONCE, Retries
 from launcher.api.transport import import_client
@@ -20,15 +20,15 @@ from launcher.job import customjob
 from launcher.job.prices import PriceList, load_prices
 from launcher.job.spec import Job, Target
 from launcher.job.targets import output_of, problems
-from launcher.local import PROJECT, REGION, Emulator, LocalError
+from launcher.local.emulator import PROJECT, REGION, Emulator, LocalError
 from launcher.packing.pack import Packed, PackingError, pack
 from launcher.packing.sdist import package_url
-from launcher.status import History, Outcome, read_status
+from launcher.status.status import History, Outcome, read_status
 from launcher.supervision.choices import Choice, choices_of
 from launcher.supervision.limits import usd_per_hour
 from launcher.supervision.policy import STOP_GRACE, Terms
 from launcher.supervision.supervisor import SETTLE, Supervisor, end_run
-from launcher.webhook import Webhook, WebhookError, find_url
+from launcher.supervision.webhook import Webhook, WebhookError, find_url
 from trainer.protocol.secretmanager import ENDPOINT
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventReader, EventWriter, read_events
@@ -115,7 +115,7 @@ class Run:
     def cancel(self, reason: str = "") -> None:
         """Ends the run as cancelled, unless it has ended; ``wait`` tells when it is gone."""
         writer = EventWriter(self.directory, f"launcher-{secrets.token_hex(4)}")
-        end_run(self.directory, writer, "cancelled", reason or f"cancelled by {runs.whoami()}")
+        end_run(self.directory, writer, "cancelled", reason or f"cancelled by {home.whoami()}")
         self._poke.set()
 
     def abandon(self) -> None:
@@ -175,24 +175,24 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
     """
     require_fit(job, target)
     packed, url = _packed(job), _webhook_url(job)
-    run_id = run_id or runs.new_id(job.name, time.time())
-    runs.check_id(run_id)
-    directory = runs.directory_for(run_id, output_of(job, target), target)
-    choices, prices = _choices(job), load_prices(runs.home())
+    run_id = run_id or home.new_id(job.name, time.time())
+    home.check_id(run_id)
+    directory = home.directory_for(run_id, output_of(job, target), target)
+    choices, prices = _choices(job), load_prices(home.folder())
     require_prices(choices, job, prices)
     record = {
         "id": run_id,
         "target": target,
         "spec": job.to_dict(),
         "settings": {**job.settings(), **(packed.settings() if packed else {})},
-        "token_sha256": "",  # every attempt has a secret of its own: see runs.renew_secret
+        "token_sha256": "",  # every attempt has a secret of its own: see home.renew_secret
         "created": time.time(),
-        "by": runs.whoami(),
+        "by": home.whoami(),
     }
     with ExitStack() as resources:
-        runs.require_new(run_id, directory)
-        resources.enter_context(runs.launch_lock(run_id))
-        runs.create(directory, record)
+        home.require_new(run_id, directory)
+        resources.enter_context(home.launch_lock(run_id))
+        home.create(directory, record)
         try:
             if packed:
                 packed.send(directory, job.sends_package)
@@ -201,7 +201,7 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
             directory.end("failed", str(error))
             raise
         except BaseException:  # Ctrl-C while it starts
-            directory.end("cancelled", f"cancelled by {runs.whoami()}")
+            directory.end("cancelled", f"cancelled by {home.whoami()}")
             raise
 
 
@@ -220,15 +220,15 @@ def attach(run: str | RunDirectory) -> Run:
     a launch on this machine looks after it; LaunchError when its webhook is not there; LocalError
     when the emulator does not start.
     """
-    directory = run if isinstance(run, RunDirectory) else runs.find(run)
+    directory = run if isinstance(run, RunDirectory) else home.find(run)
     record = directory.run()
     run_id, local = str(record["id"]), record.get("target") != "vertex"
-    if local and not runs.launched_here(record):
-        raise runs.RunError(f"{run_id}: is a local run of {record.get('by')}; attach to it there")
+    if local and not home.launched_here(record):
+        raise home.RunError(f"{run_id}: is a local run of {record.get('by')}; attach to it there")
     job = Job.model_validate(record["spec"])
-    url, prices = _webhook_url(job), load_prices(runs.home())
+    url, prices = _webhook_url(job), load_prices(home.folder())
     with ExitStack() as resources:
-        resources.enter_context(runs.launch_lock(run_id, f"{run_id}: is looked after already"))
+        resources.enter_context(home.launch_lock(run_id, f"{run_id}: is looked after already"))
         return _look_after(record, job, directory, prices, url, resources)
 
 
@@ -247,11 +247,11 @@ def _look_after(
     if record.get("target") != "vertex":
         emulator = _emulator(run_id, job, resources)
         api = _emulated(job, emulator)
-        from launcher.buckets import LocalBuckets  # its parts come with the emulator
+        from launcher.local.buckets import LocalBuckets  # its parts come with the emulator
 
         for bucket in job.checkpoint.buckets.values():
             if bucket.startswith("gs://"):  # nobody has to set up what is only emulated
-                LocalBuckets(runs.buckets_folder()).makedirs(bucket)
+                LocalBuckets(home.buckets_folder()).makedirs(bucket)
     terms = Terms(
         run_id,
         tuple(_choices(job)),
@@ -267,7 +267,7 @@ def _look_after(
     deliveries = resources.enter_context(ExitStack())  # each until the run has ended
 
     def request(attempt: int, choice: Choice) -> customjob.CustomJob:
-        secret = runs.renew_secret(directory)
+        secret = home.renew_secret(directory)
         return customjob.build(
             choice.job,
             run_id=run_id,
@@ -276,7 +276,7 @@ def _look_after(
             attempt=attempt,
             region=choice.region,
             code=package_url(directory.url, code) if code else "",
-            checkpoints=runs.checkpoint_urls(run_id, directory.url, buckets, choice.region),
+            checkpoints=home.checkpoint_urls(run_id, directory.url, buckets, choice.region),
         )
 
     run = Run(run_id, directory, emulator)
@@ -345,8 +345,8 @@ def _emulator(run_id: str, job: Job, resources: ExitStack) -> Emulator:
     imports = threading.Thread(target=import_client, daemon=True)
     imports.start()
     emulator = Emulator(
-        runs.local_folder(run_id),
-        runs.buckets_folder(),
+        home.local_folder(run_id),
+        home.buckets_folder(),
         job.local.market,
         job.local.vm,
         job.local.memory.bytes if job.local.memory else None,

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from launcher.commands.errors import FAILED, fail, user_errors
 from launcher.commands.options import (
     EXIT_CODES,
     AsJson,
@@ -19,7 +20,6 @@ from launcher.commands.options import (
     TargetOption,
     Vm,
 )
-from launcher.usererrors import FAILED, fail, user_errors
 
 
 def launch(
@@ -57,8 +57,8 @@ def launch(
 ) -> None:
     """Start a run and see it through to its end."""
     with user_errors():
-        from launcher import runs
-        from launcher.foreground import launch_and_follow, launch_detached
+        from launcher import home
+        from launcher.commands.foreground import launch_and_follow, launch_detached
         from launcher.job.jobfile import load_job
 
         overrides = [*(overrides or []), *([f"local.vm={vm.value}"] if vm else [])]
@@ -68,7 +68,7 @@ def launch(
         if detach:
             run_id = launch_detached(loaded, job, target.value, run_id, overrides)
             if as_json:
-                url = runs.directory_url(run_id, loaded.output)
+                url = home.directory_url(run_id, loaded.output)
                 typer.echo(json.dumps({"run": run_id, "url": url}))
                 return
             typer.echo(f"run {run_id} goes on in the background; follow it with:")
@@ -93,7 +93,7 @@ def plan(
 ) -> None:
     """Print the CustomJob that launch would send, without sending it, and what it would cost."""
     with user_errors(offline=True):
-        from launcher import runs
+        from launcher import home
         from launcher.job import customjob
         from launcher.job.jobfile import load_job
         from launcher.views import plan as plans
@@ -102,7 +102,7 @@ def plan(
         complete = format is Format.curl
         loaded = load_job(job, overrides or [], "vertex" if complete else None, warn=_warn)
         if run_id is not None:
-            runs.check_id(run_id)
+            home.check_id(run_id)
         packed = None
         if loaded.code:
             from launcher.packing.pack import pack
@@ -120,7 +120,7 @@ def plan(
         elif format is Format.table:
             from launcher.job.prices import load_prices
 
-            text = plans.table(loaded, load_prices(runs.home()), packed)
+            text = plans.table(loaded, load_prices(home.folder()), packed)
         else:
             text = customjob.serialise(request)
         typer.echo(text, nl=False)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from launcher.usererrors import CANCELLED, FAILED, LIMITED, OK
+from launcher.commands.errors import CANCELLED, FAILED, LIMITED, OK
 
 EXIT_CODES = {"succeeded": OK, "failed": FAILED, "cancelled": CANCELLED, "limited": LIMITED}
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from launcher.commands.errors import FAILED, fail, seconds_in, user_errors
 from launcher.commands.options import EXIT_CODES, AsJson, RunName, State, Target
-from launcher.usererrors import FAILED, fail, seconds_in, user_errors
 
 if TYPE_CHECKING:
     from launcher.api.vertex import Jobs
@@ -22,21 +22,21 @@ def attach(
 ) -> None:
     """Go on with a run whose launch was stopped, and see it through to its end."""
     with user_errors():
-        from launcher import runs
-        from launcher.foreground import attach_and_follow
+        from launcher import home
+        from launcher.commands.foreground import attach_and_follow
 
-        state = attach_and_follow(runs.find(run), as_json)
+        state = attach_and_follow(home.find(run), as_json)
     raise typer.Exit(EXIT_CODES.get(state, FAILED))
 
 
 def status(run: RunName, as_json: AsJson = False) -> None:
     """Show how a run is doing, or how it ended."""
     with user_errors():
-        from launcher import runs
-        from launcher.inquiry import ask_api
-        from launcher.status import read_status
+        from launcher import home
+        from launcher.status.api import ask_api
+        from launcher.status.status import read_status
 
-        found = runs.find(run)
+        found = home.find(run)
         known = read_status(found)
         known["api"] = ask_api(found.run(), known["attempts"])
         if as_json:
@@ -138,14 +138,14 @@ def checkpoints(
 
         from rich.console import Console
 
-        from launcher import runs
+        from launcher import home
         from launcher.views.checkpoints import (
             export_checkpoint,
             list_checkpoints,
             print_checkpoints,
         )
 
-        found = runs.find(run)
+        found = home.find(run)
         if export is not None:
             chosen = export_checkpoint(found, step, Path(export))
             typer.echo(f"the checkpoint of step {chosen} is in {export}")
@@ -180,13 +180,13 @@ def logs(
     with user_errors():
         import time
 
-        from launcher import runs
+        from launcher import home
         from launcher.logs.reader import open_log, print_logs, since_time
 
         start = None
         if since is not None:
             start = since_time(seconds_in("--since", since), time.time())
-        print_logs(open_log(runs.find(run), replica, start, follow), follow, as_json)
+        print_logs(open_log(home.find(run), replica, start, follow), follow, as_json)
 
 
 def cancel(
@@ -199,11 +199,11 @@ def cancel(
 ) -> None:
     """End runs, from any machine. What they have saved stays."""
     with user_errors():
-        from launcher import runs
-        from launcher.cancellation import cancel_runs
+        from launcher import home
+        from launcher.supervision.cancel import cancel_runs
 
         # All are found before the first is ended: a slip in one name ends none.
-        found = [runs.find(name) for name in dict.fromkeys(names)]
+        found = [home.find(name) for name in dict.fromkeys(names)]
         failed = False
         for said, ended in cancel_runs(found):
             typer.echo(said if ended else f"swell: {said}", err=not ended)
@@ -225,12 +225,12 @@ def preempt(
     with user_errors():
         if (notice is not None) + silent + restore > 1:
             fail("choose one of --notice, --silent and --restore")
-        from launcher import runs
-        from launcher.foreground import local_replicas
+        from launcher import home
+        from launcher.commands.foreground import local_replicas
 
         if notice is not None:
             seconds_in("--notice", notice)
-        replicas = local_replicas(runs.find(run), replica)
+        replicas = local_replicas(home.find(run), replica)
         if restore:
             replicas.restore(replica)
             typer.echo(f"{replica} is given back")

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from launcher.commands.errors import FAILED, user_errors
 from launcher.commands.options import AsJson
-from launcher.usererrors import FAILED, user_errors
 
 images = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -27,7 +27,7 @@ def check_image(
     with user_errors(offline=True):
         from dataclasses import asdict
 
-        from launcher import image as images
+        from launcher.doctor import image as images
 
         findings = images.check_image(image)
         if as_json:

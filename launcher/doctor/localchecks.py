@@ -9,11 +9,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from launcher import runs
+from launcher import home
 from launcher.doctor.checkup import Check, Finding, failed, passed
 from launcher.job.spec import Job
 from launcher.packing.pack import PackingError, in_bytes, pack, summary
-from launcher.webhook import WebhookError, find_url
+from launcher.supervision.webhook import WebhookError, find_url
 
 FREE = 2 * 2**30  # bytes of disk; logs, events and the checkpoints of a small run
 EMULATOR = {"starlette": "emulator", "uvicorn": "emulator", "google_crc32c": "emulator"}
@@ -39,7 +39,7 @@ def local_checks(job: Job) -> Iterator[Check]:
         yield Check("Horovod", horovod)
     yield Check("VMs", lambda: vms(job.local.vm))
     yield Check("ports", ports)
-    yield Check("disk", lambda: disk(runs.home()))
+    yield Check("disk", lambda: disk(home.folder()))
 
 
 def code(job: Job) -> Finding:
@@ -119,12 +119,12 @@ def ports() -> Finding:
         address.release()
 
 
-def disk(home: Path) -> Finding:
+def disk(folder: Path) -> Finding:
     """Whether Swell's folder can be written, and there is room for a run."""
     try:
-        home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=home):
-            free = shutil.disk_usage(home).free
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            free = shutil.disk_usage(folder).free
     except OSError as error:
         return failed(f"{home} cannot be written: {error.strerror}", "set SWELL_HOME to another")
     if free < FREE:

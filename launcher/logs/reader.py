@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from launcher import runs
+from launcher import home
 from launcher.api.retry import BRIEF, Retries
 from launcher.api.transport import is_emulator
 from launcher.api.vertex import jobs_of
@@ -56,7 +56,7 @@ class LocalLog:
 
     def __init__(self, run_id: str, replica: str | None = None, since: int | None = None) -> None:
         self._run_id = run_id
-        self._folder = runs.local_folder(run_id) / "logs"
+        self._folder = home.local_folder(run_id) / "logs"
         self._pattern = f"*/{replica or '*'}.jsonl"
         self._since = since
         self._offsets: dict[Path, int] = {}
@@ -70,7 +70,7 @@ class LocalLog:
 
     def lives(self) -> bool:
         """See Log."""
-        return runs.launch_lives(self._run_id)
+        return home.launch_lives(self._run_id)
 
     def _new_lines(self, path: Path) -> Iterator[Line]:
         with path.open("rb") as file:
@@ -194,12 +194,12 @@ def open_log(
     run = directory.run()
     run_id = str(run["id"])
     if replica is not None and not (replica == "service" and run.get("target") == "vertex"):
-        runs.require_replica(run, replica)
+        home.require_replica(run, replica)
     if run.get("target") == "vertex":
         retries = Retries() if follow else Retries(BRIEF)
         return VertexLog(directory, replica, since, retries=retries)
-    if not runs.launched_here(run):
-        raise runs.RunError(f"{run_id}: was launched by {run.get('by')}; its logs are there")
+    if not home.launched_here(run):
+        raise home.RunError(f"{run_id}: was launched by {run.get('by')}; its logs are there")
     return LocalLog(run_id, replica, since)
 
 

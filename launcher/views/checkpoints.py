@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from launcher.runs import RunError, checkpoint_directories
+from launcher.home import RunError, checkpoint_directories
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
 

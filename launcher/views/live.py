@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from launcher.status import History, Outcome, state_of
+from launcher.status.status import History, Outcome, state_of
 from launcher.words import at_clock, count, number, one_line, span, tell
 from trainer.rundir.events import Event
 

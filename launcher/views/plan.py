@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from launcher import runs
+from launcher import home
 from launcher.job import customjob
 from launcher.job.customjob import CustomJob
 from launcher.job.durations import format_duration
@@ -41,7 +41,7 @@ def request_of(job: Job, run_id: str, packed: Packed | None = None) -> CustomJob
         run_id: the run's id, or what stands for it.
         packed: the code that it brings along.
     """
-    url = runs.directory_url(run_id, job.output)
+    url = home.directory_url(run_id, job.output)
     token = f"{job.token_secret}/versions/NEW" if job.token_secret else ""
     code = package_url(url, packed.sha256) if packed else ""
     region = job.regions[0] if job.regions else ""
@@ -52,7 +52,7 @@ def request_of(job: Job, run_id: str, packed: Packed | None = None) -> CustomJob
         token=token,
         attempt=1,
         code=code,
-        checkpoints=runs.checkpoint_urls(run_id, url, job.checkpoint.buckets, region),
+        checkpoints=home.checkpoint_urls(run_id, url, job.checkpoint.buckets, region),
     )
     return customjob.redacted(request)
 

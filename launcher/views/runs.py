@@ -25,9 +25,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from launcher import runs
+from launcher import home
 from launcher.api.vertex import Jobs, JobState, runs_among
-from launcher.status import read_status
+from launcher.status.status import read_status
 from trainer.rundir.directory import RunDirectory
 
 READERS = 8  # run directories read at once; on an object store each is some requests
@@ -105,7 +105,7 @@ def _sources(jobs: dict[str, JobState], report: Callable[[str], None]) -> list[_
     def read(item: tuple[str, str]) -> _Source | None:
         run_id, url = item
         try:
-            directory = runs.open_directory(url)
+            directory = home.open_directory(url)
             run = directory.run()
             created, target = float(run.get("created", 0.0)), str(run.get("target"))
         except (OSError, ValueError, TypeError, ImportError) as error:
@@ -113,7 +113,7 @@ def _sources(jobs: dict[str, JobState], report: Callable[[str], None]) -> list[_
             return None
         return _Source(created, run_id, target, directory, jobs.get(run_id))
 
-    known = runs.urls()
+    known = home.urls()
     with ThreadPoolExecutor(READERS) as readers:
         sources = [source for source in readers.map(read, known.items()) if source]
     return sources + [

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 from safetensors.torch import save
 
-from launcher.audit import account, read_audit
-from launcher.status import read_status
+from launcher.status.samples import account, read_audit
+from launcher.status.status import read_status
 from launcher.views.live import Story, render
 from launcher.views.summary import print_summary
 from tests.fuzz.inputs import anything, as_json, changed, damaged, json_of

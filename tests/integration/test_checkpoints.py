@@ -18,8 +18,8 @@ import requests
 import torch
 from safetensors.torch import load_file
 
-from launcher.buckets import LocalBuckets
 from launcher.emulator import netns
+from launcher.local.buckets import LocalBuckets
 from tests.integration.command import Swell, resumed_at, until
 from trainer.checkpoints.manifest import committed_steps, read_manifest
 from trainer.checkpoints.restore import Alone, load

@@ -37,7 +37,7 @@ def test_the_secret_is_seen_nowhere(
     token, key, _ = secret.split(".")
     monkeypatch.setenv("SWELL_HOME", str(swell.home))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr("launcher.runs.new_secret", lambda: secret)
+    monkeypatch.setattr("launcher.home.new_secret", lambda: secret)
     script = swell.folder / "script.py"
     script.write_text(SCRIPT)
     fields: dict[str, Any] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from launcher import runs
+from launcher import home
 from trainer.rundir.directory import RunDirectory
 
 PARENT = "projects/p/locations/us-central1/customJobs"
@@ -21,9 +21,9 @@ def record_run(
     run_id: str, *, target: str = "vertex", created: float = 1e9, by: str = "x@elsewhere"
 ) -> RunDirectory:
     """Writes run.json where this machine finds it."""
-    directory = runs.directory_for(run_id, None)
+    directory = home.directory_for(run_id, None)
     record = {"id": run_id, "target": target, "spec": SPEC, "created": created, "by": by}
-    runs.create(directory, record)
+    home.create(directory, record)
     return directory
 
 

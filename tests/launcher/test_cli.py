@@ -9,7 +9,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from launcher import runs
+from launcher import home
 from launcher.cli import app
 from tests.launcher.recorded import record_attempt, record_run
 
@@ -18,7 +18,7 @@ EXAMPLE = str(ROOT / "examples/digits.yaml")
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def swell_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SWELL_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
 
@@ -53,13 +53,13 @@ def test_plan_prints_the_request_and_keeps_the_secret() -> None:
     ],
 )
 def test_bad_input_is_one_clear_message_and_exit_code_2(
-    home: Path, arguments: list[str], message: str
+    swell_home: Path, arguments: list[str], message: str
 ) -> None:
     answer = CliRunner().invoke(app, arguments)
     assert answer.exit_code == 2
     assert answer.stderr.startswith(message)
     assert answer.stdout == ""
-    assert not home.exists(), "nothing was started"
+    assert not swell_home.exists(), "nothing was started"
 
 
 def test_there_are_no_runs_yet() -> None:
@@ -83,7 +83,7 @@ CLIENTS = ["google.cloud.aiplatform_v1", "google.auth", "requests", "torch", "uv
     ],
 )
 def test_what_is_heavy_is_imported_late(arguments: list[str], unwanted: list[str]) -> None:
-    local = record_run("one", target="local", by=runs.whoami())
+    local = record_run("one", target="local", by=home.whoami())
     record_attempt(local, "http://127.0.0.1:1", state="RUNNING")
     program = (
         "import sys\n"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from launcher import runs
+from launcher import home
 from launcher.api.apierror import ApiError
 from launcher.api.retry import ONCE, Retries
 from launcher.api.vertex import Jobs
@@ -53,9 +53,9 @@ def launched(jobs: Jobs, run_id: str, script: str = SCRIPT) -> str:
             "pools": [{"machine": "a2-highgpu-1g"}, {"machine": "a2-highgpu-1g"}],
         }
     )
-    directory = runs.directory_for(run_id, None)
+    directory = home.directory_for(run_id, None)
     record = {"id": run_id, "target": "vertex", "spec": job.to_dict(), "created": 1e9, "by": "x@y"}
-    runs.create(directory, record)
+    home.create(directory, record)
     request = build(job, run_id=run_id, run_dir=directory.url, token="secret", attempt=1)
     name = jobs.submit(request).name
     record_attempt(directory, jobs.endpoint, job=name)
@@ -106,7 +106,7 @@ def test_a_run_is_followed_while_it_is_cancelled_from_another_machine(jobs: Jobs
     )
     status = json.loads(CliRunner().invoke(app, ["status", "one", "--json"]).stdout)
     assert (status["attempts"][0]["state"], status["api"]["state"]) == ("PENDING", "RUNNING")
-    cancelled = CliRunner().invoke(app, ["cancel", runs.find("one").url])
+    cancelled = CliRunner().invoke(app, ["cancel", home.find("one").url])
     assert cancelled.stdout.endswith("in us-central1 has ended: CANCELLED\n"), cancelled.stderr
     followed, _ = follower.communicate(timeout=PATIENCE)
     assert follower.returncode == 0

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from launcher import runs
+from launcher import home
 from launcher.api.retry import ONCE, Retries
 from launcher.cli import app
 from launcher.logs.logline import SECOND, format_time
@@ -21,13 +21,13 @@ from trainer.rundir.directory import RunDirectory
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def swell_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SWELL_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
 
 
 def write(replica: str, seconds: float, message: str, end: str = "\n") -> None:
-    path = runs.local_folder("one") / f"logs/77/{replica}.jsonl"
+    path = home.local_folder("one") / f"logs/77/{replica}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     entry = {"timestamp": format_time(int(seconds * SECOND)), "severity": "INFO"}
     with path.open("a") as file:
@@ -57,13 +57,13 @@ class TestLocal:
     @pytest.mark.parametrize("bad", ["\n", "nonsense\n", "[]\n", "7\n", '{"timestamp": 5}\n'])
     def test_what_is_no_entry_is_left_out(self, bad: str) -> None:
         write("workerpool0-0", 1, "one")
-        with (runs.local_folder("one") / "logs/77/workerpool0-0.jsonl").open("a") as file:
+        with (home.local_folder("one") / "logs/77/workerpool0-0.jsonl").open("a") as file:
             file.write(bad)
         write("workerpool0-0", 2, "two")
         assert [line.message for line in LocalLog("one").read_new()] == ["one", "two"]
 
     def test_the_command(self) -> None:
-        record_run("one", target="local", by=runs.whoami())
+        record_run("one", target="local", by=home.whoami())
         write("workerpool0-0", 1, "hello\nthere")
         write("workerpool1-1", 2, "\x1b]0;title\x07you")
         shown = CliRunner().invoke(app, ["logs", "one"]).stdout.splitlines()
@@ -95,7 +95,7 @@ class TestLocal:
         ],
     )
     def test_what_cannot_be_shown(self, by: str | None, options: list[str], problem: str) -> None:
-        record_run("one", target="local", by=by or runs.whoami())
+        record_run("one", target="local", by=by or home.whoami())
         answer = CliRunner().invoke(app, ["logs", "one", *options])
         assert answer.exit_code == 2
         assert answer.stderr.startswith(problem)

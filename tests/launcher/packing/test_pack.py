@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from launcher.job.code import Code
 from launcher.job.sizes import Size
 from launcher.packing.pack import PackingError, pack
-from trainer.rundir.directory import bundle
+from trainer.rundir import bundle
 
 KEY = "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEAtu7qkQ\n-----END RSA PRIVATE KEY-----\n"
 

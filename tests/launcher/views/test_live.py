@@ -5,11 +5,11 @@ import io
 import pytest
 from rich.console import Console
 
-from launcher.status import History, Outcome, build_status
+from launcher.status.status import History, Outcome, build_status
 from launcher.views.live import PlainView, Story, render, sparkline
 from launcher.views.summary import print_summary
 from launcher.words import span, tell
-from tests.launcher.test_status import RIDE, A, B, C
+from tests.launcher.status.test_status import RIDE, A, B, C
 from trainer.rundir.events import Event
 
 

@@ -15,7 +15,7 @@ import yaml
 from hypothesis import given
 from typer.testing import CliRunner
 
-from launcher import runs
+from launcher import home
 from launcher.api.vertex import Jobs
 from launcher.cli import app
 from launcher.job import customjob
@@ -34,7 +34,7 @@ CATALOGUE = PriceList(MACHINES, PRICES_AS_OF)
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def swell_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SWELL_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("SWELL_PRICES", raising=False)
     return tmp_path / "home"
@@ -72,7 +72,7 @@ def test_it_is_byte_for_byte_what_launch_sends(
     # The token is the one thing that a plan cannot know: launch is given the word that the plan
     # shows in its place, and then nothing may differ.
     sent = Sent()
-    monkeypatch.setattr("launcher.runs.new_secret", lambda: customjob.REDACTED)
+    monkeypatch.setattr("launcher.home.new_secret", lambda: customjob.REDACTED)
     monkeypatch.setattr("launcher.run.Jobs", lambda *where: sent)
     monkeypatch.setattr(
         Supervisor,
@@ -127,9 +127,9 @@ def test_what_reaches_the_wire_means_what_the_plan_says(job_file: str) -> None:
     "output", [None, "/tmp/runs/", "runs", "~/runs", "gs://b/runs/", "gs://b", "file:///tmp/runs"]
 )
 def test_it_knows_the_run_directory_that_launch_makes(output: str | None) -> None:
-    known = runs.directory_url("one-1", output)
+    known = home.directory_url("one-1", output)
     if not known.startswith("gs://"):
-        assert known == RunDirectory(known).url == runs.directory_for("one-1", output).url
+        assert known == RunDirectory(known).url == home.directory_for("one-1", output).url
     assert known.endswith("/one-1") and "//one" not in known
 
 
@@ -239,9 +239,9 @@ def test_other_strategies_do_not_pay_spot_prices() -> None:
     assert "preemptible" not in text
 
 
-def test_own_prices_are_used_and_named(job_file: str, tmp_path: Path, home: Path) -> None:
-    home.mkdir()
-    (home / "prices.yaml").write_text("a2-highgpu-8g: {spot: 10, on_demand: 40}\n")
+def test_own_prices_are_used_and_named(job_file: str, tmp_path: Path, swell_home: Path) -> None:
+    swell_home.mkdir()
+    (swell_home / "prices.yaml").write_text("a2-highgpu-8g: {spot: 10, on_demand: 40}\n")
     text = printed(job_file, "--format", "table")
     assert text.splitlines()[3].split() == ["total", "4", "32", "40.00", "160.00", "75%"]
     assert f"prices: USD per hour, {home}/prices.yaml for a2-highgpu-8g; else" in text

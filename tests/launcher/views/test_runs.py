@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from launcher.api.retry import ONCE, Retries
 from launcher.api.vertex import Jobs
 from launcher.cli import app
-from launcher.inquiry import ask_api
+from launcher.status.api import ask_api
 from launcher.supervision.attempt import read_attempts
 from launcher.views.runs import list_runs, print_runs
 from tests.launcher.misbehaving import Server, refuses

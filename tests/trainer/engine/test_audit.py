@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.audit import read_audit
+from launcher.status.samples import read_audit
 from tests.storage import StorageServer
 from tests.trainer.rundir.stores import KINDS, new_store
 from trainer.engine.audit import Audit

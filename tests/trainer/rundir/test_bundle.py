@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainer.rundir import bundle
 from trainer.rundir.bundle import BundleError, File
-from trainer.rundir.directory import bundle
 
 FILES = [File("train.py", b"print(1)\n"), File("lib/run.sh", b"#!/bin/sh\n", program=True)]
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from launcher import runs
+from launcher import home
 from trainer.rundir.directory import RunDirectory
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def swell_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SWELL_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
 
@@ -20,26 +20,26 @@ def record(run_id: str) -> dict[str, Any]:
 
 
 def create(run_id: str, output: str | None = None) -> RunDirectory:
-    directory = runs.directory_for(run_id, output)
-    runs.create(directory, record(run_id))
+    directory = home.directory_for(run_id, output)
+    home.create(directory, record(run_id))
     return directory
 
 
-def test_a_run_is_found_by_id_beginning_and_directory(home: Path, tmp_path: Path) -> None:
+def test_a_run_is_found_by_id_beginning_and_directory(swell_home: Path, tmp_path: Path) -> None:
     here = create("digits-1")
     there = create("other-1", str(tmp_path / "elsewhere"))
-    assert here.url == str(home / "runs/digits-1")
+    assert here.url == str(swell_home / "runs/digits-1")
     assert there.url == str(tmp_path / "elsewhere/other-1")
     for name in ("digits-1", "dig", here.url):
-        assert runs.find(name).url == here.url
+        assert home.find(name).url == here.url
     for name in ("other-1", "o", there.url):
-        assert runs.find(name).url == there.url
+        assert home.find(name).url == there.url
 
 
 def test_an_id_that_begins_another_is_not_ambiguous() -> None:
     create("digits")
     create("digits-2")
-    assert runs.find("digits").url.endswith("/digits")
+    assert home.find("digits").url.endswith("/digits")
 
 
 @pytest.mark.parametrize(
@@ -56,35 +56,35 @@ def test_an_id_that_begins_another_is_not_ambiguous() -> None:
 def test_a_run_that_is_not_found(name: str, problem: str) -> None:
     create("digits-1")
     create("digits-2")
-    with pytest.raises(runs.RunError, match=problem):
-        runs.find(name)
+    with pytest.raises(home.RunError, match=problem):
+        home.find(name)
 
 
 def test_an_id_is_used_once_wherever_the_run_is(tmp_path: Path) -> None:
     create("digits-1", str(tmp_path / "elsewhere"))
-    with pytest.raises(runs.RunError, match="there is a run of this id already"):
+    with pytest.raises(home.RunError, match="there is a run of this id already"):
         create("digits-1")
-    with pytest.raises(runs.RunError, match="there is a run of this id already"):
+    with pytest.raises(home.RunError, match="there is a run of this id already"):
         create("digits-1", str(tmp_path / "elsewhere"))
 
 
 @pytest.mark.parametrize("run_id", ["", "A", "a/b", "..", "-a", "a" * 64, "a\n"])
 def test_an_impossible_id(run_id: str) -> None:
-    with pytest.raises(runs.RunError, match="is not a run id"):
-        runs.check_id(run_id)
+    with pytest.raises(home.RunError, match="is not a run id"):
+        home.check_id(run_id)
 
 
 def test_a_new_id_is_possible() -> None:
-    runs.check_id(runs.new_id("a" * 40, 1764000000.0))
+    home.check_id(home.new_id("a" * 40, 1764000000.0))
 
 
 def test_a_launch_is_known_to_live_while_it_holds_the_lock() -> None:
-    assert not runs.launch_lives("one")
-    with runs.launch_lock("one"):
-        assert runs.launch_lives("one")
+    assert not home.launch_lives("one")
+    with home.launch_lock("one"):
+        assert home.launch_lives("one")
         with (
-            pytest.raises(runs.RunError, match="is being launched already"),
-            runs.launch_lock("one"),
+            pytest.raises(home.RunError, match="is being launched already"),
+            home.launch_lock("one"),
         ):
             pass
-    assert not runs.launch_lives("one")
+    assert not home.launch_lives("one")

@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.audit import account
-from launcher.status import ABANDONED, History, Outcome, build_status
+from launcher.status.samples import account
+from launcher.status.status import ABANDONED, History, Outcome, build_status
 from trainer.rundir.events import Event
 
 

@@ -14,14 +14,14 @@ from types import FrameType
 
 from rich.console import Console
 
-from launcher import runs
+from launcher import home
+from launcher.commands.errors import BAD_INPUT
 from launcher.job.spec import Job, Target
 from launcher.job.targets import output_of
-from launcher.local import LocalError, Replicas, child_environment
+from launcher.local.emulator import LocalError, Replicas, child_environment
 from launcher.run import LaunchError, Run, attach, launch
-from launcher.status import ABANDONED, Outcome, is_abandoned, read_status
+from launcher.status.status import ABANDONED, Outcome, is_abandoned, read_status
 from launcher.supervision.attempt import read_attempts
-from launcher.usererrors import BAD_INPUT
 from launcher.views.live import LiveView, PlainView, Story, View
 from launcher.views.summary import print_summary
 from trainer.rundir.directory import RunDirectory
@@ -137,11 +137,11 @@ def launch_detached(
     Raises LaunchError for what the user can mend, RunError for an id that is taken, LocalError when
     the launch did not get so far.
     """
-    run_id = run_id or runs.new_id(job.name, time.time())
-    runs.check_id(run_id)
-    directory = runs.directory_for(run_id, output_of(job, target), target)
-    runs.require_new(run_id, directory)
-    folder = runs.local_folder(run_id)
+    run_id = run_id or home.new_id(job.name, time.time())
+    home.check_id(run_id)
+    directory = home.directory_for(run_id, output_of(job, target), target)
+    home.require_new(run_id, directory)
+    folder = home.local_folder(run_id)
     folder.mkdir(parents=True, exist_ok=True)
     command = ["-m", "launcher.cli", "launch", path, "--target", target, "--run-id", run_id]
     with (folder / "launch.log").open("ab") as log:
@@ -186,15 +186,15 @@ def local_replicas(directory: RunDirectory, replica: str) -> Replicas:
     run = directory.run()
     run_id = str(run["id"])
     if run.get("target") != "local":
-        raise runs.RunError(
+        raise home.RunError(
             f"{run_id}: runs on Vertex AI, where the Spot market preempts by itself"
         )
-    runs.require_replica(run, replica)
+    home.require_replica(run, replica)
     if outcome := directory.outcome():
-        raise runs.RunError(f"{run_id}: has ended: {outcome.get('state')}")
+        raise home.RunError(f"{run_id}: has ended: {outcome.get('state')}")
     if is_abandoned(run):
-        raise runs.RunError(f"{run_id}: {ABANDONED}")
+        raise home.RunError(f"{run_id}: {ABANDONED}")
     for attempt in reversed(read_attempts(directory)):
         if attempt.get("job"):
             return Replicas(str(attempt["endpoint"]), str(attempt["job"]))
-    raise runs.RunError(f"{run_id}: has no VMs yet; try again in a moment")
+    raise home.RunError(f"{run_id}: has no VMs yet; try again in a moment")

@@ -165,6 +165,6 @@ class Replicas:
 
 def child_environment() -> dict[str, str]:
     """Returns this environment, with the launcher importable from any folder."""
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     path = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from launcher import runs
+from launcher import home
 from launcher.job.notify import News, Notify
 from launcher.job.pool import Pool
 from launcher.job.spec import Job
 from launcher.run import LaunchError, launch
-from launcher.webhook import Webhook, WebhookError, end_message, find_url, message_of
+from launcher.supervision.webhook import Webhook, WebhookError, end_message, find_url, message_of
 from tests.httpserver import LocalServer
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventWriter, read_events
@@ -259,4 +259,4 @@ def test_a_launch_without_its_webhook_starts_nothing(
     job = Job(name="x", task="m:C", pools=POOLS, notify=Notify(url_env="NO_SUCH_HOOK"))
     with pytest.raises(LaunchError, match=r"notify\.url_env: the variable NO_SUCH_HOOK is missing"):
         launch(job)
-    assert runs.urls() == {}
+    assert home.urls() == {}

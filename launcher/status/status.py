@@ -20,7 +20,7 @@
                      attempts have taken, usd by estimate, and what the limits leave; null where
                      there is no price, or no limit (see launcher.supervision.limits)
     api              {job, state, reason, error, console}: what the API says of a CustomJob on
-                     Vertex AI that is not on record as ended; else null (see launcher.inquiry)
+                     Vertex AI that is not on record as ended; else null (see launcher.status.api)
 
 Events come from several machines: what does not have the documented form is ignored.
 """
@@ -33,11 +33,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from launcher import runs
-from launcher.audit import account as account_samples
-from launcher.audit import read_audit
+from launcher import home
 from launcher.job.fallback import Limits
 from launcher.job.part import valid
+from launcher.status.samples import account as account_samples
+from launcher.status.samples import read_audit
 from launcher.supervision.attempt import ENDED, Attempt, read_attempts
 from launcher.supervision.limits import account
 from trainer.rundir.directory import RunDirectory
@@ -398,8 +398,8 @@ def is_abandoned(run: dict[str, Any]) -> bool:
     """Whether the launch of a local run is known to be gone."""
     return (
         run.get("target") == "local"
-        and runs.launched_here(run)
-        and not runs.launch_lives(str(run["id"]))
+        and home.launched_here(run)
+        and not home.launch_lives(str(run["id"]))
     )
 
 

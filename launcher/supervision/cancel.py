@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from launcher import runs
+from launcher import home
 from launcher.api.apierror import ApiError
 from launcher.api.retry import BRIEF, Retries
 from launcher.api.vertex import JobState, jobs_of
@@ -63,13 +63,13 @@ def cancel_run(
     run = directory.run()
     run_id = str(run["id"])
     writer = EventWriter(directory, f"launcher-{secrets.token_hex(4)}")
-    now_over = end_run(directory, writer, "cancelled", f"cancelled by {runs.whoami()}")
+    now_over = end_run(directory, writer, "cancelled", f"cancelled by {home.whoami()}")
     said = f"run {run_id} is cancelled"
     if not now_over:
         said = f"run {run_id} had ended before: {(directory.outcome() or {}).get('state')}"
-    elif runs.launch_lives(run_id):
+    elif home.launch_lives(run_id):
         deadline = time.monotonic() + LIMIT
-        while runs.launch_lives(run_id):
+        while home.launch_lives(run_id):
             if time.monotonic() > deadline:
                 return f"{said}; its launch is still stopping VMs"
             sleep(LAUNCH_POLL)

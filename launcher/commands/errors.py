@@ -50,12 +50,12 @@ def _silence_libraries() -> None:
 
 def _exit_code(error: Exception) -> int | None:
     from launcher.api.apierror import ApiError
-    from launcher.image import ImageError
+    from launcher.doctor.image import ImageError
+    from launcher.home import RunError
     from launcher.job.jobfile import JobFileError
-    from launcher.local import LocalError
+    from launcher.local.emulator import LocalError
     from launcher.packing.pack import PackingError
     from launcher.run import LaunchError
-    from launcher.runs import RunError
 
     if isinstance(error, JobFileError | LaunchError | PackingError | RunError):
         return BAD_INPUT

@@ -32,7 +32,7 @@ class RunError(ValueError):
     """A run that cannot be created or found; one line for the user."""
 
 
-def home() -> Path:
+def folder() -> Path:
     """Swell's folder on this machine."""
     return Path(os.environ.get("SWELL_HOME") or "~/.swell").expanduser().absolute()
 
@@ -54,13 +54,13 @@ def check_id(run_id: str) -> None:
 
 def buckets_folder() -> Path:
     """Where the local target's buckets are."""
-    return home() / "buckets"
+    return folder() / "buckets"
 
 
 def directory_url(run_id: str, output: str | None) -> str:
     """Returns the URL of the run directory that a new run gets; ``output`` is the job's."""
     if output is None:
-        return str(home() / "runs" / run_id)
+        return str(folder() / "runs" / run_id)
     output = output.removeprefix("file://")
     if "://" not in output:
         output = str(Path(output).expanduser().absolute())
@@ -109,7 +109,7 @@ def open_directory(url: str) -> RunDirectory:
 
 def _open(url: str, target: str) -> RunDirectory:
     if target == "local" and url.startswith("gs://"):
-        from launcher.buckets import LocalBuckets  # its parts come with the emulator
+        from launcher.local.buckets import LocalBuckets  # its parts come with the emulator
 
         return RunDirectory(url, LocalBuckets(buckets_folder()))
     return RunDirectory(url)
@@ -124,8 +124,8 @@ def create(run_dir: RunDirectory, record: dict[str, Any]) -> None:
     require_new(run_id, run_dir)
     if not run_dir.create_json(RUN, record):
         raise _taken(run_id, run_dir.url)
-    if run_dir.url != str(home() / "runs" / run_id):
-        entry = home() / "index" / f"{run_id}.json"
+    if run_dir.url != str(folder() / "runs" / run_id):
+        entry = folder() / "index" / f"{run_id}.json"
         entry.parent.mkdir(parents=True, exist_ok=True)
         entry.write_text(
             json.dumps({"id": run_id, "url": run_dir.url, "target": record.get("target")}) + "\n"
@@ -148,14 +148,14 @@ def _taken(run_id: str, url: str) -> RunError:
 def urls() -> dict[str, str]:
     """Returns the run directories of all runs that this machine knows, by id."""
     found = {run_id: str(entry["url"]) for run_id, entry in _index().items()}
-    for run in sorted((home() / "runs").glob(f"*/{RUN}")):
+    for run in sorted((folder() / "runs").glob(f"*/{RUN}")):
         found[run.parent.name] = str(run.parent)
     return found
 
 
 def _index() -> dict[str, dict[str, Any]]:
     found = {}
-    for path in sorted((home() / "index").glob("*.json")):
+    for path in sorted((folder() / "index").glob("*.json")):
         with suppress(OSError, ValueError):
             entry = parse_json(path.read_bytes())
             if isinstance(entry, dict) and "url" in entry:
@@ -191,7 +191,7 @@ def find(name: str) -> RunDirectory:
 
 def local_folder(run_id: str) -> Path:
     """Returns the folder for what concerns a run on this machine only."""
-    return home() / "runs" / run_id / "local"
+    return folder() / "runs" / run_id / "local"
 
 
 def renew_secret(run_dir: RunDirectory) -> str:

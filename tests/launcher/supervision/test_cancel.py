@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from launcher import runs
+from launcher import home
 from launcher.api.apierror import ApiError
 from launcher.api.retry import Backoff, Retries
-from launcher.cancellation import cancel_run
 from launcher.cli import app
 from launcher.supervision.attempt import read_attempts
+from launcher.supervision.cancel import cancel_run
 from tests.launcher.misbehaving import Server, refuses, resets_after
 from tests.launcher.recorded import PARENT, custom_job, record_attempt, record_run
 from trainer.rundir.directory import RunDirectory
@@ -26,7 +26,7 @@ QUICK = Retries(Backoff(limit=60.0), clock=lambda: 0.0, sleep=lambda _: None)
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def swell_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SWELL_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
 
@@ -72,7 +72,7 @@ def test_from_another_machine_by_the_run_directory(
     record_attempt(directory, server.endpoint)
     add(server, custom_job("one"))
     monkeypatch.setenv("SWELL_HOME", str(tmp_path / "another"))
-    assert "has ended: CANCELLED" in cancel(runs.find(directory.url))
+    assert "has ended: CANCELLED" in cancel(home.find(directory.url))
 
 
 def test_a_job_whose_name_was_never_noted_is_found_by_its_labels(server: Server) -> None:

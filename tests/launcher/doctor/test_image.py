@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from launcher import image
-from launcher.image import ImageError, check_image, judge
+from launcher.doctor import image
+from launcher.doctor.image import ImageError, check_image, judge
 
 HEALTH = {
     "swell": "1.2.3",
