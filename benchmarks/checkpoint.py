@@ -40,7 +40,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from launcher.emulator.objects import Objects
+from launcher.emulator.storage.objects import Objects
 from rows import Case, Options, Row, benchmark
 from trainer.checkpoints.checkpoint import Checkpointer
 from trainer.checkpoints.retention import Retention

@@ -34,7 +34,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from launcher.emulator.traces import read_trace
+from launcher.emulator.market.traces import read_trace
 from launcher.job.machines import MACHINES
 from launcher.job.spec import Job
 from launcher.supervision.attempt import Attempt

@@ -43,8 +43,8 @@ from pathlib import Path
 
 import psutil
 
-from launcher.emulator import netns
-from launcher.emulator.netns import Host, Network
+from launcher.emulator.vms import netns
+from launcher.emulator.vms.netns import Host, Network
 from rows import Case, Options, Row, benchmark
 from stamps import Recovery, read_stamps, recovery
 from systems import Horovodrun, Swell, System, Torchrun, TorchrunByDefault

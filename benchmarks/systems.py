@@ -20,7 +20,7 @@ from typing import Protocol
 import psutil
 
 from agents import Agents
-from launcher.emulator.netns import Host, Network
+from launcher.emulator.vms.netns import Host, Network
 from trainer.protocol.lease import newest_claim
 from trainer.rundir.events import read_events
 

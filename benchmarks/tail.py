@@ -37,7 +37,7 @@ from rows import Options, Row, benchmark
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the chaos tests' VMs
 
-from launcher.emulator import netns
+from launcher.emulator.vms import netns
 from tests.chaos.cluster import Vm
 from tests.chaos.run import Run
 

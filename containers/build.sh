@@ -43,7 +43,7 @@ if [[ $(basename "$engine") == podman ]]; then
     CONTAINERS_CONF="$(mktemp)"
     export CONTAINERS_CONF
     trap 'rm -f "$CONTAINERS_CONF"' EXIT
-    "${PYTHON:-python3}" -m launcher.emulator.podman >"$CONTAINERS_CONF"
+    "${PYTHON:-python3}" -m launcher.emulator.vms.podman >"$CONTAINERS_CONF"
   fi
 fi
 "$engine" build "${arguments[@]}" "$@" .

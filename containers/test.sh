@@ -31,7 +31,7 @@ say() { echo "[$((SECONDS - began)) s] $*"; }
 # On a disk: /tmp may be memory, and this takes some 6 GB for a while.
 folder="$(mktemp -d "${TMPDIR:-/var/tmp}/swell-container-XXXXXX")"
 export CONTAINERS_CONF="$folder/containers.conf" CONTAINERS_STORAGE_CONF="$folder/storage.conf"
-PYTHONPATH="$PWD" "$python" -m launcher.emulator.podman >"$CONTAINERS_CONF"
+PYTHONPATH="$PWD" "$python" -m launcher.emulator.vms.podman >"$CONTAINERS_CONF"
 cat >"$CONTAINERS_STORAGE_CONF" <<END
 [storage]
 driver = "overlay"
@@ -86,6 +86,6 @@ END
 
 say "testing"
 SWELL_TEST_IMAGE=localhost/swell-trainer SWELL_TEST_DIGITS_IMAGE=localhost/swell-digits \
-  "$python" -m pytest tests/launcher/emulator/test_container_vms.py tests/containers/test_image.py \
+  "$python" -m pytest tests/launcher/emulator/vms/test_container_vms.py tests/containers/test_image.py \
   ${PYTEST_ARGS:-}
 say "done"

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from launcher.emulator.listener import Listener
-from launcher.emulator.objects import Objects
-from launcher.emulator.storage import Storage
+from launcher.emulator.storage.objects import Objects
+from launcher.emulator.storage.server import Storage
+from launcher.emulator.vms.listener import Listener
 
 ADDRESS = "127.0.0.1"
 
@@ -33,7 +33,7 @@ class StorageServer:
         assert self._ready.wait(60)
 
     def fail(self, **rule: Any) -> None:
-        """Makes requests fail; see launcher.emulator.faults."""
+        """Makes requests fail; see launcher.emulator.storage.faults."""
         self._storage.faults.add(rule)
 
     def heal(self) -> None:

@@ -144,7 +144,7 @@ def _configured(engine: str) -> Iterator[dict[str, str]]:
     if own:
         yield dict(os.environ)
         return
-    from launcher.emulator.podman import Machine
+    from launcher.emulator.vms.podman import Machine
 
     with tempfile.NamedTemporaryFile("w", prefix="swell-", suffix=".conf") as file:
         file.write(Machine.here().configuration())

@@ -90,7 +90,7 @@ def horovod() -> Finding:
 
 def vms(kind: str) -> Finding:
     """Whether VMs of this kind can be had."""
-    from launcher.emulator.places import missing
+    from launcher.emulator.vms.places import missing
 
     why = missing(kind)
     if why is None:
@@ -101,7 +101,7 @@ def vms(kind: str) -> Finding:
 
 def ports() -> Finding:
     """Whether an address of this machine's own can be had, and listened on."""
-    from launcher.emulator.address import LoopbackAddress
+    from launcher.emulator.vms.address import LoopbackAddress
 
     try:
         address = LoopbackAddress()

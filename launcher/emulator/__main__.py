@@ -11,15 +11,15 @@ import signal
 import sys
 from pathlib import Path
 
-from launcher.emulator.cluster_spec import FORMS
-from launcher.emulator.jobs import Vms
-from launcher.emulator.listener import Listener
-from launcher.emulator.objects import Objects
-from launcher.emulator.places import KINDS, missing
-from launcher.emulator.processes import adopt_orphans, kill_children
-from launcher.emulator.registry import Registry, StateInUse
-from launcher.emulator.server import Api
-from launcher.emulator.storage import Storage
+from launcher.emulator.api.server import Api
+from launcher.emulator.jobs.job import Vms
+from launcher.emulator.jobs.registry import Registry, StateInUse
+from launcher.emulator.storage.objects import Objects
+from launcher.emulator.storage.server import Storage
+from launcher.emulator.vms.cluster_spec import FORMS
+from launcher.emulator.vms.listener import Listener
+from launcher.emulator.vms.places import KINDS, missing
+from launcher.emulator.vms.processes import adopt_orphans, kill_children
 from launcher.job.jobfile import load_market
 from launcher.job.marketfile import Market
 from launcher.job.sizes import parse_size

@@ -31,7 +31,7 @@ def warnings(job: Job) -> list[Problem]:
 
 
 def _locally(job: Job) -> Iterator[Problem]:
-    from launcher.emulator.places import missing  # a plan for Vertex AI needs no emulator
+    from launcher.emulator.vms.places import missing  # a plan for Vertex AI needs no emulator
 
     if job.local.vm == "container":
         yield from _in_containers(job)

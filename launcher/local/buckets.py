@@ -13,7 +13,7 @@ from typing import Any
 
 from fsspec.spec import AbstractFileSystem
 
-from launcher.emulator.objects import (
+from launcher.emulator.storage.objects import (
     ANY,
     ConditionFailed,
     Conditions,

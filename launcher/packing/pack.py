@@ -24,8 +24,9 @@ from launcher.job.code import Code
 from launcher.job.sizes import Size
 from launcher.packing import sdist
 from launcher.packing.secretfiles import suspicion
+from trainer.rundir import bundle
 from trainer.rundir.bundle import File
-from trainer.rundir.directory import CODE, RunDirectory, bundle
+from trainer.rundir.directory import CODE, RunDirectory
 
 IGNORE_FILES = (".gitignore", ".swellignore")  # the last has the last word
 NEVER = (

@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from trainer.rundir import bundle
 from trainer.rundir.bundle import File
-from trainer.rundir.directory import CODE, bundle
+from trainer.rundir.directory import CODE
 
 NAME = "swell-code"
 

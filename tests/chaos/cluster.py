@@ -14,10 +14,10 @@ from typing import Any
 
 import psutil
 
-from launcher.emulator import boot
-from launcher.emulator.address import LoopbackAddress
-from launcher.emulator.netns import Host, Network
-from launcher.emulator.processes import signal_session
+from launcher.emulator.vms import boot
+from launcher.emulator.vms.address import LoopbackAddress
+from launcher.emulator.vms.netns import Host, Network
+from launcher.emulator.vms.processes import signal_session
 from trainer.protocol.credentials import new_secret
 from trainer.protocol.session import ENV_SESSION
 from trainer.rundir.directory import (

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from launcher.emulator import netns
+from launcher.emulator.vms import netns
 from tests.chaos import leaders, scenarios
 from tests.chaos.run import Run
 

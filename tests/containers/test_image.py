@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from launcher.emulator import netns
+from launcher.emulator.vms import netns
 
 IMAGE = os.environ.get("SWELL_TEST_IMAGE", "")
 DIGITS = os.environ.get("SWELL_TEST_DIGITS_IMAGE", "")

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 
 from launcher.api.apierror import Service, read_answer, refusal
-from launcher.emulator import customjobs, entries, uploads
-from launcher.emulator.errors import ApiError
-from launcher.emulator.filters import parse_filter
-from launcher.emulator.objects import Refused
-from launcher.emulator.traces import TraceError, read_trace
+from launcher.emulator.api import entries
+from launcher.emulator.api.filters import parse_filter
+from launcher.emulator.market.traces import TraceError, read_trace
+from launcher.emulator.resources import customjobs
+from launcher.emulator.resources.errors import ApiError
+from launcher.emulator.storage import uploads
+from launcher.emulator.storage.objects import Refused
 from launcher.job.jobfile import JobFileError, load_job, load_market
 from launcher.job.prices import read_prices
 from launcher.logs.cloudlog import read_entry

@@ -26,7 +26,8 @@ from trainer.checkpoints.shards import Assembly, Slot
 from trainer.checkpoints.tree import unflatten
 from trainer.protocol.lease import newest_claim
 from trainer.protocol.world import MemberId
-from trainer.rundir.directory import RunDirectory, bundle
+from trainer.rundir import bundle
+from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
 from trainer.rundir.untrusted import DEPTH, parse_json
 

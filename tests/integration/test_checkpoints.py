@@ -18,7 +18,7 @@ import requests
 import torch
 from safetensors.torch import load_file
 
-from launcher.emulator import netns
+from launcher.emulator.vms import netns
 from launcher.local.buckets import LocalBuckets
 from tests.integration.command import Swell, resumed_at, until
 from trainer.checkpoints.manifest import committed_steps, read_manifest

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from launcher.emulator import netns
+from launcher.emulator.vms import netns
 from tests.integration.command import ROOT, Swell, resumed_at, until
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events

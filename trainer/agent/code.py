@@ -27,7 +27,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from trainer.agent.settings import Settings
-from trainer.rundir.directory import CODE, ENV_SCRATCH, ENV_TOKEN, LEADER, RunDirectory, bundle
+from trainer.rundir import bundle
+from trainer.rundir.directory import CODE, ENV_SCRATCH, ENV_TOKEN, LEADER, RunDirectory
 from trainer.rundir.store import TooLarge
 
 TRIES = 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.emulator import places
+from launcher.emulator.vms import places
 from launcher.job.spec import Job
 from launcher.job.targets import LOCAL_BUCKET, output_of, problems
 

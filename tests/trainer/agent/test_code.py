@@ -13,8 +13,9 @@ import pytest
 
 from trainer.agent.code import CodeError, bring
 from trainer.agent.settings import Settings
+from trainer.rundir import bundle
 from trainer.rundir.bundle import File
-from trainer.rundir.directory import ENV_SCRATCH, RunDirectory, bundle
+from trainer.rundir.directory import ENV_SCRATCH, RunDirectory
 
 FILES = [
     File("train.py", b"import greeting\nprint(greeting.HELLO)\n"),

@@ -1,0 +1,1 @@
+"""The HTTP interfaces: Vertex AI, Cloud Logging, Secret Manager."""

@@ -1,0 +1,262 @@
+"""The emulator's HTTP API: CustomJobs, Cloud Logging's entries, secrets, and its own routes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from launcher.emulator.api import entries, secretmanager
+from launcher.emulator.api.filters import parse_filter
+from launcher.emulator.jobs.registry import Registry, job_name
+from launcher.emulator.market.incidents import DEFAULT_NOTICE
+from launcher.emulator.resources import customjobs
+from launcher.emulator.resources.customjobs import Json
+from launcher.emulator.resources.errors import ApiError, invalid_argument, not_found
+from launcher.job.durations import parse_duration
+
+BODY_LIMIT = 8 * 2**20  # bytes
+MAX_PAGE = 1000
+JOBS = "/v1/projects/{project}/locations/{location}/customJobs"
+OPERATIONS = "/v1/projects/{project}/locations/{location}/operations"
+EXTRA = "/emulator/v1/projects/{project}/locations/{location}/customJobs/{job_id}"
+NUMBER = re.compile(r"[0-9]{1,19}")
+LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Api:
+    """The handlers of all routes.
+
+    Args:
+        registry: the jobs.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def app(self) -> Starlette:
+        """Returns the application to serve."""
+        routes: list[tuple[str, str, Handler]] = [
+            ("POST", JOBS, self.create),
+            ("GET", JOBS, self.list),
+            ("POST", JOBS + "/{job_id}:cancel", self.cancel),
+            ("GET", JOBS + "/{job_id}", self.get),
+            ("DELETE", JOBS + "/{job_id}", self.delete),
+            ("GET", OPERATIONS + "/{job_id}", self.operation),
+            ("POST", "/v2/entries:list", self.entries),
+            ("GET", EXTRA + "/replicas", self.replicas),
+            ("POST", EXTRA + "/replicas/{replica}:preempt", self.preempt),
+            ("POST", EXTRA + "/replicas/{replica}:restore", self.restore),
+            *secretmanager.Handlers(self._registry.secrets, _json).routes(),
+        ]
+        return Starlette(
+            routes=[Route(path, _local(handler), methods=[verb]) for verb, path, handler in routes],
+            exception_handlers={
+                ApiError: _api_error,
+                HTTPException: _http_error,
+                Exception: _internal_error,
+            },
+        )
+
+    async def create(self, request: Request) -> Response:
+        """POST customJobs."""
+        body = await _json(request)
+        return _job(
+            request,
+            self._registry.create(
+                request.path_params["project"], request.path_params["location"], body
+            ),
+        )
+
+    async def list(self, request: Request) -> Response:
+        """GET customJobs, with filter, pageSize and pageToken."""
+        jobs = self._registry.jobs(request.path_params["project"], request.path_params["location"])
+        expression = parse_filter(request.query_params.get("filter", ""))
+        for term in expression.terms():
+            _job_field({}, term.field)
+        jobs = [job for job in jobs if expression.holds(partial(_job_field, job))]
+        after = request.query_params.get("pageToken", "")
+        if after and not NUMBER.fullmatch(after):
+            raise invalid_argument(f"pageToken {after!r} was not made by this service.")
+        # Newest first, so that a page goes on below the last id whatever has come since.
+        jobs = [job for job in jobs if not after or _id(job) < int(after)]
+        size = _page_size(request.query_params.get("pageSize"))
+        page = jobs[:size]
+        as_integers = _enums_as_integers(request)
+        answer: Json = {"customJobs": [customjobs.encode(job, as_integers) for job in page]}
+        if len(jobs) > size:
+            answer["nextPageToken"] = str(_id(page[-1]))
+        return JSONResponse(answer)
+
+    async def get(self, request: Request) -> Response:
+        """GET one job."""
+        return _job(request, self._registry.get(_name(request)))
+
+    async def cancel(self, request: Request) -> Response:
+        """POST :cancel; the job ends soon after."""
+        await _json(request)
+        self._registry.cancel(_name(request))
+        return JSONResponse({})
+
+    async def delete(self, request: Request) -> Response:
+        """DELETE one job; answers an operation that is already done."""
+        name = _name(request)
+        await self._registry.delete(name)
+        return JSONResponse(_deletion(name))
+
+    async def operation(self, request: Request) -> Response:
+        """GET the operation that a deletion has answered; it is done."""
+        name = _name(request)
+        self._registry.require_deleted(name)
+        return JSONResponse(_deletion(name))
+
+    async def entries(self, request: Request) -> Response:
+        """POST entries:list of Cloud Logging."""
+        query = entries.parse_query(await _json(request))
+        # A log may be long; the VMs must not wait for it to be read.
+        return JSONResponse(await run_in_threadpool(entries.answer, query, self._registry.logs))
+
+    async def replicas(self, request: Request) -> Response:
+        """The replicas of a job, as the emulator sees them."""
+        return JSONResponse(self._registry.replicas(_name(request)))
+
+    async def preempt(self, request: Request) -> Response:
+        """Takes a VM away: ``{"notice": "5s"}``, or ``{"silent": true}``."""
+        body = await _json(request)
+        if unknown := sorted(set(body) - {"notice", "silent"}):
+            raise invalid_argument(f'Unknown name "{unknown[0]}"; known are notice and silent.')
+        silent = body.get("silent", False)
+        if not isinstance(silent, bool):
+            raise invalid_argument("silent must be true or false.")
+        if silent and "notice" in body:
+            raise invalid_argument("A silent loss has no notice: give either notice or silent.")
+        try:
+            notice = parse_duration(body["notice"]) if "notice" in body else DEFAULT_NOTICE
+        except ValueError as error:
+            raise invalid_argument(f"notice {error}.") from None
+        name, replica = _name(request), request.path_params["replica"]
+        self._registry.preempt(name, replica, None if silent else notice)
+        return JSONResponse({})
+
+    async def restore(self, request: Request) -> Response:
+        """Gives a VM back."""
+        await _json(request)
+        self._registry.restore(_name(request), request.path_params["replica"])
+        return JSONResponse({})
+
+
+def _job(request: Request, job: Json) -> Response:
+    return JSONResponse(customjobs.encode(job, _enums_as_integers(request)))
+
+
+def _deletion(name: str) -> Json:
+    """The operation of a job's deletion, which has the job's number."""
+    kind = "type.googleapis.com/google.cloud.aiplatform.v1.DeleteOperationMetadata"
+    return {
+        "name": name.replace("/customJobs/", "/operations/"),
+        "metadata": {"@type": kind},
+        "done": True,
+        "response": {"@type": "type.googleapis.com/google.protobuf.Empty"},
+    }
+
+
+def _id(job: Json) -> int:
+    return int(job["name"].rpartition("/")[2])
+
+
+def _name(request: Request) -> str:
+    parameters = request.path_params
+    return job_name(parameters["project"], parameters["location"], parameters["job_id"])
+
+
+JOB_FIELDS = {
+    "state": "state",
+    "display_name": "displayName",
+    "displayName": "displayName",
+    "create_time": "createTime",
+    "createTime": "createTime",
+    "update_time": "updateTime",
+    "updateTime": "updateTime",
+}
+
+
+def _job_field(job: Json, field: str) -> str | None:
+    if field.startswith("labels."):
+        value = job.get("labels", {}).get(field.removeprefix("labels."))
+    elif field in JOB_FIELDS:
+        value = job.get(JOB_FIELDS[field])
+    else:
+        raise invalid_argument(f"filter: unknown field {field}.")
+    return None if value is None else str(value)
+
+
+def _page_size(text: str | None) -> int:
+    if text in (None, "", "0"):
+        return MAX_PAGE
+    if not NUMBER.fullmatch(str(text)):
+        raise invalid_argument(f"pageSize must be a number, got {text!r}.")
+    return min(int(str(text)), MAX_PAGE)
+
+
+def _enums_as_integers(request: Request) -> bool:
+    # Google's client sends $alt=json;enum-encoding=int.
+    query = request.query_params
+    return "enum-encoding=int" in query.get("$alt", "") + query.get("alt", "")
+
+
+async def _json(request: Request) -> dict[str, Any]:
+    """The body as an object; an empty body is an empty object."""
+    data = b""
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > BODY_LIMIT:
+            raise ApiError(413, "INVALID_ARGUMENT", f"The body is larger than {BODY_LIMIT} bytes.")
+    try:
+        value = json.loads(data or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise invalid_argument(f"The body is not JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise invalid_argument("The body must be a JSON object.")
+    return value
+
+
+def _local(handler: Handler) -> Handler:
+    """Lets only local programs in.
+
+    This API runs commands. A web page in the user's browser can reach loopback ports too, but
+    it cannot hide its Origin, nor, when it has rebound its own name to 127.0.0.1, that name.
+    """
+
+    async def checked(request: Request) -> Response:
+        host = request.headers.get("host", "").rpartition(":")
+        if "origin" in request.headers or (host[0] or host[2]) not in LOCAL_NAMES:
+            raise ApiError(403, "PERMISSION_DENIED", "Only local programs may use the emulator.")
+        return await handler(request)
+
+    return checked
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return JSONResponse(error.body(), error.code)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    return await _api_error(
+        request, not_found(f"{request.method} {request.url.path} is not part of this API.")
+    )
+
+
+async def _internal_error(request: Request, error: Exception) -> Response:
+    return await _api_error(request, ApiError(500, "INTERNAL", f"The emulator failed: {error!r}"))

@@ -1,0 +1,236 @@
+"""All CustomJobs that the emulator knows, kept in its state directory.
+
+``<state>/jobs/<id>.json`` holds a job as the API answers it, ``<state>/logs`` what its replicas
+printed, ``<state>/exchange.json`` how far the Spot market is, ``<state>/secrets.json`` what
+Secret Manager holds. All of that outlives the emulator; VMs do not. So when it starts again, jobs
+that had VMs have failed (with the code UNAVAILABLE: another attempt may succeed), jobs that were
+QUEUED go on waiting, and ended ones are as they were.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+from launcher.emulator.api.secretmanager import Secrets, access_route
+from launcher.emulator.jobs.job import Folders, Job, Vms
+from launcher.emulator.jobs.lifecycle import UNAVAILABLE, Refused
+from launcher.emulator.logs import timestamp, utc_now
+from launcher.emulator.market import incidents
+from launcher.emulator.market.exchange import Exchange
+from launcher.emulator.resources import customjobs
+from launcher.emulator.resources.customjobs import JobState, Json, state_of
+from launcher.emulator.resources.errors import failed_precondition, invalid_argument, not_found
+from launcher.emulator.vms.metadata import ACCESS_TOKEN
+from launcher.job.marketfile import Market
+
+NAME = re.compile(r"projects/[^/]+/locations/[^/]+/customJobs/(\d+)")
+GONE = "The emulator that ran this job was stopped, and its VMs with it."
+
+
+class StateInUse(Exception):
+    """Another emulator works on the state directory."""
+
+
+class Registry:
+    """The jobs, by name.
+
+    Args:
+        state: the state directory; made if it is not there.
+        market: the Spot market that all jobs share.
+        spec_forms: in which forms CLUSTER_SPEC is written.
+        new_id: returns the id of the next job, a number.
+        clock: the time of day in seconds, for the market.
+        vms: what the VMs are.
+
+    Raises StateInUse, TraceError when a trace of the market cannot be read, and OSError when
+    the directory cannot be used.
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        market: Market | None = None,
+        spec_forms: frozenset[str] = frozenset(),
+        new_id: Callable[[], int] = time.time_ns,
+        clock: Callable[[], float] = time.time,
+        vms: Vms | None = None,
+    ) -> None:
+        self.logs = state / "logs"
+        self._folders = Folders(self.logs, state / "installed")
+        self._jobs_folder = state / "jobs"
+        self._spec_forms = spec_forms
+        self._new_id = new_id
+        self._vms = vms or Vms()
+        self._last_id = 0
+        self._records: dict[str, Json] = {}
+        self._running: dict[str, Job] = {}
+        self._deleted: set[str] = set()
+        # Jobs carry the secrets of their environment.
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._jobs_folder.mkdir(exist_ok=True, mode=0o700)
+        self.logs.mkdir(exist_ok=True)
+        self._lock = _locked(state / "lock")
+        self.secrets = Secrets(state / "secrets.json")
+        market = market or Market()
+        self._incidents = incidents.from_file(market.incidents)
+        self._exchange = Exchange(market, state / "exchange.json", clock)
+        shutil.rmtree(self._folders.installed, ignore_errors=True)  # of an emulator that was killed
+        self._load()
+
+    def resume(self) -> None:
+        """Lets the jobs that were queued when the last emulator stopped wait on."""
+        for record in self._records.values():
+            if state_of(record) is JobState.QUEUED:
+                self._start(record)
+
+    def create(self, project: str, location: str, body: object) -> Json:
+        """Starts the job that ``body`` describes. Returns it; ApiError if it is wrong."""
+        job = customjobs.parse(body)
+        self._last_id = max(self._new_id(), self._last_id + 1)
+        record: Json = {
+            "name": f"projects/{project}/locations/{location}/customJobs/{self._last_id}",
+            **job,
+            "state": JobState.QUEUED.wire_name,
+        }
+        record["createTime"] = record["updateTime"] = timestamp(utc_now())
+        self._save(record)
+        self._records[record["name"]] = record
+        self._start(record)
+        return record
+
+    def _start(self, record: Json) -> None:
+        job = Job(
+            record,
+            self._exchange.next_number(),
+            self._folders,
+            self._exchange,
+            self._incidents,
+            self._save,
+            self._spec_forms,
+            self._vms,
+            [access_route(self.secrets, ACCESS_TOKEN)],
+        )
+        self._running[record["name"]] = job
+        job.start()
+
+    def get(self, name: str) -> Json:
+        """Returns the job; ApiError when there is none of that name."""
+        try:
+            return self._records[name]
+        except KeyError:
+            raise not_found(f"The CustomJob {name} does not exist.") from None
+
+    def jobs(self, project: str, location: str) -> list[Json]:
+        """Returns the jobs of a project in a location, newest first."""
+        parent = f"projects/{project}/locations/{location}/customJobs/"
+        return [job for name, job in reversed(self._records.items()) if name.startswith(parent)]
+
+    def cancel(self, name: str) -> None:
+        """Begins to cancel a job; ApiError when it has ended."""
+        self._ask(name, Job.cancel)
+
+    async def delete(self, name: str) -> None:
+        """Kills what runs of a job and forgets it; its logs stay."""
+        self.get(name)
+        if running := self._running.get(name):
+            await running.close(UNAVAILABLE, "The job was deleted.")
+        self._running.pop(name, None)
+        if self._records.pop(name, None):
+            self._path(name).unlink(missing_ok=True)
+            self._deleted.add(name)
+
+    def require_deleted(self, name: str) -> None:
+        """Raises ApiError when this emulator has not deleted a job of that name."""
+        if name not in self._deleted:
+            raise not_found(f"The deletion of {name} is not known.")
+
+    def replicas(self, name: str) -> list[Json]:
+        """Returns what is known of a job's replicas; nothing after the emulator was restarted."""
+        self.get(name)
+        running = self._running.get(name)
+        return running.replicas() if running else []
+
+    def preempt(self, name: str, replica: str, notice: timedelta | None) -> None:
+        """Takes a replica's VM away; silently without ``notice``."""
+        self._ask(name, lambda job: job.preempt(replica, notice), replica)
+
+    def restore(self, name: str, replica: str) -> None:
+        """Gives a replica's VM back."""
+        self._ask(name, lambda job: job.restore(replica), replica)
+
+    def look_at_the_market(self) -> None:
+        """Has the market look at its clock, which somebody may have set forward."""
+        self._exchange.wake()
+
+    async def close(self) -> None:
+        """Kills everything that runs; jobs that had VMs and had not ended have failed."""
+        await self._exchange.close()
+        had_vms = [job for job in self._running.values() if not job.queued]
+        await asyncio.gather(*(job.close(UNAVAILABLE, GONE) for job in had_vms))
+        os.close(self._lock)
+
+    def _ask(self, name: str, request: Callable[[Job], None], replica: str | None = None) -> None:
+        record = self.get(name)
+        running = self._running.get(name)
+        if running is None:
+            raise failed_precondition(f"The job is in the final state {record['state']}.")
+        if replica is not None and not running.has_replica(replica):
+            raise not_found(f"The job has no replica {replica}.")
+        try:
+            request(running)
+        except Refused as refusal:
+            raise failed_precondition(str(refusal)) from None
+
+    def _path(self, name: str) -> Path:
+        return self._jobs_folder / f"{name.rpartition('/')[2]}.json"
+
+    def _save(self, record: Json) -> None:
+        path = self._path(record["name"])
+        aside = path.with_suffix(".new")
+        handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "w") as file:
+            json.dump(record, file, indent=1)
+        aside.replace(path)
+
+    def _load(self) -> None:
+        for path in sorted(self._jobs_folder.glob("*.json"), key=lambda path: int(path.stem)):
+            record = json.loads(path.read_text())
+            self._last_id = int(path.stem)
+            self._records[record["name"]] = record
+            state = state_of(record)
+            if not state.terminal and state is not JobState.QUEUED:
+                cancelled = state is JobState.CANCELLING
+                ended = JobState.CANCELLED if cancelled else JobState.FAILED
+                record["state"] = ended.wire_name
+                record["error"] = {"code": UNAVAILABLE, "message": GONE}
+                record["endTime"] = record["updateTime"] = timestamp(utc_now())
+                self._save(record)
+
+
+def _locked(path: Path) -> int:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise StateInUse(
+            f"{path.parent} is in use by another emulator; stop it or choose another --state"
+        ) from None
+    return handle
+
+
+def job_name(project: str, location: str, job_id: str) -> str:
+    """The resource name of a job; ApiError when it cannot be one."""
+    name = f"projects/{project}/locations/{location}/customJobs/{job_id}"
+    if not NAME.fullmatch(name):
+        raise invalid_argument(f"{name} is not the name of a CustomJob.")
+    return name

@@ -1,0 +1,1 @@
+"""The Spot market: how many VMs there are, and what befalls them."""

@@ -1,0 +1,1 @@
+"""What the API accepts: CustomJobs, their limits, and how they look on the wire."""

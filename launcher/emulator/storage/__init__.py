@@ -1,0 +1,1 @@
+"""Cloud Storage: buckets, objects, uploads, and faults on demand."""

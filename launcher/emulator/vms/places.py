@@ -1,0 +1,206 @@
+"""Where a job's VMs are: what tells the kinds of VM apart.
+
+======== ============================================ ==========================================
+kind     a VM is                                      when it vanishes
+======== ============================================ ==========================================
+process  a session of processes, with a loopback      everything in it is stopped: its
+         address of its own                           connections stay open, and silent
+netns    a network namespace, with an address, a host its link is cut; what runs in it lives on,
+         name, a hosts file and a link (root only)    alone, and is killed some seconds later
+contain- the job's image in such a namespace, run by  the same, and no bucket is in its reach
+er       podman, with files and a memory of its own   either
+======== ============================================ ==========================================
+
+The first two share this machine's files: a run directory on its disk stays in reach of a VM
+whose link is cut, as a bucket may of one that has lost its peers alone.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from launcher.emulator.vms import containers, netns
+from launcher.emulator.vms.address import LoopbackAddress
+from launcher.emulator.vms.containers import ContainerSite
+from launcher.emulator.vms.netns import Host, Network
+from launcher.emulator.vms.processes import signal_session
+from launcher.emulator.vms.program import Program
+
+KINDS = ("process", "netns", "container")
+LIVES_ON = 3.0  # seconds that a VM whose link was cut lives on
+
+
+def missing(kind: str) -> str | None:
+    """Why VMs of this kind cannot be had here, with what to do about it; None when they can."""
+    if kind == "container":
+        return containers.missing()
+    return netns.missing() if kind == "netns" else None
+
+
+@dataclass(frozen=True)
+class Guest:
+    """What a VM is to be.
+
+    Args:
+        hostname: its host name.
+        image: the image that it runs; only containers do.
+        memory: the most memory that it may use, in bytes; only containers are held to it.
+    """
+
+    hostname: str
+    image: str
+    memory: int | None = None
+
+
+class Place(Protocol):
+    """What one VM runs in, through all its incarnations."""
+
+    @property
+    def address(self) -> str:
+        """The VM's own."""
+
+    @property
+    def metadata(self) -> str:
+        """The address at which the VM finds its metadata server."""
+
+    @property
+    def lives_on(self) -> float | None:
+        """Seconds until a VM that has vanished is gone; None when it never is by itself."""
+
+    def command(self, program: Program) -> tuple[list[str], dict[str, str]]:
+        """The command that runs the program in the VM, and the environment of that command.
+
+        The command's process is the VM's: signals reach the program through it, and it ends
+        with the program's exit code.
+        """
+
+    def renew(self) -> None:
+        """Makes the place that of a new VM. Blocks; nothing of an earlier one runs any more."""
+
+    def vanish(self, session: int | None) -> None:
+        """Makes the VM vanish to its peers; nobody is told."""
+
+    def signal(self, session: int, number: int) -> int:
+        """Sends a signal to everything in the VM. Returns how many processes it found."""
+
+
+class Site(Protocol):
+    """The places of one job's VMs."""
+
+    @property
+    def gateway(self) -> str | None:
+        """This machine's address in the VMs' network; None when they are on its own."""
+
+    def place(self, replica: str) -> Place:
+        """The place of one replica. Raises OSError when there is none."""
+
+    def close(self) -> None:
+        """Gives everything back. Blocks."""
+
+
+def open_site(kind: str, guests: Mapping[str, Guest], folder: Path) -> Site:
+    """Makes the places of a job's VMs.
+
+    Args:
+        kind: one of KINDS.
+        guests: the VMs by replica.
+        folder: for files that are needed as long as the emulator runs.
+
+    Raises OSError when that is not possible here.
+    """
+    if kind == "process":
+        return LoopbackSite()
+    hostnames = {replica: guest.hostname for replica, guest in guests.items()}
+    if kind == "netns":
+        return NamespaceSite(hostnames)
+    memory = {replica: guest.memory for replica, guest in guests.items() if guest.memory}
+    images = [guest.image for guest in guests.values()]
+    return ContainerSite(hostnames, images, memory, folder, LIVES_ON)
+
+
+class LoopbackPlace:
+    """A ``process`` VM: a session and a loopback address."""
+
+    lives_on = None
+
+    def __init__(self, address: str) -> None:
+        self.address = self.metadata = address
+
+    def command(self, program: Program) -> tuple[list[str], dict[str, str]]:
+        return program.argv(), dict(program.environment)
+
+    def renew(self) -> None:
+        return
+
+    def vanish(self, session: int | None) -> None:
+        if session is not None:
+            signal_session(session, signal.SIGSTOP)
+
+    def signal(self, session: int, number: int) -> int:
+        return signal_session(session, number)
+
+
+class LoopbackSite:
+    """The places of ``process`` VMs."""
+
+    gateway = None
+
+    def __init__(self) -> None:
+        self._addresses: list[LoopbackAddress] = []
+
+    def place(self, replica: str) -> LoopbackPlace:
+        self._addresses.append(LoopbackAddress())
+        return LoopbackPlace(self._addresses[-1].address)
+
+    def close(self) -> None:
+        for address in self._addresses:
+            address.release()
+
+
+class NamespacePlace:
+    """A ``netns`` VM: a network namespace. Its metadata server is on this side of the link."""
+
+    lives_on = LIVES_ON
+
+    def __init__(self, host: Host, gateway: str) -> None:
+        self._host = host
+        self._fresh = True
+        self.address = host.address
+        self.metadata = gateway
+
+    def command(self, program: Program) -> tuple[list[str], dict[str, str]]:
+        return self._host.command(program.argv()), dict(program.environment)
+
+    def renew(self) -> None:
+        if not self._fresh:
+            self._host.renew()
+        self._fresh = False
+
+    def vanish(self, session: int | None) -> None:
+        self._host.cut()
+
+    def signal(self, session: int, number: int) -> int:
+        # By session, too: it may be on its way into the namespace.
+        return max(self._host.signal(number), signal_session(session, number))
+
+
+class NamespaceSite:
+    """The places of ``netns`` VMs: one network."""
+
+    def __init__(self, hostnames: Mapping[str, str]) -> None:
+        self._network = Network(list(hostnames.values()))
+        self._hosts = dict(zip(hostnames, self._network.hosts, strict=True))
+
+    @property
+    def gateway(self) -> str:
+        return self._network.gateway
+
+    def place(self, replica: str) -> NamespacePlace:
+        return NamespacePlace(self._hosts[replica], self._network.gateway)
+
+    def close(self) -> None:
+        self._network.close()

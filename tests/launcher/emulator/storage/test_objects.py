@@ -1,0 +1,180 @@
+"""Buckets and objects against a model, through several processes' eyes at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from launcher.emulator.storage.objects import (
+    ConditionFailed,
+    Conditions,
+    NoSuchThing,
+    Objects,
+    Refused,
+    Taken,
+)
+
+NAMES = st.sampled_from(["a", "a/b", "a/b/c", "ab", "b/ü", "\U0010ffff", "a/\U0010ffff"])
+CONTENT = st.binary(max_size=5)
+
+
+def put(objects: Objects, name: str, data: bytes, conditions: Conditions = Conditions()) -> int:  # noqa: B008
+    with objects.receiving() as receiver:
+        receiver.write(data)
+    return objects.put("bucket", name, receiver.content(), {}, conditions).generation
+
+
+class AgainstModel(RuleBasedStateMachine):
+    """Two views of one folder must both be the model: {name: (content, generation)}."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.folder = tempfile.TemporaryDirectory(prefix="swell-objects-")
+        self.views = [Objects(Path(self.folder.name)) for _ in range(2)]
+        self.views[0].create_bucket("bucket")
+        self.model: dict[str, tuple[bytes, int]] = {}
+        self.newest = 0
+
+    @rule(view=st.integers(0, 1), name=NAMES, data=CONTENT, expect=st.sampled_from([None, 0, -1]))
+    def put(self, view: int, name: str, data: bytes, expect: int | None) -> None:
+        held = self.model.get(name, (b"", 0))[1]
+        wanted = held if expect == -1 else expect
+        if wanted not in (None, held):
+            with pytest.raises(ConditionFailed):
+                put(self.views[view], name, data, Conditions(wanted))
+            return
+        generation = put(self.views[view], name, data, Conditions(wanted))
+        assert generation > self.newest
+        self.newest = generation
+        self.model[name] = (data, generation)
+
+    @rule(view=st.integers(0, 1), name=NAMES)
+    def delete(self, view: int, name: str) -> None:
+        if self.model.pop(name, None) is None:
+            with pytest.raises(NoSuchThing):
+                self.views[view].delete("bucket", name)
+        else:
+            self.views[view].delete("bucket", name)
+
+    @rule(view=st.integers(0, 1), name=NAMES, goal=NAMES)
+    def move(self, view: int, name: str, goal: str) -> None:
+        if name not in self.model:
+            with pytest.raises(NoSuchThing):
+                self.views[view].move("bucket", name, goal)
+        elif name == goal:
+            with pytest.raises(Refused):
+                self.views[view].move("bucket", name, goal)
+        else:
+            self.newest = self.views[view].move("bucket", name, goal).generation
+            self.model[goal] = (self.model.pop(name)[0], self.newest)
+
+    @rule(view=st.integers(0, 1), sources=st.lists(NAMES, min_size=1, max_size=3), goal=NAMES)
+    def compose(self, view: int, sources: list[str], goal: str) -> None:
+        parts = [(name, Conditions()) for name in sources]
+        if not set(sources) <= set(self.model):
+            with pytest.raises(NoSuchThing):
+                self.views[view].compose("bucket", parts, goal, {})
+            return
+        made = self.views[view].compose("bucket", parts, goal, {})
+        self.model[goal] = (b"".join(self.model[name][0] for name in sources), made.generation)
+        self.newest = made.generation
+
+    @rule(
+        view=st.integers(0, 1),
+        prefix=st.sampled_from(["", "a", "a/", "a/b", "x"]),
+        delimiter=st.sampled_from(["", "/"]),
+        limit=st.integers(1, 4),
+    )
+    def listing(self, view: int, prefix: str, delimiter: str, limit: int) -> None:
+        names, prefixes, start = [], [], ""
+        while True:
+            page = self.views[view].list("bucket", prefix, delimiter, start, limit=limit)
+            assert len(page.objects) + len(page.prefixes) <= limit
+            names += [one.name for one in page.objects]
+            prefixes += page.prefixes
+            if page.next is None:
+                break
+            start = page.next
+        matching = sorted(name for name in self.model if name.startswith(prefix))
+        cut = [name.find(delimiter, len(prefix)) if delimiter else -1 for name in matching]
+        assert names == [name for name, at in zip(matching, cut, strict=True) if at < 0]
+        folders = {name[: at + 1] for name, at in zip(matching, cut, strict=True) if at >= 0}
+        assert prefixes == sorted(folders)
+
+    @invariant()
+    def both_views_are_the_model(self) -> None:
+        for view in getattr(self, "views", []):
+            for name, (data, generation) in self.model.items():
+                found, file = view.open("bucket", name)
+                with file:
+                    assert (file.read(), found.generation) == (data, generation)
+            blobs = list((Path(self.folder.name) / "blobs").iterdir())
+            assert len(blobs) == len(self.model), "content that nothing refers to is left"
+
+    def teardown(self) -> None:
+        if hasattr(self, "folder"):
+            self.folder.cleanup()
+
+
+TestAgainstModel = AgainstModel.TestCase
+TestAgainstModel.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+
+
+def _race(folder: Path, racer: int, won: Any) -> None:
+    objects = Objects(folder)
+    for number in range(20):
+        try:
+            put(objects, f"claim/{number}", b"%d" % racer, Conditions(generation_match=0))
+            won.put((number, racer))
+        except ConditionFailed:
+            pass
+
+
+def test_of_several_processes_one_creates(tmp_path: Path) -> None:
+    Objects(tmp_path).create_bucket("bucket")
+    context = multiprocessing.get_context("spawn")
+    won = context.Queue()
+    racers = [context.Process(target=_race, args=(tmp_path, racer, won)) for racer in range(3)]
+    for racer in racers:
+        racer.start()
+    wins = sorted(won.get(timeout=60) for _ in range(20))
+    for racer in racers:
+        racer.join()
+        assert racer.exitcode == 0
+    assert won.empty()
+    assert [number for number, _ in wins] == list(range(20))
+    for number, racer in wins:
+        _, file = Objects(tmp_path).open("bucket", f"claim/{number}")
+        with file:
+            assert file.read() == b"%d" % racer
+
+
+def test_what_is_being_read_stays_whole(tmp_path: Path) -> None:
+    objects = Objects(tmp_path)
+    objects.create_bucket("bucket")
+    put(objects, "a", b"old")
+    _, file = objects.open("bucket", "a")
+    put(objects, "a", b"new")
+    objects.delete("bucket", "a")
+    with file:
+        assert file.read() == b"old"
+
+
+def test_buckets_come_back(tmp_path: Path) -> None:
+    objects = Objects(tmp_path)
+    objects.create_bucket("bucket", "EUROPE-WEST4")
+    put(objects, "a", b"1")
+    again = Objects(tmp_path)
+    assert [(one.name, one.location) for one in again.buckets()] == [("bucket", "EUROPE-WEST4")]
+    with pytest.raises(Taken):
+        again.create_bucket("bucket")
+    with pytest.raises(Taken):
+        again.delete_bucket("bucket")
+    assert put(again, "b", b"") > again.get("bucket", "a").generation

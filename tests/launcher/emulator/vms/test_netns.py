@@ -1,0 +1,259 @@
+"""Network namespaces as VMs: what programs in them see, and that nothing of them is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from launcher.emulator.vms import netns
+from launcher.emulator.vms.netns import Host, Network
+from tests.launcher.emulator.running import wait_for
+
+ROOT = Path(__file__).parents[4]
+MISSING = netns.missing()
+needs_namespaces = pytest.mark.skipif(MISSING is not None, reason=MISSING or "")
+
+# Prints what comes in on its own address, with who sent it; or sends one word to another.
+LISTEN = """
+import socket
+me = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+me.bind((socket.gethostbyname(socket.gethostname()), 7000))
+print("listening", flush=True)
+while True:
+    word, sender = me.recvfrom(100)
+    print(word.decode(), sender[0], flush=True)
+"""
+SAY = """
+import socket, sys
+me = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+me.sendto(sys.argv[2].encode(), (sys.argv[1], 7000))
+"""
+
+
+class Listener:
+    """A program in a host that tells what it hears."""
+
+    def __init__(self, host: Host) -> None:
+        self.process = subprocess.Popen(
+            host.command([sys.executable, "-c", LISTEN]), stdout=subprocess.PIPE, text=True
+        )
+        assert self.hears() == "listening"
+
+    def hears(self) -> str:
+        assert self.process.stdout
+        return self.process.stdout.readline().rstrip()
+
+
+@pytest.fixture
+def listen() -> Iterator[Callable[[Host], Listener]]:
+    listeners = []
+
+    def start(host: Host) -> Listener:
+        listeners.append(Listener(host))
+        return listeners[-1]
+
+    yield start
+    for listener in listeners:
+        listener.process.kill()
+        listener.process.wait()
+        assert listener.process.stdout
+        listener.process.stdout.close()
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    with Network(["vm-a", "vm-b"]) as network:
+        yield network
+    assert names_of(network.number) == set()
+
+
+def names_of(number: int) -> set[str]:
+    """Namespaces, files, interfaces and cgroups of a network, as they are on this machine."""
+    return {name for name in netns._names() if netns.number_of(name) == number}
+
+
+def say(host: Host, to: str, word: str) -> int:
+    return subprocess.run(host.command([sys.executable, "-c", SAY, to, word])).returncode
+
+
+def output(host: Host, *command: str) -> str:
+    return subprocess.run(
+        host.command(command), stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.strip()
+
+
+@needs_namespaces
+def test_a_host_has_a_name_and_an_address_that_its_peers_and_this_machine_know(
+    network: Network, listen: Callable[[Host], Listener]
+) -> None:
+    a, b = network.hosts
+    assert output(a, "hostname") == "vm-a" and output(b, "hostname") == "vm-b"
+    assert output(a, "getent", "hosts", "vm-b").split() == [b.address, "vm-b"]
+    listener = listen(b)  # binds to what its own name means
+    assert say(a, "vm-b", "hello") == 0
+    assert listener.hears() == f"hello {a.address}"
+    subprocess.run([sys.executable, "-c", SAY, b.address, "hello"], check=True)
+    assert listener.hears() == f"hello {network.gateway}"
+
+
+@needs_namespaces
+def test_nothing_else_is_reachable_and_unknown_names_fail_at_once(network: Network) -> None:
+    began = time.monotonic()
+    look_up = network.hosts[0].command(["getent", "hosts", "metadata.google.internal"])
+    assert subprocess.run(look_up).returncode == 2
+    assert time.monotonic() - began < 4.0, "a name server was asked and did not answer"
+    assert output(network.hosts[0], "ip", "route", "show", "default") == ""
+
+
+@needs_namespaces
+def test_a_cut_link_is_silent_in_both_directions_and_heals_at_once(
+    network: Network, listen: Callable[[Host], Listener]
+) -> None:
+    a, b = network.hosts
+    in_a, in_b = listen(a), listen(b)
+    a.cut()
+    assert say(a, b.address, "lost") == 0, "nobody is told"
+    assert say(b, a.address, "lost") == 0
+    a.heal()
+    say(a, b.address, "found")
+    say(b, a.address, "found")
+    assert in_b.hears() == f"found {a.address}"
+    assert in_a.hears() == f"found {b.address}"
+
+
+@needs_namespaces
+@pytest.mark.parametrize("with_cgroups", [True, False])
+def test_a_killed_host_has_no_process_left_whatever_session_it_was_in(
+    monkeypatch: pytest.MonkeyPatch, with_cgroups: bool
+) -> None:
+    if not with_cgroups:
+        monkeypatch.setattr(netns, "_cgroup_root", lambda: None)
+    with Network(["vm-a"]) as network:
+        (host,) = network.hosts
+        process = subprocess.Popen(host.command(["sh", "-c", "setsid sleep 600 & sleep 600"]))
+        wait_for(host.processes, lambda found: len(found) == 3)
+        assert process.pid in host.processes(), "the command is the process"
+        host.freeze()
+        host.kill()
+        assert host.processes() == [] and process.wait() == -signal.SIGKILL
+
+
+@needs_namespaces
+@pytest.mark.parametrize("with_cgroups", [True, False])
+def test_a_frozen_host_does_nothing_until_it_is_thawed(
+    monkeypatch: pytest.MonkeyPatch, listen: Callable[[Host], Listener], with_cgroups: bool
+) -> None:
+    if not with_cgroups:
+        monkeypatch.setattr(netns, "_cgroup_root", lambda: None)
+    with Network(["vm-a", "vm-b"]) as network:
+        a, b = network.hosts
+        listener = listen(b)
+        b.freeze()
+        say(a, b.address, "first")
+        time.sleep(0.2)
+        assert listener.process.stdout
+        os.set_blocking(listener.process.stdout.fileno(), False)
+        assert not listener.process.stdout.buffer.read()  # type: ignore[attr-defined]
+        os.set_blocking(listener.process.stdout.fileno(), True)
+        b.thaw()
+        assert listener.hears() == f"first {a.address}"
+
+
+@needs_namespaces
+def test_a_renewed_host_is_another_one_under_the_old_name_and_address(
+    network: Network, listen: Callable[[Host], Listener]
+) -> None:
+    a, b = network.hosts
+    before = listen(b)
+    (netns.NAMESPACES / b.name).stat()
+    old = output(b, "readlink", "/proc/self/ns/net")
+    b.cut()
+    b.renew()
+    assert before.process.wait() == -signal.SIGKILL
+    assert output(b, "readlink", "/proc/self/ns/net") != old
+    assert output(b, "hostname") == "vm-b"
+    after = listen(b)
+    say(a, "vm-b", "again")
+    assert after.hears() == f"again {a.address}"
+
+
+@needs_namespaces
+def test_exit_codes_and_signals_are_those_of_the_command(network: Network) -> None:
+    host = network.hosts[0]
+    assert subprocess.run(host.command(["sh", "-c", "exit 7"])).returncode == 7
+    assert subprocess.run(host.command(["sh", "-c", "kill -TERM $$"])).returncode == -15
+    missing = subprocess.run(host.command(["no-such-command"]), stderr=subprocess.DEVNULL)
+    assert missing.returncode == 127
+
+
+@needs_namespaces
+def test_two_networks_have_their_own_numbers_and_do_not_meet() -> None:
+    with Network(["vm-a"]) as one, Network(["vm-a"]) as other:
+        assert one.number != other.number
+        assert one.hosts[0].address != other.hosts[0].address
+        assert say(one.hosts[0], other.hosts[0].address, "hello") != 0, "no route"
+
+
+CRASH = """
+import os, subprocess
+from launcher.emulator.vms.netns import Network
+network = Network(["vm-a"])
+subprocess.Popen(network.hosts[0].command(["sleep", "600"]), stdout=subprocess.DEVNULL)
+while not network.hosts[0].processes():
+    pass
+print(network.number, network.hosts[0].name, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+@needs_namespaces
+def test_what_a_killed_owner_left_is_removed_by_the_next(network: Network) -> None:
+    crashed = subprocess.run(
+        [sys.executable, "-c", CRASH],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    number, name = crashed.stdout.split()
+    left = list(netns._inhabitants(name, None))
+    assert names_of(int(number)) and len(left) == 1
+    netns.collect()
+    assert names_of(int(number)) == set()
+    assert not Path(f"/proc/{left[0]}").exists() or not list(netns._inhabitants(name, None))
+    assert names_of(network.number), "a living owner's network stays"
+
+
+@needs_namespaces
+def test_a_network_that_cannot_be_made_leaves_nothing() -> None:
+    before = netns._names()
+    with pytest.raises(OSError, match="254 hosts do not fit"):
+        Network(["vm"] * 254)
+    with pytest.raises(OSError, match=r"^ip "):
+        # More than an interface's name can hold: the third step fails.
+        class Long(Network):
+            def _make(self) -> None:
+                self.hosts[0]._port = "port-with-a-name-too-long"
+                super()._make()
+
+        Long(["vm-a"])
+    assert netns._names() == before
+
+
+def test_without_a_tool_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(netns, "SEARCH", "/nowhere")
+    assert netns.missing() == "network namespaces need the command ip: apt-get install iproute2"
+    with pytest.raises(OSError, match="apt-get install iproute2"):
+        Network(["vm-a"])
+
+
+def test_without_root_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert netns.missing() == "network namespaces need root: run this as root"
