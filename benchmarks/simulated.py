@@ -19,12 +19,12 @@ from typing import Any, TypeVar
 import grpc
 
 from trainer.agent.rendezvous import Rendezvous
-from trainer.coordinator.coordinator import MESSAGE_LIMIT, METHOD, SERVICE, Coordinator
+from trainer.coordinator.coordinator import Coordinator
 from trainer.coordinator.limits import Policy
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.credentials import CHANNEL_OPTIONS, Credentials, new_secret
 from trainer.protocol.lease import newest_claim
-from trainer.protocol.wire import world_from_message
+from trainer.protocol.wire import MESSAGE_LIMIT, METHOD, SERVICE, world_from_message
 from trainer.protocol.world import MemberId, World
 from trainer.rundir.directory import RunDirectory
 

@@ -109,7 +109,7 @@ class Swell:
         assert claim is not None
         host = next(one for one in self._hosts if one.address == claim.target.split(":")[0])
         inside = [psutil.Process(pid) for pid in host.processes()]
-        hosted = [one for one in inside if "trainer.agent.host" in one.cmdline()]
+        hosted = [one for one in inside if "trainer.coordinator" in one.cmdline()]
         return host, min(hosted, key=lambda one: one.create_time())  # the other one stands by
 
     def ended(self) -> bool:

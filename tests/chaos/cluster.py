@@ -143,7 +143,7 @@ class Vm:
     def coordinators(self) -> list[int]:
         """The process ids of its coordinators: the one that leads, if one does, was first."""
         found = psutil.Process(self.agent.pid).children(True) if self.agent else []
-        hosted = [one for one in found if "trainer.agent.host" in one.cmdline()]
+        hosted = [one for one in found if "trainer.coordinator" in one.cmdline()]
         return [one.pid for one in sorted(hosted, key=lambda one: one.create_time())]
 
     def _idle(self, worker: int) -> tuple[float, int]:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import grpc
 
-from trainer.coordinator.coordinator import METHOD, SERVICE
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.credentials import CHANNEL_OPTIONS, Credentials, new_secret
+from trainer.protocol.wire import METHOD, SERVICE
 
 Address = tuple[str, int]
 PATIENCE = 5.0  # seconds

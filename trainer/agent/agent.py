@@ -20,7 +20,7 @@ from trainer.agent import preemption
 from trainer.agent.code import bring
 from trainer.agent.ending import Ended, Ending
 from trainer.agent.environment import horovod_environment
-from trainer.agent.host import Seat
+from trainer.agent.host import seat_of
 from trainer.agent.link import Link, Refused
 from trainer.agent.process import Message, WorkerProcess, describe_exit
 from trainer.agent.rendezvous import Rendezvous
@@ -88,7 +88,7 @@ class Agent:
         )
         self._link = Link(
             run_dir,
-            Seat.of(run_dir, credentials, self.member, replica, settings),
+            seat_of(run_dir, credentials, self.member, replica, settings),
             replica.is_primary,
             self._introduce,
             self._carry_out,

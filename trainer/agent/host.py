@@ -1,94 +1,49 @@
-"""The coordinator as a child process of the agent that hosts it: it can crash alone.
+"""The agent's end of its coordinator, a child process that can crash alone.
 
 The agent keeps a child warm, also beside one that leads, because to import gRPC takes longer
-than to take over. Both ends are here. They speak JSON lines over the child's standard input and
-output: what it is to be (``Seat``, with the run's secret, which so is in no argv), then orders,
-each with an ``op``; the child answers ``lead`` alone, with ``{"leads": …}``. It resigns and exits
-when its input ends, that is, when its agent is gone, and exits when it leads no longer.
+than to take over. They speak JSON lines over the child's standard input and output: what it is to
+be (``Seat``, with the run's secret, which so is in no argv), then orders, each with an ``op``; the
+child answers ``lead`` alone, with ``{"leads": …}``. Its own end is trainer.coordinator.__main__.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
-import resource
 import signal
 import sys
 from asyncio.subprocess import Process
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from trainer.agent.replica import Replica
 from trainer.agent.settings import Settings
-from trainer.coordinator.coordinator import Coordinator
-from trainer.coordinator.limits import Policy
+from trainer.coordinator.seat import LINE_LIMIT, Seat
 from trainer.protocol.credentials import Credentials
 from trainer.protocol.world import MemberId
 from trainer.rundir.directory import ENV_TOKEN, RunDirectory
 from trainer.worker.script import is_elastic
 
-LINE_LIMIT = 2**20  # bytes
 WARM_LIMIT = 10.0  # seconds in which the child is warm
 CLOSE_GRACE = 3.0  # seconds to resign in
 
 
-@dataclass(frozen=True)
-class Seat:
-    """What a coordinator has to know before there is anything to lead.
-
-    Attributes:
-        run_dir, member, address, expected: see trainer.coordinator.coordinator.
-        secret: the run's; see trainer.protocol.credentials.
-        limits: of the policy.
-    """
-
-    run_dir: str
-    secret: str = field(repr=False)
-    member: str
-    address: str
-    expected: int
-    limits: dict[str, Any]
-
-    @classmethod
-    def of(
-        cls,
-        run_dir: RunDirectory,
-        credentials: Credentials,
-        member: MemberId,
-        replica: Replica,
-        run: Settings,
-    ) -> Seat:
-        """That of a replica's agent."""
-        slots = replica.replicas * replica.slots
-        if not run.task and not is_elastic(run.script, run.module):
-            # A plain script cannot take it that the world changes: it is always the full one.
-            run = replace(run, min_workers=slots, max_workers=slots)
-        limits = asdict(run.policy(run_dir.store.is_local))
-        return cls(run_dir.url, credentials.text, str(member), replica.address, slots, limits)
-
-    @property
-    def credentials(self) -> Credentials:
-        """The run's."""
-        return Credentials.parse(self.secret)
-
-    @property
-    def policy(self) -> Policy:
-        """The limits of membership and of the lease."""
-        return Policy(**self.limits)
-
-    def coordinator(self) -> Coordinator:
-        """A coordinator for it."""
-        return Coordinator(
-            RunDirectory(self.run_dir),
-            self.policy,
-            self.expected,
-            self.credentials,
-            self.address,
-            MemberId.parse(self.member),
-        )
+def seat_of(
+    run_dir: RunDirectory,
+    credentials: Credentials,
+    member: MemberId,
+    replica: Replica,
+    run: Settings,
+) -> Seat:
+    """What the coordinator of a replica's agent has to know."""
+    slots = replica.replicas * replica.slots
+    if not run.task and not is_elastic(run.script, run.module):
+        # A plain script cannot take it that the world changes: it is always the full one.
+        run = replace(run, min_workers=slots, max_workers=slots)
+    limits = asdict(run.policy(run_dir.store.is_local))
+    return Seat(run_dir.url, credentials.text, str(member), replica.address, slots, limits)
 
 
 class Host:
@@ -123,7 +78,7 @@ class Host:
     async def _start(self) -> None:
         env = {key: value for key, value in os.environ.items() if key != ENV_TOKEN}
         self._warm = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "trainer.agent.host"),
+            *(sys.executable, "-m", "trainer.coordinator"),
             env=env,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -185,58 +140,3 @@ async def _close(process: Process | None, *, resign: bool) -> None:
     except asyncio.TimeoutError:
         _kill(process)
         await process.wait()
-
-
-async def serve(orders: asyncio.StreamReader) -> None:
-    """The child's end, until it leads no longer or is told to close."""
-    seat = Seat(**json.loads(await orders.readline()))
-    coordinator = seat.coordinator()
-    leads = resign = False
-    ended = asyncio.ensure_future(coordinator.ended.wait())
-    while True:
-        reading = asyncio.ensure_future(orders.readline())
-        await asyncio.wait({reading, ended}, return_when=asyncio.FIRST_COMPLETED)
-        if ended.done():
-            break
-        line = reading.result()
-        order: dict[str, Any] = json.loads(line) if line else {"op": "close", "resign": True}
-        if order["op"] == "lead":
-            deposed = MemberId.parse(order["deposed"]) if order["deposed"] else None
-            leads = await coordinator.lead(order["epoch"], order["generation"], deposed)
-            print(json.dumps({"leads": leads}), flush=True)
-            if not leads:
-                coordinator = seat.coordinator()
-        else:
-            resign = order["resign"]
-            break
-    if leads:
-        await coordinator.stop(resign=resign)
-
-
-async def _serve_stdin() -> None:
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=LINE_LIMIT)
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    await serve(reader)
-
-
-def main() -> None:
-    """The child process."""
-    for number in (signal.SIGTERM, signal.SIGINT):  # a notice is for the agent, which decides
-        signal.signal(number, signal.SIG_IGN)
-    logging.basicConfig(
-        level=os.environ.get("SWELL_LOG_LEVEL", "INFO"),
-        format="%(asctime)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    # A thousand agents connect here, and strangers may, before they are turned away.
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    with suppress(OSError):  # a store that was away; its agent finds that it has gone
-        asyncio.run(_serve_stdin())
-    sys.stdout.flush()
-    os._exit(0)  # whatever still waits for a store
-
-
-if __name__ == "__main__":
-    main()

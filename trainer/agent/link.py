@@ -21,11 +21,12 @@ from typing import Any
 
 import grpc
 
-from trainer.agent.host import Host, Seat
-from trainer.coordinator.coordinator import KEEPALIVE, MESSAGE_LIMIT, METHOD, SERVICE
+from trainer.agent.host import Host
+from trainer.coordinator.seat import Seat
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.credentials import CHANNEL_OPTIONS
 from trainer.protocol.lease import Claim, Contend, Follow, Wait, Watch, newest_claim
+from trainer.protocol.wire import KEEPALIVE, MESSAGE_LIMIT, METHOD, SERVICE
 from trainer.protocol.world import MemberId
 from trainer.rundir.directory import RunDirectory
 

@@ -27,6 +27,10 @@ from trainer.protocol.credentials import Credentials
 from trainer.protocol.lease import Claim, create_claim, last_announced, newest_epoch, renew_claim
 from trainer.protocol.mesh import Mesh
 from trainer.protocol.wire import (
+    KEEPALIVE,
+    MESSAGE_LIMIT,
+    METHOD,
+    SERVICE,
     event_from_message,
     save_to_message,
     slots_of,
@@ -37,24 +41,11 @@ from trainer.protocol.world import MemberId, World
 from trainer.rundir.directory import OutcomeState, RunDirectory
 from trainer.rundir.events import EventWriter
 
-SERVICE = "swell.Coordinator"
-METHOD = "Join"
 TICK = 0.1  # seconds
 FLUSH = 0.5  # seconds between batches of events
 HEIRS = 16  # members that may contend early
 HAND_OVER_LIMIT = 1.5  # seconds in which another coordinator leads, or none will
 HAND_OVER_LOOK = 0.05  # seconds
-MESSAGE_LIMIT = 64 * 2**20  # bytes; the largest name all members of a world (45 each), or
-# the addresses that all ranks made for one member's ranks (8 or 28 each)
-
-# A peer that vanished is noticed even while nobody has anything to say to it.
-KEEPALIVE = (
-    ("grpc.keepalive_time_ms", 5000),
-    ("grpc.keepalive_timeout_ms", 5000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-)
-
 # Whoever has not shown the run's certificate and token gets little, and not for long.
 STRANGERS = (
     ("grpc.server_handshake_timeout_ms", 10_000),

@@ -1,4 +1,7 @@
-"""Between membership's plain values and the messages of swell.proto, in both directions."""
+"""What agents and the coordinator share on the wire: the service, its limits, its messages.
+
+Messages of swell.proto are made of membership's plain values here, and the reverse.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,19 @@ from typing import Any
 from trainer.protocol import signals
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.world import MemberId, World, arrange
+
+SERVICE = "swell.Coordinator"
+METHOD = "Join"
+MESSAGE_LIMIT = 64 * 2**20  # bytes; the largest name all members of a world (45 each), or
+# the addresses that all ranks made for one member's ranks (8 or 28 each)
+
+# A peer that vanished is noticed even while nobody has anything to say to it.
+KEEPALIVE = (
+    ("grpc.keepalive_time_ms", 5000),
+    ("grpc.keepalive_timeout_ms", 5000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+)
 
 SLOTS_LIMIT = 1024  # workers of one member; no machine has as many GPUs
 

@@ -17,8 +17,9 @@ import psutil
 import pytest
 
 from tests.trainer.ranks import PATIENCE
-from trainer.agent.host import Host, Seat
+from trainer.agent.host import Host
 from trainer.coordinator.limits import Policy
+from trainer.coordinator.seat import Seat
 from trainer.protocol.credentials import new_secret
 from trainer.protocol.lease import Claim, create_claim, newest_claim
 from trainer.rundir.directory import RunDirectory
@@ -32,7 +33,7 @@ def seat(run_dir: RunDirectory) -> Seat:
 
 
 def children() -> list[psutil.Process]:
-    return [one for one in psutil.Process().children() if "trainer.agent.host" in one.cmdline()]
+    return [one for one in psutil.Process().children() if "trainer.coordinator" in one.cmdline()]
 
 
 def child() -> psutil.Process:

@@ -13,12 +13,12 @@ import grpc
 import pytest
 
 from tests.trainer.ranks import PATIENCE
-from trainer.coordinator.coordinator import METHOD, SERVICE, Coordinator
+from trainer.coordinator.coordinator import Coordinator
 from trainer.coordinator.limits import Policy
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.credentials import CHANNEL_OPTIONS, Credentials, new_secret
 from trainer.protocol.lease import newest_claim
-from trainer.protocol.wire import world_to_message
+from trainer.protocol.wire import METHOD, SERVICE, world_to_message
 from trainer.protocol.world import MemberId, World, arrange
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
