@@ -12,14 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.protocol.credentials import new_secret
-from trainer.rundir.directory import (
-    ENV_ADDRESS,
-    ENV_RUN_DIR,
-    ENV_SLOTS,
-    ENV_TOKEN,
-    RunDirectory,
-    token_sha256,
-)
+from trainer.rundir.directory import RunDirectory, token_sha256
+from trainer.rundir.names import ENV_ADDRESS, ENV_RUN_DIR, ENV_SLOTS, ENV_TOKEN
 
 # Where nothing listens: no agent of a benchmark asks this machine's real metadata server.
 NO_METADATA = "127.0.0.1:1"

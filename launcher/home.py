@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.protocol.credentials import new_secret
-from trainer.rundir.directory import RUN, RunDirectory, token_sha256
+from trainer.rundir.directory import RunDirectory, token_sha256
+from trainer.rundir.names import RUN
 from trainer.rundir.untrusted import parse_json
 
 _ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")

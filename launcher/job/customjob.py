@@ -15,7 +15,7 @@ from typing import Any
 
 from launcher.job.pool import AGENT_MODULE, Container, Package, Pool, Reservation
 from launcher.job.spec import Job
-from trainer.rundir.directory import (
+from trainer.rundir.names import (
     ENV_ATTEMPT,
     ENV_CHECKPOINTS,
     ENV_RUN_DIR,

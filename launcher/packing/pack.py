@@ -26,7 +26,8 @@ from launcher.packing import sdist
 from launcher.packing.secretfiles import suspicion
 from trainer.rundir import bundle
 from trainer.rundir.bundle import File
-from trainer.rundir.directory import CODE, RunDirectory
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.names import CODE
 
 IGNORE_FILES = (".gitignore", ".swellignore")  # the last has the last word
 NEVER = (

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from trainer.rundir import bundle
 from trainer.rundir.bundle import File
-from trainer.rundir.directory import CODE
+from trainer.rundir.names import CODE
 
 NAME = "swell-code"
 

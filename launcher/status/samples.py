@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.rundir.directory import AUDIT, RunDirectory
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.names import AUDIT
 from trainer.rundir.store import TooLarge
 from trainer.rundir.untrusted import parse_json
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from trainer.rundir.directory import ATTEMPTS, RunDirectory
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.names import ATTEMPTS
 
 SUBMITTING = "SUBMITTING"
 REFUSED = "REFUSED"  # the API did not take the request, or it was never sent

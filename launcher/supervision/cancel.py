@@ -19,8 +19,9 @@ from launcher.api.retry import BRIEF, Retries
 from launcher.api.vertex import JobState, jobs_of
 from launcher.supervision.attempt import ENDED, read_attempts
 from launcher.supervision.supervisor import end_run
-from trainer.rundir.directory import ATTEMPTS, RunDirectory
+from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventWriter
+from trainer.rundir.names import ATTEMPTS
 
 LIMIT = 60.0  # seconds to wait until nothing of the run is left
 JOB_POLL = 2.0

@@ -50,7 +50,7 @@ from launcher.supervision.attempt import Attempt
 from launcher.supervision.choices import Choice, fruitless, next_choice
 from launcher.supervision.limits import no_more_attempts, reached, spent
 from launcher.supervision.verdict import verdict_of
-from trainer.rundir.directory import OutcomeState
+from trainer.rundir.names import OutcomeState
 
 GRACE = 30.0  # seconds that replicas get to exit after the run has ended
 STOP_GRACE = 600.0  # seconds that a run gets to save a checkpoint when a limit is reached

@@ -40,8 +40,9 @@ from launcher.supervision.policy import (
     decide,
 )
 from launcher.supervision.verdict import verdict_of
-from trainer.rundir.directory import OutcomeState, RunDirectory
+from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventWriter
+from trainer.rundir.names import OutcomeState
 
 # Seconds after which a request that left no trace was not sent: longer than a submission is tried
 # (launcher.api.retry, and one answer's timeout).

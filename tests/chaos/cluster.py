@@ -20,15 +20,8 @@ from launcher.emulator.vms.netns import Host, Network
 from launcher.emulator.vms.processes import signal_session
 from trainer.protocol.credentials import new_secret
 from trainer.protocol.session import ENV_SESSION
-from trainer.rundir.directory import (
-    AUDIT,
-    ENV_ADDRESS,
-    ENV_RUN_DIR,
-    ENV_SLOTS,
-    ENV_TOKEN,
-    RunDirectory,
-    token_sha256,
-)
+from trainer.rundir.directory import RunDirectory, token_sha256
+from trainer.rundir.names import AUDIT, ENV_ADDRESS, ENV_RUN_DIR, ENV_SLOTS, ENV_TOKEN
 
 ROOT = Path(__file__).parents[2]
 SITE = Path(__file__).parent / "site"

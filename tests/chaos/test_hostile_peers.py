@@ -12,7 +12,7 @@ from tests.chaos import hostile
 from tests.chaos.run import Run
 from trainer.protocol.credentials import Credentials
 from trainer.protocol.lease import newest_claim
-from trainer.rundir.directory import ENV_TOKEN
+from trainer.rundir.names import ENV_TOKEN
 
 DISTURBED = {"loss", "drain", "paused", "leader_changed", "generation_formed", "task_failed"}
 

@@ -23,7 +23,8 @@ from launcher.local.buckets import LocalBuckets
 from tests.integration.command import Swell, resumed_at, until
 from trainer.checkpoints.manifest import committed_steps, read_manifest
 from trainer.checkpoints.restore import Alone, load
-from trainer.rundir.directory import ENV_RUN_DIR, RunDirectory
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.names import ENV_RUN_DIR
 
 JOB = """
 name: digits

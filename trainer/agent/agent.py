@@ -33,15 +33,9 @@ from trainer.protocol.lease import newest_claim
 from trainer.protocol.session import Session
 from trainer.protocol.wire import addresses_in, share_in, world_from_message, world_to_message
 from trainer.protocol.world import MemberId, World
-from trainer.rundir.directory import (
-    ENV_RUN_DIR,
-    ENV_TOKEN,
-    EXIT_FAILED,
-    EXIT_OK,
-    EXIT_RETRY,
-    RunDirectory,
-)
+from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventWriter
+from trainer.rundir.names import ENV_RUN_DIR, ENV_TOKEN, EXIT_FAILED, EXIT_OK, EXIT_RETRY
 from trainer.rundir.retry import START_LIMIT, patiently
 
 FLUSH = 0.5  # seconds

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import site
 import subprocess
 import sys
 import sysconfig
@@ -28,7 +27,8 @@ from pathlib import Path
 
 from trainer.agent.settings import Settings
 from trainer.rundir import bundle
-from trainer.rundir.directory import CODE, ENV_SCRATCH, ENV_TOKEN, LEADER, RunDirectory
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.names import CODE, ENV_SCRATCH, ENV_TOKEN, LEADER
 from trainer.rundir.store import TooLarge
 
 TRIES = 3
@@ -84,23 +84,6 @@ def bring(
         code_folder=folder,
         code_installed=installed,
     )
-
-
-def enter(folder: str, installed: str) -> None:
-    """Makes this process one that runs the code, as those are that it starts.
-
-    Args:
-        folder: where the code is: the current folder, and the first on the path.
-        installed: where that is which the code requires, the next on the path; or "".
-    """
-    os.chdir(folder)
-    found = [path for path in (folder, installed) if path]
-    # The first is the folder of the program, which may be one inside: see trainer.worker.script.
-    sys.path[:1] = [folder, *found]
-    if installed:
-        site.addsitedir(installed)  # for its .pth files; on the path it is already
-    path = [*found, *filter(None, [os.environ.get("PYTHONPATH")])]
-    os.environ["PYTHONPATH"] = os.pathsep.join(path)
 
 
 def _scratch(env: Mapping[str, str]) -> Path:

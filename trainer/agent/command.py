@@ -22,15 +22,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainer.agent.networks import settings_here
-from trainer.rundir.directory import (
-    ENV_RUN_DIR,
-    ENV_TOKEN,
-    ENV_TOKEN_SECRET,
-    EXIT_FAILED,
-    RUN,
-    RunDirectory,
-    token_sha256,
-)
+from trainer.rundir.directory import RunDirectory, token_sha256
+from trainer.rundir.names import ENV_RUN_DIR, ENV_TOKEN, ENV_TOKEN_SECRET, EXIT_FAILED, RUN
 
 if TYPE_CHECKING:
     from trainer.agent.replica import Replica

@@ -23,7 +23,8 @@ from trainer.agent.settings import Settings
 from trainer.coordinator.seat import LINE_LIMIT, Seat
 from trainer.protocol.credentials import Credentials
 from trainer.protocol.world import MemberId
-from trainer.rundir.directory import ENV_TOKEN, RunDirectory
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.names import ENV_TOKEN
 from trainer.worker.script import is_elastic
 
 WARM_LIMIT = 10.0  # seconds in which the child is warm

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.protocol.world import MemberId
-from trainer.rundir.directory import ENV_ADDRESS, ENV_CHECKPOINTS, ENV_SLOTS
+from trainer.rundir.names import ENV_ADDRESS, ENV_CHECKPOINTS, ENV_SLOTS
 from trainer.rundir.untrusted import parse_json
 
 

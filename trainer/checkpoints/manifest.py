@@ -18,8 +18,9 @@ from typing import Any
 
 from trainer.checkpoints.shardfile import ShardFile
 from trainer.checkpoints.shards import Slot
-from trainer.rundir.directory import CHECKPOINTS, RunDirectory
+from trainer.rundir.directory import RunDirectory
 from trainer.rundir.exclusive import OWNER
+from trainer.rundir.names import CHECKPOINTS
 
 FORMAT = 3
 MANIFEST = "manifest.json"

@@ -24,7 +24,8 @@ from trainer.checkpoints.manifest import (
 from trainer.checkpoints.shardfile import ShardFile
 from trainer.checkpoints.shards import Assembly
 from trainer.checkpoints.tree import unflatten
-from trainer.rundir.directory import CHECKPOINTS, RunDirectory
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.names import CHECKPOINTS
 from trainer.rundir.retry import StoreUnavailable
 
 if TYPE_CHECKING:

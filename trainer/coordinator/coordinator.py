@@ -38,8 +38,9 @@ from trainer.protocol.wire import (
     world_to_message,
 )
 from trainer.protocol.world import MemberId, World
-from trainer.rundir.directory import OutcomeState, RunDirectory
+from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventWriter
+from trainer.rundir.names import OutcomeState
 
 TICK = 0.1  # seconds
 FLUSH = 0.5  # seconds between batches of events

@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 
 from trainer.protocol.session import Session
-from trainer.rundir.directory import AUDIT
+from trainer.rundir.names import AUDIT
 from trainer.rundir.store import Store
 
 

@@ -22,7 +22,8 @@ from datetime import datetime, timezone
 from typing import Any
 
 from trainer.protocol.secretmanager import read_secret
-from trainer.rundir.directory import ENV_TOKEN, ENV_TOKEN_SECRET, token_sha256
+from trainer.rundir.directory import token_sha256
+from trainer.rundir.names import ENV_TOKEN, ENV_TOKEN_SECRET
 
 NAME = "coordinator.swell"  # what the certificate is for: addresses change with the leader
 LIMIT = 8192  # characters of the text; it has about 800

@@ -25,7 +25,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from trainer.protocol.world import MemberId
-from trainer.rundir.directory import LEADER, RunDirectory
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.names import LEADER
 
 TARGET_LIMIT = 100  # characters of an address and a port
 

@@ -1,64 +1,30 @@
-"""The run directory, and every name that the launcher and the trainer must agree on.
+"""The run directory: the one thing that lasts, and that launcher and trainer share. The layout::
 
-This is the only module of the trainer that the launcher imports (with what it
-re-exports), so the two sides can be installed and changed apart. The layout::
-
-    run.json                      the spec as launched, the run token's hash, who and when
-    attempts/0003.json            one submitted CustomJob: name, region, state, why it ended
-    leader/000007.json            exclusive-create objects; the highest number is the epoch
-    events/<writer>/<seq>.jsonl   what happened, in batches (see trainer.rundir.events)
-    audit/<writer>.jsonl          sample ids that each worker contributed (only when asked for);
-                                  on an object store audit/<writer>/<seq>.jsonl
-    code/<sha256>.tar.gz          the user's code (see trainer.rundir.bundle)
-    checkpoints/step-000001200/   shards and manifest.json; no manifest, no checkpoint
-    logs/                         TensorBoard event files
-    stop.json                     written once: the run is to save a checkpoint and to end
-    outcome.json                  written once: how the run ended, and why
+run.json                      the spec as launched, the run token's hash, who and when
+attempts/0003.json            one submitted CustomJob: name, region, state, why it ended
+leader/000007.json            exclusive-create objects; the highest number is the epoch
+events/<writer>/<seq>.jsonl   what happened, in batches (see trainer.rundir.events)
+audit/<writer>.jsonl          sample ids that each worker contributed (only when asked for);
+                              on an object store audit/<writer>/<seq>.jsonl
+code/<sha256>.tar.gz          the user's code (see trainer.rundir.bundle)
+checkpoints/step-000001200/   shards and manifest.json; no manifest, no checkpoint
+logs/                         TensorBoard event files
+stop.json                     written once: the run is to save a checkpoint and to end
+outcome.json                  written once: how the run ended, and why
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from trainer.rundir.exclusive import create_exclusive, encode
+from trainer.rundir.names import JSON_LIMIT, OUTCOME, RUN, STOP, OutcomeState
 from trainer.rundir.untrusted import parse_json
 
 if TYPE_CHECKING:
     from trainer.rundir.store import Store
-
-# The environment that the launcher gives to every replica.
-ENV_RUN_DIR = "SWELL_RUN_DIR"
-ENV_RUN_ID = "SWELL_RUN_ID"
-ENV_TOKEN = "SWELL_TOKEN"  # secret: never logged, never in argv
-ENV_TOKEN_SECRET = "SWELL_TOKEN_SECRET"  # or where in Secret Manager it is
-ENV_ATTEMPT = "SWELL_ATTEMPT"
-ENV_CHECKPOINTS = "SWELL_CHECKPOINTS"  # URLs whose checkpoints are read, as a JSON list; written
-# to the first. By default the run directory's alone.
-# What a replica may be told about its machine; found out by itself otherwise.
-ENV_ADDRESS = "SWELL_ADDRESS"
-ENV_SLOTS = "SWELL_SLOTS"
-ENV_SCRATCH = "SWELL_SCRATCH"  # a folder for the user's code; by default one for temporary files
-
-# Exit codes of an agent (DESIGN section 4).
-EXIT_OK = 0
-EXIT_FAILED = 1  # nothing can help; the reason is in outcome.json
-EXIT_RETRY = 134  # only a fresh attempt can help; Vertex retries the whole job on it
-
-RUN = "run.json"
-OUTCOME = "outcome.json"
-STOP = "stop.json"
-ATTEMPTS = "attempts"
-LEADER = "leader"
-EVENTS = "events"
-AUDIT = "audit"
-CHECKPOINTS = "checkpoints"
-CODE = "code"
-
-JSON_LIMIT = 8 * 2**20  # bytes; nothing that Swell writes as one JSON file comes near it
-
-OutcomeState = Literal["succeeded", "failed", "cancelled", "limited"]
 
 
 class RunDirectory:

@@ -57,7 +57,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from trainer.rundir.directory import EVENTS, RunDirectory
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.names import EVENTS
 from trainer.rundir.store import TooLarge
 from trainer.rundir.untrusted import parse_json
 

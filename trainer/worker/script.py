@@ -15,6 +15,7 @@ import ast
 import importlib.util
 import os
 import runpy
+import site
 import sys
 from pathlib import Path
 
@@ -43,6 +44,23 @@ def run_as_main(session: Session) -> None:
     except SystemExit as ending:
         if ending.code not in (None, 0):
             raise RuntimeError(f"{name} exited with {ending.code!r}") from None
+
+
+def enter_code(folder: str, installed: str) -> None:
+    """Makes this process one that runs the code, as those are that it starts.
+
+    Args:
+        folder: where the code is: the current folder, and the first on the path.
+        installed: where that is which the code requires, the next on the path; or "".
+    """
+    os.chdir(folder)
+    found = [path for path in (folder, installed) if path]
+    # The first is the folder of the program, which may be one inside: see _run_path.
+    sys.path[:1] = [folder, *found]
+    if installed:
+        site.addsitedir(installed)  # for its .pth files; on the path it is already
+    path = [*found, *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(path)
 
 
 def is_elastic(script: str, module: str = "") -> bool:

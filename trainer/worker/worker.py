@@ -39,9 +39,9 @@ def main() -> int:
     session = current_session()
     try:
         if session.code_folder:
-            from trainer.agent.code import enter
+            from trainer.worker.script import enter_code
 
-            enter(session.code_folder, session.code_installed)
+            enter_code(session.code_folder, session.code_installed)
         if session.task:
             train(session, channel)
         else:

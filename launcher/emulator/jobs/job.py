@@ -52,7 +52,7 @@ from launcher.emulator.vms.program import Program
 from launcher.emulator.vms.vm import ProcessVM
 from launcher.job.machines import MACHINES
 from trainer.protocol.secretmanager import ENV_ENDPOINT
-from trainer.rundir.directory import ENV_ADDRESS, ENV_SCRATCH, ENV_SLOTS
+from trainer.rundir.names import ENV_ADDRESS, ENV_SCRATCH, ENV_SLOTS
 
 LONGEST_TIMER = 30 * 86_400.0  # seconds
 STOP_GRACE = 3.0  # seconds between SIGTERM and SIGKILL when a job ends

@@ -26,7 +26,7 @@ from launcher.emulator.resources.wire import (
     StringMap,
     message,
 )
-from trainer.rundir.directory import ENV_TOKEN
+from trainer.rundir.names import ENV_TOKEN
 
 Json = dict[str, Any]
 

@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Any
 
-from trainer.rundir.directory import ENV_RUN_DIR
+from trainer.rundir.names import ENV_RUN_DIR
 
 # The audit events of whatever a store does on a local disk; the path is the first argument.
 STORE = frozenset({"open", "os.listdir", "os.scandir", "os.mkdir", "os.rename", "os.link"})

@@ -15,7 +15,8 @@ from trainer.agent.code import CodeError, bring
 from trainer.agent.settings import Settings
 from trainer.rundir import bundle
 from trainer.rundir.bundle import File
-from trainer.rundir.directory import ENV_SCRATCH, RunDirectory
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.names import ENV_SCRATCH
 
 FILES = [
     File("train.py", b"import greeting\nprint(greeting.HELLO)\n"),
@@ -95,7 +96,7 @@ def test_what_it_requires_is_installed_once_beside_the_image(
     settings = vm.launch([*FILES, wheel(tmp_path)])
     settings = vm.bring(replace(settings, code_requirements="requirements.txt"))
     program = (
-        "import sys; from trainer.agent.code import enter; enter(*sys.argv[1:]);"
+        "import sys; from trainer.worker.script import enter_code; enter_code(*sys.argv[1:]);"
         "import greeting, os\n"
         "import pydantic, runpy; runpy.run_path('train.py'); print(os.environ['PYTHONPATH'])"
     )

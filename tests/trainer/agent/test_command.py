@@ -15,7 +15,8 @@ from trainer.agent.command import Arguments, Program, begin_run, own_run_dir, pa
 from trainer.agent.replica import Replica
 from trainer.agent.settings import Settings
 from trainer.protocol.credentials import find_credentials
-from trainer.rundir.directory import ENV_RUN_DIR, ENV_TOKEN, RunDirectory, token_sha256
+from trainer.rundir.directory import RunDirectory, token_sha256
+from trainer.rundir.names import ENV_RUN_DIR, ENV_TOKEN
 
 SCRIPT = """
 import sys

@@ -20,7 +20,8 @@ from trainer.checkpoints.checkpoint import Checkpointer
 from trainer.checkpoints.manifest import FORMAT, MANIFEST, committed_steps, sha256_of
 from trainer.checkpoints.restore import NoneValid
 from trainer.checkpoints.shardfile import checksum
-from trainer.rundir.directory import CHECKPOINTS, RunDirectory
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.names import CHECKPOINTS
 from trainer.rundir.store import Store
 
 Report = tuple[str, dict[str, Any]]

@@ -22,7 +22,8 @@ from trainer.checkpoints.manifest import committed_steps
 from trainer.checkpoints.restore import Alone, load
 from trainer.checkpoints.room import Room
 from trainer.checkpoints.scribe import Scribe
-from trainer.rundir.directory import CHECKPOINTS, RunDirectory
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.names import CHECKPOINTS
 
 LIMIT = 60.0  # seconds
 

@@ -23,7 +23,8 @@ from trainer.protocol.credentials import (
     find_credentials,
     new_secret,
 )
-from trainer.rundir.directory import ENV_TOKEN, token_sha256
+from trainer.rundir.directory import token_sha256
+from trainer.rundir.names import ENV_TOKEN
 
 SECRET = new_secret()
 OURS, THEIRS = Credentials.parse(SECRET), Credentials.parse(new_secret())

@@ -22,7 +22,8 @@ from trainer.protocol.lease import (
     newest_claim,
     renew_claim,
 )
-from trainer.rundir.directory import LEADER, RunDirectory
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.names import LEADER
 from trainer.rundir.store import Store
 
 ALICE = Claim(1, "alice#1", "10.0.0.1:7000")

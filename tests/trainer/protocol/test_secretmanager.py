@@ -9,7 +9,8 @@ import pytest
 
 from trainer.protocol.credentials import Credentials, find_credentials, new_secret
 from trainer.protocol.secretmanager import ENDPOINT, ENV_ENDPOINT, read_secret
-from trainer.rundir.directory import ENV_TOKEN_SECRET, token_sha256
+from trainer.rundir.directory import token_sha256
+from trainer.rundir.names import ENV_TOKEN_SECRET
 from trainer.rundir.retry import Retry
 
 VERSION = "projects/p/secrets/swell/versions/3"

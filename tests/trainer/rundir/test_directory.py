@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from trainer.rundir import directory as rundir
-from trainer.rundir.directory import OUTCOME, RUN, OutcomeState, RunDirectory, token_sha256
+from trainer.rundir.directory import RunDirectory, token_sha256
+from trainer.rundir.names import OUTCOME, RUN, OutcomeState
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.rundir.directory import EVENTS, RunDirectory
+from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventReader, EventWriter, read_events
+from trainer.rundir.names import EVENTS
 from trainer.rundir.store import Store
 
 

@@ -1,0 +1,37 @@
+"""The names that launcher and trainer must agree on: variables, files, exit codes, how runs end."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+# The environment that the launcher gives to every replica.
+ENV_RUN_DIR = "SWELL_RUN_DIR"
+ENV_RUN_ID = "SWELL_RUN_ID"
+ENV_TOKEN = "SWELL_TOKEN"  # secret: never logged, never in argv
+ENV_TOKEN_SECRET = "SWELL_TOKEN_SECRET"  # or where in Secret Manager it is
+ENV_ATTEMPT = "SWELL_ATTEMPT"
+ENV_CHECKPOINTS = "SWELL_CHECKPOINTS"  # URLs whose checkpoints are read, as a JSON list; written
+# to the first. By default the run directory's alone.
+# What a replica may be told about its machine; found out by itself otherwise.
+ENV_ADDRESS = "SWELL_ADDRESS"
+ENV_SLOTS = "SWELL_SLOTS"
+ENV_SCRATCH = "SWELL_SCRATCH"  # a folder for the user's code; by default one for temporary files
+
+# Exit codes of an agent (docs/architecture.md, "How a run ends").
+EXIT_OK = 0
+EXIT_FAILED = 1  # nothing can help; the reason is in outcome.json
+EXIT_RETRY = 134  # only a fresh attempt can help; Vertex retries the whole job on it
+
+RUN = "run.json"
+OUTCOME = "outcome.json"
+STOP = "stop.json"
+ATTEMPTS = "attempts"
+LEADER = "leader"
+EVENTS = "events"
+AUDIT = "audit"
+CHECKPOINTS = "checkpoints"
+CODE = "code"
+
+JSON_LIMIT = 8 * 2**20  # bytes; nothing that Swell writes as one JSON file comes near it
+
+OutcomeState = Literal["succeeded", "failed", "cancelled", "limited"]
