@@ -37,7 +37,7 @@ Started alone (``python own_loop.py``) it is a world of one. In a job file it is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from typing import Any
 
 from trainer.engine.data import Order
@@ -50,6 +50,7 @@ from trainer.protocol.session import current_session
 __all__ = ["State", "Step", "batches", "checkpoint", "report", "steps", "stop"]
 
 _running: Steps | None = None
+_keep: Callable[[Any], None] | None = None  # set in a worker that runs a script
 
 
 def batches(dataset: Sized | int, global_batch: int, seed: int = 0) -> Order:
@@ -137,11 +138,8 @@ def checkpoint(state: Any) -> None:
 
     Raises ValueError for a second state, and TypeError for what is no ObjectState.
     """
-    from trainer.worker.horovod_hooks import installed
-
-    hooks = installed()
-    if hooks is not None:
-        hooks.keep(state)
+    if _keep is not None:
+        _keep(state)
 
 
 def _steps(
@@ -170,3 +168,9 @@ def _loop() -> Steps:
 def running() -> Steps | None:
     """The loop of this process, for the worker that runs the user's script."""
     return _running
+
+
+def keep_states_with(keep: Callable[[Any], None]) -> None:
+    """What ``checkpoint`` is to hand a state to, for the worker that runs the user's script."""
+    global _keep
+    _keep = keep

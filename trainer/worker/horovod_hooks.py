@@ -119,8 +119,6 @@ class Hooks:
 
     def install(self) -> None:
         """Puts the hooks in place; to be called before the script is run."""
-        global _installed
-        _installed = self
         modules: list[Any] = [hvd, mpi_ops, torch_elastic]
         for module in modules:
             module.init = self.init
@@ -328,14 +326,6 @@ class Hooks:
             "progress", generation=self._generations.number, step=self._script.step, saving=saving
         )
         self._reported_at = time.monotonic()
-
-
-_installed: Hooks | None = None
-
-
-def installed() -> Hooks | None:
-    """The hooks of this process; None outside a worker that runs a script."""
-    return _installed
 
 
 def _split_again(state: Any) -> None:

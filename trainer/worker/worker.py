@@ -80,6 +80,7 @@ def run_script(session: Session, channel: AgentChannel) -> int:
     set_threads()
     hooks = Hooks(channel)
     hooks.install()
+    elastic.keep_states_with(hooks.keep)
     try:
         run_as_main(session)
         loop = elastic.running()

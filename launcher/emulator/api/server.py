@@ -15,11 +15,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from launcher.emulator.api import entries, secretmanager
+from launcher.emulator.api import entries
 from launcher.emulator.api.filters import parse_filter
 from launcher.emulator.jobs.registry import Registry, job_name
 from launcher.emulator.market.incidents import DEFAULT_NOTICE
-from launcher.emulator.resources import customjobs
+from launcher.emulator.resources import customjobs, secretmanager
 from launcher.emulator.resources.customjobs import Json
 from launcher.emulator.resources.errors import ApiError, invalid_argument, not_found
 from launcher.job.durations import parse_duration

@@ -20,7 +20,6 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
-from launcher.emulator.api.secretmanager import Secrets, access_route
 from launcher.emulator.jobs.job import Folders, Job, Vms
 from launcher.emulator.jobs.lifecycle import UNAVAILABLE, Refused
 from launcher.emulator.logs import timestamp, utc_now
@@ -29,6 +28,7 @@ from launcher.emulator.market.exchange import Exchange
 from launcher.emulator.resources import customjobs
 from launcher.emulator.resources.customjobs import JobState, Json, state_of
 from launcher.emulator.resources.errors import failed_precondition, invalid_argument, not_found
+from launcher.emulator.resources.secretmanager import Secrets, access_route
 from launcher.emulator.vms.metadata import ACCESS_TOKEN
 from launcher.job.marketfile import Market
 
