@@ -149,7 +149,7 @@ def test_neither_launcher_nor_agent_nor_coordinator_needs_torch(module: str) -> 
     answer = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert answer.stdout == "{}\n"
+    assert answer.stdout == "[]\n"
 
 
 def _assert_no_circle(arrows: dict[str, set[str]]) -> None:
