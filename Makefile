@@ -88,6 +88,7 @@ $(DONE)/swell: setup.cfg pyproject.toml $(DONE)/torch
 	$(PIP) install -c containers/torch.txt -e '.[vertex,emulator,gcs,trainer,examples,plots,dev]'
 	@touch $@
 
-$(DONE)/horovod: containers/build_horovod.py containers/horovod_fixes.py $(DONE)/torch
+$(DONE)/horovod: containers/build_horovod.py containers/compiling.py containers/horovod_fixes.py \
+  $(DONE)/torch
 	@$(BIN)/python containers/build_horovod.py --install $(HOROVOD_ARGS)
 	@touch $@

@@ -19,34 +19,29 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
 
+from compiling import (
+    BuildError,
+    ProgressView,
+    build_environment,
+    check_tools,
+    compile_jobs,
+    compile_wheel,
+    error_lines,
+)
 from horovod_fixes import FIXES, Fix, apply_fixes
 
 VERSION = "0.28.1"
 SHA256 = "92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0"
 HERE = Path(__file__).resolve().parent
-# A compiler process that includes PyTorch's headers needs up to this much.
-BYTES_PER_JOB = 2 << 30
-POLL_SECONDS = 0.5
-
-
-class BuildError(Exception):
-    """Why there is no wheel, in words for the person who asked for it."""
-
-    def __init__(self, message: str, exit_code: int = 1) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 # --- what is built, and the name it is kept under ---------------------------------------------
@@ -101,141 +96,6 @@ def installed_torch() -> str:
         ) from None
 
 
-# --- what the machine must have ---------------------------------------------------------------
-
-
-def missing_tools(
-    find: Callable[[str], str | None],
-    include: Path,
-    environ: Mapping[str, str],
-    gpu: bool = False,
-    headers: str = "python3-dev",
-) -> dict[str, str]:
-    """What the compile needs and is not here, with the Debian package that has it.
-
-    Args:
-        find: says where a program is, or None (``shutil.which``).
-        include: the folder of this Python's headers.
-        environ: may name a compiler in CXX, or CUDA's folder in HOROVOD_CUDA_HOME or CUDA_HOME.
-        gpu: whether CUDA's compiler is needed as well.
-        headers: the package with this Python's headers.
-    """
-    missing = {}
-    compilers = [environ["CXX"].split()[0]] if environ.get("CXX") else ["c++", "g++", "clang++"]
-    if not any(find(name) for name in compilers):
-        missing["a C++ compiler"] = "g++"
-    if not find("make"):
-        missing["make"] = "make"
-    if not (include / "Python.h").is_file():
-        missing["Python.h"] = headers
-    if not find("cmake"):
-        missing["cmake"] = "cmake"
-    if gpu:
-        cuda = environ.get("HOROVOD_CUDA_HOME") or environ.get("CUDA_HOME") or "/usr/local/cuda"
-        if not (find("nvcc") or find(f"{cuda}/bin/nvcc")):
-            missing["nvcc"] = "nvidia-cuda-toolkit"
-    return missing
-
-
-def headers_package(system_python: Path = Path("/usr/bin/python3")) -> str:
-    """The Debian package with the headers of the running Python."""
-    version = f"python3.{sys.version_info.minor}"
-    return "python3-dev" if system_python.resolve().name == version else f"{version}-dev"
-
-
-def check_tools(gpu: bool, environ: Mapping[str, str]) -> None:
-    """Raises BuildError, with the packages to install, when the compile could not start."""
-    path = search_path(environ)
-    missing = missing_tools(
-        lambda name: shutil.which(name, path=path),
-        Path(sysconfig.get_path("include")),
-        environ,
-        gpu,
-        headers_package(),
-    )
-    if missing:
-        raise BuildError(
-            f"Horovod cannot be compiled here without {' and '.join(missing)}. "
-            f"Install with: apt-get install {' '.join(missing.values())}",
-            exit_code=2,
-        )
-
-
-def search_path(environ: Mapping[str, str]) -> str:
-    """PATH with this interpreter's own programs (its CMake) first."""
-    return os.pathsep.join([str(Path(sys.executable).parent), environ.get("PATH", os.defpath)])
-
-
-def compile_jobs(cores: int, memory: int) -> int:
-    """How many compilers run at once, given cores and bytes of memory."""
-    return max(1, min(cores, memory // BYTES_PER_JOB))
-
-
-# --- progress ---------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """How far CMake's build is: percent, and the file or library it works on."""
-
-    percent: int
-    what: str
-
-
-_PROGRESS = re.compile(r"^\s*\[\s*(\d{1,3})%\]\s+(\S.*)$")
-
-
-def parse_progress(line: str) -> Progress | None:
-    """Reads a line like ``[ 45%] Building CXX object a/b.dir/c.cc.o``; None for any other."""
-    match = _PROGRESS.match(line)
-    if match is None:
-        return None
-    last = match[2].split()[-1]
-    return Progress(int(match[1]), Path(last).name.removesuffix(".o"))
-
-
-class ProgressView:
-    """Shows progress: one line rewritten in place on a terminal, else a line every 10 %.
-
-    Args:
-        out: where to write.
-        clock: seconds that only go forward.
-    """
-
-    def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        self._out = out
-        self._clock = clock
-        self._began = clock()
-        self._next = 0
-        self._in_place = out.isatty()
-
-    def show(self, progress: Progress) -> None:
-        """Takes the next report of the build."""
-        if self._in_place:
-            width = shutil.get_terminal_size().columns - 1
-            self._out.write(f"\r\033[K{self._text(progress)[:width]}")
-        elif progress.percent >= self._next:
-            self._next = progress.percent // 10 * 10 + 10
-            self._out.write(self._text(progress) + "\n")
-        self._out.flush()
-
-    def close(self) -> None:
-        """Leaves the terminal at the beginning of an empty line."""
-        if self._in_place:
-            self._out.write("\r\033[K")
-            self._out.flush()
-
-    def _text(self, progress: Progress) -> str:
-        seconds = self._clock() - self._began
-        return f"Horovod {progress.percent:3d}% {seconds:4.0f} s  {progress.what}"
-
-
-def error_lines(log: Iterable[str], limit: int = 8) -> list[str]:
-    """The last lines of a build's log that speak of an error."""
-    found = [line.strip()[:300] for line in log if re.search(r"\berror\b", line, re.IGNORECASE)]
-    return found[-limit:]
-
-
 # --- the steps --------------------------------------------------------------------------------
 
 
@@ -276,64 +136,6 @@ def unpack(archive: Path, folder: Path) -> Path:
     except ValueError as error:
         raise BuildError(f"Horovod's source is not what its fixes expect: {error}") from None
     return tree
-
-
-def build_environment(
-    options: Mapping[str, str], jobs: int, environ: Mapping[str, str]
-) -> dict[str, str]:
-    """The environment of the compile: this one without what a surrounding make or run put in."""
-    foreign = ("HOROVOD_", "MAKE", "MFLAGS")
-    kept = {name: value for name, value in environ.items() if not name.startswith(foreign)}
-    return kept | {
-        **options,
-        "PATH": search_path(environ),
-        "MAKEFLAGS": f"-j{jobs}",
-        "CMAKE_POLICY_VERSION_MINIMUM": "3.5",
-        "PYTHONUNBUFFERED": "1",
-    }
-
-
-def watch(process: subprocess.Popen[bytes], lines: Iterable[str], view: ProgressView) -> None:
-    """Shows how far the compile is, from the lines that its log gains, until it ends."""
-    progress = Progress(0, "configuring")
-    ended = False
-    while not ended:
-        ended = process.poll() is not None
-        for line in lines:
-            progress = parse_progress(line) or progress
-        view.show(progress)
-        if not ended:
-            time.sleep(POLL_SECONDS)
-
-
-def compile_wheel(
-    tree: Path, folder: Path, environment: Mapping[str, str], log: Path, view: ProgressView
-) -> Path:
-    """Compiles the source tree and returns the wheel in ``folder``; all output goes to ``log``."""
-    command = [
-        *(sys.executable, "-m", "pip", "wheel", "--verbose", "--no-build-isolation", "--no-deps"),
-        *("--use-pep517", "--wheel-dir", str(folder), str(tree)),
-    ]
-    with (
-        log.open("w", encoding="utf-8") as written,
-        log.open(encoding="utf-8", errors="replace") as lines,
-        subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=written,
-            stderr=subprocess.STDOUT,
-        ) as process,
-    ):
-        try:
-            watch(process, lines, view)
-        finally:
-            view.close()
-    wheels = list(folder.glob("*.whl"))
-    if process.returncode != 0 or not wheels:
-        errors = error_lines(log.read_text(encoding="utf-8", errors="replace").splitlines())
-        raise BuildError("\n  ".join([f"Horovod did not compile; the whole log: {log}", *errors]))
-    return wheels[0]
 
 
 def keep(wheel: Path, folder: Path) -> Path:
