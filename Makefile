@@ -88,7 +88,8 @@ $(DONE)/swell: setup.cfg pyproject.toml $(DONE)/torch
 	$(PIP) install -c containers/torch.txt -e '.[vertex,emulator,gcs,trainer,examples,plots,dev]'
 	@touch $@
 
-$(DONE)/horovod: containers/build_horovod.py containers/compiling.py containers/horovod_fixes.py \
-  $(DONE)/torch
+# The folder, too: its time changes when a patch goes.
+$(DONE)/horovod: containers/build_horovod.py containers/compiling.py containers/patching.py \
+  containers/patches $(wildcard containers/patches/*.patch) $(DONE)/torch
 	@$(BIN)/python containers/build_horovod.py --install $(HOROVOD_ARGS)
 	@touch $@

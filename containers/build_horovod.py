@@ -3,10 +3,11 @@
     python build_horovod.py --install          into this interpreter's environment
     python build_horovod.py --out DIR          the wheel, for an image
 
-Horovod's newest release is source only and does not compile as it is: it is downloaded,
-checked against its checksum, fixed (horovod_fixes.py) and compiled, which takes minutes. The
-wheel fits one PyTorch and one Python, so it is kept under both in ``$SWELL_CACHE/wheels``
-(default ``~/.cache/swell``) and the next call takes seconds.
+Horovod's newest release is source only and neither compiles against current PyTorch nor survives
+the loss of a peer at every moment: it is downloaded, checked against its checksum, patched
+(``patches``) and compiled, which takes minutes. The wheel fits one PyTorch and one Python, so it
+is kept under both in ``$SWELL_CACHE/wheels`` (default ``~/.cache/swell``), and the next call takes
+seconds.
 
 Exit code 2 when something is missing on this machine, 1 when the build fails.
 """
@@ -37,7 +38,7 @@ from compiling import (
     compile_wheel,
     error_lines,
 )
-from horovod_fixes import FIXES, Fix, apply_fixes
+from patching import Patch, PatchError, apply_patches, read_patches
 
 VERSION = "0.28.1"
 SHA256 = "92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0"
@@ -68,11 +69,15 @@ def build_options(gpu: bool, environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def cache_key(
-    torch: str, python: str, platform: str, options: Mapping[str, str], fixes: Sequence[Fix]
+    torch: str, python: str, platform: str, options: Mapping[str, str], patches: Sequence[Patch]
 ) -> str:
-    """The folder name of a wheel: readable, and different whenever the wheel would be."""
+    """The folder name of a wheel: readable, and different whenever the wheel would be.
+
+    So what patches change counts, and not how they explain it.
+    """
     kind = "gpu" if "HOROVOD_GPU_OPERATIONS" in options else "cpu"
-    recipe = [SHA256, sorted(options.items()), [dataclasses.astuple(fix) for fix in fixes]]
+    changes = [repr(dataclasses.astuple(one)) for patch in patches for one in patch.changes]
+    recipe = [SHA256, sorted(options.items()), changes]
     digest = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
     return f"horovod-{VERSION}-torch-{torch}-python-{python}-{platform}-{kind}-{digest}"
 
@@ -125,16 +130,13 @@ def check_source(archive: Path) -> None:
         raise BuildError(f"{archive} is not Horovod {VERSION}: its SHA-256 is {found}")
 
 
-def unpack(archive: Path, folder: Path) -> Path:
-    """Unpacks the source archive and returns the source tree, with the fixes applied."""
+def unpack(archive: Path, folder: Path, patches: Sequence[Patch]) -> Path:
+    """Unpacks the source archive and returns the source tree, patched."""
     with tarfile.open(archive) as tar:
         tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
         tar.extractall(folder)
     tree = folder / f"horovod-{VERSION}"
-    try:
-        apply_fixes(tree)
-    except ValueError as error:
-        raise BuildError(f"Horovod's source is not what its fixes expect: {error}") from None
+    apply_patches(patches, tree)
     return tree
 
 
@@ -148,7 +150,13 @@ def keep(wheel: Path, folder: Path) -> Path:
     return folder / wheel.name
 
 
-def build(cache: Path, key: str, options: Mapping[str, str], source: Path | None) -> Path:
+def build(
+    cache: Path,
+    key: str,
+    options: Mapping[str, str],
+    patches: Sequence[Patch],
+    source: Path | None,
+) -> Path:
     """Builds the wheel from its source and returns its place in the cache."""
     log = cache / "logs" / f"{key}-{os.getpid()}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +169,7 @@ def build(cache: Path, key: str, options: Mapping[str, str], source: Path | None
             print(f"Downloading the source of Horovod {VERSION}", flush=True)
         archive = source or download(folder)
         check_source(archive)
-        tree = unpack(archive, folder)
+        tree = unpack(archive, folder, patches)
         print(f"Compiling Horovod {VERSION} with {jobs} jobs (minutes, once)", flush=True)
         environment = build_environment(options, jobs, os.environ)
         built = compile_wheel(tree, folder / "wheel", environment, log, ProgressView(sys.stdout))
@@ -214,17 +222,18 @@ def run(args: argparse.Namespace) -> None:
             check_tools(args.gpu, os.environ)
         return
     options = build_options(args.gpu, os.environ)
+    patches = read_patches(HERE / "patches")
     key = cache_key(
         installed_torch(),
         f"{sys.version_info.major}.{sys.version_info.minor}",
         sysconfig.get_platform(),
         options,
-        FIXES,
+        patches,
     )
     wheel = kept_wheel([cache / "wheels", *filter(None, [args.wheels])], key)
     if wheel is None:
         check_tools(args.gpu, os.environ)
-        wheel = build(cache, key, options, args.source)
+        wheel = build(cache, key, options, patches, args.source)
     if args.install:
         install(wheel)
     if args.out is not None:
@@ -239,6 +248,9 @@ def main(argv: list[str] | None = None) -> int:
     except BuildError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except PatchError as error:
+        print(error, file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("Interrupted; nothing was installed.", file=sys.stderr)
         return 130

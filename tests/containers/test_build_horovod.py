@@ -4,7 +4,6 @@ import hashlib
 import importlib.metadata
 import io
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,23 @@ from build_horovod import (
     unpack,
 )
 from compiling import BuildError
-from horovod_fixes import FIXES
+from patching import PatchError, parse_patch
+
+CMAKE = "set(CMAKE_CXX_STANDARD 14)\n"
+PATCH = b"""Subject: [PATCH horovod-0.28.1 1/1] Compile as C++17
+
+PyTorch needs it.
+---
+diff --git a/CMakeLists.txt b/CMakeLists.txt
+--- a/CMakeLists.txt
++++ b/CMakeLists.txt
+@@ -1 +1 @@
+-set(CMAKE_CXX_STANDARD 14)
++set(CMAKE_CXX_STANDARD 17)
+"""
+PATCHES = (parse_patch("0001-Compile-as-C-17.patch", PATCH),)
+OTHER = (parse_patch("0001-Compile-as-C-17.patch", PATCH.replace(b"17)", b"20)")),)
+REWORDED = (parse_patch("0001-Ask-for-C-17.patch", PATCH.replace(b"Compile as", b"Ask for")),)
 
 
 class TestCacheKey:
@@ -30,7 +45,7 @@ class TestCacheKey:
         "python": "3.11",
         "platform": "linux-x86_64",
         "options": {"HOROVOD_WITH_GLOO": "1"},
-        "fixes": FIXES,
+        "patches": PATCHES,
     }
 
     def test_is_readable(self) -> None:
@@ -45,13 +60,17 @@ class TestCacheKey:
             {"platform": "linux-aarch64"},
             {"options": {"HOROVOD_WITH_GLOO": "1", "HOROVOD_GPU_OPERATIONS": "NCCL"}},
             {"options": {"HOROVOD_WITH_GLOO": "0"}},
-            {"fixes": FIXES[:-1]},
-            {"fixes": (*FIXES[:-1], replace(FIXES[-1], new="other"))},
+            {"patches": ()},
+            {"patches": OTHER},
         ],
         ids=str,
     )
     def test_changes_with_each_ingredient(self, change: dict[str, Any]) -> None:
         assert cache_key(**self.INGREDIENTS | change) != cache_key(**self.INGREDIENTS)
+
+    def test_does_not_change_with_the_prose_of_a_patch(self) -> None:
+        reworded = self.INGREDIENTS | {"patches": REWORDED}
+        assert cache_key(**reworded) == cache_key(**self.INGREDIENTS)
 
     def test_order_of_options_does_not_matter(self) -> None:
         one = {"A": "1", "B": "2"}
@@ -115,27 +134,22 @@ def test_missing_torch_is_said(
 
 
 class TestSource:
-    def archive(self, folder: Path, skip: str = "") -> Path:
-        """An archive with the places that the fixes change, without one file."""
+    def archive(self, folder: Path, text: str = CMAKE) -> Path:
+        """An archive with the one file that the patch is for."""
         archive = folder / "source.tar.gz"
-        texts: dict[str, str] = {}
-        for fix in FIXES:
-            texts[fix.file] = texts.get(fix.file, "") + fix.old + "\n"
         with tarfile.open(archive, "w:gz") as tar:
-            for file, text in texts.items():
-                member = tarfile.TarInfo(f"horovod-0.28.1/{file}")
-                member.size = len(text)
-                if file != skip:
-                    tar.addfile(member, io.BytesIO(text.encode()))
+            member = tarfile.TarInfo("horovod-0.28.1/CMakeLists.txt")
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text.encode()))
         return archive
 
-    def test_is_unpacked_with_its_fixes(self, tmp_path: Path) -> None:
-        tree = unpack(self.archive(tmp_path), tmp_path)
-        assert "CXX_STANDARD 17" in (tree / "CMakeLists.txt").read_text()
+    def test_is_unpacked_and_patched(self, tmp_path: Path) -> None:
+        tree = unpack(self.archive(tmp_path), tmp_path, PATCHES)
+        assert (tree / "CMakeLists.txt").read_text() == "set(CMAKE_CXX_STANDARD 17)\n"
 
-    def test_that_the_fixes_do_not_fit_stops_the_build(self, tmp_path: Path) -> None:
-        with pytest.raises(BuildError, match=r"CMakeLists\.txt: fix 'cxx17' matches 0 places"):
-            unpack(self.archive(tmp_path, skip="CMakeLists.txt"), tmp_path)
+    def test_that_the_patches_do_not_fit_stops_the_build(self, tmp_path: Path) -> None:
+        with pytest.raises(PatchError, match=r"0001-\S+ does not fit CMakeLists\.txt, hunk 1 of 1"):
+            unpack(self.archive(tmp_path, "project(horovod)\n" + CMAKE), tmp_path, PATCHES)
 
     def test_with_another_checksum_is_refused(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -151,6 +165,15 @@ class TestSource:
         with pytest.raises(BuildError, match="No such file") as caught:
             check_source(tmp_path / "nothing.tar.gz")
         assert caught.value.exit_code == 2
+
+
+def test_a_fault_of_the_patches_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SWELL_CACHE", str(tmp_path))
+    monkeypatch.setattr(build_horovod, "HERE", tmp_path)
+    assert build_horovod.main(["--install"]) == 1
+    assert capsys.readouterr().err == f"there are no patches in {tmp_path / 'patches'}\n"
 
 
 def test_a_wheel_that_is_kept_twice_is_there_once(tmp_path: Path) -> None:

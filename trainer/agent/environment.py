@@ -31,7 +31,7 @@ def horovod_environment(
         "HOROVOD_GLOO_RENDEZVOUS_PORT": str(rendezvous_port),
         "HOROVOD_GLOO_RENDEZVOUS_COLUMNS": "1",
         "HOROVOD_GLOO_TIMEOUT_SECONDS": str(math.ceil(gloo_timeout)),
-        "HOROVOD_IDLE_CYCLE_TIME": "100",  # milliseconds; see containers/horovod_fixes.py
+        "HOROVOD_IDLE_CYCLE_TIME": "100",  # milliseconds; see containers/patches/0009
         "HOROVOD_CONTROLLER": "gloo",
         "HOROVOD_CPU_OPERATIONS": "gloo",
         # Turns on NCCL's asynchronous error checks.

@@ -10,8 +10,8 @@ all ranks learn at the same step that the world is asked to pause.
 A step costs less than with DistributedOptimizer and about what it costs with DDP; see
 benchmarks/steady.py, and docs/figures.md for what it found. Most of what Horovod's own threads
 took was their cycle of 1 ms, in which all ranks exchange bit masks although nothing is ready:
-see fix ``idle`` of containers/horovod_fixes.py. Smaller buckets gain nothing on two cores: the
-sums run on the processors that backward needs.
+see containers/patches/0009. Smaller buckets gain nothing on two cores: the sums run on the
+processors that backward needs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Horovod exchanges what is ready when there is something, and waits for no clock.
 
-What is built with containers/horovod_fixes.py begins a cycle by itself only as often as
-HOROVOD_IDLE_CYCLE_TIME says; here that is so seldom that whatever waited for it would hang.
+With containers/patches/0009 a cycle begins by itself only as often as HOROVOD_IDLE_CYCLE_TIME
+says; here that is so seldom that whatever waited for it would hang.
 """
 
 from __future__ import annotations
