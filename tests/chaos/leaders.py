@@ -17,18 +17,18 @@ def others_than(vm: Vm, run: Run) -> list[Vm]:
     return [one for one in run.everybody if one is not vm]
 
 
-def until_led_after(epoch: int, run: Run) -> Vm:
-    """Waits for a leader of a later epoch."""
-    run.until(lambda _: run.epoch > epoch, f"somebody leads after epoch {epoch}")
+def until_led_after(term: int, run: Run) -> Vm:
+    """Waits for a leader of a later term."""
+    run.until(lambda _: run.term > term, f"somebody leads after term {term}")
     return run.leader()
 
 
 def leader_lost(run: Run) -> None:
     """The coordinator's VM is gone without a sign; it comes back as an ordinary member."""
-    leader, epoch = run.leader(), run.epoch
+    leader, term = run.leader(), run.term
     leader.lose()
     run.until_world(*others_than(leader, run))
-    assert run.epoch == epoch + 1
+    assert run.term == term + 1
     leader.start()
     run.until_world(*run.everybody)
     assert run.leader() is not leader, "whoever comes back leaves the lead to who has it"
@@ -54,20 +54,20 @@ def leader_hangs(run: Run) -> None:
 
 def coordinator_crashes(run: Run) -> None:
     """The coordinator alone dies: its agent starts it again, and no worker notices."""
-    leader, epoch, generation = run.leader(), run.epoch, run.generation
+    leader, term, generation = run.leader(), run.term, run.generation
     leader.kill_coordinator()
-    assert until_led_after(epoch, run) is leader
+    assert until_led_after(term, run) is leader
     run.until_steps(30)
     assert run.generation == generation, f"the workers noticed\n{run}"
 
 
 def leader_drained(run: Run) -> None:
     """The coordinator's VM is told to leave: it hands over, and leaves like any other."""
-    leader, epoch, generation = run.leader(), run.epoch, run.generation
+    leader, term, generation = run.leader(), run.term, run.generation
     losses = run.look().losses
     leader.notify()
     now = run.until_world(*others_than(leader, run))
-    assert run.leader() is not leader and run.epoch == epoch + 1
+    assert run.leader() is not leader and run.term == term + 1
     assert now.generation == generation + 1, f"the hand-over cost a re-formation\n{run}"
     assert run.look().losses == losses, f"something was lost\n{run}"
     leader.kill()
@@ -95,7 +95,7 @@ def two_failovers_in_a_row(run: Run) -> None:
     """The coordinator's VM is lost, and the next one's as soon as it leads."""
     first = run.leader()
     first.lose()
-    second = until_led_after(run.epoch, run)
+    second = until_led_after(run.term, run)
     second.lose()
     (last,) = (vm for vm in run.everybody if vm not in (first, second))
     run.until_world(last)
@@ -106,9 +106,9 @@ def two_failovers_in_a_row(run: Run) -> None:
 
 def leader_cut_off_from_the_store(run: Run) -> None:
     """The coordinator reaches its peers, but not the store: another one leads, no step is lost."""
-    leader, epoch, generation = run.leader(), run.epoch, run.generation
+    leader, term, generation = run.leader(), run.term, run.generation
     leader.cut_store()
-    assert until_led_after(epoch, run) is not leader
+    assert until_led_after(term, run) is not leader
     time.sleep(2.0)  # of steps nothing is known if the VM has rank 0, whose events tell of them
     leader.heal_store()
     run.until_steps(50)
@@ -117,13 +117,13 @@ def leader_cut_off_from_the_store(run: Run) -> None:
 
 def follower_cut_off_from_its_leader(run: Run) -> None:
     """A member reaches the store, but no peer: it deposes nobody, because the leader lives."""
-    leader, epoch = run.leader(), run.epoch
+    leader, term = run.leader(), run.term
     follower, other = others_than(leader, run)
     follower.cut()
     run.until_world(leader, other)
     follower.heal()
     run.until_world(*run.everybody)
-    assert run.epoch == epoch, f"a leader that lives was deposed\n{run}"
+    assert run.term == term, f"a leader that lives was deposed\n{run}"
 
 
 def everybody_restarts(run: Run) -> None:

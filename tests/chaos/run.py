@@ -98,14 +98,14 @@ class Run:
         return self.cluster.vms[self._newest_leader()["member"]]
 
     @property
-    def epoch(self) -> int:
+    def term(self) -> int:
         """The leader's."""
-        return int(self._newest_leader()["epoch"])
+        return int(self._newest_leader()["term"])
 
     def _newest_leader(self) -> Event:
         self.look()
         changes = [event for event in self.events if event["event"] == "leader_changed"]
-        return max(changes, key=lambda event: int(event["epoch"]))
+        return max(changes, key=lambda event: int(event["term"]))
 
     # --- the workers ----------------------------------------------------------------
 

@@ -273,7 +273,7 @@ def what_a_worker_tells_its_agent(lines: list[bytes]) -> None:
 
 
 ORDERS: list[dict[str, Any]] = [
-    {"op": "form", "generation": 2, "epoch": 1, "env": {"A": "b"}, "addresses": ["10.0.0.1"]},
+    {"op": "form", "generation": 2, "term": 1, "env": {"A": "b"}, "addresses": ["10.0.0.1"]},
     {"op": "pause", "generation": 2},
     {"op": "abort", "generation": 2},
     {"op": "save"},

@@ -43,7 +43,7 @@ def directory(**files: bytes) -> RunDirectory:
     return run_dir
 
 
-CLAIM = {"epoch": 7, "member": str(A), "target": "10.0.0.1:5", "generation": 3, "counter": 9}
+CLAIM = {"term": 7, "member": str(A), "target": "10.0.0.1:5", "generation": 3, "counter": 9}
 
 
 @target(
@@ -106,7 +106,7 @@ EVENTS: list[dict[str, Any]] = [
     {"event": "finished", "time": 7.0, "state": "succeeded", "reason": "", "step": 2},
 ]
 ATTEMPT = {"attempt": 1, "region": "local", "endpoint": "http://x", "job": "j", "state": "RUNNING"}
-OUTCOME = {"state": "succeeded", "reason": "", "epoch": 1, "metrics": {"loss": 0.1}, "time": 3.0}
+OUTCOME = {"state": "succeeded", "reason": "", "term": 1, "metrics": {"loss": 0.1}, "time": 3.0}
 SETTINGS = {k: v for k, v in asdict(Settings(task="a:B")).items()}
 RUN = {"id": "run-1", "target": "vertex", "settings": SETTINGS, "token_sha256": "x", "created": 1.0}
 

@@ -96,7 +96,7 @@ def test_a_run_on_gs_that_lost_everything_ends_as_if_nothing_had_happened(
     assert status["step"] == STEPS
     by_leader: dict[int, list[int]] = {}
     for step in committed_steps(stormy):
-        by_leader.setdefault(read_manifest(stormy, step).about["leader_epoch"], []).append(step)
+        by_leader.setdefault(read_manifest(stormy, step).about["leader_term"], []).append(step)
     left_behind = by_leader[min(by_leader)]
     assert resumed_at(status) == left_behind[-1] >= 10, "from the newest that was there"
     # One that is due while another is being written comes as soon as that is done.
@@ -108,7 +108,7 @@ def test_a_run_on_gs_that_lost_everything_ends_as_if_nothing_had_happened(
     assert calm.ends_like(stormy)
     about = read_manifest(stormy, STEPS).about
     assert about["world_size"] == status["generations"][-1]["world_size"]
-    assert about["global_batch"] == 64 and about["leader_epoch"] >= 1
+    assert about["global_batch"] == 64 and about["leader_term"] >= 1
     until(swell.nothing_is_left)
 
 

@@ -161,7 +161,7 @@ class Agent:
             member=str(self.member),
             slots=self._replica.slots,
             address=self._replica.address,
-            epoch=self._link.epoch,
+            term=self._link.term,
         )
         if self._world is not None:
             hello.world.CopyFrom(world_to_message(self._world, self._addresses))
@@ -244,7 +244,7 @@ class Agent:
             slot.active.send(
                 "form",
                 generation=world.generation,
-                epoch=self._link.epoch,
+                term=self._link.term,
                 env=horovod_environment(
                     place,
                     interface=self._replica.interface,

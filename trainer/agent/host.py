@@ -59,11 +59,11 @@ class Host:
         self._warm: Process | None = None
         self._starting: asyncio.Future[None] | None = None
         self._leading: Process | None = None
-        self._epoch = 0  # that it leads, or led
+        self._term = 0  # that it leads, or led
 
-    def leads(self, epoch: int) -> bool:
-        """Whether the coordinator leads ``epoch``, as far as can be known here."""
-        return self._epoch == epoch and _alive(self._leading)
+    def leads(self, term: int) -> bool:
+        """Whether the coordinator leads ``term``, as far as can be known here."""
+        return self._term == term and _alive(self._leading)
 
     async def prepare(self) -> None:
         """Sees to it that there is a process beside the one that leads, if one does.
@@ -87,17 +87,17 @@ class Host:
         )
         _send(self._warm, **asdict(self._seat))
 
-    async def lead(self, epoch: int, generation: int, deposed: MemberId | None) -> bool:
-        """Has a coordinator claim ``epoch``; see Coordinator.lead. Returns whether it leads.
+    async def lead(self, term: int, generation: int, deposed: MemberId | None) -> bool:
+        """Has a coordinator claim ``term``; see Coordinator.lead. Returns whether it leads.
 
         If it does not answer, because the store does not, it is given up.
         """
-        _kill(self._leading)  # whatever it is, its epoch is over
+        _kill(self._leading)  # whatever it is, its term is over
         await self.prepare()
         process = self._warm
         assert process is not None and process.stdout is not None
         predecessor = str(deposed) if deposed else ""
-        _send(process, op="lead", epoch=epoch, generation=generation, deposed=predecessor)
+        _send(process, op="lead", term=term, generation=generation, deposed=predecessor)
         try:
             limit = WARM_LIMIT + self._seat.policy.lease_timeout
             answer = await asyncio.wait_for(process.stdout.readline(), limit)
@@ -107,7 +107,7 @@ class Host:
             _kill(process)
         leads = bool(answer) and json.loads(answer)["leads"] is True
         if leads:
-            self._leading, self._warm, self._epoch = process, None, epoch
+            self._leading, self._warm, self._term = process, None, term
         return leads
 
     async def close(self, *, resign: bool = False) -> None:

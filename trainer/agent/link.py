@@ -63,7 +63,7 @@ class Link:
         introduce: Callable[[], None],
         carry_out: Callable[[pb.FromCoordinator], Awaitable[None]],
     ) -> None:
-        self.epoch = 0  # of the leader that is obeyed
+        self.term = 0  # of the leader that is obeyed
         self._run_dir = run_dir
         self._credentials = seat.credentials
         self._member = MemberId.parse(seat.member)
@@ -101,7 +101,7 @@ class Link:
         decision = await self._look()
         while True:
             if isinstance(decision, Contend) and self._may_lead:
-                await self._contend(decision.epoch)
+                await self._contend(decision.term)
                 decision = await self._look()
             elif isinstance(decision, Follow) and decision.claim.target:
                 decision = await self._follow(decision.claim)
@@ -138,7 +138,7 @@ class Link:
         orphan = (
             newest is not None
             and newest.leader == self._member
-            and not self._host.leads(newest.epoch)
+            and not self._host.leads(newest.term)
             and now - self._revived > REVIVALS
         )
         return self._watch.look(newest, now, silent=self._silent(now), orphan=orphan)
@@ -147,22 +147,22 @@ class Link:
         silent = self._beat_at is not None and now - self._beat_at > self._policy.suspicion
         return silent or self._broken
 
-    async def _contend(self, epoch: int) -> None:
+    async def _contend(self, term: int) -> None:
         last = self._newest
         generation, deposed = (last.generation, last.leader) if last else (0, None)
         if deposed == self._member:
             self._revived, deposed = time.monotonic(), None
-        if await self._host.lead(epoch, generation, deposed):
-            log.info("the coordinator here leads, in epoch %d", epoch)
+        if await self._host.lead(term, generation, deposed):
+            log.info("the coordinator here leads, in term %d", term)
         else:
             await asyncio.sleep(LOOK_AGAIN)
 
     async def _follow(self, claim: Claim) -> Decision:
         """Obeys a leader for as long as it answers and its lease holds. Returns what is next."""
-        if claim.epoch != self.epoch:
+        if claim.term != self.term:
             self._beat_at, self._broken = None, False
-        self.epoch = claim.epoch
-        lost = asyncio.create_task(self._lease_lost(claim.epoch))
+        self.term = claim.term
+        lost = asyncio.create_task(self._lease_lost(claim.term))
         obeying = asyncio.create_task(self._obey(claim))
         try:
             await asyncio.wait([lost, obeying], return_when=asyncio.FIRST_COMPLETED)
@@ -177,12 +177,12 @@ class Link:
         await asyncio.sleep(LOOK_AGAIN)
         return await self._look()
 
-    async def _lease_lost(self, epoch: int) -> Decision:
-        """Returns the decision by which the claim of ``epoch`` is not to be followed any more."""
+    async def _lease_lost(self, term: int) -> Decision:
+        """Returns the decision by which the claim of ``term`` is not to be followed any more."""
         while True:
             await asyncio.sleep(self._look_every)
             decision = await self._look()
-            follows = isinstance(decision, Follow) and decision.claim.epoch == epoch
+            follows = isinstance(decision, Follow) and decision.claim.term == term
             if not follows and not isinstance(decision, Wait):
                 return decision
 
@@ -219,11 +219,11 @@ class Link:
                     elif kind == "succeed":
                         if self._may_lead:  # on this stream: that it ends would be a loss
                             self._newest = None  # its holder is not lost, and none suspects it
-                            await self._contend(claim.epoch + 1)
+                            await self._contend(claim.term + 1)
                     else:
                         self._broken = False
                         await self._carry_out(order)
-                        may_follow = self._beat_at is not None or self._host.leads(claim.epoch)
+                        may_follow = self._beat_at is not None or self._host.leads(claim.term)
                         if kind == "form" and may_follow and self._may_lead:
                             self._warm_up()  # it may have to lead
             except grpc.aio.AioRpcError as error:

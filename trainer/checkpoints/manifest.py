@@ -1,7 +1,7 @@
 """What a checkpoint says about itself: written last, and whole, or there is no checkpoint.
 
 While a checkpoint is being written, each rank leaves a receipt for its shards. Whoever finds
-all receipts of one writing makes the manifest of them. ``writing`` names a writing: the epoch
+all receipts of one writing makes the manifest of them. ``writing`` names a writing: the term
 of the leader and the generation, and how many ranks write. So what two worlds write of one
 step is never mixed. A world of a deposed leader commits nothing once its successor has announced
 another world (``trainer.protocol.lease.superseded``). Who checked just before that may still
@@ -78,13 +78,20 @@ class Manifest:
                 value["skeleton"],
                 [Slot.from_json(one) for one in value["tensors"]],
                 [ShardFile.from_json(one) for one in value["shards"]],
-                dict(value["about"]),
+                _upgraded(dict(value["about"])),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"the manifest is damaged: {error!r}") from None
         if sum(slot.bytes for slot in manifest.slots) > manifest.bytes:
             raise ValueError("the shards are too small for the tensors")
         return manifest
+
+
+def _upgraded(about: dict[str, Any]) -> dict[str, Any]:
+    """``about`` of a manifest that an older version wrote, in the form of this one."""
+    if "leader_epoch" in about:
+        about["leader_term"] = about.pop("leader_epoch")
+    return about
 
 
 def signed(value: dict[str, Any]) -> dict[str, Any]:

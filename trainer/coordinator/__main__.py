@@ -38,7 +38,7 @@ async def serve(orders: asyncio.StreamReader) -> None:
         order: dict[str, Any] = json.loads(line) if line else {"op": "close", "resign": True}
         if order["op"] == "lead":
             deposed = MemberId.parse(order["deposed"]) if order["deposed"] else None
-            leads = await coordinator.lead(order["epoch"], order["generation"], deposed)
+            leads = await coordinator.lead(order["term"], order["generation"], deposed)
             print(json.dumps({"leads": leads}), flush=True)
             if not leads:
                 coordinator = _coordinator(seat)

@@ -24,7 +24,7 @@ from trainer.coordinator.membership import Membership
 from trainer.protocol import signals
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.credentials import Credentials
-from trainer.protocol.lease import Claim, create_claim, last_announced, newest_epoch, renew_claim
+from trainer.protocol.lease import Claim, create_claim, last_announced, newest_term, renew_claim
 from trainer.protocol.mesh import Mesh
 from trainer.protocol.wire import (
     KEEPALIVE,
@@ -61,7 +61,7 @@ Stream = asyncio.Queue[bytes | None]  # serialised: what goes to all members is 
 
 
 class Coordinator:
-    """Leads one run during one epoch.
+    """Leads one run during one term.
 
     Args:
         run_dir: the run directory.
@@ -110,11 +110,11 @@ class Coordinator:
 
     # --- the lease ------------------------------------------------------------------
 
-    async def lead(self, epoch: int, last_generation: int, deposed: MemberId | None = None) -> bool:
-        """Starts to serve and claims ``epoch``. Returns False, stopped again, if it was taken.
+    async def lead(self, term: int, last_generation: int, deposed: MemberId | None = None) -> bool:
+        """Starts to serve and claims ``term``. Returns False, stopped again, if it was taken.
 
         Args:
-            epoch: its number.
+            term: its number.
             last_generation: the newest that is known of an earlier leader; 0 without one.
             deposed: who that leader was.
         """
@@ -139,22 +139,20 @@ class Coordinator:
         port = self._server.add_secure_port(f"{self._address}:0", secure)
         await self._server.start()
         target = f"{self._address}:{port}"
-        self._claim = Claim(epoch, str(self._leader), target, last_generation)
+        self._claim = Claim(term, str(self._leader), target, last_generation)
         self._renewed = self._clock()
         if not await asyncio.to_thread(create_claim, self._run_dir, self._claim):
             await self._server.stop(None)
             return False
-        announced = await self._ask_what_was_announced(epoch)
+        announced = await self._ask_what_was_announced(term)
         if announced is None:
             await self._server.stop(None)
             return False
         self._machine = Membership(
             self._policy, self._expected, self._clock(), max(last_generation, announced), deposed
         )
-        self._events = EventWriter(self._run_dir, f"leader-{epoch:06d}")
-        self._events.emit(
-            "leader_changed", epoch=epoch, member=self._leader.replica, address=target
-        )
+        self._events = EventWriter(self._run_dir, f"leader-{term:06d}")
+        self._events.emit("leader_changed", term=term, member=self._leader.replica, address=target)
         loop = asyncio.get_running_loop()
         for work in (
             self._tick(),
@@ -167,11 +165,11 @@ class Coordinator:
         self._ready.set()
         return True
 
-    async def _ask_what_was_announced(self, epoch: int) -> int | None:
+    async def _ask_what_was_announced(self, term: int) -> int | None:
         """The newest generation of all leaders before; None if the store does not say in time."""
         while self._holds:
             with suppress(OSError):
-                return await asyncio.to_thread(last_announced, self._run_dir, epoch)
+                return await asyncio.to_thread(last_announced, self._run_dir, term)
             await asyncio.sleep(TICK)
         return None
 
@@ -196,7 +194,7 @@ class Coordinator:
     def _hand_over(self, drain: signals.Drain) -> None:
         """This VM is to go. First another member is to lead, who then hears of the drain.
 
-        Until it claims the next epoch, this one leads. All others follow it when they see its
+        Until it claims the next term, this one leads. All others follow it when they see its
         claim; the running generation goes on. If nobody does, this VM leaves as any other.
         """
         if self._drain is None:
@@ -231,7 +229,7 @@ class Coordinator:
         while self._leads:
             await asyncio.sleep(HAND_OVER_LOOK)
             with suppress(OSError):
-                if await asyncio.to_thread(newest_epoch, self._run_dir) > self._claim.epoch:
+                if await asyncio.to_thread(newest_term, self._run_dir) > self._claim.term:
                     await self._step_down()
 
     async def _renew_often(self) -> None:
@@ -298,8 +296,8 @@ class Coordinator:
         except (StopAsyncIteration, ValueError, DecodeError, asyncio.TimeoutError):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the stream begins with a hello")
             return
-        if hello.epoch not in (0, self._claim.epoch):
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "this is another epoch")
+        if hello.term not in (0, self._claim.term):
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "this is another term")
             return
         stream: Stream = asyncio.Queue()
         if member in self._streams:
@@ -462,11 +460,11 @@ class Coordinator:
         training is complete, or that the user's code has raised. Its successor finds the
         outcome, as every agent does, and ends by it.
         """
-        if newest_epoch(self._run_dir) > self._claim.epoch:
+        if newest_term(self._run_dir) > self._claim.term:
             return None
         state: OutcomeState = "succeeded" if command.state == "succeeded" else "failed"
         self._events.flush()
-        self._run_dir.end(state, command.reason, epoch=self._claim.epoch, metrics=command.metrics)
+        self._run_dir.end(state, command.reason, term=self._claim.term, metrics=command.metrics)
         return self._run_dir.outcome()
 
     # --- time -----------------------------------------------------------------------

@@ -49,7 +49,7 @@ class Generations:
     def __init__(self, channel: Channel, clock: Callable[[], float] = time.monotonic) -> None:
         self.channel = channel
         self.number = 0
-        self.leader_epoch = 0
+        self.leader_term = 0
         self.rank = 0
         self.size = 1
         self.agreed = Agreement(())
@@ -61,7 +61,7 @@ class Generations:
     @property
     def world(self) -> str:
         """Names the current world; no other has the name, whoever leads: for checkpoints."""
-        return f"{self.leader_epoch:06d}-{self.number:06d}"
+        return f"{self.leader_term:06d}-{self.number:06d}"
 
     @property
     def inside(self) -> bool:
@@ -148,7 +148,7 @@ class Generations:
 
     def _start(self, generation: Generation, state: Portable, init: Callable[[], None]) -> bool:
         self.number = generation.number
-        self.leader_epoch = generation.epoch
+        self.leader_term = generation.term
         self._unanswered = 0
         self._stay = Stay(self.channel, generation)
         try:

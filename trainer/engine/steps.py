@@ -349,7 +349,7 @@ class Steps:
     def _about(self) -> dict[str, Any]:
         about: dict[str, Any] = {
             "epoch": self._epoch,
-            "leader_epoch": self._generations.leader_epoch,
+            "leader_term": self._generations.leader_term,
             "generation": self._generations.number,
             "total_steps": self._total,
             "seed": self._seed,

@@ -36,13 +36,13 @@ class Generation:
         number: the generation.
         env: the HOROVOD_* variables for ``hvd.init()``.
         addresses: where the other members live; their connections are broken by an abort.
-        epoch: that of the leader who formed it.
+        term: that of the leader who formed it.
     """
 
     number: int
     env: dict[str, str] = field(default_factory=dict)
     addresses: tuple[str, ...] = ()
-    epoch: int = 0
+    term: int = 0
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class AgentChannel:
         if op == "form":
             addresses = tuple(order["addresses"])
             self._queue.put(
-                Generation(order["generation"], order["env"], addresses, order.get("epoch", 0))
+                Generation(order["generation"], order["env"], addresses, order.get("term", 0))
             )
         elif op == "pause":
             self._pausing = max(self._pausing, order["generation"])

@@ -1,6 +1,6 @@
 """Who leads: an election with nothing but exclusive create in the run directory.
 
-``leader/000007.json`` is the claim of epoch 7, made by whoever created it first. The
+``leader/000007.json`` is the claim of term 7, made by whoever created it first. The
 holder renews by rewriting its own claim with a higher counter. A follower measures
 staleness with its own monotonic clock, and counts only time in which it looked, so clocks
 of different machines are never compared, and whoever was frozen finds nobody stale. When the
@@ -10,9 +10,9 @@ number than its own steps down.
 A claim may be contended for before it is stale when its holder is silent on its stream, too,
 or has said that it resigns. That is safe because two leaders at a time do no harm:
 
-- Agents obey only the highest epoch that they have seen.
+- Agents obey only the highest term that they have seen.
 - A leader announces a generation in its claim before it orders it (``renew_claim``), and
-  orders it only if it then finds no higher epoch. Its successor creates its own claim first,
+  orders it only if it then finds no higher term. Its successor creates its own claim first,
   and reads the old one afterwards (``last_announced``). So one of the two sees the other:
   either the old one orders nothing more, or the new one knows what was ordered. No number of a
   generation is ever used twice, and whatever a deposed leader ordered, its successor takes over.
@@ -36,7 +36,7 @@ class Claim:
     """The content of one leader file.
 
     Attributes:
-        epoch: its number.
+        term: its number.
         member: who leads, as text.
         target: ``address:port`` of its coordinator.
         generation: the newest that was announced.
@@ -44,7 +44,7 @@ class Claim:
         resigned: whether its holder leads no longer.
     """
 
-    epoch: int
+    term: int
     member: str
     target: str
     generation: int = 0
@@ -69,9 +69,9 @@ class Follow:
 
 @dataclass(frozen=True)
 class Contend:
-    """Try to create the claim of this epoch."""
+    """Try to create the claim of this term."""
 
-    epoch: int
+    term: int
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Watch:
         self._began = self._looked = now
         self._unmoved = 0.0  # how long the newest claim has been seen without a renewal
         self._last: tuple[int, int] | None = None
-        self.epoch = 0  # the highest that was seen
+        self.term = 0  # the highest that was seen
 
     def look(
         self, newest: Claim | None, now: float, *, silent: bool = False, orphan: bool = False
@@ -117,22 +117,22 @@ class Watch:
         observed, self._looked = min(now - self._looked, self._gap), now
         if newest is None:
             return Contend(1) if now - self._began >= self._patience else Wait()
-        if newest.epoch < self.epoch:
+        if newest.term < self.term:
             return Wait()  # an old answer
-        self.epoch = newest.epoch
-        seen = (newest.epoch, newest.counter)
+        self.term = newest.term
+        seen = (newest.term, newest.counter)
         self._unmoved = self._unmoved + observed if seen == self._last else 0.0
         self._last = seen
         stale = self._unmoved > (self._doubt if silent else self._timeout)
         if stale or newest.resigned or orphan:
-            return Contend(newest.epoch + 1)
+            return Contend(newest.term + 1)
         return Follow(newest)
 
 
 _NUMBER = re.compile(r"[0-9]{6,9}\.json")  # what else is there is nobody's claim
 
 
-def newest_epoch(run_dir: RunDirectory) -> int:
+def newest_term(run_dir: RunDirectory) -> int:
     """The highest number of a claim; 0 without any."""
     numbers = [
         int(name.removesuffix(".json"))
@@ -144,39 +144,39 @@ def newest_epoch(run_dir: RunDirectory) -> int:
 
 def newest_claim(run_dir: RunDirectory) -> Claim | None:
     """Reads the claim with the highest number; a damaged one counts as never renewed."""
-    epoch = newest_epoch(run_dir)
-    return read_claim(run_dir, epoch) if epoch else None
+    term = newest_term(run_dir)
+    return read_claim(run_dir, term) if term else None
 
 
-def read_claim(run_dir: RunDirectory, epoch: int) -> Claim:
-    """Reads the claim of an epoch; a damaged one, or one that is gone, is nobody's.
+def read_claim(run_dir: RunDirectory, term: int) -> Claim:
+    """Reads the claim of a term; a damaged one, or one that is gone, is nobody's.
 
     Raises OSError when the store does not say.
     """
     try:
-        return _parse(run_dir.read_json(_name(epoch)), epoch)
+        return _parse(run_dir.read_json(_name(term)), term)
     except (FileNotFoundError, ValueError, TypeError, OverflowError):
-        return Claim(epoch, "", "")
+        return Claim(term, "", "")
 
 
 def create_claim(run_dir: RunDirectory, claim: Claim) -> bool:
-    """Claims an epoch. Returns whether this caller got it."""
-    return run_dir.create_json(_name(claim.epoch), asdict(claim))
+    """Claims a term. Returns whether this caller got it."""
+    return run_dir.create_json(_name(claim.term), asdict(claim))
 
 
 def renew_claim(run_dir: RunDirectory, claim: Claim) -> bool:
-    """Rewrites the holder's own claim. Returns False when there is a higher epoch after that."""
-    run_dir.write_json(_name(claim.epoch), asdict(claim))
-    return newest_epoch(run_dir) <= claim.epoch
+    """Rewrites the holder's own claim. Returns False when there is a higher term after that."""
+    run_dir.write_json(_name(claim.term), asdict(claim))
+    return newest_term(run_dir) <= claim.term
 
 
-def last_announced(run_dir: RunDirectory, epoch: int) -> int:
-    """The newest generation that a leader before ``epoch`` announced, and may have ordered.
+def last_announced(run_dir: RunDirectory, term: int) -> int:
+    """The newest generation that a leader before ``term`` announced, and may have ordered.
 
-    To be asked after ``epoch`` was claimed: see the module's docstring.
+    To be asked after ``term`` was claimed: see the module's docstring.
     """
     newest = 0
-    for earlier in range(epoch - 1, 0, -1):
+    for earlier in range(term - 1, 0, -1):
         claim = read_claim(run_dir, earlier)
         newest = max(newest, claim.generation)
         if claim.counter:
@@ -185,34 +185,34 @@ def last_announced(run_dir: RunDirectory, epoch: int) -> int:
 
 
 def superseded(run_dir: RunDirectory, world: str) -> bool:
-    """Whether ``world`` (EPOCH-GENERATION) is over: a later leader has announced another one.
+    """Whether ``world`` (TERM-GENERATION) is over: a later leader has announced another one.
 
     Its ranks may not know it, cut off from everybody else. A leader that has only taken over the
     world, or the one that formed it and went on to the next, supersedes nothing: what that world
     began to write, it may complete.
     """
-    epoch, _, generation = world.partition("-")
-    if not (epoch.isdecimal() and generation.isdecimal()):
+    term, _, generation = world.partition("-")
+    if not (term.isdecimal() and generation.isdecimal()):
         return False  # it trains alone
-    newest = newest_epoch(run_dir)
-    return newest > int(epoch) and last_announced(run_dir, newest + 1) > int(generation)
+    newest = newest_term(run_dir)
+    return newest > int(term) and last_announced(run_dir, newest + 1) > int(generation)
 
 
-def _name(epoch: int) -> str:
-    return f"{LEADER}/{epoch:06d}.json"
+def _name(term: int) -> str:
+    return f"{LEADER}/{term:06d}.json"
 
 
-def _parse(data: dict[str, Any], epoch: int) -> Claim:
+def _parse(data: dict[str, Any], term: int) -> Claim:
     claim = Claim(
-        epoch=int(data["epoch"]) if "epoch" in data else epoch,
+        term=int(data["term"]) if "term" in data else term,
         member=str(data.get("member", "")),
         target=str(data.get("target", "")),
         generation=int(data.get("generation", 0)),
         counter=int(data.get("counter", 0)),
         resigned=data.get("resigned") is True,
     )
-    if claim.epoch != epoch:
-        raise ValueError(f"the claim of epoch {epoch} says {claim.epoch}")
+    if claim.term != term:
+        raise ValueError(f"the claim of term {term} says {claim.term}")
     if not 0 <= claim.generation < 2**31 or len(claim.target) > TARGET_LIMIT:
-        raise ValueError(f"the claim of epoch {epoch} is damaged")
+        raise ValueError(f"the claim of term {term} is damaged")
     return claim

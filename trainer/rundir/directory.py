@@ -2,7 +2,7 @@
 
 run.json                      the spec as launched, the run token's hash, who and when
 attempts/0003.json            one submitted CustomJob: name, region, state, why it ended
-leader/000007.json            exclusive-create objects; the highest number is the epoch
+leader/000007.json            exclusive-create objects; the highest number is the term
 events/<writer>/<seq>.jsonl   what happened, in batches (see trainer.rundir.events)
 audit/<writer>.jsonl          sample ids that each worker contributed (only when asked for);
                               on an object store audit/<writer>/<seq>.jsonl
@@ -82,7 +82,8 @@ class RunDirectory:
 
     def outcome(self) -> dict[str, Any] | None:
         """Returns outcome.json, or None while the run has not ended."""
-        return self.find_json(OUTCOME)
+        outcome = self.find_json(OUTCOME)
+        return None if outcome is None else _upgraded(outcome)
 
     def ask_to_stop(self, state: OutcomeState, reason: str) -> bool:
         """Asks the run to save a checkpoint and to end in ``state``. Returns whether it was new."""
@@ -97,7 +98,7 @@ class RunDirectory:
         state: OutcomeState,
         reason: str,
         *,
-        epoch: int | None = None,
+        term: int | None = None,
         metrics: dict[str, float] | None = None,
     ) -> bool:
         """Writes outcome.json unless it exists. Returns whether this call ended the run.
@@ -105,7 +106,7 @@ class RunDirectory:
         Args:
             state: how the run ended.
             reason: one line for the user; a traceback may follow on further lines.
-            epoch: the leader's epoch, when the leader ends the run.
+            term: the leader's, when the leader ends the run.
             metrics: the final metrics, by name.
         """
         return self.create_json(
@@ -113,11 +114,18 @@ class RunDirectory:
             {
                 "state": state,
                 "reason": reason,
-                "epoch": epoch,
+                "term": term,
                 "metrics": metrics or {},
                 "time": time.time(),
             },
         )
+
+
+def _upgraded(outcome: dict[str, Any]) -> dict[str, Any]:
+    """An outcome.json that an older version wrote, in the form of this one."""
+    if "epoch" in outcome:
+        outcome["term"] = outcome.pop("epoch")
+    return outcome
 
 
 def token_sha256(token: str) -> str:

@@ -17,7 +17,7 @@ attempt_due               attempt, choice, seconds          (launcher; when it h
 moved                     attempt, region, home             (launcher; the run directory stays)
 stockout                  attempt, region, reason           (launcher)
 stop_asked                reason                            (launcher; a limit is reached)
-leader_changed            epoch, member, address
+leader_changed            term, member, address
 member_joined             member, slots
 member_ready              member
 drain                     member, reason, deadline_seconds
@@ -165,4 +165,11 @@ def _parse(data: bytes) -> Iterator[Event]:
             and isinstance(event.get("time"), int | float)
             and math.isfinite(event["time"])  # else nothing could be put in order
         ):
-            yield event
+            yield _upgraded(event)
+
+
+def _upgraded(event: Event) -> Event:
+    """An event that an older version wrote, in the form of this one."""
+    if event["event"] == "leader_changed" and "epoch" in event:
+        event["term"] = event.pop("epoch")
+    return event

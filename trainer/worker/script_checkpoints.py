@@ -146,7 +146,7 @@ class Commits:
     def _about(self) -> dict[str, Any]:
         return {
             "generation": self._generations.number,
-            "leader_epoch": self._generations.leader_epoch,
+            "leader_term": self._generations.leader_term,
             "job_sha256": self._session.job_sha256,
         }
 

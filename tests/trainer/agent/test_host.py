@@ -53,7 +53,7 @@ def run_dir(tmp_path: Path) -> RunDirectory:
     return RunDirectory(str(tmp_path))
 
 
-def test_it_leads_one_epoch_after_another(run_dir: RunDirectory) -> None:
+def test_it_leads_one_term_after_another(run_dir: RunDirectory) -> None:
     async def body() -> None:
         host = Host(seat(run_dir))
         await host.prepare()
@@ -86,7 +86,7 @@ def test_one_that_crashes_has_another_beside_it(run_dir: RunDirectory) -> None:
     asyncio.run(body())
 
 
-def test_an_epoch_that_is_taken_is_not_led(run_dir: RunDirectory) -> None:
+def test_a_term_that_is_taken_is_not_led(run_dir: RunDirectory) -> None:
     async def body() -> None:
         create_claim(run_dir, Claim(1, "other#0", "127.0.0.1:1"))
         host = Host(seat(run_dir))

@@ -14,7 +14,7 @@ from trainer.rundir.directory import RunDirectory
 
 
 @pytest.mark.parametrize(
-    "epoch, generation, commits",
+    "term, generation, commits",
     [
         (3, 7, True),  # its leader leads
         (3, 9, True),  # and has formed others since: what was begun is completed
@@ -23,14 +23,14 @@ from trainer.rundir.directory import RunDirectory
     ],
 )
 def test_a_later_leaders_world_ends_the_commits_of_an_earlier_ones(
-    tmp_path: Path, epoch: int, generation: int, commits: bool
+    tmp_path: Path, term: int, generation: int, commits: bool
 ) -> None:
     run_dir = RunDirectory(str(tmp_path))
     create_claim(run_dir, Claim(3, "a#1", "t"))
     renew_claim(run_dir, Claim(3, "a#1", "t", generation=7, counter=1))
-    if epoch > 3:
-        create_claim(run_dir, Claim(epoch, "b#1", "t", generation=6))  # as it was known before
-    renew_claim(run_dir, Claim(epoch, "b#1", "t", generation=generation, counter=2))
+    if term > 3:
+        create_claim(run_dir, Claim(term, "b#1", "t", generation=6))  # as it was known before
+    renew_claim(run_dir, Claim(term, "b#1", "t", generation=generation, counter=2))
     told: list[tuple[str, dict[str, Any]]] = []
     checkpointer = Checkpointer(run_dir, 2, lambda event, **fields: told.append((event, fields)))
     checkpointer.save({"w": torch.ones(3)}, 20, world="000003-000007", wait=True)

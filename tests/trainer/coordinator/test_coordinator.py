@@ -384,7 +384,7 @@ async def test_done_ends_the_run(leader: Leader) -> None:
             assert (await agent.until("finish")).state == "succeeded"
     outcome = leader.run_dir.outcome()
     assert outcome is not None
-    assert (outcome["state"], outcome["epoch"]) == ("succeeded", 1)
+    assert (outcome["state"], outcome["term"]) == ("succeeded", 1)
     assert outcome["metrics"] == {"accuracy": 0.9}
     assert "finished" in leader.events(), "events are written before the outcome"
 

@@ -27,7 +27,7 @@ from trainer.rundir.store import Store
 
 
 @with_leader
-async def test_an_epoch_that_is_taken_is_not_led(leader: Leader) -> None:
+async def test_a_term_that_is_taken_is_not_led(leader: Leader) -> None:
     late = leader.coordinate("late#0")
     assert not await late.lead(1, 0)
     claim = newest_claim(leader.run_dir)
@@ -42,7 +42,7 @@ def test_the_lease_is_renewed(tmp_path: Path) -> None:
         try:
             while (claim := newest_claim(leader.run_dir)) is None or claim.counter < 3:
                 await asyncio.sleep(0.01)
-            assert (claim.epoch, claim.generation) == (1, 6)
+            assert (claim.term, claim.generation) == (1, 6)
         finally:
             await coordinator.stop()
 
@@ -254,5 +254,5 @@ def test_a_leader_that_resigns_says_so(tmp_path: Path) -> None:
 @with_leader
 async def test_an_agent_that_means_another_leader_is_sent_away(leader: Leader) -> None:
     async with Agent(leader.target) as agent:
-        await agent.say(hello=pb.Hello(member=str(A), slots=1, address="127.0.0.1", epoch=2))
+        await agent.say(hello=pb.Hello(member=str(A), slots=1, address="127.0.0.1", term=2))
         assert await agent.ended() is grpc.StatusCode.FAILED_PRECONDITION

@@ -118,8 +118,8 @@ class Ran:
     """What came of it."""
 
     led: list[tuple[int, str]] = field(default_factory=list)
-    ordered: list[tuple[int, int]] = field(default_factory=list)  # epoch, generation
-    committed: list[tuple[int, int]] = field(default_factory=list)  # by epoch, generation
+    ordered: list[tuple[int, int]] = field(default_factory=list)  # term, generation
+    committed: list[tuple[int, int]] = field(default_factory=list)  # by term, generation
     obeyed: dict[str, list[int]] = field(default_factory=lambda: {name: [] for name in NAMES})
 
 
@@ -138,18 +138,18 @@ class Contender:
                 newest = newest_claim(self._run_dir)
                 decision = watch.look(newest, self.now, silent=True)
                 if isinstance(decision, Follow):
-                    self._ran.obeyed[self._name].append(decision.claim.epoch)
+                    self._ran.obeyed[self._name].append(decision.claim.term)
                 elif isinstance(decision, Contend):
                     known = newest.generation if newest else 0
-                    self._contend(Claim(decision.epoch, f"{self._name}#1", "t", known))
+                    self._contend(Claim(decision.term, f"{self._name}#1", "t", known))
             except OSError:
                 self._turns.take()  # and looks again
 
     def _contend(self, claim: Claim) -> None:
         if not create_claim(self._run_dir, claim):
             return
-        self._ran.led.append((claim.epoch, self._name))
-        announced = last_announced(self._run_dir, claim.epoch)
+        self._ran.led.append((claim.term, self._name))
+        announced = last_announced(self._run_dir, claim.term)
         claim = replace(claim, generation=max(claim.generation, announced))
         ordered = claim.generation
         while True:
@@ -157,24 +157,24 @@ class Contender:
             claim = replace(claim, generation=generation, counter=claim.counter + 1)
             try:
                 if not renew_claim(self._run_dir, claim):
-                    self._commit(claim.epoch, ordered)  # its world may not know yet
+                    self._commit(claim.term, ordered)  # its world may not know yet
                     return
             except OSError:
                 continue
             if generation > ordered:
                 self._turns.take()  # the order may be late, but it is given
                 ordered = generation
-                self._ran.ordered.append((claim.epoch, generation))
+                self._ran.ordered.append((claim.term, generation))
             else:
-                self._commit(claim.epoch, ordered)
+                self._commit(claim.term, ordered)
 
-    def _commit(self, epoch: int, generation: int) -> None:
+    def _commit(self, term: int, generation: int) -> None:
         """The world that it ordered, if it did, commits a checkpoint."""
-        if (epoch, generation) not in self._ran.ordered:
+        if (term, generation) not in self._ran.ordered:
             return
         try:
-            if not superseded(self._run_dir, f"{epoch:06d}-{generation:06d}"):
-                self._ran.committed.append((epoch, generation))
+            if not superseded(self._run_dir, f"{term:06d}-{generation:06d}"):
+                self._ran.committed.append((term, generation))
         except OSError:
             return
 
@@ -229,12 +229,12 @@ def test_leaders_may_overlap_but_what_they_order_does_not(
 
 def check(ran: Ran) -> None:
     """What must be true whatever happened."""
-    epochs = [epoch for epoch, _ in ran.led]
-    assert len(epochs) == len(set(epochs)), "two leaders of one epoch"
+    terms = [term for term, _ in ran.led]
+    assert len(terms) == len(set(terms)), "two leaders of one term"
     generations = [generation for _, generation in ran.ordered]
     assert len(generations) == len(set(generations)), "two worlds with one number"
     by_generation = sorted(ran.ordered, key=lambda one: one[1])
-    assert [epoch for epoch, _ in by_generation] == sorted(epoch for epoch, _ in ran.ordered), (
+    assert [term for term, _ in by_generation] == sorted(term for term, _ in ran.ordered), (
         "a deposed leader's world is newer than its successor's"
     )
     for obeyed in ran.obeyed.values():

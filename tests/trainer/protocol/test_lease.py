@@ -144,10 +144,10 @@ def test_a_claim_comes_back(run_dir: RunDirectory) -> None:
 
 
 def test_the_highest_number_counts(run_dir: RunDirectory) -> None:
-    for epoch in (2, 10, 9):
-        create_claim(run_dir, Claim(epoch, f"m#{epoch}", "t"))
+    for term in (2, 10, 9):
+        create_claim(run_dir, Claim(term, f"m#{term}", "t"))
     newest = newest_claim(run_dir)
-    assert newest is not None and newest.epoch == 10
+    assert newest is not None and newest.term == 10
 
 
 def test_of_sixteen_contenders_one_leads(run_dir: RunDirectory) -> None:
@@ -214,9 +214,9 @@ def test_a_leader_learns_what_its_predecessors_announced(run_dir: RunDirectory) 
         b"{",
         b"[]",
         b"null",
-        b'{"epoch": 4}',
-        b'{"epoch": null}',
-        b'{"epoch": []}',
+        b'{"term": 4}',
+        b'{"term": null}',
+        b'{"term": []}',
         b'{"counter": "many"}',
         b'{"counter": 1e999}',
         b'{"generation": NaN}',
@@ -252,7 +252,7 @@ def test_whatever_is_in_a_claim_its_number_counts(value: object) -> None:
         claim = newest_claim(run_dir)
     finally:
         run_dir.store.delete("")
-    assert claim is not None and claim.epoch == 3
+    assert claim is not None and claim.term == 3
 
 
 def test_other_files_are_no_claims(run_dir: RunDirectory) -> None:

@@ -62,7 +62,7 @@ def test_a_giant_is_not_taken_in(run_dir: RunDirectory, monkeypatch: pytest.Monk
 
 
 def test_a_run_ends_once(run_dir: RunDirectory) -> None:
-    assert run_dir.end("succeeded", "trained to the end", epoch=3, metrics={"accuracy": 0.9})
+    assert run_dir.end("succeeded", "trained to the end", term=3, metrics={"accuracy": 0.9})
     assert not run_dir.end("failed", "too late")
     outcome = run_dir.outcome()
     assert outcome is not None
@@ -71,9 +71,16 @@ def test_a_run_ends_once(run_dir: RunDirectory) -> None:
     assert outcome == {
         "state": "succeeded",
         "reason": "trained to the end",
-        "epoch": 3,
+        "term": 3,
         "metrics": {"accuracy": 0.9},
     }
+
+
+def test_an_outcome_of_before_leaders_had_terms_is_read(run_dir: RunDirectory) -> None:
+    before = {"state": "succeeded", "reason": "", "epoch": 3, "metrics": {}, "time": 1.0}
+    run_dir.write_json(OUTCOME, before)
+    del before["epoch"]
+    assert run_dir.outcome() == {**before, "term": 3}
 
 
 def test_of_all_who_end_a_run_one_counts(run_dir: RunDirectory) -> None:

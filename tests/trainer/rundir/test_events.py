@@ -191,6 +191,14 @@ def test_what_is_no_event_is_skipped(run_dir: RunDirectory, line: bytes) -> None
     assert read_events(run_dir) == []
 
 
+def test_events_of_before_leaders_had_terms_are_read(run_dir: RunDirectory) -> None:
+    line = b'{"event": "leader_changed", "time": 1.5, "epoch": 2, "member": "workerpool0-0"}\n'
+    run_dir.store.write(f"{EVENTS}/w/000000.jsonl", line)
+    assert read_events(run_dir) == [
+        {"event": "leader_changed", "time": 1.5, "term": 2, "member": "workerpool0-0"}
+    ]
+
+
 def test_what_json_cannot_carry_is_refused_at_once(run_dir: RunDirectory) -> None:
     writer = writer_of(run_dir)
     unserializable: Any = object()
