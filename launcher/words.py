@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from trainer.rundir.events import Event
+from trainer.rundir.events import Cause, Event
 
 
 def tell(event: Event) -> str | None:
@@ -83,7 +83,7 @@ def _formed(event: Event) -> str:
     return f"generation {event['generation']} forms: {workers} ({_CAUSES[event['cause']]})"
 
 
-_CAUSES = {
+_CAUSES: dict[Cause, str] = {
     "start": "start",
     "grow": "a machine came",
     "drain": "a machine left with notice",

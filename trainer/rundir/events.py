@@ -6,7 +6,7 @@ An event is one JSON object on one line::
 
 ``time`` is Unix time in seconds. Other fields are there where they have a meaning:
 ``generation``, ``step`` (steps completed), ``world_size``, ``seconds`` (a duration),
-``member`` (``workerpool1-0``), ``cause`` and ``reason``.
+``member`` (``workerpool1-0``), ``cause`` (one of ``CAUSES``) and ``reason``.
 
 ========================  =======================================================
 event                     further fields
@@ -55,7 +55,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal, get_args
 
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import EVENTS
@@ -64,7 +64,9 @@ from trainer.rundir.untrusted import parse_json
 
 Event = dict[str, Any]
 
-CAUSES = ("start", "grow", "drain", "loss", "leader")
+# Why one generation ends and the next forms. Of several causes the one furthest right counts.
+Cause = Literal["grow", "drain", "loss", "leader", "start"]
+CAUSES: tuple[Cause, ...] = get_args(Cause)
 BATCH_LIMIT = 64 * 2**20  # bytes of one batch that a reader takes in
 LINE_LIMIT = 8 * 2**20  # bytes of one event
 

@@ -10,7 +10,7 @@ from launcher.views.live import PlainView, Story, render, sparkline
 from launcher.views.summary import print_summary
 from launcher.words import span, tell
 from tests.launcher.status.test_status import RIDE, A, B, C
-from trainer.rundir.events import Event
+from trainer.rundir.events import CAUSES, Cause, Event
 
 
 def story() -> Story:
@@ -122,3 +122,10 @@ def test_a_step_that_is_told_twice_is_plotted_once() -> None:
     told = Story("one", [A], started=0.0)
     told.add([RIDE[2], RIDE[2], RIDE[6]])
     assert list(told.losses) == [3.0] * 10 + [2.0] * 5
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_every_cause_of_a_new_generation_has_words(cause: Cause) -> None:
+    formed = {"event": "generation_formed", "time": 1.0, "generation": 2, "world_size": 3}
+    line = tell({**formed, "cause": cause})
+    assert line is not None and line.startswith("generation 2 forms: 3 workers (")
