@@ -23,7 +23,7 @@ from pathlib import Path
 
 from rows import Options, Row, benchmark
 from simulated import CoordinatorProcess, SimulatedAgent, run, usage
-from trainer.coordinator.limits import Policy
+from trainer.coordinator.limits import Limits
 from trainer.coordinator.member import Phase
 from trainer.coordinator.membership import Membership
 from trainer.protocol import signals
@@ -85,9 +85,9 @@ class Fleet:
         await asyncio.sleep(0.5)
 
 
-def policy(workers: int) -> Policy:
+def limits(workers: int) -> Limits:
     """Limits that nobody here reaches: what is measured is work, not patience."""
-    return Policy(
+    return Limits(
         min_workers=1,
         max_workers=workers,
         hold_off=0.1,
@@ -113,7 +113,7 @@ def with_fleet(
             return await measure(coordinator, fleet)
 
     with tempfile.TemporaryDirectory(prefix="swell-bench-") as folder:
-        coordinator = CoordinatorProcess(Path(folder), policy(count), count)
+        coordinator = CoordinatorProcess(Path(folder), limits(count), count)
         try:
             return run(body(coordinator))
         finally:
@@ -160,7 +160,7 @@ def steady(options: Options) -> list[Row]:
     """What it costs to hear from everybody."""
     count = QUICK_AGENTS if options.quick else AGENTS
     seconds = 1.0 if options.quick else STEADY
-    heartbeat = Policy().heartbeat
+    heartbeat = Limits().heartbeat
 
     async def beat(agent: SimulatedAgent, at: float) -> None:
         await asyncio.sleep(at)
@@ -212,7 +212,7 @@ def membership(options: Options) -> Iterator[Row]:
 
 def _one_life(count: int) -> dict[str, float]:
     """Seconds that one event of each kind takes on average."""
-    machine = Membership(policy(count), count, 0.0)
+    machine = Membership(limits(count), count, 0.0)
     members = [MemberId(f"vm-{i:04}", "0") for i in range(count)]
     costs: dict[str, float] = {}
 

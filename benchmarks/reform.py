@@ -33,7 +33,7 @@ from crowd import Crowd
 from rows import Options, Row, benchmark
 from simulated import CoordinatorProcess, Host, SimulatedAgent, forks, run, usage
 from trainer.agent.environment import horovod_environment
-from trainer.coordinator.limits import Policy
+from trainer.coordinator.limits import Limits
 from trainer.protocol.world import MemberId, Place, World, arrange
 
 RANKS = (2, 4, 8, 16, 32)
@@ -210,9 +210,9 @@ def environment(place: Place, port: int) -> dict[str, str]:
 # --- ours -------------------------------------------------------------------------------------
 
 
-def policy(workers: int) -> Policy:
+def limits(workers: int) -> Limits:
     """Limits that nobody here reaches."""
-    return Policy(
+    return Limits(
         min_workers=workers,
         max_workers=workers,
         hold_off=0.1,
@@ -228,7 +228,7 @@ def policy(workers: int) -> Policy:
 def swell(count: int, options: Options) -> list[Row]:
     """Re-formations of ``count`` ranks by our coordinator, agents and rendezvous."""
     with tempfile.TemporaryDirectory(prefix="swell-bench-") as folder:
-        coordinator = CoordinatorProcess(Path(folder), policy(count), count)
+        coordinator = CoordinatorProcess(Path(folder), limits(count), count)
 
         async def measure(ranks: list[Rank], timings: Timings) -> None:
             joined: asyncio.Queue[Joined] = asyncio.Queue()
@@ -281,7 +281,7 @@ def rendezvous(options: Options) -> list[Row]:
     alone: list[float | None] = []
     spent: list[float | None] = []
     with tempfile.TemporaryDirectory(prefix="swell-bench-") as folder:
-        coordinator = CoordinatorProcess(Path(folder), policy(world.size), world.size)
+        coordinator = CoordinatorProcess(Path(folder), limits(world.size), world.size)
         crowds = [
             Crowd(coordinator, world, range(hosts)[half * hosts // 2 : (half + 1) * hosts // 2])
             for half in (0, 1)

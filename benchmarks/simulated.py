@@ -20,7 +20,7 @@ import grpc
 
 from trainer.agent.rendezvous import Rendezvous
 from trainer.coordinator.coordinator import Coordinator
-from trainer.coordinator.limits import Policy
+from trainer.coordinator.limits import Limits
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.credentials import CHANNEL_OPTIONS, Credentials, new_secret
 from trainer.protocol.lease import newest_claim
@@ -66,7 +66,7 @@ class CoordinatorProcess:
 
     Args:
         folder: where its run directory goes.
-        policy: its limits.
+        limits: its limits.
         workers: the slots that its run was asked for.
 
     Attributes:
@@ -74,11 +74,11 @@ class CoordinatorProcess:
         token: the secret of its run.
     """
 
-    def __init__(self, folder: Path, policy: Policy, workers: int) -> None:
+    def __init__(self, folder: Path, limits: Limits, workers: int) -> None:
         self.token = new_secret()
         self._line, theirs = forks.Pipe()
         self._process = forks.Process(
-            target=_coordinate, args=(theirs, folder, policy, workers, self.token), daemon=True
+            target=_coordinate, args=(theirs, folder, limits, workers, self.token), daemon=True
         )
         self._process.start()
         theirs.close()
@@ -98,16 +98,16 @@ class CoordinatorProcess:
         self._process.join()
 
 
-def _coordinate(line: Connection, folder: Path, policy: Policy, workers: int, token: str) -> None:
-    asyncio.run(_lead(line, RunDirectory(str(folder)), policy, workers, token))
+def _coordinate(line: Connection, folder: Path, limits: Limits, workers: int, token: str) -> None:
+    asyncio.run(_lead(line, RunDirectory(str(folder)), limits, workers, token))
 
 
 async def _lead(
-    line: Connection, run_dir: RunDirectory, policy: Policy, workers: int, token: str
+    line: Connection, run_dir: RunDirectory, limits: Limits, workers: int, token: str
 ) -> None:
     leader = MemberId("leader", "0")
     credentials = Credentials.parse(token)
-    coordinator = Coordinator(run_dir, policy, workers, credentials, "127.0.0.1", leader)
+    coordinator = Coordinator(run_dir, limits, workers, credentials, "127.0.0.1", leader)
     assert await coordinator.lead(1, 0)
     claim = newest_claim(run_dir)
     assert claim is not None

@@ -8,7 +8,7 @@ import pytest
 
 from crowd import Crowd, column, row
 from simulated import CoordinatorProcess
-from trainer.coordinator.limits import Policy
+from trainer.coordinator.limits import Limits
 from trainer.protocol.world import MemberId, arrange
 
 
@@ -18,8 +18,8 @@ def test_every_rank_gets_what_the_others_made_for_it_world_after_world(
 ) -> None:
     members = [(MemberId(f"vm-{i:04}", "0"), count) for i, count in enumerate(slots)]
     world = arrange(1, members)
-    policy = Policy(min_workers=world.size, max_workers=world.size, hold_off=0.0)
-    coordinator = CoordinatorProcess(tmp_path, policy, world.size)
+    limits = Limits(min_workers=world.size, max_workers=world.size, hold_off=0.0)
+    coordinator = CoordinatorProcess(tmp_path, limits, world.size)
     half = len(slots) // 2
     crowds = []
     try:

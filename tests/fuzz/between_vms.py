@@ -20,7 +20,7 @@ from trainer.agent.process import WorkerProcess
 from trainer.agent.rendezvous import Rendezvous
 from trainer.agent.replica import Replica, parse_cluster_spec
 from trainer.agent.settings import Settings
-from trainer.coordinator.limits import Policy
+from trainer.coordinator.limits import Limits
 from trainer.coordinator.membership import Membership
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol import wire
@@ -90,7 +90,7 @@ def _message(draw: st.DrawFn) -> bytes:
 @target(st.lists(damaged(*(m.SerializeToString() for m in SAID)) | _message(), max_size=6))
 def what_agents_say(messages: list[bytes]) -> None:
     """A coordinator with a world of two hears messages of one of them."""
-    machine = Membership(Policy(min_workers=1, max_workers=4), 2, 0.0)
+    machine = Membership(Limits(min_workers=1, max_workers=4), 2, 0.0)
     now = 0.0
     for member in (A, B):
         machine.step(Joined(member, 1, None), now)

@@ -142,7 +142,7 @@ def what_a_run_was_launched_as(data: bytes) -> None:
     try:
         run = directory(runDOTjson=data).run()
         settings = Settings.of_run(run)
-        settings.policy()
+        settings.limits()
     except ValueError:
         return
 

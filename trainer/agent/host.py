@@ -43,7 +43,7 @@ def seat_of(
     if not run.task and not is_elastic(run.script, run.module):
         # A plain script cannot take it that the world changes: it is always the full one.
         run = replace(run, min_workers=slots, max_workers=slots)
-    limits = asdict(run.policy(run_dir.store.is_local))
+    limits = asdict(run.limits(run_dir.store.is_local))
     return Seat(run_dir.url, credentials.text, str(member), replica.address, slots, limits)
 
 

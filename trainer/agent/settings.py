@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from trainer.coordinator.limits import Policy
+from trainer.coordinator.limits import Limits
 from trainer.rundir.bundle import is_plain
 
 _KINDS = {
@@ -84,7 +84,7 @@ class Settings:
         if self.code_requirements and not is_plain(self.code_requirements):
             raise ValueError("code_requirements is not a file of the code")
         for local in (True, False):
-            self.policy(local)  # raises ValueError when the limits do not agree
+            self.limits(local)  # raises ValueError when the limits do not agree
 
     @classmethod
     def of_run(cls, run: dict[str, Any]) -> Settings:
@@ -113,7 +113,7 @@ class Settings:
             "code_installed": self.code_installed,
         }
 
-    def policy(self, local: bool = True) -> Policy:
+    def limits(self, local: bool = True) -> Limits:
         """The limits for membership, and for who leads.
 
         ``local`` says whether the run directory is on this machine's own file system. An object
@@ -122,7 +122,7 @@ class Settings:
         cloud.google.com/storage/quotas, "Maximum rate of writes to the same object name".
         """
         timeout = self.lease_timeout or max(5.0 if local else 10.0, 2 * self.suspicion)
-        return Policy(
+        return Limits(
             lease_timeout=timeout,
             lease_renew=max(timeout / 10, 0.1 if local else 1.25),
             min_workers=self.min_workers,

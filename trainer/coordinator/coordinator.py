@@ -19,7 +19,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from trainer.coordinator.limits import Policy
+from trainer.coordinator.limits import Limits
 from trainer.coordinator.membership import Membership
 from trainer.protocol import signals
 from trainer.protocol import swell_pb2 as pb
@@ -32,7 +32,7 @@ from trainer.protocol.wire import (
     METHOD,
     SERVICE,
     event_from_message,
-    save_to_message,
+    order_to_message,
     slots_of,
     world_from_message,
     world_to_message,
@@ -65,7 +65,7 @@ class Coordinator:
 
     Args:
         run_dir: the run directory.
-        policy: membership's limits.
+        limits: membership's, and the lease's.
         expected_workers: the slots that the run was asked for.
         credentials: the run's, which every agent must show.
         address: the IP address to listen on.
@@ -76,7 +76,7 @@ class Coordinator:
     def __init__(
         self,
         run_dir: RunDirectory,
-        policy: Policy,
+        limits: Limits,
         expected_workers: int,
         credentials: Credentials,
         address: str,
@@ -84,7 +84,7 @@ class Coordinator:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run_dir = run_dir
-        self._policy = policy
+        self._limits = limits
         self._expected = expected_workers
         self._credentials = credentials
         self._address = address
@@ -149,7 +149,7 @@ class Coordinator:
             await self._server.stop(None)
             return False
         self._machine = Membership(
-            self._policy, self._expected, self._clock(), max(last_generation, announced), deposed
+            self._limits, self._expected, self._clock(), max(last_generation, announced), deposed
         )
         self._events = EventWriter(self._run_dir, f"leader-{term:06d}")
         self._events.emit("leader_changed", term=term, member=self._leader.replica, address=target)
@@ -234,7 +234,7 @@ class Coordinator:
 
     async def _renew_often(self) -> None:
         while self._leads:
-            await asyncio.sleep(self._policy.lease_renew)
+            await asyncio.sleep(self._limits.lease_renew)
             if not self._holds:
                 await self._step_down()
                 return
@@ -260,7 +260,7 @@ class Coordinator:
     @property
     def _holds(self) -> bool:
         """Whether nobody can have found this leader's claim stale."""
-        return self._clock() - self._renewed < self._policy.lease_timeout
+        return self._clock() - self._renewed < self._limits.lease_timeout
 
     async def _step_down(self) -> None:
         """Somebody else leads, or may: whoever is connected is to look for it."""
@@ -373,14 +373,14 @@ class Coordinator:
         return False
 
     def _carry_out(self, command: signals.Command) -> None:
-        if isinstance(command, signals.Record):
+        if isinstance(command, signals.Emit):
             self._events.emit(command.event, **command.fields)
         elif isinstance(command, signals.Form):
             self._meshes.clear()
             self._ranks.clear()
             message = pb.Form(
                 world=world_to_message(command.world, self._addresses),
-                gloo_timeout=self._machine.limits(self._clock()).gloo_timeout,
+                gloo_timeout=self._machine.timeouts(self._clock()).gloo_timeout,
             )
             self._send_world(command.world, pb.FromCoordinator(form=message))
         elif isinstance(command, signals.Pause):
@@ -391,11 +391,8 @@ class Coordinator:
             self._send_world(command.world, pb.FromCoordinator(abort=abort))
         elif isinstance(command, signals.Replace):
             self._send(command.member, pb.FromCoordinator(replace=pb.Replace()))
-        elif isinstance(command, signals.Save):
-            self._send(command.member, pb.FromCoordinator(save=save_to_message(command)))
-        elif isinstance(command, signals.Release):
-            release = pb.Release(reason=command.reason, rejoin=command.reason != "drained")
-            self._send(command.member, pb.FromCoordinator(release=release))
+        elif isinstance(command, signals.Save | signals.Release):
+            self._send(command.member, order_to_message(command))
         else:
             self._tasks.append(asyncio.get_running_loop().create_task(self._end(command)))
 
@@ -475,7 +472,7 @@ class Coordinator:
             if self._holds:
                 for heir in self._heirs():
                     self._streams[heir].put_nowait(beat)
-            await asyncio.sleep(self._policy.heartbeat)
+            await asyncio.sleep(self._limits.heartbeat)
 
     async def _tick(self) -> None:
         while True:

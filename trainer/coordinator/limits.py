@@ -1,8 +1,8 @@
 """The limits of an elastic run: one place, one hierarchy, checked when a run starts.
 
-Fixed limits are in ``Policy``. How patient the coordinator is with a world depends on
-how long its steps take: a false alarm costs a step, so it may take longer to be sure
-where steps are long. ``Policy.limits(pace)`` gives the limits for steps of ``pace`` seconds.
+Those that are fixed for a run are its ``Limits``. How patient the coordinator is with a world
+depends on how long its steps take: a false alarm costs a step, so it may take longer to be sure
+where steps are long. ``Limits.timeouts(pace)`` gives those for steps of ``pace`` seconds.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ PACES = (0.0, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0)  # at which the hierarc
 
 
 @dataclass(frozen=True)
-class Limits:
-    """The limits for one length of steps, all in seconds; the shorter comes first.
+class Timeouts:
+    """How long a world with steps of one length is waited for, in seconds; the shorter comes first.
 
     Attributes:
         suspicion: silence of an active member's agent, without any step, that counts as
@@ -42,7 +42,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Policy:
+class Limits:
     """The limits of a run. All times are in seconds.
 
     Attributes:
@@ -53,12 +53,12 @@ class Policy:
         hold_off: how long the first newcomer waits for others to be admitted with it.
         admission_interval: least time between two re-formations for growth.
         heartbeat: how often agents and workers show that they live.
-        suspicion: the shortest of ``Limits.suspicion``.
-        hang: the shortest of ``Limits.hang``.
-        abort: see ``Limits.abort``.
+        suspicion: the shortest of ``Timeouts.suspicion``.
+        hang: the shortest of ``Timeouts.hang``.
+        abort: see ``Timeouts.abort``.
         hung_grace: how long a worker that hangs has to leave a broken generation.
-        forming: see ``Limits.forming``.
-        stall: the shortest of ``Limits.stall``.
+        forming: see ``Timeouts.forming``.
+        stall: the shortest of ``Timeouts.stall``.
         idle_suspicion: silence that counts as the loss of a member outside the world.
         lease_timeout: how long a leader leads without renewing its lease.
         lease_renew: how often it does renew it.
@@ -97,8 +97,8 @@ class Policy:
         """How long a new leader waits for somebody to bring the world that it is to lead."""
         return self.coming_over + self.suspicion
 
-    def limits(self, pace: float) -> Limits:
-        """Returns the limits for a world whose steps take ``pace`` seconds.
+    def timeouts(self, pace: float) -> Timeouts:
+        """Returns the timeouts of a world whose steps take ``pace`` seconds.
 
         0 says that no step has been measured yet; the first may include compilation.
         """
@@ -110,7 +110,7 @@ class Policy:
         last_copy = gloo_timeout + self.abort
         pause = last_copy + 5.0 + 3 * pace
         linger = pause + 60.0 + 5 * pace
-        return Limits(
+        return Timeouts(
             suspicion=suspicion,
             hang=hang,
             abort=self.abort,
@@ -149,15 +149,15 @@ class Policy:
             self._check_hierarchy(pace)
 
     def _check_hierarchy(self, pace: float) -> None:
-        limits = self.limits(pace)
+        timeouts = self.timeouts(pace)
         rising = (
             ("heartbeat", self.heartbeat),
-            ("suspicion", limits.suspicion),
-            ("gloo_timeout", limits.gloo_timeout),
-            ("last_copy", limits.last_copy),
-            ("pause", limits.pause),
-            ("linger", limits.linger),
-            ("stall", limits.stall),
+            ("suspicion", timeouts.suspicion),
+            ("gloo_timeout", timeouts.gloo_timeout),
+            ("last_copy", timeouts.last_copy),
+            ("pause", timeouts.pause),
+            ("linger", timeouts.linger),
+            ("stall", timeouts.stall),
         )
         for (shorter, least), (longer, most) in pairwise(rising):
             if not least < most:
@@ -165,12 +165,12 @@ class Policy:
                     f"{shorter} ({least:g} s) must be shorter than {longer} ({most:g} s) "
                     f"for steps of {pace:g} s"
                 )
-        if not limits.suspicion < limits.hang <= limits.stall:
+        if not timeouts.suspicion < timeouts.hang <= timeouts.stall:
             raise ValueError(
-                f"hang ({limits.hang:g} s) must be longer than suspicion and at most stall"
+                f"hang ({timeouts.hang:g} s) must be longer than suspicion and at most stall"
             )
-        if not limits.suspicion + limits.abort < limits.gloo_timeout < limits.forming:
+        if not timeouts.suspicion + timeouts.abort < timeouts.gloo_timeout < timeouts.forming:
             raise ValueError(
-                f"gloo_timeout ({limits.gloo_timeout:g} s) must be longer than suspicion and "
-                f"abort together, and shorter than forming ({limits.forming:g} s)"
+                f"gloo_timeout ({timeouts.gloo_timeout:g} s) must be longer than suspicion and "
+                f"abort together, and shorter than forming ({timeouts.forming:g} s)"
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from trainer.coordinator.limits import Limits, Policy
+from trainer.coordinator.limits import Limits, Timeouts
 from trainer.coordinator.member import Member
 
 RISE, FALL = 0.5, 0.2  # how far a new measurement moves the pace; it rises faster than it falls
@@ -38,65 +38,65 @@ class Pace:
         self.seconds += weight * (took - self.seconds)
         self.progress_at = now
 
-    def limits(self, policy: Policy, now: float, *, running: bool) -> Limits:
-        """The limits for steps of this length; in a running world the step may be longer."""
-        limits = policy.limits(self.seconds)
+    def timeouts(self, limits: Limits, now: float, *, running: bool) -> Timeouts:
+        """The timeouts for steps of this length; in a running world the step may be longer."""
+        timeouts = limits.timeouts(self.seconds)
         if not running:
-            return limits
-        sure = policy.limits(max(self.seconds, now - self.progress_at))
-        return replace(limits, suspicion=sure.suspicion, hang=sure.hang)
+            return timeouts
+        sure = limits.timeouts(max(self.seconds, now - self.progress_at))
+        return replace(timeouts, suspicion=sure.suspicion, hang=sure.hang)
 
     def left(self, now: float) -> float:
         """How long the running step will probably take to its end, in seconds."""
         return max(0.0, self.seconds - (now - self.progress_at))
 
 
-def why_lost(member: Member, now: float, progress_at: float, limits: Limits) -> str | None:
+def why_lost(member: Member, now: float, progress_at: float, timeouts: Timeouts) -> str | None:
     """Why an active member counts as lost; None if it does not."""
     silent = now - max(member.heard, progress_at)
-    if silent > limits.suspicion:
+    if silent > timeouts.suspicion:
         return f"silent for {silent:.1f} s"
     if now > member.drain_until:
         return "did not leave before its deadline"
     return None
 
 
-def why_hung(member: Member, now: float, progress_at: float, limits: Limits) -> str | None:
+def why_hung(member: Member, now: float, progress_at: float, timeouts: Timeouts) -> str | None:
     """Why a worker of an active member counts as hung although its agent lives; or None."""
     if member.frozen_since is not None:
         frozen = now - max(member.frozen_since, progress_at)
-        if frozen > limits.suspicion:
+        if frozen > timeouts.suspicion:
             return f"a worker has been stopped for {frozen:.1f} s"
     quiet = min(member.quiet + now - member.heard, now - progress_at)
-    if quiet > limits.hang:
+    if quiet > timeouts.hang:
         return f"a worker has shown no life for {quiet:.1f} s"
     return None
 
 
-def forming_limit(team: Collection[Member], limits: Limits) -> float:
+def forming_limit(team: Collection[Member], timeouts: Timeouts) -> float:
     """How long a world may form, in seconds; longer if somebody is at work, say reads a file."""
     all_wait = all(one.started or one.waiting for one in team)
-    return limits.forming if all_wait else limits.stall
+    return timeouts.forming if all_wait else timeouts.stall
 
 
 def overdue(
-    team: Collection[Member], waited: float, limits: Limits, policy: Policy
+    team: Collection[Member], waited: float, timeouts: Timeouts, limits: Limits
 ) -> list[Member]:
     """Those who do not leave a broken generation, and are to lose their workers for it.
 
     Args:
         team: the members of the generation.
         waited: seconds since it was broken off.
-        limits: of this world.
-        policy: of this run.
+        timeouts: of this world.
+        limits: of this run.
     """
     kept = any(one.stopped and one.clean for one in team)  # else any may be the last clean copy
-    for_waiting = limits.abort if kept else limits.last_copy
-    for_computing = limits.linger if kept else limits.stall
+    for_waiting = timeouts.abort if kept else timeouts.last_copy
+    for_computing = timeouts.linger if kept else timeouts.stall
 
     def limit(member: Member) -> float:
         if member.hung:
-            return policy.hung_grace
+            return limits.hung_grace
         return for_waiting if member.waiting else for_computing
 
     return [one for one in team if not one.stopped and waited > limit(one)]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from trainer.protocol.signals import Progress, Save
+from trainer.protocol.signals import Progress
 from trainer.protocol.world import MemberId
 
 
@@ -95,37 +95,9 @@ class Member:
         return self.state in (State.READY, State.ACTIVE)
 
 
-def slots_in(members: list[Member]) -> int:
+def slots_in(members: Iterable[Member]) -> int:
     """How many workers ``members`` have."""
     return sum(member.slots for member in members)
-
-
-def leaves_in_time(
-    team: Collection[Member], step_left: float, min_workers: int, now: float
-) -> bool:
-    """Whether the running step may end before its world is left for those who drain.
-
-    A world that too few are left of is saved, too, before they must be gone.
-    """
-    draining = [one for one in team if one.state is State.DRAINING]
-    needed = step_left
-    if slots_in([one for one in team if one not in draining]) < min_workers:
-        needed += max((one.saving for one in team), default=0.0)
-    return now + needed <= min((one.drain_until for one in draining), default=math.inf)
-
-
-def saves(team: Collection[Member], now: float) -> list[Save]:
-    """Who writes the state of a world that is over: all who hold its newest step, together.
-
-    Those who stay, if there are any: the others may be gone before they have written.
-    """
-    clean = [one for one in team if one.clean]
-    writers = [one for one in clean if one.state is not State.DRAINING] or clean
-    newest = max((one.step for one in writers), default=0)
-    writers = [one for one in writers if one.step == newest]
-    return [
-        Save(one.id, rank, len(writers), one.drain_until - now) for rank, one in enumerate(writers)
-    ]
 
 
 def enough_since(members: list[Member], least: int) -> float:

@@ -46,50 +46,39 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainer.coordinator.limits import Limits, Policy
+from trainer.coordinator.limits import Limits, Timeouts
 from trainer.coordinator.liveness import Pace, forming_limit, overdue, why_hung, why_lost
-from trainer.coordinator.member import (
-    Member,
-    Phase,
-    State,
-    enough_since,
-    leaves_in_time,
-    saves,
-    slots_in,
-)
-from trainer.coordinator.orders import Orders
+from trainer.coordinator.member import Member, Phase, State, enough_since, slots_in
+from trainer.coordinator.reformation import Reformation
 from trainer.coordinator.roster import Roster
-from trainer.protocol.signals import (
-    Abort,
-    Command,
-    Crashed,
-    Done,
-    Drain,
-    Event,
-    Finish,
-    Form,
-    Joined,
-    Left,
-    Pause,
-    Progress,
-    Ready,
-    Release,
-    Replace,
-    Started,
-    Stopped,
-    TaskFailed,
-    Tick,
-)
+from trainer.coordinator.team import Team
+from trainer.protocol import signals
 from trainer.protocol.world import MemberId, World, arrange
-
-CAUSES_BY_WEIGHT = ("grow", "drain", "loss", "leader", "start")
+from trainer.rundir.events import Cause
 
 
 class Membership:
     """The state machine. See the module's docstring for its states.
 
+    Its host has these duties, which nothing here can check:
+
+    1. It claims its term first, and then reads what earlier leaders announced (see
+       ``trainer.protocol.lease``). The newest of these is ``last_generation``.
+    2. It passes on every event, one at a time and in the order in which they happened, with the
+       time of one clock that never runs backwards; and a ``Tick`` several times a second, because
+       silence is an event only if somebody listens.
+    3. It carries out the commands of all steps in the order in which they were returned.
+    4. Before it sends a ``Form``, it announces that generation durably, and finds that no later
+       term has begun. Until the store has said so it carries out nothing that comes after.
+    5. When somebody else leads, or may, it stops for good: it passes on no event and carries out
+       no command any more. What happens from then on is the next leader's to learn.
+    6. It drops what it cannot send: a member that connects again brings its newest world, and is
+       told what it missed. Of one that connects twice only the older stream ends; it has not left.
+    7. At a ``Finish`` it writes the outcome and tells every member which one counts. The machine
+       returns nothing more.
+
     Args:
-        policy: the limits.
+        limits: of the run.
         expected_workers: slots that the run was asked for; the start waits for them.
         now: the time at which the machine starts, in seconds.
         last_generation: the newest generation of an earlier leader, 0 if there was none.
@@ -98,81 +87,83 @@ class Membership:
 
     def __init__(
         self,
-        policy: Policy,
+        limits: Limits,
         expected_workers: int,
         now: float,
         last_generation: int = 0,
         deposed: MemberId | None = None,
     ) -> None:
-        self.policy, self._deposed = policy, deposed
+        self.limits, self._deposed = limits, deposed
         self.phase = Phase.WAITING
-        self.members = Roster(policy, expected_workers)
+        self.members = Roster(limits, expected_workers)
         self.world: World | None = None  # the newest; in WAITING it is over
         self.generation = last_generation  # that of ``world``, once there is one
         self._taken = self.steps = 0  # the newest that a member brought; the most steps reported
-        self._team: dict[MemberId, Member] = {}  # of the world, by rank; nobody in WAITING
-        self._cause = "leader" if last_generation else "start"
+        self._team = Team()  # of the world; nobody in WAITING
+        self._reformation = Reformation("leader" if last_generation else "start")
         self._stopping_since = now
         self._aborted = False
         self._forming_since = self._formed_at = now
         self.pace = Pace(now)
-        self._idle, self._before = 0.0, 0  # steps when the world was formed
-        self._fruitful = self._waiting_told = False  # whether the world has completed a step
-        self._setbacks = 0
+        self._waiting_emitted = False
         # Until then members of an earlier leader's world may be on their way to this one.
-        self._adopting_until = now + policy.adoption_wait if last_generation else now
-        self._out = Orders()
+        self._adopting_until = now + limits.adoption_wait if last_generation else now
+        self._out = signals.Orders()
 
-    def limits(self, now: float) -> Limits:
-        """The limits for steps as long as they are at present."""
-        return self.pace.limits(self.policy, now, running=self.phase is Phase.RUNNING)
+    def timeouts(self, now: float) -> Timeouts:
+        """The timeouts for steps as long as they are at present."""
+        return self.pace.timeouts(self.limits, now, running=self.phase is Phase.RUNNING)
 
-    def step(self, event: Event, now: float) -> list[Command]:
+    def step(self, event: signals.Event, now: float) -> list[signals.Command]:
         """Takes one event and returns the commands that follow from it, in order."""
-        self._out = Orders()
+        self._out = signals.Orders()
         if self.phase is Phase.ENDED:
             return self._out
-        if isinstance(event, Tick):
+        if isinstance(event, signals.Tick):
             self._tick(now)
-        elif isinstance(event, Joined):
+        elif isinstance(event, signals.Joined):
             self._joined(event, now)
         elif (member := self.members.get(event.member)) is not None:
             member.heard = now
             self._take(member, event, now)
-        elif not isinstance(event, Left):  # given up before: its place in the world is gone
-            self._out.append(Release(event.member, "not a member"))
-        if not isinstance(event, Progress):  # the most frequent, and it decides nothing
+        elif not isinstance(event, signals.Left):  # given up before: its place in the world is gone
+            self._out.append(signals.Release(event.member, "not a member", rejoin=True))
+        if not isinstance(event, signals.Progress):  # the most frequent, and it decides nothing
             self._settle(now)
         return self._out
 
-    def _take(self, member: Member, event: Event, now: float) -> None:
-        if isinstance(event, Progress):
-            member.note_frozen(event.frozen, now)
-            inside = event.generation == self.generation or member.leaving_since is not None
-            if inside and member.lives(event):
-                self._forming_since = now  # a large state takes its time
-            self._progressed(event.generation, event.step, now)
-        elif isinstance(event, Ready):
-            self._ready(member, now)
-        elif isinstance(event, Started):
-            self._started(member, event, now)
-        elif isinstance(event, Stopped):
-            self._stopped(member, event, now)
-        elif isinstance(event, Crashed):
-            self._crashed(member, event, now)
-        elif isinstance(event, Drain):
-            self._drain(member, event, now)
-        elif isinstance(event, Left):
-            self._lose(member, event.reason, now)
-        elif isinstance(event, Done):
-            self._finish("succeeded", "training is complete", event.step, event.metrics)
-        elif isinstance(event, TaskFailed):
-            self._task_failed(member, event)
+    def _take(self, member: Member, event: signals.Event, now: float) -> None:
+        match event:
+            case signals.Progress():
+                self._lives(member, event, now)
+            case signals.Ready():
+                self._ready(member, now)
+            case signals.Started():
+                self._started(member, event, now)
+            case signals.Stopped():
+                self._stopped(member, event, now)
+            case signals.Crashed():
+                self._crashed(member, event, now)
+            case signals.Drain():
+                self._drain(member, event, now)
+            case signals.Left():
+                self._lose(member, event.reason, now)
+            case signals.Done():
+                self._finish("succeeded", "training is complete", event.step, event.metrics)
+            case signals.TaskFailed():
+                self._task_failed(event)
 
-    def _joined(self, event: Joined, now: float) -> None:
+    def _lives(self, member: Member, event: signals.Progress, now: float) -> None:
+        member.note_frozen(event.frozen, now)
+        inside = event.generation == self.generation or member.leaving_since is not None
+        if inside and member.lives(event):
+            self._forming_since = now  # a large state takes its time
+        self._progressed(event.generation, event.step, now)
+
+    def _joined(self, event: signals.Joined, now: float) -> None:
         if event.member not in self.members:
             self.members[event.member] = Member(event.member, event.slots, State.JOINING, now)
-            self._out.record("member_joined", member=event.member.replica, slots=event.slots)
+            self._out.emit("member_joined", member=event.member.replica, slots=event.slots)
         member = self.members[event.member]
         member.heard = now
         brought = event.world
@@ -186,20 +177,20 @@ class Membership:
             if stranger:
                 member.leave(now)
             self._taken = max(self._taken, brought.generation)
-            self._out.append(Abort(brought))
+            self._out.append(signals.Abort(brought))
 
     def _adopt(self, world: World, bringer: Member, now: float) -> None:
         """A world formed by an earlier leader is running: lead it from here."""
         self.generation = world.generation
         self.world = world
         self.phase = Phase.RUNNING
-        self.pace.restart(now - self.policy.suspicion)  # no step is known of since
+        self.pace.restart(now - self.limits.suspicion)  # no step is known of since
         self._formed_at = now
         others = [self.members[one] for one in world.members if one in self.members]
         for rank, (id_, slots) in enumerate(world.slots):
             # It has so long to come over, less if it was silent; a step says that it lives.
-            silent = self.policy.suspicion if id_ == self._deposed else 0.0
-            heard = now + self.policy.coming_over - silent
+            silent = self.limits.suspicion if id_ == self._deposed else 0.0
+            heard = now + self.limits.coming_over - silent
             member = self.members.setdefault(id_, Member(id_, slots, State.ACTIVE, heard))
             member.rank = rank
             self._team[id_] = member
@@ -222,26 +213,26 @@ class Membership:
             member.state = State.READY
             member.ready_since = now
             member.stopped = True  # all its workers wait: none is in the generation any more
-            self._out.record("member_ready", member=member.id.replica)
+            self._out.emit("member_ready", member=member.id.replica)
 
-    def _drain(self, member: Member, event: Drain, now: float) -> None:
+    def _drain(self, member: Member, event: signals.Drain, now: float) -> None:
         if member.state is State.DRAINING:
             return
-        self._report("drain", member, event.reason, deadline_seconds=event.deadline)
+        self._emit("drain", member, event.reason, deadline_seconds=event.deadline)
         if member.state is State.ACTIVE:
             member.state = State.DRAINING
             member.drain_until = now + event.deadline
             if self.phase is Phase.STOPPING:
-                self._blame("drain")  # the stop that is under way serves this drain, too
+                self._reformation.blame("drain")  # it is served by the stop under way
         else:
-            self._release(member, "drained")
+            self._release_drained(member)
 
-    def _crashed(self, member: Member, event: Crashed, now: float) -> None:
+    def _crashed(self, member: Member, event: signals.Crashed, now: float) -> None:
         if not member.hung:  # else it was killed for that, and that is on record
-            self._report("loss", member, event.reason)
+            self._emit("loss", member, event.reason)
         if member.state is not State.DRAINING:
             member.state = State.JOINING
-            member.expected_until = now + self.policy.hold_off if event.spare else 0.0
+            member.expected_until = now + self.limits.hold_off if event.spare else 0.0
         member.clean = False
         self._tear(member, now)
         if member.slots == 1 or member.state is State.DRAINING:
@@ -249,61 +240,57 @@ class Membership:
 
     def _lose(self, member: Member, reason: str, now: float) -> None:
         if not (member.state is State.DRAINING and member.stopped):  # else it left as planned
-            self._report("loss", member, reason)
+            self._emit("loss", member, reason)
             self._tear(member, now)
         self._forget(member)
 
     def _tear(self, member: Member, now: float) -> None:
         """A member, or one of its workers, is gone: a hole in the world, if it was in it."""
         if member.id in self._team:
-            self._blame("loss")
+            self._reformation.blame("loss")
             if not member.stopped:
                 self._break(now)
 
-    def _release(self, member: Member, reason: str) -> None:
+    def _release_drained(self, member: Member) -> None:
         self._forget(member)
-        self._out.append(Release(member.id, reason))
+        self._out.append(signals.Release(member.id, "drained", rejoin=False))
 
     def _forget(self, member: Member) -> None:
         del self.members[member.id]
         self._team.pop(member.id, None)
 
-    def _started(self, member: Member, event: Started, now: float) -> None:
+    def _started(self, member: Member, event: signals.Started, now: float) -> None:
         forming = self.phase is Phase.FORMING
         adopted = self.phase is Phase.RUNNING and not member.started  # and nobody was told so far
         if event.generation != self.generation or not (forming or adopted):
             return
         member.started = True
         member.step = event.step
-        if event.idle is not None:
-            self._idle = max(self._idle, event.idle)
-        if all(one.started for one in self._team.values()):
-            self._out.record(
+        self._reformation.start(event.idle)
+        if self._team.started:
+            self._out.emit(
                 "resumed",
                 generation=self.generation,
-                world_size=slots_in(list(self._team.values())),
-                cause=self._cause,
-                step=event.step,
-                lost_steps=max(0, self._before - event.step),
-                seconds=round(self._idle, 4) if self._idle else None,
+                world_size=self._team.slots,
+                **self._reformation.resumed(event.step),
             )
-        if forming and all(one.started for one in self._team.values()):
+        if forming and self._team.started:
             self.phase, self._formed_at = Phase.RUNNING, now
             self.pace.restart(now)
-            self.steps, self._cause = event.step, "grow"
+            self.steps = event.step
+            self._reformation.end()
 
     def _progressed(self, generation: int, step: int, now: float) -> None:
         if generation == self.generation and step > self.steps:
-            adopted = self.phase is Phase.RUNNING and self._cause == "leader"
+            adopted = self.phase is Phase.RUNNING and self._reformation.cause == "leader"
             if self.phase is Phase.RUNNING and (self.steps or not adopted):
                 self.pace.advance(step - self.steps, now)
             if adopted and self.steps:
-                self._cause = "grow"  # a step since the first report: all of that world lives
+                self._reformation.end()  # a step since the first report: all of that world lives
             self.steps = step
-            self._fruitful = True
-            self._setbacks = 0
+            self._reformation.advance()
 
-    def _stopped(self, member: Member, event: Stopped, now: float) -> None:
+    def _stopped(self, member: Member, event: signals.Stopped, now: float) -> None:
         if event.generation != self.generation or member.id not in self._team:
             return
         self._progressed(event.generation, event.step, now)
@@ -317,84 +304,81 @@ class Membership:
     def _break(self, now: float) -> None:
         """The generation cannot go on: everyone is to leave it at once."""
         if self.phase is not Phase.STOPPING:
-            self._setbacks += not self._fruitful
+            self._reformation.set_back()
             self._enter_stopping("loss", now)
-        self._blame("loss")
+        self._reformation.blame("loss")
         self._abort(now)
 
     def _abort(self, now: float) -> None:
         if self.world is not None and not self._aborted:
             self._aborted = True
             self._stopping_since = now
-            self._out.append(Abort(self.world))
+            self._out.append(signals.Abort(self.world))
 
-    def _enter_stopping(self, cause: str, now: float) -> None:
-        self._blame(cause)
-        self._out.record("paused", generation=self.generation, cause=self._cause, step=self.steps)
+    def _enter_stopping(self, cause: Cause, now: float) -> None:
+        self._reformation.blame(cause)
+        cause = self._reformation.cause
+        self._out.emit("paused", generation=self.generation, cause=cause, step=self.steps)
         self.phase = Phase.STOPPING
         self._stopping_since = now
         self._aborted = False
 
-    def _blame(self, cause: str) -> None:
-        """Remembers the weightiest reason for the generation to come."""
-        self._cause = max(self._cause, cause, key=CAUSES_BY_WEIGHT.index)
-
     def _tick(self, now: float) -> None:
-        limits = self.limits(now)
+        timeouts = self.timeouts(now)
         for member in list(self.members.values()):
             if member.id in self._team and not member.stopped:
-                if reason := why_lost(member, now, self.pace.progress_at, limits):
+                if reason := why_lost(member, now, self.pace.progress_at, timeouts):
                     self._give_up(member, reason, now)
-                elif reason := why_hung(member, now, self.pace.progress_at, limits):
+                elif reason := why_hung(member, now, self.pace.progress_at, timeouts):
                     self._hang(member, reason)
                     self._break(now)
-            elif now - member.heard > self.policy.idle_suspicion:
+            elif now - member.heard > self.limits.idle_suspicion:
                 self._give_up(member, f"silent for {now - member.heard:.1f} s", now)
             elif (since := member.leaving_since) is not None:
-                member.hung = why_hung(member, now, since, limits) is not None
-                if overdue([member], now - since, limits, self.policy):
+                member.hung = why_hung(member, now, since, timeouts) is not None
+                if overdue([member], now - since, timeouts, self.limits):
                     member.leaving_since = None
-                    self._out.append(Replace(member.id))
-            elif reason := why_hung(member, now, 0.0, limits):
+                    self._out.append(signals.Replace(member.id))
+            elif reason := why_hung(member, now, 0.0, timeouts):
                 self._hang(member, reason)
                 member.frozen_since = None
-                self._out.append(Replace(member.id))
+                self._out.append(signals.Replace(member.id))
         if self.phase is Phase.FORMING:
-            if now - self._forming_since > forming_limit(self._team.values(), limits):
+            if now - self._forming_since > forming_limit(self._team.values(), timeouts):
                 self._break(now)
         elif self.phase is Phase.RUNNING:
-            if (took := now - self.pace.progress_at) > limits.stall:
-                self._out.record(
+            if (took := now - self.pace.progress_at) > timeouts.stall:
+                self._out.emit(
                     "stalled", generation=self.generation, step=self.steps, seconds=round(took, 1)
                 )
                 self._break(now)
         elif self.phase is Phase.STOPPING:
-            self._insist(limits, now)
+            self._insist(timeouts, now)
 
     def _give_up(self, member: Member, reason: str, now: float) -> None:
-        self._out.append(Release(member.id, reason))
+        self._out.append(signals.Release(member.id, reason, rejoin=True))
         self._lose(member, reason, now)
 
     def _hang(self, member: Member, reason: str) -> None:
         if not member.hung:
             member.hung = True
-            self._report("loss", member, reason)
+            self._emit("loss", member, reason)
 
-    def _insist(self, limits: Limits, now: float) -> None:
+    def _insist(self, timeouts: Timeouts, now: float) -> None:
         """The stop takes its time: breaks it off, then kills what still does not stop."""
         waited = now - self._stopping_since
         if not self._aborted:
-            if waited > limits.pause or not self._leaves_in_time(now):
+            if waited > timeouts.pause or not self._leaves_in_time(now):
                 self._abort(now)
             return
-        for member in overdue(self._team.values(), waited, limits, self.policy):
+        for member in overdue(self._team.values(), waited, timeouts, self.limits):
             self._hang(member, f"a worker did not leave within {waited:.1f} s")
             member.stopped = True
             member.clean = False
             if member.state is State.ACTIVE:
                 member.state = State.JOINING
-                member.expected_until = now + self.policy.hold_off  # if it has a spare
-            self._out.append(Replace(member.id))
+                member.expected_until = now + self.limits.hold_off  # if it has a spare
+            self._out.append(signals.Replace(member.id))
 
     def _settle(self, now: float) -> None:
         """Moves on wherever nothing has to be waited for any more."""
@@ -407,47 +391,39 @@ class Membership:
 
     def _settle_running(self, now: float) -> None:
         assert self.world is not None
-        draining = [one for one in self._team.values() if one.state is State.DRAINING]
-        settled = now - self._formed_at >= self.policy.admission_interval
+        draining = self._team.draining
+        settled = now - self._formed_at >= self.limits.admission_interval
         if not draining and not (settled and self.members.newcomers_wait(now)):
             return
         self._enter_stopping("drain" if draining else "grow", now)
         if self._leaves_in_time(now):
-            self._out.append(Pause(self.world))
+            self._out.append(signals.Pause(self.world))
         else:
             self._abort(now)  # the running step cannot end in time: it is begun again at once
 
     def _leaves_in_time(self, now: float) -> bool:
-        left, least = self.pace.left(now), self.policy.min_workers
-        return leaves_in_time(self._team.values(), left, least, now)
+        return self._team.leaves_in_time(self.pace.left(now), self.limits.min_workers, now)
 
     def _settle_stopping(self, now: float) -> None:
-        team = list(self._team.values())
-        if not all(member.stopped for member in team):
+        if not self._team.has_left(now):
             return
-        if any(now < member.expected_until for member in team):
-            return  # a spare takes over in a moment
-        if self._setbacks >= self.policy.setback_limit:
-            reason = f"{self._setbacks} worlds in a row were lost before they completed a step"
+        if (lost := self._reformation.setbacks) >= self.limits.setback_limit:
+            reason = f"{lost} worlds in a row were lost before they completed a step"
             self._finish("failed", reason, self.steps)
             return
-        for member in team:
-            if member.state is State.ACTIVE:
-                member.state = State.READY
-                member.ready_since = now
+        self._team.stand_by(now)
         chosen = self.members.chosen()
-        enough = slots_in(chosen) >= self.policy.min_workers
+        enough = slots_in(chosen) >= self.limits.min_workers
         if not enough:
-            self._out.extend(saves(team, now))
-        for member in team:
-            if member.state is State.DRAINING:
-                self._release(member, "drained")
+            self._out.extend(self._team.saves(now))
+        for member in self._team.draining:
+            self._release_drained(member)
         if enough:
             self._form(chosen, now)
         else:
             self.phase = Phase.WAITING
-            self._team = {}
-            self._waiting_told = False
+            self._team = Team()
+            self._waiting_emitted = False
 
     def _settle_waiting(self, now: float) -> None:
         if self.generation == 0:
@@ -456,12 +432,12 @@ class Membership:
             return
         chosen = self.members.chosen()
         slots = slots_in(chosen)
-        if slots < self.policy.min_workers:
-            if now >= self._adopting_until and not self._waiting_told:
-                self._waiting_told = True
-                self._out.record("waiting", slots=slots, min_workers=self.policy.min_workers)
+        if slots < self.limits.min_workers:
+            if now >= self._adopting_until and not self._waiting_emitted:
+                self._waiting_emitted = True
+                self._out.emit("waiting", slots=slots, min_workers=self.limits.min_workers)
         elif now >= self._adopting_until and self.members.gathered(
-            enough_since(chosen, self.policy.min_workers), now
+            enough_since(chosen, self.limits.min_workers), now
         ):
             self._form(chosen, now)
 
@@ -471,38 +447,45 @@ class Membership:
         self.phase = Phase.FORMING
         self._forming_since = now
         self.pace.restart(now)
-        self._idle, self._before = 0.0, self.steps
-        self._fruitful = False
+        self._reformation.form(self.steps)
         for member in self.members.values():
             member.rank = float("inf")
         for rank, member in enumerate(chosen):
             member.enter(rank)
-        self._team = {member.id: member for member in chosen}
-        self._out.append(Form(self.world))
-        self._out.record(
+        self._team = Team.of(chosen)
+        self._out.append(signals.Form(self.world))
+        self._out.emit(
             "generation_formed",
             generation=self.generation,
             world_size=self.world.size,
-            cause=self._cause,
+            cause=self._reformation.cause,
             members=[member.id.replica for member in chosen],
             step=self.steps,
         )
 
-    def _task_failed(self, member: Member, event: TaskFailed) -> None:
-        self._out.report("task_failed", member, event.reason, rank=event.rank, step=event.step)
-        where = f"rank {event.rank} ({event.member.replica}) at step {event.step}"
-        self._finish("failed", f"the task raised in {where}\n{event.reason}", event.step)
+    def _task_failed(self, event: signals.TaskFailed) -> None:
+        replica, reason = event.member.replica, event.reason
+        self._out.emit(
+            "task_failed", member=replica, reason=reason, rank=event.rank, step=event.step
+        )
+        where = f"rank {event.rank} ({replica}) at step {event.step}"
+        self._finish("failed", f"the task raised in {where}\n{reason}", event.step)
 
     def _finish(
         self, state: str, reason: str, step: int, metrics: dict[str, float] | None = None
     ) -> None:
         self.phase = Phase.ENDED
         self.steps = max(self.steps, step)
-        self._out.record("finished", state=state, reason=reason, step=self.steps)
-        self._out.append(Finish(state, reason, self.steps, metrics or {}))
+        self._out.emit("finished", state=state, reason=reason, step=self.steps)
+        self._out.append(signals.Finish(state, reason, self.steps, metrics or {}))
 
-    def _report(self, event: str, member: Member, reason: str, **fields: Any) -> None:
-        """Records what happened to a member, and how far the run was."""
-        self._out.report(
-            event, member, reason, generation=self.generation, step=self.steps, **fields
+    def _emit(self, event: str, member: Member, reason: str, **fields: Any) -> None:
+        """Puts on record what happened to a member, and how far the run was."""
+        self._out.emit(
+            event,
+            member=member.id.replica,
+            reason=reason,
+            generation=self.generation,
+            step=self.steps,
+            **fields,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer.coordinator.limits import Policy
+from trainer.coordinator.limits import Limits
 from trainer.protocol.credentials import Credentials
 
 LINE_LIMIT = 2**20  # bytes of one message between the two
@@ -34,6 +34,6 @@ class Seat:
         return Credentials.parse(self.secret)
 
     @property
-    def policy(self) -> Policy:
+    def policy(self) -> Limits:
         """The limits of membership and of the lease."""
-        return Policy(**self.limits)
+        return Limits(**self.limits)

@@ -1,7 +1,8 @@
-"""What the coordinator tells ``membership``, and what ``membership`` orders in return.
+"""Membership's events and commands: what happens to members, and what is to be done about it.
 
-Events come in, commands go out; both are plain values. Their wire form is in
-``trainer/protocol/swell.proto``.
+Not the signals of UNIX; those of a VM's notice are in ``trainer.agent.preemption``. The coordinator
+passes events to ``trainer.coordinator.membership`` and carries out the commands it returns. Both
+are plain values; ``trainer.protocol.wire`` turns them into messages and back.
 """
 
 from __future__ import annotations
@@ -197,10 +198,15 @@ class Save:
 
 @dataclass(frozen=True)
 class Release:
-    """Tell a member that it is out: drained, or given up."""
+    """Tell a member that it is out, and why.
+
+    ``rejoin`` is whether it may come back at once, as a new member: it was given up, and may be
+    alive. One that was drained may not, because its VM is about to be taken away.
+    """
 
     member: MemberId
     reason: str
+    rejoin: bool
 
 
 @dataclass(frozen=True)
@@ -214,11 +220,20 @@ class Finish:
 
 
 @dataclass(frozen=True)
-class Record:
-    """Write an event (see trainer.rundir.events)."""
+class Emit:
+    """Put an event on record, for people and programs (see trainer.rundir.events)."""
 
     event: str
     fields: dict[str, Any]
 
 
-Command = Form | Pause | Abort | Replace | Save | Release | Finish | Record
+Command = Form | Pause | Abort | Replace | Save | Release | Finish | Emit
+
+
+class Orders(list[Command]):
+    """The commands of one step, gathered in order."""
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Appends an ``Emit``; fields that are None are left out."""
+        known = {key: value for key, value in fields.items() if value is not None}
+        self.append(Emit(event, known))

@@ -58,10 +58,22 @@ def addresses_in(message: pb.World) -> dict[MemberId, str]:
     return {MemberId.parse(one.member): one.address for one in message.slots}
 
 
-def save_to_message(save: signals.Save) -> pb.Save:
-    """The message for a share of a checkpoint."""
-    deadline = save.deadline if math.isfinite(save.deadline) else None
-    return pb.Save(rank=save.rank, size=save.size, deadline=deadline)
+def order_to_message(
+    order: signals.Pause | signals.Abort | signals.Replace | signals.Save | signals.Release,
+) -> pb.FromCoordinator:
+    """The message for an order to a member, or to all members of a world."""
+    match order:
+        case signals.Pause(world):
+            return pb.FromCoordinator(pause=pb.Pause(generation=world.generation))
+        case signals.Abort(world):
+            return pb.FromCoordinator(abort=pb.Abort(generation=world.generation))
+        case signals.Replace():
+            return pb.FromCoordinator(replace=pb.Replace())
+        case signals.Save(_, rank, size, left):
+            deadline = left if math.isfinite(left) else None
+            return pb.FromCoordinator(save=pb.Save(rank=rank, size=size, deadline=deadline))
+        case signals.Release(_, reason, rejoin):
+            return pb.FromCoordinator(release=pb.Release(reason=reason, rejoin=rejoin))
 
 
 def share_in(message: pb.Save) -> dict[str, Any]:

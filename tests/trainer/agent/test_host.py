@@ -18,7 +18,7 @@ import pytest
 
 from tests.trainer.ranks import PATIENCE
 from trainer.agent.host import Host
-from trainer.coordinator.limits import Policy
+from trainer.coordinator.limits import Limits
 from trainer.coordinator.seat import Seat
 from trainer.protocol.credentials import new_secret
 from trainer.protocol.lease import Claim, create_claim, newest_claim
@@ -28,7 +28,7 @@ TOKEN = new_secret()
 
 
 def seat(run_dir: RunDirectory) -> Seat:
-    limits = asdict(Policy(lease_renew=0.1))
+    limits = asdict(Limits(lease_renew=0.1))
     return Seat(run_dir.url, TOKEN, "workerpool0-0#a1", "127.0.0.1", 1, limits)
 
 

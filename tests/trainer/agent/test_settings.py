@@ -40,24 +40,24 @@ def test_everything_can_be_set() -> None:
 
 
 def test_the_limits_of_membership_follow() -> None:
-    policy = of(min_workers=2, max_workers=8, start_wait=5.0, hold_off=0.5).policy()
-    assert (policy.min_workers, policy.max_workers) == (2, 8)
-    assert (policy.start_wait, policy.hold_off) == (5.0, 0.5)
+    limits = of(min_workers=2, max_workers=8, start_wait=5.0, hold_off=0.5).limits()
+    assert (limits.min_workers, limits.max_workers) == (2, 8)
+    assert (limits.start_wait, limits.hold_off) == (5.0, 0.5)
 
 
 @pytest.mark.parametrize("suspicion", [0.6, 2.0, 20.0, 100.0])
-def test_any_suspicion_makes_a_policy_whose_limits_agree(suspicion: float) -> None:
-    policy = of(suspicion=suspicion).policy()
-    assert policy.suspicion == suspicion <= policy.idle_suspicion
-    assert policy.limits(0.0).hang > suspicion
+def test_any_suspicion_makes_limits_that_agree(suspicion: float) -> None:
+    limits = of(suspicion=suspicion).limits()
+    assert limits.suspicion == suspicion <= limits.idle_suspicion
+    assert limits.timeouts(0.0).hang > suspicion
 
 
 def test_a_lease_is_shorter_where_the_store_answers_at_once() -> None:
-    local, remote = of().policy(local=True), of().policy(local=False)
+    local, remote = of().limits(local=True), of().limits(local=False)
     assert (local.lease_timeout, local.lease_renew) == (5.0, 0.5)
     assert (remote.lease_timeout, remote.lease_renew) == (10.0, 1.25)
     chosen = of(lease_timeout=30.0)
-    assert chosen.policy(local=True).lease_timeout == chosen.policy(local=False).lease_timeout == 30
+    assert chosen.limits(local=True).lease_timeout == chosen.limits(local=False).lease_timeout == 30
 
 
 def test_a_lease_that_an_object_store_could_not_keep_is_refused() -> None:

@@ -6,20 +6,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from trainer.coordinator.limits import Policy
+from trainer.coordinator.limits import Limits
 from trainer.coordinator.member import Phase
 from trainer.coordinator.membership import Membership
-from trainer.protocol.signals import (
-    Command,
-    Event,
-    Joined,
-    Progress,
-    Ready,
-    Record,
-    Started,
-    Stopped,
-    Tick,
-)
+from trainer.protocol import signals
 from trainer.protocol.world import MemberId, World, arrange
 
 Shown = Mapping[MemberId, Mapping[str, Any]]  # what agents say of their workers
@@ -28,7 +18,7 @@ A, B, C, D, E = (MemberId(f"workerpool1-{i}", "first") for i in range(5))
 
 
 class Run:
-    """A machine with a clock; ``orders`` and ``records`` collect what it says."""
+    """A machine with a clock; ``orders`` and ``events`` collect what it returns."""
 
     def __init__(
         self,
@@ -37,19 +27,19 @@ class Run:
         deposed: MemberId | None = None,
         **limits: Any,
     ) -> None:
-        policy = Policy(**{"min_workers": 1, "max_workers": 8, **limits})
+        fixed = Limits(**{"min_workers": 1, "max_workers": 8, **limits})
         self.now = 100.0
-        self.machine = Membership(policy, expected, self.now, last_generation, deposed)
-        self.orders: list[Command] = []
-        self.records: list[Record] = []
+        self.machine = Membership(fixed, expected, self.now, last_generation, deposed)
+        self.orders: list[signals.Command] = []
+        self.events: list[signals.Emit] = []
 
-    def tell(self, *events: Event) -> list[Command]:
+    def step(self, *events: signals.Event) -> list[signals.Command]:
         """What the machine orders when these events happen."""
-        orders: list[Command] = []
+        orders: list[signals.Command] = []
         for event in events:
             for command in self.machine.step(event, self.now):
-                if isinstance(command, Record):
-                    self.records.append(command)
+                if isinstance(command, signals.Emit):
+                    self.events.append(command)
                 else:
                     orders.append(command)
         self.orders += orders
@@ -60,22 +50,29 @@ class Run:
         seconds: float,
         alive: str | tuple[MemberId, ...] = "all",
         shown: Shown = MappingProxyType({}),
-    ) -> list[Command]:
+    ) -> list[signals.Command]:
         """Time passes in heartbeats of those ``alive``; ``shown`` is what they say of workers."""
-        orders: list[Command] = []
+        orders: list[signals.Command] = []
         until = self.now + seconds
         while self.now < until:
             self.now = min(until, self.now + 0.5)
             generation = self.machine.generation
             beats = (
-                Progress(one, generation, **shown.get(one, {})) for one in alive_in(self, alive)
+                signals.Progress(one, generation, **shown.get(one, {}))
+                for one in alive_in(self, alive)
             )
-            orders += self.tell(*beats, Tick())
+            orders += self.step(*beats, signals.Tick())
         return orders
 
-    def ready(self, *members: MemberId, slots: int = 1) -> list[Command]:
+    def ready(self, *members: MemberId, slots: int = 1) -> list[signals.Command]:
         """Members join, and are ready."""
-        return self.tell(*(event for one in members for event in (Joined(one, slots), Ready(one))))
+        return self.step(
+            *(
+                event
+                for one in members
+                for event in (signals.Joined(one, slots), signals.Ready(one))
+            )
+        )
 
     def start(self, *members: MemberId, slots: int = 1, step: int = 0) -> World:
         """Members join, form a world and train in it."""
@@ -85,17 +82,19 @@ class Run:
     def started(self, step: int = 0) -> World:
         """The world that is forming runs."""
         assert self.phase is Phase.FORMING
-        self.tell(*(Started(one, self.world.generation, step) for one in self.world.members))
+        self.step(
+            *(signals.Started(one, self.world.generation, step) for one in self.world.members)
+        )
         assert self.phase is Phase.RUNNING
         return self.world
 
-    def stopped(self, *members: MemberId, step: int = 0) -> list[Command]:
+    def stopped(self, *members: MemberId, step: int = 0) -> list[signals.Command]:
         """Members leave the world together, after ``step``."""
-        return self.tell(*(Stopped(one, self.world.generation, step) for one in members))
+        return self.step(*(signals.Stopped(one, self.world.generation, step) for one in members))
 
-    def told(self, event: str) -> list[dict[str, Any]]:
-        """The fields of all records of one kind."""
-        return [record.fields for record in self.records if record.event == event]
+    def emitted(self, event: str) -> list[dict[str, Any]]:
+        """The fields of all events of one kind."""
+        return [one.fields for one in self.events if one.event == event]
 
     @property
     def phase(self) -> Phase:
@@ -113,3 +112,13 @@ def alive_in(run: Run, alive: str | tuple[MemberId, ...]) -> tuple[MemberId, ...
 
 def world(generation: int, *members: MemberId, slots: int = 1) -> World:
     return arrange(generation, [(member, slots) for member in members])
+
+
+def drained(member: MemberId) -> signals.Release:
+    """It leaves as planned, and does not come back."""
+    return signals.Release(member, "drained", rejoin=False)
+
+
+def given_up(member: MemberId, reason: str) -> signals.Release:
+    """It is lost, as it seems; if it lives, it may come back as a new member."""
+    return signals.Release(member, reason, rejoin=True)

@@ -10,30 +10,10 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from trainer.coordinator.limits import Policy
+from trainer.coordinator.limits import Limits
 from trainer.coordinator.member import Phase
 from trainer.coordinator.membership import Membership
-from trainer.protocol.signals import (
-    Abort,
-    Command,
-    Crashed,
-    Drain,
-    Event,
-    Finish,
-    Form,
-    Joined,
-    Left,
-    Pause,
-    Progress,
-    Ready,
-    Record,
-    Release,
-    Replace,
-    Save,
-    Started,
-    Stopped,
-    Tick,
-)
+from trainer.protocol import signals
 from trainer.protocol.world import MemberId, World
 
 BOOTING, IDLE, BUSY = "booting", "idle", "busy"
@@ -62,8 +42,8 @@ class Agent:
     silent: bool = False  # frozen: says nothing, does nothing
     hangs: bool = False  # its workers are stopped by a signal, and hear nothing
     out: bool = False  # drained, and told so
-    up: deque[Event] = field(default_factory=deque)
-    down: deque[Command] = field(default_factory=deque)
+    up: deque[signals.Event] = field(default_factory=deque)
+    down: deque[signals.Command] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         self.workers = [BOOTING] * self.slots
@@ -105,38 +85,40 @@ class Agent:
         self.connected = True
         self.up.clear()
         self.down.clear()
-        self.up.append(Joined(self.id, self.slots, self.world))
+        self.up.append(signals.Joined(self.id, self.slots, self.world))
         if self.deadline is not None:
-            self.up.append(Drain(self.id, "preemption", self.deadline))
+            self.up.append(signals.Drain(self.id, "preemption", self.deadline))
         if 0 < len(self.left) < self.slots:
-            self.up.append(Crashed(self.id, "some of its workers left while nobody led"))
+            self.up.append(signals.Crashed(self.id, "some of its workers left while nobody led"))
         self.say_stopped()
         self.say_ready()
 
     def say_ready(self) -> None:
         if not self.out and all(worker == IDLE for worker in self.workers):
-            self.up.append(Ready(self.id))
+            self.up.append(signals.Ready(self.id))
 
     def say_stopped(self, failed: str = "") -> None:
         if self.world is not None and len(self.left) == self.slots:
             step = max(self.holds)
-            stopped = Stopped(self.id, self.world.generation, max(0, step), step >= 0, failed)
+            stopped = signals.Stopped(
+                self.id, self.world.generation, max(0, step), step >= 0, failed
+            )
             self.up.append(stopped)
 
-    def obey(self, command: Command) -> None:
+    def obey(self, command: signals.Command) -> None:
         """Carries out one command; Release is the simulation's."""
         current = self.world is not None and self.world == getattr(command, "world", None)
-        if isinstance(command, Form):
+        if isinstance(command, signals.Form):
             self.world = command.world
             self.left = set()
             self.started = self.paused = self.aborted = False
             self.called = {slot for slot, it in enumerate(self.workers) if it == BOOTING}
             self.workers = [BOOTING if it == BOOTING else BUSY for it in self.workers]
-        elif isinstance(command, Pause) and current:
+        elif isinstance(command, signals.Pause) and current:
             self.paused = True
-        elif isinstance(command, Abort) and current:
+        elif isinstance(command, signals.Abort) and current:
             self.aborted = True
-        elif isinstance(command, Replace):
+        elif isinstance(command, signals.Replace):
             for slot, worker in enumerate(self.workers):
                 if worker == BUSY:
                     self.crash(slot, spare=False)
@@ -172,7 +154,7 @@ class Agent:
         self.left.add(slot)
         self.called.discard(slot)
         self.hangs = self.hangs and BUSY in self.workers
-        self.up.append(Crashed(self.id, "exit code 139", spare))
+        self.up.append(signals.Crashed(self.id, "exit code 139", spare))
         self.say_stopped("crashed")
         self.say_ready()
 
@@ -181,19 +163,19 @@ class Simulation:
     """A coordinator and its agents.
 
     Args:
-        policy: the limits.
+        limits: of the run.
         expected: slots that the run was asked for.
     """
 
-    def __init__(self, policy: Policy, expected: int) -> None:
-        self.policy = policy
+    def __init__(self, limits: Limits, expected: int) -> None:
+        self.limits = limits
         self.expected = expected
         self.now = 0.0
-        self.machine = Membership(policy, expected, self.now)
+        self.machine = Membership(limits, expected, self.now)
         self.agents: list[Agent] = []
-        self.records: list[Record] = []
-        self.saves: list[Save] = []
-        self.finish: Finish | None = None
+        self.emitted: list[signals.Emit] = []
+        self.saves: list[signals.Save] = []
+        self.finish: signals.Finish | None = None
         self.is_sound = True  # no check failed
         self.generation = 0  # the newest that was formed
         self.numbers_are_known = True  # no leader began with an old number
@@ -227,9 +209,9 @@ class Simulation:
         if not agent.down or not agent.connected or agent.silent:
             return
         command = agent.down.popleft()
-        if not isinstance(command, Release):
+        if not isinstance(command, signals.Release):
             agent.obey(command)
-        elif command.reason == "drained":
+        elif not command.rejoin:
             agent.out = True
         elif not agent.out:
             self._leave(agent, "it starts again")
@@ -248,7 +230,7 @@ class Simulation:
             if not agent.started:
                 agent.started = True
                 agent.holds = [step] * agent.slots
-                agent.up.append(Started(agent.id, world.generation, step, idle=0.1))
+                agent.up.append(signals.Started(agent.id, world.generation, step, idle=0.1))
 
     def train(self, world: World) -> None:
         """The workers of ``world`` complete a step, if they are all there; and may then leave."""
@@ -273,7 +255,7 @@ class Simulation:
         """An agent is told that its VM will be taken away."""
         if agent.lives and agent.deadline is None:
             agent.deadline = deadline
-            agent.up.append(Drain(agent.id, "preemption", deadline))
+            agent.up.append(signals.Drain(agent.id, "preemption", deadline))
 
     def lose(self, agent: Agent) -> None:
         """A VM goes away, and its connection with it."""
@@ -285,7 +267,7 @@ class Simulation:
             agent.connected = False
             agent.up.clear()
             agent.down.clear()
-            self.step(Left(agent.id, "its connection broke"))
+            self.step(signals.Left(agent.id, "its connection broke"))
 
     def connect(self, agent: Agent) -> None:
         """An agent that lost its leader finds it, or another one."""
@@ -298,7 +280,7 @@ class Simulation:
             return
         self.numbers_are_known = self.numbers_are_known and lag == 0
         last = max(0, self.generation - lag)
-        self.machine = Membership(self.policy, self.expected, self.now, last)
+        self.machine = Membership(self.limits, self.expected, self.now, last)
         self._world = None
         self._halted, self._wounded, self._unready = set(), set(), set()
         self._gone, self._new = set(), set()
@@ -313,13 +295,15 @@ class Simulation:
             if agent.connected and agent.lives:
                 generation = agent.world.generation if agent.world else 0
                 step, busy = max(0, *agent.holds), BUSY in agent.workers
-                sign = Progress(agent.id, generation, step, frozen=agent.hangs, waiting=busy)
+                sign = signals.Progress(
+                    agent.id, generation, step, frozen=agent.hangs, waiting=busy
+                )
                 agent.up.append(sign)
 
     def tick(self, seconds: float) -> None:
         """Time passes."""
         self.now += seconds
-        self.step(Tick())
+        self.step(signals.Tick())
 
     def round(self, seconds: float = HEARTBEAT) -> None:
         """Everybody does at once what there is to do, and some time passes."""
@@ -358,7 +342,7 @@ class Simulation:
             return False
         slots = [agent.slots for agent in alive]
         if not any(
-            self.policy.min_workers <= one <= self.policy.max_workers for one in sums(slots)
+            self.limits.min_workers <= one <= self.limits.max_workers for one in sums(slots)
         ):
             return self.machine.phase is Phase.WAITING
         world = self.machine.world
@@ -367,13 +351,13 @@ class Simulation:
         team = self._agents_in(world)
         if len(team) < len(world.members) or not all(one.busy and one.started for one in team):
             return False
-        room = self.policy.max_workers - world.size
+        room = self.limits.max_workers - world.size
         idle = [agent.slots for agent in alive if agent.id not in world.members]
         return all(slots > room for slots in idle)
 
-    def events(self, name: str) -> list[Record]:
-        """The records of one kind."""
-        return [record for record in self.records if record.event == name]
+    def events(self, name: str) -> list[signals.Emit]:
+        """The events of one kind."""
+        return [one for one in self.emitted if one.event == name]
 
     def _agents_in(self, world: World) -> list[Agent]:
         return [agent for agent in self.agents if agent.world == world]
@@ -381,12 +365,12 @@ class Simulation:
     def _leave(self, agent: Agent, reason: str) -> None:
         self.agents.remove(agent)
         if agent.connected and not agent.silent:
-            self.step(Left(agent.id, reason))
+            self.step(signals.Left(agent.id, reason))
         agent.connected = False
 
     # --- the machine, and what must always hold ---------------------------------------
 
-    def step(self, event: Event) -> None:
+    def step(self, event: signals.Event) -> None:
         """Gives one event to the machine, checks its commands, and sends them."""
         self.is_sound = False
         known = set(self.machine.members)
@@ -399,71 +383,73 @@ class Simulation:
                 if agent.connected:
                     agent.down.append(command)
 
-    def _addressed(self, command: Command) -> Iterator[Agent]:
-        if isinstance(command, Form | Pause | Abort):
+    def _addressed(self, command: signals.Command) -> Iterator[Agent]:
+        if isinstance(command, signals.Form | signals.Pause | signals.Abort):
             members = set(command.world.members)
             yield from (agent for agent in self.agents if agent.id in members)
-        elif isinstance(command, Replace | Save | Release):
+        elif isinstance(command, signals.Replace | signals.Save | signals.Release):
             yield from (agent for agent in self.agents if agent.id == command.member)
 
-    def _note(self, event: Event) -> None:
-        if isinstance(event, Joined):
+    def _note(self, event: signals.Event) -> None:
+        if isinstance(event, signals.Joined):
             self._gone.discard(event.member)
             if event.member not in self.machine.members:
                 self._new.add(event.member)
             if event.world is None or event.world != self.machine.world:
                 self._halted.add(event.member)
                 self._unready.add(event.member)
-        elif isinstance(event, Drain | Left):
+        elif isinstance(event, signals.Drain | signals.Left):
             self._gone.add(event.member)
-        elif isinstance(event, Started) and event.generation == self.generation:
+        elif isinstance(event, signals.Started) and event.generation == self.generation:
             self._started.add(event.member)
-        elif isinstance(event, Stopped) and event.generation == self.machine.generation:
+        elif isinstance(event, signals.Stopped) and event.generation == self.machine.generation:
             self._halted.add(event.member)
-        elif isinstance(event, Crashed) and event.member in self.machine.members:
+        elif isinstance(event, signals.Crashed) and event.member in self.machine.members:
             self._wounded.add(event.member)
             self._unready.add(event.member)
             if self.machine.members[event.member].slots == 1:
                 self._halted.add(event.member)
-        elif isinstance(event, Ready):
+        elif isinstance(event, signals.Ready):
             self._unready.discard(event.member)
             if event.member in self._wounded:
                 self._halted.add(event.member)
 
-    def _check(self, event: Event, commands: list[Command], known: set[MemberId]) -> None:
+    def _check(
+        self, event: signals.Event, commands: list[signals.Command], known: set[MemberId]
+    ) -> None:
         machine = self.machine
-        if self._world is None and machine.world is not None and isinstance(event, Joined):
+        if self._world is None and machine.world is not None and isinstance(event, signals.Joined):
             self._world = machine.world  # adopted
             self._new -= set(machine.world.members)
             self._halted = known - {event.member}  # they came without that world
             self._unready.discard(event.member)
         for command in commands:
-            if isinstance(command, Record):
-                self.records.append(command)
+            if isinstance(command, signals.Emit):
+                self.emitted.append(command)
                 if command.event == "resumed" and machine.world is not None:
                     members = {one for one in machine.world.members if one in machine.members}
                     assert members <= self._started, "the world runs without one of its members"
-            elif isinstance(command, Form):
+            elif isinstance(command, signals.Form):
                 self._check_form(command.world)
-            elif isinstance(command, Release):
+            elif isinstance(command, signals.Release):
                 self._gone.add(command.member)
-                own = None if isinstance(event, Tick) else event.member
+                own = None if isinstance(event, signals.Tick) else event.member
                 assert command.member in known or command.member == own, "released whom?"
                 assert command.member not in machine.members
-            elif isinstance(command, Replace):
+            elif isinstance(command, signals.Replace):
                 assert command.member in machine.members or command.member in self._gone
                 self._halted.add(command.member)
                 self._unready.add(command.member)
-            elif isinstance(command, Save):
+            elif isinstance(command, signals.Save):
                 assert command.member in known
                 assert machine.phase is Phase.WAITING
                 self.saves.append(command)
                 held = [max(one.holds) for one in self.agents if one.id == command.member]
                 self._checkpoint = max([self._checkpoint, *held])
-            elif isinstance(command, Pause):
+            elif isinstance(command, signals.Pause):
                 assert command.world == machine.world
                 assert machine.phase is Phase.STOPPING
-            elif isinstance(command, Finish):
+            elif isinstance(command, signals.Finish):
                 self.finish = command
         if machine.phase in (Phase.FORMING, Phase.RUNNING, Phase.STOPPING):
             assert machine.world is not None
@@ -471,7 +457,7 @@ class Simulation:
 
     def _check_form(self, world: World) -> None:
         machine = self.machine
-        assert self.policy.min_workers <= world.size <= self.policy.max_workers
+        assert self.limits.min_workers <= world.size <= self.limits.max_workers
         assert set(world.members) <= set(machine.members), "a stranger is in the world"
         assert not set(world.members) & self._gone, "a member is in a world after it left"
         assert not set(world.members) & self._unready, "a member is in a world before it is ready"

@@ -14,7 +14,7 @@ import pytest
 
 from tests.trainer.ranks import PATIENCE
 from trainer.coordinator.coordinator import Coordinator
-from trainer.coordinator.limits import Policy
+from trainer.coordinator.limits import Limits
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.credentials import CHANNEL_OPTIONS, Credentials, new_secret
 from trainer.protocol.lease import newest_claim
@@ -36,7 +36,7 @@ class Leader:
     def __init__(self, path: Path, **policy: Any) -> None:
         self.run_dir = RunDirectory(str(path))
         limits = {"min_workers": 2, "max_workers": 2, "hold_off": 0.0, **policy}
-        self.policy = Policy(**limits)
+        self.policy = Limits(**limits)
         self.coordinator = self.coordinate("leader#0")
 
     def coordinate(self, member: str, **policy: Any) -> Coordinator:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.trainer.coordinator.membership_run import A, B, C, D, Run, world
+from tests.trainer.coordinator.membership_run import A, B, C, D, Run, drained, given_up, world
 from trainer.coordinator.member import Member, Phase, State, choose
 from trainer.protocol.signals import (
     Abort,
@@ -14,7 +14,6 @@ from trainer.protocol.signals import (
     Pause,
     Progress,
     Ready,
-    Release,
     Save,
     Started,
     Stopped,
@@ -27,11 +26,11 @@ from trainer.protocol.world import MemberId
 def test_the_first_world_forms_when_all_expected_workers_are_ready() -> None:
     run = Run(expected=3)
     assert run.ready(A, B) == []
-    assert run.tell(Joined(C, 1)) == []
-    assert run.tell(Ready(C)) == [Form(world(1, A, B, C))]
+    assert run.step(Joined(C, 1)) == []
+    assert run.step(Ready(C)) == [Form(world(1, A, B, C))]
     assert run.phase is Phase.FORMING
     run.started()
-    assert run.told("resumed") == [
+    assert run.emitted("resumed") == [
         {"generation": 1, "world_size": 3, "cause": "start", "step": 0, "lost_steps": 0}
     ]
 
@@ -62,17 +61,17 @@ def test_nothing_starts_with_fewer_than_min_workers() -> None:
 def test_a_world_runs_when_the_last_member_has_started() -> None:
     run = Run(expected=2)
     run.ready(A, B)
-    run.tell(Started(A, 1, step=0))
+    run.step(Started(A, 1, step=0))
     assert run.phase is Phase.FORMING
-    run.tell(Started(B, 1, step=0))
+    run.step(Started(B, 1, step=0))
     assert run.phase is Phase.RUNNING
 
 
 def test_a_pause_lasts_as_long_as_its_slowest_member_was_idle() -> None:
     run = Run(expected=2)
     run.ready(A, B)
-    run.tell(Started(A, 1, step=0, idle=0.25), Started(B, 1, step=0, idle=1.5))
-    assert run.told("resumed")[-1]["seconds"] == 1.5
+    run.step(Started(A, 1, step=0, idle=0.25), Started(B, 1, step=0, idle=1.5))
+    assert run.emitted("resumed")[-1]["seconds"] == 1.5
 
 
 # --- drain ------------------------------------------------------------------------
@@ -81,12 +80,12 @@ def test_a_pause_lasts_as_long_as_its_slowest_member_was_idle() -> None:
 def test_a_drain_pauses_the_world_and_goes_on_without_the_member() -> None:
     run = Run(expected=3)
     running = run.start(A, B, C)
-    run.tell(Progress(A, 1, step=7))
-    assert run.tell(Drain(B, "preemption", 30.0)) == [Pause(running)]
+    run.step(Progress(A, 1, step=7))
+    assert run.step(Drain(B, "preemption", 30.0)) == [Pause(running)]
     assert run.stopped(A, B, step=8) == []
-    assert run.stopped(C, step=8) == [Release(B, "drained"), Form(world(2, A, C))]
+    assert run.stopped(C, step=8) == [drained(B), Form(world(2, A, C))]
     run.started(step=8)
-    assert run.told("drain") == [
+    assert run.emitted("drain") == [
         {
             "member": "workerpool1-1",
             "reason": "preemption",
@@ -95,31 +94,31 @@ def test_a_drain_pauses_the_world_and_goes_on_without_the_member() -> None:
             "step": 7,
         }
     ]
-    assert run.told("generation_formed")[-1]["cause"] == "drain"
-    assert run.told("resumed")[-1]["lost_steps"] == 0
-    assert run.told("loss") == []
+    assert run.emitted("generation_formed")[-1]["cause"] == "drain"
+    assert run.emitted("resumed")[-1]["lost_steps"] == 0
+    assert run.emitted("loss") == []
 
 
 def test_two_drains_are_served_by_one_reformation() -> None:
     run = Run(expected=3)
     running = run.start(A, B, C)
-    orders = run.tell(Drain(B, "preemption", 30.0), Drain(A, "preemption", 30.0))
+    orders = run.step(Drain(B, "preemption", 30.0), Drain(A, "preemption", 30.0))
     assert orders == [Pause(running)]
     orders = run.stopped(A, B, C, step=1)
-    assert orders == [Release(A, "drained"), Release(B, "drained"), Form(world(2, C))]
+    assert orders == [drained(A), drained(B), Form(world(2, C))]
 
 
 def test_the_same_notice_twice_is_one_drain() -> None:
     run = Run(expected=2)
     run.start(A, B)
-    run.tell(Drain(A, "SIGTERM", 30.0), Drain(A, "metadata", 30.0))
-    assert len(run.told("drain")) == 1
+    run.step(Drain(A, "SIGTERM", 30.0), Drain(A, "metadata", 30.0))
+    assert len(run.emitted("drain")) == 1
 
 
 def test_a_member_outside_the_world_is_released_at_once_when_drained() -> None:
     run = Run(expected=2)
     run.ready(A)
-    assert run.tell(Drain(A, "preemption", 30.0)) == [Release(A, "drained")]
+    assert run.step(Drain(A, "preemption", 30.0)) == [drained(A)]
     assert run.machine.members == {}
 
 
@@ -128,33 +127,36 @@ def test_a_drain_while_the_world_forms_waits_until_it_runs() -> None:
     run.start(A, B)
     run.ready(C)
     run.stopped(A, B, step=1)
-    assert run.tell(Drain(A, "preemption", 30.0)) == []
-    run.tell(Started(A, 2, step=1), Started(B, 2, step=1))
-    assert run.tell(Started(C, 2, step=1)) == [Pause(world(2, A, B, C))]
-    assert run.told("resumed")[-1]["cause"] == "grow"
+    assert run.step(Drain(A, "preemption", 30.0)) == []
+    run.step(Started(A, 2, step=1), Started(B, 2, step=1))
+    assert run.step(Started(C, 2, step=1)) == [Pause(world(2, A, B, C))]
+    assert run.emitted("resumed")[-1]["cause"] == "grow"
     run.stopped(A, B, C, step=2)
-    assert run.told("generation_formed")[-1]["cause"] == "drain"
+    assert run.emitted("generation_formed")[-1]["cause"] == "drain"
 
 
 def test_a_drained_member_that_disappears_after_it_stopped_is_no_loss() -> None:
     run = Run(expected=2)
     run.start(A, B)
-    run.tell(Drain(B, "preemption", 30.0))
+    run.step(Drain(B, "preemption", 30.0))
     run.stopped(B, step=1)
-    assert run.tell(Left(B, "its connection broke")) == []
+    assert run.step(Left(B, "its connection broke")) == []
     assert run.stopped(A, step=1) == [Form(world(2, A))]
-    assert run.told("loss") == []
+    assert run.emitted("loss") == []
 
 
 def test_a_drain_whose_deadline_passes_is_a_loss() -> None:
     run = Run(expected=2)
     running = run.start(A, B)
-    run.tell(Drain(B, "preemption", 5.0))
+    run.step(Drain(B, "preemption", 5.0))
     assert run.wait(5.0) == []
-    assert run.wait(0.5) == [Release(B, "did not leave before its deadline"), Abort(running)]
-    assert run.told("loss")[0]["reason"] == "did not leave before its deadline"
+    assert run.wait(0.5) == [
+        given_up(B, "did not leave before its deadline"),
+        Abort(running),
+    ]
+    assert run.emitted("loss")[0]["reason"] == "did not leave before its deadline"
     assert run.stopped(A) == [Form(world(2, A))]
-    assert run.told("generation_formed")[-1]["cause"] == "loss"
+    assert run.emitted("generation_formed")[-1]["cause"] == "loss"
 
 
 # --- loss -------------------------------------------------------------------------
@@ -163,24 +165,24 @@ def test_a_drain_whose_deadline_passes_is_a_loss() -> None:
 def test_a_lost_member_breaks_the_world_off_and_the_survivors_go_on() -> None:
     run = Run(expected=3)
     running = run.start(A, B, C)
-    run.tell(Progress(A, 1, step=5))
-    assert run.tell(Left(B, "its connection broke")) == [Abort(running)]
+    run.step(Progress(A, 1, step=5))
+    assert run.step(Left(B, "its connection broke")) == [Abort(running)]
     assert run.stopped(C, step=5) == []
     assert run.stopped(A, step=5) == [Form(world(2, A, C))]
     run.started(step=5)
-    assert run.told("loss")[0] == {
+    assert run.emitted("loss")[0] == {
         "member": "workerpool1-1",
         "reason": "its connection broke",
         "generation": 1,
         "step": 5,
     }
-    assert run.told("resumed")[-1]["lost_steps"] == 0
+    assert run.emitted("resumed")[-1]["lost_steps"] == 0
 
 
 def test_several_losses_break_one_world_off_once() -> None:
     run = Run(expected=4)
     run.start(A, B, C, D)
-    run.tell(Left(B, "gone"), Left(C, "gone"))
+    run.step(Left(B, "gone"), Left(C, "gone"))
     assert [order for order in run.orders if isinstance(order, Abort)] == [Abort(run.world)]
     assert run.stopped(A, D) == [Form(world(2, A, D))]
 
@@ -189,16 +191,16 @@ def test_a_failed_collective_is_a_loss_before_anybody_reports_one() -> None:
     run = Run(expected=2)
     running = run.start(A, B)
     stopped = Stopped(A, 1, step=3, failed="connection reset by peer")
-    assert run.tell(stopped) == [Abort(running)]
-    assert run.tell(Left(B, "gone")) == [Form(world(2, A))]
+    assert run.step(stopped) == [Abort(running)]
+    assert run.step(Left(B, "gone")) == [Form(world(2, A))]
 
 
 def test_a_collective_that_fails_during_a_pause_breaks_the_pause_off() -> None:
     run = Run(expected=3)
     running = run.start(A, B, C)
-    run.tell(Drain(B, "preemption", 30.0))
+    run.step(Drain(B, "preemption", 30.0))
     stopped = Stopped(A, 1, step=3, failed="connection reset by peer")
-    assert run.tell(stopped) == [Abort(running)]
+    assert run.step(stopped) == [Abort(running)]
 
 
 def test_a_member_lost_after_it_stopped_does_not_disturb_those_who_still_finish_their_step() -> (
@@ -206,25 +208,25 @@ def test_a_member_lost_after_it_stopped_does_not_disturb_those_who_still_finish_
 ):
     run = Run(expected=3)
     run.start(A, B, C)
-    run.tell(Drain(C, "preemption", 30.0))
+    run.step(Drain(C, "preemption", 30.0))
     run.stopped(A, step=1)
-    assert run.tell(Left(A, "gone")) == []
-    assert run.stopped(B, C, step=1) == [Release(C, "drained"), Form(world(2, B))]
-    assert run.told("generation_formed")[-1]["cause"] == "loss"
+    assert run.step(Left(A, "gone")) == []
+    assert run.stopped(B, C, step=1) == [drained(C), Form(world(2, B))]
+    assert run.emitted("generation_formed")[-1]["cause"] == "loss"
 
 
 def test_a_crash_with_a_spare_keeps_the_member_and_its_rank() -> None:
     run = Run(expected=3, hold_off=1.0)
     running = run.start(A, B, C)
-    assert run.tell(Crashed(A, "exit code 139", spare=True)) == [Abort(running)]
+    assert run.step(Crashed(A, "exit code 139", spare=True)) == [Abort(running)]
     assert run.stopped(B, C, step=4) == []  # the spare takes over in a moment
-    assert run.tell(Ready(A)) == [Form(world(2, A, B, C))]
+    assert run.step(Ready(A)) == [Form(world(2, A, B, C))]
 
 
 def test_a_spare_that_does_not_come_is_not_waited_for() -> None:
     run = Run(expected=2, hold_off=1.0)
     run.start(A, B)
-    run.tell(Crashed(A, "exit code 139", spare=True))
+    run.step(Crashed(A, "exit code 139", spare=True))
     run.stopped(B, step=4)
     assert run.wait(1.0) == [Form(world(2, B))]
 
@@ -232,18 +234,18 @@ def test_a_spare_that_does_not_come_is_not_waited_for() -> None:
 def test_a_crash_without_a_spare_leaves_the_member_out_until_it_is_ready_again() -> None:
     run = Run(expected=2)
     run.start(A, B)
-    run.tell(Crashed(A, "exit code 139"))
+    run.step(Crashed(A, "exit code 139"))
     assert run.stopped(B, step=4) == [Form(world(2, B))]
     run.started(step=4)
     run.wait(5.0)
-    assert run.tell(Ready(A)) == [Pause(world(2, B))]
+    assert run.step(Ready(A)) == [Pause(world(2, B))]
     assert run.stopped(B, step=9) == [Form(world(3, B, A))]
 
 
 def test_a_crash_in_a_member_with_several_slots_waits_for_its_other_workers() -> None:
     run = Run(expected=4, max_workers=8)
     run.start(A, B, slots=2)
-    run.tell(Crashed(A, "exit code 139"))
+    run.step(Crashed(A, "exit code 139"))
     assert run.stopped(B, step=4) == []
     assert run.stopped(A, step=4) == [Form(world(2, B, slots=2))]
 
@@ -251,38 +253,38 @@ def test_a_crash_in_a_member_with_several_slots_waits_for_its_other_workers() ->
 def test_whoever_is_ready_again_has_left_the_generation_with_all_its_workers() -> None:
     run = Run(expected=4)
     run.start(A, B, slots=2)
-    run.tell(Crashed(A, "exit code 139"), Crashed(A, "exit code 139"))
+    run.step(Crashed(A, "exit code 139"), Crashed(A, "exit code 139"))
     assert run.stopped(B, step=4) == []
-    assert run.tell(Ready(A)) == [Form(world(2, A, B, slots=2))]
+    assert run.step(Ready(A)) == [Form(world(2, A, B, slots=2))]
 
 
 def test_a_crash_while_the_member_is_outside_the_world_disturbs_nobody() -> None:
     run = Run(expected=1, max_workers=1)
     run.start(A)
     run.ready(B)
-    assert run.tell(Crashed(B, "exit code 1")) == []
+    assert run.step(Crashed(B, "exit code 1")) == []
     assert run.phase is Phase.RUNNING
 
 
 def test_a_loss_while_the_world_forms_leads_to_the_next_generation() -> None:
     run = Run(expected=3)
     run.ready(A, B, C)
-    run.tell(Started(A, 1, step=0))
-    assert run.tell(Left(C, "its connection broke")) == [Abort(world(1, A, B, C))]
+    run.step(Started(A, 1, step=0))
+    assert run.step(Left(C, "its connection broke")) == [Abort(world(1, A, B, C))]
     # One was in already; the other's hvd.init() failed.
     assert run.stopped(A) == []
     stopped = Stopped(B, 1, step=0, clean=False, failed="hvd.init() failed")
-    assert run.tell(stopped) == [Form(world(2, A, B))]
+    assert run.step(stopped) == [Form(world(2, A, B))]
 
 
 def test_every_generation_starts_and_breaks_anew() -> None:
     run = Run(expected=3)
     run.start(A, B, C)
-    run.tell(Left(C, "gone"))
+    run.step(Left(C, "gone"))
     run.stopped(A, B, step=1)
-    run.tell(Started(A, 2, step=1))
+    run.step(Started(A, 2, step=1))
     assert run.phase is Phase.FORMING
-    assert run.tell(Left(B, "gone")) == [Abort(world(2, A, B))]
+    assert run.step(Left(B, "gone")) == [Abort(world(2, A, B))]
 
 
 def test_a_world_that_forms_is_given_time_before_silence_counts() -> None:
@@ -292,16 +294,19 @@ def test_a_world_that_forms_is_given_time_before_silence_counts() -> None:
     run.ready(B)
     assert run.phase is Phase.FORMING
     assert run.wait(2.0, alive=(B,)) == []
-    assert run.wait(0.5, alive=(B,)) == [Release(A, "silent for 2.5 s"), Abort(world(1, A, B))]
+    assert run.wait(0.5, alive=(B,)) == [
+        given_up(A, "silent for 2.5 s"),
+        Abort(world(1, A, B)),
+    ]
 
 
 def test_whoever_was_left_behind_cannot_disturb_the_next_generation() -> None:
     run = Run(expected=2)
     run.start(A, B)
-    run.tell(Crashed(A, "exit code 139"))
+    run.step(Crashed(A, "exit code 139"))
     run.stopped(B, step=4)
     assert run.phase is Phase.FORMING
-    assert run.tell(Stopped(A, 1, step=4, failed="crashed"), Started(A, 1, step=0)) == []
+    assert run.step(Stopped(A, 1, step=4, failed="crashed"), Started(A, 1, step=0)) == []
     assert run.phase is Phase.FORMING
 
 
@@ -311,55 +316,55 @@ def test_whoever_was_left_behind_cannot_disturb_the_next_generation() -> None:
 def test_below_min_workers_the_state_is_saved_and_the_survivors_wait() -> None:
     run = Run(expected=3, min_workers=2, hold_off=1.0)
     run.start(A, B, C)
-    run.tell(Left(A, "gone"), Left(B, "gone"))
+    run.step(Left(A, "gone"), Left(B, "gone"))
     assert run.stopped(C, step=40) == [Save(C)]
     assert run.phase is Phase.WAITING
-    assert run.told("waiting") == [{"slots": 1, "min_workers": 2}]
+    assert run.emitted("waiting") == [{"slots": 1, "min_workers": 2}]
     assert run.wait(300.0) == []
     assert run.ready(D) == [Form(world(2, C, D))]
     run.started(step=40)
-    assert run.told("resumed")[-1]["lost_steps"] == 0
+    assert run.emitted("resumed")[-1]["lost_steps"] == 0
 
 
 def test_the_most_advanced_clean_state_is_saved_even_by_one_who_leaves() -> None:
     run = Run(expected=3, min_workers=3)
     run.start(A, B, C)
-    run.tell(Drain(B, "preemption", 30.0))
-    run.tell(Stopped(A, 1, step=9, clean=False), Stopped(B, 1, step=9, clean=True))
-    orders = run.tell(Stopped(C, 1, step=9, clean=False))
-    assert orders == [Save(B, deadline=30.0), Release(B, "drained")]
+    run.step(Drain(B, "preemption", 30.0))
+    run.step(Stopped(A, 1, step=9, clean=False), Stopped(B, 1, step=9, clean=True))
+    orders = run.step(Stopped(C, 1, step=9, clean=False))
+    assert orders == [Save(B, deadline=30.0), drained(B)]
 
 
 def test_one_who_stays_rather_saves_than_one_who_leaves() -> None:
     run = Run(expected=2, min_workers=2)
     run.start(A, B)
-    run.tell(Drain(A, "preemption", 30.0))
-    assert run.stopped(A, B, step=9) == [Save(B), Release(A, "drained")]
+    run.step(Drain(A, "preemption", 30.0))
+    assert run.stopped(A, B, step=9) == [Save(B), drained(A)]
 
 
 def test_when_all_are_taken_away_they_save_together_in_what_is_left_of_the_notice() -> None:
     run = Run(expected=3)
     running = run.start(A, B, C)
-    assert run.tell(*(Drain(one, "SIGTERM", 15.0) for one in (A, B, C))) == [Pause(running)]
+    assert run.step(*(Drain(one, "SIGTERM", 15.0) for one in (A, B, C))) == [Pause(running)]
     run.now += 2.0
     orders = run.stopped(A, B, C, step=8)
     assert orders[:3] == [Save(one, rank, 3, 13.0) for rank, one in enumerate((A, B, C))]
-    assert orders[3:] == [Release(one, "drained") for one in (A, B, C)]
+    assert orders[3:] == [drained(one) for one in (A, B, C)]
     assert run.phase is Phase.WAITING
 
 
 def test_those_who_stay_save_together() -> None:
     run = Run(expected=3, min_workers=3)
     run.start(A, B, C)
-    run.tell(Left(A, "gone"))
+    run.step(Left(A, "gone"))
     assert run.stopped(B, C, step=8) == [Save(B, 0, 2), Save(C, 1, 2)]
 
 
 def test_only_the_newest_state_is_saved() -> None:
     run = Run(expected=3, min_workers=3)
     run.start(A, B, C)
-    run.tell(Left(A, "gone"), Stopped(B, 1, step=8, clean=True))
-    assert run.tell(Stopped(C, 1, step=9, clean=True)) == [Save(C)]
+    run.step(Left(A, "gone"), Stopped(B, 1, step=8, clean=True))
+    assert run.step(Stopped(C, 1, step=9, clean=True)) == [Save(C)]
 
 
 SAVES = {"saving": 6.0}
@@ -370,17 +375,17 @@ def test_a_step_that_leaves_no_time_to_save_is_broken_off() -> None:
     running = run.start(A, B)
     for step in (1, 2):
         run.now += 10.0
-        run.tell(Progress(A, 1, step), Progress(B, 1, step, saving=6.0))
-    assert run.tell(Drain(A, "SIGTERM", 15.0)) == [Pause(running)], "B stays: nothing to save"
-    run.tell(Drain(B, "SIGTERM", 15.0))
+        run.step(Progress(A, 1, step), Progress(B, 1, step, saving=6.0))
+    assert run.step(Drain(A, "SIGTERM", 15.0)) == [Pause(running)], "B stays: nothing to save"
+    run.step(Drain(B, "SIGTERM", 15.0))
     assert run.wait(0.1, shown={B: SAVES}) == [Abort(running)]
 
 
 def test_a_step_that_takes_longer_than_it_should_is_broken_off_in_time_to_save() -> None:
     run = Run(expected=2)
     running = run.start(A, B)
-    run.tell(Progress(A, 1, 1), Progress(B, 1, 1, saving=6.0))
-    assert run.tell(*(Drain(one, "SIGTERM", 15.0) for one in (A, B))) == [Pause(running)]
+    run.step(Progress(A, 1, 1), Progress(B, 1, 1, saving=6.0))
+    assert run.step(*(Drain(one, "SIGTERM", 15.0) for one in (A, B))) == [Pause(running)]
     assert run.wait(8.9, shown={B: SAVES}) == []
     assert run.wait(0.2, shown={B: SAVES}) == [Abort(running)]
 
@@ -395,7 +400,7 @@ def test_newcomers_are_appended_after_the_survivors() -> None:
     assert run.ready(C) == [Pause(running)]
     assert run.stopped(A, B, step=50) == [Form(world(2, A, B, C))]
     run.started(step=50)
-    assert run.told("generation_formed")[-1]["cause"] == "grow"
+    assert run.emitted("generation_formed")[-1]["cause"] == "grow"
 
 
 def test_newcomers_are_in_the_order_in_which_they_became_ready() -> None:
@@ -411,19 +416,19 @@ def test_newcomers_are_in_the_order_in_which_they_became_ready() -> None:
 def test_newcomers_that_arrive_close_together_are_admitted_together() -> None:
     run = Run(expected=1, hold_off=1.0, admission_interval=0.0)
     running = run.start(A)
-    run.tell(Joined(B, 1), Joined(C, 1))
-    assert run.tell(Ready(B)) == []
+    run.step(Joined(B, 1), Joined(C, 1))
+    assert run.step(Ready(B)) == []
     assert run.wait(0.5) == []
-    assert run.tell(Ready(C)) == [Pause(running)]
+    assert run.step(Ready(C)) == [Pause(running)]
     assert run.stopped(A) == [Form(world(2, A, B, C))]
 
 
 def test_newcomers_wait_no_longer_for_others_than_the_hold_off() -> None:
     run = Run(expected=1, hold_off=1.0, admission_interval=0.0)
     running = run.start(A)
-    run.tell(Joined(B, 1), Joined(C, 1), Joined(D, 1), Ready(B))
+    run.step(Joined(B, 1), Joined(C, 1), Joined(D, 1), Ready(B))
     run.wait(0.5)
-    run.tell(Ready(C))
+    run.step(Ready(C))
     assert run.wait(0.5) == [Pause(running)]
     assert run.stopped(A) == [Form(world(2, A, B, C))]
 
@@ -441,7 +446,7 @@ def test_admissions_are_rate_limited() -> None:
 def test_a_newcomer_that_is_ready_during_another_stop_is_admitted_with_it() -> None:
     run = Run(expected=2, admission_interval=1000.0)
     run.start(A, B)
-    run.tell(Left(B, "gone"))
+    run.step(Left(B, "gone"))
     run.ready(C)
     assert run.stopped(A) == [Form(world(2, A, C))]
 
@@ -451,7 +456,7 @@ def test_whoever_exceeds_max_workers_stands_by_and_takes_the_next_free_place() -
     run.start(A, B)
     run.ready(C)
     assert run.wait(100.0) == []
-    run.tell(Left(A, "gone"))
+    run.step(Left(A, "gone"))
     assert run.stopped(B) == [Form(world(2, B, C))]
 
 

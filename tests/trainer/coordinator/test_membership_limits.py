@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.trainer.coordinator.membership_run import A, B, C, Run, Shown, world
+from tests.trainer.coordinator.membership_run import A, B, C, Run, Shown, drained, given_up, world
 from trainer.coordinator import membership
-from trainer.coordinator.limits import Limits, Policy
+from trainer.coordinator.limits import Limits, Timeouts
 from trainer.coordinator.member import Phase
 from trainer.protocol.signals import (
     Abort,
@@ -26,7 +26,6 @@ from trainer.protocol.signals import (
     Pause,
     Progress,
     Ready,
-    Release,
     Replace,
     Stopped,
     TaskFailed,
@@ -41,14 +40,17 @@ def test_a_silent_member_is_suspected_when_no_step_completes_either() -> None:
     run = Run(expected=2, suspicion=2.0)
     running = run.start(A, B)
     assert run.wait(2.0, alive=(A,)) == []
-    assert run.wait(0.5, alive=(A,)) == [Release(B, "silent for 2.5 s"), Abort(running)]
+    assert run.wait(0.5, alive=(A,)) == [
+        given_up(B, "silent for 2.5 s"),
+        Abort(running),
+    ]
 
 
 def test_a_step_proves_that_the_silent_live() -> None:
     run = Run(expected=2, suspicion=2.0)
     run.start(A, B)
     for step in range(1, 100):
-        run.tell(Progress(A, 1, step))
+        run.step(Progress(A, 1, step))
         assert run.wait(1.0, alive=(A,)) == []
 
 
@@ -63,7 +65,7 @@ def test_a_silent_member_outside_the_world_is_given_longer() -> None:
     run.start(A)
     run.ready(B)
     assert run.wait(10.0, alive=(A,)) == []
-    assert run.wait(0.5, alive=(A,)) == [Release(B, "silent for 10.5 s")]
+    assert run.wait(0.5, alive=(A,)) == [given_up(B, "silent for 10.5 s")]
     assert run.phase is Phase.RUNNING
 
 
@@ -71,14 +73,14 @@ def test_whoever_was_given_up_is_told_so_when_it_speaks_again() -> None:
     run = Run(expected=2)
     run.start(A, B)
     run.wait(2.5, alive=(A,))
-    assert run.tell(Progress(B, 1, step=3)) == [Release(B, "not a member")]
-    assert run.tell(Left(B, "its connection broke")) == []
+    assert run.step(Progress(B, 1, step=3)) == [given_up(B, "not a member")]
+    assert run.step(Left(B, "its connection broke")) == []
 
 
 def test_a_replica_that_returns_under_its_old_name_is_a_new_member() -> None:
     run = Run(expected=2, admission_interval=0.0)
     run.start(A, B)
-    run.tell(Left(A, "gone"))
+    run.step(Left(A, "gone"))
     run.stopped(B)
     running = run.started()
     again = MemberId(A.replica, "second")
@@ -95,11 +97,11 @@ def test_a_worker_that_is_stopped_by_a_signal_is_found_though_its_agent_lives() 
     frozen = {B: {"frozen": True}}
     assert run.wait(2.0, shown=frozen) == []
     assert run.wait(1.0, shown=frozen) == [Abort(running)]
-    assert run.told("loss")[-1]["reason"] == "a worker has been stopped for 2.5 s"
+    assert run.emitted("loss")[-1]["reason"] == "a worker has been stopped for 2.5 s"
     run.stopped(A, step=7)
     assert run.wait(1.0, shown=frozen) == [Replace(B)]
-    assert run.tell(Crashed(B, "killed", spare=True), Ready(B)) == [Form(world(2, A, B))]
-    assert len(run.told("loss")) == 1
+    assert run.step(Crashed(B, "killed", spare=True), Ready(B)) == [Form(world(2, A, B))]
+    assert len(run.emitted("loss")) == 1
 
 
 def test_a_worker_that_goes_on_in_time_is_left_alone() -> None:
@@ -116,14 +118,14 @@ def test_a_worker_that_shows_no_life_is_given_longer_than_an_agent() -> None:
     for tenth in range(1, 20):
         assert run.wait(0.5, shown={B: {"quiet": tenth / 2}}) == []
     assert run.wait(1.5, shown={B: {"quiet": 10.5}}) == [Abort(running)]
-    assert run.told("loss")[-1]["member"] == B.replica
+    assert run.emitted("loss")[-1]["member"] == B.replica
 
 
 def test_a_step_proves_that_a_quiet_worker_lives() -> None:
     run = Run(expected=2)
     run.start(A, B)
     for step in range(1, 50):
-        run.tell(Progress(B, 1, step, quiet=100.0, frozen=True))
+        run.step(Progress(B, 1, step, quiet=100.0, frozen=True))
         assert run.wait(1.0, shown={B: {"quiet": 100.0, "frozen": True}}) == []
 
 
@@ -131,10 +133,10 @@ def test_a_world_in_which_nothing_moves_although_all_live_is_broken_off() -> Non
     run = Run(expected=2, stall=600.0)
     running = run.start(A, B, step=3)
     run.wait(1.0)
-    run.tell(Progress(A, 1, 4))
+    run.step(Progress(A, 1, 4))
     assert run.wait(600.0) == []
     assert run.wait(0.5) == [Abort(running)]
-    assert run.told("stalled") == [{"generation": 1, "step": 4, "seconds": 600.5}]
+    assert run.emitted("stalled") == [{"generation": 1, "step": 4, "seconds": 600.5}]
 
 
 def test_the_first_step_may_compile_for_longer() -> None:
@@ -147,24 +149,24 @@ def test_the_first_step_may_compile_for_longer() -> None:
 def test_a_hung_worker_of_a_member_that_comes_with_an_old_world_is_killed_too() -> None:
     run = Run(expected=2, min_workers=2)
     running = run.start(A, B)
-    run.tell(Left(B, "its connection broke"))
+    run.step(Left(B, "its connection broke"))
     run.stopped(A)
     assert run.phase is Phase.WAITING
-    assert run.tell(Joined(B, 1, running)) == [Abort(running)]
+    assert run.step(Joined(B, 1, running)) == [Abort(running)]
     frozen = {B: {"frozen": True}}
     assert run.wait(1.5, shown=frozen) == []
     assert run.wait(1.0, shown=frozen) == [Replace(B)]
-    assert run.tell(Crashed(B, "killed", spare=True), Ready(B)) == [Form(world(2, A, B))]
+    assert run.step(Crashed(B, "killed", spare=True), Ready(B)) == [Form(world(2, A, B))]
 
 
 def test_a_worker_that_is_stopped_before_it_is_ready_is_replaced_too() -> None:
     run = Run(expected=1, suspicion=2.0)
     run.start(A)
-    run.tell(Joined(B, 1))
+    run.step(Joined(B, 1))
     assert run.wait(2.0, shown={B: {"frozen": True}}) == []
     assert run.wait(1.0, shown={B: {"frozen": True}}) == [Replace(B)]
-    run.tell(Crashed(B, "killed"))
-    assert [loss["member"] for loss in run.told("loss")] == [B.replica]
+    run.step(Crashed(B, "killed"))
+    assert [loss["member"] for loss in run.emitted("loss")] == [B.replica]
     assert run.phase is Phase.RUNNING
 
 
@@ -176,30 +178,30 @@ WAITS = {"waiting": True}
 def test_a_worker_stuck_in_a_broken_collective_is_killed_when_others_hold_the_state() -> None:
     run = Run(expected=3, abort=3.0)
     run.start(A, B, C)
-    run.tell(Left(C, "gone"))
+    run.step(Left(C, "gone"))
     run.stopped(A, step=5)
     assert run.wait(3.0, shown={B: WAITS}) == []
     assert run.wait(0.5, shown={B: WAITS}) == [Replace(B)]
-    assert run.tell(Crashed(B, "killed")) == [Form(world(2, A))]
+    assert run.step(Crashed(B, "killed")) == [Form(world(2, A))]
     run.started(step=5)
     run.wait(5.0)
-    assert run.tell(Ready(B)) == [Pause(world(2, A))]
+    assert run.step(Ready(B)) == [Pause(world(2, A))]
 
 
 def test_its_warm_spare_is_waited_for() -> None:
     run = Run(expected=3, abort=3.0, hold_off=1.0)
     run.start(A, B, C)
-    run.tell(Left(C, "gone"))
+    run.step(Left(C, "gone"))
     run.stopped(A, step=5)
     assert run.wait(3.5, shown={B: WAITS}) == [Replace(B)]
-    assert run.tell(Crashed(B, "killed", spare=True)) == []
-    assert run.tell(Ready(B)) == [Form(world(2, A, B))]
+    assert run.step(Crashed(B, "killed", spare=True)) == []
+    assert run.step(Ready(B)) == [Form(world(2, A, B))]
 
 
 def test_an_agent_that_does_not_carry_out_the_kill_is_not_waited_for() -> None:
     run = Run(expected=2, abort=3.0, hold_off=1.0)
     run.start(A, B)
-    run.tell(Stopped(A, 1, step=5, failed="connection reset"))
+    run.step(Stopped(A, 1, step=5, failed="connection reset"))
     assert run.wait(3.5, shown={B: WAITS}) == [Replace(B)]
     assert run.wait(1.5, shown={B: WAITS}) == [Form(world(2, A))]
 
@@ -207,10 +209,10 @@ def test_an_agent_that_does_not_carry_out_the_kill_is_not_waited_for() -> None:
 def test_the_last_clean_copy_of_the_state_is_given_longer() -> None:
     run = Run(expected=3)
     run.start(A, B, C)
-    run.tell(Left(C, "gone"))
-    run.tell(Stopped(A, 1, step=5, clean=False))
-    limit = run.machine.limits(run.now).last_copy
-    assert limit > run.machine.limits(run.now).gloo_timeout
+    run.step(Left(C, "gone"))
+    run.step(Stopped(A, 1, step=5, clean=False))
+    limit = run.machine.timeouts(run.now).last_copy
+    assert limit > run.machine.timeouts(run.now).gloo_timeout
     assert run.wait(limit, shown={B: WAITS}) == []
     assert run.stopped(B, step=5) == [Form(world(2, A, B))]
 
@@ -218,43 +220,43 @@ def test_the_last_clean_copy_of_the_state_is_given_longer() -> None:
 def test_and_then_it_is_killed_too() -> None:
     run = Run(expected=2, hold_off=1.0)
     run.start(A, B)
-    run.tell(Left(B, "gone"))
-    limit = run.machine.limits(run.now).last_copy
+    run.step(Left(B, "gone"))
+    limit = run.machine.timeouts(run.now).last_copy
     assert run.wait(limit + 0.5, shown={A: WAITS}) == [Replace(A)]
     run.wait(1.5, shown={A: WAITS})
     assert run.phase is Phase.WAITING
-    assert run.tell(Ready(A)) == [Form(world(2, A))]
+    assert run.step(Ready(A)) == [Form(world(2, A))]
 
 
 def test_a_worker_that_computes_will_come_to_notice() -> None:
     run = Run(expected=3)
     run.start(A, B, C)
-    run.tell(Left(C, "gone"))
+    run.step(Left(C, "gone"))
     run.stopped(A, step=5)
-    assert run.wait(run.machine.limits(run.now).linger) == []
+    assert run.wait(run.machine.timeouts(run.now).linger) == []
     assert run.wait(0.5) == [Replace(B)]
 
 
 def test_a_pause_that_takes_too_long_is_broken_off_before_anything_is_killed() -> None:
     run = Run(expected=2)
     running = run.start(A, B)
-    run.tell(Drain(B, "preemption", 600.0))
-    assert run.wait(run.machine.limits(run.now).pause + 0.5) == [Abort(running)]
-    assert run.stopped(A, B, step=5) == [Release(B, "drained"), Form(world(2, A))]
-    assert run.told("generation_formed")[-1]["cause"] == "drain"
+    run.step(Drain(B, "preemption", 600.0))
+    assert run.wait(run.machine.timeouts(run.now).pause + 0.5) == [Abort(running)]
+    assert run.stopped(A, B, step=5) == [drained(B), Form(world(2, A))]
+    assert run.emitted("generation_formed")[-1]["cause"] == "drain"
 
 
 def test_a_step_that_would_outlast_the_notice_is_broken_off_at_once() -> None:
     run = Run(expected=2)
     running = run.start(A, B)
     run.wait(100.0)
-    run.tell(Progress(A, 1, 1))  # a step takes 100 s
+    run.step(Progress(A, 1, 1))  # a step takes 100 s
     run.wait(50.0)
-    assert run.tell(Drain(B, "preemption", 15.0)) == [Abort(running)]
-    assert run.stopped(A, B, step=1) == [Release(B, "drained"), Form(world(2, A))]
-    assert run.told("resumed")[0]["cause"] == "start"
+    assert run.step(Drain(B, "preemption", 15.0)) == [Abort(running)]
+    assert run.stopped(A, B, step=1) == [drained(B), Form(world(2, A))]
+    assert run.emitted("resumed")[0]["cause"] == "start"
     run.started(step=1)
-    assert run.told("resumed")[-1] == {
+    assert run.emitted("resumed")[-1] == {
         "generation": 2,
         "world_size": 1,
         "cause": "drain",
@@ -267,9 +269,9 @@ def test_a_step_that_ends_before_the_deadline_is_let_end() -> None:
     run = Run(expected=2)
     running = run.start(A, B)
     run.wait(100.0)
-    run.tell(Progress(A, 1, 1))
+    run.step(Progress(A, 1, 1))
     run.wait(90.0)
-    assert run.tell(Drain(B, "preemption", 15.0)) == [Pause(running)]
+    assert run.step(Drain(B, "preemption", 15.0)) == [Pause(running)]
 
 
 # --- worlds that do not form --------------------------------------------------------
@@ -304,8 +306,8 @@ def test_worlds_that_are_lost_again_and_again_without_a_step_end_the_run() -> No
     run = Run(expected=1, setback_limit=3)
     run.ready(A)
     for generation in (1, 2):
-        assert run.tell(Stopped(A, generation, step=0, failed="no route"))[-1] == Form(run.world)
-    assert run.tell(Stopped(A, 3, step=0, failed="no route"))[-1] == Finish(
+        assert run.step(Stopped(A, generation, step=0, failed="no route"))[-1] == Form(run.world)
+    assert run.step(Stopped(A, 3, step=0, failed="no route"))[-1] == Finish(
         "failed", "3 worlds in a row were lost before they completed a step", 0
     )
     assert run.phase is Phase.ENDED
@@ -316,8 +318,8 @@ def test_a_completed_step_forgives_all_setbacks() -> None:
     run.ready(A)
     for generation in range(1, 50):
         if generation % 2 == 0:
-            run.tell(Progress(A, generation, step=generation))
-        run.tell(Stopped(A, generation, step=generation // 2 * 2, failed="no route"))
+            run.step(Progress(A, generation, step=generation))
+        run.step(Stopped(A, generation, step=generation // 2 * 2, failed="no route"))
         assert run.phase is Phase.FORMING
 
 
@@ -326,23 +328,23 @@ def test_the_run_succeeds_when_training_is_complete() -> None:
     run.start(A, B)
     done = Done(A, 1, step=900, metrics={"accuracy": 0.97})
     finish = Finish("succeeded", "training is complete", 900, {"accuracy": 0.97})
-    assert run.tell(done) == [finish]
-    assert run.told("finished") == [
+    assert run.step(done) == [finish]
+    assert run.emitted("finished") == [
         {"state": "succeeded", "reason": "training is complete", "step": 900}
     ]
-    assert run.tell(Left(B, "gone"), Joined(C, 1), Tick()) == []
+    assert run.step(Left(B, "gone"), Joined(C, 1), Tick()) == []
 
 
 def test_an_error_in_the_users_code_ends_the_run() -> None:
     run = Run(expected=2)
     run.start(A, B)
-    (finish,) = run.tell(TaskFailed(B, rank=1, step=12, reason="Traceback\nValueError: no"))
+    (finish,) = run.step(TaskFailed(B, rank=1, step=12, reason="Traceback\nValueError: no"))
     assert isinstance(finish, Finish)
     assert finish.state == "failed"
     assert finish.reason == (
         "the task raised in rank 1 (workerpool1-1) at step 12\nTraceback\nValueError: no"
     )
-    assert run.told("task_failed")[0]["rank"] == 1
+    assert run.emitted("task_failed")[0]["rank"] == 1
 
 
 # --- the limits -------------------------------------------------------------------
@@ -364,7 +366,7 @@ def test_an_error_in_the_users_code_ends_the_run() -> None:
 )
 def test_impossible_limits_are_refused(limits: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"must (not )?be"):
-        Policy(**limits)
+        Limits(**limits)
 
 
 @given(
@@ -376,30 +378,30 @@ def test_impossible_limits_are_refused(limits: dict[str, Any]) -> None:
 def test_the_limits_are_a_hierarchy_for_steps_of_any_length(
     suspicion: float, hang: float, stall: float, pace: float
 ) -> None:
-    policy = Policy(
+    limits = Limits(
         suspicion=suspicion,
         idle_suspicion=max(10.0, 3 * suspicion),
         hang=hang,
         stall=stall,
         lease_timeout=2 * suspicion + 5.0,
     )
-    limits = policy.limits(pace)
-    assert policy.heartbeat < limits.suspicion < limits.hang <= limits.stall
-    assert limits.suspicion + limits.abort < limits.gloo_timeout < limits.last_copy < limits.pause
-    assert limits.pause < limits.linger < limits.stall
-    assert limits.gloo_timeout < limits.forming
-    assert pace < limits.pause
+    they = limits.timeouts(pace)
+    assert limits.heartbeat < they.suspicion < they.hang <= they.stall
+    assert they.suspicion + they.abort < they.gloo_timeout < they.last_copy < they.pause
+    assert they.pause < they.linger < they.stall
+    assert they.gloo_timeout < they.forming
+    assert pace < they.pause
 
 
-def test_the_table_in_the_docstring_is_what_the_policy_says() -> None:
+def test_the_table_in_the_docstring_is_what_the_limits_say() -> None:
     rows = re.findall(
         r"^(\w+) +([\d.]+) +([\d.]+) +([\d.]+)  ", membership.__doc__ or "", re.MULTILINE
     )
-    policy = Policy()
-    told = {name: tuple(map(float, values)) for name, *values in rows}
-    known = [policy.limits(pace) for pace in (0.0, 10.0, 600.0)]
+    limits = Limits()
+    printed = {name: tuple(map(float, values)) for name, *values in rows}
+    known = [limits.timeouts(pace) for pace in (0.0, 10.0, 600.0)]
     expected = {
-        name: tuple(getattr(limits, name) for limits in known)
-        for name in (field.name for field in fields(Limits))
+        name: tuple(getattr(timeouts, name) for timeouts in known)
+        for name in (field.name for field in fields(Timeouts))
     }
-    assert told == {"heartbeat": (policy.heartbeat,) * 3, **expected}
+    assert printed == {"heartbeat": (limits.heartbeat,) * 3, **expected}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from tests.trainer.coordinator.simulation import Agent, Simulation
-from trainer.coordinator.limits import Policy
+from trainer.coordinator.limits import Limits
 from trainer.coordinator.member import Phase
 
 PATIENCE = 60.0  # seconds of simulated time in which everything must have come right
@@ -33,7 +33,7 @@ class Churn(RuleBasedStateMachine):
         quiet_rounds=st.integers(0, 30),
     )
     def begin(self, least: int, room: int, slots: list[int], quiet_rounds: int) -> None:
-        policy = Policy(
+        limits = Limits(
             min_workers=least,
             max_workers=least + room,
             start_wait=5.0,
@@ -42,7 +42,7 @@ class Churn(RuleBasedStateMachine):
             stall=30.0,
             setback_limit=1000,
         )
-        self.simulation = Simulation(policy, expected=sum(slots))
+        self.simulation = Simulation(limits, expected=sum(slots))
         for count in slots:
             self.simulation.join(count)
         self._rounds(quiet_rounds)
@@ -172,8 +172,8 @@ TestChurn.settings = settings(
 
 def test_a_thousand_agents_through_churn() -> None:
     chance = random.Random(7)
-    policy = Policy(min_workers=500, max_workers=4000, setback_limit=1000)
-    simulation = Simulation(policy, expected=2000)
+    limits = Limits(min_workers=500, max_workers=4000, setback_limit=1000)
+    simulation = Simulation(limits, expected=2000)
     for _ in range(1000):
         simulation.join(slots=2)
     assert simulation.calm_down(PATIENCE)

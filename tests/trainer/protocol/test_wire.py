@@ -14,7 +14,7 @@ from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.wire import (
     addresses_in,
     event_from_message,
-    save_to_message,
+    order_to_message,
     share_in,
     world_from_message,
     world_to_message,
@@ -22,6 +22,7 @@ from trainer.protocol.wire import (
 from trainer.protocol.world import MemberId, arrange
 
 A, B = MemberId("workerpool0-0", "a1"), MemberId("workerpool1-0", "b1")
+WORLD = arrange(3, [(A, 1), (B, 1)])
 
 
 @given(st.integers(1, 2**31 - 1), st.lists(st.integers(1, 16), min_size=1, max_size=9))
@@ -90,8 +91,29 @@ def test_what_an_agent_says_means(body: dict[str, Any], event: signals.Event | N
 @pytest.mark.parametrize("deadline", [9.5, None])
 def test_a_share_of_a_checkpoint_comes_to_the_worker(deadline: float | None) -> None:
     save = signals.Save(A, 1, 3, math.inf if deadline is None else deadline)
-    message = pb.Save.FromString(save_to_message(save).SerializeToString())
-    assert share_in(message) == {"rank": 1, "size": 3, "deadline": deadline}
+    message = pb.FromCoordinator.FromString(order_to_message(save).SerializeToString())
+    assert share_in(message.save) == {"rank": 1, "size": 3, "deadline": deadline}
+
+
+@pytest.mark.parametrize(
+    "order, message",
+    [
+        (signals.Pause(WORLD), pb.FromCoordinator(pause=pb.Pause(generation=3))),
+        (signals.Abort(WORLD), pb.FromCoordinator(abort=pb.Abort(generation=3))),
+        (signals.Replace(A), pb.FromCoordinator(replace=pb.Replace())),
+    ],
+)
+def test_orders_name_the_world_that_they_are_for(order: Any, message: pb.FromCoordinator) -> None:
+    assert order_to_message(order) == message
+
+
+@pytest.mark.parametrize("reason", ["drained", "silent for 2.5 s", ""])
+@pytest.mark.parametrize("rejoin", [True, False])
+def test_who_may_come_back_does_not_hang_on_the_wording_of_the_reason(
+    reason: str, rejoin: bool
+) -> None:
+    release = order_to_message(signals.Release(A, reason, rejoin)).release
+    assert (release.reason, release.rejoin) == (reason, rejoin)
 
 
 @pytest.mark.parametrize("message", [pb.FromAgent(), pb.FromAgent(hello=pb.Hello(member=str(B)))])

@@ -1,0 +1,60 @@
+"""Why one generation ends and the next forms, what the pause costs, and if worlds thrive. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainer.rundir.events import CAUSES, Cause
+
+
+class Reformation:
+    """The account of a re-formation: from the first cause to the first step after it.
+
+    Args:
+        cause: why the first generation will form.
+
+    Attributes:
+        cause: the weightiest reason for the generation to come.
+        setbacks: how many worlds in a row have been lost before they completed a step.
+    """
+
+    def __init__(self, cause: Cause) -> None:
+        self.cause = cause
+        self.setbacks = 0
+        self._fruitful = False  # whether the newest world has completed a step
+        self._before = 0  # steps completed when it formed
+        self._idle = 0.0  # how long its members have gone without a step, in seconds
+
+    def blame(self, cause: Cause) -> None:
+        """Takes in one more reason."""
+        self.cause = max(self.cause, cause, key=CAUSES.index)
+
+    def set_back(self) -> None:
+        """The newest world is broken off."""
+        self.setbacks += not self._fruitful
+
+    def form(self, steps: int) -> None:
+        """A world forms, after so many completed steps."""
+        self._fruitful, self._before, self._idle = False, steps, 0.0
+
+    def start(self, idle: float | None) -> None:
+        """A member of it has started; ``idle`` seconds after its last step, if it had one."""
+        self._idle = max(self._idle, idle or 0.0)
+
+    def resumed(self, step: int) -> dict[str, Any]:
+        """What the event ``resumed`` says of it when all have started, from ``step``."""
+        return {
+            "cause": self.cause,
+            "step": step,
+            "lost_steps": max(0, self._before - step),
+            "seconds": round(self._idle, 4) if self._idle else None,
+        }
+
+    def end(self) -> None:
+        """The world runs; what comes next has the lightest cause until another is known."""
+        self.cause = CAUSES[0]
+
+    def advance(self) -> None:
+        """The newest world has completed a step."""
+        self._fruitful = True
+        self.setbacks = 0

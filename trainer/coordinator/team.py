@@ -1,0 +1,76 @@
+"""The members of one world: what they have done in it, and what they hold. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from trainer.coordinator.member import Member, State, slots_in
+from trainer.protocol.signals import Save
+from trainer.protocol.world import MemberId
+
+
+class Team(dict[MemberId, Member]):
+    """The members of the newest world, by id, in the order of ranks; nobody once it is over.
+
+    One that is given up is in it no more, although the world itself does not change.
+    """
+
+    @classmethod
+    def of(cls, members: Iterable[Member]) -> Team:
+        """Returns the team of ``members``."""
+        return cls((member.id, member) for member in members)
+
+    @property
+    def slots(self) -> int:
+        """How many workers they have."""
+        return slots_in(self.values())
+
+    @property
+    def started(self) -> bool:
+        """Whether all have begun to train in this world."""
+        return all(one.started for one in self.values())
+
+    @property
+    def draining(self) -> list[Member]:
+        """Those who are about to leave with notice."""
+        return [one for one in self.values() if one.state is State.DRAINING]
+
+    def has_left(self, now: float) -> bool:
+        """Whether all have left this world, and no spare is about to take a worker's place."""
+        members = self.values()
+        return all(one.stopped for one in members) and all(
+            now >= one.expected_until for one in members
+        )
+
+    def leaves_in_time(self, step_left: float, min_workers: int, now: float) -> bool:
+        """Whether the running step may end before this world is left for those who drain.
+
+        If too few stay for the next world, the state is saved first, before they must be gone.
+        """
+        draining = self.draining
+        needed = step_left
+        if self.slots - slots_in(draining) < min_workers:
+            needed += max((one.saving for one in self.values()), default=0.0)
+        return now + needed <= min((one.drain_until for one in draining), default=math.inf)
+
+    def saves(self, now: float) -> list[Save]:
+        """Who writes the state of this world, now over: all who hold its newest step, together.
+
+        Those who stay, if there are any: the others may be gone before they have written.
+        """
+        clean = [one for one in self.values() if one.clean]
+        writers = [one for one in clean if one.state is not State.DRAINING] or clean
+        newest = max((one.step for one in writers), default=0)
+        writers = [one for one in writers if one.step == newest]
+        return [
+            Save(one.id, rank, len(writers), one.drain_until - now)
+            for rank, one in enumerate(writers)
+        ]
+
+    def stand_by(self, now: float) -> None:
+        """All have left; those who stay and whose workers live are ready for the next world."""
+        for member in self.values():
+            if member.state is State.ACTIVE:
+                member.state = State.READY
+                member.ready_since = now
