@@ -19,8 +19,9 @@ from typing import Any, TypeVar
 import grpc
 
 from trainer.agent.rendezvous import Rendezvous
-from trainer.coordinator.coordinator import Coordinator
+from trainer.coordinator.coordinator import lead
 from trainer.coordinator.limits import Limits
+from trainer.coordinator.seat import Seat
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.credentials import CHANNEL_OPTIONS, Credentials, new_secret
 from trainer.protocol.lease import newest_claim
@@ -105,10 +106,10 @@ def _coordinate(line: Connection, folder: Path, limits: Limits, workers: int, to
 async def _lead(
     line: Connection, run_dir: RunDirectory, limits: Limits, workers: int, token: str
 ) -> None:
-    leader = MemberId("leader", "0")
-    credentials = Credentials.parse(token)
-    coordinator = Coordinator(run_dir, limits, workers, credentials, "127.0.0.1", leader)
-    assert await coordinator.lead(1, 0)
+    leader, credentials = MemberId("leader", "0"), Credentials.parse(token)
+    seat = Seat(run_dir, credentials, leader, "127.0.0.1", workers, limits)
+    coordinator = await lead(seat, term=1)
+    assert coordinator is not None
     claim = newest_claim(run_dir)
     assert claim is not None
     line.send(claim.target)
@@ -165,23 +166,23 @@ class SimulatedAgent:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    def say(self, **body: Any) -> None:
+    def send(self, **body: Any) -> None:
         """Sends a message."""
         self._outbox.put_nowait(pb.FromAgent(**body))
 
     def started(self) -> None:
-        """Says that its workers are in the world."""
-        self.say(started=pb.Started(generation=self.generation, step=self.step, idle=0.1))
+        """Its workers are in the world."""
+        self.send(started=pb.Started(generation=self.generation, step=self.step, idle=0.1))
 
     def stopped(self, failed: str = "") -> None:
-        """Says that its workers have left the world."""
+        """Its workers have left the world."""
         stopped = pb.Stopped(generation=self.generation, step=self.step, clean=True, failed=failed)
-        self.say(stopped=stopped)
+        self.send(stopped=stopped)
 
     def beat(self) -> None:
         """Shows that it lives, and that a step was completed."""
         self.step += 1
-        self.say(progress=pb.Progress(generation=self.generation, step=self.step))
+        self.send(progress=pb.Progress(generation=self.generation, step=self.step))
 
     async def _live(self) -> None:
         options = [
@@ -197,8 +198,8 @@ class SimulatedAgent:
                 response_deserializer=pb.FromCoordinator.FromString,
             )(self._requests(), metadata=self._credentials.metadata)
             hello = pb.Hello(member=str(self.member), slots=self.slots, address="127.0.0.1")
-            self.say(hello=hello)
-            self.say(ready=pb.Ready())
+            self.send(hello=hello)
+            self.send(ready=pb.Ready())
             async for order in call:
                 await self._obey(order)
 
@@ -265,4 +266,4 @@ class Host:
     def _send(agent: SimulatedAgent, scope: str, size: int, rank: int, row: bytes) -> None:
         addresses = pb.Addresses(rank=rank, addresses=row)
         row_ = pb.Row(generation=agent.generation, scope=scope, size=size, row=addresses)
-        agent.say(row=row_)
+        agent.send(row=row_)

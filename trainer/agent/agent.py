@@ -38,7 +38,6 @@ from trainer.rundir.events import EventWriter
 from trainer.rundir.names import ENV_RUN_DIR, ENV_TOKEN, EXIT_FAILED, EXIT_OK, EXIT_RETRY
 from trainer.rundir.retry import START_LIMIT, patiently
 
-FLUSH = 0.5  # seconds
 WORKER_GRACE = 3.0  # seconds for a worker to exit by itself
 FALSE_NOTICE = 120.0  # seconds after which a drained agent that still lives rejoins
 EARLY_DEATHS = 5  # workers in a row that die before they are ready, before giving up
@@ -114,7 +113,7 @@ class Agent:
                 preemption.watch(self._env, self._notice),
                 self._beat(),
                 self._run_end.watch(),
-                self._flush(),
+                self._events.flush_often(),
             )
         ]
         goes_on = True
@@ -146,12 +145,6 @@ class Agent:
     def _end(self, why: Exception) -> None:
         if self._ending is not None and not self._ending.done():
             self._ending.set_exception(why)
-
-    async def _flush(self) -> None:
-        while True:
-            await asyncio.sleep(FLUSH)
-            with suppress(OSError):
-                await asyncio.to_thread(self._events.flush)
 
     # --- the leader -----------------------------------------------------------------
 

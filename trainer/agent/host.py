@@ -15,7 +15,7 @@ import signal
 import sys
 from asyncio.subprocess import Process
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from trainer.agent.replica import Replica
@@ -43,8 +43,8 @@ def seat_of(
     if not run.task and not is_elastic(run.script, run.module):
         # A plain script cannot take it that the world changes: it is always the full one.
         run = replace(run, min_workers=slots, max_workers=slots)
-    limits = asdict(run.limits(run_dir.store.is_local))
-    return Seat(run_dir.url, credentials.text, str(member), replica.address, slots, limits)
+    limits = run.limits(run_dir.store.is_local)
+    return Seat(run_dir, credentials, member, replica.address, slots, limits)
 
 
 class Host:
@@ -85,10 +85,10 @@ class Host:
             stdout=asyncio.subprocess.PIPE,
             limit=LINE_LIMIT,
         )
-        _send(self._warm, **asdict(self._seat))
+        _send(self._warm, **self._seat.to_json())
 
     async def lead(self, term: int, generation: int, deposed: MemberId | None) -> bool:
-        """Has a coordinator claim ``term``; see Coordinator.lead. Returns whether it leads.
+        """Has a coordinator claim ``term``; see trainer.coordinator. Returns whether it leads.
 
         If it does not answer, because the store does not, it is given up.
         """
@@ -99,7 +99,7 @@ class Host:
         predecessor = str(deposed) if deposed else ""
         _send(process, op="lead", term=term, generation=generation, deposed=predecessor)
         try:
-            limit = WARM_LIMIT + self._seat.policy.lease_timeout
+            limit = WARM_LIMIT + self._seat.limits.lease_timeout
             answer = await asyncio.wait_for(process.stdout.readline(), limit)
         except asyncio.TimeoutError:
             answer = b""

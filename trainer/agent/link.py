@@ -27,7 +27,6 @@ from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.credentials import CHANNEL_OPTIONS
 from trainer.protocol.lease import Claim, Contend, Follow, Wait, Watch, newest_claim
 from trainer.protocol.wire import KEEPALIVE, MESSAGE_LIMIT, METHOD, SERVICE
-from trainer.protocol.world import MemberId
 from trainer.rundir.directory import RunDirectory
 
 PATIENCE = 3.0  # seconds for which the first lease is left to pool 0
@@ -66,9 +65,9 @@ class Link:
         self.term = 0  # of the leader that is obeyed
         self._run_dir = run_dir
         self._credentials = seat.credentials
-        self._member = MemberId.parse(seat.member)
-        self._policy = policy = seat.policy
-        self._look_every = policy.lease_renew / 2
+        self._member = seat.member
+        self._limits = limits = seat.limits
+        self._look_every = limits.lease_renew / 2
         self._host = Host(seat)
         self._introduce = introduce
         self._carry_out = carry_out
@@ -80,9 +79,9 @@ class Link:
         self._beat_at: float | None = None  # when the leader last showed that it lives
         self._revived = float("-inf")
         self._watch = Watch(
-            policy.lease_timeout,
-            policy.lease_doubt,
-            policy.lease_renew,
+            limits.lease_timeout,
+            limits.lease_doubt,
+            limits.lease_renew,
             0.0 if natural_leader else PATIENCE,
             time.monotonic(),
         )
@@ -144,7 +143,7 @@ class Link:
         return self._watch.look(newest, now, silent=self._silent(now), orphan=orphan)
 
     def _silent(self, now: float) -> bool:
-        silent = self._beat_at is not None and now - self._beat_at > self._policy.suspicion
+        silent = self._beat_at is not None and now - self._beat_at > self._limits.suspicion
         return silent or self._broken
 
     async def _contend(self, term: int) -> None:

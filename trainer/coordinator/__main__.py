@@ -17,36 +17,32 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from trainer.coordinator.coordinator import Coordinator
+from trainer.coordinator.coordinator import Coordinator, lead
 from trainer.coordinator.seat import LINE_LIMIT, Seat
 from trainer.protocol.world import MemberId
-from trainer.rundir.directory import RunDirectory
 
 
 async def serve(orders: asyncio.StreamReader) -> None:
-    """Carries out an agent's orders, until it leads no longer or is told to close."""
-    seat = Seat(**json.loads(await orders.readline()))
-    coordinator = _coordinator(seat)
-    leads = resign = False
+    """Carries out an agent's orders, until it leads no longer or is to close."""
+    seat = Seat.from_json(json.loads(await orders.readline()))
+    coordinator: Coordinator | None = None
+    while coordinator is None:
+        order = await _next(orders)
+        if order["op"] != "lead":
+            return
+        deposed = MemberId.parse(order["deposed"]) if order["deposed"] else None
+        coordinator = await lead(seat, order["term"], order["generation"], deposed)
+        print(json.dumps({"leads": coordinator is not None}), flush=True)
     ended = asyncio.ensure_future(coordinator.ended.wait())
-    while True:
-        reading = asyncio.ensure_future(orders.readline())
-        await asyncio.wait({reading, ended}, return_when=asyncio.FIRST_COMPLETED)
-        if ended.done():
-            break
-        line = reading.result()
-        order: dict[str, Any] = json.loads(line) if line else {"op": "close", "resign": True}
-        if order["op"] == "lead":
-            deposed = MemberId.parse(order["deposed"]) if order["deposed"] else None
-            leads = await coordinator.lead(order["term"], order["generation"], deposed)
-            print(json.dumps({"leads": leads}), flush=True)
-            if not leads:
-                coordinator = _coordinator(seat)
-        else:
-            resign = order["resign"]
-            break
-    if leads:
-        await coordinator.stop(resign=resign)
+    closing = asyncio.ensure_future(_next(orders))
+    await asyncio.wait({ended, closing}, return_when=asyncio.FIRST_COMPLETED)
+    await coordinator.stop(resign=not ended.done() and closing.result()["resign"])
+
+
+async def _next(orders: asyncio.StreamReader) -> dict[str, Any]:
+    line = await orders.readline()
+    order: dict[str, Any] = json.loads(line) if line else {"op": "close", "resign": True}
+    return order
 
 
 async def _serve_stdin() -> None:
@@ -72,17 +68,6 @@ def main() -> None:
         asyncio.run(_serve_stdin())
     sys.stdout.flush()
     os._exit(0)  # whatever still waits for a store
-
-
-def _coordinator(seat: Seat) -> Coordinator:
-    return Coordinator(
-        RunDirectory(seat.run_dir),
-        seat.policy,
-        seat.expected,
-        seat.credentials,
-        seat.address,
-        MemberId.parse(seat.member),
-    )
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from trainer.coordinator.limits import Limits
 from trainer.protocol.credentials import Credentials
+from trainer.protocol.world import MemberId
+from trainer.rundir.directory import RunDirectory
 
 LINE_LIMIT = 2**20  # bytes of one message between the two
 
@@ -16,24 +18,43 @@ class Seat:
     """What a coordinator has to know before there is anything to lead.
 
     Attributes:
-        run_dir, member, address, expected: see trainer.coordinator.coordinator.
-        secret: the run's; see trainer.protocol.credentials.
-        limits: of the policy.
+        run_dir: the run directory.
+        credentials: the run's, which every agent must show.
+        member: whose agent hosts the coordinator.
+        address: the IP address to listen on.
+        expected: the slots that the run was asked for.
+        limits: those of membership and of the lease.
     """
 
-    run_dir: str
-    secret: str = field(repr=False)
-    member: str
+    run_dir: RunDirectory
+    credentials: Credentials
+    member: MemberId
     address: str
     expected: int
-    limits: dict[str, Any]
+    limits: Limits
 
-    @property
-    def credentials(self) -> Credentials:
-        """The run's."""
-        return Credentials.parse(self.secret)
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain values, the run's secret among them."""
+        return {
+            "run_dir": self.run_dir.url,
+            "secret": self.credentials.text,
+            "member": str(self.member),
+            "address": self.address,
+            "expected": self.expected,
+            "limits": asdict(self.limits),
+        }
 
-    @property
-    def policy(self) -> Limits:
-        """The limits of membership and of the lease."""
-        return Limits(**self.limits)
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Seat:
+        """The inverse of ``to_json``.
+
+        Raises ValueError, KeyError or TypeError for what that never returns.
+        """
+        return cls(
+            RunDirectory(value["run_dir"]),
+            Credentials.parse(value["secret"]),
+            MemberId.parse(value["member"]),
+            value["address"],
+            value["expected"],
+            Limits(**value["limits"]),
+        )

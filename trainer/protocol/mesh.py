@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections import defaultdict
+
+from trainer.protocol.world import MemberId, World
 
 _STORAGE = 128  # bytes of a sockaddr_storage
 _UNUSED = (-1).to_bytes(8, sys.byteorder, signed=True)  # the sequence number
@@ -74,6 +77,48 @@ class Mesh:
             del column[rank * width : (rank + 1) * width]
             columns.append(bytes(column))
         return columns
+
+
+class Meshes:
+    """The meshes of the newest world that are being built, each under its scope."""
+
+    def __init__(self) -> None:
+        self._generation = 0
+        self._meshes: dict[str, Mesh] = {}
+        # By scope, and in it by member: whose rows have come with which ranks.
+        self._ranks: dict[str, dict[MemberId, list[int]]] = {}
+
+    def add(
+        self, world: World, scope: str, size: int, member: MemberId, rank: int, row: bytes
+    ) -> dict[MemberId, dict[int, bytes]]:
+        """Takes in one rank's row; what came for an older world is forgotten.
+
+        Args:
+            world: the newest.
+            scope: which mesh of this world.
+            size: of the mesh.
+            member: who has the rank.
+            rank: in the mesh.
+            row: the rank's addresses.
+
+        Returns nothing until all rows are there, and then, once, each member's columns by rank.
+        Raises ValueError for what cannot be a row of this mesh.
+        """
+        if world.generation != self._generation:
+            self._generation = world.generation
+            self._meshes, self._ranks = {}, {}
+        if size > world.size:
+            raise ValueError(f"a mesh of {size} in a world of {world.size}")
+        mesh = self._meshes.setdefault(scope, Mesh(size))
+        mesh.add(rank, row)
+        ranks = self._ranks.setdefault(scope, defaultdict(list))
+        if rank not in ranks[member]:
+            ranks[member].append(rank)
+        if not mesh.complete:
+            return {}
+        columns = mesh.columns()
+        del self._meshes[scope], self._ranks[scope]
+        return {one: {rank: columns[rank] for rank in its} for one, its in ranks.items()}
 
 
 def shorten(addresses: bytes) -> bytes:

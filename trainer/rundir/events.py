@@ -28,7 +28,7 @@ resumed                   generation, world_size, cause, step, lost_steps, secon
 waiting                   slots, min_workers                (below min_workers)
 stalled                   generation, step, seconds         (no step, but everybody lives)
 steps                     generation, first, metrics: {name: [one value per step]},
-                          total_steps; a step may be told twice
+                          total_steps; a step may be reported twice
 state_sent                generation, bytes, total_bytes, seconds (so far; the last one has
                           sent all)
 evaluated                 step, metrics: {name: value}
@@ -49,6 +49,7 @@ append: ``events/<writer>/<seq>.jsonl``.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import threading
@@ -69,6 +70,7 @@ Cause = Literal["grow", "drain", "loss", "leader", "start"]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 BATCH_LIMIT = 64 * 2**20  # bytes of one batch that a reader takes in
 LINE_LIMIT = 8 * 2**20  # bytes of one event
+FLUSH_EVERY = 0.5  # seconds
 
 
 class EventWriter:
@@ -78,7 +80,7 @@ class EventWriter:
         run_dir: where to write.
         writer: a name that no other living writer of the run uses.
         clock: returns Unix time in seconds.
-        listener: is told of each event when it is added; must neither block nor raise.
+        listener: called with each event when it is added; must neither block nor raise.
     """
 
     def __init__(
@@ -115,6 +117,13 @@ class EventWriter:
                 self._run_dir.store.write(name, ("\n".join(self._batch) + "\n").encode())
                 self._next += 1
                 self._batch = []
+
+    async def flush_often(self, every: float = FLUSH_EVERY) -> None:
+        """Flushes every so many seconds until it is cancelled, whatever the store does."""
+        while True:
+            await asyncio.sleep(every)
+            with suppress(OSError):  # what could not be written stays buffered
+                await asyncio.to_thread(self.flush)
 
     def _take(self) -> bool:
         with self._lock:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -20,16 +19,18 @@ from tests.trainer.ranks import PATIENCE
 from trainer.agent.host import Host
 from trainer.coordinator.limits import Limits
 from trainer.coordinator.seat import Seat
-from trainer.protocol.credentials import new_secret
+from trainer.protocol.credentials import Credentials, new_secret
 from trainer.protocol.lease import Claim, create_claim, newest_claim
+from trainer.protocol.world import MemberId
 from trainer.rundir.directory import RunDirectory
 
 TOKEN = new_secret()
 
 
 def seat(run_dir: RunDirectory) -> Seat:
-    limits = asdict(Limits(lease_renew=0.1))
-    return Seat(run_dir.url, TOKEN, "workerpool0-0#a1", "127.0.0.1", 1, limits)
+    member = MemberId("workerpool0-0", "a1")
+    limits = Limits(lease_renew=0.1)
+    return Seat(run_dir, Credentials.parse(TOKEN), member, "127.0.0.1", 1, limits)
 
 
 def children() -> list[psutil.Process]:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trainer.ranks import gloo_address
-from trainer.protocol.mesh import Mesh, lengthen, shorten
+from trainer.protocol.mesh import Mesh, Meshes, lengthen, shorten
+from trainer.protocol.world import MemberId, arrange
 
 V4 = st.builds(gloo_address, st.ip_addresses(v=4), st.integers(1, 65535))
 V6 = st.builds(gloo_address, st.ip_addresses(v=6), st.integers(1, 65535))
@@ -46,6 +47,45 @@ def test_each_gets_what_every_other_made_for_it(data: st.DataObject) -> None:
             if peer != rank
         ]
         assert column == b"".join(made_for_it)
+
+
+A, B = MemberId("workerpool0-0", "a1"), MemberId("workerpool1-0", "b1")
+WORLD = arrange(1, [(A, 2), (B, 1)])
+
+
+def test_each_member_gets_the_columns_of_its_own_ranks_once_all_rows_are_there() -> None:
+    meshes, rows = Meshes(), rows_of(3)
+    for member, rank in ((A, 0), (B, 2), (A, 0)):
+        assert meshes.add(WORLD, "global", 3, member, rank, rows[rank]) == {}
+    mesh = Mesh(3)
+    for rank, row in enumerate(rows):
+        mesh.add(rank, row)
+    columns = mesh.columns()
+    complete = meshes.add(WORLD, "global", 3, A, 1, rows[1])
+    assert complete == {A: {0: columns[0], 1: columns[1]}, B: {2: columns[2]}}
+    assert meshes.add(WORLD, "global", 3, A, 1, rows[1]) == {}, (
+        "a row that comes late begins a mesh anew"
+    )
+
+
+def test_meshes_of_one_world_are_told_apart_by_their_scopes() -> None:
+    meshes, rows = Meshes(), rows_of(2)
+    assert meshes.add(WORLD, "global", 2, A, 0, rows[0]) == {}
+    assert meshes.add(WORLD, "cross_0", 2, B, 1, rows[1]) == {}
+    assert meshes.add(WORLD, "cross_0", 2, A, 0, rows[0]).keys() == {A, B}
+
+
+def test_a_new_world_forgets_the_rows_of_the_one_before() -> None:
+    meshes, rows = Meshes(), rows_of(2)
+    meshes.add(WORLD, "global", 2, A, 0, rows[0])
+    later = arrange(2, [(A, 1), (B, 1)])
+    assert meshes.add(later, "global", 2, B, 1, rows[1]) == {}
+    assert meshes.add(later, "global", 2, A, 0, rows[0]).keys() == {A, B}
+
+
+def test_no_mesh_is_larger_than_its_world() -> None:
+    with pytest.raises(ValueError, match="a mesh of 4 in a world of 3"):
+        Meshes().add(WORLD, "global", 4, A, 0, rows_of(4)[0])
 
 
 @given(ADDRESSES)

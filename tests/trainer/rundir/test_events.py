@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from itertools import count
 from pathlib import Path
@@ -112,6 +113,25 @@ def test_a_store_that_is_away_costs_no_event(run_dir: RunDirectory, unreliable: 
     unreliable.fails = ""
     writer.flush()
     assert kinds(read_events(run_dir)) == ["a", "b", "c"]
+
+
+def test_what_flushes_often_goes_on_after_a_store_was_away(
+    run_dir: RunDirectory, unreliable: Unreliable
+) -> None:
+    async def body() -> None:
+        writer = writer_of(run_dir)
+        writer.emit("a")
+        unreliable.fails = "before"
+        flushing = asyncio.create_task(writer.flush_often(0.01))
+        await asyncio.sleep(0.1)
+        assert not flushing.done()
+        unreliable.fails = ""
+        while not read_events(run_dir):
+            await asyncio.sleep(0.01)
+        flushing.cancel()
+
+    asyncio.run(body())
+    assert kinds(read_events(run_dir)) == ["a"]
 
 
 def test_a_write_whose_answer_is_lost_is_told_once(
