@@ -47,8 +47,14 @@ Start = Callable[[Path, Mapping[str, str]], None]
 def swell(folder: Path, env: Mapping[str, str]) -> None:
     """Raises RuntimeError when the run does not succeed."""
     addresses = ["127.0.0.2", "127.0.0.3"]
-    settings = {"task": "jobs.fit:Mlp", "min_workers": 2, "max_workers": 2, "spares": 0}
-    agents = Agents(folder, addresses, {**settings, "checkpoint_every": 3600.0}, env)
+    settings = {
+        "program": {"task": "jobs.fit:Mlp"},
+        "checkpoint": {"every": 3600.0},
+        "min_workers": 2,
+        "max_workers": 2,
+        "spares": 0,
+    }
+    agents = Agents(folder, addresses, settings, env)
     processes = [agents.start(index) for index in range(len(addresses))]
     try:
         codes = [process.wait(LIMIT) for process in processes]

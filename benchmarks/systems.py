@@ -63,10 +63,10 @@ class Swell:
     def __init__(self, network: Network, folder: Path, env: Mapping[str, str]) -> None:
         self._hosts = network.hosts
         settings = {
-            "task": "jobs.fit:Mlp",
+            "program": {"task": "jobs.fit:Mlp"},
             "max_workers": len(self._hosts),
             "start_wait": 1.0,
-            "checkpoint_every": 3600.0,
+            "checkpoint": {"every": 3600.0},
         }
         addresses = [host.address for host in self._hosts]
         self._agents = Agents(folder, addresses, settings, env)

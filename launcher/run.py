@@ -261,7 +261,7 @@ def _look_after(
         saves=job.starts_agent(job.pools[0]),
         stop_grace=LOCAL_STOP_GRACE if emulator else STOP_GRACE,
     )
-    code = str(record["settings"].get("code_sha256") or "")
+    code = str((record["settings"].get("code") or {}).get("sha256", ""))
     secrets_api = emulator.endpoint if emulator else ENDPOINT
     buckets = job.checkpoint.buckets
     deliveries = resources.enter_context(ExitStack())  # each until the run has ended

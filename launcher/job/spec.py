@@ -178,12 +178,12 @@ class Checkpoint(Part):
         """Returns what the trainer reads of it."""
         every, keep_every = self.every, self.keep_every
         return {
-            "checkpoint_every": 0.0 if isinstance(every, Steps) else every.total_seconds(),
-            "checkpoint_every_steps": every.count if isinstance(every, Steps) else 0,
-            "checkpoint_keep": self.keep,
-            "checkpoint_keep_every": keep_every.count if isinstance(keep_every, Steps) else 0,
-            "checkpoint_keep_best": self.keep_best,
-            "checkpoint_from": self.start_from or "",
+            "every": 0.0 if isinstance(every, Steps) else every.total_seconds(),
+            "every_steps": every.count if isinstance(every, Steps) else 0,
+            "keep": self.keep,
+            "keep_every": keep_every.count if isinstance(keep_every, Steps) else 0,
+            "keep_best": self.keep_best,
+            "start_from": self.start_from or "",
         }
 
     @classmethod
@@ -366,7 +366,8 @@ class Job(Part):
         """Returns what the trainer reads from run.json: plain JSON, durations in seconds."""
         lease = self.elastic.lease_timeout
         return {
-            **self._program(),
+            "program": self._program(),
+            "checkpoint": self.checkpoint.settings(),
             "min_workers": self.elastic.min_workers,
             "max_workers": self.max_workers,
             "start_wait": self.elastic.start_wait.total_seconds(),
@@ -378,7 +379,6 @@ class Job(Part):
             "lease_timeout": lease.total_seconds() if lease else None,
             "spares": self.elastic.spares,
             "balance": self.elastic.balance,
-            **self.checkpoint.settings(),
             "job_sha256": self.sha256,
             "audit": self.audit,
         }
@@ -387,7 +387,7 @@ class Job(Part):
         if self.script or self.module:
             name = "script" if self.script else "module"
             program = self._sent(self.script) if self.script else self.module
-            return {"task": "", name: program, "args": list(self.args)}
+            return {name: program, "args": list(self.args)}
         where, colon, class_name = (self.task or "").rpartition(":")
         if where.endswith(".py"):
             where = self._sent(where)

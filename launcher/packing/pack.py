@@ -60,7 +60,6 @@ class Packed:
 
     folder: str
     files: tuple[File, ...]
-
     requirements: str | None = None
 
     @cached_property
@@ -74,12 +73,9 @@ class Packed:
         return sum(len(file.data) for file in self.files)
 
     def settings(self) -> dict[str, Any]:
-        """Returns what the trainer reads of it in run.json: see trainer.agent.settings."""
-        return {
-            "code_sha256": self.sha256,
-            "code_size": self.size,
-            "code_requirements": self.requirements or "",
-        }
+        """Returns what the trainer reads of it in run.json: see trainer.protocol.session."""
+        code = {"sha256": self.sha256, "size": self.size, "requirements": self.requirements or ""}
+        return {"code": code}
 
     def send(self, run_dir: RunDirectory, as_package: bool) -> None:
         """Puts the code into the run directory, once. Raises OSError.

@@ -26,11 +26,10 @@ PACES = {0.75: 0.25, 0.9: 1.0}  # from these shares of the steps on
 
 # Short limits, so that the tests are; see trainer.agent.settings and trainer.coordinator.limits.
 SETTINGS = {
-    "task": "tests.chaos.task:Steerable",
+    "checkpoint": {"every": 20.0},
     "min_workers": 1,
     "start_wait": 30.0,
     "hold_off": 0.5,
-    "checkpoint_every": 20.0,
     "spares": 0,
     "audit": True,
 }
@@ -62,7 +61,8 @@ class Run:
             (folder / name).mkdir()
         self.pace(PACE)
         whole = {**SETTINGS, "max_workers": vms, **settings}
-        whole["task_args"] = {"folder": str(folder), **task}
+        args = {"folder": str(folder), **task}
+        whole["program"] = {"task": "tests.chaos.task:Steerable", "task_args": args}
         self.cluster = Cluster(kind, folder, vms, 3, whole, clocks)
         self._steps = task.get("epochs", EPOCHS) * STEPS_PER_EPOCH
         self._names = list(self.cluster.vms)

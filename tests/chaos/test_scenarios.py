@@ -55,7 +55,7 @@ def test_a_run_survives(kind: str, name: str, folder: Path, undisturbed: dict[st
     settings: dict[str, Any] = {"spares": int(name == "workers")}
     clocks: tuple[float, ...] = ()
     if chosen[0] in chain(*leaders.GROUPS.values()):
-        settings["checkpoint_every"] = 2.0
+        settings["checkpoint"] = {"every": 2.0}
         clocks = (HOUR, -HOUR, 0.0, HOUR / 2)  # who leads must not depend on them
     run = Run(kind, folder, vms=4, settings=settings, clocks=clocks)
     try:

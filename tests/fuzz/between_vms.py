@@ -28,6 +28,7 @@ from trainer.protocol.channel import AgentChannel
 from trainer.protocol.credentials import Credentials, new_secret
 from trainer.protocol.mesh import Mesh, lengthen, shorten
 from trainer.protocol.secretmanager import read_secret
+from trainer.protocol.session import Program
 from trainer.protocol.signals import Joined, Tick
 from trainer.protocol.world import MemberId, arrange
 from trainer.rundir.directory import RunDirectory
@@ -253,7 +254,7 @@ def what_a_worker_tells_its_agent(lines: list[bytes]) -> None:
     async def listen() -> None:
         replica = Replica("workerpool0-0", "127.0.0.1", "lo", 1, 1)
         run_dir = RunDirectory("memory://fuzz-agent")
-        agent = Agent(replica, run_dir, Settings(task="a:B"), CREDENTIALS, {})
+        agent = Agent(replica, run_dir, Settings(Program(task="a:B")), CREDENTIALS, {})
         worker = _Worker(0, 1)
         worker.rank = 0
         worker._process = _Process()  # type: ignore[assignment]

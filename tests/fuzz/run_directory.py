@@ -25,6 +25,7 @@ from trainer.checkpoints.shardfile import ShardFile
 from trainer.checkpoints.shards import Assembly, Slot
 from trainer.checkpoints.tree import unflatten
 from trainer.protocol.lease import newest_claim
+from trainer.protocol.session import CodeSettings, Program
 from trainer.protocol.world import MemberId
 from trainer.rundir import bundle
 from trainer.rundir.directory import RunDirectory
@@ -107,7 +108,8 @@ EVENTS: list[dict[str, Any]] = [
 ]
 ATTEMPT = {"attempt": 1, "region": "local", "endpoint": "http://x", "job": "j", "state": "RUNNING"}
 OUTCOME = {"state": "succeeded", "reason": "", "term": 1, "metrics": {"loss": 0.1}, "time": 3.0}
-SETTINGS = {k: v for k, v in asdict(Settings(task="a:B")).items()}
+CODE_SETTINGS = CodeSettings(64 * "a", 17, "requirements.txt")
+SETTINGS = asdict(Settings(Program(task="a:B"), code=CODE_SETTINGS))
 RUN = {"id": "run-1", "target": "vertex", "settings": SETTINGS, "token_sha256": "x", "created": 1.0}
 
 

@@ -18,7 +18,7 @@ from torch.utils.data import TensorDataset
 from tests.trainer.ranks import Worker, alone, formed, workers
 from trainer import Task
 from trainer.protocol.channel import Generation, Save
-from trainer.protocol.session import Session
+from trainer.protocol.session import CheckpointSettings, Session
 
 SAMPLES, BATCH, EPOCHS = 23, 4, 3
 STEPS = EPOCHS * -(-SAMPLES // BATCH)
@@ -113,7 +113,7 @@ def trained(
     """Trains in a world of one. Returns what was told and the final metrics."""
     from trainer import fit
 
-    session = Session(run_dir_url=run_dir, checkpoint_every=1e9)
+    session = Session(run_dir_url=run_dir, checkpoint=CheckpointSettings(every=1e9))
     os.environ.update(session.to_env())
     channel = Script(pause_after)
     return channel.told, fit(task, channel)

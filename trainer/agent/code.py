@@ -26,6 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from trainer.agent.settings import Settings
+from trainer.protocol.session import CodeSettings
 from trainer.rundir import bundle
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import CODE, ENV_SCRATCH, ENV_TOKEN, LEADER
@@ -59,14 +60,15 @@ def bring(
     Returns the settings with the place of the code, and of the program in it.
     Raises CodeError when it cannot be had and no VM of the run has it: the run has failed then.
     """
-    if not settings.code_sha256:
+    code, program = settings.code, settings.program
+    if code is None:
         return settings
     pause, tries = PAUSE, 0
     while True:
         tries += 1
         try:
             with _alone(_scratch(env)) as scratch:
-                folder, installed = _prepared(run_dir, settings, scratch)
+                folder, installed = _prepared(run_dir, code, scratch)
             break
         except (CodeError, OSError) as error:
             if tries >= TRIES and not run_dir.store.names(LEADER):
@@ -76,13 +78,15 @@ def bring(
         sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
     sys.path += [path for path in (folder, installed) if path]  # after all of its own
-    where, colon, name = settings.task.rpartition(":")
+    where, colon, name = program.task.rpartition(":")
     return replace(
         settings,
-        task=f"{Path(folder, where)}{colon}{name}" if where.endswith(".py") else settings.task,
-        script=settings.script and str(Path(folder, settings.script)),
-        code_folder=folder,
-        code_installed=installed,
+        program=replace(
+            program,
+            task=f"{Path(folder, where)}{colon}{name}" if where.endswith(".py") else program.task,
+            script=program.script and str(Path(folder, program.script)),
+        ),
+        code=replace(code, folder=folder, installed=installed),
     )
 
 
@@ -104,20 +108,21 @@ def _alone(folder: Path) -> Iterator[Path]:
         yield folder
 
 
-def _prepared(run_dir: RunDirectory, settings: Settings, scratch: Path) -> tuple[str, str]:
+def _prepared(run_dir: RunDirectory, code: CodeSettings, scratch: Path) -> tuple[str, str]:
     """Returns where the code is, and where what it requires; "" if that is nothing."""
-    base = scratch / settings.code_sha256
+    base = scratch / code.sha256
     folder = base / "code"
     if not folder.is_dir():
         try:
-            data = run_dir.store.read(f"{CODE}/{settings.code_sha256}.tar.gz", bundle.MAX_BYTES)
-            files = bundle.decode(data, sha256=settings.code_sha256, size=settings.code_size)
+            data = run_dir.store.read(f"{CODE}/{code.sha256}.tar.gz", bundle.MAX_BYTES)
+            files = bundle.decode(data, sha256=code.sha256, size=code.size)
         except (bundle.BundleError, TooLarge) as error:
             raise CodeError(str(error)) from None
         bundle.unpack(files, folder)
         print(f"code: {len(files)} files, verified, in {folder}", flush=True)
-    requirements = settings.code_requirements
-    return str(folder), str(_installed(base / "env", folder, requirements)) if requirements else ""
+    if not code.requirements:
+        return str(folder), ""
+    return str(folder), str(_installed(base / "env", folder, code.requirements))
 
 
 def _installed(env: Path, code: Path, requirements: str) -> Path:

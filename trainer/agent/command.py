@@ -18,10 +18,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainer.agent.networks import settings_here
+from trainer.protocol.session import Program
 from trainer.rundir.directory import RunDirectory, token_sha256
 from trainer.rundir.names import ENV_RUN_DIR, ENV_TOKEN, ENV_TOKEN_SECRET, EXIT_FAILED, RUN
 
@@ -50,24 +51,6 @@ environment (swell launch or Vertex AI set it):
 
 exit codes: 0 the run succeeded, 1 it failed, 2 wrong arguments, 134 only a new attempt can help
 """
-
-
-@dataclass(frozen=True)
-class Program:
-    """What the user wants run, as in trainer.agent.settings."""
-
-    task: str = ""
-    task_args: dict[str, Any] = field(default_factory=dict)
-    script: str = ""
-    module: str = ""
-    args: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        return self.task or self.script or f"-m {self.module}"
-
-    def settings(self) -> dict[str, Any]:
-        """The part of run.json's settings that says it."""
-        return {name: value for name, value in vars(self).items() if value}
 
 
 @dataclass(frozen=True)
@@ -189,7 +172,7 @@ def begin_run(
             "id": env.get("CLOUD_ML_JOB_ID", "run"),
             "target": "vertex" if "CLOUD_ML_JOB_ID" in env else "agent",
             "settings": {
-                **arguments.program.settings(),
+                "program": asdict(arguments.program),
                 "min_workers": arguments.min_workers,
                 "max_workers": arguments.max_workers or max(slots, arguments.min_workers),
             },

@@ -40,7 +40,8 @@ def seat_of(
 ) -> Seat:
     """What the coordinator of a replica's agent has to know."""
     slots = replica.replicas * replica.slots
-    if not run.task and not is_elastic(run.script, run.module):
+    program = run.program
+    if not program.task and not is_elastic(program.script, program.module):
         # A plain script cannot take it that the world changes: it is always the full one.
         run = replace(run, min_workers=slots, max_workers=slots)
     limits = run.limits(run_dir.store.is_local)

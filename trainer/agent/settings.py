@@ -2,54 +2,46 @@
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import field
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from trainer.coordinator.limits import Limits
+from trainer.protocol.session import CheckpointSettings, CodeSettings, Program
 from trainer.rundir.bundle import is_plain
 
-_KINDS = {
-    "str": (str,),
-    "bool": (bool,),
-    "int": (int,),
-    "float": (int, float),
-    "float | None": (int, float, type(None)),
-    "list[str]": (list,),
-    "dict[str, Any]": (dict,),
-}  # what JSON may hold for a field of that type
+_UNKNOWN = "unexpected_keyword_argument"  # pydantic's word for it
+# Nothing is converted, in what is nested neither: whoever wrote another type meant something else.
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class Settings:
     """A run's settings. All times are in seconds.
 
     Attributes:
-        task: ``module:Class`` or ``path.py:Class``.
-        task_args: keyword arguments of the task's class.
-        script: the path of a script to run instead of a task.
-        module: the name of a module to run instead of a task.
-        args: the script's or module's arguments.
+        program: what workers run.
+        checkpoint: when checkpoints are written, which stay, and what a new run begins from.
+        code: the code that the run brings along; None without any.
         balance: see trainer.protocol.session.
         min_workers, max_workers: bounds of the world's size.
         start_wait, hold_off, heartbeat, suspicion, hang, stall: see trainer.coordinator.limits.
         lease_timeout: see trainer.coordinator.limits; None for what suits the store.
         spares: warm standbys beside each active worker.
-        checkpoint_every, …, checkpoint_from, job_sha256: see trainer.protocol.session.
+        job_sha256: the job's checksum, for the record.
         audit: whether workers log the sample ids of every step.
-        code_sha256: which code the run brings along; "" for none. See trainer.agent.code.
-        code_size: how many bytes its files have together.
-        code_requirements: the file in it that lists what it requires; "" if nothing.
-        code_folder, code_installed: where both are on this VM, once they are; see
-            trainer.protocol.session.
+
+    Raises ValueError, also when the values do not agree with each other.
     """
 
-    task: str = ""
-    task_args: dict[str, Any] = field(default_factory=dict)
-    script: str = ""
-    module: str = ""
-    args: list[str] = field(default_factory=list)
-    balance: str = "even"
+    program: Program = field(default_factory=Program)
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    code: CodeSettings | None = None
+    balance: Literal["even", "speed"] = "even"
     min_workers: int = 1
     max_workers: int = 1
     start_wait: float = 60.0
@@ -60,29 +52,17 @@ class Settings:
     stall: float = 600.0
     lease_timeout: float | None = None
     spares: int = 1
-    checkpoint_every: float = 30.0
-    checkpoint_every_steps: int = 0
-    checkpoint_keep: int = 2
-    checkpoint_keep_every: int = 0
-    checkpoint_keep_best: str = ""
-    checkpoint_from: str = ""
     job_sha256: str = ""
     audit: bool = False
-    code_sha256: str = ""
-    code_size: int = 0
-    code_requirements: str = ""
-    code_folder: str = ""
-    code_installed: str = ""
 
     def __post_init__(self) -> None:
-        if sum(map(bool, (self.task, self.script, self.module))) != 1:
-            raise ValueError("exactly one of task, script and module must be set")
-        if self.balance not in ("even", "speed"):
-            raise ValueError(f"balance {self.balance!r} is neither even nor speed")
-        if self.code_sha256 and not re.fullmatch("[0-9a-f]{64}", self.code_sha256):
-            raise ValueError("code_sha256 is not a SHA-256")
-        if self.code_requirements and not is_plain(self.code_requirements):
-            raise ValueError("code_requirements is not a file of the code")
+        program, code = self.program, self.code
+        if sum(map(bool, (program.task, program.script, program.module))) != 1:
+            raise ValueError("exactly one of program.task, script and module must be set")
+        if code and not re.fullmatch("[0-9a-f]{64}", code.sha256):
+            raise ValueError("code.sha256 is not a SHA-256")
+        if code and code.requirements and not is_plain(code.requirements):
+            raise ValueError("code.requirements is not a file of the code")
         for local in (True, False):
             self.limits(local)  # raises ValueError when the limits do not agree
 
@@ -92,26 +72,11 @@ class Settings:
         settings = run.get("settings")
         if not isinstance(settings, dict):
             raise ValueError("run.json has no settings")
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(settings) - known)
-        if unknown:
-            raise ValueError(f"run.json has settings that this trainer does not know: {unknown}")
-        for f in fields(cls):
-            if f.name in settings and type(settings[f.name]) not in _KINDS[str(f.type)]:
-                found = str(settings[f.name])[:80]
-                raise ValueError(f"run.json's {f.name} is not {f.type}: {found!r}")
-        if not all(isinstance(arg, str) for arg in settings.get("args", ())):
-            raise ValueError("run.json's args are not all text")
-        return cls(**settings)
-
-    def session(self) -> dict[str, Any]:
-        """What a worker's session takes over of them under the same name."""
-        checkpoints = {name: v for name, v in vars(self).items() if name.startswith("checkpoint_")}
-        return {
-            **checkpoints,
-            "code_folder": self.code_folder,
-            "code_installed": self.code_installed,
-        }
+        try:
+            # As JSON: strict as Python, an object would have to be a dataclass already.
+            return TypeAdapter(cls).validate_json(json.dumps(settings))
+        except ValidationError as error:
+            raise ValueError(_explained(error)) from None
 
     def limits(self, local: bool = True) -> Limits:
         """The limits for membership, and for who leads.
@@ -135,3 +100,21 @@ class Settings:
             hang=self.hang,
             stall=self.stall,
         )
+
+
+def _explained(error: ValidationError) -> str:
+    """What is wrong with run.json, for whoever reads it in a log."""
+    problems = {".".join(map(str, one["loc"])): one for one in error.errors(include_url=False)}
+    unknown = [name for name, one in problems.items() if one["type"] == _UNKNOWN]
+    if unknown:
+        return f"run.json has settings that this trainer does not know: {sorted(unknown)}"
+    return "; ".join(_wrong(name, **one) for name, one in problems.items())
+
+
+def _wrong(name: str, type: str, msg: str, input: Any, **more: Any) -> str:
+    if not name:  # it is about several fields
+        return f"run.json's settings: {msg.removeprefix('Value error, ')}"
+    if type == "missing":
+        return f"run.json's settings lack {name}"
+    wanted = msg.removeprefix("Input should be ")
+    return f"run.json's {name} is not {wanted}: {repr(input)[:80]}"

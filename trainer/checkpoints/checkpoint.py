@@ -134,13 +134,12 @@ class Checkpointer:
     @classmethod
     def of(cls, session: Session, report: Report) -> Checkpointer | None:
         """The checkpointer of a worker; None outside a run."""
-        if session.run_dir is None:
+        run_dir, settings = session.run_dir, session.checkpoint
+        if run_dir is None:
             return None
-        retention = Retention(
-            session.checkpoint_keep, session.checkpoint_keep_every, session.checkpoint_keep_best
-        )
-        places = session.checkpoint_dirs or [session.run_dir]
-        return cls(session.run_dir, retention, report, places=places, scribe=Scribe(places[0].url))
+        retention = Retention(settings.keep, settings.keep_every, settings.keep_best)
+        places = session.checkpoint_dirs
+        return cls(run_dir, retention, report, places=places, scribe=Scribe(places[0].url))
 
     # --- saving -----------------------------------------------------------------------
 

@@ -75,7 +75,7 @@ class Steps:
         self._generations = Generations(channel)
         self._audit = None if order is None else Audit.open(session)
         self._checkpointer = Checkpointer.of(session, self._report_event)
-        self._schedule = Schedule(session.checkpoint_every, session.checkpoint_every_steps)
+        self._schedule = Schedule(session.checkpoint.every, session.checkpoint.every_steps)
         state.restored_by(self._newest_checkpoint)
         self._buckets: GradientBuckets | None = None
         self._step: Step | None = None
@@ -370,7 +370,7 @@ class Steps:
         if self._checkpointer is None:
             return None
         exchange = WorldExchange(self._channel.collective)
-        device, url = self._state.prepare(), self._session.checkpoint_from
+        device, url = self._state.prepare(), self._session.checkpoint.start_from
         found = find_start(self._checkpointer, url, self._report_event, exchange, device)
         if found is None:
             return None

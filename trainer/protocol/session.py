@@ -1,4 +1,8 @@
-"""What an agent tells a worker process when it starts it, besides worlds."""
+"""What an agent tells a worker process when it starts it, besides worlds.
+
+Plain dataclasses: a worker starts without pydantic, which alone would take it a tenth of a second.
+What comes from run.json, the agent has checked (see trainer.agent.settings).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,66 @@ ENV_SESSION = "SWELL_SESSION"
 
 
 @dataclass(frozen=True)
+class Program:
+    """What a worker runs: one of task, script and module.
+
+    Attributes:
+        task: ``module:Class`` or ``path.py:Class``.
+        task_args: keyword arguments of the task's class.
+        script: the path of a script.
+        module: the name of a module.
+        args: the script's or module's arguments.
+    """
+
+    task: str = ""
+    task_args: dict[str, Any] = field(default_factory=dict)
+    script: str = ""
+    module: str = ""
+    args: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return self.task or self.script or self.module
+
+
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """When checkpoints are written, which of them stay, and where a new run begins.
+
+    Attributes:
+        every: seconds between checkpoints; 0 for none by time.
+        every_steps: steps between checkpoints; 0 for none by steps.
+        keep, keep_every, keep_best: see trainer.checkpoints.retention.
+        start_from: the URL of a checkpoint that a new run begins from; "" for none.
+    """
+
+    every: float = 30.0
+    every_steps: int = 0
+    keep: int = 2
+    keep_every: int = 0
+    keep_best: str = ""
+    start_from: str = ""
+
+
+@dataclass(frozen=True)
+class CodeSettings:
+    """The user's code that a run brings along: see trainer.agent.code.
+
+    Attributes:
+        sha256: the hash of its content.
+        size: bytes of all its files together.
+        requirements: the file in it that lists what it requires; "" if it requires nothing.
+        folder: where it is on this VM, once it is there; not in run.json.
+        installed: where on this VM its requirements are; "" if it has none.
+    """
+
+    sha256: str
+    size: int
+    requirements: str = ""
+    folder: str = ""
+    installed: str = ""
+
+
+@dataclass(frozen=True)
 class Session:
     """A worker's surroundings.
 
@@ -21,45 +85,27 @@ class Session:
         writer: a name for this worker's files that no other process uses.
         slot: which of its machine's workers it is, from 0; also its GPU.
         spare: whether it stands by beside an active worker, and must stay off its GPU.
-        task: ``module:Class`` or ``path.py:Class``.
-        task_args: keyword arguments of the task's class.
-        script: the path of a script to run instead of a task.
-        module: the name of a module to run instead of a task.
-        args: the script's or module's arguments.
-        balance: ``even`` shares of the batch, or shares that follow the workers' ``speed``.
-        checkpoint_every: seconds between checkpoints; 0 for none by time.
-        checkpoint_every_steps: steps between checkpoints; 0 for none by steps.
-        checkpoint_keep, checkpoint_keep_every, checkpoint_keep_best: see checkpoints.retention.
-        checkpoint_from: the URL of a checkpoint that a new run begins from; "" for none.
+        program: what it runs.
+        checkpoint: what the job says of checkpoints.
         checkpoint_urls: of the directories that have the run's checkpoints; new ones are written
             to the first. Empty: those of the run directory.
+        code: the code that the run brings along, on this VM; None without any.
+        balance: ``even`` shares of the batch, or shares that follow the workers' ``speed``.
         job_sha256: the job's checksum, for the record.
         audit: whether to log the sample ids of every step.
-        code_folder: where the user's code is, if the run brought it along: see trainer.agent.code.
-        code_installed: where that is which the code requires; "" if it requires nothing.
     """
 
     run_dir_url: str | None = None
     writer: str = "alone"
     slot: int = 0
     spare: bool = False
-    task: str = ""
-    task_args: dict[str, Any] = field(default_factory=dict)
-    script: str = ""
-    module: str = ""
-    args: list[str] = field(default_factory=list)
-    balance: str = "even"
-    checkpoint_every: float = 30.0
-    checkpoint_every_steps: int = 0
-    checkpoint_keep: int = 2
-    checkpoint_keep_every: int = 0
-    checkpoint_keep_best: str = ""
-    checkpoint_from: str = ""
+    program: Program = field(default_factory=Program)
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     checkpoint_urls: list[str] = field(default_factory=list)
+    code: CodeSettings | None = None
+    balance: str = "even"
     job_sha256: str = ""
     audit: bool = False
-    code_folder: str = ""
-    code_installed: str = ""
 
     @property
     def run_dir(self) -> RunDirectory | None:
@@ -68,15 +114,25 @@ class Session:
 
     @property
     def checkpoint_dirs(self) -> list[RunDirectory]:
-        """Those of ``checkpoint_urls``, opened."""
-        return [RunDirectory(url) for url in self.checkpoint_urls]
+        """The directories that have the run's checkpoints, opened; none outside a run."""
+        run = [] if self.run_dir_url is None else [self.run_dir_url]
+        return [RunDirectory(url) for url in self.checkpoint_urls or run]
 
     def to_env(self) -> dict[str, str]:
         """The environment variables that carry this session to a worker."""
         return {ENV_SESSION: json.dumps(asdict(self))}
 
+    @classmethod
+    def from_json(cls, text: str) -> Session:
+        """Reads what ``to_env`` wrote."""
+        told = json.loads(text)
+        told["program"] = Program(**told["program"])
+        told["checkpoint"] = CheckpointSettings(**told["checkpoint"])
+        told["code"] = told["code"] and CodeSettings(**told["code"])
+        return cls(**told)
+
 
 def current_session() -> Session:
     """The session that an agent left in the environment, or that of a lone process."""
     text = os.environ.get(ENV_SESSION)
-    return Session() if text is None else Session(**json.loads(text))
+    return Session() if text is None else Session.from_json(text)

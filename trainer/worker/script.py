@@ -19,14 +19,14 @@ import site
 import sys
 from pathlib import Path
 
-from trainer.protocol.session import Session
+from trainer.protocol.session import Program
 
 # A script that names one of these is written for worlds that change.
 _ELASTIC_NAMES = ("elastic", "trainer")
 
 
-def run_as_main(session: Session) -> None:
-    """Runs the session's script or module as ``__main__``.
+def run_as_main(program: Program) -> None:
+    """Runs a script or module as ``__main__``.
 
     Raises whatever it raises, SystemExit with a code other than 0 as RuntimeError,
     FileNotFoundError when there is no such script, and ImportError for a module.
@@ -35,23 +35,22 @@ def run_as_main(session: Session) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(line_buffering=True)
-    name = session.script or session.module
     try:
-        if session.script:
-            _run_path(session.script, session.args)
+        if program.script:
+            _run_path(program.script, program.args)
         else:
-            _run_module(session.module, session.args)
+            _run_module(program.module, program.args)
     except SystemExit as ending:
         if ending.code not in (None, 0):
-            raise RuntimeError(f"{name} exited with {ending.code!r}") from None
+            raise RuntimeError(f"{program} exited with {ending.code!r}") from None
 
 
 def enter_code(folder: str, installed: str) -> None:
-    """Makes this process one that runs the code, as those are that it starts.
+    """Lets this process, and those that it starts, find the user's code.
 
     Args:
         folder: where the code is: the current folder, and the first on the path.
-        installed: where that is which the code requires, the next on the path; or "".
+        installed: where its requirements are, the next on the path; "" if it has none.
     """
     os.chdir(folder)
     found = [path for path in (folder, installed) if path]

@@ -45,7 +45,7 @@ class Commits:
         self.state = state
         self._checkpointer = checkpointer
         self._session = session
-        self._schedule = Schedule(session.checkpoint_every, session.checkpoint_every_steps)
+        self._schedule = Schedule(session.checkpoint.every, session.checkpoint.every_steps)
         self._generations = generations
         self._channel = channel
         self._report = report
@@ -105,7 +105,7 @@ class Commits:
         cpu = torch.device("cpu")
         found = patiently(
             lambda: find_start(
-                self._checkpointer, self._session.checkpoint_from, self._report, exchange, cpu
+                self._checkpointer, self._session.checkpoint.start_from, self._report, exchange, cpu
             ),
             self._report,
         )

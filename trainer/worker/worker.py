@@ -15,7 +15,7 @@ import sys
 import traceback
 
 from trainer.protocol.channel import AgentChannel
-from trainer.protocol.session import Session, current_session
+from trainer.protocol.session import Program, current_session
 
 EXIT_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -38,27 +38,27 @@ def main() -> int:
     channel.beat()
     session = current_session()
     try:
-        if session.code_folder:
+        if session.code:
             from trainer.worker.script import enter_code
 
-            enter_code(session.code_folder, session.code_installed)
-        if session.task:
-            train(session, channel)
+            enter_code(session.code.folder, session.code.installed)
+        if session.program.task:
+            train(session.program, channel)
         else:
-            return run_script(session, channel)
+            return run_script(session.program, channel)
     except Exception:  # whatever the user's code raises ends the run, with its traceback
         channel.send("failed", reason=traceback.format_exc())
         return 1
     return 0
 
 
-def train(session: Session, channel: AgentChannel) -> None:
-    """Builds the session's task and trains it for as long as the channel lasts."""
+def train(program: Program, channel: AgentChannel) -> None:
+    """Builds the program's task and trains it for as long as the channel lasts."""
     from trainer.loop import fit
     from trainer.worker.loading import load_class
 
     set_threads()
-    task = load_class(session.task)(**session.task_args)
+    task = load_class(program.task)(**program.task_args)
     fit(task, channel)
 
 
@@ -69,8 +69,8 @@ def set_threads() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
 
 
-def run_script(session: Session, channel: AgentChannel) -> int:
-    """Runs the session's script to its end, and waits until the run has ended, too."""
+def run_script(program: Program, channel: AgentChannel) -> int:
+    """Runs a script or module to its end, and waits until the run has ended, too."""
     from horovod.common.exceptions import HorovodInternalError
 
     from trainer import elastic
@@ -82,7 +82,7 @@ def run_script(session: Session, channel: AgentChannel) -> int:
     hooks.install()
     elastic.keep_states_with(hooks.keep)
     try:
-        run_as_main(session)
+        run_as_main(program)
         loop = elastic.running()
         if channel.over:
             pass
@@ -94,7 +94,7 @@ def run_script(session: Session, channel: AgentChannel) -> int:
             raise RuntimeError("the loop over elastic.steps() was left early; use elastic.stop()")
         else:
             raise RuntimeError(
-                f"{session.script or session.module} ended, but it trained nothing together "
+                f"{program} ended, but it trained nothing together "
                 "with other workers: it called neither hvd.init(), nor elastic.steps(), nor fit()"
             )
     except (HorovodInternalError, NoWorker) as error:

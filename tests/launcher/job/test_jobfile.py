@@ -47,8 +47,18 @@ def test_ten_lines_are_a_job(tmp_path: Path) -> None:
     assert job.slots == 4
     assert job.replicas() == ["workerpool0-0", "workerpool1-0", "workerpool1-1", "workerpool1-2"]
     assert job.settings() == {
-        "task": "trainer.tasks.digits:Digits",
-        "task_args": {"epochs": 30, "batch": 64},
+        "program": {
+            "task": "trainer.tasks.digits:Digits",
+            "task_args": {"epochs": 30, "batch": 64},
+        },
+        "checkpoint": {
+            "every": 30.0,
+            "every_steps": 0,
+            "keep": 2,
+            "keep_every": 0,
+            "keep_best": "",
+            "start_from": "",
+        },
         "min_workers": 2,
         "max_workers": 4,
         "start_wait": 60.0,
@@ -60,12 +70,6 @@ def test_ten_lines_are_a_job(tmp_path: Path) -> None:
         "lease_timeout": None,
         "balance": "even",
         "spares": 1,
-        "checkpoint_every": 30.0,
-        "checkpoint_every_steps": 0,
-        "checkpoint_keep": 2,
-        "checkpoint_keep_every": 0,
-        "checkpoint_keep_best": "",
-        "checkpoint_from": "",
         "job_sha256": job.sha256,
         "audit": True,
     }
@@ -292,8 +296,8 @@ regions: us-central1
         assert job.scheduling.strategy == "flex_start"
         assert job.regions == ["us-central1"]
         assert job.pools[2].disk and str(job.pools[2].disk.size) == "1TiB"
-        assert job.settings()["script"] == f"{tmp_path}/train.py"
-        assert job.settings()["args"] == ["--epochs", "3"]
+        program = {"script": f"{tmp_path}/train.py", "args": ["--epochs", "3"]}
+        assert job.settings()["program"] == program
 
     def test_can_be_overridden_inside(self, tmp_path: Path) -> None:
         (tmp_path / "job.yaml").write_text(self.SHORT)
@@ -344,7 +348,7 @@ elastic: {min_workers: 2}
     job = load_job(tmp_path / "job.yaml")
     assert job.slots == 1 + 2 * 8 + 4
     settings = job.settings()
-    assert (settings["module"], settings["task"]) == ("my.train", "")
+    assert settings["program"] == {"module": "my.train", "args": []}
     assert (settings["min_workers"], settings["max_workers"]) == (2, 21)
 
 
@@ -355,9 +359,8 @@ def test_the_trainer_understands_the_settings(program: dict[str, Any]) -> None:
     job = Job.model_validate({"name": "x", "pools": ["a2-highgpu-2g"], **program})
     settings = Settings.of_run({"settings": json.loads(json.dumps(job.settings()))})
     assert settings.max_workers == 2
-    (named,) = filter(None, (settings.task, settings.script, settings.module))
-    assert named in program.values()
-    assert settings.task_args == program.get("args", {})
+    assert str(settings.program) in program.values()
+    assert settings.program.task_args == program.get("args", {})
 
 
 def test_a_container_may_have_a_command_of_its_own(tmp_path: Path) -> None:
@@ -422,10 +425,8 @@ def test_checkpoints_by_time_or_by_steps() -> None:
     job = {"name": "a", "task": "m:T", "pools": [{"machine": "a2-highgpu-1g"}]}
 
     def settings(**checkpoint: object) -> tuple[object, ...]:
-        found = Job.model_validate({**job, "checkpoint": checkpoint}).settings()
-        return tuple(
-            found[f"checkpoint_{name}"] for name in ("every", "every_steps", "keep_every", "from")
-        )
+        found = Job.model_validate({**job, "checkpoint": checkpoint}).settings()["checkpoint"]
+        return tuple(found[name] for name in ("every", "every_steps", "keep_every", "start_from"))
 
     start = "gs://b/run/checkpoints/step-000000100"
     assert settings(every="10min") == (600.0, 0, 0, "")

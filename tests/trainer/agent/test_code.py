@@ -6,13 +6,13 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from trainer.agent.code import CodeError, bring
 from trainer.agent.settings import Settings
+from trainer.protocol.session import CodeSettings, Program
 from trainer.rundir import bundle
 from trainer.rundir.bundle import File
 from trainer.rundir.directory import RunDirectory
@@ -46,16 +46,23 @@ class Vm:
         self.scratch = folder / "scratch"
         self.waits: list[float] = []
 
-    def launch(self, files: list[File], **settings: str) -> Settings:
+    def launch(self, files: list[File], requirements: str = "", **program: str) -> Settings:
         sha256 = bundle.digest(files)
         self.run_dir.store.write(f"code/{sha256}.tar.gz", bundle.encode(files))
         size = sum(len(file.data) for file in files)
-        program = settings or {"script": "train.py"}
-        return Settings(code_sha256=sha256, code_size=size, **program)  # type: ignore[arg-type]
+        runs = Program(**program) if program else Program(script="train.py")  # type: ignore[arg-type]
+        return Settings(runs, code=CodeSettings(sha256, size, requirements))
 
-    def bring(self, settings: Settings) -> Settings:
+    def bring(self, settings: Settings) -> tuple[Program, CodeSettings]:
         env = {ENV_SCRATCH: str(self.scratch)}
-        return bring(self.run_dir, settings, env, sleep=self.waits.append)
+        brought = bring(self.run_dir, settings, env, sleep=self.waits.append)
+        assert brought.code
+        return brought.program, brought.code
+
+    def bundle(self, settings: Settings) -> str:
+        """Where in the run directory the code is."""
+        assert settings.code
+        return f"code/{settings.code.sha256}.tar.gz"
 
 
 @pytest.fixture
@@ -65,22 +72,23 @@ def vm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Vm]:
 
 
 def test_a_run_without_code_needs_nothing(vm: Vm) -> None:
-    settings = Settings(module="m")
-    assert vm.bring(settings) is settings
+    settings = Settings(Program(module="m"))
+    assert bring(vm.run_dir, settings, {ENV_SCRATCH: str(vm.scratch)}) is settings
     assert not vm.scratch.exists()
 
 
 def test_the_program_is_found_in_the_code(vm: Vm) -> None:
-    settings = vm.bring(vm.launch(FILES))
-    assert Path(settings.script).read_bytes() == FILES[0].data
-    assert settings.session()["code_folder"] == str(Path(settings.script).parent)
-    assert settings.code_folder in sys.path, "a module is looked for there, too"
+    program, code = vm.bring(vm.launch(FILES))
+    assert Path(program.script).read_bytes() == FILES[0].data
+    assert code.folder == str(Path(program.script).parent)
+    assert code.folder in sys.path, "a module is looked for there, too"
 
 
 def test_a_task_of_a_file_is_found_in_the_code(vm: Vm) -> None:
-    settings = vm.bring(vm.launch(FILES, task="deep/lib.py:Task"))
-    assert settings.task == f"{settings.code_folder}/deep/lib.py:Task"
-    assert vm.bring(vm.launch(FILES, task="deep.lib:Task")).task == "deep.lib:Task"
+    program, code = vm.bring(vm.launch(FILES, task="deep/lib.py:Task"))
+    assert program.task == f"{code.folder}/deep/lib.py:Task"
+    program, _ = vm.bring(vm.launch(FILES, task="deep.lib:Task"))
+    assert program.task == "deep.lib:Task"
 
 
 def test_code_that_is_there_is_not_fetched_again(vm: Vm) -> None:
@@ -93,26 +101,26 @@ def test_code_that_is_there_is_not_fetched_again(vm: Vm) -> None:
 def test_what_it_requires_is_installed_once_beside_the_image(
     vm: Vm, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    settings = vm.launch([*FILES, wheel(tmp_path)])
-    settings = vm.bring(replace(settings, code_requirements="requirements.txt"))
-    program = (
+    settings = vm.launch([*FILES, wheel(tmp_path)], "requirements.txt")
+    _, code = vm.bring(settings)
+    look = (
         "import sys; from trainer.worker.script import enter_code; enter_code(*sys.argv[1:]);"
         "import greeting, os\n"
         "import pydantic, runpy; runpy.run_path('train.py'); print(os.environ['PYTHONPATH'])"
     )
-    places = [settings.code_folder, settings.code_installed]
-    ran = subprocess.run([sys.executable, "-c", program, *places], capture_output=True, text=True)
+    places = [code.folder, code.installed]
+    ran = subprocess.run([sys.executable, "-c", look, *places], capture_output=True, text=True)
     assert ran.stdout.splitlines()[0] == "hello", ran.stderr
     assert ran.stdout.splitlines()[1].split(":")[:2] == places
     assert capfd.readouterr().out.count("installing") == 1
-    vm.bring(replace(settings, code_requirements="requirements.txt"))
+    vm.bring(settings)
     assert "installing" not in capfd.readouterr().out
 
 
 def test_what_cannot_be_installed_ends_the_run_with_the_reason(vm: Vm) -> None:
     files = [*FILES[:2], File("requirements.txt", b"--no-index\nno-such-thing==7\n")]
     with pytest.raises(CodeError, match=r"requirements.txt cannot be installed: ERROR: .*"):
-        vm.bring(replace(vm.launch(files), code_requirements="requirements.txt"))
+        vm.bring(vm.launch(files, "requirements.txt"))
     outcome = vm.run_dir.outcome()
     assert outcome and outcome["state"] == "failed"
     assert "no-such-thing" in outcome["reason"].splitlines()[0]
@@ -122,7 +130,7 @@ def test_what_cannot_be_installed_ends_the_run_with_the_reason(vm: Vm) -> None:
 def test_code_that_was_tampered_with_is_not_run(vm: Vm) -> None:
     settings = vm.launch(FILES)
     evil = bundle.encode([File("train.py", b"evil"), *FILES[1:]])
-    vm.run_dir.store.write(f"code/{settings.code_sha256}.tar.gz", evil)
+    vm.run_dir.store.write(vm.bundle(settings), evil)
     with pytest.raises(CodeError, match="has the hash"):
         vm.bring(settings)
     assert list(vm.scratch.rglob("*.py")) == []
@@ -132,23 +140,23 @@ def test_code_that_was_tampered_with_is_not_run(vm: Vm) -> None:
 def test_a_vm_that_comes_to_a_run_under_way_goes_on_trying(vm: Vm) -> None:
     settings = vm.launch(FILES)
     vm.run_dir.create_json("leader/000001.json", {})
-    packed = vm.run_dir.store.read(f"code/{settings.code_sha256}.tar.gz")
+    packed = vm.run_dir.store.read(vm.bundle(settings))
     vm.run_dir.store.delete("code")
 
     def sleep(seconds: float) -> None:
         vm.waits.append(seconds)
         if len(vm.waits) == 7:
-            vm.run_dir.store.write(f"code/{settings.code_sha256}.tar.gz", packed)
+            vm.run_dir.store.write(vm.bundle(settings), packed)
 
     brought = bring(vm.run_dir, settings, {ENV_SCRATCH: str(vm.scratch)}, sleep)
-    assert brought.code_folder
+    assert brought.code and brought.code.folder
     assert vm.waits == [5, 10, 20, 40, 60, 60, 60]
     assert vm.run_dir.outcome() is None
 
 
 @pytest.mark.parametrize(
-    "fields", [{"code_sha256": "../../x"}, {"code_requirements": "../x"}], ids=str
+    "code", [CodeSettings("../../x", 1), CodeSettings(64 * "a", 1, requirements="../x")], ids=str
 )
-def test_a_run_cannot_name_what_is_elsewhere(fields: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="code_"):
-        Settings(module="m", **fields)  # type: ignore[arg-type]
+def test_a_run_cannot_name_what_is_elsewhere(code: CodeSettings) -> None:
+    with pytest.raises(ValueError, match=r"code\.(sha256|requirements) is not"):
+        Settings(Program(module="m"), code=code)

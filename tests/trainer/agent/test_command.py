@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from trainer.agent import command
-from trainer.agent.command import Arguments, Program, begin_run, own_run_dir, parse
+from trainer.agent.command import Arguments, begin_run, own_run_dir, parse
 from trainer.agent.replica import Replica
 from trainer.agent.settings import Settings
 from trainer.protocol.credentials import find_credentials
+from trainer.protocol.session import Program
 from trainer.rundir.directory import RunDirectory, token_sha256
 from trainer.rundir.names import ENV_RUN_DIR, ENV_TOKEN
 
@@ -49,7 +50,7 @@ def replica(replicas: int = 1, slots: int = 1) -> Replica:
 )
 def test_what_follows_is_the_program_and_its_arguments(words: str, program: Program) -> None:
     assert parse(words.split()) == Arguments(program, 1, None)
-    assert Settings(**program.settings()).task == program.task
+    assert str(program) == words.removeprefix("-- ").removeprefix("-m ").partition(" ")[0]
 
 
 def test_options_before_the_program_are_the_agent_s() -> None:
@@ -93,7 +94,7 @@ def test_a_world_of_one_makes_its_run_and_its_secret(tmp_path: Path) -> None:
     found = begin_run(arguments, replica(slots=4), {}, run_dir, "a-secret")
     assert found == {ENV_RUN_DIR: str(tmp_path), ENV_TOKEN: "a-secret"}
     run = run_dir.run()
-    assert Settings.of_run(run) == Settings(script="a.py", max_workers=4)
+    assert Settings.of_run(run) == Settings(Program(script="a.py"), max_workers=4)
     assert run["token_sha256"] == token_sha256("a-secret")
     assert "a-secret" not in json.dumps(run)
 
@@ -104,7 +105,7 @@ def test_replicas_that_share_a_secret_share_the_run_that_the_first_makes(tmp_pat
         arguments = Arguments(Program(script=script), 2, None)
         begin_run(arguments, replica(3, 2), {ENV_TOKEN: "shared"}, run_dir, "own")
     settings = Settings.of_run(run_dir.run())
-    assert (settings.script, settings.min_workers, settings.max_workers) == ("first.py", 2, 6)
+    assert settings == Settings(Program(script="first.py"), min_workers=2, max_workers=6)
     with pytest.raises(ValueError, match="3 replicas without a secret in SWELL_TOKEN"):
         begin_run(Arguments(Program(script="a.py"), 1, None), replica(3), {}, run_dir, "own")
 

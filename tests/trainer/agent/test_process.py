@@ -13,7 +13,7 @@ import pytest
 
 from tests.trainer.ranks import PATIENCE
 from trainer.agent.process import Message, WorkerProcess, describe_exit
-from trainer.protocol.session import Session
+from trainer.protocol.session import Program, Session
 
 # It stands in for trainer.worker, which is slow to start: it says what it was told.
 ECHO = """
@@ -187,7 +187,7 @@ def test_one_that_never_started_can_be_closed() -> None:
 def test_a_real_worker_tells_why_it_failed() -> None:
     async def body() -> None:
         held = Held()
-        session = Session(task="no_such_module:Task")
+        session = Session(program=Program(task="no_such_module:Task"))
         await held.start({**os.environ, **session.to_env()})
         message = await held.receive()
         assert message["op"] == "failed"

@@ -2,26 +2,54 @@
 
 from __future__ import annotations
 
+import math
+import re
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
 from trainer.agent.settings import Settings
+from trainer.protocol.session import CheckpointSettings, Program
 
 TASK = "trainer.tasks.digits:Digits"
+SHA256 = 64 * "a"
 
 
 def of(**settings: Any) -> Settings:
-    return Settings.of_run({"id": "r1", "settings": {"task": TASK, **settings}})
+    return Settings.of_run({"id": "r1", "settings": {"program": {"task": TASK}, **settings}})
 
 
 def test_what_is_left_out_has_a_default() -> None:
-    assert of() == Settings(TASK)
+    assert of() == Settings(Program(TASK))
+    assert of(checkpoint={"keep": 5}).checkpoint == CheckpointSettings(keep=5)
 
 
 def test_everything_can_be_set() -> None:
     values = {
-        "task_args": {"epochs": 3},
+        "program": {
+            "task": TASK,
+            "task_args": {"epochs": 3},
+            "script": "",
+            "module": "",
+            "args": [],
+        },
+        "checkpoint": {
+            "every": 600.0,
+            "every_steps": 500,
+            "keep": 5,
+            "keep_every": 1000,
+            "keep_best": "-loss",
+            "start_from": "gs://b/run/checkpoints/step-1",
+        },
+        "code": {
+            "sha256": SHA256,
+            "size": 7,
+            "requirements": "requirements.txt",
+            "folder": "",
+            "installed": "",
+        },
+        "balance": "speed",
         "min_workers": 2,
         "max_workers": 8,
         "start_wait": 5.0,
@@ -30,13 +58,16 @@ def test_everything_can_be_set() -> None:
         "suspicion": 4.0,
         "hang": 20.0,
         "stall": 1200.0,
+        "lease_timeout": 30.0,
         "spares": 0,
-        "checkpoint_every": 600.0,
-        "checkpoint_keep": 5,
+        "job_sha256": "x",
         "audit": True,
     }
-    settings = of(**values)
-    assert {name: getattr(settings, name) for name in values} == values
+    assert asdict(of(**values)) == values
+
+
+def test_a_whole_number_of_seconds_is_a_time() -> None:
+    assert of(stall=1200).stall == 1200.0
 
 
 def test_the_limits_of_membership_follow() -> None:
@@ -72,13 +103,26 @@ def test_a_run_without_settings_is_refused(run: dict[str, Any]) -> None:
 
 
 def test_a_setting_that_is_not_known_is_named() -> None:
-    with pytest.raises(ValueError, match=r"\['momentum', 'wings'\]"):
+    with pytest.raises(ValueError, match=r"does not know: \['momentum', 'wings'\]"):
         of(wings=2, momentum=0.9)
+    with pytest.raises(ValueError, match=r"does not know: \['checkpoint\.kep'\]"):
+        of(checkpoint={"kep": 2})
 
 
-def test_a_task_is_needed() -> None:
-    with pytest.raises(ValueError, match="task"):
-        Settings.of_run({"settings": {}})
+@pytest.mark.parametrize("program", [{}, {"task": TASK, "script": "a.py"}], ids=str)
+def test_one_program_is_needed(program: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"settings: exactly one of program\.task, script and mod"):
+        of(program=program)
+
+
+def test_what_is_wrong_is_said_in_a_line_each() -> None:
+    """No traceback, and nothing of the library that found it out."""
+    with pytest.raises(ValueError) as raised:
+        of(checkpoint={"keep": "two"}, code={"sha256": SHA256}, audit="yes")
+    assert str(raised.value) == (
+        "run.json's checkpoint.keep is not a valid integer: 'two'; run.json's settings lack "
+        "code.size; run.json's audit is not a valid boolean: 'yes'"
+    )
 
 
 @pytest.mark.parametrize("heartbeat, suspicion", [(2.0, 2.0), (3.0, 2.0), (0.0, 2.0), (-1.0, 2.0)])
@@ -95,15 +139,30 @@ def test_a_heartbeat_must_be_shorter_than_suspicion(heartbeat: float, suspicion:
         ("heartbeat", []),
         ("heartbeat", True),
         ("min_workers", 1.5),
-        ("task", 7),
-        ("script", 1.0),
-        ("code_requirements", 1.5),
-        ("task_args", []),
+        ("stall", math.nan),
+        ("balance", "fair"),
+        ("program.task", 7),
+        ("program.script", 1.0),
+        ("program.task_args", []),
+        ("program.args", {}),
+        ("program.args", None),
+        ("program.args.1", ["a", 1]),
+        ("code.requirements", 1.5),
+        ("code.size", "7"),
+        ("code", []),
+        ("checkpoint", 30.0),
+        ("checkpoint.every", "30s"),
+        ("checkpoint.keep", 2.0),
         ("audit", 1),
-        ("args", {}),
-        ("args", ["a", 1]),
     ],
 )
 def test_a_setting_of_the_wrong_kind_is_refused_and_named(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"run\.json's {name} (is|are) not "):
-        of(**{name: value})
+    outer, _, inner = name.partition(".")
+    code = {"sha256": SHA256, "size": 1}
+    given: dict[str, Any] = {"program": {"task": TASK}, "checkpoint": {}, "code": code}
+    if inner:
+        given[outer][inner.partition(".")[0]] = value
+    else:
+        given[outer] = value
+    with pytest.raises(ValueError, match=rf"^run\.json's {re.escape(name)} is not "):
+        of(**given)

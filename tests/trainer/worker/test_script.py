@@ -23,8 +23,8 @@ if len(sys.argv) > 1 and sys.argv[1] == "exit":
 RUN = """
 import json, sys
 from trainer.worker.script import run_as_main
-from trainer.protocol.session import Session
-run_as_main(Session(**json.loads(sys.argv.pop())))
+from trainer.protocol.session import Program
+run_as_main(Program(**json.loads(sys.argv.pop())))
 """
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -14,7 +13,7 @@ import pytest
 
 from tests.trainer.ranks import Process, Worker, alone
 from trainer.protocol.channel import ENV_CONTROL
-from trainer.protocol.session import Session
+from trainer.protocol.session import CheckpointSettings, CodeSettings, Program, Session
 
 TASK = """
 from trainer import Task
@@ -75,7 +74,7 @@ def task(tmp_path: Path) -> str:
 def test_what_the_users_code_raises_is_told_with_its_traceback(
     task: str, args: dict[str, Any], last: str, place: str
 ) -> None:
-    reason, code = failed(Session(task=task, task_args=args))
+    reason, code = failed(Session(program=Program(task, args)))
     assert code == 1
     assert reason.startswith("Traceback (most recent call last):")
     assert last in reason.splitlines()[-1]
@@ -90,13 +89,13 @@ def test_what_the_users_code_raises_is_told_with_its_traceback(
     ],
 )
 def test_a_task_that_is_not_found_is_told(name: str, last: str) -> None:
-    reason, code = failed(Session(task=name))
+    reason, code = failed(Session(program=Program(name)))
     assert code == 1
     assert last in reason.splitlines()[-1]
 
 
 def test_a_worker_is_warm_before_it_is_ready_and_exits_when_told() -> None:
-    one = Worker(worker, [Session(task="tests.trainer.test_loop:Line")])
+    one = Worker(worker, [Session(program=Program("tests.trainer.test_loop:Line"))])
     try:
         assert one.receive() == {"op": "ready"}
         os.kill(one.process.pid, signal.SIGTERM)
@@ -142,9 +141,18 @@ def session_of(env: dict[str, str]) -> Session:
 
 
 def test_a_session_reaches_the_worker_through_its_environment(tmp_path: Path) -> None:
-    session = Session(str(tmp_path), "w-0-1", 1, True, "a:B", {"x": [1, "é"]}, audit=True)
+    session = Session(
+        str(tmp_path),
+        "w-0-1",
+        1,
+        True,
+        Program("a:B", {"x": [1, "é"]}),
+        CheckpointSettings(keep=7),
+        ["gs://here"],
+        CodeSettings(64 * "a", 1, folder="/code"),
+        audit=True,
+    )
     assert alone(session_of, session.to_env()) == session
-    assert json.loads(session.to_env()["SWELL_SESSION"])["task_args"] == {"x": [1, "é"]}
     assert session.run_dir is not None and session.run_dir.url == str(tmp_path)
 
 
