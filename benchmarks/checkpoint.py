@@ -42,6 +42,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from launcher.emulator.storage.objects import Objects
 from rows import Case, Options, Row, benchmark
+from trainer.checkpoints import restore
 from trainer.checkpoints.checkpoint import Checkpointer
 from trainer.checkpoints.retention import Retention
 from trainer.checkpoints.scribe import Scribe
@@ -318,8 +319,8 @@ def _bandwidth(url: str, kind: str, size: int, options: Options) -> Iterator[Row
             ]
             save = partial(_save_all, ranks, state, step)
             writes.append(seconds_of(save))
-            reads.append(seconds_of(ranks[0].load_newest))
-            shared.append(seconds_of(partial(_load_all, ranks)))
+            reads.append(seconds_of(partial(_load, url, restore.Alone())))
+            shared.append(seconds_of(partial(_load_all, url, world)))
         system = f"swell, {world} writing"
         yield Row.of(system, case, "write", "MB/s", [size / MB / s for s in writes])
         yield Row.of(system, case, "read by one", "MB/s", [size / MB / s for s in reads])
@@ -339,7 +340,7 @@ def _save_all(ranks: list[Checkpointer], state: Any, step: int) -> None:
 
 
 class Exchange:
-    """The collectives of a world whose ranks are threads (see trainer.checkpoints.restore)."""
+    """The collectives of a world whose ranks are threads: a restore.Exchange."""
 
     def __init__(self, rank: int, board: list[Any], barrier: Barrier) -> None:
         self.rank, self.size = rank, len(board)
@@ -370,16 +371,23 @@ class Exchange:
         return sent
 
 
-def _load_all(ranks: list[Checkpointer]) -> None:
+def _load(url: str, exchange: restore.Exchange) -> None:
+    """Loads the newest checkpoint, as one rank of a world."""
+    cpu = torch.device("cpu")
+    found = restore.load_newest([RunDirectory(url)], lambda *a, **k: None, exchange, cpu)
+    assert found is not None
+
+
+def _load_all(url: str, world: int) -> None:
     """Has every rank read its share, and all exchange them."""
-    board: list[Any] = [None] * len(ranks)
-    barrier = Barrier(len(ranks))
+    board: list[Any] = [None] * world
+    barrier = Barrier(world)
 
     def load(rank: int) -> None:
-        assert ranks[rank].load_newest(Exchange(rank, board, barrier)) is not None
+        _load(url, Exchange(rank, board, barrier))
 
-    with ThreadPoolExecutor(len(ranks)) as pool:
-        list(pool.map(load, range(len(ranks))))
+    with ThreadPoolExecutor(world) as pool:
+        list(pool.map(load, range(world)))
 
 
 def main() -> int:

@@ -29,7 +29,6 @@ from trainer.checkpoints.leftovers import Leftovers
 from trainer.checkpoints.manifest import (
     MANIFEST,
     Manifest,
-    committed_steps,
     folder_of,
     receipt_name,
     receipts_of,
@@ -37,12 +36,11 @@ from trainer.checkpoints.manifest import (
     sha256_of,
     signed,
 )
-from trainer.checkpoints.restore import Alone, Exchange, load_newest
 from trainer.checkpoints.retention import Retention
 from trainer.checkpoints.room import Room
 from trainer.checkpoints.scribe import Scribe
 from trainer.checkpoints.shardfile import ShardFile, step_aside, write_shards
-from trainer.checkpoints.shards import Layout, Slot, as_memory, slots_of
+from trainer.checkpoints.shards import SIZES, Layout, Sizes, Slot, as_memory, slots_of
 from trainer.checkpoints.tree import flatten, names_in
 from trainer.protocol.lease import superseded
 from trainer.protocol.session import Session
@@ -87,18 +85,19 @@ class Writing:
 
 
 class Checkpointer:
-    """Writes and reads the checkpoints of one run, as one rank of whatever world there is.
+    """Writes the checkpoints of one run, as one rank of whatever world there is.
 
     Args:
         run_dir: the run.
         keep: how many of the newest to keep, or what else.
         report: called as ``report(event, **fields)`` with events of trainer.rundir.events, also
             from a thread.
-        clock: monotonic seconds.
-        places: the directories that have its checkpoints; new ones are written to the first. By
-            default the run directory.
+        place: the directory that they are written to; None for the run directory.
         scribe: has them written, once it is ready; until then, and without one, threads of this
             process write.
+        sizes: how large the shards are.
+        clock: monotonic seconds.
+        sleep: waits so many of them.
     """
 
     def __init__(
@@ -106,16 +105,20 @@ class Checkpointer:
         run_dir: RunDirectory,
         keep: int | Retention,
         report: Report,
-        clock: Callable[[], float] = time.monotonic,
-        places: Sequence[RunDirectory] = (),
+        *,
+        place: RunDirectory | None = None,
         scribe: Scribe | None = None,
+        sizes: Sizes = SIZES,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._run_dir = run_dir
-        self._places = list(places) or [run_dir]
-        self._place = self._places[0]
+        self._place = place or run_dir
         self._retention = Retention(keep) if isinstance(keep, int) else keep
         self._report = report
+        self._sizes = sizes
         self._clock = clock
+        self._sleep = sleep
         self._leftovers = Leftovers(self._place, clock)
         self._world = ""
         self._last: Writing | None = None
@@ -138,8 +141,8 @@ class Checkpointer:
         if run_dir is None:
             return None
         retention = Retention(settings.keep, settings.keep_every, settings.keep_best)
-        places = session.checkpoint_dirs
-        return cls(run_dir, retention, report, places=places, scribe=Scribe(places[0].url))
+        place = session.checkpoint_dirs[0]
+        return cls(run_dir, retention, report, place=place, scribe=Scribe(place.url))
 
     # --- saving -----------------------------------------------------------------------
 
@@ -265,7 +268,7 @@ class Checkpointer:
         """The layout of this rank's share: as a rule that of the last time."""
         known = self._layout
         if known is None or (known.rank, known.size, known.slots) != (rank, size, slots):
-            known = self._layout = Layout.of(slots, rank, size)
+            known = self._layout = Layout.of(slots, rank, size, self._sizes)
         return known
 
     def _take_room(self, size: int, must: bool) -> Room | None:
@@ -288,7 +291,7 @@ class Checkpointer:
     # --- the writing thread -------------------------------------------------------------
 
     def _write(self, writing: Writing, room: Room, before: Writing | None) -> None:
-        time.sleep(YIELD)
+        self._sleep(YIELD)
         try:
             try:
                 if before is not None:
@@ -368,7 +371,7 @@ class Checkpointer:
                 reason = f"{missing} of {writing.size} ranks did not write their share"
                 self._failed(writing.step, reason)
                 return
-            time.sleep(wait)
+            self._sleep(wait)
             wait = min(2 * wait, LONGEST_POLL)
 
     def _make_manifest(self, writing: Writing, receipts: Sequence[dict[str, Any]]) -> None:
@@ -404,20 +407,6 @@ class Checkpointer:
         )
         self._leftovers.tidy(writing.step, self._retention)
 
-    # --- loading ------------------------------------------------------------------------
-
-    def load_newest(
-        self, exchange: Exchange | None = None, device: torch.device | None = None
-    ) -> tuple[Any, int] | None:
-        """Returns (tree, step) of the newest valid checkpoint, or None if there is none at all.
-
-        With an ``exchange`` it is a collective: every rank reads 1/W of the bytes. See
-        trainer.checkpoints.restore for what it raises.
-        """
-        return load_newest(
-            self._places, self._report, exchange or Alone(), device or torch.device("cpu")
-        )
-
 
 def _copy(layout: Layout, tensors: Sequence[Tensor], room: Room) -> Callable[[], None]:
     """Copies a share into its room. Returns what returns when it is there."""
@@ -429,6 +418,3 @@ def _copy(layout: Layout, tensors: Sequence[Tensor], room: Room) -> Callable[[],
         event.record()
         return event.synchronize
     return lambda: None
-
-
-__all__ = ["MANIFEST", "Checkpointer", "committed_steps"]

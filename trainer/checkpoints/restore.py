@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,9 +27,6 @@ from trainer.checkpoints.tree import unflatten
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import CHECKPOINTS
 from trainer.rundir.retry import StoreUnavailable
-
-if TYPE_CHECKING:
-    from trainer.checkpoints.checkpoint import Checkpointer
 
 READERS = 4  # threads
 FINE, INVALID, AWAY = 0, 1, 2
@@ -108,16 +105,20 @@ def load_newest(
 
 
 def find_start(
-    checkpointer: Checkpointer, url: str, report: Report, exchange: Exchange, device: torch.device
+    places: Sequence[RunDirectory],
+    url: str,
+    report: Report,
+    exchange: Exchange,
+    device: torch.device,
 ) -> tuple[Any, int] | None:
     """What a world without any state begins from: (tree, step), or None. A collective.
 
     Args:
-        checkpointer: of the run; its newest checkpoint comes first.
+        places: the directories that have the run's checkpoints; the newest comes first.
         url: of a checkpoint that a new run begins from; "" for none.
-        report, exchange, device: as for ``load_newest``.
+        report, exchange, device: as for ``load_newest``, which says what it raises.
     """
-    found = checkpointer.load_newest(exchange, device)
+    found = load_newest(places, report, exchange, device)
     if found is None and url:
         found = load_from(url, report, exchange, device)
     return found

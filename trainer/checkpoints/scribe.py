@@ -163,12 +163,15 @@ def main() -> None:
     step_aside()  # the threads that follow have it from this one
     store = Store(sys.argv[1])
     with socket.socket(fileno=os.dup(0)) as line:
-        _send(line, {"ready": True})
+
+        def send(message: dict[str, Any]) -> None:
+            with suppress(BrokenPipeError):  # nobody waits for it any more
+                _send(line, message)
 
         def work(request: dict[str, Any], fd: int) -> None:
-            with suppress(BrokenPipeError):  # nobody waits for it any more
-                _send(line, _answer(store, request, fd))
+            send(_answer(store, request, fd))
 
+        send({"ready": True})
         while True:
             request, fd = _receive(line)
             if request is None or fd is None:

@@ -26,8 +26,6 @@ from torch import Tensor
 from trainer.checkpoints.shardfile import Part
 from trainer.checkpoints.tree import make_like
 
-PART = 64 * 2**20  # bytes of the largest shard; what is read, checked and sent at a time
-SMALL = 64 * 2**10  # bytes; tensors below are all written by rank 0
 _ALIGN = 64  # bytes; where a shard begins in a buffer, and its first tensor in a shard
 
 # https://github.com/huggingface/safetensors#format
@@ -103,24 +101,40 @@ def slots_of(names: Sequence[str], tensors: Sequence[Tensor]) -> list[Slot]:
     return slots
 
 
-def plan(slots: Sequence[Slot], ranks: int) -> list[tuple[int, list[Piece]]]:
+@dataclass(frozen=True)
+class Sizes:
+    """How a state is cut; all ranks that write a checkpoint must cut it alike.
+
+    Attributes:
+        part: bytes of the largest shard; what is read, checked and sent at a time.
+        small: bytes; tensors below are all written by rank 0.
+    """
+
+    part: int = 64 * 2**20
+    small: int = 64 * 2**10
+
+
+SIZES = Sizes()
+
+
+def plan(slots: Sequence[Slot], ranks: int, sizes: Sizes) -> list[tuple[int, list[Piece]]]:
     """What each of ``ranks`` ranks writes: (rank, pieces) of every shard, by its number."""
-    small = [number for number, slot in enumerate(slots) if slot.bytes < SMALL]
-    large = [number for number, slot in enumerate(slots) if slot.bytes >= SMALL]
+    small = [number for number, slot in enumerate(slots) if slot.bytes < sizes.small]
+    large = [number for number, slot in enumerate(slots) if slot.bytes >= sizes.small]
     whole = [Piece(number, 0, slots[number].elements) for number in small if slots[number].bytes]
     shards = [(0, whole)] if whole else []
     wide = [slots[number] for number in large]
-    parts = parts_for(wide, ranks) if wide else 0
+    parts = parts_for(wide, ranks, sizes.part) if wide else 0
     for part, pieces in enumerate(cut(wide, parts)):
         moved = [Piece(large[one.tensor], one.start, one.stop) for one in pieces]
         shards.append((part * ranks // parts, moved))
     return shards
 
 
-def parts_for(slots: Sequence[Slot], ranks: int, part: int | None = None) -> int:
+def parts_for(slots: Sequence[Slot], ranks: int, part: int) -> int:
     """How many shards ``ranks`` ranks write: as many each, none larger than ``part`` bytes."""
     total = sum(slot.bytes for slot in slots)
-    return ranks * max(1, math.ceil(total / ranks / (part or PART)))
+    return ranks * max(1, math.ceil(total / ranks / part))
 
 
 def cut(slots: Sequence[Slot], parts: int) -> list[list[Piece]]:
@@ -215,9 +229,9 @@ class Layout:
     bytes: int
 
     @classmethod
-    def of(cls, slots: list[Slot], rank: int, size: int) -> Layout:
+    def of(cls, slots: list[Slot], rank: int, size: int, sizes: Sizes) -> Layout:
         """The layout of rank ``rank``."""
-        planned = plan(slots, size)
+        planned = plan(slots, size, sizes)
         shards, parts, end = [], [], 0
         for number, (writer, pieces) in enumerate(planned):
             if writer == rank:

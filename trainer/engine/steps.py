@@ -371,7 +371,8 @@ class Steps:
             return None
         exchange = WorldExchange(self._channel.collective)
         device, url = self._state.prepare(), self._session.checkpoint.start_from
-        found = find_start(self._checkpointer, url, self._report_event, exchange, device)
+        places = self._session.checkpoint_dirs
+        found = find_start(places, url, self._report_event, exchange, device)
         if found is None:
             return None
         tree, step = found

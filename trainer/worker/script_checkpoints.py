@@ -105,7 +105,11 @@ class Commits:
         cpu = torch.device("cpu")
         found = patiently(
             lambda: find_start(
-                self._checkpointer, self._session.checkpoint.start_from, self._report, exchange, cpu
+                self._session.checkpoint_dirs,
+                self._session.checkpoint.start_from,
+                self._report,
+                exchange,
+                cpu,
             ),
             self._report,
         )

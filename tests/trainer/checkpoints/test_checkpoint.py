@@ -24,7 +24,7 @@ from trainer.checkpoints.manifest import (
     read_manifest,
     sha256_of,
 )
-from trainer.checkpoints.restore import NoneValid
+from trainer.checkpoints.restore import Alone, NoneValid, load_newest
 from trainer.checkpoints.shardfile import checksum
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import CHECKPOINTS
@@ -55,6 +55,10 @@ def is_state(tree: Any, step: int) -> bool:
     )
 
 
+def newest_in(places: list[RunDirectory], report: Callable[..., None]) -> tuple[Any, int] | None:
+    return load_newest(places, report, Alone(), torch.device("cpu"))
+
+
 class Saved:
     """A run directory with checkpoints, and what was reported about them."""
 
@@ -69,6 +73,9 @@ class Saved:
     def save(self, *steps: int) -> None:
         for step in steps:
             assert self.checkpointer.save(state(step), step, wait=True)
+
+    def newest(self) -> tuple[Any, int] | None:
+        return newest_in([self.run_dir], self._report)
 
     def folder(self, step: int) -> Path:
         return Path(self.run_dir.url) / CHECKPOINTS / f"step-{step:09d}"
@@ -86,7 +93,7 @@ class Saved:
     def assert_falls_back_from(self, step: int, to: int) -> str:
         """The checkpoint of ``step`` is rejected, that of ``to`` is loaded; returns the reason."""
         self.reports.clear()
-        found = self.checkpointer.load_newest()
+        found = self.newest()
         assert found is not None
         assert found[1] == to
         assert is_state(found[0], to)
@@ -102,7 +109,7 @@ def saved(tmp_path: Path) -> Saved:
 
 def test_the_newest_comes_back(saved: Saved) -> None:
     saved.save(1, 2)
-    found = saved.checkpointer.load_newest()
+    found = saved.newest()
     assert found is not None
     tree, step = found
     assert step == 2
@@ -117,25 +124,25 @@ def test_a_run_may_have_checkpoints_in_several_places(tmp_path: Path) -> None:
     first.save(1, 2, 3)
     second = Saved(tmp_path / "second")
     places = [second.run_dir, first.run_dir]
-    moved = Checkpointer(first.run_dir, 1, second._report, places=places)
-    found = moved.load_newest()
+    moved = Checkpointer(first.run_dir, 1, second._report, place=places[0])
+    found = newest_in(places, second._report)
     assert found is not None and is_state(*found)
     assert found[1] == 3
     assert moved.save(state(4), 4, wait=True)
     assert committed_steps(first.run_dir) == [2, 3], "nothing is tidied but where it writes"
     assert committed_steps(second.run_dir) == [4]
     second.shard(4).unlink()
-    found = moved.load_newest()
+    found = newest_in(places, second._report)
     assert found is not None and found[1] == 3
     assert second.reported("checkpoint_rejected") == [4]
     first.shard(3).unlink()
     first.shard(2).unlink()
     with pytest.raises(NoneValid, match=r"none of the 3 checkpoints in .*second.* and .*first"):
-        moved.load_newest()
+        newest_in(places, second._report)
 
 
 def test_in_a_new_run_there_is_none(saved: Saved) -> None:
-    assert saved.checkpointer.load_newest() is None
+    assert saved.newest() is None
 
 
 def test_a_commit_tells_its_size(saved: Saved) -> None:
@@ -166,7 +173,7 @@ def test_what_is_saved_is_the_state_at_the_call(
     saved.save(7)
     assert saved.reported("checkpoint_committed") == [5, 7]
     saved.manifest(7).unlink()
-    found = saved.checkpointer.load_newest()
+    found = saved.newest()
     assert found is not None and is_state(found[0], 5)
 
 
@@ -200,7 +207,7 @@ def test_a_second_save_of_a_step_leaves_the_first_alone(saved: Saved) -> None:
     other = state(2)
     other["model"]["weight"] += 1
     assert saved.checkpointer.save(other, 2, wait=True)
-    found = saved.checkpointer.load_newest()
+    found = saved.newest()
     assert found is not None and is_state(found[0], 2)
     assert saved.reported("checkpoint_committed") == [2]
 
@@ -217,7 +224,7 @@ def test_a_rejected_checkpoint_does_not_push_good_ones_out(tmp_path: Path, keep:
     saved.save(20, 30)
     saved.assert_falls_back_from(100, to=30)
     saved.save(40, 110)
-    found = saved.checkpointer.load_newest()
+    found = saved.newest()
     assert found is not None and found[1] == 110
 
 
@@ -236,7 +243,7 @@ def operations_of_a_save(path: Path) -> int:
 def assert_nothing_is_half(saved: Saved) -> int:
     """A new process finds a whole checkpoint of step 1 or 2. Returns which."""
     fresh = Saved(Path(saved.run_dir.url), keep=1)
-    found = fresh.checkpointer.load_newest()
+    found = fresh.newest()
     assert found is not None, "the older checkpoint is lost"
     assert is_state(found[0], found[1])
     assert fresh.reports == [], "something half was visible"
@@ -320,7 +327,7 @@ def test_a_truncated_file_is_rejected(saved: Saved, what: str, length: int) -> N
     path = getattr(saved, what)(2)
     path.write_bytes(path.read_bytes()[:length])
     if what == "manifest" and length == -1:  # only the newline at its end
-        assert saved.checkpointer.load_newest() is not None
+        assert saved.newest() is not None
         return
     saved.assert_falls_back_from(2, to=1)
 
@@ -394,7 +401,7 @@ def test_a_flipped_bit_is_rejected_or_harmless(
     path.write_bytes(bytes(damaged))
     two.reports.clear()
     try:
-        found = two.checkpointer.load_newest()
+        found = two.newest()
     finally:
         path.write_bytes(whole)
     assert found is not None
@@ -485,7 +492,7 @@ def test_the_next_older_one_is_loaded_past_any_number_of_damaged_ones(tmp_path: 
     saved.save(1, 2, 3, 4)
     for step in (2, 3, 4):
         saved.shard(step).write_bytes(b"")
-    found = saved.checkpointer.load_newest()
+    found = saved.newest()
     assert found is not None and found[1] == 1
     assert saved.reported("checkpoint_rejected") == [4, 3, 2]
 
@@ -495,5 +502,5 @@ def test_when_none_is_valid_training_does_not_silently_start_again(saved: Saved)
     for step in (1, 2):
         saved.manifest(step).write_bytes(b"{")
     with pytest.raises(NoneValid, match=r"none of the 2 checkpoints in .* is valid"):
-        saved.checkpointer.load_newest()
+        saved.newest()
     assert saved.reported("checkpoint_rejected") == [2, 1]

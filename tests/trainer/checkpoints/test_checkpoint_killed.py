@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,24 +21,25 @@ ORDERS = [(1, 2, 0), (0, 1, 2)]  # rank 0 finds all receipts, or it comes first
 
 
 @pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """A fork has no other threads, and nobody really waits."""
+def in_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fork has no other threads."""
+    monkeypatch.setattr(os, "fsync", lambda file: None)  # no machine fails here
+    monkeypatch.setattr(checkpoints, "ThreadPoolExecutor", InThisThread)
+
+
+def world_in(path: Path, size: int) -> World:
+    """A world in which nobody really waits, that keeps one checkpoint."""
     clock = Clock()
 
     def sleep(seconds: float) -> None:
-        clock.now += seconds
+        clock.now += 60 * seconds  # rank 0 looks for the others' receipts a few times only
 
-    monkeypatch.setattr(time, "sleep", sleep)
-    monkeypatch.setattr(os, "fsync", lambda file: None)  # no machine fails here
-    monkeypatch.setattr(checkpoints, "ThreadPoolExecutor", InThisThread)
-    monkeypatch.setattr(checkpoints, "PATIENCE", 1.0)
-    monkeypatch.setattr("trainer.checkpoints.shards.SMALL", 0)
-    return clock
+    return World(str(path), size, clock=clock, sleep=sleep, retention=Retention(1))
 
 
-def begun(path: Path, clock: Clock) -> World:
-    """A world that has a checkpoint of step 1, and keeps one."""
-    world = World(str(path), RANKS, clock=clock, retention=Retention(1))
+def begun(path: Path) -> World:
+    """A world that has a checkpoint of step 1."""
+    world = world_in(path, RANKS)
     world.save(1, [1, 2, 0])
     assert committed_steps(world.run_dirs[0]) == [1]
     return world
@@ -49,9 +49,9 @@ def save(world: World, rank: int) -> Callable[[], object]:
     return lambda: world.save(2, [rank])
 
 
-def operations(path: Path, order: tuple[int, ...], clock: Clock) -> list[int]:
+def operations(path: Path, order: tuple[int, ...]) -> list[int]:
     """How many store operations the save of step 2 takes on each rank."""
-    world = begun(path, clock)
+    world = begun(path)
     stores = [Interrupted(one.url, -1, False, lambda: None) for one in world.run_dirs]
     for run_dir, store in zip(world.run_dirs, stores, strict=True):
         run_dir.store = store
@@ -69,9 +69,9 @@ def save_and_die(world: World, order: tuple[int, ...], kills: dict[int, int]) ->
     assert lived | {*kills} == {*order}
 
 
-def newest(path: Path, clock: Clock) -> int:
+def newest(path: Path) -> int:
     """The step that a later world of two goes on from; it is whole, and the next save cleans up."""
-    fresh = World(str(path), 2, clock=clock, retention=Retention(1))
+    fresh = world_in(path, 2)
     found = fresh.loaded()
     assert found is not None, "the older checkpoint is lost"
     step, value = found
@@ -87,22 +87,20 @@ def newest(path: Path, clock: Clock) -> int:
 @pytest.mark.parametrize("order", ORDERS, ids=str)
 @pytest.mark.parametrize("rank", range(RANKS))
 def test_one_rank_is_killed_at_any_operation(
-    tmp_path: Path, rank: int, order: tuple[int, ...], clock: Clock
+    tmp_path: Path, rank: int, order: tuple[int, ...]
 ) -> None:
     loaded = []
-    for at in range(operations(tmp_path / "counted", order, clock)[rank]):
-        world = begun(tmp_path / str(at), clock)
+    for at in range(operations(tmp_path / "counted", order)[rank]):
+        world = begun(tmp_path / str(at))
         save_and_die(world, order, {rank: at})
-        loaded.append(newest(tmp_path / str(at), clock))
+        loaded.append(newest(tmp_path / str(at)))
     assert loaded[0] == 1
     assert loaded == sorted(loaded), "what is there at one operation is gone at a later one"
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=str)
-def test_two_ranks_are_killed_at_any_two_operations(
-    tmp_path: Path, order: tuple[int, ...], clock: Clock
-) -> None:
-    counts = operations(tmp_path / "counted", order, clock)
+def test_two_ranks_are_killed_at_any_two_operations(tmp_path: Path, order: tuple[int, ...]) -> None:
+    counts = operations(tmp_path / "counted", order)
     pairs = [
         {a: at, b: then}
         for a, b in ((0, 1), (0, 2), (1, 2))
@@ -113,7 +111,7 @@ def test_two_ranks_are_killed_at_any_two_operations(
     loaded = []
     for number, kills in enumerate([first, *random.Random(SEED).sample(pairs, 12)]):
         print(f"seed {SEED}, killed: {kills}")
-        save_and_die(begun(tmp_path / str(number), clock), order, kills)
-        loaded.append(newest(tmp_path / str(number), clock))
+        save_and_die(begun(tmp_path / str(number)), order, kills)
+        loaded.append(newest(tmp_path / str(number)))
     assert loaded[0] == 1, "two ranks wrote nothing, and yet there is a checkpoint of all"
     assert {*loaded} <= {1, 2}

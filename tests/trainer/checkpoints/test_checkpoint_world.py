@@ -29,21 +29,12 @@ from trainer.rundir.store import Store
 T = TypeVar("T")
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waiting for ranks that never come is cut short."""
-    monkeypatch.setattr(checkpoints, "POLL", 0.001)
-    monkeypatch.setattr("trainer.checkpoints.shards.SMALL", 0)
-    monkeypatch.setattr(checkpoints, "LONGEST_POLL", 0.005)
-
-
 @pytest.mark.parametrize("writers", [1, 2, 3, 5])
 @pytest.mark.parametrize("readers", [1, 2, 4])
 def test_a_world_of_any_size_loads_what_any_other_wrote(
-    tmp_path: Path, writers: int, readers: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, writers: int, readers: int
 ) -> None:
-    monkeypatch.setattr("trainer.checkpoints.shards.PART", 200)
-    World(str(tmp_path), writers).save(7)
+    World(str(tmp_path), writers, part=200).save(7)
     assert World(str(tmp_path), readers).loaded() == (7, 7000.0)
 
 
@@ -404,9 +395,7 @@ def test_a_cold_start_waits_for_the_store_on_all_ranks(tmp_path: Path) -> None:
             if waited[rank] == 3:
                 world.run_dirs[1].store = there
 
-        return patiently(
-            lambda: world.ranks[rank].load_newest(exchange.of(rank)), world._report, sleep=sleep
-        )
+        return patiently(lambda: world.load_as(exchange.of(rank)), world._report, sleep=sleep)
 
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(find, range(2)))

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from trainer.checkpoints.checkpoint import Checkpointer, committed_steps
+from trainer.checkpoints.checkpoint import Checkpointer
+from trainer.checkpoints.manifest import committed_steps
 from trainer.protocol.lease import Claim, create_claim, renew_claim
 from trainer.rundir.directory import RunDirectory
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -202,6 +203,16 @@ def _is_dead(pid: int) -> bool:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+def test_it_ends_in_silence_when_training_did_before_it_was_ready(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    ours.close()
+    command = [sys.executable, "-m", "trainer.checkpoints.scribe", str(tmp_path)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with theirs:
+        done = subprocess.run(command, stdin=theirs.fileno(), stderr=subprocess.PIPE, env=env)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_without_memory_for_the_copy_it_fails_and_training_goes_on(rank: Rank) -> None:

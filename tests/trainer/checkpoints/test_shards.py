@@ -95,7 +95,7 @@ def test_a_large_share_is_several_shards() -> None:
     assert parts_for(slots, 1, part=4000) == 1
     assert parts_for(slots, 1, part=3999) == 2
     assert parts_for(slots, 3, part=1000) == 6
-    assert parts_for([], 4) == 4
+    assert parts_for([], 4, part=1000) == 4
 
 
 def test_strided_tensors_are_copied_in_their_own_order() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -10,7 +11,9 @@ from typing import Any, TypeVar
 import torch
 
 from trainer.checkpoints.checkpoint import Checkpointer
+from trainer.checkpoints.restore import load_newest
 from trainer.checkpoints.retention import Retention
+from trainer.checkpoints.shards import Sizes
 from trainer.rundir.directory import RunDirectory
 
 T = TypeVar("T")
@@ -43,8 +46,8 @@ class ThreadExchange:
         self._barrier = threading.Barrier(size, timeout=60)
         self._board: list[Any] = [None] * size
 
-    def of(self, rank: int) -> _RankExchange:
-        return _RankExchange(self, rank)
+    def of(self, rank: int) -> RankExchange:
+        return RankExchange(self, rank)
 
     def all(self, rank: int, mine: T) -> list[T]:
         self._board[rank] = mine
@@ -54,7 +57,7 @@ class ThreadExchange:
         return everybody
 
 
-class _RankExchange:
+class RankExchange:
     def __init__(self, world: ThreadExchange, rank: int) -> None:
         self._world = world
         self.rank = rank
@@ -71,8 +74,13 @@ class _RankExchange:
         return max(self._world.all(self.rank, code))
 
 
+def impatient(seconds: float) -> None:
+    """Waiting for ranks that never come is cut short."""
+    time.sleep(seconds / 100)
+
+
 class World:
-    """A world's checkpointers, one per rank."""
+    """A world's checkpointers, one per rank. They cut every tensor, however small."""
 
     def __init__(self, url: str, size: int, name: str = "1-1", **options: Any) -> None:
         self.size = size
@@ -80,9 +88,16 @@ class World:
         self.clock: Callable[[], float] = options.get("clock", lambda: 0.0)
         self.reports: list[tuple[str, dict[str, Any]]] = []
         self.run_dirs = [RunDirectory(url) for _ in range(size)]
-        retention = options.get("retention", Retention(2))
         self.ranks = [
-            Checkpointer(run_dir, retention, self._report, self.clock) for run_dir in self.run_dirs
+            Checkpointer(
+                run_dir,
+                options.get("retention", Retention(2)),
+                self._report,
+                sizes=Sizes(options.get("part", 2**20), small=0),
+                clock=self.clock,
+                sleep=options.get("sleep", impatient),
+            )
+            for run_dir in self.run_dirs
         ]
 
     def _report(self, event: str, **fields: Any) -> None:
@@ -102,11 +117,12 @@ class World:
         """What each rank loads, in one collective."""
         exchange = ThreadExchange(self.size)
         with ThreadPoolExecutor(self.size) as pool:
-            return list(
-                pool.map(
-                    lambda rank: self.ranks[rank].load_newest(exchange.of(rank)), range(self.size)
-                )
-            )
+            return list(pool.map(lambda rank: self.load_as(exchange.of(rank)), range(self.size)))
+
+    def load_as(self, rank: RankExchange) -> tuple[Any, int] | None:
+        """What one rank loads; all do at once."""
+        place = self.run_dirs[rank.rank]
+        return load_newest([place], self._report, rank, torch.device("cpu"))
 
     def loaded(self) -> tuple[int, float] | None:
         """The step and the value that all ranks loaded."""
