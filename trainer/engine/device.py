@@ -1,4 +1,4 @@
-"""Where a worker computes: the GPU of its slot, or the CPU."""
+"""Where a worker computes, the GPU of its slot or the CPU, and how it warms up for that."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+
+def warm_up() -> None:
+    """Takes an optimizer step: at a process's first, torch imports seconds' worth of modules."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.0)
+    parameter.sum().backward()
+    optimizer.step()
 
 
 def device_of(slot: int) -> torch.device:

@@ -68,6 +68,14 @@ class Generations:
         """Whether this worker is in a world."""
         return self._stay is not None
 
+    def ready(self) -> None:
+        """Tells the agent that this worker is warm: it can join a world at once."""
+        self.channel.send("ready")
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Emits an event of trainer.rundir.events, through the agent."""
+        self.channel.send("event", event=event, **fields)
+
     def enter(
         self,
         state: Portable,
@@ -90,7 +98,7 @@ class Generations:
                 self.channel.send("saved", step=state.step)
             elif isinstance(order, Leave):
                 if order.generation == self._unanswered:
-                    self._say_stopped(state, "")
+                    self._send_stopped(state, "")
             elif self._start(order, state, init):
                 return True
         return False
@@ -106,7 +114,7 @@ class Generations:
         if failed:
             self._stay.break_off()
         self._shut_down()
-        self._say_stopped(state, failed)
+        self._send_stopped(state, failed)
 
     def finish(self) -> None:
         """Leaves the world without a word: training is complete, as far as this worker knows.
@@ -119,7 +127,7 @@ class Generations:
     def resume(self, state: Portable, failed: str = "") -> None:
         """Says that the world which ``finish`` left was left to enter another one."""
         if self._unanswered:
-            self._say_stopped(state, failed)
+            self._send_stopped(state, failed)
 
     def abandon(self) -> None:
         """Leaves the world, if there is one, because the user's code raised."""
@@ -192,9 +200,8 @@ class Generations:
             if due("received", RECEIVED_EVERY) or sent == total:
                 self.channel.send("received", generation=self.number, bytes=sent)
             if self.rank == self.agreed.root and (due("event", EVENT_EVERY) or sent == total):
-                self.channel.send(
-                    "event",
-                    event="state_sent",
+                self.emit(
+                    "state_sent",
                     generation=self.number,
                     bytes=sent,
                     total_bytes=total,
@@ -212,7 +219,7 @@ class Generations:
         self._stay.leave()
         self._stay = None
 
-    def _say_stopped(self, state: Portable, failed: str) -> None:
+    def _send_stopped(self, state: Portable, failed: str) -> None:
         self._unanswered = 0
         self.channel.send(
             "stopped",

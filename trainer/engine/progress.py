@@ -1,15 +1,22 @@
-"""The metrics of the steps that a worker applied, until rank 0 has told them.
+"""How far a worker is, as its agent hears of it: the step, and the metrics of steps.
 
-The metrics of a step travel with its gradients, so every rank knows them. Rank 0 tells
-them; the others remember the newest, and whoever becomes rank 0 tells what the one
+The metrics of a step travel with its gradients, so every rank knows them. Rank 0 sends
+them; the others remember the newest, and whoever becomes rank 0 sends what the one
 before may have taken with it. Readers take a step once.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from trainer.engine.generations import Generations
+from trainer.engine.portable import Portable
+
+REPORT_EVERY = 0.2  # seconds between two messages
 REMEMBERED = 1000  # steps
 
 
@@ -23,7 +30,7 @@ class Batch:
 
 
 class StepLog:
-    """What has been applied and not told yet, at most the newest ``REMEMBERED`` steps."""
+    """What has been applied and not sent yet, at most the newest ``REMEMBERED`` steps."""
 
     def __init__(self) -> None:
         self._steps: deque[tuple[int, int, dict[str, float]]] = deque(maxlen=REMEMBERED)
@@ -38,7 +45,7 @@ class StepLog:
             self._steps.pop()
 
     def take(self) -> list[Batch]:
-        """Returns everything not told yet, in order, and forgets it."""
+        """Returns everything not sent yet, in order, and forgets it."""
         batches: list[Batch] = []
         for generation, step, metrics in self._steps:
             last = batches[-1] if batches else None
@@ -58,3 +65,57 @@ def _continues(batch: Batch, generation: int, step: int, metrics: dict[str, floa
         and batch.first + length == step
         and batch.metrics.keys() == metrics.keys()
     )
+
+
+class Progress:
+    """Sends how far this worker is: several times a second, and whenever it is asked to.
+
+    Args:
+        generations: which world this worker is in.
+        state: how many steps it has.
+        saving: seconds that this worker would need for its share of a checkpoint.
+        total_steps: of the whole run; None where nobody knows.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        generations: Generations,
+        state: Portable,
+        saving: Callable[[], float],
+        total_steps: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._generations = generations
+        self._state = state
+        self._saving = saving
+        self._total = {} if total_steps is None else {"total_steps": total_steps}
+        self._clock = clock
+        self._log = StepLog()
+        self._sent_at = -math.inf
+
+    def enter(self) -> None:
+        """This worker is in another world, which goes on from the state's step."""
+        self._log.forget_after(self._state.step)
+
+    def completed(self, metrics: dict[str, float]) -> None:
+        """The state's newest step was applied; ``metrics`` may be empty."""
+        if metrics:
+            self._log.add(self._generations.number, self._state.step, metrics)
+        if self._clock() - self._sent_at >= REPORT_EVERY:
+            self.send()
+
+    def send(self) -> None:
+        """Sends the step, and from rank 0 the metrics of all steps that were not sent yet."""
+        generations, send = self._generations, self._generations.channel.send
+        for batch in self._log.take() if generations.rank == 0 else []:
+            send(
+                "steps",
+                generation=batch.generation,
+                first=batch.first,
+                metrics=batch.metrics,
+                **self._total,
+            )
+        saving = round(self._saving(), 3)
+        send("progress", generation=generations.number, step=self._state.step, saving=saving)
+        self._sent_at = self._clock()

@@ -47,7 +47,7 @@ class State(Portable):
 
     def __init__(self, *, device: torch.device | str | None = None, **parts: Any) -> None:
         self.device = None if device is None else torch.device(device)
-        self._restore: Callable[[], Any | None] = lambda: None
+        self._find_start: Callable[[], tuple[Any, int] | None] = lambda: None
         self._stateful: list[str] = []
         self._values: list[str] = []
         for name, part in parts.items():
@@ -82,9 +82,9 @@ class State(Portable):
         """The parts that are optimizers."""
         return [one for one in self._parts() if isinstance(one, Optimizer)]
 
-    def restored_by(self, load: Callable[[], Any | None]) -> None:
-        """Sets where the newest checkpoint's tree comes from; it gives None without one."""
-        self._restore = load
+    def starts_from(self, find: Callable[[], tuple[Any, int] | None]) -> None:
+        """Sets what finds the tree and step of the newest checkpoint, or None without one."""
+        self._find_start = find
 
     def prepare(self) -> torch.device:
         if self.device is None:
@@ -140,12 +140,15 @@ class State(Portable):
         self.clean = True
 
     def restore(self) -> bool:
-        tree = self._restore()
-        if tree is not None and tree.get(WEIGHTS_ONLY):
+        found = self._find_start()
+        if found is None:
+            return False
+        tree, _ = found
+        if tree.get(WEIGHTS_ONLY):
             self.load_weights(tree)
-        elif tree is not None:
+        else:
             self.load(tree)
-        return tree is not None
+        return True
 
     def _models_by_name(self) -> dict[str, nn.Module]:
         parts = {name: getattr(self, name) for name in self._stateful}

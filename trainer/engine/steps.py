@@ -9,33 +9,25 @@ What the user's ``for`` loop sees as an iterator of steps is, underneath::
 
 from __future__ import annotations
 
-import functools
-import time
 from typing import Any
 
 import torch
 from horovod.common.exceptions import HorovodInternalError
 
-from trainer.checkpoints.checkpoint import Checkpointer
-from trainer.checkpoints.restore import find_start
-from trainer.checkpoints.schedule import Schedule
 from trainer.engine.audit import Audit
 from trainer.engine.balance import Balance, Speed
 from trainer.engine.data import Order, share
+from trainer.engine.device import warm_up
 from trainer.engine.generations import Generations
 from trainer.engine.generators import seed_step
 from trainer.engine.gradients import GradientBuckets
-from trainer.engine.progress import StepLog
+from trainer.engine.progress import Progress
+from trainer.engine.saving import Saving
 from trainer.engine.state import State
 from trainer.engine.stay import horovod_init
 from trainer.engine.step import OWN, Plan, Step
-from trainer.engine.transfer import WorldExchange
-from trainer.engine.warmup import warm_up
-from trainer.protocol.channel import AgentChannel, Channel, Save
+from trainer.protocol.channel import AgentChannel, Channel
 from trainer.protocol.session import Session
-from trainer.rundir.retry import patiently
-
-REPORT_EVERY = 0.2  # seconds between progress reports of a worker
 
 
 class Steps:
@@ -68,15 +60,16 @@ class Steps:
         self._state = state
         self._order = order
         self._total = total
-        self._channel = channel
         self._session = session
         self._metrics = metrics
         self._seed = seed
         self._generations = Generations(channel)
         self._audit = None if order is None else Audit.open(session)
-        self._checkpointer = Checkpointer.of(session, self._report_event)
-        self._schedule = Schedule(session.checkpoint.every, session.checkpoint.every_steps)
-        state.restored_by(self._newest_checkpoint)
+        self._saving = Saving(session, self._generations, state, self._about)
+        self._progress = Progress(
+            self._generations, state, lambda: self._saving.seconds, total_steps=total
+        )
+        state.starts_from(self._saving.start)
         self._buckets: GradientBuckets | None = None
         self._step: Step | None = None
         self._speed = Speed()
@@ -84,8 +77,6 @@ class Steps:
         self._tell_speed = False
         self._epoch = -1
         self._permutation = torch.empty(0, dtype=torch.int64)
-        self._log = StepLog()
-        self._reported_at = 0.0
         self._results: dict[str, float] = {}
         self._ready = False
 
@@ -101,8 +92,7 @@ class Steps:
             if self._generations.inside:
                 self._settle()
             if not self._generations.inside and not self._enter():
-                if self._checkpointer is not None:
-                    self._checkpointer.close()
+                self._saving.close()
                 raise StopIteration
             if self._state.step >= self._total or self._state.stopped:
                 self._finish()
@@ -119,32 +109,32 @@ class Steps:
             return self._step
 
     def report(self, metrics: dict[str, float]) -> None:
-        """Tells results, such as an evaluation's; the newest are the run's final metrics."""
+        """Takes results, such as an evaluation's; the newest are the run's final metrics."""
         self._results = dict(metrics)
         if metrics and self._generations.rank == 0:
-            self._report_event("evaluated", step=self._state.step, metrics=metrics)
+            self._generations.emit("evaluated", step=self._state.step, metrics=metrics)
 
     def stop(self) -> None:
         """No further step: training is complete."""
         self._state.stopped = True
 
     def done(self) -> None:
-        """Tells that the run is complete, and waits for the order to exit."""
+        """Says that the run is complete, and waits for the order to exit."""
         self._generations.done(self._state.step, self._results)
-        while self._generations.enter(self._state, self._save_share, self._init):
+        while self._generations.enter(self._state, self._saving.save_left, self._init):
             self._finish()
             if self._generations.rank == 0:
                 self._generations.done(self._state.step, self._results)
 
     def abandon(self) -> None:
-        """To be called when the loop's body raised: leaves the world, and tells the step."""
+        """To be called when the loop's body raised: leaves the world, and says how far it is."""
         self._generations.abandon()
-        self._report_step()
+        self._progress.send()
 
     @property
     def under_agent(self) -> bool:
         """Whether this is a worker of a run, and not a process alone."""
-        return isinstance(self._channel, AgentChannel)
+        return isinstance(self._generations.channel, AgentChannel)
 
     @property
     def results(self) -> dict[str, float]:
@@ -158,18 +148,17 @@ class Steps:
         if not (self._session.spare and torch.cuda.is_available()):
             self._state.prepare()
         warm_up()
-        self._channel.send("ready")
+        self._generations.ready()
         self._ready = True
 
     def _enter(self) -> bool:
-        if not self._generations.enter(self._state, self._save_share, self._init):
+        if not self._generations.enter(self._state, self._saving.save_left, self._init):
             return False
         speeds = [one.speed for one in self._generations.agreed.holdings]
         self._balance = Balance(speeds, follow=self._session.balance == "speed")
         self._tell_speed = False
-        self._log.forget_after(self._state.step)
-        if self._checkpointer is not None:
-            self._checkpointer.enter(self._world)
+        self._progress.enter()
+        self._saving.enter()
         return True
 
     def _init(self) -> None:
@@ -197,16 +186,14 @@ class Steps:
                 f"step {step.number} was not taken: write the loop's body as `with step: …`"
             )
         elif step.pause:
-            self._report_progress()
+            self._progress.send()
             self._generations.leave(self._state)
 
     def _finish(self) -> None:
         """All steps are done. Rank 0 goes on; the others stand by in case it is lost."""
-        self._report_progress()
-        self._checkpoint(wait=True)
+        self._progress.send()
+        self._saving.finish()
         if self._generations.rank == 0:
-            if self._checkpointer is not None and self._checkpointer.committed != self._state.step:
-                self._save_alone()  # a rank was lost before it had written its share
             self.complete = True
         self._generations.finish()
 
@@ -231,9 +218,9 @@ class Steps:
             plan,
             self._buckets,
             self._metrics,
-            self._channel,
+            self._generations.channel,
             self._completed,
-            self._checkpoint_due,
+            lambda: self._saving.due(self._state.step + 1),
         )
 
     def _plan(self) -> Plan:
@@ -281,122 +268,23 @@ class Steps:
         state.step += 1
         state.clean = True
         self._generations.step_completed()
-        self._log.add(self._generations.number, state.step, step.metrics)
         self._speed.measured(len(step.indices), step.computed)
-        if time.monotonic() - self._reported_at >= REPORT_EVERY:
-            self._report_progress()
+        self._progress.completed(step.metrics)
         if step.save:
-            self._checkpoint(wait=False)
+            self._saving.save()
         self._tell_speed = self._balance.due() and not step.pause
 
-    # --- checkpoints and reports ------------------------------------------------------
-
-    def _checkpoint_due(self) -> bool:
-        """Whether a checkpoint is to be written after the running step: rank 0 decides."""
-        return (
-            self._checkpointer is not None
-            and self._generations.rank == 0
-            and self._schedule.due(self._state.step + 1, self._checkpointer.failures > 0)
-            and not self._checkpointer.busy(self._world)
-        )
-
-    def _checkpoint(self, *, wait: bool) -> None:
-        """Has this rank's share of a checkpoint written; all ranks do so after the same step."""
-        if self._checkpointer is None or self._checkpointer.committed == self._state.step:
-            return
-        generations = self._generations
-        saved = self._checkpointer.save(
-            self._state.export(),
-            self._state.step,
-            rank=generations.rank,
-            size=generations.size,
-            world=self._world,
-            about=self._about(),
-            wait=wait,
-            lost=functools.partial(self._channel.aborted, generations.number),
-        )
-        if saved:
-            self._schedule.saved(self._state.step)
-
-    def _save_alone(self) -> None:
-        """This worker holds all of the state, whoever is lost: it writes everything."""
-        if self._checkpointer is not None:
-            self._checkpointer.save(
-                self._state.export(),
-                self._state.step,
-                world=f"{self._world}-alone",
-                about=self._about(),
-                wait=True,
-            )
-
-    def _save_share(self, order: Save) -> None:
-        """Between worlds, too few are left: those who hold this state write it together."""
-        if self._checkpointer is not None and self._checkpointer.committed != self._state.step:
-            self._checkpointer.save(
-                self._state.export(),
-                self._state.step,
-                rank=order.rank,
-                size=order.size,
-                world=f"{self._world}-left",
-                about=self._about(),
-                until=order.until,
-            )
-
-    @property
-    def _world(self) -> str:
-        return self._generations.world
-
     def _about(self) -> dict[str, Any]:
+        """What a checkpoint's manifest says of a loop's state."""
         about: dict[str, Any] = {
-            "epoch": self._epoch,
-            "leader_term": self._generations.leader_term,
-            "generation": self._generations.number,
             "total_steps": self._total,
             "seed": self._seed,
             "metrics": self._results,
-            "job_sha256": self._session.job_sha256,
         }
         if self._order is not None:
             about["global_batch"] = self._order.batch
             about["samples"] = self._order.samples
+            # Where in the data the next step begins.
+            about["epoch"] = self._order.epoch_of(self._state.step)
             about["data_position"] = self._order.bounds(self._state.step)[0]
         return about
-
-    def _newest_checkpoint(self) -> Any | None:
-        """A collective; while the store is away all ranks wait for it."""
-        return patiently(self._find_checkpoint, self._report_event)
-
-    def _find_checkpoint(self) -> Any | None:
-        if self._checkpointer is None:
-            return None
-        exchange = WorldExchange(self._channel.collective)
-        device, url = self._state.prepare(), self._session.checkpoint.start_from
-        places = self._session.checkpoint_dirs
-        found = find_start(places, url, self._report_event, exchange, device)
-        if found is None:
-            return None
-        tree, step = found
-        self._schedule.saved(step)
-        return tree
-
-    def _report_event(self, event: str, **fields: Any) -> None:
-        self._channel.send("event", event=event, **fields)
-
-    def _report_progress(self) -> None:
-        """Tells how far we are; rank 0 adds the metrics of the steps not told yet."""
-        for batch in self._log.take() if self._generations.rank == 0 else []:
-            self._channel.send(
-                "steps",
-                generation=batch.generation,
-                first=batch.first,
-                metrics=batch.metrics,
-                total_steps=self._total,
-            )
-        self._report_step()
-        self._reported_at = time.monotonic()
-
-    def _report_step(self) -> None:
-        saving = 0.0 if self._checkpointer is None else round(self._checkpointer.seconds, 3)
-        self._channel.send(
-            "progress", generation=self._generations.number, step=self._state.step, saving=saving
-        )

@@ -37,39 +37,19 @@ from horovod.torch.elastic import state as torch_state
 from horovod.torch.elastic.sampler import ElasticSampler
 from torch.optim import optimizer as torch_optimizer
 
-from trainer.checkpoints.checkpoint import Checkpointer
-from trainer.engine.agreement import Agreement
+from trainer.engine.device import warm_up
 from trainer.engine.generations import Generations
-from trainer.engine.portable import Portable, Sender
-from trainer.engine.progress import StepLog
+from trainer.engine.progress import Progress
+from trainer.engine.saving import Saving
 from trainer.engine.stay import horovod_init
 from trainer.engine.transfer import broadcast_tree
-from trainer.engine.warmup import warm_up
-from trainer.protocol.channel import Channel, Save
-from trainer.protocol.session import current_session
-from trainer.worker.script_checkpoints import Commits
-
-REPORT_EVERY = 0.2  # seconds between progress reports
+from trainer.protocol.channel import Channel
+from trainer.protocol.session import Session, current_session
+from trainer.worker.script_state import ScriptState
 
 
 class NoWorker(Exception):
     """This process cannot train any more: another must take its place."""
-
-
-class Script(Portable):
-    """What a worker knows of the state that a script holds: how far it is, and if it is whole.
-
-    Attributes:
-        committed: steps completed at the last commit.
-    """
-
-    def __init__(self) -> None:
-        self.committed = 0
-
-    def adopt(self, agreed: Agreement, send: Sender) -> int:
-        """Nothing is sent here: the script synchronises its own state."""
-        self.step = agreed.holdings[agreed.root].step
-        return 0
 
 
 class Hooks:
@@ -86,14 +66,14 @@ class Hooks:
         self.used = False
         self._channel = channel
         self._generations = Generations(channel)
-        self._script = Script()
-        self._log = StepLog()
-        self._reported_at = 0.0
+        self._script = ScriptState()
+        # Of no run, and so without effect, until a state is kept.
+        self._saving = Saving(Session(), self._generations, self._script, self._script.about)
+        self._progress = Progress(self._generations, self._script, lambda: self._saving.seconds)
         self._stepped_at: float | None = None
         self._stepping = 0  # a DistributedOptimizer's step contains that of its base class
         self._synchronising = False
         self._failed = ""
-        self._commits: Commits | None = None
         self._committing = False
 
     def keep(self, state: Any) -> None:
@@ -101,21 +81,9 @@ class Hooks:
 
         Raises ValueError for a second state, and TypeError for what is no ObjectState.
         """
-        if self._commits is not None:
-            raise ValueError("a run has the checkpoints of one state; this is a second one")
-        if not isinstance(state, common_elastic.ObjectState):
-            raise TypeError(f"a {type(state).__name__} is not a state of hvd.elastic")
-        session = current_session()
-        checkpointer = Checkpointer.of(session, self._report_event)
-        if checkpointer is not None:
-            self._commits = Commits(
-                state,
-                checkpointer,
-                session,
-                self._generations,
-                self._channel,
-                self._report_event,
-            )
+        self._script.keep(state)
+        script = self._script
+        self._saving = Saving(current_session(), self._generations, script, script.about)
 
     def install(self) -> None:
         """Puts the hooks in place; to be called before the script is run."""
@@ -151,22 +119,21 @@ class Hooks:
         if not self.used:
             self.used = True
             warm_up()
-            self._channel.send("ready")
+            self._generations.ready()
         self._generations.resume(self._script, self._failed)
         self._failed = ""
         self._stepping = 0
         self._stepped_at = None
         init = functools.partial(horovod_init, *args, **kwargs)
-        if not self._generations.enter(self._script, self._save_share, init):
+        if not self._generations.enter(self._script, self._saving.save_left, init):
             raise SystemExit(0)
-        if self._commits is not None:
-            self._commits.enter()
-        self._log.forget_after(self._script.step)
+        self._progress.enter()
+        self._saving.enter()
 
     def shutdown(self) -> None:
         """``hvd.shutdown()``: leaves the world; only the next ``init`` says so."""
         if self._generations.inside:
-            self._report()
+            self._progress.send()
             self._generations.finish()
 
     def end(self) -> None:
@@ -174,8 +141,8 @@ class Hooks:
 
         Raises NoWorker when another world is formed instead: this process cannot be in it.
         """
-        if self._commits is not None and self._generations.inside:
-            self._commits.write(self._script.step, wait=True)
+        if self._generations.inside:
+            self._saving.finish()
         self.shutdown()
         if self._generations.rank == 0:
             self._generations.done(self._script.step, {})
@@ -237,25 +204,22 @@ class Hooks:
             state.sync()
         finally:
             self._synchronising = False
-        if self._commits is not None and self._commits.state is state and not self._script.step:
-            step = self._commits.restore()
-            if step is not None:
-                self._script.step, self._script.clean = step, False
+        if state is self._script.kept and not self._script.step:
+            found = self._saving.start()
+            if found is not None:
+                self._script.begin(*found)
         if not self._script.clean:
             state.save()  # a newcomer must not fall back to where it began
             self._script.clean = True
 
     def _check(self, state: Any) -> None:
         """``state.check_host_updates()``, which ``commit()`` calls, too."""
-        commits = self._commits if self._committing else None
-        if commits is not None and commits.state is not state:
-            commits = None
-        step = self._script.step
-        due = commits is not None and self._generations.rank == 0 and commits.due(step)
+        saves = self._committing and state is self._script.kept
+        due = saves and self._saving.due(self._script.step)
         asked = torch.tensor([self._channel.pause_requested(), due], dtype=torch.int32)
         pause, write = hvd.allreduce(asked, op=hvd.Max, name="swell.pause").tolist()
-        if write and commits is not None:
-            commits.write(step)
+        if write and saves:
+            self._saving.save()
         if pause:
             raise HostsUpdatedInterrupt(skip_sync=False)
 
@@ -286,15 +250,6 @@ class Hooks:
 
         return Handler
 
-    # --- checkpoints ------------------------------------------------------------------
-
-    def _save_share(self, order: Save) -> None:
-        if self._commits is not None:
-            self._commits.write_share(self._script.step, order)
-
-    def _report_event(self, event: str, **fields: Any) -> None:
-        self._channel.send("event", event=event, **fields)
-
     # --- progress ---------------------------------------------------------------------
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
@@ -309,23 +264,9 @@ class Hooks:
         now = time.monotonic()
         self._script.step += 1
         self._generations.step_completed()
-        if self._stepped_at is not None:
-            seconds = now - self._stepped_at
-            self._log.add(self._generations.number, self._script.step, {"step_seconds": seconds})
+        took = {} if self._stepped_at is None else {"step_seconds": now - self._stepped_at}
         self._stepped_at = now
-        if now - self._reported_at >= REPORT_EVERY:
-            self._report()
-
-    def _report(self) -> None:
-        for batch in self._log.take() if self._generations.rank == 0 else []:
-            self._channel.send(
-                "steps", generation=batch.generation, first=batch.first, metrics=batch.metrics
-            )
-        saving = 0.0 if self._commits is None else round(self._commits.seconds, 3)
-        self._channel.send(
-            "progress", generation=self._generations.number, step=self._script.step, saving=saving
-        )
-        self._reported_at = time.monotonic()
+        self._progress.completed(took)
 
 
 def _split_again(state: Any) -> None:

@@ -1,11 +1,16 @@
-"""Metrics of steps: each told once, by whoever is rank 0."""
+"""How far a worker is: its step, and the metrics of steps, each sent once by whoever is rank 0."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.engine.progress import REMEMBERED, Batch, StepLog
+from trainer.engine.generations import Generations
+from trainer.engine.portable import Portable
+from trainer.engine.progress import REMEMBERED, Batch, Progress, StepLog
+from trainer.protocol.channel import LoneChannel
 
 
 def log_of(*steps: tuple[int, int]) -> StepLog:
@@ -68,3 +73,71 @@ def test_nothing_is_lost_or_told_twice(steps: list[tuple[int, int, bool]]) -> No
             tell()
     tell()
     assert told == [(generation, step, float(step)) for generation, step, _ in steps]
+
+
+class Worker:
+    """A rank that takes steps of a tenth of a second."""
+
+    def __init__(self, rank: int = 0, total_steps: int | None = None) -> None:
+        self.told: list[dict[str, Any]] = []
+        channel = LoneChannel(lambda op, fields: self.told.append({"op": op, **fields}))
+        generations = Generations(channel)
+        generations.number, generations.rank = 4, rank
+        self.now = 0.0
+        self.state = Portable()
+        self.progress = Progress(generations, self.state, lambda: 1.5, total_steps, self.clock)
+
+    def clock(self) -> float:
+        return self.now
+
+    def steps(self, count: int, metrics: bool = True) -> None:
+        for _ in range(count):
+            self.state.step += 1
+            self.progress.completed({"loss": self.state.step / 10} if metrics else {})
+            self.now += 0.1
+
+
+def test_the_step_is_sent_several_times_a_second_and_no_metric_twice() -> None:
+    worker = Worker(total_steps=100)
+    worker.steps(5)
+    steps = [one for one in worker.told if one["op"] == "steps"]
+    assert [(one["first"], one["metrics"]["loss"]) for one in steps] == [
+        (1, [0.1]),
+        (2, [0.2, 0.3]),
+        (4, [0.4, 0.5]),
+    ]
+    assert {(one["generation"], one["total_steps"]) for one in steps} == {(4, 100)}
+    assert [one for one in worker.told if one["op"] != "steps"] == [
+        {"op": "progress", "generation": 4, "step": step, "saving": 1.5} for step in (1, 3, 5)
+    ]
+
+
+def test_only_rank_0_sends_metrics_and_another_that_becomes_it_has_them() -> None:
+    worker = Worker(rank=1)
+    worker.steps(3)
+    assert {message["op"] for message in worker.told} == {"progress"}
+    worker.progress._generations.rank = 0
+    worker.progress.send()
+    sent = worker.told[-2]
+    assert (sent["first"], sent["metrics"]) == (1, {"loss": [0.1, 0.2, 0.3]})
+    assert "total_steps" not in sent, "nobody knows"
+
+
+def test_a_world_that_goes_back_sends_its_own_steps() -> None:
+    worker = Worker(rank=1)
+    worker.steps(3)
+    worker.state.step = 1
+    worker.progress.enter()
+    worker.progress._generations.rank = 0
+    worker.progress.send()
+    assert worker.told[-2]["metrics"] == {"loss": [0.1]}
+
+
+def test_steps_without_metrics_are_counted() -> None:
+    worker = Worker()
+    worker.steps(5, metrics=False)
+    assert [(one["op"], one["step"]) for one in worker.told] == [
+        ("progress", 1),
+        ("progress", 3),
+        ("progress", 5),
+    ]

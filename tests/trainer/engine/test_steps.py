@@ -92,6 +92,24 @@ def test_a_loop_can_end_early() -> None:
     assert (len(losses), ended) == (7, [0])
 
 
+def without_metrics() -> int:
+    from trainer import elastic
+
+    model, optimizer = parts()
+    state = elastic.State(model=model, optimizer=optimizer)
+    taken = 0
+    for step in elastic.steps(state, elastic.batches(X, BATCH), epochs=EPOCHS, metrics=()):
+        with step:
+            model(X[step.indices]).square().sum().backward()
+            optimizer.step()
+        taken += 1
+    return taken
+
+
+def test_a_loop_needs_no_metrics() -> None:
+    assert alone(without_metrics) == STEPS
+
+
 def misuse(what: str) -> str:
     from trainer import elastic
 

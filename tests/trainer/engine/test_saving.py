@@ -1,0 +1,114 @@
+"""Which checkpoints a worker writes, under which name, and what they say about themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trainer.checkpoints.manifest import Manifest, committed_steps, read_manifest
+from trainer.engine.generations import Generations
+from trainer.engine.portable import Portable
+from trainer.engine.saving import Saving
+from trainer.protocol.channel import LoneChannel, Save
+from trainer.protocol.session import CheckpointSettings, Session
+from trainer.rundir.directory import RunDirectory
+
+
+class Held(Portable):
+    """A state of one tensor."""
+
+    def export(self) -> Any:
+        return {"weight": torch.full((3,), float(self.step))}
+
+
+class Worker:
+    """A rank of the seventh world of a run, which the third leader formed."""
+
+    def __init__(self, path: Path | None, rank: int = 0, size: int = 1, lost: bool = False) -> None:
+        self.told: list[tuple[str, dict[str, Any]]] = []
+        channel = LoneChannel(lambda op, fields: self.told.append((op, fields)))
+        channel.aborted = lambda generation: lost  # type: ignore[method-assign]
+        generations = Generations(channel)
+        generations.number, generations.leader_epoch = 7, 3
+        generations.rank, generations.size = rank, size
+        session = Session(
+            run_dir_url=None if path is None else str(path),
+            checkpoint=CheckpointSettings(every=0.0, every_steps=2),
+            job_sha256="of the job",
+        )
+        self.state = Held()
+        self.saving = Saving(session, generations, self.state, lambda: {"epoch": 5})
+
+    def at(self, step: int) -> Saving:
+        self.state.step = step
+        return self.saving
+
+    def events(self) -> list[str]:
+        return [str(fields["event"]) for op, fields in self.told if op == "event"]
+
+
+def manifest(path: Path, step: int) -> Manifest:
+    run_dir = RunDirectory(str(path))
+    assert committed_steps(run_dir) == [step]
+    return read_manifest(run_dir, step)
+
+
+def test_rank_0_says_when_one_is_due(tmp_path: Path) -> None:
+    first, other = Worker(tmp_path), Worker(tmp_path, rank=1)
+    assert [first.saving.due(step) for step in (1, 2, 3)] == [False, True, True]
+    assert not other.saving.due(2), "it is told by what travels with the gradients"
+    first.at(2).save(wait=True)
+    assert [first.saving.due(step) for step in (3, 4)] == [False, True]
+    first.saving.close()
+
+
+def test_a_step_is_saved_once(tmp_path: Path) -> None:
+    worker = Worker(tmp_path)
+    for _ in range(2):
+        worker.at(1).save(wait=True)
+    worker.saving.finish()
+    worker.saving.save_left(Save())
+    worker.saving.close()
+    assert worker.events() == ["checkpoint_committed"]
+
+
+def test_a_checkpoint_says_where_it_comes_from(tmp_path: Path) -> None:
+    worker = Worker(tmp_path)
+    worker.at(4).finish()
+    found = manifest(tmp_path, 4)
+    assert found.writing == "000003-000007-w1"
+    told = {"generation": 7, "leader_epoch": 3, "job_sha256": "of the job", "epoch": 5}
+    assert told.items() <= found.about.items()
+
+
+def test_those_who_are_left_write_under_a_name_of_their_own(tmp_path: Path) -> None:
+    """What the whole world of five was writing of this step is another checkpoint."""
+    workers = [Worker(tmp_path, rank, size=5) for rank in (3, 1)]
+    for rank, worker in enumerate(workers):
+        worker.at(4).save_left(Save(rank, size=2))
+    for worker in workers:
+        worker.saving.close()
+    assert manifest(tmp_path, 4).writing == "000003-000007-left-w2"
+
+
+def test_at_the_end_rank_0_writes_everything_when_another_is_lost(tmp_path: Path) -> None:
+    worker = Worker(tmp_path, size=2, lost=True)
+    worker.at(4).finish()
+    assert worker.events() == ["checkpoint_failed", "checkpoint_committed"]
+    assert manifest(tmp_path, 4).writing == "000003-000007-alone-w1"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_outside_a_run_nothing_is_saved(rank: int) -> None:
+    worker = Worker(None, rank)
+    saving = worker.at(4)
+    saving.enter()
+    assert not saving.due(4)
+    saving.save()
+    saving.save_left(Save())
+    saving.finish()
+    saving.close()
+    assert (saving.start(), saving.seconds, worker.told) == (None, 0.0, [])

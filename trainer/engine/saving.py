@@ -1,0 +1,144 @@
+"""The checkpoints of what this worker holds: when one is due, who writes which part, what it says.
+
+It serves a loop over steps and an Elastic Horovod script alike: both come to places where all
+ranks hold the same state, and both ask there whether a checkpoint is due. Three worlds write::
+
+    1-7        all ranks, after the same step             save, finish
+    1-7-left   those who are left of it, between worlds    save_left
+    1-7-alone  rank 0, at the end, if another was lost      finish
+
+No two have the same name, so what they write is never mixed (see trainer.checkpoints.manifest).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from trainer.checkpoints.checkpoint import Checkpointer
+from trainer.checkpoints.restore import find_start
+from trainer.checkpoints.schedule import Schedule
+from trainer.engine.generations import Generations
+from trainer.engine.portable import Portable
+from trainer.engine.transfer import WorldExchange
+from trainer.protocol.channel import Save
+from trainer.protocol.session import Session
+from trainer.rundir.retry import patiently
+
+
+class Saving:
+    """Saves one state, and says what a run begins from. Outside a run it does nothing.
+
+    Args:
+        session: says when, where to, and what a new run begins from.
+        generations: which world this worker is in.
+        state: what is saved.
+        about: what a manifest says besides: plain values, called when they are needed.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        generations: Generations,
+        state: Portable,
+        about: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._session = session
+        self._generations = generations
+        self._state = state
+        self._about = about
+        self._checkpointer = Checkpointer.of(session, generations.emit)
+        self._schedule = Schedule(session.checkpoint.every, session.checkpoint.every_steps)
+
+    @property
+    def seconds(self) -> float:
+        """How long this rank needs for its share; 0 where that is not known."""
+        return 0.0 if self._checkpointer is None else self._checkpointer.seconds
+
+    def start(self) -> tuple[Any, int] | None:
+        """Returns the tree that the run goes on from, and its step; None if it begins anew.
+
+        A collective. While the store is away all ranks wait for it; see
+        trainer.checkpoints.restore for what it raises.
+        """
+        if self._checkpointer is None:
+            return None
+        emit = self._generations.emit
+        find = functools.partial(
+            find_start,
+            self._session.checkpoint_dirs,
+            self._session.checkpoint.start_from,
+            emit,
+            WorldExchange(self._generations.channel.collective),
+            self._state.prepare(),
+        )
+        found = patiently(find, emit)
+        if found is not None:
+            self._schedule.saved(found[1])
+        return found
+
+    def enter(self) -> None:
+        """This worker is in another world: ranks of the one before may be gone."""
+        if self._checkpointer is not None:
+            self._checkpointer.enter(self._generations.world)
+
+    def due(self, step: int) -> bool:
+        """Whether the state after ``step`` is to be saved. Rank 0 says; others never say so."""
+        return (
+            self._checkpointer is not None
+            and self._generations.rank == 0
+            and self._schedule.due(step, self._checkpointer.failures > 0)
+            and not self._checkpointer.busy(self._generations.world)
+        )
+
+    def save(self, *, wait: bool = False) -> None:
+        """Has this rank's share written; all ranks call it after the same step.
+
+        Returns when the share is copied, or with ``wait`` when the checkpoint is there or has
+        failed. Raises TypeError, naming the place, for state that a checkpoint cannot hold.
+        """
+        generations = self._generations
+        saved = self._save(
+            rank=generations.rank,
+            size=generations.size,
+            wait=wait,
+            lost=functools.partial(generations.channel.aborted, generations.number),
+        )
+        if saved:
+            self._schedule.saved(self._state.step)
+
+    def finish(self) -> None:
+        """Saves the last state, and waits for it; all ranks call it, in the same world.
+
+        Rank 0 holds all of the state: if another was lost before it had written its share, rank 0
+        writes everything.
+        """
+        self.save(wait=True)
+        if self._generations.rank == 0:
+            self._save("-alone", wait=True)
+
+    def save_left(self, order: Save) -> None:
+        """Between worlds, too few are left: those who hold this state save it together."""
+        self._save("-left", rank=order.rank, size=order.size, until=order.until)
+
+    def close(self) -> None:
+        """Waits until everything is written, or has failed; nothing can be saved any more."""
+        if self._checkpointer is not None:
+            self._checkpointer.close()
+
+    def _save(self, suffix: str = "", **how: Any) -> bool:
+        """Saves the state unless its step has a checkpoint. Returns whether it is being written."""
+        checkpointer, step = self._checkpointer, self._state.step
+        if checkpointer is None or checkpointer.committed == step:
+            return False
+        world, about = f"{self._generations.world}{suffix}", self._whole_about()
+        return checkpointer.save(self._state.export(), step, world=world, about=about, **how)
+
+    def _whole_about(self) -> dict[str, Any]:
+        return {
+            "generation": self._generations.number,
+            "leader_term": self._generations.leader_term,
+            "job_sha256": self._session.job_sha256,
+            **self._about(),
+        }
