@@ -28,9 +28,9 @@ Started alone (``python own_loop.py``) it is a world of one. In a job file it is
 - Gradients are summed over the workers when ``backward()`` returns: clip them, unscale
   them, step with them. For micro-batches, loop over ``step.split(n)``.
 - A worker that is lost costs no step: the ``with`` block ends early, without an error,
-  and the loop gives the same step again. So what must happen once per step belongs into
-  the block, after ``optimizer.step()``, or behind ``if step.applied``.
-- Whatever must survive belongs into the State: parts with a ``state_dict`` (models,
+  and the loop gives the same step again. So what must happen once per step goes inside
+  the block, after ``optimizer.step()``, or under ``if step.applied``.
+- Whatever must survive goes in the State: parts with a ``state_dict`` (models,
   optimizers, schedulers, scalers) and plain values (``state.best = 0.9``).
 - All workers must be built alike: seed what is random before the State is made.
 """
@@ -114,7 +114,7 @@ def stop() -> None:
 
 
 def report(**metrics: float) -> None:
-    """Tells results, such as an evaluation's; the newest become the run's final metrics.
+    """Reports results, such as an evaluation's; the newest become the run's final metrics.
 
     Only rank 0's count. Raises RuntimeError before the first step.
     """
@@ -161,7 +161,7 @@ def _steps(
 
 def _loop() -> Steps:
     if _running is None:
-        raise RuntimeError("this belongs into or after a loop over elastic.steps()")
+        raise RuntimeError("call this inside or after a loop over elastic.steps()")
     return _running
 
 
@@ -171,6 +171,6 @@ def running() -> Steps | None:
 
 
 def keep_states_with(keep: Callable[[Any], None]) -> None:
-    """What ``checkpoint`` is to hand a state to, for the worker that runs the user's script."""
+    """Sets what ``checkpoint`` hands a state to, for the worker that runs the user's script."""
     global _keep
     _keep = keep

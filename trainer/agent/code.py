@@ -1,12 +1,12 @@
-"""The user's code on a VM: fetched, verified, unpacked, and what it requires installed.
+"""The user's code on a VM: fetched, verified, unpacked, and its requirements installed.
 
 The launcher has put a bundle (``trainer.rundir.bundle``) into the run directory, under ``code/``.
-An agent does all this before it starts its first worker. What is required is installed once per
-VM into an environment of its own on top of the image's: only what the image lacks, or has in
-another version, is fetched, and the image itself stays as it is.
+An agent does all this before it starts its first worker. Requirements are installed once per VM,
+into an environment of its own on top of the image's: only what the image lacks, or has in another
+version, is fetched, and the image itself stays as it is.
 
-A failure that the first VM meets is the run's: it ends, with the reason, once a few tries are
-made. If the run is under way already, others had no such trouble: this VM goes on trying.
+If the first VM of a run fails in this, so does the run, with the reason, after a few tries. If the
+run is under way already, others had no such trouble: this VM goes on trying.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TRIES = 3
 PAUSE = 5.0  # seconds before the second try; each further wait is twice as long, up to
 LONGEST_PAUSE = 60.0
 INSTALL_LIMIT = 1800.0  # seconds; pip has limits of its own for each request, but none for all
-SAID = 12  # lines of pip's that are told
+SAID = 12  # of pip's last lines, so many are given as the reason
 
 
 class CodeError(ValueError):

@@ -188,7 +188,7 @@ class Checkpointer:
         Returns False, having done nothing, if a checkpoint is still being written in this
         world, or both rooms are in use, and ``wait`` is false and ``until`` None; and after
         the event ``checkpoint_skipped`` if the time until ``until`` is too short. What fails
-        after that, for want of memory, too, is told by the event ``checkpoint_failed``. Raises
+        after that, for want of memory, too, is reported as ``checkpoint_failed``. Raises
         TypeError, naming the place, for state that a checkpoint cannot hold.
         """
         began = self._clock()
@@ -409,7 +409,7 @@ class Checkpointer:
 
 
 def _copy(layout: Layout, tensors: Sequence[Tensor], room: Room) -> Callable[[], None]:
-    """Copies a share into its room. Returns what returns when it is there."""
+    """Copies a share into its room. Returns a function that waits until it is there."""
     for shard, part in zip(layout.shards, layout.parts, strict=True):
         shard.fill(room.memory[part.offset : part.offset + part.size], tensors)
     if any(tensor.is_cuda for tensor in tensors):

@@ -29,11 +29,11 @@ from trainer.engine.transfer import broadcast_tree
 from trainer.protocol.channel import Channel, Generation, Leave, Save
 
 RECEIVED_EVERY = 0.25  # seconds between two signs of life during a transfer
-EVENT_EVERY = 1.0  # seconds between two events that tell how a transfer goes
+EVENT_EVERY = 1.0  # seconds between two events about how a transfer goes
 
 
 class Generations:
-    """Joins world after world, and tells the agent.
+    """Joins world after world, and keeps the agent informed.
 
     Args:
         channel: where generations come from.
@@ -69,7 +69,7 @@ class Generations:
         return self._stay is not None
 
     def ready(self) -> None:
-        """Tells the agent that this worker is warm: it can join a world at once."""
+        """Says that this worker is warm: it can join a world at once."""
         self.channel.send("ready")
 
     def emit(self, event: str, **fields: Any) -> None:
@@ -135,7 +135,7 @@ class Generations:
             self._shut_down()
 
     def done(self, step: int, metrics: dict[str, float]) -> None:
-        """Tells that training is complete."""
+        """Says that training is complete."""
         self.channel.send(
             "done", generation=self.number, rank=self.rank, step=step, metrics=metrics
         )
@@ -185,15 +185,15 @@ class Generations:
         return True
 
     def _sender(self, device: torch.device) -> Sender:
-        """Sends the root's state to all ranks, and tells every now and then how far that is."""
+        """Sends the root's state to all ranks, and says every now and then how far that is."""
         began = self._clock()
-        told = {"received": began, "event": began}
+        said = {"received": began, "event": began}
 
         def due(what: str, every: float) -> bool:
             now = self._clock()
-            if now - told[what] < every:
+            if now - said[what] < every:
                 return False
-            told[what] = now
+            said[what] = now
             return True
 
         def progress(sent: int, total: int) -> None:

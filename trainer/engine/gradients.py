@@ -68,7 +68,7 @@ class Bucket:
             parameter.grad = None
 
     def take(self, parameter: Tensor) -> None:
-        """Backward has added to the parameter's gradient: it belongs into the bucket."""
+        """Backward has added to the parameter's gradient: it goes in the bucket."""
         view = self.views[id(parameter)]
         if parameter.grad is not view:  # the first of a step, or somebody called zero_grad()
             assert parameter.grad is not None

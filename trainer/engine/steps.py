@@ -255,8 +255,8 @@ class Steps:
         if self._tell_speed:
             self._tell_speed = False
             self._state.speed = self._speed.settle()
-            told = self._generations.agree(self._state)
-            self._balance.told([one.speed for one in told.holdings])
+            agreed = self._generations.agree(self._state)
+            self._balance.told([one.speed for one in agreed.holdings])
 
     def _before_optimizer(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if self._step is not None and not self._step.applied:

@@ -125,11 +125,11 @@ class Session:
     @classmethod
     def from_json(cls, text: str) -> Session:
         """Reads what ``to_env`` wrote."""
-        told = json.loads(text)
-        told["program"] = Program(**told["program"])
-        told["checkpoint"] = CheckpointSettings(**told["checkpoint"])
-        told["code"] = told["code"] and CodeSettings(**told["code"])
-        return cls(**told)
+        fields = json.loads(text)
+        fields["program"] = Program(**fields["program"])
+        fields["checkpoint"] = CheckpointSettings(**fields["checkpoint"])
+        fields["code"] = fields["code"] and CodeSettings(**fields["code"])
+        return cls(**fields)
 
 
 def current_session() -> Session:

@@ -143,7 +143,7 @@ def misuse(what: str) -> str:
 @pytest.mark.parametrize(
     "what, error",
     [
-        ("report", "RuntimeError: this belongs into or after a loop over elastic.steps()"),
+        ("report", "RuntimeError: call this inside or after a loop over elastic.steps()"),
         ("both", "ValueError: give steps() either epochs= or total="),
         ("no batches", "ValueError: epochs= needs batches=; without a data set give total="),
         ("no with", "RuntimeError: step 1 was not taken: write the loop's body as `with step: …`"),
