@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-ENGINES = ("podman", "docker")
+from launcher.emulator.vms import commands, podman
+
 AGENT = "swell-agent"
 LIMIT = 300.0  # seconds; PyTorch's first import from a cold disk takes a while
 
@@ -46,7 +46,7 @@ def check_image(image: str) -> list[Finding]:
 
     Raises ImageError when there is no engine, no such image, or it cannot be run at all.
     """
-    engine = next((found for name in ENGINES if (found := shutil.which(name))), None)
+    engine = podman.find_engine()
     if engine is None:
         raise ImageError("looking at an image needs podman or docker: apt-get install podman")
     with _configured(engine) as environment:
@@ -97,8 +97,7 @@ def _judge(
     except (ValueError, IndexError):
         health = None
     if not isinstance(health, dict):
-        lines = said.stderr.strip().splitlines()
-        yield Finding("training", False, lines[-1] if lines else f"exit code {said.returncode}")
+        yield Finding("training", False, commands.last_line(said))
         return
     nccl = ", NCCL" if health.get("nccl") else ""
     names = {"Python": "python", "PyTorch": "torch", "Horovod": "horovod"}
@@ -123,30 +122,17 @@ def _inspect(engine: str, image: str, environment: dict[str, str]) -> dict[str, 
 
 def _run(command: Sequence[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-        )
-    except subprocess.TimeoutExpired:
-        raise ImageError(f"{' '.join(command[:3])} did not end within {LIMIT:.0f} s") from None
+        return commands.run(command, environment, LIMIT)
     except OSError as error:
-        raise ImageError(f"{command[0]}: {error.strerror}") from None
+        raise ImageError(str(error)) from None
 
 
 @contextmanager
 def _configured(engine: str) -> Iterator[dict[str, str]]:
     """The environment for an engine: podman as root is told what works on this machine."""
-    own = Path(engine).name != "podman" or os.geteuid() != 0 or "CONTAINERS_CONF" in os.environ
-    if own:
+    if Path(engine).name != "podman" or os.geteuid() != 0:
         yield dict(os.environ)
         return
-    from launcher.emulator.vms.podman import Machine
-
     with tempfile.NamedTemporaryFile("w", prefix="swell-", suffix=".conf") as file:
-        file.write(Machine.here().configuration())
-        file.flush()
-        yield {**os.environ, "CONTAINERS_CONF": file.name}
+        configuration = podman.configure(Path(file.name), os.environ)
+        yield {**os.environ, "CONTAINERS_CONF": configuration}

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from launcher.emulator.vms.commands import SYSTEM_PATH
+
 # What a VM takes over from the emulator: where things are, nothing about the user.
 PASSED_ON = (
     "HOME",
@@ -19,7 +21,6 @@ PASSED_ON = (
     "CUDA_VISIBLE_DEVICES",
     "STORAGE_EMULATOR_HOST",  # set by the emulator itself: where gs:// is
 )
-SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def base_environment(workers: int = 1, host: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -36,14 +36,14 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
+
+from launcher.emulator.vms import commands
 
 MAX_HOSTS = 253
 NUMBERS = range(512)  # the /24 networks of 198.18.0.0/15
 NAME = re.compile(r"swell(\d{1,3})(-\d+)?")
 NAMESPACES = Path("/run/netns")
 FILES = Path("/etc/netns")
-SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TOOLS = {"ip": "iproute2", "unshare": "util-linux", "hostname": "hostname", "sh": "dash"}
 RECHECK_SECONDS = 0.005
 
@@ -56,7 +56,7 @@ def missing() -> str | None:
     if os.geteuid() != 0:
         return "network namespaces need root: run this as root"
     for tool, package in TOOLS.items():
-        if not shutil.which(tool, path=SEARCH):
+        if not commands.find(tool):
             return f"network namespaces need the command {tool}: apt-get install {package}"
     try:
         _run("unshare", "--net", "--mount", "--uts", "true")
@@ -212,12 +212,7 @@ class Network:
     def __enter__(self) -> Network:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _make(self) -> None:
@@ -381,7 +376,11 @@ def _batch(namespace: str | None, *lines: str) -> None:
 def _run(tool: str, *arguments: str, said: str = "") -> str:
     command = [_tool(tool), *arguments]
     result = subprocess.run(
-        command, input=said, capture_output=True, text=True, env={"PATH": SEARCH, "LC_ALL": "C"}
+        command,
+        input=said,
+        capture_output=True,
+        text=True,
+        env={"PATH": commands.SYSTEM_PATH, "LC_ALL": "C"},
     )
     if result.returncode:
         why = result.stderr.strip().replace("\n", "; ") or f"exit code {result.returncode}"
@@ -390,5 +389,4 @@ def _run(tool: str, *arguments: str, said: str = "") -> str:
 
 
 def _tool(name: str) -> str:
-    """Where the tool is, so that nobody's PATH has to be changed to find it."""
-    return shutil.which(name, path=SEARCH) or name
+    return commands.find(name) or name

@@ -19,7 +19,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+from launcher.emulator.vms import commands
+from launcher.emulator.vms.commands import SYSTEM_PATH, last_line
+
+ENGINES = ("podman", "docker")
 HELPERS = ("/usr/lib/podman", "/usr/libexec/podman", "/usr/local/libexec/podman")
 INSTALL = "apt-get install podman runc conmon"
 LIMIT = 60.0  # seconds for a command that only asks or removes
@@ -50,7 +53,7 @@ class Machine:
         # podman lowers its own limit to the highest process id, and cannot go above it then.
         most = int(Path("/proc/sys/kernel/pid_max").read_text())
         return cls(
-            runtimes=tuple(name for name in ("crun", "runc") if _find(name)),
+            runtimes=tuple(name for name in ("crun", "runc") if commands.find(name)),
             cgroups=_cgroups(Path("/sys/fs/cgroup")),
             systemd=Path("/run/systemd/system").is_dir(),
             files=_hard_limit(resource.RLIMIT_NOFILE, 2**20),
@@ -81,9 +84,22 @@ class Machine:
         )
 
 
-def missing(find: Callable[[str], str | None] | None = None) -> str | None:
+def find_engine() -> str | None:
+    """The container engine that is on the user's PATH: podman, else docker, if any."""
+    return next(filter(None, map(shutil.which, ENGINES)), None)
+
+
+def configure(configuration: Path, environ: Mapping[str, str]) -> str:
+    """Returns the configuration file for podman: the user's own if there is one in ``environ``,
+    else ``configuration``, which is written for this machine."""
+    own = environ.get("CONTAINERS_CONF")
+    if own is None:
+        configuration.write_text(Machine.here().configuration())
+    return own or str(configuration)
+
+
+def missing(find: Callable[[str], str | None] = commands.find) -> str | None:
     """Why containers cannot be run here, with what to do about it; None when they can."""
-    find = find or _find
     if os.geteuid() != 0:
         return "containers with a network of their own need root: run this as root"
     if not find("podman"):
@@ -106,16 +122,12 @@ class Podman:
     """
 
     def __init__(self, configuration: Path, environ: Mapping[str, str] = os.environ) -> None:
-        machine = Machine.here()
-        self.limits_memory = bool(machine.cgroups)
-        self._program = _find("podman") or "podman"
-        own = environ.get("CONTAINERS_CONF")
-        if own is None:
-            configuration.write_text(machine.configuration())
+        self.limits_memory = bool(Machine.here().cgroups)
+        self._program = commands.find("podman") or "podman"
         self.environment = {
-            "PATH": SEARCH,
+            "PATH": SYSTEM_PATH,
             "HOME": environ.get("HOME", "/root"),
-            "CONTAINERS_CONF": own or str(configuration),
+            "CONTAINERS_CONF": configure(configuration, environ),
         }
         for name in ("CONTAINERS_STORAGE_CONF", "CONTAINERS_REGISTRIES_CONF"):
             if name in environ:
@@ -144,27 +156,7 @@ class Podman:
         return done.stdout.split()
 
     def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        try:
-            return subprocess.run(
-                self.command(*arguments),
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=LIMIT,
-            )
-        except subprocess.TimeoutExpired:
-            raise OSError(f"podman {arguments[0]} did not end within {LIMIT:.0f} s") from None
-
-
-def last_line(done: subprocess.CompletedProcess[str]) -> str:
-    """The last thing that a failed command said."""
-    said = done.stderr.strip().splitlines()
-    return said[-1] if said else f"exit code {done.returncode}"
-
-
-def _find(name: str) -> str | None:
-    return shutil.which(name, path=SEARCH)
+        return commands.run(self.command(*arguments), self.environment, LIMIT)
 
 
 def _cgroups(root: Path) -> str:

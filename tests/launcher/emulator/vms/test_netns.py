@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.emulator.vms import netns
+from launcher.emulator.vms import commands, netns
 from launcher.emulator.vms.netns import Host, Network
 from tests.launcher.emulator.running import wait_for
 
@@ -248,7 +248,7 @@ def test_a_network_that_cannot_be_made_leaves_nothing() -> None:
 
 def test_without_a_tool_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(netns, "SEARCH", "/nowhere")
+    monkeypatch.setattr(commands, "SYSTEM_PATH", "/nowhere")
     assert netns.missing() == "network namespaces need the command ip: apt-get install iproute2"
     with pytest.raises(OSError, match="apt-get install iproute2"):
         Network(["vm-a"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.emulator.vms import containers, podman
+from launcher.emulator.vms import commands, containers, podman
 from launcher.emulator.vms.netns import Host
 from launcher.emulator.vms.podman import Machine, Podman
 from launcher.emulator.vms.program import Program
@@ -74,7 +74,7 @@ def test_no_variable_s_value_is_in_the_command_line_but_those_that_podman_itself
     variables = {"SWELL_TOKEN": SECRET, "PATH": "/mine", "CONTAINERS_CONF": "/theirs"}
     argv, environment = place.command(Program("an-image", ("a", "b"), ("c",), variables))
     assert SECRET not in " ".join(argv) and environment["SWELL_TOKEN"] == SECRET
-    assert environment["PATH"] == podman.SEARCH, "podman's own"
+    assert environment["PATH"] == commands.SYSTEM_PATH, "podman's own"
     assert environment["CONTAINERS_CONF"] == str(tmp_path / "containers.conf")
     assert "PATH=/mine" in argv and "CONTAINERS_CONF=/theirs" in argv
     assert argv[argv.index("--entrypoint") + 1] == "a" and argv[-3:] == ["an-image", "b", "c"]
