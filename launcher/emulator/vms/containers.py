@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from launcher.emulator.vms import netns, podman
+from launcher.emulator.vms.hosts import HostPlace
 from launcher.emulator.vms.netns import FILES, NAMESPACES, Host, Network
 from launcher.emulator.vms.podman import Podman
 from launcher.emulator.vms.processes import signal_session
@@ -31,7 +32,7 @@ def missing() -> str | None:
     return podman.missing() or netns.missing()
 
 
-class ContainerPlace:
+class ContainerPlace(HostPlace):
     """A ``container`` VM.
 
     Args:
@@ -39,20 +40,12 @@ class ContainerPlace:
         gateway: this machine's address in its network.
         client: podman.
         memory: the most memory that it may use, in bytes; None for any amount.
-        lives_on: seconds that it lives on when its link was cut.
     """
 
-    def __init__(
-        self, host: Host, gateway: str, client: Podman, memory: int | None, lives_on: float
-    ) -> None:
-        self._host = host
+    def __init__(self, host: Host, gateway: str, client: Podman, memory: int | None) -> None:
+        super().__init__(host, gateway)
         self._client = client
         self._memory = memory
-        self._fresh = True
-        self.name = host.name
-        self.address = host.address
-        self.metadata = gateway
-        self.lives_on = lives_on
 
     def command(self, program: Program) -> tuple[list[str], dict[str, str]]:
         """The command that runs the program here, and the environment of the command.
@@ -72,7 +65,7 @@ class ContainerPlace:
         memory = self._memory if self._client.limits_memory else None
         entry = ["--entrypoint", program.command[0]] if program.command else []
         argv = self._client.command(
-            *("run", "--rm", "--pull=never", "--name", self.name, "--label", LABEL),
+            *("run", "--rm", "--pull=never", "--name", self._host.name, "--label", LABEL),
             *("--network", f"ns:{NAMESPACES / self._host.name}", "--hostname", self._host.hostname),
             *("--no-hosts", "--volume", f"{files / 'hosts'}:/etc/hosts:ro"),
             *("--volume", f"{files / 'resolv.conf'}:/etc/resolv.conf:ro"),
@@ -88,14 +81,8 @@ class ContainerPlace:
 
     def renew(self) -> None:
         """Makes this the place of a new VM."""
-        self._client.remove([self.name])
-        if not self._fresh:
-            self._host.renew()
-        self._fresh = False
-
-    def vanish(self, session: int | None) -> None:
-        """Cuts the link."""
-        self._host.cut()
+        self._client.remove([self._host.name])
+        super().renew()
 
     def signal(self, session: int, number: int) -> int:
         """Signals everything in the container, or podman itself while there is nothing yet.
@@ -113,7 +100,6 @@ class ContainerSite:
         images: what the VMs run.
         memory: the most memory of a VM by replica, in bytes.
         folder: for podman's configuration.
-        lives_on: seconds that a VM lives on when its link was cut.
 
     Raises OSError when it cannot be made, an image that is not here among the reasons.
     """
@@ -124,7 +110,6 @@ class ContainerSite:
         images: Sequence[str],
         memory: Mapping[str, int],
         folder: Path,
-        lives_on: float,
     ) -> None:
         self._client = Podman(folder / "containers.conf")
         for image in dict.fromkeys(images):
@@ -132,7 +117,6 @@ class ContainerSite:
                 raise FileNotFoundError(no_image(image))
         self._network = Network(list(hostnames.values()))
         self._memory = memory
-        self._lives_on = lives_on
         self._hosts = dict(zip(hostnames, self._network.hosts, strict=True))
         try:
             _remove_abandoned(self._client, self._network.number)
@@ -147,13 +131,8 @@ class ContainerSite:
 
     def place(self, replica: str) -> ContainerPlace:
         """The place of one replica."""
-        return ContainerPlace(
-            self._hosts[replica],
-            self.gateway,
-            self._client,
-            self._memory.get(replica),
-            self._lives_on,
-        )
+        host, memory = self._hosts[replica], self._memory.get(replica)
+        return ContainerPlace(host, self.gateway, self._client, memory)
 
     def close(self) -> None:
         """Kills and removes all containers, then the network."""

@@ -26,12 +26,11 @@ from typing import Protocol
 from launcher.emulator.vms import containers, netns
 from launcher.emulator.vms.address import LoopbackAddress
 from launcher.emulator.vms.containers import ContainerSite
-from launcher.emulator.vms.netns import Host, Network
+from launcher.emulator.vms.hosts import NamespaceSite
 from launcher.emulator.vms.processes import signal_session
 from launcher.emulator.vms.program import Program
 
 KINDS = ("process", "netns", "container")
-LIVES_ON = 3.0  # seconds that a VM whose link was cut lives on
 
 
 def missing(kind: str) -> str | None:
@@ -119,7 +118,7 @@ def open_site(kind: str, guests: Mapping[str, Guest], folder: Path) -> Site:
         return NamespaceSite(hostnames)
     memory = {replica: guest.memory for replica, guest in guests.items() if guest.memory}
     images = [guest.image for guest in guests.values()]
-    return ContainerSite(hostnames, images, memory, folder, LIVES_ON)
+    return ContainerSite(hostnames, images, memory, folder)
 
 
 class LoopbackPlace:
@@ -159,48 +158,3 @@ class LoopbackSite:
     def close(self) -> None:
         for address in self._addresses:
             address.release()
-
-
-class NamespacePlace:
-    """A ``netns`` VM: a network namespace. Its metadata server is on this side of the link."""
-
-    lives_on = LIVES_ON
-
-    def __init__(self, host: Host, gateway: str) -> None:
-        self._host = host
-        self._fresh = True
-        self.address = host.address
-        self.metadata = gateway
-
-    def command(self, program: Program) -> tuple[list[str], dict[str, str]]:
-        return self._host.command(program.argv()), dict(program.environment)
-
-    def renew(self) -> None:
-        if not self._fresh:
-            self._host.renew()
-        self._fresh = False
-
-    def vanish(self, session: int | None) -> None:
-        self._host.cut()
-
-    def signal(self, session: int, number: int) -> int:
-        # By session, too: it may be on its way into the namespace.
-        return max(self._host.signal(number), signal_session(session, number))
-
-
-class NamespaceSite:
-    """The places of ``netns`` VMs: one network."""
-
-    def __init__(self, hostnames: Mapping[str, str]) -> None:
-        self._network = Network(list(hostnames.values()))
-        self._hosts = dict(zip(hostnames, self._network.hosts, strict=True))
-
-    @property
-    def gateway(self) -> str:
-        return self._network.gateway
-
-    def place(self, replica: str) -> NamespacePlace:
-        return NamespacePlace(self._hosts[replica], self._network.gateway)
-
-    def close(self) -> None:
-        self._network.close()

@@ -1,0 +1,67 @@
+"""VMs that are hosts of a ``netns`` network: an address, a host name, a link that can be cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from launcher.emulator.vms.netns import Host, Network
+from launcher.emulator.vms.processes import signal_session
+from launcher.emulator.vms.program import Program
+
+LIVES_ON = 3.0  # seconds that a VM whose link was cut lives on
+
+
+class HostPlace:
+    """A VM that is a host, whatever runs in it.
+
+    Args:
+        host: where the VM runs.
+        gateway: this machine's address in its network; its metadata server is there.
+    """
+
+    lives_on = LIVES_ON
+
+    def __init__(self, host: Host, gateway: str) -> None:
+        self._host = host
+        self._fresh = True
+        self.address = host.address
+        self.metadata = gateway
+
+    def renew(self) -> None:
+        """Makes this the place of a new VM."""
+        if not self._fresh:
+            self._host.renew()
+        self._fresh = False
+
+    def vanish(self, session: int | None) -> None:
+        """Cuts the link."""
+        self._host.cut()
+
+
+class NamespacePlace(HostPlace):
+    """A ``netns`` VM: a host, and this machine's files."""
+
+    def command(self, program: Program) -> tuple[list[str], dict[str, str]]:
+        return self._host.command(program.argv()), dict(program.environment)
+
+    def signal(self, session: int, number: int) -> int:
+        # By session, too: it may be on its way into the namespace.
+        return max(self._host.signal(number), signal_session(session, number))
+
+
+class NamespaceSite:
+    """The places of ``netns`` VMs: one network."""
+
+    def __init__(self, hostnames: Mapping[str, str]) -> None:
+        self._network = Network(list(hostnames.values()))
+        self._hosts = dict(zip(hostnames, self._network.hosts, strict=True))
+
+    @property
+    def gateway(self) -> str:
+        return self._network.gateway
+
+    def place(self, replica: str) -> NamespacePlace:
+        return NamespacePlace(self._hosts[replica], self._network.gateway)
+
+    def close(self) -> None:
+        self._network.close()
