@@ -76,11 +76,11 @@ def nothing_is_left() -> Iterator[None]:
         lists = (["ps", "--all", "--quiet"], ["network", "ls", "-q"], ["volume", "ls", "-q"])
         return {line for each in lists for line in podman(*each).stdout.split()}
 
-    before, names = there(), netns._names()
+    before, names = there(), netns.names()
     yield
     wait_for(lambda: not there() - before)
     # Namespaces of others on this machine may have come meanwhile; those of ours are ownerless.
-    for number in {netns.number_of(name) for name in netns._names() - names}:
+    for number in {netns.number_of(name) for name in netns.names() - names}:
         assert number is not None
         held = netns.claim(number)
         assert held is None, f"network {number} was left behind"

@@ -233,14 +233,14 @@ class Network:
 
 def collect() -> None:
     """Removes the networks of owners that are gone."""
-    for number in {number for number in map(number_of, _names()) if number is not None}:
+    for number in {number for number in map(number_of, names()) if number is not None}:
         if held := claim(number):
             with held:
                 _sweep(number)
 
 
 def _sweep(number: int) -> None:
-    own = [name for name in _names() if number_of(name) == number]
+    own = [name for name in names() if number_of(name) == number]
     for name in own:
         _kill(name, _cgroup(name))
     with contextlib.suppress(OSError):  # its other end goes with it
@@ -294,9 +294,9 @@ def _inhabitants(name: str, cgroup: Path | None) -> Iterator[int]:
                 yield int(entry.name)
 
 
-def _names() -> set[str]:
+def names() -> set[str]:
     """Everything on this machine that is named like a part of a network."""
-    places = [NAMESPACES, FILES, Path("/sys/class/net"), *filter(None, [_cgroup_root()])]
+    places = [NAMESPACES, FILES, Path("/sys/class/net"), *filter(None, [cgroup_root()])]
     return {
         entry.name
         for place in places
@@ -350,12 +350,12 @@ def _neighbour(number: int, last: int, device: str) -> str:
 
 
 def _cgroup(name: str) -> Path | None:
-    root = _cgroup_root()
+    root = cgroup_root()
     return root / name if root else None
 
 
 @functools.cache
-def _cgroup_root() -> Path | None:
+def cgroup_root() -> Path | None:
     """Where cgroups of version 2 can be made, if they can."""
     for line in Path("/proc/mounts").read_text().splitlines():
         _, place, kind, options, *_ = line.split()

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import httpx
 
+from launcher.emulator.vms import netns
+
 PARENT = "/v1/projects/local/locations/local/customJobs"
 PATIENCE = 60.0  # seconds; only a test that fails waits so long
 T = TypeVar("T")
@@ -26,6 +28,17 @@ def wait_for(look: Callable[[], T], accept: Callable[[T], bool] = bool) -> T:
         assert time.monotonic() < deadline, f"still waiting; last seen: {seen!r}"
         time.sleep(0.02)
     return seen
+
+
+def abandoned(names: set[str]) -> set[str]:
+    """Those of a network's parts that nobody holds; tests beside this one have networks, too."""
+    ownerless = set()
+    for number in {netns.number_of(name) for name in names}:
+        assert number is not None
+        if claim := netns.claim(number):
+            claim.close()
+            ownerless.add(number)
+    return {name for name in names if netns.number_of(name) in ownerless}
 
 
 def pool(script: str, replicas: int = 1, **container: Any) -> dict[str, Any]:

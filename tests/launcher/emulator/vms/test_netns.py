@@ -14,7 +14,8 @@ import pytest
 
 from launcher.emulator.vms import commands, netns
 from launcher.emulator.vms.netns import Host, Network
-from tests.launcher.emulator.running import wait_for
+from launcher.emulator.vms.processes import process_table
+from tests.launcher.emulator.running import abandoned, wait_for
 
 ROOT = Path(__file__).parents[4]
 MISSING = netns.missing()
@@ -76,7 +77,11 @@ def network() -> Iterator[Network]:
 
 def names_of(number: int) -> set[str]:
     """Namespaces, files, interfaces and cgroups of a network, as they are on this machine."""
-    return {name for name in netns._names() if netns.number_of(name) == number}
+    return {name for name in netns.names() if netns.number_of(name) == number}
+
+
+def lives(pid: int) -> bool:
+    return any(process.pid == pid and not process.dead for process in process_table())
 
 
 def say(host: Host, to: str, word: str) -> int:
@@ -134,7 +139,7 @@ def test_a_killed_host_has_no_process_left_whatever_session_it_was_in(
     monkeypatch: pytest.MonkeyPatch, with_cgroups: bool
 ) -> None:
     if not with_cgroups:
-        monkeypatch.setattr(netns, "_cgroup_root", lambda: None)
+        monkeypatch.setattr(netns, "cgroup_root", lambda: None)
     with Network(["vm-a"]) as network:
         (host,) = network.hosts
         process = subprocess.Popen(host.command(["sh", "-c", "setsid sleep 600 & sleep 600"]))
@@ -151,7 +156,7 @@ def test_a_frozen_host_does_nothing_until_it_is_thawed(
     monkeypatch: pytest.MonkeyPatch, listen: Callable[[Host], Listener], with_cgroups: bool
 ) -> None:
     if not with_cgroups:
-        monkeypatch.setattr(netns, "_cgroup_root", lambda: None)
+        monkeypatch.setattr(netns, "cgroup_root", lambda: None)
     with Network(["vm-a", "vm-b"]) as network:
         a, b = network.hosts
         listener = listen(b)
@@ -205,10 +210,11 @@ CRASH = """
 import os, subprocess
 from launcher.emulator.vms.netns import Network
 network = Network(["vm-a"])
-subprocess.Popen(network.hosts[0].command(["sleep", "600"]), stdout=subprocess.DEVNULL)
-while not network.hosts[0].processes():
+host = network.hosts[0]
+inside = subprocess.Popen(host.command(["sleep", "600"]), stdout=subprocess.DEVNULL)
+while inside.pid not in host.processes():
     pass
-print(network.number, network.hosts[0].name, flush=True)
+print(network.number, inside.pid, flush=True)
 os.kill(os.getpid(), 9)
 """
 
@@ -221,29 +227,27 @@ def test_what_a_killed_owner_left_is_removed_by_the_next(network: Network) -> No
         stdout=subprocess.PIPE,
         text=True,
     )
-    number, name = crashed.stdout.split()
-    left = list(netns._inhabitants(name, None))
-    assert names_of(int(number)) and len(left) == 1
+    number, left = map(int, crashed.stdout.split())
+    assert names_of(number) and lives(left)
     netns.collect()
-    assert names_of(int(number)) == set()
-    assert not Path(f"/proc/{left[0]}").exists() or not list(netns._inhabitants(name, None))
+    assert names_of(number) == set()
+    assert not lives(left)
     assert names_of(network.number), "a living owner's network stays"
 
 
 @needs_namespaces
-def test_a_network_that_cannot_be_made_leaves_nothing() -> None:
-    before = netns._names()
+def test_a_network_that_cannot_be_made_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = netns.names()
     with pytest.raises(OSError, match="254 hosts do not fit"):
         Network(["vm"] * 254)
-    with pytest.raises(OSError, match=r"^ip "):
-        # More than an interface's name can hold: the third step fails.
-        class Long(Network):
-            def _make(self) -> None:
-                self.hosts[0]._port = "port-with-a-name-too-long"
-                super()._make()
-
-        Long(["vm-a"])
-    assert netns._names() == before
+    # Once the switch is there, nothing can be written for the host.
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(netns, "FILES", tmp_path / "file" / "folder")
+    with pytest.raises(NotADirectoryError):
+        Network(["vm-a"])
+    assert abandoned(netns.names() - before) == set()
 
 
 def test_without_a_tool_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

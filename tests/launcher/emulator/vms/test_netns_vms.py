@@ -10,7 +10,7 @@ import pytest
 
 from launcher.emulator import __main__ as command
 from launcher.emulator.vms import netns, places
-from tests.launcher.emulator.running import Emulator, pool, wait_for
+from tests.launcher.emulator.running import Emulator, abandoned, pool, wait_for
 
 MISSING = netns.missing()
 needs_namespaces = pytest.mark.skipif(MISSING is not None, reason=MISSING or "")
@@ -47,20 +47,9 @@ while True:
 
 @pytest.fixture
 def emulator(start: Callable[..., Emulator]) -> Iterator[Emulator]:
-    before = netns._names()
+    before = netns.names()
     yield start("--vm", "netns")
-    # Emulators of other tests, or of other people, may come and go meanwhile.
-    wait_for(lambda: netns._names() - before, lambda left: not left or others_only(left))
-
-
-def others_only(names: set[str]) -> bool:
-    """Whether all these belong to networks that somebody holds."""
-    for number in {netns.number_of(name) for name in names}:
-        assert number is not None
-        if claim := netns.claim(number):
-            claim.close()
-            return False
-    return True
+    wait_for(lambda: abandoned(netns.names() - before), lambda left: not left)
 
 
 def python(script: str, *arguments: str) -> dict[str, object]:
@@ -155,10 +144,10 @@ def test_what_a_killed_emulator_left_goes_when_the_next_starts_a_job(
     first.until(job, "RUNNING")
     first.stop(signal.SIGKILL)
     number = int(address.split(".")[1]) % 2 * 256 + int(address.split(".")[2])
-    assert any(netns.number_of(name) == number for name in netns._names())
+    assert any(netns.number_of(name) == number for name in netns.names())
     with netns.Network(["vm-a"]):
         assert first.processes() == []
-    assert not any(netns.number_of(name) == number for name in netns._names())
+    assert not any(netns.number_of(name) == number for name in netns.names())
 
 
 def test_without_root_the_emulator_says_so_and_does_not_start(
