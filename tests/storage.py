@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from launcher.emulator.listener import Listener
 from launcher.emulator.storage.objects import Objects
 from launcher.emulator.storage.server import Storage
-from launcher.emulator.vms.listener import Listener
 
 ADDRESS = "127.0.0.1"
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from launcher.emulator.api.server import Api
 from launcher.emulator.jobs.job import Vms
 from launcher.emulator.jobs.registry import Registry, StateInUse
+from launcher.emulator.listener import Listener
 from launcher.emulator.storage.objects import Objects
 from launcher.emulator.storage.server import Storage
 from launcher.emulator.vms.cluster_spec import FORMS
-from launcher.emulator.vms.listener import Listener
 from launcher.emulator.vms.places import KINDS, missing
 from launcher.emulator.vms.processes import adopt_orphans, kill_children
 from launcher.job.jobfile import load_market

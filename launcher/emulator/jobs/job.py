@@ -29,6 +29,7 @@ from launcher.emulator.jobs.lifecycle import (
     StopAll,
     Survivors,
 )
+from launcher.emulator.listener import Listener
 from launcher.emulator.logs import ReplicaLog, parse_timestamp, timestamp, utc_now
 from launcher.emulator.market.exchange import Exchange
 from launcher.emulator.market.incidents import Incident, Progress, due, needs_steps
@@ -45,7 +46,6 @@ from launcher.emulator.vms.environment import (
     image_environment,
 )
 from launcher.emulator.vms.install import install_command
-from launcher.emulator.vms.listener import Listener
 from launcher.emulator.vms.metadata import Identity, Metadata, numeric_project
 from launcher.emulator.vms.places import Guest, Place, Site, open_site
 from launcher.emulator.vms.program import Program

@@ -18,9 +18,9 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 
+from launcher.emulator.listener import Listener
 from launcher.emulator.logs import ReplicaLog, StreamLog
 from launcher.emulator.vms import boot
-from launcher.emulator.vms.listener import Listener
 from launcher.emulator.vms.metadata import Metadata
 from launcher.emulator.vms.places import Place
 from launcher.emulator.vms.program import Program

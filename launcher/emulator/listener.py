@@ -1,4 +1,4 @@
-"""An HTTP server on one loopback address, inside a running event loop."""
+"""An HTTP server on one of this machine's addresses, inside a running event loop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Listener:
 
     Args:
         app: what answers.
-        address: the loopback address to listen on.
+        address: the address to listen on.
         port: the port; 0 for any free one.
     """
 
