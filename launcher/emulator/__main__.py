@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from launcher.emulator.api.server import Api
-from launcher.emulator.jobs.job import Vms
+from launcher.emulator.jobs.machines import VmOptions
 from launcher.emulator.jobs.registry import Registry, StateInUse
 from launcher.emulator.listener import Listener
 from launcher.emulator.storage.objects import Objects
@@ -91,12 +91,8 @@ async def _serve(options: argparse.Namespace, market: Market) -> int:
     adopt_orphans()
     options.state.mkdir(parents=True, exist_ok=True, mode=0o700)  # it will hold secrets
     buckets = Storage(Objects(options.buckets or options.state / "buckets"))
-    registry = Registry(
-        options.state,
-        market,
-        frozenset(options.cluster_spec_form),
-        vms=Vms(options.vm, options.memory, buckets),
-    )
+    vms = VmOptions(options.vm, options.memory, buckets, frozenset(options.cluster_spec_form))
+    registry = Registry(options.state, market, vms=vms)
     listener = _listen(registry, options.port)
     storage = Listener(buckets.app(ADDRESS), ADDRESS)
     storage.start()

@@ -20,8 +20,10 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
-from launcher.emulator.jobs.job import Folders, Job, Vms
+from launcher.emulator.jobs.injector import IncidentInjector
+from launcher.emulator.jobs.job import Job
 from launcher.emulator.jobs.lifecycle import UNAVAILABLE, Refused
+from launcher.emulator.jobs.machines import Folders, Machines, VmOptions
 from launcher.emulator.logs import timestamp, utc_now
 from launcher.emulator.market import incidents
 from launcher.emulator.market.exchange import Exchange
@@ -46,7 +48,6 @@ class Registry:
     Args:
         state: the state directory; made if it is not there.
         market: the Spot market that all jobs share.
-        spec_forms: in which forms CLUSTER_SPEC is written.
         new_id: returns the id of the next job, a number.
         clock: the time of day in seconds, for the market.
         vms: what the VMs are.
@@ -59,17 +60,15 @@ class Registry:
         self,
         state: Path,
         market: Market | None = None,
-        spec_forms: frozenset[str] = frozenset(),
         new_id: Callable[[], int] = time.time_ns,
         clock: Callable[[], float] = time.time,
-        vms: Vms | None = None,
+        vms: VmOptions | None = None,
     ) -> None:
         self.logs = state / "logs"
         self._folders = Folders(self.logs, state / "installed")
         self._jobs_folder = state / "jobs"
-        self._spec_forms = spec_forms
         self._new_id = new_id
-        self._vms = vms or Vms()
+        self._vms = vms or VmOptions()
         self._last_id = 0
         self._records: dict[str, Json] = {}
         self._running: dict[str, Job] = {}
@@ -108,16 +107,14 @@ class Registry:
         return record
 
     def _start(self, record: Json) -> None:
+        routes = [access_route(self.secrets, ACCESS_TOKEN)]
         job = Job(
             record,
             self._exchange.next_number(),
-            self._folders,
+            Machines(record, self._vms, self._folders, routes),
             self._exchange,
-            self._incidents,
+            IncidentInjector(self._incidents, self._exchange, record),
             self._save,
-            self._spec_forms,
-            self._vms,
-            [access_route(self.secrets, ACCESS_TOKEN)],
         )
         self._running[record["name"]] = job
         job.start()
@@ -183,7 +180,7 @@ class Registry:
         running = self._running.get(name)
         if running is None:
             raise failed_precondition(f"The job is in the final state {record['state']}.")
-        if replica is not None and not running.has_replica(replica):
+        if replica is not None and not running.replica(replica):
             raise not_found(f"The job has no replica {replica}.")
         try:
             request(running)
