@@ -9,21 +9,19 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
+from launcher.emulator.storage import wire
 from launcher.emulator.storage.blobs import Content, Receiver
 from launcher.emulator.storage.objects import Conditions, NoSuchThing, Object, Objects, Refused
 
 JSON_LIMIT = 2**20  # bytes
 MULTIPART_LIMIT = 256 * 2**20
 CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
-
-Fields = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @dataclass
@@ -61,9 +59,7 @@ class Uploads:
                 await run_in_threadpool(receiver.write, piece)
         return await self._put(bucket, name, {}, receiver.content(), fields, conditions)
 
-    async def multipart(
-        self, request: Request, bucket: str, fields: Fields, conditions: Conditions
-    ) -> Object:
+    async def multipart(self, request: Request, bucket: str, conditions: Conditions) -> Object:
         """The body is a part of JSON and a part of content."""
         boundary = re.search(
             r'boundary=(?:"([^"]+)"|([^;\s]+))', request.headers.get("content-type", "")
@@ -72,19 +68,17 @@ class Uploads:
             raise Refused("A multipart upload needs a boundary.")
         body = await _body(request, MULTIPART_LIMIT)
         description, kind, content = _parts(body, (boundary[1] or boundary[2]).encode())
-        given = fields(description)
+        given = wire.fields(description)
         given.setdefault("contentType", kind)
         name = str(description.get("name") or request.query_params.get("name", ""))
         with self._objects.receiving() as receiver:
             await run_in_threadpool(receiver.write, content)
         return await self._put(bucket, name, description, receiver.content(), given, conditions)
 
-    async def begin(
-        self, request: Request, bucket: str, fields: Fields, conditions: Conditions
-    ) -> str:
+    async def begin(self, request: Request, bucket: str, conditions: Conditions) -> str:
         """Begins a resumable upload. Returns its id."""
         description = await read_json(request)
-        given = fields(description)
+        given = wire.fields(description)
         if kind := request.headers.get("x-upload-content-type"):
             given.setdefault("contentType", kind)
         name = str(description.get("name") or request.query_params.get("name", ""))
