@@ -11,6 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
+from launcher.emulator.api.secretmanager import Secrets, access_route
 from launcher.emulator.api.server import Api
 from launcher.emulator.jobs.machines import VmOptions
 from launcher.emulator.jobs.registry import Registry, StateInUse
@@ -18,6 +19,7 @@ from launcher.emulator.listener import Listener
 from launcher.emulator.storage.objects import Objects
 from launcher.emulator.storage.server import Storage
 from launcher.emulator.vms.cluster_spec import FORMS
+from launcher.emulator.vms.metadata import ACCESS_TOKEN
 from launcher.emulator.vms.places import KINDS, missing
 from launcher.emulator.vms.processes import adopt_orphans, kill_children
 from launcher.job.jobfile import load_market
@@ -91,9 +93,16 @@ async def _serve(options: argparse.Namespace, market: Market) -> int:
     adopt_orphans()
     options.state.mkdir(parents=True, exist_ok=True, mode=0o700)  # it will hold secrets
     buckets = Storage(Objects(options.buckets or options.state / "buckets"))
-    vms = VmOptions(options.vm, options.memory, buckets, frozenset(options.cluster_spec_form))
+    secrets = Secrets(options.state / "secrets.json")
+    vms = VmOptions(
+        options.vm,
+        options.memory,
+        buckets,
+        frozenset(options.cluster_spec_form),
+        [access_route(secrets, ACCESS_TOKEN)],
+    )
     registry = Registry(options.state, market, vms=vms)
-    listener = _listen(registry, options.port)
+    listener = _listen(Api(registry, secrets), options.port)
     storage = Listener(buckets.app(ADDRESS), ADDRESS)
     storage.start()
     # VMs find their buckets by it: it is passed on to them.
@@ -118,9 +127,9 @@ async def _serve(options: argparse.Namespace, market: Market) -> int:
     return 0
 
 
-def _listen(registry: Registry, port: int) -> Listener:
+def _listen(api: Api, port: int) -> Listener:
     try:
-        return Listener(Api(registry).app(), ADDRESS, port)
+        return Listener(api.app(), ADDRESS, port)
     except (OSError, OverflowError) as error:
         raise OSError(
             f"cannot listen on {ADDRESS}:{port} ({error}); choose another --port, or 0 for any"

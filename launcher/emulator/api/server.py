@@ -15,11 +15,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from launcher.emulator.api import entries
+from launcher.emulator.api import entries, secretmanager
 from launcher.emulator.api.filters import parse_filter
+from launcher.emulator.api.secretmanager import Secrets
 from launcher.emulator.jobs.registry import Registry, job_name
 from launcher.emulator.market.incidents import DEFAULT_NOTICE
-from launcher.emulator.resources import customjobs, secretmanager
+from launcher.emulator.resources import customjobs
 from launcher.emulator.resources.customjobs import Json
 from launcher.emulator.resources.errors import ApiError, invalid_argument, not_found
 from launcher.job.durations import parse_duration
@@ -40,10 +41,12 @@ class Api:
 
     Args:
         registry: the jobs.
+        secrets: what Secret Manager holds.
     """
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, secrets: Secrets) -> None:
         self._registry = registry
+        self._secrets = secrets
 
     def app(self) -> Starlette:
         """Returns the application to serve."""
@@ -58,7 +61,7 @@ class Api:
             ("GET", EXTRA + "/replicas", self.replicas),
             ("POST", EXTRA + "/replicas/{replica}:preempt", self.preempt),
             ("POST", EXTRA + "/replicas/{replica}:restore", self.restore),
-            *secretmanager.Handlers(self._registry.secrets, _json).routes(),
+            *secretmanager.Handlers(self._secrets, _json).routes(),
         ]
         return Starlette(
             routes=[Route(path, _local(handler), methods=[verb]) for verb, path, handler in routes],

@@ -1,1 +1,1 @@
-"""A CustomJob's life: its states, its VMs, and what is kept of it."""
+"""A CustomJob's life: its states, its VMs and what befalls them, and what is kept of it."""

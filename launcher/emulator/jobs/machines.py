@@ -27,7 +27,7 @@ from launcher.emulator.vms.install import install_command
 from launcher.emulator.vms.metadata import Identity, Metadata, numeric_project
 from launcher.emulator.vms.places import Guest, Place, Site, open_site
 from launcher.emulator.vms.program import Program
-from launcher.emulator.vms.vm import ExitCallback, ProcessVM
+from launcher.emulator.vms.vm import VM, ExitCallback
 from launcher.job.machines import MACHINES
 from trainer.protocol.secretmanager import ENV_ENDPOINT
 from trainer.rundir.names import ENV_ADDRESS, ENV_SCRATCH, ENV_SLOTS
@@ -58,12 +58,14 @@ class VmOptions:
         storage: what VMs that are not on this machine's own network find at gs://; the
             others find that of ``STORAGE_EMULATOR_HOST``.
         spec_forms: in which forms CLUSTER_SPEC is written.
+        routes: what a VM can ask at its metadata server's port besides.
     """
 
     kind: str = "process"
     memory: int | None = None
     storage: Storage | None = None
     spec_forms: frozenset[str] = frozenset()
+    routes: Sequence[Route] = ()
 
 
 class Machines:
@@ -73,15 +75,12 @@ class Machines:
         record: the CustomJob in the normal form, with ``name``.
         options: what the VMs are.
         folders: where logs and what VMs install for themselves are kept.
-        routes: what a VM can ask at its metadata server's port besides.
 
     Attributes:
         types: the machine type of each replica, in the job's order.
     """
 
-    def __init__(
-        self, record: Json, options: VmOptions, folders: Folders, routes: Sequence[Route] = ()
-    ) -> None:
+    def __init__(self, record: Json, options: VmOptions, folders: Folders) -> None:
         self._name: str = record["name"]
         _, self._project, _, self._region, _, self._id = self._name.split("/")
         self._output = customjobs.output_directory(record)
@@ -91,16 +90,15 @@ class Machines:
         self._options = options
         self._logs = folders.logs
         self._installed = folders.installed / self._id
-        self._routes = routes
         self._site: Site | None = None
         self._storage: Listener | None = None
-        self._vms: dict[str, ProcessVM] = {}
+        self._vms: dict[str, VM] = {}
 
-    def get(self, replica: str) -> ProcessVM | None:
+    def get(self, replica: str) -> VM | None:
         """The replica's VM, if it was made."""
         return self._vms.get(replica)
 
-    def __getitem__(self, replica: str) -> ProcessVM:
+    def __getitem__(self, replica: str) -> VM:
         return self._vms[replica]
 
     def make(self, replica: str, on_exit: ExitCallback) -> None:
@@ -146,15 +144,15 @@ class Machines:
         memory = self._options.memory or (machine.memory_gb * 2**30 if machine else None)
         return Guest(hostname(self._id, replica), pool.image, memory)
 
-    def _vm(self, replica: str, place: Place, on_exit: ExitCallback) -> ProcessVM:
+    def _vm(self, replica: str, place: Place, on_exit: ExitCallback) -> VM:
         host = hostname(self._id, replica)
         metadata = Metadata(
-            Identity(self._project, self._region, host, place.address), self._routes
+            Identity(self._project, self._region, host, place.address), self._options.routes
         )
         listener = Listener(metadata.app(), place.metadata)
         program = self._program(replica, self._environment(replica, place, listener.authority))
         output = ReplicaLog(self._logs, self._id, replica)
-        return ProcessVM(program, metadata, listener, place, output, on_exit)
+        return VM(program, metadata, listener, place, output, on_exit)
 
     def _environment(self, replica: str, place: Place, metadata: str) -> dict[str, str]:
         """The variables of the replica's program; ``metadata`` is host and port of its server."""

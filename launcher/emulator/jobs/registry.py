@@ -1,10 +1,9 @@
 """All CustomJobs that the emulator knows, kept in its state directory.
 
 ``<state>/jobs/<id>.json`` holds a job as the API answers it, ``<state>/logs`` what its replicas
-printed, ``<state>/exchange.json`` how far the Spot market is, ``<state>/secrets.json`` what
-Secret Manager holds. All of that outlives the emulator; VMs do not. So when it starts again, jobs
-that had VMs have failed (with the code UNAVAILABLE: another attempt may succeed), jobs that were
-QUEUED go on waiting, and ended ones are as they were.
+printed, ``<state>/exchange.json`` how far the Spot market is. All of that outlives the emulator;
+VMs do not. So when it starts again, jobs that had VMs have failed (with the code UNAVAILABLE:
+another attempt may succeed), jobs that were QUEUED go on waiting, and ended ones are as they were.
 """
 
 from __future__ import annotations
@@ -30,8 +29,6 @@ from launcher.emulator.market.exchange import Exchange
 from launcher.emulator.resources import customjobs
 from launcher.emulator.resources.customjobs import JobState, Json, state_of
 from launcher.emulator.resources.errors import failed_precondition, invalid_argument, not_found
-from launcher.emulator.resources.secretmanager import Secrets, access_route
-from launcher.emulator.vms.metadata import ACCESS_TOKEN
 from launcher.job.marketfile import Market
 
 NAME = re.compile(r"projects/[^/]+/locations/[^/]+/customJobs/(\d+)")
@@ -78,7 +75,6 @@ class Registry:
         self._jobs_folder.mkdir(exist_ok=True, mode=0o700)
         self.logs.mkdir(exist_ok=True)
         self._lock = _locked(state / "lock")
-        self.secrets = Secrets(state / "secrets.json")
         market = market or Market()
         self._incidents = incidents.from_file(market.incidents)
         self._exchange = Exchange(market, state / "exchange.json", clock)
@@ -107,11 +103,10 @@ class Registry:
         return record
 
     def _start(self, record: Json) -> None:
-        routes = [access_route(self.secrets, ACCESS_TOKEN)]
         job = Job(
             record,
             self._exchange.next_number(),
-            Machines(record, self._vms, self._folders, routes),
+            Machines(record, self._vms, self._folders),
             self._exchange,
             IncidentInjector(self._incidents, self._exchange, record),
             self._save,

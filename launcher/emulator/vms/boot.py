@@ -1,4 +1,4 @@
-"""The first program of a ``process`` VM: ties its life to the emulator's, then becomes the command.
+"""The first program of a VM: ties its life to the emulator's, then becomes the command.
 
     python -I -S boot.py EMULATOR_PID COMMAND [ARGUMENT ...]
 

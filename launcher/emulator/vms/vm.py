@@ -32,7 +32,7 @@ RECHECK_SECONDS = 0.01
 ExitCallback = Callable[[int, int], None]
 
 
-class ProcessVM:
+class VM:
     """The VM of one replica, through all its incarnations.
 
     Args:

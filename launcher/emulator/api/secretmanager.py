@@ -2,14 +2,15 @@
 
 Versions are added, accessed and destroyed. Everybody on this machine may do all of it, as
 with the rest of the emulator; VMs reach it through their metadata server's port, and must
-show the access token that they got there. Contents are kept in a file that only the
-emulator's user can read.
+show the access token that they got there. Contents are kept in ``<state>/secrets.json``, which
+only the emulator's user can read.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import json
 import os
 from collections.abc import Awaitable, Callable
@@ -43,9 +44,14 @@ class Secrets:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._versions: dict[str, list[str | None]] = {}
-        if path.exists():
-            self._versions = json.loads(path.read_text())
+
+    @functools.cached_property
+    def _versions(self) -> dict[str, list[str | None]]:
+        # Not before somebody asks: another emulator may have held the state directory.
+        kept: dict[str, list[str | None]] = {}
+        if self._path.exists():
+            kept = json.loads(self._path.read_text())
+        return kept
 
     def add(self, secret: str, data: str) -> str:
         """Adds a version to ``projects/P/secrets/S``, which is made. Returns its name."""

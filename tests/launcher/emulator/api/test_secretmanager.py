@@ -14,8 +14,8 @@ import pytest
 from starlette.applications import Starlette
 
 from launcher.api.delivery import delivered
+from launcher.emulator.api.secretmanager import Secrets, access_route
 from launcher.emulator.resources.errors import ApiError
-from launcher.emulator.resources.secretmanager import Secrets, access_route
 from launcher.job.spec import Job
 from tests.launcher.emulator.running import Emulator, pool
 from trainer.rundir.directory import RunDirectory
