@@ -32,15 +32,16 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Emulator]]:
                 os.kill(pid, signal.SIGKILL)
 
 
-@pytest.fixture
-def emulator(start: Callable[..., Emulator]) -> Emulator:
-    """An emulator without a market."""
-    return start()
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    """One emulator for all requests that leave no trace in it."""
-    emulator = Emulator(tmp_path_factory.mktemp("shared") / "state", "--until-eof")
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    """An emulator without a market that goes on from test to test."""
+    emulator = Emulator(tmp_path_factory.mktemp("emulator") / "state", "--until-eof")
     yield emulator
     assert emulator.stop() == 0
+
+
+@pytest.fixture
+def emulator(running: Emulator) -> Iterator[Emulator]:
+    """An emulator without a market and without jobs; it forgets this test's, and kills them."""
+    with running.turn():
+        yield running

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,13 +58,17 @@ def pool(script: str, replicas: int = 1, **container: Any) -> dict[str, Any]:
     }
 
 
+def _new_mark() -> str:
+    """A variable that is passed to every job, so that its processes can be recognised."""
+    return f"MARK={uuid.uuid4().hex}"
+
+
 class Emulator:
     """One emulator process, and a client for it."""
 
     def __init__(self, state: Path, *options: str) -> None:
         self.state = state
-        # Passed to every job below, so that its processes can be recognised.
-        self.mark = f"MARK={uuid.uuid4().hex}"
+        self.mark = _new_mark()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "launcher.emulator", "--state", str(state), *options],
             stdin=subprocess.PIPE,
@@ -72,6 +79,24 @@ class Emulator:
         assert line, f"the emulator ended with {self.process.wait()}"
         self.endpoint: str = json.loads(line)["endpoint"]
         self.http = httpx.Client(base_url=self.endpoint, timeout=PATIENCE)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """One test's turn: at its end all jobs and their logs are gone, and all their processes."""
+        self.mark = _new_mark()
+        try:
+            yield
+        finally:
+            for file in (self.state / "jobs").glob("*.json"):
+                name = json.loads(file.read_text())["name"]
+                assert self.http.delete(f"/v1/{name}").status_code == 200
+            shutil.rmtree(self.state / "logs")
+            (self.state / "logs").mkdir()
+            # What has left its VM is killed when the emulator ends.
+            left = self.processes()
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
+        assert left == []
 
     def create(self, *pools: dict[str, Any], **spec: Any) -> str:
         """Creates a job. Returns its path in the API."""

@@ -54,9 +54,9 @@ def test_jobs_are_listed_newest_first_by_pages_and_filters(emulator: Emulator) -
     ],
 )
 def test_a_list_request_that_is_wrong(
-    shared: Emulator, parameters: dict[str, str], says: str
+    emulator: Emulator, parameters: dict[str, str], says: str
 ) -> None:
-    answer = shared.http.get(PARENT, params=parameters)
+    answer = emulator.http.get(PARENT, params=parameters)
     assert answer.status_code == 400
     assert answer.json()["error"]["message"].startswith(says)
 
@@ -79,9 +79,9 @@ def test_a_list_request_that_is_wrong(
     ],
 )
 def test_errors_have_googles_form(
-    shared: Emulator, method: str, path: str, body: bytes, code: int, status: str
+    emulator: Emulator, method: str, path: str, body: bytes, code: int, status: str
 ) -> None:
-    answer = shared.http.request(method, path, content=body)
+    answer = emulator.http.request(method, path, content=body)
     assert answer.status_code == code
     error = answer.json()["error"]
     assert (error["code"], error["status"]) == (code, status)
@@ -91,8 +91,8 @@ def test_errors_have_googles_form(
 @pytest.mark.parametrize(
     "headers", [{"Origin": "https://example.com"}, {"Host": "rebound.example.com:80"}]
 )
-def test_web_pages_are_kept_out(shared: Emulator, headers: dict[str, str]) -> None:
-    answer = shared.http.get(PARENT, headers=headers)
+def test_web_pages_are_kept_out(emulator: Emulator, headers: dict[str, str]) -> None:
+    answer = emulator.http.get(PARENT, headers=headers)
     assert answer.json()["error"]["status"] == "PERMISSION_DENIED"
 
 
@@ -142,7 +142,7 @@ def texts(entries: list[dict[str, Any]]) -> list[str]:
         ({"pagesize": 1}, 'Unknown name "pagesize"'),
     ],
 )
-def test_a_log_request_that_is_wrong(shared: Emulator, body: dict[str, Any], says: str) -> None:
-    answer = shared.http.post("/v2/entries:list", json=body)
+def test_a_log_request_that_is_wrong(emulator: Emulator, body: dict[str, Any], says: str) -> None:
+    answer = emulator.http.post("/v2/entries:list", json=body)
     assert answer.status_code == 400
     assert answer.json()["error"]["message"].startswith(says)

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,14 @@ def test_a_vm_shows_its_access_token(tmp_path: Path, authorization: str | None) 
 @pytest.mark.parametrize(
     "body", [{}, {"payload": 1}, {"payload": {"data": 1}}, {"payload": {"data": "*"}}]
 )
-def test_what_is_no_payload_is_refused(shared: Emulator, body: dict[str, Any]) -> None:
-    answer = shared.http.post(f"/v1/{SECRET}:addVersion", json=body)
+def test_what_is_no_payload_is_refused(emulator: Emulator, body: dict[str, Any]) -> None:
+    answer = emulator.http.post(f"/v1/{SECRET}:addVersion", json=body)
     assert answer.status_code == 400
     assert answer.json()["error"]["status"] == "INVALID_ARGUMENT"
 
 
-def test_a_secret_lives_as_long_as_its_run(emulator: Emulator, tmp_path: Path) -> None:
+def test_a_secret_lives_as_long_as_its_run(start: Callable[..., Emulator], tmp_path: Path) -> None:
+    emulator = start()
     run_dir = RunDirectory(str(tmp_path / "run"))
     with delivered(JOB, "the secret", run_dir, emulator.endpoint) as version:
         assert version == f"{SECRET}/versions/1"

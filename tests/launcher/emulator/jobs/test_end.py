@@ -18,7 +18,7 @@ from tests.launcher.emulator.running import Emulator, pool, wait_for
 Start = Callable[..., Emulator]
 
 # What is hard to end: deaf to SIGTERM, with children, in several process groups.
-STUBBORN = "set -m; trap '' TERM; sleep 1000 & echo up; while :; do sleep 0.05; done"
+STUBBORN = "set -m; trap '' TERM; sleep 1000 & echo up; wait"
 
 
 def listening(address: str, port: int) -> bool:

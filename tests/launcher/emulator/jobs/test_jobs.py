@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.launcher.emulator.running import Emulator, pool, wait_for
 
-FOREVER = "while :; do sleep 0.05; done"
+FOREVER = "sleep 1000 & wait"  # unlike sleep alone, it heeds a trap at once
 
 
 def script(path: Path, text: str) -> str:
@@ -132,7 +133,10 @@ def test_what_the_command_started_ends_with_it(emulator: Emulator) -> None:
     assert emulator.processes() == []
 
 
-def test_a_program_that_leaves_its_vm_ends_with_the_emulator(emulator: Emulator) -> None:
+def test_a_program_that_leaves_its_vm_ends_with_the_emulator(
+    start: Callable[..., Emulator],
+) -> None:
+    emulator = start()
     job = emulator.create(pool("setsid sh -c 'echo away; sleep 1000' & wait"))
     emulator.until_output(job, "workerpool0-0", "away")
     emulator.http.delete(job)

@@ -45,11 +45,20 @@ while True:
 """
 
 
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    emulator = Emulator(tmp_path_factory.mktemp("netns") / "state", "--until-eof", "--vm", "netns")
+    yield emulator
+    assert emulator.stop() == 0
+
+
 @pytest.fixture
-def emulator(start: Callable[..., Emulator]) -> Iterator[Emulator]:
+def emulator(running: Emulator) -> Iterator[Emulator]:
+    """An emulator whose VMs are network namespaces; those of a job are gone with the job."""
     before = netns.names()
-    yield start("--vm", "netns")
-    wait_for(lambda: abandoned(netns.names() - before), lambda left: not left)
+    with running.turn():
+        yield running
+    assert abandoned(netns.names() - before) == set()
 
 
 def python(script: str, *arguments: str) -> dict[str, object]:
