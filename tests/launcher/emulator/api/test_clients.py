@@ -112,16 +112,18 @@ def test_the_sdk(emulator: Emulator) -> None:
     )
     spot = types.Scheduling.Strategy.SPOT
     job = aiplatform.CustomJob(display_name="a job", worker_pool_specs=[pool("echo hello")])
-    job.run(scheduling_strategy=spot)  # returns when the job has succeeded
+    failing = aiplatform.CustomJob(display_name="fails", worker_pool_specs=[pool("exit 1")])
+    for each in (job, failing):  # side by side: the SDK looks every five seconds
+        each.run(scheduling_strategy=spot, sync=False)
+    job.wait()  # returns when the job has succeeded
     assert job.state.name == "JOB_STATE_SUCCEEDED"
     assert emulator.output(job.resource_name, "workerpool0-0") == ["hello"]
     wire = emulator.get(f"/v1/{job.resource_name}")
     assert wire["jobSpec"]["scheduling"]["strategy"] == "SPOT"
     assert wire["jobSpec"]["baseOutputDirectory"]["outputUriPrefix"].startswith("gs://a-bucket/")
 
-    failing = aiplatform.CustomJob(display_name="fails", worker_pool_specs=[pool("exit 1")])
     with pytest.raises(RuntimeError, match="exited with status 1"):
-        failing.run(scheduling_strategy=spot)
+        failing.wait()
     listed = aiplatform.CustomJob.list(filter='state="JOB_STATE_SUCCEEDED" AND display_name:"a *"')
     assert [each.resource_name for each in listed] == [job.resource_name]
 

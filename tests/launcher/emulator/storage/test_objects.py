@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -21,6 +21,7 @@ from launcher.emulator.storage.objects import (
     Taken,
 )
 
+ROOT = Path(__file__).parents[4]
 NAMES = st.sampled_from(["a", "a/b", "a/b/c", "ab", "b/ü", "\U0010ffff", "a/\U0010ffff"])
 CONTENT = st.binary(max_size=5)
 
@@ -127,33 +128,54 @@ TestAgainstModel = AgainstModel.TestCase
 TestAgainstModel.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
 
 
-def _race(folder: Path, racer: int, won: Any) -> None:
-    objects = Objects(folder)
-    for number in range(20):
-        try:
-            put(objects, f"claim/{number}", b"%d" % racer, Conditions(generation_match=0))
-            won.put((number, racer))
-        except ConditionFailed:
-            pass
+# Claims names as fast as it can once it is told to go, and prints those that it got.
+RACER = """
+import sys
+from pathlib import Path
+from launcher.emulator.storage.objects import ConditionFailed, Conditions, Objects
+
+objects, racer = Objects(Path(sys.argv[1])), sys.argv[2].encode()
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(20):
+    with objects.receiving() as receiver:
+        receiver.write(racer)
+    try:
+        objects.put("bucket", f"claim/{number}", receiver.content(), {}, Conditions(0))
+        print(number)
+    except ConditionFailed:
+        pass
+"""
 
 
 def test_of_several_processes_one_creates(tmp_path: Path) -> None:
     Objects(tmp_path).create_bucket("bucket")
-    context = multiprocessing.get_context("spawn")
-    won = context.Queue()
-    racers = [context.Process(target=_race, args=(tmp_path, racer, won)) for racer in range(3)]
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACER, str(tmp_path), str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for number in range(3)
+    ]
     for racer in racers:
-        racer.start()
-    wins = sorted(won.get(timeout=60) for _ in range(20))
+        assert racer.stdout and racer.stdout.readline() == "ready\n"
     for racer in racers:
-        racer.join()
-        assert racer.exitcode == 0
-    assert won.empty()
-    assert [number for number, _ in wins] == list(range(20))
-    for number, racer in wins:
-        _, file = Objects(tmp_path).open("bucket", f"claim/{number}")
+        assert racer.stdin
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    wins = []
+    for number, racer in enumerate(racers):
+        said, _ = racer.communicate(timeout=60)
+        assert racer.returncode == 0
+        wins += [(int(claim), number) for claim in said.split()]
+    assert [claim for claim, _ in sorted(wins)] == list(range(20))
+    for claim, number in wins:
+        _, file = Objects(tmp_path).open("bucket", f"claim/{claim}")
         with file:
-            assert file.read() == b"%d" % racer
+            assert file.read() == b"%d" % number
 
 
 def test_what_is_being_read_stays_whole(tmp_path: Path) -> None:
