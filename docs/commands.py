@@ -1,0 +1,145 @@
+"""Writes the page about the `swell` command from the command itself.
+
+    python docs/commands.py > docs/commands.md
+
+tests/test_docs.py checks that the page is current.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from enum import Enum
+from textwrap import fill
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+
+import typer
+from typer.models import ArgumentInfo, OptionInfo
+
+from launcher.cli import app
+
+WIDTH = 100
+
+INTRODUCTION = """\
+# Commands
+
+<!-- Written by docs/commands.py: change it, or the commands' own help, and run it again. -->
+
+`RUN` is a run's id, a unique beginning of it, or the URL of its run directory. With the URL, every
+command that looks at a run or ends it works on any machine that can read the directory. `JOB` is a
+[job file](job.md).
+"""
+
+ERRORS = "What is wrong goes to standard error, a line for each problem, with what to do about it."
+
+# What the help has no room for.
+NOTES = {
+    "launch": "Ctrl-C cancels the run; a second one stops the local VMs at once. To leave a run "
+    "going, start it with `--detach`.",
+    "attach": "Works after a crash of the launch, or SIGKILL, and on any machine that can read the "
+    "run directory; a local run's VMs start on the machine that launched it, and nowhere else. "
+    "[job.md](job.md#going-on) says what happens meanwhile.",
+    "plan": "[job.md](job.md#the-plan) describes the formats.",
+    "doctor": "For Vertex AI it looks at credentials, API, bucket, image, permissions and quota; "
+    "for the local target at what this machine needs.",
+    "status": "Step, generations, losses and pauses; on Vertex AI also what the API says.",
+    "checkpoints": "[checkpoints.md](checkpoints.md) says what is in one.",
+    "logs": "On Vertex AI they come from Cloud Logging.",
+    "preempt": "[local.md](local.md) has the market, which does the same by itself.",
+    "image check": "[containers/README.md](../containers/README.md) says what an image needs.",
+    "emulator": "For curl and for Google's own client; [local.md](local.md#the-emulator-by-itself) "
+    "has the options.",
+}
+
+
+class Parameter(NamedTuple):
+    """An argument or an option of a command, as its signature declares it."""
+
+    info: ArgumentInfo | OptionInfo
+    name: str
+    type: Any
+    default: Any
+
+    def usage(self) -> str:
+        """How it is written: ``--target local|vertex``, ``JOB``."""
+        if isinstance(self.info, ArgumentInfo):
+            return self.info.metavar or self.name.upper()
+        # In Annotated, typer takes an option's first name for its default.
+        named = (self.info.default, *(self.info.param_decls or ()))
+        names = [it for it in named if isinstance(it, str)] or [f"--{self.name.replace('_', '-')}"]
+        metavar = self.info.metavar or self._values()
+        return ", ".join(names) + (f" {metavar}" if metavar else "")
+
+    def meaning(self) -> str:
+        """What it is for, and what it is without being given."""
+        default = self.default.value if isinstance(self.default, Enum) else None
+        text = str(self.info.help or "")
+        return f"{text} [default: {default}]" if default else text
+
+    def _values(self) -> str:
+        inner = next((t for t in get_args(self.type) if t is not type(None)), self.type)
+        if inner is bool:
+            return ""
+        if isinstance(inner, type) and issubclass(inner, Enum):
+            return "|".join(member.value for member in inner)
+        return "N" if inner is int else "TEXT"
+
+
+def parameters(command: Callable[..., Any]) -> Iterator[Parameter]:
+    """Yields what a command takes, in the order of its signature."""
+    hints = get_type_hints(command, include_extras=True)
+    for name, parameter in inspect.signature(command).parameters.items():
+        hint = hints[name]
+        if get_origin(hint) is Annotated:
+            kind, info = get_args(hint)[:2]
+            yield Parameter(info, name, kind, parameter.default)
+
+
+def commands(of: typer.Typer, prefix: str = "") -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Yields all commands with their names, those of groups after the others."""
+    for command in of.registered_commands:
+        assert command.callback
+        yield prefix + (command.name or command.callback.__name__), command.callback
+    for group in of.registered_groups:
+        assert group.typer_instance
+        yield from commands(group.typer_instance, f"{prefix}{group.name} ")
+
+
+def _paragraph(text: str) -> str:
+    return fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|")
+
+
+def page() -> str:
+    """Returns the text of docs/commands.md."""
+    rows, sections = [], []
+    for name, command in commands(app):
+        taken = list(parameters(command))
+        words = [it.usage() for it in taken if isinstance(it.info, ArgumentInfo)]
+        options = [it for it in taken if isinstance(it.info, OptionInfo)]
+        usage = " ".join(["swell", name, *words])
+        about = inspect.getdoc(command) or ""
+        rows.append(f"| [`{usage}`](#swell-{name.replace(' ', '-')}) | {_cell(about)} |")
+        section = [
+            f"## swell {name}",
+            "",
+            f"    {usage}{' [OPTIONS]' if options else ''}",
+            "",
+            about,
+        ]
+        if note := NOTES.get(name):
+            section += ["", _paragraph(note)]
+        if options:
+            section += ["", "| option | meaning |", "|---|---|"]
+            section += [f"| `{_cell(it.usage())}` | {_cell(it.meaning())} |" for it in options]
+        sections.append("\n".join(section) + "\n")
+    table = "\n".join(["| command | what it does |", "|---|---|", *rows]) + "\n"
+    ends = _paragraph(f"{app.info.epilog} {ERRORS}") + "\n"
+    return "\n".join([INTRODUCTION, table, ends, *sections])
+
+
+if __name__ == "__main__":
+    print(page(), end="")
