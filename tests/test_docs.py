@@ -1,0 +1,116 @@
+"""The pages are true to the repository: what they link to and name is there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from docs.commands import page as commands_page
+from launcher.job.spec import Job
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("benchmarks", "containers", "docs", "examples", "launcher", "tests", "trainer")
+HISTORY = ROOT / "CHANGELOG.md"  # names what is there no longer
+PAGES = sorted([*ROOT.glob("*.md"), *(page for f in FOLDERS for page in (ROOT / f).rglob("*.md"))])
+CURRENT = [page for page in PAGES if page != HISTORY]
+SOURCES = sorted(
+    path
+    for folder in FOLDERS
+    for path in (ROOT / folder).rglob("*")
+    if path.suffix in {".py", ".sh", ".proto", ".yaml"}
+)
+
+# A file or folder of the repository, wherever it is named; NAME stands for any.
+_PATH = re.compile(rf"(?<![\w/.~-])(?:{'|'.join(FOLDERS)})/[\w./*-]*[\w*/]")
+_MODULE = re.compile(r"(?<![\w./-])(?:launcher|trainer)(?:\.[A-Za-z_]\w*)+")
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def prose(page: Path) -> Iterator[str]:
+    """The lines of a page that are not code."""
+    inside = False
+    for line in page.read_text().splitlines():
+        if line.startswith("```"):
+            inside = not inside
+        elif not inside and not line.startswith("    "):
+            yield line
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link may name after #: the headings, as forges make anchors of them."""
+    headings = [line.lstrip("#") for line in prose(page) if re.match("#+ ", line)]
+    return {
+        re.sub(r"[^\w -]", "", heading.strip().lower()).replace(" ", "-") for heading in headings
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in _LINK.findall("\n".join(prose(page))):
+        if re.match("https?://|mailto:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        there = (page.parent / file).resolve() if file else page
+        assert there.exists(), f"{target}: there is no such file"
+        assert not anchor or anchor in anchors(there), f"{target}: there is no such heading"
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=named)
+def test_files_that_are_named_exist(page: Path) -> None:
+    paths = {path for path in _PATH.findall(page.read_text()) if "NAME" not in path}
+    assert [path for path in sorted(paths) if not list(ROOT.glob(path))] == []
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=named)
+def test_modules_that_are_named_exist(page: Path) -> None:
+    assert [name for name in set(_MODULE.findall(page.read_text())) if not is_there(name)] == []
+
+
+def is_there(name: str) -> bool:
+    """Whether a dotted name is a module, or what one has; trainer.fit, say, or a function."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        path = ROOT.joinpath(*parts[:count])
+        module = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if module.is_file():
+            has = module.read_text()
+            return all(re.search(rf"\b{part}\b", has) for part in parts[count:])
+    return False
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_lines_are_short(page: Path) -> None:
+    assert [line for line in prose(page) if len(line) > 100 and not line.startswith("|")] == []
+
+
+def test_the_code_names_pages_and_sections_that_exist() -> None:
+    for source in SOURCES:
+        text = source.read_text()
+        for page in re.findall(r"docs/\w+\.md", text):
+            assert (ROOT / page).is_file(), f"{named(source)} names {page}"
+        for page, heading in re.findall(r'(docs/\w+\.md), "([^"]+)"', text):
+            assert heading.lower().replace(" ", "-") in anchors(ROOT / page), (source, heading)
+
+
+def test_the_page_about_the_commands_is_current() -> None:
+    current = (ROOT / "docs/commands.md").read_text() == commands_page()
+    assert current, "run: python docs/commands.py > docs/commands.md"
+
+
+def test_the_index_has_every_page() -> None:
+    index = (ROOT / "docs/README.md").read_text()
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert {page for page in pages if f"]({page})" not in index} == set()
+
+
+def test_the_readmes_job_file_is_right() -> None:
+    [first, *_] = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    Job.model_validate(yaml.safe_load(first))
