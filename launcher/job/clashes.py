@@ -15,7 +15,7 @@ from typing import Any
 
 from launcher.job.code import Code
 from launcher.job.machines import REGIONS
-from launcher.job.part import Problem, valid, whole
+from launcher.job.model import Problem, valid, whole
 from launcher.job.pool import MAX_PACKAGES, Container, Package, Pool
 from launcher.job.scheduling import Scheduling
 

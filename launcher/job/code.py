@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from launcher.job.part import Part, Text, beside, problem
+from launcher.job.model import JobModel, Text, beside, problem
 from launcher.job.sizes import Size, SizeField
 
 MAX_SIZE = Size(2**30)  # what a VM takes in (trainer.rundir.bundle)
@@ -21,7 +21,7 @@ def _size(size: Size) -> Size:
     return size
 
 
-class Code(Part):
+class Code(JobModel):
     """A folder with the user's program, sent along with the run. The folder alone is short.
 
     ``.gitignore`` and ``.swellignore`` say what stays behind; see launcher.packing.pack.

@@ -19,9 +19,9 @@ from typing import Annotated, Any
 from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from launcher.job.durations import Duration
-from launcher.job.part import Part, Problem, problem
+from launcher.job.machines import Regions
+from launcher.job.model import JobModel, Problem, problem
 from launcher.job.pool import MachineName, Pool
-from launcher.job.region import Regions
 from launcher.job.scheduling import Strategy
 
 MAX_FALLBACKS = 20
@@ -88,7 +88,7 @@ Deadline = Annotated[
 ]
 
 
-class Fallback(Part):
+class Fallback(JobModel):
     """Another way to run: what it leaves out is as the job has it."""
 
     regions: Regions | None = Field(None, description="In order; by default the job's")
@@ -111,7 +111,7 @@ class Fallback(Part):
             yield (), "changes nothing; write regions, machine, pools or strategy"
 
 
-class Resubmit(Part):
+class Resubmit(JobModel):
     """How long the run waits before it tries again what failed."""
 
     pause: Duration = Field(
@@ -131,7 +131,7 @@ class Resubmit(Part):
             yield ("longest",), "is shorter than pause; write at least that"
 
 
-class Limits(Part):
+class Limits(JobModel):
     """What the run may take; the first limit that is reached ends it, with a checkpoint."""
 
     cost: Money | None = Field(None, description="Of all attempts, by the estimates of swell plan")

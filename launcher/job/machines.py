@@ -1,4 +1,4 @@
-"""The machines that Spot training on Vertex AI offers: A2 and A3, as data.
+"""The machines that Spot training on Vertex AI offers, A2 and A3, and their regions: as data.
 
 Prices are estimates for planning: USD per hour from a public catalogue snapshot of
 unknown date, without Vertex's management fee. What is not known is None.
@@ -9,6 +9,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+
+from launcher.job.model import problem
 
 PRICES_AS_OF = "a public catalogue snapshot of unknown date; estimates, without Vertex's fee"
 
@@ -183,3 +188,20 @@ def unknown_region(name: str) -> str:
     near = get_close_matches(name.lower()[:60], REGIONS, n=1, cutoff=0.6)
     remedy = f"did you mean {near[0]}?" if near else f"known are {', '.join(REGIONS)}"
     return f"{name[:60]!r} is not a region with {' or '.join(SERIES)} machines; {remedy}"
+
+
+def _region(name: str) -> str:
+    if name not in REGIONS:
+        raise problem(unknown_region(name))
+    return name
+
+
+Region = Annotated[str, AfterValidator(_region), WithJsonSchema({"enum": REGIONS})]
+Regions = Annotated[
+    list[Region],
+    Field(max_length=len(REGIONS)),
+    BeforeValidator(
+        lambda given: [given] if isinstance(given, str) else given,
+        json_schema_input_type=list[Region] | Region,
+    ),
+]

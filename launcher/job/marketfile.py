@@ -36,7 +36,7 @@ from pydantic import (
 )
 
 from launcher.job.durations import Duration, Moment, format_duration, parse_duration
-from launcher.job.part import Part, Problem, problem
+from launcher.job.model import JobModel, Problem, problem
 from launcher.job.pool import MachineName
 
 MOST_VMS = 100_000  # of one machine type; more is a slip of the finger
@@ -67,7 +67,7 @@ def _replica(name: str) -> str:
 ReplicaName = Annotated[str, AfterValidator(_replica)]
 
 
-class Incident(Part):
+class Incident(JobModel):
     """One thing that the simulated Spot market does to one replica."""
 
     at: Moment
@@ -101,7 +101,7 @@ def _is_start(moment: Any) -> bool:
 Count = Annotated[int, Field(ge=0, le=MOST_VMS)]
 
 
-class Capacity(Part):
+class Capacity(JobModel):
     """How many VMs of one machine type there are over time, in one region or in each."""
 
     machine: MachineName
@@ -126,7 +126,7 @@ class Capacity(Part):
             yield ("vms",), "does not say how it begins; write {0s: 8, …}"
 
 
-class Market(Part):
+class Market(JobModel):
     """The emulated Spot market."""
 
     speed: float = Field(1.0, gt=0, le=1e6)

@@ -6,12 +6,12 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from launcher.job.part import Part, Text, resource
+from launcher.job.model import JobModel, Text, resource
 
 Network = Annotated[str, resource("projects/PROJECT/global/networks/NAME")]
 
 
-class DnsPeering(Part):
+class DnsPeering(JobModel):
     """A domain whose names are looked up in a network of yours."""
 
     domain: Annotated[str, Text(r"\S+\.", "write a domain with its last dot: my.internal.")]
@@ -19,7 +19,7 @@ class DnsPeering(Part):
     network: Annotated[str, Text(r"[^\s/]+", "write the network's name alone")]
 
 
-class PscInterface(Part):
+class PscInterface(JobModel):
     """A Private Service Connect interface. The attachment's name alone is its short form."""
 
     attachment: Annotated[

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from launcher.job.part import Part, Problem, Text, beside, problem
+from launcher.job.model import JobModel, Problem, Text, beside, problem
 
 News = Literal["end", "stockout", "failover"]
 EVERYTHING: list[News] = ["end", "stockout", "failover"]
 
 
-class Notify(Part):
+class Notify(JobModel):
     """A webhook. Its URL is a secret, so the job says only where it is to be found."""
 
     url_env: (

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, WithJsonSchema, field_validator
 
 from launcher.job.machines import MACHINES, Machine, unknown_machine
-from launcher.job.part import Part, Problem, Text, beside, problem, resource, valid
+from launcher.job.model import JobModel, Problem, Text, beside, problem, resource, valid
 from launcher.job.sizes import Size, SizeField
 
 DEFAULT_IMAGE = "swell-trainer"
@@ -76,7 +76,7 @@ MachineName = Annotated[str, AfterValidator(_machine_name), WithJsonSchema({"enu
 PackageUri = Annotated[str, Text(r"gs://[^/\s]+/\S+|(file:///)?[^\s:]+", "write gs://BUCKET/FILE")]
 
 
-class Container(Part):
+class Container(JobModel):
     """A container image to run. Its entry point, or the command, starts Swell's agent.
 
     ``container: IMAGE`` is short for ``container: {image: IMAGE}``.
@@ -99,7 +99,7 @@ class Container(Part):
         return not self.command or any(name in words for name in _AGENT_WORDS)
 
 
-class Package(Part):
+class Package(JobModel):
     """Python packages to install into a prebuilt image, and the module to run then."""
 
     executor: Image = Field(description="A prebuilt image, such as Google's for PyTorch")
@@ -123,7 +123,7 @@ class Package(Part):
         return self.module in (None, AGENT_MODULE)
 
 
-class Accelerators(Part):
+class Accelerators(JobModel):
     """The GPUs of one machine. The catalogue knows them: stated, they must be right.
 
     ``accelerators: 8 x NVIDIA_H100_80GB`` is short for the mapping.
@@ -143,7 +143,7 @@ class Accelerators(Part):
         return {"type": match.group(2), "count": int(match.group(1))} if match else data
 
 
-class Disk(Part):
+class Disk(JobModel):
     """The boot disk of each replica. ``disk: 500GiB`` is short for ``disk: {size: 500GiB}``.
 
     What is not stated is left to Vertex AI: 100 GiB of pd-ssd, or of hyperdisk-balanced on A3 Ultra
@@ -160,7 +160,7 @@ class Disk(Part):
         return {"size": data} if isinstance(data, str | int | float | Size) else data
 
 
-class NfsMount(Part):
+class NfsMount(JobModel):
     """A file system that replicas find in /mnt/nfs/NAME.
 
     ``10.0.0.2:/data:NAME`` is short for the mapping.
@@ -183,7 +183,7 @@ class NfsMount(Part):
         return dict(zip(("server", "path", "mount_point"), parts, strict=True))
 
 
-class Reservation(Part):
+class Reservation(JobModel):
     """Whether replicas use reserved capacity: none, any, or the one that is named.
 
     ``reservation: any`` and ``reservation: projects/…`` are short for the mapping.
@@ -213,7 +213,7 @@ class Reservation(Part):
             yield ("name",), "belongs to affinity: specific; remove it, or write that"
 
 
-class Pool(Part):
+class Pool(JobModel):
     """One worker pool: ``replicas`` VMs of one machine type.
 
     ``3 x a2-highgpu-1g`` is short for ``{machine: a2-highgpu-1g, replicas: 3}``.

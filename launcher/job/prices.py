@@ -17,14 +17,14 @@ from typing import Annotated
 from pydantic import Field, RootModel, ValidationError
 
 from launcher.job.machines import MACHINES, PRICES_AS_OF, Machine, Price
-from launcher.job.part import Part
+from launcher.job.model import JobModel
 from launcher.job.pool import MachineName
 from launcher.job.yamlfile import FileError, located, read_file, read_yaml
 
 Dollars = Annotated[float, Field(ge=0)]
 
 
-class OwnPrices(Part):
+class OwnPrices(JobModel):
     """What one machine costs, in USD per hour."""
 
     spot: Dollars | None = None

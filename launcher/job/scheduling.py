@@ -8,12 +8,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from launcher.job.durations import Duration
-from launcher.job.part import Part, Problem
+from launcher.job.model import JobModel, Problem
 
 Strategy = Literal["spot", "standard", "flex_start"]
 
 
-class Scheduling(Part):
+class Scheduling(JobModel):
     """The scheduling of the whole job; its strategy is that of every pool.
 
     ``scheduling: flex_start`` is short for ``scheduling: {strategy: flex_start}``.

@@ -30,12 +30,22 @@ from launcher.job.clashes import MAX_POOLS, Draft, clashes
 from launcher.job.code import Code
 from launcher.job.durations import Duration, Moment, Steps, format_duration, parse_moment
 from launcher.job.fallback import MAX_FALLBACKS, Fallback, Limits, Resubmit
+from launcher.job.machines import Region, Regions
 from launcher.job.marketfile import MarketField
+from launcher.job.model import (
+    DEFAULT,
+    JobModel,
+    Problem,
+    Text,
+    beside,
+    problem,
+    resource,
+    valid,
+    whole,
+)
 from launcher.job.network import Network, PscInterface
 from launcher.job.notify import Notify
-from launcher.job.part import DEFAULT, Part, Problem, Text, beside, problem, resource, valid, whole
 from launcher.job.pool import Container, Environment, ModuleName, Package, Pool
-from launcher.job.region import Region, Regions
 from launcher.job.scheduling import Scheduling
 from launcher.job.sizes import SizeField
 from launcher.job.variant import vary
@@ -119,7 +129,7 @@ TrackingName = Annotated[
 ]
 
 
-class Experiment(Part):
+class Experiment(JobModel):
     """A Vertex AI experiment, and the run in it. Its name alone is its short form."""
 
     name: TrackingName
@@ -132,7 +142,7 @@ class Experiment(Part):
         return {"name": data} if isinstance(data, str) else data
 
 
-class Elastic(Part):
+class Elastic(JobModel):
     """How the run rides the market: how small and large its world may be, and how patient it is."""
 
     min_workers: int = Field(1, ge=1)
@@ -161,7 +171,7 @@ class Elastic(Part):
             yield ("max_workers",), f"is {high}; write at least min_workers, {low}"
 
 
-class Checkpoint(Part):
+class Checkpoint(JobModel):
     """How often a checkpoint is written, and how many of them are kept."""
 
     every: Moment = Field("30s", validate_default=True)  # "10min", or "500 steps"
@@ -204,7 +214,7 @@ def _counts_steps(value: object) -> bool:
         return True  # it is said to be wrong already
 
 
-class Local(Part):
+class Local(JobModel):
     """What only the local target reads."""
 
     # What a VM is; netns needs root, container podman, too.
@@ -213,7 +223,7 @@ class Local(Part):
     market: MarketField = Field(default_factory=list)
 
 
-class Job(Part):
+class Job(JobModel):
     """What to train, on which machines, and how elastic the run is.
 
     Raises pydantic's ValidationError (a ValueError) with every problem at once.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from launcher.job.part import Problem
+from launcher.job.model import Problem
 from launcher.job.pool import DEFAULT_IMAGE, Package
 from launcher.job.spec import Job, Target
 

@@ -35,7 +35,7 @@ from typing import Any
 
 from launcher import home
 from launcher.job.fallback import Limits
-from launcher.job.part import valid
+from launcher.job.model import valid
 from launcher.status.samples import account as account_samples
 from launcher.status.samples import read_audit
 from launcher.supervision.attempt import ENDED, Attempt, read_attempts

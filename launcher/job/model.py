@@ -1,7 +1,7 @@
-"""``Part``: the base of everything in a job file.
+"""``JobModel``: the base of everything in a job file.
 
-A part refuses unknown fields and says every problem in plain words: what is wrong;
-what would be right. Fields that clash are said together with fields that are wrong.
+It refuses unknown fields and reports every problem in plain words: what is wrong; what would
+be right. Fields that clash are reported together with fields that are wrong.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
-DEFAULT: Any = {}  # of a field that is a part: validated in its place, not built by itself
+DEFAULT: Any = {}  # of a field that is a model: validated in its place, not built by itself
 
 Problem = tuple[tuple[str | int, ...], str]  # the field's path; what is wrong, what would be right
 
@@ -76,11 +76,11 @@ def beside(path: str, info: ValidationInfo) -> str:
     return str((Path((info.context or {}).get("folder", ".")) / path).resolve())
 
 
-class Part(BaseModel):
-    """A part of a job: refuses unknown fields, and says every problem in plain words.
+class JobModel(BaseModel):
+    """A part of a job: refuses unknown fields, and reports every problem in plain words.
 
-    A part may have a short form, such as a text: ``_written_out`` makes the mapping of it
-    that it stands for, ``_short`` is its JSON Schema, and ``_forms`` says what may be written.
+    It may have a short form, such as a text: ``_written_out`` makes of it the mapping that it
+    stands for, ``_short`` is its JSON Schema, and ``_forms`` says what may be written.
     """
 
     # Built when first used, and then with everything inside it: the time to start counts.
@@ -95,7 +95,7 @@ class Part(BaseModel):
     def _validate(cls, data: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
         data = cls._written_out(data)
         try:
-            part = handler(data)
+            model = handler(data)
         except ValidationError as error:
             errors = error.errors(include_url=False)
             found = [
@@ -105,11 +105,11 @@ class Part(BaseModel):
         else:
             found = []
         # A clash between fields is said in the same breath as what is wrong inside them.
-        clashes = cls._clashes(data if found else part._given())
+        clashes = cls._clashes(data if found else model._given())
         found += [_detail(loc, what) for loc, what in clashes]
         if found:
             raise ValidationError.from_exception_data(cls.__name__, found)
-        return part
+        return model
 
     def _given(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.model_fields_set}
@@ -132,12 +132,13 @@ class Part(BaseModel):
             return data
         whole = dict(data)
         for name, field in cls.model_fields.items():
-            part = _part_in(field.annotation)
-            if part is None or name not in whole:
+            model = _model_in(field.annotation)
+            if model is None or name not in whole:
                 continue
             inner = whole[name]
             many = isinstance(inner, list)
-            whole[name] = [part.written_out(i) for i in inner] if many else part.written_out(inner)
+            written_out = model.written_out
+            whole[name] = [written_out(i) for i in inner] if many else written_out(inner)
         return whole
 
     @classmethod
@@ -227,25 +228,25 @@ def _unknown(name: str, known: tuple[str, ...]) -> str:
     return f"is not a known field; {remedy}"
 
 
-def _part_in(annotation: Any) -> type[Part] | None:
-    """Returns the part that an annotation such as ``list[Pool]`` or ``Disk | None`` is about."""
-    if isinstance(annotation, type) and issubclass(annotation, Part):
+def _model_in(annotation: Any) -> type[JobModel] | None:
+    """Returns the model that an annotation such as ``list[Pool]`` or ``Disk | None`` is about."""
+    if isinstance(annotation, type) and issubclass(annotation, JobModel):
         return annotation
-    return next(filter(None, map(_part_in, get_args(annotation))), None)
+    return next(filter(None, map(_model_in, get_args(annotation))), None)
 
 
-def valid(part: type[Any], data: Any) -> Any:
-    """Returns ``data`` as a ``part``, or None when it is not one."""
-    if isinstance(data, part):
+def valid(model: type[Any], data: Any) -> Any:
+    """Returns ``data`` as a ``model``, or None when it is not one."""
+    if isinstance(data, model):
         return data
     try:
-        return part.model_validate(data)
+        return model.model_validate(data)
     except ValidationError:
         return None
 
 
 def whole(fields: Any, name: str, default: int | None) -> int | None:
-    """Returns the whole number ``name`` of a part or mapping, or None when it is not one."""
+    """Returns the whole number ``name`` of a model or mapping, or None when it is not one."""
     found = (
         fields.get(name, default) if isinstance(fields, dict) else getattr(fields, name, default)
     )
