@@ -13,7 +13,7 @@ from typing import Any
 
 from launcher import home
 from launcher.api.delivery import delivered
-from launcher.api.retry import ONCE, Retries
+from launcher.api.retry import Retries
 from launcher.api.transport import import_client
 from launcher.api.vertex import Jobs
 from launcher.job import customjob
@@ -32,6 +32,7 @@ from launcher.supervision.webhook import Webhook, WebhookError, find_url
 from trainer.protocol.secretmanager import ENDPOINT
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventReader, EventWriter, read_events
+from trainer.rundir.retry import ONCE
 
 LOCAL_POLL = 0.25  # seconds
 LOCAL_PATIENCE = 5.0

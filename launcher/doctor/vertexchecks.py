@@ -18,13 +18,14 @@ from functools import partial
 from urllib.parse import quote
 
 from launcher.api.apierror import LOGIN, ApiError
-from launcher.api.retry import ONCE, Retries
+from launcher.api.retry import Retries
 from launcher.api.transport import SCOPE, is_emulator
 from launcher.api.vertex import Jobs
 from launcher.doctor.checkup import Check, Finding, failed, passed, refused, unknown
 from launcher.doctor.cloud import Cloud
 from launcher.job.pool import Container
 from launcher.job.spec import Job
+from trainer.rundir.retry import ONCE
 
 SUBMITTING = [f"aiplatform.customJobs.{verb}" for verb in ("create", "get", "list", "cancel")]
 PROBE = ".swell-doctor"

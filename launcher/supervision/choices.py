@@ -19,11 +19,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from launcher.api.retry import Backoff
 from launcher.job.fallback import Resubmit
 from launcher.job.spec import Job
 from launcher.supervision.attempt import Attempt
 from launcher.supervision.verdict import verdict_of
+from trainer.rundir.retry import Backoff
 
 DRY = frozenset({"stockout", "quota", "expired"})
 
@@ -139,4 +139,4 @@ def _last_sent(attempts: Sequence[Attempt]) -> Attempt | None:
 
 
 def _pause(attempt: Attempt, failures: int, pauses: Backoff, seed: str) -> float:
-    return pauses.delay(failures, None, random.Random(f"{seed} {attempt.attempt}").random())
+    return pauses.wait(failures, random.Random(f"{seed} {attempt.attempt}").random())

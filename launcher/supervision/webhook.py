@@ -23,9 +23,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from http.client import HTTPException
+from itertools import chain
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -35,10 +36,9 @@ from launcher.job.notify import Notify
 from launcher.words import one_line
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventWriter
+from trainer.rundir.retry import Backoff
 
-TIMEOUT = 10.0  # seconds without an answer
-WAITS = (1.0, 4.0, 16.0)  # seconds before each further try
-CLOSING = 15.0  # seconds that a run's end waits for what is still to be told
+PAUSES = Backoff(first=3.0, longest=12.0, limit=21.0, jitter=0.0)  # four tries in all
 WAITING = 100  # messages; more than that are not kept for a webhook that does not take them
 URL_LIMIT = 4096
 
@@ -106,6 +106,21 @@ def end_message(outcome: Mapping[str, Any]) -> Message:
 _ENDS = {"succeeded": "is complete", "failed": "has failed", "cancelled": "was cancelled"}
 
 
+@dataclass(frozen=True)
+class Patience:
+    """How long a webhook is waited for.
+
+    Attributes:
+        timeout: seconds without an answer after which a try has failed.
+        backoff: the waits before each further try.
+        closing: seconds that the end of a run waits, at most, for what is still to be sent.
+    """
+
+    timeout: float = 10.0
+    backoff: Backoff = PAUSES
+    closing: float = 15.0
+
+
 class Webhook:
     """A webhook that hears of one run for as long as the block lasts.
 
@@ -114,9 +129,7 @@ class Webhook:
         url: where it is.
         run_id: the run.
         run_dir: its directory.
-        timeout: seconds to wait for an answer.
-        waits: seconds before each further try.
-        closing: seconds that leaving the block takes at most.
+        patience: how long it is waited for.
         clock: returns Unix seconds.
     """
 
@@ -126,19 +139,14 @@ class Webhook:
         url: str,
         run_id: str,
         run_dir: RunDirectory,
-        *,
-        timeout: float = TIMEOUT,
-        waits: tuple[float, ...] = WAITS,
-        closing: float = CLOSING,
+        patience: Patience = Patience(),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._on = notify.on
         self._url = url
         self._run_id = run_id
         self._run_dir = run_dir
-        self._timeout = timeout
-        self._waits = waits
-        self._closing = closing
+        self._patience = patience
         self._clock = clock
         self._events = EventWriter(run_dir, f"webhook-{os.urandom(4).hex()}", clock)
         self._queue: queue.Queue[Message | None] = queue.Queue(WAITING)
@@ -152,18 +160,13 @@ class Webhook:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         outcome = self._outcome()
         if outcome is not None and not self._over:
             self._put(end_message(outcome))
         with suppress(queue.Full):
             self._queue.put_nowait(None)
-        self._thread.join(self._closing)
+        self._thread.join(self._patience.closing)
         self._hurry.set()
         with self._telling:  # if it hangs in an answer, it ends with the process
             if self._thread.is_alive():
@@ -196,7 +199,7 @@ class Webhook:
 
     def _send(self, message: Message) -> None:
         why: str | None = None
-        for wait in (0.0, *self._waits):
+        for wait in chain([0.0], self._patience.backoff.waits()):
             if self._hurry.wait(wait):
                 return
             why, final = self._post(message)
@@ -216,7 +219,7 @@ class Webhook:
             {"Content-Type": "application/json", "User-Agent": "swell"},
         )
         try:
-            with build_opener(_NoRedirects).open(request, timeout=self._timeout):
+            with build_opener(_NoRedirects).open(request, timeout=self._patience.timeout):
                 return None, True
         except HTTPError as error:
             error.close()
@@ -227,7 +230,7 @@ class Webhook:
         except (TimeoutError, URLError) as error:
             reason = error.reason if isinstance(error, URLError) else error
             if isinstance(reason, TimeoutError):
-                return f"it does not answer within {self._timeout:g} s", False
+                return f"it does not answer within {self._patience.timeout:g} s", False
             said = getattr(reason, "strerror", None) or type(reason).__name__
             return f"it cannot be reached: {said}", False
         except (OSError, HTTPException, ValueError) as error:  # their words may have the URL

@@ -15,12 +15,13 @@ from typer.testing import CliRunner
 
 from launcher import home
 from launcher.api.apierror import ApiError
-from launcher.api.retry import ONCE, Retries
+from launcher.api.retry import Retries
 from launcher.api.vertex import Jobs
 from launcher.cli import app
 from launcher.job.customjob import build
 from launcher.job.spec import Job
 from tests.launcher.recorded import record_attempt
+from trainer.rundir.retry import ONCE
 
 from .emulator.running import PATIENCE, Emulator, wait_for
 

@@ -30,11 +30,11 @@ from trainer.protocol.session import CodeSettings
 from trainer.rundir import bundle
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import CODE, ENV_SCRATCH, ENV_TOKEN, LEADER
+from trainer.rundir.retry import Backoff
 from trainer.rundir.store import TooLarge
 
 TRIES = 3
-PAUSE = 5.0  # seconds before the second try; each further wait is twice as long, up to
-LONGEST_PAUSE = 60.0
+PAUSES = Backoff(first=5.0, longest=60.0, jitter=0.0)
 INSTALL_LIMIT = 1800.0  # seconds; pip has limits of its own for each request, but none for all
 SAID = 12  # of pip's last lines, so many are given as the reason
 
@@ -63,9 +63,7 @@ def bring(
     code, program = settings.code, settings.program
     if code is None:
         return settings
-    pause, tries = PAUSE, 0
-    while True:
-        tries += 1
+    for tries, pause in enumerate(PAUSES.waits(), start=1):
         try:
             with _alone(_scratch(env)) as scratch:
                 folder, installed = _prepared(run_dir, code, scratch)
@@ -76,7 +74,6 @@ def bring(
                 raise CodeError(str(error)) from None
             print(f"trying again in {pause:.0f} s: {error}", file=sys.stderr, flush=True)
         sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE)
     sys.path += [path for path in (folder, installed) if path]  # after all of its own
     where, colon, name = program.task.rpartition(":")
     return replace(

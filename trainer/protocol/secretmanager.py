@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from trainer.rundir.retry import TRANSIENT_STATUS, Retry
+from trainer.rundir.retry import PATIENT, TRANSIENT_STATUS, Backoff
 
 ENDPOINT = "https://secretmanager.googleapis.com"
 ENV_ENDPOINT = "SWELL_SECRET_MANAGER"  # where the emulator serves it to its VMs
@@ -29,7 +29,7 @@ def read_secret(
     version: str,
     env: Mapping[str, str],
     get: Get | None = None,
-    retry: Retry | None = None,
+    retry: Backoff = PATIENT,
     sleep: Callable[[float], None] = time.sleep,
 ) -> str:
     """Returns the text of a secret's version.
@@ -47,7 +47,7 @@ def read_secret(
         raise ValueError(f"{version[:200]!r} is not projects/P/secrets/S/versions/V")
     endpoint = env.get(ENV_ENDPOINT, ENDPOINT)
     get = get or _with_credentials(endpoint)
-    waits = (retry or Retry()).waits()
+    waits = retry.waits()
     while True:
         try:
             status, body = get(f"{endpoint}/v1/{version}:access")

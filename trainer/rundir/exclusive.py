@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from trainer.rundir.retry import Retry, StoreUnavailable
+from trainer.rundir.retry import Backoff, StoreUnavailable
 
 if TYPE_CHECKING:
     from trainer.rundir.store import Store
@@ -27,7 +27,7 @@ def create_exclusive(
     name: str,
     content: dict[str, Any],
     *,
-    retry: Retry | None = None,
+    retry: Backoff | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> bool:
     """Writes ``content`` as JSON to ``name`` unless that exists, with an ``owner`` of its own.

@@ -1,4 +1,4 @@
-"""Which failures of a store pass by themselves, and how long to wait for that."""
+"""Which failures of a store pass by themselves, and how long to wait before trying again."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import TypeVar
 
 # 408 request timeout, 429 too many requests, and the server's own trouble.
@@ -23,32 +24,46 @@ class StoreUnavailable(OSError):
 
 
 @dataclass(frozen=True)
-class Retry:
-    """Waits that double, with jitter, until a time limit. All times are in seconds.
+class Backoff:
+    """Waits between tries: each twice as long as the last. All times are in seconds.
 
     Attributes:
         first: the first wait.
         longest: no wait is longer.
-        limit: after so long no further attempt is made.
+        limit: for how long to try again; 0 means one try.
+        jitter: the share of each wait that is left to chance, so that many who failed together
+            do not come back together.
     """
 
-    first: float = 0.2
-    longest: float = 5.0
-    limit: float = 30.0
+    first: float = 1.0
+    longest: float = 32.0
+    limit: float = math.inf
+    jitter: float = 0.5
 
-    def waits(self) -> Iterator[float]:
-        """Yields how long to wait before each further attempt, until the waits fill the limit."""
-        wait, total = self.first, 0.0
-        while total < self.limit:
-            # Jitter, so that ranks that failed together do not come back together.
-            chosen = min(wait * random.uniform(0.5, 1.5), self.limit - total)
-            total += chosen
-            yield chosen
-            wait = min(2 * wait, self.longest)
+    def wait(self, failures: int, draw: float) -> float:
+        """Returns how long to wait after a failure.
+
+        Args:
+            failures: in a row so far, from 1.
+            draw: a random number in [0, 1).
+        """
+        grown = min(self.longest, self.first * 2.0 ** min(failures - 1, 60))
+        return grown * (1 - self.jitter + self.jitter * draw)
+
+    def waits(self, draw: Callable[[], float] = random.random) -> Iterator[float]:
+        """Yields how long to wait before each further try, until the waits fill the limit."""
+        left = self.limit
+        for failures in count(1):
+            if left <= 0:
+                return
+            wait = min(self.wait(failures, draw()), left)
+            left -= wait
+            yield wait
 
 
-NEVER = Retry(limit=0.0)
-AGAIN = 5.0  # seconds
+ONCE = Backoff(limit=0.0)
+PATIENT = Backoff(first=0.2, longest=5.0, limit=30.0)  # while nobody waits for an answer
+AGAIN = 5.0  # seconds; always the same: nobody else is kept waiting
 START_LIMIT = 600.0  # seconds that an agent waits for its run directory
 
 T = TypeVar("T")

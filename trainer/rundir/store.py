@@ -26,12 +26,10 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from trainer.rundir.retry import Retry, StoreUnavailable, http_status, is_transient
+from trainer.rundir.retry import PATIENT, Backoff, StoreUnavailable, http_status, is_transient
 
 # Before gcsfs is imported: its probe for other kinds of buckets can hang for a minute.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-
-PATIENT = Retry()
 
 T = TypeVar("T")
 
@@ -56,7 +54,7 @@ class Store:
     Its methods raise FileNotFoundError, StoreUnavailable, or another OSError.
     """
 
-    def __init__(self, url: str, fs: Any = None, retry: Retry = PATIENT) -> None:
+    def __init__(self, url: str, fs: Any = None, retry: Backoff = PATIENT) -> None:
         if fs is None:
             fs, root = fsspec.core.url_to_fs(url)
         else:

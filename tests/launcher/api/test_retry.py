@@ -5,21 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.api.apierror import ApiError
-from launcher.api.retry import ONCE, Backoff, Retries
-
-
-@given(
-    st.floats(0, 100), st.floats(0, 1000), st.integers(1, 10**6), st.floats(0, 1, exclude_max=True)
-)
-def test_a_delay_grows_up_to_the_longest_and_is_never_much_shorter(
-    first: float, longest: float, failures: int, draw: float
-) -> None:
-    backoff = Backoff(first, longest)
-    delay = backoff.delay(failures, None, draw)
-    assert delay <= longest
-    assert backoff.delay(failures + 1, None, draw) >= delay
-    assert delay >= min(longest, first) / 2
-    assert backoff.delay(failures, 10**4, draw) == 10**4, "what the API asks for, it gets"
+from launcher.api.retry import Retries
+from trainer.rundir.retry import ONCE, Backoff
 
 
 @given(st.lists(st.none() | st.floats(0, 300), max_size=50), st.floats(0, 200))
@@ -47,6 +34,18 @@ def test_no_try_begins_after_the_limit_and_none_after_success(
         assert tries == len(asked) + 1
     except ApiError:
         assert tries <= len(asked)
+
+
+@given(st.floats(0, 60))
+def test_the_api_gets_the_time_that_it_asks_for(asked: float) -> None:
+    answers, waits = [asked], list[float]()
+
+    def send() -> None:
+        if answers:
+            raise ApiError("later", transient=True, retry_after=answers.pop())
+
+    Retries(Backoff(limit=60.0), lambda: 0.0, waits.append, lambda: 0.5).run(send)
+    assert waits == [max(asked, 0.75)]
 
 
 def test_once_is_one_try() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from launcher.api.apierror import ApiError
-from launcher.api.retry import Backoff, Retries
+from launcher.api.retry import Retries
 from launcher.api.vertex import TERMINAL, Jobs, JobState, console_url, jobs_of, runs_among
 from tests.launcher.misbehaving import (
     Fault,
@@ -23,6 +23,7 @@ from tests.launcher.misbehaving import (
     resets_before,
     says,
 )
+from trainer.rundir.retry import Backoff
 
 pytest.importorskip("google.cloud.aiplatform_v1")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from launcher.api.apierror import ApiError
-from launcher.api.retry import Backoff, Retries
+from launcher.api.retry import Retries
 from launcher.logs.cloudlog import CloudLog, read_entry
 from launcher.logs.logline import SECOND, Line, format_time, parse_time
 from tests.launcher.misbehaving import (
@@ -22,6 +22,7 @@ from tests.launcher.misbehaving import (
     resets_before,
     says,
 )
+from trainer.rundir.retry import Backoff
 
 from ..emulator.running import Emulator, pool
 

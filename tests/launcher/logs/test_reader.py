@@ -11,13 +11,14 @@ import pytest
 from typer.testing import CliRunner
 
 from launcher import home
-from launcher.api.retry import ONCE, Retries
+from launcher.api.retry import Retries
 from launcher.cli import app
 from launcher.logs.logline import SECOND, format_time
 from launcher.logs.reader import ASK_EVERY, EMULATOR_LINGER, LocalLog, VertexLog
 from tests.launcher.misbehaving import Server, refuses
 from tests.launcher.recorded import PARENT, custom_job, record_attempt, record_run
 from trainer.rundir.directory import RunDirectory
+from trainer.rundir.retry import ONCE
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from launcher import home
 from launcher.api.apierror import ApiError
-from launcher.api.retry import Backoff, Retries
+from launcher.api.retry import Retries
 from launcher.cli import app
 from launcher.supervision.attempt import read_attempts
 from launcher.supervision.cancel import cancel_run
@@ -19,6 +19,7 @@ from tests.launcher.misbehaving import Server, refuses, resets_after
 from tests.launcher.recorded import PARENT, custom_job, record_attempt, record_run
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
+from trainer.rundir.retry import Backoff
 
 pytest.importorskip("google.cloud.aiplatform_v1")
 

@@ -17,10 +17,18 @@ from launcher.job.notify import News, Notify
 from launcher.job.pool import Pool
 from launcher.job.spec import Job
 from launcher.run import LaunchError, launch
-from launcher.supervision.webhook import Webhook, WebhookError, end_message, find_url, message_of
+from launcher.supervision.webhook import (
+    Patience,
+    Webhook,
+    WebhookError,
+    end_message,
+    find_url,
+    message_of,
+)
 from tests.httpserver import LocalServer
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventWriter, read_events
+from trainer.rundir.retry import ONCE, Backoff
 
 POOLS = [Pool(machine="a2-highgpu-1g")]
 SECRET = "T0/B0/verysecret"
@@ -75,8 +83,9 @@ def told(
 ) -> None:
     """Lets a webhook live through a run that has these events and succeeds."""
     notify = Notify(url_env="A", on=on) if on else Notify(url_env="A")
-    options: dict[str, Any] = {"timeout": 0.2, "waits": (0.0, 0.0), "closing": 5.0}
-    with Webhook(notify, url, "llama-1", run_dir, **options, clock=lambda: 7.0) as webhook:
+    twice_again = Backoff(first=0.001, longest=0.001, limit=0.002, jitter=0.0)
+    patience = Patience(timeout=0.2, backoff=twice_again, closing=5.0)
+    with Webhook(notify, url, "llama-1", run_dir, patience, clock=lambda: 7.0) as webhook:
         for event in events:
             webhook.hear(event)
         run_dir.end("succeeded", "training is complete", metrics={"loss": 0.5})
@@ -173,7 +182,8 @@ def test_a_server_that_trickles_holds_nobody_up(run_dir: RunDirectory) -> None:
         thread.start()
         notify = Notify(url_env="A")
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        with Webhook(notify, url, "one", run_dir, waits=(), timeout=0.2, closing=0.3):
+        patience = Patience(timeout=0.2, backoff=ONCE, closing=0.3)
+        with Webhook(notify, url, "one", run_dir, patience):
             run_dir.end("succeeded", "")
         stop.set()
         thread.join()
@@ -225,6 +235,10 @@ def test_a_writers_listener_hears_each_event_once(run_dir: RunDirectory) -> None
     writer.emit("stockout", region="r", reason=None)
     writer.flush()
     assert heard == [{"event": "stockout", "time": 1.0, "region": "r"}] == read_events(run_dir)
+
+
+def test_a_webhook_is_tried_four_times_by_itself() -> None:
+    assert list(Patience().backoff.waits()) == [3.0, 6.0, 12.0], "as docs/job.md says"
 
 
 def test_the_url_is_found(tmp_path: Path) -> None:

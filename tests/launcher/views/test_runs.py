@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from launcher.api.retry import ONCE, Retries
+from launcher.api.retry import Retries
 from launcher.api.vertex import Jobs
 from launcher.cli import app
 from launcher.status.api import ask_api
@@ -20,6 +20,7 @@ from launcher.supervision.attempt import read_attempts
 from launcher.views.runs import list_runs, print_runs
 from tests.launcher.misbehaving import Server, refuses
 from tests.launcher.recorded import PARENT, SPEC, custom_job, record_attempt, record_run
+from trainer.rundir.retry import ONCE
 
 pytest.importorskip("google.cloud.aiplatform_v1")
 

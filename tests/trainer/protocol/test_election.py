@@ -27,7 +27,7 @@ from trainer.protocol.lease import (
     superseded,
 )
 from trainer.rundir.directory import RunDirectory
-from trainer.rundir.retry import NEVER
+from trainer.rundir.retry import ONCE
 
 NAMES = ("a", "b", "c")
 CLOCKS = {"a": 0.0, "b": 1e6, "c": -3e5}  # seconds
@@ -80,7 +80,7 @@ class Turns:
 class Slow:
     """A store in memory; every operation waits for its turn."""
 
-    retry = NEVER
+    retry = ONCE
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns

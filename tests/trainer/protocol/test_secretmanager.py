@@ -11,10 +11,10 @@ from trainer.protocol.credentials import Credentials, find_credentials, new_secr
 from trainer.protocol.secretmanager import ENDPOINT, ENV_ENDPOINT, read_secret
 from trainer.rundir.directory import token_sha256
 from trainer.rundir.names import ENV_TOKEN_SECRET
-from trainer.rundir.retry import Retry
+from trainer.rundir.retry import Backoff
 
 VERSION = "projects/p/secrets/swell/versions/3"
-PATIENT = Retry(limit=10.0)
+PATIENT = Backoff(limit=10.0)
 
 
 def answer(data: bytes) -> bytes:

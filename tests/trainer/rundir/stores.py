@@ -13,14 +13,14 @@ import fsspec
 import gcsfs
 
 from tests.storage import StorageServer
-from trainer.rundir.retry import Retry
+from trainer.rundir.retry import Backoff
 from trainer.rundir.store import Store
 
 KINDS = ["local", "memory", "gs"]
 S3 = all(find_spec(name) for name in ("s3fs", "moto", "flask", "flask_cors"))
 if S3:
     KINDS.append("s3")
-QUICK = Retry(first=0.01, longest=0.02, limit=0.2)
+QUICK = Backoff(first=0.01, longest=0.02, limit=0.2)
 
 StoreOf = Callable[[str], Store]
 

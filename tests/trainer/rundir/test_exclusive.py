@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from tests.storage import StorageServer
 from tests.trainer.rundir.stores import gs_store
 from trainer.rundir.exclusive import LIMIT, create_exclusive
-from trainer.rundir.retry import NEVER, Retry, StoreUnavailable
+from trainer.rundir.retry import ONCE, Backoff, StoreUnavailable
 from trainer.rundir.store import Store
 
-RETRY = Retry(first=0.001, longest=0.001, limit=0.005)
+RETRY = Backoff(first=0.001, longest=0.001, limit=0.005)
 
 
 def content(store: Store, name: str) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def test_of_three_in_any_order_with_any_faults_one_wins(faults: list[tuple[int, 
     for caller, fault in [*faults, (0, ""), (1, ""), (2, "")]:
         flaky = Flaky(store, [fault], StoreUnavailable)
         try:
-            if create_exclusive(flaky, "claim", {"by": caller}, retry=NEVER):
+            if create_exclusive(flaky, "claim", {"by": caller}, retry=ONCE):
                 won.append(caller)
         except StoreUnavailable:
             assert fault == "lost"

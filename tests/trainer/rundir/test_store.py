@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.storage import StorageServer
 from tests.trainer.rundir.stores import S3, gs_store, s3_store
-from trainer.rundir.retry import Retry, StoreUnavailable, patiently
+from trainer.rundir.retry import Backoff, StoreUnavailable, patiently
 from trainer.rundir.store import Store, TooLarge
 
 
@@ -184,7 +184,7 @@ def test_whatever_a_client_raises_is_an_os_error(operation: Callable[[Store], ob
 def test_what_passes_by_itself_is_tried_again(error: Exception) -> None:
     if isinstance(error, HttpError):
         error.code = 429  # type: ignore[attr-defined]
-    store = Store("memory://passes", retry=Retry(first=0.001, longest=0.001, limit=0.01))
+    store = Store("memory://passes", retry=Backoff(first=0.001, longest=0.001, limit=0.01))
     store.write("file", b"1")
     memory, left = store.fs, [error, error]
 
