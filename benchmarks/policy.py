@@ -186,7 +186,8 @@ SYSTEMS = {
 def simulate(system: System, held: int, start: float, seed: str) -> Result:
     """Returns what a run takes that begins ``start`` seconds into the trace."""
     market, training, result = Market(held, start), Training(), Result()
-    terms = Terms(seed, tuple(choices_of(system.job, "local")), 0.0, system.job.resubmit)
+    choices = tuple(choices_of(system.job, "local"))
+    terms = Terms(seed, choices, 0.0, system.job.resubmit, stop_grace=600.0)
     attempts: list[Attempt] = []
     running: CustomJob | None = None
     now = 0.0

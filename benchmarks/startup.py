@@ -57,7 +57,7 @@ def large_file(options: Options) -> Iterator[Row]:
             path.write_text(head + line * ((2**20 - len(head)) // len(line)))
             program = (
                 "import sys, time\n"
-                "from launcher.job.jobfile import JobFileError, load_job\n"
+                "from launcher import JobFileError, load_job\n"
                 "start = time.perf_counter()\n"
                 "try: load_job(sys.argv[1])\n"
                 "except JobFileError: pass\n"

@@ -15,13 +15,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from launcher.draft import LaunchError as LaunchError
     from launcher.home import RunError as RunError
     from launcher.job.code import Code as Code
     from launcher.job.fallback import Fallback as Fallback
     from launcher.job.fallback import Limits as Limits
     from launcher.job.fallback import Resubmit as Resubmit
     from launcher.job.jobfile import JobFileError as JobFileError
-    from launcher.job.jobfile import load_job as load_job
     from launcher.job.notify import Notify as Notify
     from launcher.job.pool import Container as Container
     from launcher.job.pool import Package as Package
@@ -31,35 +31,31 @@ if TYPE_CHECKING:
     from launcher.job.spec import Elastic as Elastic
     from launcher.job.spec import Job as Job
     from launcher.local.emulator import LocalError as LocalError
-    from launcher.run import LaunchError as LaunchError
     from launcher.run import Run as Run
     from launcher.run import attach as attach
     from launcher.run import launch as launch
     from launcher.status.status import Outcome as Outcome
+    from launcher.target import load_job as load_job
 
-_HOMES = {
-    "Checkpoint": "job.spec",
-    "Code": "job.code",
-    "Container": "job.pool",
-    "Elastic": "job.spec",
-    "Fallback": "job.fallback",
-    "Job": "job.spec",
-    "JobFileError": "job.jobfile",
-    "LaunchError": "run",
-    "Limits": "job.fallback",
-    "LocalError": "local.emulator",
-    "Notify": "job.notify",
-    "Outcome": "status.status",
-    "Package": "job.pool",
-    "Pool": "job.pool",
-    "Resubmit": "job.fallback",
-    "Run": "run",
-    "RunError": "home",
-    "Scheduling": "job.scheduling",
-    "attach": "run",
-    "launch": "run",
-    "load_job": "job.jobfile",
+# By the modules that they are in. (Said twice: type checkers and editors read the imports, which
+# must not happen at run time. And no module is called ``launch``: as a submodule it would hide the
+# function.)
+_NAMES = {
+    "draft": "LaunchError",
+    "home": "RunError",
+    "job.code": "Code",
+    "job.fallback": "Fallback Limits Resubmit",
+    "job.jobfile": "JobFileError",
+    "job.notify": "Notify",
+    "job.pool": "Container Package Pool",
+    "job.scheduling": "Scheduling",
+    "job.spec": "Checkpoint Elastic Job",
+    "local.emulator": "LocalError",
+    "run": "Run attach launch",
+    "status.status": "Outcome",
+    "target": "load_job",
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = list(_HOMES)
 

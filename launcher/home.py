@@ -26,6 +26,7 @@ from trainer.rundir.directory import RunDirectory, token_sha256
 from trainer.rundir.names import RUN
 from trainer.rundir.untrusted import parse_json
 
+ENV_LOCK = "SWELL_LAUNCH_LOCK"
 _ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -206,14 +207,18 @@ def renew_secret(run_dir: RunDirectory) -> str:
 
 
 @contextmanager
-def launch_lock(run_id: str, refusal: str = "") -> Iterator[None]:
+def launch_lock(run_id: str, refusal: str = "") -> Iterator[int]:
     """Held by a launch for as long as it lives; the kernel gives it back when it dies.
+
+    Yields its file descriptor. A child that inherits that, and its number in ENV_LOCK, holds the
+    lock from its start on: so a launch goes into the background, and is never seen as gone.
 
     Raises RunError, with ``refusal`` if it is given, when another launch holds it.
     """
     folder = local_folder(run_id)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "launch.lock").open("a") as lock:
+    inherited = os.environ.pop(ENV_LOCK, None)
+    with open(int(inherited) if inherited else folder / "launch.lock", "a") as lock:
         for last in (False,) * 20 + (True,):  # somebody may just be looking whether it is held
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -223,7 +228,7 @@ def launch_lock(run_id: str, refusal: str = "") -> Iterator[None]:
                     why = refusal or f"--run-id {run_id}: is being launched already"
                     raise RunError(why) from None
                 time.sleep(0.01)
-        yield
+        yield lock.fileno()
 
 
 def launch_lives(run_id: str) -> bool:

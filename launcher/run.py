@@ -1,49 +1,32 @@
-"""``launch`` and ``Run``: the Python API, which the command line uses, too."""
+"""``launch``, ``attach`` and ``Run``: the Python API, which the command line uses, too.
+
+(The module is not called ``launch``: as a submodule it would hide the function
+``launcher.launch`` as soon as it was imported.)
+"""
 
 from __future__ import annotations
 
 import secrets
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cache
-from types import TracebackType
 from typing import Any
 
 from launcher import home
 from launcher.api.delivery import delivered
-from launcher.api.retry import Retries
-from launcher.api.transport import import_client
-from launcher.api.vertex import Jobs
-from launcher.job import customjob
-from launcher.job.prices import PriceList, load_prices
-from launcher.job.spec import Job, Target
-from launcher.job.targets import output_of, problems
-from launcher.local.emulator import PROJECT, REGION, Emulator, LocalError
-from launcher.packing.pack import Packed, PackingError, pack
-from launcher.packing.sdist import package_url
+from launcher.draft import Draft, create, ends_on_error, prepare, reopen
+from launcher.job.customjob import CustomJob
+from launcher.job.spec import Job, TargetName
 from launcher.status.status import History, Outcome, read_status
-from launcher.supervision.choices import Choice, choices_of
-from launcher.supervision.limits import usd_per_hour
-from launcher.supervision.policy import STOP_GRACE, Terms
-from launcher.supervision.supervisor import SETTLE, Supervisor, end_run
-from launcher.supervision.webhook import Webhook, WebhookError, find_url
-from trainer.protocol.secretmanager import ENDPOINT
+from launcher.supervision.choices import Choice
+from launcher.supervision.supervisor import Supervisor, end_run
+from launcher.supervision.webhook import Webhook
+from launcher.target import Target, opened
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventReader, EventWriter, read_events
-from trainer.rundir.retry import ONCE
 
-LOCAL_POLL = 0.25  # seconds
-LOCAL_PATIENCE = 5.0
-LOCAL_STOP_GRACE = 60.0
-VERTEX_POLL = 10.0
-EVENT_POLL = 0.25
+EVENT_POLL = 0.25  # seconds
 REMOTE_EVENT_POLL = 5.0  # on an object store, where each look is some requests
-
-
-class LaunchError(ValueError):
-    """A run that cannot be started as asked; nothing was started. One line per problem."""
 
 
 class Run:
@@ -58,14 +41,25 @@ class Run:
         directory: the run directory.
     """
 
-    def __init__(self, run_id: str, directory: RunDirectory, emulator: Emulator | None) -> None:
-        self.id = run_id
-        self.directory = directory
-        self._emulator = emulator
-        self._poke = threading.Event()
+    def __init__(
+        self,
+        draft: Draft,
+        target: Target,
+        supervisor: Supervisor,
+        poke: threading.Event,
+        resources: ExitStack,
+    ) -> None:
+        self.id = draft.run_id
+        self.directory = draft.directory
+        self._target = target
+        self._supervisor = supervisor
+        self._poke = poke  # wakes the supervisor
+        self._resources = resources  # held until the end
         self._error: BaseException | None = None
-        self._thread: threading.Thread | None = None
-        self._supervisor: Supervisor | None = None
+        # A daemon: when the program ends without waiting, so do its local VMs.
+        name = f"swell {self.id}"
+        self._thread = threading.Thread(target=self._see_through, name=name, daemon=True)
+        self._thread.start()
 
     def wait(self, timeout: float | None = None) -> Outcome:
         """Waits for the end of the run and of everything it started.
@@ -75,7 +69,6 @@ class Run:
 
         Raises TimeoutError, and whatever kept the launcher from seeing the run through.
         """
-        assert self._thread
         self._thread.join(timeout)
         if self._thread.is_alive():
             raise TimeoutError(f"run {self.id} has not ended after {timeout} s")
@@ -86,7 +79,7 @@ class Run:
     @property
     def ended(self) -> bool:
         """Whether the run, and everything it started, has ended."""
-        return self._thread is None or not self._thread.is_alive()
+        return not self._thread.is_alive()
 
     def status(self) -> dict[str, Any]:
         """Returns what ``swell status --json`` prints, without asking the API (``api`` is None)."""
@@ -110,7 +103,6 @@ class Run:
             yield from reader.read_new()
             if ended or not follow:
                 return
-            assert self._thread
             self._thread.join(pause)
 
     def cancel(self, reason: str = "") -> None:
@@ -121,44 +113,29 @@ class Run:
 
     def abandon(self) -> None:
         """Stops the local VMs at once, without waiting for their goodbyes."""
-        if self._emulator is not None and self._supervisor is not None:
-            self._supervisor.patience = 0.0
-            self._emulator.close()
+        if self._target.halt is not None:
+            self._supervisor.lose_patience()
+            self._target.halt()
 
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if not self.ended:
             self.cancel()
             self.wait()
 
-    def _start(self, supervisor: Supervisor, resources: ExitStack) -> None:
-        def see_through() -> None:
-            with resources:
-                try:
-                    supervisor.run()
-                except BaseException as error:
-                    self._error = error
-                    if self._emulator is not None:  # on Vertex AI the run goes on without us
-                        self.directory.end("failed", f"the launcher failed: {error!r}")
-
-        self._supervisor = supervisor
-        # A daemon: when the program ends without waiting, so do its local VMs.
-        self._thread = threading.Thread(target=see_through, name=f"swell {self.id}", daemon=True)
-        self._thread.start()
-
-    def _sleep(self, seconds: float) -> None:
-        self._poke.wait(seconds)
-        self._poke.clear()
+    def _see_through(self) -> None:
+        with self._resources:
+            try:
+                self._supervisor.run()
+            except BaseException as error:
+                self._error = error
+                if self._target.halt is not None:  # elsewhere the run goes on without us
+                    self.directory.end("failed", f"the launcher failed: {error!r}")
 
 
-def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run:
+def launch(job: Job, target: TargetName = "local", run_id: str | None = None) -> Run:
     """Starts a run.
 
     Args:
@@ -174,36 +151,12 @@ def launch(job: Job, target: Target = "local", run_id: str | None = None) -> Run
     emulator does not start, FileError for a wrong price file, OSError when the run directory
     cannot be written.
     """
-    require_fit(job, target)
-    packed, url = _packed(job), _webhook_url(job)
-    run_id = run_id or home.new_id(job.name, time.time())
-    home.check_id(run_id)
-    directory = home.directory_for(run_id, output_of(job, target), target)
-    choices, prices = _choices(job), load_prices(home.folder())
-    require_prices(choices, job, prices)
-    record = {
-        "id": run_id,
-        "target": target,
-        "spec": job.to_dict(),
-        "settings": {**job.settings(), **(packed.settings() if packed else {})},
-        "token_sha256": "",  # every attempt has a secret of its own: see home.renew_secret
-        "created": time.time(),
-        "by": home.whoami(),
-    }
+    draft = prepare(job, target, run_id)
     with ExitStack() as resources:
-        home.require_new(run_id, directory)
-        resources.enter_context(home.launch_lock(run_id))
-        home.create(directory, record)
-        try:
-            if packed:
-                packed.send(directory, job.sends_package)
-            return _look_after(record, job, directory, prices, url, resources)
-        except (LocalError, OSError) as error:
-            directory.end("failed", str(error))
-            raise
-        except BaseException:  # Ctrl-C while it starts
-            directory.end("cancelled", f"cancelled by {home.whoami()}")
-            raise
+        resources.enter_context(home.launch_lock(draft.run_id))
+        create(draft)
+        with ends_on_error(draft.directory):
+            return look_after(draft, resources)
 
 
 def attach(run: str | RunDirectory) -> Run:
@@ -221,157 +174,56 @@ def attach(run: str | RunDirectory) -> Run:
     a launch on this machine looks after it; LaunchError when its webhook is not there; LocalError
     when the emulator does not start.
     """
-    directory = run if isinstance(run, RunDirectory) else home.find(run)
-    record = directory.run()
-    run_id, local = str(record["id"]), record.get("target") != "vertex"
-    if local and not home.launched_here(record):
-        raise home.RunError(f"{run_id}: is a local run of {record.get('by')}; attach to it there")
-    job = Job.model_validate(record["spec"])
-    url, prices = _webhook_url(job), load_prices(home.folder())
+    draft = reopen(run if isinstance(run, RunDirectory) else home.find(run))
     with ExitStack() as resources:
-        resources.enter_context(home.launch_lock(run_id, f"{run_id}: is looked after already"))
-        return _look_after(record, job, directory, prices, url, resources)
+        refusal = f"{draft.run_id}: is looked after already"
+        resources.enter_context(home.launch_lock(draft.run_id, refusal))
+        return look_after(draft, resources)
 
 
-def _look_after(
-    record: dict[str, Any],
-    job: Job,
-    directory: RunDirectory,
-    prices: PriceList,
-    webhook_url: str,
-    resources: ExitStack,
-) -> Run:
-    """Starts to see a run through, in a thread. Its ``resources`` are taken over."""
-    run_id = str(record["id"])
-    heard = resources.enter_context(_told(job, webhook_url, run_id, directory))
-    emulator, api = None, _vertex(job)
-    if record.get("target") != "vertex":
-        emulator = _emulator(run_id, job, resources)
-        api = _emulated(job, emulator)
-        from launcher.local.buckets import LocalBuckets  # its parts come with the emulator
+def look_after(draft: Draft, resources: ExitStack) -> Run:
+    """Starts to see a run through, in a thread.
 
-        for bucket in job.checkpoint.buckets.values():
-            if bucket.startswith("gs://"):  # nobody has to set up what is only emulated
-                LocalBuckets(home.buckets_folder()).makedirs(bucket)
-    terms = Terms(
-        run_id,
-        tuple(_choices(job)),
-        float(record["created"]),
-        job.resubmit,
-        job.limits,
-        saves=job.starts_agent(job.pools[0]),
-        stop_grace=LOCAL_STOP_GRACE if emulator else STOP_GRACE,
-    )
-    code = str((record["settings"].get("code") or {}).get("sha256", ""))
-    secrets_api = emulator.endpoint if emulator else ENDPOINT
-    buckets = job.checkpoint.buckets
+    Args:
+        draft: the run, whose directory is there.
+        resources: to be held for as long as that takes; they are taken over.
+
+    Raises LocalError when the emulator does not start.
+    """
+    job, directory = draft.job, draft.directory
+    listener = resources.enter_context(_webhook(draft))
+    target = resources.enter_context(opened(draft.target, job, draft.run_id))
     deliveries = resources.enter_context(ExitStack())  # each until the run has ended
 
-    def request(attempt: int, choice: Choice) -> customjob.CustomJob:
+    def request(attempt: int, choice: Choice) -> CustomJob:
         secret = home.renew_secret(directory)
-        return customjob.build(
-            choice.job,
-            run_id=run_id,
-            run_dir=directory.url,
-            token=deliveries.enter_context(delivered(job, secret, directory, secrets_api)),
-            attempt=attempt,
-            region=choice.region,
-            code=package_url(directory.url, code) if code else "",
-            checkpoints=home.checkpoint_urls(run_id, directory.url, buckets, choice.region),
-        )
+        token = deliveries.enter_context(delivered(job, secret, directory, target.secrets))
+        return draft.request(attempt, choice, token)
 
-    run = Run(run_id, directory, emulator)
+    poke = threading.Event()
+
+    def sleep(seconds: float) -> None:
+        poke.wait(seconds)
+        poke.clear()
+
     supervisor = Supervisor(
         directory,
-        terms,
-        api,
+        draft.terms(target.stop_grace),
+        target,
         request,
-        poll=LOCAL_POLL if emulator else VERTEX_POLL,
-        price=lambda choice: usd_per_hour(choice.job, prices),
-        patience=LOCAL_PATIENCE if emulator else None,
-        settle=0.0 if emulator else SETTLE,  # one launch at a time looks after a local run
         steps=lambda: History(read_events(directory)).step,
-        sleep=run._sleep,
-        listener=heard,
+        listener=listener,
+        sleep=sleep,
     )
-    run._start(supervisor, resources.pop_all())
-    return run
-
-
-def _packed(job: Job) -> Packed | None:
-    try:
-        return pack(job.code) if job.code else None
-    except (PackingError, OSError) as error:
-        raise LaunchError(str(error)) from None
-
-
-def _webhook_url(job: Job) -> str:
-    try:
-        return find_url(job.notify) if job.notify else ""
-    except WebhookError as error:
-        raise LaunchError(str(error)) from None
+    return Run(draft, target, supervisor, poke, resources.pop_all())
 
 
 @contextmanager
-def _told(
-    job: Job, url: str, run_id: str, directory: RunDirectory
-) -> Iterator[Callable[[Event], object]]:
-    """Lets the job's webhook, if it has one, hear of the run: yields who is to be told."""
-    if not job.notify:
+def _webhook(draft: Draft) -> Iterator[Callable[[Event], object]]:
+    """Lets the job's webhook, if it has one, hear of the run: yields what takes in its events."""
+    notify = draft.job.notify
+    if notify is None:
         yield lambda event: None
         return
-    with Webhook(job.notify, url, run_id, directory) as webhook:
+    with Webhook(notify, draft.webhook_url, draft.run_id, draft.directory) as webhook:
         yield webhook.hear
-
-
-def _choices(job: Job) -> list[Choice]:
-    return choices_of(job, REGION)
-
-
-def _vertex(job: Job) -> Callable[[str], Jobs]:
-    return cache(lambda region: Jobs(job.project or "", region))
-
-
-def _emulated(job: Job, emulator: Emulator) -> Callable[[str], Jobs]:
-    # An emulator that does not answer is gone: asking again does not bring it back.
-    return cache(
-        lambda region: Jobs(
-            job.project or PROJECT, region, emulator.endpoint, retries=Retries(ONCE)
-        )
-    )
-
-
-def _emulator(run_id: str, job: Job, resources: ExitStack) -> Emulator:
-    # The client's import takes as long as the emulator's start: let it meanwhile.
-    imports = threading.Thread(target=import_client, daemon=True)
-    imports.start()
-    emulator = Emulator(
-        home.local_folder(run_id),
-        home.buckets_folder(),
-        job.local.market,
-        job.local.vm,
-        job.local.memory.bytes if job.local.memory else None,
-    )
-    resources.enter_context(emulator)
-    imports.join()  # two threads that import one package can meet it half done
-    return emulator
-
-
-def require_fit(job: Job, target: Target) -> None:
-    """Raises LaunchError when ``target`` cannot run ``job``."""
-    found = problems(job, target)
-    if found:
-        lines = [f"{'.'.join(map(str, path))}: {what}" for path, what in found]
-        raise LaunchError("\n".join(lines))
-
-
-def require_prices(choices: Iterable[Choice], job: Job, prices: PriceList) -> None:
-    """Raises LaunchError when ``limits.cost`` could not be kept: a price is not known."""
-    if job.limits.cost is None:
-        return
-    unknown = [it.name for it in choices if usd_per_hour(it.job, prices) is None]
-    if unknown:
-        raise LaunchError(
-            f"limits.cost: the price of {unknown[0]} is unknown; "
-            "write it into the price file (docs/job.md), or remove the limit"
-        )

@@ -51,11 +51,11 @@ def _silence_libraries() -> None:
 def _exit_code(error: Exception) -> int | None:
     from launcher.api.apierror import ApiError
     from launcher.doctor.image import ImageError
+    from launcher.draft import LaunchError
     from launcher.home import RunError
     from launcher.job.jobfile import JobFileError
     from launcher.local.emulator import LocalError
     from launcher.packing.pack import PackingError
-    from launcher.run import LaunchError
 
     if isinstance(error, JobFileError | LaunchError | PackingError | RunError):
         return BAD_INPUT

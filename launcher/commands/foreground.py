@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -16,10 +16,10 @@ from rich.console import Console
 
 from launcher import home
 from launcher.commands.errors import BAD_INPUT
-from launcher.job.spec import Job, Target
-from launcher.job.targets import output_of
+from launcher.draft import Draft, LaunchError, create, ends_on_error, prepare
+from launcher.job.spec import Job, TargetName
 from launcher.local.emulator import LocalError, Replicas, child_environment
-from launcher.run import LaunchError, Run, attach, launch
+from launcher.run import Run, attach, launch
 from launcher.status.status import ABANDONED, Outcome, is_abandoned, read_status
 from launcher.supervision.attempt import read_attempts
 from launcher.views.live import LiveView, PlainView, Story, View
@@ -60,16 +60,14 @@ def _stops() -> Iterator[_Stops]:
             signal.signal(number, handler)
 
 
-def launch_and_follow(job: Job, target: Target, run_id: str | None, as_json: bool) -> str:
+def launch_and_follow(job: Job, target: TargetName, run_id: str | None, as_json: bool) -> str:
     """Launches ``job`` and shows it until its end. Returns the state it ended in.
 
     Raises what ``launch`` raises.
     """
     console = Console(stderr=as_json, highlight=False)
     with _stops() as stops:
-        started = time.time()
-        run = launch(job, target, run_id)
-        return _see(run, job, console, stops, started, as_json)
+        return _see(launch(job, target, run_id), console, stops, as_json)
 
 
 def attach_and_follow(directory: RunDirectory, as_json: bool) -> str:
@@ -79,17 +77,15 @@ def attach_and_follow(directory: RunDirectory, as_json: bool) -> str:
     """
     console = Console(stderr=as_json, highlight=False)
     with _stops() as stops:
-        record = directory.run()
-        run = attach(directory)
-        job = Job.model_validate(record["spec"])
-        return _see(run, job, console, stops, float(record["created"]), as_json)
+        return _see(attach(directory), console, stops, as_json)
 
 
-def _see(run: Run, job: Job, console: Console, stops: _Stops, started: float, as_json: bool) -> str:
+def _see(run: Run, console: Console, stops: _Stops, as_json: bool) -> str:
     stops.interrupt = False  # _follow cancels the run before it abandons it
-    target = run.directory.run().get("target")
-    with _view(console, Story(run.id, job.replicas(), started)) as view:
-        view.say(f"run {run.id} ({target}) in {run.directory.url}")
+    record = run.directory.run()
+    replicas, started = Job.model_validate(record["spec"]).replicas(), float(record["created"])
+    with _view(console, Story(run.id, replicas, started)) as view:
+        view.say(f"run {run.id} ({record.get('target')}) in {run.directory.url}")
         outcome = _follow(run, view, stops)
     status = read_status(run.directory)
     print_summary(console, status, run.directory.url, time.time() - started)
@@ -129,36 +125,32 @@ def _follow(run: Run, view: View, stops: _Stops) -> Outcome:
         turn += 1
 
 
-def launch_detached(
-    job: Job, path: str, target: Target, run_id: str | None, overrides: Sequence[str]
-) -> str:
-    """Starts ``swell launch`` in the background. Returns the run's id once it is submitted.
+def launch_detached(job: Job, target: TargetName, run_id: str | None) -> Draft:
+    """Starts a run that a process in the background looks after. Returns it once it is submitted.
 
-    Raises LaunchError for what the user can mend, RunError for an id that is taken, LocalError when
-    the launch did not get so far.
+    Raises what ``launch`` raises, and LocalError when the background process does not get so far.
     """
-    run_id = run_id or home.new_id(job.name, time.time())
-    home.check_id(run_id)
-    directory = home.directory_for(run_id, output_of(job, target), target)
-    home.require_new(run_id, directory)
-    folder = home.local_folder(run_id)
-    folder.mkdir(parents=True, exist_ok=True)
-    command = ["-m", "launcher.cli", "launch", path, "--target", target, "--run-id", run_id]
-    with (folder / "launch.log").open("ab") as log:
-        child = subprocess.Popen(
-            [sys.executable, *command, *(part for o in overrides for part in ("--set", o))],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=child_environment(),
-            start_new_session=True,
-        )
+    draft = prepare(job, target, run_id)
+    log = home.local_folder(draft.run_id) / "launch.log"
+    with home.launch_lock(draft.run_id) as lock:
+        create(draft)
+        with ends_on_error(draft.directory), log.open("ab") as output:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "launcher.cli", "attach", draft.run_id],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**child_environment(), home.ENV_LOCK: str(lock)},
+                pass_fds=[lock],
+                start_new_session=True,
+            )
     try:
-        _await_start(child, directory, folder / "launch.log")
+        _await_start(child, draft.directory, log)
     except KeyboardInterrupt:
-        child.terminate()  # the launch cancels the run
+        draft.directory.end("cancelled", f"cancelled by {home.whoami()}")
+        child.terminate()  # it may have to cancel a CustomJob
         raise
-    return run_id
+    return draft
 
 
 def _await_start(child: subprocess.Popen[bytes], directory: RunDirectory, log: Path) -> None:
@@ -166,14 +158,16 @@ def _await_start(child: subprocess.Popen[bytes], directory: RunDirectory, log: P
     deadline = time.monotonic() + DETACH_LIMIT
     while time.monotonic() < deadline:
         code = child.poll()
-        if directory.outcome() or any(attempt["job"] for attempt in read_attempts(directory)):
+        attempts = read_attempts(directory)
+        if directory.outcome() or any(attempt["job"] for attempt in attempts):
             return
         if code is not None:
             lines = log.read_text(errors="replace").strip().splitlines()
             said = "\n".join(line.removeprefix("swell: ") for line in lines)
-            raise (LaunchError if code == BAD_INPUT else LocalError)(
-                said or "the launch ended at once"
-            )
+            said = said or "the launch ended at once"
+            if not attempts:  # else a CustomJob may be there, which swell attach finds
+                directory.end("failed", said)
+            raise (LaunchError if code == BAD_INPUT else LocalError)(said)
         time.sleep(0.05)
     raise LocalError(f"the run has not started yet; see {log}")
 

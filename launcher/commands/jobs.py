@@ -57,23 +57,21 @@ def launch(
 ) -> None:
     """Start a run and see it through to its end."""
     with user_errors():
-        from launcher import home
         from launcher.commands.foreground import launch_and_follow, launch_detached
-        from launcher.job.jobfile import load_job
+        from launcher.target import load_job
 
         overrides = [*(overrides or []), *([f"local.vm={vm.value}"] if vm else [])]
         if start_from is not None:
             overrides.append(f"checkpoint.start_from={json.dumps(start_from)}")
         loaded = load_job(job, overrides, target.value, warn=_warn)
         if detach:
-            run_id = launch_detached(loaded, job, target.value, run_id, overrides)
+            draft = launch_detached(loaded, target.value, run_id)
             if as_json:
-                url = home.directory_url(run_id, loaded.output)
-                typer.echo(json.dumps({"run": run_id, "url": url}))
+                typer.echo(json.dumps({"run": draft.run_id, "url": draft.directory.url}))
                 return
-            typer.echo(f"run {run_id} goes on in the background; follow it with:")
-            for command in (f"status {run_id}", f"logs {run_id} --follow", f"cancel {run_id}"):
-                typer.echo(f"  swell {command}")
+            typer.echo(f"run {draft.run_id} goes on in the background; follow it with:")
+            for command in ("status {}", "logs {} --follow", "cancel {}"):
+                typer.echo(f"  swell {command.format(draft.run_id)}")
             return
         state = launch_and_follow(loaded, target.value, run_id, as_json)
     raise typer.Exit(EXIT_CODES.get(state, FAILED))
@@ -95,7 +93,7 @@ def plan(
     with user_errors(offline=True):
         from launcher import home
         from launcher.job import customjob
-        from launcher.job.jobfile import load_job
+        from launcher.target import load_job
         from launcher.views import plan as plans
 
         format = format or (Format.table if sys.stdout.isatty() else Format.json)
@@ -138,7 +136,7 @@ def doctor(
         from launcher.doctor.report import as_json as findings_as_json
         from launcher.doctor.report import print_findings
         from launcher.doctor.rounds import checks_of
-        from launcher.job.jobfile import load_job
+        from launcher.target import load_job
 
         loaded = load_job(job, overrides or [], target.value, warn=_warn)
         findings = examine(checks_of(loaded, target.value))

@@ -243,7 +243,7 @@ def preempt(
 def _apis(project: str | None, regions: list[str], job: str | None) -> list[Jobs]:
     """Returns the APIs that options of ``swell runs`` name."""
     if job is not None:
-        from launcher.job.jobfile import load_job
+        from launcher.target import load_job
 
         loaded = load_job(job, [])
         project, regions = project or loaded.project, regions or loaded.regions

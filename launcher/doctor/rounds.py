@@ -7,14 +7,16 @@ from collections.abc import Mapping
 
 from launcher.doctor.checkup import Check
 from launcher.doctor.localchecks import common_checks, local_checks
-from launcher.job.spec import Job, Target
+from launcher.job.spec import Job, TargetName
 
 
-def checks_of(job: Job, target: Target, environment: Mapping[str, str] = os.environ) -> list[Check]:
+def checks_of(
+    job: Job, target: TargetName, environment: Mapping[str, str] = os.environ
+) -> list[Check]:
     """Returns the checks, in the order in which they are told of.
 
     Args:
-        job: one that ``launcher.job.targets`` has nothing to say against.
+        job: one that ``launcher.job.fitness`` has nothing to say against.
         target: where it is to run.
         environment: may name emulators of Vertex AI and of Cloud Storage. Of other APIs there are
             none then: asking Google's about an emulated project would tell nothing.

@@ -39,7 +39,7 @@ _GOOGLES = re.compile(r"([a-z0-9-]+-docker\.pkg\.dev|([a-z]+\.)?gcr\.io)")
 
 
 def vertex_checks(job: Job, cloud: Cloud, endpoint: str | None = None) -> Iterator[Check]:
-    """Yields the checks of a job that ``launcher.job.targets`` has nothing to say against.
+    """Yields the checks of a job that ``launcher.job.fitness`` has nothing to say against.
 
     Args:
         job: the job.

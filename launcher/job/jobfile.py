@@ -3,34 +3,50 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from launcher.job.marketfile import Market, MarketField, whole_market
-from launcher.job.spec import Job, Target
-from launcher.job.targets import problems, warnings
+from launcher.job.model import Problem
+from launcher.job.spec import Job
 from launcher.job.yamlfile import FileError, Path_, Places, located, read_file, read_yaml
 
 JobFileError = FileError
 
 
-def load_job(
+@dataclass(frozen=True)
+class JobFile:
+    """A job as it was read from its file.
+
+    Attributes:
+        job: the job.
+        path: the file.
+        places: where in it each field stands.
+    """
+
+    job: Job
+    path: str
+    places: Places
+
+    def located(self, problems: Sequence[Problem]) -> list[str]:
+        """Returns the problems, which may be of a target, as ``FILE:LINE: FIELD: what``."""
+        return located(problems, self.places, self.path)
+
+
+def read_job(
     path: str | os.PathLike[str],
     overrides: Sequence[str] = (),
-    target: Target | None = None,
-    warn: Callable[[str], None] | None = None,
     variables: Mapping[str, str] = os.environ,
-) -> Job:
-    """Reads a job file.
+) -> JobFile:
+    """Reads a job file. ``launcher.load_job`` also checks what a target needs.
 
     Args:
         path: the YAML file.
         overrides: ``a.b=value`` texts that replace single fields; values are YAML.
-        target: also check what this target needs.
-        warn: called with each warning, in one line.
         variables: what ``${NAME}`` in the file refers to.
 
     Raises JobFileError.
@@ -48,12 +64,7 @@ def load_job(
     except ValidationError as error:
         found = [(e["loc"], e["msg"]) for e in error.errors(include_url=False)]
         raise JobFileError(located(found, places, file)) from None
-    if target and (unfit := problems(job, target)):
-        raise JobFileError(located(unfit, places, file))
-    if warn:
-        for line in located(warnings(job), places, file):
-            warn(line)
-    return job
+    return JobFile(job, file, places)
 
 
 def load_market(file: str) -> Market:

@@ -50,7 +50,7 @@ from launcher.job.scheduling import Scheduling
 from launcher.job.sizes import SizeField
 from launcher.job.variant import vary
 
-Target = Literal["local", "vertex"]
+TargetName = Literal["local", "vertex"]
 
 LEAST_LEASE = timedelta(seconds=4)  # a bucket lets the claim be rewritten once a second
 MAX_LABELS = 62  # of 64: Swell adds two

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, Request, build_opener
@@ -22,8 +21,6 @@ from urllib.request import ProxyHandler, Request, build_opener
 from launcher.job.marketfile import Incident, Market, market_to_json
 from launcher.job.sizes import Size
 
-PROJECT = "local"
-REGION = "local"
 START_LIMIT = 60.0  # seconds
 STOP_LIMIT = 20.0
 
@@ -82,12 +79,7 @@ class Emulator:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -18,12 +18,17 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from launcher.job.fallback import Resubmit
 from launcher.job.spec import Job
 from launcher.supervision.attempt import Attempt
+from launcher.supervision.limits import usd_per_hour
 from launcher.supervision.verdict import verdict_of
 from trainer.rundir.retry import Backoff
+
+if TYPE_CHECKING:
+    from launcher.job.prices import PriceList
 
 DRY = frozenset({"stockout", "quota", "expired"})
 
@@ -36,11 +41,13 @@ class Choice:
         region: where.
         job: on what; without fallbacks of its own.
         after: seconds without a running attempt from which on it counts.
+        usd_per_hour: what its machines cost, estimated; None when that is not known.
     """
 
     region: str
     job: Job
     after: float = 0.0
+    usd_per_hour: float | None = None
 
     @property
     def name(self) -> str:
@@ -50,14 +57,21 @@ class Choice:
         return f"{' + '.join(counted)}, {self.job.scheduling.strategy}, {self.region}"
 
 
-def choices_of(job: Job, local_region: str) -> list[Choice]:
-    """Returns the choices of ``job`` in their order; ``local_region`` is for one without any."""
+def choices_of(job: Job, local_region: str, prices: PriceList | None = None) -> list[Choice]:
+    """Returns the choices of a job, in their order.
+
+    Args:
+        job: what to run.
+        local_region: where a job runs that names no region.
+        prices: what machines cost; without them no choice says what it costs.
+    """
     ways = [(job, 0.0)]
     ways += [(job.variant(it), it.after.total_seconds()) for it in job.fallback]
     found: dict[str, Choice] = {}
     for variant, after in ways:
+        usd = usd_per_hour(variant, prices) if prices else None
         for region in variant.regions or [local_region]:
-            choice = Choice(region, variant, after)
+            choice = Choice(region, variant, after, usd)
             found.setdefault(choice.name, choice)
     return list(found.values())
 

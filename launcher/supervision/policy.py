@@ -53,7 +53,6 @@ from launcher.supervision.verdict import verdict_of
 from trainer.rundir.names import OutcomeState
 
 GRACE = 30.0  # seconds that replicas get to exit after the run has ended
-STOP_GRACE = 600.0  # seconds that a run gets to save a checkpoint when a limit is reached
 # How many attempts in a row may end so, and without a step, before the run has failed.
 MAX_FRUITLESS = {"crash": 3, "unknown": 3, "internal": 8, "preempted": 20, "timeout": 3}
 HOPELESS = frozenset({"user_error", "rejected", "gone"})
@@ -70,7 +69,7 @@ class Terms:
         resubmit: how long it pauses.
         limits: what it may take.
         saves: whether its replicas can be asked for a last checkpoint.
-        stop_grace: for how many seconds they may take over that.
+        stop_grace: seconds that they get for it when a limit is reached.
     """
 
     run_id: str
@@ -79,7 +78,7 @@ class Terms:
     resubmit: Resubmit = field(default_factory=Resubmit)
     limits: Limits = field(default_factory=Limits)
     saves: bool = True
-    stop_grace: float = STOP_GRACE
+    stop_grace: float = field(kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ another one goes on from there, on any machine. That leads neither to two Custom
 - An attempt's record is created exclusively before its request is sent, and only who created it
   sends it. Of two supervisors that would submit at the same time, one watches the other's.
 - A record without a CustomJob may have been sent or not. The job is looked for by its labels; if
-  it is not there after SETTLE, in which its sender would have given up and Vertex AI would show
-  it, the attempt counts as never sent, and the next number is submitted.
+  it is not there after the target's ``settle``, in which its sender would have given up and Vertex
+  AI would show it, the attempt counts as never sent, and the next number is submitted.
 - Every attempt has a token of its own, and run.json the hash of the newest: should a CustomJob that
   was given up appear after all, its agents are not let into the run, and end.
 """
@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from launcher.api.apierror import ApiError
 from launcher.api.vertex import JobState
@@ -37,38 +37,17 @@ from launcher.supervision.policy import (
     Submit,
     Terms,
     Wait,
+    Watch,
     decide,
 )
 from launcher.supervision.verdict import verdict_of
+from launcher.target import Target
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventWriter
 from trainer.rundir.names import OutcomeState
 
-# Seconds after which a request that left no trace was not sent: longer than a submission is tried
-# (launcher.api.retry, and one answer's timeout).
-SETTLE = 180.0
-ERROR_WAIT = (
-    120.0  # seconds for which a failed CustomJob may not say why; Vertex AI takes one minute
-)
-
-
-class JobsApi(Protocol):
-    """What the loop needs of the API in one region; ``launcher.api.vertex.Jobs`` is one."""
-
-    region: str
-    endpoint: str
-
-    def submit(self, request: CustomJob) -> JobState:
-        """Creates a CustomJob."""
-
-    def find(self, run_id: str | None = None, attempt: int | None = None) -> Sequence[JobState]:
-        """Returns the CustomJobs with these labels."""
-
-    def get(self, name: str) -> JobState:
-        """Returns a CustomJob's state."""
-
-    def cancel(self, name: str) -> None:
-        """Asks for a CustomJob's end."""
+# Seconds for which a failed CustomJob may not say why; Vertex AI takes one minute.
+ERROR_WAIT = 120.0
 
 
 class Supervisor:
@@ -77,47 +56,35 @@ class Supervisor:
     Args:
         run_dir: the run; run.json is there already.
         terms: what it was launched with.
-        api: returns the API of a region.
+        target: where its CustomJobs go.
         request: makes the CustomJob of an attempt from its number and choice; called when nobody
             else can submit that number any more.
-        price: estimates what a choice costs in USD per hour.
-        poll: seconds between two looks.
-        patience: seconds without an answer after which an attempt counts as lost, None for
-            never; may be changed while it runs.
-        settle: seconds after which a request that left no trace was not sent.
         steps: returns how many steps the run has completed.
+        listener: called with each event that this writes; see EventWriter.
         clock: returns Unix seconds.
         sleep: waits for so many seconds, or less.
-        listener: is told of each event that this writes; see EventWriter.
     """
 
     def __init__(
         self,
         run_dir: RunDirectory,
         terms: Terms,
-        api: Callable[[str], JobsApi],
+        target: Target,
         request: Callable[[int, Choice], CustomJob],
         *,
-        poll: float,
-        price: Callable[[Choice], float | None] = lambda choice: None,
-        patience: float | None = None,
-        settle: float = SETTLE,
         steps: Callable[[], int] = lambda: 0,
+        listener: Callable[[Event], object] = lambda event: None,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], object] = time.sleep,
-        listener: Callable[[Event], object] = lambda event: None,
     ) -> None:
         self._run_dir = run_dir
         self._terms = terms
-        self._api = api
+        self._target = target
         self._request = request
-        self._price = price
-        self._poll = poll
-        self.patience = patience
-        self._settle = settle
         self._steps = steps
         self._clock = clock
         self._sleep = sleep
+        self._patience = target.patience
         # No other writer of the run may have the name: an earlier launch, or one elsewhere.
         writer = f"launcher-{secrets.token_hex(4)}"
         self._events = EventWriter(run_dir, writer, clock, listener)
@@ -127,6 +94,10 @@ class Supervisor:
         self._since: dict[str, float] = {}  # when something was first seen here
         self._refusal: ApiError | None = None  # of a request that may have arrived all the same
         self._waits: Wait | None = None
+
+    def lose_patience(self) -> None:
+        """From now on an attempt is lost as soon as the API gives no answer. For other threads."""
+        self._patience = 0.0
 
     def run(self) -> dict[str, Any]:
         """Sees the run through. Returns outcome.json as it counts.
@@ -154,41 +125,40 @@ class Supervisor:
             self._carry_out(action)
 
     def _carry_out(self, action: Action) -> None:
-        if isinstance(action, Submit):
-            self._submit(action.attempt, action.choice)
-        elif isinstance(action, Wait):
-            self._wait(action)
-        elif isinstance(action, Find):
-            self._find()
-        elif isinstance(action, Stop):
-            self._run_dir.ask_to_stop("limited", action.reason)
-            self._events.emit("stop_asked", reason=action.reason)
-            self._events.flush()
-        elif isinstance(action, End):
-            end_run(self._run_dir, self._events, action.state, action.reason)
-        elif isinstance(action, Leave):
-            self._record(replace(self._attempts[-1], left=action.reason))
-            self._events.emit(
-                "attempt_left", attempt=self._attempts[-1].attempt, reason=action.reason
-            )
-            self._events.flush()
-        elif isinstance(action, Cancel):
-            self._cancel()
-        else:
-            self._sleep(self._poll)
-            self._look()
+        match action:
+            case Submit(number, choice):
+                self._submit(number, choice)
+            case Wait():
+                self._wait(action)
+            case Find():
+                self._find()
+            case Stop(reason):
+                self._run_dir.ask_to_stop("limited", reason)
+                self._events.emit("stop_asked", reason=reason)
+                self._events.flush()
+            case End(state, reason):
+                end_run(self._run_dir, self._events, state, reason)
+            case Leave(reason):
+                self._record(replace(self._attempts[-1], left=reason))
+                self._events.emit("attempt_left", attempt=self._attempts[-1].attempt, reason=reason)
+                self._events.flush()
+            case Cancel():
+                self._cancel()
+            case Watch():
+                self._sleep(self._target.poll)
+                self._look()
 
     # --- submitting -------------------------------------------------------------------
 
     def _submit(self, number: int, choice: Choice) -> None:
-        api = self._api(choice.region)
+        api = self._target.api(choice.region)
         attempt = Attempt(
             number,
             choice.region,
             api.endpoint,
             choice.name,
             created=self._clock(),
-            usd_per_hour=self._price(choice),
+            usd_per_hour=choice.usd_per_hour,
         )
         # On record before it is sent: after a crash in between, the label finds the job.
         if not self._run_dir.create_json(record_name(number), attempt.to_json()):
@@ -215,18 +185,18 @@ class Supervisor:
         attempt = self._attempts[-1]
         waited = self._seconds_since(f"attempt {attempt.attempt}")
         try:
-            jobs = self._api(attempt.region).find(self._terms.run_id, attempt.attempt)
+            jobs = self._target.api(attempt.region).find(self._terms.run_id, attempt.attempt)
         except ApiError as error:
             if not error.transient:
                 raise
-            self._sleep(self._poll)
+            self._sleep(self._target.poll)
             self._give_up_silence(error)
             return
         self._answered = self._clock()
         if jobs:
             self._adopt(jobs[0])
-        elif waited < self._settle:
-            self._sleep(min(self._poll, self._settle - waited))
+        elif waited < self._target.settle:
+            self._sleep(min(self._target.poll, self._target.settle - waited))
             self._read_attempts()  # its sender may live, and know by now
         elif self._refusal:
             why = self._refusal
@@ -262,7 +232,7 @@ class Supervisor:
                 seconds=round(seconds, 1),
             )
             self._events.flush()
-        self._sleep(min(self._poll, seconds))
+        self._sleep(min(self._target.poll, seconds))
 
     # --- watching ---------------------------------------------------------------------
 
@@ -270,7 +240,7 @@ class Supervisor:
         attempt = self._attempts[-1]
         assert attempt.job
         try:
-            job = self._api(attempt.region).get(attempt.job)
+            job = self._target.api(attempt.region).get(attempt.job)
         except ApiError as error:
             if error.code == 404:
                 self._ended(LOST, str(error), error.code, error.kind)
@@ -291,7 +261,7 @@ class Supervisor:
         if started is None and job.state == "RUNNING":
             started = self._clock()
         state = attempt.state if job.ended else job.state  # its end is recorded by itself
-        endpoint = self._api(attempt.region).endpoint
+        endpoint = self._target.api(attempt.region).endpoint
         return replace(attempt, state=state, started=started, endpoint=endpoint)
 
     def _explains_itself_later(self, job: JobState) -> bool:
@@ -301,18 +271,18 @@ class Supervisor:
 
     def _give_up_silence(self, error: ApiError) -> None:
         silent = self._clock() - self._answered
-        if self.patience is not None and silent > self.patience:
+        if self._patience is not None and silent > self._patience:
             self._ended(LOST, str(error), error.code, error.kind)
 
     def _cancel(self) -> None:
         attempt = self._attempts[-1]
         assert attempt.job
         try:
-            self._api(attempt.region).cancel(attempt.job)
+            self._target.api(attempt.region).cancel(attempt.job)
         except ApiError as error:
             # A job that has ended meanwhile cannot be cancelled: looking again tells.
             self._cancel_sent = not error.transient
-            self._sleep(self._poll)
+            self._sleep(self._target.poll)
             self._look()
         else:
             self._cancel_sent = True

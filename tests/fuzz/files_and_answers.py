@@ -18,10 +18,11 @@ from launcher.emulator.resources import customjobs
 from launcher.emulator.resources.errors import ApiError
 from launcher.emulator.storage import uploads
 from launcher.emulator.storage.objects import Refused
-from launcher.job.jobfile import JobFileError, load_job, load_market
+from launcher.job.jobfile import JobFileError, load_market
 from launcher.job.prices import read_prices
 from launcher.logs.cloudlog import read_entry
 from launcher.logs.reader import _local_line
+from launcher.target import load_job
 from tests.fuzz.inputs import anything, as_json, changed, damaged, json_of
 from tests.fuzz.target import LOOP, target
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher import home
 from tests.integration.command import LIMIT, Swell, until
 
 REPLICA = """
@@ -197,6 +198,20 @@ def test_a_detached_run_goes_on(swell: ScriptedSwell) -> None:
     assert swell.status("one")["state"] == "cancelled"
     logs = swell("logs", "one", "--replica", "workerpool1-0").stdout
     assert "workerpool1-0 is up" in logs and "workerpool0-0" not in logs
+
+
+def test_a_launch_is_never_seen_as_gone_on_its_way_into_the_background(
+    swell: ScriptedSwell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SWELL_HOME", str(swell.home))
+    launch = swell.start("launch", swell.job("wait"), "--run-id", "one", "--detach")
+    until(lambda: (swell.home / "runs/one/run.json").exists())
+    while launch.poll() is None:
+        assert home.launch_lives("one")
+        time.sleep(0.002)
+    assert launch.returncode == 0 and home.launch_lives("one")
+    assert swell("cancel", "one").returncode == 0
+    until(swell.nothing_is_left)
 
 
 def test_a_vm_is_taken_away_and_given_back(swell: ScriptedSwell) -> None:

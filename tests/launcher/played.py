@@ -69,7 +69,8 @@ class Played:
     """
 
     def __init__(self, job: Job, fate: Fate, rate: float | None = None) -> None:
-        self.terms = Terms("run-1", tuple(choices_of(job, "local")), 0.0, job.resubmit, job.limits)
+        choices = tuple(choices_of(job, "local"))
+        self.terms = Terms("run-1", choices, 0.0, job.resubmit, job.limits, stop_grace=600.0)
         self.attempts: list[Attempt] = []
         self.times: list[float] = []  # at which attempts were submitted
         self.waits: list[float] = []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -87,4 +88,20 @@ def test_a_launch_is_known_to_live_while_it_holds_the_lock() -> None:
             home.launch_lock("one"),
         ):
             pass
+    assert not home.launch_lives("one")
+
+
+def test_a_launch_hands_its_lock_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    with home.launch_lock("one") as lock:
+        child = os.dup(lock)  # as a child inherits it
+        assert home.launch_lives("one")
+    assert home.launch_lives("one")
+    with (
+        pytest.raises(home.RunError, match="is looked after"),
+        home.launch_lock("one", "is looked after"),
+    ):
+        pass
+    monkeypatch.setenv(home.ENV_LOCK, str(child))
+    with home.launch_lock("one"):
+        assert home.ENV_LOCK not in os.environ, "it is not for children of the child"
     assert not home.launch_lives("one")

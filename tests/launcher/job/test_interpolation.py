@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.job.interpolation import InterpolationError, interpolate
-from launcher.job.jobfile import JobFileError, load_job
+from launcher.job.jobfile import JobFileError
 from launcher.job.yamlfile import FileError, read_yaml
+from launcher.target import load_job
 
 VARIABLES = {"A": "one", "EMPTY": "", "N": "3", "TRICK": "${A} $(A) *x: {"}
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from launcher.job.jobfile import JobFileError, load_job
+from launcher.job.jobfile import JobFileError
 from launcher.job.spec import Job
+from launcher.target import load_job
 from trainer.agent.settings import Settings
 
 GOOD = """\

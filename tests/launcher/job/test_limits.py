@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher.job.jobfile import JobFileError, load_job
+from launcher.job.jobfile import JobFileError
+from launcher.target import load_job
 from tests.launcher.job.limits_table import Row, base_job, rows, written_out
 
 ROWS = rows()

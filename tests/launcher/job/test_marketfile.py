@@ -10,7 +10,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from launcher.job.durations import Steps
-from launcher.job.jobfile import JobFileError, load_job, load_market
+from launcher.job.jobfile import JobFileError, load_market
 from launcher.job.marketfile import (
     Incident,
     Market,
@@ -18,6 +18,7 @@ from launcher.job.marketfile import (
     market_to_json,
     whole_market,
 )
+from launcher.target import load_job
 
 WHOLE = """\
 speed: 60

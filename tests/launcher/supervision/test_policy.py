@@ -32,7 +32,7 @@ from tests.launcher.played import STOCKOUT, Played, ends, job, ran, refused, sto
 
 CHOICES = tuple(choices_of(job(), "local"))
 FIRST, SECOND = CHOICES
-TERMS = Terms("run-1", CHOICES, created=0.0)
+TERMS = Terms("run-1", CHOICES, created=0.0, stop_grace=600.0)
 
 
 def attempt(state: str, reason: str = "", **more: Any) -> Attempt:

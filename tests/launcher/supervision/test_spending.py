@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from launcher.draft import LaunchError, require_prices
 from launcher.job.fallback import Limits
 from launcher.job.machines import MACHINES
 from launcher.job.prices import PriceList
-from launcher.run import LaunchError, require_prices
 from launcher.supervision.attempt import UNSENT, Attempt
 from launcher.supervision.choices import choices_of
 from launcher.supervision.limits import account, no_more_attempts, reached, spent, usd_per_hour
@@ -91,9 +91,9 @@ def test_more_time_never_costs_less(times: list[tuple[float, float, float]], mor
 
 def test_a_choice_costs_what_its_machines_do() -> None:
     both = job(fallback=[{"strategy": "standard"}], regions=["us-central1"])
-    spot, dear = choices_of(both, "local")
-    assert usd_per_hour(spot.job, CATALOGUE) == pytest.approx(4 * 26.8)
-    assert usd_per_hour(dear.job, CATALOGUE) == pytest.approx(4 * 87.83)
+    spot, dear = choices_of(both, "local", CATALOGUE)
+    assert usd_per_hour(spot.job, CATALOGUE) == spot.usd_per_hour == pytest.approx(4 * 26.8)
+    assert usd_per_hour(dear.job, CATALOGUE) == dear.usd_per_hour == pytest.approx(4 * 87.83)
 
 
 def test_a_limit_on_the_cost_needs_every_price() -> None:
@@ -101,4 +101,4 @@ def test_a_limit_on_the_cost_needs_every_price() -> None:
         fallback=[{"machine": "a2-ultragpu-4g"}], regions=["us-central1"], limits={"cost": "5 USD"}
     )
     with pytest.raises(LaunchError, match="the price of 8 x a2-ultragpu-4g, spot, us-central1 is"):
-        require_prices(choices_of(unpriced, "local"), unpriced, CATALOGUE)
+        require_prices(unpriced, choices_of(unpriced, "local", CATALOGUE))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from launcher.job.customjob import ATTEMPT_LABEL, CustomJob
 from launcher.supervision.attempt import LOST, REFUSED, UNSENT, Attempt, read_attempts, record_name
 from launcher.supervision.choices import Choice, choices_of
 from launcher.supervision.policy import Terms
-from launcher.supervision.supervisor import ERROR_WAIT, SETTLE, JobsApi, Supervisor
+from launcher.supervision.supervisor import ERROR_WAIT, Supervisor
+from launcher.target import SETTLE, JobsApi, Target
 from tests.launcher.faked_vertex import Clock, Looks, Region, Vertex
 from tests.launcher.played import STOCKOUT, job
 from trainer.rundir.directory import RunDirectory
@@ -34,13 +36,22 @@ class Fixture:
         self.job = job(limits=limits)
 
     def supervisor(
-        self, wrap: Wrap = lambda region: region, stop_grace: float = 600.0, **more: Any
+        self,
+        wrap: Wrap = lambda region: region,
+        stop_grace: float = 600.0,
+        patience: float | None = None,
+        usd_per_hour: float | None = None,
     ) -> Supervisor:
         def request(number: int, choice: Choice) -> CustomJob:
             self.sent.append((number, choice.region))
             return {"labels": {ATTEMPT_LABEL: str(number)}}
 
-        choices = tuple(choices_of(self.job, "local"))
+        choices = tuple(
+            replace(choice, usd_per_hour=usd_per_hour) for choice in choices_of(self.job, "local")
+        )
+        target = Target(
+            lambda region: wrap(self.vertex.region(region)), poll=10.0, patience=patience
+        )
         return Supervisor(
             self.run_dir,
             Terms(
@@ -51,12 +62,10 @@ class Fixture:
                 self.job.limits,
                 stop_grace=stop_grace,
             ),
-            lambda region: wrap(self.vertex.region(region)),
+            target,
             request,
-            poll=10.0,
             clock=self.clock,
             sleep=self.clock.sleep,
-            **more,
         )
 
     def run(self, **more: Any) -> dict[str, Any]:
@@ -148,7 +157,7 @@ def test_a_limit_is_kept_even_if_nothing_is_saved(tmp_path: Path) -> None:
 
 def test_a_cost_is_counted_by_the_price_when_it_was_submitted(tmp_path: Path) -> None:
     fixture = Fixture(tmp_path, lambda n: ["RUNNING"], cost="1 USD")
-    fixture.run(price=lambda choice: 60.0)
+    fixture.run(usd_per_hour=60.0)
     [record] = fixture.attempts
     assert record.usd_per_hour == 60.0 and record.started and record.ended
     assert record.ended - record.started >= 60.0

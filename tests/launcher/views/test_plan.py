@@ -19,12 +19,12 @@ from launcher import home
 from launcher.api.vertex import Jobs
 from launcher.cli import app
 from launcher.job import customjob
-from launcher.job.jobfile import load_job
 from launcher.job.machines import MACHINES, PRICES_AS_OF, Price
 from launcher.job.prices import PriceList
 from launcher.job.spec import Job
 from launcher.run import launch
 from launcher.supervision.supervisor import Supervisor
+from launcher.target import load_job
 from launcher.views import plan
 from tests.launcher.job.job_fields import Fields, jobs
 from tests.launcher.job.limits_table import base_job
@@ -73,7 +73,7 @@ def test_it_is_byte_for_byte_what_launch_sends(
     # shows in its place, and then nothing may differ.
     sent = Sent()
     monkeypatch.setattr("launcher.home.new_secret", lambda: customjob.REDACTED)
-    monkeypatch.setattr("launcher.run.Jobs", lambda *where: sent)
+    monkeypatch.setattr("launcher.target.Jobs", lambda *where: sent)
     monkeypatch.setattr(
         Supervisor,
         "run",
@@ -85,8 +85,8 @@ def test_it_is_byte_for_byte_what_launch_sends(
     options = [part for text in [output, *overrides] for part in ("--set", text)]
     shown = printed(job_file, "--run-id", "llama-1", "--format", "json", *options)
     job = load_job(job_file, [output, *overrides])
-    monkeypatch.setattr("launcher.run.require_fit", lambda job, target: None)
-    launch(job, "vertex", "llama-1")._thread.join()  # type: ignore[union-attr]
+    monkeypatch.setattr("launcher.draft.require_fit", lambda job, target: None)
+    launch(job, "vertex", "llama-1")._thread.join()
     assert sent.texts == [shown]
 
 
@@ -244,7 +244,7 @@ def test_own_prices_are_used_and_named(job_file: str, tmp_path: Path, swell_home
     (swell_home / "prices.yaml").write_text("a2-highgpu-8g: {spot: 10, on_demand: 40}\n")
     text = printed(job_file, "--format", "table")
     assert text.splitlines()[3].split() == ["total", "4", "32", "40.00", "160.00", "75%"]
-    assert f"prices: USD per hour, {home}/prices.yaml for a2-highgpu-8g; else" in text
+    assert f"prices: USD per hour, {swell_home}/prices.yaml for a2-highgpu-8g; else" in text
 
 
 @given(jobs())

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.emulator.vms import places
+from launcher.job.fitness import LOCAL_BUCKET, misfits, output_of
 from launcher.job.spec import Job
-from launcher.job.targets import LOCAL_BUCKET, output_of, problems
 
 BASE = {"name": "j", "task": "package.module:Class", "pools": ["a2-highgpu-1g"]}
-
-
-@pytest.fixture(autouse=True)
-def podman_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "missing", lambda kind: None)
 
 
 def job(**fields: object) -> Job:
@@ -21,7 +15,7 @@ def job(**fields: object) -> Job:
 
 
 def test_runs_of_containers_are_kept_in_a_bucket() -> None:
-    assert problems(job(), "local") == []
+    assert misfits(job(), "local") == []
     assert output_of(job(), "local") == LOCAL_BUCKET
     assert output_of(job(output="gs://mine/runs"), "local") == "gs://mine/runs"
     assert output_of(job(), "vertex") is None
@@ -43,7 +37,7 @@ def test_runs_of_containers_are_kept_in_a_bucket() -> None:
 def test_what_containers_cannot_see_is_refused_with_the_remedy(
     fields: dict[str, object], field: tuple[str, ...], what: str
 ) -> None:
-    ((path, said),) = problems(job(**fields), "local")
+    ((path, said),) = misfits(job(**fields), "local")
     assert path == field and what in said
 
 
@@ -59,7 +53,7 @@ VERTEX = {
 
 def test_a_region_may_have_a_bucket_of_its_own() -> None:
     job = Job.model_validate({**VERTEX, "checkpoint": {"buckets": {"us-east1": "gs://east/r"}}})
-    assert problems(job, "vertex") == []
+    assert misfits(job, "vertex") == []
 
 
 @pytest.mark.parametrize(
@@ -71,7 +65,7 @@ def test_a_region_may_have_a_bucket_of_its_own() -> None:
 )
 def test_a_bucket_is_one_and_of_use(region: str, bucket: str, said: str) -> None:
     job = Job.model_validate({**VERTEX, "checkpoint": {"buckets": {region: bucket}}})
-    ((path, what),) = problems(job, "vertex")
+    ((path, what),) = misfits(job, "vertex")
     assert path == ("checkpoint", "buckets", region) and said in what
 
 
@@ -80,12 +74,3 @@ def test_memory_is_a_size_with_a_unit() -> None:
     assert found is not None and found.bytes == 8 * 2**30
     with pytest.raises(ValueError, match="write 8GiB"):
         job(local={"vm": "container", "memory": 8})
-
-
-def test_without_podman_the_job_is_refused_and_the_remedy_named(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(places, "missing", lambda kind: "containers need podman: apt-get install x")
-    ((path, said),) = problems(job(), "local")
-    assert path == ("local", "vm")
-    assert said == "is container; containers need podman: apt-get install x, or write process"

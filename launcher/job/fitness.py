@@ -1,4 +1,7 @@
-"""What a target needs of a job, and what may surprise whoever runs it there."""
+"""What a target needs of a job, and what may surprise whoever runs it there: purely.
+
+Whether this machine can be the local target at all is ``launcher.target``'s to say.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,20 @@ from pathlib import Path
 
 from launcher.job.model import Problem
 from launcher.job.pool import DEFAULT_IMAGE, Package
-from launcher.job.spec import Job, Target
+from launcher.job.spec import Job, TargetName
 
 LOCAL_BUCKET = "gs://swell-local"  # for local runs that name no place and need a bucket
 
 
-def output_of(job: Job, target: Target) -> str | None:
+def output_of(job: Job, target: TargetName) -> str | None:
     """Where run directories are made: containers reach nothing of this machine but its buckets."""
     if job.output is None and target == "local" and job.local.vm == "container":
         return LOCAL_BUCKET
     return job.output
 
 
-def problems(job: Job, target: Target) -> list[Problem]:
-    """Returns what keeps ``job`` from running on ``target``."""
+def misfits(job: Job, target: TargetName) -> list[Problem]:
+    """Returns what in ``job`` keeps it from running on ``target``."""
     found = _locally(job) if target == "local" else _on_vertex(job)
     return [*found, *_buckets_of_no_use(job)]
 
@@ -31,14 +34,10 @@ def warnings(job: Job) -> list[Problem]:
 
 
 def _locally(job: Job) -> Iterator[Problem]:
-    from launcher.emulator.vms.places import missing  # a plan for Vertex AI needs no emulator
-
     if job.local.vm == "container":
         yield from _in_containers(job)
     else:
         yield from _absent(job)
-    if why := missing(job.local.vm):
-        yield ("local", "vm"), f"is {job.local.vm}; {why}, or write process"
 
 
 def _absent(job: Job) -> Iterator[Problem]:

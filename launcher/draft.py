@@ -1,0 +1,194 @@
+"""All that a run is made of, gathered and checked before anything is started.
+
+``prepare`` makes a draft of a job and writes nothing; ``create`` writes the run directory of it.
+``reopen`` makes the draft of a run that is to go on. What follows is the same for both, and for
+``swell launch --detach``: ``launcher.run.look_after``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from launcher import home
+from launcher.job import customjob
+from launcher.job.fitness import output_of
+from launcher.job.prices import load_prices
+from launcher.job.spec import Job, TargetName
+from launcher.local.emulator import LocalError
+from launcher.packing.pack import Packed, PackingError, pack
+from launcher.packing.sdist import package_url
+from launcher.supervision.choices import Choice, choices_of
+from launcher.supervision.policy import Terms
+from launcher.supervision.webhook import WebhookError, find_url
+from launcher.target import problems
+from trainer.rundir.directory import RunDirectory
+
+
+class LaunchError(ValueError):
+    """A run that cannot be started as asked; nothing was started. One line per problem."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A run, as far as it is known before it is looked after.
+
+    Attributes:
+        record: run.json.
+        job: what to train, and on what.
+        directory: the run directory.
+        choices: where it may run, in order, each with its price.
+        webhook_url: where its news goes; empty when the job has no webhook.
+        packed: the code that ``create`` sends; None when there is none to send.
+    """
+
+    record: dict[str, Any]
+    job: Job
+    directory: RunDirectory
+    choices: tuple[Choice, ...]
+    webhook_url: str
+    packed: Packed | None = None
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return str(self.record["id"])
+
+    @property
+    def target(self) -> str:
+        """The name of its target."""
+        return str(self.record.get("target"))
+
+    def terms(self, stop_grace: float) -> Terms:
+        """Returns what the launcher's policy goes by; see Terms for ``stop_grace``."""
+        return Terms(
+            self.run_id,
+            self.choices,
+            float(self.record["created"]),
+            self.job.resubmit,
+            self.job.limits,
+            saves=self.job.starts_agent(self.job.pools[0]),
+            stop_grace=stop_grace,
+        )
+
+    def request(self, attempt: int, choice: Choice, token: str) -> customjob.CustomJob:
+        """Returns the CustomJob of an attempt; see ``customjob.build`` for ``token``."""
+        url, buckets = self.directory.url, self.job.checkpoint.buckets
+        code = str((self.record["settings"].get("code") or {}).get("sha256", ""))
+        return customjob.build(
+            choice.job,
+            run_id=self.run_id,
+            run_dir=url,
+            token=token,
+            attempt=attempt,
+            region=choice.region,
+            code=package_url(url, code) if code else "",
+            checkpoints=home.checkpoint_urls(self.run_id, url, buckets, choice.region),
+        )
+
+
+def prepare(job: Job, target: TargetName, run_id: str | None = None) -> Draft:
+    """Checks all that can be checked of a new run; writes nothing.
+
+    Args:
+        job: what to train, and on what.
+        target: where.
+        run_id: the run's id; by default one is made from the job's name.
+
+    Raises LaunchError, RunError, FileError and OSError; see ``launcher.launch``.
+    """
+    require_fit(job, target)
+    packed, url = _packed(job), _webhook_url(job)
+    now = time.time()
+    run_id = run_id or home.new_id(job.name, now)
+    home.check_id(run_id)
+    directory = home.directory_for(run_id, output_of(job, target), target)
+    choices = choices_of(job, customjob.LOCAL, load_prices(home.folder()))
+    require_prices(job, choices)
+    home.require_new(run_id, directory)
+    record = {
+        "id": run_id,
+        "target": target,
+        "spec": job.to_dict(),
+        "settings": {**job.settings(), **(packed.settings() if packed else {})},
+        "token_sha256": "",  # every attempt has a secret of its own: see home.renew_secret
+        "created": now,
+        "by": home.whoami(),
+    }
+    return Draft(record, job, directory, tuple(choices), url, packed)
+
+
+def create(draft: Draft) -> None:
+    """Writes the run directory, and puts the code into it.
+
+    Raises RunError when the id is taken, and OSError; the run has ended as failed then.
+    """
+    home.create(draft.directory, draft.record)
+    if draft.packed:
+        with ends_on_error(draft.directory):
+            draft.packed.send(draft.directory, draft.job.sends_package)
+
+
+def reopen(directory: RunDirectory) -> Draft:
+    """Returns the draft of a run that was created before, from its directory alone.
+
+    Raises RunError, LaunchError, FileError and OSError; see ``launcher.attach``.
+    """
+    record = directory.run()
+    if record.get("target") != "vertex" and not home.launched_here(record):
+        raise home.RunError(
+            f"{record['id']}: is a local run of {record.get('by')}; attach to it there"
+        )
+    job = Job.model_validate(record["spec"])
+    choices = choices_of(job, customjob.LOCAL, load_prices(home.folder()))
+    return Draft(record, job, directory, tuple(choices), _webhook_url(job))
+
+
+@contextmanager
+def ends_on_error(directory: RunDirectory) -> Iterator[None]:
+    """Ends a run that nobody looks after yet when the block that starts it is left by an error."""
+    try:
+        yield
+    except (LocalError, OSError) as error:
+        directory.end("failed", str(error))
+        raise
+    except BaseException:  # Ctrl-C while it starts
+        directory.end("cancelled", f"cancelled by {home.whoami()}")
+        raise
+
+
+def require_fit(job: Job, target: TargetName) -> None:
+    """Raises LaunchError when ``target`` cannot run ``job``."""
+    found = problems(job, target)
+    if found:
+        lines = [f"{'.'.join(map(str, path))}: {what}" for path, what in found]
+        raise LaunchError("\n".join(lines))
+
+
+def require_prices(job: Job, choices: Iterable[Choice]) -> None:
+    """Raises LaunchError when ``limits.cost`` could not be kept: a price is not known."""
+    if job.limits.cost is None:
+        return
+    unknown = [choice.name for choice in choices if choice.usd_per_hour is None]
+    if unknown:
+        raise LaunchError(
+            f"limits.cost: the price of {unknown[0]} is unknown; "
+            "write it into the price file (docs/job.md), or remove the limit"
+        )
+
+
+def _packed(job: Job) -> Packed | None:
+    try:
+        return pack(job.code) if job.code else None
+    except (PackingError, OSError) as error:
+        raise LaunchError(str(error)) from None
+
+
+def _webhook_url(job: Job) -> str:
+    try:
+        return find_url(job.notify) if job.notify else ""
+    except WebhookError as error:
+        raise LaunchError(str(error)) from None

@@ -1,0 +1,161 @@
+"""What tells one target from another: the local one, on this machine, and Vertex AI.
+
+A run's ``TargetName`` says where it runs; a ``Target`` is that place, open for business. Whoever
+looks after a run asks it, and not which of the two it is.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from typing import Protocol
+
+from launcher import home
+from launcher.api.retry import Retries
+from launcher.api.transport import import_client
+from launcher.api.vertex import Jobs, JobState
+from launcher.job.customjob import LOCAL, CustomJob
+from launcher.job.fitness import misfits, warnings
+from launcher.job.jobfile import JobFileError, read_job
+from launcher.job.model import Problem
+from launcher.job.spec import Job, TargetName
+from trainer.protocol.secretmanager import ENDPOINT
+from trainer.rundir.retry import ONCE
+
+# Seconds after which a request that left no trace was not sent: longer than a submission is tried
+# (launcher.api.retry, and one answer's timeout).
+SETTLE = 180.0
+
+
+class JobsApi(Protocol):
+    """What looking after a run needs of the API in one region; ``Jobs`` is one."""
+
+    region: str
+    endpoint: str
+
+    def submit(self, request: CustomJob) -> JobState:
+        """Creates a CustomJob."""
+
+    def find(self, run_id: str | None = None, attempt: int | None = None) -> Sequence[JobState]:
+        """Returns the CustomJobs with these labels."""
+
+    def get(self, name: str) -> JobState:
+        """Returns a CustomJob's state."""
+
+    def cancel(self, name: str) -> None:
+        """Asks for a CustomJob's end."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a run's CustomJobs go, and what to expect there. The defaults are Vertex AI's.
+
+    Attributes:
+        api: returns the API of a region.
+        poll: seconds between two looks at a CustomJob.
+        patience: seconds without an answer after which an attempt counts as lost; None for never.
+        settle: seconds after which a request that left no trace was not sent.
+        stop_grace: seconds that a run gets to save a checkpoint when a limit is reached.
+        secrets: Secret Manager's endpoint.
+        halt: stops all VMs at once; None where they go on without this process.
+    """
+
+    api: Callable[[str], JobsApi]
+    poll: float = 10.0
+    patience: float | None = None
+    settle: float = SETTLE
+    stop_grace: float = 600.0
+    secrets: str = ENDPOINT
+    halt: Callable[[], None] | None = None
+
+
+def vertex(job: Job) -> Target:
+    """Returns Vertex AI, in the job's project."""
+    return Target(cache(lambda region: Jobs(job.project or "", region)))
+
+
+@contextmanager
+def local(job: Job, run_id: str) -> Iterator[Target]:
+    """Yields this machine, with an emulator of the run's own; that and its VMs end with the block.
+
+    Raises LocalError when the emulator does not start.
+    """
+    from launcher.local.buckets import LocalBuckets  # its parts come with the emulator
+    from launcher.local.emulator import Emulator
+
+    for bucket in job.checkpoint.buckets.values():
+        if bucket.startswith("gs://"):  # nobody has to set up what is only emulated
+            LocalBuckets(home.buckets_folder()).makedirs(bucket)
+    # The client's import takes as long as the emulator's start: let it meanwhile.
+    imports = threading.Thread(target=import_client, daemon=True)
+    imports.start()
+    emulator = Emulator(
+        home.local_folder(run_id),
+        home.buckets_folder(),
+        job.local.market,
+        job.local.vm,
+        job.local.memory.bytes if job.local.memory else None,
+    )
+    with emulator:
+        imports.join()  # two threads that import one package can meet it half done
+        yield Target(
+            # An emulator that does not answer is gone: asking again does not bring it back.
+            cache(
+                lambda region: Jobs(
+                    job.project or LOCAL, region, emulator.endpoint, retries=Retries(ONCE)
+                )
+            ),
+            poll=0.25,
+            patience=5.0,
+            settle=0.0,  # one launch at a time looks after a local run
+            stop_grace=60.0,
+            secrets=emulator.endpoint,
+            halt=emulator.close,
+        )
+
+
+def opened(name: str, job: Job, run_id: str) -> AbstractContextManager[Target]:
+    """Returns the target of this name, for as long as the context lasts; see ``local``."""
+    return nullcontext(vertex(job)) if name == "vertex" else local(job, run_id)
+
+
+def problems(job: Job, target: TargetName) -> list[Problem]:
+    """Returns what keeps ``job`` from running on ``target``, launched from this machine."""
+    found = misfits(job, target)
+    if target == "local":
+        from launcher.emulator.vms.places import missing  # for Vertex AI no emulator is needed
+
+        if why := missing(job.local.vm):
+            found.append((("local", "vm"), f"is {job.local.vm}; {why}, or write process"))
+    return found
+
+
+def load_job(
+    path: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    target: TargetName | None = None,
+    warn: Callable[[str], None] | None = None,
+    variables: Mapping[str, str] = os.environ,
+) -> Job:
+    """Reads a job file.
+
+    Args:
+        path: the YAML file.
+        overrides: ``a.b=value`` texts that replace single fields; values are YAML.
+        target: also check what this target needs.
+        warn: called with each warning, in one line.
+        variables: what ``${NAME}`` in the file refers to.
+
+    Returns the job. Raises JobFileError with every problem, each with its file, line and field.
+    """
+    file = read_job(path, overrides, variables)
+    if target and (found := problems(file.job, target)):
+        raise JobFileError(file.located(found))
+    if warn:
+        for line in file.located(warnings(file.job)):
+            warn(line)
+    return file.job

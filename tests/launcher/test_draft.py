@@ -1,0 +1,115 @@
+"""A draft: everything that can be wrong with a launch is found before anything is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher import home
+from launcher.draft import LaunchError, create, ends_on_error, prepare, reopen
+from launcher.job.code import Code
+from launcher.job.spec import Job
+from trainer.rundir.directory import RunDirectory
+
+
+@pytest.fixture(autouse=True)
+def swell_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SWELL_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("SWELL_PRICES", raising=False)
+    return tmp_path / "home"
+
+
+def job(**fields: Any) -> Job:
+    return Job.model_validate(
+        {"name": "digits", "task": "my.tasks:Digits", "pools": ["a2-highgpu-1g"], **fields}
+    )
+
+
+def test_preparing_writes_nothing(swell_home: Path) -> None:
+    draft = prepare(job(), "local", "one")
+    assert (draft.run_id, draft.target) == ("one", "local")
+    assert draft.directory.url == str(swell_home / "runs/one")
+    assert draft.record["spec"] == job().to_dict()
+    assert not swell_home.exists()
+
+
+def test_an_id_is_made_from_the_name() -> None:
+    assert prepare(job(), "local").run_id.startswith("digits-")
+
+
+@pytest.mark.parametrize(
+    ("fields", "target", "said"),
+    [
+        ({}, "vertex", "project: is missing; Vertex AI needs your Google Cloud project"),
+        ({"notify": {"url_env": "NO_SUCH"}}, "local", "notify.url_env: the variable NO_SUCH is"),
+        (
+            {"pools": ["a2-ultragpu-4g"], "limits": {"cost": "5 USD"}},
+            "local",
+            "limits.cost: the price of 1 x a2-ultragpu-4g, spot, local is unknown",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused(
+    swell_home: Path, fields: dict[str, Any], target: Any, said: str
+) -> None:
+    with pytest.raises(LaunchError) as caught:
+        prepare(job(**fields), target)
+    assert said in str(caught.value)
+    assert not swell_home.exists()
+
+
+def test_code_that_cannot_be_sent_is_refused(swell_home: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "code"
+    folder.mkdir()
+    (folder / ".env").write_text("TOKEN=x")
+    with pytest.raises(LaunchError, match=r"\.env has the name of a secret"):
+        prepare(job(code=Code(folder=str(folder))), "local")
+    assert not swell_home.exists()
+
+
+def test_a_run_goes_on_as_it_was_launched(tmp_path: Path) -> None:
+    folder = tmp_path / "code"
+    folder.mkdir()
+    (folder / "tasks.py").write_text("")
+    prices = {"limits": {"cost": "50 USD"}, "code": Code(folder=str(folder))}
+    draft = prepare(job(**prices), "local", "one")
+    create(draft)
+    again = reopen(draft.directory)
+    assert again.packed is None, "the code is there already"
+    for choice in draft.choices:
+        assert again.request(1, choice, "token") == draft.request(1, choice, "token")
+    assert again.terms(60.0) == draft.terms(60.0)
+    assert [choice.usd_per_hour for choice in again.choices] == [1.8]
+
+
+def test_an_id_is_used_once() -> None:
+    create(prepare(job(), "local", "one"))
+    with pytest.raises(home.RunError, match="there is a run of this id already"):
+        prepare(job(), "local", "one")
+
+
+def test_a_local_run_of_another_machine_stays_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    draft = prepare(job(), "local", "one")
+    create(draft)
+    monkeypatch.setattr(home, "whoami", lambda: "me@elsewhere")
+    with pytest.raises(home.RunError, match=r"one: is a local run of .*; attach to it there"):
+        reopen(draft.directory)
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "reason"),
+    [
+        (OSError("the disk is full"), "failed", "the disk is full"),
+        (KeyboardInterrupt(), "cancelled", "cancelled by "),
+    ],
+)
+def test_a_start_that_is_broken_off_ends_the_run(
+    tmp_path: Path, error: BaseException, state: str, reason: str
+) -> None:
+    directory = RunDirectory(str(tmp_path / "run"))
+    with pytest.raises(type(error)), ends_on_error(directory):
+        raise error
+    outcome = directory.outcome()
+    assert outcome and outcome["state"] == state and outcome["reason"].startswith(reason)
