@@ -1,8 +1,8 @@
 """What does not fit together in a job: fields that are right by themselves, but not beside others.
 
-Each check looks at a ``Draft`` and yields problems; a check that lacks a field because that is
-wrong itself says nothing, so that no problem is told of twice. The limits are Vertex AI's unless
-a check says otherwise; docs/limits.md shows each with its message.
+Each check looks at a ``Written`` job and yields problems; a check that lacks a field because that
+is wrong itself yields nothing, so that no problem is reported twice. The limits are Vertex AI's
+unless a check says otherwise; docs/limits.md shows each with its message.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from launcher.job.code import Code
 from launcher.job.machines import REGIONS
 from launcher.job.model import Problem, valid, whole
-from launcher.job.pool import MAX_PACKAGES, Container, Package, Pool
+from launcher.job.pool import MAX_PACKAGES, Container, Package, Pool, swells_own
 from launcher.job.scheduling import Scheduling
 
 MAX_POOLS = 4
@@ -26,8 +26,8 @@ WAYS = ("task", "script", "module")
 _REGIONAL = re.compile(r"projects/[^/]+/(?:locations|regions)/([^/]+)/.+")
 
 
-class Draft:
-    """A job that may be wrong in places: its valid parts, and None or nothing for the rest.
+class Written:
+    """A job as it was written, wrong in places: its valid parts, and None or nothing for the rest.
 
     Args:
         fields: the job's fields, as written or as parts.
@@ -101,23 +101,23 @@ def _package(data: Any) -> Package | None:
     return found
 
 
-def clashes(draft: Draft) -> Iterator[Problem]:
+def clashes(written: Written) -> Iterator[Problem]:
     """Yields all that does not fit together in a job."""
     for check in _CHECKS:
-        yield from check(draft)
+        yield from check(written)
 
 
-def _what_runs(draft: Draft) -> Iterator[Problem]:
-    given = [name for name in WAYS if draft.given(name) is not None]
+def _what_runs(written: Written) -> Iterator[Problem]:
+    given = [name for name in WAYS if written.given(name) is not None]
     for name in given[1:]:
         yield (name,), f"stands beside {given[0]}; keep one of task, script and module"
-    if draft.given("container") is not None and draft.given("package") is not None:
+    if written.given("container") is not None and written.given("package") is not None:
         yield ("package",), "stands beside container; keep one of them"
         return
-    runtimes = [pool and draft.runtime(pool) for pool in draft.pools]
+    runtimes = [pool and written.runtime(pool) for pool in written.pools]
     agents = [runtime.starts_agent for runtime in runtimes if runtime]
     first = runtimes[0] if runtimes else None
-    default = draft.default
+    default = written.default
     if not given:
         if any(agents) or (not agents and default is not None and default.starts_agent):
             yield (
@@ -126,7 +126,7 @@ def _what_runs(draft: Draft) -> Iterator[Problem]:
                 "or a container with a command",
             )
     elif first and not first.starts_agent:
-        pool = draft.pools[0]
+        pool = written.pools[0]
         own = pool is not None and (pool.container is not None or pool.package is not None)
         kind, what = (
             ("package", "module") if isinstance(first, Package) else ("container", "command")
@@ -138,11 +138,11 @@ def _what_runs(draft: Draft) -> Iterator[Problem]:
         )
 
 
-def _code(draft: Draft) -> Iterator[Problem]:
-    code = draft.given("code")
-    own = [pool.package if pool else None for pool in draft.pools]
+def _code(written: Written) -> Iterator[Problem]:
+    code = written.given("code")
+    own = [pool.package if pool else None for pool in written.pools]
     packages: list[tuple[tuple[str | int, ...], Any]] = [
-        (("package",), valid(Package, draft.given("package"))),
+        (("package",), valid(Package, written.given("package"))),
         *((("pools", index, "package"), package) for index, package in enumerate(own)),
     ]
     for at, package in packages:
@@ -152,21 +152,33 @@ def _code(draft: Draft) -> Iterator[Problem]:
             yield (*at, "uris"), f"has {MAX_PACKAGES} entries beside the code; write fewer"
     if not isinstance(code, Code):
         return
-    task = draft.given("task")
-    files = {"script": draft.given("script"), "task": task and task.rpartition(":")[0]}
+    task = written.given("task")
+    files = {"script": written.given("script"), "task": task and task.rpartition(":")[0]}
     for field, file in files.items():
         if isinstance(file, str) and file.endswith(".py") and code.inside(file) is None:
             inside = Path(code.folder, Path(file).name)
             yield (field,), f"{file} is not in the code folder; name one that is, as {inside}"
-    runtimes = [pool and draft.runtime(pool) for pool in draft.pools]
+    runtimes = [pool and written.runtime(pool) for pool in written.pools]
     known = [runtime for runtime in runtimes if runtime]
     if known and not any(isinstance(r, Package) or r.starts_agent for r in known):
         yield ("code",), "reaches no replica: no pool runs swell-agent or a package; remove it"
 
 
-def _args_fit(draft: Draft) -> Iterator[Problem]:
-    args = draft.given("args")
-    given = [name for name in WAYS if draft.given(name) is not None]
+def _own_names(written: Written) -> Iterator[Problem]:
+    """Python finds Swell's own packages before an image's of the same names."""
+    module, task = written.text("module"), written.text("task")
+    for field, name in (("module", module), ("task", task and task.rpartition(":")[0])):
+        top = swells_own(name or "")
+        if name and top and not (field == "task" and name.startswith("trainer.tasks.")):
+            yield (
+                (field,),
+                f"is in {top}, which on the VMs is Swell's own package; give yours another name",
+            )
+
+
+def _args_fit(written: Written) -> Iterator[Problem]:
+    args = written.given("args")
+    given = [name for name in WAYS if written.given(name) is not None]
     if not args or len(given) > 1:
         return
     if not given:
@@ -177,8 +189,8 @@ def _args_fit(draft: Draft) -> Iterator[Problem]:
         yield ("args",), f"is a mapping; a {given[0]} takes a list, as in args: [--epochs, '3']"
 
 
-def _first_pool(draft: Draft) -> Iterator[Problem]:
-    first = draft.pools[0] if draft.pools else None
+def _first_pool(written: Written) -> Iterator[Problem]:
+    first = written.pools[0] if written.pools else None
     if first and first.replicas != 1:
         yield (
             ("pools", 0, "replicas"),
@@ -186,17 +198,17 @@ def _first_pool(draft: Draft) -> Iterator[Problem]:
         )
 
 
-def _workers(draft: Draft) -> Iterator[Problem]:
+def _workers(written: Written) -> Iterator[Problem]:
     """Swell's own limit: a world is no larger than its slots."""
-    pools = draft.whole_pools
+    pools = written.whole_pools
     if pools is None:
         return
-    runtimes = [(pool, draft.runtime(pool)) for pool in pools]
+    runtimes = [(pool, written.runtime(pool)) for pool in pools]
     if any(runtime is None for _, runtime in runtimes):
         return
     slots = sum(pool.workers for pool, runtime in runtimes if runtime and runtime.starts_agent)
     for name in ("min_workers", "max_workers"):
-        count = whole(draft.given("elastic"), name, None)
+        count = whole(written.given("elastic"), name, None)
         if slots and count and count > slots:
             yield (
                 ("elastic", name),
@@ -204,25 +216,25 @@ def _workers(draft: Draft) -> Iterator[Problem]:
             )
 
 
-def _environment(draft: Draft) -> Iterator[Problem]:
-    most, job = MAX_ENV - OWN_ENV, draft.given("env")
+def _environment(written: Written) -> Iterator[Problem]:
+    most, job = MAX_ENV - OWN_ENV, written.given("env")
     common = set(job) if isinstance(job, Mapping) else set()
     why = f"a replica takes {MAX_ENV} and Swell sets {OWN_ENV}; write at most {most}"
     if len(common) > most:
         yield ("env",), f"has {len(common)} variables; {why}"
         return
-    for index, pool in enumerate(draft.pools):
+    for index, pool in enumerate(written.pools):
         count = len(common.union(pool.env)) if pool else 0
         if count > most:
             yield ("pools", index, "env"), f"has {count} variables with the job's; {why}"
 
 
-def _regions(draft: Draft) -> Iterator[Problem]:
-    machines = {pool.machine: pool.machine_type for pool in draft.pools if pool}
-    for index, region in enumerate(draft.regions):
+def _regions(written: Written) -> Iterator[Problem]:
+    machines = {pool.machine: pool.machine_type for pool in written.pools if pool}
+    for index, region in enumerate(written.regions):
         if region not in REGIONS:
             continue  # said already
-        if region in draft.regions[:index]:
+        if region in written.regions[:index]:
             yield ("regions", index), f"{region} is written twice; keep one"
             continue
         for name, machine in machines.items():
@@ -234,9 +246,9 @@ def _regions(draft: Draft) -> Iterator[Problem]:
                 )
 
 
-def _strategy(draft: Draft) -> Iterator[Problem]:
-    strategy, first = draft.strategy, None
-    for index, pool in enumerate(draft.pools):
+def _strategy(written: Written) -> Iterator[Problem]:
+    strategy, first = written.strategy, None
+    for index, pool in enumerate(written.pools):
         if pool is None or not strategy:
             continue
         machine = pool.machine_type
@@ -266,29 +278,29 @@ def _strategy(draft: Draft) -> Iterator[Problem]:
             )
 
 
-def _networks(draft: Draft) -> Iterator[Problem]:
-    network = draft.given("network") is not None
-    if network and draft.given("psc_interface") is not None:
+def _networks(written: Written) -> Iterator[Problem]:
+    network = written.given("network") is not None
+    if network and written.given("psc_interface") is not None:
         yield ("psc_interface",), "stands beside network; keep one of them"
-    if draft.given("reserved_ip_ranges") and not network:
+    if written.given("reserved_ip_ranges") and not network:
         yield ("reserved_ip_ranges",), "belongs to network; add that or remove this"
 
 
-def _tracking(draft: Draft) -> Iterator[Problem]:
-    both = [name for name in ("tensorboard", "experiment") if draft.given(name) is not None]
+def _tracking(written: Written) -> Iterator[Problem]:
+    both = [name for name in ("tensorboard", "experiment") if written.given(name) is not None]
     if len(both) == 2:
         yield (
             ("experiment",),
             "stands beside tensorboard; keep one (an experiment has a TensorBoard of its own)",
         )
-    elif both and draft.given("service_account") is None:
+    elif both and written.given("service_account") is None:
         yield ("service_account",), f"is missing; {both[0]} needs one"
 
 
-def _locations(draft: Draft) -> Iterator[Problem]:
+def _locations(written: Written) -> Iterator[Problem]:
     for name, *inner in (["encryption_key"], ["tensorboard"], ["psc_interface", "attachment"]):
-        match = _REGIONAL.fullmatch(draft.text(name, *inner) or "")
-        others = [region for region in draft.regions if match and region != match.group(1)]
+        match = _REGIONAL.fullmatch(written.text(name, *inner) or "")
+        others = [region for region in written.regions if match and region != match.group(1)]
         if match and others:
             yield (
                 (name,),
@@ -296,9 +308,10 @@ def _locations(draft: Draft) -> Iterator[Problem]:
             )
 
 
-_CHECKS: tuple[Callable[[Draft], Iterator[Problem]], ...] = (
+_CHECKS: tuple[Callable[[Written], Iterator[Problem]], ...] = (
     _what_runs,
     _code,
+    _own_names,
     _args_fit,
     _first_pool,
     _workers,

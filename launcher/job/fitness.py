@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from launcher.job.model import Problem
-from launcher.job.pool import DEFAULT_IMAGE, Package
+from launcher.job.pool import DEFAULT_IMAGE, Package, swells_own
 from launcher.job.spec import Job, TargetName
 
 LOCAL_BUCKET = "gs://swell-local"  # for local runs that name no place and need a bucket
@@ -38,6 +38,22 @@ def _locally(job: Job) -> Iterator[Problem]:
         yield from _in_containers(job)
     else:
         yield from _absent(job)
+    yield from _hidden_packages(job)
+
+
+def _hidden_packages(job: Job) -> Iterator[Problem]:
+    """VMs on this machine see Swell's own packages before those that they install."""
+    for index, pool in enumerate(job.pools):
+        runtime = job.runtime(pool)
+        if not isinstance(runtime, Package) or runtime.starts_agent:
+            continue
+        if top := swells_own(runtime.module or ""):
+            at = ("pools", index) if pool.package else ()
+            yield (
+                (*at, "package", "module"),
+                f"is in {top}, which on this machine is Swell's own package; "
+                "give yours another name, or run it on Vertex AI",
+            )
 
 
 def _absent(job: Job) -> Iterator[Problem]:

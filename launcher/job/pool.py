@@ -14,11 +14,18 @@ from launcher.job.sizes import Size, SizeField
 
 DEFAULT_IMAGE = "swell-trainer"
 AGENT_MODULE = "trainer.agent"
+OWN_PACKAGES = ("launcher", "trainer")  # Swell's, which the VMs have already
 MAX_PACKAGES = 100
 MAX_REPLICAS = 10_000  # of one pool; nobody has as many, and a slip of the finger may ask for more
 MIN_DISK, MAX_DISK = Size(100 * 2**30), Size(64_000 * 2**30)
 _RESERVED_ENV = ("SWELL_", "AIP_", "CLOUD_ML_", "CLUSTER_SPEC", "GCE_METADATA_")
 _AGENT_WORDS = ("swell-agent", AGENT_MODULE)
+
+
+def swells_own(module: str) -> str | None:
+    """Returns the package of Swell's that a module is in, by its name; None for others."""
+    top = module.partition(".")[0]
+    return top if top in OWN_PACKAGES else None
 
 
 def _machine_name(name: str) -> str:

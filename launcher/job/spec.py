@@ -26,7 +26,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, InitErrorDetails, core_schema
 
-from launcher.job.clashes import MAX_POOLS, Draft, clashes
+from launcher.job.clashes import MAX_POOLS, Written, clashes
 from launcher.job.code import Code
 from launcher.job.durations import Duration, Moment, Steps, format_duration, parse_moment
 from launcher.job.fallback import MAX_FALLBACKS, Fallback, Limits, Resubmit
@@ -428,10 +428,10 @@ class Job(JobModel):
     def _clashes(cls, fields: Any) -> Iterator[Problem]:
         if not isinstance(fields, Mapping):
             return
-        draft = Draft(fields)
-        yield from clashes(draft)
-        yield from _strangers(draft)
-        if draft.given("fallback"):
+        written = Written(fields)
+        yield from clashes(written)
+        yield from _strangers(written)
+        if written.given("fallback"):
             yield from cls._impossible_fallbacks(fields)
 
     @classmethod
@@ -453,9 +453,9 @@ class Job(JobModel):
                     yield ("fallback", index, *loc), what
 
 
-def _strangers(draft: Draft) -> Iterator[Problem]:
+def _strangers(written: Written) -> Iterator[Problem]:
     """Yields the replicas in the market's incidents that no pool has."""
-    local, pools = draft.given("local"), draft.whole_pools
+    local, pools = written.given("local"), written.whole_pools
     market = _field(local, "market")
     where: tuple[str, ...] = ("local", "market")
     if not isinstance(market, list):

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.job.code import Code
+from launcher.job.pool import OWN_PACKAGES
 from launcher.job.sizes import Size
 from launcher.packing import sdist
 from launcher.packing.secretfiles import suspicion
@@ -36,7 +37,6 @@ NEVER = (
     ".gitignore", ".swellignore",
 )  # fmt: skip
 VENV = "pyvenv.cfg"  # what tells a virtual environment, whatever it is called
-OWN = ("launcher", "trainer")  # packages that the VMs have already
 LARGEST = 5  # of a folder that is too large, so many files are named
 TOLD = 20  # problems of one kind
 DIR_MARK = "ps_d"  # in pathspec's patterns: the slash after a folder
@@ -193,13 +193,13 @@ class _Walk:
         if path.is_dir():
             if path.resolve() in chain:
                 yield name, path, f"code: {name} is a link to a folder that holds it; exclude it"
-            elif "/" not in name and entry.name in OWN:
+            elif "/" not in name and entry.name in OWN_PACKAGES:
                 yield name, path, _own(name)
             elif not (path / VENV).exists():
                 yield from self._folder(path, name, ignores, (*chain, path.resolve()))
         elif not path.is_file():
             yield name, path, f"code: {name} is neither file nor folder; exclude it"
-        elif name.removesuffix(".py") in OWN and name.endswith(".py"):
+        elif name.removesuffix(".py") in OWN_PACKAGES and name.endswith(".py"):
             yield name, path, _own(name)
         else:
             yield name, path, ""

@@ -74,3 +74,13 @@ def test_memory_is_a_size_with_a_unit() -> None:
     assert found is not None and found.bytes == 8 * 2**30
     with pytest.raises(ValueError, match="write 8GiB"):
         job(local={"vm": "container", "memory": 8})
+
+
+def test_a_program_without_an_agent_may_be_called_as_in_vertex_ais_samples() -> None:
+    package = {"executor": "an-image", "uris": ["gs://b/p.tar.gz"], "module": "trainer.task"}
+    fields = {name: VERTEX[name] for name in VERTEX if name not in ("task", "container")}
+    job = Job.model_validate({**fields, "package": package})
+    assert misfits(job, "vertex") == []
+    ((path, what),) = misfits(job, "local")
+    assert path == ("package", "module")
+    assert what.startswith("is in trainer, which on this machine is Swell's own package; give")
