@@ -126,13 +126,13 @@ def disk(folder: Path) -> Finding:
         with tempfile.TemporaryFile(dir=folder):
             free = shutil.disk_usage(folder).free
     except OSError as error:
-        return failed(f"{home} cannot be written: {error.strerror}", "set SWELL_HOME to another")
+        return failed(f"{folder} cannot be written: {error.strerror}", "set SWELL_HOME to another")
     if free < FREE:
         return failed(
-            f"{in_bytes(free)} are free in {home}, a run may need {in_bytes(FREE)}",
+            f"{in_bytes(free)} are free in {folder}, a run may need {in_bytes(FREE)}",
             "make room, or set SWELL_HOME to another disk",
         )
-    return passed(f"{in_bytes(free)} are free in {home}")
+    return passed(f"{in_bytes(free)} are free in {folder}")
 
 
 def _is_installed(module: str) -> bool:

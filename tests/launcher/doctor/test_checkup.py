@@ -130,10 +130,11 @@ def test_a_disk_that_is_full_or_closed(tmp_path: Path, monkeypatch: pytest.Monke
         free = 5 * 2**20
 
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage)
-    assert local()["disk"].said.startswith("5.0 MiB are free")
+    assert local()["disk"].said.startswith(f"5.0 MiB are free in {tmp_path}/home, ")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SWELL_HOME", str(tmp_path / "file"))
-    assert local()["disk"].verdict == "fail"
+    found = local()["disk"]
+    assert (found.verdict, found.said) == ("fail", f"{tmp_path}/file cannot be written: File exists")
 
 
 def test_namespaces_need_root(monkeypatch: pytest.MonkeyPatch) -> None:
