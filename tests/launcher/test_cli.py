@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from launcher import home
 from launcher.cli import app
-from tests.launcher.recorded import record_attempt, record_run
+from tests.launcher.recorded_run import record_attempt, record_run
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = str(ROOT / "examples/digits.yaml")

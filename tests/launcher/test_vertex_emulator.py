@@ -20,10 +20,9 @@ from launcher.api.vertex import Jobs
 from launcher.cli import app
 from launcher.job.customjob import build
 from launcher.job.spec import Job
-from tests.launcher.recorded import record_attempt
+from tests.launcher.emulator.running import PATIENCE, Emulator, wait_for
+from tests.launcher.recorded_run import record_attempt
 from trainer.rundir.retry import ONCE
-
-from .emulator.running import PATIENCE, Emulator, wait_for
 
 pytest.importorskip("google.cloud.aiplatform_v1")
 

@@ -13,9 +13,9 @@ import pytest
 from launcher.api.apierror import ApiError
 from launcher.api.retry import Retries
 from launcher.api.vertex import TERMINAL, Jobs, JobState, console_url, jobs_of, runs_among
-from tests.launcher.misbehaving import (
+from tests.launcher.faulty_server import (
     Fault,
-    Server,
+    FaultyServer,
     cut_off,
     hangs,
     refuses,
@@ -47,8 +47,8 @@ class Time:
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as server:
+def server() -> Iterator[FaultyServer]:
+    with FaultyServer() as server:
         yield server
 
 
@@ -58,7 +58,7 @@ def time() -> Time:
 
 
 @pytest.fixture
-def jobs(server: Server, time: Time) -> Jobs:
+def jobs(server: FaultyServer, time: Time) -> Jobs:
     return Jobs("p", "us-central1", server.endpoint, retries=time.retries(), timeout=5.0)
 
 
@@ -88,7 +88,9 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize("fault", [*TRANSIENT, *UNREADABLE])
-def test_a_job_is_created_once_whatever_happens(server: Server, jobs: Jobs, fault: Fault) -> None:
+def test_a_job_is_created_once_whatever_happens(
+    server: FaultyServer, jobs: Jobs, fault: Fault
+) -> None:
     server.faults = [fault]
     job = jobs.submit(request())
     assert list(server.jobs) == [job.name]
@@ -97,7 +99,7 @@ def test_a_job_is_created_once_whatever_happens(server: Server, jobs: Jobs, faul
 
 @pytest.mark.parametrize("fault", [*TRANSIENT, *UNREADABLE])
 def test_nor_is_it_created_twice_when_the_look_up_fails_too(
-    server: Server, jobs: Jobs, fault: Fault
+    server: FaultyServer, jobs: Jobs, fault: Fault
 ) -> None:
     server.faults = [resets_after, fault, fault, None]
     assert jobs.submit(request()).name == f"{PARENT}/1"
@@ -106,7 +108,7 @@ def test_nor_is_it_created_twice_when_the_look_up_fails_too(
 
 
 def test_the_look_up_reads_every_page_and_takes_nobody_elses_job(
-    server: Server, jobs: Jobs
+    server: FaultyServer, jobs: Jobs
 ) -> None:
     mine = jobs.submit(request()).name  # the server below ignores the filter
     for run, attempt in (("one", 2), ("other", 1), ("another", 1), ("one-1", 1)):
@@ -117,7 +119,9 @@ def test_the_look_up_reads_every_page_and_takes_nobody_elses_job(
     assert jobs.submit(request("third")).name == f"{PARENT}/6"
 
 
-def test_an_api_that_does_not_take_the_filter_is_asked_without(server: Server, jobs: Jobs) -> None:
+def test_an_api_that_does_not_take_the_filter_is_asked_without(
+    server: FaultyServer, jobs: Jobs
+) -> None:
     mine = jobs.submit(request()).name
     jobs.submit(request("other"))
     server.faults = [refuses(400, "INVALID_ARGUMENT", "Invalid filter.")]
@@ -129,7 +133,7 @@ def test_an_api_that_does_not_take_the_filter_is_asked_without(server: Server, j
 
 @pytest.mark.parametrize("fault", [resets_before, refuses(503, "UNAVAILABLE")])
 def test_a_request_without_labels_is_not_sent_twice(
-    server: Server, jobs: Jobs, fault: Fault
+    server: FaultyServer, jobs: Jobs, fault: Fault
 ) -> None:
     server.faults = [fault]
     with pytest.raises(ApiError) as raised:
@@ -138,14 +142,14 @@ def test_a_request_without_labels_is_not_sent_twice(
     assert len(server.requests) == 1
 
 
-def test_unless_the_api_says_that_it_did_not_take_it(server: Server, jobs: Jobs) -> None:
+def test_unless_the_api_says_that_it_did_not_take_it(server: FaultyServer, jobs: Jobs) -> None:
     server.faults = [refuses(429, "RESOURCE_EXHAUSTED")]
     assert jobs.submit({"displayName": "x", "jobSpec": {}}).name in server.jobs
 
 
 @pytest.mark.parametrize("fault", [*UNREADABLE, pytest.param(says(200, b"{}"), id="nothing")])
 def test_an_answer_that_cannot_be_read_is_asked_for_again(
-    server: Server, jobs: Jobs, fault: Fault
+    server: FaultyServer, jobs: Jobs, fault: Fault
 ) -> None:
     name = jobs.submit(request()).name
     server.faults = [fault]
@@ -154,7 +158,7 @@ def test_an_answer_that_cannot_be_read_is_asked_for_again(
 
 @pytest.mark.parametrize("fault", TRANSIENT)
 def test_reading_cancelling_and_deleting_are_tried_again(
-    server: Server, jobs: Jobs, fault: Fault
+    server: FaultyServer, jobs: Jobs, fault: Fault
 ) -> None:
     name = jobs.submit(request()).name
     server.faults = [fault]
@@ -169,7 +173,7 @@ def test_reading_cancelling_and_deleting_are_tried_again(
     assert not server.jobs
 
 
-def test_a_server_that_hangs_is_left(server: Server, time: Time) -> None:
+def test_a_server_that_hangs_is_left(server: FaultyServer, time: Time) -> None:
     jobs = Jobs("p", "us-central1", server.endpoint, retries=time.retries(limit=3.0), timeout=0.3)
     server.faults = [hangs]
     assert jobs.submit(request()).name == f"{PARENT}/1"
@@ -179,7 +183,7 @@ def test_a_server_that_hangs_is_left(server: Server, time: Time) -> None:
     assert raised.value.transient
 
 
-def test_the_pauses_grow_and_end(server: Server, jobs: Jobs, time: Time) -> None:
+def test_the_pauses_grow_and_end(server: FaultyServer, jobs: Jobs, time: Time) -> None:
     server.faults = [refuses(503, "UNAVAILABLE", "Overloaded.")] * 100
     with pytest.raises(ApiError, match=r"127.0.0.1:\d+: 503 Overloaded") as raised:
         jobs.get(f"{PARENT}/1")
@@ -197,14 +201,16 @@ def test_the_pauses_grow_and_end(server: Server, jobs: Jobs, time: Time) -> None
     ],
 )
 def test_an_api_that_asks_for_a_pause_gets_it(
-    server: Server, jobs: Jobs, time: Time, fault: Fault, pause: float
+    server: FaultyServer, jobs: Jobs, time: Time, fault: Fault, pause: float
 ) -> None:
     server.faults = [fault]
     assert jobs.list() == []
     assert time.slept == [pause]
 
 
-def test_one_that_asks_for_hours_is_not_waited_for(server: Server, jobs: Jobs, time: Time) -> None:
+def test_one_that_asks_for_hours_is_not_waited_for(
+    server: FaultyServer, jobs: Jobs, time: Time
+) -> None:
     server.faults = [refuses(429, "RESOURCE_EXHAUSTED", Retry_After="7200")]
     with pytest.raises(ApiError) as raised:
         jobs.list()
@@ -213,7 +219,7 @@ def test_one_that_asks_for_hours_is_not_waited_for(server: Server, jobs: Jobs, t
 
 
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 409, 501])
-def test_what_is_not_transient_is_asked_once(server: Server, jobs: Jobs, code: int) -> None:
+def test_what_is_not_transient_is_asked_once(server: FaultyServer, jobs: Jobs, code: int) -> None:
     server.faults = [refuses(code, "NO", "No.")]
     with pytest.raises(ApiError) as raised:
         jobs.submit(request())
@@ -222,7 +228,9 @@ def test_what_is_not_transient_is_asked_once(server: Server, jobs: Jobs, code: i
     assert "\n" not in str(raised.value)
 
 
-def test_list_stops_at_the_limit_without_reading_further_pages(server: Server, jobs: Jobs) -> None:
+def test_list_stops_at_the_limit_without_reading_further_pages(
+    server: FaultyServer, jobs: Jobs
+) -> None:
     for attempt in range(1, 6):
         jobs.submit(request(attempt=attempt))
     server.requests.clear()
@@ -232,7 +240,7 @@ def test_list_stops_at_the_limit_without_reading_further_pages(server: Server, j
 
 
 def test_cancelling_what_has_ended_is_fine_and_what_is_not_there_is_not(
-    server: Server, jobs: Jobs
+    server: FaultyServer, jobs: Jobs
 ) -> None:
     name = jobs.submit(request()).name
     jobs.cancel(name)
@@ -246,7 +254,7 @@ def test_cancelling_what_has_ended_is_fine_and_what_is_not_there_is_not(
 
 @pytest.mark.parametrize("state", sorted(TERMINAL))
 def test_every_terminal_state_ends_a_wait(
-    server: Server, jobs: Jobs, time: Time, state: str
+    server: FaultyServer, jobs: Jobs, time: Time, state: str
 ) -> None:
     name = jobs.submit(request()).name
 
@@ -259,21 +267,23 @@ def test_every_terminal_state_ends_a_wait(
     assert (ended.state, time.now) == (state, 3.0)
 
 
-def test_a_wait_has_a_limit(server: Server, jobs: Jobs, time: Time) -> None:
+def test_a_wait_has_a_limit(server: FaultyServer, jobs: Jobs, time: Time) -> None:
     name = jobs.submit(request()).name
     job = jobs.wait(name, poll=1.0, limit=5.0, clock=lambda: time.now, sleep=time.sleep)
     assert (job.ended, time.now) == (False, 5.0)
 
 
 @pytest.mark.filterwarnings("ignore:Unrecognized JobState")
-def test_states_that_are_not_known_yet_are_shown_as_they_are(server: Server, jobs: Jobs) -> None:
+def test_states_that_are_not_known_yet_are_shown_as_they_are(
+    server: FaultyServer, jobs: Jobs
+) -> None:
     name = jobs.submit(request()).name
     server.jobs[name]["state"] = 99
     assert jobs.get(name).state == "99"
 
 
 def test_an_endpoint_where_nobody_listens(time: Time) -> None:
-    with Server() as gone:
+    with FaultyServer() as gone:
         endpoint = gone.endpoint
     jobs = Jobs("p", "l", endpoint, retries=time.retries(limit=3.0))
     with pytest.raises(ApiError, match="does not answer") as raised:

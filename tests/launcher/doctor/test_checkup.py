@@ -134,7 +134,10 @@ def test_a_disk_that_is_full_or_closed(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SWELL_HOME", str(tmp_path / "file"))
     found = local()["disk"]
-    assert (found.verdict, found.said) == ("fail", f"{tmp_path}/file cannot be written: File exists")
+    assert (found.verdict, found.said) == (
+        "fail",
+        f"{tmp_path}/file cannot be written: File exists",
+    )
 
 
 def test_namespaces_need_root(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,9 @@ from launcher.api.apierror import ApiError
 from launcher.api.retry import Retries
 from launcher.logs.cloudlog import CloudLog, read_entry
 from launcher.logs.logline import SECOND, Line, format_time, parse_time
-from tests.launcher.misbehaving import (
+from tests.launcher.faulty_server import (
     Fault,
-    Server,
+    FaultyServer,
     cut_off,
     hangs,
     refuses,
@@ -66,19 +66,19 @@ class Log:
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as server:
+def server() -> Iterator[FaultyServer]:
+    with FaultyServer() as server:
         yield server
 
 
 @pytest.fixture
-def log(server: Server) -> Log:
+def log(server: FaultyServer) -> Log:
     log = Log()
     server.entries = log.answer
     return log
 
 
-def client(server: Server, **options: Any) -> CloudLog:
+def client(server: FaultyServer, **options: Any) -> CloudLog:
     options = {"retries": QUICK, "timeout": 5.0, "clock": lambda: NOON + 3600 * SECOND, **options}
     return CloudLog(JOB, server.endpoint, **options)
 
@@ -87,7 +87,7 @@ def messages(lines: Iterator[Line]) -> list[str]:
     return [line.message for line in lines]
 
 
-def test_what_is_asked(server: Server, log: Log) -> None:
+def test_what_is_asked(server: FaultyServer, log: Log) -> None:
     assert list(client(server, replica="workerpool1-0", since=NOON).read_new()) == []
     assert server.bodies == [
         {
@@ -101,7 +101,7 @@ def test_what_is_asked(server: Server, log: Log) -> None:
     ]
 
 
-def test_late_lines_and_lines_of_one_time_are_read_once(server: Server, log: Log) -> None:
+def test_late_lines_and_lines_of_one_time_are_read_once(server: FaultyServer, log: Log) -> None:
     reader = client(server)
     for number in range(7):
         log.add(0.5, f"same time {number}")
@@ -132,7 +132,7 @@ def test_late_lines_and_lines_of_one_time_are_read_once(server: Server, log: Log
     ],
 )
 def test_faults_between_pages_lose_and_repeat_nothing(
-    server: Server, log: Log, fault: Fault
+    server: FaultyServer, log: Log, fault: Fault
 ) -> None:
     for number in range(8):
         log.add(number, str(number))
@@ -141,7 +141,7 @@ def test_faults_between_pages_lose_and_repeat_nothing(
     assert messages(reader.read_new()) == [str(number) for number in range(8)]
 
 
-def test_after_an_error_reading_goes_on_where_it_was(server: Server, log: Log) -> None:
+def test_after_an_error_reading_goes_on_where_it_was(server: FaultyServer, log: Log) -> None:
     for number in range(8):
         log.add(number, str(number))
     reader = client(server, retries=Retries(Backoff(limit=0.0)))
@@ -154,20 +154,20 @@ def test_after_an_error_reading_goes_on_where_it_was(server: Server, log: Log) -
 
 
 @pytest.mark.parametrize("code", [401, 403, 404])
-def test_a_refusal_is_one_line_and_asked_once(server: Server, log: Log, code: int) -> None:
+def test_a_refusal_is_one_line_and_asked_once(server: FaultyServer, log: Log, code: int) -> None:
     server.faults = [refuses(code, "NO", "No.")]
     with pytest.raises(ApiError) as raised:
         list(client(server).read_new())
     assert (raised.value.code, len(server.requests)) == (code, 1)
 
 
-def test_a_server_whose_pages_never_end_is_left(server: Server) -> None:
+def test_a_server_whose_pages_never_end_is_left(server: FaultyServer) -> None:
     server.entries = lambda body: {"entries": [], "nextPageToken": "again"}
     with pytest.raises(ApiError, match="same page again"):
         list(client(server).read_new())
 
 
-def test_empty_pages_on_the_way_are_not_the_end(server: Server) -> None:
+def test_empty_pages_on_the_way_are_not_the_end(server: FaultyServer) -> None:
     entry = {"timestamp": "2026-01-01T12:00:00Z", "insertId": "a", "textPayload": "found"}
     pages: list[dict[str, Any]] = [
         {"nextPageToken": "1"},

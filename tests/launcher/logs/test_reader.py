@@ -15,8 +15,8 @@ from launcher.api.retry import Retries
 from launcher.cli import app
 from launcher.logs.logline import SECOND, format_time
 from launcher.logs.reader import ASK_EVERY, EMULATOR_LINGER, LocalLog, VertexLog
-from tests.launcher.misbehaving import Server, refuses
-from tests.launcher.recorded import PARENT, custom_job, record_attempt, record_run
+from tests.launcher.faulty_server import FaultyServer, refuses
+from tests.launcher.recorded_run import PARENT, custom_job, record_attempt, record_run
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.retry import ONCE
 
@@ -111,9 +111,9 @@ class Clock:
 
 class TestVertex:
     @pytest.fixture
-    def server(self) -> Iterator[Server]:
+    def server(self) -> Iterator[FaultyServer]:
         pytest.importorskip("google.cloud.aiplatform_v1")
-        with Server() as server:
+        with FaultyServer() as server:
             server.entries = self.entries
             yield server
 
@@ -131,7 +131,7 @@ class TestVertex:
     def log(self, directory: RunDirectory, clock: Clock) -> VertexLog:
         return VertexLog(directory, retries=Retries(ONCE), clock=clock)
 
-    def test_all_jobs_of_a_run_one_after_the_other(self, server: Server) -> None:
+    def test_all_jobs_of_a_run_one_after_the_other(self, server: FaultyServer) -> None:
         directory, clock = record_run("one"), Clock()
         record_attempt(directory, server.endpoint, 1, state="FAILED", ended=clock.now - 100)
         record_attempt(directory, server.endpoint, 2)
@@ -143,7 +143,7 @@ class TestVertex:
         asked = [body["filter"].partition('job_id="')[2][0] for body in server.bodies]
         assert asked == ["1", "2", "2", "3"], "a job that is long over is not asked about again"
 
-    def test_it_lives_until_some_time_after_the_outcome(self, server: Server) -> None:
+    def test_it_lives_until_some_time_after_the_outcome(self, server: FaultyServer) -> None:
         directory, clock = record_run("one"), Clock()
         record_attempt(directory, server.endpoint)
         log = self.log(directory, clock)
@@ -155,7 +155,7 @@ class TestVertex:
         assert server.requests == [], "the run directory said it"
 
     def test_a_job_that_ends_without_an_outcome_ends_it_unless_there_is_another(
-        self, server: Server
+        self, server: FaultyServer
     ) -> None:
         directory, clock = record_run("one"), Clock()
         record_attempt(directory, server.endpoint)
@@ -173,7 +173,7 @@ class TestVertex:
         clock.now += EMULATOR_LINGER
         assert not log.lives()
 
-    def test_the_command_follows_to_the_end(self, server: Server) -> None:
+    def test_the_command_follows_to_the_end(self, server: FaultyServer) -> None:
         directory = record_run("one")
         record_attempt(directory, server.endpoint)
         directory.end("succeeded", "done")
@@ -182,18 +182,18 @@ class TestVertex:
         assert shown.stdout.count("hello of 1") == 1
         assert len(server.bodies) > 1
 
-    def test_what_vertex_itself_says_can_be_asked_for(self, server: Server) -> None:
+    def test_what_vertex_itself_says_can_be_asked_for(self, server: FaultyServer) -> None:
         record_attempt(record_run("one"), server.endpoint)
         CliRunner().invoke(app, ["logs", "one", "--replica", "service"])
         assert 'task_name="service"' in server.bodies[0]["filter"]
 
-    def test_a_refusal_is_one_line(self, server: Server) -> None:
+    def test_a_refusal_is_one_line(self, server: FaultyServer) -> None:
         record_attempt(record_run("one"), server.endpoint)
         server.faults = [refuses(403, "PERMISSION_DENIED", "No.")]
         answer = CliRunner().invoke(app, ["logs", "one"])
         assert (answer.exit_code, answer.stdout) == (1, "")
         assert "roles/logging.viewer" in answer.stderr and answer.stderr.count("\n") == 1
 
-    def test_a_run_without_a_job_has_no_lines_yet(self, server: Server) -> None:
+    def test_a_run_without_a_job_has_no_lines_yet(self, server: FaultyServer) -> None:
         record_run("one")
         assert CliRunner().invoke(app, ["logs", "one"]).stdout == ""

@@ -15,8 +15,8 @@ from launcher.api.retry import Retries
 from launcher.cli import app
 from launcher.supervision.attempt import read_attempts
 from launcher.supervision.cancel import cancel_run
-from tests.launcher.misbehaving import Server, refuses, resets_after
-from tests.launcher.recorded import PARENT, custom_job, record_attempt, record_run
+from tests.launcher.faulty_server import FaultyServer, refuses, resets_after
+from tests.launcher.recorded_run import PARENT, custom_job, record_attempt, record_run
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
 from trainer.rundir.retry import Backoff
@@ -33,12 +33,12 @@ def swell_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as server:
+def server() -> Iterator[FaultyServer]:
+    with FaultyServer() as server:
         yield server
 
 
-def add(server: Server, job: dict[str, Any]) -> None:
+def add(server: FaultyServer, job: dict[str, Any]) -> None:
     server.jobs[job["name"]] = job
 
 
@@ -50,7 +50,9 @@ def events(directory: RunDirectory) -> list[str]:
     return [event["event"] for event in read_events(directory)]
 
 
-def test_the_custom_job_is_cancelled_and_the_record_brought_up_to_date(server: Server) -> None:
+def test_the_custom_job_is_cancelled_and_the_record_brought_up_to_date(
+    server: FaultyServer,
+) -> None:
     directory = record_run("one")
     record_attempt(directory, server.endpoint)
     add(server, custom_job("one"))
@@ -67,7 +69,7 @@ def test_the_custom_job_is_cancelled_and_the_record_brought_up_to_date(server: S
 
 
 def test_from_another_machine_by_the_run_directory(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = record_run("one")
     record_attempt(directory, server.endpoint)
@@ -76,7 +78,7 @@ def test_from_another_machine_by_the_run_directory(
     assert "has ended: CANCELLED" in cancel(home.find(directory.url))
 
 
-def test_a_job_whose_name_was_never_noted_is_found_by_its_labels(server: Server) -> None:
+def test_a_job_whose_name_was_never_noted_is_found_by_its_labels(server: FaultyServer) -> None:
     directory = record_run("one")
     record_attempt(directory, server.endpoint, job=None, state="SUBMITTING")
     add(server, custom_job("other", 1))
@@ -89,7 +91,7 @@ def test_a_job_whose_name_was_never_noted_is_found_by_its_labels(server: Server)
     assert read_attempts(directory)[0]["job"] == f"{PARENT}/2"
 
 
-def test_a_job_that_was_never_created(server: Server) -> None:
+def test_a_job_that_was_never_created(server: FaultyServer) -> None:
     directory = record_run("one")
     record_attempt(directory, server.endpoint, job=None, state="SUBMITTING")
     assert cancel(directory) == "run one is cancelled"
@@ -97,7 +99,7 @@ def test_a_job_that_was_never_created(server: Server) -> None:
     assert (attempt["state"], attempt["job"]) == ("CANCELLED", None)
 
 
-def test_a_job_that_has_ended_meanwhile_is_left_as_it_is(server: Server) -> None:
+def test_a_job_that_has_ended_meanwhile_is_left_as_it_is(server: FaultyServer) -> None:
     directory = record_run("one")
     record_attempt(directory, server.endpoint)
     add(server, custom_job("one", state="EXPIRED"))
@@ -106,7 +108,9 @@ def test_a_job_that_has_ended_meanwhile_is_left_as_it_is(server: Server) -> None
     assert read_attempts(directory)[0]["state"] == "EXPIRED"
 
 
-def test_a_job_that_outlives_its_run_is_cancelled_though_the_run_had_ended(server: Server) -> None:
+def test_a_job_that_outlives_its_run_is_cancelled_though_the_run_had_ended(
+    server: FaultyServer,
+) -> None:
     directory = record_run("one")
     directory.end("succeeded", "training is complete")
     record_attempt(directory, server.endpoint)
@@ -117,7 +121,7 @@ def test_a_job_that_outlives_its_run_is_cancelled_though_the_run_had_ended(serve
     assert (directory.outcome() or {})["state"] == "succeeded"
 
 
-def test_attempts_that_are_over_are_not_asked_about(server: Server) -> None:
+def test_attempts_that_are_over_are_not_asked_about(server: FaultyServer) -> None:
     directory = record_run("one")
     record_attempt(directory, server.endpoint, 1, state="FAILED")
     record_attempt(directory, server.endpoint, 2)
@@ -126,7 +130,9 @@ def test_attempts_that_are_over_are_not_asked_about(server: Server) -> None:
     assert not any(request.endswith("/1") for request in server.requests)
 
 
-def test_a_refusal_says_what_is_still_running_and_the_next_try_finishes(server: Server) -> None:
+def test_a_refusal_says_what_is_still_running_and_the_next_try_finishes(
+    server: FaultyServer,
+) -> None:
     directory = record_run("one")
     record_attempt(directory, server.endpoint)
     add(server, custom_job("one"))
@@ -147,7 +153,7 @@ def test_a_local_run_is_its_launchs_to_stop() -> None:
     assert cancel(directory) == "run one is cancelled"
 
 
-def test_several_are_ended_at_once(server: Server) -> None:
+def test_several_are_ended_at_once(server: FaultyServer) -> None:
     local = record_run("local", target="local")
     directory = record_run("one")
     record_attempt(directory, server.endpoint)
@@ -161,7 +167,7 @@ def test_several_are_ended_at_once(server: Server) -> None:
     assert all((one.outcome() or {})["state"] == "cancelled" for one in (local, directory))
 
 
-def test_of_several_none_is_ended_when_one_is_not_found(server: Server) -> None:
+def test_of_several_none_is_ended_when_one_is_not_found(server: FaultyServer) -> None:
     directory = record_run("one")
     answer = CliRunner().invoke(app, ["cancel", "one", "two"])
     assert answer.exit_code == 2
@@ -169,7 +175,7 @@ def test_of_several_none_is_ended_when_one_is_not_found(server: Server) -> None:
     assert directory.outcome() is None
 
 
-def test_of_several_one_that_fails_holds_up_no_other(server: Server) -> None:
+def test_of_several_one_that_fails_holds_up_no_other(server: FaultyServer) -> None:
     broken, directory = record_run("broken"), record_run("one")
     broken.store.write("attempts/0001.json", b"no JSON")
     answer = CliRunner().invoke(app, ["cancel", "broken", "one"])

@@ -28,7 +28,15 @@ from launcher.supervision.policy import (
     Watch,
     decide,
 )
-from tests.launcher.played import STOCKOUT, Played, ends, job, ran, refused, stockout
+from tests.launcher.supervision.policy_run import (
+    STOCKOUT,
+    PolicyRun,
+    ends,
+    job,
+    ran,
+    refused,
+    stockout,
+)
 
 CHOICES = tuple(choices_of(job(), "local"))
 FIRST, SECOND = CHOICES
@@ -156,10 +164,10 @@ def test_a_run_that_was_asked_to_stop_is_not_sent_again() -> None:
 
 
 def test_stockout_then_the_next_region() -> None:
-    played = Played(job(), lambda n, c, t: stockout() if n == 1 else ran(2, "SUCCEEDED"))
-    assert played.regions == ["us-central1", "us-east4"]
-    assert played.times == [0.0, 60.0], "at once"
-    assert played.end == End("succeeded", "the CustomJob succeeded")
+    run = PolicyRun(job(), lambda n, c, t: stockout() if n == 1 else ran(2, "SUCCEEDED"))
+    assert run.regions == ["us-central1", "us-east4"]
+    assert run.times == [0.0, 60.0], "at once"
+    assert run.end == End("succeeded", "the CustomJob succeeded")
 
 
 def test_capacity_that_comes_and_goes_over_six_attempts() -> None:
@@ -171,9 +179,9 @@ def test_capacity_that_comes_and_goes_over_six_attempts() -> None:
         ran(1, reason="preempted", step=300),
         ran(4, "SUCCEEDED", step=400),
     ]
-    played = Played(job(), lambda n, c, t: fates[n - 1])
-    assert played.end and played.end.state == "succeeded"
-    assert played.regions == [
+    run = PolicyRun(job(), lambda n, c, t: fates[n - 1])
+    assert run.end and run.end.state == "succeeded"
+    assert run.regions == [
         "us-central1",  # stockout
         "us-east4",  # preempted
         "us-central1",  # the first again, and at once; then it is dry
@@ -185,20 +193,20 @@ def test_capacity_that_comes_and_goes_over_six_attempts() -> None:
 
 def test_all_regions_are_dry_for_hours() -> None:
     opens = 10 * 3600.0
-    played = Played(job(), lambda n, c, now: ran(1, "SUCCEEDED") if now >= opens else stockout())
-    assert played.end and played.end.state == "succeeded"
-    assert played.times[-1] - opens < 35 * 60, "no pause is longer than half an hour"
-    assert len(played.times) < 80
-    assert set(played.regions) == {"us-central1", "us-east4"}
+    run = PolicyRun(job(), lambda n, c, now: ran(1, "SUCCEEDED") if now >= opens else stockout())
+    assert run.end and run.end.state == "succeeded"
+    assert run.times[-1] - opens < 35 * 60, "no pause is longer than half an hour"
+    assert len(run.times) < 80
+    assert set(run.regions) == {"us-central1", "us-east4"}
 
 
 def test_the_same_again_where_there_is_one_region() -> None:
-    played = Played(
+    run = PolicyRun(
         job(regions=["us-central1"]),
         lambda n, c, t: stockout() if n < 5 else ran(1, "SUCCEEDED"),
     )
-    assert played.regions == ["us-central1"] * 5
-    for earlier, later in zip(played.waits, played.waits[2:], strict=False):
+    assert run.regions == ["us-central1"] * 5
+    for earlier, later in zip(run.waits, run.waits[2:], strict=False):
         assert later > earlier, "each pause of two is longer"
 
 
@@ -215,7 +223,7 @@ def test_other_machines_have_as_many_workers() -> None:
         assert choice.job.slots == other.slots
         return ran(1, "SUCCEEDED")
 
-    assert len(Played(other, fate).attempts) == 2
+    assert len(PolicyRun(other, fate).attempts) == 2
 
 
 def test_on_demand_after_two_hours_and_back_to_spot_when_it_ends() -> None:
@@ -226,48 +234,46 @@ def test_on_demand_after_two_hours_and_back_to_spot_when_it_ends() -> None:
             return ran(6, reason="it ran for longer than its timeout", code=4, step=500)
         return stockout() if now < 4 * 3600 else ran(1, "SUCCEEDED", step=900)
 
-    played = Played(dear, fate)
-    kinds = ["standard" if "standard" in choice else "spot" for choice in played.choices]
+    run = PolicyRun(dear, fate)
+    kinds = ["standard" if "standard" in choice else "spot" for choice in run.choices]
     assert kinds[-2:] == ["standard", "spot"]
     assert "standard" not in kinds[:-2]
-    assert 7200.0 <= played.times[-2] < 7200.0 + 120
-    assert played.times[-1] == played.times[-2] + 6 * 3600
+    assert 7200.0 <= run.times[-2] < 7200.0 + 120
+    assert run.times[-1] == run.times[-2] + 6 * 3600
 
 
 def test_the_budget_is_reached() -> None:
-    played = Played(
+    run = PolicyRun(
         job(limits={"cost": "500 USD"}),
         lambda n, c, t: ran(3, reason="preempted", step=n * 100),
         rate=100.0,
     )
-    assert played.end == End("limited", "limits.cost: 500 USD are spent, by estimate")
-    assert played.stopped_at == 5 * 3600.0
-    assert len(played.attempts) == 2
+    assert run.end == End("limited", "limits.cost: 500 USD are spent, by estimate")
+    assert run.stopped_at == 5 * 3600.0
+    assert len(run.attempts) == 2
 
 
 def test_the_time_that_is_queued_costs_nothing() -> None:
-    played = Played(
+    run = PolicyRun(
         job(limits={"cost": "1 USD"}),
         lambda n, c, t: stockout(36_000.0) if n < 4 else ran(0.005, "SUCCEEDED"),
         rate=100.0,
     )
-    assert played.end and played.end.state == "succeeded"
+    assert run.end and run.end.state == "succeeded"
 
 
 def test_no_more_attempts_than_are_allowed() -> None:
-    played = Played(job(limits={"attempts": 3}), lambda n, c, t: ran(1, reason="preempted", step=n))
-    assert played.end == End(
-        "limited", "limits.attempts: 3 attempts were made; the last: preempted"
-    )
-    assert len(played.attempts) == 3
+    run = PolicyRun(job(limits={"attempts": 3}), lambda n, c, t: ran(1, reason="preempted", step=n))
+    assert run.end == End("limited", "limits.attempts: 3 attempts were made; the last: preempted")
+    assert len(run.attempts) == 3
 
 
 def test_the_deadline_comes_while_it_is_queued() -> None:
-    played = Played(
+    run = PolicyRun(
         job(limits={"deadline": "1970-01-01T05:00Z"}), lambda n, c, t: stockout(9 * 3600.0)
     )
-    assert played.end and played.end.state == "limited"
-    assert played.now == 5 * 3600.0
+    assert run.end and run.end.state == "limited"
+    assert run.now == 5 * 3600.0
 
 
 @pytest.mark.parametrize(
@@ -280,9 +286,9 @@ def test_the_deadline_comes_while_it_is_queued() -> None:
     ],
 )
 def test_what_cannot_be_mended_is_tried_exactly_once(fate: dict[str, Any]) -> None:
-    played = Played(job(), lambda n, c, t: fate)
-    assert len(played.attempts) == 1
-    assert played.end and played.end.state == "failed"
+    run = PolicyRun(job(), lambda n, c, t: fate)
+    assert len(run.attempts) == 1
+    assert run.end and run.end.state == "failed"
 
 
 @pytest.mark.parametrize(
@@ -290,21 +296,21 @@ def test_what_cannot_be_mended_is_tried_exactly_once(fate: dict[str, Any]) -> No
     [("exited with status 134", 3), ("?", 3), ("Internal error occurred", 8), ("preempted", 20)],
 )
 def test_what_never_gets_anywhere_is_given_up(reason: str, attempts: int) -> None:
-    played = Played(job(), lambda n, c, t: ran(0.1, reason=reason))
-    assert len(played.attempts) == attempts
-    assert played.end and played.end.state == "failed"
-    assert f"{attempts} attempts in a row completed no step" in played.end.reason
+    run = PolicyRun(job(), lambda n, c, t: ran(0.1, reason=reason))
+    assert len(run.attempts) == attempts
+    assert run.end and run.end.state == "failed"
+    assert f"{attempts} attempts in a row completed no step" in run.end.reason
 
 
 def test_a_crash_now_and_then_is_lived_with() -> None:
-    played = Played(
+    run = PolicyRun(
         job(),
         lambda n, c, t: (
             ran(1, "SUCCEEDED") if n == 30 else ran(1, reason="exited with status 139", step=n)
         ),
     )
-    assert played.end and played.end.state == "succeeded"
-    assert not played.waits, "each has completed steps"
+    assert run.end and run.end.state == "succeeded"
+    assert not run.waits, "each has completed steps"
 
 
 def test_flex_start_that_waits_in_vain() -> None:
@@ -313,10 +319,10 @@ def test_flex_start_that_waits_in_vain() -> None:
         fallback=[{"strategy": "standard"}],
         regions=["us-central1"],
     )
-    played = Played(
+    run = PolicyRun(
         flexible, lambda n, c, t: ends(3600.0, "EXPIRED") if n == 1 else ran(1, "SUCCEEDED")
     )
-    assert [choice.split(", ")[1] for choice in played.choices] == ["flex_start", "standard"]
+    assert [choice.split(", ")[1] for choice in run.choices] == ["flex_start", "standard"]
 
 
 def test_runs_that_fail_together_do_not_come_back_together() -> None:
@@ -349,10 +355,10 @@ FATES = st.lists(
 
 @given(FATES)
 def test_every_run_ends_and_no_attempt_overlaps_another(fates: list[dict[str, Any]]) -> None:
-    played = Played(
+    run = PolicyRun(
         job(fallback=[{"strategy": "standard", "after": "1h"}]),
         lambda n, c, t: fates[n - 1] if n <= len(fates) else ran(1, "SUCCEEDED"),
     )
-    assert played.end and played.end.state in ("succeeded", "failed")
-    for earlier, later in zip(played.attempts, played.attempts[1:], strict=False):
+    assert run.end and run.end.state in ("succeeded", "failed")
+    for earlier, later in zip(run.attempts, run.attempts[1:], strict=False):
         assert earlier.ended is not None and later.created >= earlier.ended

@@ -15,7 +15,7 @@ from launcher.job.prices import PriceList
 from launcher.supervision.attempt import UNSENT, Attempt
 from launcher.supervision.choices import choices_of
 from launcher.supervision.limits import account, no_more_attempts, reached, spent, usd_per_hour
-from tests.launcher.played import job
+from tests.launcher.supervision.policy_run import job
 
 CATALOGUE = PriceList(MACHINES, "a catalogue")
 HOUR = 3600.0

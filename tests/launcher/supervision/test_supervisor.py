@@ -18,7 +18,7 @@ from launcher.supervision.policy import Terms
 from launcher.supervision.supervisor import ERROR_WAIT, Supervisor
 from launcher.target import SETTLE, JobsApi, Target
 from tests.launcher.faked_vertex import Clock, Looks, Region, Vertex
-from tests.launcher.played import STOCKOUT, job
+from tests.launcher.supervision.policy_run import STOCKOUT, job
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
 

@@ -18,7 +18,7 @@ from launcher.api.vertex import JobState
 from launcher.job.customjob import CustomJob
 from launcher.supervision.attempt import UNSENT
 from tests.launcher.faked_vertex import Looks, Region
-from tests.launcher.played import STOCKOUT
+from tests.launcher.supervision.policy_run import STOCKOUT
 from tests.launcher.supervision.test_supervisor import Fixture
 from trainer.rundir.store import Store
 

@@ -18,8 +18,8 @@ from launcher.cli import app
 from launcher.status.api import ask_api
 from launcher.supervision.attempt import read_attempts
 from launcher.views.runs import list_runs, print_runs
-from tests.launcher.misbehaving import Server, refuses
-from tests.launcher.recorded import PARENT, SPEC, custom_job, record_attempt, record_run
+from tests.launcher.faulty_server import FaultyServer, refuses
+from tests.launcher.recorded_run import PARENT, SPEC, custom_job, record_attempt, record_run
 from trainer.rundir.retry import ONCE
 
 pytest.importorskip("google.cloud.aiplatform_v1")
@@ -34,8 +34,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    with Server() as server:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
+    with FaultyServer() as server:
         monkeypatch.setenv("SWELL_VERTEX_ENDPOINT", server.endpoint)
         yield server
 
@@ -82,7 +82,9 @@ def test_no_more_runs_are_read_than_are_asked_for(home: Path) -> None:
     assert len(problems) == 4 and problems[0].startswith("run-0")
 
 
-def test_what_the_api_knows_beside_what_this_machine_knows(server: Server, three: None) -> None:
+def test_what_the_api_knows_beside_what_this_machine_knows(
+    server: FaultyServer, three: None
+) -> None:
     stranger = {**custom_job("stranger", 4), "labels": {}}
     for job in (
         custom_job("elsewhere", 1, "FAILED"),
@@ -113,7 +115,7 @@ def test_ids_are_neither_cut_nor_folded_however_narrow_it_is(three: None, termin
     assert ("\x1b" in file.getvalue()) is terminal
 
 
-def test_the_command(server: Server, three: None, tmp_path: Path) -> None:
+def test_the_command(server: FaultyServer, three: None, tmp_path: Path) -> None:
     server.jobs[f"{PARENT}/1"] = custom_job("elsewhere")
     asked = ["runs", "--project", "p", "--region", "us-central1", "--region", "us-central1"]
     rows = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)
@@ -142,7 +144,7 @@ def test_options_that_say_nothing_useful(options: list[str]) -> None:
     assert CliRunner().invoke(app, ["runs", *options]).exit_code == 2
 
 
-def test_status_has_the_apis_word_beside_the_run_directorys(server: Server) -> None:
+def test_status_has_the_apis_word_beside_the_run_directorys(server: FaultyServer) -> None:
     directory = record_run("one")
     record_attempt(directory, server.endpoint)
     server.jobs[f"{PARENT}/1"] = {
@@ -163,7 +165,7 @@ def test_status_has_the_apis_word_beside_the_run_directorys(server: Server) -> N
     assert "Vertex AI       failed: Resources are insufficient" in shown
 
 
-def test_status_without_an_answer_is_still_a_status(server: Server) -> None:
+def test_status_without_an_answer_is_still_a_status(server: FaultyServer) -> None:
     directory = record_run("one")
     record_attempt(directory, server.endpoint)
     shown = CliRunner().invoke(app, ["status", "one"])
@@ -171,7 +173,7 @@ def test_status_without_an_answer_is_still_a_status(server: Server) -> None:
     assert "404 The CustomJob" in " ".join(shown.stdout.split())
 
 
-def test_what_is_not_asked(server: Server) -> None:
+def test_what_is_not_asked(server: FaultyServer) -> None:
     once = Retries(ONCE)
     local = record_run("local", target="local")
     record_attempt(local, server.endpoint)

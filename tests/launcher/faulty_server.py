@@ -1,4 +1,4 @@
-"""An HTTP server that answers as CustomJobs and entries:list do, and misbehaves when it is told to.
+"""An HTTP server that answers as CustomJobs and entries:list do, with faults on demand.
 
 ``faults`` is a list of what befalls the next requests, one each; None is a request that goes well.
 """
@@ -19,7 +19,7 @@ Json = dict[str, Any]
 Fault = Callable[["Handler"], None]
 
 
-class Server(LocalServer):
+class FaultyServer(LocalServer):
     """The server; a context manager that leaves no thread and no port behind."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Server(LocalServer):
 class Handler(BaseHTTPRequestHandler):
     """One request."""
 
-    server: Server
+    server: FaultyServer
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: Any) -> None:

@@ -1,4 +1,4 @@
-"""Plays a run by the policy alone: no API, no run directory, and no time."""
+"""Whole runs by the policy alone: no API, no run directory, and no time."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def ran(hours: float, state: str = "FAILED", step: int = 0, **more: Any) -> dict
 Fate = Callable[[int, Choice, float], dict[str, Any]]
 
 
-class Played:
+class PolicyRun:
     """The history of a run, as the policy and the fates of its attempts make it.
 
     Args:
