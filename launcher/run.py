@@ -17,7 +17,8 @@ from launcher.api.delivery import delivered
 from launcher.draft import Draft, create, ends_on_error, prepare, reopen
 from launcher.job.customjob import CustomJob
 from launcher.job.spec import Job, TargetName
-from launcher.status.status import History, Outcome, read_status
+from launcher.status.history import History
+from launcher.status.status import Outcome, read_status
 from launcher.supervision.choices import Choice
 from launcher.supervision.supervisor import Supervisor, end_run
 from launcher.supervision.webhook import Webhook

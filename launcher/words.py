@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
-from typing import Any
 
-from trainer.rundir.events import Cause, Event
+from launcher.records import EventRecord
+from launcher.states import info_of
+from trainer.rundir.events import Event
+
+_CAUSES = {
+    "start": "start",
+    "grow": "a machine came",
+    "drain": "a machine left with notice",
+    "loss": "a machine was lost",
+    "leader": "another coordinator leads",
+}
 
 
 def tell(event: Event) -> str | None:
-    """Returns what ``event`` means in plain words, or None when it is not worth a line."""
-    teller = _TELLERS.get(event["event"])
-    try:
-        return None if teller is None else one_line(teller(event))
-    except (KeyError, TypeError, ValueError):  # not of the documented form
-        return None
+    """Returns what ``event`` means in plain words.
+
+    None when it is not worth a line, or not of the documented form.
+    """
+    text = _text(EventRecord.of(event))
+    return None if text is None else one_line(text)
 
 
 def at_clock(unix: float) -> str:
@@ -49,112 +58,81 @@ def one_line(text: str, width: int = 200) -> str:
 
 def number(value: float) -> str:
     """Returns a metric's value in few digits."""
+    if not math.isfinite(value):
+        return str(value)
     if isinstance(value, int) or (value == int(value) and abs(value) < 1e6):
         return f"{int(value):,}"
     return f"{value:.4g}" if abs(value) >= 1e-3 else f"{value:.2e}"
 
 
-def _why(event: Event) -> str:
-    reason = str(event.get("reason", "")).strip().splitlines()
-    return f" ({reason[0]})" if reason else ""
-
-
-def _attempt_started(event: Event) -> str:
-    where = event.get("choice") or event["region"]
-    return f"attempt {event['attempt']}: CustomJob submitted in {where}"
-
-
-def _attempt_ended(event: Event) -> str:
-    return f"attempt {event['attempt']} ended: {str(event['state']).lower()}{_why(event)}"
-
-
-def _drain(event: Event) -> str:
-    seconds = event.get("deadline_seconds")
-    notice = f" in {span(float(seconds))}" if seconds else ""
-    return f"{event['member']} will be taken away{notice}; it leaves at the next step"
-
-
-def _loss(event: Event) -> str:
-    return f"{event['member']} is lost{_why(event)}"
-
-
-def _formed(event: Event) -> str:
-    workers = count(int(event["world_size"]), "worker")
-    return f"generation {event['generation']} forms: {workers} ({_CAUSES[event['cause']]})"
-
-
-_CAUSES: dict[Cause, str] = {
-    "start": "start",
-    "grow": "a machine came",
-    "drain": "a machine left with notice",
-    "loss": "a machine was lost",
-    "leader": "another coordinator leads",
-}
-
-
-def _resumed(event: Event) -> str:
-    seconds, lost = event.get("seconds"), int(event.get("lost_steps", 0))
-    verb = (
-        "training starts" if event["cause"] == "start" and not event["step"] else "training goes on"
-    )
-    pause = f" after a pause of {span(float(seconds))}" if seconds else ""
-    loss = f", {count(lost, 'step')} lost" if lost else ""
-    return f"{verb} at step {event['step']}{pause}{loss}"
-
-
-def _metrics(event: Event) -> str:
-    shown = ", ".join(f"{name} {number(float(v))}" for name, v in event["metrics"].items())
-    return f"evaluated at step {event['step']}: {shown}"
-
-
-def _checkpoint(event: Event) -> str:
-    return f"checkpoint of step {event['step']} is saved"
-
-
-def _finished(event: Event) -> str:
-    step = event.get("step")
-    at = f" at step {step}" if step else ""
-    return f"the run {_ENDS[event['state']]}{at}"
-
-
-_ENDS = {
-    "succeeded": "is complete",
-    "failed": "failed",
-    "cancelled": "was cancelled",
-    "limited": "has reached a limit",
-}
-
-_TELLERS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "attempt_started": _attempt_started,
-    "attempt_ended": _attempt_ended,
-    "attempt_due": lambda e: (
-        f"attempt {e['attempt']} is due in {span(float(e['seconds']))}: {e['choice']}"
-    ),
-    "attempt_left": lambda e: f"attempt {e['attempt']} is given up for another{_why(e)}",
-    "moved": lambda e: (
-        f"the run moves to {e['region']}; its run directory does not: checkpoints are "
-        "traffic between regions now"
-    ),
-    "stop_asked": lambda e: f"the run is to save a checkpoint and to end{_why(e)}",
-    "stockout": lambda e: f"no capacity in {e['region']}{_why(e)}",
-    "leader_changed": lambda e: f"{e['member']} coordinates",
-    "member_ready": lambda e: f"{e['member']} is ready",
-    "drain": _drain,
-    "loss": _loss,
-    "generation_formed": _formed,
-    "resumed": _resumed,
-    "waiting": lambda e: (
-        f"waiting for machines: {e['slots']} of at least {count(int(e['min_workers']), 'worker')}"
-    ),
-    "evaluated": _metrics,
-    "checkpoint_committed": _checkpoint,
-    "checkpoint_failed": lambda e: (
-        f"the checkpoint of step {e['step']} could not be written{_why(e)}; training goes on"
-    ),
-    "checkpoint_skipped": lambda e: f"step {e['step']} is not saved{_why(e)}",
-    "store_unavailable": lambda e: f"the run directory does not answer{_why(e)}; trying again",
-    "checkpoint_rejected": lambda e: f"checkpoint of step {e['step']} is unusable{_why(e)}",
-    "task_failed": lambda e: f"the task raised in rank {e['rank']} at step {e['step']}",
-    "finished": _finished,
-    "notification_failed": lambda e: str(e["reason"]),
-}
+def _text(event: EventRecord) -> str | None:
+    first, *_ = (event.reason or "").strip().splitlines() or [""]
+    why = f" ({first})" if first else ""
+    match event:
+        # The launcher's.
+        case EventRecord(event="attempt_started", attempt=int(attempt), region=str(region)):
+            return f"attempt {attempt}: CustomJob submitted in {event.choice or region}"
+        case EventRecord(event="attempt_ended", attempt=int(attempt), state=str(state)):
+            return f"attempt {attempt} ended: {state.lower()}{why}"
+        case EventRecord(
+            event="attempt_due", attempt=int(attempt), choice=str(choice), seconds=float(seconds)
+        ):
+            return f"attempt {attempt} is due in {span(seconds)}: {choice}"
+        case EventRecord(event="attempt_left", attempt=int(attempt)):
+            return f"attempt {attempt} is given up for another{why}"
+        case EventRecord(event="moved", region=str(region)):
+            return (
+                f"the run moves to {region}; its run directory does not: checkpoints are traffic "
+                "between regions now"
+            )
+        case EventRecord(event="stockout", region=str(region)):
+            return f"no capacity in {region}{why}"
+        case EventRecord(event="stop_asked"):
+            return f"the run is to save a checkpoint and to end{why}"
+        case EventRecord(event="notification_failed", reason=str(reason)):
+            return reason
+        # The world's.
+        case EventRecord(event="leader_changed", member=str(member)):
+            return f"{member} coordinates"
+        case EventRecord(event="member_ready", member=str(member)):
+            return f"{member} is ready"
+        case EventRecord(event="drain", member=str(member)):
+            notice = f" in {span(event.deadline_seconds)}" if event.deadline_seconds else ""
+            return f"{member} will be taken away{notice}; it leaves at the next step"
+        case EventRecord(event="loss", member=str(member)):
+            return f"{member} is lost{why}"
+        case EventRecord(
+            event="generation_formed",
+            generation=int(generation),
+            world_size=int(size),
+            cause=str(cause),
+        ) if cause in _CAUSES:
+            return f"generation {generation} forms: {count(size, 'worker')} ({_CAUSES[cause]})"
+        case EventRecord(event="resumed", cause=str(cause), step=int(step)):
+            verb = "training goes on" if step or cause != "start" else "training starts"
+            pause = f" after a pause of {span(event.seconds)}" if event.seconds else ""
+            lost = f", {count(event.lost_steps, 'step')} lost" if event.lost_steps else ""
+            return f"{verb} at step {step}{pause}{lost}"
+        case EventRecord(event="waiting", slots=int(slots), min_workers=int(least)):
+            return f"waiting for machines: {slots} of at least {count(least, 'worker')}"
+        # Training's.
+        case EventRecord(event="evaluated", step=int(step), metrics=dict(metrics)):
+            values = [(k, v) for k, v in metrics.items() if isinstance(v, int | float)]
+            shown = ", ".join(f"{name} {number(value)}" for name, value in values)
+            return f"evaluated at step {step}: {shown}"
+        case EventRecord(event="checkpoint_committed", step=int(step)):
+            return f"checkpoint of step {step} is saved"
+        case EventRecord(event="checkpoint_rejected", step=int(step)):
+            return f"checkpoint of step {step} is unusable{why}"
+        case EventRecord(event="checkpoint_failed", step=int(step)):
+            return f"the checkpoint of step {step} could not be written{why}; training goes on"
+        case EventRecord(event="checkpoint_skipped", step=int(step)):
+            return f"step {step} is not saved{why}"
+        case EventRecord(event="store_unavailable"):
+            return f"the run directory does not answer{why}; trying again"
+        case EventRecord(event="task_failed", rank=int(rank), step=int(step)):
+            return f"the task raised in rank {rank} at step {step}"
+        case EventRecord(event="finished", state=str(state)) if ending := info_of(state).ending:
+            at = f" at step {event.step}" if event.step else ""
+            return f"the run {ending}{at}"
+    return None

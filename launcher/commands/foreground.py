@@ -15,14 +15,14 @@ from types import FrameType
 from rich.console import Console
 
 from launcher import home
-from launcher.commands.errors import BAD_INPUT
 from launcher.draft import Draft, LaunchError, create, ends_on_error, prepare
 from launcher.job.spec import Job, TargetName
 from launcher.local.emulator import LocalError, Replicas, child_environment
 from launcher.run import Run, attach, launch
+from launcher.states import BAD_INPUT
 from launcher.status.status import ABANDONED, Outcome, is_abandoned, read_status
 from launcher.supervision.attempt import read_attempts
-from launcher.views.live import LiveView, PlainView, Story, View
+from launcher.views.live import LiveView, PlainView, Scene, View
 from launcher.views.summary import print_summary
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventReader
@@ -84,7 +84,7 @@ def _see(run: Run, console: Console, stops: _Stops, as_json: bool) -> str:
     stops.interrupt = False  # _follow cancels the run before it abandons it
     record = run.directory.run()
     replicas, started = Job.model_validate(record["spec"]).replicas(), float(record["created"])
-    with _view(console, Story(run.id, replicas, started)) as view:
+    with _view(console, Scene(run.id, replicas, started)) as view:
         view.say(f"run {run.id} ({record.get('target')}) in {run.directory.url}")
         outcome = _follow(run, view, stops)
     status = read_status(run.directory)
@@ -94,10 +94,10 @@ def _see(run: Run, console: Console, stops: _Stops, as_json: bool) -> str:
     return outcome.state
 
 
-def _view(console: Console, story: Story) -> LiveView | PlainView:
+def _view(console: Console, scene: Scene) -> LiveView | PlainView:
     if console.is_terminal and not console.is_dumb_terminal:
-        return LiveView(console, story)
-    return PlainView(lambda line: print(line, file=console.file, flush=True), story)
+        return LiveView(console, scene)
+    return PlainView(lambda line: print(line, file=console.file, flush=True), scene)
 
 
 def _follow(run: Run, view: View, stops: _Stops) -> Outcome:

@@ -8,15 +8,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
+from pydantic.dataclasses import dataclass
+
+from launcher.records import STRICT, read_record
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import AUDIT
 from trainer.rundir.store import TooLarge
 from trainer.rundir.untrusted import parse_json
 
 AUDIT_LIMIT = 2**28  # bytes of one worker's audit
+
+
+@dataclass(frozen=True, config=STRICT)
+class Contribution:
+    """One line of an audit: what one rank gave to one step."""
+
+    generation: int = -1
+    step: int = -1
+    epoch: int = -1
+    dataset_size: int = -1
+    ids: list[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,14 +57,12 @@ def account(
     used: dict[int, Counter[int]] = {}
     sizes: dict[int, int] = {}
     for line in lines:
-        numbers = [_int(line, name) for name in ("generation", "step", "epoch", "dataset_size")]
-        generation, step, epoch, size = (-1 if number is None else number for number in numbers)
-        ids = line.get("ids")
-        first, last = owned.get(generation, (1, 0))
-        if not first <= step <= last or epoch < 0 or not isinstance(ids, list):
+        one = read_record(Contribution, line)
+        first, last = owned.get(one.generation, (1, 0))
+        if not first <= one.step <= last or one.epoch < 0 or one.ids is None:
             continue
-        used.setdefault(epoch, Counter()).update(i for i in ids if isinstance(i, int))
-        sizes[epoch] = max(size, sizes.get(epoch, 0))
+        used.setdefault(one.epoch, Counter()).update(i for i in one.ids if isinstance(i, int))
+        sizes[one.epoch] = max(one.dataset_size, sizes.get(one.epoch, 0))
     if not used:
         return None
     newest = max(used)
@@ -99,8 +110,3 @@ def _files(run_dir: RunDirectory) -> Iterator[str]:
             yield path
         else:
             yield from (f"{path}/{one}" for one in run_dir.store.names(path))
-
-
-def _int(event: dict[str, Any], name: str) -> int | None:
-    value = event.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

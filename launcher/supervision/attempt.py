@@ -6,11 +6,13 @@ else submits it. It is rewritten as the CustomJob goes on.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from typing import Any
 
+from pydantic.dataclasses import dataclass
+
+from launcher.records import STRICT, read_record
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import ATTEMPTS
 
@@ -23,7 +25,7 @@ ENDED = frozenset(
 UNSENT = "unsent"  # the kind of a refusal: its launcher ended before it sent the request
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Attempt:
     """One CustomJob of the run. Times are Unix seconds.
 
@@ -76,23 +78,11 @@ class Attempt:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Attempt:
         """Returns the attempt of a record; what is not as it should be is left at its default."""
-        names = [field.name for field in fields(cls)]
-        return cls(**{n: record[n] for n in names if n in record and _is_like(record[n], n)})
+        return read_record(cls, record)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the record."""
         return asdict(self)
-
-
-_TEXTS = frozenset({"region", "endpoint", "choice", "job", "state", "reason", "kind", "left"})
-_COUNTS = frozenset({"attempt", "code", "step"})
-
-
-def _is_like(value: object, name: str) -> bool:
-    if name in _TEXTS:
-        return isinstance(value, str)
-    number = int if name in _COUNTS else (int, float)
-    return isinstance(value, number) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def record_name(number: int) -> str:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from launcher.home import RunError, checkpoint_directories
+from launcher.records import EventRecord
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
 
@@ -23,11 +24,8 @@ def list_checkpoints(run_dir: RunDirectory, verify: bool) -> list[dict[str, Any]
     from trainer.checkpoints.manifest import folder_of, read_manifest
     from trainer.checkpoints.restore import read_shard
 
-    written = {
-        event["step"]: event["time"]
-        for event in read_events(run_dir)
-        if event["event"] == "checkpoint_committed" and isinstance(event.get("step"), int)
-    }
+    records = map(EventRecord.of, read_events(run_dir))
+    written = {one.step: one.time for one in records if one.event == "checkpoint_committed"}
     rows = []
     for step, place in _found(run_dir):
         row: dict[str, Any] = {"step": step, "bytes": None, "age": None, "world_size": None}

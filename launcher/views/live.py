@@ -15,7 +15,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from launcher.status.status import History, Outcome, state_of
+from launcher.records import EventRecord
+from launcher.states import info_of
+from launcher.status.history import History
+from launcher.status.status import Outcome, state_of
 from launcher.words import at_clock, count, number, one_line, span, tell
 from trainer.rundir.events import Event
 
@@ -31,17 +34,10 @@ _SIGNS = {
     "lost": ("✕", "red"),
     "away": ("·", "dim"),
 }
-_COLOURS = {
-    "running": "green",
-    "succeeded": "green",
-    "failed": "red",
-    "cancelled": "yellow",
-    "limited": "yellow",
-}
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
-class Story:
+class Scene:
     """What a view tells: the run's history, and the lines of what just happened.
 
     Args:
@@ -65,34 +61,34 @@ class Story:
         lines = []
         for event in events:
             self.history.add(event)
-            metrics = event.get("metrics")
-            if event["event"] == "steps" and isinstance(metrics, dict):
-                self._add_losses(event.get("first"), metrics.get("loss"))
-            told = None if event["event"] in QUIET else tell(event)
+            record = EventRecord.of(event)
+            if record.event == "steps" and record.metrics:
+                self._add_losses(record.first, record.metrics.get("loss"))
+            told = None if record.event in QUIET else tell(event)
             if told:
-                lines.append((float(event["time"]), told))
+                lines.append((record.time, told))
         self.recent.extend(lines)
         return lines
 
-    def _add_losses(self, first: object, values: object) -> None:
-        if not isinstance(first, int) or not isinstance(values, list):
+    def _add_losses(self, first: int | None, values: object) -> None:
+        if first is None or not isinstance(values, list):
             return
         new = values[max(0, self._plotted + 1 - first) :]  # a step may be told twice
         self.losses.extend(v for v in new if isinstance(v, int | float))
         self._plotted = max(self._plotted, first + len(values) - 1)
 
 
-def render(story: Story, now: float, width: int) -> RenderableType:
-    """Returns the live view of ``story``, ``width`` columns wide."""
-    history = story.history
+def render(scene: Scene, now: float, width: int) -> RenderableType:
+    """Returns the live view of ``scene``, ``width`` columns wide."""
+    history = scene.history
     head = Table.grid(expand=True)
     head.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     head.add_column(justify="right", no_wrap=True)
     head.add_row(
-        Text.assemble(("swell ", "bold blue"), (story.run_id, "bold")),
+        Text.assemble(("swell ", "bold blue"), (scene.run_id, "bold")),
         Text.assemble(
-            (story.state, f"bold {_COLOURS.get(story.state, 'cyan')}"),
-            f"  {span(max(0.0, now - story.started))}",
+            (scene.state, f"bold {info_of(scene.state).colour}"),
+            f"  {span(max(0.0, now - scene.started))}",
         ),
     )
     body = Table.grid(padding=(0, 2, 0, 0))
@@ -100,15 +96,15 @@ def render(story: Story, now: float, width: int) -> RenderableType:
     body.add_column(ratio=1)
     body.add_row("step", _step(history, width - 12))
     if history.metrics:
-        body.add_row("metrics", _metrics(story))
-    body.add_row("world", _world(story))
-    body.add_row("replicas", _replicas(story, width - 12))
+        body.add_row("metrics", _metrics(scene))
+    body.add_row("world", _world(scene))
+    body.add_row("replicas", _replicas(scene, width - 12))
     happened = Table.grid(padding=(0, 2, 0, 0))
     happened.add_column(style="dim", min_width=9, no_wrap=True)
     happened.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
-    for at, line in story.recent:
+    for at, line in scene.recent:
         happened.add_row(at_clock(at), Text(line))
-    blank = [Text("")] * (RECENT - len(story.recent))  # so that the view keeps its height
+    blank = [Text("")] * (RECENT - len(scene.recent))  # so that the view keeps its height
     rule = Text("─" * width, style="dim")
     return Group(head, rule, body, rule, happened, *blank)
 
@@ -126,20 +122,20 @@ def _step(history: History, width: int) -> RenderableType:
     return line
 
 
-def _metrics(story: Story) -> Text:
+def _metrics(scene: Scene) -> Text:
     parts = [
         f"{one_line(name, 30)} {number(value)}"
-        for name, value in story.history.metrics.items()
+        for name, value in scene.history.metrics.items()
         if value is not None
     ]
     text = Text(overflow="ellipsis", no_wrap=True)
-    if len(story.losses) > 1:
-        text.append(sparkline(list(story.losses), 16) + "  ", style="cyan")
+    if len(scene.losses) > 1:
+        text.append(sparkline(list(scene.losses), 16) + "  ", style="cyan")
     return text.append("   ".join(parts[:6]))
 
 
-def _world(story: Story) -> Text:
-    history, current = story.history, story.history.current
+def _world(scene: Scene) -> Text:
+    history, current = scene.history, scene.history.current
     if current is None or current.world_size is None:
         return Text("not formed yet; the first generation waits for its workers", style="dim")
     text = Text(count(current.world_size, "worker"), style="bold")
@@ -153,8 +149,8 @@ def _world(story: Story) -> Text:
     return text
 
 
-def _replicas(story: Story, width: int) -> RenderableType:
-    states = {name: story.history.members.get(name, "away") for name in story.replicas}
+def _replicas(scene: Scene, width: int) -> RenderableType:
+    states = {name: scene.history.members.get(name, "away") for name in scene.replicas}
     cell = max((len(name) for name in states), default=0) + 4
     if len(states) > 16:  # more than fits: how many are in which state
         tally: dict[str, int] = {}
@@ -191,7 +187,7 @@ def sparkline(values: list[float], width: int) -> str:
 
 
 class View(Protocol):
-    """Shows a run's story as it goes on."""
+    """Shows a run's scene as it goes on."""
 
     def update(self, events: list[Event], attempt: dict[str, Any], outcome: Outcome | None) -> None:
         """Takes in new events, the last attempt and how the run ended, if it has."""
@@ -204,22 +200,22 @@ class LiveView:
     """Redraws itself in place on a terminal."""
 
     def __init__(
-        self, console: Console, story: Story, clock: Callable[[], float] = time.time
+        self, console: Console, scene: Scene, clock: Callable[[], float] = time.time
     ) -> None:
         self._console = console
-        self._story = story
+        self._scene = scene
         self._clock = clock
         self._live = Live(
             console=console, get_renderable=self._render, refresh_per_second=4, transient=True
         )
 
     def _render(self) -> RenderableType:
-        return render(self._story, self._clock(), self._console.width)
+        return render(self._scene, self._clock(), self._console.width)
 
     def update(self, events: list[Event], attempt: dict[str, Any], outcome: Outcome | None) -> None:
         """See View."""
-        self._story.add(events)
-        self._story.state = state_of(self._story.history, attempt, outcome)
+        self._scene.add(events)
+        self._scene.state = state_of(self._scene.history, attempt, outcome)
 
     def say(self, line: str) -> None:
         """See View."""
@@ -244,21 +240,21 @@ class PlainView:
     def __init__(
         self,
         write: Callable[[str], None],
-        story: Story,
+        scene: Scene,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._write = write
-        self._story = story
+        self._scene = scene
         self._clock = clock
         self._said_progress = clock()
         self._said_step = 0
 
     def update(self, events: list[Event], attempt: dict[str, Any], outcome: Outcome | None) -> None:
         """See View."""
-        for at, line in self._story.add(events):
+        for at, line in self._scene.add(events):
             self._write(f"{at_clock(at)}  {line}")
-        self._story.state = state_of(self._story.history, attempt, outcome)
-        history, now = self._story.history, self._clock()
+        self._scene.state = state_of(self._scene.history, attempt, outcome)
+        history, now = self._scene.history, self._clock()
         if history.step > self._said_step and now - self._said_progress >= PROGRESS_EVERY:
             self._said_progress, self._said_step = now, history.step
             total = f" of {history.total_steps:,}" if history.total_steps else ""

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy
 
+from launcher.status.history import Generation, History
 from launcher.status.samples import read_audit
-from launcher.status.status import Generation, History
 from tests.chaos.cluster import Cluster, Vm
 from tests.chaos.task import BATCH, EPOCHS, SAMPLES, SEED, STEPS, STEPS_PER_EPOCH
 from trainer.engine.data import Order

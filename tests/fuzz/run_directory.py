@@ -15,7 +15,7 @@ from safetensors.torch import save
 
 from launcher.status.samples import account, read_audit
 from launcher.status.status import read_status
-from launcher.views.live import Story, render
+from launcher.views.live import Scene, render
 from launcher.views.summary import print_summary
 from tests.fuzz.inputs import anything, as_json, changed, damaged, json_of
 from tests.fuzz.target import target
@@ -118,10 +118,10 @@ def events(lines: list[bytes]) -> None:
     """What reads events, and what is shown of them."""
     run_dir = directory(events__a__000000DOTjsonl=b"\n".join(lines), runDOTjson=as_json(RUN))
     json.dumps(read_status(run_dir), allow_nan=False)
-    story = Story("run-1", ["workerpool0-0"], 0.0)
-    for _, line in story.add(read_events(run_dir)):
+    scene = Scene("run-1", ["workerpool0-0"], 0.0)
+    for _, line in scene.add(read_events(run_dir)):
         assert line.isprintable()
-    Console(file=io.StringIO(), width=80).print(render(story, 10.0, 80))
+    Console(file=io.StringIO(), width=80).print(render(scene, 10.0, 80))
 
 
 @target(st.tuples(json_of(OUTCOME), json_of(ATTEMPT)))

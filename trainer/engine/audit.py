@@ -2,7 +2,7 @@
 
 A line is written *before* a worker contributes, so that the contribution of a worker
 that is lost a moment later is on record, too. A line counts as applied if its step
-belongs to its generation's stretch of the run (see launcher.status.status).
+belongs to its generation's stretch of the run (see launcher.status.history).
 
 On a local disk the lines of a worker are appended to ``audit/<writer>.jsonl``. An object store
 cannot append: there each is an object of its own, ``audit/<writer>/000000001.jsonl``, and every

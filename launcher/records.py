@@ -1,0 +1,72 @@
+"""What a run's files say, read strictly: a field that is not as documented counts as absent.
+
+The files come from several machines, and perhaps from another version of Swell. What is damaged
+or newer must neither keep anybody from reading the rest, nor pass for something that it is not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from trainer.rundir.events import Event  # needs fsspec, which is slow to import
+
+STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+
+_Kind = TypeVar("_Kind", bound="DataclassInstance")
+
+
+def read_record(kind: type[_Kind], record: Mapping[str, Any]) -> _Kind:
+    """Returns ``record`` as a ``kind``; what is not of its type is left at its default.
+
+    Args:
+        kind: a pydantic dataclass that is STRICT and has a default for every field.
+        record: a JSON object; other fields than those of ``kind`` are passed over.
+    """
+    names = [field.name for field in dataclasses.fields(kind)]
+    given = {name: record[name] for name in names if name in record}
+    try:
+        return kind(**given)
+    except ValidationError as error:
+        wrong = {problem["loc"][0] for problem in error.errors(include_url=False)}
+        return kind(**{name: value for name, value in given.items() if name not in wrong})
+
+
+@dataclass(frozen=True, config=STRICT)
+class EventRecord:
+    """One event, as far as it is of the documented form (see trainer.rundir.events)."""
+
+    event: str = ""
+    time: float = 0.0
+    attempt: int | None = None
+    cause: str | None = None
+    choice: str | None = None
+    deadline_seconds: float | None = None
+    first: int | None = None
+    generation: int | None = None
+    lost_steps: int | None = None
+    member: str | None = None
+    members: list[str] | None = None
+    metrics: dict[str, Any] | None = None  # of any kind: each reader asks what it can use
+    min_workers: int | None = None
+    rank: int | None = None
+    reason: str | None = None
+    region: str | None = None
+    seconds: float | None = None
+    slots: int | None = None
+    state: str | None = None
+    step: int | None = None
+    total_steps: int | None = None
+    world_size: int | None = None
+
+    @classmethod
+    def of(cls, event: Event) -> EventRecord:
+        """Returns what ``event`` says."""
+        return read_record(cls, event)

@@ -1,0 +1,94 @@
+"""Events in plain words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from launcher.words import number, span, tell
+from trainer.rundir.events import CAUSES, Event
+
+
+def event(name: str, **fields: Any) -> Event:
+    return {"event": name, "time": 1.0, **fields}
+
+
+TOLD = [
+    (
+        event("attempt_started", attempt=2, job="j", region="us-east1", choice="spot, us-east1"),
+        "attempt 2: CustomJob submitted in spot, us-east1",
+    ),
+    (
+        event("attempt_ended", attempt=2, state="FAILED", reason="no machines\nand more"),
+        "attempt 2 ended: failed (no machines)",
+    ),
+    (
+        event("attempt_due", attempt=3, choice="spot, us-east1", seconds=90),
+        "attempt 3 is due in 1:30: spot, us-east1",
+    ),
+    (event("stockout", attempt=1, region="us-east1"), "no capacity in us-east1"),
+    (event("member_ready", member="workerpool1-0"), "workerpool1-0 is ready"),
+    (
+        event("drain", member="workerpool1-0", reason="notice", deadline_seconds=15.0),
+        "workerpool1-0 will be taken away in 15 s; it leaves at the next step",
+    ),
+    (event("loss", member="workerpool1-0", reason="silent"), "workerpool1-0 is lost (silent)"),
+    (
+        event("generation_formed", generation=3, world_size=1, cause="loss", members=["a"]),
+        "generation 3 forms: 1 worker (a machine was lost)",
+    ),
+    (event("resumed", generation=1, cause="start", step=0), "training starts at step 0"),
+    (
+        event("resumed", generation=2, cause="loss", step=14, lost_steps=1, seconds=3.0),
+        "training goes on at step 14 after a pause of 3 s, 1 step lost",
+    ),
+    (
+        event("waiting", slots=1, min_workers=2),
+        "waiting for machines: 1 of at least 2 workers",
+    ),
+    (event("evaluated", step=16, metrics={"loss": 0.25}), "evaluated at step 16: loss 0.25"),
+    (event("checkpoint_committed", step=5, bytes=9), "checkpoint of step 5 is saved"),
+    (event("task_failed", member="a", rank=3, step=9), "the task raised in rank 3 at step 9"),
+    (event("finished", state="limited", step=9), "the run has reached a limit at step 9"),
+    (event("finished", state="succeeded"), "the run is complete"),
+]
+
+
+@pytest.mark.parametrize(("happened", "line"), TOLD)
+def test_what_is_worth_a_line(happened: Event, line: str) -> None:
+    assert tell(happened) == line
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_every_cause_has_its_words(cause: str) -> None:
+    assert tell(event("generation_formed", generation=2, world_size=3, cause=cause))
+
+
+def test_events_that_are_not_as_documented_are_not_told() -> None:
+    assert tell(event("resumed")) is None
+    assert tell(event("generation_formed", generation=1, world_size=2, cause="x")) is None
+    assert tell(event("generation_formed", generation=1, world_size="2", cause="loss")) is None
+    assert tell(event("loss", member=["a"])) is None
+    assert tell(event("finished", state="of a newer version")) is None
+    assert tell(event("unheard_of")) is None
+
+
+def test_what_is_damaged_beside_the_point_is_left_out() -> None:
+    assert tell(event("loss", member="a", reason=5, step="x")) == "a is lost"
+
+
+def test_spans_are_read_by_people() -> None:
+    assert [span(s) for s in (0.41, 5.0, 42.9, 187.0, 3729.0)] == [
+        "0.4 s",
+        "5 s",
+        "42 s",
+        "3:07",
+        "1:02:09",
+    ]
+
+
+def test_a_metric_may_have_diverged() -> None:
+    values = (3.0, 1234.5, 0.25, 1e-5, float("nan"), float("-inf"))
+    assert [number(v) for v in values] == ["3", "1234", "0.25", "1.00e-05", "nan", "-inf"]
+    assert tell(event("evaluated", step=1, metrics={"loss": float("inf")}))

@@ -1,0 +1,35 @@
+"""What a person sees when a run has ended."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from launcher.status.history import History
+from launcher.status.status import Outcome, build_status
+from launcher.views.summary import print_summary
+from tests.launcher.status.events import RIDE
+
+
+def summary(outcome: Outcome) -> str:
+    file = io.StringIO()
+    status = build_status("digits-1", History(RIDE), [], outcome)
+    print_summary(Console(width=80, file=file), status, "/runs/" + "x" * 100, 61.0)
+    return file.getvalue()
+
+
+def test_the_summary_of_a_success() -> None:
+    text = summary(Outcome("succeeded", "training is complete", {"test_accuracy": 0.95}))
+    assert "digits-1 succeeded after 1:01" in text
+    assert "16 completed, 1 lost" in text
+    assert "1 replica with notice, 1 replica without" in text
+    assert "test accuracy   0.95" in text
+    assert "/runs/" + "x" * 100 in text, "a path is not broken"
+    assert "training is complete" not in text
+    assert not any(line.endswith(" ") for line in text.splitlines())
+
+
+def test_the_summary_of_a_failure_ends_with_its_traceback() -> None:
+    reason = "the task raised\nTraceback:\n  File x\nZeroDivisionError: 1/0"
+    assert summary(Outcome("failed", reason, {})).rstrip().endswith(reason)
