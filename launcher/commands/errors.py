@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import typer
 
-OK, FAILED, BAD_INPUT, CANCELLED, LIMITED = 0, 1, 2, 3, 4
+from launcher.states import BAD_INPUT, CANCELLED, FAILED, OK
 
 
 @contextmanager

@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from launcher.commands.errors import FAILED, fail, user_errors
+from launcher.commands.errors import fail, user_errors
 from launcher.commands.options import (
-    EXIT_CODES,
     AsJson,
     Format,
     JobPath,
@@ -20,6 +19,7 @@ from launcher.commands.options import (
     TargetOption,
     Vm,
 )
+from launcher.states import FAILED, info_of
 
 
 def launch(
@@ -74,7 +74,7 @@ def launch(
                 typer.echo(f"  swell {command.format(draft.run_id)}")
             return
         state = launch_and_follow(loaded, target.value, run_id, as_json)
-    raise typer.Exit(EXIT_CODES.get(state, FAILED))
+    raise typer.Exit(info_of(state).exit_code)
 
 
 def plan(

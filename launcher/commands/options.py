@@ -7,28 +7,12 @@ from typing import Annotated
 
 import typer
 
-from launcher.commands.errors import CANCELLED, FAILED, LIMITED, OK
-
-EXIT_CODES = {"succeeded": OK, "failed": FAILED, "cancelled": CANCELLED, "limited": LIMITED}
-
 
 class Target(str, Enum):
     """Where a run runs."""
 
     local = "local"
     vertex = "vertex"
-
-
-class State(str, Enum):
-    """How a run is doing."""
-
-    queued = "queued"
-    running = "running"
-    waiting = "waiting"
-    succeeded = "succeeded"
-    failed = "failed"
-    cancelled = "cancelled"
-    limited = "limited"
 
 
 class Vm(str, Enum):

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launcher.commands.errors import FAILED, fail, seconds_in, user_errors
-from launcher.commands.options import EXIT_CODES, AsJson, RunName, State, Target
+from launcher.commands.errors import fail, seconds_in, user_errors
+from launcher.commands.options import AsJson, RunName, Target
+from launcher.states import FAILED, STATES, info_of
 
 if TYPE_CHECKING:
     from launcher.api.vertex import Jobs
@@ -26,7 +27,7 @@ def attach(
         from launcher.commands.foreground import attach_and_follow
 
         state = attach_and_follow(home.find(run), as_json)
-    raise typer.Exit(EXIT_CODES.get(state, FAILED))
+    raise typer.Exit(info_of(state).exit_code)
 
 
 def status(run: RunName, as_json: AsJson = False) -> None:
@@ -49,10 +50,21 @@ def status(run: RunName, as_json: AsJson = False) -> None:
         print_summary(Console(highlight=False), known, found.url, None)
 
 
+def _state(text: str) -> str:
+    if text not in STATES:
+        raise typer.BadParameter(f"{text!r} is not one of {', '.join(STATES)}.")
+    return text
+
+
 def list_runs(
     states: Annotated[
-        list[State] | None,
-        typer.Option("--state", metavar="STATE", help=f"Only {', '.join(State)} runs; repeatable."),
+        list[str] | None,
+        typer.Option(
+            "--state",
+            metavar="STATE",
+            parser=_state,
+            help=f"Only {', '.join(STATES)} runs; repeatable.",
+        ),
     ] = None,
     target: Annotated[Target | None, typer.Option(help="Only runs on this target.")] = None,
     name: Annotated[
@@ -97,7 +109,7 @@ def list_runs(
 
         rows = listing.list_runs(
             apis,
-            states=[state.value for state in states or []],
+            states=states or [],
             target=target.value if target else None,
             name=name,
             regions=[] if apis else regions or [],

@@ -33,6 +33,7 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from launcher.job.notify import Notify
+from launcher.states import info_of
 from launcher.words import one_line
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventWriter
@@ -95,15 +96,12 @@ def end_message(outcome: Mapping[str, Any]) -> Message:
     why = f": {first}" if first and state != "succeeded" else ""
     metrics = outcome.get("metrics") or {}
     return {
-        "text": f"{_ENDS.get(state, state)}{why}",
+        "text": f"{info_of(state).ending or state}{why}",
         "news": "end",
         "state": state,
         "reason": first,
         "metrics": metrics,
     }
-
-
-_ENDS = {"succeeded": "is complete", "failed": "has failed", "cancelled": "was cancelled"}
 
 
 @dataclass(frozen=True)

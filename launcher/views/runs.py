@@ -27,11 +27,12 @@ from rich.text import Text
 
 from launcher import home
 from launcher.api.vertex import Jobs, JobState, runs_among
+from launcher.states import State, info_of
 from launcher.status.status import read_status
 from trainer.rundir.directory import RunDirectory
 
 READERS = 8  # run directories read at once; on an object store each is some requests
-_STATES = {
+STATE_OF_JOB: dict[str, State] = {  # of a run of which only its CustomJob is known
     "QUEUED": "queued",
     "PENDING": "queued",
     "RUNNING": "running",
@@ -42,7 +43,6 @@ _STATES = {
     "EXPIRED": "failed",
     "PARTIALLY_SUCCEEDED": "failed",
 }
-_COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
 
 Row = dict[str, Any]
 
@@ -142,7 +142,7 @@ def _row(source: _Source) -> Row:
     job = source.job
     row: Row = {
         "run": source.run_id,
-        "state": _STATES.get(job.state, "queued") if job else "",
+        "state": STATE_OF_JOB.get(job.state, "queued") if job else "",
         "step": None,
         "created": source.created,
         "target": source.target,
@@ -176,7 +176,7 @@ def print_runs(console: Console, rows: Sequence[Row], asked: bool) -> None:
     for row in rows:
         step = "-" if row["step"] is None else f"{row['step']:,}"
         created = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["created"]))
-        state = Text(row["state"], style=_COLOURS.get(row["state"], ""))
+        state = Text(row["state"], style=info_of(row["state"]).colour)
         api = [str(row["api_state"] or "-").lower()] if asked else []
         table.add_row(row["run"], state, step, row["target"], created, *api)
     # As wide as it needs to be: ids are there to be copied, not to be cut or folded.

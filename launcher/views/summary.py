@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from launcher.api.transport import is_emulator
+from launcher.states import info_of
 from launcher.words import count, number, one_line, span
 
-_COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "limited": "yellow"}
 _ATTEMPTS = 5
 _SHOWN = 24  # generations; a long run's middle is left out
 
@@ -41,7 +41,7 @@ def print_summary(
 
 def _print(console: Console, status: dict[str, Any], where: str, seconds: float | None) -> None:
     state = str(status["state"])
-    colour = _COLOURS.get(state, "cyan")
+    colour = info_of(state).colour
     took = f" after {span(seconds)}" if seconds is not None else ""
     console.print()
     console.print(Text.assemble((f"{status['run']} ", "bold"), (state, f"bold {colour}"), took))
