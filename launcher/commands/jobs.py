@@ -93,6 +93,7 @@ def plan(
     with user_errors(offline=True):
         from launcher import home
         from launcher.job import customjob
+        from launcher.plan import request_of
         from launcher.target import load_job
         from launcher.views import plan as plans
 
@@ -106,7 +107,7 @@ def plan(
             from launcher.packing.pack import pack
 
             packed = pack(loaded.code)
-        request = plans.request_of(loaded, run_id or f"{loaded.name}-DATE-TIME-ID", packed)
+        request = request_of(loaded, run_id or f"{loaded.name}-DATE-TIME-ID", packed)
         if format is Format.files:
             if packed is None:
                 fail(f"{job}: sends no code; write code: FOLDER")

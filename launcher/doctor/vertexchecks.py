@@ -25,6 +25,7 @@ from launcher.doctor.checkup import Check, Finding, failed, passed, refused, unk
 from launcher.doctor.cloud import Cloud
 from launcher.job.pool import Container
 from launcher.job.spec import Job
+from launcher.plan import quotas
 from trainer.rundir.retry import ONCE
 
 SUBMITTING = [f"aiplatform.customJobs.{verb}" for verb in ("create", "get", "list", "cancel")]
@@ -245,17 +246,6 @@ def replicas_account(cloud: Cloud, job: Job) -> str:
         return job.service_account
     number = cloud.get("cloudresourcemanager", f"v1/projects/{cloud.project}").get("projectNumber")
     return f"service-{number}@gcp-sa-aiplatform-cc.iam.gserviceaccount.com"
-
-
-def quotas(job: Job) -> dict[str, int]:
-    """Returns how many GPUs the job needs of each quota."""
-    need: dict[str, int] = {}
-    for pool in job.pools:
-        metric = pool.machine_type.accelerator.spot_quota
-        if job.scheduling.strategy == "standard":
-            metric = metric.replace("_preemptible_", "_")
-        need[metric] = need.get(metric, 0) + pool.replicas * pool.machine_type.gpus
-    return need
 
 
 def quota(cloud: Cloud, metric: str, region: str, need: int) -> Finding:

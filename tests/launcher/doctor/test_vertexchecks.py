@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from launcher.cli import app
 from launcher.doctor.checkup import Finding, examine
 from launcher.doctor.cloud import Cloud
-from launcher.doctor.vertexchecks import credentials, quotas, vertex_checks
+from launcher.doctor.vertexchecks import credentials, vertex_checks
 from launcher.job.spec import Job
 from tests.launcher.doctor.google import ACCOUNT, METRIC, Google, error
 from tests.storage import StorageServer, storage_server
@@ -229,17 +229,6 @@ def test_an_api_that_hangs_holds_up_no_other(google: Google) -> None:
     all_of_them = findings(google, limit=1.0)
     assert {finding.verdict for finding in all_of_them.values()} == {"pass", "unknown"}
     assert all_of_them["bucket"].said == "no answer within 1 s"
-
-
-def test_the_quota_is_that_of_the_gpu_and_of_the_strategy() -> None:
-    spot = Job.model_validate(FIELDS)
-    assert quotas(spot) == {METRIC: 16}
-    mixed = [{"machine": "a2-highgpu-8g"}, {"machine": "a3-highgpu-8g", "replicas": 2}]
-    standard = {**FIELDS, "pools": mixed, "scheduling": {"strategy": "standard"}}
-    assert quotas(Job.model_validate({**standard, "regions": ["us-central1"]})) == {
-        "custom_model_training_nvidia_a100_gpus": 8,
-        "custom_model_training_nvidia_h100_gpus": 16,
-    }
 
 
 @pytest.fixture

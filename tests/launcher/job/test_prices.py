@@ -11,6 +11,12 @@ from launcher.job.prices import load_prices
 from launcher.job.yamlfile import FileError
 
 
+def test_every_price_in_the_catalogue_is_a_price() -> None:
+    for machine in MACHINES.values():
+        for price in (machine.spot, machine.on_demand):
+            assert price is None or (isinstance(price, Price) and price.usd_per_hour > 0)
+
+
 def test_without_a_file_the_catalogue_counts(tmp_path: Path) -> None:
     prices = load_prices(tmp_path, {})
     assert prices.machines == MACHINES

@@ -1,34 +1,26 @@
-"""What ``swell plan`` prints: exactly what is sent, and what it would cost."""
+"""What ``swell plan`` prints, in all its formats."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import yaml
 from hypothesis import given
 from typer.testing import CliRunner
 
-from launcher import home
-from launcher.api.vertex import Jobs
 from launcher.cli import app
-from launcher.job import customjob
-from launcher.job.machines import MACHINES, PRICES_AS_OF, Price
+from launcher.job.machines import MACHINES, PRICES_AS_OF
 from launcher.job.prices import PriceList
 from launcher.job.spec import Job
-from launcher.run import launch
-from launcher.supervision.supervisor import Supervisor
-from launcher.target import load_job
+from launcher.plan import request_of
 from launcher.views import plan
 from tests.launcher.job.job_fields import Fields, jobs
 from tests.launcher.job.limits_table import base_job
-from trainer.rundir.directory import RunDirectory
 
 CATALOGUE = PriceList(MACHINES, PRICES_AS_OF)
 
@@ -53,93 +45,13 @@ def printed(*arguments: str) -> str:
     return answer.stdout
 
 
-class Sent:
-    """An API that only keeps what it is sent: a supervisor's requests, as their one text."""
-
-    region, endpoint = "us-central1", "https://example.com"
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-
-BUCKETS = ["regions=[us-central1]", "checkpoint.buckets={us-central1: gs://central/runs}"]
-
-
-@pytest.mark.parametrize("overrides", [[], ["pools.1.replicas=7"], ["env={A: $(HOME) é}"], BUCKETS])
-def test_it_is_byte_for_byte_what_launch_sends(
-    job_file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, overrides: list[str]
-) -> None:
-    # The token is the one thing that a plan cannot know: launch is given the word that the plan
-    # shows in its place, and then nothing may differ.
-    sent = Sent()
-    monkeypatch.setattr("launcher.home.new_secret", lambda: customjob.REDACTED)
-    monkeypatch.setattr("launcher.target.Jobs", lambda *where: sent)
-    monkeypatch.setattr(
-        Supervisor,
-        "run",
-        lambda self: sent.texts.append(
-            customjob.serialise(self._request(1, self._terms.choices[0]))
-        ),
-    )
-    output = f"output={tmp_path}/runs"
-    options = [part for text in [output, *overrides] for part in ("--set", text)]
-    shown = printed(job_file, "--run-id", "llama-1", "--format", "json", *options)
-    job = load_job(job_file, [output, *overrides])
-    monkeypatch.setattr("launcher.draft.require_fit", lambda job, target: None)
-    launch(job, "vertex", "llama-1")._thread.join()
-    assert sent.texts == [shown]
-
-
-class Wire(BaseHTTPRequestHandler):
-    """Keeps the bodies that are posted, and answers like the API."""
-
-    bodies: ClassVar[list[str]] = []
-
-    def do_POST(self) -> None:
-        self.bodies.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b'{"name": "projects/p/locations/r/customJobs/1", "state": 1}')
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Says nothing."""
-
-
-def test_what_reaches_the_wire_means_what_the_plan_says(job_file: str) -> None:
-    # Google's client encodes in its own way: enums as integers, no spaces, nothing empty.
-    from google.cloud.aiplatform_v1.types import CustomJob
-
-    shown = printed(job_file, "--run-id", "llama-1")
-    with HTTPServer(("127.0.0.1", 0), Wire) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            endpoint = f"http://127.0.0.1:{server.server_port}"
-            Jobs("my-project", "us-central1", endpoint).submit(json.loads(shown))
-        finally:
-            server.shutdown()
-            thread.join()
-    assert len(Wire.bodies) == 1
-    assert CustomJob.from_json(Wire.bodies.pop()) == CustomJob.from_json(shown)
-
-
-@pytest.mark.parametrize(
-    "output", [None, "/tmp/runs/", "runs", "~/runs", "gs://b/runs/", "gs://b", "file:///tmp/runs"]
-)
-def test_it_knows_the_run_directory_that_launch_makes(output: str | None) -> None:
-    known = home.directory_url("one-1", output)
-    if not known.startswith("gs://"):
-        assert known == RunDirectory(known).url == home.directory_for("one-1", output).url
-    assert known.endswith("/one-1") and "//one" not in known
-
-
 def test_yaml_says_the_same(job_file: str) -> None:
     assert yaml.safe_load(printed(job_file, "--format", "yaml")) == json.loads(printed(job_file))
 
 
 @given(jobs())
 def test_yaml_says_the_same_of_every_job(fields: Fields) -> None:
-    request = plan.request_of(Job.model_validate(fields), "run-1")
+    request = request_of(Job.model_validate(fields), "run-1")
     assert yaml.safe_load(plan.as_yaml(request)) == request
 
 
@@ -250,8 +162,6 @@ def test_own_prices_are_used_and_named(job_file: str, tmp_path: Path, swell_home
 @given(jobs())
 def test_every_job_has_a_table(fields: Fields) -> None:
     job = Job.model_validate(fields)
-    for line in plan.lines(job, CATALOGUE):
-        assert (line.saving is None) == (line.spot is None or line.on_demand is None)
     text = plan.table(job, CATALOGUE)
     assert all(pool.machine in text for pool in job.pools)
 
@@ -309,9 +219,3 @@ def test_warnings_go_beside_the_request_and_do_not_stop_it(job_file: str) -> Non
     assert answer.exit_code == 0
     json.loads(answer.stdout)
     assert answer.stderr.startswith(f"swell: warning: {job_file}:7: pools: mix NVIDIA_TESLA_A100")
-
-
-def test_every_price_in_the_catalogue_is_a_price() -> None:
-    for machine in MACHINES.values():
-        for price in (machine.spot, machine.on_demand):
-            assert price is None or (isinstance(price, Price) and price.usd_per_hour > 0)
