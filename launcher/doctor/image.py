@@ -27,7 +27,7 @@ class ImageError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Finding:
+class Judgement:
     """One thing that was looked at.
 
     Attributes:
@@ -41,7 +41,7 @@ class Finding:
     detail: str
 
 
-def check_image(image: str) -> list[Finding]:
+def check_image(image: str) -> list[Judgement]:
     """Looks at an image and runs it.
 
     Raises ImageError when there is no engine, no such image, or it cannot be run at all.
@@ -63,7 +63,7 @@ def check_image(image: str) -> list[Finding]:
 
 def judge(
     inspected: dict[str, Any], said: subprocess.CompletedProcess[str], own_version: str
-) -> list[Finding]:
+) -> list[Judgement]:
     """Returns what is to be said of an image.
 
     Args:
@@ -76,36 +76,36 @@ def judge(
 
 def _judge(
     inspected: dict[str, Any], said: subprocess.CompletedProcess[str], own_version: str
-) -> Iterator[Finding]:
+) -> Iterator[Judgement]:
     config = inspected.get("Config") or {}
     entry, arguments = config.get("Entrypoint") or [], config.get("Cmd") or []
     if any(word.rpartition("/")[2] == AGENT for word in entry):
-        yield Finding("entry point", True, " ".join(entry))
+        yield Judgement("entry point", True, " ".join(entry))
     else:
         found = " ".join(entry) or "none"
         remedy = f'does not start {AGENT}; write ENTRYPOINT ["tini", "--", "{AGENT}"]'
-        yield Finding("entry point", False, f"{found} {remedy}")
+        yield Judgement("entry point", False, f"{found} {remedy}")
     program = " ".join(arguments)
-    yield Finding("program", True, program or "none of its own: the job file says what runs")
+    yield Judgement("program", True, program or "none of its own: the job file says what runs")
     user = str(config.get("User") or "root")
     root = user.split(":")[0] in ("root", "0")
     remedy = f"{user}; end the Dockerfile with USER 10001:10001" if root else user
-    yield Finding("user", not root, remedy)
-    yield Finding("size", True, f"{int(inspected.get('Size') or 0) / 1e9:.2f} GB on disk")
+    yield Judgement("user", not root, remedy)
+    yield Judgement("size", True, f"{int(inspected.get('Size') or 0) / 1e9:.2f} GB on disk")
     try:
         health = json.loads(said.stdout.strip().splitlines()[-1]) if not said.returncode else None
     except (ValueError, IndexError):
         health = None
     if not isinstance(health, dict):
-        yield Finding("training", False, commands.last_line(said))
+        yield Judgement("training", False, commands.last_line(said))
         return
     nccl = ", NCCL" if health.get("nccl") else ""
     names = {"Python": "python", "PyTorch": "torch", "Horovod": "horovod"}
     parts = (f"{name} {health.get(key)}" for name, key in names.items())
-    yield Finding("training", True, f"hvd.init and an allreduce work: {', '.join(parts)}{nccl}")
+    yield Judgement("training", True, f"hvd.init and an allreduce work: {', '.join(parts)}{nccl}")
     same = health.get("swell") == own_version
     remedy = "" if same else f"; this launcher is {own_version}, build the image from the same"
-    yield Finding("Swell", same, f"{health.get('swell')}{remedy}")
+    yield Judgement("Swell", same, f"{health.get('swell')}{remedy}")
 
 
 def _inspect(engine: str, image: str, environment: dict[str, str]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from launcher import home
 from launcher.api.vertex import Jobs, JobState, runs_among
 from launcher.states import State, info_of
 from launcher.status.status import read_status
+from launcher.views.output import print_wide
 from trainer.rundir.directory import RunDirectory
 
 READERS = 8  # run directories read at once; on an object store each is some requests
@@ -179,9 +180,4 @@ def print_runs(console: Console, rows: Sequence[Row], asked: bool) -> None:
         state = Text(row["state"], style=info_of(row["state"]).colour)
         api = [str(row["api_state"] or "-").lower()] if asked else []
         table.add_row(row["run"], state, step, row["target"], created, *api)
-    # As wide as it needs to be: ids are there to be copied, not to be cut or folded.
-    wide = Console(file=console.file, force_terminal=console.is_terminal, width=1000)
-    with wide.capture() as captured:
-        wide.print(table)
-    lines = [line.rstrip() for line in captured.get().splitlines()]
-    print("\n".join(lines), file=console.file, flush=True)
+    print_wide(console, table)

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from launcher.api.transport import is_emulator
 from launcher.states import info_of
+from launcher.views.output import unpadded
 from launcher.words import count, number, one_line, span
 
 _ATTEMPTS = 5
@@ -33,10 +34,8 @@ def print_summary(
     if console.is_terminal:
         _print(console, status, where, seconds)
         return
-    with console.capture() as captured:
+    with unpadded(console):
         _print(console, status, where, seconds)
-    lines = [line.rstrip() for line in captured.get().splitlines()]
-    print("\n".join(lines), file=console.file, flush=True)
 
 
 def _print(console: Console, status: dict[str, Any], where: str, seconds: float | None) -> None:
