@@ -18,8 +18,8 @@ _CAUSES = {
 }
 
 
-def tell(event: Event) -> str | None:
-    """Returns what ``event`` means in plain words.
+def line_of(event: Event) -> str | None:
+    """Returns ``event`` in plain words.
 
     None when it is not worth a line, or not of the documented form.
     """

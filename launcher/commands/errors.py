@@ -1,4 +1,4 @@
-"""What a user can mend becomes one line and an exit code, never a traceback."""
+"""Mistakes that a user can fix become one line and an exit code, never a traceback."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def user_errors(*, offline: bool = False) -> Iterator[None]:
     """Turns the errors of a command into lines for its user and the command's exit code.
 
     Args:
-        offline: the command uses none of the libraries that talk of themselves.
+        offline: the command uses none of the libraries that log what they also raise.
     """
     if not offline:
         _silence_libraries()

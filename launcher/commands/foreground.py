@@ -85,7 +85,7 @@ def _see(run: Run, console: Console, stops: _Stops, as_json: bool) -> str:
     record = run.directory.run()
     replicas, started = Job.model_validate(record["spec"]).replicas(), float(record["created"])
     with _view(console, Scene(run.id, replicas, started)) as view:
-        view.say(f"run {run.id} ({record.get('target')}) in {run.directory.url}")
+        view.show(f"run {run.id} ({record.get('target')}) in {run.directory.url}")
         outcome = _follow(run, view, stops)
     status = read_status(run.directory)
     print_summary(console, status, run.directory.url, time.time() - started)
@@ -107,7 +107,9 @@ def _follow(run: Run, view: View, stops: _Stops) -> Outcome:
     while True:
         if stops.count and not cancelled:
             cancelled = True
-            view.say("cancelling the run; to leave one going, start it with: swell launch --detach")
+            view.show(
+                "cancelling the run; to leave one going, start it with: swell launch --detach"
+            )
             run.cancel("cancelled by Ctrl-C or a signal")
         if stops.count > 1:
             run.abandon()

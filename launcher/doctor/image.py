@@ -64,7 +64,7 @@ def check_image(image: str) -> list[Judgement]:
 def judge(
     inspected: dict[str, Any], said: subprocess.CompletedProcess[str], own_version: str
 ) -> list[Judgement]:
-    """Returns what is to be said of an image.
+    """Returns what there is to say about an image.
 
     Args:
         inspected: what the engine says of it.

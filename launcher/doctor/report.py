@@ -25,7 +25,7 @@ def print_findings(console: Console, findings: Sequence[tuple[str, Finding]]) ->
         mark, style = MARKS[finding.verdict]
         said = finding.said if finding.verdict != "unknown" else f"could not check: {finding.said}"
         line = Text.assemble((mark, style), f"  {name:{width}}  {said}")
-        # The terminal wraps, not we: a command that is to be copied stays one line.
+        # The terminal wraps, not we: a command stays one line, to be copied.
         console.print(line, soft_wrap=True)
         if finding.fix:
             fix = Text(f"{'':{len(mark) + 2 + width}}  → {finding.fix}", style="bold")

@@ -141,8 +141,7 @@ def regional(cloud: Cloud, bucket: str, regions: list[str]) -> Finding:
     if location in regions:
         return passed(f"gs://{bucket} is in {location}; attempts elsewhere pay for the way there")
     return failed(
-        f"gs://{bucket} is in {location or 'no region that it tells'}, the job in "
-        f"{', '.join(regions)}",
+        f"gs://{bucket} is in {location or 'an unknown region'}, the job in {', '.join(regions)}",
         f"write regions: [{location}], or make a bucket: {create}",
     )
 
@@ -260,7 +259,7 @@ def quota(cloud: Cloud, metric: str, region: str, need: int) -> Finding:
         return refused(error) if error.code != 404 else unknown(f"{metric} is not known")
     limit = _limit(answer, region)
     if limit is None:
-        return unknown(f"{metric}: no limit is told for {region}")
+        return unknown(f"{metric}: there is no limit on record for {region}")
     if limit == -1 or limit >= need:
         known = "unlimited" if limit == -1 else str(limit)
         return passed(f"{metric} is {known}, the job needs {need} (others' use is not counted)")

@@ -18,8 +18,8 @@ from trainer.rundir.events import read_events
 def list_checkpoints(run_dir: RunDirectory, verify: bool) -> list[dict[str, Any]]:
     """Returns ``{"step", "bytes", "age", "world_size", "valid", "reason", "url"}`` by step.
 
-    ``age`` is in seconds, None where no event tells it. ``valid`` is None unless ``verify``
-    is true or the manifest itself is damaged.
+    ``age`` is in seconds, None where no event says when it was written. ``valid`` is None unless
+    ``verify`` is true or the manifest itself is damaged.
     """
     from trainer.checkpoints.manifest import folder_of, read_manifest
     from trainer.checkpoints.restore import read_shard

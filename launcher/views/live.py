@@ -18,12 +18,12 @@ from launcher.records import EventRecord
 from launcher.states import info_of
 from launcher.status.history import History
 from launcher.status.status import Outcome, state_of
-from launcher.words import at_clock, count, number, one_line, span, tell
+from launcher.words import at_clock, count, line_of, number, one_line, span
 from trainer.rundir.events import Event
 
 RECENT = 6  # things that just happened
 PROGRESS_EVERY = 10.0  # seconds between two plain progress lines
-# Frequent, and told better by the rest of the view.
+# Frequent, and shown better by the rest of the view.
 QUIET = frozenset({"steps", "evaluated", "checkpoint_committed", "leader_changed", "paused"})
 _SIGNS = {
     "active": ("●", "green"),
@@ -37,7 +37,7 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 class Scene:
-    """What a view tells: the run's history, and the lines of what just happened.
+    """What a view shows: the run's history, and the lines of what just happened.
 
     Args:
         run_id: the run's id.
@@ -63,16 +63,16 @@ class Scene:
             record = EventRecord.of(event)
             if record.event == "steps" and record.metrics:
                 self._add_losses(record.first, record.metrics.get("loss"))
-            told = None if record.event in QUIET else tell(event)
-            if told:
-                lines.append((record.time, told))
+            line = None if record.event in QUIET else line_of(event)
+            if line:
+                lines.append((record.time, line))
         self.recent.extend(lines)
         return lines
 
     def _add_losses(self, first: int | None, values: object) -> None:
         if first is None or not isinstance(values, list):
             return
-        new = values[max(0, self._plotted + 1 - first) :]  # a step may be told twice
+        new = values[max(0, self._plotted + 1 - first) :]  # a step may be reported twice
         self.losses.extend(v for v in new if isinstance(v, int | float))
         self._plotted = max(self._plotted, first + len(values) - 1)
 
@@ -186,12 +186,12 @@ def sparkline(values: list[float], width: int) -> str:
 
 
 class View(Protocol):
-    """Shows a run's scene as it goes on."""
+    """Shows a run as it goes on."""
 
     def update(self, events: list[Event], attempt: dict[str, Any], outcome: Outcome | None) -> None:
         """Takes in new events, the last attempt and how the run ended, if it has."""
 
-    def say(self, line: str) -> None:
+    def show(self, line: str) -> None:
         """Shows one line of the launcher's own."""
 
 
@@ -216,7 +216,7 @@ class LiveView:
         self._scene.add(events)
         self._scene.state = state_of(self._scene.history, attempt, outcome)
 
-    def say(self, line: str) -> None:
+    def show(self, line: str) -> None:
         """See View."""
         self._live.console.print(Text(line))
 
@@ -258,7 +258,7 @@ class PlainView:
                 + one_line(", ".join([f"step {history.step:,}{total}", *shown]))
             )
 
-    def say(self, line: str) -> None:
+    def show(self, line: str) -> None:
         """See View."""
         self._write(line)
 

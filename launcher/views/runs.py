@@ -80,7 +80,7 @@ def list_runs(
         since: only runs made from then on, in Unix seconds.
         regions: only runs whose last CustomJob is in one of these; all if empty.
         limit: at most so many.
-        report: told about a run that cannot be read.
+        report: called with a line about each run that cannot be read.
 
     Raises ApiError.
     """

@@ -18,7 +18,7 @@ from launcher.status.status import Outcome, state_of
 from launcher.supervision.attempt import ENDED, SUBMITTING
 from launcher.supervision.webhook import end_message
 from launcher.views.runs import STATE_OF_JOB
-from launcher.words import tell
+from launcher.words import line_of
 from trainer.rundir.events import Event
 from trainer.rundir.names import OutcomeState
 
@@ -61,7 +61,7 @@ def test_a_colour_is_one(state: str) -> None:
 @pytest.mark.parametrize("state", ENDS)
 def test_terminal_and_webhook_say_the_same_of_an_end(state: str) -> None:
     ending = STATES[state].ending
-    assert tell({"event": "finished", "time": 1.0, "state": state}) == f"the run {ending}"
+    assert line_of({"event": "finished", "time": 1.0, "state": state}) == f"the run {ending}"
     assert end_message({"state": state})["text"] == ending
 
 

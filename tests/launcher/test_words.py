@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from launcher.words import number, span, tell
+from launcher.words import line_of, number, span
 from trainer.rundir.events import CAUSES, Event
 
 
@@ -14,7 +14,7 @@ def event(name: str, **fields: Any) -> Event:
     return {"event": name, "time": 1.0, **fields}
 
 
-TOLD = [
+WORTH_A_LINE = [
     (
         event("attempt_started", attempt=2, job="j", region="us-east1", choice="spot, us-east1"),
         "attempt 2: CustomJob submitted in spot, us-east1",
@@ -55,27 +55,27 @@ TOLD = [
 ]
 
 
-@pytest.mark.parametrize(("happened", "line"), TOLD)
+@pytest.mark.parametrize(("happened", "line"), WORTH_A_LINE)
 def test_what_is_worth_a_line(happened: Event, line: str) -> None:
-    assert tell(happened) == line
+    assert line_of(happened) == line
 
 
 @pytest.mark.parametrize("cause", CAUSES)
 def test_every_cause_has_its_words(cause: str) -> None:
-    assert tell(event("generation_formed", generation=2, world_size=3, cause=cause))
+    assert line_of(event("generation_formed", generation=2, world_size=3, cause=cause))
 
 
-def test_events_that_are_not_as_documented_are_not_told() -> None:
-    assert tell(event("resumed")) is None
-    assert tell(event("generation_formed", generation=1, world_size=2, cause="x")) is None
-    assert tell(event("generation_formed", generation=1, world_size="2", cause="loss")) is None
-    assert tell(event("loss", member=["a"])) is None
-    assert tell(event("finished", state="of a newer version")) is None
-    assert tell(event("unheard_of")) is None
+def test_events_that_are_not_as_documented_have_no_line() -> None:
+    assert line_of(event("resumed")) is None
+    assert line_of(event("generation_formed", generation=1, world_size=2, cause="x")) is None
+    assert line_of(event("generation_formed", generation=1, world_size="2", cause="loss")) is None
+    assert line_of(event("loss", member=["a"])) is None
+    assert line_of(event("finished", state="of a newer version")) is None
+    assert line_of(event("unheard_of")) is None
 
 
 def test_what_is_damaged_beside_the_point_is_left_out() -> None:
-    assert tell(event("loss", member="a", reason=5, step="x")) == "a is lost"
+    assert line_of(event("loss", member="a", reason=5, step="x")) == "a is lost"
 
 
 def test_spans_are_read_by_people() -> None:
@@ -91,4 +91,4 @@ def test_spans_are_read_by_people() -> None:
 def test_a_metric_may_have_diverged() -> None:
     values = (3.0, 1234.5, 0.25, 1e-5, float("nan"), float("-inf"))
     assert [number(v) for v in values] == ["3", "1234", "0.25", "1.00e-05", "nan", "-inf"]
-    assert tell(event("evaluated", step=1, metrics={"loss": float("inf")}))
+    assert line_of(event("evaluated", step=1, metrics={"loss": float("inf")}))
