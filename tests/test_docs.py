@@ -44,12 +44,12 @@ def prose(page: Path) -> Iterator[str]:
             yield line
 
 
-def anchors(page: Path) -> set[str]:
+def anchors(page: Path) -> list[str]:
     """What a link may name after #: the headings, as forges make anchors of them."""
     headings = [line.lstrip("#") for line in prose(page) if re.match("#+ ", line)]
-    return {
+    return [
         re.sub(r"[^\w -]", "", heading.strip().lower()).replace(" ", "-") for heading in headings
-    }
+    ]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
@@ -84,6 +84,11 @@ def is_there(name: str) -> bool:
             has = module.read_text()
             return all(re.search(rf"\b{part}\b", has) for part in parts[count:])
     return False
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=named)
+def test_no_two_headings_are_alike(page: Path) -> None:
+    assert sorted(anchors(page)) == sorted(set(anchors(page))), "a link could mean either"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)

@@ -13,7 +13,7 @@ from launcher.job.spec import Job, TargetName
 def checks_of(
     job: Job, target: TargetName, environment: Mapping[str, str] = os.environ
 ) -> list[Check]:
-    """Returns the checks, in the order in which they are told of.
+    """Returns the checks, in the order in which they are shown.
 
     Args:
         job: one that ``launcher.job.fitness`` has nothing to say against.

@@ -17,13 +17,13 @@ from launcher.api.apierror import ApiError
 from launcher.api.vertex import Jobs, JobState
 from launcher.cli import app
 from launcher.job import customjob
-from launcher.job.jobfile import load_job
 from launcher.job.machines import MACHINES, PRICES_AS_OF
 from launcher.job.prices import PriceList
 from launcher.job.spec import Job
 from launcher.local.buckets import LocalBuckets
 from launcher.plan import costs, quotas
 from launcher.run import launch
+from launcher.target import load_job
 from tests.launcher.job.job_fields import Fields, jobs
 from tests.launcher.job.limits_table import base_job
 from trainer.rundir.directory import RunDirectory

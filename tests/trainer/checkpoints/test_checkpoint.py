@@ -463,7 +463,7 @@ def test_a_manifest_of_before_leaders_had_terms_is_read(saved: Saved) -> None:
     sign(saved, lambda manifest: manifest["about"].update(leader_epoch=3))
     about = read_manifest(saved.run_dir, 2).about
     assert about["leader_term"] == 3 and "leader_epoch" not in about
-    assert (saved.checkpointer.load_newest() or ({}, 0))[1] == 2
+    assert (saved.newest() or ({}, 0))[1] == 2
 
 
 @pytest.mark.parametrize("data", [b"", b"no safetensors", b"\xff" * 600, save_tensors({})])

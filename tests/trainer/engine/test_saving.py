@@ -32,7 +32,7 @@ class Worker:
         channel = LoneChannel(lambda op, fields: self.told.append((op, fields)))
         channel.aborted = lambda generation: lost  # type: ignore[method-assign]
         generations = Generations(channel)
-        generations.number, generations.leader_epoch = 7, 3
+        generations.number, generations.leader_term = 7, 3
         generations.rank, generations.size = rank, size
         session = Session(
             run_dir_url=None if path is None else str(path),
@@ -80,7 +80,7 @@ def test_a_checkpoint_says_where_it_comes_from(tmp_path: Path) -> None:
     worker.at(4).finish()
     found = manifest(tmp_path, 4)
     assert found.writing == "000003-000007-w1"
-    told = {"generation": 7, "leader_epoch": 3, "job_sha256": "of the job", "epoch": 5}
+    told = {"generation": 7, "leader_term": 3, "job_sha256": "of the job", "epoch": 5}
     assert told.items() <= found.about.items()
 
 
