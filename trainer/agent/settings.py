@@ -15,7 +15,7 @@ from trainer.protocol.session import CheckpointSettings, CodeSettings, Program
 from trainer.rundir.bundle import is_plain
 
 _UNKNOWN = "unexpected_keyword_argument"  # pydantic's word for it
-# Nothing is converted, in what is nested neither: whoever wrote another type meant something else.
+# Nothing is converted, at any depth: whoever wrote another type meant something else.
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 

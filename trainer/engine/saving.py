@@ -3,7 +3,7 @@
 It serves a loop over steps and an Elastic Horovod script alike: both come to places where all
 ranks hold the same state, and both ask there whether a checkpoint is due. Three worlds write::
 
-    1-7        all ranks, after the same step             save, finish
+    1-7        all ranks, after the same step              save, finish
     1-7-left   those who are left of it, between worlds    save_left
     1-7-alone  rank 0, at the end, if another was lost      finish
 
