@@ -22,7 +22,6 @@ from launcher.emulator.vms.cluster_spec import FORMS
 from launcher.emulator.vms.metadata import ACCESS_TOKEN
 from launcher.emulator.vms.places import KINDS, missing
 from launcher.emulator.vms.processes import adopt_orphans, kill_children
-from launcher.job.jobfile import load_market
 from launcher.job.marketfile import Market
 from launcher.job.sizes import parse_size
 
@@ -34,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     try:
-        market = load_market(str(options.market)) if options.market else Market()
+        market = _market(options.market)
         if why := missing(options.vm):
             raise ValueError(f"--vm {options.vm}: {why}")
         return asyncio.run(_serve(options, market))
@@ -42,6 +41,14 @@ def main(arguments: list[str] | None = None) -> int:
         for line in str(error).splitlines():
             print(f"swell emulator: {line}", file=sys.stderr)
         return 2
+
+
+def _market(file: Path | None) -> Market:
+    if file is None:
+        return Market()
+    from launcher.job.jobfile import load_market  # what job files are made of takes a while
+
+    return load_market(str(file))
 
 
 def _parser() -> argparse.ArgumentParser:

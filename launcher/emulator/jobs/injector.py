@@ -6,14 +6,16 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from launcher.emulator.jobs.lifecycle import Replica, ReplicaState
 from launcher.emulator.market.exchange import Exchange
 from launcher.emulator.market.incidents import Action, Incident, Progress, due, needs_steps
-from launcher.emulator.market.steps import StepReader
 from launcher.emulator.resources import customjobs
 from launcher.emulator.resources.customjobs import JobState, Json
+
+if TYPE_CHECKING:
+    from launcher.emulator.market.steps import StepReader
 
 POLL = 0.25  # seconds
 
@@ -61,7 +63,7 @@ class IncidentInjector:
         if not self._incidents:
             return
         since, step = self._exchange.now, 0
-        steps = StepReader(self._output)
+        steps = await asyncio.to_thread(_step_reader, self._output)
         while not job.ending and not all(past.over for past in self._progress):
             if needs_steps(self._incidents, self._progress):
                 step = await asyncio.to_thread(steps.completed)
@@ -101,3 +103,9 @@ class IncidentInjector:
         if replica and replica.withheld:
             job.restore(incident.replica)
         self._exchange.save()
+
+
+def _step_reader(output: str | None) -> StepReader:
+    from launcher.emulator.market.steps import StepReader  # fsspec: not for every emulator
+
+    return StepReader(output)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.emulator import __main__ as command
 from tests.launcher.emulator.running import Emulator, pool, wait_for
 
 Start = Callable[..., Emulator]
@@ -114,8 +115,8 @@ def test_its_state_keeps_secrets_to_itself(emulator: Emulator) -> None:
 
 
 def run(*options: str, stdin: int | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "launcher.emulator", *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=stdin)
+    argv = [sys.executable, "-m", "launcher.emulator", *options]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, stdin=stdin)
 
 
 def test_a_second_emulator_does_not_touch_a_state_directory_in_use(emulator: Emulator) -> None:
@@ -131,12 +132,13 @@ def test_an_input_that_is_at_its_end_stops_it_at_once(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["endpoint"].startswith("http://127.0.0.1:")
 
 
-def test_a_market_that_is_wrong_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_market_that_is_wrong_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     market = tmp_path / "market.json"
     market.write_text(json.dumps([{"at": "20s", "preempt": "worker-1"}]))
-    refused = run("--state", str(tmp_path / "state"), "--market", str(market))
-    assert refused.returncode == 2
-    assert refused.stderr == (
+    assert command.main(["--state", str(tmp_path / "state"), "--market", str(market)]) == 2
+    assert capsys.readouterr().err == (
         f"swell emulator: {market}:1: 0.preempt: 'worker-1' is not a replica; "
         "write one such as workerpool1-0\n"
     )
