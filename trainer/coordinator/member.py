@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from trainer.protocol.signals import Progress
 from trainer.protocol.world import MemberId
 
+NEVER = -math.inf  # a time before all others: the clock may be at any, also below zero
+
 
 class State(enum.Enum):
     """Where a member stands."""
@@ -38,8 +40,8 @@ class Member:
     slots: int
     state: State
     heard: float
-    ready_since: float = 0.0
-    expected_until: float = 0.0  # its spare is about to be ready
+    ready_since: float = NEVER
+    expected_until: float = NEVER  # its spare is about to be ready
     drain_until: float = math.inf
     rank: float = math.inf  # its place in the newest world: survivors keep their order
     # In the generation that is forming, running or stopping:

@@ -48,7 +48,7 @@ from typing import Any
 
 from trainer.coordinator.limits import Limits, Timeouts
 from trainer.coordinator.liveness import Pace, forming_limit, overdue, why_hung, why_lost
-from trainer.coordinator.member import Member, Phase, State, enough_since, slots_in
+from trainer.coordinator.member import NEVER, Member, Phase, State, enough_since, slots_in
 from trainer.coordinator.reformation import Reformation
 from trainer.coordinator.roster import Roster
 from trainer.coordinator.team import Team
@@ -207,7 +207,7 @@ class Membership:
         member.stopped = True
 
     def _ready(self, member: Member, now: float) -> None:
-        member.expected_until = 0.0
+        member.expected_until = NEVER
         member.leaving_since = None
         if member.state is State.JOINING:
             member.state = State.READY
@@ -232,7 +232,7 @@ class Membership:
             self._emit("loss", member, event.reason)
         if member.state is not State.DRAINING:
             member.state = State.JOINING
-            member.expected_until = now + self.limits.hold_off if event.spare else 0.0
+            member.expected_until = now + self.limits.hold_off if event.spare else NEVER
         member.clean = False
         self._tear(member, now)
         if member.slots == 1 or member.state is State.DRAINING:
@@ -339,7 +339,7 @@ class Membership:
                 if overdue([member], now - since, timeouts, self.limits):
                     member.leaving_since = None
                     self._out.append(signals.Replace(member.id))
-            elif reason := why_hung(member, now, 0.0, timeouts):
+            elif reason := why_hung(member, now, NEVER, timeouts):
                 self._hang(member, reason)
                 member.frozen_since = None
                 self._out.append(signals.Replace(member.id))

@@ -28,7 +28,7 @@ class Run:
         **limits: Any,
     ) -> None:
         fixed = Limits(**{"min_workers": 1, "max_workers": 8, **limits})
-        self.now = 100.0
+        self.now = -100.0  # whatever the clock, only differences count
         self.machine = Membership(fixed, expected, self.now, last_generation, deposed)
         self.orders: list[signals.Command] = []
         self.events: list[signals.Emit] = []

@@ -170,7 +170,7 @@ class Simulation:
     def __init__(self, limits: Limits, expected: int) -> None:
         self.limits = limits
         self.expected = expected
-        self.now = 0.0
+        self.now = -60.0  # whatever the clock, only differences count
         self.machine = Membership(limits, expected, self.now)
         self.agents: list[Agent] = []
         self.emitted: list[signals.Emit] = []
