@@ -64,6 +64,10 @@ RULES = {
         ["launcher.job", "trainer"],
         "it stands in for Vertex AI, which does not know who asks",
     ),
+    "launcher.emulator.storage": (
+        ["launcher.job.durations"],
+        "it stands in for Cloud Storage, and may become a package of its own",
+    ),
 }
 # These are imported where torch is not installed, or takes too long.
 WITHOUT_TORCH = (
