@@ -58,10 +58,11 @@ def train(channel: Any, rank: int, balance: str, steps: int) -> list[float]:
 def step_seconds(balance: str, steps: int) -> float:
     """The median time of a step in a world of the two workers."""
     from tests.trainer.ranks import formed, workers
+    from trainer.protocol.messages import Done
 
     with workers(train, [0, balance, steps], [1, balance, steps]) as two:
         with formed(1, two):
-            two[0].until("done")
+            two[0].until(Done)
         seconds: list[float] = two[0].exit()
         two[1].exit()
     return statistics.median(seconds)

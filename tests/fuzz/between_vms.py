@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import json
 import os
 import threading
 from typing import Any
@@ -16,14 +17,15 @@ from tests.fuzz.inputs import damaged, json_of
 from tests.fuzz.target import LOOP, target
 from trainer.agent import preemption
 from trainer.agent.agent import Agent
+from trainer.agent.generation import Generation
 from trainer.agent.process import WorkerProcess
 from trainer.agent.rendezvous import Rendezvous
 from trainer.agent.replica import Replica, parse_cluster_spec
 from trainer.agent.settings import Settings
 from trainer.coordinator.limits import Limits
 from trainer.coordinator.membership import Membership
+from trainer.protocol import messages, wire
 from trainer.protocol import swell_pb2 as pb
-from trainer.protocol import wire
 from trainer.protocol.channel import AgentChannel
 from trainer.protocol.credentials import Credentials, new_secret
 from trainer.protocol.mesh import Mesh, lengthen, shorten
@@ -235,18 +237,25 @@ class _Worker(WorkerProcess):
         pass
 
 
-TOLD: list[dict[str, Any]] = [
-    {"op": "alive", "waiting": True},
-    {"op": "ready"},
-    {"op": "started", "generation": 1, "step": 4, "idle": 0.5},
-    {"op": "progress", "step": 5},
-    {"op": "received", "bytes": 100},
-    {"op": "steps", "generation": 1, "first": 1, "metrics": {"loss": [1.0]}},
-    {"op": "stopped", "generation": 1, "step": 5, "clean": True, "failed": ""},
-    {"op": "done", "generation": 1, "step": 9, "metrics": {"loss": 0.1}},
-    {"op": "failed", "reason": "x"},
-    {"op": "event", "event": "evaluated", "step": 5, "metrics": {"loss": 0.1}},
-]
+def records(*said: messages.Message) -> list[dict[str, Any]]:
+    """The messages as JSON, for something to go wrong in them."""
+    return [json.loads(messages.encode(one)) for one in said]
+
+
+FORM = pb.Form(world=WORLD, gloo_timeout=30.0)
+TOLD = records(
+    messages.Alive(waiting=True),
+    messages.Ready(),
+    messages.Started(generation=1, rank=0, step=4, idle=0.5, bytes=100, seconds=0.1),
+    messages.Progress(generation=1, step=5, saving=0.5),
+    messages.Received(generation=1, bytes=100),
+    messages.Steps(generation=1, first=1, metrics={"loss": [1.0]}, total_steps=9),
+    messages.Stopped(generation=1, step=5, clean=True, failed=""),
+    messages.Saved(step=5),
+    messages.Done(generation=1, rank=0, step=9, metrics={"loss": 0.1}),
+    messages.Failed("x"),
+    messages.Event("evaluated", {"step": 5, "metrics": {"loss": 0.1}}),
+)
 
 
 @target(st.lists(json_of(*TOLD), max_size=4))
@@ -255,6 +264,8 @@ def what_a_worker_tells_its_agent(lines: list[bytes]) -> None:
         replica = Replica("workerpool0-0", "127.0.0.1", "lo", 1, 1)
         run_dir = RunDirectory("memory://fuzz-agent")
         agent = Agent(replica, run_dir, Settings(Program(task="a:B")), CREDENTIALS, {})
+        agent._generation = Generation(FORM, A, lambda row: None)
+        agent._slots.fill_soon = lambda: None  # type: ignore[method-assign]
         worker = _Worker(0, 1)
         worker.rank = 0
         worker._process = _Process()  # type: ignore[assignment]
@@ -273,13 +284,13 @@ def what_a_worker_tells_its_agent(lines: list[bytes]) -> None:
     LOOP.run_until_complete(listen())
 
 
-ORDERS: list[dict[str, Any]] = [
-    {"op": "form", "generation": 2, "term": 1, "env": {"A": "b"}, "addresses": ["10.0.0.1"]},
-    {"op": "pause", "generation": 2},
-    {"op": "abort", "generation": 2},
-    {"op": "save"},
-    {"op": "exit"},
-]
+ORDERS = records(
+    messages.Form(generation=2, env={"A": "b"}, addresses=("10.0.0.1",), term=1),
+    messages.Pause(generation=2),
+    messages.Abort(generation=2),
+    messages.Save(rank=0, size=1, until=9.0),
+    messages.Exit(),
+)
 
 
 @target(st.lists(json_of(*ORDERS), max_size=4))

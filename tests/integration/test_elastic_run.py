@@ -37,14 +37,15 @@ local: {{market: {market}}}
 
 UNDISTURBED = """
 import json, sys
-from trainer.protocol.channel import LoneChannel
 from trainer.loop import fit
+from trainer.protocol.channel import LoneChannel
+from trainer.protocol.messages import Steps
 from trainer.tasks.digits import Digits
 
 losses = []
-def report(op, fields):
-    if op == "steps":
-        losses.extend(fields["metrics"]["loss"])
+def report(message):
+    if isinstance(message, Steps):
+        losses.extend(message.metrics["loss"])
 fit(Digits(epochs=int(sys.argv[1]), batch=64, width=8, dtype="float64"), LoneChannel(report))
 print(json.dumps(losses))
 """

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import json
 import multiprocessing
 import os
 import signal
@@ -19,16 +18,28 @@ import traceback
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, TypeVar
 
 from trainer.agent.environment import horovod_environment
 from trainer.agent.rendezvous import Rendezvous
 from trainer.protocol.channel import AgentChannel
 from trainer.protocol.mesh import Mesh
+from trainer.protocol.messages import (
+    Alive,
+    Exit,
+    Failed,
+    Form,
+    Message,
+    Started,
+    ToWorker,
+    decode,
+    encode,
+)
 from trainer.protocol.world import MemberId, World, arrange
 
 PATIENCE = 60.0  # seconds; only a test that fails waits so long
 GLOO_TIMEOUT = 30.0  # seconds; gloo's own default
+_Kind = TypeVar("_Kind", bound=Message)
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(
@@ -251,28 +262,29 @@ class Worker:
         self._messages = os.fdopen(os.dup(messages.fileno()), "rb")
         messages.close()
 
-    def send(self, op: str, **fields: Any) -> None:
+    def send(self, order: ToWorker) -> None:
         """An order of the agent."""
-        os.write(self._orders.fileno(), json.dumps({"op": op, **fields}).encode() + b"\n")
+        os.write(self._orders.fileno(), encode(order))
 
-    def receive(self) -> dict[str, Any]:
+    def receive(self) -> Message:
         """The next message; signs of life come at any time, and are dropped."""
         while True:
             line = self._messages.readline()
             assert line, f"the worker is gone: {self.process.result()}"
-            message: dict[str, Any] = json.loads(line)
-            if message["op"] != "alive":
+            message = decode(line)
+            assert message is not None, line
+            if not isinstance(message, Alive):
                 return message
 
-    def until(self, op: str) -> dict[str, Any]:
+    def until(self, kind: type[_Kind]) -> _Kind:
         """The next message of this kind; others are dropped."""
-        while (message := self.receive())["op"] != op:
-            assert message["op"] != "failed", message["reason"]
+        while not isinstance(message := self.receive(), kind):
+            assert not isinstance(message, Failed), message.reason
         return message
 
     def exit(self) -> Any:
         """Orders the worker to exit. Returns what its function returned."""
-        self.send("exit")
+        self.send(Exit())
         return self.process.result()
 
     def close(self) -> None:
@@ -308,12 +320,12 @@ def form(meeting: Meeting, members: Sequence[Worker]) -> None:
     """Orders workers into a world, in order of rank."""
     generation = meeting.world.generation
     for worker, env in zip(members, meeting.environments, strict=True):
-        worker.send("form", generation=generation, env=env, addresses=["127.0.0.1"])
+        worker.send(Form(generation, env, ("127.0.0.1",)))
 
 
 @contextmanager
-def formed(generation: int, members: Sequence[Worker]) -> Iterator[list[dict[str, Any]]]:
+def formed(generation: int, members: Sequence[Worker]) -> Iterator[list[Started]]:
     """A world of these workers, each a member of its own. Yields what each started with."""
     with Meeting(world_of(*[1] * len(members), generation=generation)) as meeting:
         form(meeting, members)
-        yield [member.until("started") for member in members]
+        yield [member.until(Started) for member in members]

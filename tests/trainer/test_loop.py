@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 from collections import namedtuple
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -17,13 +18,28 @@ from torch.utils.data import TensorDataset
 
 from tests.trainer.ranks import Worker, alone, formed, workers
 from trainer import Task
-from trainer.protocol.channel import Generation, Save
+from trainer.protocol.messages import (
+    Done,
+    Event,
+    Exit,
+    Form,
+    FromWorker,
+    Message,
+    Ready,
+    Save,
+    Saved,
+    Started,
+    Steps,
+    Stopped,
+    ToWorker,
+)
 from trainer.protocol.session import CheckpointSettings, Session
 
 SAMPLES, BATCH, EPOCHS = 23, 4, 3
 STEPS = EPOCHS * -(-SAMPLES // BATCH)
 Curve = dict[int, float]
 Sample = namedtuple("Sample", "x y")
+_Last = TypeVar("_Last", bound=Message)
 
 
 class Line(Task):
@@ -72,13 +88,13 @@ class Script:
     """A channel that asks for a pause after some steps, and then for a checkpoint."""
 
     def __init__(self, pause_after: int) -> None:
-        self._orders: list[Generation | Save] = [Generation(1), Save()]
+        self._orders: list[ToWorker] = [Form(1, {}, ()), Save()]
         self._pause_after = pause_after
-        self.told: list[dict[str, Any]] = []
+        self.told: list[FromWorker] = []
         self.steps = 0
 
-    def next(self) -> Generation | Save | None:
-        return self._orders.pop(0) if self._orders else None
+    def next(self) -> ToWorker:
+        return self._orders.pop(0) if self._orders else Exit()
 
     def pause_requested(self) -> bool:
         self.steps += 1
@@ -93,23 +109,23 @@ class Script:
     def on_abort(self, callback: Any) -> None:
         return None
 
-    def send(self, op: str, **fields: Any) -> None:
-        self.told.append({"op": op, **fields})
+    def send(self, message: FromWorker) -> None:
+        self.told.append(message)
 
 
-def curve(told: list[dict[str, Any]]) -> Curve:
+def curve(told: Sequence[Message]) -> Curve:
     """The loss of every step that was told of."""
     losses: Curve = {}
     for message in told:
-        if message["op"] == "steps":
-            for number, loss in enumerate(message["metrics"]["loss"], message["first"]):
+        if isinstance(message, Steps):
+            for number, loss in enumerate(message.metrics["loss"], message.first):
                 assert losses.setdefault(number, loss) == loss
     return losses
 
 
 def trained(
     task: Task, run_dir: str | None = None, pause_after: int = 0
-) -> tuple[list[dict[str, Any]], dict[str, float]]:
+) -> tuple[list[FromWorker], dict[str, float]]:
     """Trains in a world of one. Returns what was told and the final metrics."""
     from trainer import fit
 
@@ -117,10 +133,6 @@ def trained(
     os.environ.update(session.to_env())
     channel = Script(pause_after)
     return channel.told, fit(task, channel)
-
-
-def ops(told: list[dict[str, Any]]) -> list[str]:
-    return [message["op"] for message in told]
 
 
 @pytest.fixture(scope="module")
@@ -142,12 +154,12 @@ def test_every_step_has_a_loss_and_it_falls(undisturbed: Curve) -> None:
 
 def test_a_run_tells_how_it_goes_and_returns_its_metrics() -> None:
     told, metrics = alone(trained, Line())
-    assert ops(told)[:2] == ["ready", "started"]
-    evaluated = [one for one in told if one.get("event") == "evaluated"]
+    assert told[0] == Ready() and isinstance(told[1], Started)
+    events = [one for one in told if isinstance(one, Event)]
+    evaluated = [one.fields for one in events if one.name == "evaluated"]
     assert [one["step"] for one in evaluated] == [STEPS // EPOCHS * n for n in range(1, EPOCHS + 1)]
     assert evaluated[-1]["metrics"] == metrics
-    (done,) = [one for one in told if one["op"] == "done"]
-    assert (done["step"], done["rank"], done["metrics"]) == (STEPS, 0, metrics)
+    assert [one for one in told if isinstance(one, Done)] == [Done(1, 0, STEPS, metrics)]
 
 
 def test_a_run_repeats_itself(undisturbed: Curve) -> None:
@@ -171,11 +183,12 @@ def test_a_run_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(
     task = Line(dropout=dropout)
     whole = curve(alone(trained, task)[0])
     first, _ = alone(trained, task, str(tmp_path), pause_after)
-    assert sorted(ops(first)[-2:]) == ["event", "saved"] and ops(first)[-3] == "stopped"
-    assert "checkpoint_committed" in [one.get("event") for one in first[-2:]]
+    stopped, *last = first[-3:]
+    assert isinstance(stopped, Stopped) and Saved(pause_after) in last
+    assert [one.name for one in last if isinstance(one, Event)] == ["checkpoint_committed"]
     rest, _ = alone(trained, task, str(tmp_path))
-    (started,) = [one for one in rest if one["op"] == "started"]
-    assert started["step"] == pause_after
+    (started,) = [one for one in rest if isinstance(one, Started)]
+    assert started.step == pause_after
     assert {**curve(first), **curve(rest)} == whole
     assert min(curve(rest)) == pause_after + 1
 
@@ -269,12 +282,12 @@ def planned(channel: Any, pause_after: set[int], die_in: int) -> dict[str, float
     return metrics
 
 
-def heard(worker: Worker, last: str) -> list[dict[str, Any]]:
-    """Everything up to a message of this kind."""
-    told = [worker.receive()]
-    while told[-1]["op"] != last:
-        told.append(worker.receive())
-    return told
+def heard(worker: Worker, last: type[_Last]) -> tuple[list[Message], _Last]:
+    """Everything up to a message of this kind, and that message."""
+    told = []
+    while not isinstance(message := worker.receive(), last):
+        told.append(message)
+    return told, message
 
 
 @pytest.mark.parametrize("victim", [0, 1, 2], ids="rank {}".format)
@@ -282,29 +295,33 @@ def test_the_curve_does_not_depend_on_who_comes_and_goes(undisturbed: Curve, vic
     """Two train, a third joins, one is killed in the middle of a step, one is left alone."""
     pauses = {4, 14}
     plans = [[pauses, 9 if rank == victim else 0] for rank in range(3)]
-    told = []
+    told: list[Message] = []
+
+    def stopped(worker: Worker) -> Stopped:
+        messages, last = heard(worker, Stopped)
+        told.extend(messages)
+        return last
+
     with workers(planned, *plans) as everybody:
         with formed(1, everybody[1:]) as started:
-            assert [one["step"] for one in started] == [0, 0]
+            assert [one.step for one in started] == [0, 0]
             for worker in everybody[1:]:
-                told += heard(worker, "stopped")
-                assert (told[-1]["step"], told[-1]["failed"]) == (4, "")
+                left = stopped(worker)
+                assert (left.step, left.failed) == (4, "")
         with formed(2, everybody) as started:
-            assert [one["step"] for one in started] == [4, 4, 4]
+            assert [one.step for one in started] == [4, 4, 4]
             survivors = [one for rank, one in enumerate(everybody) if rank != victim]
             for worker in survivors:
-                told += heard(worker, "stopped")
-                assert (told[-1]["step"], told[-1]["clean"]) == (8, True)
-                assert told[-1]["failed"]
+                left = stopped(worker)
+                assert (left.step, left.clean) == (8, True)
+                assert left.failed
         with formed(3, survivors) as started:
-            assert [one["step"] for one in started] == [8, 8]
-            for worker in survivors:
-                told += heard(worker, "stopped")
-                assert told[-1]["step"] == 14
+            assert [one.step for one in started] == [8, 8]
+            assert [stopped(worker).step for worker in survivors] == [14, 14]
         with formed(4, survivors[1:]) as started:
-            assert [one["step"] for one in started] == [14]
-            told += heard(survivors[1], "done")
-        told += [{"op": "done", "metrics": survivors[1].exit()}]
+            assert [one.step for one in started] == [14]
+            told += heard(survivors[1], Done)[0]
+        survivors[1].exit()
     assert same(curve(told), undisturbed)
 
 
@@ -326,7 +343,7 @@ def few(channel: Any) -> dict[str, float]:
 
 def test_workers_without_a_sample_take_part() -> None:
     with workers(few, [], [], []) as three, formed(1, three):
-        told = heard(three[0], "done")
+        told, _ = heard(three[0], Done)
         metrics = [worker.exit() for worker in three]
     assert metrics[0] == metrics[1] == metrics[2]
     assert same(curve(told), curve(alone(trained, Few())[0]))

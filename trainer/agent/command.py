@@ -218,6 +218,6 @@ def main() -> int:
     os.environ.update(added)
     if why:
         print(f"swell-agent: {why}", flush=True)
-    from trainer.agent import agent  # takes a while to import: not for --help
+    from trainer.agent import startup  # takes a while to import: not for --help
 
-    return agent.main()
+    return startup.main()

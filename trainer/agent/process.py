@@ -1,9 +1,8 @@
-"""A worker process as its agent holds it: two pipes, and JSON lines over them."""
+"""A worker process as its agent holds it: the process, two pipes, and how far it says it is."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import signal
@@ -12,14 +11,12 @@ import time
 from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
 
+from trainer.protocol import messages
 from trainer.protocol.channel import ENV_CONTROL
-from trainer.rundir.untrusted import parse_json
+from trainer.protocol.messages import Message, ToWorker, decode, encode
 
 LINE_LIMIT = 64 * 2**20  # bytes of one message; a traceback or a batch of metrics
-
-Message = dict[str, Any]
 
 log = logging.getLogger("swell.agent")
 
@@ -30,19 +27,29 @@ class WorkerProcess:
     Args:
         slot: which of the agent's slots it is for.
         serial: tells the processes of one agent apart.
+
+    Attributes:
+        ready: whether it is warm.
+        generation: the one it is in, 0 while it waits for one.
+        rank: its rank there, or in the last one; -1 before the first.
+        step: how many steps it has completed.
+        heard: when it was last heard of, in monotonic seconds.
+        waiting: whether it waits for its peers, in a collective.
+        received: bytes of state that have come while a world begins.
+        saving: seconds that its share of a checkpoint would take.
     """
 
     def __init__(self, slot: int, serial: int) -> None:
         self.slot = slot
         self.serial = serial
         self.ready = False
-        self.generation = 0  # the one it is in, 0 while it waits
+        self.generation = 0
         self.rank = -1
         self.step = 0
         self.heard = time.monotonic()
-        self.waiting = False  # in a collective
-        self.received = 0  # bytes of state
-        self.saving = 0.0  # seconds that a checkpoint takes it
+        self.waiting = False
+        self.received = 0
+        self.saving = 0.0
         self._process: Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -53,7 +60,14 @@ class WorkerProcess:
         on_message: Callable[[WorkerProcess, Message], Awaitable[None]],
         on_exit: Callable[[WorkerProcess, int], Awaitable[None]],
     ) -> None:
-        """Spawns the process. ``on_exit`` gets its exit code once all its messages were handled."""
+        """Spawns the process.
+
+        Args:
+            env: its environment.
+            on_message: called with each message but signs of life, once it is noted here; what is
+                wrong with the message it may raise as ValueError or TypeError.
+            on_exit: called with its exit code once all its messages were handled.
+        """
         worker_reads, agent_writes = os.pipe()
         agent_reads, worker_writes = os.pipe()
         try:
@@ -105,10 +119,15 @@ class WorkerProcess:
         """Whether it is warm and waits for a generation."""
         return self.alive and self.ready and self.generation == 0
 
-    def send(self, op: str, **fields: Any) -> None:
+    def send(self, order: ToWorker) -> None:
         """Sends an order; one to a process that is gone is dropped."""
         if self._writer is not None and self.alive:
-            self._writer.write(json.dumps({"op": op, **fields}).encode() + b"\n")
+            self._writer.write(encode(order))
+
+    def join(self, order: messages.Form, rank: int) -> None:
+        """Has it join a generation, in which it has this rank."""
+        self.generation, self.rank, self.received = order.generation, rank, 0
+        self.send(order)
 
     def kill(self) -> None:
         """Kills the process, however it hangs."""
@@ -123,7 +142,7 @@ class WorkerProcess:
             return
         if not self.ready:
             self.kill()  # still importing: it holds nothing, and would not hear
-        self.send("exit")
+        self.send(messages.Exit())
         try:
             await asyncio.wait_for(self._process.wait(), grace)
         except asyncio.TimeoutError:
@@ -144,17 +163,32 @@ class WorkerProcess:
         try:
             async for line in reader:
                 self.heard = time.monotonic()
-                message = parse_json(line)
-                if message["op"] == "alive":
-                    self.waiting = bool(message["waiting"])
-                else:
-                    await on_message(self, message)
-        except (ValueError, KeyError, TypeError) as error:
+                message = decode(line)
+                if message is not None:
+                    self._note(message)
+                    if not isinstance(message, messages.Alive):
+                        await on_message(self, message)
+        except (ValueError, TypeError) as error:
             # Its program has written into the pipe: nothing more can be told from what comes.
             log.warning("a worker says what no worker says (%r), and is killed", error)
             self.kill()
         code = await self._process.wait()
         await on_exit(self, code)
+
+    def _note(self, message: Message) -> None:
+        match message:
+            case messages.Alive(waiting):
+                self.waiting = waiting
+            case messages.Ready():
+                self.ready = True
+            case messages.Received(_, received):
+                self.received = received
+            case messages.Started():
+                self.step = message.step
+            case messages.Progress(_, step, saving):
+                self.step, self.saving = step, saving
+            case messages.Stopped():
+                self.generation, self.step = 0, message.step
 
 
 def describe_exit(code: int) -> str:

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from trainer.agent.process import Message, WorkerProcess
+from trainer.agent.process import WorkerProcess
+from trainer.protocol.messages import Message, ToWorker
 
 SETTLING = 1.0  # seconds after which a world that has begun trains undisturbed
 RESPAWN_PAUSE = 1.0  # seconds before a worker that died early is started again
@@ -74,6 +75,11 @@ class Slots:
     def idle(self) -> bool:
         """Whether every active worker is warm and waits for a generation."""
         return all(slot.active.idle for slot in self.all)
+
+    def send(self, order: ToWorker) -> None:
+        """Sends an order to the active worker of every slot."""
+        for slot in self.all:
+            slot.active.send(order)
 
     def is_active(self, worker: WorkerProcess) -> bool:
         """Whether ``worker`` is the active one of its slot."""

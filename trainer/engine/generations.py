@@ -26,7 +26,8 @@ from trainer.engine.agreement import Agreement, agree
 from trainer.engine.portable import Portable, Sender
 from trainer.engine.stay import Stay, horovod_init
 from trainer.engine.transfer import broadcast_tree
-from trainer.protocol.channel import Channel, Generation, Leave, Save
+from trainer.protocol import messages
+from trainer.protocol.channel import Channel
 
 RECEIVED_EVERY = 0.25  # seconds between two signs of life during a transfer
 EVENT_EVERY = 1.0  # seconds between two events about how a transfer goes
@@ -70,16 +71,16 @@ class Generations:
 
     def ready(self) -> None:
         """Says that this worker is warm: it can join a world at once."""
-        self.channel.send("ready")
+        self.channel.send(messages.Ready())
 
     def emit(self, event: str, **fields: Any) -> None:
         """Emits an event of trainer.rundir.events, through the agent."""
-        self.channel.send("event", event=event, **fields)
+        self.channel.send(messages.Event(event, fields))
 
     def enter(
         self,
         state: Portable,
-        save: Callable[[Save], None] = lambda order: None,
+        save: Callable[[messages.Save], None] = lambda order: None,
         init: Callable[[], None] = horovod_init,
     ) -> bool:
         """Waits for a generation and joins it; all its ranks hold the same state then.
@@ -91,17 +92,21 @@ class Generations:
 
         Returns False when the worker's life is over.
         """
-        while (order := self.channel.next()) is not None:
-            if isinstance(order, Save):
-                if state.clean:
-                    save(order)
-                self.channel.send("saved", step=state.step)
-            elif isinstance(order, Leave):
-                if order.generation == self._unanswered:
-                    self._send_stopped(state, "")
-            elif self._start(order, state, init):
-                return True
-        return False
+        while True:
+            match order := self.channel.next():
+                case messages.Form():
+                    if self._start(order, state, init):
+                        return True
+                case messages.Save():
+                    if state.clean:
+                        save(order)
+                    self.channel.send(messages.Saved(state.step))
+                case messages.Pause(generation) | messages.Abort(generation):
+                    # Whoever trains in it has learned of it elsewhere, and has stopped by now.
+                    if generation == self._unanswered:
+                        self._send_stopped(state, "")
+                case messages.Exit():
+                    return False
 
     def break_off(self) -> None:
         """Breaks the connections to all peers: a collective failed, here first perhaps."""
@@ -136,9 +141,7 @@ class Generations:
 
     def done(self, step: int, metrics: dict[str, float]) -> None:
         """Says that training is complete."""
-        self.channel.send(
-            "done", generation=self.number, rank=self.rank, step=step, metrics=metrics
-        )
+        self.channel.send(messages.Done(self.number, self.rank, step, metrics))
 
     def agree(self, state: Portable) -> Agreement:
         """Tells all ranks what this one holds. A collective: every rank must call it."""
@@ -154,11 +157,11 @@ class Generations:
         if self._stay is not None:
             self._stay.check_aborted()
 
-    def _start(self, generation: Generation, state: Portable, init: Callable[[], None]) -> bool:
-        self.number = generation.number
-        self.leader_term = generation.term
+    def _start(self, order: messages.Form, state: Portable, init: Callable[[], None]) -> bool:
+        self.number = order.generation
+        self.leader_term = order.term
         self._unanswered = 0
-        self._stay = Stay(self.channel, generation)
+        self._stay = Stay(self.channel, order)
         try:
             device = state.prepare()
             self._stay.join(init)
@@ -174,13 +177,14 @@ class Generations:
             raise
         idle = None if self._last_step_at is None else self._clock() - self._last_step_at
         self.channel.send(
-            "started",
-            generation=self.number,
-            rank=self.rank,
-            step=state.step,
-            idle=idle,
-            bytes=sent,
-            seconds=self._clock() - began,
+            messages.Started(
+                generation=self.number,
+                rank=self.rank,
+                step=state.step,
+                idle=idle,
+                bytes=sent,
+                seconds=self._clock() - began,
+            )
         )
         return True
 
@@ -198,7 +202,7 @@ class Generations:
 
         def progress(sent: int, total: int) -> None:
             if due("received", RECEIVED_EVERY) or sent == total:
-                self.channel.send("received", generation=self.number, bytes=sent)
+                self.channel.send(messages.Received(self.number, sent))
             if self.rank == self.agreed.root and (due("event", EVENT_EVERY) or sent == total):
                 self.emit(
                     "state_sent",
@@ -221,10 +225,4 @@ class Generations:
 
     def _send_stopped(self, state: Portable, failed: str) -> None:
         self._unanswered = 0
-        self.channel.send(
-            "stopped",
-            generation=self.number,
-            step=state.step,
-            clean=state.clean,
-            failed=failed,
-        )
+        self.channel.send(messages.Stopped(self.number, state.step, state.clean, failed))

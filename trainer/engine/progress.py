@@ -11,28 +11,24 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from trainer.engine.generations import Generations
 from trainer.engine.portable import Portable
+from trainer.protocol import messages
 
 REPORT_EVERY = 0.2  # seconds between two messages
 REMEMBERED = 1000  # steps
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Metrics of consecutive steps of one generation: ``metrics[name][i]`` is of ``first + i``."""
-
-    generation: int
-    first: int
-    metrics: dict[str, list[float]]
-
-
 class StepLog:
-    """What has been applied and not sent yet, at most the newest ``REMEMBERED`` steps."""
+    """What has been applied and not sent yet, at most the newest ``REMEMBERED`` steps.
 
-    def __init__(self) -> None:
+    Args:
+        total_steps: of the whole run; None where nobody knows.
+    """
+
+    def __init__(self, total_steps: int | None = None) -> None:
+        self._total = total_steps
         self._steps: deque[tuple[int, int, dict[str, float]]] = deque(maxlen=REMEMBERED)
 
     def add(self, generation: int, step: int, metrics: dict[str, float]) -> None:
@@ -44,13 +40,14 @@ class StepLog:
         while self._steps and self._steps[-1][1] > step:
             self._steps.pop()
 
-    def take(self) -> list[Batch]:
+    def take(self) -> list[messages.Steps]:
         """Returns everything not sent yet, in order, and forgets it."""
-        batches: list[Batch] = []
+        batches: list[messages.Steps] = []
         for generation, step, metrics in self._steps:
             last = batches[-1] if batches else None
             if last is None or not _continues(last, generation, step, metrics):
-                last = Batch(generation, step, {name: [] for name in metrics})
+                empty: dict[str, list[float]] = {name: [] for name in metrics}
+                last = messages.Steps(generation, step, empty, self._total)
                 batches.append(last)
             for name, value in metrics.items():
                 last.metrics[name].append(value)
@@ -58,7 +55,9 @@ class StepLog:
         return batches
 
 
-def _continues(batch: Batch, generation: int, step: int, metrics: dict[str, float]) -> bool:
+def _continues(
+    batch: messages.Steps, generation: int, step: int, metrics: dict[str, float]
+) -> bool:
     length = max(len(values) for values in batch.metrics.values())
     return (
         batch.generation == generation
@@ -89,9 +88,8 @@ class Progress:
         self._generations = generations
         self._state = state
         self._saving = saving
-        self._total = {} if total_steps is None else {"total_steps": total_steps}
         self._clock = clock
-        self._log = StepLog()
+        self._log = StepLog(total_steps)
         self._sent_at = -math.inf
 
     def enter(self) -> None:
@@ -108,14 +106,9 @@ class Progress:
     def send(self) -> None:
         """Sends the step, and from rank 0 the metrics of all steps that were not sent yet."""
         generations, send = self._generations, self._generations.channel.send
-        for batch in self._log.take() if generations.rank == 0 else []:
-            send(
-                "steps",
-                generation=batch.generation,
-                first=batch.first,
-                metrics=batch.metrics,
-                **self._total,
-            )
+        if generations.rank == 0:
+            for batch in self._log.take():
+                send(batch)
         saving = round(self._saving(), 3)
-        send("progress", generation=generations.number, step=self._state.step, saving=saving)
+        send(messages.Progress(generations.number, self._state.step, saving))
         self._sent_at = self._clock()

@@ -22,7 +22,7 @@ from trainer.checkpoints.schedule import Schedule
 from trainer.engine.generations import Generations
 from trainer.engine.portable import Portable
 from trainer.engine.transfer import WorldExchange
-from trainer.protocol.channel import Save
+from trainer.protocol.messages import Save
 from trainer.protocol.session import Session
 from trainer.rundir.retry import patiently
 

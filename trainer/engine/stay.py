@@ -15,7 +15,8 @@ from horovod.common.exceptions import HorovodInternalError
 from horovod.torch import mpi_ops
 
 from trainer.engine.sockets import break_connections, open_sockets
-from trainer.protocol.channel import Channel, Generation
+from trainer.protocol.channel import Channel
+from trainer.protocol.messages import Form
 
 BREAK_AGAIN = 0.05  # seconds
 
@@ -28,19 +29,19 @@ class Stay:
     """From before ``hvd.init()`` to after ``hvd.shutdown()``. ``leave`` must be called.
 
     Args:
-        channel: who tells of an abort.
-        generation: where the worker stays.
+        channel: reports an abort.
+        order: which generation the worker joins.
     """
 
-    def __init__(self, channel: Channel, generation: Generation) -> None:
-        self.generation = generation
+    def __init__(self, channel: Channel, order: Form) -> None:
+        self._order = order
         self._channel = channel
         self._older = open_sockets()
         self._lock = threading.Lock()
         self._breaker: threading.Thread | None = None
         self._left = threading.Event()
         channel.on_abort(self.break_off)
-        if channel.aborted(generation.number):
+        if channel.aborted(order.generation):
             self.break_off()
 
     def join(self, init: Callable[[], None] = horovod_init) -> None:
@@ -49,7 +50,7 @@ class Stay:
         Raises HorovodInternalError when peers were lost, or the generation was broken off.
         """
         self.check_aborted()
-        os.environ.update(self.generation.env)
+        os.environ.update(self._order.env)
         try:
             with self._channel.collective():
                 init()
@@ -73,7 +74,7 @@ class Stay:
 
     def check_aborted(self) -> None:
         """Raises HorovodInternalError when the generation has been broken off."""
-        if self._channel.aborted(self.generation.number):
+        if self._channel.aborted(self._order.generation):
             raise HorovodInternalError("the generation was broken off")
 
     def break_off(self) -> None:
@@ -86,8 +87,8 @@ class Stay:
                 self._breaker.start()
 
     def _keep_breaking(self) -> None:
-        peers = {*self.generation.addresses, "127.0.0.1"}
-        port = self.generation.env.get("HOROVOD_GLOO_RENDEZVOUS_PORT")
+        peers = {*self._order.addresses, "127.0.0.1"}
+        port = self._order.env.get("HOROVOD_GLOO_RENDEZVOUS_PORT")
         while not self._left.is_set():
             break_connections(self._older, peers, int(port) if port else None)
             self._left.wait(BREAK_AGAIN)

@@ -1,79 +1,30 @@
-"""A worker's line to its agent: JSON lines over two inherited pipes.
-
-Agent to worker: ``form`` (join this generation), ``pause`` (leave it after the running
-step), ``abort`` (leave it now), ``save`` (write a checkpoint of what you hold), ``exit``.
-Worker to agent: ``alive`` (several times a second, whatever the training thread does),
-``ready``, ``started``, ``received`` (bytes of state), ``progress``, ``steps`` (their
-metrics), ``stopped``, ``saved``, ``done``, ``failed``, ``event``.
+"""A worker's line to its agent: two inherited pipes, and the messages of trainer.protocol.messages.
 
 Pipes, not sockets: an abort shuts down the worker's sockets, and must not cut its own line.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
-from trainer.rundir.untrusted import parse_json
+from trainer.protocol import messages
+from trainer.protocol.messages import FromWorker, Message, ToWorker, decode, encode
 
 ENV_CONTROL = "SWELL_CONTROL"  # "READ_FD,WRITE_FD"
 ALIVE_EVERY = 0.25  # seconds
 
 
-@dataclass(frozen=True)
-class Generation:
-    """What a worker is told of a world that it is to join.
-
-    Attributes:
-        number: the generation.
-        env: the HOROVOD_* variables for ``hvd.init()``.
-        addresses: where the other members live; their connections are broken by an abort.
-        term: that of the leader who formed it.
-    """
-
-    number: int
-    env: dict[str, str] = field(default_factory=dict)
-    addresses: tuple[str, ...] = ()
-    term: int = 0
-
-
-@dataclass(frozen=True)
-class Save:
-    """The agent asks for a share of a checkpoint of the state that the worker holds.
-
-    Attributes:
-        rank, size: this worker's place among those who write.
-        until: when this VM is taken away, in seconds of the monotonic clock.
-    """
-
-    rank: int = 0
-    size: int = 1
-    until: float = math.inf
-
-
-@dataclass(frozen=True)
-class Leave:
-    """A generation is to be left. One that trains in it has been told in another way."""
-
-    generation: int
-
-
-Order = Generation | Save | Leave | None  # None: the worker's life is over
-
-
 class Channel(Protocol):
     """What the elastic engine needs of whoever tells it about worlds."""
 
-    def next(self) -> Order:
-        """Waits for what to do next."""
+    def next(self) -> ToWorker:
+        """Waits for the next order. Who trains has mostly followed a Pause or Abort by then."""
 
     def pause_requested(self) -> bool:
         """Whether the world is asked to leave after the running step."""
@@ -87,8 +38,8 @@ class Channel(Protocol):
     def collective(self) -> AbstractContextManager[None]:
         """To be held while the training thread waits for its peers."""
 
-    def send(self, op: str, **fields: Any) -> None:
-        """Tells the agent something."""
+    def send(self, message: FromWorker) -> None:
+        """Sends a message to the agent."""
 
 
 class AgentChannel:
@@ -112,7 +63,7 @@ class AgentChannel:
         self._reader = os.fdopen(read_fd, "rb")
         self._writer = os.fdopen(write_fd, "wb", buffering=0)
         self._orphaned = orphaned
-        self._queue: queue.SimpleQueue[Order] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
         self._write_lock = threading.Lock()
         self._abort_lock = threading.Lock()
         self._pausing = 0  # generations up to this one are asked to pause
@@ -137,11 +88,11 @@ class AgentChannel:
             cls._inherited = cls(read_fd, write_fd)
         return cls._inherited
 
-    def next(self) -> Order:
+    def next(self) -> ToWorker:
         order = self._queue.get()
-        if isinstance(order, Generation):
-            self._current = order.number
-        self.over = order is None
+        if isinstance(order, messages.Form):
+            self._current = order.generation
+        self.over = isinstance(order, messages.Exit)
         return order
 
     def pause_requested(self) -> bool:
@@ -163,17 +114,17 @@ class AgentChannel:
             self._waits = False
 
     def beat(self, every: float = ALIVE_EVERY) -> None:
-        """From now on tells the agent every so many seconds that this process lives."""
+        """From now on lets the agent know every so many seconds that this process lives."""
 
         def tell() -> None:
             while not self._alone:
-                self.send("alive", waiting=self._waits)
+                self.send(messages.Alive(self._waits))
                 time.sleep(every)
 
         threading.Thread(target=tell, name="swell-alive", daemon=True).start()
 
-    def send(self, op: str, **fields: Any) -> None:
-        line = json.dumps({"op": op, **fields}).encode() + b"\n"
+    def send(self, message: FromWorker) -> None:
+        line = encode(message)
         with self._write_lock:
             try:
                 while line:
@@ -183,44 +134,39 @@ class AgentChannel:
                 self._orphaned()
 
     def _listen(self) -> None:
-        with suppress(ValueError, KeyError, TypeError):  # as bad as no agent at all
+        with suppress(ValueError):  # as bad as no agent at all
             for line in self._reader:
-                self._take(parse_json(line))
+                self._take(decode(line))
         self._orphaned()
 
-    def _take(self, order: Any) -> None:
-        op = order["op"]
-        if op == "form":
-            addresses = tuple(order["addresses"])
-            self._queue.put(
-                Generation(order["generation"], order["env"], addresses, order.get("term", 0))
-            )
-        elif op == "pause":
-            self._pausing = max(self._pausing, order["generation"])
-            self._queue.put(Leave(order["generation"]))
-        elif op == "abort":
-            with self._abort_lock:
-                self._aborted = max(self._aborted, order["generation"])
-                if self._callback is not None and self._aborted >= self._current:
-                    self._callback()
-            self._queue.put(Leave(order["generation"]))
-        elif op == "save":
-            left = order.get("deadline")
-            until = math.inf if left is None else time.monotonic() + left
-            self._queue.put(Save(order.get("rank", 0), order.get("size", 1), until))
-        elif op == "exit":
-            self._queue.put(None)
+    def _take(self, order: Message | None) -> None:
+        match order:
+            case messages.Pause(generation):
+                self._pausing = max(self._pausing, generation)
+                self._queue.put(order)
+            case messages.Abort(generation):
+                with self._abort_lock:
+                    self._aborted = max(self._aborted, generation)
+                    if self._callback is not None and self._aborted >= self._current:
+                        self._callback()
+                self._queue.put(order)
+            case messages.Form() | messages.Save() | messages.Exit():
+                self._queue.put(order)
 
 
 class LoneChannel:
-    """The channel of a process without an agent: one world of one worker."""
+    """The channel of a process without an agent: one world of one worker.
 
-    def __init__(self, report: Callable[[str, dict[str, Any]], None] | None = None) -> None:
+    Args:
+        report: called with every message that an agent would get.
+    """
+
+    def __init__(self, report: Callable[[FromWorker], None] = lambda message: None) -> None:
         self._report = report
-        self._orders: list[Generation] = [Generation(1)]
+        self._orders: list[ToWorker] = [messages.Form(1, {}, ())]
 
-    def next(self) -> Order:
-        return self._orders.pop() if self._orders else None
+    def next(self) -> ToWorker:
+        return self._orders.pop() if self._orders else messages.Exit()
 
     def pause_requested(self) -> bool:
         return False
@@ -234,9 +180,8 @@ class LoneChannel:
     def collective(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def send(self, op: str, **fields: Any) -> None:
-        if self._report is not None:
-            self._report(op, fields)
+    def send(self, message: FromWorker) -> None:
+        self._report(message)
 
 
 def current_channel() -> Channel:

@@ -6,10 +6,10 @@ Messages of swell.proto are made of membership's plain values here, and the reve
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from trainer.protocol import signals
 from trainer.protocol import swell_pb2 as pb
+from trainer.protocol.messages import Save
 from trainer.protocol.world import MemberId, World, arrange
 
 SERVICE = "swell.Coordinator"
@@ -76,10 +76,10 @@ def order_to_message(
             return pb.FromCoordinator(release=pb.Release(reason=reason, rejoin=rejoin))
 
 
-def share_in(message: pb.Save) -> dict[str, Any]:
-    """Which share of a checkpoint a member is to write, for its worker."""
-    deadline = message.deadline if message.HasField("deadline") else None
-    return {"rank": message.rank, "size": message.size, "deadline": deadline}
+def save_from_message(message: pb.Save, now: float) -> Save:
+    """The order for a worker, at ``now`` seconds of the monotonic clock."""
+    until = now + message.deadline if message.HasField("deadline") else math.inf
+    return Save(message.rank, message.size, until)
 
 
 def event_from_message(member: MemberId, message: pb.FromAgent) -> signals.Event | None:

@@ -15,6 +15,7 @@ import sys
 import traceback
 
 from trainer.protocol.channel import AgentChannel
+from trainer.protocol.messages import Failed
 from trainer.protocol.session import Program, current_session
 
 EXIT_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
@@ -47,7 +48,7 @@ def main() -> int:
         else:
             return run_script(session.program, channel)
     except Exception:  # whatever the user's code raises ends the run, with its traceback
-        channel.send("failed", reason=traceback.format_exc())
+        channel.send(Failed(traceback.format_exc()))
         return 1
     return 0
 

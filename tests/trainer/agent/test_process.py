@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Coroutine
@@ -12,23 +13,44 @@ from typing import Any
 import pytest
 
 from tests.trainer.ranks import PATIENCE
-from trainer.agent.process import Message, WorkerProcess, describe_exit
+from trainer.agent.process import WorkerProcess, describe_exit
+from trainer.protocol.messages import (
+    Abort,
+    Event,
+    Exit,
+    Failed,
+    Form,
+    Message,
+    Pause,
+    Progress,
+    Ready,
+    Received,
+    Save,
+    Started,
+    Stopped,
+    decode,
+)
 from trainer.protocol.session import Program, Session
 
-# It stands in for trainer.worker, which is slow to start: it says what it was told.
+# It stands in for trainer.worker, which is slow to start: what it is told comes back in an event,
+# but an order to save, which is answered with a sign of life.
 ECHO = """
 import json, os, sys
 reads, writes = (int(fd) for fd in os.environ["SWELL_CONTROL"].split(","))
-say = os.fdopen(writes, "w", buffering=1)
-print(json.dumps({"op": "ready"}), file=say)
+pipe = os.fdopen(writes, "w", buffering=1)
+def say(op, **fields):
+    print(json.dumps({"op": op, **fields}), file=pipe)
+say("ready")
 for line in os.fdopen(reads):
     order = json.loads(line)
-    if order["op"] == "say":
-        print(json.dumps(order["message"]), file=say)
-        continue
     if order["op"] == "exit":
-        sys.exit(order.get("code", 0))
-    print(json.dumps({"op": "heard", **{"order": order}}), file=say)
+        sys.exit(int(os.environ.get("EXIT", 0)))
+    if order["op"] == "save":
+        say("alive", waiting=True)
+    elif order["op"] == "abort":
+        print(os.environ["NOISE"], file=pipe)
+    else:
+        say("event", name="heard", fields=order)
 """
 
 
@@ -42,7 +64,6 @@ class Held:
 
     async def start(self, env: dict[str, str]) -> None:
         async def on_message(worker: WorkerProcess, message: Message) -> None:
-            worker.ready |= message["op"] == "ready"
             self.messages.put_nowait(message)
 
         async def on_exit(worker: WorkerProcess, code: int) -> None:
@@ -79,11 +100,14 @@ def test_orders_go_down_and_messages_come_up(echo: dict[str, str]) -> None:
         held = Held()
         assert not held.worker.alive
         await held.start(echo)
-        assert await held.receive() == {"op": "ready"}
+        assert await held.receive() == Ready()
         assert held.worker.idle
-        held.worker.send("form", generation=3, env={"A": "é"})
-        order = {"op": "form", "generation": 3, "env": {"A": "é"}}
-        assert await held.receive() == {"op": "heard", "order": order}
+        form = Form(3, {"A": "é"}, ("10.0.0.1",))
+        held.worker.join(form, rank=2)
+        assert not held.worker.idle
+        heard = await held.receive()
+        assert isinstance(heard, Event)
+        assert decode(json.dumps(heard.fields).encode()) == form
         await held.worker.close(PATIENCE)
         assert not held.worker.alive
 
@@ -93,12 +117,12 @@ def test_orders_go_down_and_messages_come_up(echo: dict[str, str]) -> None:
 def test_its_end_is_told_after_its_last_message(echo: dict[str, str]) -> None:
     async def body() -> None:
         held = Held()
-        await held.start(echo)
-        held.worker.send("sing")
-        held.worker.send("exit", code=5)
+        await held.start({**echo, "EXIT": "5"})
+        held.worker.send(Pause(1))
+        held.worker.send(Exit())
         assert await held.ended() == 5
         assert held.messages.qsize() == 2
-        held.worker.send("too late")
+        held.worker.send(Pause(2))  # too late
         held.worker.kill()
         await held.worker.close(PATIENCE)
 
@@ -123,14 +147,55 @@ def test_signs_of_life_are_noted_and_not_passed_on(echo: dict[str, str]) -> None
         await held.start(echo)
         await held.receive()
         before = held.worker.heard
-        held.worker.send("say", message={"op": "alive", "waiting": True})
-        held.worker.send("last")
-        assert (await held.receive())["order"]["op"] == "last"
+        held.worker.send(Save())
+        held.worker.send(Pause(1))
+        assert isinstance(await held.receive(), Event)
         assert held.worker.waiting
         assert held.worker.heard > before
         await held.worker.close(PATIENCE)
 
     asyncio.run(body())
+
+
+def test_what_a_newer_one_says_is_passed_over(echo: dict[str, str]) -> None:
+    async def body() -> None:
+        held = Held()
+        await held.start({**echo, "NOISE": '{"op": "sing", "song": "la"}'})
+        await held.receive()
+        held.worker.send(Abort(1))
+        held.worker.send(Pause(1))
+        assert isinstance(await held.receive(), Event)
+        await held.worker.close(PATIENCE)
+
+    run(body())
+
+
+@pytest.mark.parametrize("noise", ["noise", "[]", '{"op": "progress", "step": "far"}'])
+def test_one_that_makes_no_sense_is_killed(echo: dict[str, str], noise: str) -> None:
+    async def body() -> None:
+        held = Held()
+        await held.start({**echo, "NOISE": noise})
+        held.worker.send(Abort(1))
+        assert await held.ended() == -signal.SIGKILL
+        await held.worker.close(PATIENCE)
+
+    run(body())
+
+
+def test_how_far_it_is_is_known_from_what_it_says() -> None:
+    worker = WorkerProcess(slot=0, serial=1)
+    worker.join(Form(3, {}, ()), rank=2)
+    assert (worker.generation, worker.rank) == (3, 2)
+    for message in (
+        Ready(),
+        Received(3, bytes=100),
+        Started(3, 2, step=4, idle=None, bytes=100, seconds=0.1),
+        Progress(3, step=6, saving=1.5),
+    ):
+        worker._note(message)
+    assert (worker.ready, worker.received, worker.step, worker.saving) == (True, 100, 6, 1.5)
+    worker._note(Stopped(3, step=7, clean=True, failed=""))
+    assert (worker.generation, worker.step) == (0, 7)
 
 
 def test_one_that_a_signal_has_stopped_is_seen_to_be(echo: dict[str, str]) -> None:
@@ -157,7 +222,7 @@ def test_one_that_does_not_exit_is_killed_and_reaped(echo: dict[str, str]) -> No
         held = Held()
         await held.start(echo)
         await held.receive()
-        held.worker.send = lambda op, **fields: None  # type: ignore[method-assign]
+        held.worker.send = lambda order: None  # type: ignore[method-assign]
         await held.worker.close(grace=0.01)
         assert not held.worker.alive
 
@@ -190,8 +255,8 @@ def test_a_real_worker_tells_why_it_failed() -> None:
         session = Session(program=Program(task="no_such_module:Task"))
         await held.start({**os.environ, **session.to_env()})
         message = await held.receive()
-        assert message["op"] == "failed"
-        assert "no_such_module" in message["reason"]
+        assert isinstance(message, Failed)
+        assert "no_such_module" in message.reason
         assert await held.ended() == 1
         await held.worker.close(PATIENCE)
 

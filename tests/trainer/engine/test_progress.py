@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.engine.generations import Generations
 from trainer.engine.portable import Portable
-from trainer.engine.progress import REMEMBERED, Batch, Progress, StepLog
+from trainer.engine.progress import REMEMBERED, Progress, StepLog
+from trainer.protocol import messages
 from trainer.protocol.channel import LoneChannel
+from trainer.protocol.messages import Steps
 
 
 def log_of(*steps: tuple[int, int]) -> StepLog:
@@ -22,7 +22,7 @@ def log_of(*steps: tuple[int, int]) -> StepLog:
 
 
 def test_consecutive_steps_of_a_generation_are_one_batch() -> None:
-    assert log_of((1, 1), (1, 2), (1, 3)).take() == [Batch(1, 1, {"loss": [0.1, 0.2, 0.3]})]
+    assert log_of((1, 1), (1, 2), (1, 3)).take() == [Steps(1, 1, {"loss": [0.1, 0.2, 0.3]})]
 
 
 def test_what_was_told_is_forgotten() -> None:
@@ -30,17 +30,17 @@ def test_what_was_told_is_forgotten() -> None:
     log.take()
     assert log.take() == []
     log.add(1, 2, {"loss": 0.2})
-    assert log.take() == [Batch(1, 2, {"loss": [0.2]})]
+    assert log.take() == [Steps(1, 2, {"loss": [0.2]})]
 
 
 def test_another_generation_a_gap_or_other_metrics_begin_a_batch() -> None:
     log = log_of((1, 1), (2, 2), (2, 4))
     log.add(2, 5, {"loss": 0.5, "norm": 1.0})
     assert log.take() == [
-        Batch(1, 1, {"loss": [0.1]}),
-        Batch(2, 2, {"loss": [0.2]}),
-        Batch(2, 4, {"loss": [0.4]}),
-        Batch(2, 5, {"loss": [0.5], "norm": [1.0]}),
+        Steps(1, 1, {"loss": [0.1]}),
+        Steps(2, 2, {"loss": [0.2]}),
+        Steps(2, 4, {"loss": [0.4]}),
+        Steps(2, 5, {"loss": [0.5], "norm": [1.0]}),
     ]
 
 
@@ -48,7 +48,7 @@ def test_steps_that_the_world_does_again_are_dropped() -> None:
     log = log_of((1, 7), (1, 8), (1, 9))
     log.forget_after(7)
     log.add(2, 8, {"loss": 0.8})
-    assert log.take() == [Batch(1, 7, {"loss": [0.7]}), Batch(2, 8, {"loss": [0.8]})]
+    assert log.take() == [Steps(1, 7, {"loss": [0.7]}), Steps(2, 8, {"loss": [0.8]})]
 
 
 def test_only_the_newest_are_remembered() -> None:
@@ -79,8 +79,8 @@ class Worker:
     """A rank that takes steps of a tenth of a second."""
 
     def __init__(self, rank: int = 0, total_steps: int | None = None) -> None:
-        self.told: list[dict[str, Any]] = []
-        channel = LoneChannel(lambda op, fields: self.told.append({"op": op, **fields}))
+        self.told: list[messages.FromWorker] = []
+        channel = LoneChannel(self.told.append)
         generations = Generations(channel)
         generations.number, generations.rank = 4, rank
         self.now = 0.0
@@ -89,6 +89,10 @@ class Worker:
 
     def clock(self) -> float:
         return self.now
+
+    @property
+    def batches(self) -> list[Steps]:
+        return [message for message in self.told if isinstance(message, Steps)]
 
     def steps(self, count: int, metrics: bool = True) -> None:
         for _ in range(count):
@@ -100,27 +104,24 @@ class Worker:
 def test_the_step_is_sent_several_times_a_second_and_no_metric_twice() -> None:
     worker = Worker(total_steps=100)
     worker.steps(5)
-    steps = [one for one in worker.told if one["op"] == "steps"]
-    assert [(one["first"], one["metrics"]["loss"]) for one in steps] == [
-        (1, [0.1]),
-        (2, [0.2, 0.3]),
-        (4, [0.4, 0.5]),
+    assert worker.batches == [
+        Steps(4, 1, {"loss": [0.1]}, total_steps=100),
+        Steps(4, 2, {"loss": [0.2, 0.3]}, total_steps=100),
+        Steps(4, 4, {"loss": [0.4, 0.5]}, total_steps=100),
     ]
-    assert {(one["generation"], one["total_steps"]) for one in steps} == {(4, 100)}
-    assert [one for one in worker.told if one["op"] != "steps"] == [
-        {"op": "progress", "generation": 4, "step": step, "saving": 1.5} for step in (1, 3, 5)
+    assert [one for one in worker.told if not isinstance(one, Steps)] == [
+        messages.Progress(generation=4, step=step, saving=1.5) for step in (1, 3, 5)
     ]
 
 
 def test_only_rank_0_sends_metrics_and_another_that_becomes_it_has_them() -> None:
     worker = Worker(rank=1)
     worker.steps(3)
-    assert {message["op"] for message in worker.told} == {"progress"}
+    assert worker.told and not worker.batches
     worker.progress._generations.rank = 0
     worker.progress.send()
-    sent = worker.told[-2]
-    assert (sent["first"], sent["metrics"]) == (1, {"loss": [0.1, 0.2, 0.3]})
-    assert "total_steps" not in sent, "nobody knows"
+    nobody_knows = None
+    assert worker.batches == [Steps(4, 1, {"loss": [0.1, 0.2, 0.3]}, nobody_knows)]
 
 
 def test_a_world_that_goes_back_sends_its_own_steps() -> None:
@@ -130,14 +131,10 @@ def test_a_world_that_goes_back_sends_its_own_steps() -> None:
     worker.progress.enter()
     worker.progress._generations.rank = 0
     worker.progress.send()
-    assert worker.told[-2]["metrics"] == {"loss": [0.1]}
+    assert worker.batches == [Steps(4, 1, {"loss": [0.1]})]
 
 
 def test_steps_without_metrics_are_counted() -> None:
     worker = Worker()
     worker.steps(5, metrics=False)
-    assert [(one["op"], one["step"]) for one in worker.told] == [
-        ("progress", 1),
-        ("progress", 3),
-        ("progress", 5),
-    ]
+    assert worker.told == [messages.Progress(4, step, saving=1.5) for step in (1, 3, 5)]

@@ -12,7 +12,8 @@ from trainer.checkpoints.manifest import Manifest, committed_steps, read_manifes
 from trainer.engine.generations import Generations
 from trainer.engine.portable import Portable
 from trainer.engine.saving import Saving
-from trainer.protocol.channel import LoneChannel, Save
+from trainer.protocol.channel import LoneChannel
+from trainer.protocol.messages import Event, FromWorker, Save
 from trainer.protocol.session import CheckpointSettings, Session
 from trainer.rundir.directory import RunDirectory
 
@@ -28,8 +29,8 @@ class Worker:
     """A rank of the seventh world of a run, which the third leader formed."""
 
     def __init__(self, path: Path | None, rank: int = 0, size: int = 1, lost: bool = False) -> None:
-        self.told: list[tuple[str, dict[str, Any]]] = []
-        channel = LoneChannel(lambda op, fields: self.told.append((op, fields)))
+        self.told: list[FromWorker] = []
+        channel = LoneChannel(self.told.append)
         channel.aborted = lambda generation: lost  # type: ignore[method-assign]
         generations = Generations(channel)
         generations.number, generations.leader_term = 7, 3
@@ -47,7 +48,7 @@ class Worker:
         return self.saving
 
     def events(self) -> list[str]:
-        return [str(fields["event"]) for op, fields in self.told if op == "event"]
+        return [message.name for message in self.told if isinstance(message, Event)]
 
 
 def manifest(path: Path, step: int) -> Manifest:

@@ -9,7 +9,8 @@ import pytest
 from tests.trainer.ranks import PATIENCE
 from trainer.engine import stay
 from trainer.engine.stay import Stay
-from trainer.protocol.channel import Generation, LoneChannel
+from trainer.protocol.channel import LoneChannel
+from trainer.protocol.messages import Form
 
 
 def test_whoever_has_left_breaks_no_connection_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,7 +24,7 @@ def test_whoever_has_left_breaks_no_connection_any_more(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(stay, "break_connections", break_connections)
     monkeypatch.setattr(stay, "horovod_shutdown", lambda: None)
-    one = Stay(LoneChannel(), Generation(1))
+    one = Stay(LoneChannel(), Form(1, {}, ()))
     one.break_off()
     assert breaking.wait(PATIENCE)
     threading.Timer(0.05, go_on.set).start()

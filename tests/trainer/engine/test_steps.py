@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from tests.trainer.ranks import alone, formed, workers
+from trainer.protocol.messages import Done, Stopped
 
 SAMPLES, BATCH, EPOCHS = 22, 4, 2
 STEPS = EPOCHS * -(-SAMPLES // BATCH)
@@ -193,11 +194,11 @@ def test_a_step_whose_worker_was_lost_is_given_again(victim: int) -> None:
     with workers(followed, *plans) as two:
         survivor = two[1 - victim]
         with formed(1, two):
-            stopped = survivor.until("stopped")
-            assert (stopped["step"], stopped["clean"]) == (5, True)
+            stopped = survivor.until(Stopped)
+            assert (stopped.step, stopped.clean) == (5, True)
         with formed(2, [survivor]) as (started,):
-            assert started["step"] == 5
-            survivor.until("done")
+            assert started.step == 5
+            survivor.until(Done)
         losses, tries = survivor.exit()
     assert losses == pytest.approx(alone(by_hand), rel=1e-9)
     assert tries == STEPS + 1
@@ -206,8 +207,8 @@ def test_a_step_whose_worker_was_lost_is_given_again(victim: int) -> None:
 def test_after_the_loop_there_is_rank_0_alone() -> None:
     with workers(followed, [0], [0]) as two:
         with formed(1, two):
-            done = two[0].until("done")
-            assert (done["rank"], done["step"]) == (0, STEPS)
+            done = two[0].until(Done)
+            assert (done.rank, done.step) == (0, STEPS)
         outcomes = [worker.exit() for worker in two]
     assert [one[1] for one in outcomes] == [STEPS, STEPS]
 
@@ -240,7 +241,7 @@ def unequal(channel: Any, slow: bool) -> list[int]:
 def test_shares_follow_the_speed_and_still_sum_to_the_global_batch() -> None:
     with workers(unequal, [False], [True]) as two:
         with formed(1, two):
-            two[0].until("done")
+            two[0].until(Done)
         fast, slow = two[0].exit(), two[1].exit()
     assert [one + other for one, other in zip(fast, slow, strict=True)] == [24] * 40
     assert fast[:10] == [12] * 10, "nothing is known yet"

@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.trainer.ranks import PATIENCE
-from trainer.protocol.channel import (
-    ENV_CONTROL,
-    AgentChannel,
-    Generation,
-    Leave,
-    LoneChannel,
-    Order,
+from trainer.protocol.channel import ENV_CONTROL, AgentChannel, LoneChannel
+from trainer.protocol.messages import (
+    Abort,
+    Done,
+    Event,
+    Exit,
+    Failed,
+    Form,
+    FromWorker,
+    Pause,
+    Progress,
+    Ready,
     Save,
+    ToWorker,
+    encode,
 )
 
 
@@ -32,21 +38,14 @@ class Line:
         self.orphaned = threading.Event()
         self.channel = AgentChannel(worker_reads, worker_writes, self.orphaned.set)
 
-    def send(self, op: str, **fields: Any) -> None:
-        os.write(self.orders, json.dumps({"op": op, **fields}).encode() + b"\n")
+    def send(self, order: ToWorker) -> None:
+        os.write(self.orders, encode(order))
 
-    def form(self, generation: int) -> Generation:
+    def form(self, generation: int) -> None:
         """Has the worker join a generation; whatever was sent before has been heard then."""
-        self.send("form", generation=generation, env={"A": "1"}, addresses=["10.0.0.1"])
-        joined = self.next_but_leave()
-        assert isinstance(joined, Generation)
-        return joined
-
-    def next_but_leave(self) -> Order:
-        """The next order, after those to leave: whoever stands by in a world hears them, too."""
-        while isinstance(order := self.channel.next(), Leave):
-            pass
-        return order
+        self.send(Form(generation, {"A": "1"}, ("10.0.0.1",)))
+        while not isinstance(self.channel.next(), Form):
+            pass  # an order to leave: whoever stands by in a world hears it, too
 
     def close(self) -> None:
         for end in ("orders", "messages"):
@@ -65,46 +64,40 @@ def line() -> Iterator[Line]:
 
 
 def test_orders_come_in_the_order_given(line: Line) -> None:
-    line.send("form", generation=3, env={"A": "1"}, addresses=["10.0.0.1", "10.0.0.2"])
-    line.send("save")
-    line.send("form", generation=4, env={}, addresses=[])
-    line.send("exit")
-    assert [line.channel.next() for _ in range(4)] == [
-        Generation(3, {"A": "1"}, ("10.0.0.1", "10.0.0.2")),
-        Save(),
-        Generation(4),
-        None,
+    orders: list[ToWorker] = [
+        Form(3, {"A": "1"}, ("10.0.0.1", "10.0.0.2"), term=2),
+        Pause(3),
+        Save(rank=1, size=3, until=9.0),
+        Form(4, {}, ()),
+        Abort(4),
+        Exit(),
     ]
-
-
-def test_a_share_of_a_checkpoint_has_its_deadline_on_this_clock(line: Line) -> None:
-    before = time.monotonic()
-    line.send("save", rank=1, size=3, deadline=9.0)
-    order = line.channel.next()
-    assert isinstance(order, Save) and (order.rank, order.size) == (1, 3)
-    assert before + 9.0 <= order.until <= time.monotonic() + 9.0
+    for order in orders:
+        line.send(order)
+    assert [line.channel.next() for _ in orders] == orders
 
 
 def test_messages_are_json_lines(line: Line) -> None:
-    line.channel.send("started", generation=3, loss=[0.5, None])
-    line.channel.send("failed", reason="a\nb é")
+    line.channel.send(Progress(generation=3, step=7, saving=0.5))
+    line.channel.send(Failed("a\nb é"))
     with os.fdopen(os.dup(line.messages), "rb") as reader:
         assert [json.loads(reader.readline()) for _ in range(2)] == [
-            {"op": "started", "generation": 3, "loss": [0.5, None]},
+            {"op": "progress", "generation": 3, "step": 7, "saving": 0.5},
             {"op": "failed", "reason": "a\nb é"},
         ]
 
 
 def test_messages_of_many_threads_do_not_mix(line: Line) -> None:
     def tell(number: int) -> None:
+        text = str(number) * 50_000  # together more than a pipe takes at once
         for _ in range(3):
-            line.channel.send("event", text=str(number) * 50_000)  # more than a pipe takes at once
+            line.channel.send(Event("evaluated", {"text": text}))
 
     threads = [threading.Thread(target=tell, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     with os.fdopen(os.dup(line.messages), "rb") as reader:
-        texts = [json.loads(reader.readline())["text"] for _ in range(12)]
+        texts = [json.loads(reader.readline())["fields"]["text"] for _ in range(12)]
     for thread in threads:
         thread.join()
     assert sorted(texts) == sorted(str(number) * 50_000 for number in range(4) for _ in range(3))
@@ -128,7 +121,7 @@ def test_it_tells_again_and_again_that_it_lives_and_whether_it_waits(line: Line)
 def test_a_pause_is_for_its_generation_only(line: Line) -> None:
     line.form(3)
     assert not line.channel.pause_requested()
-    line.send("pause", generation=3)
+    line.send(Pause(3))
     while not line.channel.pause_requested():
         pass
     line.form(4)
@@ -137,15 +130,15 @@ def test_a_pause_is_for_its_generation_only(line: Line) -> None:
 
 def test_a_late_pause_changes_nothing(line: Line) -> None:
     line.form(4)
-    line.send("pause", generation=3)
-    line.send("save")
-    assert line.channel.next() == Leave(3)
+    line.send(Pause(3))
+    line.send(Save())
+    assert line.channel.next() == Pause(3)
     assert line.channel.next() == Save()
     assert not line.channel.pause_requested()
 
 
 def test_a_pause_that_comes_before_its_generation_counts(line: Line) -> None:
-    line.send("pause", generation=5)
+    line.send(Pause(5))
     line.form(5)
     assert line.channel.pause_requested()
 
@@ -154,7 +147,7 @@ def test_an_abort_calls_back_at_once(line: Line) -> None:
     called = threading.Event()
     line.form(3)
     line.channel.on_abort(called.set)
-    line.send("abort", generation=3)
+    line.send(Abort(3))
     assert called.wait(PATIENCE)
     assert line.channel.aborted(3)
     assert line.channel.aborted(2)
@@ -165,15 +158,15 @@ def test_an_abort_of_a_generation_that_was_left_calls_nobody(line: Line) -> None
     called = threading.Event()
     line.form(4)
     line.channel.on_abort(called.set)
-    line.send("abort", generation=3)
-    line.send("save")
-    assert line.channel.next() == Leave(3)
+    line.send(Abort(3))
+    line.send(Save())
+    assert line.channel.next() == Abort(3)
     assert line.channel.next() == Save()
     assert not called.is_set()
 
 
 def test_an_abort_that_comes_first_is_remembered(line: Line) -> None:
-    line.send("abort", generation=3)
+    line.send(Abort(3))
     line.form(3)
     assert line.channel.aborted(3)
 
@@ -182,17 +175,23 @@ def test_without_a_callback_an_abort_is_only_remembered(line: Line) -> None:
     line.form(3)
     line.channel.on_abort(lambda: pytest.fail("it was taken back"))
     line.channel.on_abort(None)
-    line.send("abort", generation=3)
-    line.send("save")
-    assert line.channel.next() == Leave(3)
+    line.send(Abort(3))
+    line.send(Save())
+    assert line.channel.next() == Abort(3)
     assert line.channel.next() == Save()
     assert line.channel.aborted(3)
 
 
 def test_an_unknown_order_is_passed_over(line: Line) -> None:
-    line.send("sing", song="la")
-    line.send("save")
+    os.write(line.orders, b'{"op": "sing", "song": "la"}\n')
+    line.send(Save())
     assert line.channel.next() == Save()
+
+
+@pytest.mark.parametrize("said", [b"noise", b"{}", b'{"op": "pause", "generation": "3"}'])
+def test_an_agent_that_makes_no_sense_is_as_bad_as_none(line: Line, said: bytes) -> None:
+    os.write(line.orders, said + b"\n")
+    assert line.orphaned.wait(PATIENCE)
 
 
 def test_without_its_agent_a_worker_ends(line: Line) -> None:
@@ -203,7 +202,7 @@ def test_without_its_agent_a_worker_ends(line: Line) -> None:
 def test_a_message_to_an_agent_that_is_gone_ends_the_worker(line: Line) -> None:
     os.close(line.messages)
     line.messages = -1
-    line.channel.send("progress")
+    line.channel.send(Ready())
     assert line.orphaned.is_set()
 
 
@@ -220,7 +219,7 @@ def test_the_channel_is_found_in_the_environment_once(monkeypatch: pytest.Monkey
     assert ENV_CONTROL not in os.environ, "children must not think that it is theirs"
     assert not os.get_inheritable(worker_reads)
     assert not os.get_inheritable(worker_writes)
-    channel.send("ready")
+    channel.send(Ready())
     assert os.read(messages, 100) == b'{"op": "ready"}\n'
     listener = next(one for one in threading.enumerate() if one.name == "swell-channel")
     os.close(orders)
@@ -229,13 +228,14 @@ def test_the_channel_is_found_in_the_environment_once(monkeypatch: pytest.Monkey
 
 
 def test_a_lone_process_gets_one_world_and_reports_to_whom_it_likes() -> None:
-    told: list[tuple[str, dict[str, Any]]] = []
-    channel = LoneChannel(lambda op, fields: told.append((op, fields)))
-    assert channel.next() == Generation(1)
+    told: list[FromWorker] = []
+    channel = LoneChannel(told.append)
+    assert channel.next() == Form(1, {}, ())
     assert not channel.pause_requested()
     assert not channel.aborted(1)
     channel.on_abort(lambda: None)
-    channel.send("done", step=3)
-    assert told == [("done", {"step": 3})]
-    assert channel.next() is None
-    LoneChannel().send("done")
+    done = Done(generation=1, rank=0, step=3, metrics={})
+    channel.send(done)
+    assert told == [done]
+    assert channel.next() == Exit()
+    LoneChannel().send(done)

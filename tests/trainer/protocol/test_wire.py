@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.protocol import signals
+from trainer.protocol import messages, signals
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.wire import (
     addresses_in,
     event_from_message,
     order_to_message,
-    share_in,
+    save_from_message,
     world_from_message,
     world_to_message,
 )
@@ -92,7 +92,8 @@ def test_what_an_agent_says_means(body: dict[str, Any], event: signals.Event | N
 def test_a_share_of_a_checkpoint_comes_to_the_worker(deadline: float | None) -> None:
     save = signals.Save(A, 1, 3, math.inf if deadline is None else deadline)
     message = pb.FromCoordinator.FromString(order_to_message(save).SerializeToString())
-    assert share_in(message.save) == {"rank": 1, "size": 3, "deadline": deadline}
+    until = math.inf if deadline is None else 109.5
+    assert save_from_message(message.save, now=100.0) == messages.Save(1, 3, until)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.trainer.ranks import Meeting, Worker, form, formed, workers, world_of
+from trainer.protocol.messages import Abort, Done, Pause, Progress, Ready, Stopped
 
 
 def scripted(
@@ -65,32 +66,32 @@ def scripted(
 ON_AND_ON = 10**9
 
 
-def pause(generation: int, members: list[Worker]) -> list[dict[str, Any]]:
+def pause(generation: int, members: list[Worker]) -> list[Stopped]:
     for member in members:
-        member.send("pause", generation=generation)
-    return [member.until("stopped") for member in members]
+        member.send(Pause(generation))
+    return [member.until(Stopped) for member in members]
 
 
 def ready(*members: Worker) -> None:
     for member in members:
-        member.until("ready")
+        member.until(Ready)
 
 
 def at_work(*members: Worker) -> None:
     for member in members:
-        member.until("progress")
+        member.until(Progress)
 
 
 def test_a_script_is_warm_when_it_asks_for_a_world_and_done_when_rank_0_ends() -> None:
     with workers(scripted, [6], [6]) as two:
         ready(*two)
         with formed(1, two) as started:
-            assert [(one["rank"], one["step"], one["bytes"]) for one in started] == [
+            assert [(one.rank, one.step, one.bytes) for one in started] == [
                 (0, 0, 0),
                 (1, 0, 0),
             ]
-            done = two[0].until("done")
-            assert (done["rank"], done["step"]) == (0, 6)
+            done = two[0].until(Done)
+            assert (done.rank, done.step) == (0, 6)
         one, other = (worker.exit() for worker in two)
     assert one["weight"] == other["weight"], "they were made equal and trained together"
     assert (one["round"], one["steps"]) == (6, 6)
@@ -109,13 +110,13 @@ def test_a_notice_stops_all_at_the_same_commit_and_nothing_is_rolled_back() -> N
         with formed(1, two):
             at_work(*two)
             stopped = pause(1, two)
-        assert len({one["step"] for one in stopped}) == 1
-        assert all(one["clean"] and not one["failed"] for one in stopped)
+        assert len({one.step for one in stopped}) == 1
+        assert all(one.clean and not one.failed for one in stopped)
         with formed(2, two[1:]) as (started,):
-            assert started["step"] == stopped[0]["step"]
+            assert started.step == stopped[0].step
             pause(2, two[1:])
         assert two[0].exit()["told"] == ["0/2 from 0"]
-        assert two[1].exit()["told"][1:] == ["reset to 1", f"0/1 from {stopped[0]['step']}"]
+        assert two[1].exit()["told"][1:] == ["reset to 1", f"0/1 from {stopped[0].step}"]
 
 
 @pytest.mark.parametrize("newcomer_first", [False, True], ids=["last", "rank 0"])
@@ -125,12 +126,12 @@ def test_a_newcomer_gets_the_state_whatever_its_rank(newcomer_first: bool) -> No
         ready(old, new)
         with formed(1, [old]):
             at_work(old)
-            step = pause(1, [old])[0]["step"]
+            step = pause(1, [old])[0].step
         both = [new, old] if newcomer_first else [old, new]
         with formed(2, both) as started:
-            assert [one["step"] for one in started] == [step, step]
+            assert [one.step for one in started] == [step, step]
             at_work(*both)
-            ended = pause(2, both)[0]["step"]
+            ended = pause(2, both)[0].step
         outcomes = [worker.exit() for worker in both]
     assert outcomes[0]["weight"] == outcomes[1]["weight"]
     assert [one["steps"] for one in outcomes] == [ended, ended], "nothing began anew"
@@ -144,12 +145,12 @@ def test_a_killed_peer_takes_the_others_back_to_their_last_commit(victim: int) -
         ready(*two)
         survivor = two[1 - victim]
         with formed(1, two):
-            stopped = survivor.until("stopped")
-            assert (stopped["step"], stopped["clean"]) == (6, True)
-            assert stopped["failed"]
+            stopped = survivor.until(Stopped)
+            assert (stopped.step, stopped.clean) == (6, True)
+            assert stopped.failed
         with formed(2, [survivor]) as (started,):
-            assert started["step"] == 6
-            assert survivor.until("done")["step"] == 12
+            assert started.step == 6
+            assert survivor.until(Done).step == 12
         outcome = survivor.exit()
     assert (outcome["round"], outcome["steps"]) == (12, 12)
     assert outcome["told"][1:] == ["reset to 1", "0/1 from 6"]
@@ -161,8 +162,8 @@ def test_an_abort_breaks_a_script_loose_from_a_silent_peer() -> None:
         with formed(1, two):
             at_work(*two)
             os.kill(two[1].process.pid, signal.SIGSTOP)
-            two[0].send("abort", generation=1)
-            assert two[0].until("stopped")["clean"]
+            two[0].send(Abort(1))
+            assert two[0].until(Stopped).clean
         with formed(2, two[:1]):
             pause(2, two[:1])
 
@@ -172,7 +173,7 @@ def test_nothing_but_gloo_addresses_goes_to_the_rendezvous() -> None:
         ready(*two)
         with Meeting(world_of(1, 1)) as meeting:
             form(meeting, two)
-            two[0].until("done")
+            two[0].until(Done)
             scopes = {scope for scope, _, _ in meeting.rows}
         for worker in two:
             worker.exit()

@@ -13,6 +13,7 @@ import pytest
 
 from tests.trainer.ranks import Process, Worker, alone
 from trainer.protocol.channel import ENV_CONTROL
+from trainer.protocol.messages import Exit, Failed, Ready
 from trainer.protocol.session import CheckpointSettings, CodeSettings, Program, Session
 
 TASK = """
@@ -49,8 +50,8 @@ def failed(session: Session) -> tuple[str, int]:
     one = Worker(worker, [session])
     try:
         message = one.receive()
-        assert message["op"] == "failed"
-        return message["reason"], one.process.result()
+        assert isinstance(message, Failed)
+        return message.reason, one.process.result()
     finally:
         one.close()
 
@@ -97,9 +98,9 @@ def test_a_task_that_is_not_found_is_told(name: str, last: str) -> None:
 def test_a_worker_is_warm_before_it_is_ready_and_exits_when_told() -> None:
     one = Worker(worker, [Session(program=Program("tests.trainer.test_loop:Line"))])
     try:
-        assert one.receive() == {"op": "ready"}
+        assert one.receive() == Ready()
         os.kill(one.process.pid, signal.SIGTERM)
-        one.send("exit")
+        one.send(Exit())
         assert one.process.result() == 0
     finally:
         one.close()

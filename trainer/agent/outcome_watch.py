@@ -11,7 +11,7 @@ from trainer.rundir.directory import RunDirectory
 POLL = 2.0  # seconds
 
 
-class Ended(Exception):
+class RunEnded(Exception):
     """The run has ended."""
 
     def __init__(self, state: str, reason: str) -> None:
@@ -19,7 +19,7 @@ class Ended(Exception):
         self.state = state
 
 
-class Ending:
+class OutcomeWatch:
     """Watches outcome.json, and stop.json, with which the launcher asks for an end.
 
     Args:
@@ -39,7 +39,7 @@ class Ending:
         self._hurry.set()
 
     async def watch(self) -> None:
-        """Watches for ever. Raises Ended when the run has ended."""
+        """Watches for ever. Raises RunEnded when the run has ended."""
         while True:
             timer = asyncio.get_running_loop().call_later(POLL, self._hurry.set)
             await self._hurry.wait()
@@ -48,7 +48,7 @@ class Ending:
             with suppress(OSError, ValueError):
                 outcome = await asyncio.to_thread(self._run_dir.outcome)
                 if outcome is not None:
-                    raise Ended(str(outcome.get("state")), str(outcome.get("reason")))
+                    raise RunEnded(str(outcome.get("state")), str(outcome.get("reason")))
                 stop = await asyncio.to_thread(self._run_dir.stop_asked)
                 if stop is not None and self._stop is None:
                     self._stop = str(stop.get("reason"))

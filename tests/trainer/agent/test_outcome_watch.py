@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.agent.ending import Ended, Ending
+from trainer.agent.outcome_watch import OutcomeWatch, RunEnded
 from trainer.rundir.directory import RunDirectory
 
 
@@ -16,19 +16,19 @@ def run_dir(tmp_path: Path) -> RunDirectory:
     return RunDirectory(str(tmp_path))
 
 
-async def watched(ending: Ending) -> Ended:
-    with pytest.raises(Ended) as ended:
-        await asyncio.wait_for(ending.watch(), 60)
+async def watched(watch: OutcomeWatch) -> RunEnded:
+    with pytest.raises(RunEnded) as ended:
+        await asyncio.wait_for(watch.watch(), 60)
     return ended.value
 
 
 def test_an_outcome_ends_it(run_dir: RunDirectory) -> None:
     run_dir.end("cancelled", "by somebody")
-    ending = Ending(run_dir, lambda reason: None)
+    watch = OutcomeWatch(run_dir, lambda reason: None)
 
-    async def live() -> Ended:
-        ending.look_now()
-        return await watched(ending)
+    async def live() -> RunEnded:
+        watch.look_now()
+        return await watched(watch)
 
     ended = asyncio.run(live())
     assert (ended.state, str(ended)) == ("cancelled", "by somebody")
@@ -37,17 +37,17 @@ def test_an_outcome_ends_it(run_dir: RunDirectory) -> None:
 def test_a_stop_drains_it_once_and_its_checkpoint_ends_the_run(run_dir: RunDirectory) -> None:
     run_dir.ask_to_stop("limited", "limits.cost: all is spent")
     drains: list[str] = []
-    ending = Ending(run_dir, drains.append)
+    watch = OutcomeWatch(run_dir, drains.append)
 
-    async def live() -> tuple[str | None, Ended]:
-        watching = asyncio.create_task(watched(ending))
+    async def live() -> tuple[str | None, RunEnded]:
+        watching = asyncio.create_task(watched(watch))
         while not drains:
-            ending.look_now()
+            watch.look_now()
             await asyncio.sleep(0.01)
         for _ in range(5):
-            ending.look_now()
+            watch.look_now()
             await asyncio.sleep(0.01)
-        return await ending.saved(), await watching
+        return await watch.saved(), await watching
 
     why, ended = asyncio.run(live())
     assert drains == ["the run is to stop: limits.cost: all is spent"]
@@ -56,22 +56,22 @@ def test_a_stop_drains_it_once_and_its_checkpoint_ends_the_run(run_dir: RunDirec
 
 
 def test_a_checkpoint_of_a_run_that_goes_on_ends_nothing(run_dir: RunDirectory) -> None:
-    assert asyncio.run(Ending(run_dir, lambda reason: None).saved()) is None
+    assert asyncio.run(OutcomeWatch(run_dir, lambda reason: None).saved()) is None
     assert run_dir.outcome() is None
 
 
 def test_who_saves_last_does_not_end_it_again(run_dir: RunDirectory) -> None:
     run_dir.ask_to_stop("limited", "a limit")
     drains: list[str] = []
-    ending = Ending(run_dir, drains.append)
+    watch = OutcomeWatch(run_dir, drains.append)
 
     async def live() -> str | None:
-        watching = asyncio.create_task(watched(ending))
+        watching = asyncio.create_task(watched(watch))
         while not drains:
-            ending.look_now()
+            watch.look_now()
             await asyncio.sleep(0.01)
         run_dir.end("succeeded", "training is complete")
-        said = await ending.saved()
+        said = await watch.saved()
         await watching
         return said
 
@@ -81,11 +81,11 @@ def test_who_saves_last_does_not_end_it_again(run_dir: RunDirectory) -> None:
 
 def test_a_stop_file_that_is_not_one_is_passed_over(run_dir: RunDirectory) -> None:
     run_dir.store.write("stop.json", b"[]")
-    ending = Ending(run_dir, lambda reason: pytest.fail("it drains"))
+    watch = OutcomeWatch(run_dir, lambda reason: pytest.fail("it drains"))
 
     async def live() -> None:
-        ending.look_now()
+        watch.look_now()
         with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(ending.watch(), 0.2)
+            await asyncio.wait_for(watch.watch(), 0.2)
 
     asyncio.run(live())

@@ -1,0 +1,64 @@
+"""From an environment to a running agent: which run it is, who this is, and how that ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Mapping
+
+from trainer.agent.agent import Agent, Rejoin
+from trainer.agent.code import bring
+from trainer.agent.link import Refused
+from trainer.agent.replica import find_replica, hostname_trap
+from trainer.agent.settings import Settings
+from trainer.protocol.credentials import find_credentials
+from trainer.protocol.lease import newest_claim
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.names import ENV_RUN_DIR, EXIT_FAILED, EXIT_RETRY
+from trainer.rundir.retry import START_LIMIT, patiently
+
+log = logging.getLogger("swell.agent")
+
+
+async def serve(env: Mapping[str, str]) -> int:
+    """Runs the agent that ``env`` describes. Returns its exit code.
+
+    Raises ValueError, for the user, when the environment, run directory or code is unusable.
+    """
+    url = env.get(ENV_RUN_DIR)
+    if not url:
+        raise ValueError(f"{ENV_RUN_DIR} must be set: the launcher does it")
+    run_dir = RunDirectory(url)
+    try:
+        run = patiently(run_dir.run, limit=START_LIMIT)
+    except FileNotFoundError as error:
+        raise ValueError(f"{run_dir.url} is not a run directory: it has no run.json") from error
+    credentials = find_credentials(env, run)
+    claim = patiently(lambda: newest_claim(run_dir), limit=START_LIMIT)  # its holder is a peer
+    replica = find_replica(env, claim.target.rpartition(":")[0] if claim else "")
+    if trap := hostname_trap(replica.address):
+        log.warning("%s", trap)
+    settings = await asyncio.to_thread(bring, run_dir, Settings.of_run(run), env)
+    return await Agent(replica, run_dir, settings, credentials, env).run()
+
+
+def main() -> int:
+    """Runs the agent that this process's environment describes. Returns its exit code."""
+    logging.basicConfig(
+        level=os.environ.get("SWELL_LOG_LEVEL", "INFO"),
+        format="%(asctime)s %(name)s: %(message)s",
+        stream=sys.stdout,
+    )
+    try:
+        return asyncio.run(serve(os.environ))
+    except Rejoin as reason:
+        log.info("starting again as a new member: %s", reason)
+        os.execv(sys.executable, [sys.executable, "-m", "trainer.agent"])
+    except (ValueError, Refused) as error:
+        print(f"swell-agent: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except OSError as error:
+        print(f"swell-agent: what the run is kept in does not answer: {error}", file=sys.stderr)
+        return EXIT_RETRY

@@ -1,0 +1,251 @@
+"""What an agent and its worker say to each other: a dataclass for each kind, a JSON line for each.
+
+Both come from one image, so that nothing here has a version. Neither takes the other at its word
+for that: the user's program runs in the worker, and may have written into the pipe.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import MISSING, dataclass, fields
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from trainer.rundir.untrusted import parse_json
+
+# --- agent to worker ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Form:
+    """Join a world.
+
+    Attributes:
+        generation: its number.
+        env: the HOROVOD_* variables for ``hvd.init()``.
+        addresses: where the other members live; an abort breaks the connections to them.
+        term: that of the leader who formed it.
+    """
+
+    generation: int
+    env: dict[str, str]
+    addresses: tuple[str, ...]
+    term: int = 0
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Leave the generation after the running step."""
+
+    generation: int
+
+
+@dataclass(frozen=True)
+class Abort:
+    """Leave the generation now: it is broken off."""
+
+    generation: int
+
+
+@dataclass(frozen=True)
+class Save:
+    """Write a share of a checkpoint of what you hold.
+
+    Attributes:
+        rank, size: the worker's place among those who write.
+        until: when this VM is taken away, in seconds of the monotonic clock, which all processes
+            of a machine share.
+    """
+
+    rank: int = 0
+    size: int = 1
+    until: float = math.inf
+
+
+@dataclass(frozen=True)
+class Exit:
+    """The worker's life is over."""
+
+
+# --- worker to agent ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Alive:
+    """The process lives, whatever its training thread does.
+
+    Attributes:
+        waiting: whether that thread waits for its peers, in a collective.
+    """
+
+    waiting: bool
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The worker is warm: it can join a world at once."""
+
+
+@dataclass(frozen=True)
+class Received:
+    """How many bytes of state have come so far, while a world begins."""
+
+    generation: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Started:
+    """The worker has joined a world, and holds what all its ranks hold.
+
+    Attributes:
+        generation, rank: which world, and where in it.
+        step: the step that the world goes on from.
+        idle: seconds since this worker's last step; None if it has taken none.
+        bytes: of state that were sent to make all ranks equal.
+        seconds: what that took.
+    """
+
+    generation: int
+    rank: int
+    step: int
+    idle: float | None
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the worker is.
+
+    Attributes:
+        generation: which world it is in.
+        step: steps completed.
+        saving: seconds that its share of a checkpoint would take; 0 where that is not known.
+    """
+
+    generation: int
+    step: int
+    saving: float = 0.0
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Metrics of consecutive steps of one generation.
+
+    Attributes:
+        generation: which one.
+        first: the first of the steps.
+        metrics: ``metrics[name][i]`` is of step ``first + i``.
+        total_steps: of the whole run; None where nobody knows.
+    """
+
+    generation: int
+    first: int
+    metrics: dict[str, list[float]]
+    total_steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The worker has left a generation, and waits for the next.
+
+    Attributes:
+        generation: which one.
+        step: the last step that it completed.
+        clean: whether it holds exactly the state after that step.
+        failed: why it left, if nobody asked it to.
+    """
+
+    generation: int
+    step: int
+    clean: bool
+    failed: str
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The worker has written its share of a checkpoint, or had nothing worth it."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """Training is complete."""
+
+    generation: int
+    rank: int
+    step: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The user's code has raised; ``reason`` is the traceback."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Event:
+    """An event of trainer.rundir.events, for the agent to emit."""
+
+    name: str
+    fields: dict[str, Any]
+
+
+ToWorker = Form | Pause | Abort | Save | Exit
+FromWorker = (
+    Alive | Ready | Received | Started | Progress | Steps | Stopped | Saved | Done | Failed | Event
+)
+Message = ToWorker | FromWorker
+
+# --- lines --------------------------------------------------------------------------------
+
+_KINDS: dict[str, type[Message]] = {kind.__name__.lower(): kind for kind in get_args(Message)}
+_TYPES: dict[str, dict[str, Any]] = {op: get_type_hints(kind) for op, kind in _KINDS.items()}
+
+
+def encode(message: Message) -> bytes:
+    """Returns the message as a line, its end included."""
+    op = type(message).__name__.lower()
+    return json.dumps({"op": op, **vars(message)}).encode() + b"\n"
+
+
+def decode(line: bytes) -> Message | None:
+    """Returns the message of a line; None for one of a kind that is not known here.
+
+    Fields that are not known are passed over, too. Raises ValueError for what is no message, and
+    for one that lacks a field or has a value of a wrong type.
+    """
+    record = parse_json(line)
+    op = record.get("op") if isinstance(record, dict) else None
+    if not isinstance(op, str):
+        raise ValueError("it is no message: it has no op")
+    if op not in _KINDS:
+        return None
+    values = {}
+    for field in fields(_KINDS[op]):
+        if field.name in record:
+            values[field.name] = _checked(record[field.name], _TYPES[op][field.name], op)
+        elif field.default is MISSING:
+            raise ValueError(f"{op} lacks {field.name}")
+    return _KINDS[op](**values)
+
+
+def _checked(value: Any, wanted: Any, op: str) -> Any:
+    """Returns a value of JSON as the type that is wanted; raises ValueError if it is another."""
+    origin, inner = get_origin(wanted), get_args(wanted)
+    if wanted is Any or type(value) is wanted:
+        return value
+    if wanted is float and type(value) is int:
+        return value
+    if origin is UnionType:  # with None
+        return None if value is None else _checked(value, inner[0], op)
+    if origin is dict and isinstance(value, dict):
+        return {key: _checked(one, inner[1], op) for key, one in value.items()}
+    if origin in (list, tuple) and isinstance(value, list):
+        return origin(_checked(one, inner[0], op) for one in value)
+    raise ValueError(f"{op} has a {type(value).__name__} where {wanted} belongs")
