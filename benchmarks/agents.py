@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.protocol.credentials import new_secret
+from trainer.rundir import formats
 from trainer.rundir.directory import RunDirectory, token_sha256
 from trainer.rundir.names import ENV_ADDRESS, ENV_RUN_DIR, ENV_SLOTS, ENV_TOKEN
 
@@ -51,6 +52,7 @@ class Agents:
                 "token_sha256": token_sha256(self._token),
                 "created": time.time(),
                 "by": "benchmarks",
+                **formats.RUN.stamp(),
             },
         )
 

@@ -28,6 +28,7 @@ from trainer.protocol.lease import newest_claim
 from trainer.protocol.wire import MESSAGE_LIMIT, METHOD, SERVICE, world_from_message
 from trainer.protocol.world import MemberId, World
 from trainer.rundir.directory import RunDirectory
+from trainer.rundir.formats import PROTOCOL
 
 T = TypeVar("T")
 
@@ -197,7 +198,12 @@ class SimulatedAgent:
                 request_serializer=pb.FromAgent.SerializeToString,
                 response_deserializer=pb.FromCoordinator.FromString,
             )(self._requests(), metadata=self._credentials.metadata)
-            hello = pb.Hello(member=str(self.member), slots=self.slots, address="127.0.0.1")
+            hello = pb.Hello(
+                protocol=PROTOCOL,
+                member=str(self.member),
+                slots=self.slots,
+                address="127.0.0.1",
+            )
             self.send(hello=hello)
             self.send(ready=pb.Ready())
             async for order in call:

@@ -25,7 +25,9 @@ from launcher.supervision.choices import Choice, choices_of
 from launcher.supervision.policy import Terms
 from launcher.supervision.webhook import WebhookError, find_url
 from launcher.target import problems
+from trainer.rundir import formats
 from trainer.rundir.directory import RunDirectory
+from trainer.rundir.names import RUN
 
 
 class LaunchError(ValueError):
@@ -117,6 +119,7 @@ def prepare(job: Job, target: TargetName, run_id: str | None = None) -> Draft:
         "token_sha256": "",  # every attempt has a secret of its own: see home.renew_secret
         "created": now,
         "by": home.whoami(),
+        **formats.RUN.stamp(),
     }
     return Draft(record, job, directory, tuple(choices), url, packed)
 
@@ -137,7 +140,14 @@ def reopen(directory: RunDirectory) -> Draft:
 
     Raises RunError, LaunchError, FileError and OSError; see ``launcher.attach``.
     """
-    record = directory.run()
+    record = home.read_run(directory)
+    try:
+        formats.require_usable(record, f"{directory.url}/{RUN}")
+    except formats.FormatError as error:
+        raise home.RunError(
+            f"{error}; attach with the Swell that launched it, or begin a new run from one of its "
+            f"checkpoints (swell checkpoints {record['id']}; swell launch JOB --from URL)"
+        ) from None
     if record.get("target") != "vertex" and not home.launched_here(record):
         raise home.RunError(
             f"{record['id']}: is a local run of {record.get('by')}; attach to it there"

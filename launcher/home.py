@@ -23,6 +23,7 @@ from typing import Any
 
 from trainer.protocol.credentials import new_secret
 from trainer.rundir.directory import RunDirectory, token_sha256
+from trainer.rundir.formats import UPDATE_LAUNCHER, FormatError
 from trainer.rundir.names import RUN
 from trainer.rundir.untrusted import parse_json
 
@@ -88,10 +89,13 @@ def checkpoint_urls(
 
 def checkpoint_directories(run_dir: RunDirectory) -> list[RunDirectory]:
     """Returns the directories that have the run's checkpoints; the run directory is the first."""
-    from launcher.job.spec import Job
+    from launcher.job.model import valid
+    from launcher.job.spec import Checkpoint
 
-    run = run_dir.run()
-    buckets = Job.model_validate(run["spec"]).checkpoint.buckets
+    run = read_run(run_dir)
+    spec = run.get("spec")  # the rest of it may be such as today's job files cannot be
+    written = (spec.get("checkpoint") if isinstance(spec, dict) else None) or {}
+    buckets = (valid(Checkpoint, written) or Checkpoint()).buckets
     urls = checkpoint_urls(str(run["id"]), run_dir.url, buckets)
     return [run_dir, *(_open(url, str(run.get("target"))) for url in urls[1:])]
 
@@ -115,6 +119,19 @@ def _open(url: str, target: str) -> RunDirectory:
 
         return RunDirectory(url, LocalBuckets(buckets_folder()))
     return RunDirectory(url)
+
+
+def read_run(run_dir: RunDirectory) -> dict[str, Any]:
+    """Returns run.json, of any format that is known.
+
+    Raises RunError when it is of a newer one, or damaged, FileNotFoundError, and OSError.
+    """
+    try:
+        return run_dir.run()
+    except FormatError as error:
+        raise RunError(f"{error}: {UPDATE_LAUNCHER}") from None
+    except ValueError as error:
+        raise RunError(str(error)) from None
 
 
 def create(run_dir: RunDirectory, record: dict[str, Any]) -> None:
@@ -202,7 +219,7 @@ def renew_secret(run_dir: RunDirectory) -> str:
     Agents of an earlier attempt are not let into the run any more.
     """
     secret = new_secret()
-    run_dir.write_json(RUN, {**run_dir.run(), "token_sha256": token_sha256(secret)})
+    run_dir.write_json(RUN, {**read_run(run_dir), "token_sha256": token_sha256(secret)})
     return secret
 
 

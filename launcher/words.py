@@ -8,6 +8,7 @@ import time
 from launcher.records import EventRecord
 from launcher.states import info_of
 from trainer.rundir.events import Event
+from trainer.rundir.formats import UPDATE_LAUNCHER
 
 _CAUSES = {
     "start": "start",
@@ -91,6 +92,8 @@ def _text(event: EventRecord) -> str | None:
             return f"the run is to save a checkpoint and to end{why}"
         case EventRecord(event="notification_failed", reason=str(reason)):
             return reason
+        case EventRecord(event="unreadable", reason=str(reason)):
+            return f"{reason}: {UPDATE_LAUNCHER}"
         # The world's.
         case EventRecord(event="leader_changed", member=str(member)):
             return f"{member} coordinates"

@@ -82,7 +82,7 @@ def attach_and_follow(directory: RunDirectory, as_json: bool) -> str:
 
 def _see(run: Run, console: Console, stops: _Stops, as_json: bool) -> str:
     stops.interrupt = False  # _follow cancels the run before it abandons it
-    record = run.directory.run()
+    record = home.read_run(run.directory)
     replicas, started = Job.model_validate(record["spec"]).replicas(), float(record["created"])
     with _view(console, Scene(run.id, replicas, started)) as view:
         view.show(f"run {run.id} ({record.get('target')}) in {run.directory.url}")
@@ -179,7 +179,7 @@ def local_replicas(directory: RunDirectory, replica: str) -> Replicas:
 
     Raises RunError.
     """
-    run = directory.run()
+    run = home.read_run(directory)
     run_id = str(run["id"])
     if run.get("target") != "local":
         raise home.RunError(

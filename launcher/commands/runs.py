@@ -39,7 +39,7 @@ def status(run: RunName, as_json: AsJson = False) -> None:
 
         found = home.find(run)
         known = read_status(found)
-        known["api"] = ask_api(found.run(), known["attempts"])
+        known["api"] = ask_api(home.read_run(found), known["attempts"])
         if as_json:
             typer.echo(json.dumps(known, indent=2))
             return

@@ -117,7 +117,7 @@ class VertexLog:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._directory = directory
-        self._project = str(directory.run().get("spec", {}).get("project") or "")
+        self._project = str(home.read_run(directory).get("spec", {}).get("project") or "")
         self._replica = replica
         self._since = since
         self._retries = retries
@@ -191,7 +191,7 @@ def open_log(
     Raises RunError for a replica that it does not have, for a local run of another machine, and
     for one that has no VMs yet.
     """
-    run = directory.run()
+    run = home.read_run(directory)
     run_id = str(run["id"])
     if replica is not None and not (replica == "service" and run.get("target") == "vertex"):
         home.require_replica(run, replica)

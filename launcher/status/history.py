@@ -41,6 +41,7 @@ class History:
         self.steps_lost = 0
         self.total_steps: int | None = None
         self.waiting = False
+        self.unreadable: str | None = None  # why some events could not be read
         self.members: dict[str, str] = {}  # replica → its state: joining, ready, active, …
         self._saved: tuple[float, int] | None = None  # when, and which step
         self._unsaved: dict[int, tuple[float, str]] = {}  # by step: when, and why not
@@ -195,6 +196,9 @@ class History:
         # A leader that takes over hears again of members that have long been training.
         if self.members.get(event.member or "") != "active":
             self._member(event, "ready")
+
+    def _on_unreadable(self, event: EventRecord) -> None:
+        self.unreadable = event.reason
 
     def _on_waiting(self, event: EventRecord) -> None:
         self.waiting = True

@@ -41,6 +41,7 @@ from launcher.supervision.attempt import ENDED, Attempt, read_attempts
 from launcher.supervision.limits import account
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
+from trainer.rundir.formats import UPDATE_LAUNCHER
 
 ABANDONED = (
     "the process that launched it is gone, and its local VMs with it; swell attach goes on with it"
@@ -102,6 +103,8 @@ def build_status(
         metrics.update((k, finite(v)) for k, v in outcome.metrics.items())
     last = attempts[-1] if attempts else {}
     reason = outcome.reason if outcome else (ABANDONED if abandoned else last.get("reason") or None)
+    if outcome is None and history.unreadable:  # what is shown is not all there is
+        reason = f"{history.unreadable}: {UPDATE_LAUNCHER}"
     return {
         "run": run_id,
         "state": state_of(history, last, outcome, abandoned),
@@ -163,9 +166,9 @@ def read_status(run_dir: RunDirectory, audited: bool = True) -> dict[str, Any]:
         run_dir: the run.
         audited: also read the audit, which may be long.
 
-    Raises OSError and ValueError when the run directory cannot be read.
+    Raises RunError when it is a newer version's, OSError and ValueError when it cannot be read.
     """
-    run = run_dir.run()
+    run = home.read_run(run_dir)
     found = run_dir.outcome()
     abandoned = found is None and is_abandoned(run)
     if abandoned:  # it may have ended between the two looks

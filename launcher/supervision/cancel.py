@@ -21,7 +21,7 @@ from launcher.supervision.attempt import ENDED, read_attempts
 from launcher.supervision.supervisor import end_run
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventWriter
-from trainer.rundir.names import ATTEMPTS
+from trainer.rundir.names import ATTEMPTS, RUN
 
 LIMIT = 60.0  # seconds to wait until nothing of the run is left
 JOB_POLL = 2.0
@@ -61,7 +61,7 @@ def cancel_run(
 
     Raises ApiError when a CustomJob cannot be cancelled; the run counts as cancelled then.
     """
-    run = directory.run()
+    run = directory.read_json(RUN)  # of any format: what a newer Swell launched costs money, too
     run_id = str(run["id"])
     writer = EventWriter(directory, f"launcher-{secrets.token_hex(4)}")
     now_over = end_run(directory, writer, "cancelled", f"cancelled by {home.whoami()}")

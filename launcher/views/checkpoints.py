@@ -13,13 +13,14 @@ from launcher.home import RunError, checkpoint_directories
 from launcher.records import EventRecord
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
+from trainer.rundir.formats import UPDATE_LAUNCHER, FormatError
 
 
 def list_checkpoints(run_dir: RunDirectory, verify: bool) -> list[dict[str, Any]]:
     """Returns ``{"step", "bytes", "age", "world_size", "valid", "reason", "url"}`` by step.
 
     ``age`` is in seconds, None where no event says when it was written. ``valid`` is None unless
-    ``verify`` is true or the manifest itself is damaged.
+    ``verify`` is true or the manifest itself cannot be used: damaged, or of a newer format.
     """
     from trainer.checkpoints.manifest import folder_of, read_manifest
     from trainer.checkpoints.restore import read_shard
@@ -38,6 +39,8 @@ def list_checkpoints(run_dir: RunDirectory, verify: bool) -> list[dict[str, Any]
             for shard in manifest.shards if verify else []:
                 read_shard(place, step, shard)
             row["valid"] = True if verify else None
+        except FormatError as error:
+            row |= {"valid": False, "reason": f"{error}: {UPDATE_LAUNCHER}"}
         except (ValueError, FileNotFoundError) as error:
             row |= {"valid": False, "reason": str(error)}
         rows.append(row)
@@ -61,7 +64,8 @@ def export_checkpoint(run_dir: RunDirectory, step: int | None, path: Path) -> in
         step: which one; None for the newest that is valid.
         path: the file to make; what is there is replaced once the new one is whole.
 
-    Raises RunError when there is no such valid checkpoint.
+    Raises RunError when there is no such valid checkpoint, and when the newest is of a newer
+    format: an older one in its place would pass for it.
     """
     import torch
     from safetensors.torch import save_file
@@ -76,13 +80,16 @@ def export_checkpoint(run_dir: RunDirectory, step: int | None, path: Path) -> in
         raise RunError(f"{run_dir.url}: has no checkpoint of step {step}; it has {steps}")
     wrong: list[str] = []
     for chosen, place in reversed(chosen_from):
-        tree = load(
-            place,
-            chosen,
-            lambda event, **fields: wrong.append(str(fields.get("reason"))),
-            Alone(),
-            torch.device("cpu"),
-        )
+        try:
+            tree = load(
+                place,
+                chosen,
+                lambda event, **fields: wrong.append(str(fields.get("reason"))),
+                Alone(),
+                torch.device("cpu"),
+            )
+        except FormatError as error:
+            raise RunError(f"{place.url}: {error}: {UPDATE_LAUNCHER}") from None
         if tree is not None:
             skeleton, tensors = flatten(tree)
             aside = path.with_name(f".{path.name}.new")

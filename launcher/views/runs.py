@@ -107,7 +107,7 @@ def _sources(jobs: dict[str, JobState], report: Callable[[str], None]) -> list[_
         run_id, url = item
         try:
             directory = home.open_directory(url)
-            run = directory.run()
+            run = home.read_run(directory)
             created, target = float(run.get("created", 0.0)), str(run.get("target"))
         except (OSError, ValueError, TypeError, ImportError) as error:
             report(f"{run_id}: cannot be read: {error}")

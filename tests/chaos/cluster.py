@@ -20,6 +20,7 @@ from launcher.emulator.vms.netns import Host, Network
 from launcher.emulator.vms.processes import signal_session
 from trainer.protocol.credentials import new_secret
 from trainer.protocol.session import ENV_SESSION
+from trainer.rundir import formats
 from trainer.rundir.directory import RunDirectory, token_sha256
 from trainer.rundir.names import AUDIT, ENV_ADDRESS, ENV_RUN_DIR, ENV_SLOTS, ENV_TOKEN
 
@@ -202,7 +203,8 @@ class Cluster:
         self._claims: list[LoopbackAddress] = []
         token = new_secret()
         run = {"id": folder.name, "settings": settings, "token_sha256": token_sha256(token)}
-        self.run_dir.create_json("run.json", {**run, "created": time.time(), "by": "chaos"})
+        made = {"created": time.time(), "by": "chaos", **formats.RUN.stamp()}
+        self.run_dir.create_json("run.json", {**run, **made})
         names = ["workerpool0-0", *(f"workerpool1-{index}" for index in range(vms - 1))]
         hosts: Sequence[Host | None] = [None] * vms
         if kind == "netns":

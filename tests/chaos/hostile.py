@@ -18,6 +18,7 @@ import grpc
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.credentials import CHANNEL_OPTIONS, Credentials, new_secret
 from trainer.protocol.wire import METHOD, SERVICE
+from trainer.rundir.formats import PROTOCOL
 
 Address = tuple[str, int]
 PATIENCE = 5.0  # seconds
@@ -107,14 +108,14 @@ def knock(address: Address, credentials: object, token: str | None) -> grpc.Stat
         else grpc.secure_channel(target, credentials, options)
     )
     with channel:
-        hello = pb.FromAgent(hello=pb.Hello(member="workerpool1-0#evil", slots=8, address="x"))
+        hello = pb.Hello(protocol=PROTOCOL, member="workerpool1-0#evil", slots=8, address="x")
         metadata = () if token is None else (("authorization", f"Bearer {token}"),)
         join = channel.stream_stream(
             f"/{SERVICE}/{METHOD}",
             request_serializer=pb.FromAgent.SerializeToString,
             response_deserializer=pb.FromCoordinator.FromString,
         )
-        call = join(iter([hello]), timeout=PATIENCE, metadata=metadata)
+        call = join(iter([pb.FromAgent(hello=hello)]), timeout=PATIENCE, metadata=metadata)
         with contextlib.suppress(grpc.RpcError):
             for _ in call:
                 break

@@ -34,11 +34,14 @@ from trainer.protocol.session import Program
 from trainer.protocol.signals import Joined, Tick
 from trainer.protocol.world import MemberId, arrange
 from trainer.rundir.directory import RunDirectory
+from trainer.rundir.formats import PROTOCOL
 
 A, B = MemberId("workerpool0-0", "a"), MemberId("workerpool1-0", "b")
 WORLD = wire.world_to_message(arrange(3, [(A, 1), (B, 1)]), {A: "10.0.0.1", B: "10.0.0.2"})
 SAID = [
-    pb.FromAgent(hello=pb.Hello(member=str(A), slots=1, address="10.0.0.1", world=WORLD)),
+    pb.FromAgent(
+        hello=pb.Hello(member=str(A), slots=1, address="10.0.0.1", world=WORLD, protocol=PROTOCOL)
+    ),
     pb.FromAgent(ready=pb.Ready()),
     pb.FromAgent(started=pb.Started(generation=1, step=5, idle=0.5)),
     pb.FromAgent(progress=pb.Progress(generation=1, step=6, quiet=0.1, received=7)),
@@ -106,6 +109,8 @@ def what_agents_say(messages: list[bytes]) -> None:
             message = pb.FromAgent.FromString(data)
             if message.WhichOneof("body") == "hello":
                 hello = message.hello
+                if wire.misfit(hello):
+                    return
                 world = wire.world_from_message(hello.world) if hello.HasField("world") else None
                 member, slots = MemberId.parse(hello.member), wire.slots_of(hello)
                 machine.step(Joined(member, slots, world), now)

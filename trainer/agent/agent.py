@@ -31,6 +31,7 @@ from trainer.protocol.session import Session
 from trainer.protocol.wire import save_from_message
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventWriter
+from trainer.rundir.formats import PROTOCOL
 from trainer.rundir.names import ENV_TOKEN, EXIT_FAILED, EXIT_OK
 
 WORKER_GRACE = 3.0  # seconds for a worker to exit by itself
@@ -145,6 +146,7 @@ class Agent:
             slots=self._replica.slots,
             address=self._replica.address,
             term=self._link.term,
+            protocol=PROTOCOL,
         )
         generation = self._generation
         if generation is not None:

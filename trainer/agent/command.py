@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.agent.networks import settings_here
 from trainer.protocol.session import Program
+from trainer.rundir import formats
 from trainer.rundir.directory import RunDirectory, token_sha256
 from trainer.rundir.names import ENV_RUN_DIR, ENV_TOKEN, ENV_TOKEN_SECRET, EXIT_FAILED, RUN
 
@@ -179,6 +180,7 @@ def begin_run(
             "token_sha256": token_sha256(token),
             "created": time.time(),
             "by": "swell-agent",
+            **formats.RUN.stamp(),
         },
     )
     return {ENV_RUN_DIR: run_dir.url, ENV_TOKEN: token}

@@ -40,7 +40,7 @@ Decision = Follow | Contend | Wait
 
 
 class Refused(RuntimeError):
-    """The leader does not accept this run's token."""
+    """The leader does not accept this agent: its token, or its version."""
 
 
 class Link:
@@ -96,7 +96,7 @@ class Link:
         self._may_lead = False
 
     async def run(self) -> None:
-        """Follows leaders until cancelled. Raises Refused when one refuses the token."""
+        """Follows leaders until cancelled. Raises Refused when one turns this agent away."""
         decision = await self._look()
         while True:
             if isinstance(decision, Contend) and self._may_lead:
@@ -228,6 +228,10 @@ class Link:
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.UNAUTHENTICATED:
                     raise Refused("the coordinator refuses this run's token") from None
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    raise Refused(
+                        f"the coordinator of {claim.member} refuses this agent: {error.details()}"
+                    ) from None
                 if not self._broken:  # else it was said
                     log.info("the coordinator at %s is gone: %s", claim.target, error.details())
             finally:

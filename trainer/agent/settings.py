@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import field
 from typing import Any, Literal
 
@@ -12,7 +13,12 @@ from pydantic.dataclasses import dataclass
 
 from trainer.coordinator.limits import Limits
 from trainer.protocol.session import CheckpointSettings, CodeSettings, Program
+from trainer.rundir import formats
 from trainer.rundir.bundle import is_plain
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.formats import FormatError
+from trainer.rundir.names import RUN
+from trainer.rundir.retry import START_LIMIT, patiently
 
 _UNKNOWN = "unexpected_keyword_argument"  # pydantic's word for it
 # Nothing is converted, at any depth: whoever wrote another type meant something else.
@@ -68,7 +74,11 @@ class Settings:
 
     @classmethod
     def of_run(cls, run: dict[str, Any]) -> Settings:
-        """The settings in run.json. Raises ValueError, naming the field, if they are unusable."""
+        """The settings in run.json.
+
+        Raises ValueError, naming the field, if they are unusable, and of these FormatError if some
+        are not known.
+        """
         settings = run.get("settings")
         if not isinstance(settings, dict):
             raise ValueError("run.json has no settings")
@@ -76,7 +86,7 @@ class Settings:
             # As JSON: strict as Python, an object would have to be a dataclass already.
             return TypeAdapter(cls).validate_json(json.dumps(settings))
         except ValidationError as error:
-            raise ValueError(_explained(error)) from None
+            raise _explained(error) from None
 
     def limits(self, local: bool = True) -> Limits:
         """The limits for membership, and for who leads.
@@ -102,13 +112,40 @@ class Settings:
         )
 
 
-def _explained(error: ValidationError) -> str:
+def read_run(run_dir: RunDirectory) -> tuple[dict[str, Any], Settings]:
+    """Reads run.json for an agent. While the store is away it waits.
+
+    One that this version cannot go on with ends the run, as failed: its launcher shows why.
+
+    Returns run.json and the settings in it. Raises ValueError, for the user, when there is none
+    that can be used, OSError when the store does not give it.
+    """
+    try:
+        run = patiently(run_dir.run, limit=START_LIMIT)
+        formats.require_usable(run, f"{run_dir.url}/{RUN}")
+        return run, Settings.of_run(run)
+    except FileNotFoundError as error:
+        raise ValueError(f"{run_dir.url} is not a run directory: it has no run.json") from error
+    except FormatError as error:
+        remedy = (
+            f"{formats.UPDATE_IMAGE}, or launch with Swell {formats.version()}"
+            if error.newer
+            else "update the launcher, or use an image of its version (container.image)"
+        )
+        reason = f"{error}: {remedy}"
+        with suppress(OSError):  # then it is in this replica's log alone
+            run_dir.end("failed", reason)
+        raise ValueError(reason) from None
+
+
+def _explained(error: ValidationError) -> ValueError:
     """What is wrong with run.json, for whoever reads it in a log."""
     problems = {".".join(map(str, one["loc"])): one for one in error.errors(include_url=False)}
     unknown = [name for name, one in problems.items() if one["type"] == _UNKNOWN]
     if unknown:
-        return f"run.json has settings that this trainer does not know: {sorted(unknown)}"
-    return "; ".join(_wrong(name, **one) for name, one in problems.items())
+        names = sorted(unknown)
+        return FormatError(f"run.json has settings that this trainer does not know: {names}")
+    return ValueError("; ".join(_wrong(name, **one) for name, one in problems.items()))
 
 
 def _wrong(name: str, type: str, msg: str, input: Any, **more: Any) -> str:

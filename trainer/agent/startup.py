@@ -12,7 +12,7 @@ from trainer.agent.agent import Agent, Rejoin
 from trainer.agent.code import bring
 from trainer.agent.link import Refused
 from trainer.agent.replica import find_replica, hostname_trap
-from trainer.agent.settings import Settings
+from trainer.agent.settings import read_run
 from trainer.protocol.credentials import find_credentials
 from trainer.protocol.lease import newest_claim
 from trainer.rundir.directory import RunDirectory
@@ -31,16 +31,13 @@ async def serve(env: Mapping[str, str]) -> int:
     if not url:
         raise ValueError(f"{ENV_RUN_DIR} must be set: the launcher does it")
     run_dir = RunDirectory(url)
-    try:
-        run = patiently(run_dir.run, limit=START_LIMIT)
-    except FileNotFoundError as error:
-        raise ValueError(f"{run_dir.url} is not a run directory: it has no run.json") from error
+    run, settings = read_run(run_dir)
     credentials = find_credentials(env, run)
     claim = patiently(lambda: newest_claim(run_dir), limit=START_LIMIT)  # its holder is a peer
     replica = find_replica(env, claim.target.rpartition(":")[0] if claim else "")
     if trap := hostname_trap(replica.address):
         log.warning("%s", trap)
-    settings = await asyncio.to_thread(bring, run_dir, Settings.of_run(run), env)
+    settings = await asyncio.to_thread(bring, run_dir, settings, env)
     return await Agent(replica, run_dir, settings, credentials, env).run()
 
 

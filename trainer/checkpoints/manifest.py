@@ -18,11 +18,11 @@ from typing import Any
 
 from trainer.checkpoints.shardfile import ShardFile
 from trainer.checkpoints.shards import Slot
+from trainer.rundir import formats
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.exclusive import OWNER
 from trainer.rundir.names import CHECKPOINTS
 
-FORMAT = 3
 MANIFEST = "manifest.json"
 RECEIPT = "receipt-"
 
@@ -55,7 +55,7 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """The content of manifest.json, with a checksum over all of it."""
         value = {
-            "format": FORMAT,
+            **formats.MANIFEST.stamp(),
             "step": self.step,
             "writing": self.writing,
             "skeleton": self.skeleton,
@@ -67,10 +67,17 @@ class Manifest:
 
     @classmethod
     def from_json(cls, value: dict[str, Any], step: int) -> Manifest:
-        """Reads one. Raises ValueError when it is damaged, or not one of ``step``."""
-        if value.get("format") != FORMAT or value.get("step") != step:
-            raise ValueError(f"the manifest is not one of step {step} in format {FORMAT}")
-        require_signed(value, "the manifest")
+        """Reads one.
+
+        Raises ValueError when it is damaged, or not one of ``step``, and of these FormatError when
+        it is fine but of a newer format.
+        """
+        require_signed(value, "the manifest")  # first: what is damaged is not newer
+        what = f"{folder_of(step)}/{MANIFEST}"
+        if formats.MANIFEST.found(value, what) != formats.MANIFEST.number:
+            raise ValueError(f"{what} is of a format that is read no more")
+        if value.get("step") != step:
+            raise ValueError(f"the manifest is not one of step {step}")
         try:
             manifest = cls(
                 step,
@@ -137,7 +144,10 @@ def committed_steps(run_dir: RunDirectory) -> list[int]:
 
 
 def read_manifest(run_dir: RunDirectory, step: int) -> Manifest:
-    """Reads a checkpoint's manifest. Raises FileNotFoundError, and ValueError if it is damaged."""
+    """Reads a checkpoint's manifest.
+
+    Raises FileNotFoundError, ValueError if it is damaged, FormatError if it is of a newer format.
+    """
     try:
         return Manifest.from_json(run_dir.read_json(f"{folder_of(step)}/{MANIFEST}"), step)
     except RecursionError:

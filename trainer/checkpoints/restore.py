@@ -3,6 +3,9 @@
 Each rank reads and checks its share of the shards, then they exchange: every byte is read
 from the store once for the whole world. Whatever is wrong with a checkpoint, on whichever
 rank, it is rejected by all, loudly, and the one before is tried.
+
+A checkpoint that is whole, but of a newer format, is no such case. Training on from the one before
+would throw away what a newer image has done, and all for want of that image: so nobody trains.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from trainer.checkpoints.shardfile import ShardFile
 from trainer.checkpoints.shards import Assembly
 from trainer.checkpoints.tree import unflatten
 from trainer.rundir.directory import RunDirectory
+from trainer.rundir.formats import FormatError
 from trainer.rundir.names import CHECKPOINTS
 from trainer.rundir.retry import StoreUnavailable
 
@@ -86,8 +90,9 @@ def load_newest(
         exchange: the world.
         device: where the tensors are wanted.
 
-    Raises NoneValid when there are checkpoints and none is valid, StoreUnavailable when the
-    store stays away (then nobody knows which is the newest), OSError when it refuses.
+    Raises NoneValid when there are checkpoints and none is valid, FormatError when the newest that
+    is not damaged is of a newer format, StoreUnavailable when the store stays away (then nobody
+    knows which is the newest), OSError when it refuses.
     """
 
     def find() -> list[tuple[int, int]]:
@@ -135,7 +140,7 @@ def load_from(
         url: ``…/checkpoints/step-000001200``.
         report, exchange, device: as for ``load_newest``.
 
-    Raises NoneValid when there is no valid checkpoint at ``url``, StoreUnavailable.
+    Raises NoneValid when there is no valid checkpoint at ``url``, FormatError, StoreUnavailable.
     """
     where, _, part = url.partition("#")
     run_url, step = split_url(where)
@@ -164,7 +169,7 @@ def load(
 ) -> Any | None:
     """Returns the tree of one checkpoint; None, after a report, if it is not valid.
 
-    A collective. Raises StoreUnavailable.
+    A collective. Raises FormatError when it is of a newer format, StoreUnavailable.
     """
 
     def rejected(error: Exception) -> None:
@@ -173,7 +178,7 @@ def load(
     def read() -> Any:
         try:
             return read_manifest(run_dir, step).to_json()
-        except StoreUnavailable:
+        except (FormatError, StoreUnavailable):
             raise
         except (ValueError, OSError) as error:
             rejected(error)
@@ -248,16 +253,20 @@ def _exchanged(exchange: Exchange, data: bytes | None, shard: ShardFile, root: i
 
 
 def _shared(exchange: Exchange, find: Callable[[], Any]) -> Any:
-    """What rank 0 finds, as JSON, on every rank. Raises StoreUnavailable or OSError on all."""
+    """What rank 0 finds, as JSON, on every rank. Raises FormatError or OSError on all."""
     said: dict[str, Any] = {}
     if exchange.rank == 0:
         try:
             said = {"found": find()}
+        except FormatError as error:
+            said = {"newer": str(error)}
         except StoreUnavailable as error:
             said = {"away": str(error)}
         except OSError as error:
             said = {"refused": str(error)}
     said = json.loads(exchange.broadcast_bytes(json.dumps(said).encode(), 0))
+    if "newer" in said:
+        raise FormatError(said["newer"])
     if "away" in said:
         raise StoreUnavailable(said["away"])
     if "refused" in said:

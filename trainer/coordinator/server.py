@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -19,6 +20,7 @@ from trainer.protocol.wire import (
     METHOD,
     SERVICE,
     event_from_message,
+    misfit,
     slots_of,
     world_from_message,
 )
@@ -33,6 +35,8 @@ STRANGERS = (
     ("grpc.absolute_max_metadata_size", 4096),
 )
 HELLO_WAIT = 10.0  # seconds for the first message of a stream
+
+log = logging.getLogger("swell.coordinator")
 
 Stream = asyncio.Queue[bytes | None]  # serialised: what goes to all members is made once
 
@@ -162,7 +166,11 @@ class Server:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the run's token is needed")
         listener = await asyncio.shield(self._listener)
         try:
-            hello = (await asyncio.wait_for(anext(requests), HELLO_WAIT)).hello
+            first = await asyncio.wait_for(anext(requests), HELLO_WAIT)
+            hello = first.hello
+            if first.HasField("hello") and (why := misfit(hello)):
+                log.warning("%.80r is turned away: %s", hello.member, why)
+                await context.abort(grpc.StatusCode.UNIMPLEMENTED, why)
             member = MemberId.parse(hello.member)
             world = world_from_message(hello.world) if hello.HasField("world") else None
         except (StopAsyncIteration, ValueError, DecodeError, asyncio.TimeoutError):

@@ -11,6 +11,7 @@ from trainer.protocol import signals
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.messages import Save
 from trainer.protocol.world import MemberId, World, arrange
+from trainer.rundir.formats import PROTOCOL
 
 SERVICE = "swell.Coordinator"
 METHOD = "Join"
@@ -31,6 +32,17 @@ SLOTS_LIMIT = 1024  # workers of one member; no machine has as many GPUs
 def slots_of(hello: pb.Hello) -> int:
     """How many workers a member has room for, within reason."""
     return min(max(1, hello.slots), SLOTS_LIMIT)
+
+
+def misfit(hello: pb.Hello) -> str | None:
+    """Why a coordinator of this version cannot lead an agent; None if it can."""
+    if hello.protocol == PROTOCOL:
+        return None
+    older = "agent" if hello.protocol < PROTOCOL else "coordinator"
+    return (
+        f"the agent speaks protocol {hello.protocol}, and the coordinator {PROTOCOL}: update the "
+        f"{older}'s image (container.image); all pools of a run need one version of Swell"
+    )
 
 
 def world_to_message(world: World, addresses: dict[MemberId, str]) -> pb.World:

@@ -1,6 +1,6 @@
 """The run directory: the one thing that lasts, and that launcher and trainer share. The layout::
 
-run.json                      the spec as launched, the run token's hash, who and when
+run.json                      the spec as launched, the run token's hash, who and when, its format
 attempts/0003.json            one submitted CustomJob: name, region, state, why it ended
 leader/000007.json            exclusive-create objects; the highest number is the term
 events/<writer>/<seq>.jsonl   what happened, in batches (see trainer.rundir.events)
@@ -19,6 +19,7 @@ import hashlib
 import time
 from typing import TYPE_CHECKING, Any
 
+from trainer.rundir import formats
 from trainer.rundir.exclusive import create_exclusive, encode
 from trainer.rundir.names import JSON_LIMIT, OUTCOME, RUN, STOP, OutcomeState
 from trainer.rundir.untrusted import parse_json
@@ -77,8 +78,14 @@ class RunDirectory:
         return create_exclusive(self.store, name, value)
 
     def run(self) -> dict[str, Any]:
-        """Returns run.json: ``{"id", "spec", "token_sha256", "created", "by"}``."""
-        return self.read_json(RUN)
+        """Returns run.json: ``{"id", "spec", "settings", "token_sha256", "created", "by", …}``.
+
+        Of the formats that are known, this one returns each as it is. Raises FormatError for a
+        newer one, and what ``read_json`` raises.
+        """
+        run = self.read_json(RUN)
+        formats.RUN.found(run, f"{self.url}/{RUN}")
+        return run
 
     def outcome(self) -> dict[str, Any] | None:
         """Returns outcome.json, or None while the run has not ended."""

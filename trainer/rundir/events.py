@@ -41,10 +41,13 @@ store_unavailable         reason, seconds                   (the start waits for
 task_failed               member, rank, step, reason (the traceback)
 finished                  state, reason, step
 notification_failed       reason                            (launcher)
+unreadable                reason                            (made by readers; never written)
 ========================  =======================================================
 
 Events are buffered and written as numbered batches, because object stores cannot
-append: ``events/<writer>/<seq>.jsonl``.
+append: ``events/<writer>/<seq>.jsonl``. The first line of each says its format, and which Swell
+wrote it. A reader does not guess what a newer format means: of a writer of one, all that it makes
+known is one ``unreadable``.
 """
 
 from __future__ import annotations
@@ -58,6 +61,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Literal, get_args
 
+from trainer.rundir import formats
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import EVENTS
 from trainer.rundir.store import TooLarge
@@ -114,7 +118,8 @@ class EventWriter:
         with self._flushing:
             while self._batch or self._take():
                 name = f"{EVENTS}/{self._writer}/{self._next:06d}.jsonl"
-                self._run_dir.store.write(name, ("\n".join(self._batch) + "\n").encode())
+                lines = [json.dumps(formats.EVENTS.stamp()), *self._batch]
+                self._run_dir.store.write(name, ("\n".join(lines) + "\n").encode())
                 self._next += 1
                 self._batch = []
 
@@ -137,23 +142,31 @@ class EventReader:
     def __init__(self, run_dir: RunDirectory) -> None:
         self._store = run_dir.store
         self._seen: set[str] = set()
+        self._unreadable: set[str] = set()  # writers of a newer format
 
     def read_new(self) -> list[Event]:
         """Returns events written since the last call, in order of time.
 
         Lines that are not JSON objects with ``event`` and ``time`` are skipped: the
-        store is not trusted.
+        store is not trusted. Of each writer of a newer format there is one ``unreadable``.
         """
         events: list[Event] = []
         new: list[str] = []  # seen only when all were read: a store may fail on the way
+        unreadable: set[str] = set()
         for writer in self._store.names(EVENTS):
             for batch in self._store.names(f"{EVENTS}/{writer}"):
                 name = f"{EVENTS}/{writer}/{batch}"
                 if name not in self._seen:
                     with suppress(TooLarge):
-                        events.extend(_parse(self._store.read(name, BATCH_LIMIT)))
+                        data = self._store.read(name, BATCH_LIMIT)
+                        if (why := _newer(data, f"{EVENTS}/{writer}")) is None:
+                            events.extend(_parse(data))
+                        elif writer not in self._unreadable | unreadable:
+                            events.append(_unreadable(data, why))
+                            unreadable.add(writer)
                     new.append(name)
         self._seen.update(new)
+        self._unreadable |= unreadable
         return sorted(events, key=lambda event: event["time"])
 
 
@@ -177,6 +190,26 @@ def _parse(data: bytes) -> Iterator[Event]:
             and math.isfinite(event["time"])  # else nothing could be put in order
         ):
             yield _upgraded(event)
+
+
+def _newer(data: bytes, where: str) -> formats.FormatError | None:
+    """Returns why a batch cannot be read: it is of a newer format. A damaged one is not."""
+    line, _, _ = data[:LINE_LIMIT].partition(b"\n")
+    try:
+        head = parse_json(line)
+        if isinstance(head, dict) and "event" not in head:
+            formats.EVENTS.found(head, where)
+    except formats.FormatError as error:
+        return error
+    except ValueError:
+        return None
+    return None
+
+
+def _unreadable(data: bytes, error: formats.FormatError) -> Event:
+    """What is known of a batch of a newer format: that there is one, and when it began."""
+    times = [event["time"] for event in _parse(data)]
+    return {"event": "unreadable", "time": min(times, default=0.0), "reason": str(error)}
 
 
 def _upgraded(event: Event) -> Event:

@@ -17,6 +17,7 @@ import traceback
 from trainer.protocol.channel import AgentChannel
 from trainer.protocol.messages import Failed
 from trainer.protocol.session import Program, current_session
+from trainer.rundir.formats import UPDATE_IMAGE, FormatError
 
 EXIT_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -47,6 +48,9 @@ def main() -> int:
             train(session.program, channel)
         else:
             return run_script(session.program, channel)
+    except FormatError as error:  # of a checkpoint
+        channel.send("failed", reason=f"{error}: {UPDATE_IMAGE}")
+        return 1
     except Exception:  # whatever the user's code raises ends the run, with its traceback
         channel.send(Failed(traceback.format_exc()))
         return 1

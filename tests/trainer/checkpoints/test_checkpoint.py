@@ -18,7 +18,6 @@ from safetensors.torch import save as save_tensors
 from tests.trainer.checkpoints.interrupted import Interrupted, InThisThread, die, survives
 from trainer.checkpoints.checkpoint import Checkpointer
 from trainer.checkpoints.manifest import (
-    FORMAT,
     MANIFEST,
     committed_steps,
     read_manifest,
@@ -413,27 +412,29 @@ def test_a_flipped_bit_is_rejected_or_harmless(
 
 FOREIGN: list[Any] = [
     {},
-    {"format": 99, "step": 2},
-    {"format": FORMAT, "step": 2},
-    {"format": FORMAT, "step": 2, "tensors": [], "shards": 5},
-    {"format": FORMAT, "step": 2, "tensors": [], "shards": ["x"]},
-    {"format": FORMAT, "step": 2, "tensors": [], "shards": [{"name": 1}]},
-    {"format": FORMAT, "step": 2, "tensors": 5, "shards": []},
-    {"format": FORMAT, "step": 2, "tensors": [{"name": "a"}], "shards": []},
+    {"format": 1, "step": 2},
+    {"format": "99", "step": 2},
+    {"format": True, "step": 2},
+    {"format": 3, "step": 2},
+    {"format": 3, "step": 2, "tensors": [], "shards": 5},
+    {"format": 3, "step": 2, "tensors": [], "shards": ["x"]},
+    {"format": 3, "step": 2, "tensors": [], "shards": [{"name": 1}]},
+    {"format": 3, "step": 2, "tensors": 5, "shards": []},
+    {"format": 3, "step": 2, "tensors": [{"name": "a"}], "shards": []},
     {
-        "format": FORMAT,
+        "format": 3,
         "step": 2,
         "tensors": [{"name": "a", "dtype": "load", "shape": []}],
         "shards": [],
     },
     {
-        "format": FORMAT,
+        "format": 3,
         "step": 2,
         "tensors": [{"name": "a", "dtype": "float32", "shape": [2**60]}],
         "shards": [],
     },
-    {"format": FORMAT, "step": 2, "tensors": [], "shards": [], "skeleton": {"__tensor__": 3}},
-    {"format": FORMAT, "step": 2, "tensors": [], "shards": [], "skeleton": {"__tuple__": 3}},
+    {"format": 3, "step": 2, "tensors": [], "shards": [], "skeleton": {"__tensor__": 3}},
+    {"format": 3, "step": 2, "tensors": [], "shards": [], "skeleton": {"__tuple__": 3}},
     [],
     "text",
 ]

@@ -23,6 +23,7 @@ from trainer.protocol.wire import METHOD, SERVICE, world_to_message
 from trainer.protocol.world import MemberId, World
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
+from trainer.rundir.formats import PROTOCOL
 
 SECRET = new_secret()
 OURS = Credentials.parse(SECRET)
@@ -83,7 +84,7 @@ class Agent:
         await self.write(pb.FromAgent(**body))
 
     async def hello(self, member: MemberId, world: World | None = None) -> None:
-        hello = pb.Hello(member=str(member), slots=1, address="127.0.0.1")
+        hello = pb.Hello(protocol=PROTOCOL, member=str(member), slots=1, address="127.0.0.1")
         if world is not None:
             hello.world.CopyFrom(world_to_message(world, {}))
         await self.send(hello=hello)

@@ -22,6 +22,7 @@ from tests.trainer.coordinator.leader import (
 )
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.world import arrange
+from trainer.rundir.formats import PROTOCOL
 from trainer.rundir.store import Store
 
 
@@ -119,7 +120,9 @@ def test_a_world_is_formed_with_few_messages(tmp_path: Path, members: int, slots
         async with leading(tmp_path, **limits) as leader, AsyncExitStack() as stack:
             agents = [await stack.enter_async_context(Agent(leader.target)) for _ in range(members)]
             for number, agent in enumerate(agents):
-                hello = pb.Hello(member=f"vm-{number}#0", slots=slots, address="127.0.0.1")
+                hello = pb.Hello(
+                    protocol=PROTOCOL, member=f"vm-{number}#0", slots=slots, address="127.0.0.1"
+                )
                 await agent.send(hello=hello)
                 await agent.send(ready=pb.Ready())
             for number, agent in enumerate(agents):
