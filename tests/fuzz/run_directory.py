@@ -27,7 +27,7 @@ from trainer.checkpoints.tree import unflatten
 from trainer.protocol.lease import newest_claim
 from trainer.protocol.session import CodeSettings, Program
 from trainer.protocol.world import MemberId
-from trainer.rundir import bundle
+from trainer.rundir import bundle, formats
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
 from trainer.rundir.untrusted import DEPTH, parse_json
@@ -111,9 +111,11 @@ OUTCOME = {"state": "succeeded", "reason": "", "term": 1, "metrics": {"loss": 0.
 CODE_SETTINGS = CodeSettings(64 * "a", 17, "requirements.txt")
 SETTINGS = asdict(Settings(Program(task="a:B"), code=CODE_SETTINGS))
 RUN = {"id": "run-1", "target": "vertex", "settings": SETTINGS, "token_sha256": "x", "created": 1.0}
+RUN |= formats.RUN.stamp()
+HEAD = formats.EVENTS.stamp()  # the first line of a batch
 
 
-@target(st.lists(json_of(*EVENTS), max_size=8))
+@target(st.lists(json_of(HEAD, *EVENTS), max_size=8))
 def events(lines: list[bytes]) -> None:
     """What reads events, and what is shown of them."""
     run_dir = directory(events__a__000000DOTjsonl=b"\n".join(lines), runDOTjson=as_json(RUN))

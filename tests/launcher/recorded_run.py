@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from launcher import home
+from trainer.rundir import formats
 from trainer.rundir.directory import RunDirectory
 
 PARENT = "projects/p/locations/us-central1/customJobs"
@@ -23,6 +24,7 @@ def record_run(
     """Writes run.json where this machine finds it."""
     directory = home.directory_for(run_id, None)
     record = {"id": run_id, "target": target, "spec": SPEC, "created": created, "by": by}
+    record |= formats.RUN.stamp()
     home.create(directory, record)
     return directory
 

@@ -8,9 +8,14 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from trainer.agent.settings import Settings
+from trainer.agent.settings import Settings, read_run
 from trainer.protocol.session import CheckpointSettings, Program
+from trainer.rundir import formats
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.names import RUN
 
 TASK = "trainer.tasks.digits:Digits"
 SHA256 = 64 * "a"
@@ -166,3 +171,78 @@ def test_a_setting_of_the_wrong_kind_is_refused_and_named(name: str, value: Any)
         given[outer] = value
     with pytest.raises(ValueError, match=rf"^run\.json's {re.escape(name)} is not "):
         of(**given)
+
+
+# --- versions ---------------------------------------------------------------------
+
+SETTINGS = {"program": {"task": TASK}}
+
+
+def run_with(**fields: Any) -> RunDirectory:
+    """A new run directory with this run.json."""
+    run_dir = RunDirectory("memory://run-of-another-version")
+    run_dir.store.fs.store.clear()
+    run_dir.write_json(RUN, {"id": "r1", "settings": SETTINGS, **formats.RUN.stamp(), **fields})
+    return run_dir
+
+
+def refusal(run_dir: RunDirectory) -> str:
+    """Why an agent does not take part in a run, as its log and the run's outcome say."""
+    with pytest.raises(ValueError) as caught:
+        read_run(run_dir)
+    outcome = run_dir.outcome()
+    assert outcome and (outcome["state"], outcome["reason"]) == ("failed", str(caught.value))
+    return str(caught.value)
+
+
+def test_an_agent_takes_a_run_of_its_own_version() -> None:
+    run_dir = run_with()
+    run, settings = read_run(run_dir)
+    assert run["id"] == "r1" and settings == Settings(Program(TASK))
+    assert run_dir.outcome() is None
+
+
+@given(st.integers(formats.RUN.number + 1, 2**63))
+def test_a_newer_run_ends_and_says_what_to_update(format: int) -> None:
+    run_dir = run_with(format=format, swell="7.1", settings={"what": ["nobody", "knows"]})
+    assert refusal(run_dir) == (
+        f"{run_dir.url}/run.json is of format {format}, written by Swell 7.1; "
+        f"Swell {formats.version()} knows up to 2: update the image (container.image), "
+        f"or launch with Swell {formats.version()}"
+    )
+
+
+def test_an_older_run_ends_and_says_what_to_update() -> None:
+    run_dir = run_with(format=1, settings={"task": TASK, "checkpoint_every": 0.0})
+    assert "run.json is of format 1, of an older Swell; " in refusal(run_dir)
+    assert refusal(run_dir).endswith(
+        ": update the launcher, or use an image of its version (container.image)"
+    )
+
+
+def test_settings_that_are_not_known_end_the_run_too() -> None:
+    """A newer launcher need not have raised the format for a setting that few jobs use."""
+    run_dir = run_with(settings={**SETTINGS, "wings": 2})
+    assert "does not know: ['wings']: update the image (container.image), or" in refusal(run_dir)
+
+
+def test_a_run_that_cannot_be_used_ends_once() -> None:
+    run_dir = run_with(format=99)
+    run_dir.end("cancelled", "by somebody")
+    with pytest.raises(ValueError, match="is of format 99"):
+        read_run(run_dir)
+    assert (run_dir.outcome() or {})["state"] == "cancelled"
+
+
+def test_settings_that_are_wrong_concern_this_replica_alone() -> None:
+    run_dir = run_with(settings={**SETTINGS, "hang": "long"})
+    with pytest.raises(ValueError, match="hang is not a valid number"):
+        read_run(run_dir)
+    assert run_dir.outcome() is None
+
+
+def test_without_a_run_json_it_is_no_run_directory() -> None:
+    run_dir = run_with()
+    run_dir.store.delete(RUN)
+    with pytest.raises(ValueError, match=r"is not a run directory: it has no run\.json"):
+        read_run(run_dir)

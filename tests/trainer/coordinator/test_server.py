@@ -155,6 +155,28 @@ async def test_an_agent_that_connects_again_is_not_lost_with_its_old_connection(
     assert "loss" not in leader.events()
 
 
+@pytest.mark.parametrize(
+    ("protocol", "older"), [(0, "agent"), (PROTOCOL + 1, "coordinator"), (2**31 - 1, "coordinator")]
+)
+def test_an_agent_of_another_protocol_is_turned_away_and_the_log_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, protocol: int, older: str
+) -> None:
+    async def body() -> None:
+        async with leading(tmp_path) as leader, world_of_two(leader) as (a, b, _):
+            async with Agent(leader.target) as stranger:
+                # The rest of what a newer one says may be anything.
+                await stranger.send(hello=pb.Hello(member="pool7/3", protocol=protocol))
+                assert await stranger.ended() is grpc.StatusCode.UNIMPLEMENTED
+            await assert_undisturbed(leader, a, b)
+
+    asyncio.run(body())
+    assert (
+        f"'pool7/3' is turned away: the agent speaks protocol {protocol}, and the coordinator "
+        f"{PROTOCOL}: update the {older}'s image (container.image); "
+        "all pools of a run need one version of Swell"
+    ) in caplog.text
+
+
 @with_leader
 async def test_an_agent_that_means_another_leader_is_sent_away(leader: Leader) -> None:
     async with Agent(leader.target) as agent:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainer.rundir import formats
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventReader, EventWriter, read_events
 from trainer.rundir.names import EVENTS
@@ -227,3 +228,56 @@ def test_what_json_cannot_carry_is_refused_at_once(run_dir: RunDirectory) -> Non
     writer.emit("b")
     writer.flush()
     assert kinds(read_events(run_dir)) == ["b"]
+
+
+# --- versions ---------------------------------------------------------------------
+
+
+def newer(run_dir: RunDirectory, writer: str, batch: int, *events: Event, format: int = 9) -> None:
+    lines = [{"format": format, "swell": "7.1"}, *events]
+    data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    run_dir.store.write(f"{EVENTS}/{writer}/{batch:06d}.jsonl", data)
+
+
+def test_a_batch_says_its_format(run_dir: RunDirectory) -> None:
+    writer = writer_of(run_dir)
+    writer.emit("a")
+    writer.flush()
+    first, _ = run_dir.store.read(f"{EVENTS}/w/000000.jsonl").splitlines()
+    assert json.loads(first) == formats.EVENTS.stamp()
+
+
+@given(st.integers(formats.EVENTS.number + 1, 2**63))
+def test_a_newer_writer_is_known_to_be_there_and_nothing_else(format: int) -> None:
+    run_dir = RunDirectory("memory://newer-events")
+    run_dir.store.delete(EVENTS)
+    newer(run_dir, "leader-1", 0, {"event": "loss", "time": 5.0, "member": "a"}, format=format)
+    (event,) = read_events(run_dir)
+    assert (event["event"], event["time"]) == ("unreadable", 5.0)
+    assert f"events/leader-1 is of format {format}, written by Swell 7.1" in event["reason"]
+
+
+def test_a_newer_writer_is_mentioned_once(run_dir: RunDirectory) -> None:
+    reader = EventReader(run_dir)
+    newer(run_dir, "a", 0, {"event": "loss", "time": 5.0})
+    newer(run_dir, "a", 1, {"event": "loss", "time": 6.0})
+    assert kinds(reader.read_new()) == ["unreadable"]
+    newer(run_dir, "a", 2, {"event": "loss", "time": 7.0})
+    assert kinds(reader.read_new()) == []
+    newer(run_dir, "b", 0)  # whose events have no time here
+    assert kinds(reader.read_new()) == ["unreadable"]
+
+
+def test_other_writers_are_read_beside_a_newer_one(run_dir: RunDirectory) -> None:
+    newer(run_dir, "a", 0, {"event": "loss", "time": 1.0})
+    writer = writer_of(run_dir, "b", start=2)
+    writer.emit("resumed")
+    writer.flush()
+    assert kinds(read_events(run_dir)) == ["unreadable", "resumed"]
+
+
+@pytest.mark.parametrize("first", [b"{", b"[9]", b'{"format": "x"}', b'{"format": -1}'])
+def test_a_damaged_first_line_hides_nothing(run_dir: RunDirectory, first: bytes) -> None:
+    event = b'{"event": "loss", "time": 1.0}'
+    run_dir.store.write(f"{EVENTS}/w/000000.jsonl", first + b"\n" + event + b"\n")
+    assert kinds(read_events(run_dir)) == ["loss"]

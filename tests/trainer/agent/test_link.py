@@ -1,0 +1,40 @@
+"""An agent's link to its leader: who is not accepted says why, and ends."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.trainer.coordinator.leader import leading, seat
+from trainer.agent.link import Link, Refused
+from trainer.protocol import swell_pb2 as pb
+from trainer.rundir.formats import PROTOCOL
+
+
+async def carry_out(order: pb.FromCoordinator) -> None:
+    raise AssertionError(f"it was led: {order}")
+
+
+@pytest.mark.parametrize(("protocol", "older"), [(0, "agent"), (PROTOCOL + 1, "coordinator")])
+def test_an_agent_of_another_protocol_says_whose_image_is_to_be_updated(
+    tmp_path: Path, protocol: int, older: str
+) -> None:
+    def introduce() -> None:
+        hello = pb.Hello(member="workerpool1-0#b1", slots=1, protocol=protocol)
+        link.say(hello=hello)
+
+    async def body() -> None:
+        async with leading(tmp_path):
+            await asyncio.wait_for(link.run(), 30.0)
+
+    link = Link(seat(tmp_path).run_dir, seat(tmp_path), False, introduce, carry_out)
+    with pytest.raises(Refused) as caught:
+        asyncio.run(body())
+    assert str(caught.value) == (
+        "the coordinator of leader#0 refuses this agent: "
+        f"the agent speaks protocol {protocol}, and the coordinator {PROTOCOL}: "
+        f"update the {older}'s image (container.image); all pools of a run need one version of "
+        "Swell"
+    )
