@@ -152,7 +152,7 @@ def reopen(directory: RunDirectory) -> Draft:
         raise home.RunError(
             f"{record['id']}: is a local run of {record.get('by')}; attach to it there"
         )
-    job = Job.model_validate(record["spec"])
+    job = home.job_of(record)
     choices = choices_of(job, customjob.LOCAL, load_prices(home.folder()))
     return Draft(record, job, directory, tuple(choices), _webhook_url(job))
 

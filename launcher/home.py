@@ -19,13 +19,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainer.protocol.credentials import new_secret
 from trainer.rundir.directory import RunDirectory, token_sha256
-from trainer.rundir.formats import UPDATE_LAUNCHER, FormatError
+from trainer.rundir.formats import UPDATE_LAUNCHER, FormatError, version, written_by
 from trainer.rundir.names import RUN
 from trainer.rundir.untrusted import parse_json
+
+if TYPE_CHECKING:
+    from launcher.job.spec import Job
 
 ENV_LOCK = "SWELL_LAUNCH_LOCK"
 _ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -132,6 +135,26 @@ def read_run(run_dir: RunDirectory) -> dict[str, Any]:
         raise RunError(f"{error}: {UPDATE_LAUNCHER}") from None
     except ValueError as error:
         raise RunError(str(error)) from None
+
+
+def job_of(run: Mapping[str, Any]) -> Job:
+    """Returns the job in run.json.
+
+    Raises RunError when it is not one of this version's: another wrote it, whose fields differ.
+    """
+    from pydantic import ValidationError
+
+    from launcher.job.spec import Job
+
+    try:
+        return Job.model_validate(run.get("spec"))
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in found)
+        raise RunError(
+            f"{run.get('id')}: its job is of Swell {written_by(run)}; "
+            f"Swell {version()} does not take it: {wrong}"
+        ) from None
 
 
 def create(run_dir: RunDirectory, record: dict[str, Any]) -> None:
@@ -262,9 +285,7 @@ def launch_lives(run_id: str) -> bool:
 
 def require_replica(run: dict[str, Any], replica: str) -> None:
     """Raises RunError when the run whose run.json this is has no such replica."""
-    from launcher.job.spec import Job
-
-    names = Job.model_validate(run["spec"]).replicas()
+    names = job_of(run).replicas()
     if replica not in names:
         near = get_close_matches(replica, names, n=1)
         remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(names[:8])}"

@@ -238,3 +238,16 @@ def test_a_status_without_the_newer_events_says_so() -> None:
     attempts = [{"attempt": 1, "state": "RUNNING"}]
     status = build_status("one", History([UNREADABLE]), attempts, None)
     assert status["reason"] == f"events/a is of format 3: {UPDATE}"
+
+
+# --- another launcher of the same format ------------------------------------------
+
+
+@pytest.mark.parametrize("command", [["attach", "new-1"], ["logs", "new-1", "--replica", "x"]])
+def test_a_job_with_fields_of_another_version_is_no_traceback(command: list[str]) -> None:
+    spec = {"name": "n", "task": "m:C", "pools": ["a2-highgpu-1g"], "sails": True}
+    launched(spec=spec, swell="0.1.9")
+    answer = swell(*command)
+    assert answer.exit_code == 2
+    said = f"swell: new-1: its job is of Swell 0.1.9; Swell {formats.version()} does not take it: "
+    assert answer.stderr.startswith(said + "sails: ")

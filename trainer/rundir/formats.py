@@ -2,13 +2,13 @@
 
 Launcher, image and run directory may be of different versions. A number is raised when a reader
 of the one before would take something new for what it is not. What such a reader would merely not
-know, a further field or event, leaves the number alone. docs/architecture.md, "Versions that
-meet", says who reads what, and what becomes of older and newer ones.
+know, a further field or event, leaves the number alone. Who reads what, and what becomes of older
+and newer ones: docs/architecture.md, "Versions that meet".
 
-In run.json the fields ``id``, ``target``, ``created``, ``by``, ``format`` and ``swell`` keep their
-names and meanings in every format, and so does all of ``attempts/``: a run can be cancelled by any
-version. A manifest's checksum is computed alike in every format: a newer one is told from a
-damaged one.
+Some things are the same in every format. In run.json ``id``, ``target``, ``created``, ``by``,
+``spec.project``, ``format`` and ``swell`` keep their names and meanings, and so does all of
+``attempts/``: any version can cancel a run. A manifest's checksum is computed alike, so that a
+newer one is told from a damaged one.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Format:
             raise ValueError(f"{where} is damaged: {str(found)[:20]!r} is no format")
         if found > self.number:
             raise FormatError(
-                f"{where} is of format {found}, written by Swell {_writer(value)}; "
+                f"{where} is of format {found}, written by Swell {written_by(value)}; "
                 f"Swell {version()} knows up to {self.number}"
             )
         return found
@@ -115,7 +115,8 @@ def version() -> str:
         return "(unknown)"
 
 
-def _writer(value: Mapping[str, Any]) -> str:
+def written_by(value: Mapping[str, Any]) -> str:
+    """The version of Swell that wrote a file; "(unknown)" where it does not say."""
     writer = value.get("swell")
     known = isinstance(writer, str) and 0 < len(writer) <= 40 and writer.isprintable()
     return str(writer) if known else "(unknown)"
