@@ -49,7 +49,7 @@ def main() -> int:
         else:
             return run_script(session.program, channel)
     except FormatError as error:  # of a checkpoint
-        channel.send("failed", reason=f"{error}: {UPDATE_IMAGE}")
+        channel.send(Failed(f"{error}: {UPDATE_IMAGE}"))
         return 1
     except Exception:  # whatever the user's code raises ends the run, with its traceback
         channel.send(Failed(traceback.format_exc()))
