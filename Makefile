@@ -21,7 +21,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test storm fuzz check lint types proto image test-container locks clean
+.PHONY: help setup demo quick test storm fuzz check lint types proto image test-container locks clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,19 @@ setup: $(DONE)/swell $(DONE)/horovod  ## install everything into .venv (minutes 
 
 demo: setup  ## train through a preemption and a lost machine, on this machine
 	@$(BIN)/swell launch examples/digits.yaml --target local
+
+# What starts no process of its own, or hardly any: state machines, files, messages, requests.
+PURE := tests/test_*.py tests/benchmarks tests/launcher/test_*.py \
+  $(addprefix tests/launcher/,api doctor job logs packing status supervision views) \
+  $(addprefix tests/launcher/emulator/,market resources) \
+  $(addprefix tests/trainer/,coordinator protocol rundir)
+
+quick: $(DONE)/swell  ## lint, types and everything pure, in a minute and a half
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy & types=$$!; \
+	  $(BIN)/python -m pytest -q -n auto --dist worksteal --hypothesis-profile=quick $(PURE) $(PYTEST_ARGS); \
+	  tests=$$?; wait $$types && exit $$tests
 
 test: setup check  ## lint, type check and all tests
 	@$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)

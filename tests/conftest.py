@@ -1,7 +1,8 @@
 """Property tests are repeatable by default, and explore when asked.
 
-``make test`` runs the same examples every time. ``pytest --hypothesis-profile=explore`` runs
-new ones, and more, from a seed that is printed; ``--hypothesis-seed=SEED`` runs those again.
+``make test`` runs the same examples every time, and ``make quick`` a few of them.
+``pytest --hypothesis-profile=explore`` runs new ones, and more, from a seed that is printed;
+``--hypothesis-seed=SEED`` runs those again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
+settings.register_profile("quick", settings.get_profile("repeatable"), max_examples=10)
 settings.register_profile("explore", max_examples=1000, deadline=None, print_blob=True)
 settings.load_profile("repeatable")
 
