@@ -20,7 +20,6 @@ from trainer.checkpoints.checkpoint import Checkpointer
 from trainer.checkpoints.manifest import (
     MANIFEST,
     committed_steps,
-    read_manifest,
     sha256_of,
 )
 from trainer.checkpoints.restore import Alone, NoneValid, load_newest
@@ -457,14 +456,6 @@ def sign(saved: Saved, change: Callable[[dict[str, Any]], None]) -> None:
     change(manifest)
     told = {key: value for key, value in manifest.items() if key not in ("owner", "sha256")}
     saved.manifest(2).write_text(json.dumps({**told, "sha256": sha256_of(told)}))
-
-
-def test_a_manifest_of_before_leaders_had_terms_is_read(saved: Saved) -> None:
-    saved.save(2)
-    sign(saved, lambda manifest: manifest["about"].update(leader_epoch=3))
-    about = read_manifest(saved.run_dir, 2).about
-    assert about["leader_term"] == 3 and "leader_epoch" not in about
-    assert (saved.newest() or ({}, 0))[1] == 2
 
 
 @pytest.mark.parametrize("data", [b"", b"no safetensors", b"\xff" * 600, save_tensors({})])

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trainer.checkpoints.world import ThreadExchange, World
-from trainer.checkpoints.manifest import MANIFEST, Manifest, folder_of, signed
+from trainer.checkpoints.manifest import MANIFEST, Manifest, folder_of, read_manifest, signed
 from trainer.checkpoints.restore import WEIGHTS_ONLY, Alone, find_start, load_from
 from trainer.rundir import formats
 from trainer.rundir.directory import RunDirectory
@@ -38,6 +38,11 @@ def renumbered(manifest: dict[str, Any], format: int = NEWER) -> dict[str, Any]:
     """The manifest as a newer version would have written it."""
     rest = {key: value for key, value in manifest.items() if key not in ("owner", "sha256")}
     return signed({**rest, "format": format, "swell": "7.1", "novelty": []})
+
+
+def before_terms(manifest: dict[str, Any], **about: Any) -> dict[str, Any]:
+    rest = {key: value for key, value in manifest.items() if key not in ("owner", "sha256")}
+    return signed({**rest, "about": {**rest["about"], **about}})
 
 
 @pytest.fixture
@@ -66,6 +71,13 @@ def test_a_new_run_begins_from_a_checkpoint_of_an_older_one(tmp_path: Path) -> N
 def test_a_new_run_begins_from_the_weights_of_an_older_one() -> None:
     tree, step = load_from(f"{OLD}/checkpoints/step-000000080#weights", silent, Alone(), CPU)
     assert step == 0 and tree[WEIGHTS_ONLY]
+
+
+def test_a_manifest_of_before_leaders_had_terms_is_read(two: World) -> None:
+    rewrite(manifest_of(two, 2), lambda manifest: before_terms(manifest, leader_epoch=3))
+    about = read_manifest(two.run_dirs[0], 2).about
+    assert about["leader_term"] == 3 and "leader_epoch" not in about
+    assert two.loaded() == (2, 2000.0)
 
 
 def test_a_manifest_says_its_format_and_who_wrote_it(two: World) -> None:
