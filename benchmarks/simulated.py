@@ -127,7 +127,7 @@ class SimulatedAgent:
         token: the run's secret.
         name: of its replica.
         slots: how many workers it has.
-        formed: called when it was told of a world.
+        formed: called when it is to form a world.
         aborted: called when that world was broken off.
         columns: called with addresses that came for its workers.
     """

@@ -1,9 +1,9 @@
 """The agent's end of its coordinator, a child process that can crash alone.
 
 The agent keeps a child warm, also beside one that leads, because to import gRPC takes longer
-than to take over. They speak JSON lines over the child's standard input and output: what it is to
-be (``Seat``, with the run's secret, which so is in no argv), then orders, each with an ``op``; the
-child answers ``lead`` alone, with ``{"leads": …}``. Its own end is trainer.coordinator.__main__.
+than to take over. They speak JSON lines over the child's standard input and output. First comes
+its ``Seat``, so that the run's secret in it is in no argv; then orders, each with an ``op``. The
+child answers only ``lead``, with ``{"leads": …}``. Its end is trainer.coordinator.__main__.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Host:
         return leads
 
     async def close(self, *, resign: bool = False) -> None:
-        """Ends all processes; with ``resign`` the one that leads tells that nobody does now."""
+        """Ends all processes; with ``resign`` the claim of the one that leads says so."""
         if self._starting is not None:
             await asyncio.wait([self._starting])
         await asyncio.gather(_close(self._leading, resign=resign), _close(self._warm, resign=False))

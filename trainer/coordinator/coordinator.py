@@ -69,7 +69,7 @@ async def lead(
 
 
 class Coordinator:
-    """Leads one run during one term, from when it is made. See ``lead``.
+    """Leads one run during one term, from the moment it is made, by ``lead``.
 
     Args:
         seat: what is led, and from where.
@@ -130,7 +130,7 @@ class Coordinator:
         server.listen(Listener(leadership.term, self._take, self._collect))
 
     async def stop(self, *, resign: bool = False) -> None:
-        """Ends all streams, writes what events are left, and stops to serve.
+        """Ends all streams, writes the remaining events, and stops serving.
 
         With ``resign`` the claim says so: whoever sees it may contend at once.
         """
@@ -147,7 +147,7 @@ class Coordinator:
         self.ended.set()
 
     async def _withdraw(self) -> None:
-        """Once somebody else leads, or may, whoever is connected is to look for it."""
+        """Once somebody else leads, or may, sends everybody away to look for the new leader."""
         await self._leadership.over.wait()
         self._server.streams.end()
         await self._server.stop()
@@ -159,7 +159,7 @@ class Coordinator:
         if not self._leadership.holds():
             return  # its successor's to learn; and they leave because they are sent away
         if isinstance(event, signals.Left) and self._succession.heir is not None:
-            return  # it follows the next leader; or its silence tells
+            return  # it follows the next leader; if not, its silence shows
         if isinstance(event, signals.Drain) and event.member == self._seat.member:
             self._succession.begin(event)
         else:

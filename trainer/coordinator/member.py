@@ -51,7 +51,7 @@ class Member:
     quiet: float = 0.0  # seconds since one of them last showed life, when last heard
     frozen_since: float | None = None  # one of them is stopped by a signal
     hung: bool = False  # one of them does not react
-    # It came with a world that is over, and was told to leave it:
+    # When it was sent out of a world that is over, and that it came with:
     leaving_since: float | None = None
     received: int = 0  # bytes of state that have come in
     saving: float = 0.0  # seconds that its share of a checkpoint takes, as measured
@@ -86,7 +86,7 @@ class Member:
         return sign.received > before
 
     def leave(self, now: float) -> None:
-        """It is told to leave a world that is over, and that it came with."""
+        """It is sent out of a world that is over, and that it came with."""
         self.leaving_since = now
         self.stopped = self.hung = False
         self.frozen_since = None

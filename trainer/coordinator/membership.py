@@ -73,9 +73,10 @@ class Membership:
     5. When somebody else leads, or may, it stops for good: it passes on no event and carries out
        no command any more. What happens from then on is the next leader's to learn.
     6. It drops what it cannot send: a member that connects again brings its newest world, and is
-       told what it missed. Of one that connects twice only the older stream ends; it has not left.
-    7. At a ``Finish`` it writes the outcome and tells every member which one counts. The machine
-       returns nothing more.
+       sent what it missed. When a member connects twice, only its older stream ends: it has not
+       left.
+    7. At a ``Finish`` it writes the outcome, and sends every member the one that counts. From then
+       on the machine returns nothing.
 
     Args:
         limits: of the run.
@@ -173,7 +174,7 @@ class Membership:
             self._missed(member, now)
         stranger = member.id not in self._team
         if brought is not None and (stranger or self.phase is Phase.STOPPING):
-            # That world is over, and nobody could tell this member.
+            # That world is over, and this member could not know.
             if stranger:
                 member.leave(now)
             self._taken = max(self._taken, brought.generation)
@@ -261,7 +262,7 @@ class Membership:
 
     def _started(self, member: Member, event: signals.Started, now: float) -> None:
         forming = self.phase is Phase.FORMING
-        adopted = self.phase is Phase.RUNNING and not member.started  # and nobody was told so far
+        adopted = self.phase is Phase.RUNNING and not member.started  # not on record yet
         if event.generation != self.generation or not (forming or adopted):
             return
         member.started = True
@@ -298,7 +299,7 @@ class Membership:
         member.step = event.step
         member.clean = event.clean
         if self.phase is not Phase.STOPPING or event.failed:
-            # A collective broke, perhaps before anybody told us of a loss.
+            # A collective broke, perhaps before anybody reported a loss.
             self._break(now)
 
     def _break(self, now: float) -> None:

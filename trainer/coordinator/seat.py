@@ -1,4 +1,4 @@
-"""What a coordinator's process is told by the agent that starts it."""
+"""What an agent hands to the coordinator's process that it starts."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ class Listener:
     """Who hears what agents say.
 
     Attributes:
-        term: what it leads.
+        term: the one that it leads.
         take: called with every event.
         collect: called with a row of addresses, and whose it is. Raises ValueError for no row.
     """
@@ -150,7 +150,7 @@ class Server:
         self._listener.set_result(listener)
 
     async def stop(self, grace: float | None = None) -> None:
-        """Stops to serve; streams have ``grace`` seconds to end by themselves."""
+        """Stops serving; streams have ``grace`` seconds to end by themselves."""
         # Once, and shielded: who waits here may be cancelled, and gRPC takes that for its own end.
         if self._stopping is None:
             self._stopping = asyncio.ensure_future(self._server.stop(grace))

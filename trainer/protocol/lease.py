@@ -180,7 +180,7 @@ def last_announced(run_dir: RunDirectory, term: int) -> int:
         claim = read_claim(run_dir, earlier)
         newest = max(newest, claim.generation)
         if claim.counter:
-            break  # since its first renewal it tells what those before it had announced
+            break  # since its first renewal it has repeated what those before it announced
     return newest
 
 

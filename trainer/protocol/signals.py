@@ -98,7 +98,7 @@ class Crashed:
 
 @dataclass(frozen=True)
 class Drain:
-    """The member was told that it must leave within ``deadline`` seconds."""
+    """The member was given notice: it must leave within ``deadline`` seconds."""
 
     member: MemberId
     reason: str

@@ -35,7 +35,7 @@ class MemberId(NamedTuple):
 
 @dataclass(frozen=True)
 class Place:
-    """Where one worker stands in a world; the numbers that Horovod wants to be told."""
+    """Where one worker stands in a world; the numbers that Horovod asks for."""
 
     member: MemberId
     rank: int
