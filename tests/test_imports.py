@@ -74,7 +74,7 @@ WITHOUT_TORCH = (
     "launcher.cli",
     "launcher.run",
     "launcher.emulator.__main__",
-    "trainer.agent.agent",
+    "trainer.agent.startup",
     "trainer.agent.command",
     "trainer.coordinator.__main__",
 )

@@ -89,7 +89,7 @@ def test_messages_are_json_lines(line: Line) -> None:
 
 def test_messages_of_many_threads_do_not_mix(line: Line) -> None:
     def tell(number: int) -> None:
-        text = str(number) * 50_000  # together more than a pipe takes at once
+        text = str(number) * 50_000  # more than a pipe takes at once
         for _ in range(3):
             line.channel.send(Event("evaluated", {"text": text}))
 
