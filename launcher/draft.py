@@ -19,7 +19,7 @@ from launcher.job.fitness import output_of
 from launcher.job.prices import load_prices
 from launcher.job.spec import Job, TargetName
 from launcher.local.emulator import LocalError
-from launcher.packing.pack import Packed, PackingError, pack
+from launcher.packing.pack import UNREADABLE, Packed, PackingError, pack
 from launcher.packing.sdist import package_url
 from launcher.supervision.choices import Choice, choices_of
 from launcher.supervision.policy import Terms
@@ -28,10 +28,11 @@ from launcher.target import problems
 from trainer.rundir import formats
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import RUN
+from trainer.rundir.usererror import Message, UserError, shown
 
 
-class LaunchError(ValueError):
-    """A run that cannot be started as asked; nothing was started. One line per problem."""
+class LaunchError(UserError, ValueError):
+    """A run that cannot be started as asked; nothing was started."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,8 @@ def reopen(directory: RunDirectory) -> Draft:
         ) from None
     if record.get("target") != "vertex" and not home.launched_here(record):
         raise home.RunError(
-            f"{record['id']}: is a local run of {record.get('by')}; attach to it there"
+            home.ELSEWHERE,
+            f"{record['id']}: is a local run of {record.get('by')}; attach to it there",
         )
     job = home.job_of(record)
     choices = choices_of(job, customjob.LOCAL, load_prices(home.folder()))
@@ -163,7 +165,7 @@ def ends_on_error(directory: RunDirectory) -> Iterator[None]:
     try:
         yield
     except (LocalError, OSError) as error:
-        directory.end("failed", str(error))
+        directory.end("failed", shown(error))
         raise
     except BaseException:  # Ctrl-C while it starts
         directory.end("cancelled", f"cancelled by {home.whoami()}")
@@ -174,8 +176,9 @@ def require_fit(job: Job, target: TargetName) -> None:
     """Raises LaunchError when ``target`` cannot run ``job``."""
     found = problems(job, target)
     if found:
-        lines = [f"{'.'.join(map(str, path))}: {what}" for path, what in found]
-        raise LaunchError("\n".join(lines))
+        raise LaunchError.of(
+            [Message(id, f"{'.'.join(map(str, path))}: {what}") for path, id, what in found]
+        )
 
 
 def require_prices(job: Job, choices: Iterable[Choice]) -> None:
@@ -185,20 +188,23 @@ def require_prices(job: Job, choices: Iterable[Choice]) -> None:
     unknown = [choice.name for choice in choices if choice.usd_per_hour is None]
     if unknown:
         raise LaunchError(
+            "SW2014",
             f"limits.cost: the price of {unknown[0]} is unknown; "
-            "write it into the price file (docs/job.md), or remove the limit"
+            "write it into the price file (docs/job.md), or remove the limit",
         )
 
 
 def _packed(job: Job) -> Packed | None:
     try:
         return pack(job.code) if job.code else None
-    except (PackingError, OSError) as error:
-        raise LaunchError(str(error)) from None
+    except PackingError as error:
+        raise LaunchError.of(error.messages) from None
+    except OSError as error:
+        raise LaunchError(UNREADABLE, str(error)) from None
 
 
 def _webhook_url(job: Job) -> str:
     try:
         return find_url(job.notify) if job.notify else ""
     except WebhookError as error:
-        raise LaunchError(str(error)) from None
+        raise LaunchError.of(error.messages) from None

@@ -26,16 +26,19 @@ from trainer.rundir.directory import RunDirectory, token_sha256
 from trainer.rundir.formats import UPDATE_LAUNCHER, FormatError, version, written_by
 from trainer.rundir.names import RUN
 from trainer.rundir.untrusted import parse_json
+from trainer.rundir.usererror import UserError
 
 if TYPE_CHECKING:
     from launcher.job.spec import Job
 
 ENV_LOCK = "SWELL_LAUNCH_LOCK"
+UNREADABLE = "SW2006"  # the message about a run directory that cannot be read
+ELSEWHERE = "SW2008"  # the message about a local run of another machine
 _ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
-class RunError(ValueError):
-    """A run that cannot be created or found; one line for the user."""
+class RunError(UserError, ValueError):
+    """A run that cannot be created or found, or that is not as it must be."""
 
 
 def folder() -> Path:
@@ -53,8 +56,9 @@ def check_id(run_id: str) -> None:
     """Raises RunError when ``run_id`` cannot be a run's id."""
     if not _ID.fullmatch(run_id):
         raise RunError(
+            "SW2001",
             f"--run-id {run_id[:80]}: is not a run id; "
-            "write lowercase letters, digits and -, at most 63"
+            "write lowercase letters, digits and -, at most 63",
         )
 
 
@@ -183,7 +187,8 @@ def require_new(run_id: str, run_dir: RunDirectory) -> None:
 
 def _taken(run_id: str, url: str) -> RunError:
     return RunError(
-        f"--run-id {run_id}: there is a run of this id already, in {url}; choose another id"
+        "SW2002",
+        f"--run-id {run_id}: there is a run of this id already, in {url}; choose another id",
     )
 
 
@@ -219,16 +224,17 @@ def find(name: str) -> RunDirectory:
             if run_dir.store.exists(RUN):
                 return run_dir
         except (ValueError, OSError, ImportError) as error:
-            raise RunError(f"{name}: cannot be read: {' '.join(str(error).split())}") from None
-        raise RunError(f"{name}: is not a run directory: there is no {RUN} in it")
+            why = " ".join(str(error).split())
+            raise RunError(UNREADABLE, f"{name}: cannot be read: {why}") from None
+        raise RunError("SW2005", f"{name}: is not a run directory: there is no {RUN} in it")
     matches = [run_id for run_id in known if name and run_id.startswith(name)]
     if len(matches) == 1:
         return open_directory(known[matches[0]])
     if matches:
-        raise RunError(f"{name}: could be {', '.join(matches[:5])}; write more of the id")
+        raise RunError("SW2004", f"{name}: could be {', '.join(matches[:5])}; write more of the id")
     near = get_close_matches(name, known, n=1)
     remedy = f"did you mean {near[0]}?" if near else "swell runs lists what there is"
-    raise RunError(f"{name}: there is no such run; {remedy}")
+    raise RunError("SW2003", f"{name}: there is no such run; {remedy}")
 
 
 def local_folder(run_id: str) -> Path:
@@ -266,7 +272,7 @@ def launch_lock(run_id: str, refusal: str = "") -> Iterator[int]:
             except BlockingIOError:
                 if last:
                     why = refusal or f"--run-id {run_id}: is being launched already"
-                    raise RunError(why) from None
+                    raise RunError("SW2007", why) from None
                 time.sleep(0.01)
         yield lock.fileno()
 
@@ -289,7 +295,7 @@ def require_replica(run: dict[str, Any], replica: str) -> None:
     if replica not in names:
         near = get_close_matches(replica, names, n=1)
         remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(names[:8])}"
-        raise RunError(f"{run['id']}: has no replica {replica}; {remedy}")
+        raise RunError("SW2009", f"{run['id']}: has no replica {replica}; {remedy}")
 
 
 def launched_here(run: dict[str, Any]) -> bool:

@@ -25,6 +25,7 @@ from launcher.supervision.webhook import Webhook
 from launcher.target import Target, opened
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventReader, EventWriter, read_events
+from trainer.rundir.usererror import Message
 
 EVENT_POLL = 0.25  # seconds
 REMOTE_EVENT_POLL = 5.0  # on an object store, where each look is some requests
@@ -133,7 +134,8 @@ class Run:
             except BaseException as error:
                 self._error = error
                 if self._target.halt is not None:  # elsewhere the run goes on without us
-                    self.directory.end("failed", f"the launcher failed: {error!r}")
+                    failed = Message("SW2024", f"the launcher failed: {error!r}")
+                    self.directory.end("failed", str(failed))
 
 
 def launch(job: Job, target: TargetName = "local", run_id: str | None = None) -> Run:

@@ -21,7 +21,7 @@ from launcher.api.vertex import Jobs, JobState
 from launcher.job.customjob import LOCAL, CustomJob
 from launcher.job.fitness import misfits, warnings
 from launcher.job.jobfile import JobFileError, read_job
-from launcher.job.model import Problem
+from launcher.job.problem import NO_VM, Problem
 from launcher.job.spec import Job, TargetName
 from trainer.protocol.secretmanager import ENDPOINT
 from trainer.rundir.retry import ONCE
@@ -130,7 +130,8 @@ def problems(job: Job, target: TargetName) -> list[Problem]:
         from launcher.emulator.vms.places import missing  # for Vertex AI no emulator is needed
 
         if why := missing(job.local.vm):
-            found.append((("local", "vm"), f"is {job.local.vm}; {why}, or write process"))
+            what = f"is {job.local.vm}; {why}, or write process"
+            found.append((("local", "vm"), NO_VM, what))
     return found
 
 
@@ -147,15 +148,15 @@ def load_job(
         path: the YAML file.
         overrides: ``a.b=value`` texts that replace single fields; values are YAML.
         target: also check what this target needs.
-        warn: called with each warning, in one line.
+        warn: called with each warning: one line, with its id.
         variables: what ``${NAME}`` in the file refers to.
 
     Returns the job. Raises JobFileError with every problem, each with its file, line and field.
     """
     file = read_job(path, overrides, variables)
     if target and (found := problems(file.job, target)):
-        raise JobFileError(file.located(found))
+        raise JobFileError.of(file.located(found))
     if warn:
-        for line in file.located(warnings(file.job)):
-            warn(line)
+        for warning in file.located(warnings(file.job)):
+            warn(str(warning))
     return file.job

@@ -56,7 +56,7 @@ RULES = {
         "a laptop has no torch, and what runs there does not change with the trainer",
     ),
     "launcher.job": (
-        ["trainer.rundir.names"],
+        ["trainer.rundir.names", "trainer.rundir.usererror"],
         "what a user may write does not depend on who reads it",
     ),
     "launcher.api": (["launcher.job", "trainer"], "the API's client knows jobs, not runs"),

@@ -15,9 +15,20 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
+from trainer.rundir.usererror import UserError
+
 Kind = Literal[
     "other", "credentials", "disabled", "permission", "quota", "not_found", "region", "silent"
 ]
+
+# Ids of messages.
+UNACCEPTED = "SW3002"  # credentials that the API does not take
+DISABLED = "SW3003"
+DENIED = "SW3005"
+QUOTA = "SW3006"
+REFUSED = "SW3009"  # for a reason that nothing here recognises
+SILENT = "SW3010"  # no answer
+GARBLED = "SW3013"  # an answer that is not what the API documents
 
 LOGIN = "gcloud auth application-default login"
 GCLOUD_ITSELF = "projects/764086051850"  # whose quota is used when a user's login names no project
@@ -26,8 +37,8 @@ _SERVICE_ACCOUNT = re.compile(r"[\w.-]+@[\w.-]+\.gserviceaccount\.com")
 _LONGEST = 500  # characters of the API's own words
 
 
-class ApiError(RuntimeError):
-    """A request that an API refused or did not answer; one line for the user.
+class ApiError(UserError, RuntimeError):
+    """A request that an API refused or did not answer.
 
     Attributes:
         transient: whether the same request may well succeed soon.
@@ -38,14 +49,15 @@ class ApiError(RuntimeError):
 
     def __init__(
         self,
-        message: str,
+        id: str,
+        text: str,
         *,
         transient: bool = False,
         kind: Kind = "other",
         code: int = 0,
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(id, text)
         self.transient = transient
         self.kind = kind
         self.code = code
@@ -136,9 +148,10 @@ def refusal(answer: Answer, service: Service, asked: str = "") -> ApiError:
         service: the API.
         asked: the resource that the request named, if it named one.
     """
-    kind, fix = _diagnosis(answer, service, asked)
+    kind, id, fix = _diagnosis(answer, service, asked)
     said = f"{answer.code} {answer.message or answer.status or 'without an explanation'}"
     return ApiError(
+        id,
         f"{service}: {said.rstrip('.')}" + (f"; {fix}" if fix else ""),
         # More GPUs than the quota allows: no amount of asking again helps.
         transient=kind == "other" and (answer.code in (408, 429) or answer.code in _SERVER_SIDE),
@@ -151,51 +164,64 @@ def refusal(answer: Answer, service: Service, asked: str = "") -> ApiError:
 _SERVER_SIDE = frozenset(range(500, 600)) - {501, 505}
 
 
-def _diagnosis(answer: Answer, service: Service, asked: str) -> tuple[Kind, str]:
+def _diagnosis(answer: Answer, service: Service, asked: str) -> tuple[Kind, str, str]:
+    """Returns what is wrong, its id, and what to do."""
     said, project = answer.message, service.project
     if answer.code == 401:
-        return "credentials", f"run: {LOGIN}"
+        return "credentials", UNACCEPTED, f"run: {LOGIN}"
     if answer.code == 403:
         return _forbidden(answer, service)
     if answer.code == 429 and (quota := _GPU_QUOTA.search(said)):
-        return "quota", (
+        return (
+            "quota",
+            QUOTA,
             f"ask for more of {quota[0]} in {service.region or 'the region'} at "
             f"https://console.cloud.google.com/iam-admin/quotas?project={project}, "
-            "use fewer replicas or another region"
+            "use fewer replicas or another region",
         )
     if answer.code == 404:
-        return "not_found", _missing(service, asked)
+        return "not_found", "SW3007", _missing(service, asked)
     if answer.code == 400 and re.search(r"(?i)(un)?supported (region|location)|location id", said):
-        return "region", f"check regions in the job file: {service.region!r} is asked for"
+        return "region", "SW3008", f"check regions in the job file: {service.region!r} is asked for"
     if answer.code == 400 and (account := _SERVICE_ACCOUNT.search(said)) and "act as" in said:
-        return "permission", _may_act_as(account[0], project)
-    return "other", ""
+        return "permission", DENIED, _may_act_as(account[0], project)
+    return "other", REFUSED, ""
 
 
-def _forbidden(answer: Answer, service: Service) -> tuple[Kind, str]:
+def _forbidden(answer: Answer, service: Service) -> tuple[Kind, str, str]:
     said, project = answer.message, service.project
     consumer = str(answer.info.get("consumer", ""))
     if answer.reason == "SERVICE_DISABLED" or "it is disabled" in said:
         if consumer == GCLOUD_ITSELF:
-            return "disabled", f"run: gcloud auth application-default set-quota-project {project}"
-        return "disabled", f"run: gcloud services enable {service.api} --project {project}"
+            fix = f"run: gcloud auth application-default set-quota-project {project}"
+            return "disabled", DISABLED, fix
+        return (
+            "disabled",
+            DISABLED,
+            f"run: gcloud services enable {service.api} --project {project}",
+        )
     if answer.reason == "BILLING_DISABLED" or "billing" in said.lower():
-        return "disabled", (
+        return (
+            "disabled",
+            "SW3004",
             f"run: gcloud billing projects link {project} --billing-account ACCOUNT "
-            "(gcloud billing accounts list shows them)"
+            "(gcloud billing accounts list shows them)",
         )
     if answer.reason == "ACCESS_TOKEN_SCOPE_INSUFFICIENT" or "authentication scopes" in said:
         scope = "https://www.googleapis.com/auth/cloud-platform"
-        return "credentials", f"run: {LOGIN} --scopes={scope}"
+        return "credentials", UNACCEPTED, f"run: {LOGIN} --scopes={scope}"
     if answer.reason == "RATE_LIMIT_EXCEEDED":
-        return "other", ""
+        return "other", REFUSED, ""
     if (account := _SERVICE_ACCOUNT.search(said)) and "act as" in said:
-        return "permission", _may_act_as(account[0], project)
+        return "permission", DENIED, _may_act_as(account[0], project)
     if answer.reason in ("CONSUMER_INVALID", "USER_PROJECT_DENIED"):
-        return "permission", f"check the project's id, {project!r}: gcloud projects list"
-    return "permission", (
+        fix = f"check the project's id, {project!r}: gcloud projects list"
+        return "permission", DENIED, fix
+    return (
+        "permission",
+        DENIED,
         f"check that the project is {project!r}, and let its owner run: "
-        f"gcloud projects add-iam-policy-binding {project} --member=user:YOU --role={service.role}"
+        f"gcloud projects add-iam-policy-binding {project} --member=user:YOU --role={service.role}",
     )
 
 

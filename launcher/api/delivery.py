@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from launcher.api.apierror import ApiError, Service
+from launcher.api.apierror import GARBLED, ApiError, Service
 from launcher.api.transport import session, translated
 from launcher.job.spec import Job
 from trainer.protocol.secretmanager import ENDPOINT
@@ -63,5 +63,5 @@ def _post(service: Service, url: str, asked: str, body: dict[str, Any]) -> dict[
     except Exception as error:
         raise translated(error, service, asked) from None
     if not isinstance(said, dict) or not isinstance(said.get("name"), str):
-        raise ApiError(f"{service}: it answers what it does not document")
+        raise ApiError(GARBLED, f"{service}: it answers what it does not document")
     return said

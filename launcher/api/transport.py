@@ -13,9 +13,19 @@ from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
 
-from launcher.api.apierror import LOGIN, ApiError, Service, read_answer, refusal
+from launcher.api.apierror import (
+    GARBLED,
+    LOGIN,
+    SILENT,
+    UNACCEPTED,
+    ApiError,
+    Service,
+    read_answer,
+    refusal,
+)
 from launcher.job.machines import MACHINES
 
+NO_CREDENTIALS = "SW3001"  # the message about a machine where nobody has logged in
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 INSTALL = "pip install 'swell[vertex]'"
 
@@ -87,7 +97,9 @@ def translated(error: Exception, service: Service, asked: str = "") -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, ImportError):
-        return ApiError(f"{service}: Google's client is missing ({error}); run: {INSTALL}")
+        return ApiError(
+            "SW3014", f"{service}: Google's client is missing ({error}); run: {INSTALL}"
+        )
     response: Any = getattr(error, "response", None)
     if response is not None and hasattr(response, "status_code"):
         answer = read_answer(response.status_code, response.text, response.headers)
@@ -101,22 +113,25 @@ def _of_credentials(error: Exception, service: Service) -> ApiError | None:
     why = _said(error)
     if isinstance(error, exceptions.TransportError):  # no answer from where tokens come from
         return ApiError(
-            f"{service}: no access token can be had: {why}", transient=True, kind="silent"
+            SILENT, f"{service}: no access token can be had: {why}", transient=True, kind="silent"
         )
     if isinstance(error, exceptions.RefreshError):
         return ApiError(
+            UNACCEPTED,
             f"{service}: the Google Cloud credentials are no longer valid ({why}); run: {LOGIN}",
             transient=error.retryable,
             kind="credentials",
         )
     if isinstance(error, exceptions.InvalidOperation):  # what was sent to plain http had none
         return ApiError(
+            UNACCEPTED,
             f"{service}: 401, it wants credentials, which are sent to https:// only",
             kind="credentials",
             code=401,
         )
     if isinstance(error, exceptions.MalformedError | exceptions.DefaultCredentialsError):
         return ApiError(
+            NO_CREDENTIALS,
             "there are no Google Cloud credentials on this machine; "
             f"run: {LOGIN} (on a machine without a browser: point "
             "GOOGLE_APPLICATION_CREDENTIALS at a service account's key file)"
@@ -125,7 +140,10 @@ def _of_credentials(error: Exception, service: Service) -> ApiError | None:
         )
     if isinstance(error, exceptions.GoogleAuthError):
         return ApiError(
-            f"{service}: {why}; run: {LOGIN}", transient=error.retryable, kind="credentials"
+            UNACCEPTED,
+            f"{service}: {why}; run: {LOGIN}",
+            transient=error.retryable,
+            kind="credentials",
         )
     return None
 
@@ -138,29 +156,35 @@ def _of_connection(error: Exception, service: Service) -> ApiError:
     why = _said(error)
     if isinstance(error, requests.exceptions.SSLError):
         return ApiError(
+            "SW3011",
             f"{service}: its certificate is not trusted here ({why}); behind a proxy that opens "
             "TLS, point REQUESTS_CA_BUNDLE at its certificate",
             kind="silent",
         )
     if isinstance(error, requests.exceptions.ProxyError):
         return ApiError(
+            "SW3012",
             f"{service}: the proxy does not let the request through ({why}); check HTTPS_PROXY",
             transient=True,
             kind="silent",
         )
     if isinstance(error, requests.exceptions.Timeout):
-        return ApiError(f"{service} does not answer in time", transient=True, kind="silent")
+        return ApiError(SILENT, f"{service} does not answer in time", transient=True, kind="silent")
     if "NameResolution" in why or "Name or service not known" in why:
         return _unknown_host(service)
     # What it answered, if it did, cannot be read: cut off, or not what the API answers at all.
     # (The errors of requests are OSErrors, also those of JSON.)
     if isinstance(error, ValueError | ParseError):
         return ApiError(
-            f"{service} answered what is not the API's JSON: {why}", transient=True, kind="silent"
+            GARBLED,
+            f"{service} answered what is not the API's JSON: {why}",
+            transient=True,
+            kind="silent",
         )
     if isinstance(error, OSError | RetryError):
-        return ApiError(f"{service} does not answer: {why}", transient=True, kind="silent")
-    return ApiError(f"{service}: the answer is not understood ({type(error).__name__}: {why})")
+        return ApiError(SILENT, f"{service} does not answer: {why}", transient=True, kind="silent")
+    said = f"the answer is not understood ({type(error).__name__}: {why})"
+    return ApiError(GARBLED, f"{service}: {said}")
 
 
 def _unknown_host(service: Service) -> ApiError:
@@ -172,7 +196,8 @@ def _unknown_host(service: Service) -> ApiError:
         remedy = f"{service.region} is not a region known here" + (
             f"; did you mean {near[0]}?" if near else "; check regions in the job file"
         )
-    return ApiError(f"{service}: {host} cannot be found; {remedy}", transient=True, kind="silent")
+    said = f"{service}: {host} cannot be found; {remedy}"
+    return ApiError("SW3016", said, transient=True, kind="silent")
 
 
 def _said(error: Exception) -> str:

@@ -34,7 +34,7 @@ def user_errors(*, offline: bool = False) -> Iterator[None]:
         code = _exit_code(error)
         if code is None:
             raise
-        for line in str(error).splitlines():
+        for line in _shown(error).splitlines():
             typer.echo(f"swell: {line}", err=True)
         raise typer.Exit(code) from None
 
@@ -49,32 +49,40 @@ def _silence_libraries() -> None:
 
 
 def _exit_code(error: Exception) -> int | None:
-    from launcher.api.apierror import ApiError
-    from launcher.doctor.image import ImageError
     from launcher.draft import LaunchError
     from launcher.home import RunError
     from launcher.job.jobfile import JobFileError
-    from launcher.local.emulator import LocalError
     from launcher.packing.pack import PackingError
+    from trainer.rundir.usererror import UserError
 
     if isinstance(error, JobFileError | LaunchError | PackingError | RunError):
         return BAD_INPUT
-    if isinstance(error, LocalError | ImageError | ApiError | OSError | ImportError):
+    if isinstance(error, UserError | OSError | ImportError):
         return FAILED
     return None
 
 
-def fail(message: str) -> NoReturn:
-    """Ends the command: what it was given is wrong."""
-    typer.echo(f"swell: {message}", err=True)
+def _shown(error: Exception) -> str:
+    """Returns what to print of an error; one of a file or of an import has no id of its own."""
+    from trainer.rundir.usererror import shown
+
+    return shown(error, "SW2023" if isinstance(error, ImportError) else "SW2022")
+
+
+def fail(message: str, id: str = "SW1201") -> NoReturn:
+    """Ends the command: what it was given is wrong; by default, options that do not fit."""
+    from trainer.rundir.usererror import Message
+
+    typer.echo(f"swell: {Message(id, message)}", err=True)
     raise typer.Exit(BAD_INPUT)
 
 
 def seconds_in(option: str, duration: str) -> float:
     """Returns the seconds of an option's duration; ends the command when it is none."""
     from launcher.job.durations import parse_duration
+    from trainer.rundir.usererror import Unusable
 
     try:
         return parse_duration(duration).total_seconds()
-    except ValueError as error:
-        fail(f"{option}: {error}")
+    except Unusable as error:
+        fail(f"{option}: {error}", error.id)

@@ -26,6 +26,7 @@ from launcher.views.live import LiveView, PlainView, Scene, View
 from launcher.views.summary import print_summary
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventReader
+from trainer.rundir.usererror import Message
 
 LOOK_EVERY = 0.25  # seconds
 REMOTE_LOOKS = 20  # as many times more seldom on an object store, where each look is a request
@@ -166,12 +167,12 @@ def _await_start(child: subprocess.Popen[bytes], directory: RunDirectory, log: P
         if code is not None:
             lines = log.read_text(errors="replace").strip().splitlines()
             said = "\n".join(line.removeprefix("swell: ") for line in lines)
-            said = said or "the launch ended at once"
+            ended = Message("", said) if said else Message("SW2017", "the launch ended at once")
             if not attempts:  # else a CustomJob may be there, which swell attach finds
-                directory.end("failed", said)
-            raise (LaunchError if code == BAD_INPUT else LocalError)(said)
+                directory.end("failed", str(ended))
+            raise (LaunchError if code == BAD_INPUT else LocalError).of([ended])
         time.sleep(0.05)
-    raise LocalError(f"the run has not started yet; see {log}")
+    raise LocalError("SW2018", f"the run has not started yet; see {log}")
 
 
 def local_replicas(directory: RunDirectory, replica: str) -> Replicas:
@@ -183,14 +184,14 @@ def local_replicas(directory: RunDirectory, replica: str) -> Replicas:
     run_id = str(run["id"])
     if run.get("target") != "local":
         raise home.RunError(
-            f"{run_id}: runs on Vertex AI, where the Spot market preempts by itself"
+            "SW2010", f"{run_id}: runs on Vertex AI, where the Spot market preempts by itself"
         )
     home.require_replica(run, replica)
     if outcome := directory.outcome():
-        raise home.RunError(f"{run_id}: has ended: {outcome.get('state')}")
+        raise home.RunError("SW2011", f"{run_id}: has ended: {outcome.get('state')}")
     if is_abandoned(run):
-        raise home.RunError(f"{run_id}: {ABANDONED}")
+        raise home.RunError("SW2012", f"{run_id}: {ABANDONED}")
     for attempt in reversed(read_attempts(directory)):
         if attempt.get("job"):
             return Replicas(str(attempt["endpoint"]), str(attempt["job"]))
-    raise home.RunError(f"{run_id}: has no VMs yet; try again in a moment")
+    raise home.RunError("SW2013", f"{run_id}: has no VMs yet; try again in a moment")

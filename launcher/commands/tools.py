@@ -29,13 +29,15 @@ def check_image(
         from dataclasses import asdict
 
         from launcher.doctor import image as images
+        from trainer.rundir.usererror import Message
 
         findings = images.check_image(image)
         if as_json:
             typer.echo(json.dumps([asdict(found) for found in findings], indent=2))
         else:
             for found in findings:
-                typer.echo(f"{'ok     ' if found.ok else 'problem'}  {found.what}: {found.detail}")
+                line = Message(found.id, f"{found.what}: {found.detail}")
+                typer.echo(f"{'ok     ' if found.ok else 'problem'}  {line}")
     if not all(found.ok for found in findings):
         raise typer.Exit(FAILED)
 

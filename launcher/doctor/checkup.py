@@ -27,11 +27,13 @@ class Finding:
         verdict: unknown when it could not be checked.
         said: what was found, in a line.
         fix: what to do, for what did not pass.
+        id: which message it is (docs/messages.md), for what did not pass.
     """
 
     verdict: Verdict
     said: str
     fix: str = ""
+    id: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,14 @@ def passed(said: str) -> Finding:
     return Finding("pass", said)
 
 
-def failed(said: str, fix: str) -> Finding:
+def failed(id: str, said: str, fix: str) -> Finding:
     """Returns the finding of what would keep the run from working."""
-    return Finding("fail", said, fix)
+    return Finding("fail", said, fix, id)
 
 
-def unknown(said: str, fix: str = "") -> Finding:
-    """Returns the finding of what could not be looked at."""
-    return Finding("unknown", said, fix)
+def unknown(said: str, fix: str = "", id: str = "SW6001") -> Finding:
+    """Returns the finding of what could not be looked at; the id is for one without its own."""
+    return Finding("unknown", said, fix, id)
 
 
 def refused(error: ApiError) -> Finding:
@@ -62,7 +64,7 @@ def refused(error: ApiError) -> Finding:
     if error.kind == "credentials":  # a check of its own says it
         return unknown("there are no credentials that work")
     silent = error.transient or error.kind == "silent"
-    return unknown(str(error)) if silent else failed(str(error), "")
+    return unknown(str(error), id=error.id) if silent else failed(error.id, str(error), "")
 
 
 def examine(checks: Sequence[Check], limit: float = LIMIT) -> list[tuple[str, Finding]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from launcher.api.apierror import ApiError, Service, read_answer, refusal
+from launcher.api.apierror import GARBLED, ApiError, Service, read_answer, refusal
 from launcher.api.transport import session, translated
 
 TIMEOUT = 10.0  # seconds for one answer
@@ -32,7 +32,7 @@ class Unserved(ApiError):
     """An API that there is not, because an emulator stands for Google's."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"{name}: an emulator does not have it", kind="silent")
+        super().__init__("SW3017", f"{name}: an emulator does not have it", kind="silent")
 
 
 class Cloud:
@@ -93,7 +93,7 @@ class Cloud:
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
-            raise ApiError(f"{APIS[api][0]} answered what is not its JSON", kind="silent")
+            raise ApiError(GARBLED, f"{APIS[api][0]} answered what is not its JSON", kind="silent")
         return answer
 
     def _ask(self, api: str, method: str, path: str, **options: Any) -> Any:
@@ -111,7 +111,7 @@ class Cloud:
             # A run needs to write, but not that whoever launches may look.
             looking = method in ("GET", "HEAD") or "storage" not in service.api
             if looking and error.kind in ("disabled", "permission"):
-                raise ApiError(str(error), kind="silent", code=error.code) from None
+                raise ApiError(error.id, str(error), kind="silent", code=error.code) from None
             raise
 
     def _sent(self, service: Service, method: str, url: str, **options: Any) -> Any:

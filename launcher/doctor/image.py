@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from launcher.emulator.vms import commands, podman
+from trainer.rundir.usererror import UserError
 
 AGENT = "swell-agent"
 LIMIT = 300.0  # seconds; PyTorch's first import from a cold disk takes a while
 
 
-class ImageError(RuntimeError):
-    """The image could not be looked at; one line for the user."""
+class ImageError(UserError, RuntimeError):
+    """The image could not be looked at."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,13 @@ class Judgement:
         what: it, such as "entry point".
         ok: whether it is as it should be.
         detail: what was found, and what to do when it is not.
+        id: which message it is (docs/messages.md), when it is not.
     """
 
     what: str
     ok: bool
     detail: str
+    id: str = ""
 
 
 def check_image(image: str) -> list[Judgement]:
@@ -48,7 +51,9 @@ def check_image(image: str) -> list[Judgement]:
     """
     engine = podman.find_engine()
     if engine is None:
-        raise ImageError("looking at an image needs podman or docker: apt-get install podman")
+        raise ImageError(
+            "SW6101", "looking at an image needs podman or docker: apt-get install podman"
+        )
     with _configured(engine) as environment:
         inspected = _inspect(engine, image, environment)
         said = _run(
@@ -84,20 +89,20 @@ def _judge(
     else:
         found = " ".join(entry) or "none"
         remedy = f'does not start {AGENT}; write ENTRYPOINT ["tini", "--", "{AGENT}"]'
-        yield Judgement("entry point", False, f"{found} {remedy}")
+        yield Judgement("entry point", False, f"{found} {remedy}", "SW6105")
     program = " ".join(arguments)
     yield Judgement("program", True, program or "none of its own: the job file says what runs")
     user = str(config.get("User") or "root")
     root = user.split(":")[0] in ("root", "0")
     remedy = f"{user}; end the Dockerfile with USER 10001:10001" if root else user
-    yield Judgement("user", not root, remedy)
+    yield Judgement("user", not root, remedy, "SW6106" if root else "")
     yield Judgement("size", True, f"{int(inspected.get('Size') or 0) / 1e9:.2f} GB on disk")
     try:
         health = json.loads(said.stdout.strip().splitlines()[-1]) if not said.returncode else None
     except (ValueError, IndexError):
         health = None
     if not isinstance(health, dict):
-        yield Judgement("training", False, commands.last_line(said))
+        yield Judgement("training", False, commands.last_line(said), "SW6107")
         return
     nccl = ", NCCL" if health.get("nccl") else ""
     names = {"Python": "python", "PyTorch": "torch", "Horovod": "horovod"}
@@ -105,18 +110,21 @@ def _judge(
     yield Judgement("training", True, f"hvd.init and an allreduce work: {', '.join(parts)}{nccl}")
     same = health.get("swell") == own_version
     remedy = "" if same else f"; this launcher is {own_version}, build the image from the same"
-    yield Judgement("Swell", same, f"{health.get('swell')}{remedy}")
+    detail = f"{health.get('swell')}{remedy}"
+    yield Judgement("Swell", same, detail, "" if same else "SW6108")
 
 
 def _inspect(engine: str, image: str, environment: dict[str, str]) -> dict[str, Any]:
     done = _run([engine, "image", "inspect", image], environment)
     if done.returncode:
         pull = f"{Path(engine).name} pull {image}"
-        raise ImageError(f"there is no image {image} on this machine; get it with: {pull}")
+        raise ImageError(
+            "SW6102", f"there is no image {image} on this machine; get it with: {pull}"
+        )
     try:
         (found,) = json.loads(done.stdout)
     except ValueError:
-        raise ImageError(f"{engine} says nothing that can be read of {image}") from None
+        raise ImageError("SW6103", f"{engine} says nothing that can be read of {image}") from None
     return dict(found)
 
 
@@ -124,7 +132,7 @@ def _run(command: Sequence[str], environment: dict[str, str]) -> subprocess.Comp
     try:
         return commands.run(command, environment, LIMIT)
     except OSError as error:
-        raise ImageError(str(error)) from None
+        raise ImageError("SW6104", str(error)) from None
 
 
 @contextmanager

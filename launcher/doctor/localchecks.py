@@ -11,10 +11,12 @@ from pathlib import Path
 
 from launcher import home
 from launcher.doctor.checkup import Check, Finding, failed, passed
+from launcher.job.problem import NO_VM
 from launcher.job.spec import Job
-from launcher.packing.pack import PackingError, in_bytes, pack, summary
+from launcher.packing.pack import UNREADABLE, PackingError, in_bytes, pack, summary
 from launcher.supervision.webhook import WebhookError, find_url
 
+NO_ADDRESS = "SW6004"  # the message about an address of this machine's own that VMs need
 FREE = 2 * 2**30  # bytes of disk; logs, events and the checkpoints of a small run
 EMULATOR = {"starlette": "emulator", "uvicorn": "emulator", "google_crc32c": "emulator"}
 CLIENT = {"google.cloud.aiplatform_v1": "vertex"}
@@ -50,7 +52,8 @@ def code(job: Job) -> Finding:
     except (PackingError, OSError) as error:
         first, *more = str(error).removeprefix("code: ").splitlines()
         said, _, fix = first.partition("; ")
-        return failed(said, fix + (f" (and {len(more)} more)" if more else ""))
+        id = error.id if isinstance(error, PackingError) else UNREADABLE
+        return failed(id, said, fix + (f" (and {len(more)} more)" if more else ""))
 
 
 def webhook(job: Job) -> Finding:
@@ -60,7 +63,7 @@ def webhook(job: Job) -> Finding:
         find_url(job.notify)
     except WebhookError as error:
         said, _, fix = str(error).partition("; ")
-        return failed(said, fix)
+        return failed(error.id, said, fix)
     return passed("its URL is there")
 
 
@@ -74,7 +77,8 @@ def packages(needed: dict[str, str]) -> Finding:
     if not missing:
         return passed("all are there")
     extras = ",".join(sorted({needed[name] for name in missing}))
-    return failed(f"missing: {', '.join(missing)}", f"run: pip install 'swell[{extras}]'")
+    said = f"missing: {', '.join(missing)}"
+    return failed("SW6002", said, f"run: pip install 'swell[{extras}]'")
 
 
 def horovod() -> Finding:
@@ -85,7 +89,7 @@ def horovod() -> Finding:
     if library:
         return passed(f"built, in {places[0]}")
     said = "is installed, but without its part for torch" if found else "is not installed"
-    return failed(f"it {said}", "run: make setup (containers/build_horovod.py builds it)")
+    return failed("SW6003", f"it {said}", "run: make setup (containers/build_horovod.py builds it)")
 
 
 def vms(kind: str) -> Finding:
@@ -96,7 +100,7 @@ def vms(kind: str) -> Finding:
     if why is None:
         return passed(f"{kind} VMs can be made")
     said, _, fix = why.partition(": ")
-    return failed(said, f"{fix or 'see above'}, or write local: {{vm: process}}")
+    return failed(NO_VM, said, f"{fix or 'see above'}, or write local: {{vm: process}}")
 
 
 def ports() -> Finding:
@@ -106,12 +110,14 @@ def ports() -> Finding:
     try:
         address = LoopbackAddress()
     except OSError as error:
-        return failed(f"no loopback address can be had: {error}", "check: ip address show lo")
+        said = f"no loopback address can be had: {error}"
+        return failed(NO_ADDRESS, said, "check: ip address show lo")
     try:
         with socket.create_server((address.address, 0)):
             return passed(f"{address.address} can be listened on")
     except OSError as error:
         return failed(
+            NO_ADDRESS,
             f"{address.address} cannot be listened on: {error.strerror}",
             "check: ip address show lo",
         )
@@ -126,9 +132,11 @@ def disk(folder: Path) -> Finding:
         with tempfile.TemporaryFile(dir=folder):
             free = shutil.disk_usage(folder).free
     except OSError as error:
-        return failed(f"{folder} cannot be written: {error.strerror}", "set SWELL_HOME to another")
+        said = f"{folder} cannot be written: {error.strerror}"
+        return failed("SW6005", said, "set SWELL_HOME to another")
     if free < FREE:
         return failed(
+            "SW6006",
             f"{in_bytes(free)} are free in {folder}, a run may need {in_bytes(FREE)}",
             "make room, or set SWELL_HOME to another disk",
         )

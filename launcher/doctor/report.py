@@ -1,7 +1,7 @@
 """``swell doctor`` in a terminal, and as JSON for other programs.
 
-The JSON is a list, in order, of ``{"check", "verdict", "said", "fix"}``; ``verdict`` is pass, fail
-or unknown, ``fix`` is empty for what passed.
+The JSON is a list, in order, of ``{"check", "verdict", "said", "fix", "id"}``; ``verdict`` is pass,
+fail or unknown, ``fix`` and ``id`` (see docs/messages.md) are empty for what passed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from rich.text import Text
 
 from launcher.doctor.checkup import Finding
 from launcher.words import count
+from trainer.rundir.usererror import Message
 
 MARKS = {"pass": ("pass", "green"), "fail": ("FAIL", "bold red"), "unknown": ("  ? ", "yellow")}
 
@@ -24,7 +25,8 @@ def print_findings(console: Console, findings: Sequence[tuple[str, Finding]]) ->
     for name, finding in findings:
         mark, style = MARKS[finding.verdict]
         said = finding.said if finding.verdict != "unknown" else f"could not check: {finding.said}"
-        line = Text.assemble((mark, style), f"  {name:{width}}  {said}")
+        message = Message(finding.id, said)
+        line = Text.assemble((mark, style), f"  {name:{width}}  {message}")
         # The terminal wraps, not we: a command stays one line, to be copied.
         console.print(line, soft_wrap=True)
         if finding.fix:
@@ -44,6 +46,12 @@ def print_findings(console: Console, findings: Sequence[tuple[str, Finding]]) ->
 def as_json(findings: Sequence[tuple[str, Finding]]) -> list[dict[str, Any]]:
     """Returns the findings as the module says."""
     return [
-        {"check": name, "verdict": finding.verdict, "said": finding.said, "fix": finding.fix}
+        {
+            "check": name,
+            "verdict": finding.verdict,
+            "said": finding.said,
+            "fix": finding.fix,
+            "id": finding.id,
+        }
         for name, finding in findings
     ]

@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from functools import partial
 from urllib.parse import quote
 
-from launcher.api.apierror import LOGIN, ApiError
+from launcher.api.apierror import LOGIN, QUOTA, UNACCEPTED, ApiError
 from launcher.api.retry import Retries
-from launcher.api.transport import SCOPE, is_emulator
+from launcher.api.transport import NO_CREDENTIALS, SCOPE, is_emulator
 from launcher.api.vertex import Jobs
 from launcher.doctor.checkup import Check, Finding, failed, passed, refused, unknown
 from launcher.doctor.cloud import Cloud
@@ -30,6 +30,7 @@ from trainer.rundir.retry import ONCE
 
 SUBMITTING = [f"aiplatform.customJobs.{verb}" for verb in ("create", "get", "list", "cancel")]
 PROBE = ".swell-doctor"
+MISPLACED = "SW6014"  # the message about a bucket that is not in the job's region
 MANIFESTS = (
     "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
     "application/vnd.docker.distribution.manifest.list.v2+json, "
@@ -89,11 +90,11 @@ def credentials(endpoint: str) -> Finding:
         found, _ = google.auth.default(scopes=[SCOPE])
         found.refresh(Request())  # type: ignore[no-untyped-call]
     except DefaultCredentialsError:
-        return failed("there are none on this machine", f"run: {LOGIN}")
+        return failed(NO_CREDENTIALS, "there are none on this machine", f"run: {LOGIN}")
     except TransportError as error:
         return unknown(f"no answer from where tokens come from: {error}")
     except GoogleAuthError as error:
-        return failed(f"they are no longer valid: {error}", f"run: {LOGIN}")
+        return failed(UNACCEPTED, f"they are no longer valid: {error}", f"run: {LOGIN}")
     who = getattr(found, "service_account_email", None) or "a user's login"
     return passed(f"{who} ({type(found).__module__.split('.')[-1]})")
 
@@ -115,6 +116,7 @@ def permissions(cloud: Cloud) -> Finding:
     if not missing:
         return passed("CustomJobs may be submitted, watched and cancelled")
     return failed(
+        "SW6012",
         f"not allowed: {', '.join(missing)}",
         f"let the project's owner run: gcloud projects add-iam-policy-binding {cloud.project} "
         "--member=user:YOU --role=roles/aiplatform.user",
@@ -129,10 +131,13 @@ def regional(cloud: Cloud, bucket: str, regions: list[str]) -> Finding:
     except ApiError as error:
         if error.code != 404:
             raise
-        return failed(f"there is no gs://{bucket}", f"run: {create.replace('NAME', bucket)}")
+        return failed(
+            "SW6013", f"there is no gs://{bucket}", f"run: {create.replace('NAME', bucket)}"
+        )
     location, kind = str(found.get("location", "")).lower(), str(found.get("locationType", ""))
     if kind and kind != "region":
         return failed(
+            MISPLACED,
             f"gs://{bucket} is a {kind} ({location.upper()}); training needs a regional one",
             f"make one, and write it into the job: {create}",
         )
@@ -141,6 +146,7 @@ def regional(cloud: Cloud, bucket: str, regions: list[str]) -> Finding:
     if location in regions:
         return passed(f"gs://{bucket} is in {location}; attempts elsewhere pay for the way there")
     return failed(
+        MISPLACED,
         f"gs://{bucket} is in {location or 'an unknown region'}, the job in {', '.join(regions)}",
         f"write regions: [{location}], or make a bucket: {create}",
     )
@@ -156,7 +162,9 @@ def writable(cloud: Cloud, bucket: str, folder: str) -> Finding:
         cloud.delete("storage", f"storage/v1/b/{bucket}/o/{quote(name, safe='')}")
     except ApiError as error:
         return failed(
-            f"objects can be made but not removed: {error}", f"remove gs://{bucket}/{name} by hand"
+            "SW6015",
+            f"objects can be made but not removed: {error}",
+            f"remove gs://{bucket}/{name} by hand",
         )
     return passed("an object was made and removed")
 
@@ -175,12 +183,14 @@ def act_as(cloud: Cloud, account: str) -> Finding:
             raise
         name = account.partition("@")[0]
         return failed(
+            "SW6016",
             f"there is no {account}",
             f"run: gcloud iam service-accounts create {name} --project {cloud.project}",
         )
     if permission in answer.get("permissions", []):
         return passed(f"{account} is there, and may be used")
     return failed(
+        "SW6017",
         f"you may not use {account}",
         f"let its owner run: gcloud iam service-accounts add-iam-policy-binding {account} "
         f"--project {cloud.project} --member=user:YOU --role=roles/iam.serviceAccountUser",
@@ -194,6 +204,7 @@ def replicas_may_write(cloud: Cloud, job: Job, bucket: str) -> Finding:
     if _granted(cloud, account, "storage.objects.create", where):
         return passed(account)
     return failed(
+        "SW6018",
         f"{account} may not write to gs://{bucket}",
         f"run: gcloud storage buckets add-iam-policy-binding gs://{bucket} "
         f"--member=serviceAccount:{account} --role=roles/storage.objectAdmin",
@@ -213,6 +224,7 @@ def image_exists(cloud: Cloud, image: str) -> Finding:
         if error.code != 404:
             raise
         return failed(
+            "SW6019",
             f"there is no {image}",
             f"push it, or see what there is: gcloud artifacts docker images list {host}/{name}",
         )
@@ -232,6 +244,7 @@ def replicas_may_pull(cloud: Cloud, job: Job, image: str) -> Finding:
     if _granted(cloud, account, permission, f"artifactregistry.googleapis.com/{where}"):
         return passed(account)
     return failed(
+        "SW6020",
         f"{account} may not read {repository}",
         f"run: gcloud artifacts repositories add-iam-policy-binding {repository} "
         f"--project {project} --location {location} --member=serviceAccount:{account} "
@@ -264,6 +277,7 @@ def quota(cloud: Cloud, metric: str, region: str, need: int) -> Finding:
         known = "unlimited" if limit == -1 else str(limit)
         return passed(f"{metric} is {known}, the job needs {need} (others' use is not counted)")
     return failed(
+        QUOTA,
         f"{metric} is {limit}, the job needs {need}",
         "ask for more at https://console.cloud.google.com/iam-admin/quotas"
         f"?project={cloud.project}, use fewer replicas or another region",
@@ -294,7 +308,7 @@ def _granted(cloud: Cloud, account: str, permission: str, resource: str) -> bool
     answer = cloud.post("policytroubleshooter", "v1/iam:troubleshoot", {"accessTuple": access})
     said = answer.get("access")
     if said not in ("GRANTED", "NOT_GRANTED"):
-        raise ApiError(f"Policy Troubleshooter does not know: {said}", kind="silent")
+        raise ApiError("SW3019", f"Policy Troubleshooter does not know: {said}", kind="silent")
     return bool(said == "GRANTED")
 
 

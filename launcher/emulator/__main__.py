@@ -14,7 +14,7 @@ from pathlib import Path
 from launcher.emulator.api.secretmanager import Secrets, access_route
 from launcher.emulator.api.server import Api
 from launcher.emulator.jobs.machines import VmOptions
-from launcher.emulator.jobs.registry import Registry, StateInUse
+from launcher.emulator.jobs.registry import Registry
 from launcher.emulator.listener import Listener
 from launcher.emulator.storage.objects import Objects
 from launcher.emulator.storage.server import Storage
@@ -23,7 +23,9 @@ from launcher.emulator.vms.metadata import ACCESS_TOKEN
 from launcher.emulator.vms.places import KINDS, missing
 from launcher.emulator.vms.processes import adopt_orphans, kill_children
 from launcher.job.marketfile import Market
+from launcher.job.problem import NO_VM
 from launcher.job.sizes import parse_size
+from trainer.rundir.usererror import UserError, shown
 
 ADDRESS = "127.0.0.1"  # never another: the API runs commands
 
@@ -35,10 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         market = _market(options.market)
         if why := missing(options.vm):
-            raise ValueError(f"--vm {options.vm}: {why}")
+            raise UserError(NO_VM, f"--vm {options.vm}: {why}")
         return asyncio.run(_serve(options, market))
-    except (ValueError, OSError, StateInUse) as error:
-        for line in str(error).splitlines():
+    except (UserError, ValueError, OSError) as error:
+        for line in shown(error, "SW2208").splitlines():
             print(f"swell emulator: {line}", file=sys.stderr)
         return 2
 
@@ -138,8 +140,9 @@ def _listen(api: Api, port: int) -> Listener:
     try:
         return Listener(api.app(), ADDRESS, port)
     except (OSError, OverflowError) as error:
-        raise OSError(
-            f"cannot listen on {ADDRESS}:{port} ({error}); choose another --port, or 0 for any"
+        raise UserError(
+            "SW2206",
+            f"cannot listen on {ADDRESS}:{port} ({error}); choose another --port, or 0 for any",
         ) from None
 
 

@@ -15,14 +15,26 @@ from typing import Any
 
 from launcher.job.code import Code
 from launcher.job.machines import REGIONS
-from launcher.job.model import Problem, valid, whole
+from launcher.job.model import valid, whole
 from launcher.job.pool import MAX_PACKAGES, Container, Package, Pool, swells_own
+from launcher.job.problem import (
+    CONFLICT,
+    COUNT,
+    DEPENDS,
+    MISSING,
+    NO_EFFECT,
+    NOT_SENT,
+    RESERVED,
+    TWICE,
+    Problem,
+)
 from launcher.job.scheduling import Scheduling
 
 MAX_POOLS = 4
 MAX_ENV = 100  # variables of a replica
 OWN_ENV = 6  # of which Swell sets: see customjob
 WAYS = ("task", "script", "module")
+ARGS = "SW1113"  # args in the form of another kind of program
 _REGIONAL = re.compile(r"projects/[^/]+/(?:locations|regions)/([^/]+)/.+")
 
 
@@ -110,9 +122,10 @@ def clashes(written: Written) -> Iterator[Problem]:
 def _what_runs(written: Written) -> Iterator[Problem]:
     given = [name for name in WAYS if written.given(name) is not None]
     for name in given[1:]:
-        yield (name,), f"stands beside {given[0]}; keep one of task, script and module"
+        what = f"stands beside {given[0]}; keep one of task, script and module"
+        yield (name,), CONFLICT, what
     if written.given("container") is not None and written.given("package") is not None:
-        yield ("package",), "stands beside container; keep one of them"
+        yield ("package",), CONFLICT, "stands beside container; keep one of them"
         return
     runtimes = [pool and written.runtime(pool) for pool in written.pools]
     agents = [runtime.starts_agent for runtime in runtimes if runtime]
@@ -122,6 +135,7 @@ def _what_runs(written: Written) -> Iterator[Problem]:
         if any(agents) or (not agents and default is not None and default.starts_agent):
             yield (
                 ("task",),
+                MISSING,
                 "is missing; write task: module:Class, script: FILE.py or module: NAME, "
                 "or a container with a command",
             )
@@ -133,6 +147,7 @@ def _what_runs(written: Written) -> Iterator[Problem]:
         )
         yield (
             ("pools", 0, kind, what) if own else (kind, what),
+            "SW1112",
             f"does not start swell-agent, which runs the {given[0]} in the first pool; "
             f"remove it, or remove {given[0]}",
         )
@@ -147,9 +162,11 @@ def _code(written: Written) -> Iterator[Problem]:
     ]
     for at, package in packages:
         if package and not package.uris and code is None:
-            yield (*at, "uris"), "has 0 entries; write at least 1, or send your own with code"
+            what = "has 0 entries; write at least 1, or send your own with code"
+            yield (*at, "uris"), COUNT, what
         elif package and not package.starts_agent and len(package.uris) == MAX_PACKAGES and code:
-            yield (*at, "uris"), f"has {MAX_PACKAGES} entries beside the code; write fewer"
+            what = f"has {MAX_PACKAGES} entries beside the code; write fewer"
+            yield (*at, "uris"), COUNT, what
     if not isinstance(code, Code):
         return
     task = written.given("task")
@@ -157,11 +174,13 @@ def _code(written: Written) -> Iterator[Problem]:
     for field, file in files.items():
         if isinstance(file, str) and file.endswith(".py") and code.inside(file) is None:
             inside = Path(code.folder, Path(file).name)
-            yield (field,), f"{file} is not in the code folder; name one that is, as {inside}"
+            what = f"{file} is not in the code folder; name one that is, as {inside}"
+            yield (field,), NOT_SENT, what
     runtimes = [pool and written.runtime(pool) for pool in written.pools]
     known = [runtime for runtime in runtimes if runtime]
     if known and not any(isinstance(r, Package) or r.starts_agent for r in known):
-        yield ("code",), "reaches no replica: no pool runs swell-agent or a package; remove it"
+        what = "reaches no replica: no pool runs swell-agent or a package; remove it"
+        yield ("code",), NO_EFFECT, what
 
 
 def _own_names(written: Written) -> Iterator[Problem]:
@@ -172,6 +191,7 @@ def _own_names(written: Written) -> Iterator[Problem]:
         if name and top and not (field == "task" and name.startswith("trainer.tasks.")):
             yield (
                 (field,),
+                RESERVED,
                 f"is in {top}, which on the VMs is Swell's own package; give yours another name",
             )
 
@@ -182,11 +202,13 @@ def _args_fit(written: Written) -> Iterator[Problem]:
     if not args or len(given) > 1:
         return
     if not given:
-        yield ("args",), "belongs to a task, script or module; write container.args"
+        what = "belongs to a task, script or module; write container.args"
+        yield ("args",), DEPENDS, what
     elif given == ["task"] and isinstance(args, list | tuple):
-        yield ("args",), "is a list; a task takes a mapping, as in args: {epochs: 3}"
+        yield ("args",), ARGS, "is a list; a task takes a mapping, as in args: {epochs: 3}"
     elif given != ["task"] and isinstance(args, Mapping):
-        yield ("args",), f"is a mapping; a {given[0]} takes a list, as in args: [--epochs, '3']"
+        what = f"is a mapping; a {given[0]} takes a list, as in args: [--epochs, '3']"
+        yield ("args",), ARGS, what
 
 
 def _first_pool(written: Written) -> Iterator[Problem]:
@@ -194,6 +216,7 @@ def _first_pool(written: Written) -> Iterator[Problem]:
     if first and first.replicas != 1:
         yield (
             ("pools", 0, "replicas"),
+            "SW1109",
             f"is {first.replicas}; the first pool has exactly 1, put the others in a second",
         )
 
@@ -212,6 +235,7 @@ def _workers(written: Written) -> Iterator[Problem]:
         if slots and count and count > slots:
             yield (
                 ("elastic", name),
+                "SW1110",
                 f"is {count}; the pools have {slots} slots, write at most {slots}",
             )
 
@@ -221,12 +245,13 @@ def _environment(written: Written) -> Iterator[Problem]:
     common = set(job) if isinstance(job, Mapping) else set()
     why = f"a replica takes {MAX_ENV} and Swell sets {OWN_ENV}; write at most {most}"
     if len(common) > most:
-        yield ("env",), f"has {len(common)} variables; {why}"
+        yield ("env",), COUNT, f"has {len(common)} variables; {why}"
         return
     for index, pool in enumerate(written.pools):
         count = len(common.union(pool.env)) if pool else 0
         if count > most:
-            yield ("pools", index, "env"), f"has {count} variables with the job's; {why}"
+            what = f"has {count} variables with the job's; {why}"
+            yield ("pools", index, "env"), COUNT, what
 
 
 def _regions(written: Written) -> Iterator[Problem]:
@@ -235,13 +260,14 @@ def _regions(written: Written) -> Iterator[Problem]:
         if region not in REGIONS:
             continue  # said already
         if region in written.regions[:index]:
-            yield ("regions", index), f"{region} is written twice; keep one"
+            yield ("regions", index), TWICE, f"{region} is written twice; keep one"
             continue
         for name, machine in machines.items():
             offered = machine.accelerator.regions
             if region not in offered:
                 yield (
                     ("regions", index),
+                    "SW1103",
                     f"{region} has no {name} for training; choose of {', '.join(offered)}",
                 )
 
@@ -256,17 +282,20 @@ def _strategy(written: Written) -> Iterator[Problem]:
         if reserved and not machine.standard:
             yield (
                 ("pools", index, "reservation"),
+                "SW1106",
                 f"{pool.machine} cannot be reserved; remove this",
             )
         elif reserved and strategy != "standard":
             yield (
                 ("pools", index, "reservation"),
+                "SW1106",
                 f"{strategy} machines are never reserved ones; "
                 "remove this, or write scheduling: standard",
             )
         if strategy == "standard" and not machine.standard:
             yield (
                 ("pools", index, "machine"),
+                "SW1107",
                 f"{pool.machine} is to be had with spot and flex_start only; "
                 "change the strategy or the machine",
             )
@@ -274,6 +303,7 @@ def _strategy(written: Written) -> Iterator[Problem]:
         if strategy == "flex_start" and pool.machine != first.machine:
             yield (
                 ("pools", index, "machine"),
+                "SW1108",
                 f"is {pool.machine}; flex_start needs equal pools, write {first.machine} in all",
             )
 
@@ -281,9 +311,9 @@ def _strategy(written: Written) -> Iterator[Problem]:
 def _networks(written: Written) -> Iterator[Problem]:
     network = written.given("network") is not None
     if network and written.given("psc_interface") is not None:
-        yield ("psc_interface",), "stands beside network; keep one of them"
+        yield ("psc_interface",), CONFLICT, "stands beside network; keep one of them"
     if written.given("reserved_ip_ranges") and not network:
-        yield ("reserved_ip_ranges",), "belongs to network; add that or remove this"
+        yield ("reserved_ip_ranges",), DEPENDS, "belongs to network; add that or remove this"
 
 
 def _tracking(written: Written) -> Iterator[Problem]:
@@ -291,10 +321,11 @@ def _tracking(written: Written) -> Iterator[Problem]:
     if len(both) == 2:
         yield (
             ("experiment",),
+            CONFLICT,
             "stands beside tensorboard; keep one (an experiment has a TensorBoard of its own)",
         )
     elif both and written.given("service_account") is None:
-        yield ("service_account",), f"is missing; {both[0]} needs one"
+        yield ("service_account",), MISSING, f"is missing; {both[0]} needs one"
 
 
 def _locations(written: Written) -> Iterator[Problem]:
@@ -304,6 +335,7 @@ def _locations(written: Written) -> Iterator[Problem]:
         if match and others:
             yield (
                 (name,),
+                "SW1114",
                 f"is in {match.group(1)}, and regions has {others[0]}; both must be one region",
             )
 

@@ -8,7 +8,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from launcher.job.model import JobModel, Text, beside, problem
+from launcher.job.model import JobModel, Text, beside
+from launcher.job.problem import NUL, RANGE, problem
 from launcher.job.sizes import Size, SizeField
 
 MAX_SIZE = Size(2**30)  # what a VM takes in (trainer.rundir.bundle)
@@ -17,7 +18,7 @@ DEFAULT_SIZE = Size(32 * 2**20)
 
 def _size(size: Size) -> Size:
     if not 0 < size.bytes <= MAX_SIZE.bytes:
-        raise problem(f"is {size}; code has at most {MAX_SIZE}, data belongs into a bucket")
+        raise problem(RANGE, f"is {size}; code has at most {MAX_SIZE}, data belongs into a bucket")
     return size
 
 
@@ -52,7 +53,7 @@ class Code(JobModel):
     @classmethod
     def _folder_is_beside_the_job_file(cls, folder: str, info: ValidationInfo) -> str:
         if "\0" in folder:
-            raise problem("holds a NUL character; remove it")
+            raise problem(NUL, "holds a NUL character; remove it")
         return beside(folder, info)
 
     def inside(self, file: str) -> str | None:

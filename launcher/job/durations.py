@@ -12,7 +12,9 @@ from datetime import timedelta
 from typing import Annotated, Any
 
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
-from pydantic_core import PydanticCustomError
+
+from launcher.job.problem import FORM, RANGE, UNIT, problem
+from trainer.rundir.usererror import Unusable
 
 _UNITS = {
     "ms": timedelta(milliseconds=1),
@@ -39,30 +41,31 @@ class Steps:
 def parse_duration(value: object) -> timedelta:
     """Returns the duration that ``value`` says, as text or timedelta.
 
-    Raises ValueError with what is wrong and what would be right.
+    Raises Unusable.
     """
     if isinstance(value, timedelta):
         duration = value
     elif isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError("is not a duration; write one like 30s, 10min or 1h30min")
+        raise Unusable(FORM, "is not a duration; write one like 30s, 10min or 1h30min")
     elif isinstance(value, int | float) or value.strip().replace(".", "", 1).isdigit():
-        raise ValueError(f"needs a unit; write {value}s or {value}min")
+        raise Unusable(UNIT, f"needs a unit; write {value}s or {value}min")
     else:
         text = value.strip()
         parts = _PART.findall(text)
         if not parts or _PART.sub("", text).strip():
-            raise ValueError(
+            raise Unusable(
+                FORM,
                 f"{value!r} is not a duration; write one like 30s, 10min or 1h30min "
-                f"(units: {', '.join(_UNITS)})"
+                f"(units: {', '.join(_UNITS)})",
             )
         try:
             duration = sum((float(n) * _UNITS[unit] for n, unit in parts), timedelta())
         except OverflowError:
             duration = timedelta.max
     if duration < timedelta():
-        raise ValueError("is negative; a duration is zero or more")
+        raise Unusable(RANGE, "is negative; a duration is zero or more")
     if duration > _LONGEST:
-        raise ValueError(f"is too long; at most {format_duration(_LONGEST)}")
+        raise Unusable(RANGE, f"is too long; at most {format_duration(_LONGEST)}")
     return duration
 
 
@@ -78,20 +81,20 @@ def format_duration(duration: timedelta) -> str:
 def parse_moment(value: object) -> timedelta | Steps:
     """Returns the moment that ``value`` says: a duration, or a count like ``150 steps``.
 
-    Raises ValueError with what is wrong and what would be right.
+    Raises Unusable.
     """
     if isinstance(value, Steps):
         return value
     if isinstance(value, str) and (match := _STEPS.fullmatch(value.strip())):
         return Steps(int(match.group(1)))
     if isinstance(value, int) and not isinstance(value, bool):
-        raise ValueError(f"needs a unit; write {value} steps or {value}s")
+        raise Unusable(UNIT, f"needs a unit; write {value} steps or {value}s")
     try:
         return parse_duration(value)
-    except ValueError as error:
-        if isinstance(value, str) and "not a duration" in str(error):
-            raise ValueError(
-                f"{value!r} is not a moment; write one like 150 steps, 30s or 10min"
+    except Unusable as error:
+        if isinstance(value, str) and error.id == FORM:
+            raise Unusable(
+                FORM, f"{value!r} is not a moment; write one like 150 steps, 30s or 10min"
             ) from None
         raise
 
@@ -104,15 +107,15 @@ def format_moment(moment: timedelta | Steps) -> str:
 def _duration_field(value: Any) -> timedelta:
     try:
         return parse_duration(value)
-    except ValueError as error:
-        raise PydanticCustomError("duration", "{problem}", {"problem": str(error)}) from None
+    except Unusable as error:
+        raise problem(error.id, str(error)) from None
 
 
 def _moment_field(value: Any) -> timedelta | Steps:
     try:
         return parse_moment(value)
-    except ValueError as error:
-        raise PydanticCustomError("moment", "{problem}", {"problem": str(error)}) from None
+    except Unusable as error:
+        raise problem(error.id, str(error)) from None
 
 
 # For editors, which cannot know that a year is too long.

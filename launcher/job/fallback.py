@@ -20,8 +20,9 @@ from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from launcher.job.durations import Duration
 from launcher.job.machines import Regions
-from launcher.job.model import JobModel, Problem, problem
+from launcher.job.model import JobModel
 from launcher.job.pool import MachineName, Pool
+from launcher.job.problem import CONFLICT, FORM, NO_EFFECT, ORDER, UNIT, Problem, problem
 from launcher.job.scheduling import Strategy
 
 MAX_FALLBACKS = 20
@@ -46,8 +47,9 @@ def _dollars(value: Any) -> Dollars:
     match = None if isinstance(value, bool) else _MONEY.fullmatch(text)
     if match and (match.group(2) or text.startswith("$")):
         return Dollars(float(match.group(1)))
-    remedy = f"needs its unit; write {text} USD" if match else "write an amount like 500 USD"
-    raise problem(remedy if match else f"is {text[:60]!r}; {remedy}")
+    if match:
+        raise problem(UNIT, f"needs its unit; write {text} USD")
+    raise problem(FORM, f"is {text[:60]!r}; write an amount like 500 USD")
 
 
 def _moment(value: Any) -> datetime:
@@ -55,10 +57,11 @@ def _moment(value: Any) -> datetime:
         moment = value if isinstance(value, datetime) else datetime.fromisoformat(_iso(value))
     except ValueError:
         raise problem(
-            f"is {str(value)[:60]!r}; write a time of day like 2026-12-24T08:00+01:00"
+            FORM, f"is {str(value)[:60]!r}; write a time of day like 2026-12-24T08:00+01:00"
         ) from None
     if moment.tzinfo is None:
-        raise problem(f"needs its time zone; write {moment.isoformat(timespec='minutes')}+00:00")
+        remedy = f"write {moment.isoformat(timespec='minutes')}+00:00"
+        raise problem(UNIT, f"needs its time zone; {remedy}")
     return moment
 
 
@@ -106,9 +109,9 @@ class Fallback(JobModel):
         if not isinstance(fields, dict):
             return
         if fields.get("pools") is not None and fields.get("machine") is not None:
-            yield ("machine",), "stands beside pools; keep one of them"
+            yield ("machine",), CONFLICT, "stands beside pools; keep one of them"
         if all(fields.get(name) is None for name in ("regions", "machine", "pools", "strategy")):
-            yield (), "changes nothing; write regions, machine, pools or strategy"
+            yield (), NO_EFFECT, "changes nothing; write regions, machine, pools or strategy"
 
 
 class Resubmit(JobModel):
@@ -128,7 +131,7 @@ class Resubmit(JobModel):
             return
         pause, longest = fields.get("pause"), fields.get("longest")
         if isinstance(pause, timedelta) and isinstance(longest, timedelta) and pause > longest:
-            yield ("longest",), "is shorter than pause; write at least that"
+            yield ("longest",), ORDER, "is shorter than pause; write at least that"
 
 
 class Limits(JobModel):

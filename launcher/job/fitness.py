@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from launcher.job.model import Problem
 from launcher.job.pool import DEFAULT_IMAGE, Package, swells_own
+from launcher.job.problem import ABSENT, MISSING, NO_EFFECT, NOT_SENT, RESERVED, Problem
 from launcher.job.spec import Job, TargetName
 
+NO_BUCKET = "SW1115"  # the message about a place that is not at gs:// and must be
 LOCAL_BUCKET = "gs://swell-local"  # for local runs that name no place and need a bucket
 
 
@@ -51,6 +52,7 @@ def _hidden_packages(job: Job) -> Iterator[Problem]:
             at = ("pools", index) if pool.package else ()
             yield (
                 (*at, "package", "module"),
+                RESERVED,
                 f"is in {top}, which on this machine is Swell's own package; "
                 "give yours another name, or run it on Vertex AI",
             )
@@ -59,10 +61,10 @@ def _hidden_packages(job: Job) -> Iterator[Problem]:
 def _absent(job: Job) -> Iterator[Problem]:
     """Yields what is not on this machine."""
     missing = list(job.code.missing()) if job.code else []
-    yield from ((("code", field), what) for field, what in missing)
+    yield from ((("code", field), ABSENT, what) for field, what in missing)
     for field, file in job.files():
         if not missing and not Path(file).is_file():
-            yield (field,), f"there is no file {file}; name one that exists"
+            yield (field,), ABSENT, f"there is no file {file}; name one that exists"
 
 
 def _in_containers(job: Job) -> Iterator[Problem]:
@@ -71,26 +73,29 @@ def _in_containers(job: Job) -> Iterator[Problem]:
     if job.output is not None and not job.output.startswith("gs://"):
         yield (
             ("output",),
+            NO_BUCKET,
             "is on this machine's disk, which containers do not see; write gs://BUCKET/FOLDER, "
             "a local bucket here, or remove it",
         )
     for index, pool in enumerate(job.pools):
         if isinstance(job.runtime(pool), Package):
             at = ("pools", index) if pool.package else ()
-            yield (*at, "package"), "is not installed in container VMs; write a container, or netns"
+            what = "is not installed in container VMs; write a container, or netns"
+            yield (*at, "package"), "SW1119", what
 
 
 def _on_vertex(job: Job) -> Iterator[Problem]:
     yield from _absent(job) if job.code else _files_of_the_image(job)
     if not job.project:
-        yield ("project",), "is missing; Vertex AI needs your Google Cloud project"
+        yield ("project",), MISSING, "is missing; Vertex AI needs your Google Cloud project"
     if not job.regions:
-        yield ("regions",), "is missing; write for example [us-central1]"
+        yield ("regions",), MISSING, "is missing; write for example [us-central1]"
     if not (job.output or "").startswith("gs://"):
-        yield ("output",), "is missing; write a regional bucket's gs://BUCKET/FOLDER"
+        yield ("output",), MISSING, "is missing; write a regional bucket's gs://BUCKET/FOLDER"
     for region, bucket in job.checkpoint.buckets.items():
         if not bucket.startswith("gs://"):
-            yield ("checkpoint", "buckets", region), "is no bucket; write gs://BUCKET/FOLDER"
+            at = ("checkpoint", "buckets", region)
+            yield at, NO_BUCKET, "is no bucket; write gs://BUCKET/FOLDER"
     yield from dict.fromkeys(_runtimes_on_vertex(job))  # pools that share the job's share a problem
 
 
@@ -99,12 +104,12 @@ def _buckets_of_no_use(job: Job) -> Iterator[Problem]:
     for region in job.checkpoint.buckets:
         if region not in regions:
             at = ("checkpoint", "buckets", region)
-            yield at, "is no region of the job's; add it to regions, or remove it here"
+            yield at, NO_EFFECT, "is no region of the job's; add it to regions, or remove it here"
 
 
 def _files_of_the_image(job: Job) -> Iterator[Problem]:
     for field, _ in job.files():
-        yield (field,), "is a local file; write code: FOLDER, which sends it along"
+        yield (field,), NOT_SENT, "is a local file; write code: FOLDER, which sends it along"
 
 
 def _runtimes_on_vertex(job: Job) -> Iterator[Problem]:
@@ -114,22 +119,24 @@ def _runtimes_on_vertex(job: Job) -> Iterator[Problem]:
         if isinstance(runtime, Package):
             if not all(uri.startswith("gs://") for uri in runtime.uris):
                 what = "has one that is not gs://; Vertex AI installs from a bucket"
-                yield (*at, "package", "uris"), what
+                yield (*at, "package", "uris"), NO_BUCKET, what
         elif runtime.image == DEFAULT_IMAGE:
             what = "is missing; write where your trainer image was pushed"
-            yield (*at, "container", "image"), what
+            yield (*at, "container", "image"), MISSING, what
 
 
 def _mixed_gpus(job: Job) -> Iterator[Problem]:
     gpus = list(dict.fromkeys(pool.machine_type.accelerator.name for pool in job.pools))
     if len(gpus) > 1:
-        yield ("pools",), f"mix {' and '.join(gpus)}; one zone of each region must have them all"
+        what = f"mix {' and '.join(gpus)}; one zone of each region must have them all"
+        yield ("pools",), "SW1190", what
 
 
 def _restarts(job: Job) -> Iterator[Problem]:
     if job.scheduling.restart_job_on_worker_restart and job.slots:
         yield (
             ("scheduling", "restart_job_on_worker_restart"),
+            "SW1191",
             "starts the whole job again when one replica restarts, which an elastic run need not; "
             "remove it",
         )
@@ -138,4 +145,5 @@ def _restarts(job: Job) -> Iterator[Problem]:
 def _unreachable_mounts(job: Job) -> Iterator[Problem]:
     for index, pool in enumerate(job.pools):
         if pool.nfs and not (job.network or job.psc_interface):
-            yield ("pools", index, "nfs"), "needs a route; add network or psc_interface"
+            what = "needs a route; add network or psc_interface"
+            yield ("pools", index, "nfs"), "SW1192", what

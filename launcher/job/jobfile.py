@@ -11,11 +11,15 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from launcher.job.marketfile import Market, MarketField, whole_market
-from launcher.job.model import Problem
+from launcher.job.model import problems_in
+from launcher.job.problem import NO_MAPPING, Problem
 from launcher.job.spec import Job
 from launcher.job.yamlfile import FileError, Path_, Places, located, read_file, read_yaml
+from trainer.rundir.usererror import Message
 
 JobFileError = FileError
+
+OVERRIDE = "SW1004"  # a --set that does not fit the file
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class JobFile:
     path: str
     places: Places
 
-    def located(self, problems: Sequence[Problem]) -> list[str]:
+    def located(self, problems: Sequence[Problem]) -> list[Message]:
         """Returns the problems, which may be of a target, as ``FILE:LINE: FIELD: what``."""
         return located(problems, self.places, self.path)
 
@@ -55,15 +59,15 @@ def read_job(
     tree, places = read_yaml(read_file(file), file, variables)
     if not isinstance(tree, dict):
         what = "is empty" if tree is None else "is not a mapping"
-        raise JobFileError([f"{file}:1: {what}; write lines of field: value, beginning with name:"])
+        form = "lines of field: value, beginning with name:"
+        raise JobFileError(NO_MAPPING, f"{file}:1: {what}; write {form}")
     tree = Job.written_out(tree)
     for override in overrides:
         _override(tree, places, override, variables)
     try:
         job = Job.model_validate(tree, context={"folder": str(Path(file).parent)})
     except ValidationError as error:
-        found = [(e["loc"], e["msg"]) for e in error.errors(include_url=False)]
-        raise JobFileError(located(found, places, file)) from None
+        raise JobFileError.of(located(problems_in(error), places, file)) from None
     return JobFile(job, file, places)
 
 
@@ -77,8 +81,7 @@ def load_market(file: str) -> Market:
         context = {"folder": str(Path(file).parent)}
         return whole_market(TypeAdapter(MarketField).validate_python(tree, context=context))
     except ValidationError as error:
-        found = [(e["loc"], e["msg"]) for e in error.errors()]
-        raise JobFileError(located(found, places, file)) from None
+        raise JobFileError.of(located(problems_in(error), places, file)) from None
 
 
 def _override(
@@ -89,13 +92,13 @@ def _override(
     dotted, equals, text = override.partition("=")
     names = dotted.strip().split(".")
     if not equals or not all(names):
-        raise JobFileError([f"{here}: is not an override; write --set pools.1.replicas=7"])
+        raise JobFileError(OVERRIDE, f"{here}: is not an override; write --set pools.1.replicas=7")
     try:
         value, inside = read_yaml(text, here, variables)
     except JobFileError as error:
         _, bad, what = error.problems[0].rpartition(": is not YAML: ")
         what = f"the value is not YAML: {what}" if bad else what.removeprefix(f"{here}:1: ")
-        raise JobFileError([f"{here}: {what}"]) from None
+        raise JobFileError(error.id, f"{here}: {what}") from None
     path: Path_ = ()
     at: Any = tree
     for depth, name in enumerate(names):
@@ -106,12 +109,15 @@ def _override(
                 field = ".".join(names[:depth])
                 entries = f"0 to {len(at) - 1}" if at else "none"
                 raise JobFileError(
-                    [f"{here}: {field}: has no entry {name}; there are {len(at)} ({entries})"]
+                    OVERRIDE,
+                    f"{here}: {field}: has no entry {name}; there are {len(at)} ({entries})",
                 )
             key = int(name)
         elif not isinstance(at, dict):
             field = ".".join(names[:depth])
-            raise JobFileError([f"{here}: {field}: is a single value; {name} cannot be set in it"])
+            raise JobFileError(
+                OVERRIDE, f"{here}: {field}: is a single value; {name} cannot be set in it"
+            )
         path = (*path, key)
         if last:
             at[key] = value

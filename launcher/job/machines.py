@@ -12,8 +12,9 @@ from difflib import get_close_matches
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
-from launcher.job.model import problem
+from launcher.job.problem import problem
 
 PRICES_AS_OF = "a public catalogue snapshot of unknown date; estimates, without Vertex's fee"
 
@@ -158,6 +159,8 @@ _ALL = (
     Machine("a3-ultragpu-8g", _H200, 8, 224, 2952, 3200, Price(37.25, gpus_only=True)),
 )
 
+TPU = "SW1104"  # the message about TPUs, which Spot does not offer
+
 # To offer more, add entries above: everything else follows from them.
 MACHINES = {machine.name: machine for machine in _ALL}
 SERIES = sorted({machine.series.upper() for machine in _ALL})
@@ -170,17 +173,19 @@ def nearest(name: str) -> str | None:
     return found[0] if found else None
 
 
-def unknown_machine(name: str) -> str:
-    """Returns what is wrong with a machine type that is not in the catalogue, and the remedy."""
+def unknown_machine(name: str) -> PydanticCustomError:
+    """Returns the problem of a machine type that is not in the catalogue."""
     shown = repr(name[:60])
     if "tpu" in name.lower() or re.fullmatch(r"ct\d\w*-.*", name):
-        return (
+        return problem(
+            TPU,
             f"{shown} is a TPU machine, and Spot offers no TPUs for training; "
-            f"choose a GPU machine, for example {_ALL[0].name}"
+            f"choose a GPU machine, for example {_ALL[0].name}",
         )
     near = nearest(name)
     remedy = f"did you mean {near}?" if near else f"known are {', '.join(MACHINES)}"
-    return f"{shown} is not a machine of the series {' or '.join(SERIES)}; {remedy}"
+    series = " or ".join(SERIES)
+    return problem("SW1101", f"{shown} is not a machine of the series {series}; {remedy}")
 
 
 def unknown_region(name: str) -> str:
@@ -192,7 +197,7 @@ def unknown_region(name: str) -> str:
 
 def _region(name: str) -> str:
     if name not in REGIONS:
-        raise problem(unknown_region(name))
+        raise problem("SW1102", unknown_region(name))
     return name
 
 

@@ -36,8 +36,10 @@ from pydantic import (
 )
 
 from launcher.job.durations import Duration, Moment, format_duration, parse_duration
-from launcher.job.model import JobModel, Problem, problem
+from launcher.job.model import JobModel
 from launcher.job.pool import MachineName
+from launcher.job.problem import DEPENDS, FORM, MISSING, RANGE, TWICE, Problem, problem
+from trainer.rundir.usererror import Unusable
 
 MOST_VMS = 100_000  # of one machine type; more is a slip of the finger
 
@@ -47,8 +49,8 @@ def _notice(value: Any) -> timedelta | None:
         return None
     try:
         return parse_duration(value)
-    except ValueError as error:
-        raise problem(f"{error}; or write none") from None
+    except Unusable as error:
+        raise problem(error.id, f"{error}; or write none") from None
 
 
 Notice = Annotated[
@@ -60,7 +62,7 @@ Notice = Annotated[
 
 def _replica(name: str) -> str:
     if not re.fullmatch(r"workerpool[0-3]-\d{1,4}", name):
-        raise problem(f"{name[:60]!r} is not a replica; write one such as workerpool1-0")
+        raise problem(FORM, f"{name[:60]!r} is not a replica; write one such as workerpool1-0")
     return name
 
 
@@ -86,9 +88,9 @@ class Incident(JobModel):
         if not isinstance(fields, dict):
             return
         if (fields.get("preempt") is None) == (fields.get("vanish") is None):
-            yield (), "needs one of preempt and vanish; write preempt: workerpool1-0"
+            yield (), MISSING, "needs one of preempt and vanish; write preempt: workerpool1-0"
         if fields.get("notice") is not None and fields.get("vanish") is not None:
-            yield ("notice",), "belongs to preempt; vanish comes without notice"
+            yield ("notice",), DEPENDS, "belongs to preempt; vanish comes without notice"
 
 
 def _is_start(moment: Any) -> bool:
@@ -121,9 +123,9 @@ class Capacity(JobModel):
             return
         vms = fields.get("vms")
         if (vms is None) == (fields.get("trace") is None):
-            yield (), "needs one of vms and trace; write vms: {0s: 8, 10min: 3}"
+            yield (), MISSING, "needs one of vms and trace; write vms: {0s: 8, 10min: 3}"
         if isinstance(vms, dict) and vms and not any(map(_is_start, vms)):
-            yield ("vms",), "does not say how it begins; write {0s: 8, …}"
+            yield ("vms",), MISSING, "does not say how it begins; write {0s: 8, …}"
 
 
 class Market(JobModel):
@@ -141,7 +143,7 @@ class Market(JobModel):
     @classmethod
     def _retry_takes_time(cls, retry: timedelta) -> timedelta:
         if not retry:
-            raise problem("is 0; write at least 1s")
+            raise problem(RANGE, "is 0; write at least 1s")
         return retry
 
     @classmethod
@@ -152,7 +154,8 @@ class Market(JobModel):
             if not isinstance(entry, Capacity):
                 continue
             if (entry.machine, entry.region) in seen:
-                yield ("capacity", index), "is there already; write one entry per machine, region"
+                what = "is there already; write one entry per machine, region"
+                yield ("capacity", index), TWICE, what
             seen.add((entry.machine, entry.region))
 
 

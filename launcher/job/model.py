@@ -24,18 +24,23 @@ from pydantic import (
     ValidationInfo,
     model_validator,
 )
-from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, InitErrorDetails, core_schema
+
+from launcher.job.problem import (
+    CHOICE,
+    COUNT,
+    FORM,
+    MISSING,
+    RANGE,
+    TYPE,
+    UNKNOWN_FIELD,
+    Problem,
+    problem,
+)
 
 DEFAULT: Any = {}  # of a field that is a model: validated in its place, not built by itself
 
-Problem = tuple[tuple[str | int, ...], str]  # the field's path; what is wrong, what would be right
-
 MOST = 100  # unknown names in one part for which the nearest known one is looked for
-
-
-def problem(text: str) -> PydanticCustomError:
-    """Returns the error that shows ``text`` as it is."""
-    return PydanticCustomError("job", "{text}", {"text": text})
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Text:
 
     def _check(self, text: str) -> str:
         if not re.fullmatch(self.pattern, text):
-            raise problem(f"is {text[:60]!r}; {self.remedy}")
+            raise problem(FORM, f"is {text[:60]!r}; {self.remedy}")
         return text
 
 
@@ -99,14 +104,14 @@ class JobModel(BaseModel):
         except ValidationError as error:
             errors = error.errors(include_url=False)
             found = [
-                _detail(e["loc"], cls._in_words(dict(e), search=n < MOST), e["input"])
+                _detail(e["loc"], *cls._in_words(dict(e), search=n < MOST), e["input"])
                 for n, e in enumerate(errors)
             ]
         else:
             found = []
         # A clash between fields is said in the same breath as what is wrong inside them.
         clashes = cls._clashes(data if found else model._given())
-        found += [_detail(loc, what) for loc, what in clashes]
+        found += [_detail(*clash) for clash in clashes]
         if found:
             raise ValidationError.from_exception_data(cls.__name__, found)
         return model
@@ -158,42 +163,55 @@ class JobModel(BaseModel):
         return long
 
     @classmethod
-    def _in_words(cls, error: dict[str, Any], search: bool) -> str:
+    def _in_words(cls, error: dict[str, Any], search: bool) -> tuple[str, str]:
+        """Returns the id and the words of an error of pydantic's."""
         kind, value, limits = error["type"], error["input"], error.get("ctx", {})
         if kind == "extra_forbidden":
             known = tuple(cls.model_fields)
             name = str(error["loc"][-1])[:60] if search else ""
-            return _unknown(name, known)
+            return UNKNOWN_FIELD, _unknown(name, known)
         if kind == "missing":
-            return "is missing; add it"
+            return MISSING, "is missing; add it"
         if kind == "model_type":
-            return f"is {_shown(value)}; write {cls._forms}"
+            return TYPE, f"is {_shown(value)}; write {cls._forms}"
         if kind in ("too_long", "too_short"):
             most, least = limits.get("max_length"), limits.get("min_length")
             remedy = f"write at most {most}" if most else f"write at least {least}"
-            return f"has {limits['actual_length']} entries; {remedy}"
+            return COUNT, f"has {limits['actual_length']} entries; {remedy}"
         if kind == "literal_error":
-            return f"is {_shown(value)}; {_nearest(value, limits['expected'])}"
+            return CHOICE, f"is {_shown(value)}; {_nearest(value, limits['expected'])}"
         if kind not in _REMEDIES:
-            return str(error["msg"])
-        return f"is {_shown(value)}; {_REMEDIES[kind].format(**limits)}"
+            return _id_of(kind), str(error["msg"])
+        id, remedy = _REMEDIES[kind]
+        return id, f"is {_shown(value)}; {remedy.format(**limits)}"
 
 
+# What pydantic calls it: the id, and what to write instead.
 _REMEDIES = {
-    "int_type": "write a whole number",
-    "int_from_float": "write a whole number",
-    "float_type": "write a number",
-    "string_type": "write text (in quotes when it looks like a number)",
-    "bool_type": "write true or false",
-    "list_type": "write a list ([a, b], or lines that begin with -)",
-    "dict_type": "write a mapping (lines of name: value)",
-    "greater_than": "write more than {gt:g}",
-    "greater_than_equal": "write at least {ge:g}",
-    "less_than_equal": "write at most {le:g}",
-    "string_too_short": "write at least {min_length} character",
-    "invalid-json-value": "write text, a number, true, false, a list or a mapping",
-    "finite_number": "write a finite number",
+    "int_type": (TYPE, "write a whole number"),
+    "int_from_float": (TYPE, "write a whole number"),
+    "float_type": (TYPE, "write a number"),
+    "string_type": (TYPE, "write text (in quotes when it looks like a number)"),
+    "bool_type": (TYPE, "write true or false"),
+    "list_type": (TYPE, "write a list ([a, b], or lines that begin with -)"),
+    "dict_type": (TYPE, "write a mapping (lines of name: value)"),
+    "greater_than": (RANGE, "write more than {gt:g}"),
+    "greater_than_equal": (RANGE, "write at least {ge:g}"),
+    "less_than_equal": (RANGE, "write at most {le:g}"),
+    "string_too_short": (RANGE, "write at least {min_length} character"),
+    "invalid-json-value": (TYPE, "write text, a number, true, false, a list or a mapping"),
+    "finite_number": (RANGE, "write a finite number"),
 }
+
+
+def _id_of(kind: str) -> str:
+    """Returns the id of an error: its own, or for one that pydantic words, that of any value."""
+    return kind if kind.startswith("SW") else FORM
+
+
+def problems_in(error: ValidationError) -> list[Problem]:
+    """Returns the problems that were found while a part of a job was validated."""
+    return [(e["loc"], _id_of(e["type"]), e["msg"]) for e in error.errors(include_url=False)]
 
 
 def _shown(value: Any) -> str:
@@ -217,8 +235,8 @@ def _nearest(value: Any, expected: str) -> str:
     return f"did you mean {near[0]}?" if near else f"write {expected.replace(chr(39), '')}"
 
 
-def _detail(loc: tuple[str | int, ...], what: str, value: Any = None) -> InitErrorDetails:
-    return InitErrorDetails(type=problem(what), loc=loc, input=value)
+def _detail(loc: tuple[str | int, ...], id: str, what: str, value: Any = None) -> InitErrorDetails:
+    return InitErrorDetails(type=problem(id, what), loc=loc, input=value)
 
 
 @lru_cache(maxsize=100)  # the same slip is often made in many places

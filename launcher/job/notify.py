@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from launcher.job.model import JobModel, Problem, Text, beside, problem
+from launcher.job.model import JobModel, Text, beside
+from launcher.job.problem import CONFLICT, MISSING, NUL, Problem, problem
 
 News = Literal["end", "stockout", "failover"]
 EVERYTHING: list[News] = ["end", "stockout", "failover"]
@@ -34,7 +35,7 @@ class Notify(JobModel):
         if file is None:
             return None
         if "\0" in file:
-            raise problem("holds a NUL character; remove it")
+            raise problem(NUL, "holds a NUL character; remove it")
         return beside(file, info)
 
     @classmethod
@@ -43,6 +44,7 @@ class Notify(JobModel):
             return
         given = [name for name in ("url_env", "url_file") if fields.get(name) is not None]
         if not given:
-            yield ("url_env",), "is missing; write the name of a variable that holds the URL"
+            what = "is missing; write the name of a variable that holds the URL"
+            yield ("url_env",), MISSING, what
         elif len(given) == 2:
-            yield ("url_file",), "stands beside url_env; keep one of them"
+            yield ("url_file",), CONFLICT, "stands beside url_env; keep one of them"

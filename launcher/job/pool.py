@@ -8,8 +8,19 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, WithJsonSchema, field_validator
 
-from launcher.job.machines import MACHINES, Machine, unknown_machine
-from launcher.job.model import JobModel, Problem, Text, beside, problem, resource, valid
+from launcher.job.machines import MACHINES, TPU, Machine, unknown_machine
+from launcher.job.model import JobModel, Text, beside, resource, valid
+from launcher.job.problem import (
+    CONFLICT,
+    DEPENDS,
+    FORM,
+    MISSING,
+    NUL,
+    RANGE,
+    RESERVED,
+    Problem,
+    problem,
+)
 from launcher.job.sizes import Size, SizeField
 
 DEFAULT_IMAGE = "swell-trainer"
@@ -30,7 +41,7 @@ def swells_own(module: str) -> str | None:
 
 def _machine_name(name: str) -> str:
     if name not in MACHINES:
-        raise problem(unknown_machine(name))
+        raise unknown_machine(name)
     return name
 
 
@@ -38,28 +49,31 @@ def _environment(env: dict[str, str]) -> dict[str, str]:
     for name, value in env.items():
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise problem(
+                FORM,
                 f"{name[:60]!r} is not a variable name; "
-                "write letters, digits and _, not beginning with a digit"
+                "write letters, digits and _, not beginning with a digit",
             )
         if name.startswith(_RESERVED_ENV):
-            raise problem(f"{name[:60]} is set by Swell or Vertex AI; choose another name")
+            raise problem(
+                RESERVED, f"{name[:60]} is set by Swell or Vertex AI; choose another name"
+            )
         if "\0" in value:
-            raise problem(f"{name[:60]} holds a NUL character; remove it")
+            raise problem(NUL, f"{name[:60]} holds a NUL character; remove it")
     return env
 
 
 def _words(words: list[str]) -> list[str]:
     for word in words:
         if "\0" in word:
-            raise problem(f"{word[:60]!r} holds a NUL character; remove it")
+            raise problem(NUL, f"{word[:60]!r} holds a NUL character; remove it")
     return words
 
 
 def _disk_size(size: Size) -> Size:
     if not MIN_DISK <= size <= MAX_DISK:
-        raise problem(f"is {size}; a boot disk has {MIN_DISK} to {MAX_DISK.gib:.0f}GiB")
+        raise problem(RANGE, f"is {size}; a boot disk has {MIN_DISK} to {MAX_DISK.gib:.0f}GiB")
     if size.bytes % 2**30:
-        raise problem(f"is {size}; write whole GiB")
+        raise problem(RANGE, f"is {size}; write whole GiB")
     return size
 
 
@@ -215,9 +229,10 @@ class Reservation(JobModel):
             return
         affinity, name = fields.get("affinity"), fields.get("name")
         if affinity == "specific" and name is None:
-            yield ("name",), "is missing; write projects/PROJECT/zones/ZONE/reservations/NAME"
+            what = "is missing; write projects/PROJECT/zones/ZONE/reservations/NAME"
+            yield ("name",), MISSING, what
         if affinity in ("none", "any") and name is not None:
-            yield ("name",), "belongs to affinity: specific; remove it, or write that"
+            yield ("name",), DEPENDS, "belongs to affinity: specific; remove it, or write that"
 
 
 class Pool(JobModel):
@@ -272,7 +287,7 @@ class Pool(JobModel):
         if not isinstance(fields, Mapping):
             return
         if fields.get("container") is not None and fields.get("package") is not None:
-            yield ("package",), "stands beside container; keep one of them"
+            yield ("package",), CONFLICT, "stands beside container; keep one of them"
         stated = fields.get("accelerators")
         read = None if stated is None else valid(Accelerators, stated)
         name = fields.get("machine")
@@ -283,11 +298,13 @@ class Pool(JobModel):
         if read.type.startswith("TPU"):
             yield (
                 ("accelerators",),
+                TPU,
                 f"asks for {read.type[:60]}, and Spot offers no TPUs for training; remove it",
             )
         elif (read.type, read.count) != (gpu, count):
             yield (
                 ("accelerators",),
+                "SW1105",
                 f"is {read.count} x {read.type[:60]}; {name} has {count} x {gpu}, "
                 "write that or remove it",
             )

@@ -17,8 +17,9 @@ from typing import Annotated
 from pydantic import Field, RootModel, ValidationError
 
 from launcher.job.machines import MACHINES, PRICES_AS_OF, Machine, Price
-from launcher.job.model import JobModel
+from launcher.job.model import JobModel, problems_in
 from launcher.job.pool import MachineName
+from launcher.job.problem import NO_MAPPING
 from launcher.job.yamlfile import FileError, located, read_file, read_yaml
 
 Dollars = Annotated[float, Field(ge=0)]
@@ -73,15 +74,15 @@ def read_prices(file: str) -> dict[str, OwnPrices]:
     if not isinstance(tree, dict):
         what = "is empty" if tree is None else "is not a mapping"
         form = "machine: {spot: PRICE, on_demand: PRICE}"
-        raise FileError([f"{file}:1: {what}; write lines of {form}"])
+        raise FileError(NO_MAPPING, f"{file}:1: {what}; write lines of {form}")
     try:
         return _Prices.model_validate(tree).root
     except ValidationError as error:
         found = [
-            (tuple(part for part in e["loc"] if part != "[key]"), e["msg"])
-            for e in error.errors(include_url=False)
+            (tuple(part for part in loc if part != "[key]"), id, what)
+            for loc, id, what in problems_in(error)
         ]
-        raise FileError(located(found, places, file)) from None
+        raise FileError.of(located(found, places, file)) from None
 
 
 def _price(own: float | None, estimate: Price | None) -> Price | None:

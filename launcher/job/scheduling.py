@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from launcher.job.durations import Duration
-from launcher.job.model import JobModel, Problem
+from launcher.job.model import JobModel
+from launcher.job.problem import CONFLICT, DEPENDS, Problem
 
 Strategy = Literal["spot", "standard", "flex_start"]
 
@@ -49,6 +50,7 @@ class Scheduling(JobModel):
             if strategy in ("spot", "standard"):
                 yield (
                     ("max_wait_duration",),
+                    DEPENDS,
                     f"belongs to flex_start, and the strategy is {strategy}; "
                     "remove it, or write strategy: flex_start",
                 )
@@ -57,5 +59,6 @@ class Scheduling(JobModel):
         ):
             yield (
                 ("restart_job_on_worker_restart",),
+                CONFLICT,
                 "is overridden by disable_retries; keep one of them",
             )

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
-from pydantic_core import PydanticCustomError
+
+from launcher.job.problem import FORM, UNIT, problem
+from trainer.rundir.usererror import Unusable
 
 _UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _FORM = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,10})?)\s*(KiB|MiB|GiB|TiB)")
@@ -38,26 +40,26 @@ class Size:
 def parse_size(value: object) -> Size:
     """Returns the size that ``value`` says, as text or Size.
 
-    Raises ValueError with what is wrong and what would be right.
+    Raises Unusable.
     """
     if isinstance(value, Size):
         return value
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError("is not a size; write one like 200GiB or 2TiB")
+        raise Unusable(FORM, "is not a size; write one like 200GiB or 2TiB")
     text = str(value).strip()
     if text.replace(".", "", 1).isdigit():
-        raise ValueError(f"needs a unit; write {text}GiB")
+        raise Unusable(UNIT, f"needs a unit; write {text}GiB")
     match = _FORM.fullmatch(text)
     if not match:
-        raise ValueError(f"{text[:60]!r} is not a size; write one like 200GiB or 2TiB")
+        raise Unusable(FORM, f"{text[:60]!r} is not a size; write one like 200GiB or 2TiB")
     return Size(round(float(match.group(1)) * _UNITS[match.group(2)]))
 
 
 def _size_field(value: Any) -> Size:
     try:
         return parse_size(value)
-    except ValueError as error:
-        raise PydanticCustomError("size", "{problem}", {"problem": str(error)}) from None
+    except Unusable as error:
+        raise problem(error.id, str(error)) from None
 
 
 SizeField = Annotated[

@@ -32,20 +32,11 @@ from launcher.job.durations import Duration, Moment, Steps, format_duration, par
 from launcher.job.fallback import MAX_FALLBACKS, Fallback, Limits, Resubmit
 from launcher.job.machines import Region, Regions
 from launcher.job.marketfile import MarketField
-from launcher.job.model import (
-    DEFAULT,
-    JobModel,
-    Problem,
-    Text,
-    beside,
-    problem,
-    resource,
-    valid,
-    whole,
-)
+from launcher.job.model import DEFAULT, JobModel, Text, beside, problems_in, resource, valid, whole
 from launcher.job.network import Network, PscInterface
 from launcher.job.notify import Notify
 from launcher.job.pool import Container, Environment, ModuleName, Package, Pool
+from launcher.job.problem import COUNT, FORM, NO_REPLICA, ORDER, RANGE, RESERVED, Problem, problem
 from launcher.job.scheduling import Scheduling
 from launcher.job.sizes import SizeField
 from launcher.job.variant import vary
@@ -99,19 +90,21 @@ Args = Annotated[dict[str, JsonValue] | list[str], _ArgsForm()]
 
 def _labels(labels: dict[str, str]) -> dict[str, str]:
     if len(labels) > MAX_LABELS:
-        raise problem(f"has {len(labels)} labels; at most {MAX_LABELS}, Swell adds two")
+        raise problem(COUNT, f"has {len(labels)} labels; at most {MAX_LABELS}, Swell adds two")
     for name, value in labels.items():
         if name.startswith("swell-"):
-            raise problem(f"{name[:60]} is a label of Swell's own; choose another name")
+            raise problem(RESERVED, f"{name[:60]} is a label of Swell's own; choose another name")
         if not _is_label(name) or not name[:1].isalpha():
             raise problem(
+                FORM,
                 f"{name[:60]!r} is not a label's name; write a lowercase letter, then at most 63 "
-                "lowercase letters, digits, _ and -"
+                "lowercase letters, digits, _ and -",
             )
         if not _is_label(value):
             raise problem(
+                FORM,
                 f"{value[:60]!r} is not a label's value; write at most 64 lowercase letters, "
-                "digits, _ and -"
+                "digits, _ and -",
             )
     return labels
 
@@ -161,14 +154,14 @@ class Elastic(JobModel):
     @classmethod
     def _lease_can_be_kept(cls, timeout: timedelta | None) -> timedelta | None:
         if timeout is not None and timeout < LEAST_LEASE:
-            raise problem(f"is too short; write at least {format_duration(LEAST_LEASE)}")
+            raise problem(RANGE, f"is too short; write at least {format_duration(LEAST_LEASE)}")
         return timeout
 
     @classmethod
     def _clashes(cls, fields: Any) -> Iterator[Problem]:
         low, high = whole(fields, "min_workers", 1), whole(fields, "max_workers", None)
         if low and high and low > high:
-            yield ("max_workers",), f"is {high}; write at least min_workers, {low}"
+            yield ("max_workers",), ORDER, f"is {high}; write at least min_workers, {low}"
 
 
 class Checkpoint(JobModel):
@@ -201,10 +194,12 @@ class Checkpoint(JobModel):
         if not isinstance(fields, dict):
             return
         if fields.get("keep_every") is not None and not _counts_steps(fields["keep_every"]):
-            yield ("keep_every",), "is not a number of steps; write for example 10000 steps"
+            what = "is not a number of steps; write for example 10000 steps"
+            yield ("keep_every",), FORM, what
         start = fields.get("start_from")
         if isinstance(start, str) and not re.search(r"/checkpoints/step-\d+/?(#weights)?$", start):
-            yield ("start_from",), "is not a checkpoint; write RUN-DIRECTORY/checkpoints/step-N"
+            what = "is not a checkpoint; write RUN-DIRECTORY/checkpoints/step-N"
+            yield ("start_from",), FORM, what
 
 
 def _counts_steps(value: object) -> bool:
@@ -305,11 +300,11 @@ class Job(JobModel):
             return None
         where, _, name = task.rpartition(":")
         if not where or not name.isidentifier():
-            raise problem(f"is {task[:60]!r}; write module:Class or path/to/file.py:Class")
+            raise problem(FORM, f"is {task[:60]!r}; write module:Class or path/to/file.py:Class")
         if not where.endswith(".py"):
             if not all(part.isidentifier() for part in where.split(".")):
                 raise problem(
-                    f"{where[:60]!r} is not a module; write module:Class or file.py:Class"
+                    FORM, f"{where[:60]!r} is not a module; write module:Class or file.py:Class"
                 )
             return task
         return f"{beside(where, info)}:{name}"
@@ -320,14 +315,14 @@ class Job(JobModel):
         if script is None:
             return None
         if not script.endswith(".py") or "\0" in script:
-            raise problem(f"is {script[:60]!r}; write path/to/script.py")
+            raise problem(FORM, f"is {script[:60]!r}; write path/to/script.py")
         return beside(script, info)
 
     @field_validator("timeout")
     @classmethod
     def _timeout_is_some(cls, timeout: timedelta | None) -> timedelta | None:
         if timeout is not None and timeout < timedelta(seconds=1):
-            raise problem("is too short; write at least 1s")
+            raise problem(RANGE, "is too short; write at least 1s")
         return timeout
 
     def runtime(self, pool: Pool) -> Container | Package:
@@ -448,9 +443,9 @@ class Job(JobModel):
             try:
                 cls.model_validate(job._varied(fallback))
             except ValidationError as error:
-                found = [_to_blame(fallback, e["loc"], e["msg"]) for e in error.errors()]
-                for loc, what in dict.fromkeys(found):
-                    yield ("fallback", index, *loc), what
+                found = [_to_blame(fallback, *one) for one in problems_in(error)]
+                for loc, id, what in dict.fromkeys(found):
+                    yield ("fallback", index, *loc), id, what
 
 
 def _strangers(written: Written) -> Iterator[Problem]:
@@ -467,18 +462,19 @@ def _strangers(written: Written) -> Iterator[Problem]:
         for kind in ("preempt", "vanish"):
             name = _field(incident, kind)
             if isinstance(name, str) and (remedy := _stranger(name, counts)):
-                yield (*where, index, kind), f"no pool has {name[:60]!r}; {remedy}"
+                what = f"no pool has {name[:60]!r}; {remedy}"
+                yield (*where, index, kind), NO_REPLICA, what
 
 
-def _to_blame(fallback: Fallback, loc: tuple[int | str, ...], what: str) -> Problem:
+def _to_blame(fallback: Fallback, loc: tuple[int | str, ...], id: str, what: str) -> Problem:
     """Returns a problem of a fallback's job as one of the fallback's field that it comes from."""
     if loc[:1] == ("pools",) and (fallback.machine or fallback.pools):
-        return (("machine",) if fallback.machine else loc), what
+        return (("machine",) if fallback.machine else loc), id, what
     if loc[:1] == ("regions",) and fallback.regions:
-        return loc, what
+        return loc, id, what
     if loc[:1] == ("scheduling",):
-        return ("strategy",), what
-    return (), f"{'.'.join(map(str, loc))} {what}"
+        return ("strategy",), id, what
+    return (), id, f"{'.'.join(map(str, loc))} {what}"
 
 
 def _field(part: Any, name: str) -> Any:

@@ -15,6 +15,8 @@ from typing import Any
 import yaml
 
 from launcher.job.interpolation import InterpolationError, interpolate
+from launcher.job.problem import FILE, MISSING, MORE, TWICE, VARIABLE, YAML
+from trainer.rundir.usererror import Message, UserError
 
 SIZE_LIMIT = 2**20  # bytes; what people write is a page of text
 
@@ -31,16 +33,11 @@ _TEXT = "tag:yaml.org,2002:str"
 _TAGS = {None, "!", _TEXT, "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
 
 
-class FileError(ValueError):
+class FileError(UserError, ValueError):
     """A file that cannot be used.
 
-    Attributes:
-        problems: one line each: where, which field, what is wrong; what would be right.
+    Its messages have one line each: where, which field, what is wrong; what would be right.
     """
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = list(problems)
 
 
 def read_file(path: str, kind: str = "a job file") -> str:
@@ -49,7 +46,7 @@ def read_file(path: str, kind: str = "a job file") -> str:
         with open(path, "rb") as stream:
             data = stream.read(SIZE_LIMIT + 1)
         if len(data) > SIZE_LIMIT:
-            raise FileError([f"{path}: is larger than 1 MiB; {kind} is a page of YAML"])
+            raise FileError(FILE, f"{path}: is larger than 1 MiB; {kind} is a page of YAML")
         return data.decode("utf-8-sig")
     except FileNotFoundError:
         what = f"there is no such file; give the path of {kind}"
@@ -61,7 +58,7 @@ def read_file(path: str, kind: str = "a job file") -> str:
         if isinstance(error, FileError):
             raise
         what = f"cannot be read: {getattr(error, 'strerror', None) or error}"
-    raise FileError([f"{path}: {what}"])
+    raise FileError(FILE, f"{path}: {what}")
 
 
 def read_yaml(
@@ -84,37 +81,46 @@ def read_yaml(
         line = mark.line + 1 if mark else 1
         what = " ".join(filter(None, [error.context, error.problem]))
         if "nesting depth" in what:
-            raise FileError([f"{file}:{line}: is nested too deeply"]) from None
+            raise FileError(YAML, f"{file}:{line}: is nested too deeply") from None
         lines = text.splitlines()
         near = " ".join(lines[max(0, line - 2) : line])
         hint = '; inside { } and [ ] write "${NAME}" in quotes' if "${" in near else ""
-        raise FileError([f"{file}:{line}: is not YAML: {what}{hint}"]) from None
+        raise FileError(YAML, f"{file}:{line}: is not YAML: {what}{hint}") from None
     except UnicodeEncodeError:
-        raise FileError([f"{file}:1: is not YAML: is not text in UTF-8"]) from None
+        raise FileError(YAML, f"{file}:1: is not YAML: is not text in UTF-8") from None
     except yaml.YAMLError as error:  # a character that YAML does not allow
         what = " ".join(str(error).split())
-        raise FileError([f"{file}:1: is not YAML: {what}"]) from None
+        raise FileError(YAML, f"{file}:1: is not YAML: {what}") from None
     except RecursionError:
-        raise FileError([f"{file}:1: is nested too deeply"]) from None
+        raise FileError(YAML, f"{file}:1: is nested too deeply") from None
     if reader.problems:
-        raise FileError(reader.problems)
+        raise FileError.of(reader.problems)
     return value, reader.places
 
 
-def located(found: Sequence[tuple[Path_, str]], places: Places, file: str) -> list[str]:
-    """Returns the problems with their places and fields, in the file's order, a hundred at most."""
-    lines: list[tuple[float, str]] = []
-    for loc, what in found:
+def located(found: Sequence[tuple[Path_, str, str]], places: Places, file: str) -> list[Message]:
+    """Returns the problems with their places and fields, in the file's order, a hundred at most.
+
+    Args:
+        found: of each problem the field, the id of its kind, and what is wrong.
+        places: where each field was written.
+        file: the file's name.
+    """
+    lines: list[tuple[float, Message]] = []
+    for loc, id, what in found:
         known = max((n for n in range(len(loc) + 1) if loc[:n] in places), default=0)
         place = places.get(loc[:known], f"{file}:1")
         # Deeper than what was written: a missing field is named, a detail of a value is not.
-        field = ".".join(map(str, loc if "is missing" in what else loc[:known]))
+        field = ".".join(map(str, loc if id == MISSING else loc[:known]))
         line = place.rpartition(":")[2]
         order = float(line) if line.isdecimal() else 0.0
-        lines.append((order, f"{place}: {field}: {what}" if field else f"{place}: {what}"))
+        text = f"{place}: {field}: {what}" if field else f"{place}: {what}"
+        lines.append((order, Message(id, text)))
     told = [line for _, line in sorted(lines, key=lambda pair: pair[0])]
-    more = [f"{file}: there are {len(told) - MOST:,} more problems"] if len(told) > MOST else []
-    return told[:MOST] + more
+    if len(told) <= MOST:
+        return told
+    more = f"{file}: there are {len(told) - MOST:,} more problems"
+    return [*told[:MOST], Message(MORE, more)]
 
 
 class _Reader:
@@ -124,7 +130,7 @@ class _Reader:
         self._file = file
         self._variables = variables
         self.places: Places = {}
-        self.problems: list[str] = []
+        self.problems: list[Message] = []
 
     def document(self, events: Iterator[Any]) -> Any:
         value, seen = None, False
@@ -153,10 +159,10 @@ class _Reader:
         while not isinstance(key := next(events), yaml.MappingEndEvent):
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarEvent):
-                raise FileError([f"{self._file}:{line}: a field's name must be text"])
+                raise FileError(YAML, f"{self._file}:{line}: a field's name must be text")
             if key.value in fields:
                 field = ".".join(map(str, (*path, key.value)))
-                raise FileError([f"{self._file}:{line}: {field}: is written twice; keep one"])
+                raise FileError(TWICE, f"{self._file}:{line}: {field}: is written twice; keep one")
             inner = (*path, key.value)
             self.places[inner] = f"{self._file}:{line}"
             fields[key.value] = self._value(next(events), inner, events)
@@ -167,7 +173,8 @@ class _Reader:
             text = interpolate(event.value, self._variables)
         except InterpolationError as error:
             place, field = f"{self._file}:{event.start_mark.line + 1}", ".".join(map(str, path))
-            self.problems.append(f"{place}: {field}: {error}" if field else f"{place}: {error}")
+            text = f"{place}: {field}: {error}" if field else f"{place}: {error}"
+            self.problems.append(Message(VARIABLE, text))
             return None
         plain = event.style in (None, "") and event.tag is None
         return _plain(text) if plain else text

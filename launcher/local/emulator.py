@@ -20,13 +20,14 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 from launcher.job.marketfile import Incident, Market, market_to_json
 from launcher.job.sizes import Size
+from trainer.rundir.usererror import UserError
 
 START_LIMIT = 60.0  # seconds
 STOP_LIMIT = 20.0
 
 
-class LocalError(RuntimeError):
-    """The local target does not work as it should; one line for the user."""
+class LocalError(UserError, RuntimeError):
+    """The local target does not work as it should."""
 
 
 class Emulator:
@@ -109,7 +110,7 @@ class Emulator:
                 log = self._state / "emulator.log"
                 said = log.read_text(errors="replace").strip().splitlines()
                 why = said[-1] if said else "it said nothing"
-                raise LocalError(f"the emulator did not start: {why} (more in {log})")
+                raise LocalError("SW2201", f"the emulator did not start: {why} (more in {log})")
             line += piece
         return str(json.loads(line)["endpoint"])
 
@@ -148,11 +149,12 @@ class Replicas:
                 return json.load(response)
         except HTTPError as error:
             try:
-                raise LocalError(str(json.load(error)["error"]["message"])) from None
+                said = str(json.load(error)["error"]["message"])
             except (ValueError, KeyError, TypeError):
-                raise LocalError(f"the emulator answered {error.code}") from None
+                said = f"the emulator answered {error.code}"
+            raise LocalError("SW2203", said) from None
         except (URLError, OSError, ValueError) as error:
-            raise LocalError(f"the emulator does not answer: {error}") from None
+            raise LocalError("SW2202", f"the emulator does not answer: {error}") from None
 
 
 def child_environment() -> dict[str, str]:

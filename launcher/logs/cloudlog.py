@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from launcher.api.apierror import ApiError, Service, read_answer, refusal
+from launcher.api.apierror import GARBLED, ApiError, Service, read_answer, refusal
 from launcher.api.retry import Retries
 from launcher.api.transport import is_emulator, session, translated
 from launcher.logs.logline import Line, format_time, parse_time
@@ -82,7 +82,9 @@ class CloudLog:
             if not token:
                 return
             if token == body.get("pageToken"):
-                raise ApiError(f"{self._service}: the page after a page is the same page again")
+                raise ApiError(
+                    GARBLED, f"{self._service}: the page after a page is the same page again"
+                )
             body["pageToken"] = token
 
     def _filter(self, since: int | None) -> str:
@@ -109,6 +111,7 @@ class CloudLog:
             raise translated(error, self._service) from None
         if not isinstance(page, dict) or not isinstance(page.get("entries", []), list):
             raise ApiError(
+                GARBLED,
                 f"{self._service} answered what is not a page of entries",
                 transient=True,
                 kind="silent",

@@ -199,7 +199,9 @@ def open_log(
         retries = Retries() if follow else Retries(BRIEF)
         return VertexLog(directory, replica, since, retries=retries)
     if not home.launched_here(run):
-        raise home.RunError(f"{run_id}: was launched by {run.get('by')}; its logs are there")
+        raise home.RunError(
+            home.ELSEWHERE, f"{run_id}: was launched by {run.get('by')}; its logs are there"
+        )
     return LocalLog(run_id, replica, since)
 
 

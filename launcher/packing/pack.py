@@ -22,6 +22,7 @@ from typing import Any
 
 from launcher.job.code import Code
 from launcher.job.pool import OWN_PACKAGES
+from launcher.job.problem import ABSENT
 from launcher.job.sizes import Size
 from launcher.packing import sdist
 from launcher.packing.secretfiles import suspicion
@@ -29,6 +30,7 @@ from trainer.rundir import bundle
 from trainer.rundir.bundle import File
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import CODE
+from trainer.rundir.usererror import Message, UserError
 
 IGNORE_FILES = (".gitignore", ".swellignore")  # the last has the last word
 NEVER = (
@@ -39,13 +41,16 @@ NEVER = (
 VENV = "pyvenv.cfg"  # what tells a virtual environment, whatever it is called
 LARGEST = 5  # of a folder that is too large, so many files are named
 TOLD = 20  # problems of one kind
+LEADS_OUT = "is a link that leads out of the folder; exclude it"
+LOOP = "is a link to a folder that holds it; exclude it"
+UNREADABLE = "SW2111"  # the message about a file that cannot be read
 DIR_MARK = "ps_d"  # in pathspec's patterns: the slash after a folder
 
 Patterns = Sequence[tuple[re.Pattern[str], bool]]
 
 
-class PackingError(ValueError):
-    """A folder that cannot be sent as it is; one line per problem."""
+class PackingError(UserError, ValueError):
+    """A folder that cannot be sent as it is."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +103,11 @@ def pack(code: Code) -> Packed:
     """
     root = Path(code.folder)
     if not root.is_dir():
-        raise PackingError(f"code: there is no folder {root}")
+        raise PackingError(ABSENT, f"code: there is no folder {root}")
     found = list(_Walk(root.resolve(), code).files())
     problems = [what for _, _, what in found if what]
     if problems:
-        raise PackingError("\n".join(_some(problems)))
+        raise PackingError.of(_some(problems))
     sizes = [(path.stat().st_size, name) for name, path, _ in found]
     _check_size(sizes, code.max_size)
     files, secret = [], []
@@ -113,15 +118,19 @@ def pack(code: Code) -> Packed:
             secret.append(_secret(name, why))
         files.append(File(name, data, bool(path.stat().st_mode & stat.S_IXUSR)))
     if secret:
-        raise PackingError("\n".join(_some(secret)))
+        raise PackingError.of(_some(secret))
     _check_size([(len(file.data), file.name) for file in files], code.max_size)  # as they were read
     missing = [name for name in code.allow if name not in {file.name for file in files}]
     if missing:
-        raise PackingError(f"code.allow: {missing[0]} is not among the code; remove it")
+        raise PackingError("SW2108", f"code.allow: {missing[0]} is not among the code; remove it")
     if not files:
-        raise PackingError(f"code: there is nothing to send in {root}; everything is ignored")
+        raise PackingError(
+            "SW2101", f"code: there is nothing to send in {root}; everything is ignored"
+        )
     if code.requirements and code.requirements not in {file.name for file in files}:
-        raise PackingError(f"code.requirements: {code.requirements} is ignored; let it be sent")
+        raise PackingError(
+            "SW2109", f"code.requirements: {code.requirements} is ignored; let it be sent"
+        )
     in_order = tuple(sorted(files, key=lambda file: file.name))
     return Packed(code.folder, in_order, code.requirements)
 
@@ -149,19 +158,20 @@ class _Walk:
         self._job = _Ignore(_patterns(code.exclude))
         self._count = 0
 
-    def files(self) -> Iterator[tuple[str, Path, str]]:
-        """Yields name, path and problem (or "") of what is not ignored."""
+    def files(self) -> Iterator[tuple[str, Path, Message | None]]:
+        """Yields name, path and problem, if there is one, of what is not ignored."""
         yield from self._folder(self._root, "", _above(self._root), (self._root,))
 
     def _folder(
         self, folder: Path, name: str, above: Sequence[_Ignore], chain: tuple[Path, ...]
-    ) -> Iterator[tuple[str, Path, str]]:
+    ) -> Iterator[tuple[str, Path, Message | None]]:
         ignores = [*above, *_ignores(folder, name)]
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
             inner = f"{name}/{entry.name}" if name else entry.name
             if not entry.name.isprintable() or not bundle.is_plain(inner):
                 if not self._ignored(inner, ignores, entry.is_dir()):
-                    yield inner, Path(entry.path), f"code: {inner!r} is no name to send; rename it"
+                    what = Message("SW2105", f"code: {inner!r} is no name to send; rename it")
+                    yield inner, Path(entry.path), what
                 continue
             if self._ignored(inner, ignores, entry.is_dir()):
                 continue
@@ -173,36 +183,45 @@ class _Walk:
         name: str,
         ignores: Sequence[_Ignore],
         chain: tuple[Path, ...],
-    ) -> Iterator[tuple[str, Path, str]]:
+    ) -> Iterator[tuple[str, Path, Message | None]]:
         path = Path(entry.path)
         self._count += 1
         if self._count > bundle.MAX_FILES:
             raise PackingError(
+                "SW2110",
                 f"code: {self._root} has more than {bundle.MAX_FILES:,} files; "
-                "leave some out with .swellignore"
+                "leave some out with .swellignore",
             )
         if entry.is_symlink():
             # All of the path: a folder that is a link may hold the entry.
             path = path.resolve()
             if not path.exists():
-                yield name, path, f"code: {name} is a link to nothing; remove or exclude it"
+                yield name, path, _unsendable(name, "is a link to nothing; remove or exclude it")
                 return
             if not path.is_relative_to(self._root):
-                yield name, path, f"code: {name} is a link that leads out of the folder; exclude it"
+                yield (
+                    name,
+                    path,
+                    _unsendable(name, LEADS_OUT),
+                )
                 return
         if path.is_dir():
             if path.resolve() in chain:
-                yield name, path, f"code: {name} is a link to a folder that holds it; exclude it"
+                yield (
+                    name,
+                    path,
+                    _unsendable(name, LOOP),
+                )
             elif "/" not in name and entry.name in OWN_PACKAGES:
                 yield name, path, _own(name)
             elif not (path / VENV).exists():
                 yield from self._folder(path, name, ignores, (*chain, path.resolve()))
         elif not path.is_file():
-            yield name, path, f"code: {name} is neither file nor folder; exclude it"
+            yield name, path, _unsendable(name, "is neither file nor folder; exclude it")
         elif name.removesuffix(".py") in OWN_PACKAGES and name.endswith(".py"):
             yield name, path, _own(name)
         else:
-            yield name, path, ""
+            yield name, path, None
 
     def _ignored(self, name: str, ignores: Sequence[_Ignore], is_folder: bool) -> bool:
         path = f"{name}/" if is_folder else name
@@ -251,7 +270,9 @@ def _patterns(lines: Sequence[str]) -> Patterns:
     try:
         spec = GitIgnoreSpec.from_lines(lines)
     except ValueError as error:
-        raise PackingError(f"code: a line to ignore files by is not understood: {error}") from None
+        raise PackingError(
+            "SW2107", f"code: a line to ignore files by is not understood: {error}"
+        ) from None
     return [(p.regex, p.include) for p in spec.patterns if p.regex and p.include is not None]
 
 
@@ -280,7 +301,7 @@ def _lines(file: Path) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise PackingError(f"code: {file} cannot be read: {error.strerror}") from None
+        raise PackingError(UNREADABLE, f"code: {file} cannot be read: {error.strerror}") from None
 
 
 def _check_size(sizes: list[tuple[int, str]], limit: Size) -> None:
@@ -290,25 +311,34 @@ def _check_size(sizes: list[tuple[int, str]], limit: Size) -> None:
     largest = sorted(sizes, reverse=True)[:LARGEST]
     named = ", ".join(f"{name} ({in_bytes(size)})" for size, name in largest)
     raise PackingError(
+        "SW2102",
         f"code: has {in_bytes(total)}, more than {limit}; the largest are {named}; "
-        "leave them out with .swellignore, or write code.max_size"
+        "leave them out with .swellignore, or write code.max_size",
     )
 
 
-def _secret(name: str, why: str) -> str:
-    return (
+def _unsendable(name: str, what: str) -> Message:
+    return Message("SW2104", f"code: {name} {what}")
+
+
+def _secret(name: str, why: str) -> Message:
+    return Message(
+        "SW2103",
         f"code: {name} {why}, and is not sent; leave it out (a line /{name} in .swellignore), "
-        f"or, if it is no secret, write code.allow: [{name}]"
+        f"or, if it is no secret, write code.allow: [{name}]",
     )
 
 
-def _own(name: str) -> str:
-    return (
+def _own(name: str) -> Message:
+    return Message(
+        "SW2106",
         f"code: {name} has the name of a package of Swell's own, which every worker imports: "
-        "one would hide the other; rename it, or exclude it"
+        "one would hide the other; rename it, or exclude it",
     )
 
 
-def _some(problems: list[str]) -> list[str]:
+def _some(problems: list[Message]) -> list[Message]:
     more = len(problems) - TOLD
-    return [*problems[:TOLD], f"code: and {more} more of these"] if more > 0 else problems
+    if more <= 0:
+        return problems
+    return [*problems[:TOLD], Message("SW2112", f"code: and {more} more of these")]

@@ -21,14 +21,14 @@ def ask_api(
         attempts: the run's attempts, in order.
         retries: how what is transient is tried again.
 
-    Returns ``{"job", "state", "reason", "error", "console"}``: ``error`` says why there is no
-    answer, and then ``state`` is null. None when there is nothing to ask: for a local run, and for
-    an attempt that is on record as ended.
+    Returns ``{"job", "state", "reason", "error", "id", "console"}``: ``error`` says why there is
+    no answer, ``id`` is that message's (docs/messages.md), and then ``state`` is null. None when
+    there is nothing to ask: for a local run, and for an attempt that is on record as ended.
     """
     if run.get("target") != "vertex" or not attempts or attempts[-1].get("state") in ENDED:
         return None
     last = attempts[-1]
-    answer: dict[str, Any] = dict.fromkeys(("job", "state", "reason", "error", "console"))
+    answer: dict[str, Any] = dict.fromkeys(("job", "state", "reason", "error", "id", "console"))
     project = str(run.get("spec", {}).get("project") or "")
     api = jobs_of(last, project, retries or Retries(BRIEF))
     try:
@@ -37,9 +37,9 @@ def ask_api(
         elif found := api.find(str(run["id"]), int(last["attempt"])):
             job = found[0]
         else:
-            return {**answer, "error": "the CustomJob has not been created"}
+            return {**answer, "error": "the CustomJob has not been created", "id": "SW3020"}
     except ApiError as error:
-        return {**answer, "job": last.get("job"), "error": str(error)}
+        return {**answer, "job": last.get("job"), "error": str(error), "id": error.id}
     return {
         **answer,
         "job": job.name,

@@ -22,6 +22,7 @@ from launcher.supervision.supervisor import end_run
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventWriter
 from trainer.rundir.names import ATTEMPTS, RUN
+from trainer.rundir.usererror import Message, shown
 
 LIMIT = 60.0  # seconds to wait until nothing of the run is left
 JOB_POLL = 2.0
@@ -36,9 +37,9 @@ def cancel_runs(directories: Sequence[RunDirectory]) -> Iterator[tuple[str, bool
         try:
             return cancel_run(directory), True
         except (ApiError, OSError, ValueError) as error:
-            return (
-                str(error) if isinstance(error, ApiError) else f"{directory.url}: {error}"
-            ), False
+            if isinstance(error, ApiError):
+                return shown(error), False
+            return str(Message(home.UNREADABLE, f"{directory.url}: {error}")), False
 
     with ThreadPoolExecutor(AT_ONCE) as workers:
         yield from workers.map(cancel, directories)
@@ -81,6 +82,7 @@ def cancel_run(
         jobs = _cancel_jobs(directory, run, writer, retries or Retries(BRIEF), sleep)
     except ApiError as error:
         raise ApiError(
+            "SW3018",
             f"{said}, but its CustomJob may still run: {error} (then again: swell cancel {run_id})",
             transient=error.transient,
             kind=error.kind,

@@ -51,6 +51,7 @@ from launcher.supervision.choices import Choice, fruitless, next_choice
 from launcher.supervision.limits import no_more_attempts, reached, spent
 from launcher.supervision.verdict import verdict_of
 from trainer.rundir.names import OutcomeState
+from trainer.rundir.usererror import Message
 
 GRACE = 30.0  # seconds that replicas get to exit after the run has ended
 # How many attempts in a row may end so, and without a step, before the run has failed.
@@ -245,7 +246,8 @@ def _end_with(situation: Situation, last: Attempt) -> End | None:
     failed = fruitless(situation.attempts)
     alike = next((n for n, it in enumerate(failed) if verdict_of(it) != verdict), len(failed))
     if verdict in MAX_FRUITLESS and failed[:1] == [last] and alike >= MAX_FRUITLESS[verdict]:
-        return End("failed", f"{alike} attempts in a row completed no step; the last: {reason}")
+        said = f"{alike} attempts in a row completed no step; the last: {reason}"
+        return End("failed", str(Message("SW5010", said)))
     return None
 
 

@@ -45,6 +45,7 @@ from launcher.target import Target
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventWriter
 from trainer.rundir.names import OutcomeState
+from trainer.rundir.usererror import shown
 
 # Seconds for which a failed CustomJob may not say why; Vertex AI takes one minute.
 ERROR_WAIT = 120.0
@@ -170,7 +171,7 @@ class Supervisor:
             job = api.submit(self._request(number, choice))
         except ApiError as error:
             if not error.transient:
-                self._ended(REFUSED, str(error), error.code, error.kind)
+                self._ended(REFUSED, shown(error), error.code, error.kind)
             self._refusal = error
             return
         record = Attempt.from_json(self._run_dir.read_json(record_name(number)))
@@ -243,7 +244,7 @@ class Supervisor:
             job = self._target.api(attempt.region).get(attempt.job)
         except ApiError as error:
             if error.code == 404:
-                self._ended(LOST, str(error), error.code, error.kind)
+                self._ended(LOST, shown(error), error.code, error.kind)
             elif error.transient:
                 self._give_up_silence(error)
             else:
@@ -272,7 +273,7 @@ class Supervisor:
     def _give_up_silence(self, error: ApiError) -> None:
         silent = self._clock() - self._answered
         if self._patience is not None and silent > self._patience:
-            self._ended(LOST, str(error), error.code, error.kind)
+            self._ended(LOST, shown(error), error.code, error.kind)
 
     def _cancel(self) -> None:
         attempt = self._attempts[-1]

@@ -38,6 +38,7 @@ from launcher.words import one_line
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventWriter
 from trainer.rundir.retry import Backoff
+from trainer.rundir.usererror import UserError
 
 PAUSES = Backoff(first=3.0, longest=12.0, limit=21.0, jitter=0.0)  # four tries in all
 WAITING = 100  # messages; more than that are not kept for a webhook that does not take them
@@ -46,8 +47,8 @@ URL_LIMIT = 4096
 Message = dict[str, Any]
 
 
-class WebhookError(ValueError):
-    """A webhook that is not where the job says; one line, without the URL."""
+class WebhookError(UserError, ValueError):
+    """A webhook that is not where the job says; its text is without the URL."""
 
 
 def find_url(notify: Notify, environment: Mapping[str, str] = os.environ) -> str:
@@ -62,17 +63,21 @@ def find_url(notify: Notify, environment: Mapping[str, str] = os.environ) -> str
             with Path(file).open(errors="replace") as opened:
                 url = opened.read(URL_LIMIT)
         except OSError as error:
-            raise WebhookError(f"{field}: {where} cannot be read: {error.strerror}") from None
+            raise WebhookError(
+                "SW2020", f"{field}: {where} cannot be read: {error.strerror}"
+            ) from None
     url = url.strip()
     if not url:
-        raise WebhookError(f"{field}: {where} is missing or empty; put the webhook's URL there")
+        raise WebhookError(
+            "SW2020", f"{field}: {where} is missing or empty; put the webhook's URL there"
+        )
     try:
         parts = urlsplit(url)
         right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         right = False
     if not right or not url.isascii() or not url.isprintable() or " " in url:
-        raise WebhookError(f"{field}: {where} does not hold an http:// or https:// URL")
+        raise WebhookError("SW2021", f"{field}: {where} does not hold an http:// or https:// URL")
     return url
 
 

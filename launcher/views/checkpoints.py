@@ -77,7 +77,7 @@ def export_checkpoint(run_dir: RunDirectory, step: int | None, path: Path) -> in
     chosen_from = [one for one in there if step in (None, one[0])]
     if step is not None and not chosen_from:
         steps = [one for one, _ in there]
-        raise RunError(f"{run_dir.url}: has no checkpoint of step {step}; it has {steps}")
+        raise RunError("SW2015", f"{run_dir.url}: has no checkpoint of step {step}; it has {steps}")
     wrong: list[str] = []
     for chosen, place in reversed(chosen_from):
         try:
@@ -99,7 +99,9 @@ def export_checkpoint(run_dir: RunDirectory, step: int | None, path: Path) -> in
             finally:
                 aside.unlink(missing_ok=True)
             return chosen
-    raise RunError(f"{run_dir.url}: has no valid checkpoint to export; {'; '.join(wrong)}")
+    raise RunError(
+        "SW2016", f"{run_dir.url}: has no valid checkpoint to export; {'; '.join(wrong)}"
+    )
 
 
 def print_checkpoints(console: Console, rows: list[dict[str, Any]]) -> None:

@@ -31,6 +31,7 @@ from launcher.states import State, info_of
 from launcher.status.status import read_status
 from launcher.views.output import print_wide
 from trainer.rundir.directory import RunDirectory
+from trainer.rundir.usererror import Message
 
 READERS = 8  # run directories read at once; on an object store each is some requests
 STATE_OF_JOB: dict[str, State] = {  # of a run of which only its CustomJob is known
@@ -110,7 +111,7 @@ def _sources(jobs: dict[str, JobState], report: Callable[[str], None]) -> list[_
             run = home.read_run(directory)
             created, target = float(run.get("created", 0.0)), str(run.get("target"))
         except (OSError, ValueError, TypeError, ImportError) as error:
-            report(f"{run_id}: cannot be read: {error}")
+            report(str(Message(home.UNREADABLE, f"{run_id}: cannot be read: {error}")))
             return None
         return _Source(created, run_id, target, directory, jobs.get(run_id))
 
@@ -131,7 +132,8 @@ def _rows(sources: Sequence[_Source], report: Callable[[str], None]) -> Iterator
         try:
             return _row(source)
         except (OSError, ValueError, ImportError) as error:
-            report(f"{source.run_id}: cannot be read: {error}")
+            said = f"{source.run_id}: cannot be read: {error}"
+            report(str(Message(home.UNREADABLE, said)))
             return None
 
     with ThreadPoolExecutor(READERS) as readers:

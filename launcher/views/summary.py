@@ -15,6 +15,7 @@ from launcher.api.transport import is_emulator
 from launcher.states import info_of
 from launcher.views.output import unpadded
 from launcher.words import count, number, one_line, span
+from trainer.rundir.usererror import Message
 
 _ATTEMPTS = 5
 _SHOWN = 24  # generations; a long run's middle is left out
@@ -134,7 +135,8 @@ def _attempts(status: dict[str, Any]) -> Iterator[tuple[str, Text]]:
     if not api:
         return
     if api["error"]:
-        yield "Vertex AI", Text(_printable(api["error"]), style="yellow")
+        error = str(Message(api.get("id") or "", api["error"]))
+        yield "Vertex AI", Text(_printable(error), style="yellow")
     else:
         differs = api["state"] != attempts[-1]["state"]
         reason = f": {one_line(api['reason'])}" if api["reason"] else ""

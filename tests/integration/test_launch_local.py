@@ -227,7 +227,7 @@ def test_a_vm_is_taken_away_and_given_back(swell: ScriptedSwell) -> None:
     assert "did you mean workerpool1-0?" in stranger.stderr
     swell("cancel", "one")
     late = swell("preempt", "one", "workerpool1-0")
-    assert (late.returncode, late.stderr) == (2, "swell: one: has ended: cancelled\n")
+    assert (late.returncode, late.stderr) == (2, "swell: one: has ended: cancelled [SW2011]\n")
 
 
 def test_a_run_id_is_used_once(swell: ScriptedSwell) -> None:

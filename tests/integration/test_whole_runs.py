@@ -241,7 +241,10 @@ def test_what_is_looked_after_is_not_attached_to(swell: WholeRuns) -> None:
     launch = swell.start("launch", swell.job({}, steps=100_000), "--run-id", "one")
     until(lambda: swell.run_dir("one").exists() and swell.attempts("one"))
     answer = swell("attach", "one")
-    assert (answer.returncode, answer.stderr) == (2, "swell: one: is looked after already\n")
+    assert (answer.returncode, answer.stderr) == (
+        2,
+        "swell: one: is looked after already [SW2007]\n",
+    )
     swell("cancel", "one")
     launch.communicate(timeout=LIMIT)
 

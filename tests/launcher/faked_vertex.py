@@ -74,7 +74,7 @@ class Vertex:
     def cancel(self, name: str) -> None:
         job = self.jobs[name]
         if job.state.ended:
-            raise ApiError("it has ended", code=400)
+            raise ApiError("SW0001", "it has ended", code=400)
         self._become(job, "CANCELLED")
 
     def _become(self, job: Job, told: str) -> None:

@@ -36,28 +36,34 @@ def test_plan_prints_the_request_and_keeps_the_secret() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "message", "id"),
     [
-        (["launch", "none.yaml"], "swell: none.yaml: there is no such file"),
-        (["plan", EXAMPLE, "--set", "x"], "swell: --set x: is not an override"),
-        (["plan", EXAMPLE, "--run-id", "A"], "swell: --run-id A: is not a run id"),
-        (["status", "none"], "swell: none: there is no such run"),
-        (["cancel", "none"], "swell: none: there is no such run"),
-        (["logs", "none"], "swell: none: there is no such run"),
-        (["preempt", "none", "workerpool1-0"], "swell: none: there is no such run"),
-        (["preempt", "x", "y", "--notice", "5"], "swell: --notice: needs a unit; write 5s"),
-        (["preempt", "x", "y", "--silent", "--restore"], "swell: choose one of"),
-        (["launch", EXAMPLE, "--target", "vertex"], "swell: "),
-        (["launch", EXAMPLE, "--target", "moon"], ""),
-        (["launch"], ""),
+        (["launch", "none.yaml"], "swell: none.yaml: there is no such file", "SW1001"),
+        (["plan", EXAMPLE, "--set", "x"], "swell: --set x: is not an override", "SW1004"),
+        (["plan", EXAMPLE, "--run-id", "A"], "swell: --run-id A: is not a run id", "SW2001"),
+        (["status", "none"], "swell: none: there is no such run", "SW2003"),
+        (["cancel", "none"], "swell: none: there is no such run", "SW2003"),
+        (["logs", "none"], "swell: none: there is no such run", "SW2003"),
+        (["preempt", "none", "workerpool1-0"], "swell: none: there is no such run", "SW2003"),
+        (
+            ["preempt", "x", "y", "--notice", "5"],
+            "swell: --notice: needs a unit; write 5s",
+            "SW1013",
+        ),
+        (["preempt", "x", "y", "--silent", "--restore"], "swell: choose one of", "SW1201"),
+        (["launch", EXAMPLE, "--target", "vertex"], "swell: ", "SW1008"),
+        (["launch", EXAMPLE, "--target", "moon"], "", ""),
+        (["launch"], "", ""),
     ],
 )
 def test_bad_input_is_one_clear_message_and_exit_code_2(
-    swell_home: Path, arguments: list[str], message: str
+    swell_home: Path, arguments: list[str], message: str, id: str
 ) -> None:
     answer = CliRunner().invoke(app, arguments)
     assert answer.exit_code == 2
     assert answer.stderr.startswith(message)
+    if id:  # typer's own messages, which name the option, have none
+        assert answer.stderr.splitlines()[0].endswith(f" [{id}]")
     assert answer.stdout == ""
     assert not swell_home.exists(), "nothing was started"
 

@@ -64,7 +64,7 @@ def test_it_is_byte_for_byte_what_launch_sends(
 
     def refuse(api: Jobs, request: customjob.CustomJob) -> JobState:
         sent.append(customjob.serialise(request))
-        raise ApiError("no", code=403, kind="permission")
+        raise ApiError("SW0001", "no", code=403, kind="permission")
 
     def kept_here(run_id: str, output: str | None, target: str) -> RunDirectory:
         return RunDirectory(home.directory_url(run_id, output), LocalBuckets(swell_home))

@@ -11,6 +11,7 @@ import pytest
 
 from launcher.emulator.storage.objects import Objects
 from launcher.emulator.vms import places
+from launcher.job.problem import NO_VM
 from launcher.job.spec import Job
 from launcher.local.emulator import LocalError
 from launcher.target import Target, local, opened, problems, vertex
@@ -32,8 +33,8 @@ def test_without_podman_containers_are_refused_and_the_remedy_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(places, "missing", lambda kind: "containers need podman: apt-get install x")
-    ((path, said),) = problems(job(local={"vm": "container"}), "local")
-    assert path == ("local", "vm")
+    ((path, id, said),) = problems(job(local={"vm": "container"}), "local")
+    assert (path, id) == (("local", "vm"), NO_VM)
     assert said == "is container; containers need podman: apt-get install x, or write process"
 
 

@@ -23,9 +23,12 @@ from trainer.rundir import formats
 from trainer.rundir.exclusive import create_exclusive, encode
 from trainer.rundir.names import JSON_LIMIT, OUTCOME, RUN, STOP, OutcomeState
 from trainer.rundir.untrusted import parse_json
+from trainer.rundir.usererror import Unusable
 
 if TYPE_CHECKING:
     from trainer.rundir.store import Store
+
+DAMAGED = "SW2025"  # the message about a file of a run directory that cannot be understood
 
 
 class RunDirectory:
@@ -54,9 +57,9 @@ class RunDirectory:
         try:
             value = parse_json(data)
         except ValueError as error:
-            raise ValueError(f"{self.url}/{name} is damaged: {error}") from None
+            raise Unusable(DAMAGED, f"{self.url}/{name} is damaged: {error}") from None
         if not isinstance(value, dict):
-            raise ValueError(f"{self.url}/{name} does not hold a JSON object")
+            raise Unusable(DAMAGED, f"{self.url}/{name} does not hold a JSON object")
         return value
 
     def find_json(self, name: str) -> dict[str, Any] | None:

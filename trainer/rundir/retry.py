@@ -18,6 +18,8 @@ _CLIENTS = ("asyncio.", "aiohttp.", "requests.", "urllib3.", "botocore.", "googl
 
 log = logging.getLogger("swell.store")
 
+UNREACHABLE = "SW4016"  # the message about a run directory that cannot be read or written
+
 
 class StoreUnavailable(OSError):
     """The store does not answer, or not now; later it may."""

@@ -30,12 +30,13 @@ from launcher.emulator.resources import customjobs
 from launcher.emulator.resources.customjobs import JobState, Json, state_of
 from launcher.emulator.resources.errors import failed_precondition, invalid_argument, not_found
 from launcher.job.marketfile import Market
+from trainer.rundir.usererror import UserError
 
 NAME = re.compile(r"projects/[^/]+/locations/[^/]+/customJobs/(\d+)")
 GONE = "The emulator that ran this job was stopped, and its VMs with it."
 
 
-class StateInUse(Exception):
+class StateInUse(UserError):
     """Another emulator works on the state directory."""
 
 
@@ -215,7 +216,8 @@ def _locked(path: Path) -> int:
     except OSError:
         os.close(handle)
         raise StateInUse(
-            f"{path.parent} is in use by another emulator; stop it or choose another --state"
+            "SW2205",
+            f"{path.parent} is in use by another emulator; stop it or choose another --state",
         ) from None
     return handle
 

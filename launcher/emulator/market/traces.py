@@ -17,12 +17,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from trainer.rundir.usererror import UserError
+
+FILE = "SW2211"  # there is no such trace, or it cannot be read
+TRACE = "SW2212"  # a line is not what a trace has
 LARGEST = 64 * 2**20  # bytes
 
 Samples = list[tuple[float, int]]
 
 
-class TraceError(ValueError):
+class TraceError(UserError, ValueError):
     """A trace that cannot be read; one line with file, line and remedy."""
 
 
@@ -33,19 +37,19 @@ def read_trace(path: Path) -> Samples:
     """
     try:
         if path.stat().st_size > LARGEST:
-            raise TraceError(f"{path}: is larger than {LARGEST // 2**20} MiB")
+            raise TraceError(FILE, f"{path}: is larger than {LARGEST // 2**20} MiB")
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is not text in UTF-8"
-        raise TraceError(f"{path}: {reason}; name a trace file") from None
+        raise TraceError(FILE, f"{path}: {reason}; name a trace file") from None
     rows = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     if not rows:
-        raise TraceError(f"{path}: is empty; name a trace file")
+        raise TraceError(FILE, f"{path}: is empty; name a trace file")
     read = _changes if rows[0][1].startswith("[") else _counts
     samples = read(path, rows)
     for ((before, _), (after, _)), (number, _) in zip(pairwise(samples), rows[1:], strict=True):
         if after <= before:
-            raise TraceError(f"{path}:{number}: is not later than the line before")
+            raise TraceError(TRACE, f"{path}:{number}: is not later than the line before")
     return [(moment - samples[0][0], count) for moment, count in samples]
 
 
@@ -59,8 +63,9 @@ def _counts(path: Path, rows: list[tuple[int, str]]) -> Samples:
             samples.append((moment, _natural(int(count))))
         except ValueError:
             raise TraceError(
+                TRACE,
                 f"{path}:{number}: is not a sample; write date, time, number of VMs: "
-                "2021-12-11, 11:11:30, 55"
+                "2021-12-11, 11:11:30, 55",
             ) from None
     return samples
 
@@ -77,8 +82,9 @@ def _changes(path: Path, rows: list[tuple[int, str]]) -> Samples:
             seconds = _natural(moment) / 1000
         except (ValueError, TypeError, LookupError, RecursionError):
             raise TraceError(
+                TRACE,
                 f"{path}:{number}: is not a change; write [milliseconds, add or remove, "
-                '{"nodes": [names]}]'
+                '{"nodes": [names]}]',
             ) from None
         if change == "add":
             living.update(nodes)

@@ -20,13 +20,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainer.rundir.usererror import UserError, shown
+
 if TYPE_CHECKING:
     from launcher.emulator.resources.customjobs import Package
 
 END_OF_URIS = "--"
 
 
-class InstallError(Exception):
+class InstallError(UserError):
     """A package that cannot be had or installed; one line."""
 
 
@@ -43,7 +45,7 @@ def main(folder: Path, module: str, uris: Sequence[str], args: Sequence[str]) ->
         files = [_fetched(uri, folder / "packages" / str(n)) for n, uri in enumerate(uris)]
         _install(python, files)
     except (InstallError, OSError) as error:
-        print(f"cannot install the job's packages: {error}", file=sys.stderr)
+        print(f"cannot install the job's packages: {shown(error)}", file=sys.stderr)
         return 1
     sys.stdout.flush()
     os.execv(python, [str(python), "-m", module, *args])
@@ -72,7 +74,7 @@ def _fetched(uri: str, folder: Path) -> Path:
             shutil.copyfileobj(source, target)
     except Exception as error:  # each file system has errors of its own
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InstallError(f"{uri} cannot be read: {reason}") from None
+        raise InstallError("SW2209", f"{uri} cannot be read: {reason}") from None
     return path
 
 
@@ -85,7 +87,9 @@ def _install(python: Path, files: Sequence[Path]) -> None:
     )
     if done.returncode:
         names = ", ".join(file.name for file in files)
-        raise InstallError(f"pip ended with status {done.returncode} on {names}; it says why above")
+        raise InstallError(
+            "SW2210", f"pip ended with status {done.returncode} on {names}; it says why above"
+        )
 
 
 if __name__ == "__main__":

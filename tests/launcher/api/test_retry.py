@@ -25,7 +25,7 @@ def test_no_try_begins_after_the_limit_and_none_after_success(
         tries += 1
         assert now <= limit
         if answers:
-            raise ApiError("no", transient=True, retry_after=answers.pop(0))
+            raise ApiError("SW0001", "no", transient=True, retry_after=answers.pop(0))
         return "done"
 
     retries = Retries(Backoff(limit=limit), lambda: now, sleep, lambda: 0.5)
@@ -42,7 +42,7 @@ def test_the_api_gets_the_time_that_it_asks_for(asked: float) -> None:
 
     def send() -> None:
         if answers:
-            raise ApiError("later", transient=True, retry_after=answers.pop())
+            raise ApiError("SW0001", "later", transient=True, retry_after=answers.pop())
 
     Retries(Backoff(limit=60.0), lambda: 0.0, waits.append, lambda: 0.5).run(send)
     assert waits == [max(asked, 0.75)]
@@ -53,7 +53,7 @@ def test_once_is_one_try() -> None:
 
     def send() -> None:
         tries.append(1)
-        raise ApiError("no", transient=True)
+        raise ApiError("SW0001", "no", transient=True)
 
     with pytest.raises(ApiError):
         Retries(ONCE).run(send)

@@ -49,14 +49,14 @@ def test_whatever_breaks_is_unknown_and_takes_nothing_with_it() -> None:
 @pytest.mark.parametrize(
     ("error", "verdict"),
     [
-        (ApiError("no; run: this", kind="permission"), "fail"),
-        (ApiError("later", transient=True), "unknown"),
-        (ApiError("no answer", kind="silent"), "unknown"),
+        (ApiError("SW0001", "no; run: this", kind="permission"), "fail"),
+        (ApiError("SW0001", "later", transient=True), "unknown"),
+        (ApiError("SW0001", "no answer", kind="silent"), "unknown"),
     ],
 )
 def test_what_an_api_says(error: ApiError, verdict: str) -> None:
     [(_, finding)] = examine([raising(error)])
-    assert (finding.verdict, finding.said) == (verdict, str(error))
+    assert (finding.verdict, finding.said, finding.id) == (verdict, str(error), error.id)
 
 
 def test_silence_is_unknown() -> None:
@@ -73,16 +73,20 @@ def shown(findings: list[tuple[str, Finding]]) -> str:
 
 
 def test_findings_are_shown_with_their_fixes() -> None:
-    found = [("disk", passed("fine")), ("image", failed("none", "push it")), ("q", unknown("?"))]
+    found = [
+        ("disk", passed("fine")),
+        ("image", failed("SW0001", "none", "push it")),
+        ("q", unknown("?")),
+    ]
     assert shown(found).splitlines() == [
         "pass  disk   fine",
-        "FAIL  image  none",
+        "FAIL  image  none [SW0001]",
         "             → push it",
-        "  ?   q      could not check: ?",
+        "  ?   q      could not check: ? [SW6001]",
         "",
         "1 of 3 checks pass, 1 fails, 1 could not be made.",
     ]
-    long = [("x", failed("y", "run: gcloud " + "word " * 30 + "end"))]
+    long = [("x", failed("SW0001", "y", "run: gcloud " + "word " * 30 + "end"))]
     assert "word end" in shown(long), "a command is not cut into lines"
     assert shown(found[:1]) == "pass  disk  fine\n\nAll 1 checks pass.\n"
 
@@ -121,7 +125,7 @@ def test_a_machine_without_the_parts_is_told_what_to_install(
     assert found["Python packages"].verdict == "fail"
     assert found["Python packages"].fix == "run: pip install 'swell[emulator,gcs,trainer,vertex]'"
     assert found["Horovod"] == failed(
-        "it is not installed", "run: make setup (containers/build_horovod.py builds it)"
+        "SW6003", "it is not installed", "run: make setup (containers/build_horovod.py builds it)"
     )
 
 
@@ -157,6 +161,7 @@ def test_code_and_webhook_are_looked_at(tmp_path: Path, monkeypatch: pytest.Monk
     assert found["code"].said == ".env has the name of a secret, and is not sent"
     assert "write code.allow: [.env]" in found["code"].fix
     assert found["webhook"].verdict == "fail" and "NO_HOOK" in found["webhook"].said
+    assert (found["code"].id, found["webhook"].id) == ("SW2103", "SW2020")
     monkeypatch.setenv("NO_HOOK", "https://example.com/secret")
     (tmp_path / "code/.env").unlink()
     found = local(**fields)

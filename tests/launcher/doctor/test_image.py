@@ -34,6 +34,7 @@ def problems(
 ) -> list[str]:
     said = subprocess.CompletedProcess([], code, stdout or json.dumps(HEALTH), stderr)
     found = judge({"Config": config, "Size": 1_360_000_000}, said, "1.2.3")
+    assert all(bool(one.id) is not one.ok for one in found), "what is not right has an id"
     return [f"{one.what}: {one.detail}" for one in found if not one.ok]
 
 

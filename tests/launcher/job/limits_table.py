@@ -18,11 +18,13 @@ class Row:
         limit: in words.
         overrides: what to ``--set`` in the document's job to break it.
         message: what must be said, without the place.
+        id: the message's; docs/messages.md explains it.
     """
 
     limit: str
     overrides: tuple[str, ...]
     message: str
+    id: str
 
 
 def base_job() -> str:
@@ -36,11 +38,11 @@ def rows() -> list[Row]:
     found, limit = [], ""
     for line in DOCUMENT.read_text().splitlines():
         cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")]
-        if not line.startswith("|") or len(cells) != 3 or cells[0] in ("limit", "---"):
+        if not line.startswith("|") or len(cells) != 4 or cells[0] in ("limit", "---"):
             continue
         limit = cells[0] or limit
         overrides = tuple(map(written_out, re.findall(r"`([^`]+)`", cells[1])))
-        found.append(Row(limit, overrides, cells[2].strip("`")))
+        found.append(Row(limit, overrides, cells[2].strip("`"), cells[3]))
     return found
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.job.fitness import LOCAL_BUCKET, misfits, output_of
+from launcher.job.fitness import LOCAL_BUCKET, NO_BUCKET, misfits, output_of
+from launcher.job.problem import NO_EFFECT, NOT_SENT, RESERVED
 from launcher.job.spec import Job
 
 BASE = {"name": "j", "task": "package.module:Class", "pools": ["a2-highgpu-1g"]}
@@ -23,22 +24,28 @@ def test_runs_of_containers_are_kept_in_a_bucket() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "field", "what"),
+    ("fields", "field", "kind", "what"),
     [
-        ({"output": "/var/runs"}, ("output",), "on this machine's disk"),
-        ({"task": "tasks.py:Mine"}, ("task",), "write code: FOLDER, which sends it along"),
+        ({"output": "/var/runs"}, ("output",), NO_BUCKET, "on this machine's disk"),
+        (
+            {"task": "tasks.py:Mine"},
+            ("task",),
+            NOT_SENT,
+            "write code: FOLDER, which sends it along",
+        ),
         (
             {"package": {"executor": "an-image", "uris": ["gs://b/p.tar.gz"]}},
             ("package",),
+            "SW1119",
             "not installed in container VMs",
         ),
     ],
 )
 def test_what_containers_cannot_see_is_refused_with_the_remedy(
-    fields: dict[str, object], field: tuple[str, ...], what: str
+    fields: dict[str, object], field: tuple[str, ...], kind: str, what: str
 ) -> None:
-    ((path, said),) = misfits(job(**fields), "local")
-    assert path == field and what in said
+    ((path, id, said),) = misfits(job(**fields), "local")
+    assert (path, id) == (field, kind) and what in said
 
 
 VERTEX = {
@@ -57,16 +64,21 @@ def test_a_region_may_have_a_bucket_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("region", "bucket", "said"),
+    ("region", "bucket", "kind", "said"),
     [
-        ("us-east1", "/tmp/runs", "is no bucket; write gs://BUCKET/FOLDER"),
-        ("us-west1", "gs://west", "is no region of the job's; add it to regions, or remove it"),
+        ("us-east1", "/tmp/runs", NO_BUCKET, "is no bucket; write gs://BUCKET/FOLDER"),
+        (
+            "us-west1",
+            "gs://west",
+            NO_EFFECT,
+            "is no region of the job's; add it to regions, or remove it",
+        ),
     ],
 )
-def test_a_bucket_is_one_and_of_use(region: str, bucket: str, said: str) -> None:
+def test_a_bucket_is_one_and_of_use(region: str, bucket: str, kind: str, said: str) -> None:
     job = Job.model_validate({**VERTEX, "checkpoint": {"buckets": {region: bucket}}})
-    ((path, what),) = misfits(job, "vertex")
-    assert path == ("checkpoint", "buckets", region) and said in what
+    ((path, id, what),) = misfits(job, "vertex")
+    assert (path, id) == (("checkpoint", "buckets", region), kind) and said in what
 
 
 def test_memory_is_a_size_with_a_unit() -> None:
@@ -81,6 +93,6 @@ def test_a_program_without_an_agent_may_be_called_as_in_vertex_ais_samples() -> 
     fields = {name: VERTEX[name] for name in VERTEX if name not in ("task", "container")}
     job = Job.model_validate({**fields, "package": package})
     assert misfits(job, "vertex") == []
-    ((path, what),) = misfits(job, "local")
-    assert path == ("package", "module")
+    ((path, id, what),) = misfits(job, "local")
+    assert (path, id) == (("package", "module"), RESERVED)
     assert what.startswith("is in trainer, which on this machine is Swell's own package; give")

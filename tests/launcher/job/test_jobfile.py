@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ def problems(tmp_path: Path, text: str | bytes, *overrides: str) -> list[str]:
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(JobFileError) as error:
         load_job(path, overrides)
+    ids = [message.id for message in error.value.messages]
+    assert all(re.fullmatch(r"SW1\d{3}", id) for id in ids), "pydantic's own types have ids, too"
     return [line.replace(f"{tmp_path}/", "") for line in error.value.problems]
 
 

@@ -9,6 +9,7 @@ import pytest
 from launcher.job.jobfile import JobFileError
 from launcher.target import load_job
 from tests.launcher.job.limits_table import Row, base_job, rows, written_out
+from trainer.rundir.usererror import shown
 
 ROWS = rows()
 
@@ -33,8 +34,9 @@ def test_a_row_is_true(job_file: Path, row: Row) -> None:
     try:
         load_job(job_file, row.overrides, "vertex", lambda line: said.append(f"warning: {line}"))
     except JobFileError as error:
-        said = error.problems
-    assert [_without_place(line, job_file, row) for line in said] == [row.message]
+        said = shown(error).splitlines()
+    expected = f"{row.message} [{row.id}]"
+    assert [_without_place(line, job_file, row) for line in said] == [expected]
 
 
 def _without_place(line: str, job_file: Path, row: Row) -> str:

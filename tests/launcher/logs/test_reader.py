@@ -85,14 +85,18 @@ class TestLocal:
     @pytest.mark.parametrize(
         ("by", "options", "problem"),
         [
-            ("x@elsewhere", [], "swell: one: was launched by x@elsewhere; its logs are there\n"),
+            (
+                "x@elsewhere",
+                [],
+                "swell: one: was launched by x@elsewhere; its logs are there [SW2008]\n",
+            ),
             (
                 None,
                 ["--replica", "workerpool1-3"],
-                "swell: one: has no replica workerpool1-3; did you mean workerpool1-1?\n",
+                "swell: one: has no replica workerpool1-3; did you mean workerpool1-1? [SW2009]\n",
             ),
             (None, ["--replica", "../../x"], "swell: one: has no replica ../../x; there are "),
-            (None, ["--since", "5"], "swell: --since: needs a unit; write 5s or 5min\n"),
+            (None, ["--since", "5"], "swell: --since: needs a unit; write 5s or 5min [SW1013]\n"),
         ],
     )
     def test_what_cannot_be_shown(self, by: str | None, options: list[str], problem: str) -> None:

@@ -166,11 +166,14 @@ def test_a_cost_is_counted_by_the_price_when_it_was_submitted(tmp_path: Path) ->
 def test_a_refused_request_ends_the_run(tmp_path: Path) -> None:
     class Refusing(Region):
         def submit(self, request: CustomJob) -> JobState:
-            raise ApiError("403 permission denied", kind="permission", code=403)
+            raise ApiError("SW0001", "403 permission denied", kind="permission", code=403)
 
     fixture = Fixture(tmp_path, lambda n: [])
     outcome = fixture.run(wrap=lambda region: Refusing(fixture.vertex, region.region))
-    assert (outcome["state"], outcome["reason"]) == ("failed", "403 permission denied")
+    assert (outcome["state"], outcome["reason"]) == (
+        "failed",
+        "403 permission denied [SW0001]",
+    )
     assert [attempt.state for attempt in fixture.attempts] == [REFUSED]
 
 
@@ -182,7 +185,7 @@ class Deaf(Region):
     def submit(self, request: CustomJob) -> JobState:
         state = super().submit(request)
         if state.labels[ATTEMPT_LABEL] == "1":
-            raise ApiError("no answer", transient=True, kind="silent")
+            raise ApiError("SW0001", "no answer", transient=True, kind="silent")
         return state
 
     def find(self, run_id: str | None = None, attempt: int | None = None) -> Sequence[JobState]:
@@ -201,7 +204,7 @@ def test_a_request_that_never_arrived_is_sent_again_later(tmp_path: Path) -> Non
     class Silent(Region):
         def submit(self, request: CustomJob) -> JobState:
             if request["labels"][ATTEMPT_LABEL] == "1":
-                raise ApiError("503 try later", transient=True, code=503)
+                raise ApiError("SW0001", "503 try later", transient=True, code=503)
             return super().submit(request)
 
     fixture = Fixture(tmp_path, lambda n: ["SUCCEEDED"])
@@ -241,7 +244,7 @@ def test_an_api_that_is_silent_for_a_while_is_waited_for(
     fixture = Fixture(tmp_path, lambda n: ["RUNNING", silence, silence, "SUCCEEDED"])
 
     def silence() -> str:
-        raise ApiError("no answer", transient=True)
+        raise ApiError("SW0001", "no answer", transient=True)
 
     assert fixture.run(patience=patience)["state"] == "succeeded"
 
@@ -250,9 +253,9 @@ def test_an_api_that_stays_silent_is_given_up_where_that_means_something(tmp_pat
     fixture = Fixture(tmp_path, lambda n: ["RUNNING", *[silence] * 9])
 
     def silence() -> str:
-        raise ApiError("no answer", transient=True)
+        raise ApiError("SW0001", "no answer", transient=True)
 
-    assert fixture.supervisor(patience=60.0).run()["reason"] == "no answer"
+    assert fixture.supervisor(patience=60.0).run()["reason"] == "no answer [SW0001]"
     assert fixture.attempts[0].state == LOST
 
 
@@ -260,7 +263,7 @@ def test_a_job_that_was_deleted_is_no_more(tmp_path: Path) -> None:
     fixture = Fixture(tmp_path, lambda n: ["RUNNING", gone])
 
     def gone() -> str:
-        raise ApiError("404 it may have been deleted", code=404, kind="not_found")
+        raise ApiError("SW0001", "404 it may have been deleted", code=404, kind="not_found")
 
     assert fixture.supervisor().run()["state"] == "failed"
 
@@ -269,7 +272,7 @@ def test_a_login_that_expires_does_not_end_the_run(tmp_path: Path) -> None:
     fixture = Fixture(tmp_path, lambda n: ["RUNNING", expired, "RUNNING", "SUCCEEDED"])
 
     def expired() -> str:
-        raise ApiError("401 log in", code=401, kind="credentials")
+        raise ApiError("SW0001", "401 log in", code=401, kind="credentials")
 
     with pytest.raises(ApiError, match="401"):
         fixture.supervisor().run()

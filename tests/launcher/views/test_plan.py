@@ -210,7 +210,7 @@ def test_code_that_cannot_be_sent_has_no_plan(code_job: str) -> None:
 def test_a_job_without_code_has_no_files(job_file: str) -> None:
     answer = CliRunner().invoke(app, ["plan", job_file, "--format", "files"])
     assert answer.exit_code == 2
-    assert answer.stderr == f"swell: {job_file}: sends no code; write code: FOLDER\n"
+    assert answer.stderr == f"swell: {job_file}: sends no code; write code: FOLDER [SW1201]\n"
 
 
 def test_warnings_go_beside_the_request_and_do_not_stop_it(job_file: str) -> None:

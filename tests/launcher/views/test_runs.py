@@ -158,6 +158,7 @@ def test_status_has_the_apis_word_beside_the_run_directorys(server: FaultyServer
         "state": "FAILED",
         "reason": "Resources are insufficient in region: us-central1.",
         "error": None,
+        "id": None,
         "console": None,
     }
     shown = CliRunner().invoke(app, ["status", "one"]).stdout
@@ -170,7 +171,10 @@ def test_status_without_an_answer_is_still_a_status(server: FaultyServer) -> Non
     record_attempt(directory, server.endpoint)
     shown = CliRunner().invoke(app, ["status", "one"])
     assert shown.exit_code == 0
-    assert "404 The CustomJob" in " ".join(shown.stdout.split())
+    said = " ".join(shown.stdout.split())
+    assert "404 The CustomJob" in said and "[SW3007]" in said
+    api = json.loads(CliRunner().invoke(app, ["status", "one", "--json"]).stdout)["api"]
+    assert "[SW" not in api["error"] and api["id"] == "SW3007"
 
 
 def test_what_is_not_asked(server: FaultyServer) -> None:
@@ -185,7 +189,7 @@ def test_what_is_not_asked(server: FaultyServer) -> None:
     unknown = record_run("unknown")
     record_attempt(unknown, server.endpoint, job=None, state="SUBMITTING")
     answer = ask_api(unknown.run(), read_attempts(unknown), once) or {}
-    assert answer["error"] == "the CustomJob has not been created"
+    assert (answer["error"], answer["id"]) == ("the CustomJob has not been created", "SW3020")
     server.jobs[f"{PARENT}/7"] = custom_job("unknown", 7)
     answer = ask_api(unknown.run(), read_attempts(unknown), once) or {}
     assert (answer["job"], answer["state"]) == (f"{PARENT}/7", "RUNNING")

@@ -140,7 +140,7 @@ def test_a_market_that_is_wrong_is_refused_in_one_line(
     assert command.main(["--state", str(tmp_path / "state"), "--market", str(market)]) == 2
     assert capsys.readouterr().err == (
         f"swell emulator: {market}:1: 0.preempt: 'worker-1' is not a replica; "
-        "write one such as workerpool1-0\n"
+        "write one such as workerpool1-0 [SW1012]\n"
     )
 
 

@@ -165,6 +165,6 @@ def test_without_root_the_emulator_says_so_and_does_not_start(
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert command.main(["--state", "/nowhere", "--vm", "netns"]) == 2
     assert capsys.readouterr().err == (
-        "swell emulator: --vm netns: network namespaces need root: run this as root\n"
+        "swell emulator: --vm netns: network namespaces need root: run this as root [SW1118]\n"
     )
     assert places.missing("process") is None
