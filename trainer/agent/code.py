@@ -30,8 +30,9 @@ from trainer.protocol.session import CodeSettings
 from trainer.rundir import bundle
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import CODE, ENV_SCRATCH, ENV_TOKEN, LEADER
-from trainer.rundir.retry import Backoff
+from trainer.rundir.retry import UNREACHABLE, Backoff
 from trainer.rundir.store import TooLarge
+from trainer.rundir.usererror import UserError, shown
 
 TRIES = 3
 PAUSES = Backoff(first=5.0, longest=60.0, jitter=0.0)
@@ -39,7 +40,7 @@ INSTALL_LIMIT = 1800.0  # seconds; pip has limits of its own for each request, b
 SAID = 12  # of pip's last lines, so many are given as the reason
 
 
-class CodeError(ValueError):
+class CodeError(UserError, ValueError):
     """The user's code cannot be had, or what it requires cannot be installed."""
 
 
@@ -69,10 +70,11 @@ def bring(
                 folder, installed = _prepared(run_dir, code, scratch)
             break
         except (CodeError, OSError) as error:
+            why = error if isinstance(error, CodeError) else CodeError(UNREACHABLE, str(error))
             if tries >= TRIES and not run_dir.store.names(LEADER):
-                run_dir.end("failed", str(error))
-                raise CodeError(str(error)) from None
-            print(f"trying again in {pause:.0f} s: {error}", file=sys.stderr, flush=True)
+                run_dir.end("failed", shown(why))
+                raise why from None
+            print(f"trying again in {pause:.0f} s: {shown(why)}", file=sys.stderr, flush=True)
         sleep(pause)
     sys.path += [path for path in (folder, installed) if path]  # after all of its own
     where, colon, name = program.task.rpartition(":")
@@ -114,7 +116,7 @@ def _prepared(run_dir: RunDirectory, code: CodeSettings, scratch: Path) -> tuple
             data = run_dir.store.read(f"{CODE}/{code.sha256}.tar.gz", bundle.MAX_BYTES)
             files = bundle.decode(data, sha256=code.sha256, size=code.size)
         except (bundle.BundleError, TooLarge) as error:
-            raise CodeError(str(error)) from None
+            raise CodeError("SW4013", str(error)) from None
         bundle.unpack(files, folder)
         print(f"code: {len(files)} files, verified, in {folder}", flush=True)
     if not code.requirements:
@@ -170,4 +172,4 @@ def _pip(python: Path, folder: Path, requirements: str) -> None:
     if process.returncode:
         errors = [line for line in last if line.startswith("ERROR")] or list(last)
         why = errors[0] if errors else f"pip ended with status {process.returncode}"
-        raise CodeError("\n".join([f"{requirements} cannot be installed: {why}", *last]))
+        raise CodeError("SW4014", "\n".join([f"{requirements} cannot be installed: {why}", *last]))

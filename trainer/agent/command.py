@@ -26,10 +26,13 @@ from trainer.protocol.session import Program
 from trainer.rundir import formats
 from trainer.rundir.directory import RunDirectory, token_sha256
 from trainer.rundir.names import ENV_RUN_DIR, ENV_TOKEN, ENV_TOKEN_SECRET, EXIT_FAILED, RUN
+from trainer.rundir.retry import UNREACHABLE
+from trainer.rundir.usererror import Message, Unusable, shown
 
 if TYPE_CHECKING:
     from trainer.agent.replica import Replica
 
+ARGUMENTS = "SW4017"  # the message about a command line that is wrong
 CHECKPOINTS_SUFFIX = "checkpoints/"
 
 HELP = """\
@@ -83,38 +86,39 @@ def parse(argv: Sequence[str]) -> Arguments:
     parser.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     found = parser.parse_args(argv)
     if found.max_workers is not None and found.max_workers < found.min_workers:
-        parser.error(
-            f"--max-workers {found.max_workers} is less than --min-workers {found.min_workers}"
-        )
+        what = f"--max-workers {found.max_workers} is less than --min-workers {found.min_workers}"
+        parser.error(str(Message(ARGUMENTS, what)))
     words = found.program[1:] if found.program[:1] == ["--"] else found.program
     if not words:
         if found.module:
-            parser.error("-m needs the name of a module")
+            parser.error(str(Message(ARGUMENTS, "-m needs the name of a module")))
         return Arguments(None, found.min_workers, found.max_workers)
     try:
         program = _program(words[0], list(words[1:]), found.module)
-    except ValueError as error:
-        parser.error(str(error))
+    except Unusable as error:
+        parser.error(shown(error))
     return Arguments(program, found.min_workers, found.max_workers)
 
 
 def _program(name: str, args: list[str], is_module: bool) -> Program:
     if is_module:
         if not all(part.isidentifier() for part in name.split(".")):
-            raise ValueError(f"-m {name}: is not the name of a module")
+            raise Unusable(ARGUMENTS, f"-m {name}: is not the name of a module")
         return Program(module=name, args=args)
     where, colon, cls = name.rpartition(":")
     if colon and where and cls.isidentifier():
         return Program(task=name, task_args=dict(_keyword(word) for word in args))
     if not name.endswith(".py"):
-        raise ValueError(f"{name}: is neither script.py nor MODULE:CLASS; a module needs -m")
+        raise Unusable(
+            ARGUMENTS, f"{name}: is neither script.py nor MODULE:CLASS; a module needs -m"
+        )
     return Program(script=name, args=args)
 
 
 def _keyword(word: str) -> tuple[str, Any]:
     name, equals, value = word.partition("=")
     if not equals or not name.isidentifier():
-        raise ValueError(f"{word}: a task takes NAME=VALUE")
+        raise Unusable(ARGUMENTS, f"{word}: a task takes NAME=VALUE")
     try:
         return name, json.loads(value)
     except ValueError:
@@ -156,15 +160,16 @@ def begin_run(
         run_dir: the run directory.
         secret: a new one, for a world of one.
 
-    Raises ValueError when the replicas of a larger world do not share a secret.
+    Raises Unusable when the replicas of a larger world do not share a secret.
     """
     assert arguments.program
     token = env.get(ENV_TOKEN) or (secret if replica.replicas == 1 else None)
     if token is None:
-        raise ValueError(
+        raise Unusable(
+            "SW4018",
             f"{replica.replicas} replicas without a secret in {ENV_TOKEN} cannot know each other: "
             "start them with swell launch, or give all what "
-            "python -m trainer.protocol.credentials prints"
+            "python -m trainer.protocol.credentials prints",
         )
     slots = replica.replicas * replica.slots
     run_dir.create_json(
@@ -204,17 +209,17 @@ def main() -> int:
     """The command `swell-agent`."""
     arguments = parse(sys.argv[1:])
     if arguments.program is None and ENV_RUN_DIR not in os.environ:
-        print(
-            "swell-agent: there is nothing to run: give a program (swell-agent --help), "
-            f"or set {ENV_RUN_DIR} as swell launch does",
-            file=sys.stderr,
+        said = (
+            "there is nothing to run: give a program (swell-agent --help), "
+            f"or set {ENV_RUN_DIR} as swell launch does"
         )
+        print(f"swell-agent: {Message(ARGUMENTS, said)}", file=sys.stderr)
         return 2
     try:
         if arguments.program is not None:
             _begin(arguments)
     except (ValueError, OSError) as error:
-        print(f"swell-agent: {error}", file=sys.stderr)
+        print(f"swell-agent: {shown(error, UNREACHABLE)}", file=sys.stderr)
         return EXIT_FAILED
     added, why = settings_here(os.environ)
     os.environ.update(added)

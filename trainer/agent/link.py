@@ -28,6 +28,8 @@ from trainer.protocol.credentials import CHANNEL_OPTIONS
 from trainer.protocol.lease import Claim, Contend, Follow, Wait, Watch, newest_claim
 from trainer.protocol.wire import KEEPALIVE, MESSAGE_LIMIT, METHOD, SERVICE
 from trainer.rundir.directory import RunDirectory
+from trainer.rundir.formats import ANOTHER_VERSION
+from trainer.rundir.usererror import UserError
 
 PATIENCE = 3.0  # seconds for which the first lease is left to pool 0
 LOOK_AGAIN = 0.05  # seconds, after a stream has ended
@@ -39,7 +41,7 @@ log = logging.getLogger("swell.agent")
 Decision = Follow | Contend | Wait
 
 
-class Refused(RuntimeError):
+class Refused(UserError, RuntimeError):
     """The leader does not accept this agent: its token, or its version."""
 
 
@@ -227,10 +229,11 @@ class Link:
                             self._warm_up()  # it may have to lead
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.UNAUTHENTICATED:
-                    raise Refused("the coordinator refuses this run's token") from None
+                    raise Refused("SW4010", "the coordinator refuses this run's token") from None
                 if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                     raise Refused(
-                        f"the coordinator of {claim.member} refuses this agent: {error.details()}"
+                        ANOTHER_VERSION,
+                        f"the coordinator of {claim.member} refuses this agent: {error.details()}",
                     ) from None
                 if not self._broken:  # else it was said
                     log.info("the coordinator at %s is gone: %s", claim.target, error.details())

@@ -16,6 +16,7 @@ from typing import Any
 from trainer.protocol.world import MemberId
 from trainer.rundir.names import ENV_ADDRESS, ENV_CHECKPOINTS, ENV_SLOTS
 from trainer.rundir.untrusted import parse_json
+from trainer.rundir.usererror import Unusable
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,15 @@ def find_replica(env: Mapping[str, str], peer: str = "") -> Replica:
     Of several interfaces it takes the one that leads to ``peer``, the IP address of another
     replica if one is known, and else the one that leads out.
 
-    Raises ValueError when CLUSTER_SPEC or SWELL_SLOTS is there and unusable.
+    Raises Unusable when CLUSTER_SPEC or SWELL_SLOTS is there and unusable.
     """
     name, replicas = parse_cluster_spec(env.get("CLUSTER_SPEC"))
     address = env.get(ENV_ADDRESS) or _routed_address(peer)
     slots = env.get(ENV_SLOTS)
     if slots is not None and not (slots.isdecimal() and int(slots) > 0):
-        raise ValueError(f"{ENV_SLOTS} is {slots!r}; it must be a number of workers, at least 1")
+        raise Unusable(
+            "SW4004", f"{ENV_SLOTS} is {slots!r}; it must be a number of workers, at least 1"
+        )
     return Replica(
         name=name,
         address=address,
@@ -71,21 +74,21 @@ def find_replica(env: Mapping[str, str], peer: str = "") -> Replica:
 def find_checkpoint_urls(env: Mapping[str, str]) -> list[str]:
     """The directories that have the run's checkpoints, if they are not in the run directory.
 
-    Raises ValueError when SWELL_CHECKPOINTS is there and unusable.
+    Raises Unusable when SWELL_CHECKPOINTS is there and unusable.
     """
     text = env.get(ENV_CHECKPOINTS, "[]")
     with suppress(ValueError):
         urls = parse_json(text.encode())
         if isinstance(urls, list) and all(isinstance(url, str) and url for url in urls):
             return urls
-    raise ValueError(f"{ENV_CHECKPOINTS} must be a JSON list of URLs, not {text[:60]!r}")
+    raise Unusable("SW4005", f"{ENV_CHECKPOINTS} must be a JSON list of URLs, not {text[:60]!r}")
 
 
 def parse_cluster_spec(text: str | None) -> tuple[str, int]:
     """Returns this replica's name and the number of replicas, from Vertex's CLUSTER_SPEC.
 
     Lenient about what Vertex documents as varying: ``open_ports`` and ``job`` may be
-    missing, a lone replica may be called ``chief``. Raises ValueError for anything else.
+    missing, a lone replica may be called ``chief``. Raises Unusable for anything else.
     """
     if not text:
         return "workerpool0-0", 1
@@ -103,7 +106,7 @@ def parse_cluster_spec(text: str | None) -> tuple[str, int]:
         OverflowError,
         RecursionError,
     ) as error:
-        raise ValueError(f"CLUSTER_SPEC is not what Vertex documents: {error!r}") from error
+        raise Unusable("SW4003", f"CLUSTER_SPEC is not what Vertex documents: {error!r}") from error
     if kind in ("chief", "master"):
         kind = "workerpool0"
     return f"{kind}-{index}", max(1, replicas)

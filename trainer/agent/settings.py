@@ -19,7 +19,9 @@ from trainer.rundir.directory import RunDirectory
 from trainer.rundir.formats import FormatError
 from trainer.rundir.names import RUN
 from trainer.rundir.retry import START_LIMIT, patiently
+from trainer.rundir.usererror import Message, Unusable, UserError
 
+WRONG = "SW4012"  # the message about settings that are missing, or not what they should be
 _UNKNOWN = "unexpected_keyword_argument"  # pydantic's word for it
 # Nothing is converted, at any depth: whoever wrote another type meant something else.
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -76,12 +78,11 @@ class Settings:
     def of_run(cls, run: dict[str, Any]) -> Settings:
         """The settings in run.json.
 
-        Raises ValueError, naming the field, if they are unusable, and of these FormatError if some
-        are not known.
+        Raises Unusable, naming the field, and FormatError if there are some that are not known.
         """
         settings = run.get("settings")
         if not isinstance(settings, dict):
-            raise ValueError("run.json has no settings")
+            raise Unusable(WRONG, "run.json has no settings")
         try:
             # As JSON: strict as Python, an object would have to be a dataclass already.
             return TypeAdapter(cls).validate_json(json.dumps(settings))
@@ -117,7 +118,7 @@ def read_run(run_dir: RunDirectory) -> tuple[dict[str, Any], Settings]:
 
     One that this version cannot go on with ends the run, as failed: its launcher shows why.
 
-    Returns run.json and the settings in it. Raises ValueError, for the user, when there is none
+    Returns run.json and the settings in it. Raises Unusable when there is none
     that can be used, OSError when the store does not give it.
     """
     try:
@@ -125,7 +126,9 @@ def read_run(run_dir: RunDirectory) -> tuple[dict[str, Any], Settings]:
         formats.require_usable(run, f"{run_dir.url}/{RUN}")
         return run, Settings.of_run(run)
     except FileNotFoundError as error:
-        raise ValueError(f"{run_dir.url} is not a run directory: it has no run.json") from error
+        raise Unusable(
+            "SW4002", f"{run_dir.url} is not a run directory: it has no run.json"
+        ) from error
     except FormatError as error:
         remedy = (
             f"{formats.UPDATE_IMAGE}, or launch with Swell {formats.version()}"
@@ -134,18 +137,18 @@ def read_run(run_dir: RunDirectory) -> tuple[dict[str, Any], Settings]:
         )
         reason = f"{error}: {remedy}"
         with suppress(OSError):  # then it is in this replica's log alone
-            run_dir.end("failed", reason)
-        raise ValueError(reason) from None
+            run_dir.end("failed", str(Message(error.id, reason)))
+        raise Unusable(error.id, reason) from None
 
 
-def _explained(error: ValidationError) -> ValueError:
+def _explained(error: ValidationError) -> UserError:
     """What is wrong with run.json, for whoever reads it in a log."""
     problems = {".".join(map(str, one["loc"])): one for one in error.errors(include_url=False)}
     unknown = [name for name, one in problems.items() if one["type"] == _UNKNOWN]
     if unknown:
-        names = sorted(unknown)
-        return FormatError(f"run.json has settings that this trainer does not know: {names}")
-    return ValueError("; ".join(_wrong(name, **one) for name, one in problems.items()))
+        what = f"run.json has settings that this trainer does not know: {sorted(unknown)}"
+        return FormatError(what, id="SW4011")
+    return Unusable(WRONG, "; ".join(_wrong(name, **one) for name, one in problems.items()))
 
 
 def _wrong(name: str, type: str, msg: str, input: Any, **more: Any) -> str:

@@ -17,7 +17,8 @@ from trainer.protocol.credentials import find_credentials
 from trainer.protocol.lease import newest_claim
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import ENV_RUN_DIR, EXIT_FAILED, EXIT_RETRY
-from trainer.rundir.retry import START_LIMIT, patiently
+from trainer.rundir.retry import START_LIMIT, UNREACHABLE, patiently
+from trainer.rundir.usererror import Unusable, shown
 
 log = logging.getLogger("swell.agent")
 
@@ -29,7 +30,7 @@ async def serve(env: Mapping[str, str]) -> int:
     """
     url = env.get(ENV_RUN_DIR)
     if not url:
-        raise ValueError(f"{ENV_RUN_DIR} must be set: the launcher does it")
+        raise Unusable("SW4001", f"{ENV_RUN_DIR} must be set: the launcher does it")
     run_dir = RunDirectory(url)
     run, settings = read_run(run_dir)
     credentials = find_credentials(env, run)
@@ -54,8 +55,9 @@ def main() -> int:
         log.info("starting again as a new member: %s", reason)
         os.execv(sys.executable, [sys.executable, "-m", "trainer.agent"])
     except (ValueError, Refused) as error:
-        print(f"swell-agent: {error}", file=sys.stderr)
+        print(f"swell-agent: {shown(error)}", file=sys.stderr)
         return EXIT_FAILED
     except OSError as error:
-        print(f"swell-agent: what the run is kept in does not answer: {error}", file=sys.stderr)
+        why = shown(error, UNREACHABLE)
+        print(f"swell-agent: what the run is kept in does not answer: {why}", file=sys.stderr)
         return EXIT_RETRY

@@ -31,6 +31,7 @@ from trainer.rundir.directory import RunDirectory
 from trainer.rundir.formats import FormatError
 from trainer.rundir.names import CHECKPOINTS
 from trainer.rundir.retry import StoreUnavailable
+from trainer.rundir.usererror import Unusable, UserError
 
 READERS = 4  # threads
 FINE, INVALID, AWAY = 0, 1, 2
@@ -39,7 +40,7 @@ WEIGHTS_ONLY = "__weights_only__"  # in a tree of which only the models count
 Report = Callable[..., None]
 
 
-class NoneValid(ValueError):
+class NoneValid(UserError, ValueError):
     """There are checkpoints, and none can be used."""
 
 
@@ -105,7 +106,7 @@ def load_newest(
             return loaded, step
     if found:
         where = " and ".join(f"{place.url}/{CHECKPOINTS}" for place in places)
-        raise NoneValid(f"none of the {len(found)} checkpoints in {where} is valid")
+        raise NoneValid("SW5003", f"none of the {len(found)} checkpoints in {where} is valid")
     return None
 
 
@@ -146,17 +147,19 @@ def load_from(
     run_url, step = split_url(where)
     tree = load(RunDirectory(run_url), step, report, exchange, device)
     if tree is None:
-        raise NoneValid(f"{where} is not a valid checkpoint")
+        raise NoneValid("SW5003", f"{where} is not a valid checkpoint")
     if part == "weights":
         return {**tree, WEIGHTS_ONLY: True}, 0
     return tree, step
 
 
 def split_url(url: str) -> tuple[str, int]:
-    """Returns the run directory's URL and the step of a checkpoint's URL; ValueError."""
+    """Returns the run directory's URL and the step of a checkpoint's URL; Unusable."""
     run_url, _, name = url.rstrip("/").rpartition(f"/{CHECKPOINTS}/step-")
     if not run_url or not name.isdecimal():
-        raise ValueError(f"{url} is not a checkpoint; write RUN-DIRECTORY/{CHECKPOINTS}/step-N")
+        raise Unusable(
+            "SW5004", f"{url} is not a checkpoint; write RUN-DIRECTORY/{CHECKPOINTS}/step-N"
+        )
     return run_url, int(name)
 
 

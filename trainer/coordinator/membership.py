@@ -55,6 +55,7 @@ from trainer.coordinator.team import Team
 from trainer.protocol import signals
 from trainer.protocol.world import MemberId, World, arrange
 from trainer.rundir.events import Cause
+from trainer.rundir.usererror import Message
 
 
 class Membership:
@@ -410,7 +411,7 @@ class Membership:
             return
         if (lost := self._reformation.setbacks) >= self.limits.setback_limit:
             reason = f"{lost} worlds in a row were lost before they completed a step"
-            self._finish("failed", reason, self.steps)
+            self._finish("failed", str(Message("SW5002", reason)), self.steps)
             return
         self._team.stand_by(now)
         chosen = self.members.chosen()
@@ -470,7 +471,8 @@ class Membership:
             "task_failed", member=replica, reason=reason, rank=event.rank, step=event.step
         )
         where = f"rank {event.rank} ({replica}) at step {event.step}"
-        self._finish("failed", f"the task raised in {where}\n{reason}", event.step)
+        told = Message("SW5001", f"the task raised in {where}\n{reason}")
+        self._finish("failed", str(told), event.step)
 
     def _finish(
         self, state: str, reason: str, step: int, metrics: dict[str, float] | None = None

@@ -24,6 +24,7 @@ from typing import Any
 from trainer.protocol.secretmanager import read_secret
 from trainer.rundir.directory import token_sha256
 from trainer.rundir.names import ENV_TOKEN, ENV_TOKEN_SECRET
+from trainer.rundir.usererror import Unusable
 
 NAME = "coordinator.swell"  # what the certificate is for: addresses change with the leader
 LIMIT = 8192  # characters of the text; it has about 800
@@ -128,22 +129,25 @@ def new_secret() -> str:
 def find_credentials(env: Mapping[str, str], run: Mapping[str, Any]) -> Credentials:
     """The credentials of the run whose run.json is ``run``, as ``env`` brings them.
 
-    Raises ValueError, for the user, when they are missing, damaged, or another run's, and
+    Raises Unusable when they are missing, damaged, or another run's, and
     OSError when Secret Manager, which has them, does not answer.
     """
     where, text = ENV_TOKEN, env.get(ENV_TOKEN)
     if not text and (version := env.get(ENV_TOKEN_SECRET)):
         where, text = version, read_secret(version, env)
     if not text:
-        raise ValueError(f"{ENV_TOKEN} or {ENV_TOKEN_SECRET} must be set: the launcher does it")
+        raise Unusable(
+            "SW4006", f"{ENV_TOKEN} or {ENV_TOKEN_SECRET} must be set: the launcher does it"
+        )
     if run.get("token_sha256") != token_sha256(text):
-        raise ValueError(f"{where} is not the secret of the run {run.get('id')}")
+        raise Unusable("SW4007", f"{where} is not the secret of the run {run.get('id')}")
     try:
         return Credentials.parse(text)
     except ValueError as error:
-        raise ValueError(
+        raise Unusable(
+            "SW4008",
             f"{where} is not a run's secret: {error}; "
-            "python -m trainer.protocol.credentials makes one"
+            "python -m trainer.protocol.credentials makes one",
         ) from None
 
 

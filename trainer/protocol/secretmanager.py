@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from trainer.rundir.retry import PATIENT, TRANSIENT_STATUS, Backoff
+from trainer.rundir.usererror import Unusable
 
 ENDPOINT = "https://secretmanager.googleapis.com"
 ENV_ENDPOINT = "SWELL_SECRET_MANAGER"  # where the emulator serves it to its VMs
@@ -21,6 +22,8 @@ ANSWER_LIMIT = 256 * 1024  # bytes; a secret has 64 KiB at most
 _VERSION = re.compile(r"projects/[^/\s]+/secrets/[\w-]+/versions/(\d+|latest)")
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _TIMEOUT = 10.0  # seconds of one request
+
+SECRET = "SW4009"  # the message about a secret that Secret Manager does not give
 
 Get = Callable[[str], tuple[int, bytes]]
 
@@ -41,10 +44,10 @@ def read_secret(
         retry: how long to try again what is refused for a moment.
         sleep: waits for so many seconds.
 
-    Raises ValueError, for the user, when it cannot be had, OSError when nobody answers.
+    Raises Unusable when it cannot be had, OSError when nobody answers.
     """
     if not _VERSION.fullmatch(version):
-        raise ValueError(f"{version[:200]!r} is not projects/P/secrets/S/versions/V")
+        raise Unusable(SECRET, f"{version[:200]!r} is not projects/P/secrets/S/versions/V")
     endpoint = env.get(ENV_ENDPOINT, ENDPOINT)
     get = get or _with_credentials(endpoint)
     waits = retry.waits()
@@ -54,7 +57,7 @@ def read_secret(
             if status == 200:
                 return _payload(version, body)
             if status not in TRANSIENT_STATUS:
-                raise ValueError(f"{version}: Secret Manager answers {status}{_why(status)}")
+                raise Unusable(SECRET, f"{version}: Secret Manager answers {status}{_why(status)}")
             said = OSError(f"{version}: Secret Manager answers {status}")
         except OSError as error:
             said = OSError(f"{version}: Secret Manager does not answer: {type(error).__name__}")
@@ -75,7 +78,9 @@ def _payload(version: str, body: bytes) -> str:
         answer: Any = json.loads(body)
         return base64.b64decode(answer["payload"]["data"], validate=True).decode("ascii")
     except (ValueError, KeyError, TypeError, RecursionError):  # which would show what is in it
-        raise ValueError(f"{version}: Secret Manager's answer is not what it documents") from None
+        raise Unusable(
+            SECRET, f"{version}: Secret Manager's answer is not what it documents"
+        ) from None
 
 
 def _with_credentials(endpoint: str) -> Get:
@@ -85,8 +90,8 @@ def _with_credentials(endpoint: str) -> Get:
         from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
         from google.auth.transport.requests import Request
     except ImportError as error:
-        raise ValueError(
-            f"Secret Manager needs what Swell's extra `gcs` installs ({error})"
+        raise Unusable(
+            SECRET, f"Secret Manager needs what Swell's extra `gcs` installs ({error})"
         ) from None
     session = requests.Session()
     if endpoint.startswith("http://"):  # the emulator: no proxy may get what is meant for it
@@ -94,8 +99,8 @@ def _with_credentials(endpoint: str) -> Get:
     try:
         credentials, _ = google.auth.default(scopes=[_SCOPE])
     except DefaultCredentialsError:
-        raise ValueError(
-            "Secret Manager: this VM has no credentials; give the job a service account"
+        raise Unusable(
+            SECRET, "Secret Manager: this VM has no credentials; give the job a service account"
         ) from None
 
     def get(url: str) -> tuple[int, bytes]:

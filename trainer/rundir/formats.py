@@ -20,8 +20,13 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
 from typing import Any
 
+from trainer.rundir.usererror import UserError
 
-class FormatError(ValueError):
+
+ANOTHER_VERSION = "SW7001"  # the message that another version of Swell is needed
+
+
+class FormatError(UserError, ValueError):
     """Something that another version of Swell wrote, and this one cannot use. One line.
 
     It says what there is and what is known here. Whoever catches it knows which side to update.
@@ -30,8 +35,8 @@ class FormatError(ValueError):
         newer: whether it is this side that is too old.
     """
 
-    def __init__(self, message: str, *, newer: bool = True) -> None:
-        super().__init__(message)
+    def __init__(self, text: str, *, newer: bool = True, id: str = ANOTHER_VERSION) -> None:
+        super().__init__(id, text)
         self.newer = newer
 
 

@@ -18,6 +18,7 @@ from trainer.protocol.channel import AgentChannel
 from trainer.protocol.messages import Failed
 from trainer.protocol.session import Program, current_session
 from trainer.rundir.formats import UPDATE_IMAGE, FormatError
+from trainer.rundir.usererror import Message, UserError, shown
 
 EXIT_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -49,7 +50,10 @@ def main() -> int:
         else:
             return run_script(session.program, channel)
     except FormatError as error:  # of a checkpoint
-        channel.send(Failed(f"{error}: {UPDATE_IMAGE}"))
+        channel.send(Failed(str(Message(error.id, f"{error}: {UPDATE_IMAGE}"))))
+        return 1
+    except UserError as error:  # ours says what to do; where it was raised is of no use
+        channel.send(Failed(shown(error)))
         return 1
     except Exception:  # whatever the user's code raises ends the run, with its traceback
         channel.send(Failed(traceback.format_exc()))

@@ -124,6 +124,7 @@ def test_what_cannot_be_installed_ends_the_run_with_the_reason(vm: Vm) -> None:
     outcome = vm.run_dir.outcome()
     assert outcome and outcome["state"] == "failed"
     assert "no-such-thing" in outcome["reason"].splitlines()[0]
+    assert outcome["reason"].splitlines()[0].endswith(" [SW4014]")
     assert vm.waits == [5.0, 10.0], "a few tries, and no more"
 
 

@@ -126,7 +126,8 @@ def test_without_a_program_and_a_run_it_says_so(
     monkeypatch.delenv(ENV_RUN_DIR, raising=False)
     monkeypatch.setattr("sys.argv", ["swell-agent"])
     assert command.main() == 2
-    assert capsys.readouterr().err.startswith("swell-agent: there is nothing to run")
+    said = capsys.readouterr().err
+    assert said.startswith("swell-agent: there is nothing to run") and said.endswith(" [SW4017]\n")
 
 
 def test_a_script_runs_in_a_world_of_one_without_anything_around_it(tmp_path: Path) -> None:

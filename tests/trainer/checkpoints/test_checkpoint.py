@@ -493,6 +493,7 @@ def test_when_none_is_valid_training_does_not_silently_start_again(saved: Saved)
     saved.save(1, 2)
     for step in (1, 2):
         saved.manifest(step).write_bytes(b"{")
-    with pytest.raises(NoneValid, match=r"none of the 2 checkpoints in .* is valid"):
+    with pytest.raises(NoneValid, match=r"none of the 2 checkpoints in .* is valid") as error:
         saved.newest()
+    assert error.value.id == "SW5003"
     assert saved.reported("checkpoint_rejected") == [2, 1]

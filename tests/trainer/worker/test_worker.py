@@ -18,12 +18,15 @@ from trainer.protocol.session import CheckpointSettings, CodeSettings, Program, 
 
 TASK = """
 from trainer import Task
+from trainer.rundir.usererror import UserError
 
 class Raising(Task):
     def __init__(self, text="in the constructor", when="constructor"):
         self.text = text
         if when == "constructor":
             raise ValueError(text)
+        if when == "ours":
+            raise UserError("SW0001", text)
     def dataset(self):
         deeply_nested(self.text)
 
@@ -80,6 +83,11 @@ def test_what_the_users_code_raises_is_told_with_its_traceback(
     assert reason.startswith("Traceback (most recent call last):")
     assert last in reason.splitlines()[-1]
     assert place in reason
+
+
+def test_what_swell_itself_has_to_say_is_told_with_its_id_and_no_traceback(task: str) -> None:
+    args = {"text": "there is none; write one", "when": "ours"}
+    assert failed(Session(program=Program(task, args))) == ("there is none; write one [SW0001]", 1)
 
 
 @pytest.mark.parametrize(
