@@ -1,0 +1,115 @@
+"""Every message for users has an id; docs/messages.md explains each, once."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs/messages.md"
+ID = re.compile(r"SW\d{4}")
+TREES = {
+    path.relative_to(ROOT).as_posix(): ast.parse(path.read_bytes())
+    for folder in ("launcher", "trainer")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+}
+
+# What else is raised, and why no user meets it as a message of its own. Errors that Python defines
+# are none of these either: a ValueError or an OSError that gets to a command is given the id of a
+# file that refuses, or it is a fault and shows its traceback.
+NOT_FOR_USERS = {
+    "trainer/agent/agent.py Rejoin": "starts the agent again",
+    "trainer/agent/ending.py Ended": "ends the agent's tasks",
+    "trainer/checkpoints/tree.py NotPortable": "is raised by the program that a user debugs",
+    "trainer/health.py Unfit": "is read by `swell image check`, which has ids of its own",
+    "trainer/rundir/bundle.py BundleError": "becomes a CodeError",
+    "trainer/rundir/retry.py StoreUnavailable": "is an OSError",
+    "trainer/rundir/store.py TooLarge": "becomes what its reader makes of it",
+    "trainer/worker/horovod_hooks.py NoWorker": "starts the worker again",
+    "launcher/job/interpolation.py InterpolationError": "becomes a FileError",
+    "launcher/emulator/jobs/lifecycle.py Refused": "becomes an answer of the API",
+    "launcher/emulator/resources/errors.py ApiError": "becomes an answer of the API",
+    "launcher/emulator/storage/objects.py NoSuchThing": "becomes an answer of the storage",
+    "launcher/emulator/storage/objects.py ConditionFailed": "becomes an answer of the storage",
+    "launcher/emulator/storage/objects.py NotChanged": "becomes an answer of the storage",
+    "launcher/emulator/storage/objects.py Refused": "becomes an answer of the storage",
+    "launcher/emulator/storage/objects.py Taken": "becomes an answer of the storage",
+    "launcher/emulator/storage/wire.py OutOfRange": "becomes an answer of the storage",
+}
+
+
+def rows() -> list[list[str]]:
+    """The rows of the page's tables: id, kind, when, what to do."""
+    lines = PAGE.read_text().splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    return [row for row in cells if ID.match(row[0])]
+
+
+def ids_in_code() -> dict[str, set[str]]:
+    """Each id, and the files that have it as a text of its own."""
+    found = defaultdict(set)
+    for file, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                for id in ID.findall(node.value):
+                    assert node.value == id, f"{file}:{node.lineno}: an id is no part of a text"
+                    found[id].add(file)
+    return found
+
+
+def retired(row: list[str]) -> bool:
+    return row[1].startswith("*retired*")
+
+
+def test_every_row_is_whole() -> None:
+    assert len(rows()) > 100
+    for row in rows():
+        assert ID.fullmatch(row[0].strip()), row
+        assert len(row) == 4 and all(row), row
+
+
+def test_the_ids_in_the_code_are_those_on_the_page() -> None:
+    in_use = [row[0] for row in rows() if not retired(row)]
+    assert sorted(ids_in_code()) == sorted(in_use)
+
+
+def test_an_id_and_a_kind_are_explained_once() -> None:
+    ids, kinds = [row[0] for row in rows()], [row[1] for row in rows() if not retired(row)]
+    assert ids == sorted(ids), "in order, and so that the next free one is easily found"
+    assert len(ids) == len(set(ids)), "an id has one meaning"
+    assert len(kinds) == len(set(kinds)), "a kind has one id"
+
+
+def test_files_share_an_id_through_one_constant() -> None:
+    several = {id: files for id, files in ids_in_code().items() if len(files) > 1}
+    assert several == {}, "written in two places, one id would soon mean two things"
+
+
+def exceptions() -> Iterator[tuple[str, list[str]]]:
+    """Each class of an exception, and the names of its bases."""
+    known = {
+        name
+        for name, one in vars(builtins).items()
+        if isinstance(one, type) and issubclass(one, BaseException)
+    }
+    classes = [
+        (f"{file} {node.name}", node.name, [ast.unparse(base) for base in node.bases])
+        for file, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+    ]
+    for _ in range(4):  # bases may be anywhere
+        known |= {name for _, name, bases in classes if known & set(bases)}
+    yield from ((where, bases) for where, _, bases in classes if known & set(bases))
+
+
+def test_errors_have_ids_unless_users_never_meet_them() -> None:
+    with_ids = {"UserError"}
+    for _ in range(4):
+        with_ids |= {where.split()[1] for where, bases in exceptions() if with_ids & set(bases)}
+    others = {where for where, bases in exceptions() if not with_ids & set(bases)}
+    assert others - {"trainer/rundir/usererror.py UserError"} == set(NOT_FOR_USERS)
