@@ -146,8 +146,9 @@ def reopen(directory: RunDirectory) -> Draft:
         formats.require_usable(record, f"{directory.url}/{RUN}")
     except formats.FormatError as error:
         raise home.RunError(
+            formats.ANOTHER_VERSION,
             f"{error}; attach with the Swell that launched it, or begin a new run from one of its "
-            f"checkpoints (swell checkpoints {record['id']}; swell launch JOB --from URL)"
+            f"checkpoints (swell checkpoints {record['id']}; swell launch JOB --from URL)",
         ) from None
     if record.get("target") != "vertex" and not home.launched_here(record):
         raise home.RunError(

@@ -23,7 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.protocol.credentials import new_secret
 from trainer.rundir.directory import RunDirectory, token_sha256
-from trainer.rundir.formats import UPDATE_LAUNCHER, FormatError, version, written_by
+from trainer.rundir.formats import (
+    ANOTHER_VERSION,
+    UPDATE_LAUNCHER,
+    FormatError,
+    version,
+    written_by,
+)
 from trainer.rundir.names import RUN
 from trainer.rundir.untrusted import parse_json
 from trainer.rundir.usererror import UserError
@@ -136,9 +142,9 @@ def read_run(run_dir: RunDirectory) -> dict[str, Any]:
     try:
         return run_dir.run()
     except FormatError as error:
-        raise RunError(f"{error}: {UPDATE_LAUNCHER}") from None
+        raise RunError(ANOTHER_VERSION, f"{error}: {UPDATE_LAUNCHER}") from None
     except ValueError as error:
-        raise RunError(str(error)) from None
+        raise RunError("SW2025", str(error)) from None
 
 
 def job_of(run: Mapping[str, Any]) -> Job:
@@ -156,8 +162,9 @@ def job_of(run: Mapping[str, Any]) -> Job:
         found = error.errors(include_url=False)
         wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in found)
         raise RunError(
+            ANOTHER_VERSION,
             f"{run.get('id')}: its job is of Swell {written_by(run)}; "
-            f"Swell {version()} does not take it: {wrong}"
+            f"Swell {version()} does not take it: {wrong}",
         ) from None
 
 

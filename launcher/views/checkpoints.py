@@ -13,7 +13,7 @@ from launcher.home import RunError, checkpoint_directories
 from launcher.records import EventRecord
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
-from trainer.rundir.formats import UPDATE_LAUNCHER, FormatError
+from trainer.rundir.formats import ANOTHER_VERSION, UPDATE_LAUNCHER, FormatError
 
 
 def list_checkpoints(run_dir: RunDirectory, verify: bool) -> list[dict[str, Any]]:
@@ -89,7 +89,7 @@ def export_checkpoint(run_dir: RunDirectory, step: int | None, path: Path) -> in
                 torch.device("cpu"),
             )
         except FormatError as error:
-            raise RunError(f"{place.url}: {error}: {UPDATE_LAUNCHER}") from None
+            raise RunError(ANOTHER_VERSION, f"{place.url}: {error}: {UPDATE_LAUNCHER}") from None
         if tree is not None:
             skeleton, tensors = flatten(tree)
             aside = path.with_name(f".{path.name}.new")

@@ -22,8 +22,7 @@ from typing import Any
 
 from trainer.rundir.usererror import UserError
 
-
-ANOTHER_VERSION = "SW7001"  # the message that another version of Swell is needed
+ANOTHER_VERSION = "SW2026"  # the message that another version of Swell is needed
 
 
 class FormatError(UserError, ValueError):
