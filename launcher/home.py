@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.protocol.credentials import new_secret
-from trainer.rundir.directory import RunDirectory, token_sha256
+from trainer.rundir.directory import DAMAGED, RunDirectory, token_sha256
 from trainer.rundir.formats import (
     ANOTHER_VERSION,
     UPDATE_LAUNCHER,
@@ -144,7 +144,7 @@ def read_run(run_dir: RunDirectory) -> dict[str, Any]:
     except FormatError as error:
         raise RunError(ANOTHER_VERSION, f"{error}: {UPDATE_LAUNCHER}") from None
     except ValueError as error:
-        raise RunError("SW2025", str(error)) from None
+        raise RunError(DAMAGED, str(error)) from None
 
 
 def job_of(run: Mapping[str, Any]) -> Job:

@@ -23,7 +23,7 @@ TREES = {
 # file that refuses, or it is a fault and shows its traceback.
 NOT_FOR_USERS = {
     "trainer/agent/agent.py Rejoin": "starts the agent again",
-    "trainer/agent/ending.py Ended": "ends the agent's tasks",
+    "trainer/agent/outcome_watch.py RunEnded": "ends the agent's tasks",
     "trainer/checkpoints/tree.py NotPortable": "is raised by the program that a user debugs",
     "trainer/health.py Unfit": "is read by `swell image check`, which has ids of its own",
     "trainer/rundir/bundle.py BundleError": "becomes a CodeError",

@@ -115,7 +115,7 @@ def test_an_older_run_does_not_go_on(old: RunDirectory) -> None:
         f"swell: {old.url}/run.json is of format 1, of an older Swell; "
         f"Swell {formats.version()} goes on with runs from format 2 on; "
         "attach with the Swell that launched it, or begin a new run from one of its checkpoints "
-        "(swell checkpoints old-1; swell launch JOB --from URL)\n"
+        "(swell checkpoints old-1; swell launch JOB --from URL) [SW2026]\n"
     )
 
 
@@ -160,7 +160,7 @@ def test_a_newer_run_is_refused_and_says_what_to_update(command: list[str]) -> N
     assert answer.exit_code == 2
     assert answer.stderr == (
         f"swell: {directory.url}/run.json is of format 3, written by Swell 7.1; "
-        f"Swell {formats.version()} knows up to 2: {UPDATE}\n"
+        f"Swell {formats.version()} knows up to 2: {UPDATE} [SW2026]\n"
     )
 
 

@@ -16,6 +16,7 @@ from trainer.protocol.session import CheckpointSettings, Program
 from trainer.rundir import formats
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import RUN
+from trainer.rundir.usererror import shown
 
 TASK = "trainer.tasks.digits:Digits"
 SHA256 = 64 * "a"
@@ -191,7 +192,7 @@ def refusal(run_dir: RunDirectory) -> str:
     with pytest.raises(ValueError) as caught:
         read_run(run_dir)
     outcome = run_dir.outcome()
-    assert outcome and (outcome["state"], outcome["reason"]) == ("failed", str(caught.value))
+    assert outcome and (outcome["state"], outcome["reason"]) == ("failed", shown(caught.value))
     return str(caught.value)
 
 
