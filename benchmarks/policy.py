@@ -35,8 +35,8 @@ from pathlib import Path
 from typing import Any
 
 from launcher.emulator.market.traces import read_trace
+from launcher.job.job import Job
 from launcher.job.machines import MACHINES
-from launcher.job.spec import Job
 from launcher.supervision.attempt import Attempt
 from launcher.supervision.choices import Choice, choices_of
 from launcher.supervision.policy import End, Situation, Submit, Terms, Wait, decide

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from launcher.job.fallback import Fallback as Fallback
     from launcher.job.fallback import Limits as Limits
     from launcher.job.fallback import Resubmit as Resubmit
+    from launcher.job.job import Checkpoint as Checkpoint
+    from launcher.job.job import Elastic as Elastic
+    from launcher.job.job import Job as Job
     from launcher.job.jobfile import JobFileError as JobFileError
     from launcher.job.notify import Notify as Notify
     from launcher.job.pool import Container as Container
     from launcher.job.pool import Package as Package
     from launcher.job.pool import Pool as Pool
     from launcher.job.scheduling import Scheduling as Scheduling
-    from launcher.job.spec import Checkpoint as Checkpoint
-    from launcher.job.spec import Elastic as Elastic
-    from launcher.job.spec import Job as Job
     from launcher.local.emulator import LocalError as LocalError
     from launcher.run import Run as Run
     from launcher.run import attach as attach

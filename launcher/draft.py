@@ -16,8 +16,8 @@ from typing import Any
 from launcher import home
 from launcher.job import customjob
 from launcher.job.fitness import output_of
+from launcher.job.job import Job, TargetName
 from launcher.job.prices import load_prices
-from launcher.job.spec import Job, TargetName
 from launcher.local.emulator import LocalError
 from launcher.packing.pack import UNREADABLE, Packed, PackingError, pack
 from launcher.packing.sdist import package_url

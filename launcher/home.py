@@ -35,7 +35,7 @@ from trainer.rundir.untrusted import parse_json
 from trainer.rundir.usererror import UserError
 
 if TYPE_CHECKING:
-    from launcher.job.spec import Job
+    from launcher.job.job import Job
 
 ENV_LOCK = "SWELL_LAUNCH_LOCK"
 UNREADABLE = "SW2006"  # the message about a run directory that cannot be read
@@ -102,8 +102,8 @@ def checkpoint_urls(
 
 def checkpoint_directories(run_dir: RunDirectory) -> list[RunDirectory]:
     """Returns the directories that have the run's checkpoints; the run directory is the first."""
+    from launcher.job.job import Checkpoint
     from launcher.job.model import valid
-    from launcher.job.spec import Checkpoint
 
     run = read_run(run_dir)
     spec = run.get("spec")  # the rest of it may be such as today's job files cannot be
@@ -154,7 +154,7 @@ def job_of(run: Mapping[str, Any]) -> Job:
     """
     from pydantic import ValidationError
 
-    from launcher.job.spec import Job
+    from launcher.job.job import Job
 
     try:
         return Job.model_validate(run.get("spec"))

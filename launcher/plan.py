@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from launcher import home
 from launcher.job import customjob
 from launcher.job.customjob import CustomJob
+from launcher.job.job import Job
 from launcher.job.machines import Price
-from launcher.job.spec import Job
 from launcher.packing.pack import Packed
 from launcher.packing.sdist import package_url
 

@@ -16,7 +16,7 @@ from launcher import home
 from launcher.api.delivery import delivered
 from launcher.draft import Draft, create, ends_on_error, prepare, reopen
 from launcher.job.customjob import CustomJob
-from launcher.job.spec import Job, TargetName
+from launcher.job.job import Job, TargetName
 from launcher.status.history import History
 from launcher.status.status import Outcome, read_status
 from launcher.supervision.choices import Choice

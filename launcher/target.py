@@ -20,9 +20,9 @@ from launcher.api.transport import import_client
 from launcher.api.vertex import Jobs, JobState
 from launcher.job.customjob import LOCAL, CustomJob
 from launcher.job.fitness import misfits, warnings
+from launcher.job.job import Job, TargetName
 from launcher.job.jobfile import JobFileError, read_job
 from launcher.job.problem import NO_VM, Problem
-from launcher.job.spec import Job, TargetName
 from trainer.protocol.secretmanager import ENDPOINT
 from trainer.rundir.retry import ONCE
 

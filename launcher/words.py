@@ -6,7 +6,7 @@ import math
 import time
 
 from launcher.records import EventRecord
-from launcher.states import info_of
+from launcher.run_states import info_of
 from trainer.rundir.events import Event
 from trainer.rundir.formats import UPDATE_LAUNCHER
 

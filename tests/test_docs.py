@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from docs.commands import page as commands_page
-from launcher.job.spec import Job
+from launcher.job.job import Job
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("benchmarks", "containers", "docs", "examples", "launcher", "tests", "trainer")

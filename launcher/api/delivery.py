@@ -14,7 +14,7 @@ from typing import Any
 
 from launcher.api.apierror import GARBLED, ApiError, Service
 from launcher.api.transport import session, translated
-from launcher.job.spec import Job
+from launcher.job.job import Job
 from trainer.protocol.secretmanager import ENDPOINT
 from trainer.rundir.directory import RunDirectory
 

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import typer
 
-from launcher.states import BAD_INPUT, CANCELLED, FAILED, OK
+from launcher.run_states import BAD_INPUT, CANCELLED, FAILED, OK
 
 
 @contextmanager

@@ -16,10 +16,10 @@ from rich.console import Console
 
 from launcher import home
 from launcher.draft import Draft, LaunchError, create, ends_on_error, prepare
-from launcher.job.spec import Job, TargetName
+from launcher.job.job import Job, TargetName
 from launcher.local.emulator import LocalError, Replicas, child_environment
 from launcher.run import Run, attach, launch
-from launcher.states import BAD_INPUT
+from launcher.run_states import BAD_INPUT
 from launcher.status.status import ABANDONED, Outcome, is_abandoned, read_status
 from launcher.supervision.attempt import read_attempts
 from launcher.views.live import LiveView, PlainView, Scene, View

@@ -19,7 +19,7 @@ from launcher.commands.options import (
     TargetOption,
     Vm,
 )
-from launcher.states import FAILED, info_of
+from launcher.run_states import FAILED, info_of
 
 
 def launch(
@@ -154,7 +154,7 @@ def doctor(
 def schema() -> None:
     """Print the JSON Schema of job files, by which an editor completes and checks them."""
     with user_errors():
-        from launcher.job.schema import job_schema
+        from launcher.job.json_schema import job_schema
 
         typer.echo(json.dumps(job_schema(), indent=2))
 

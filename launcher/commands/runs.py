@@ -9,7 +9,7 @@ import typer
 
 from launcher.commands.errors import fail, seconds_in, user_errors
 from launcher.commands.options import AsJson, RunName, Target
-from launcher.states import FAILED, STATES, info_of
+from launcher.run_states import FAILED, STATES, info_of
 
 if TYPE_CHECKING:
     from launcher.api.vertex import Jobs

@@ -9,7 +9,7 @@ import typer
 
 from launcher.commands.errors import user_errors
 from launcher.commands.options import AsJson
-from launcher.states import FAILED
+from launcher.run_states import FAILED
 
 images = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from launcher import home
 from launcher.doctor.checkup import Check, Finding, failed, passed
+from launcher.job.job import Job
 from launcher.job.problem import NO_VM
-from launcher.job.spec import Job
 from launcher.packing.pack import UNREADABLE, PackingError, in_bytes, pack, summary
 from launcher.supervision.webhook import WebhookError, find_url
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from launcher.doctor.checkup import Check
 from launcher.doctor.localchecks import common_checks, local_checks
-from launcher.job.spec import Job, TargetName
+from launcher.job.job import Job, TargetName
 
 
 def checks_of(

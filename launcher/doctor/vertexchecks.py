@@ -23,8 +23,8 @@ from launcher.api.transport import NO_CREDENTIALS, SCOPE, is_emulator
 from launcher.api.vertex import Jobs
 from launcher.doctor.checkup import Check, Finding, failed, passed, refused, unknown
 from launcher.doctor.cloud import Cloud
+from launcher.job.job import Job
 from launcher.job.pool import Container
-from launcher.job.spec import Job
 from launcher.plan import quotas
 from trainer.rundir.retry import ONCE
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
+from launcher.job.job import Job
 from launcher.job.pool import AGENT_MODULE, Container, Package, Pool, Reservation
-from launcher.job.spec import Job
 from trainer.rundir.names import (
     ENV_ATTEMPT,
     ENV_CHECKPOINTS,

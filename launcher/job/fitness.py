@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from launcher.job.job import Job, TargetName
 from launcher.job.pool import DEFAULT_IMAGE, Package, swells_own
 from launcher.job.problem import ABSENT, MISSING, NO_EFFECT, NOT_SENT, RESERVED, Problem
-from launcher.job.spec import Job, TargetName
 
 NO_BUCKET = "SW1115"  # the message about a place that is not at gs:// and must be
 LOCAL_BUCKET = "gs://swell-local"  # for local runs that name no place and need a bucket

@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from launcher.job.job import Job
 from launcher.job.marketfile import Market, MarketField, whole_market
 from launcher.job.model import problems_in
 from launcher.job.problem import NO_MAPPING, Problem
-from launcher.job.spec import Job
 from launcher.job.yamlfile import FileError, Path_, Places, located, read_file, read_yaml
 from trainer.rundir.usererror import Message
 

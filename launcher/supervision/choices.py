@@ -21,7 +21,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from launcher.job.fallback import Resubmit
-from launcher.job.spec import Job
+from launcher.job.job import Job
 from launcher.supervision.attempt import Attempt
 from launcher.supervision.limits import usd_per_hour
 from launcher.supervision.verdict import verdict_of

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.job.durations import format_duration
 from launcher.job.fallback import Limits
+from launcher.job.job import Job
 from launcher.job.machines import Machine
-from launcher.job.spec import Job
 from launcher.supervision.attempt import Attempt
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from launcher.job.notify import Notify
-from launcher.states import info_of
+from launcher.run_states import info_of
 from launcher.words import one_line
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventWriter

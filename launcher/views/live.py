@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from launcher.records import EventRecord
-from launcher.states import info_of
+from launcher.run_states import info_of
 from launcher.status.history import History
 from launcher.status.status import Outcome, state_of
 from launcher.words import at_clock, count, line_of, number, one_line, span

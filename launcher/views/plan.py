@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from launcher.job import customjob
 from launcher.job.customjob import CustomJob
 from launcher.job.durations import format_duration
+from launcher.job.job import Job
 from launcher.job.machines import Machine
-from launcher.job.spec import Job
 from launcher.packing.pack import Packed, summary
 from launcher.plan import costs, quotas
 from launcher.supervision.choices import choices_of

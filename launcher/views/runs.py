@@ -27,7 +27,7 @@ from rich.text import Text
 
 from launcher import home
 from launcher.api.vertex import Jobs, JobState, runs_among
-from launcher.states import State, info_of
+from launcher.run_states import State, info_of
 from launcher.status.status import read_status
 from launcher.views.output import print_wide
 from trainer.rundir.directory import RunDirectory

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from launcher.api.transport import is_emulator
-from launcher.states import info_of
+from launcher.run_states import info_of
 from launcher.views.output import unpadded
 from launcher.words import count, number, one_line, span
 from trainer.rundir.usererror import Message

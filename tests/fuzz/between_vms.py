@@ -18,10 +18,10 @@ from tests.fuzz.target import LOOP, target
 from trainer.agent import preemption
 from trainer.agent.agent import Agent
 from trainer.agent.generation import Generation
-from trainer.agent.process import WorkerProcess
 from trainer.agent.rendezvous import Rendezvous
 from trainer.agent.replica import Replica, parse_cluster_spec
 from trainer.agent.settings import Settings
+from trainer.agent.worker_process import WorkerProcess
 from trainer.coordinator.limits import Limits
 from trainer.coordinator.membership import Membership
 from trainer.protocol import messages, wire

@@ -10,7 +10,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from launcher.job.spec import Job
+from launcher.job.job import Job
 from launcher.run import launch
 from tests.integration.command import ROOT, Swell, until
 from trainer.protocol.credentials import new_secret

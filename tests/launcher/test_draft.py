@@ -10,7 +10,7 @@ import pytest
 from launcher import home
 from launcher.draft import LaunchError, create, ends_on_error, prepare, reopen
 from launcher.job.code import Code
-from launcher.job.spec import Job
+from launcher.job.job import Job
 from trainer.rundir.directory import RunDirectory
 
 

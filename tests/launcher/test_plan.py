@@ -17,9 +17,9 @@ from launcher.api.apierror import ApiError
 from launcher.api.vertex import Jobs, JobState
 from launcher.cli import app
 from launcher.job import customjob
+from launcher.job.job import Job
 from launcher.job.machines import MACHINES, PRICES_AS_OF
 from launcher.job.prices import PriceList
-from launcher.job.spec import Job
 from launcher.local.buckets import LocalBuckets
 from launcher.plan import costs, quotas
 from launcher.run import launch

@@ -11,8 +11,8 @@ import pytest
 
 from launcher.emulator.storage.objects import Objects
 from launcher.emulator.vms import places
+from launcher.job.job import Job
 from launcher.job.problem import NO_VM
-from launcher.job.spec import Job
 from launcher.local.emulator import LocalError
 from launcher.target import Target, local, opened, problems, vertex
 
@@ -43,7 +43,7 @@ def test_vertex_ai_needs_nothing_of_this_machine() -> None:
     asked = job(local={"vm": "container"}, container="an-image", **elsewhere)
     assert problems(asked, "vertex") == []
     program = (
-        "import sys; from launcher.job.spec import Job; from launcher.target import problems\n"
+        "import sys; from launcher.job.job import Job; from launcher.target import problems\n"
         f"problems(Job.model_validate({BASE!r}), 'vertex')\n"
         "print([name for name in sys.modules if name.startswith('launcher.emulator')])"
     )

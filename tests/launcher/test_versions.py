@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from launcher import home
 from launcher.cli import app
 from launcher.draft import create, prepare
-from launcher.job.spec import Job
+from launcher.job.job import Job
 from launcher.status.history import History
 from launcher.status.status import build_status
 from launcher.words import line_of

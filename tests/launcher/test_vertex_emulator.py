@@ -19,7 +19,7 @@ from launcher.api.retry import Retries
 from launcher.api.vertex import Jobs
 from launcher.cli import app
 from launcher.job.customjob import build
-from launcher.job.spec import Job
+from launcher.job.job import Job
 from tests.launcher.emulator.running import PATIENCE, Emulator, wait_for
 from tests.launcher.recorded_run import record_attempt
 from trainer.rundir.retry import ONCE

@@ -15,14 +15,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from trainer.agent import preemption
+from trainer.agent.coordinator_process import seat_of
 from trainer.agent.generation import Generation
-from trainer.agent.host import seat_of
 from trainer.agent.link import Link
 from trainer.agent.outcome_watch import OutcomeWatch, RunEnded
-from trainer.agent.process import WorkerProcess, describe_exit
 from trainer.agent.replica import Replica, find_checkpoint_urls
 from trainer.agent.settings import Settings
 from trainer.agent.slots import Slots
+from trainer.agent.worker_process import WorkerProcess, describe_exit
 from trainer.protocol import messages
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.credentials import Credentials

@@ -21,7 +21,7 @@ from typing import Any
 
 import grpc
 
-from trainer.agent.host import Host
+from trainer.agent.coordinator_process import Host
 from trainer.coordinator.seat import Seat
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.credentials import CHANNEL_OPTIONS

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from trainer.agent.process import WorkerProcess
+from trainer.agent.worker_process import WorkerProcess
 from trainer.protocol.messages import Message, ToWorker
 
 SETTLING = 1.0  # seconds after which a world that has begun trains undisturbed

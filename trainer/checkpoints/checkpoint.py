@@ -37,10 +37,10 @@ from trainer.checkpoints.manifest import (
     signed,
 )
 from trainer.checkpoints.retention import Retention
-from trainer.checkpoints.room import Room
 from trainer.checkpoints.scribe import Scribe
 from trainer.checkpoints.shardfile import ShardFile, step_aside, write_shards
 from trainer.checkpoints.shards import SIZES, Layout, Sizes, Slot, as_memory, slots_of
+from trainer.checkpoints.shared_memory import Room
 from trainer.checkpoints.tree import flatten, names_in
 from trainer.protocol.lease import superseded
 from trainer.protocol.session import Session

@@ -3,7 +3,8 @@
 A client of an object store is a Python program: as threads of the process that trains, it takes
 the interpreter's lock from it (benchmarks/checkpoint.py measured steps 1.4 times as long). The
 process has a socket for its standard input. When it is ready it says so. A request is a line of
-JSON, with a file descriptor of the memory (see trainer.checkpoints.room); so is the answer::
+JSON, with a file descriptor of the memory (see trainer.checkpoints.shared_memory); so is the
+answer::
 
     {"ready": true}
     {"folder": "checkpoints/step-000001200", "total": 8, "parts": [[3, 0, 99], …]}

@@ -1,8 +1,8 @@
 """A coordinator's process: `python -m trainer.coordinator`, started by the agent that hosts it.
 
-It speaks JSON lines with its agent over standard input and output: see trainer.agent.host. It
-resigns and exits when its input ends, that is, when its agent is gone, and exits when it leads no
-longer.
+It speaks JSON lines with its agent over standard input and output: see
+trainer.agent.coordinator_process. It resigns and exits when its input ends, that is, when its agent
+is gone, and exits when it leads no longer.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from launcher.emulator.resources import customjobs
 from launcher.emulator.resources.customjobs import JobState, Json
 
 if TYPE_CHECKING:
-    from launcher.emulator.market.steps import StepReader
+    from launcher.emulator.market.progress import StepReader
 
 POLL = 0.25  # seconds
 
@@ -106,6 +106,6 @@ class IncidentInjector:
 
 
 def _step_reader(output: str | None) -> StepReader:
-    from launcher.emulator.market.steps import StepReader  # fsspec: not for every emulator
+    from launcher.emulator.market.progress import StepReader  # fsspec: not for every emulator
 
     return StepReader(output)

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from launcher.emulator.vms import netns, podman
-from launcher.emulator.vms.hosts import HostPlace
+from launcher.emulator.vms.host_places import HostPlace
 from launcher.emulator.vms.netns import FILES, NAMESPACES, Host, Network
 from launcher.emulator.vms.podman import Podman
 from launcher.emulator.vms.processes import signal_session

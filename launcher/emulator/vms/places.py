@@ -26,7 +26,7 @@ from typing import Protocol
 from launcher.emulator.vms import containers, netns
 from launcher.emulator.vms.address import LoopbackAddress
 from launcher.emulator.vms.containers import ContainerSite
-from launcher.emulator.vms.hosts import NamespaceSite
+from launcher.emulator.vms.host_places import NamespaceSite
 from launcher.emulator.vms.processes import signal_session
 from launcher.emulator.vms.program import Program
 

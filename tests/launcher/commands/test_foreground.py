@@ -13,7 +13,7 @@ import pytest
 from launcher import home
 from launcher.commands import foreground
 from launcher.commands.foreground import launch_detached
-from launcher.job.spec import Job
+from launcher.job.job import Job
 from launcher.local.emulator import LocalError
 from launcher.status.status import read_status
 

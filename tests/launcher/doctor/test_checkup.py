@@ -21,7 +21,7 @@ from launcher.doctor import localchecks
 from launcher.doctor.checkup import Check, Finding, examine, failed, passed, unknown
 from launcher.doctor.report import print_findings
 from launcher.doctor.rounds import checks_of
-from launcher.job.spec import Job
+from launcher.job.job import Job
 
 
 def raising(error: Exception) -> Check:

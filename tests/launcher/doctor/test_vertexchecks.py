@@ -14,7 +14,7 @@ from launcher.cli import app
 from launcher.doctor.checkup import Finding, examine
 from launcher.doctor.cloud import Cloud
 from launcher.doctor.vertexchecks import credentials, vertex_checks
-from launcher.job.spec import Job
+from launcher.job.job import Job
 from tests.launcher.doctor.google import ACCOUNT, METRIC, Google, error
 from tests.storage import StorageServer, storage_server
 

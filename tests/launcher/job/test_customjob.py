@@ -3,8 +3,8 @@ from __future__ import annotations
 import json
 
 from launcher.job import customjob
+from launcher.job.job import Job
 from launcher.job.pool import Container, Pool
-from launcher.job.spec import Job
 
 JOB = Job(
     name="digits",

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 
 from launcher.job import customjob
+from launcher.job.job import Job
 from launcher.job.machines import MACHINES
-from launcher.job.spec import Job
 from tests.launcher.job.job_fields import RUNTIMES, Fields, jobs
 
 

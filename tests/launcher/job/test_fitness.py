@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from launcher.job.fitness import LOCAL_BUCKET, NO_BUCKET, misfits, output_of
+from launcher.job.job import Job
 from launcher.job.problem import NO_EFFECT, NOT_SENT, RESERVED
-from launcher.job.spec import Job
 
 BASE = {"name": "j", "task": "package.module:Class", "pools": ["a2-highgpu-1g"]}
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from launcher.job.job import Job
 from launcher.job.jobfile import JobFileError
-from launcher.job.spec import Job
 from launcher.target import load_job
 from trainer.agent.settings import Settings
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from launcher.job.spec import Job
+from launcher.job.job import Job
 from launcher.supervision.attempt import REFUSED, Attempt
 from launcher.supervision.choices import Choice, choices_of
 from launcher.supervision.policy import (

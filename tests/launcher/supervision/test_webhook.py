@@ -14,9 +14,9 @@ import pytest
 
 from launcher import home
 from launcher.draft import LaunchError
+from launcher.job.job import Job
 from launcher.job.notify import News, Notify
 from launcher.job.pool import Pool
-from launcher.job.spec import Job
 from launcher.run import launch
 from launcher.supervision.webhook import (
     Patience,

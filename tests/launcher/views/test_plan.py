@@ -14,9 +14,9 @@ from hypothesis import given
 from typer.testing import CliRunner
 
 from launcher.cli import app
+from launcher.job.job import Job
 from launcher.job.machines import MACHINES, PRICES_AS_OF
 from launcher.job.prices import PriceList
-from launcher.job.spec import Job
 from launcher.plan import request_of
 from launcher.views import plan
 from tests.launcher.job.job_fields import Fields, jobs

@@ -21,8 +21,8 @@ from tests.integration.command import ROOT, until
 from trainer.checkpoints.checkpoint import Checkpointer
 from trainer.checkpoints.manifest import committed_steps
 from trainer.checkpoints.restore import Alone, load
-from trainer.checkpoints.room import Room
 from trainer.checkpoints.scribe import Scribe
+from trainer.checkpoints.shared_memory import Room
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import CHECKPOINTS
 

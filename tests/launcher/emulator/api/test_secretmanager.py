@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from launcher.api.delivery import delivered
 from launcher.emulator.api.secretmanager import Secrets, access_route
 from launcher.emulator.resources.errors import ApiError
-from launcher.job.spec import Job
+from launcher.job.job import Job
 from tests.launcher.emulator.running import Emulator, pool
 from trainer.rundir.directory import RunDirectory
 

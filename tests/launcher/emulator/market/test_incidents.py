@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from launcher.emulator.market.incidents import Incident, Progress, due, from_file, needs_steps
-from launcher.emulator.market.steps import StepReader
+from launcher.emulator.market.progress import StepReader
 from launcher.job import marketfile
 from launcher.job.durations import Steps
 from tests.launcher.emulator.running import Emulator, pool, wait_for

@@ -130,7 +130,7 @@ def _send(process: Process | None, **order: Any) -> None:
 def _kill(process: Process | None) -> None:
     if process is not None and process.returncode is None:
         with suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)  # see trainer.agent.process
+            os.kill(process.pid, signal.SIGKILL)  # see trainer.agent.worker_process
 
 
 async def _close(process: Process | None, *, resign: bool) -> None:

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.trainer.ranks import PATIENCE
-from trainer.agent.host import Host
+from trainer.agent.coordinator_process import Host
 from trainer.coordinator.limits import Limits
 from trainer.coordinator.seat import Seat
 from trainer.protocol.credentials import Credentials, new_secret
@@ -169,7 +169,7 @@ def test_the_token_is_in_no_argv_and_no_environment(run_dir: RunDirectory) -> No
 
 AGENT = """
 import asyncio, sys
-from tests.trainer.agent.test_host import Host, RunDirectory, child, seat
+from tests.trainer.agent.test_coordinator_process import Host, RunDirectory, child, seat
 
 async def body():
     host = Host(seat(RunDirectory(sys.argv[1])))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from launcher.job.spec import Job
+from launcher.job.job import Job
 
 # A number, a word or a duration may also come out of the environment: ${NAME}.
 _REFERENCE = {"type": "string", "pattern": r"\$\{[A-Za-z_]"}

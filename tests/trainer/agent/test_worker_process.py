@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.trainer.ranks import PATIENCE
-from trainer.agent.process import WorkerProcess, describe_exit
+from trainer.agent.worker_process import WorkerProcess, describe_exit
 from trainer.protocol.messages import (
     Abort,
     Event,

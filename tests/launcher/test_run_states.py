@@ -12,7 +12,7 @@ from rich.style import Style
 from typer.testing import CliRunner
 
 from launcher.cli import app
-from launcher.states import BAD_INPUT, STATES, State, info_of
+from launcher.run_states import BAD_INPUT, STATES, State, info_of
 from launcher.status.history import History
 from launcher.status.status import Outcome, state_of
 from launcher.supervision.attempt import ENDED, SUBMITTING

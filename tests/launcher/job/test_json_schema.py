@@ -14,8 +14,8 @@ from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
 from launcher.cli import app
-from launcher.job.schema import job_schema
-from launcher.job.spec import Job
+from launcher.job.job import Job
+from launcher.job.json_schema import job_schema
 from launcher.job.yamlfile import read_yaml
 from tests.launcher.job.job_fields import Fields, jobs
 from tests.launcher.job.limits_table import base_job
