@@ -45,8 +45,13 @@ quick: $(DONE)/swell  ## lint, types and everything pure, in a minute and a half
 	  $(BIN)/python -m pytest -q -n auto --dist worksteal --hypothesis-profile=quick $(PURE) $(PYTEST_ARGS); \
 	  tests=$$?; wait $$types && exit $$tests
 
-test: setup check  ## lint, type check and all tests
-	@$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
+# Most tests with real processes wait most of the time: for a VM, a timeout, a market.
+WORKERS ?= $(shell echo $$((2 * $$(nproc))))
+
+test: setup lint  ## lint, type check and all tests
+	@$(BIN)/mypy & types=$$!; \
+	  $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS); \
+	  tests=$$?; wait $$types && exit $$tests
 
 storm: setup  ## 50 random events from a seed, printed at the start (CHAOS_SEED=N repeats them)
 	@CHAOS_EVENTS=50 $(BIN)/python -m pytest tests/chaos/test_storm.py $(PYTEST_ARGS)

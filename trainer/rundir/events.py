@@ -14,6 +14,7 @@ event                     further fields
 attempt_started           attempt, job, region, choice      (launcher)
 attempt_ended             attempt, state, verdict, reason   (launcher)
 attempt_due               attempt, choice, seconds          (launcher; when it has to wait)
+attempt_left              attempt, reason                   (launcher; another is tried instead)
 moved                     attempt, region, home             (launcher; the run directory stays)
 stockout                  attempt, region, reason           (launcher)
 stop_asked                reason                            (launcher; a limit is reached)

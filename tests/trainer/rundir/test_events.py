@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 from itertools import count
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.rundir import formats
+from trainer.rundir import events, formats
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventReader, EventWriter, read_events
 from trainer.rundir.names import EVENTS
@@ -281,3 +282,18 @@ def test_a_damaged_first_line_hides_nothing(run_dir: RunDirectory, first: bytes)
     event = b'{"event": "loss", "time": 1.0}'
     run_dir.store.write(f"{EVENTS}/w/000000.jsonl", first + b"\n" + event + b"\n")
     assert kinds(read_events(run_dir)) == ["loss"]
+
+
+def test_the_vocabulary_has_what_the_code_emits_and_nothing_else() -> None:
+    root = Path(__file__).parents[3]
+    emitted = set()
+    for path in (*(root / "trainer").rglob("*.py"), *(root / "launcher").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if not isinstance(node, ast.Call) or not node.args:
+                continue
+            name, first = ast.unparse(node.func).rpartition(".")[2], node.args[0]
+            if name.strip("_") in ("emit", "report") and isinstance(first, ast.Constant):
+                emitted.add(first.value)
+    rows = str(events.__doc__).partition("further fields\n")[2].partition("\n\n")[0]
+    known = {line.split()[0] for line in rows.splitlines() if line[:1].isalpha()}
+    assert emitted == known - {"event", "unreadable"}  # the latter is made by readers
