@@ -49,7 +49,7 @@ _NAMES = {
     "job.notify": "Notify",
     "job.pool": "Container Package Pool",
     "job.scheduling": "Scheduling",
-    "job.spec": "Checkpoint Elastic Job",
+    "job.job": "Checkpoint Elastic Job",
     "local.emulator": "LocalError",
     "run": "Run attach launch",
     "status.status": "Outcome",
