@@ -52,6 +52,6 @@ def test_an_image_that_is_too_old_for_a_checkpoint_says_so_to_whoever_launched(
     assert status["state"] == "failed"
     assert status["reason"].endswith(
         f"\n{CHECKPOINT}/manifest.json is of format 4, written by Swell 7.1; "
-        f"Swell {version()} knows up to 3: update the image (container.image)"
+        f"Swell {version()} knows up to 3: update the image (container.image) [SW2026]"
     )
     assert "Traceback" not in launch.stdout + launch.stderr
