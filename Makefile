@@ -45,8 +45,8 @@ quick: $(DONE)/swell  ## lint, types and everything pure, in a minute and a half
 	  $(BIN)/python -m pytest -q -n auto --dist worksteal --hypothesis-profile=quick $(PURE) $(PYTEST_ARGS); \
 	  tests=$$?; wait $$types && exit $$tests
 
-# Most tests with real processes wait most of the time: for a VM, a timeout, a market.
-WORKERS ?= $(shell echo $$((2 * $$(nproc))))
+# One worker a core: with two, tests of real processes are in each other's way.
+WORKERS ?= auto
 
 test: setup lint  ## lint, type check and all tests
 	@$(BIN)/mypy & types=$$!; \
