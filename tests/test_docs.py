@@ -118,4 +118,4 @@ def test_the_index_has_every_page() -> None:
 
 def test_the_readmes_job_file_is_right() -> None:
     [first, *_] = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    Job.model_validate(yaml.safe_load(first))
+    assert Job.model_validate(yaml.safe_load(first)).replicas()

@@ -51,6 +51,7 @@ def test_a_leader_that_was_replaced_lets_its_agents_go(tmp_path: Path) -> None:
             await agent.hello(A)
             create_claim(leader.run_dir, Claim(2, "new#0", "127.0.0.1:1"))
             await agent.ended()
+            assert leader.run_dir.outcome() is None, "the run goes on"
 
     asyncio.run(body())
 

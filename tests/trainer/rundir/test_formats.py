@@ -75,7 +75,9 @@ def test_an_older_run_is_opened_and_does_not_go_on() -> None:
 
 
 def test_a_run_of_today_goes_on() -> None:
-    require_usable({"id": "r1", **formats.RUN.stamp()}, "x")
+    run = {"id": "r1", **formats.RUN.stamp()}
+    require_usable(run, "x")
+    assert formats.RUN.found(run, "x") == formats.RUN.number
 
 
 def test_the_version_is_that_of_the_package() -> None:
