@@ -133,6 +133,8 @@ def _text(event: EventRecord) -> str | None:
             return f"step {step} is not saved{why}"
         case EventRecord(event="store_unavailable"):
             return f"the run directory does not answer{why}; trying again"
+        case EventRecord(event="worker_replaced", rank=int(rank)):
+            return f"the worker of rank {rank} is replaced{why}"
         case EventRecord(event="task_failed", rank=int(rank), step=int(step)):
             return f"the task raised in rank {rank} at step {step}"
         case EventRecord(event="finished", state=str(state)) if ending := info_of(state).ending:

@@ -25,6 +25,8 @@ NOT_FOR_USERS = {
     "trainer/agent/agent.py Rejoin": "starts the agent again",
     "trainer/agent/outcome_watch.py RunEnded": "ends the agent's tasks",
     "trainer/checkpoints/tree.py NotPortable": "is raised by the program that a user debugs",
+    "trainer/engine/mistake.py StandsAlone": "starts the worker again",
+    "trainer/engine/values.py Unportable": "becomes a Mistake",
     "trainer/health.py Unfit": "is read by `swell image check`, which has ids of its own",
     "trainer/rundir/bundle.py BundleError": "becomes a CodeError",
     "trainer/rundir/retry.py StoreUnavailable": "is an OSError",

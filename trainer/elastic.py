@@ -42,12 +42,12 @@ from typing import Any
 
 from trainer.engine.data import Order
 from trainer.engine.state import State
-from trainer.engine.step import Step
+from trainer.engine.step import Plan, Step
 from trainer.engine.steps import Steps
 from trainer.protocol.channel import current_channel
 from trainer.protocol.session import current_session
 
-__all__ = ["State", "Step", "batches", "checkpoint", "report", "steps", "stop"]
+__all__ = ["Plan", "State", "Step", "batches", "checkpoint", "report", "steps", "stop"]
 
 _running: Steps | None = None
 _keep: Callable[[Any], None] | None = None  # set in a worker that runs a script

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from typing import Any
 
 import torch
@@ -17,6 +17,11 @@ class Task:
     ``dataset``, ``model``, ``optimizer`` and ``loss`` must be written. They are called
     in each worker, and must give the same result everywhere: seed what is random.
 
+    ``batch``, ``loss`` and ``evaluate`` may take the step as one more argument (see
+    ``trainer.elastic.Plan``): ``step.number``, ``step.epoch`` and ``step.progress`` are the same on
+    all workers, and after any loss; a counter of the task's own would begin anew on a newcomer.
+    So an attribute of the task cannot change while it trains, unless ``state`` declares it.
+
     Attributes:
         epochs: passes over the data.
         global_batch: samples of one step over all workers, whatever their number.
@@ -28,6 +33,12 @@ class Task:
     global_batch: int = 32
     micro_batch: int | None = None
     seed: int = 0
+    _watch: Callable[[str, Any], None] | None = None  # set while it trains
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._watch is not None:
+            self._watch(name, value)
+        super().__setattr__(name, value)
 
     def dataset(self) -> Sized:
         """The training data: anything with a length and integer indexing."""
@@ -45,14 +56,29 @@ class Task:
         """A learning rate schedule that is stepped once after each step, or None."""
         return None
 
-    def batch(self, dataset: Any, indices: Tensor) -> Any:
+    def batch(self, dataset: Any, indices: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The samples ``indices`` (int64, shape [n]) as one batch on the CPU."""
         return torch.utils.data.default_collate([dataset[int(i)] for i in indices])
 
-    def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """The *mean* loss over the samples of ``batch``, as a scalar."""
+    def loss(self, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, Tensor | float]:
+        """``loss(model, batch)`` or ``loss(model, batch, step)``: what is minimised, a scalar.
+
+        Returns the *mean* loss over the samples of ``batch``; or (sum, count), for a mean over
+        something else than samples, such as tokens that are no padding: the sums and the counts of
+        all micro-batches and workers are added up before one is divided by the other. A mean over
+        the tokens of each micro-batch would depend on how the batch was split.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define loss(model, batch)")
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Metrics of the model as it is, by name; called on every worker after each epoch."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """What else survives, by name, with its first value; the names become attributes.
+
+        A value is a number, a string, a tensor, an array, an enum, a dataclass, or dicts and lists
+        of them: ``self.temperature = 0.9`` changes it for good. A part with ``state_dict`` and
+        ``load_state_dict`` travels by them.
+        """
         return {}

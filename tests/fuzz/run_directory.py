@@ -103,6 +103,7 @@ EVENTS: list[dict[str, Any]] = [
     {"event": "waiting", "time": 5.0, "slots": 1, "min_workers": 2},
     {"event": "checkpoint_committed", "time": 6.0, "step": 2, "bytes": 10, "seconds": 0.1},
     {"event": "task_failed", "time": 6.0, "member": "a", "rank": 0, "step": 1, "reason": "x"},
+    {"event": "worker_replaced", "time": 6.0, "step": 2, "rank": 0, "reason": "x", "replaced": 1},
     {"event": "attempt_started", "time": 0.0, "attempt": 1, "job": "j", "region": "r"},
     {"event": "finished", "time": 7.0, "state": "succeeded", "reason": "", "step": 2},
 ]

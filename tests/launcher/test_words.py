@@ -49,6 +49,10 @@ WORTH_A_LINE = [
     ),
     (event("evaluated", step=16, metrics={"loss": 0.25}), "evaluated at step 16: loss 0.25"),
     (event("checkpoint_committed", step=5, bytes=9), "checkpoint of step 5 is saved"),
+    (
+        event("worker_replaced", step=9, rank=2, reason="it differs", replaced=1),
+        "the worker of rank 2 is replaced (it differs)",
+    ),
     (event("task_failed", member="a", rank=3, step=9), "the task raised in rank 3 at step 9"),
     (event("finished", state="limited", step=9), "the run has reached a limit at step 9"),
     (event("finished", state="succeeded"), "the run is complete"),

@@ -72,6 +72,7 @@ class Writing:
     layout: Layout
     urgent: bool
     about: dict[str, Any]
+    digest: int
     copied: Callable[[], None]  # returns when copies from a GPU have arrived
     lost: Callable[[], bool]
     began: float
@@ -164,6 +165,7 @@ class Checkpointer:
         size: int = 1,
         world: str = "alone",
         about: dict[str, Any] | None = None,
+        digest: int = 0,
         wait: bool = False,
         until: float | None = None,
         lost: Callable[[], bool] = lambda: False,
@@ -179,6 +181,8 @@ class Checkpointer:
             rank, size: this rank, and how many write.
             world: tells this world from every other: no two may use the same text.
             about: plain values for the manifest; rank 0's count.
+            digest: of the whole state as this rank holds it. Unless all ranks' are equal, there is
+                no checkpoint: it would mix the states of several.
             wait: return only when the checkpoint is there, or has failed.
             until: this state may be lost soon: it is written though another one is still being
                 written, unless that would take longer than until this time of the clock (math.inf
@@ -219,6 +223,7 @@ class Checkpointer:
             skeleton=skeleton,
             layout=layout,
             urgent=urgent,
+            digest=digest,
             about={**(about or {}), "torch": str(torch.__version__), "world_size": size},
             copied=copied,
             lost=lost,
@@ -335,6 +340,7 @@ class Checkpointer:
         receipt = {
             "rank": writing.rank,
             "layout": sha256_of([slot.to_json() for slot in writing.layout.slots]),
+            "digest": f"{writing.digest:016x}",
             "shards": [vars(shard) for shard in shards],
         }
         if writing.rank == 0:
@@ -380,6 +386,9 @@ class Checkpointer:
         layouts = {receipt.get("layout") for receipt in receipts}
         if len(layouts) != 1 or "skeleton" not in receipts[0]:
             self._failed(writing.step, "the ranks' states differ in shape")
+            return
+        if len({receipt.get("digest") for receipt in receipts}) != 1:
+            self._failed(writing.step, "the ranks do not hold the same state")
             return
         if superseded(self._run_dir, writing.world):
             self._failed(writing.step, "a later leader has formed another world")

@@ -250,7 +250,7 @@ def _exchanged(exchange: Exchange, data: bytes | None, shard: ShardFile, root: i
     if data is not None:
         flat = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     else:
-        flat = torch.empty(shard.bytes, dtype=torch.uint8)
+        flat = torch.empty(shard.bytes, dtype=torch.uint8, device="cpu")
     exchange.broadcast(flat, root)
     return flat.numpy().tobytes() if data is None else data
 

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field, fields
 
 import horovod.torch as hvd
 import torch
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What a rank's program loops over, in numbers that float64 holds exactly.
+
+    Attributes:
+        samples: size of its data set; 0 without one.
+        batch: the global batch.
+        order: what fixes the order of the data: a digest of the seed.
+        total: steps of the whole run.
+    """
+
+    samples: int = 0
+    batch: int = 0
+    order: int = 0
+    total: int = 0
 
 
 @dataclass(frozen=True)
@@ -16,11 +33,13 @@ class Holding:
         step: steps completed.
         clean: whether its state is exactly that of ``step``, trained or received.
         speed: samples per second that it computed at last; 0 when it is not known.
+        loop: what it loops over.
     """
 
     step: int
     clean: bool
     speed: float = 0.0
+    loop: Loop = field(default_factory=Loop)
 
 
 @dataclass(frozen=True)
@@ -54,9 +73,22 @@ class Agreement:
         """Whether all ranks hold the same state already."""
         return all(map(self.is_held_by, self.holdings))
 
+    @property
+    def unlike(self) -> dict[str, list[int]]:
+        """What the ranks do not loop over alike: by the name in ``Loop``, each rank's number."""
+        loops = [one.loop for one in self.holdings]
+        found = {one.name: [getattr(loop, one.name) for loop in loops] for one in fields(Loop)}
+        return {name: values for name, values in found.items() if len(set(values)) > 1}
+
 
 def agree(mine: Holding) -> Agreement:
     """Tells all ranks what this one holds. A collective: every rank must call it."""
-    numbers = torch.tensor([[mine.step, mine.clean, mine.speed]], dtype=torch.float64)
+    row = [mine.step, mine.clean, mine.speed, *astuple(mine.loop)]
+    numbers = torch.tensor([row], dtype=torch.float64, device="cpu")
     told = hvd.allgather(numbers, name="state.held").tolist()
-    return Agreement(tuple(Holding(int(step), bool(clean), speed) for step, clean, speed in told))
+    return Agreement(
+        tuple(
+            Holding(int(step), bool(clean), speed, Loop(*map(int, loop)))
+            for step, clean, speed, *loop in told
+        )
+    )

@@ -52,8 +52,8 @@ class Order:
     def permutation(self, epoch: int) -> Tensor:
         """The order of epoch ``epoch``: int64, shape [samples]."""
         digest = hashlib.sha256(f"{self.seed}/{epoch}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        return torch.randperm(self.samples, generator=generator)
+        generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        return torch.randperm(self.samples, generator=generator, device="cpu")
 
     def bounds(self, step: int) -> tuple[int, int]:
         """The slice [start, stop) of its epoch's permutation that the next step takes."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 def warm_up() -> None:
     """Takes an optimizer step: at a process's first, torch imports seconds' worth of modules."""
-    parameter = torch.nn.Parameter(torch.zeros(1))
+    parameter = torch.nn.Parameter(torch.zeros(1, device="cpu"))
     optimizer = torch.optim.SGD([parameter], lr=0.0)
     parameter.sum().backward()
     optimizer.step()

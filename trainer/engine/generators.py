@@ -26,7 +26,7 @@ def generators_state() -> dict[str, Any]:
     version, numbers, gauss = random.getstate()
     numpy: dict[str, Any] = np.random.get_state(legacy=False)
     state: dict[str, Any] = {
-        "python": [version, torch.tensor(numbers), gauss],
+        "python": [version, torch.tensor(numbers, device="cpu"), gauss],
         "numpy": {**numpy, "state": {**numpy["state"], "key": _tensor(numpy["state"]["key"])}},
         "torch": torch.get_rng_state(),
     }

@@ -1,11 +1,16 @@
 """Gradients in flat buckets, each sent by one allreduce as soon as backward has filled it.
 
-Parameters' ``.grad`` are views into the buckets when the optimizer reads them. A step's
-first gradient of a parameter is copied into its bucket while it is in the processor's cache,
-which is quicker than to clear the bucket and to add to it; those of further micro-batches
-are added there. Horovod sums a bucket over the ranks in place. A few numbers travel with
-the gradients in the same buffer: the step's loss and sample count, and the flag by which
-all ranks learn at the same step that the world is asked to pause.
+A step's first gradient of a parameter is copied into its bucket while it is in the processor's
+cache, which is quicker than to clear the bucket and to add to it; those of further micro-batches
+are added there. Horovod sums a bucket over the ranks in place. With its gradients a bucket carries
+which parameters were reached: what no rank has reached keeps no gradient, as in a plain loop. The
+last bucket goes out when all of backward is over, and carries the step's numbers: its loss, its
+samples, and the flag by which all ranks learn at the same step that the world is asked to pause.
+
+A parameter may be reached several times in one backward pass, when a block that is used several
+times is recomputed. How often is learned from the steps before, so a bucket goes out early if it
+is likely to be complete. Where that was wrong, the parameter's gradient is a new tensor by then:
+whatever is being sent is never added to. What came late is summed in a second round, on all ranks.
 
 A step costs less than with DistributedOptimizer and about what it costs with DDP; see
 benchmarks/steady.py, and docs/figures.md for what it found. Most of what Horovod's own threads
@@ -17,16 +22,21 @@ processors that backward needs.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import horovod.torch as hvd
 import torch
+from horovod.common.exceptions import HorovodInternalError
 from torch import Tensor, nn
+
+from trainer.engine.backward import BackwardEnd
+from trainer.engine.mistake import Mistake
 
 BUCKET_BYTES = 4 * 2**20  # see benchmarks/steady.py --only buckets
 SHORTEST_NAP = 50e-6  # seconds
 LONGEST_NAP = 1e-3  # seconds
+_FAULT = "this is a fault of Swell, of Horovod or of a machine's memory"
 
 
 class Bucket:
@@ -37,171 +47,409 @@ class Bucket:
 
     Attributes:
         flat: the gradients; a view of ``wire`` unless their precision is low.
-        wire: what is sent: the gradients, then ``extras`` further numbers.
+        wire: what is sent: the gradients, a flag for each parameter, then ``tail`` numbers.
+        reached, tail: views of it.
         parameters: in the order in which backward is expected to reach them.
+        missing: how many arrivals are still expected.
+        sent: whether it is on its way, or has been.
     """
 
-    def __init__(self, parameters: list[nn.Parameter], extras: int) -> None:
+    def __init__(self, parameters: list[nn.Parameter], tail: int) -> None:
         first = parameters[0]
         numel = sum(p.numel() for p in parameters)
         low = first.dtype in (torch.bfloat16, torch.float16)
         dtype = torch.float32 if low else first.dtype
-        self.wire = torch.zeros(numel + extras, dtype=dtype, device=first.device)
-        self.gradients, self.extras = self.wire[:numel], self.wire[numel:]
+        room = numel + len(parameters) + tail
+        self.wire = torch.zeros(room, dtype=dtype, device=first.device)
+        self.gradients = self.wire[:numel]
+        self.reached = self.wire[numel : numel + len(parameters)]
+        self.tail = self.wire[numel + len(parameters) :]
         self.flat = self.gradients.to(first.dtype)  # the same memory unless it is low
         self.parameters = parameters
-        self.missing = len(parameters)
+        self.missing = 0
+        self.sent = False
         views = self.flat.split([p.numel() for p in parameters])
-        self.views = {id(p): view.view_as(p) for p, view in zip(parameters, views, strict=True)}
-        self.filled = set(self.views)  # whose views hold this step's gradients; zeros at first
-        self.bind()
-
-    def bind(self) -> None:
-        """Makes the parameters' gradients views into the bucket (again)."""
-        for parameter in self.parameters:
-            parameter.grad = self.views[id(parameter)]
+        self.views = [view.view_as(p) for p, view in zip(parameters, views, strict=True)]
+        self.places = {id(p): view for p, view in zip(parameters, self.views, strict=True)}
 
     def clear(self) -> None:
         """Lets go of the gradients: the first ones that come overwrite what is in the bucket."""
-        self.filled.clear()
+        self.sent = False
         for parameter in self.parameters:
             parameter.grad = None
 
     def take(self, parameter: Tensor) -> None:
         """Backward has added to the parameter's gradient: it goes in the bucket."""
-        view = self.views[id(parameter)]
+        view = self.places[id(parameter)]
         if parameter.grad is not view:  # the first of a step, or somebody called zero_grad()
             assert parameter.grad is not None
             view.copy_(parameter.grad)
             parameter.grad = view
-            self.filled.add(id(parameter))
 
-    def complete(self) -> None:
-        """Nothing more will come: what backward did not reach is zero."""
-        for key, view in self.views.items():
-            if key not in self.filled:
+    def pack(self) -> None:
+        """Makes the wire ready to be sent. What still comes, comes in memory of its own."""
+        reached = [parameter.grad is not None for parameter in self.parameters]
+        for parameter, view, one in zip(self.parameters, self.views, reached, strict=True):
+            if one:
+                self.take(parameter)  # where the program has set it by itself
+                parameter.grad = None
+            else:
                 view.zero_()
+        if all(reached):
+            self.reached.fill_(1.0)
+        else:
+            self.reached.copy_(torch.tensor(reached, device="cpu"))
+        if self.flat is not self.gradients:
+            self.gradients.copy_(self.flat)
+        self.sent = True
+
+    def unpack(self, reached: Sequence[float]) -> None:
+        """Makes what was summed the parameters' gradients; None for what no rank has reached."""
+        if self.flat is not self.gradients:
+            self.flat.copy_(self.gradients)
+        for parameter, view, count in zip(self.parameters, self.views, reached, strict=True):
+            parameter.grad = view if count > 0.5 else None
 
 
 class GradientBuckets:
     """All gradients of a model, summed over the world bucket by bucket.
 
     Args:
-        parameters: those with ``requires_grad``, in the model's order.
-        extras: how many numbers travel along with each step's gradients.
+        parameters: those with ``requires_grad``, in the model's order; at least one.
+        tail: how many numbers travel along with each step's gradients.
+        size: how many ranks the world has. One alone sends nothing.
         bucket_bytes: the size a bucket is filled up to; None for BUCKET_BYTES.
         check: called whenever backward has reached a parameter. It raises to end a backward
             pass whose gradients nobody waits for any more.
+        name: names a parameter, for errors.
+
+    Attributes:
+        broken: what a hook has raised in this step; the program may have caught it.
     """
 
     def __init__(
         self,
         parameters: Iterable[nn.Parameter],
-        extras: int,
+        tail: int,
+        size: int,
         bucket_bytes: int | None = None,
         check: Callable[[], None] = lambda: None,
+        name: Callable[[Tensor], str] = lambda parameter: "a parameter",
     ) -> None:
-        trained = [p for p in parameters if p.requires_grad]
-        if not trained:
-            raise ValueError("the model has no parameter with requires_grad")
+        trained = list(parameters)
         groups = _group(reversed(trained), bucket_bytes or BUCKET_BYTES)
         self._buckets = [
-            Bucket(group, extras if i == len(groups) - 1 else 0) for i, group in enumerate(groups)
+            Bucket(group, tail if i == len(groups) - 1 else 0) for i, group in enumerate(groups)
         ]
+        self._alone = size == 1
         self._check = check
+        self._name = name
         self._handles: list[int] = []
         self._next = 0  # buckets go out in order, so that all ranks send them alike
         self._armed = False
         self._summed = False
-        self._fill: Callable[[], list[float]] | None = None
+        self._late = False
+        self._passes = 0
+        self._skip = 0
+        self._witness: Witness | None = None
+        self._kept: dict[int, Tensor] = {}
+        self.broken: Mistake | None = None
         self._finish: Callable[[], None] | None = None
+        self._end = BackwardEnd(self._ended)
         self._of = {id(p): bucket for bucket in self._buckets for p in bucket.parameters}
-        for parameter in trained:
-            parameter.register_post_accumulate_grad_hook(self._arrived)
+        self._arrivals = dict.fromkeys(self._of, 0)  # in this backward pass
+        self._expected: dict[int, int] = {}  # the most there were in one; empty before the first
+        self._hooks = [p.register_post_accumulate_grad_hook(self._arrived) for p in trained]
 
-    def zero(self) -> None:
-        """Clears all gradients, and forgets whatever an interrupted step left behind."""
-        self._armed = self._summed = False
+    def close(self) -> None:
+        """Lets go of the parameters; they keep no gradient."""
+        for hook in self._hooks:
+            hook.remove()
+        for bucket in self._buckets:
+            bucket.clear()
+
+    def zero(self, witness: bool = False, unused: Iterable[nn.Parameter] = ()) -> None:
+        """Clears all gradients, and forgets whatever an interrupted step left behind.
+
+        Args:
+            witness: whether the step's sum is checked by a second one (see ``witnessed``).
+            unused: parameters whose gradients no optimizer has used. What the program does not
+                clear of them it means to add to, and that is refused.
+        """
+        self._kept = {id(p): p.grad.clone() for p in unused if p.grad is not None}
+        self._witness = Witness(self._of) if witness else None
+        self._armed = self._summed = self._late = False
+        self._passes = self._skip = 0
+        self._next = 0
+        self.broken = None
         self._handles.clear()
         for bucket in self._buckets:
             bucket.clear()
+            for parameter in bucket.parameters:
+                parameter.grad = self._kept.get(id(parameter))
 
     def disarm(self) -> None:
         """The next backward pass is not the last one of its step after all."""
         self._armed = False
 
-    def arm(
-        self, fill: Callable[[], list[float]], finish: Callable[[], None] | None = None
-    ) -> None:
+    def arm(self, finish: Callable[[], None] | None = None, skip: int = 0) -> None:
         """From now on, a bucket is sent when backward has added to all its parameters.
 
         Called before the last backward pass of a step, or alone when a rank has no
         sample in a step.
 
         Args:
-            fill: gives the ``extras`` numbers, at the moment the last bucket is sent.
             finish: called at the end of that backward pass, before ``backward()`` returns.
+            skip: how many backward passes come before the last one.
         """
-        self._fill = fill
         self._finish = finish
-        self._next = 0
-        self._armed = True
+        self._skip = skip
+        self._armed = not skip
+        for key in self._arrivals:
+            self._arrivals[key] = 0
         for bucket in self._buckets:
-            bucket.missing = len(bucket.parameters)
+            bucket.missing = sum(self._expected.get(id(p), 1) for p in bucket.parameters)
 
-    def reduce(self) -> list[float]:
-        """Sends what backward did not reach, waits for all sums, and returns the summed extras.
+    @property
+    def passes(self) -> int:
+        """How many backward passes of this step have reached a parameter, and ended."""
+        return self._passes
 
-        Raises HorovodInternalError when a peer was lost; the gradients mean nothing then.
+    @property
+    def tail_device(self) -> torch.device:
+        """Where the numbers travel from."""
+        return self._buckets[-1].wire.device
+
+    def reduce(self, fill: Callable[[bool], Tensor]) -> Tensor:
+        """Sends what was not sent yet, waits for all sums, and returns the summed numbers.
+
+        Args:
+            fill: gives the ``tail`` numbers of this rank: any float type, shape [tail]; it is
+                told whether gradients of this rank are left for the second round.
+
+        Returns the sums, float64, shape [tail], on the CPU; the gradients are not the parameters'
+        yet (see ``settle``). Raises HorovodInternalError when a peer was lost; the gradients mean
+        nothing then.
         """
-        while self._next < len(self._buckets):
+        while self._next < len(self._buckets) - 1:
             self._send()
+        self._late = any(p.grad is not None for b in self._buckets if b.sent for p in b.parameters)
+        for bucket in self._buckets:
+            if self._late or not bucket.sent:
+                self._account(bucket)
+        self._buckets[-1].tail.copy_(fill(self._late))
+        self._send()
         self._armed = False
         self._summed = True
-        for handle in self._handles:
-            _wait(handle)
-        self._handles.clear()
+        self._learn()
+        self._wait_for_all()
+        return self._buckets[-1].tail.to("cpu", torch.float64)
+
+    def reduce_late(self) -> None:
+        """The second round: all ranks call it, if any has gradients left for it."""
+        late = [any(p.grad is not None for p in bucket.parameters) for bucket in self._buckets]
+        wanted = torch.tensor(late, dtype=torch.int32, device="cpu")
+        if not self._alone:
+            wanted = hvd.allreduce(wanted, op=hvd.Max, name="gradients.late")
+        first: dict[int, Tensor] = {}
+        for index, want in enumerate(wanted.tolist()):
+            if not want:
+                continue
+            bucket = self._buckets[index]
+            first[index] = bucket.wire.clone()
+            bucket.pack()
+            bucket.tail.zero_()
+            self._submit(bucket, f"gradients.late.{index}")
+        self._wait_for_all()
+        for index, wire in first.items():
+            self._buckets[index].wire.add_(wire)
+
+    def settle(self, divide_by: float = 1.0) -> None:
+        """Makes the sums the parameters' gradients, each divided by a number."""
+        buckets = self._buckets
+        if divide_by != 1.0:
+            for bucket in buckets:
+                bucket.gradients.div_(divide_by)
+        flags = torch.cat([bucket.reached.to(torch.float32) for bucket in buckets]).tolist()
+        start = 0
+        for bucket in buckets:
+            stop = start + len(bucket.parameters)
+            bucket.unpack(flags[start:stop])
+            start = stop
+
+    def witnessed(self) -> tuple[float, float]:
+        """This rank's share of the second sum, and of its magnitude; 0 without a witness."""
+        return (0.0, 0.0) if self._witness is None else self._witness.total()
+
+    def require_witnessed(self, total: float, magnitude: float, size: int) -> None:
+        """Compares the sums in the buckets with the ranks' second sum.
+
+        Raises Mistake when they differ by more than rounding can explain.
+        """
+        if self._witness is None:
+            return
+        found = sum(
+            weight_of(index) * float(part.sum(dtype=torch.float64))
+            for index, part in enumerate(
+                part
+                for bucket in self._buckets
+                for part in bucket.gradients.split([p.numel() for p in bucket.parameters])
+            )
+        )
+        coarsest = max(torch.finfo(bucket.wire.dtype).eps for bucket in self._buckets)
+        if abs(found - total) > (4 * size + 8) * coarsest * magnitude:
+            raise Mistake(
+                "SW5112",
+                f"the gradients were not summed rightly: they add up to {found:.9g}, and the "
+                f"workers' own to {total:.9g}; {_FAULT}",
+            )
+
+    def forget(self) -> None:
+        """The step is not taken: no parameter has a gradient."""
         for bucket in self._buckets:
-            if bucket.flat is not bucket.gradients:
-                bucket.flat.copy_(bucket.gradients)
-            bucket.bind()
-        numbers: list[float] = self._buckets[-1].extras.tolist()
-        return numbers
+            bucket.clear()
+
+    # --- hooks ------------------------------------------------------------------------
 
     def _arrived(self, parameter: Tensor) -> None:
         self._check()
+        gradient = parameter.grad
         if self._summed:
-            raise RuntimeError(
-                "backward() was called again after this step's gradients had been summed over "
-                "the workers; a step with several backward passes takes its parts from split()"
+            raise self._broken_by(
+                "SW5109",
+                "backward() was called again after this step's gradients had been summed over the "
+                "workers; a step with several backward passes takes its parts from split(), and "
+                "one that needs several sums (a GAN, SAM) takes a step for each",
+            )
+        assert gradient is not None
+        if gradient.is_sparse:
+            raise self._broken_by(
+                "SW5110",
+                f"the gradient of {self._name(parameter)} is sparse, and sparse gradients are not "
+                "summed over workers; make it dense (nn.Embedding(…, sparse=False))",
             )
         bucket = self._of[id(parameter)]
-        bucket.take(parameter)
+        self._end.reached()
+        if id(parameter) in self._kept:
+            self._require_cleared(parameter, writes=1)
+        if not bucket.sent:
+            bucket.take(parameter)
+            if self._witness is not None:
+                self._witness.compare(gradient, parameter.grad)
         if not self._armed:
             return
-        if self._finish is not None:
-            _at_end_of_backward(self._finish)
-            self._finish = None
+        self._arrivals[id(parameter)] += 1
         bucket.missing -= 1
-        while self._next < len(self._buckets) and self._buckets[self._next].missing <= 0:
-            self._send()
+        if self._expected:
+            while self._next < len(self._buckets) - 1 and self._buckets[self._next].missing <= 0:
+                self._send()
+
+    def _require_cleared(self, parameter: Tensor, writes: int) -> None:
+        """Raises Mistake when a gradient of the step before has not been cleared.
+
+        Args:
+            parameter: whose gradient it is.
+            writes: how many have been made to it since, if nobody has zeroed it.
+        """
+        kept = self._kept.pop(id(parameter))
+        if parameter.grad is kept and kept._version == writes:
+            raise self._broken_by(
+                "SW5125",
+                f"the gradient of {self._name(parameter)} from the step before was neither used by "
+                "an optimizer nor cleared: gradients add up in the parts of one step, over "
+                "split(), and not over several; take a larger global batch",
+            )
+
+    def _broken_by(self, id: str, text: str) -> Mistake:
+        self.broken = Mistake(id, text)
+        return self.broken
+
+    def _ended(self) -> None:
+        self._passes += 1
+        if self._skip:
+            self._skip -= 1
+            self._armed = not self._skip
+        elif self._armed and self._finish is not None:
+            self._finish()
+
+    def _learn(self) -> None:
+        """Takes in how often each parameter was reached: the next step waits for as many."""
+        for key, count in self._arrivals.items():
+            self._expected[key] = max(count, self._expected.get(key, 1))
+
+    # --- sending ----------------------------------------------------------------------
 
     def _send(self) -> None:
         bucket = self._buckets[self._next]
-        last = self._next == len(self._buckets) - 1
-        if last:
-            assert self._fill is not None
-            bucket.extras.copy_(torch.tensor(self._fill(), dtype=torch.float64))
-        bucket.complete()
-        if bucket.flat is not bucket.gradients:
-            bucket.gradients.copy_(bucket.flat)
-        self._handles.append(_allreduce(bucket.wire, f"gradients.{self._next}"))
+        if self._next < len(self._buckets) - 1:
+            self._account(bucket)
+        bucket.pack()
+        self._submit(bucket, f"gradients.{self._next}")
         self._next += 1
 
+    def _account(self, bucket: Bucket) -> None:
+        """Has a last look at the gradients of a bucket that is about to be sent."""
+        if self._kept:
+            for parameter in bucket.parameters:
+                if id(parameter) in self._kept:
+                    self._require_cleared(parameter, writes=0)
+        if self._witness is not None:
+            for parameter in bucket.parameters:
+                self._witness.saw(parameter)
 
-def _at_end_of_backward(callback: Callable[[], None]) -> None:
-    engine: Any = torch.autograd.Variable._execution_engine
-    engine.queue_callback(callback)
+    def _submit(self, bucket: Bucket, name: str) -> None:
+        if not self._alone:
+            self._handles.append(_allreduce(bucket.wire, name))
+
+    def _wait_for_all(self) -> None:
+        for handle in self._handles:
+            _wait(handle)
+        self._handles.clear()
+
+
+class Witness:
+    """A second way to the sum of a step's gradients: by what backward has delivered.
+
+    A bucket that is not sent, is sent with what it held before, or is summed at another place
+    gives the same wrong gradients to all ranks. So in some steps each rank sums the gradients as
+    they come, in float64 and with a weight for each parameter; the ranks' sums are told with the
+    numbers, and must be what is in the buckets.
+
+    Args:
+        parameters: the ids of all parameters, in the order of the buckets.
+    """
+
+    def __init__(self, parameters: Iterable[int]) -> None:
+        self._weights = {key: weight_of(index) for index, key in enumerate(parameters)}
+        self._sums: list[Tensor] = []
+
+    def compare(self, delivered: Tensor, kept: Tensor | None) -> None:
+        """Raises Mistake unless a bucket has kept what backward has delivered."""
+        if kept is None or not torch.equal(_sum(delivered), _sum(kept)):
+            raise Mistake("SW5112", f"a gradient was lost on its way to be summed; {_FAULT}")
+
+    def saw(self, parameter: Tensor) -> None:
+        """Adds a parameter's gradient as it is; it may have none."""
+        if parameter.grad is not None:
+            both = torch.stack([_sum(parameter.grad), _sum(parameter.grad.abs())])
+            self._sums.append(both * self._weights[id(parameter)])
+
+    def total(self) -> tuple[float, float]:
+        """The weighted sum of all gradients, and that of their magnitudes."""
+        if not self._sums:
+            return 0.0, 0.0
+        total, magnitude = torch.stack([one.cpu() for one in self._sums]).sum(0).tolist()
+        return total, magnitude
+
+
+def _sum(tensor: Tensor) -> Tensor:
+    """The sum in float64; one that is no number counts as 0, for all of its kind."""
+    return torch.nan_to_num(tensor.sum(dtype=torch.float64), 0.0, 0.0, 0.0)
+
+
+def weight_of(index: int) -> int:
+    """The weight in the second sum of the parameter that is number ``index``."""
+    return 1 + index % 7
 
 
 def _allreduce(tensor: Tensor, name: str) -> int:
@@ -219,7 +467,16 @@ def _wait(handle: int) -> None:
     while not hvd.poll(handle):
         waited = time.perf_counter() - began
         time.sleep(min(max(waited / 8, SHORTEST_NAP), LONGEST_NAP))
-    hvd.synchronize(handle)
+    try:
+        hvd.synchronize(handle)
+    except HorovodInternalError as error:
+        if "Mismatched" in str(error):  # the ranks' buckets are not alike, so nobody was lost
+            raise Mistake(
+                "SW5111",
+                "the workers do not train the same parameters: requires_grad, their shapes or "
+                f"their precision differ between ranks ({error})",
+            ) from None
+        raise
 
 
 def _group(parameters: Iterable[nn.Parameter], bucket_bytes: int) -> list[list[nn.Parameter]]:

@@ -8,7 +8,7 @@ from typing import Any
 import horovod.torch as hvd
 import torch
 
-from trainer.engine.agreement import Agreement, Holding
+from trainer.engine.agreement import Agreement, Holding, Loop
 
 # Sends the root's tree to all ranks: (the tree, or None elsewhere; whether this rank wants it)
 # -> (the tree, bytes sent).
@@ -23,11 +23,13 @@ class Portable:
         clean: whether the state is that of ``step`` exactly (not in the middle of an
             update) and was trained or received, not merely initialised.
         speed: samples per second that this worker computes; 0 when it is not known.
+        loop: what this worker's program loops over.
     """
 
     step: int = 0
     clean: bool = False
     speed: float = 0.0
+    loop: Loop = Loop()
 
     def prepare(self) -> torch.device:
         """Makes ready for a generation, and says where received tensors belong.
@@ -54,7 +56,7 @@ class Portable:
     @property
     def holding(self) -> Holding:
         """What this worker tells the others that it holds."""
-        return Holding(self.step, self.clean, self.speed)
+        return Holding(self.step, self.clean, self.speed, self.loop)
 
     def adopt(self, agreed: Agreement, send: Sender) -> int:
         """Makes all ranks hold the state of the agreement's root. A collective.

@@ -35,6 +35,7 @@ class Saving:
         generations: which world this worker is in.
         state: what is saved.
         about: what a manifest says besides: plain values, called when they are needed.
+        digest: of the state, below 2**64: a checkpoint is valid only if all ranks' are equal.
     """
 
     def __init__(
@@ -43,11 +44,13 @@ class Saving:
         generations: Generations,
         state: Portable,
         about: Callable[[], dict[str, Any]],
+        digest: Callable[[], int],
     ) -> None:
         self._session = session
         self._generations = generations
         self._state = state
         self._about = about
+        self._digest = digest
         self._checkpointer = Checkpointer.of(session, generations.emit)
         self._schedule = Schedule(session.checkpoint.every, session.checkpoint.every_steps)
 
@@ -133,7 +136,8 @@ class Saving:
         if checkpointer is None or checkpointer.committed == step:
             return False
         world, about = f"{self._generations.world}{suffix}", self._whole_about()
-        return checkpointer.save(self._state.export(), step, world=world, about=about, **how)
+        tree, digest = self._state.export(), self._digest()
+        return checkpointer.save(tree, step, world=world, about=about, digest=digest, **how)
 
     def _whole_about(self) -> dict[str, Any]:
         return {

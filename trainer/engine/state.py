@@ -3,23 +3,27 @@
     state = State(model=model, optimizer=optimizer, scheduler=scheduler, best=0.0)
 
 Every part that has ``state_dict`` and ``load_state_dict`` travels by them, so GradScaler,
-schedulers and stateful data loaders do, too. Any other part is a plain value (a number,
-a string, a tensor, dicts and lists of them), read and set as an attribute.
+schedulers and stateful data loaders do, too. Any other part is a plain value (a number, a string, a
+tensor, a NumPy scalar or array, an enum, a dataclass, dicts and lists of them), read and set as an
+attribute. Which parameters are trained, and by which group of an optimizer, is part of the state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trainer.checkpoints.restore import WEIGHTS_ONLY
 from trainer.engine.device import device_of
+from trainer.engine.digest import MASK, digest, digest_of
 from trainer.engine.generators import generators_state, load_generators_state
+from trainer.engine.mistake import Mistake
 from trainer.engine.portable import Portable
+from trainer.engine.values import Unportable, packed, unpacked
 from trainer.protocol.session import current_session
 
 LISTED = 10  # differences that an error names
@@ -38,12 +42,17 @@ class State(Portable):
 
     Attributes:
         stopped: whether training is complete before its last step; see ``elastic.stop``.
+        updates_taken: how many optimizer steps the state has seen.
+        workers_replaced: how many workers have been replaced because they held another state.
 
-    Raises ValueError for a name that ``State`` uses itself, and AttributeError when an
-    attribute is set that is no part: it would be lost with its worker.
+    Raises ValueError for a name that ``State`` uses itself, AttributeError when an attribute is
+    set that is no part: it would be lost with its worker; and Mistake, in the line that sets it,
+    for a value that cannot travel.
     """
 
     stopped = False
+    updates_taken = 0
+    workers_replaced = 0
 
     def __init__(self, *, device: torch.device | str | None = None, **parts: Any) -> None:
         self.device = None if device is None else torch.device(device)
@@ -60,6 +69,8 @@ class State(Portable):
                 f"{name!r} is no part of the state, so it would be lost with its worker; make it "
                 f"one: State(…, {name}=…)"
             )
+        if not own and name in self._values:
+            _require_portable(name, value)
         super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:
@@ -68,19 +79,53 @@ class State(Portable):
     def _add(self, name: str, part: Any) -> None:
         if name.startswith("_") or name == "device" or hasattr(type(self), name):
             raise ValueError(f"State uses {name!r} itself; give that part another name")
-        travels = hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
+        travels = _is_stateful(part)
         (self._stateful if travels else self._values).append(name)
         setattr(self, name, part)
 
     @property
     def models(self) -> list[nn.Module]:
         """The parts that are models."""
-        return [one for one in self._parts() if isinstance(one, nn.Module)]
+        return list(self.models_by_name().values())
 
     @property
     def optimizers(self) -> list[Optimizer]:
         """The parts that are optimizers."""
-        return [one for one in self._parts() if isinstance(one, Optimizer)]
+        return list(self.optimizers_by_name().values())
+
+    def models_by_name(self) -> dict[str, nn.Module]:
+        """The parts that are models, by their names."""
+        return {name: one for name, one in self.stateful().items() if isinstance(one, nn.Module)}
+
+    def optimizers_by_name(self) -> dict[str, Optimizer]:
+        """The parts that are optimizers, by their names."""
+        return {name: one for name, one in self.stateful().items() if isinstance(one, Optimizer)}
+
+    def stateful(self) -> dict[str, Any]:
+        """All parts that have a ``state_dict``, by their names."""
+        return {name: getattr(self, name) for name in self._stateful}
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters of all models, each once, by names like ``model.0.weight``."""
+        return {
+            f"{part}.{name}": parameter
+            for part, model in self.models_by_name().items()
+            for name, parameter in model.named_parameters()
+        }
+
+    def digests(self) -> list[tuple[str, int]]:
+        """What all ranks hold alike, as (name, 64-bit digest): parameters, buffers, optimizers."""
+        models, optimizers = self.models_by_name(), self.optimizers_by_name()
+        found = digests_of(tensors_of(models, optimizers))
+        for name, optimizer in optimizers.items():
+            for number, group in enumerate(optimizer.param_groups):
+                plain = {
+                    key: value.tolist() if isinstance(value, Tensor) else value
+                    for key, value in sorted(group.items())
+                    if key != "params" and _is_portable(value)
+                }
+                found.append((f"{name}: the settings of group {number}", digest_of(plain)))
+        return found
 
     def starts_from(self, find: Callable[[], tuple[Any, int] | None]) -> None:
         """Sets what finds the tree and step of the newest checkpoint, or None without one."""
@@ -94,23 +139,29 @@ class State(Portable):
         return self.device
 
     def export(self) -> dict[str, Any]:
-        parts = {name: getattr(self, name) for name in self._stateful}
+        parts = self.stateful()
         return {
             "step": self.step,
             "stopped": self.stopped,
+            "updates": self.updates_taken,
+            "replaced": self.workers_replaced,
+            "trained": {name: one.requires_grad for name, one in self.named_parameters().items()},
+            "groups": {
+                name: self._groups_of(one) for name, one in self.optimizers_by_name().items()
+            },
             "parts": {name: part.state_dict() for name, part in parts.items()},
             "buffers": {
                 name: _transient_buffers(part)
                 for name, part in parts.items()
                 if isinstance(part, nn.Module)
             },
-            "values": {name: getattr(self, name) for name in self._values},
+            "values": {name: packed(getattr(self, name), name) for name in self._values},
             "generators": generators_state(),
         }
 
     def load_weights(self, tree: dict[str, Any]) -> None:
         """Takes over the models alone: everything else begins anew, at step 0."""
-        for name, part in self._models_by_name().items():
+        for name, part in self.models_by_name().items():
             if name not in tree["parts"]:
                 raise ValueError(f"the checkpoint has no {name!r}; it has {sorted(tree['parts'])}")
             _require_same(name, part, tree["parts"][name])
@@ -123,8 +174,9 @@ class State(Portable):
                 f"the state of step {tree['step']} and this script's State differ in "
                 f"{sorted(missing)}; give State the parts that it had then"
             )
-        for name, part in self._models_by_name().items():
+        for name, part in self.models_by_name().items():
             _require_same(name, part, tree["parts"][name])
+        self._train_as(tree)
         for name, state in tree["parts"].items():
             getattr(self, name).load_state_dict(state)
         with torch.no_grad():
@@ -133,9 +185,11 @@ class State(Portable):
                 for buffer, value in buffers.items():
                     own[buffer].copy_(value)
         for name, value in tree["values"].items():
-            setattr(self, name, value)
+            setattr(self, name, unpacked(value))
         load_generators_state(tree["generators"])
         self.stopped = tree["stopped"]
+        self.updates_taken = tree.get("updates", 0)  # states of older versions are without it
+        self.workers_replaced = tree.get("replaced", 0)
         self.step = tree["step"]
         self.clean = True
 
@@ -150,16 +204,105 @@ class State(Portable):
             self.load(tree)
         return True
 
-    def _models_by_name(self) -> dict[str, nn.Module]:
-        parts = {name: getattr(self, name) for name in self._stateful}
-        return {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+    def _groups_of(self, optimizer: Optimizer) -> list[list[str | None]]:
+        """The names of the parameters in each of an optimizer's groups."""
+        names = {id(one): name for name, one in self.named_parameters().items()}
+        return [[names.get(id(one)) for one in g["params"]] for g in optimizer.param_groups]
 
-    def _parts(self) -> list[Any]:
-        return [getattr(self, name) for name in self._stateful]
+    def _train_as(self, tree: dict[str, Any]) -> None:
+        """Trains the parameters that a state trains, in the groups that it has.
+
+        What this process does not know of yet, such as layers that were given to the optimizer
+        after some epochs, is given to it now.
+        """
+        parameters = self.named_parameters()
+        for name, trained in tree.get("trained", {}).items():
+            if name in parameters:
+                parameters[name].requires_grad_(trained)
+        for name, groups in tree.get("groups", {}).items():
+            optimizer = getattr(self, name)
+            own = self._groups_of(optimizer)
+            if groups[: len(own)] != own or any(one is None for group in groups for one in group):
+                continue  # load_state_dict says what does not fit
+            for group in groups[len(own) :]:
+                optimizer.add_param_group({"params": [parameters[one] for one in group]})
+            if len(groups) > len(own):
+                _ignore_again(optimizer, len(own))
 
     @property
     def _named(self) -> str:
         return ", ".join([*self.__dict__["_stateful"], *self.__dict__["_values"]]) or "nothing"
+
+
+def _is_stateful(part: Any) -> bool:
+    return hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
+
+
+def _require_portable(name: str, value: Any) -> None:
+    try:
+        packed(value, f"state.{name}")
+    except Unportable as error:
+        raise Mistake("SW5113", str(error)) from None
+
+
+def _is_portable(value: Any) -> bool:
+    try:
+        packed(value, "")
+    except Unportable:
+        return False
+    return True
+
+
+def _ignore_again(optimizer: Optimizer, first: int) -> None:
+    """Lets the program add the groups from ``first`` on again: a newcomer has them already."""
+    add = optimizer.add_param_group
+    there = [{id(one) for one in group["params"]} for group in optimizer.param_groups[first:]]
+
+    def add_unless_there(group: dict[str, Any]) -> None:
+        params = group.get("params")
+        listed = [params] if isinstance(params, Tensor) else list(params or ())
+        if {id(one) for one in listed} in there:
+            there.remove({id(one) for one in listed})
+        else:
+            add({**group, "params": listed})
+
+    optimizer.add_param_group = add_unless_there  # type: ignore[assignment,method-assign]
+
+
+def tensors_of(
+    models: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer], *, buffers: bool = True
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors that replicas have alike, by name.
+
+    Args:
+        models, optimizers: by their names.
+        buffers: whether those of the models are among them.
+    """
+    names: dict[int, str] = {}
+    for part, model in models.items():
+        for name, parameter in model.named_parameters():
+            names[id(parameter)] = f"{part}.{name}"
+            yield f"{part}.{name}", parameter
+        for name, buffer in model.named_buffers() if buffers else ():
+            yield f"{part}.{name}", buffer
+    for part, optimizer in optimizers.items():
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                for key, value in sorted(optimizer.state.get(parameter, {}).items()):
+                    if isinstance(value, Tensor):
+                        yield f"{part}: {key} of {names.get(id(parameter), '?')}", value
+
+
+def digests_of(tensors: Iterable[tuple[str, Tensor]]) -> list[tuple[str, int]]:
+    """Each tensor's digest, by name; all of them come from a device in one copy."""
+    named = [(name, digest(tensor)) for name, tensor in tensors]
+    found = [0] * len(named)
+    for device in {one.device for _, one in named}:
+        places = [i for i, (_, one) in enumerate(named) if one.device == device]
+        told = torch.stack([named[i][1] for i in places]).tolist()
+        for place, value in zip(places, told, strict=True):
+            found[place] = value & MASK
+    return [(name, value) for (name, _), value in zip(named, found, strict=True)]
 
 
 def _require_same(name: str, model: nn.Module, found: dict[str, Any]) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import torch
 from horovod.common.exceptions import HorovodInternalError
 from torch import Tensor
+from torch.optim import Optimizer
 
-from trainer.engine.gradients import GradientBuckets
+from trainer.engine.mistake import Mistake
+from trainer.engine.sums import Own, Slice, Summed, Sums
 from trainer.protocol.channel import Channel
-
-PAUSE, SAVE, SAMPLES, OWN = 0, 1, 2, 3  # the numbers that travel with the gradients
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,10 @@ class Plan:
 
     Attributes:
         number: of the step, from 1.
+        total: steps of the whole run.
         epoch: from 0.
         indices: this rank's samples, int64, shape [n]; n may be 0.
+        samples: those of all ranks, int64, shape [batch_size]; None without a data set.
         batch_size: samples of the step over all ranks.
         ends_epoch: whether it is the last step of its epoch.
         rank: this worker's rank.
@@ -33,43 +36,72 @@ class Plan:
     """
 
     number: int
+    total: int
     epoch: int
     indices: Tensor
+    samples: Tensor | None
     batch_size: int
     ends_epoch: bool
     rank: int
     size: int
     device: torch.device
 
+    @property
+    def progress(self) -> float:
+        """The part of the run that lies behind, from 0 in the first step to below 1."""
+        return (self.number - 1) / self.total
+
+
+class Parts:
+    """This rank's samples of a step in parts, each of them for one backward pass.
+
+    To be looped over; when the loop is over, the gradients are summed over the workers. A list made
+    of it, for a progress bar, say, does as well: its last part's backward pass sums them then.
+    """
+
+    def __init__(self, step: Step, parts: Sequence[Tensor]) -> None:
+        self._step = step
+        self._parts = parts
+
+    def __len__(self) -> int:
+        """How many parts this rank has; 0 if it has no sample in the step."""
+        return len(self._parts)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from self._step.take(self._parts)
+
 
 class Step:
     """A step that is taken by all ranks together, or by none.
 
     Inside ``with step:`` come the backward pass and the optimizer's step. Gradients are
-    summed over the workers by the time ``backward()`` returns. When a worker was lost
-    before the optimizer stepped, the block ends early and without an error, and the
+    summed over the workers by the time ``backward()`` returns, and after ``split()``. When a worker
+    was lost before the optimizer stepped, the block ends early and without an error, and the
     loop gives the same step again, in the new world. ``applied`` tells which it was.
 
     Args:
         plan: what the step is about; its attributes are attributes of the step.
-        buckets: where the gradients are summed.
+        sums: where the gradients are summed.
         names: of the numbers that ``add`` takes.
         channel: tells whether this worker is asked to leave the world.
         completed: called when the step was applied.
+        save_due: whether a checkpoint is due after this step, as far as this rank knows.
 
     Attributes:
         applied: whether the step was taken.
         pause: whether the world is to be left after it.
         save: whether a checkpoint is to be written after it.
+        digest: whether the state after it is to be compared.
         metrics: the sums of what all ranks added, once the gradients are summed.
         failed: why it was not applied, if a worker was lost.
         computed: seconds that this rank computed, without waiting for others.
+        stepped: the ids of the optimizers that have taken their step.
     """
 
     def __init__(
         self,
         plan: Plan,
-        buckets: GradientBuckets,
+        sums: Sums,
         names: tuple[str, ...],
         channel: Channel,
         completed: Callable[[Step], None],
@@ -79,16 +111,21 @@ class Step:
         self.applied = False
         self.pause = False
         self.save = False
+        self.digest = False
         self.metrics: dict[str, float] = {}
         self.failed = ""
         self.computed = 0.0
-        self._buckets = buckets
+        self.stepped: set[int] = set()
+        self._sums = sums
         self._names = names
         self._added: dict[str, list[Tensor | float]] = {name: [] for name in names}
+        self._counted: list[Tensor | float] = []
         self._channel = channel
         self._completed = completed
         self._save_due = save_due
+        self._open = False
         self._reduced = False
+        self._broken: BaseException | None = None
         self._began = 0.0
 
     # What the plan says, without the detour.
@@ -97,6 +134,16 @@ class Step:
     def number(self) -> int:
         """The step's number, from 1."""
         return self.plan.number
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return self.plan.total
+
+    @property
+    def progress(self) -> float:
+        """The part of the run that lies behind, from 0 in the first step to below 1."""
+        return self.plan.progress
 
     @property
     def epoch(self) -> int:
@@ -137,66 +184,109 @@ class Step:
 
     def __enter__(self) -> Step:
         self._began = time.perf_counter()
-        self._buckets.zero()
-        self._arm()
+        plan = self.plan
+        self._sums.begin(Slice(plan.number, plan.indices, plan.samples, plan.batch_size))
+        self._sums.buckets.arm(self.reduce)
+        self._open = True
         return self
 
-    def split(self, most: int | None) -> Iterator[Tensor]:
+    def split(self, most: int | None) -> Parts:
         """This rank's samples in parts of at most ``most``, one backward pass for each.
 
-        A micro-batch fits into memory where the whole share does not. Nothing is
-        yielded when the rank has no sample in this step.
+        A micro-batch fits into memory where the whole share does not. There is no part when the
+        rank has no sample in this step. When the loop over the parts is over, the gradients are
+        summed over the workers, on every rank: clip them, unscale them, step with them.
         """
-        parts = self.indices.split(most or max(1, len(self.indices))) if len(self.indices) else ()
+        own = self.indices
+        return Parts(self, own.split(most or len(own)) if len(own) else ())
+
+    def take(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
+        """One part after another; see ``split``."""
+        buckets = self._sums.buckets
         for number, part in enumerate(parts, 1):
             if number < len(parts):
-                self._buckets.disarm()
+                buckets.disarm()
             else:
-                self._arm()
+                before = buckets.passes
+                buckets.arm()
             yield part
+        if parts and buckets.passes == before:
+            buckets.arm(self.reduce, skip=len(parts) - 1)  # backward comes only after the loop
+        else:
+            self.reduce()
 
     def add(self, **numbers: Tensor | float) -> None:
         """Adds numbers that are summed over all ranks, with the gradients.
 
         They must be added before the step's last backward pass, because they travel in
-        the same buffer. Raises ValueError for a name that ``steps(metrics=…)`` does not
-        have, and RuntimeError when it is too late.
+        the same buffer; in a loop over ``split()``, before it is over. Raises ValueError for a
+        name that ``steps(metrics=…)`` does not have, and RuntimeError when it is too late.
         """
-        if self._reduced:
-            raise RuntimeError("add() came too late: call it before the step's last backward()")
+        self._require_time("add")
         for name, number in numbers.items():
             if name not in self._added:
                 raise ValueError(
                     f"{name!r} is not one of the loop's metrics {self._names}; "
                     f"write steps(…, metrics=({name!r}, …))"
                 )
-            self._added[name].append(number.detach() if isinstance(number, Tensor) else number)
+            self._added[name].append(_detached(number))
+
+    def mean_over(self, count: Tensor | float) -> None:
+        """Lets the step's loss be a mean over what is counted: tokens, pixels, pairs.
+
+        The gradients, and the numbers of ``add``, are divided by the sum of all counts, over all
+        parts and workers. So backward takes a *sum*: no share of it depends on how the batch was
+        split. To be called for every part, before its backward pass. Raises RuntimeError when it
+        is too late.
+        """
+        self._require_time("mean_over")
+        self._counted.append(_detached(count))
 
     def reduce(self) -> None:
         """Waits until the gradients are summed over all ranks; a second call does nothing.
 
-        ``backward()`` and the optimizer's step do it by themselves. Call it only where a
-        rank may have had no sample and gradients are used before the optimizer steps
-        (clipping, a GradScaler).
-
-        Raises HorovodInternalError when a worker was lost.
+        ``backward()``, the end of a loop over ``split()`` and the optimizer's step do it by
+        themselves. Raises HorovodInternalError when a worker was lost.
         """
+        broken = self._broken or self._sums.buckets.broken
+        if broken is not None:
+            raise broken  # the program may have caught it, and goes on
         if self._reduced:
             return
         self._reduced = True
-        if self.device.type == "cuda":  # what was launched has not been computed yet
-            torch.cuda.current_stream(self.device).synchronize()
-        self.computed = time.perf_counter() - self._began
-        with self._channel.collective():
-            numbers = self._buckets.reduce()
-        if round(numbers[SAMPLES]) != self.batch_size:
-            raise RuntimeError(
-                f"step {self.number} got gradients of {numbers[SAMPLES]:g} samples instead of "
-                f"{self.batch_size}; this is a bug in Swell"
+        try:
+            self._take(self._sum())
+        except BaseException as error:
+            self._broken = error
+            raise
+
+    def before_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        """A hook of ``optimizer.step()``, before anything of it.
+
+        Returns the arguments that it is to be called with; None for those that it has. Raises
+        Mistake when this optimizer has stepped already, or the step is over.
+        """
+        if not self._open:
+            raise Mistake(
+                "SW5119",
+                f"optimizer.step() was called outside the block of step {self.number}; it belongs "
+                "into `with step:`, where it is taken on all workers or on none",
             )
-        self.pause = numbers[PAUSE] > 0.5
-        self.save = numbers[SAVE] > 0.5
-        self.metrics = dict(zip(self._names, numbers[OWN:], strict=True))
+        if id(optimizer) in self.stepped:
+            raise Mistake(
+                "SW5120",
+                f"optimizer.step() was called twice in step {self.number}, with the same "
+                "gradients; an optimizer takes one step in a step",
+            )
+        closure = kwargs.get("closure") or next(iter(args), None)
+        if callable(closure):
+            return (self._summing(closure),), {k: v for k, v in kwargs.items() if k != "closure"}
+        self.reduce()
+        return None
+
+    def after_update(self, optimizer: Optimizer) -> None:
+        """A hook of ``optimizer.step()``, after all of it."""
+        self.stepped.add(id(optimizer))  # not before: a step may call that of its base class
 
     def __exit__(
         self,
@@ -204,22 +294,66 @@ class Step:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
+        lost = isinstance(error, HorovodInternalError)
         try:
             if error is None:
                 self.reduce()  # nobody stepped: all ranks must still do alike
-        except HorovodInternalError as lost:
-            error = lost
+        except HorovodInternalError as found:
+            error, lost = found, True
+        finally:
+            self._open = False
         if error is None:
             self.applied = True
             self._completed(self)
-        elif isinstance(error, HorovodInternalError):
+        else:
+            self._sums.forget()
+        if lost:
             self.failed = str(error) or "a collective failed"
-        return isinstance(error, HorovodInternalError)
+        return lost
 
-    def _arm(self) -> None:
-        self._buckets.arm(self._numbers, self.reduce)
+    # --- behind it --------------------------------------------------------------------
 
-    def _numbers(self) -> list[float]:
-        own = [sum(float(one) for one in self._added[name]) for name in self._names]
-        asked = [float(self._channel.pause_requested()), float(self._save_due())]
-        return [*asked, float(len(self.indices)), *own]
+    def _sum(self) -> Summed:
+        if self.device.type == "cuda":  # what was launched has not been computed yet
+            torch.cuda.current_stream(self.device).synchronize()
+        self.computed = time.perf_counter() - self._began
+        with self._channel.collective():
+            return self._sums.reduce(self._own)
+
+    def _own(self) -> Own:
+        return Own(
+            pause=self._channel.pause_requested(),
+            save=self._save_due(),
+            counted=sum(map(float, self._counted)),
+            metrics=[sum(map(float, self._added[name])) for name in self._names],
+        )
+
+    def _take(self, summed: Summed) -> None:
+        self.pause = summed.pause
+        self.save = summed.save
+        self.digest = summed.digest
+        self.metrics = dict(zip(self._names, summed.metrics, strict=True))
+
+    def _summing(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """An optimizer's closure, after which the gradients are summed on every rank."""
+
+        def summed() -> Any:
+            if self._reduced:
+                raise Mistake(
+                    "SW5121",
+                    "the optimizer evaluates its closure several times in a step; a step has one "
+                    "evaluation, so take an optimizer that needs no more",
+                )
+            loss = closure()
+            self.reduce()
+            return loss
+
+        return summed
+
+    def _require_time(self, what: str) -> None:
+        if self._reduced:
+            raise RuntimeError(f"{what}() came too late: call it before the step's last backward()")
+
+
+def _detached(number: Tensor | float) -> Tensor | float:
+    return number.detach() if isinstance(number, Tensor) else number

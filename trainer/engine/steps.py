@@ -9,23 +9,32 @@ What the user's ``for`` loop sees as an iterator of steps is, underneath::
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
 from horovod.common.exceptions import HorovodInternalError
+from torch.optim import Optimizer
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
+from trainer.engine.agreement import Loop
 from trainer.engine.audit import Audit
 from trainer.engine.balance import Balance, Speed
 from trainer.engine.data import Order, share
 from trainer.engine.device import warm_up
+from trainer.engine.digest import digest_of
 from trainer.engine.generations import Generations
 from trainer.engine.generators import seed_step
-from trainer.engine.gradients import GradientBuckets
+from trainer.engine.mistake import Mistake
 from trainer.engine.progress import Progress
 from trainer.engine.saving import Saving
 from trainer.engine.state import State
 from trainer.engine.stay import horovod_init
-from trainer.engine.step import OWN, Plan, Step
+from trainer.engine.step import Plan, Step
+from trainer.engine.sums import Sums
 from trainer.protocol.channel import AgentChannel, Channel
 from trainer.protocol.session import Session
 
@@ -65,12 +74,14 @@ class Steps:
         self._seed = seed
         self._generations = Generations(channel)
         self._audit = None if order is None else Audit.open(session)
-        self._saving = Saving(session, self._generations, state, self._about)
+        self._saving = Saving(session, self._generations, state, self._about, self._digest)
         self._progress = Progress(
             self._generations, state, lambda: self._saving.seconds, total_steps=total
         )
         state.starts_from(self._saving.start)
-        self._buckets: GradientBuckets | None = None
+        state.loop = _loop_of(order, total)
+        self._sums: Sums | None = None
+        self._hooks: list[Any] = []
         self._step: Step | None = None
         self._speed = Speed()
         self._balance = Balance([0.0], follow=False)
@@ -94,12 +105,13 @@ class Steps:
             if not self._generations.inside and not self._enter():
                 self._saving.close()
                 raise StopIteration
-            if self._state.step >= self._total or self._state.stopped:
-                self._finish()
-                if self.complete:
-                    raise StopIteration
-                continue
             try:
+                if self._state.step >= self._total or self._state.stopped:
+                    self._finish()
+                    if self.complete:
+                        self._let_go()
+                        raise StopIteration
+                    continue
                 self._generations.check_aborted()
                 self._exchange_speeds()
             except HorovodInternalError as error:
@@ -121,13 +133,18 @@ class Steps:
     def done(self) -> None:
         """Says that the run is complete, and waits for the order to exit."""
         self._generations.done(self._state.step, self._results)
-        while self._generations.enter(self._state, self._saving.save_left, self._init):
-            self._finish()
+        while self._enter():
+            try:
+                self._finish()
+            except HorovodInternalError as error:
+                self._generations.leave(self._state, str(error))
+                continue
             if self._generations.rank == 0:
                 self._generations.done(self._state.step, self._results)
 
     def abandon(self) -> None:
         """To be called when the loop's body raised: leaves the world, and says how far it is."""
+        self._let_go()
         self._generations.abandon()
         self._progress.send()
 
@@ -154,7 +171,12 @@ class Steps:
     def _enter(self) -> bool:
         if not self._generations.enter(self._state, self._saving.save_left, self._init):
             return False
-        speeds = [one.speed for one in self._generations.agreed.holdings]
+        agreed = self._generations.agreed
+        if agreed.unlike:
+            raise _unlike(agreed.unlike)
+        assert self._sums is not None
+        self._sums.enter(self._generations.rank, self._generations.size)
+        speeds = [one.speed for one in agreed.holdings]
         self._balance = Balance(speeds, follow=self._session.balance == "speed")
         self._tell_speed = False
         self._progress.enter()
@@ -163,15 +185,17 @@ class Steps:
 
     def _init(self) -> None:
         """``hvd.init()``, and before the first one what can only be made on the device."""
-        if self._buckets is None:
-            parameters = [p for model in self._state.models for p in model.parameters()]
-            self._buckets = GradientBuckets(
-                parameters,
-                extras=OWN + len(self._metrics),
-                check=self._generations.check_aborted,
+        if self._sums is None:
+            self._sums = Sums(
+                self._state,
+                len(self._metrics),
+                self._generations.check_aborted,
+                self._generations.emit,
             )
-            for optimizer in self._state.optimizers:
-                optimizer.register_step_pre_hook(self._before_optimizer)
+            self._hooks = [
+                register_optimizer_step_pre_hook(self._before_optimizer),
+                register_optimizer_step_post_hook(self._after_optimizer),
+            ]
         horovod_init()
 
     def _settle(self) -> None:
@@ -190,8 +214,14 @@ class Steps:
             self._generations.leave(self._state)
 
     def _finish(self) -> None:
-        """All steps are done. Rank 0 goes on; the others stand by in case it is lost."""
+        """All steps are done. Rank 0 goes on; the others stand by in case it is lost.
+
+        Raises HorovodInternalError when one is lost before all have compared what they hold.
+        """
+        assert self._sums is not None
         self._progress.send()
+        with self._generations.channel.collective():
+            self._sums.compare_ends()
         self._saving.finish()
         if self._generations.rank == 0:
             self.complete = True
@@ -200,7 +230,7 @@ class Steps:
     # --- steps ------------------------------------------------------------------------
 
     def _next_step(self) -> Step:
-        assert self._buckets is not None
+        assert self._sums is not None
         plan = self._plan()
         if self._audit is not None:
             assert self._order is not None
@@ -216,20 +246,26 @@ class Steps:
             seed_step(self._seed, self._state.step, plan.rank)
         return Step(
             plan,
-            self._buckets,
+            self._sums,
             self._metrics,
             self._generations.channel,
             self._completed,
             lambda: self._saving.due(self._state.step + 1),
         )
 
+    def newest(self) -> Plan:
+        """What the newest step was about, for an evaluation after it."""
+        plan = self._plan()
+        number = self._state.step
+        epoch = 0 if self._order is None else self._order.epoch_of(number - 1)
+        return dataclasses.replace(plan, number=number, epoch=epoch)
+
     def _plan(self) -> Plan:
         """Which samples this rank takes in the next step."""
         state, order = self._state, self._order
-        epoch, indices, batch_size, ends_epoch = 0, torch.ones(1, dtype=torch.int64), 0, False
-        if order is None:
-            indices = indices[:0]
-        else:
+        epoch, batch_size, ends_epoch = 0, 0, False
+        indices, samples = torch.empty(0, dtype=torch.int64, device="cpu"), None
+        if order is not None:
             epoch = order.epoch_of(state.step)
             if epoch != self._epoch:
                 self._permutation = order.permutation(epoch)
@@ -237,12 +273,15 @@ class Steps:
             start, stop = order.bounds(state.step)
             low, high = share(start, stop, self._generations.rank, self._balance.weights)
             indices = self._permutation[low:high]
+            samples = self._permutation[start:stop]
             batch_size = stop - start
             ends_epoch = order.epoch_of(state.step + 1) != epoch
         return Plan(
             number=state.step + 1,
+            total=self._total,
             epoch=epoch,
             indices=indices,
+            samples=samples,
             batch_size=batch_size,
             ends_epoch=ends_epoch,
             rank=self._generations.rank,
@@ -258,10 +297,18 @@ class Steps:
             agreed = self._generations.agree(self._state)
             self._balance.told([one.speed for one in agreed.holdings])
 
-    def _before_optimizer(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        if self._step is not None and not self._step.applied:
-            self._step.reduce()
-            self._state.clean = False  # in the middle of an update it is nobody's to copy
+    def _before_optimizer(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        """A hook of all optimizers of this process, before those that the program has set."""
+        if self._step is None or self._sums is None or not self._sums.trained.owner(optimizer):
+            return None
+        changed = self._step.before_update(optimizer, args[1:], kwargs)
+        self._state.clean = False  # in the middle of an update it is nobody's to copy
+        self._state.updates_taken += 1
+        return None if changed is None else ((optimizer, *changed[0]), changed[1])
+
+    def _after_optimizer(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._step is not None:
+            self._step.after_update(optimizer)
 
     def _completed(self, step: Step) -> None:
         state = self._state
@@ -269,10 +316,23 @@ class Steps:
         state.clean = True
         self._generations.step_completed()
         self._speed.measured(len(step.indices), step.computed)
+        assert self._sums is not None
+        self._sums.applied(step.stepped, step.digest)
         self._progress.completed(step.metrics)
         if step.save:
             self._saving.save()
         self._tell_speed = self._balance.due() and not step.pause
+
+    def _digest(self) -> int:
+        assert self._sums is not None
+        return self._sums.replicas.digest_now()
+
+    def _let_go(self) -> None:
+        """The program's models and optimizers are its own again."""
+        if self._sums is not None:
+            self._sums.close()
+        while self._hooks:
+            self._hooks.pop().remove()
 
     def _about(self) -> dict[str, Any]:
         """What a checkpoint's manifest says of a loop's state."""
@@ -288,3 +348,28 @@ class Steps:
             about["epoch"] = self._order.epoch_of(self._state.step)
             about["data_position"] = self._order.bounds(self._state.step)[0]
         return about
+
+
+def _loop_of(order: Order | None, total: int) -> Loop:
+    if order is None:
+        return Loop(total=total)
+    return Loop(order.samples, order.batch, digest_of(order.seed) >> 12, total)
+
+
+def _unlike(found: dict[str, list[int]]) -> Mistake:
+    words = {
+        "samples": "data sets of {} samples",
+        "batch": "global batches of {}",
+        "total": "{} steps in all",
+    }
+    texts = [
+        words[name].format(", ".join(map(str, values)))
+        if name in words
+        else "other seeds for the order of the data"
+        for name, values in found.items()
+    ]
+    return Mistake(
+        "SW5122",
+        f"the workers do not loop over the same: by rank, they have {'; '.join(texts)}; let all "
+        "read the same files, and fix what is random by a seed",
+    )

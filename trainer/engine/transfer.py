@@ -76,9 +76,9 @@ def broadcast_tree(
             {**describe(tensor), "on_cpu": tensor.device.type == "cpu"} for tensor in tensors
         ]
         header = json.dumps({"skeleton": skeleton, "tensors": described}).encode()
-    length = torch.tensor([len(header)], dtype=torch.int64)
+    length = torch.tensor([len(header)], dtype=torch.int64, device="cpu")
     hvd.broadcast_(length, root, name="state.length")
-    text = torch.zeros(int(length), dtype=torch.uint8)
+    text = torch.zeros(int(length), dtype=torch.uint8, device="cpu")
     if sending:
         text = torch.frombuffer(bytearray(header), dtype=torch.uint8)
     hvd.broadcast_(text, root, name="state.header")
@@ -217,10 +217,10 @@ class WorldExchange:
 
     def broadcast_bytes(self, data: bytes, root: int) -> bytes:
         """Returns the root's ``data`` on every rank."""
-        length = torch.tensor([len(data)], dtype=torch.int64)
+        length = torch.tensor([len(data)], dtype=torch.int64, device="cpu")
         with self._collective():
             hvd.broadcast_(length, root, name="checkpoint.length")
-        text = torch.zeros(int(length), dtype=torch.uint8)
+        text = torch.zeros(int(length), dtype=torch.uint8, device="cpu")
         if self.rank == root:
             text = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         self.broadcast(text, root)
@@ -235,5 +235,5 @@ class WorldExchange:
     def worst(self, code: int) -> int:
         """Returns the highest of all ranks' codes."""
         with self._collective():
-            told = hvd.allgather(torch.tensor([code]), name="checkpoint.code")
+            told = hvd.allgather(torch.tensor([code], device="cpu"), name="checkpoint.code")
         return int(told.max())

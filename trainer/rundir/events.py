@@ -39,6 +39,8 @@ checkpoint_failed         step, reason, failures            (in a row; the store
                           or a rank did not write its share)
 checkpoint_skipped        step, reason                      (the notice is too short for it)
 store_unavailable         reason, seconds                   (the start waits for it, so long)
+worker_replaced           step, rank, reason, replaced      (it held another state than all
+                          others; the third in a run is the last)
 task_failed               member, rank, step, reason (the traceback)
 finished                  state, reason, step
 notification_failed       reason                            (launcher)

@@ -68,7 +68,7 @@ class Hooks:
         self._generations = Generations(channel)
         self._script = ScriptState()
         # Of no run, and so without effect, until a state is kept.
-        self._saving = Saving(Session(), self._generations, self._script, self._script.about)
+        self._saving = self._saving_in(Session())
         self._progress = Progress(self._generations, self._script, lambda: self._saving.seconds)
         self._stepped_at: float | None = None
         self._stepping = 0  # a DistributedOptimizer's step contains that of its base class
@@ -82,8 +82,11 @@ class Hooks:
         Raises ValueError for a second state, and TypeError for what is no ObjectState.
         """
         self._script.keep(state)
+        self._saving = self._saving_in(current_session())
+
+    def _saving_in(self, session: Session) -> Saving:
         script = self._script
-        self._saving = Saving(current_session(), self._generations, script, script.about)
+        return Saving(session, self._generations, script, script.about, script.digest)
 
     def install(self) -> None:
         """Puts the hooks in place; to be called before the script is run."""
@@ -216,7 +219,9 @@ class Hooks:
         """``state.check_host_updates()``, which ``commit()`` calls, too."""
         saves = self._committing and state is self._script.kept
         due = saves and self._saving.due(self._script.step)
-        asked = torch.tensor([self._channel.pause_requested(), due], dtype=torch.int32)
+        asked = torch.tensor(
+            [self._channel.pause_requested(), due], dtype=torch.int32, device="cpu"
+        )
         pause, write = hvd.allreduce(asked, op=hvd.Max, name="swell.pause").tolist()
         if write and saves:
             self._saving.save()

@@ -10,7 +10,9 @@ from horovod.common.elastic import ObjectState
 
 from trainer.checkpoints.restore import WEIGHTS_ONLY
 from trainer.engine.agreement import Agreement
+from trainer.engine.digest import combined
 from trainer.engine.portable import Portable, Sender
+from trainer.engine.state import digests_of, tensors_of
 
 
 class ScriptState(Portable):
@@ -48,6 +50,14 @@ class ScriptState(Portable):
             "parts": {name: one.value.state_dict() for name, one in self._handlers.items()},
             "values": self._values,
         }
+
+    def digest(self) -> int:
+        """That of parameters and optimizers; batch statistics are each rank's own in a script."""
+        values = {name: one.value for name, one in self._handlers.items()}
+        models = {k: v for k, v in values.items() if isinstance(v, torch.nn.Module)}
+        optimizers = {k: v for k, v in values.items() if isinstance(v, torch.optim.Optimizer)}
+        tensors = tensors_of(models, optimizers, buffers=False)
+        return combined([one for _, one in digests_of(tensors)])
 
     def about(self) -> dict[str, Any]:
         """What a manifest says of it: of a script, only what it commits under these names is known.

@@ -14,6 +14,7 @@ import signal
 import sys
 import traceback
 
+from trainer.engine.mistake import StandsAlone
 from trainer.protocol.channel import AgentChannel
 from trainer.protocol.messages import Failed
 from trainer.protocol.session import Program, current_session
@@ -49,6 +50,8 @@ def main() -> int:
             train(session.program, channel)
         else:
             return run_script(session.program, channel)
+    except StandsAlone as error:
+        return start_again(error)
     except FormatError as error:  # of a checkpoint
         channel.send(Failed(str(Message(error.id, f"{error}: {UPDATE_IMAGE}"))))
         return 1
@@ -108,9 +111,14 @@ def run_script(program: Program, channel: AgentChannel) -> int:
             )
     except (HorovodInternalError, NoWorker) as error:
         # A peer was lost, and a plain script cannot go on without it: start afresh.
-        print(f"starting again: {error}", file=sys.stderr, flush=True)
-        return EXIT_AGAIN
+        return start_again(error)
     return 0
+
+
+def start_again(reason: Exception) -> int:
+    """Says why this process ends; returns the exit code that lets another take its place."""
+    print(f"starting again: {reason}", file=sys.stderr, flush=True)
+    return EXIT_AGAIN
 
 
 def die_with_parent() -> None:

@@ -41,7 +41,7 @@ class Worker:
             job_sha256="of the job",
         )
         self.state = Held()
-        self.saving = Saving(session, generations, self.state, lambda: {"epoch": 5})
+        self.saving = Saving(session, generations, self.state, lambda: {"epoch": 5}, lambda: 1)
 
     def at(self, step: int) -> Saving:
         self.state.step = step

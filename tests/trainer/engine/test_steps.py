@@ -150,7 +150,7 @@ def misuse(what: str) -> str:
         ("no with", "RuntimeError: step 1 was not taken: write the loop's body as `with step: …`"),
         ("unknown", "ValueError: 'lost' is not one of the loop's metrics ('loss',); write"),
         ("late", "RuntimeError: add() came too late"),
-        ("twice", "RuntimeError: backward() was called again after this step's gradients"),
+        ("twice", "Mistake: backward() was called again after this step's gradients"),
         ("raise", "ZeroDivisionError: the user's"),
     ],
 )

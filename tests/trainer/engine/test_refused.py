@@ -1,0 +1,324 @@
+"""What cannot be trained rightly is refused, on all ranks, before the update, in plain words."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.trainer.engine.loops import trained
+
+SAMPLES, BATCH = 24, 8
+X = torch.linspace(-1, 1, SAMPLES * 4).view(SAMPLES, 4)
+
+
+@dataclass
+class Program:
+    """A loop that does one thing wrong; ``log`` has a rank's weights after each step."""
+
+    log: list[Any]
+    rank: int = -1
+    epochs: int = 2
+    samples: int = SAMPLES
+    batch: int = BATCH
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(0)
+        self.model: Any = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
+        self.optimizer: Any = torch.optim.AdamW(self.model.parameters(), lr=0.01)
+
+    def run(self, **parts: Any) -> Iterator[Any]:
+        from trainer import elastic
+
+        parts = {"model": self.model, "optimizer": self.optimizer, **parts}
+        self.state = elastic.State(**{name: one for name, one in parts.items() if one is not None})
+        batches = elastic.batches(self.samples, self.batch, self.seed)
+        for step in elastic.steps(self.state, batches, epochs=self.epochs):
+            self.rank = step.rank
+            yield step
+
+    def loss(self, step: Any) -> Tensor:
+        loss: Tensor = self.model(X[step.indices % SAMPLES]).square().sum() / step.batch_size
+        return loss
+
+    def train(self, step: Any) -> None:
+        with step:
+            self.loss(step).backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        self.log.append(float(self.model[0].weight.sum()))
+
+
+def rank_in_the_world() -> int:
+    """Which worker this is, before it is in a world: for programs that are not alike."""
+    import multiprocessing
+
+    return sum(multiprocessing.current_process()._identity) % 2
+
+
+def sparse(p: Program) -> None:
+    p.model = nn.Sequential(nn.Embedding(9, 4, sparse=True), nn.Linear(4, 1))
+    p.optimizer = torch.optim.SGD(p.model.parameters(), lr=0.1)
+    for step in p.run():
+        with step:
+            p.model(step.indices % 9).sum().backward()
+            p.optimizer.step()
+
+
+def complex_numbers(p: Program) -> None:
+    p.model.phase = nn.Parameter(torch.zeros(2, dtype=torch.complex64))
+    for step in p.run():
+        p.train(step)
+
+
+def lbfgs(p: Program) -> None:
+    p.optimizer = torch.optim.LBFGS(p.model.parameters())
+    for step in p.run():
+        p.train(step)
+
+
+def lazy(p: Program) -> None:
+    p.model = nn.Sequential(nn.LazyLinear(3))
+    p.optimizer = torch.optim.SGD(p.model.parameters())
+    for step in p.run():
+        p.train(step)
+
+
+def nothing_to_train(p: Program) -> None:
+    p.model.requires_grad_(False)
+    for step in p.run():
+        p.train(step)
+
+
+def a_loose_parameter(p: Program) -> None:
+    temperature = nn.Parameter(torch.ones(3))
+    p.optimizer = torch.optim.SGD([*p.model.parameters(), temperature], lr=0.1)
+    for step in p.run():
+        p.train(step)
+
+
+def a_loose_head_later(p: Program) -> None:
+    for step in p.run():
+        if step.number == 2:
+            p.optimizer.add_param_group({"params": nn.Linear(1, 3).parameters()})
+        p.train(step)
+
+
+def a_head_that_comes_later(p: Program) -> None:
+    for step in p.run():
+        if step.number == 2:
+            p.model.append(nn.Linear(1, 1))
+        p.train(step)
+
+
+def an_optimizer_of_its_own(p: Program) -> None:
+    for step in p.run(optimizer=None):
+        p.train(step)
+
+
+def unfrozen_inside(p: Program) -> None:
+    p.model[0].requires_grad_(False)
+    for step in p.run():
+        with step:
+            p.model[0].requires_grad_(True)
+            p.loss(step).backward()
+            p.optimizer.step()
+
+
+def backward_again(p: Program) -> None:
+    for step in p.run():
+        with step:
+            p.loss(step).backward()
+            p.loss(step).backward()
+
+
+def several_evaluations(p: Program) -> None:
+    class Twice(torch.optim.SGD):
+        def step(self, closure: Callable[[], Any] | None = None) -> Any:
+            assert closure is not None
+            closure()
+            return super().step(closure)
+
+    p.optimizer = Twice(p.model.parameters(), lr=0.1)
+    for step in p.run():
+        with step:
+            p.optimizer.step(lambda step=step: p.loss(step).backward())
+
+
+def accumulated_over_steps(p: Program) -> None:
+    for step in p.run():
+        with step:
+            p.loss(step).backward()
+            if step.number % 2 == 0:
+                p.optimizer.step()
+                p.optimizer.zero_grad()
+
+
+def steps_outside(p: Program) -> None:
+    for step in p.run():
+        with step:
+            p.loss(step).backward()
+        p.optimizer.step()
+
+
+def steps_twice(p: Program) -> None:
+    for step in p.run():
+        with step:
+            p.loss(step).backward()
+            p.optimizer.step()
+            p.optimizer.step()
+
+
+def caught(p: Program) -> None:
+    """The program catches errors of its step, as some do for want of memory, and goes on."""
+    for step in p.run():
+        with step:
+            try:
+                p.loss(step).backward()
+                p.loss(step).backward()
+            except RuntimeError:
+                pass
+            p.optimizer.step()
+
+
+def a_set(p: Program) -> None:
+    for _ in p.run(seen=0):
+        p.state.seen = {1, 2}
+
+
+def a_numpy_object(p: Program) -> None:
+    for _ in p.run(seen=0):
+        p.state.seen = [np.array(["a"])]
+
+
+def other_data(p: Program) -> None:
+    p.samples += rank_in_the_world()
+    for step in p.run():
+        p.train(step)
+
+
+def other_batch(p: Program) -> None:
+    p.batch += rank_in_the_world()
+    for step in p.run():
+        p.train(step)
+
+
+def other_seed(p: Program) -> None:
+    p.seed += rank_in_the_world()
+    for step in p.run():
+        p.train(step)
+
+
+def other_layers_frozen(p: Program) -> None:
+    for step in p.run():
+        p.model[0 if step.rank else 2].requires_grad_(step.number == 1)
+        p.train(step)
+
+
+def one_like_it_frozen(p: Program) -> None:
+    """What the ranks train has the same shapes, so that it could be summed."""
+    p.model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    p.optimizer = torch.optim.SGD(p.model.parameters(), lr=0.1)
+    for step in p.run():
+        p.model[step.rank].requires_grad_(step.number == 1)
+        p.train(step)
+
+
+def a_step_skipped(p: Program) -> None:
+    for step in p.run():
+        with step:
+            p.loss(step).backward()
+            if not (step.rank == 1 and step.number == 3):
+                p.optimizer.step()
+            p.optimizer.zero_grad()
+        p.log.append(float(p.model[0].weight.sum()))
+
+
+def the_last_step_skipped(p: Program) -> None:
+    for step in p.run():
+        with step:
+            p.loss(step).backward()
+            if not (step.rank == 1 and step.number == step.total):
+                p.optimizer.step()
+            p.optimizer.zero_grad()
+
+
+def an_own_learning_rate(p: Program) -> None:
+    for step in p.run():
+        p.optimizer.param_groups[0]["lr"] = 0.01 * (1 + step.rank)
+        p.train(step)
+
+
+def noise_in_the_update(p: Program) -> None:
+    for step in p.run():
+        p.train(step)
+        with torch.no_grad():
+            p.model[2].bias += torch.rand(()) * 1e-3
+
+
+def a_counter_in_a_buffer(p: Program) -> None:
+    p.model.register_buffer("seen", torch.zeros(()))
+    for step in p.run():
+        p.model.seen += int(step.indices.sum())
+        p.train(step)
+
+
+ALIKE: dict[Callable[[Program], None], str] = {
+    sparse: "model.0.weight is sparse",
+    complex_numbers: "model.phase is complex",
+    lbfgs: "optimizer is an LBFGS",
+    lazy: "model.0.weight is not initialized",
+    nothing_to_train: "no parameter with requires_grad",
+    a_loose_parameter: "changes a parameter of shape [3] (in its group 0) that no model",
+    a_loose_head_later: "(in its group 1) that no model",
+    a_head_that_comes_later: "model.3 came to the model after training had begun",
+    an_optimizer_of_its_own: "a AdamW that is no part of the state changes model.0.weight",
+    unfrozen_inside: "model.0.weight has required a gradient since the middle of a step",
+    backward_again: "backward() was called again",
+    several_evaluations: "evaluates its closure several times",
+    accumulated_over_steps: "from the step before was neither used by an optimizer nor cleared",
+    steps_outside: "outside the block of step 1",
+    steps_twice: "called twice in step 1",
+    caught: "backward() was called again",
+    a_set: "state.seen is a set, which does not travel; write sorted",
+    a_numpy_object: "state.seen[0] is of NumPy's type",
+}
+UNLIKE: dict[Callable[[Program], None], str] = {
+    other_data: "data sets of 24, 25 samples",
+    other_batch: "global batches of 8, 9",
+    other_seed: "other seeds for the order",
+    other_layers_frozen: "do not train the same parameters",
+    one_like_it_frozen: "requires_grad, or the models, differ",
+    a_step_skipped: "step 4: rank 0 and rank 1 do not hold the same: some have taken optimizer",
+    the_last_step_skipped: "step 6: rank 0 and rank 1 do not hold the same",
+    an_own_learning_rate: "step 2: rank 0 and rank 1 do not hold the same: model.0.weight is the",
+    noise_in_the_update: "model.2.bias is the first that differs",
+    a_counter_in_a_buffer: "model.seen is the first that differs",
+}
+
+
+def _run(program: Callable[[Program], None], log: list[Any]) -> None:
+    program(Program(log))
+
+
+@pytest.mark.parametrize("program", ALIKE, ids=lambda one: one.__name__)
+def test_what_cannot_be_trained_is_refused(program: Callable[[Program], None]) -> None:
+    for outcome in trained(2, functools.partial(_run, program)):
+        assert outcome.error.startswith("Mistake: ")
+        assert ALIKE[program] in outcome.error
+
+
+@pytest.mark.parametrize("program", UNLIKE, ids=lambda one: one.__name__)
+def test_workers_that_are_not_alike_are_told_apart(program: Callable[[Program], None]) -> None:
+    outcomes = trained(2, functools.partial(_run, program))
+    for outcome in outcomes:
+        assert outcome.error.startswith("Mistake: ")
+        text = outcome.error.replace("25, 24", "24, 25").replace("9, 8", "8, 9")  # by rank
+        assert UNLIKE[program] in text

@@ -1,0 +1,430 @@
+"""Ordinary training code trains in every world what it trains in a plain loop, or is refused."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tests.trainer.engine.loops import trained
+from tests.trainer.ranks import alone
+
+WORLDS = (1, 2, 3)
+RTOL = 1e-9
+Run = Callable[..., None]
+
+
+# --- ordinary training code ------------------------------------------------------------------
+
+
+def data(samples: int, width: int = 4) -> tuple[Tensor, Tensor]:
+    x = torch.randn(samples, width, generator=torch.Generator().manual_seed(1)).double()
+    return x, x.sum(1, keepdim=True) * 10
+
+
+class Swell:
+    """What the training code below needs of a loop: here, Swell's."""
+
+    def __init__(self, samples: int, batch: int, epochs: int, **parts: Any) -> None:
+        from trainer import elastic
+
+        self.state = elastic.State(**parts)
+        self._steps = elastic.steps(self.state, elastic.batches(samples, batch), epochs=epochs)
+
+    def __iter__(self) -> Any:
+        yield from self._steps
+
+
+class Whole:
+    """A step of a plain loop: the whole batch, nothing around it."""
+
+    def __init__(self, number: int, epoch: int, total: int, indices: Tensor) -> None:
+        self.number, self.epoch, self.indices = number, epoch, indices
+        self.batch_size = len(indices)
+        self.progress = (number - 1) / total
+        self.applied = True
+        self._counted = 0.0
+
+    def __enter__(self) -> Whole:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def split(self, most: int | None) -> Any:
+        yield from self.indices.split(most or len(self.indices))
+
+    def add(self, **numbers: Any) -> None:
+        return None
+
+
+class Plain:
+    """The same without Swell."""
+
+    def __init__(self, samples: int, batch: int, epochs: int, **parts: Any) -> None:
+        from trainer.engine.data import Order
+
+        self._order, self._epochs = Order(samples, batch, 0), epochs
+
+    def __iter__(self) -> Any:
+        order = self._order
+        total = order.steps_per_epoch * self._epochs
+        for number in range(total):
+            start, stop = order.bounds(number)
+            epoch = order.epoch_of(number)
+            yield Whole(number + 1, epoch, total, order.permutation(epoch)[start:stop])
+
+
+def numbers(*models: nn.Module) -> list[float]:
+    return torch.cat([p.detach().flatten() for m in models for p in m.parameters()]).tolist()
+
+
+def clipped(make: Any, log: list[Any]) -> None:
+    """17 samples in batches of 16: in every second step all ranks but one have no sample."""
+    torch.manual_seed(0)
+    x, y = data(17)
+    model = nn.Linear(4, 1).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    for step in make(17, 16, 2, model=model, optimizer=optimizer):
+        with step:
+            for part in step.split(None):
+                loss = (model(x[part]) - y[part]).square().sum() / step.batch_size
+                step.add(loss=loss)
+                loss.backward()
+            log.append(float(nn.utils.clip_grad_norm_(model.parameters(), 1.0)))
+            optimizer.step()
+            optimizer.zero_grad()
+        log.append(numbers(model))
+
+
+def listed(make: Any, log: list[Any]) -> None:
+    """The parts are made a list first, as for a progress bar."""
+    torch.manual_seed(0)
+    x, y = data(17)
+    model = nn.Linear(4, 1).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    for step in make(17, 16, 2, model=model, optimizer=optimizer):
+        with step:
+            optimizer.zero_grad()
+            for part in list(step.split(3)):
+                ((model(x[part]) - y[part]).square().sum() / step.batch_size).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+        log.append(numbers(model))
+
+
+def twice_in_a_part(make: Any, log: list[Any]) -> None:
+    """Two losses of one part, each with a backward pass of its own."""
+    torch.manual_seed(0)
+    x, y = data(22)
+    model = nn.Linear(4, 1).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    for step in make(22, 8, 2, model=model, optimizer=optimizer):
+        with step:
+            optimizer.zero_grad()
+            for part in step.split(3):
+                ((model(x[part]) - y[part]).square().sum() / step.batch_size).backward()
+                (model(x[part]).square().sum() / step.batch_size).backward()
+            optimizer.step()
+        log.append(numbers(model))
+
+
+def hooked(make: Any, log: list[Any]) -> None:
+    """An optimizer's hook, registered before Swell knows of it, sees the gradients."""
+    torch.manual_seed(0)
+    x, y = data(17)
+    model = nn.Linear(4, 1).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+
+    def clip(*_: object) -> None:
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+
+    optimizer.register_step_pre_hook(clip)
+    for step in make(17, 16, 2, model=model, optimizer=optimizer):
+        with step:
+            for part in step.split(None):
+                ((model(x[part]) - y[part]).square().sum() / step.batch_size).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        log.append(numbers(model))
+
+
+def scaled(make: Any, log: list[Any]) -> None:
+    """A GradScaler, which skips the steps whose gradients are infinite, and clipping."""
+    torch.manual_seed(0)
+    x, y = data(17)
+    y[3] = torch.inf
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
+    for step in make(17, 16, 8, model=model, optimizer=optimizer, scaler=scaler):
+        with step:
+            for part in step.split(None):
+                loss = (model(x[part]) - y[part]).square().sum() / step.batch_size
+                scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+        log.append([scaler.get_scale(), *numbers(model)])
+
+
+def by_closure(make: Any, log: list[Any]) -> None:
+    """optimizer.step(closure), with an optimizer that evaluates it once."""
+    torch.manual_seed(0)
+    x, y = data(24)
+    model = nn.Linear(4, 1).double()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for step in make(24, 8, 2, model=model, optimizer=optimizer):
+        with step:
+
+            def closure(step: Any = step) -> Tensor:
+                optimizer.zero_grad()
+                i = step.indices
+                loss: Tensor = (model(x[i]) - y[i]).square().sum() / step.batch_size
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)
+        log.append(numbers(model))
+
+
+class Recomputed(nn.Module):
+    """A block that is used three times, its activations recomputed in backward."""
+
+    def __init__(self, reentrant: bool | None, around: str) -> None:
+        super().__init__()
+        self.first, self.block, self.last = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 1)
+        self.reentrant, self.around = reentrant, around
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.around == "model":
+            return self._again(self._all, x.requires_grad_())
+        if self.around == "nested":
+            return self._again(lambda v: self._again(self._all, v), x.requires_grad_())
+        return self._all(x)
+
+    def _all(self, v: Tensor) -> Tensor:
+        v = self.first(v)
+        for _ in range(3):
+            v = self._again(self._one, v) if self.around == "blocks" else self._one(v)
+        out: Tensor = self.last(v)
+        return out
+
+    def _one(self, v: Tensor) -> Tensor:
+        return torch.tanh(self.block(v))
+
+    def _again(self, function: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
+        if self.reentrant is None:
+            return function(v)
+        out: Tensor = checkpoint(function, v, use_reentrant=self.reentrant)
+        return out
+
+
+def recomputed(reentrant: bool | None, around: str, split: bool, make: Any, log: list[Any]) -> None:
+    torch.manual_seed(0)
+    x, y = data(32)
+    model = Recomputed(reentrant, around)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    for step in make(32, 8, 3, model=model, optimizer=optimizer):
+        with step:
+            for part in step.split(2) if split else [step.indices]:
+                ((model(x[part]) - y[part]).square().sum() / step.batch_size).backward()
+            log.append(float(nn.utils.clip_grad_norm_(model.parameters(), 100.0)))
+            optimizer.step()
+            optimizer.zero_grad()
+        log.append(numbers(model))
+
+
+class Sometimes(nn.Module):
+    """How often its block is used, and whether its branch is, depends on the step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block, self.branch, self.last = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 1)
+        self.double()
+
+    def forward(self, v: Tensor, times: int, branch: bool) -> Tensor:
+        v = v.requires_grad_()
+        for _ in range(times):
+            v = checkpoint(lambda u: torch.tanh(self.block(u)), v, use_reentrant=True)
+        if branch:
+            v = v + self.branch(v)
+        out: Tensor = self.last(v)
+        return out
+
+
+def sometimes(make: Any, log: list[Any]) -> None:
+    """What was learned of earlier steps does not hold: gradients come late, and others not."""
+    torch.manual_seed(0)
+    x, y = data(32)
+    model = Sometimes()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for step in make(32, 8, 4, model=model, optimizer=optimizer):
+        with step:
+            n = step.number
+            out = model(x[step.indices], 1 + n * n % 4, n % 3 == 0)
+            ((out - y[step.indices]).square().sum() / step.batch_size).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        log.append(numbers(model))
+
+
+def unfrozen(make: Any, log: list[Any]) -> None:
+    """The first layer is frozen in epoch 0, the last one in epoch 2."""
+    torch.manual_seed(0)
+    x, y = data(20)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, weight_decay=0.5)
+    for step in make(20, 8, 4, model=model, optimizer=optimizer):
+        model[0].requires_grad_(step.epoch != 0)
+        model[2].requires_grad_(step.epoch != 2)
+        with step:
+            i = step.indices
+            ((model(x[i]) - y[i]).square().sum() / step.batch_size).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        log.append(numbers(model))
+
+
+def given_later(make: Any, log: list[Any]) -> None:
+    """The backbone is frozen, and given to the optimizer in epoch 1."""
+    torch.manual_seed(0)
+    x, y = data(20)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.AdamW(model[2].parameters(), lr=0.05)
+    for step in make(20, 8, 3, model=model, optimizer=optimizer):
+        if step.epoch == 1 and len(optimizer.param_groups) == 1:
+            model[0].requires_grad_(True)
+            optimizer.add_param_group({"params": list(model[0].parameters()), "lr": 0.01})
+        with step:
+            i = step.indices
+            ((model(x[i]) - y[i]).square().sum() / step.batch_size).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        log.append(numbers(model))
+
+
+def unused(make: Any, log: list[Any]) -> None:
+    """One layer is never reached, one only by the samples of one rank."""
+    torch.manual_seed(0)
+    x, y = data(20)
+    model = nn.ModuleList([nn.Linear(4, 1) for _ in range(3)]).double()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, weight_decay=0.5)
+    for step in make(20, 8, 3, model=model, optimizer=optimizer):
+        with step:
+            for part in step.split(1):  # the first two layers share the samples
+                layer = model[int(part) % 2] if step.number % 2 else model[1]
+                ((layer(x[part]) - y[part]).square().sum() / step.batch_size).backward()
+            log.append([p.grad is None for p in model.parameters()])
+            optimizer.step()
+            optimizer.zero_grad()
+        log.append(numbers(model))
+
+
+def set_by_hand(make: Any, log: list[Any]) -> None:
+    """Gradients that come from torch.autograd.grad, and not from backward()."""
+    torch.manual_seed(0)
+    x, y = data(24)
+    model = nn.Linear(4, 1).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    for step in make(24, 8, 2, model=model, optimizer=optimizer):
+        with step:
+            i = step.indices
+            loss = (model(x[i]) - y[i]).square().sum() / step.batch_size
+            for p, gradient in zip(
+                model.parameters(), torch.autograd.grad(loss, list(model.parameters())), strict=True
+            ):
+                p.grad = gradient
+            optimizer.step()
+        log.append(numbers(model))
+
+
+def cleared_on_the_way(make: Any, log: list[Any]) -> None:
+    """A backward pass whose gradients are thrown away before those that count."""
+    torch.manual_seed(0)
+    x, y = data(24)
+    model = nn.ModuleList([nn.Linear(4, 1) for _ in range(2)]).double()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for step in make(24, 8, 2, model=model, optimizer=optimizer):
+        with step:
+            for part in step.split(None):
+                model[1](x[part]).sum().backward()
+                optimizer.zero_grad(set_to_none=step.number % 2 == 0)
+                ((model[0](x[part]) - y[part]).square().sum() / step.batch_size).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        log.append(numbers(model))
+
+
+def two_models(make: Any, log: list[Any]) -> None:
+    """Two models that share a layer, two optimizers, one of them stepped every second time."""
+    torch.manual_seed(0)
+    x, y = data(20)
+    one = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+    two = nn.Sequential(one[0], nn.ReLU(), nn.Linear(4, 1, dtype=torch.float64))
+    first = torch.optim.Adam(one.parameters(), lr=0.01)
+    second = torch.optim.SGD(two[2].parameters(), lr=0.001, momentum=0.9)
+    for step in make(20, 8, 3, one=one, two=two, first=first, second=second):
+        with step:
+            i = step.indices
+            loss = (one(x[i]) - y[i]).square().sum() + (two(x[i]) - y[i]).square().sum()
+            (loss / step.batch_size).backward()
+            first.step()
+            first.zero_grad()
+            if step.number % 2:
+                second.step()
+            second.zero_grad()
+        log.append(numbers(one, two))
+
+
+GOOD: dict[str, Run] = {
+    "clipped": clipped,
+    "listed": listed,
+    "twice in a part": twice_in_a_part,
+    "hooked": hooked,
+    "scaled": scaled,
+    "closure": by_closure,
+    "sometimes": sometimes,
+    "unfrozen": unfrozen,
+    "given later": given_later,
+    "unused": unused,
+    "set by hand": set_by_hand,
+    "cleared on the way": cleared_on_the_way,
+    "two models": two_models,
+    **{
+        f"recomputed {'reentrant' if reentrant else 'once'}, {around}{', split' * split}": (
+            functools.partial(recomputed, reentrant, around, split)
+        )
+        for reentrant in (True, False)
+        for around in ("blocks", "model", "nested")
+        for split in (False, True)
+    },
+}
+
+
+def plainly(run: Run) -> list[Any]:
+    log: list[Any] = []
+    run(Plain, log)
+    return copy.deepcopy(log)
+
+
+@pytest.mark.parametrize("size", WORLDS)
+@pytest.mark.parametrize("name", GOOD)
+def test_it_trains_what_a_plain_loop_trains(name: str, size: int) -> None:
+    run = GOOD[name]
+    expected = alone(plainly, run)
+    for outcome in trained(size, functools.partial(run, Swell)):
+        assert outcome.error == ""
+        assert len(outcome.log) == len(expected)
+        for step, (found, wanted) in enumerate(zip(outcome.log, expected, strict=True)):
+            assert found == pytest.approx(wanted, rel=RTOL, abs=1e-12), f"entry {step}"

@@ -1,0 +1,58 @@
+"""The end of a backward pass: of the outermost one, whatever is recomputed inside it.
+
+autograd calls back at the end of a graph task, but reentrant recomputation
+(``torch.utils.checkpoint`` with ``use_reentrant=True``) runs a task of its own for every block, in
+the middle of another one. A task is inside another if a node is being evaluated when it ends. The
+outer one may reach no parameter by itself; so we wait there for the next of its nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_engine: Any = torch.autograd.Variable._execution_engine
+_autograd: Any = torch._C
+
+
+class BackwardEnd:
+    """Calls back at the end of each outermost backward pass that has reached a parameter.
+
+    Args:
+        callback: called before ``backward()`` returns; what it raises, ``backward()`` raises.
+    """
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self._callback = callback
+        self._task = -1  # the newest that is watched; an outer one, once its inner ones are done
+        self._watched: set[int] = set()
+
+    def reached(self) -> None:
+        """To be called whenever backward has reached a parameter, by a hook."""
+        task = _autograd._current_graph_task_id()
+        if task == self._task:
+            return
+        self._task = task
+        if task not in self._watched:
+            self._watched.add(task)
+            _engine.queue_callback(self._ended)
+
+    def _ended(self) -> None:
+        node = _autograd._current_autograd_node()
+        if node is None:
+            self._watched.clear()
+            self._task = -1
+            self._callback()
+            return
+        handles: list[Any] = []
+
+        def next_one(*gradients: Any) -> None:
+            while handles:
+                handles.pop().remove()
+            self.reached()
+
+        for following, _ in node.next_functions:
+            if following is not None:
+                handles.append(following.register_prehook(next_one))

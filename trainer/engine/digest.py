@@ -1,0 +1,88 @@
+"""64-bit digests of tensors and values: equal for equal bits, and as good as never otherwise.
+
+A tensor's digest is a sum over its 8-byte words, each times a pseudo-random odd number, modulo
+2**64. It is exact wherever and in whatever order it is summed, costs one pass over the memory, and
+tells where in the tensor a word stands: differences of single bits do not cancel out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MASK = 2**64 - 1
+_BLOCK = 2**16  # words that have a factor each; the blocks have one, too
+_ROWS = 64  # blocks that a GPU multiplies at once: 32 MiB
+_PRIME = 0x9E3779B97F4A7C15  # odd, its bits as good as random: that of the golden ratio
+
+
+def digest(tensor: Tensor) -> Tensor:
+    """The digest of a tensor's bits: int64, shape [], on the tensor's device."""
+    words = _words(tensor)
+    factors = _factors(words.device)
+    whole = len(words) // _BLOCK * _BLOCK
+    total = (words[whole:] * factors[: len(words) - whole]).sum()
+    if whole:
+        blocks = words[:whole].view(-1, _BLOCK)
+        sums = _row_sums(blocks, factors)
+        for start in range(0, len(sums), _BLOCK):
+            part = sums[start : start + _BLOCK]
+            total = total * 3 + (part * factors[: len(part)]).sum()
+    return total
+
+
+def digest_of(value: Any) -> int:
+    """The digest of a plain value, by its text."""
+    return int.from_bytes(hashlib.sha256(repr(value).encode()).digest()[:8], "big")
+
+
+def combined(digests: list[int]) -> int:
+    """One digest of several; their order counts."""
+    total = len(digests)
+    for one in digests:
+        total = (total * _PRIME + one) & MASK
+    return total
+
+
+def digest_of_numbers(numbers: Tensor) -> int:
+    """The digest of a *set* of numbers: int64, any shape. Those of parts add up, modulo 2**64."""
+    mixed = numbers * _signed(_PRIME) + 1
+    mixed = (mixed ^ (mixed >> 29)) * _signed(0xBF58476D1CE4E5B9)
+    return int((mixed ^ (mixed >> 32)).sum()) & MASK
+
+
+def _row_sums(blocks: Tensor, factors: Tensor) -> Tensor:
+    if blocks.device.type == "cpu":
+        return torch.mv(blocks, factors)
+    parts = [(part * factors).sum(1) for part in blocks.split(_ROWS)]  # mv has no int64 there
+    return torch.cat(parts)
+
+
+def _words(tensor: Tensor) -> Tensor:
+    """A tensor's bits as int64, shape [n]; zeros fill the last word."""
+    tensor = tensor.detach()
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
+    flat = tensor.contiguous().reshape(-1).view(torch.uint8)
+    if flat.storage_offset() % 8 or flat.data_ptr() % 8:
+        flat = flat.clone()
+    rest = len(flat) % 8
+    if rest:
+        flat = torch.cat([flat, flat.new_zeros(8 - rest)])
+    return flat.view(torch.int64)
+
+
+@lru_cache(maxsize=4)
+def _factors(device: torch.device) -> Tensor:
+    generator = torch.Generator("cpu").manual_seed(1)
+    limit = 2**62
+    drawn = torch.randint(-limit, limit, (_BLOCK,), generator=generator, device="cpu")
+    return (drawn * 2 + 1).to(device)
+
+
+def _signed(number: int) -> int:
+    return number - 2**64 if number >= 2**63 else number

@@ -1,0 +1,106 @@
+"""The numbers that travel with a step's gradients, in the buffer of the last bucket.
+
+    head | metrics | statistics | what rank 0 tells | what rank 1 tells | …
+
+All of it is summed. What a rank tells of itself has a place of its own, in which all others have
+zeros, as numbers of 16 bits: their sums are exact in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.engine.replicas import FIELDS, Told
+
+_HEAD = 8
+_LIMBS = 4  # of 16 bits, for each number of 64
+_ROW = len(FIELDS) * _LIMBS
+
+
+@dataclass(frozen=True)
+class Head:
+    """The numbers that every step has; each rank's own, or their sums.
+
+    Attributes:
+        pause: ranks that are asked to leave the world after this step.
+        save: 1 if a checkpoint is due after it.
+        digest: 1 if the digest of the state is due after it.
+        late: ranks whose gradients were not all in time.
+        samples: samples of the step.
+        counted: what the loss is a mean over, if the program counts it; else 0.
+        witness, magnitude: of the gradients (see trainer.engine.gradients).
+    """
+
+    pause: float
+    save: float
+    digest: float
+    late: float
+    samples: float
+    counted: float
+    witness: float
+    magnitude: float
+
+
+@dataclass(frozen=True)
+class Extras:
+    """Where which number is.
+
+    Attributes:
+        metrics: how many there are.
+        statistics: how many there are.
+        size: how many ranks tell of themselves; 0 in a world of one.
+    """
+
+    metrics: int
+    statistics: int
+    size: int
+
+    @property
+    def length(self) -> int:
+        """How many numbers travel."""
+        return _HEAD + self.metrics + self.statistics + self.size * _ROW
+
+    def written(
+        self, head: Head, metrics: Sequence[float], statistics: Tensor | None, rank: int, told: Told
+    ) -> Tensor:
+        """One rank's numbers: float64, shape [length], on the CPU."""
+        numbers = torch.zeros(self.length, dtype=torch.float64, device="cpu")
+        front = [*astuple(head), *metrics]
+        numbers[: len(front)] = torch.tensor(front, dtype=torch.float64, device="cpu")
+        if statistics is not None:
+            numbers[len(front) : len(front) + self.statistics] = statistics
+        if self.size:
+            limbs = [
+                float(value >> shift & 0xFFFF)
+                for value in astuple(told)
+                for shift in (48, 32, 16, 0)
+            ]
+            start = self._rows + rank * _ROW
+            numbers[start : start + _ROW] = torch.tensor(limbs, dtype=torch.float64, device="cpu")
+        return numbers
+
+    def read(self, summed: Tensor) -> tuple[Head, list[float], Tensor, list[Told]]:
+        """What ``written`` wrote, summed: the head, metrics, statistics, what the ranks told."""
+        values = summed.tolist()
+        statistics = summed[_HEAD + self.metrics : self._rows]
+        rows = [
+            Told(*_numbers(values[start : start + _ROW]))
+            for start in range(self._rows, self.length, _ROW)
+        ]
+        return Head(*values[:_HEAD]), values[_HEAD : _HEAD + self.metrics], statistics, rows
+
+    @property
+    def _rows(self) -> int:
+        return _HEAD + self.metrics + self.statistics
+
+
+def _numbers(limbs: list[float]) -> list[int]:
+    whole = [int(limb) for limb in limbs]
+    return [
+        whole[i] << 48 | whole[i + 1] << 32 | whole[i + 2] << 16 | whole[i + 3]
+        for i in range(0, len(whole), _LIMBS)
+    ]

@@ -1,0 +1,62 @@
+"""Running statistics of batch normalisation: one and the same on all ranks after each step.
+
+Each rank normalises by the batches that it computes itself, as in any data-parallel training, so
+each sees other statistics. What a rank adds to them travels with the gradients, weighted by its
+part of the batch. So no rank's samples are lost, and a checkpoint does not mix those of several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+
+class Statistics:
+    """The running statistics of some models.
+
+    Args:
+        models: on their device.
+    """
+
+    def __init__(self, models: Iterable[nn.Module]) -> None:
+        modules = {id(one): one for model in models for one in model.modules()}
+        self._modules = [one for one in modules.values() if isinstance(one, _NormBase)]
+        self._buffers: list[Tensor] = []
+        self._before = torch.empty(0)
+
+    def __len__(self) -> int:
+        """How many numbers travel."""
+        return sum(one.numel() for one in self._found())
+
+    def begin(self) -> None:
+        """A step begins: what comes now is what this rank adds."""
+        if self._modules:
+            self._buffers = self._found()
+            self._before = self._flat()
+
+    def added(self, weight: float) -> Tensor | None:
+        """What the step has added here, times this rank's ``weight``: float64; None for nothing.
+
+        All ranks' weights sum to 1.
+        """
+        return (self._flat() - self._before) * weight if self._modules else None
+
+    def settle(self, added: Tensor | None) -> None:
+        """Sets what all ranks together have added; None for nothing: the step did not count."""
+        if not self._modules:
+            return
+        now = self._before if added is None else self._before + added.to(self._before)
+        sizes = [one.numel() for one in self._buffers]
+        with torch.no_grad():
+            for buffer, value in zip(self._buffers, now.split(sizes), strict=True):
+                whole = not buffer.is_floating_point()  # how many batches it has seen
+                buffer.copy_((value.round() if whole else value).view_as(buffer))
+
+    def _found(self) -> list[Tensor]:
+        return [buffer for one in self._modules for buffer in one.buffers(recurse=False)]
+
+    def _flat(self) -> Tensor:
+        return torch.cat([one.flatten().to(torch.float64) for one in self._buffers])

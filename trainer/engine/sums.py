@@ -1,0 +1,261 @@
+"""What the ranks of a world sum in a step, and what they compare: all of it in one exchange.
+
+The gradients, the running statistics of batch normalisation, the step's numbers; and beside them
+what each rank tells of itself. Everything is compared before a sum becomes anybody's gradient, so
+whatever was found to differ has changed no parameter yet, on no rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, field
+
+import horovod.torch as hvd
+import torch
+from torch import Tensor, nn
+
+from trainer.engine.digest import digest_of_numbers
+from trainer.engine.extras import Extras, Head
+from trainer.engine.gradients import GradientBuckets
+from trainer.engine.replicas import Replicas, Told, compare
+from trainer.engine.state import State
+from trainer.engine.statistics import Statistics
+from trainer.engine.trained import Guard, Trained
+from trainer.engine.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The samples of a step.
+
+    Attributes:
+        number: of the step, from 1.
+        own: this rank's, int64, shape [n].
+        whole: those of all ranks; None without a data set.
+        count: how many all ranks have together.
+    """
+
+    number: int
+    own: Tensor
+    whole: Tensor | None
+    count: int
+
+
+@dataclass(frozen=True)
+class Own:
+    """The numbers that one rank brings into a step."""
+
+    pause: bool
+    save: bool
+    counted: float
+    metrics: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Summed:
+    """What has come of them.
+
+    Attributes:
+        pause: whether the world is to be left after this step.
+        save: whether a checkpoint is due after it.
+        digest: whether the digest of the state is due after it.
+        metrics: the sums, divided by what the program has counted, if it has.
+    """
+
+    pause: bool = False
+    save: bool = False
+    digest: bool = False
+    metrics: Sequence[float] = field(default_factory=list)
+
+
+class Sums:
+    """The sums of one world after another.
+
+    Args:
+        state: whose models are trained; they are on their device, and the optimizers are made.
+        metrics: how many numbers a step sums for the program.
+        check: raises to end a backward pass whose gradients nobody waits for any more.
+        emit: emits an event.
+
+    Attributes:
+        trained: what is trained.
+        replicas: when the state is compared.
+        rank: in the world that there is now.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        metrics: int,
+        check: Callable[[], None],
+        emit: Callable[..., None] = lambda event, **fields: None,
+    ) -> None:
+        self._state = state
+        self._check = check
+        self._metrics = metrics
+        self._statistics = Statistics(state.models)
+        self.trained = Trained(state)
+        self.replicas = Replicas(state)
+        self.rank = 0
+        self._size = 0
+        self._unused: list[nn.Parameter] = []
+        self._guard = Guard(state)
+        self._verdict = Verdict(state, emit)
+        self._slice = Slice(0, torch.empty(0), None, 0)
+        self._buckets: GradientBuckets | None = None
+        self._extras = Extras(0, 0, 0)
+
+    def enter(self, rank: int, size: int) -> None:
+        """This worker has joined a world."""
+        self.rank = rank
+        if size != self._size:
+            self._size = size
+            self._drop_buckets()
+        self.replicas.enter()
+
+    def close(self) -> None:
+        """No step follows: the models are the program's again."""
+        self._drop_buckets()
+        self._guard.close()
+
+    # --- a step -----------------------------------------------------------------------
+
+    def begin(self, samples: Slice) -> None:
+        """A step begins, on all ranks. Raises Mistake for what cannot be trained any more."""
+        if self.trained.follow() or self._buckets is None:
+            self._drop_buckets()
+            self._deal()
+        self._slice = samples
+        self.buckets.zero(witness=self.replicas.examine, unused=self._unused)
+        self._unused = []
+        if self._size > 1:
+            self._statistics.begin()
+
+    @property
+    def buckets(self) -> GradientBuckets:
+        """Where the gradients of the running step arrive."""
+        assert self._buckets is not None
+        return self._buckets
+
+    def reduce(self, own: Callable[[], Own]) -> Summed:
+        """Sums everything over the ranks; the sums are the parameters' gradients then.
+
+        Args:
+            own: gives this rank's numbers, when its gradients are complete.
+
+        Raises HorovodInternalError when a worker was lost, Mistake when the ranks do not train
+        alike, and StandsAlone on a rank that differs from several others; no parameter has a
+        gradient then.
+        """
+        self.trained.require_unchanged()
+        buckets = self.buckets
+
+        def fill(late: bool) -> Tensor:
+            mine = own()
+            witness, magnitude = buckets.witnessed()
+            head = Head(
+                pause=mine.pause,
+                save=mine.save,
+                digest=self.rank == 0 and self.replicas.due(),
+                late=late,
+                samples=len(self._slice.own),
+                counted=mine.counted,
+                witness=witness,
+                magnitude=magnitude,
+            )
+            added = self._statistics.added(self._weight) if self._size > 1 else None
+            return self._extras.written(head, mine.metrics, added, self.rank, self._told())
+
+        head, metrics, statistics, told = self._extras.read(buckets.reduce(fill))
+        self._compare(told, head.samples)
+        if head.late:
+            buckets.reduce_late()
+        buckets.require_witnessed(head.witness, head.magnitude, self._size)
+        divisor = self._verdict.divisor(head.counted, self._slice.number)
+        buckets.settle(divisor)
+        if self._size > 1:
+            self._statistics.settle(statistics)
+        return Summed(
+            pause=head.pause > 0.5,
+            save=head.save > 0.5,
+            digest=head.digest + head.save > 0.5,
+            metrics=[one / divisor for one in metrics],
+        )
+
+    def forget(self) -> None:
+        """The step is not taken: what its backward passes have left is undone."""
+        if self._buckets is not None:
+            self._buckets.forget()
+        if self._size > 1:
+            self._statistics.settle(None)
+
+    def applied(self, stepped: Container[int], digest: bool) -> None:
+        """The step was taken.
+
+        Args:
+            stepped: the ids of the optimizers that have used the gradients.
+            digest: whether the state is to be digested now.
+        """
+        self._unused = self.trained.unused(stepped)
+        self.replicas.completed(digest)
+
+    # --- comparing --------------------------------------------------------------------
+
+    def compare_ends(self) -> None:
+        """Compares the state at the end of all steps. A collective: every rank calls it.
+
+        Raises as ``reduce`` does.
+        """
+        if self._size == 1:
+            return
+        mine = Told(self.trained.layout, self._state.updates_taken, 0, self.replicas.digest_now())
+        row = Extras(0, 0, 1).written(Head(*[0.0] * 8), [], None, 0, mine)
+        rows = hvd.allgather(row.unsqueeze(0), name="state.end")
+        told = [Extras(0, 0, 1).read(one)[3][0] for one in rows]
+        difference = compare(told, samples=0)
+        if difference is not None:
+            self._verdict.judge(difference, self._state.step, self.rank)
+
+    def _compare(self, told: Sequence[Told], samples: float) -> None:
+        found = self._slice
+        if told:
+            whole = 0 if found.whole is None else digest_of_numbers(found.whole)
+            difference = compare(told, whole)
+            if difference is not None:
+                self._verdict.judge(difference, found.number, self.rank)
+        if round(samples) != found.count:
+            self._verdict.wrong_count(found.number, samples, found.count)
+
+    def _told(self) -> Told:
+        own, replicas = self._slice.own, self.replicas
+        return Told(
+            trained=self.trained.layout,
+            updates=self._state.updates_taken,
+            samples=0 if self._slice.whole is None else digest_of_numbers(own),
+            state=replicas.digest if replicas.examine else 0,
+        )
+
+    @property
+    def _weight(self) -> float:
+        """This rank's part of the batch; all are alike where there is no data set."""
+        if not self._slice.count:
+            return 1 / self._size
+        return len(self._slice.own) / self._slice.count
+
+    # --- buckets ----------------------------------------------------------------------
+
+    def _deal(self) -> None:
+        statistics = len(self._statistics) if self._size > 1 else 0
+        self._extras = Extras(self._metrics, statistics, self._size if self._size > 1 else 0)
+        self._buckets = GradientBuckets(
+            self.trained.parameters,
+            tail=self._extras.length,
+            size=self._size,
+            check=self._check,
+            name=self.trained.name,
+        )
+
+    def _drop_buckets(self) -> None:
+        if self._buckets is not None:
+            self._buckets.close()
+            self._buckets = None

@@ -1,0 +1,209 @@
+"""What is trained: the parameters of the state's models that require a gradient, as they are now.
+
+That may change between two steps: ``requires_grad``, and the groups of an optimizer. What
+cannot be followed is refused: a parameter that no model of the state has would be lost with its
+worker, and a module that comes later would be missing in a newcomer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules import module as registration
+from torch.optim import LBFGS, Optimizer
+
+from trainer.engine.digest import combined, digest_of
+from trainer.engine.mistake import Mistake
+from trainer.engine.state import State
+
+
+class Trained:
+    """Watches what a state's models and optimizers train.
+
+    Args:
+        state: whose models are on their device, and whose optimizers exist.
+
+    Attributes:
+        parameters: those with ``requires_grad``, in the order of the models.
+        layout: a digest of their names: equal on ranks that train alike.
+
+    Raises Mistake for what cannot be trained: nothing, complex or lazy parameters, optimizers that
+    search along a line, parameters that no model has.
+    """
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._names = {id(one): name for name, one in state.named_parameters().items()}
+        self._all = [p for model in state.models for p in model.parameters()]
+        self._all = list({id(p): p for p in self._all}.values())
+        self._groups: list[int] = []
+        self.parameters: list[nn.Parameter] = []
+        self.layout = 0
+        self._refuse_what_cannot_be()
+        self.follow()
+
+    def follow(self) -> bool:
+        """Takes in what changed since the last call. Returns whether anything did."""
+        self._follow_groups()
+        if self.parameters and not self.changed:
+            return False
+        self.parameters = [p for p in self._all if p.requires_grad]
+        if not self.parameters:
+            raise Mistake("SW5101", "the state's models have no parameter with requires_grad")
+        self.layout = combined([digest_of(self.name(p)) for p in self.parameters])
+        return True
+
+    @property
+    def changed(self) -> bool:
+        """Whether other parameters require a gradient than when ``follow`` was called."""
+        now = [p for p in self._all if p.requires_grad]
+        return len(now) != len(self.parameters) or any(map(_other, now, self.parameters))
+
+    def name(self, parameter: Any) -> str:
+        """A parameter's name in the state, as ``model.0.weight``."""
+        known = self._names.get(id(parameter))
+        return known or f"a parameter of shape {list(parameter.shape)}"
+
+    def owner(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer is one of the state's.
+
+        Raises Mistake for another one that changes the state's parameters.
+        """
+        if optimizer in self._state.optimizers or self._is_wrapped(optimizer):
+            return True
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if id(parameter) in self._names:
+                    raise Mistake(
+                        "SW5102",
+                        f"a {type(optimizer).__name__} that is no part of the state changes "
+                        f"{self.name(parameter)}: what it remembers would be lost with its worker; "
+                        "make it one: State(…, optimizer=…)",
+                    )
+        return False
+
+    def unused(self, stepped: Container[int]) -> list[nn.Parameter]:
+        """The parameters whose gradients no optimizer has used.
+
+        Args:
+            stepped: the ids of the optimizers that have taken a step.
+        """
+        optimizers = self._state.optimizers
+        if not optimizers:
+            return self.parameters
+        groups = [g for one in optimizers if id(one) not in stepped for g in one.param_groups]
+        return [p for group in groups for p in group["params"]]
+
+    def require_unchanged(self) -> None:
+        """Raises Mistake when a parameter has begun to require a gradient inside a step."""
+        if not self.changed:
+            return
+        known = {id(p) for p in self.parameters}
+        for parameter in self._all:
+            if parameter.requires_grad and id(parameter) not in known:
+                raise Mistake(
+                    "SW5103",
+                    f"{self.name(parameter)} has required a gradient since the middle of a step, "
+                    "in which no other worker could take it into account; set requires_grad "
+                    "between two steps, before `with step:`",
+                )
+
+    def _follow_groups(self) -> None:
+        groups = [len(g["params"]) for o in self._state.optimizers for g in o.param_groups]
+        if groups == self._groups:
+            return
+        self._groups = groups
+        for name, optimizer in self._state.optimizers_by_name().items():
+            for number, group in enumerate(optimizer.param_groups):
+                for parameter in group["params"]:
+                    if id(parameter) not in self._names:
+                        raise Mistake(
+                            "SW5104",
+                            f"{name} changes a parameter of shape {list(parameter.shape)} (in its "
+                            f"group {number}) that no model of the state has: it would be lost "
+                            "with its worker; make the module that holds it a part: "
+                            "State(…, head=head)",
+                        )
+
+    def _is_wrapped(self, optimizer: Optimizer) -> bool:
+        """Whether a part of the state, such as a sharpness-aware optimizer, steps this one."""
+        parts = self._state.stateful().values()
+        return any(one is optimizer for part in parts for one in vars(part).values())
+
+    def _refuse_what_cannot_be(self) -> None:
+        for name, optimizer in self._state.optimizers_by_name().items():
+            if isinstance(optimizer, LBFGS):
+                raise Mistake(
+                    "SW5105",
+                    f"{name} is an LBFGS, which evaluates the loss several times in a step; a step "
+                    "has one evaluation, so take an optimizer that needs no more",
+                )
+        for parameter in self._all:
+            if isinstance(parameter, nn.parameter.UninitializedParameter):
+                raise Mistake(
+                    "SW5106",
+                    f"{self.name(parameter)} is not initialized: call the lazy module once, with a "
+                    "batch, before the State is made",
+                )
+            if parameter.is_complex():
+                raise Mistake(
+                    "SW5107",
+                    f"{self.name(parameter)} is complex, and gradients of complex numbers are not "
+                    "summed over workers; hold it as two real numbers (torch.view_as_real)",
+                )
+
+
+def _other(one: object, two: object) -> bool:
+    return one is not two
+
+
+class Guard:
+    """Refuses, in the line that does it, modules and parameters that come to a model in training.
+
+    A newcomer builds its model as the program does at its start, so it would be without them.
+    """
+
+    def __init__(self, state: State) -> None:
+        self._places = {
+            id(module): f"{part}.{name}".rstrip(".")
+            for part, model in state.models_by_name().items()
+            for name, module in model.named_modules()
+        }
+        self._handles = [
+            registration.register_module_parameter_registration_hook(self._parameter),
+            registration.register_module_module_registration_hook(self._module),
+        ]
+
+    def close(self) -> None:
+        """From now on anything may come."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _parameter(self, module: nn.Module, name: str, parameter: Any) -> None:
+        known = id(module) in self._places
+        if known and parameter is not None and parameter is not getattr(module, name, None):
+            self._refuse(module, name)
+
+    def _module(self, module: nn.Module, name: str, added: Any) -> None:
+        known = id(module) in self._places
+        if known and added is not None and added is not getattr(module, name, None):
+            for _ in _tensors_of(added):
+                self._refuse(module, name)
+
+    def _refuse(self, module: nn.Module, name: str) -> None:
+        raise Mistake(
+            "SW5108",
+            f"{self._places[id(module)]}.{name} came to the model after training had begun: a "
+            "newcomer would be without it; build the whole model before the State is made, and "
+            "freeze what is trained later (requires_grad_(False))",
+        )
+
+
+def _tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
+    with suppress(AttributeError):  # of a class that is no module after all
+        yield from module.parameters()
+        yield from module.buffers()
