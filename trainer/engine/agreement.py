@@ -34,12 +34,14 @@ class Holding:
         clean: whether its state is exactly that of ``step``, trained or received.
         speed: samples per second that it computed at last; 0 when it is not known.
         loop: what it loops over.
+        device: the kind of device that it computes on, as a number below 2**52.
     """
 
     step: int
     clean: bool
     speed: float = 0.0
     loop: Loop = field(default_factory=Loop)
+    device: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ class Agreement:
         """Whether anybody holds a state that is worth having."""
         return self.holdings[self.root].clean
 
+    @property
+    def mixed(self) -> bool:
+        """Whether ranks compute on unlike devices, which round differently."""
+        return len({one.device for one in self.holdings}) > 1
+
     def is_held_by(self, one: Holding) -> bool:
         """Whether a rank holds the state that counts already."""
         return one.clean and one.step == self.holdings[self.root].step
@@ -83,12 +90,12 @@ class Agreement:
 
 def agree(mine: Holding) -> Agreement:
     """Tells all ranks what this one holds. A collective: every rank must call it."""
-    row = [mine.step, mine.clean, mine.speed, *astuple(mine.loop)]
+    row = [mine.step, mine.clean, mine.speed, mine.device, *astuple(mine.loop)]
     numbers = torch.tensor([row], dtype=torch.float64, device="cpu")
     told = hvd.allgather(numbers, name="state.held").tolist()
     return Agreement(
         tuple(
-            Holding(int(step), bool(clean), speed, Loop(*map(int, loop)))
-            for step, clean, speed, *loop in told
+            Holding(int(step), bool(clean), speed, Loop(*map(int, loop)), int(device))
+            for step, clean, speed, device, *loop in told
         )
     )

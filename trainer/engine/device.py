@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.engine.digest import digest_of
+
 
 def warm_up() -> None:
     """Takes an optimizer step: at a process's first, torch imports seconds' worth of modules."""
@@ -23,6 +25,15 @@ def device_of(slot: int) -> torch.device:
     device = torch.device("cuda", slot)
     torch.cuda.set_device(device)
     return device
+
+
+def kind_of(device: torch.device) -> int:
+    """The kind of a device, as a number below 2**52: alike ones round alike."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
+    return digest_of(name) >> 12
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

@@ -9,6 +9,7 @@ import horovod.torch as hvd
 import torch
 
 from trainer.engine.agreement import Agreement, Holding, Loop
+from trainer.engine.device import kind_of
 
 # Sends the root's tree to all ranks: (the tree, or None elsewhere; whether this rank wants it)
 # -> (the tree, bytes sent).
@@ -56,7 +57,8 @@ class Portable:
     @property
     def holding(self) -> Holding:
         """What this worker tells the others that it holds."""
-        return Holding(self.step, self.clean, self.speed, self.loop)
+        kind = kind_of(self.prepare())
+        return Holding(self.step, self.clean, self.speed, self.loop, kind)
 
     def adopt(self, agreed: Agreement, send: Sender) -> int:
         """Makes all ranks hold the state of the agreement's root. A collective.

@@ -139,6 +139,10 @@ class Replicas:
             self._cost = self._clock() - now
         self._completed_at = self._clock()
 
+    def forget(self) -> None:
+        """The state has been changed between two steps."""
+        self._digest = 0
+
     def digest_now(self) -> int:
         """The digest of the state as it is; it is remembered until the next step completes."""
         if not self._digest:

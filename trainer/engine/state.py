@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trainer.checkpoints.restore import WEIGHTS_ONLY
+from trainer.engine.counters import Counters
 from trainer.engine.device import device_of
 from trainer.engine.digest import MASK, digest, digest_of
 from trainer.engine.generators import generators_state, load_generators_state
@@ -27,6 +28,7 @@ from trainer.engine.values import Unportable, packed, unpacked
 from trainer.protocol.session import current_session
 
 LISTED = 10  # differences that an error names
+WATCHED = 200  # the longest list that is looked at after every step
 
 
 class State(Portable):
@@ -59,6 +61,7 @@ class State(Portable):
         self._find_start: Callable[[], tuple[Any, int] | None] = lambda: None
         self._stateful: list[str] = []
         self._values: list[str] = []
+        self._counters: dict[str, Counters] = {}
         for name, part in parts.items():
             self._add(name, part)
 
@@ -70,7 +73,7 @@ class State(Portable):
                 f"one: State(…, {name}=…)"
             )
         if not own and name in self._values:
-            _require_portable(name, value)
+            _packed(name, value)
         super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:
@@ -82,6 +85,8 @@ class State(Portable):
         travels = _is_stateful(part)
         (self._stateful if travels else self._values).append(name)
         setattr(self, name, part)
+        if isinstance(part, nn.Module):
+            self._counters[name] = Counters(part)
 
     @property
     def models(self) -> list[nn.Module]:
@@ -127,6 +132,34 @@ class State(Portable):
                 found.append((f"{name}: the settings of group {number}", digest_of(plain)))
         return found
 
+    def require_portable(self) -> None:
+        """Raises Mistake for what was put into a list or dict of the state and cannot travel.
+
+        Large ones are passed over here; they are looked at when they are to travel.
+        """
+        for name in self._values:
+            value = getattr(self, name)
+            if type(value) in (list, dict) and len(value) <= WATCHED:
+                _packed(name, value)
+
+    def align(self, tree: dict[str, Any]) -> float:
+        """Takes over models and optimizers, and nothing else, of another rank's state.
+
+        Returns how far the parameters were from them: the largest norm of a difference, as a part
+        of the parameter's own norm.
+        """
+        distance = 0.0
+        for name, model in self.models_by_name().items():
+            own = model.state_dict()
+            for key, value in tree["parts"][name].items():
+                if value.is_floating_point():
+                    apart = (own[key].double() - value.to(own[key].device).double()).norm()
+                    norm = value.double().norm().to(apart.device)
+                    distance = max(distance, float(apart / norm.clamp_min(1e-30)))
+        for name in [*self.models_by_name(), *self.optimizers_by_name()]:
+            getattr(self, name).load_state_dict(tree["parts"][name])
+        return distance
+
     def starts_from(self, find: Callable[[], tuple[Any, int] | None]) -> None:
         """Sets what finds the tree and step of the newest checkpoint, or None without one."""
         self._find_start = find
@@ -155,7 +188,8 @@ class State(Portable):
                 for name, part in parts.items()
                 if isinstance(part, nn.Module)
             },
-            "values": {name: packed(getattr(self, name), name) for name in self._values},
+            "counters": {name: one.changed() for name, one in self._counters.items()},
+            "values": {name: _packed(name, getattr(self, name)) for name in self._values},
             "generators": generators_state(),
         }
 
@@ -179,11 +213,10 @@ class State(Portable):
         self._train_as(tree)
         for name, state in tree["parts"].items():
             getattr(self, name).load_state_dict(state)
-        with torch.no_grad():
-            for name, buffers in tree["buffers"].items():
-                own = dict(getattr(self, name).named_buffers())
-                for buffer, value in buffers.items():
-                    own[buffer].copy_(value)
+        for name, buffers in tree["buffers"].items():
+            _load_buffers(getattr(self, name), buffers)
+        for name, changed in tree.get("counters", {}).items():
+            self._counters[name].load(changed)
         for name, value in tree["values"].items():
             setattr(self, name, unpacked(value))
         load_generators_state(tree["generators"])
@@ -238,9 +271,9 @@ def _is_stateful(part: Any) -> bool:
     return hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
 
 
-def _require_portable(name: str, value: Any) -> None:
+def _packed(name: str, value: Any) -> Any:
     try:
-        packed(value, f"state.{name}")
+        return packed(value, f"state.{name}")
     except Unportable as error:
         raise Mistake("SW5113", str(error)) from None
 
@@ -324,6 +357,19 @@ def _require_same(name: str, model: nn.Module, found: dict[str, Any]) -> None:
 
 def _shapes(state: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     return {key: tuple(one.shape) for key, one in state.items() if hasattr(one, "shape")}
+
+
+def _load_buffers(model: nn.Module, buffers: dict[str, Tensor]) -> None:
+    """Sets buffers by their names; one of another shape is a cache that has grown elsewhere."""
+    with torch.no_grad():
+        for path, value in buffers.items():
+            owner, _, name = path.rpartition(".")
+            module = model.get_submodule(owner)
+            own = getattr(module, name)
+            if own is not None and own.shape == value.shape:
+                own.copy_(value)
+            else:
+                module._buffers[name] = value.clone()
 
 
 def _transient_buffers(module: nn.Module) -> dict[str, Any]:

@@ -83,6 +83,7 @@ class Steps:
         self._sums: Sums | None = None
         self._hooks: list[Any] = []
         self._step: Step | None = None
+        self._lost = ""  # why the world is lost, after a step that was taken
         self._speed = Speed()
         self._balance = Balance([0.0], follow=False)
         self._tell_speed = False
@@ -175,7 +176,7 @@ class Steps:
         if agreed.unlike:
             raise _unlike(agreed.unlike)
         assert self._sums is not None
-        self._sums.enter(self._generations.rank, self._generations.size)
+        self._sums.enter(self._generations.rank, self._generations.size, agreed.mixed)
         speeds = [one.speed for one in agreed.holdings]
         self._balance = Balance(speeds, follow=self._session.balance == "speed")
         self._tell_speed = False
@@ -209,6 +210,9 @@ class Steps:
             raise RuntimeError(
                 f"step {step.number} was not taken: write the loop's body as `with step: …`"
             )
+        elif self._lost:
+            self._generations.leave(self._state, self._lost)
+            self._lost = ""
         elif step.pause:
             self._progress.send()
             self._generations.leave(self._state)
@@ -319,13 +323,23 @@ class Steps:
         assert self._sums is not None
         self._sums.applied(step.stepped, step.digest)
         self._progress.completed(step.metrics)
+        state.require_portable()
         if step.save:
-            self._saving.save()
+            self._save()
         self._tell_speed = self._balance.due() and not step.pause
 
-    def _digest(self) -> int:
+    def _save(self) -> None:
         assert self._sums is not None
-        return self._sums.replicas.digest_now()
+        try:
+            with self._generations.channel.collective():
+                self._sums.align()
+        except HorovodInternalError as error:  # the step was taken; only the world is lost
+            self._lost = str(error) or "a collective failed"
+        else:
+            self._saving.save()
+
+    def _digest(self) -> int:
+        return 0 if self._sums is None else self._sums.digest()
 
     def _let_go(self) -> None:
         """The program's models and optimizers are its own again."""

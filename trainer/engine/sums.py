@@ -21,6 +21,7 @@ from trainer.engine.replicas import Replicas, Told, compare
 from trainer.engine.state import State
 from trainer.engine.statistics import Statistics
 from trainer.engine.trained import Guard, Trained
+from trainer.engine.transfer import broadcast_tree
 from trainer.engine.verdict import Verdict
 
 
@@ -98,6 +99,7 @@ class Sums:
         self.replicas = Replicas(state)
         self.rank = 0
         self._size = 0
+        self._mixed = False
         self._unused: list[nn.Parameter] = []
         self._guard = Guard(state)
         self._verdict = Verdict(state, emit)
@@ -105,9 +107,10 @@ class Sums:
         self._buckets: GradientBuckets | None = None
         self._extras = Extras(0, 0, 0)
 
-    def enter(self, rank: int, size: int) -> None:
-        """This worker has joined a world."""
+    def enter(self, rank: int, size: int, mixed: bool = False) -> None:
+        """This worker has joined a world; ``mixed`` says that its devices are not alike."""
         self.rank = rank
+        self._mixed = mixed
         if size != self._size:
             self._size = size
             self._drop_buckets()
@@ -199,6 +202,25 @@ class Sums:
         self._unused = self.trained.unused(stepped)
         self.replicas.completed(digest)
 
+    def align(self) -> None:
+        """On unlike devices, makes all ranks hold what rank 0 holds. A collective.
+
+        Their parameters drift apart by rounding, while all is well. Raises Mistake when it is more.
+        """
+        if self._mixed:
+            tree, _ = broadcast_tree(
+                self._state.export() if self.rank == 0 else None, 0, self._state.prepare()
+            )
+            distance = 0.0 if self.rank == 0 else self._state.align(tree)
+            farthest = torch.tensor([distance], dtype=torch.float64, device="cpu")
+            distances = hvd.allgather(farthest, name="state.distance").tolist()
+            self._verdict.require_near(distances, self._state.step)
+            self.replicas.forget()
+
+    def digest(self) -> int:
+        """The digest of the state between two steps; 0 where ranks may differ by rounding."""
+        return 0 if self._mixed else self.replicas.digest_now()
+
     # --- comparing --------------------------------------------------------------------
 
     def compare_ends(self) -> None:
@@ -208,6 +230,7 @@ class Sums:
         """
         if self._size == 1:
             return
+        self.align()
         mine = Told(self.trained.layout, self._state.updates_taken, 0, self.replicas.digest_now())
         row = Extras(0, 0, 1).written(Head(*[0.0] * 8), [], None, 0, mine)
         rows = hvd.allgather(row.unsqueeze(0), name="state.end")
@@ -221,7 +244,9 @@ class Sums:
         if told:
             whole = 0 if found.whole is None else digest_of_numbers(found.whole)
             difference = compare(told, whole)
-            if difference is not None:
+            if self._mixed and difference is not None and difference.field == "state":
+                self.align()
+            elif difference is not None:
                 self._verdict.judge(difference, found.number, self.rank)
         if round(samples) != found.count:
             self._verdict.wrong_count(found.number, samples, found.count)

@@ -20,6 +20,7 @@ from trainer.engine.replicas import Difference
 from trainer.engine.state import State
 
 REPLACED = 3  # workers in a run; more, and it is no accident
+NEAR = 1e-3  # of a parameter's norm
 
 _CAUSES = {
     "trained": (
@@ -84,6 +85,22 @@ class Verdict:
         if rank == alone:
             raise StandsAlone(text)
         raise HorovodInternalError(f"rank {alone} is replaced: {text}")
+
+    def require_near(self, distances: Sequence[float], step: int) -> None:
+        """Raises Mistake when ranks on unlike devices have drifted apart by more than rounding.
+
+        Args:
+            distances: of each rank from rank 0 (see State.align).
+            step: the last one that was completed.
+        """
+        far = [rank for rank, distance in enumerate(distances) if not distance <= NEAR]
+        if far:
+            raise Mistake(
+                "SW5117",
+                f"step {step}: {_ranks(far)} and rank 0 do not hold the same: parameters differ by "
+                f"{max(distances):.2g} of their norm, and rounding on unlike devices explains "
+                f"{NEAR:g}; {_CAUSES['state'][2]}",
+            )
 
     def wrong_count(self, step: int, found: float, expected: int) -> NoReturn:
         """Raises Mistake: gradients of more or fewer samples were summed."""
