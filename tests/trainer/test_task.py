@@ -151,7 +151,7 @@ class Annealed(Words):
     def state(self) -> dict[str, Any]:
         return {"warmth": 1.0, "phase": Phase.FIRST, "calls": [0]}
 
-    def batch(self, dataset: Any, indices: Tensor, step: Any) -> Any:  # type: ignore[override]
+    def batch(self, dataset: Any, indices: Tensor, step: Any) -> Any:
         return dataset[indices]
 
     def loss(self, model: nn.Module, batch: Any, step: Any) -> Any:  # type: ignore[override]

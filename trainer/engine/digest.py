@@ -11,7 +11,9 @@ import hashlib
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 MASK = 2**64 - 1
@@ -50,9 +52,33 @@ def combined(digests: list[int]) -> int:
 
 def digest_of_numbers(numbers: Tensor) -> int:
     """The digest of a *set* of numbers: int64, any shape. Those of parts add up, modulo 2**64."""
-    mixed = numbers * _signed(_PRIME) + 1
-    mixed = (mixed ^ (mixed >> 29)) * _signed(0xBF58476D1CE4E5B9)
-    return int((mixed ^ (mixed >> 32)).sum()) & MASK
+    return int(_mixed(numbers).sum(dtype=np.uint64))
+
+
+class Prefixes:
+    """The digests of all slices of a sequence of numbers, each in a moment.
+
+    Args:
+        numbers: int64, shape [n].
+    """
+
+    def __init__(self, numbers: Tensor) -> None:
+        self._sums = np.cumsum(_mixed(numbers), dtype=np.uint64)
+
+    def digest(self, start: int, stop: int) -> int:
+        """The digest of the numbers from ``start`` to before ``stop``."""
+        before = int(self._sums[start - 1]) if start else 0
+        return (int(self._sums[stop - 1]) - before) & MASK if stop > start else 0
+
+
+def _mixed(numbers: Tensor) -> NDArray[np.uint64]:
+    """Each number as one whose bits are as good as random, by two multiplications."""
+    words: NDArray[np.uint64] = numbers.numpy().view(np.uint64)
+    words = (words + np.uint64(1)) * np.uint64(_PRIME)
+    words ^= words >> np.uint64(29)
+    words *= np.uint64(0xBF58476D1CE4E5B9)
+    words ^= words >> np.uint64(32)
+    return words
 
 
 def _row_sums(blocks: Tensor, factors: Tensor) -> Tensor:
@@ -82,7 +108,3 @@ def _factors(device: torch.device) -> Tensor:
     limit = 2**62
     drawn = torch.randint(-limit, limit, (_BLOCK,), generator=generator, device="cpu")
     return (drawn * 2 + 1).to(device)
-
-
-def _signed(number: int) -> int:
-    return number - 2**64 if number >= 2**63 else number

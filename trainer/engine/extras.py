@@ -9,7 +9,8 @@ zeros, as numbers of 16 bits: their sums are exact in float32.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,8 +22,7 @@ _LIMBS = 4  # of 16 bits, for each number of 64
 _ROW = len(FIELDS) * _LIMBS
 
 
-@dataclass(frozen=True)
-class Head:
+class Head(NamedTuple):
     """The numbers that every step has; each rank's own, or their sums.
 
     Attributes:
@@ -65,33 +65,30 @@ class Extras:
         return _HEAD + self.metrics + self.statistics + self.size * _ROW
 
     def written(
-        self, head: Head, metrics: Sequence[float], statistics: Tensor | None, rank: int, told: Told
+        self,
+        head: Head,
+        metrics: Sequence[float],
+        statistics: Sequence[float],
+        rank: int,
+        told: Told,
     ) -> Tensor:
         """One rank's numbers: float64, shape [length], on the CPU."""
-        numbers = torch.zeros(self.length, dtype=torch.float64, device="cpu")
-        front = [*astuple(head), *metrics]
-        numbers[: len(front)] = torch.tensor(front, dtype=torch.float64, device="cpu")
-        if statistics is not None:
-            numbers[len(front) : len(front) + self.statistics] = statistics
+        numbers = [*head, *metrics, *statistics]
         if self.size:
-            limbs = [
-                float(value >> shift & 0xFFFF)
-                for value in astuple(told)
-                for shift in (48, 32, 16, 0)
-            ]
-            start = self._rows + rank * _ROW
-            numbers[start : start + _ROW] = torch.tensor(limbs, dtype=torch.float64, device="cpu")
-        return numbers
+            own = [float(v >> shift & 0xFFFF) for v in told for shift in (48, 32, 16, 0)]
+            others = [0.0] * _ROW
+            numbers += others * rank + own + others * (self.size - 1 - rank)
+        return torch.tensor(numbers, dtype=torch.float64, device="cpu")
 
-    def read(self, summed: Tensor) -> tuple[Head, list[float], Tensor, list[Told]]:
+    def read(self, summed: Tensor) -> tuple[Head, list[float], list[float], list[Told]]:
         """What ``written`` wrote, summed: the head, metrics, statistics, what the ranks told."""
         values = summed.tolist()
-        statistics = summed[_HEAD + self.metrics : self._rows]
         rows = [
             Told(*_numbers(values[start : start + _ROW]))
             for start in range(self._rows, self.length, _ROW)
         ]
-        return Head(*values[:_HEAD]), values[_HEAD : _HEAD + self.metrics], statistics, rows
+        of = _HEAD + self.metrics
+        return Head(*values[:_HEAD]), values[_HEAD:of], values[of : self._rows], rows
 
     @property
     def _rows(self) -> int:

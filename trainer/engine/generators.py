@@ -18,7 +18,10 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     number = hash((seed, step, rank)) & (2**63 - 1)
     random.seed(number)
     np.random.seed(number & (2**32 - 1))
-    torch.manual_seed(number)
+    # As torch.manual_seed does, but where there is no GPU that notes who asked, every time.
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(number)
 
 
 def generators_state() -> dict[str, Any]:

@@ -22,7 +22,7 @@ processors that backward needs.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import horovod.torch as hvd
@@ -50,7 +50,7 @@ class Bucket:
         wire: what is sent: the gradients, a flag for each parameter, then ``tail`` numbers.
         reached, tail: views of it.
         parameters: in the order in which backward is expected to reach them.
-        missing: how many arrivals are still expected.
+        expected, missing: how many arrivals there are in a backward pass, and still to come.
         sent: whether it is on its way, or has been.
     """
 
@@ -66,7 +66,7 @@ class Bucket:
         self.tail = self.wire[numel + len(parameters) :]
         self.flat = self.gradients.to(first.dtype)  # the same memory unless it is low
         self.parameters = parameters
-        self.missing = 0
+        self.expected = self.missing = len(parameters)
         self.sent = False
         views = self.flat.split([p.numel() for p in parameters])
         self.views = [view.view_as(p) for p, view in zip(parameters, views, strict=True)]
@@ -103,12 +103,16 @@ class Bucket:
             self.gradients.copy_(self.flat)
         self.sent = True
 
-    def unpack(self, reached: Sequence[float]) -> None:
-        """Makes what was summed the parameters' gradients; None for what no rank has reached."""
+    def unpack(self, reached: Iterator[float]) -> None:
+        """Makes what was summed the parameters' gradients; None for what no rank has reached.
+
+        Args:
+            reached: by how many ranks, for each parameter; as many are taken as there are.
+        """
         if self.flat is not self.gradients:
             self.flat.copy_(self.gradients)
-        for parameter, view, count in zip(self.parameters, self.views, reached, strict=True):
-            parameter.grad = view if count > 0.5 else None
+        for parameter, view in zip(self.parameters, self.views, strict=True):
+            parameter.grad = view if next(reached) > 0.5 else None
 
 
 class GradientBuckets:
@@ -157,8 +161,9 @@ class GradientBuckets:
         self._finish: Callable[[], None] | None = None
         self._end = BackwardEnd(self._ended)
         self._of = {id(p): bucket for bucket in self._buckets for p in bucket.parameters}
-        self._arrivals = dict.fromkeys(self._of, 0)  # in this backward pass
-        self._expected: dict[int, int] = {}  # the most there were in one; empty before the first
+        self._arrivals: dict[int, int] = {}  # in this backward pass
+        self._most = dict.fromkeys(self._of, 1)  # that there were in one
+        self._learned = False  # whether there was one
         self._hooks = [p.register_post_accumulate_grad_hook(self._arrived) for p in trained]
 
     def close(self) -> None:
@@ -205,10 +210,9 @@ class GradientBuckets:
         self._finish = finish
         self._skip = skip
         self._armed = not skip
-        for key in self._arrivals:
-            self._arrivals[key] = 0
+        self._arrivals.clear()
         for bucket in self._buckets:
-            bucket.missing = sum(self._expected.get(id(p), 1) for p in bucket.parameters)
+            bucket.missing = bucket.expected
 
     @property
     def passes(self) -> int:
@@ -227,23 +231,20 @@ class GradientBuckets:
             fill: gives the ``tail`` numbers of this rank: any float type, shape [tail]; it is
                 told whether gradients of this rank are left for the second round.
 
-        Returns the sums, float64, shape [tail], on the CPU; the gradients are not the parameters'
-        yet (see ``settle``). Raises HorovodInternalError when a peer was lost; the gradients mean
-        nothing then.
+        Returns the sums, shape [tail]; the gradients are not the parameters' yet (see ``settle``).
+        Raises HorovodInternalError when a peer was lost; the gradients mean nothing then.
         """
         while self._next < len(self._buckets) - 1:
             self._send()
-        self._late = any(p.grad is not None for b in self._buckets if b.sent for p in b.parameters)
         for bucket in self._buckets:
             if self._late or not bucket.sent:
                 self._account(bucket)
         self._buckets[-1].tail.copy_(fill(self._late))
         self._send()
         self._armed = False
-        self._summed = True
-        self._learn()
+        self._summed = self._learned = True
         self._wait_for_all()
-        return self._buckets[-1].tail.to("cpu", torch.float64)
+        return self._buckets[-1].tail
 
     def reduce_late(self) -> None:
         """The second round: all ranks call it, if any has gradients left for it."""
@@ -270,12 +271,10 @@ class GradientBuckets:
         if divide_by != 1.0:
             for bucket in buckets:
                 bucket.gradients.div_(divide_by)
-        flags = torch.cat([bucket.reached.to(torch.float32) for bucket in buckets]).tolist()
-        start = 0
+        flags = torch.cat([bucket.reached.to(torch.float32) for bucket in buckets])
+        counts = iter(flags.tolist())  # of all at once: each is a wait for the device
         for bucket in buckets:
-            stop = start + len(bucket.parameters)
-            bucket.unpack(flags[start:stop])
-            start = stop
+            bucket.unpack(counts)
 
     def witnessed(self) -> tuple[float, float]:
         """This rank's share of the second sum, and of its magnitude; 0 without a witness."""
@@ -332,15 +331,17 @@ class GradientBuckets:
         self._end.reached()
         if id(parameter) in self._kept:
             self._require_cleared(parameter, writes=1)
-        if not bucket.sent:
+        if bucket.sent:
+            self._late = True
+        else:
             bucket.take(parameter)
             if self._witness is not None:
                 self._witness.compare(gradient, parameter.grad)
         if not self._armed:
             return
-        self._arrivals[id(parameter)] += 1
+        self._count(parameter, bucket)
         bucket.missing -= 1
-        if self._expected:
+        if self._learned:
             while self._next < len(self._buckets) - 1 and self._buckets[self._next].missing <= 0:
                 self._send()
 
@@ -372,10 +373,13 @@ class GradientBuckets:
         elif self._armed and self._finish is not None:
             self._finish()
 
-    def _learn(self) -> None:
-        """Takes in how often each parameter was reached: the next step waits for as many."""
-        for key, count in self._arrivals.items():
-            self._expected[key] = max(count, self._expected.get(key, 1))
+    def _count(self, parameter: Tensor, bucket: Bucket) -> None:
+        """Learns how often a parameter is reached: the next step waits for as many arrivals."""
+        count = self._arrivals.get(id(parameter), 0) + 1
+        self._arrivals[id(parameter)] = count
+        if count > self._most[id(parameter)]:
+            self._most[id(parameter)] = count
+            bucket.expected += 1
 
     # --- sending ----------------------------------------------------------------------
 

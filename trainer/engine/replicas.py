@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from trainer.engine.digest import MASK, combined
 from trainer.engine.state import State
@@ -20,8 +21,7 @@ LEAST, MOST = 50, 10_000  # steps between two of them
 FIELDS = ("trained", "updates", "samples", "state")
 
 
-@dataclass(frozen=True)
-class Told:
+class Told(NamedTuple):
     """What one rank tells of itself in a step; each an integer below 2**64.
 
     Attributes:
@@ -70,10 +70,12 @@ def compare(told: Sequence[Told], samples: int) -> Difference | None:
         told: by each rank.
         samples: the digest of the ids of all samples of the step.
     """
-    for field in ("trained", "updates", "state"):
-        values = [getattr(one, field) for one in told]
-        if any(value != values[0] for value in values):
-            return Difference.among(field, values)
+    first = told[0]
+    if any(one._replace(samples=first.samples) != first for one in told):
+        for field in ("trained", "updates", "state"):
+            difference = Difference.among(field, [getattr(one, field) for one in told])
+            if difference is not None:
+                return difference
     found = [one.samples for one in told]
     if sum(found) & MASK != samples:
         return Difference("samples", tuple(found), None)

@@ -7,7 +7,7 @@ part of the batch. So no rank's samples are lost, and a checkpoint does not mix 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -37,18 +37,20 @@ class Statistics:
             self._buffers = self._found()
             self._before = self._flat()
 
-    def added(self, weight: float) -> Tensor | None:
-        """What the step has added here, times this rank's ``weight``: float64; None for nothing.
+    def added(self, weight: float) -> list[float]:
+        """What the step has added here, times this rank's ``weight``; all weights sum to 1."""
+        if not self._modules:
+            return []
+        added: list[float] = ((self._flat() - self._before) * weight).tolist()
+        return added
 
-        All ranks' weights sum to 1.
-        """
-        return (self._flat() - self._before) * weight if self._modules else None
-
-    def settle(self, added: Tensor | None) -> None:
-        """Sets what all ranks together have added; None for nothing: the step did not count."""
+    def settle(self, added: Sequence[float]) -> None:
+        """Sets what all ranks together have added; none of it: the step did not count."""
         if not self._modules:
             return
-        now = self._before if added is None else self._before + added.to(self._before)
+        now = self._before
+        if added:
+            now = now + torch.tensor(added, dtype=now.dtype, device=now.device)
         sizes = [one.numel() for one in self._buffers]
         with torch.no_grad():
             for buffer, value in zip(self._buffers, now.split(sizes), strict=True):

@@ -27,7 +27,7 @@ class Plan:
         total: steps of the whole run.
         epoch: from 0.
         indices: this rank's samples, int64, shape [n]; n may be 0.
-        samples: those of all ranks, int64, shape [batch_size]; None without a data set.
+        samples: the digest of those of all ranks; 0 without a data set.
         batch_size: samples of the step over all ranks.
         ends_epoch: whether it is the last step of its epoch.
         rank: this worker's rank.
@@ -39,7 +39,7 @@ class Plan:
     total: int
     epoch: int
     indices: Tensor
-    samples: Tensor | None
+    samples: int
     batch_size: int
     ends_epoch: bool
     rank: int

@@ -25,7 +25,7 @@ from trainer.engine.audit import Audit
 from trainer.engine.balance import Balance, Speed
 from trainer.engine.data import Order, share
 from trainer.engine.device import warm_up
-from trainer.engine.digest import digest_of
+from trainer.engine.digest import Prefixes, digest_of
 from trainer.engine.generations import Generations
 from trainer.engine.generators import seed_step
 from trainer.engine.mistake import Mistake
@@ -88,7 +88,8 @@ class Steps:
         self._balance = Balance([0.0], follow=False)
         self._tell_speed = False
         self._epoch = -1
-        self._permutation = torch.empty(0, dtype=torch.int64)
+        self._permutation = torch.empty(0, dtype=torch.int64, device="cpu")
+        self._prefixes = Prefixes(self._permutation)
         self._results: dict[str, float] = {}
         self._ready = False
 
@@ -268,16 +269,17 @@ class Steps:
         """Which samples this rank takes in the next step."""
         state, order = self._state, self._order
         epoch, batch_size, ends_epoch = 0, 0, False
-        indices, samples = torch.empty(0, dtype=torch.int64, device="cpu"), None
+        indices, samples = torch.empty(0, dtype=torch.int64, device="cpu"), 0
         if order is not None:
             epoch = order.epoch_of(state.step)
             if epoch != self._epoch:
                 self._permutation = order.permutation(epoch)
+                self._prefixes = Prefixes(self._permutation)
                 self._epoch = epoch
             start, stop = order.bounds(state.step)
             low, high = share(start, stop, self._generations.rank, self._balance.weights)
             indices = self._permutation[low:high]
-            samples = self._permutation[start:stop]
+            samples = self._prefixes.digest(start, stop)
             batch_size = stop - start
             ends_epoch = order.epoch_of(state.step + 1) != epoch
         return Plan(
@@ -290,7 +292,7 @@ class Steps:
             ends_epoch=ends_epoch,
             rank=self._generations.rank,
             size=self._generations.size,
-            device=state.prepare(),
+            device=state.device or state.prepare(),
         )
 
     def _exchange_speeds(self) -> None:

@@ -32,13 +32,13 @@ class Slice:
     Attributes:
         number: of the step, from 1.
         own: this rank's, int64, shape [n].
-        whole: those of all ranks; None without a data set.
+        whole: the digest of those of all ranks; 0 without a data set.
         count: how many all ranks have together.
     """
 
     number: int
     own: Tensor
-    whole: Tensor | None
+    whole: int
     count: int
 
 
@@ -103,7 +103,7 @@ class Sums:
         self._unused: list[nn.Parameter] = []
         self._guard = Guard(state)
         self._verdict = Verdict(state, emit)
-        self._slice = Slice(0, torch.empty(0), None, 0)
+        self._slice = Slice(0, torch.empty(0), 0, 0)
         self._buckets: GradientBuckets | None = None
         self._extras = Extras(0, 0, 0)
 
@@ -166,7 +166,7 @@ class Sums:
                 witness=witness,
                 magnitude=magnitude,
             )
-            added = self._statistics.added(self._weight) if self._size > 1 else None
+            added = self._statistics.added(self._weight) if self._size > 1 else []
             return self._extras.written(head, mine.metrics, added, self.rank, self._told())
 
         head, metrics, statistics, told = self._extras.read(buckets.reduce(fill))
@@ -190,7 +190,7 @@ class Sums:
         if self._buckets is not None:
             self._buckets.forget()
         if self._size > 1:
-            self._statistics.settle(None)
+            self._statistics.settle([])
 
     def applied(self, stepped: Container[int], digest: bool) -> None:
         """The step was taken.
@@ -232,7 +232,7 @@ class Sums:
             return
         self.align()
         mine = Told(self.trained.layout, self._state.updates_taken, 0, self.replicas.digest_now())
-        row = Extras(0, 0, 1).written(Head(*[0.0] * 8), [], None, 0, mine)
+        row = Extras(0, 0, 1).written(Head(*[0.0] * 8), [], [], 0, mine)
         rows = hvd.allgather(row.unsqueeze(0), name="state.end")
         told = [Extras(0, 0, 1).read(one)[3][0] for one in rows]
         difference = compare(told, samples=0)
@@ -242,8 +242,7 @@ class Sums:
     def _compare(self, told: Sequence[Told], samples: float) -> None:
         found = self._slice
         if told:
-            whole = 0 if found.whole is None else digest_of_numbers(found.whole)
-            difference = compare(told, whole)
+            difference = compare(told, found.whole)
             if self._mixed and difference is not None and difference.field == "state":
                 self.align()
             elif difference is not None:
@@ -252,11 +251,13 @@ class Sums:
             self._verdict.wrong_count(found.number, samples, found.count)
 
     def _told(self) -> Told:
-        own, replicas = self._slice.own, self.replicas
+        if self._size == 1:
+            return Told()
+        replicas = self.replicas
         return Told(
             trained=self.trained.layout,
             updates=self._state.updates_taken,
-            samples=0 if self._slice.whole is None else digest_of_numbers(own),
+            samples=digest_of_numbers(self._slice.own),
             state=replicas.digest if replicas.examine else 0,
         )
 

@@ -37,10 +37,12 @@ class Trained:
 
     def __init__(self, state: State) -> None:
         self._state = state
+        self._optimizers = state.optimizers
         self._names = {id(one): name for name, one in state.named_parameters().items()}
         self._all = [p for model in state.models for p in model.parameters()]
         self._all = list({id(p): p for p in self._all}.values())
         self._groups: list[int] = []
+        self._owners: dict[int, Optimizer] = {}
         self.parameters: list[nn.Parameter] = []
         self.layout = 0
         self._refuse_what_cannot_be()
@@ -73,7 +75,10 @@ class Trained:
 
         Raises Mistake for another one that changes the state's parameters.
         """
+        if id(optimizer) in self._owners:
+            return True
         if optimizer in self._state.optimizers or self._is_wrapped(optimizer):
+            self._owners[id(optimizer)] = optimizer
             return True
         for group in optimizer.param_groups:
             for parameter in group["params"]:
@@ -92,10 +97,9 @@ class Trained:
         Args:
             stepped: the ids of the optimizers that have taken a step.
         """
-        optimizers = self._state.optimizers
-        if not optimizers:
+        if not self._optimizers:
             return self.parameters
-        groups = [g for one in optimizers if id(one) not in stepped for g in one.param_groups]
+        groups = [g for one in self._optimizers if id(one) not in stepped for g in one.param_groups]
         return [p for group in groups for p in group["params"]]
 
     def require_unchanged(self) -> None:
@@ -113,7 +117,7 @@ class Trained:
                 )
 
     def _follow_groups(self) -> None:
-        groups = [len(g["params"]) for o in self._state.optimizers for g in o.param_groups]
+        groups = [len(g["params"]) for o in self._optimizers for g in o.param_groups]
         if groups == self._groups:
             return
         self._groups = groups

@@ -12,7 +12,7 @@ from torch import nn
 
 from tests.trainer.engine.loops import _follow
 from tests.trainer.ranks import formed, workers
-from trainer.engine.digest import MASK, digest, digest_of_numbers
+from trainer.engine.digest import MASK, Prefixes, digest, digest_of_numbers
 from trainer.engine.extras import Extras, Head
 from trainer.engine.replicas import LEAST, Difference, Replicas, Told, compare
 from trainer.engine.state import State
@@ -69,6 +69,8 @@ def test_digests_of_parts_of_a_set_add_up(numbers: list[int], cut: int) -> None:
     whole = torch.tensor(numbers, dtype=torch.int64)
     parts = digest_of_numbers(whole[:cut]) + digest_of_numbers(whole[cut:])
     assert parts & MASK == digest_of_numbers(whole) == digest_of_numbers(whole.flip(0))
+    prefixes, stop = Prefixes(whole), len(numbers)
+    assert prefixes.digest(min(cut, stop), stop) == digest_of_numbers(whole[cut:])
 
 
 def test_what_is_taken_twice_is_no_set() -> None:
@@ -91,7 +93,7 @@ def test_what_each_rank_tells_is_exact_in_a_sum(
     extras = Extras(metrics, statistics, len(rows))
     head = Head(1.0, 0.0, 0.0, 0.0, 3.0, 0.5, 0.25, 2.0)
     summed = sum(
-        extras.written(head, [1.0] * metrics, torch.ones(statistics), rank, Told(*row)).to(dtype)
+        extras.written(head, [1.0] * metrics, [1.0] * statistics, rank, Told(*row)).to(dtype)
         for rank, row in enumerate(rows)
     )
     assert isinstance(summed, torch.Tensor)
@@ -99,7 +101,7 @@ def test_what_each_rank_tells_is_exact_in_a_sum(
     assert told == [Told(*row) for row in rows]
     assert found.samples == 3.0 * len(rows)
     assert numbers == [len(rows)] * metrics
-    assert of_norms.tolist() == [len(rows)] * statistics
+    assert of_norms == [len(rows)] * statistics
 
 
 # --- verdicts --------------------------------------------------------------------------------
