@@ -56,8 +56,9 @@ test: setup lint  ## lint, type check and all tests
 storm: setup  ## 50 random events from a seed, printed at the start (CHAOS_SEED=N repeats them)
 	@CHAOS_EVENTS=50 $(BIN)/python -m pytest tests/chaos/test_storm.py $(PYTEST_ARGS)
 
-fuzz: setup  ## 100,000 inputs for everything that reads from network, store or files
-	@FUZZ_EXAMPLES=180 FUZZ_VARIANTS=19 $(BIN)/python -m pytest tests/fuzz --hypothesis-profile=explore $(PYTEST_ARGS)
+fuzz: setup  ## 100,000 inputs for all that reads from network, store or files; 1,000 trainings
+	@FUZZ_EXAMPLES=180 FUZZ_VARIANTS=19 FUZZ_CASES=1000 $(BIN)/python -m pytest \
+	  tests/fuzz tests/conformance/test_conformance.py --hypothesis-profile=explore $(PYTEST_ARGS)
 
 check: lint types  ## lint and type check
 
