@@ -6,7 +6,10 @@ that are kept. Whoever was killed, and everybody after a failure, is replaced.
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
+import os
+import signal
 import traceback
 from collections import defaultdict
 from collections.abc import Callable
@@ -24,7 +27,8 @@ from tests.conformance.training import Trained
 from tests.trainer.ranks import PATIENCE, Meeting, Process, world_of
 from trainer.protocol.messages import Form
 
-GLOO_TIMEOUT = "600"  # seconds; a newcomer waits in its world for those who still train elsewhere
+# Seconds. Members wait in their next world for those who still train elsewhere.
+PATIENT = {"HOROVOD_GLOO_TIMEOUT_SECONDS": "600"}
 
 
 class Member:
@@ -32,17 +36,28 @@ class Member:
 
     def __init__(self) -> None:
         self.answers, theirs = multiprocessing.get_context("forkserver").Pipe()
-        self._process = Process(_serve, theirs)
+        self._stacks, stacks = multiprocessing.get_context("forkserver").Pipe(duplex=False)
+        self._process = Process(_serve, theirs, stacks)
         theirs.close()
+        stacks.close()
 
     def call(self, function: Callable[..., Any], *args: Any) -> None:
         """Has it call ``function(*args)``; what that returned or raised is its next answer."""
         self.answers.send((function, args))
 
+    def stacks(self) -> str:
+        """Where its threads are at the moment."""
+        os.kill(self._process.pid, signal.SIGUSR1)
+        text = b""
+        while wait([self._stacks], 1.0) and (more := os.read(self._stacks.fileno(), 2**16)):
+            text += more
+        return text.decode()
+
     def close(self) -> None:
         """Leaves nothing of it behind."""
         self._process.close()
         self.answers.close()
+        self._stacks.close()
 
 
 class Fleet:
@@ -74,10 +89,9 @@ class Fleet:
                 world = world_of(*[1] * len(stage.members), generation=generation)
                 meeting = stack.enter_context(Meeting(world))
                 for rank, member in enumerate(stage.members):
-                    env = {
-                        **meeting.environments[rank],
-                        "HOROVOD_GLOO_TIMEOUT_SECONDS": GLOO_TIMEOUT,
-                    }
+                    env = dict(meeting.environments[rank])
+                    if stage.dies is None:
+                        env |= PATIENT
                     stays[member].append(
                         Stay(
                             Form(generation, env, ("127.0.0.1",)),
@@ -102,8 +116,11 @@ class Fleet:
         while waiting:
             ready = wait(list(waiting), PATIENCE)
             if not ready:
+                stacks = [
+                    f"member {n} hangs\n{self._members[n].stacks()}" for n in waiting.values()
+                ]
                 self.close()
-                raise AssertionError(f"these members hang: {sorted(waiting.values())}")
+                raise AssertionError("\n".join(stacks))
             for one in ready:
                 assert isinstance(one, Connection)
                 number = waiting.pop(one)
@@ -142,7 +159,8 @@ def _killed(stages: list[Stage]) -> set[int]:
     return {stage.members[stage.dies] for stage in stages if stage.dies is not None}
 
 
-def _serve(calls: Connection) -> None:
+def _serve(calls: Connection, stacks: Connection) -> None:
+    faulthandler.register(signal.SIGUSR1, stacks.fileno())
     while True:
         try:
             function, args = calls.recv()
