@@ -6,7 +6,7 @@ Cases in which every two values of the grid meet; ``make fuzz`` takes other ones
 
 One case alone, of either::
 
-    CASE=AdamW+clip+tied+reentrant+short+3 pytest tests/conformance/test_conformance.py
+    CONFORMANCE_CASE=AdamW+clip+tied+reentrant+short+3 pytest tests/conformance/test_conformance.py
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from tests.conformance.report import differences
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "case" not in metafunc.fixturenames:
         return
-    if "CASE" in os.environ:
-        cases = [Case.parse(os.environ["CASE"])]
+    if "CONFORMANCE_CASE" in os.environ:
+        cases = [Case.parse(os.environ["CONFORMANCE_CASE"])]
     elif "FUZZ_CASES" in os.environ:
         seed = metafunc.config.getoption("--hypothesis-seed")
         cases = at_random(str(seed), int(os.environ["FUZZ_CASES"]))
@@ -35,7 +35,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def test_training_with_swell_is_training_with_plain_pytorch(case: Case, fleet: Fleet) -> None:
-    print(f"CASE={case}")  # seen when the test fails
+    print(f"CONFORMANCE_CASE={case} pytest tests/conformance")  # seen when the test fails
     plain = fleet.plainly(case)
     wrong = [
         f"member {member}: {what}"
