@@ -41,6 +41,7 @@ from trainer.engine.device import warm_up
 from trainer.engine.generations import Generations
 from trainer.engine.progress import Progress
 from trainer.engine.saving import Saving
+from trainer.engine.state import load_part
 from trainer.engine.stay import horovod_init
 from trainer.engine.transfer import broadcast_tree
 from trainer.protocol.channel import Channel
@@ -251,7 +252,7 @@ class Hooks:
                 tree = self.value.state_dict() if sending else None
                 tree, _ = broadcast_tree(tree, hooks._root, _device_of(self.value))
                 # The root's, too: a sampler splits what is left anew when it loads.
-                self.value.load_state_dict(tree)
+                load_part(self.value, tree)
 
         return Handler
 

@@ -12,7 +12,7 @@ from trainer.checkpoints.restore import WEIGHTS_ONLY
 from trainer.engine.agreement import Agreement
 from trainer.engine.digest import combined
 from trainer.engine.portable import Portable, Sender
-from trainer.engine.state import digests_of, tensors_of
+from trainer.engine.state import digests_of, load_part, tensors_of
 
 
 class ScriptState(Portable):
@@ -86,7 +86,7 @@ class ScriptState(Portable):
         for name, part in tree["parts"].items():
             value = handlers[name].value if name in handlers else None
             if value is not None and (whole or isinstance(value, torch.nn.Module)):
-                value.load_state_dict(part)
+                load_part(value, part)
         for name, value in tree["values"].items() if whole else ():
             setattr(self.kept, name, value)
         self.step, self.clean = step, False  # clean once the script has committed it
