@@ -281,22 +281,17 @@ class GradientBuckets:
         return (0.0, 0.0) if self._witness is None else self._witness.total()
 
     def require_witnessed(self, total: float, magnitude: float, size: int) -> None:
-        """Compares the sums in the buckets with the ranks' second sum.
+        """Compares the parameters' gradients with the ranks' second sum.
 
-        Raises Mistake when they differ by more than rounding can explain.
+        Raises Mistake, and takes the gradients away, when they differ by more than rounding can
+        explain.
         """
         if self._witness is None:
             return
-        found = sum(
-            weight_of(index) * float(part.sum(dtype=torch.float64))
-            for index, part in enumerate(
-                part
-                for bucket in self._buckets
-                for part in bucket.gradients.split([p.numel() for p in bucket.parameters])
-            )
-        )
-        coarsest = max(torch.finfo(bucket.wire.dtype).eps for bucket in self._buckets)
+        found = self._witness.of([p for b in self._buckets for p in b.parameters])
+        coarsest = max(torch.finfo(bucket.flat.dtype).eps for bucket in self._buckets)
         if abs(found - total) > (4 * size + 8) * coarsest * magnitude:
+            self.forget()
             raise Mistake(
                 "SW5112",
                 f"the gradients were not summed rightly: they add up to {found:.9g}, and the "
@@ -414,7 +409,7 @@ class GradientBuckets:
 class Witness:
     """A second way to the sum of a step's gradients: by what backward has delivered.
 
-    A bucket that is not sent, is sent with what it held before, or is summed at another place
+    A bucket that is sent twice, or with what it held before, or whose sums end at another place,
     gives the same wrong gradients to all ranks. So in some steps each rank sums the gradients as
     they come, in float64 and with a weight for each parameter; the ranks' sums are told with the
     numbers, and must be what is in the buckets.
@@ -424,12 +419,14 @@ class Witness:
     """
 
     def __init__(self, parameters: Iterable[int]) -> None:
-        self._weights = {key: weight_of(index) for index, key in enumerate(parameters)}
+        self._weights = {key: 1 + index % 7 for index, key in enumerate(parameters)}
         self._sums: list[Tensor] = []
 
     def compare(self, delivered: Tensor, kept: Tensor | None) -> None:
         """Raises Mistake unless a bucket has kept what backward has delivered."""
-        if kept is None or not torch.equal(_sum(delivered), _sum(kept)):
+        if kept is None or not torch.allclose(
+            _sum(delivered), _sum(kept), rtol=0.0, atol=0.0, equal_nan=True
+        ):
             raise Mistake("SW5112", f"a gradient was lost on its way to be summed; {_FAULT}")
 
     def saw(self, parameter: Tensor) -> None:
@@ -437,6 +434,11 @@ class Witness:
         if parameter.grad is not None:
             both = torch.stack([_sum(parameter.grad), _sum(parameter.grad.abs())])
             self._sums.append(both * self._weights[id(parameter)])
+
+    def of(self, parameters: Iterable[nn.Parameter]) -> float:
+        """The weighted sum of the gradients that these parameters have now."""
+        sums = [_sum(p.grad) * self._weights[id(p)] for p in parameters if p.grad is not None]
+        return float(torch.stack([one.cpu() for one in sums]).sum()) if sums else 0.0
 
     def total(self) -> tuple[float, float]:
         """The weighted sum of all gradients, and that of their magnitudes."""
@@ -447,13 +449,8 @@ class Witness:
 
 
 def _sum(tensor: Tensor) -> Tensor:
-    """The sum in float64; one that is no number counts as 0, for all of its kind."""
-    return torch.nan_to_num(tensor.sum(dtype=torch.float64), 0.0, 0.0, 0.0)
-
-
-def weight_of(index: int) -> int:
-    """The weight in the second sum of the parameter that is number ``index``."""
-    return 1 + index % 7
+    """The sum in float64. Infinite ones, and those that are no number, compare as no difference."""
+    return tensor.sum(dtype=torch.float64)
 
 
 def _allreduce(tensor: Tensor, name: str) -> int:

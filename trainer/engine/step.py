@@ -120,6 +120,7 @@ class Step:
         self._names = names
         self._added: dict[str, list[Tensor | float]] = {name: [] for name in names}
         self._counted: list[Tensor | float] = []
+        self._given: list[Tensor] | None = None  # by split(), if that was called
         self._channel = channel
         self._completed = completed
         self._save_due = save_due
@@ -185,7 +186,7 @@ class Step:
     def __enter__(self) -> Step:
         self._began = time.perf_counter()
         plan = self.plan
-        self._sums.begin(Slice(plan.number, plan.indices, plan.samples, plan.batch_size))
+        self._sums.begin(Slice(plan.number, len(plan.indices), plan.samples, plan.batch_size))
         self._sums.buckets.arm(self.reduce)
         self._open = True
         return self
@@ -203,7 +204,9 @@ class Step:
     def take(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
         """One part after another; see ``split``."""
         buckets = self._sums.buckets
+        self._given = []
         for number, part in enumerate(parts, 1):
+            self._given.append(part)
             if number < len(parts):
                 buckets.disarm()
             else:
@@ -322,6 +325,7 @@ class Step:
 
     def _own(self) -> Own:
         return Own(
+            samples=[self.indices] if self._given is None else self._given,
             pause=self._channel.pause_requested(),
             save=self._save_due(),
             counted=sum(map(float, self._counted)),

@@ -14,7 +14,7 @@ import horovod.torch as hvd
 import torch
 from torch import Tensor, nn
 
-from trainer.engine.digest import digest_of_numbers
+from trainer.engine.digest import MASK, digest_of_numbers
 from trainer.engine.extras import Extras, Head
 from trainer.engine.gradients import GradientBuckets
 from trainer.engine.replicas import Replicas, Told, compare
@@ -31,21 +31,30 @@ class Slice:
 
     Attributes:
         number: of the step, from 1.
-        own: this rank's, int64, shape [n].
+        share: how many of them are this rank's.
         whole: the digest of those of all ranks; 0 without a data set.
         count: how many all ranks have together.
     """
 
     number: int
-    own: Tensor
+    share: int
     whole: int
     count: int
 
 
 @dataclass(frozen=True)
 class Own:
-    """The numbers that one rank brings into a step."""
+    """What one rank brings into a step, besides its gradients.
 
+    Attributes:
+        samples: the ids of those that it has computed, int64, in any number of parts.
+        pause: whether it is asked to leave the world.
+        save: whether a checkpoint is due, as far as it knows.
+        counted: what its loss is a sum over, if the program counts it; else 0.
+        metrics: its part of them.
+    """
+
+    samples: Sequence[Tensor]
     pause: bool
     save: bool
     counted: float
@@ -103,7 +112,7 @@ class Sums:
         self._unused: list[nn.Parameter] = []
         self._guard = Guard(state)
         self._verdict = Verdict(state, emit)
-        self._slice = Slice(0, torch.empty(0), 0, 0)
+        self._slice = Slice(0, 0, 0, 0)
         self._buckets: GradientBuckets | None = None
         self._extras = Extras(0, 0, 0)
 
@@ -161,21 +170,22 @@ class Sums:
                 save=mine.save,
                 digest=self.rank == 0 and self.replicas.due(),
                 late=late,
-                samples=len(self._slice.own),
+                samples=sum(map(len, mine.samples)),
                 counted=mine.counted,
                 witness=witness,
                 magnitude=magnitude,
             )
             added = self._statistics.added(self._weight) if self._size > 1 else []
-            return self._extras.written(head, mine.metrics, added, self.rank, self._told())
+            return self._extras.written(head, mine.metrics, added, self.rank, self._told(mine))
 
         head, metrics, statistics, told = self._extras.read(buckets.reduce(fill))
         self._compare(told, head.samples)
         if head.late:
             buckets.reduce_late()
-        buckets.require_witnessed(head.witness, head.magnitude, self._size)
         divisor = self._verdict.divisor(head.counted, self._slice.number)
         buckets.settle(divisor)
+        total, magnitude = head.witness / divisor, head.magnitude / divisor
+        buckets.require_witnessed(total, magnitude, self._size)
         if self._size > 1:
             self._statistics.settle(statistics)
         return Summed(
@@ -250,14 +260,14 @@ class Sums:
         if round(samples) != found.count:
             self._verdict.wrong_count(found.number, samples, found.count)
 
-    def _told(self) -> Told:
+    def _told(self, own: Own) -> Told:
         if self._size == 1:
             return Told()
         replicas = self.replicas
         return Told(
             trained=self.trained.layout,
             updates=self._state.updates_taken,
-            samples=digest_of_numbers(self._slice.own),
+            samples=sum(map(digest_of_numbers, own.samples)) & MASK,
             state=replicas.digest if replicas.examine else 0,
         )
 
@@ -266,7 +276,7 @@ class Sums:
         """This rank's part of the batch; all are alike where there is no data set."""
         if not self._slice.count:
             return 1 / self._size
-        return len(self._slice.own) / self._slice.count
+        return self._slice.share / self._slice.count
 
     # --- buckets ----------------------------------------------------------------------
 

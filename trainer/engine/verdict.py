@@ -38,7 +38,7 @@ _CAUSES = {
     "samples": (
         "SW5116",
         "the samples that the workers compute are not those of the step",
-        "this is a fault of Swell; report it",
+        "a loop over split() must take all of its parts; if it does, this is a fault of Swell",
     ),
     "state": (
         "SW5117",
@@ -107,7 +107,7 @@ class Verdict:
         raise Mistake(
             "SW5116",
             f"step {step}: gradients of {found:g} samples were summed instead of {expected}; "
-            "this is a fault of Swell; report it",
+            f"{_CAUSES['samples'][2]}",
         )
 
     def divisor(self, counted: float, step: int) -> float:

@@ -176,6 +176,15 @@ def steps_twice(p: Program) -> None:
             p.optimizer.step()
 
 
+def leaves_parts_out(p: Program) -> None:
+    for step in p.run():
+        with step:
+            for part in step.split(2):
+                p.model(X[part]).square().sum().backward()
+                break
+            p.optimizer.step()
+
+
 def caught(p: Program) -> None:
     """The program catches errors of its step, as some do for want of memory, and goes on."""
     for step in p.run():
@@ -286,6 +295,7 @@ ALIKE: dict[Callable[[Program], None], str] = {
     accumulated_over_steps: "from the step before was neither used by an optimizer nor cleared",
     steps_outside: "outside the block of step 1",
     steps_twice: "called twice in step 1",
+    leaves_parts_out: "a loop over split() must take all of its parts",
     caught: "backward() was called again",
     a_set: "state.seen is a set, which does not travel; write sorted",
     a_numpy_object: "state.seen[0] is of NumPy's type",
