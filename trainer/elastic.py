@@ -9,10 +9,11 @@
 
     for step in elastic.steps(state, batches, epochs=3):
         with step:
-            x, y = (one.to(step.device) for one in dataset[step.indices])
-            loss = F.cross_entropy(model(x), y, reduction="sum") / step.batch_size
-            step.add(loss=loss)
-            loss.backward()
+            for part in step.split(None):
+                x, y = (one.to(step.device) for one in dataset[part])
+                loss = F.cross_entropy(model(x), y, reduction="sum") / step.batch_size
+                step.add(loss=loss)
+                loss.backward()
             optimizer.step()
             optimizer.zero_grad()
         if step.epoch_done:
@@ -25,8 +26,9 @@ Started alone (``python own_loop.py``) it is a world of one. In a job file it is
 
 - Step k takes the same samples in every world, and its workers share them, so divide a
   *summed* loss by ``step.batch_size``: the gradients then sum up to those of the mean.
-- Gradients are summed over the workers when ``backward()`` returns: clip them, unscale
-  them, step with them. For micro-batches, loop over ``step.split(n)``.
+- Gradients are summed over the workers when the loop over ``step.split()`` is over: clip them,
+  unscale them, step with them. For micro-batches, give it a number. A worker without a sample in a
+  step gets no part. (With ``step.indices`` and no loop, they are summed when ``backward()`` returns.)
 - A worker that is lost costs no step: the ``with`` block ends early, without an error,
   and the loop gives the same step again. So what must happen once per step goes inside
   the block, after ``optimizer.step()``, or under ``if step.applied``.
