@@ -28,7 +28,7 @@ Started alone (``python own_loop.py``) it is a world of one. In a job file it is
   *summed* loss by ``step.batch_size``: the gradients then sum up to those of the mean.
 - Gradients are summed over the workers when the loop over ``step.split()`` is over: clip them,
   unscale them, step with them. For micro-batches, give it a number. A worker without a sample in a
-  step gets no part. (With ``step.indices`` and no loop, they are summed when ``backward()`` returns.)
+  step gets no part. (With ``step.indices``, they are summed when ``backward()`` returns.)
 - A worker that is lost costs no step: the ``with`` block ends early, without an error,
   and the loop gives the same step again. So what must happen once per step goes inside
   the block, after ``optimizer.step()``, or under ``if step.applied``.
