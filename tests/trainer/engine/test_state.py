@@ -30,6 +30,7 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "radam": lambda p: torch.optim.RAdam(p, lr=0.01),
     "adafactor": lambda p: torch.optim.Adafactor(p, lr=0.01),
     "asgd": lambda p: torch.optim.ASGD(p, lr=0.01),
+    "nadam": lambda p: torch.optim.NAdam(p, lr=0.01),
     "rprop": lambda p: torch.optim.Rprop(p, lr=0.01),
     "lbfgs": lambda p: torch.optim.LBFGS(p, lr=0.1, max_iter=3, line_search_fn="strong_wolfe"),
 }
@@ -112,6 +113,22 @@ def test_any_optimizer_goes_on_elsewhere_as_if_it_had_stayed(optimizer: str) -> 
     there.load(tree)
     assert (there.step, there.clean) == (3, True)
     assert train(there, 4) == expected
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_what_arrives_is_the_same_bit_for_bit(optimizer: str) -> None:
+    """torch itself would round some of an optimizer's state to the parameters' precision."""
+    here, there = holding(optimizer), holding(optimizer, seed=7)
+    for state in (here, there):
+        state.model.double()
+    for _ in range(3):
+        here.optimizer.zero_grad()
+        here.model(torch.randn(8, 6).double()).square().mean().backward()
+        if optimizer == "lbfgs":
+            break
+        here.optimizer.step()
+    there.load(carry(here))
+    assert there.digests() == here.digests()
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
