@@ -93,6 +93,18 @@ def test_survivors_complete_what_a_lost_leader_had_written(tmp_path: Path) -> No
     assert World(str(tmp_path), 2).loaded() == (1, 1000.0)
 
 
+def test_ranks_that_hold_different_states_make_no_checkpoint(tmp_path: Path) -> None:
+    """It would mix them; the older one stays."""
+    world = World(str(tmp_path), 2, retention=Retention(1))
+    world.save(1)
+    for rank in (1, 0):
+        tree = state(2, salt=rank)
+        assert world.ranks[rank].save(tree, 2, rank=rank, size=2, world="1-1", digest=7 + rank)
+        world.ranks[rank].flush()
+    assert world.told("checkpoint_failed") == [2]
+    assert World(str(tmp_path), 2).loaded() == (1, 1000.0)
+
+
 def test_what_a_lost_rank_did_not_write_is_abandoned(tmp_path: Path) -> None:
     clock = Clock()
     world = World(str(tmp_path), 2, clock=clock)
