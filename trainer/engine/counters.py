@@ -7,6 +7,8 @@ not: a tensor that evolves must be a buffer.)
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import nn
 
 Number = int | float | bool
@@ -20,7 +22,7 @@ class Counters:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._model = model
+        self._modules = dict(model.named_modules())
         self._first = self._now()
 
     def changed(self) -> dict[str, Number]:
@@ -32,18 +34,27 @@ class Counters:
             if self._first.get(path, missing) != value
         }
 
+    def values(self, paths: Iterable[str] | None) -> dict[str, Number]:
+        """Those of these paths, as they are; None for all."""
+        if paths is None:
+            return self._now()
+        return {path: getattr(*self._at(path)) for path in paths}
+
     def load(self, changed: dict[str, Number]) -> None:
         """Sets numbers that ``changed`` gave; other modules' than there are are passed over."""
-        modules = dict(self._model.named_modules())
         for path, value in changed.items():
-            owner, _, name = path.rpartition(".")
-            if owner in modules:
-                setattr(modules[owner], name, value)
+            module, name = self._at(path)
+            if module is not None:
+                setattr(module, name, value)
+
+    def _at(self, path: str) -> tuple[nn.Module | None, str]:
+        owner, _, name = path.rpartition(".")
+        return self._modules.get(owner), name
 
     def _now(self) -> dict[str, Number]:
         return {
             f"{owner}.{name}".removeprefix("."): value
-            for owner, module in self._model.named_modules()
+            for owner, module in self._modules.items()
             for name, value in vars(module).items()
             if type(value) in (int, float, bool) and name != "training"
         }

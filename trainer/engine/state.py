@@ -110,6 +110,11 @@ class State(Portable):
         """All parts that have a ``state_dict``, by their names."""
         return {name: getattr(self, name) for name in self._stateful}
 
+    @property
+    def counters(self) -> dict[str, Counters]:
+        """The plain numbers of each model's modules."""
+        return self._counters
+
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters of all models, each once, by names like ``model.0.weight``."""
         return {

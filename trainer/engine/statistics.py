@@ -45,12 +45,11 @@ class Statistics:
         return added
 
     def settle(self, added: Sequence[float]) -> None:
-        """Sets what all ranks together have added; none of it: the step did not count."""
+        """Sets what all ranks together have added."""
         if not self._modules:
             return
-        now = self._before
-        if added:
-            now = now + torch.tensor(added, dtype=now.dtype, device=now.device)
+        before = self._before
+        now = before + torch.tensor(added, dtype=before.dtype, device=before.device)
         sizes = [one.numel() for one in self._buffers]
         with torch.no_grad():
             for buffer, value in zip(self._buffers, now.split(sizes), strict=True):

@@ -22,6 +22,7 @@ from trainer.engine.state import State
 from trainer.engine.statistics import Statistics
 from trainer.engine.trained import Guard, Trained
 from trainer.engine.transfer import broadcast_tree
+from trainer.engine.undo import Undo
 from trainer.engine.verdict import Verdict
 
 
@@ -104,6 +105,7 @@ class Sums:
         self._check = check
         self._metrics = metrics
         self._statistics = Statistics(state.models)
+        self._undo = Undo(state.models, state.counters.values())
         self.trained = Trained(state)
         self.replicas = Replicas(state)
         self.rank = 0
@@ -142,6 +144,7 @@ class Sums:
         self._unused = []
         if self._size > 1:
             self._statistics.begin()
+            self._undo.begin()
 
     @property
     def buckets(self) -> GradientBuckets:
@@ -200,7 +203,7 @@ class Sums:
         if self._buckets is not None:
             self._buckets.forget()
         if self._size > 1:
-            self._statistics.settle([])
+            self._undo.undo()
 
     def applied(self, stepped: Container[int], digest: bool) -> None:
         """The step was taken.
@@ -210,6 +213,8 @@ class Sums:
             digest: whether the state is to be digested now.
         """
         self._unused = self.trained.unused(stepped)
+        if self._size > 1:
+            self._undo.taken(examine=self.replicas.examine)
         self.replicas.completed(digest)
 
     def align(self) -> None:

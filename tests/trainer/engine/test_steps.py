@@ -204,6 +204,73 @@ def test_a_step_whose_worker_was_lost_is_given_again(victim: int) -> None:
     assert tries == STEPS + 1
 
 
+class Counting(nn.Module):
+    """Each forward pass adds to a buffer, an attribute and batch statistics."""
+
+    seen: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm = nn.BatchNorm1d(1, dtype=torch.float64)
+        self.last = nn.Linear(1, 1, dtype=torch.float64)
+        self.register_buffer("seen", torch.zeros(()))
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen += 1
+        self.calls += 1
+        out: torch.Tensor = self.last(self.norm(x)) * (1 + self.calls / 100) + self.seen
+        return out
+
+
+def counted(channel: Any, die_in: int) -> tuple[list[float], int]:
+    """A loop over such a model; its worker is killed after the forward pass of ``die_in``."""
+    from trainer import elastic
+    from trainer.protocol.channel import AgentChannel
+
+    AgentChannel._inherited = channel
+    model = Counting()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    state = elastic.State(model=model, optimizer=optimizer)
+    losses = []
+    try:
+        for step in elastic.steps(state, elastic.batches(16, 8), epochs=4):
+            with step:
+                loss = model(X[step.indices]).square().sum() / step.batch_size
+                if step.number == die_in:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                step.add(loss=loss)
+                loss.backward()
+                optimizer.step()
+            if step.applied:
+                losses.append(step.metrics["loss"])
+        loop = elastic.running()
+        assert loop is not None
+        loop.done()
+    except SystemExit:
+        pass
+    mean = model.norm.running_mean
+    assert mean is not None
+    return [*losses, float(model.seen), *mean.tolist()], model.calls
+
+
+def test_what_a_forward_pass_changed_is_taken_back_with_its_step() -> None:
+    with workers(counted, [0], [0]) as (one, other), formed(1, [one, other]):
+        one.until(Done)
+        expected = one.exit()
+    with workers(counted, [0], [0], [5]) as (one, other, lost):
+        with formed(1, [one, other, lost]):
+            assert [member.until(Stopped).step for member in (one, other)] == [4, 4]
+        with formed(2, [one, other]):
+            one.until(Done)
+        found = [member.exit() for member in (one, other)]
+    for numbers, calls in found:
+        assert calls == expected[1] == 8
+        assert numbers[8] == expected[0][8] == 8.0
+    assert found[0][0] == found[1][0]
+
+
 def test_after_the_loop_there_is_rank_0_alone() -> None:
     with workers(followed, [0], [0]) as two:
         with formed(1, two):
