@@ -5,27 +5,26 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from launcher.emulator.vms import boot
 from launcher.emulator.vms.address import LoopbackAddress
 from launcher.emulator.vms.netns import Host, Network
 from launcher.emulator.vms.processes import signal_session
+from tests.chaos.entry import SITE, Entry
 from trainer.protocol.credentials import new_secret
-from trainer.protocol.session import ENV_SESSION
+from trainer.protocol.nursery import WORKER
 from trainer.rundir import formats
 from trainer.rundir.directory import RunDirectory, token_sha256
 from trainer.rundir.names import AUDIT, ENV_ADDRESS, ENV_RUN_DIR, ENV_SLOTS, ENV_TOKEN
 
 ROOT = Path(__file__).parents[2]
-SITE = Path(__file__).parent / "site"
 RECHECK_SECONDS = 0.01
 
 
@@ -38,18 +37,26 @@ class Vm:
         host: its namespace; None for a VM that is just processes.
         env: for the agent.
         folder: of the run; where the agent's output goes, too.
+        fresh: whether its agents start their nurseries themselves.
     """
 
     def __init__(
-        self, name: str, address: str, host: Host | None, env: dict[str, str], folder: Path
+        self,
+        name: str,
+        address: str,
+        host: Host | None,
+        env: dict[str, str],
+        folder: Path,
+        fresh: bool,
     ) -> None:
         self.name = name
         self.address = address
         self._host = host
         self.environment = env
+        self._fresh = fresh
         self._log = folder / f"{name}.log"
         self._audit = folder / "run" / AUDIT
-        self.agent: subprocess.Popen[bytes] | None = None
+        self.agent: Entry | None = None
         self.lost = False
 
     def start(self) -> None:
@@ -59,15 +66,7 @@ class Vm:
         if self._host:
             self._host.renew()
             argv = self._host.command(argv)
-        with self._log.open("ab") as log:
-            self.agent = subprocess.Popen(  # which dies with this process, however that ends
-                [sys.executable, "-I", "-S", boot.__file__, str(os.getpid()), *argv],
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self.agent = Entry(argv, self.environment, self._log, nursery=not self._fresh)
 
     def kill(self) -> None:
         """Everything in the VM dies at once; the network tells its peers."""
@@ -129,10 +128,10 @@ class Vm:
             return []
         children = Path(f"/proc/{self.agent.pid}/task/{self.agent.pid}/children")
         try:
-            found = sorted(map(int, children.read_text().split()), key=self._idle)
+            found = [one for one in map(int, children.read_text().split()) if is_worker(one)]
         except OSError:
             return []
-        return [one for one in found if one not in self.coordinators()]
+        return sorted(found, key=self._idle)
 
     def coordinators(self) -> list[int]:
         """The process ids of its coordinators: the one that leads, if one does, was first."""
@@ -142,14 +141,12 @@ class Vm:
 
     def _idle(self, worker: int) -> tuple[float, int]:
         """Sorts first who contributed last; then who was started first."""
-        try:
-            environment = Path(f"/proc/{worker}/environ").read_bytes().split(b"\0")
-            mark = f"{ENV_SESSION}=".encode()
-            session = next(one for one in environment if one.startswith(mark))
-            writer = json.loads(session.removeprefix(mark))["writer"]
-            return -(self._audit / f"{writer}.jsonl").stat().st_mtime, worker
-        except (OSError, StopIteration):  # it has gone, or is not yet itself
-            return 0.0, worker
+        contributed = 0.0
+        with suppress(OSError):  # it has gone
+            for descriptor in Path(f"/proc/{worker}/fd").iterdir():
+                if descriptor.resolve().parent == self._audit:
+                    contributed = descriptor.stat().st_mtime
+        return -contributed, worker
 
     def kill_coordinator(self) -> None:
         """The process that leads crashes; its agent and its workers live."""
@@ -185,6 +182,7 @@ class Cluster:
         expected: how many of them the run begins with.
         settings: of the run, see trainer.agent.settings.
         clocks: by how many seconds the VMs' clocks are off; none is by default.
+        fresh: see Vm.
     """
 
     def __init__(
@@ -195,6 +193,7 @@ class Cluster:
         expected: int,
         settings: dict[str, Any],
         clocks: Sequence[float] = (),
+        fresh: bool = False,
     ) -> None:
         self.kind = kind
         self.folder = folder
@@ -231,7 +230,7 @@ class Cluster:
                 "CLUSTER_SPEC": json.dumps(spec),
                 "GCE_METADATA_HOST": "127.0.0.1:1",  # nobody listens there
             }
-            self.vms[name] = Vm(name, address, host, env, folder)
+            self.vms[name] = Vm(name, address, host, env, folder, fresh)
 
     def processes(self) -> list[int]:
         """Every living process of this run, wherever it is."""
@@ -254,3 +253,11 @@ class Cluster:
             self._network.close()
         for claim in self._claims:
             claim.release()
+
+
+def is_worker(pid: int) -> bool:
+    """Whether a process of an agent is a worker, and neither the coordinator nor the nursery."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip() == WORKER
+    except OSError:
+        return False

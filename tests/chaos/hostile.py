@@ -44,14 +44,6 @@ def listening(pids: list[int]) -> dict[Address, int]:
     return found
 
 
-def is_worker(pid: int) -> bool:
-    """Whether a process of an agent is a worker, and not the coordinator."""
-    try:
-        return b"trainer.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
-
-
 def _host(text: str) -> str:
     data = bytes.fromhex(text)
     if len(data) == 4:

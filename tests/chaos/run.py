@@ -44,7 +44,7 @@ class Run:
         vms: how many VMs there can be; the run starts on three.
         settings: those that are not as usual.
         task: arguments of the task.
-        clocks: see Cluster.
+        clocks, fresh: see Cluster.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Run:
         settings: Mapping[str, Any] = MappingProxyType({}),
         task: Mapping[str, Any] = MappingProxyType({}),
         clocks: Sequence[float] = (),
+        fresh: bool = False,
     ) -> None:
         self.folder = folder
         for name in ("hold", "held"):
@@ -63,7 +64,7 @@ class Run:
         whole = {**SETTINGS, "max_workers": vms, **settings}
         args = {"folder": str(folder), **task}
         whole["program"] = {"task": "tests.chaos.task:Steerable", "task_args": args}
-        self.cluster = Cluster(kind, folder, vms, 3, whole, clocks)
+        self.cluster = Cluster(kind, folder, vms, 3, whole, clocks, fresh)
         self._steps = task.get("epochs", EPOCHS) * STEPS_PER_EPOCH
         self._names = list(self.cluster.vms)
         self._reader = EventReader(self.cluster.run_dir)
@@ -206,7 +207,7 @@ class Run:
             lambda _: all(vm.agent and vm.agent.poll() is not None for vm in agents),
             "all agents exit",
         )
-        codes = {vm.name: vm.agent.returncode for vm in agents if vm.agent}
+        codes = {vm.name: vm.agent.poll() for vm in agents if vm.agent}
         assert set(codes.values()) <= {0}, f"{codes}\n{self}"
 
     def check(self, undisturbed: Mapping[str, float]) -> None:

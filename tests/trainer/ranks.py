@@ -36,17 +36,18 @@ from trainer.protocol.messages import (
     encode,
 )
 from trainer.protocol.world import MemberId, World, arrange
+from trainer.worker import nursery
 
 PATIENCE = 60.0  # seconds; only a test that fails waits so long
 GLOO_TIMEOUT = 30.0  # seconds; gloo's own default
 _Kind = TypeVar("_Kind", bound=Message)
 
-_forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
     [
-        "trainer.loop",
+        *nursery.MODULES,
+        "trainer.worker.worker",
         "trainer.coordinator.coordinator",
-        "torch._dynamo",  # what torch imports at the first optimizer step
         "pytest",
         "hypothesis",
         "sklearn.datasets",
@@ -150,8 +151,8 @@ class Process:
     """A forked process that runs ``function(*args)`` and tells what it returned."""
 
     def __init__(self, function: Callable[..., Any], *args: Any) -> None:
-        self._results, results = _forks.Pipe(duplex=False)
-        self.process = _forks.Process(
+        self._results, results = FORKS.Pipe(duplex=False)
+        self.process = FORKS.Process(
             target=_run, args=(results, function, args), daemon=True, name="rank"
         )
         self.process.start()
@@ -254,8 +255,8 @@ class Worker:
     """
 
     def __init__(self, function: Callable[..., Any], args: Sequence[Any]) -> None:
-        worker_reads, self._orders = _forks.Pipe(duplex=False)
-        messages, worker_writes = _forks.Pipe(duplex=False)
+        worker_reads, self._orders = FORKS.Pipe(duplex=False)
+        messages, worker_writes = FORKS.Pipe(duplex=False)
         self.process = Process(_with_channel, worker_reads, worker_writes, function, tuple(args))
         worker_reads.close()
         worker_writes.close()

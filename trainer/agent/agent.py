@@ -18,6 +18,7 @@ from trainer.agent import preemption
 from trainer.agent.coordinator_process import seat_of
 from trainer.agent.generation import Generation
 from trainer.agent.link import Link
+from trainer.agent.nursery import Nursery
 from trainer.agent.outcome_watch import OutcomeWatch, RunEnded
 from trainer.agent.replica import Replica, find_checkpoint_urls
 from trainer.agent.settings import Settings
@@ -54,6 +55,7 @@ class Agent:
         settings: the run's settings.
         credentials: the run's.
         env: the environment for the workers.
+        nursery: where they come from, if they can.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Agent:
         settings: Settings,
         credentials: Credentials,
         env: Mapping[str, str],
+        nursery: Nursery | None = None,
     ) -> None:
         self._replica = replica
         self._run_dir = run_dir
@@ -72,8 +75,14 @@ class Agent:
         self.member = replica.member()
         self._events = EventWriter(run_dir, str(self.member).replace("#", "-"))
         self._slots = Slots(
-            replica.slots, settings.spares, self._worker_env, self._heard, self._worker_exited
+            replica.slots,
+            settings.spares,
+            self._worker_env,
+            self._heard,
+            self._worker_exited,
+            nursery,
         )
+        self._nursery = nursery
         self._link = Link(
             run_dir,
             seat_of(run_dir, credentials, self.member, replica, settings),
@@ -97,6 +106,8 @@ class Agent:
             return _exit_code(str(outcome.get("state")))
         loop = asyncio.get_running_loop()
         self._conclusion = loop.create_future()
+        if self._nursery is not None:
+            await self._nursery.start(self._env_of_all())
         tasks = [
             loop.create_task(work)
             for work in (
@@ -105,11 +116,11 @@ class Agent:
                 self._beat(),
                 self._outcome.watch(),
                 self._events.flush_often(),
+                self._slots.live(),
             )
         ]
         goes_on = True
         try:
-            await self._slots.start()
             done, _ = await asyncio.wait(
                 [*tasks, self._conclusion], return_when=asyncio.FIRST_COMPLETED
             )
@@ -129,6 +140,8 @@ class Agent:
             if self._generation is not None:
                 await self._generation.close()
             await self._slots.close(WORKER_GRACE)
+            if self._nursery is not None:
+                await self._nursery.close()
             await self._link.close(resign=goes_on)
             with suppress(OSError):
                 self._events.flush()
@@ -274,9 +287,11 @@ class Agent:
             job_sha256=settings.job_sha256,
             audit=settings.audit,
         )
+        return {**self._env_of_all(), **session.to_env()}
+
+    def _env_of_all(self) -> dict[str, str]:
         # The workers need no token: they talk to nobody but this agent.
-        env = {key: value for key, value in self._env.items() if key != ENV_TOKEN}
-        return {**env, **session.to_env()}
+        return {key: value for key, value in self._env.items() if key != ENV_TOKEN}
 
     async def _heard(self, worker: WorkerProcess, message: Message) -> None:
         """Acts on what a worker says."""
@@ -330,7 +345,7 @@ class Agent:
 
     def _say_ready(self) -> None:
         """Every slot is warm, and none is in a generation: the member can take part."""
-        if not self._released and self._slots.all and self._slots.idle:
+        if not self._released and self._slots.idle:
             self._link.say(ready=pb.Ready())
 
     def _say_started(self) -> bool:

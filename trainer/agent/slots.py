@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from trainer.agent.nursery import Nursery
 from trainer.agent.worker_process import WorkerProcess
 from trainer.protocol.messages import Message, ToWorker
 
@@ -30,6 +31,7 @@ class Slots:
         spares: how many warm spares each slot keeps; see ``fill_soon``.
         environment: gives a worker's environment, by (slot, serial, whether it is a spare).
         on_message, on_exit: see WorkerProcess.start; ``on_exit`` is called for every death.
+        nursery: where they come from, if they can.
     """
 
     def __init__(
@@ -39,21 +41,24 @@ class Slots:
         environment: Callable[[int, int, bool], dict[str, str]],
         on_message: Callable[[WorkerProcess, Message], Awaitable[None]],
         on_exit: Callable[[WorkerProcess, int], Awaitable[None]],
+        nursery: Nursery | None = None,
     ) -> None:
         self._count = count
         self._spares = spares
         self._environment = environment
         self._on_message = on_message
         self._on_exit = on_exit
+        self._nursery = nursery
         self._serial = 0
         self._filling: asyncio.Future[None] | None = None
         self._closing = False
         self.all: list[Slot] = []
 
-    async def start(self) -> None:
-        """Starts the active worker of every slot."""
+    async def live(self) -> None:
+        """Starts the active worker of every slot; until it is cancelled, they are kept."""
         for index in range(self._count):
             self.all.append(Slot(index, await self._spawn(index, spare=False)))
+        await asyncio.get_running_loop().create_future()
 
     def fill_soon(self) -> None:
         """Has the spares that are missing started in a moment.
@@ -73,8 +78,8 @@ class Slots:
 
     @property
     def idle(self) -> bool:
-        """Whether every active worker is warm and waits for a generation."""
-        return all(slot.active.idle for slot in self.all)
+        """Whether every slot has a worker that is warm and waits for a generation."""
+        return len(self.all) == self._count and all(slot.active.idle for slot in self.all)
 
     def send(self, order: ToWorker) -> None:
         """Sends an order to the active worker of every slot."""
@@ -116,6 +121,9 @@ class Slots:
         self._serial += 1
         worker = WorkerProcess(index, self._serial)
         await worker.start(
-            self._environment(index, self._serial, spare), self._on_message, self._on_exit
+            self._environment(index, self._serial, spare),
+            self._on_message,
+            self._on_exit,
+            self._nursery,
         )
         return worker

@@ -7,10 +7,12 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from socket import socket
 
 from trainer.agent.agent import Agent, Rejoin
 from trainer.agent.code import bring
 from trainer.agent.link import Refused
+from trainer.agent.nursery import Nursery, given_nursery
 from trainer.agent.replica import find_replica, hostname_trap
 from trainer.agent.settings import read_run
 from trainer.protocol.credentials import find_credentials
@@ -23,8 +25,12 @@ from trainer.rundir.usererror import Unusable, shown
 log = logging.getLogger("swell.agent")
 
 
-async def serve(env: Mapping[str, str]) -> int:
+async def serve(env: Mapping[str, str], nursery_line: socket | None = None) -> int:
     """Runs the agent that ``env`` describes. Returns its exit code.
+
+    Args:
+        env: its environment.
+        nursery_line: see Nursery.
 
     Raises ValueError, for the user, when the environment, run directory or code is unusable.
     """
@@ -39,7 +45,8 @@ async def serve(env: Mapping[str, str]) -> int:
     if trap := hostname_trap(replica.address):
         log.warning("%s", trap)
     settings = await asyncio.to_thread(bring, run_dir, settings, env)
-    return await Agent(replica, run_dir, settings, credentials, env).run()
+    nursery = Nursery.of_run(settings, nursery_line)
+    return await Agent(replica, run_dir, settings, credentials, env, nursery).run()
 
 
 def main() -> int:
@@ -50,7 +57,7 @@ def main() -> int:
         stream=sys.stdout,
     )
     try:
-        return asyncio.run(serve(os.environ))
+        return asyncio.run(serve(os.environ, given_nursery(os.environ)))
     except Rejoin as reason:
         log.info("starting again as a new member: %s", reason)
         os.execv(sys.executable, [sys.executable, "-m", "trainer.agent"])

@@ -12,6 +12,7 @@ from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from trainer.agent.nursery import Forked, Nursery
 from trainer.protocol import messages
 from trainer.protocol.channel import ENV_CONTROL
 from trainer.protocol.messages import Message, ToWorker, decode, encode
@@ -22,7 +23,7 @@ log = logging.getLogger("swell.agent")
 
 
 class WorkerProcess:
-    """One ``trainer.worker`` process, from spawn to death.
+    """One ``trainer.worker`` process, from birth to death.
 
     Args:
         slot: which of the agent's slots it is for.
@@ -50,7 +51,7 @@ class WorkerProcess:
         self.waiting = False
         self.received = 0
         self.saving = 0.0
-        self._process: Process | None = None
+        self._process: Process | Forked | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -59,26 +60,35 @@ class WorkerProcess:
         env: dict[str, str],
         on_message: Callable[[WorkerProcess, Message], Awaitable[None]],
         on_exit: Callable[[WorkerProcess, int], Awaitable[None]],
+        nursery: Nursery | None = None,
     ) -> None:
-        """Spawns the process.
+        """Has the nursery fork the process, or spawns it.
 
         Args:
             env: its environment.
             on_message: called with each message but signs of life, once it is noted here; what is
                 wrong with the message it may raise as ValueError or TypeError.
             on_exit: called with its exit code once all its messages were handled.
+            nursery: where it comes from, if it can.
         """
         worker_reads, agent_writes = os.pipe()
         agent_reads, worker_writes = os.pipe()
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "trainer.worker",
-                env={**env, ENV_CONTROL: f"{worker_reads},{worker_writes}"},
-                pass_fds=(worker_reads, worker_writes),
-                stdin=asyncio.subprocess.DEVNULL,
-            )
+            if nursery is not None:
+                self._process = await nursery.fork(env, worker_reads, worker_writes)
+            if self._process is None:
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "trainer.worker",
+                    env={**env, ENV_CONTROL: f"{worker_reads},{worker_writes}"},
+                    pass_fds=(worker_reads, worker_writes),
+                    stdin=asyncio.subprocess.DEVNULL,
+                )
+        except BaseException:
+            os.close(agent_reads)
+            os.close(agent_writes)
+            raise
         finally:
             os.close(worker_reads)
             os.close(worker_writes)

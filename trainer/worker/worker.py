@@ -8,7 +8,6 @@ its first ``hvd.init()`` or its first step.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
@@ -17,12 +16,13 @@ import traceback
 from trainer.engine.mistake import StandsAlone
 from trainer.protocol.channel import AgentChannel
 from trainer.protocol.messages import Failed
+from trainer.protocol.nursery import WORKER
 from trainer.protocol.session import Program, current_session
 from trainer.rundir.formats import UPDATE_IMAGE, FormatError
 from trainer.rundir.usererror import Message, UserError, shown
+from trainer.worker.process import die_with_parent, name_process
 
 EXIT_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
-PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def main() -> int:
@@ -32,6 +32,7 @@ def main() -> int:
     process must take its place.
     """
     die_with_parent()
+    name_process(WORKER)
     # A preemption's SIGTERM goes to the agent, which asks for a pause at a step boundary.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -119,11 +120,3 @@ def start_again(reason: Exception) -> int:
     """Says why this process ends; returns the exit code that lets another take its place."""
     print(f"starting again: {reason}", file=sys.stderr, flush=True)
     return EXIT_AGAIN
-
-
-def die_with_parent() -> None:
-    """Asks the kernel to kill this process when the one that started it is gone."""
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)

@@ -1,0 +1,16 @@
+"""What an agent and its nursery say to each other, over a socket of records that one inherits.
+
+The nursery (``trainer.worker.nursery``) first says which modules it has imported, by their first
+names, as a JSON list. From then on the agent asks for one worker at a time: a record FORK with
+three descriptors, of a file with the worker's environment as JSON, and of the pipes of its channel.
+The new worker itself answers, with its process id, once it is the agent's own child.
+"""
+
+from __future__ import annotations
+
+ENV_NURSERY = "SWELL_NURSERY"  # the descriptor of the socket
+FORK = b"fork"
+RECORD_LIMIT = 64 * 1024  # bytes
+# Names of processes, as ps and top show them (prctl(2)).
+NURSERY = "swell-nursery"
+WORKER = "swell-worker"
