@@ -81,7 +81,7 @@ def case(when: str, options: Options) -> Iterator[Row]:
     if why:
         print(f"VMs are processes: {why}", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="swell-tail-") as folder:
-        run = Run(kind, Path(folder), 5, SETTINGS, TASK)
+        run = Run(kind, Path(folder), 5, SETTINGS, TASK, fresh=True)
         try:
             for index in range(5):
                 run[index].start()

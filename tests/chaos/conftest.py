@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.chaos.cluster import ROOT
-
-UNDISTURBED = """
-import json, sys
 from tests.chaos.task import Steerable
-from trainer.protocol.channel import LoneChannel
+from tests.trainer.ranks import alone
 from trainer.loop import fit
-print(json.dumps(fit(Steerable(sys.argv[1]), LoneChannel())))
-"""
+from trainer.protocol.channel import LoneChannel
+
+
+def _alone(folder: str) -> dict[str, float]:
+    return fit(Steerable(folder), LoneChannel())
 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     """The final parameters of one process that trains alone."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    answer = subprocess.run(
-        [sys.executable, "-c", UNDISTURBED, str(folder)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    parameters: dict[str, float] = json.loads(answer.stdout)
+    parameters: dict[str, float] = alone(_alone, str(tmp_path_factory.mktemp("undisturbed")))
     return parameters
 
 

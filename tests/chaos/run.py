@@ -21,8 +21,8 @@ from trainer.rundir.events import Event, EventReader
 
 LIMIT = 300.0  # seconds; only what hangs takes as long
 LOOK_EVERY = 0.05
-PACE = 0.04  # seconds per step while something is to happen
-PACES = {0.75: 0.25, 0.9: 1.0}  # from these shares of the steps on
+PACE = 0.08  # seconds per step while something is to happen
+PACES = {0.5: 0.25, 0.75: 1.0}  # from these shares of the steps on
 
 # Short limits, so that the tests are; see trainer.agent.settings and trainer.coordinator.limits.
 SETTINGS = {

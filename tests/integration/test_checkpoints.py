@@ -30,21 +30,27 @@ JOB = """
 name: digits
 task: trainer.tasks.digits:Digits
 args: {{epochs: 12, batch: 64, width: 8, dtype: float64}}
-pools: [{{machine: a2-highgpu-1g}}, {{machine: a2-highgpu-1g}}]
+pools: {pools}
 elastic: {{spares: 0, suspicion: 5s}}
 checkpoint: {{every: 10 steps, keep: 3}}
 output: gs://a-bucket/runs
 local: {{market: {market}}}
 """
+# Two workers: on a VM each, or on one, where they are forked of one nursery.
+APART, TOGETHER = "[a2-highgpu-1g, a2-highgpu-1g]", "[a2-highgpu-2g]"
 STEPS = 12 * 23
 REPLICAS = ("workerpool0-0", "workerpool1-0")
 
 
 def launched(
-    swell: Swell, run: str, market: list[dict[str, Any]] | None = None, *options: str
+    swell: Swell,
+    run: str,
+    market: list[dict[str, Any]] | None = None,
+    *options: str,
+    pools: str = APART,
 ) -> RunDirectory:
     job = swell.folder / f"{run}.yaml"
-    job.write_text(JOB.format(market=json.dumps(market or [])))
+    job.write_text(JOB.format(pools=pools, market=json.dumps(market or [])))
     launch = swell("launch", str(job), "--run-id", run, *options)
     assert launch.returncode == 0, launch.stdout + launch.stderr
     return RunDirectory(f"gs://a-bucket/runs/{run}", LocalBuckets(swell.home / "buckets"))
@@ -80,7 +86,7 @@ class Calm:
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Calm]:
     swell = Swell(tmp_path_factory.mktemp("calm"))
-    yield Calm(swell, launched(swell, "calm"))
+    yield Calm(swell, launched(swell, "calm", pools=TOGETHER))
     swell.close()
 
 
@@ -135,7 +141,7 @@ def test_checkpoints_are_listed_verified_exported_and_begun_from(
     assert calm.swell("checkpoints", "calm", "--export", str(exported)).returncode == 0
     assert sum(one.numel() for one in load_file(exported).values()) > 0
     job = tmp_path / "again.yaml"
-    job.write_text(JOB.format(market="[]"))
+    job.write_text(JOB.format(pools=TOGETHER, market="[]"))
     url = f"gs://a-bucket/runs/calm/checkpoints/step-{there[0]:09d}"
     fork = calm.swell("launch", str(job), "--run-id", "fork", "--from", url)
     assert fork.returncode == 0, fork.stdout + fork.stderr
@@ -151,7 +157,7 @@ def test_vms_with_a_network_of_their_own_reach_the_buckets(calm: Calm, swell: Sw
 def test_a_store_that_takes_no_checkpoints_does_not_stop_training(swell: Swell) -> None:
     """Nobody may list them for a while: the status says so; the run ends with one all the same."""
     job = swell.folder / "refused.yaml"
-    job.write_text(JOB.format(market="[]").replace("epochs: 12", "epochs: 25"))
+    job.write_text(JOB.format(pools=TOGETHER, market="[]").replace("epochs: 12", "epochs: 25"))
     launch = swell.start("launch", str(job), "--run-id", "refused")
     until(lambda: storage_of(launch))
     faults = f"{storage_of(launch)}/emulator/v1/faults"

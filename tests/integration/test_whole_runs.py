@@ -310,7 +310,8 @@ def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_of_its_last_step(
     swell: WholeRuns,
 ) -> None:
     path = swell.folder / "digits.yaml"
-    job = {**DIGITS, "checkpoint": {"every": "1h"}, "args": {**DIGITS["args"], "epochs": 500}}
+    args = {**DIGITS["args"], "epochs": 500}
+    job = {**DIGITS, "pools": ["a2-highgpu-2g"], "checkpoint": {"every": "1h"}, "args": args}
     path.write_text(yaml.safe_dump(job))
     launch = swell.start("launch", str(path), "--run-id", "one")
     run = RunDirectory(str(swell.run_dir("one")))

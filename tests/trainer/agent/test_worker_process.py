@@ -7,11 +7,11 @@ import json
 import os
 import signal
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.trainer.agent.held import Held
 from tests.trainer.ranks import PATIENCE
 from trainer.agent.worker_process import WorkerProcess, describe_exit
 from trainer.protocol.messages import (
@@ -20,7 +20,6 @@ from trainer.protocol.messages import (
     Exit,
     Failed,
     Form,
-    Message,
     Pause,
     Progress,
     Ready,
@@ -31,62 +30,6 @@ from trainer.protocol.messages import (
     decode,
 )
 from trainer.protocol.session import Program, Session
-
-# It stands in for trainer.worker, which is slow to start: what it is told comes back in an event,
-# but an order to save, which is answered with a sign of life.
-ECHO = """
-import json, os, sys
-reads, writes = (int(fd) for fd in os.environ["SWELL_CONTROL"].split(","))
-pipe = os.fdopen(writes, "w", buffering=1)
-def say(op, **fields):
-    print(json.dumps({"op": op, **fields}), file=pipe)
-say("ready")
-for line in os.fdopen(reads):
-    order = json.loads(line)
-    if order["op"] == "exit":
-        sys.exit(int(os.environ.get("EXIT", 0)))
-    if order["op"] == "save":
-        say("alive", waiting=True)
-    elif order["op"] == "abort":
-        print(os.environ["NOISE"], file=pipe)
-    else:
-        say("event", name="heard", fields=order)
-"""
-
-
-class Held:
-    """A worker process, its messages and its end."""
-
-    def __init__(self) -> None:
-        self.worker = WorkerProcess(slot=1, serial=7)
-        self.messages: asyncio.Queue[Message] = asyncio.Queue()
-        self.exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-
-    async def start(self, env: dict[str, str]) -> None:
-        async def on_message(worker: WorkerProcess, message: Message) -> None:
-            self.messages.put_nowait(message)
-
-        async def on_exit(worker: WorkerProcess, code: int) -> None:
-            self.exit.set_result(code)
-
-        await self.worker.start(env, on_message, on_exit)
-
-    async def receive(self) -> Message:
-        return await asyncio.wait_for(self.messages.get(), PATIENCE)
-
-    async def ended(self) -> int:
-        return await asyncio.wait_for(self.exit, PATIENCE)
-
-
-@pytest.fixture
-def echo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The environment of a worker that is an echo."""
-    package = tmp_path / "trainer"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "worker.py").write_text(ECHO)
-    monkeypatch.chdir(tmp_path)  # before the real one, for python -m
-    return {"PATH": os.environ["PATH"]}
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
