@@ -96,8 +96,7 @@ def _be_born(environment: int, reads: int, writes: int) -> None:
     os.lseek(environment, 0, os.SEEK_SET)
     with os.fdopen(environment, encoding="utf-8") as file:
         variables: dict[str, str] = json.load(file)
-    os.environ.clear()
-    os.environ.update(variables)
+    os.environ.update(variables)  # beside what was set by what has been imported
     os.environ[ENV_CONTROL] = f"{reads},{writes}"
     numpy.random.seed()  # random does so by itself; torch begins with the same seed everywhere
 

@@ -81,9 +81,7 @@ async def about(held: Held, nursery: Nursery | None, folder: Path, number: int) 
     script.write_text(ABOUT)
     told = folder / f"about-{number}.json"
     session = Session(program=Program(script=str(script), args=["--fast"]))
-    env = {"PATH": os.environ["PATH"], "ABOUT": str(told), "OMP_NUM_THREADS": "1"}
-    path = {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}
-    await held.start({**env, **path, **session.to_env()}, nursery)
+    await held.start({**os.environ, "ABOUT": str(told), **session.to_env()}, nursery)
     message = await held.receive()
     assert isinstance(message, Failed) and "it trained nothing together" in message.reason
     assert await held.ended() == 1
@@ -104,7 +102,7 @@ def test_one_that_is_forked_finds_what_one_that_is_started_finds(tmp_path: Path)
             del one["environ"]["ABOUT"]
             assert one["parent"] == os.getpid(), "it is a child of its agent's own"
             assert one["main"] and one["name"] == "__main__"
-        assert forked[0] == forked[1] == started
+        assert forked == [started] * 2
 
     run(body())
 
@@ -166,9 +164,10 @@ def test_a_run_that_has_a_module_of_the_same_name_has_its_workers_started(
 ) -> None:
     folder = tmp_path / "project"
     (folder / "numpy").mkdir(parents=True)
-    code = CodeSettings("0", 0, folder=str(folder)) if where == "code" else None
-    script = "" if where == "code" else str(folder / "train.py")
-    settings = Settings(program=Program(script=script, module="train"), code=code)
+    code, program = None, Program(script=str(folder / "train.py"))
+    if where == "code":
+        code, program = CodeSettings("0" * 64, 0, folder=str(folder)), Program(module="train")
+    settings = Settings(program=program, code=code)
 
     async def body(line: socket.socket) -> None:
         nursery = Nursery.of_run(settings, line)
@@ -184,9 +183,10 @@ def test_a_run_that_has_a_module_of_the_same_name_has_its_workers_started(
 
 
 def test_a_run_that_requires_packages_has_no_nursery() -> None:
-    code = CodeSettings("0", 0, requirements="requirements.txt", installed="/packages")
-    assert Nursery.of_run(Settings(code=code), None) is None
-    assert Nursery.of_run(Settings(), None) is not None
+    program = Program(module="train")
+    code = CodeSettings("0" * 64, 0, requirements="requirements.txt", installed="/packages")
+    assert Nursery.of_run(Settings(program=program, code=code), None) is None
+    assert Nursery.of_run(Settings(program=program), None) is not None
 
 
 def test_what_was_given_is_not_passed_on() -> None:
