@@ -88,12 +88,12 @@ class Swell:
         return {**os.environ, "SWELL_HOME": str(self.home), "PYTHONPATH": str(ROOT)}
 
 
-def until(condition: Callable[[], object], limit: float = LIMIT) -> None:
+def until(condition: Callable[[], object], limit: float = LIMIT, every: float = 0.1) -> None:
     """Waits until ``condition`` holds; after ``limit`` seconds, a hang, the test fails."""
     deadline = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < deadline, "did not come true"
-        time.sleep(0.1)
+        time.sleep(every)
 
 
 def resumed_at(status: Mapping[str, Any]) -> int:

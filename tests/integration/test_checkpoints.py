@@ -97,7 +97,8 @@ def test_a_run_on_gs_that_lost_everything_ends_as_if_nothing_had_happened(
     moment = random.randrange(25, 70)
     print(f"lost after step {moment}")
     market = [{"at": f"{moment} steps", "vanish": one, "back": "2s"} for one in REPLICAS]
-    stormy = launched(swell, "stormy", market, "--set", "checkpoint.keep=99")
+    options = ("--set", "checkpoint.keep=99", "--set", "audit=true")
+    stormy = launched(swell, "stormy", market, *options)
     status = swell.status("stormy")
     assert status["step"] == STEPS
     by_leader: dict[int, list[int]] = {}
@@ -111,6 +112,8 @@ def test_a_run_on_gs_that_lost_everything_ends_as_if_nothing_had_happened(
     written_in = max(10, *(after - before for before, after in pairwise([0, *left_behind])))
     assert status["steps_lost"] < 10 + written_in, "the interval, and what was done meanwhile"
     assert status["checkpoint"]["step"] == STEPS and status["checkpoint"]["failed"] == 0
+    # What the first world did after the checkpoint was done again, and counts once.
+    assert [epoch["exactly_once"] for epoch in status["epochs"]] == [True] * 12
     assert calm.ends_like(stormy)
     about = read_manifest(stormy, STEPS).about
     assert about["world_size"] == status["generations"][-1]["world_size"]
@@ -163,7 +166,7 @@ def test_a_store_that_takes_no_checkpoints_does_not_stop_training(swell: Swell) 
     faults = f"{storage_of(launch)}/emulator/v1/faults"
     rule = {"path": "checkpoints/step-", "method": "GET", "times": None, "status": 403}
     requests.post(faults, json=rule, timeout=10).raise_for_status()
-    until(lambda: launch.poll() is not None or _failed(swell) > 0)
+    until(lambda: launch.poll() is not None or _failed(swell) > 0, every=1.0)
     requests.delete(faults, timeout=10).raise_for_status()
     launch.wait()
     status = swell.status("refused")

@@ -69,12 +69,11 @@ def test_a_project_is_sent_and_runs_from_its_bucket(swell: Swell) -> None:
     launch = swell("launch", str(folder / "job.yaml"), "--run-id", "one", "--detach", "--json")
     assert json.loads(launch.stdout) == {"run": "one", "url": "gs://bucket/runs/one"}, launch.stderr
     shutil.rmtree(folder)  # from now on the VMs have what was sent, and nothing else
-    until(lambda: swell.status("one")["state"] not in ("queued", "running"))
+    until(swell.nothing_is_left)
     logs = swell("logs", "one").stdout
     status = swell.status("one")
     assert status["state"] == "succeeded", f"{status['reason']}\n{logs}"
     assert "trained hello by the settings False" in logs
-    until(swell.nothing_is_left)
 
 
 def test_what_cannot_be_installed_fails_the_run(swell: Swell) -> None:

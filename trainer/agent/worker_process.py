@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from asyncio.subprocess import Process
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
 from trainer.agent.nursery import Forked, Nursery
@@ -18,6 +18,8 @@ from trainer.protocol.channel import ENV_CONTROL
 from trainer.protocol.messages import Message, ToWorker, decode, encode
 
 LINE_LIMIT = 64 * 2**20  # bytes of one message; a traceback or a batch of metrics
+
+Birth = Callable[[Mapping[str, str], int, int], Awaitable[Process | Forked | None]]
 
 log = logging.getLogger("swell.agent")
 
@@ -71,27 +73,20 @@ class WorkerProcess:
             on_exit: called with its exit code once all its messages were handled.
             nursery: where it comes from, if it can.
         """
-        worker_reads, agent_writes = os.pipe()
-        agent_reads, worker_writes = os.pipe()
-        try:
-            if nursery is not None:
-                self._process = await nursery.fork(env, worker_reads, worker_writes)
-            if self._process is None:
-                self._process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-m",
-                    "trainer.worker",
-                    env={**env, ENV_CONTROL: f"{worker_reads},{worker_writes}"},
-                    pass_fds=(worker_reads, worker_writes),
-                    stdin=asyncio.subprocess.DEVNULL,
-                )
-        except BaseException:
-            os.close(agent_reads)
-            os.close(agent_writes)
-            raise
-        finally:
-            os.close(worker_reads)
-            os.close(worker_writes)
+        births: list[Birth] = [_started] if nursery is None else [nursery.fork, _started]
+        for birth in births:
+            worker_reads, agent_writes = os.pipe()
+            agent_reads, worker_writes = os.pipe()
+            try:
+                self._process = await birth(env, worker_reads, worker_writes)
+            finally:
+                os.close(worker_reads)
+                os.close(worker_writes)
+                if self._process is None:  # and whoever may have been born after all, ends
+                    os.close(agent_reads)
+                    os.close(agent_writes)
+            if self._process is not None:
+                break
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=LINE_LIMIT)
         await loop.connect_read_pipe(
@@ -199,6 +194,18 @@ class WorkerProcess:
                 self.step, self.saving = step, saving
             case messages.Stopped():
                 self.generation, self.step = 0, message.step
+
+
+async def _started(env: Mapping[str, str], reads: int, writes: int) -> Process:
+    """A new process, for which these are the pipes of its channel."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "trainer.worker",
+        env={**env, ENV_CONTROL: f"{reads},{writes}"},
+        pass_fds=(reads, writes),
+        stdin=asyncio.subprocess.DEVNULL,
+    )
 
 
 def describe_exit(code: int) -> str:
