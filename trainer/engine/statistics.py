@@ -1,29 +1,33 @@
-"""Running statistics of batch normalisation: one and the same on all ranks after each step.
+"""What torch's modules keep of the batches they have seen: the same on all ranks after each step.
 
 Each rank normalises by the batches that it computes itself, as in any data-parallel training, so
-each sees other statistics. What a rank adds to them travels with the gradients, weighted by its
-part of the batch. So no rank's samples are lost, and a checkpoint does not mix those of several.
+each sees other statistics; and spectral normalisation takes a step of its iteration in each forward
+pass, of which ranks have different numbers. What a rank adds to such buffers travels with the
+gradients, weighted by its part of the batch. So no rank's samples are lost, and a checkpoint does
+not mix those of several.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 
 class Statistics:
-    """The running statistics of some models.
+    """The running statistics of some models, and the vectors of their spectral normalisation.
 
     Args:
         models: on their device.
     """
 
     def __init__(self, models: Iterable[nn.Module]) -> None:
-        modules = {id(one): one for model in models for one in model.modules()}
-        self._modules = [one for one in modules.values() if isinstance(one, _NormBase)]
+        modules = {id(one): one for model in models for one in model.modules()}.values()
+        self._places = [(one, name) for one in modules for name in _names_in(one)]
         self._buffers: list[Tensor] = []
         self._before = torch.empty(0)
 
@@ -33,20 +37,20 @@ class Statistics:
 
     def begin(self) -> None:
         """A step begins: what comes now is what this rank adds."""
-        if self._modules:
+        if self._places:
             self._buffers = self._found()
             self._before = self._flat()
 
     def added(self, weight: float) -> list[float]:
         """What the step has added here, times this rank's ``weight``; all weights sum to 1."""
-        if not self._modules:
+        if not self._places:
             return []
         added: list[float] = ((self._flat() - self._before) * weight).tolist()
         return added
 
     def settle(self, added: Sequence[float]) -> None:
         """Sets what all ranks together have added."""
-        if not self._modules:
+        if not self._places:
             return
         before = self._before
         now = before + torch.tensor(added, dtype=before.dtype, device=before.device)
@@ -57,7 +61,17 @@ class Statistics:
                 buffer.copy_((value.round() if whole else value).view_as(buffer))
 
     def _found(self) -> list[Tensor]:
-        return [buffer for one in self._modules for buffer in one.buffers(recurse=False)]
+        found = (module._buffers[name] for module, name in self._places)
+        return [buffer for buffer in found if buffer is not None]
 
     def _flat(self) -> Tensor:
         return torch.cat([one.flatten().to(torch.float64) for one in self._buffers])
+
+
+def _names_in(module: nn.Module) -> Iterator[str]:
+    """The names of a module's own buffers that are such."""
+    if isinstance(module, _NormBase | _SpectralNorm):
+        yield from module._buffers
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, SpectralNorm):
+            yield from (f"{hook.name}_u", f"{hook.name}_v")

@@ -387,7 +387,25 @@ def two_models(make: Any, log: list[Any]) -> None:
         log.append(numbers(one, two))
 
 
+def spectral(make: Any, log: list[Any]) -> None:
+    """Spectral normalisation, old and new, iterates in forward passes; some ranks have none."""
+    torch.manual_seed(0)
+    x, y = data(17)
+    new = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4).double())
+    old = nn.utils.spectral_norm(nn.Linear(4, 4).double())
+    model = nn.Sequential(new, nn.Tanh(), old, nn.Linear(4, 1).double())
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    for step in make(17, 16, 2, model=model, optimizer=optimizer):
+        with step:
+            for part in step.split(None):
+                ((model(x[part]) - y[part]).square().sum() / step.batch_size).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        log.append(numbers(model))
+
+
 GOOD: dict[str, Run] = {
+    "spectral": spectral,
     "clipped": clipped,
     "listed": listed,
     "twice in a part": twice_in_a_part,
