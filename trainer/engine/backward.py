@@ -21,13 +21,15 @@ class BackwardEnd:
     """Calls back at the end of each outermost backward pass that has reached a parameter.
 
     Args:
-        callback: called before ``backward()`` returns; what it raises, ``backward()`` raises.
+        callback: called before ``backward()`` returns; what it raises, ``backward()`` raises. It is
+            told whether a pass before this one has not come to its end, because it raised.
     """
 
-    def __init__(self, callback: Callable[[], None]) -> None:
+    def __init__(self, callback: Callable[[bool], None]) -> None:
         self._callback = callback
         self._task = -1  # the newest that is watched; an outer one, once its inner ones are done
         self._watched: set[int] = set()
+        self._over: set[int] = set()
 
     def reached(self) -> None:
         """To be called whenever backward has reached a parameter, by a hook."""
@@ -39,12 +41,19 @@ class BackwardEnd:
             self._watched.add(task)
             _engine.queue_callback(self._ended)
 
+    def forget(self) -> None:
+        """Another step: what was broken off before is none of its concern."""
+        self._watched.clear()
+        self._over.clear()
+        self._task = -1
+
     def _ended(self) -> None:
         node = _autograd._current_autograd_node()
+        self._over.add(_autograd._current_graph_task_id())
         if node is None:
-            self._watched.clear()
-            self._task = -1
-            self._callback()
+            broken = bool(self._watched - self._over)
+            self.forget()
+            self._callback(broken)
             return
         handles: list[Any] = []
 

@@ -1,8 +1,8 @@
-"""Plain numbers on a model's modules, such as a count of calls: a newcomer needs them, too.
+"""Plain values on a model's modules, such as a count of calls: a newcomer needs them, too.
 
-``state_dict`` does not have them, and a program that counts so works in a plain loop. So those that
-have changed since the state was made travel with it. (What else a module keeps in attributes does
-not: a tensor that evolves must be a buffer.)
+``state_dict`` does not have them, nor which modules are in training mode, and a program that counts
+so works in a plain loop. So those that have changed since the state was made travel with it. (What
+else a module keeps in attributes does not: a tensor that evolves must be a buffer.)
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Iterable
 
 from torch import nn
 
-Number = int | float | bool
+Number = int | float | bool | str
 
 
 class Counters:
-    """The plain numbers of a model's modules.
+    """The plain values of a model's modules.
 
     Args:
         model: as it is at the start.
@@ -56,5 +56,5 @@ class Counters:
             f"{owner}.{name}".removeprefix("."): value
             for owner, module in self._modules.items()
             for name, value in vars(module).items()
-            if type(value) in (int, float, bool) and name != "training"
+            if type(value) in (int, float, bool, str)
         }

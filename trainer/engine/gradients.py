@@ -21,6 +21,7 @@ processors that backward needs.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -69,7 +70,7 @@ class Bucket:
         self.expected = self.missing = len(parameters)
         self.sent = False
         views = self.flat.split([p.numel() for p in parameters])
-        self.views = [view.view_as(p) for p, view in zip(parameters, views, strict=True)]
+        self.views = [_shaped(view, p) for p, view in zip(parameters, views, strict=True)]
         self.places = {id(p): view for p, view in zip(parameters, self.views, strict=True)}
 
     def clear(self) -> None:
@@ -129,6 +130,7 @@ class GradientBuckets:
 
     Attributes:
         broken: what a hook has raised in this step; the program may have caught it.
+        open: whether a step is running; what backward does between two is the program's own.
     """
 
     def __init__(
@@ -154,10 +156,10 @@ class GradientBuckets:
         self._summed = False
         self._late = False
         self._passes = 0
-        self._skip = 0
         self._witness: Witness | None = None
         self._kept: dict[int, Tensor] = {}
         self.broken: Mistake | None = None
+        self.open = False
         self._finish: Callable[[], None] | None = None
         self._end = BackwardEnd(self._ended)
         self._of = {id(p): bucket for bucket in self._buckets for p in bucket.parameters}
@@ -181,23 +183,26 @@ class GradientBuckets:
             unused: parameters whose gradients no optimizer has used. What the program does not
                 clear of them it means to add to, and that is refused.
         """
-        self._kept = {id(p): p.grad.clone() for p in unused if p.grad is not None}
+        kept = {id(p): p.grad.clone() for p in unused if p.grad is not None}
+        self._kept = {key: gradient for key, gradient in kept.items() if bool(gradient.any())}
         self._witness = Witness(self._of) if witness else None
         self._armed = self._summed = self._late = False
-        self._passes = self._skip = 0
+        self._passes = 0
         self._next = 0
         self.broken = None
+        self.open = True
+        self._end.forget()
         self._handles.clear()
         for bucket in self._buckets:
             bucket.clear()
             for parameter in bucket.parameters:
-                parameter.grad = self._kept.get(id(parameter))
+                parameter.grad = kept.get(id(parameter))
 
     def disarm(self) -> None:
         """The next backward pass is not the last one of its step after all."""
         self._armed = False
 
-    def arm(self, finish: Callable[[], None] | None = None, skip: int = 0) -> None:
+    def arm(self, finish: Callable[[], None] | None = None) -> None:
         """From now on, a bucket is sent when backward has added to all its parameters.
 
         Called before the last backward pass of a step, or alone when a rank has no
@@ -205,11 +210,9 @@ class GradientBuckets:
 
         Args:
             finish: called at the end of that backward pass, before ``backward()`` returns.
-            skip: how many backward passes come before the last one.
         """
         self._finish = finish
-        self._skip = skip
-        self._armed = not skip
+        self._armed = True
         self._arrivals.clear()
         for bucket in self._buckets:
             bucket.missing = bucket.expected
@@ -223,6 +226,13 @@ class GradientBuckets:
     def tail_device(self) -> torch.device:
         """Where the numbers travel from."""
         return self._buckets[-1].wire.device
+
+    @property
+    def set_by_hand(self) -> bool:
+        """Whether parameters have gradients though no backward pass has reached any."""
+        return not self._passes and any(
+            p.grad is not None for bucket in self._buckets for p in bucket.parameters
+        )
 
     def reduce(self, fill: Callable[[bool], Tensor]) -> Tensor:
         """Sends what was not sent yet, waits for all sums, and returns the summed numbers.
@@ -290,7 +300,7 @@ class GradientBuckets:
             return
         found = self._witness.of([p for b in self._buckets for p in b.parameters])
         coarsest = max(torch.finfo(bucket.flat.dtype).eps for bucket in self._buckets)
-        if abs(found - total) > (4 * size + 8) * coarsest * magnitude:
+        if math.isfinite(found) and abs(found - total) > (4 * size + 8) * coarsest * magnitude:
             self.forget()
             raise Mistake(
                 "SW5112",
@@ -306,16 +316,18 @@ class GradientBuckets:
     # --- hooks ------------------------------------------------------------------------
 
     def _arrived(self, parameter: Tensor) -> None:
-        self._check()
         gradient = parameter.grad
+        if not self.open or gradient is None:  # or a hook of the program has taken it away
+            return
+        self._check()
         if self._summed:
             raise self._broken_by(
                 "SW5109",
                 "backward() was called again after this step's gradients had been summed over the "
-                "workers; a step with several backward passes takes its parts from split(), and "
-                "one that needs several sums (a GAN, SAM) takes a step for each",
+                "workers: add up losses of the same samples before one backward(); let several "
+                "passes loop over split() itself, and not over a list of it; take a step for each "
+                "sum (a GAN, SAM); and use torch.autograd.grad for gradients of inputs",
             )
-        assert gradient is not None
         if gradient.is_sparse:
             raise self._broken_by(
                 "SW5110",
@@ -360,12 +372,18 @@ class GradientBuckets:
         self.broken = Mistake(id, text)
         return self.broken
 
-    def _ended(self) -> None:
+    def _ended(self, broken: bool) -> None:
+        """A backward pass is over; ``broken`` says that one before it in this step raised."""
+        if not self.open:
+            return
         self._passes += 1
-        if self._skip:
-            self._skip -= 1
-            self._armed = not self._skip
-        elif self._armed and self._finish is not None:
+        if broken and self._next:
+            raise self._broken_by(
+                "SW5126",
+                "backward() was tried again after it had failed, when some of its gradients were "
+                "on their way already; let the step fail, and take a smaller micro-batch",
+            )
+        if self._armed and self._finish is not None:
             self._finish()
 
     def _count(self, parameter: Tensor, bucket: Bucket) -> None:
@@ -424,9 +442,7 @@ class Witness:
 
     def compare(self, delivered: Tensor, kept: Tensor | None) -> None:
         """Raises Mistake unless a bucket has kept what backward has delivered."""
-        if kept is None or not torch.allclose(
-            _sum(delivered), _sum(kept), rtol=0.0, atol=0.0, equal_nan=True
-        ):
+        if kept is None or not torch.allclose(delivered, kept, rtol=0.0, atol=0.0, equal_nan=True):
             raise Mistake("SW5112", f"a gradient was lost on its way to be summed; {_FAULT}")
 
     def saw(self, parameter: Tensor) -> None:
@@ -451,6 +467,19 @@ class Witness:
 def _sum(tensor: Tensor) -> Tensor:
     """The sum in float64. Infinite ones, and those that are no number, compare as no difference."""
     return tensor.sum(dtype=torch.float64)
+
+
+def _shaped(flat: Tensor, parameter: Tensor) -> Tensor:
+    """A flat tensor as a gradient of a parameter: in the order in which that is in memory.
+
+    A fused optimizer walks both as they lie there, whatever their strides are.
+    """
+    dense = 1
+    for stride, size in sorted(zip(parameter.stride(), parameter.shape, strict=True)):
+        if size != 1 and stride != dense:
+            return flat.view(parameter.shape)  # it has gaps, or overlaps itself
+        dense *= size
+    return flat.as_strided(parameter.shape, parameter.stride())
 
 
 def _allreduce(tensor: Tensor, name: str) -> int:

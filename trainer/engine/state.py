@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trainer.checkpoints.restore import WEIGHTS_ONLY
+from trainer.checkpoints.tree import flatten
 from trainer.engine.counters import Counters
 from trainer.engine.device import device_of
-from trainer.engine.digest import MASK, digest, digest_of
+from trainer.engine.digest import MASK, combined, digest, digest_of
 from trainer.engine.generators import generators_state, load_generators_state
 from trainer.engine.mistake import Mistake
 from trainer.engine.portable import Portable
@@ -62,6 +63,7 @@ class State(Portable):
         self._stateful: list[str] = []
         self._values: list[str] = []
         self._counters: dict[str, Counters] = {}
+        self._training = False
         for name, part in parts.items():
             self._add(name, part)
 
@@ -74,6 +76,17 @@ class State(Portable):
             )
         if not own and name in self._values:
             _packed(name, value)
+        if (
+            not own
+            and name in self._stateful
+            and self._training
+            and value is not self.__dict__[name]
+        ):
+            raise Mistake(
+                "SW5128",
+                f"state.{name} is replaced while it is trained; change what it holds, as by "
+                "load_state_dict, and leave the object",
+            )
         super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:
@@ -136,7 +149,16 @@ class State(Portable):
                     if key != "params" and not isinstance(value, bool) and _is_portable(value)
                 }
                 found.append((f"{name}: the settings of group {number}", digest_of(plain)))
+        for name in self._values:
+            skeleton, tensors = flatten(_packed(name, getattr(self, name)))
+            parts = digests_of((name, tensor) for tensor in tensors)
+            whole = combined([digest_of(skeleton), *(one for _, one in parts)])
+            found.append((f"state.{name}", whole))
         return found
+
+    def training(self, now: bool) -> None:
+        """Says whether it is trained: no part can be replaced meanwhile."""
+        self._training = now
 
     def require_portable(self) -> None:
         """Raises Mistake for what was put into a list or dict of the state and cannot travel.

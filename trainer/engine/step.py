@@ -55,8 +55,8 @@ class Plan:
 class Parts:
     """This rank's samples of a step in parts, each of them for one backward pass.
 
-    To be looped over; when the loop is over, the gradients are summed over the workers. A list made
-    of it, for a progress bar, say, does as well: its last part's backward pass sums them then.
+    To be looped over. The last part's backward pass sums the gradients over the workers; where this
+    rank has no part, the end of the loop does.
     """
 
     def __init__(self, step: Step, parts: Sequence[Tensor]) -> None:
@@ -181,6 +181,11 @@ class Step:
         """Whether this step was applied and completed its epoch."""
         return self.applied and self.plan.ends_epoch
 
+    @property
+    def running(self) -> bool:
+        """Whether its block is being executed."""
+        return self._open
+
     # In the block.
 
     def __enter__(self) -> Step:
@@ -205,17 +210,17 @@ class Step:
         """One part after another; see ``split``."""
         buckets = self._sums.buckets
         self._given = []
+        before = buckets.passes
         for number, part in enumerate(parts, 1):
             self._given.append(part)
             if number < len(parts):
                 buckets.disarm()
             else:
                 before = buckets.passes
-                buckets.arm()
+                buckets.arm(self.reduce)
             yield part
-        if parts and buckets.passes == before:
-            buckets.arm(self.reduce, skip=len(parts) - 1)  # backward comes only after the loop
-        else:
+        # Made a list, its one backward pass comes only now, and sums by itself.
+        if not parts or buckets.passes > before or buckets.set_by_hand:
             self.reduce()
 
     def add(self, **numbers: Tensor | float) -> None:
@@ -248,8 +253,9 @@ class Step:
     def reduce(self) -> None:
         """Waits until the gradients are summed over all ranks; a second call does nothing.
 
-        ``backward()``, the end of a loop over ``split()`` and the optimizer's step do it by
-        themselves. Raises HorovodInternalError when a worker was lost.
+        ``backward()`` and the end of a loop over ``split()`` do it by themselves. To be called by
+        programs that set gradients by hand, before they use them. Raises HorovodInternalError when
+        a worker was lost.
         """
         broken = self._broken or self._sums.buckets.broken
         if broken is not None:
@@ -284,6 +290,14 @@ class Step:
         closure = kwargs.get("closure") or next(iter(args), None)
         if callable(closure):
             return (self._summing(closure),), {k: v for k, v in kwargs.items() if k != "closure"}
+        if not self._reduced and self.size > 1:
+            raise Mistake(
+                "SW5127",
+                f"step {self.number}: rank {self.rank} came to optimizer.step() before gradients "
+                "were summed over the workers: no backward() has run here, or they were set by "
+                "hand; loop over step.split(), which has no part for a worker without samples, or "
+                "call step.reduce() on all workers before gradients are used",
+            )
         self.reduce()
         return None
 
@@ -304,7 +318,7 @@ class Step:
         except HorovodInternalError as found:
             error, lost = found, True
         finally:
-            self._open = False
+            self._open = self._sums.buckets.open = False
         if error is None:
             self.applied = True
             self._completed(self)

@@ -83,7 +83,6 @@ class Steps:
         self._sums: Sums | None = None
         self._hooks: list[Any] = []
         self._step: Step | None = None
-        self._lost = ""  # why the world is lost, after a step that was taken
         self._speed = Speed()
         self._balance = Balance([0.0], follow=False)
         self._tell_speed = False
@@ -209,11 +208,11 @@ class Steps:
             self._generations.leave(self._state, step.failed)
         elif not step.applied:
             raise RuntimeError(
-                f"step {step.number} was not taken: write the loop's body as `with step: …`"
+                f"step {step.number} was not taken: write the loop's body as `with step: …`, and "
+                "let errors of the block end the run"
             )
-        elif self._lost:
-            self._generations.leave(self._state, self._lost)
-            self._lost = ""
+        elif lost := self._settled(step):
+            self._generations.leave(self._state, lost)
         elif step.pause:
             self._progress.send()
             self._generations.leave(self._state)
@@ -305,9 +304,10 @@ class Steps:
 
     def _before_optimizer(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         """A hook of all optimizers of this process, before those that the program has set."""
-        if self._step is None or self._sums is None or not self._sums.trained.owner(optimizer):
+        step, sums = self._step, self._sums
+        if step is None or sums is None or not sums.trained.owner(optimizer, step.running):
             return None
-        changed = self._step.before_update(optimizer, args[1:], kwargs)
+        changed = step.before_update(optimizer, args[1:], kwargs)
         self._state.clean = False  # in the middle of an update it is nobody's to copy
         self._state.updates_taken += 1
         return None if changed is None else ((optimizer, *changed[0]), changed[1])
@@ -322,23 +322,26 @@ class Steps:
         state.clean = True
         self._generations.step_completed()
         self._speed.measured(len(step.indices), step.computed)
-        assert self._sums is not None
-        self._sums.applied(step.stepped, step.digest)
         self._progress.completed(step.metrics)
-        state.require_portable()
-        if step.save:
-            self._save()
         self._tell_speed = self._balance.due() and not step.pause
 
-    def _save(self) -> None:
+    def _settled(self, step: Step) -> str:
+        """What follows a step that was taken, once the loop's body is over.
+
+        It may go on after the block, and change the state there. Returns why the world is lost, if
+        it is.
+        """
         assert self._sums is not None
-        try:
-            with self._generations.channel.collective():
-                self._sums.align()
-        except HorovodInternalError as error:  # the step was taken; only the world is lost
-            self._lost = str(error) or "a collective failed"
-        else:
+        self._state.require_portable()
+        self._sums.applied(step.stepped, step.digest)
+        if step.save:
+            try:
+                with self._generations.channel.collective():
+                    self._sums.align()
+            except HorovodInternalError as error:
+                return str(error) or "a collective failed"
             self._saving.save()
+        return ""
 
     def _digest(self) -> int:
         return 0 if self._sums is None else self._sums.digest()

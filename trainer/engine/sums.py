@@ -113,6 +113,7 @@ class Sums:
         self._mixed = False
         self._unused: list[nn.Parameter] = []
         self._guard = Guard(state)
+        state.training(True)
         self._verdict = Verdict(state, emit)
         self._slice = Slice(0, 0, 0, 0)
         self._buckets: GradientBuckets | None = None
@@ -131,6 +132,7 @@ class Sums:
         """No step follows: the models are the program's again."""
         self._drop_buckets()
         self._guard.close()
+        self._state.training(False)
 
     # --- a step -----------------------------------------------------------------------
 

@@ -45,18 +45,21 @@ class Trained:
         self._owners: dict[int, Optimizer] = {}
         self.parameters: list[nn.Parameter] = []
         self.layout = 0
+        self._dtypes: list[torch.dtype] = []
         self._refuse_what_cannot_be()
         self.follow()
 
     def follow(self) -> bool:
         """Takes in what changed since the last call. Returns whether anything did."""
         self._follow_groups()
-        if self.parameters and not self.changed:
+        same = self._dtypes == [p.dtype for p in self.parameters]
+        if self.parameters and same and not self.changed:
             return False
         self.parameters = [p for p in self._all if p.requires_grad]
         if not self.parameters:
             raise Mistake("SW5101", "the state's models have no parameter with requires_grad")
         self.layout = combined([digest_of(self.name(p)) for p in self.parameters])
+        self._dtypes = [p.dtype for p in self.parameters]
         return True
 
     @property
@@ -70,10 +73,11 @@ class Trained:
         known = self._names.get(id(parameter))
         return known or f"a parameter of shape {list(parameter.shape)}"
 
-    def owner(self, optimizer: Optimizer) -> bool:
+    def owner(self, optimizer: Optimizer, running: bool = False) -> bool:
         """Whether an optimizer is one of the state's.
 
-        Raises Mistake for another one that changes the state's parameters.
+        Raises Mistake for another one that changes the state's parameters; and, in a running step,
+        for one that changes parameters outside the state, each worker its own.
         """
         if id(optimizer) in self._owners:
             return True
@@ -88,6 +92,13 @@ class Trained:
                         f"a {type(optimizer).__name__} that is no part of the state changes "
                         f"{self.name(parameter)}: what it remembers would be lost with its worker; "
                         "make it one: State(…, optimizer=…)",
+                    )
+                if running and isinstance(parameter, nn.Parameter):
+                    raise Mistake(
+                        "SW5102",
+                        f"a {type(optimizer).__name__} that is no part of the state changes a "
+                        f"parameter of shape {list(parameter.shape)} that no model of the state "
+                        "has: each worker would train its own; make both parts of the state",
                     )
         return False
 

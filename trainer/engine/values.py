@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import sys
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def packed(value: Any, where: str) -> Any:
             for one in dataclasses.fields(value)
         }
         return {_KIND: "dataclass", "type": _name_of(type(value)), "fields": parts}
-    if type(value) is dict:
+    if type(value) in (dict, OrderedDict):
         for key in value:
             if type(key) not in (str, int) or key == _KIND:
                 raise Unportable(

@@ -58,9 +58,12 @@ class Whole:
         return None
 
     def split(self, most: int | None) -> Any:
-        yield from self.indices.split(most or len(self.indices))
+        return self.indices.split(most or len(self.indices))
 
     def add(self, **numbers: Any) -> None:
+        return None
+
+    def reduce(self) -> None:
         return None
 
 
@@ -103,35 +106,37 @@ def clipped(make: Any, log: list[Any]) -> None:
         log.append(numbers(model))
 
 
-def listed(make: Any, log: list[Any]) -> None:
-    """The parts are made a list first, as for a progress bar."""
+def in_the_last_turn(make: Any, log: list[Any]) -> None:
+    """The optimizer steps in the last turn of the loop over the parts."""
     torch.manual_seed(0)
-    x, y = data(17)
-    model = nn.Linear(4, 1).double()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
-    for step in make(17, 16, 2, model=model, optimizer=optimizer):
+    x, y = data(24)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 1)).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2, momentum=0.9)
+    for step in make(24, 12, 3, model=model, optimizer=optimizer):
         with step:
-            optimizer.zero_grad()
-            for part in list(step.split(3)):
+            parts = step.split(2)
+            for number, part in enumerate(parts, 1):
                 ((model(x[part]) - y[part]).square().sum() / step.batch_size).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+                if number == len(parts):
+                    nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+                    optimizer.step()
+                    optimizer.zero_grad()
         log.append(numbers(model))
 
 
-def twice_in_a_part(make: Any, log: list[Any]) -> None:
-    """Two losses of one part, each with a backward pass of its own."""
+def in_one_pass(make: Any, log: list[Any]) -> None:
+    """The losses of all parts are added up, and there is one backward pass."""
     torch.manual_seed(0)
-    x, y = data(22)
+    x, y = data(24)
     model = nn.Linear(4, 1).double()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
-    for step in make(22, 8, 2, model=model, optimizer=optimizer):
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    for step in make(24, 12, 2, model=model, optimizer=optimizer):
         with step:
-            optimizer.zero_grad()
-            for part in step.split(3):
-                ((model(x[part]) - y[part]).square().sum() / step.batch_size).backward()
-                (model(x[part]).square().sum() / step.batch_size).backward()
+            losses = [(model(x[part]) - y[part]).square().sum() for part in step.split(2)]
+            (torch.stack(losses).sum() / step.batch_size).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 0.05)
             optimizer.step()
+            optimizer.zero_grad()
         log.append(numbers(model))
 
 
@@ -345,22 +350,85 @@ def set_by_hand(make: Any, log: list[Any]) -> None:
                 model.parameters(), torch.autograd.grad(loss, list(model.parameters())), strict=True
             ):
                 p.grad = gradient
+            step.reduce()
+            nn.utils.clip_grad_norm_(model.parameters(), 0.05)
             optimizer.step()
         log.append(numbers(model))
 
 
-def cleared_on_the_way(make: Any, log: list[Any]) -> None:
-    """A backward pass whose gradients are thrown away before those that count."""
+def by_hand(make: Any, log: list[Any]) -> None:
+    """The update is written by hand, and the gradients are zeroed in place."""
     torch.manual_seed(0)
-    x, y = data(24)
-    model = nn.ModuleList([nn.Linear(4, 1) for _ in range(2)]).double()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    for step in make(24, 8, 2, model=model, optimizer=optimizer):
+    x, y = data(20)
+    model = nn.Linear(4, 1).double()
+    for step in make(20, 8, 3, model=model):
         with step:
             for part in step.split(None):
-                model[1](x[part]).sum().backward()
-                optimizer.zero_grad(set_to_none=step.number % 2 == 0)
-                ((model[0](x[part]) - y[part]).square().sum() / step.batch_size).backward()
+                ((model(x[part]) - y[part]).square().sum() / step.batch_size).backward()
+            with torch.no_grad():
+                for p in model.parameters():
+                    assert p.grad is not None
+                    p.sub_(1e-3 * p.grad)
+                    p.grad.zero_()
+        log.append(numbers(model))
+
+
+def between_steps(make: Any, log: list[Any]) -> None:
+    """A backward pass between two steps is the program's own."""
+    torch.manual_seed(0)
+    x, y = data(20)
+    model = nn.Linear(4, 1).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    for step in make(20, 8, 3, model=model, optimizer=optimizer):
+        with step:
+            for part in step.split(None):
+                ((model(x[part]) - y[part]).square().sum() / step.batch_size).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        image = x[:1].clone().requires_grad_()
+        model(image).sum().backward()  # what the input matters
+        optimizer.zero_grad()
+        assert image.grad is not None
+        log.append(image.grad.flatten().tolist())
+
+
+def strided(make: Any, log: list[Any]) -> None:
+    """Parameters that lie in memory in another order, and optimizers that walk through it."""
+    torch.manual_seed(0)
+    x, y = data(24, 16)
+    conv: Any = nn.Conv2d(1, 3, 3)
+    conv.to(memory_format=torch.channels_last)
+    model: Any = nn.Sequential(conv, nn.Tanh(), nn.Flatten(), nn.Linear(12, 1))
+    model.double()
+    with torch.no_grad():
+        model.turned = nn.Parameter(torch.randn(12, 7, dtype=torch.float64).t())
+    model[0].weight.data = model[0].weight.data.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, fused=True)
+    for step in make(24, 8, 2, model=model, optimizer=optimizer):
+        with step:
+            for part in step.split(2):
+                inner = model[:3](x[part].view(-1, 1, 4, 4))
+                out = model[3](inner) + (inner @ model.turned.t()).sum(1, keepdim=True)
+                ((out - y[part]).square().sum() / step.batch_size).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        log.append(numbers(model))
+
+
+def in_other_precision(make: Any, log: list[Any]) -> None:
+    """The model becomes float64 on the way."""
+    torch.manual_seed(0)
+    x, y = data(24)
+    model: Any = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(p.mul(8).round() / 8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=2**-10)
+    for step in make(24, 8, 2, model=model, optimizer=optimizer):
+        model.double()
+        with step:
+            for part in step.split(None):
+                ((model(x[part]) - y[part]).square().sum() / step.batch_size).backward()
             optimizer.step()
             optimizer.zero_grad()
         log.append(numbers(model))
@@ -407,8 +475,12 @@ def spectral(make: Any, log: list[Any]) -> None:
 GOOD: dict[str, Run] = {
     "spectral": spectral,
     "clipped": clipped,
-    "listed": listed,
-    "twice in a part": twice_in_a_part,
+    "in the last turn": in_the_last_turn,
+    "in one pass": in_one_pass,
+    "by hand": by_hand,
+    "between steps": between_steps,
+    "strided": strided,
+    "in other precision later": in_other_precision,
     "hooked": hooked,
     "scaled": scaled,
     "closure": by_closure,
@@ -417,7 +489,6 @@ GOOD: dict[str, Run] = {
     "given later": given_later,
     "unused": unused,
     "set by hand": set_by_hand,
-    "cleared on the way": cleared_on_the_way,
     "two models": two_models,
     **{
         f"recomputed {'reentrant' if reentrant else 'once'}, {around}{', split' * split}": (
