@@ -24,7 +24,8 @@ def test_the_documents_example_runs(swell: Swell) -> None:
         timeout=LIMIT,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    lines = ran.stdout.splitlines()
+    # On a busy machine a leader may miss its term, and takes who leaves it for another as lost.
+    lines = [line for line in ran.stdout.splitlines() if not line.startswith("lost ")]
     assert lines[0] == "training goes on at step 0 with 2 workers"
     assert lines[-2] == "succeeded training is complete"
     assert lines[-1].startswith("steps 48 {'loss': ")
