@@ -26,9 +26,9 @@ Started alone (``python own_loop.py``) it is a world of one. In a job file it is
 
 - Step k takes the same samples in every world, and its workers share them, so divide a
   *summed* loss by ``step.batch_size``: the gradients then sum up to those of the mean.
-- Gradients are summed over the workers when the loop over ``step.split()`` is over: clip them,
-  unscale them, step with them. For micro-batches, give it a number. A worker without a sample in a
-  step gets no part. (With ``step.indices``, they are summed when ``backward()`` returns.)
+- Gradients are summed over the workers when the last part's ``backward()`` returns: clip them,
+  unscale them, step with them. For micro-batches, give ``split`` a number. A worker without a
+  sample in a step gets no part; for it they are summed when the loop is over.
 - A worker that is lost costs no step: the ``with`` block ends early, without an error,
   and the loop gives the same step again. So what must happen once per step goes inside
   the block, after ``optimizer.step()``, or under ``if step.applied``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -313,3 +314,39 @@ def test_shares_follow_the_speed_and_still_sum_to_the_global_batch() -> None:
     assert [one + other for one, other in zip(fast, slow, strict=True)] == [24] * 40
     assert fast[:10] == [12] * 10, "nothing is known yet"
     assert fast[-1] > 2 * slow[-1], "by speed it would be ten to one"
+
+
+def saved_beside_the_block(folder: str) -> tuple[int, int, float]:
+    """What the checkpoint of step 4 has of what the loop does after its block."""
+    from trainer.checkpoints.restore import Alone, load_newest
+    from trainer.engine.data import Order
+    from trainer.engine.state import State
+    from trainer.engine.steps import Steps
+    from trainer.protocol.channel import LoneChannel
+    from trainer.protocol.session import CheckpointSettings, Session
+
+    model, _ = parts()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    state = State(model=model, optimizer=optimizer, schedule=schedule, counted=0)
+    session = Session(folder, checkpoint=CheckpointSettings(every=0.0, every_steps=4))
+    loop = Steps(state, Order(SAMPLES, BATCH, 0), 4, LoneChannel(), session, (), 0)
+    for step in loop:
+        with step:
+            model(X[step.indices]).square().sum().mul(1e-6).backward()
+            optimizer.step()
+        if step.applied:
+            schedule.step()
+            state.counted += 1
+    loop.done()
+    run_dir = session.run_dir
+    assert run_dir is not None
+    newest = load_newest([run_dir], lambda *_, **__: None, Alone(), torch.device("cpu"))
+    assert newest is not None
+    tree, number = newest
+    rate = tree["parts"]["optimizer"]["param_groups"][0]["lr"]
+    return number, tree["values"]["counted"], rate
+
+
+def test_a_checkpoint_has_what_the_loop_does_after_its_block(tmp_path: Path) -> None:
+    assert alone(saved_beside_the_block, str(tmp_path)) == (4, 4, 0.5**4)
