@@ -59,6 +59,7 @@ class Words(Task):
         return {f"p{i}": float(p.detach().sum()) for i, p in enumerate(model.parameters())}
 
 
+@functools.cache
 def plainly() -> dict[str, float]:
     from trainer.engine.data import Order
 
@@ -90,7 +91,7 @@ def fitted(task: Task, log: list[Any]) -> None:
 def test_a_mean_over_tokens_does_not_depend_on_how_a_batch_is_split(
     size: int, micro_batch: int | None
 ) -> None:
-    expected = alone(plainly)
+    expected = plainly()
     outcomes = trained(size, functools.partial(fitted, Words("counted", micro_batch)))
     assert [one.error for one in outcomes] == [""] * size
     found = next(one.log[0] for one in outcomes if one.log[0])
@@ -121,7 +122,7 @@ def by_hand(log: list[Any]) -> None:
 
 
 def test_a_loop_of_ones_own_counts_too() -> None:
-    expected = alone(plainly)
+    expected = plainly()
     (lone,) = trained(1, by_hand)
     first, second = trained(2, by_hand)
     assert (lone.error, first.error, second.error) == ("", "", "")
