@@ -21,9 +21,8 @@ processors that backward needs.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import horovod.torch as hvd
@@ -32,88 +31,13 @@ from horovod.common.exceptions import HorovodInternalError
 from torch import Tensor, nn
 
 from trainer.engine.backward import BackwardEnd
+from trainer.engine.bucket import Bucket, grouped
 from trainer.engine.mistake import Mistake
+from trainer.engine.witness import Witness
 
 BUCKET_BYTES = 4 * 2**20  # see benchmarks/steady.py --only buckets
 SHORTEST_NAP = 50e-6  # seconds
 LONGEST_NAP = 1e-3  # seconds
-_FAULT = "this is a fault of Swell, of Horovod or of a machine's memory"
-
-
-class Bucket:
-    """A flat buffer, the parameters whose gradients it holds, and what still has to arrive.
-
-    Horovod sums no bfloat16, and a low precision can carry neither sums nor counts
-    well: such gradients travel as float32.
-
-    Attributes:
-        flat: the gradients; a view of ``wire`` unless their precision is low.
-        wire: what is sent: the gradients, a flag for each parameter, then ``tail`` numbers.
-        reached, tail: views of it.
-        parameters: in the order in which backward is expected to reach them.
-        expected, missing: how many arrivals there are in a backward pass, and still to come.
-        sent: whether it is on its way, or has been.
-    """
-
-    def __init__(self, parameters: list[nn.Parameter], tail: int) -> None:
-        first = parameters[0]
-        numel = sum(p.numel() for p in parameters)
-        low = first.dtype in (torch.bfloat16, torch.float16)
-        dtype = torch.float32 if low else first.dtype
-        room = numel + len(parameters) + tail
-        self.wire = torch.zeros(room, dtype=dtype, device=first.device)
-        self.gradients = self.wire[:numel]
-        self.reached = self.wire[numel : numel + len(parameters)]
-        self.tail = self.wire[numel + len(parameters) :]
-        self.flat = self.gradients.to(first.dtype)  # the same memory unless it is low
-        self.parameters = parameters
-        self.expected = self.missing = len(parameters)
-        self.sent = False
-        views = self.flat.split([p.numel() for p in parameters])
-        self.views = [_shaped(view, p) for p, view in zip(parameters, views, strict=True)]
-        self.places = {id(p): view for p, view in zip(parameters, self.views, strict=True)}
-
-    def clear(self) -> None:
-        """Lets go of the gradients: the first ones that come overwrite what is in the bucket."""
-        self.sent = False
-        for parameter in self.parameters:
-            parameter.grad = None
-
-    def take(self, parameter: Tensor) -> None:
-        """Backward has added to the parameter's gradient: it goes in the bucket."""
-        view = self.places[id(parameter)]
-        if parameter.grad is not view:  # the first of a step, or somebody called zero_grad()
-            assert parameter.grad is not None
-            view.copy_(parameter.grad)
-            parameter.grad = view
-
-    def pack(self) -> None:
-        """Makes the wire ready to be sent. What still comes, comes in memory of its own."""
-        reached = [parameter.grad is not None for parameter in self.parameters]
-        for parameter, view, one in zip(self.parameters, self.views, reached, strict=True):
-            if one:
-                self.take(parameter)  # where the program has set it by itself
-                parameter.grad = None
-            else:
-                view.zero_()
-        if all(reached):
-            self.reached.fill_(1.0)
-        else:
-            self.reached.copy_(torch.tensor(reached, device="cpu"))
-        if self.flat is not self.gradients:
-            self.gradients.copy_(self.flat)
-        self.sent = True
-
-    def unpack(self, reached: Iterator[float]) -> None:
-        """Makes what was summed the parameters' gradients; None for what no rank has reached.
-
-        Args:
-            reached: by how many ranks, for each parameter; as many are taken as there are.
-        """
-        if self.flat is not self.gradients:
-            self.flat.copy_(self.gradients)
-        for parameter, view in zip(self.parameters, self.views, strict=True):
-            parameter.grad = view if next(reached) > 0.5 else None
 
 
 class GradientBuckets:
@@ -143,7 +67,7 @@ class GradientBuckets:
         name: Callable[[Tensor], str] = lambda parameter: "a parameter",
     ) -> None:
         trained = list(parameters)
-        groups = _group(reversed(trained), bucket_bytes or BUCKET_BYTES)
+        groups = grouped(reversed(trained), bucket_bytes or BUCKET_BYTES)
         self._buckets = [
             Bucket(group, tail if i == len(groups) - 1 else 0) for i, group in enumerate(groups)
         ]
@@ -223,11 +147,6 @@ class GradientBuckets:
         return self._passes
 
     @property
-    def tail_device(self) -> torch.device:
-        """Where the numbers travel from."""
-        return self._buckets[-1].wire.device
-
-    @property
     def set_by_hand(self) -> bool:
         """Whether parameters have gradients though no backward pass has reached any."""
         return not self._passes and any(
@@ -298,15 +217,14 @@ class GradientBuckets:
         """
         if self._witness is None:
             return
-        found = self._witness.of([p for b in self._buckets for p in b.parameters])
         coarsest = max(torch.finfo(bucket.flat.dtype).eps for bucket in self._buckets)
-        if math.isfinite(found) and abs(found - total) > (4 * size + 8) * coarsest * magnitude:
+        tolerance = (4 * size + 8) * coarsest * magnitude
+        try:
+            parameters = [p for bucket in self._buckets for p in bucket.parameters]
+            self._witness.require(parameters, total, tolerance)
+        except Mistake:
             self.forget()
-            raise Mistake(
-                "SW5112",
-                f"the gradients were not summed rightly: they add up to {found:.9g}, and the "
-                f"workers' own to {total:.9g}; {_FAULT}",
-            )
+            raise
 
     def forget(self) -> None:
         """The step is not taken: no parameter has a gradient."""
@@ -424,64 +342,6 @@ class GradientBuckets:
         self._handles.clear()
 
 
-class Witness:
-    """A second way to the sum of a step's gradients: by what backward has delivered.
-
-    A bucket that is sent twice, or with what it held before, or whose sums end at another place,
-    gives the same wrong gradients to all ranks. So in some steps each rank sums the gradients as
-    they come, in float64 and with a weight for each parameter; the ranks' sums are told with the
-    numbers, and must be what is in the buckets.
-
-    Args:
-        parameters: the ids of all parameters, in the order of the buckets.
-    """
-
-    def __init__(self, parameters: Iterable[int]) -> None:
-        self._weights = {key: 1 + index % 7 for index, key in enumerate(parameters)}
-        self._sums: list[Tensor] = []
-
-    def compare(self, delivered: Tensor, kept: Tensor | None) -> None:
-        """Raises Mistake unless a bucket has kept what backward has delivered."""
-        if kept is None or not torch.allclose(delivered, kept, rtol=0.0, atol=0.0, equal_nan=True):
-            raise Mistake("SW5112", f"a gradient was lost on its way to be summed; {_FAULT}")
-
-    def saw(self, parameter: Tensor) -> None:
-        """Adds a parameter's gradient as it is; it may have none."""
-        if parameter.grad is not None:
-            both = torch.stack([_sum(parameter.grad), _sum(parameter.grad.abs())])
-            self._sums.append(both * self._weights[id(parameter)])
-
-    def of(self, parameters: Iterable[nn.Parameter]) -> float:
-        """The weighted sum of the gradients that these parameters have now."""
-        sums = [_sum(p.grad) * self._weights[id(p)] for p in parameters if p.grad is not None]
-        return float(torch.stack([one.cpu() for one in sums]).sum()) if sums else 0.0
-
-    def total(self) -> tuple[float, float]:
-        """The weighted sum of all gradients, and that of their magnitudes."""
-        if not self._sums:
-            return 0.0, 0.0
-        total, magnitude = torch.stack([one.cpu() for one in self._sums]).sum(0).tolist()
-        return total, magnitude
-
-
-def _sum(tensor: Tensor) -> Tensor:
-    """The sum in float64. Infinite ones, and those that are no number, compare as no difference."""
-    return tensor.sum(dtype=torch.float64)
-
-
-def _shaped(flat: Tensor, parameter: Tensor) -> Tensor:
-    """A flat tensor as a gradient of a parameter: in the order in which that is in memory.
-
-    A fused optimizer walks both as they lie there, whatever their strides are.
-    """
-    dense = 1
-    for stride, size in sorted(zip(parameter.stride(), parameter.shape, strict=True)):
-        if size != 1 and stride != dense:
-            return flat.view(parameter.shape)  # it has gaps, or overlaps itself
-        dense *= size
-    return flat.as_strided(parameter.shape, parameter.stride())
-
-
 def _allreduce(tensor: Tensor, name: str) -> int:
     handle: Any = hvd.allreduce_async_(tensor, op=hvd.Sum, name=name)
     return int(handle)
@@ -507,20 +367,3 @@ def _wait(handle: int) -> None:
                 f"their precision differ between ranks ({error})",
             ) from None
         raise
-
-
-def _group(parameters: Iterable[nn.Parameter], bucket_bytes: int) -> list[list[nn.Parameter]]:
-    """Runs of parameters of one dtype and device, each up to ``bucket_bytes``."""
-    groups: list[list[nn.Parameter]] = []
-    room = 0
-    for parameter in parameters:
-        size = parameter.numel() * parameter.element_size()
-        alike = bool(groups) and (
-            groups[-1][0].dtype == parameter.dtype and groups[-1][0].device == parameter.device
-        )
-        if not alike or size > room:
-            groups.append([])
-            room = bucket_bytes
-        groups[-1].append(parameter)
-        room -= size
-    return groups

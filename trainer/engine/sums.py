@@ -8,7 +8,7 @@ whatever was found to differ has changed no parameter yet, on no rank.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import horovod.torch as hvd
 import torch
@@ -73,10 +73,10 @@ class Summed:
         metrics: the sums, divided by what the program has counted, if it has.
     """
 
-    pause: bool = False
-    save: bool = False
-    digest: bool = False
-    metrics: Sequence[float] = field(default_factory=list)
+    pause: bool
+    save: bool
+    digest: bool
+    metrics: Sequence[float]
 
 
 class Sums:

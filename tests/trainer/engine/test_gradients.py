@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.trainer.ranks import in_world
-from trainer.engine.gradients import GradientBuckets, _group
+from trainer.engine.bucket import grouped
+from trainer.engine.gradients import GradientBuckets
 
 Numbers = list[list[float]]
 SAMPLES = 12
@@ -264,7 +265,7 @@ PARAMETERS = st.lists(
 def test_groups_keep_the_order_one_precision_each_and_the_limit(
     parameters: list[nn.Parameter], limit: int
 ) -> None:
-    groups = _group(parameters, limit)
+    groups = grouped(parameters, limit)
     assert [id(p) for group in groups for p in group] == [id(p) for p in parameters]
     for group in groups:
         assert len({p.dtype for p in group}) == 1

@@ -99,7 +99,7 @@ def a_bucket_is_summed_twice(now: Now) -> None:
 
 
 def a_buffer_is_stale(now: Now) -> None:
-    from trainer.engine.gradients import Bucket
+    from trainer.engine.bucket import Bucket
 
     def make(take: Any) -> Any:
         def stale(self: Any, parameter: Any) -> None:
@@ -114,7 +114,7 @@ def a_buffer_is_stale(now: Now) -> None:
 
 
 def gradients_end_at_other_parameters(now: Now) -> None:
-    from trainer.engine.gradients import Bucket
+    from trainer.engine.bucket import Bucket
 
     def make(unpack: Any) -> Any:
         def moved(self: Any, reached: Any) -> None:
@@ -128,7 +128,7 @@ def gradients_end_at_other_parameters(now: Now) -> None:
     patched(Bucket, "unpack", make)
 
 
-def what_came_late_is_dropped(now: Now) -> None:
+def a_bucket_goes_too_early(now: Now) -> None:
     from trainer.engine.gradients import GradientBuckets
 
     def make(arrived: Any) -> Any:
@@ -140,6 +140,12 @@ def what_came_late_is_dropped(now: Now) -> None:
         return early
 
     patched(GradientBuckets, "_arrived", make)
+
+
+def what_came_late_is_dropped(now: Now) -> None:
+    from trainer.engine.gradients import GradientBuckets
+
+    a_bucket_goes_too_early(now)
     patched(GradientBuckets, "reduce_late", lambda late: lambda self: self._wait_for_all())
 
 
@@ -315,20 +321,6 @@ def a_hook_is_skipped(now: Now) -> None:
                 arrived(self, parameter)
 
         return skipping
-
-    patched(GradientBuckets, "_arrived", make)
-
-
-def a_bucket_goes_too_early(now: Now) -> None:
-    from trainer.engine.gradients import GradientBuckets
-
-    def make(arrived: Any) -> Any:
-        def early(self: Any, parameter: Any) -> None:
-            arrived(self, parameter)
-            while now.faulty(None) and self._next < len(self._buckets) - 1:
-                self._send()  # most of its gradients are still to come
-
-        return early
 
     patched(GradientBuckets, "_arrived", make)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -13,78 +12,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tests.trainer.engine.loops import trained
+from tests.trainer.engine.plain import Run, Swell, data, numbers, plainly
 
 WORLDS = (1, 2, 3)
 RTOL = 1e-9
-Run = Callable[..., None]
 
 
 # --- ordinary training code ------------------------------------------------------------------
-
-
-def data(samples: int, width: int = 4) -> tuple[Tensor, Tensor]:
-    x = torch.randn(samples, width, generator=torch.Generator().manual_seed(1)).double()
-    return x, x.sum(1, keepdim=True) * 10
-
-
-class Swell:
-    """What the training code below needs of a loop: here, Swell's."""
-
-    def __init__(self, samples: int, batch: int, epochs: int, **parts: Any) -> None:
-        from trainer import elastic
-
-        self.state = elastic.State(**parts)
-        self._steps = elastic.steps(self.state, elastic.batches(samples, batch), epochs=epochs)
-
-    def __iter__(self) -> Any:
-        yield from self._steps
-
-
-class Whole:
-    """A step of a plain loop: the whole batch, nothing around it."""
-
-    def __init__(self, number: int, epoch: int, total: int, indices: Tensor) -> None:
-        self.number, self.epoch, self.indices = number, epoch, indices
-        self.batch_size = len(indices)
-        self.progress = (number - 1) / total
-        self.applied = True
-        self._counted = 0.0
-
-    def __enter__(self) -> Whole:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        return None
-
-    def split(self, most: int | None) -> Any:
-        return self.indices.split(most or len(self.indices))
-
-    def add(self, **numbers: Any) -> None:
-        return None
-
-    def reduce(self) -> None:
-        return None
-
-
-class Plain:
-    """The same without Swell."""
-
-    def __init__(self, samples: int, batch: int, epochs: int, **parts: Any) -> None:
-        from trainer.engine.data import Order
-
-        self._order, self._epochs = Order(samples, batch, 0), epochs
-
-    def __iter__(self) -> Any:
-        order = self._order
-        total = order.steps_per_epoch * self._epochs
-        for number in range(total):
-            start, stop = order.bounds(number)
-            epoch = order.epoch_of(number)
-            yield Whole(number + 1, epoch, total, order.permutation(epoch)[start:stop])
-
-
-def numbers(*models: nn.Module) -> list[float]:
-    return torch.cat([p.detach().flatten() for m in models for p in m.parameters()]).tolist()
 
 
 def clipped(make: Any, log: list[Any]) -> None:
@@ -498,13 +432,6 @@ GOOD: dict[str, Run] = {
         for split in (False, True)
     },
 }
-
-
-@functools.cache
-def plainly(run: Run) -> list[Any]:
-    log: list[Any] = []
-    run(Plain, log)
-    return copy.deepcopy(log)
 
 
 @pytest.mark.parametrize("size", WORLDS)

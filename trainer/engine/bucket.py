@@ -1,0 +1,114 @@
+"""A bucket: the gradients of some parameters in one flat buffer, and how they get in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+
+class Bucket:
+    """A flat buffer, the parameters whose gradients it holds, and what still has to arrive.
+
+    Horovod sums no bfloat16, and a low precision can carry neither sums nor counts
+    well: such gradients travel as float32.
+
+    Attributes:
+        flat: the gradients; a view of ``wire`` unless their precision is low.
+        wire: what is sent: the gradients, a flag for each parameter, then ``tail`` numbers.
+        reached, tail: views of it.
+        parameters: in the order in which backward is expected to reach them.
+        expected, missing: how many arrivals there are in a backward pass, and still to come.
+        sent: whether it is on its way, or has been.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], tail: int) -> None:
+        first = parameters[0]
+        numel = sum(p.numel() for p in parameters)
+        low = first.dtype in (torch.bfloat16, torch.float16)
+        dtype = torch.float32 if low else first.dtype
+        room = numel + len(parameters) + tail
+        self.wire = torch.zeros(room, dtype=dtype, device=first.device)
+        self.gradients = self.wire[:numel]
+        self.reached = self.wire[numel : numel + len(parameters)]
+        self.tail = self.wire[numel + len(parameters) :]
+        self.flat = self.gradients.to(first.dtype)  # the same memory unless it is low
+        self.parameters = parameters
+        self.expected = self.missing = len(parameters)
+        self.sent = False
+        views = self.flat.split([p.numel() for p in parameters])
+        self.views = [_shaped(view, p) for p, view in zip(parameters, views, strict=True)]
+        self.places = {id(p): view for p, view in zip(parameters, self.views, strict=True)}
+
+    def clear(self) -> None:
+        """Lets go of the gradients: the first ones that come overwrite what is in the bucket."""
+        self.sent = False
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def take(self, parameter: Tensor) -> None:
+        """Backward has added to the parameter's gradient: it goes in the bucket."""
+        view = self.places[id(parameter)]
+        if parameter.grad is not view:  # the first of a step, or somebody called zero_grad()
+            assert parameter.grad is not None
+            view.copy_(parameter.grad)
+            parameter.grad = view
+
+    def pack(self) -> None:
+        """Makes the wire ready to be sent. What still comes, comes in memory of its own."""
+        reached = [parameter.grad is not None for parameter in self.parameters]
+        for parameter, view, one in zip(self.parameters, self.views, reached, strict=True):
+            if one:
+                self.take(parameter)  # where the program has set it by itself
+                parameter.grad = None
+            else:
+                view.zero_()
+        if all(reached):
+            self.reached.fill_(1.0)
+        else:
+            self.reached.copy_(torch.tensor(reached, device="cpu"))
+        if self.flat is not self.gradients:
+            self.gradients.copy_(self.flat)
+        self.sent = True
+
+    def unpack(self, reached: Iterator[float]) -> None:
+        """Makes what was summed the parameters' gradients; None for what no rank has reached.
+
+        Args:
+            reached: by how many ranks, for each parameter; as many are taken as there are.
+        """
+        if self.flat is not self.gradients:
+            self.flat.copy_(self.gradients)
+        for parameter, view in zip(self.parameters, self.views, strict=True):
+            parameter.grad = view if next(reached) > 0.5 else None
+
+
+def _shaped(flat: Tensor, parameter: Tensor) -> Tensor:
+    """A flat tensor as a gradient of a parameter: in the order in which that is in memory.
+
+    A fused optimizer walks both as they lie there, whatever their strides are.
+    """
+    dense = 1
+    for stride, size in sorted(zip(parameter.stride(), parameter.shape, strict=True)):
+        if size != 1 and stride != dense:
+            return flat.view(parameter.shape)  # it has gaps, or overlaps itself
+        dense *= size
+    return flat.as_strided(parameter.shape, parameter.stride())
+
+
+def grouped(parameters: Iterable[nn.Parameter], bucket_bytes: int) -> list[list[nn.Parameter]]:
+    """Runs of parameters of one dtype and device, each up to ``bucket_bytes``."""
+    groups: list[list[nn.Parameter]] = []
+    room = 0
+    for parameter in parameters:
+        size = parameter.numel() * parameter.element_size()
+        alike = bool(groups) and (
+            groups[-1][0].dtype == parameter.dtype and groups[-1][0].device == parameter.device
+        )
+        if not alike or size > room:
+            groups.append([])
+            room = bucket_bytes
+        groups[-1].append(parameter)
+        room -= size
+    return groups
