@@ -82,7 +82,7 @@ class GradientBuckets:
         self._passes = 0
         self._witness: Witness | None = None
         self._kept: dict[int, Tensor] = {}
-        self.broken: Mistake | None = None
+        self.broken: Exception | None = None
         self.open = False
         self._finish: Callable[[], None] | None = None
         self._end = BackwardEnd(self._ended)
@@ -237,9 +237,16 @@ class GradientBuckets:
         gradient = parameter.grad
         if not self.open or gradient is None:  # or a hook of the program has taken it away
             return
+        try:
+            self._take(parameter, gradient)
+        except Exception as error:
+            self.broken = error
+            raise
+
+    def _take(self, parameter: Tensor, gradient: Tensor) -> None:
         self._check()
         if self._summed:
-            raise self._broken_by(
+            raise Mistake(
                 "SW5109",
                 "backward() was called again after this step's gradients had been summed over the "
                 "workers: add up losses of the same samples before one backward(); let several "
@@ -247,7 +254,7 @@ class GradientBuckets:
                 "sum (a GAN, SAM); and use torch.autograd.grad for gradients of inputs",
             )
         if gradient.is_sparse:
-            raise self._broken_by(
+            raise Mistake(
                 "SW5110",
                 f"the gradient of {self._name(parameter)} is sparse, and sparse gradients are not "
                 "summed over workers; make it dense (nn.Embedding(…, sparse=False))",
@@ -279,16 +286,12 @@ class GradientBuckets:
         """
         kept = self._kept.pop(id(parameter))
         if parameter.grad is kept and kept._version == writes:
-            raise self._broken_by(
+            raise Mistake(
                 "SW5125",
                 f"the gradient of {self._name(parameter)} from the step before was neither used by "
                 "an optimizer nor cleared: gradients add up in the parts of one step, over "
                 "split(), and not over several; take a larger global batch",
             )
-
-    def _broken_by(self, id: str, text: str) -> Mistake:
-        self.broken = Mistake(id, text)
-        return self.broken
 
     def _ended(self, broken: bool) -> None:
         """A backward pass is over; ``broken`` says that one before it in this step raised."""
@@ -296,11 +299,12 @@ class GradientBuckets:
             return
         self._passes += 1
         if broken and self._next:
-            raise self._broken_by(
+            self.broken = Mistake(
                 "SW5126",
                 "backward() was tried again after it had failed, when some of its gradients were "
                 "on their way already; let the step fail, and take a smaller micro-batch",
             )
+            raise self.broken
         if self._armed and self._finish is not None:
             self._finish()
 

@@ -257,9 +257,7 @@ class Step:
         programs that set gradients by hand, before they use them. Raises HorovodInternalError when
         a worker was lost.
         """
-        broken = self._broken or self._sums.buckets.broken
-        if broken is not None:
-            raise broken  # the program may have caught it, and goes on
+        self._require_whole()
         if self._reduced:
             return
         self._reduced = True
@@ -290,6 +288,7 @@ class Step:
         closure = kwargs.get("closure") or next(iter(args), None)
         if callable(closure):
             return (self._summing(closure),), {k: v for k, v in kwargs.items() if k != "closure"}
+        self._require_whole()
         if not self._reduced and self.size > 1:
             raise Mistake(
                 "SW5127",
@@ -367,6 +366,12 @@ class Step:
             return loss
 
         return summed
+
+    def _require_whole(self) -> None:
+        """Raises again what the step has raised: the program may have caught it, and goes on."""
+        broken = self._broken or self._sums.buckets.broken
+        if broken is not None:
+            raise broken
 
     def _require_time(self, what: str) -> None:
         if self._reduced:
