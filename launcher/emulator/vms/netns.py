@@ -346,7 +346,7 @@ def _mac(number: int, last: int) -> str:
 
 
 def _neighbour(number: int, last: int, device: str) -> str:
-    return f"neigh add {_address(number, last)} lladdr {_mac(number, last)} dev {device}"
+    return f"neigh replace {_address(number, last)} lladdr {_mac(number, last)} dev {device}"
 
 
 def _cgroup(name: str) -> Path | None:

@@ -37,6 +37,17 @@ me = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 me.sendto(sys.argv[2].encode(), (sys.argv[1], 7000))
 """
 
+# Sends to an address that may not be there, as fast as it can.
+PESTER = """
+import socket, sys
+me = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+while True:
+    try:
+        me.sendto(b"x", (sys.argv[1], 7000))
+    except OSError:
+        pass
+"""
+
 
 class Listener:
     """A program in a host that tells what it hears."""
@@ -187,6 +198,18 @@ def test_a_renewed_host_is_another_one_under_the_old_name_and_address(
     after = listen(b)
     say(a, "vm-b", "again")
     assert after.hears() == f"again {a.address}"
+
+
+@needs_namespaces
+def test_a_host_is_renewed_while_its_peers_send_to_it(network: Network) -> None:
+    """Whoever sends to an address that has just come up is a neighbour before it is made one."""
+    a, b = network.hosts
+    with subprocess.Popen(a.command([sys.executable, "-c", PESTER, b.address])) as pest:
+        try:
+            for _ in range(30):
+                b.renew()
+        finally:
+            pest.kill()
 
 
 @needs_namespaces
