@@ -200,7 +200,9 @@ def look_after(draft: Draft, resources: ExitStack) -> Run:
 
     def request(attempt: int, choice: Choice) -> CustomJob:
         secret = home.renew_secret(directory)
-        token = deliveries.enter_context(delivered(job, secret, directory, target.secrets))
+        token = deliveries.enter_context(
+            delivered(job, secret, directory, target.secrets, target.token)
+        )
         return draft.request(attempt, choice, token)
 
     poke = threading.Event()

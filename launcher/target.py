@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Protocol
 
@@ -61,6 +61,7 @@ class Target:
         settle: seconds after which a request that left no trace was not sent.
         stop_grace: seconds that a run gets to save a checkpoint when a limit is reached.
         secrets: Secret Manager's endpoint.
+        token: what an emulator wants to be shown.
         halt: stops all VMs at once; None where they go on without this process.
     """
 
@@ -70,6 +71,7 @@ class Target:
     settle: float = SETTLE
     stop_grace: float = 600.0
     secrets: str = ENDPOINT
+    token: str = field(default="", repr=False)
     halt: Callable[[], None] | None = None
 
 
@@ -106,7 +108,11 @@ def local(job: Job, run_id: str) -> Iterator[Target]:
             # An emulator that does not answer is gone: asking again does not bring it back.
             cache(
                 lambda region: Jobs(
-                    job.project or LOCAL, region, emulator.endpoint, retries=Retries(ONCE)
+                    job.project or LOCAL,
+                    region,
+                    emulator.endpoint,
+                    token=emulator.token,
+                    retries=Retries(ONCE),
                 )
             ),
             poll=0.25,
@@ -114,6 +120,7 @@ def local(job: Job, run_id: str) -> Iterator[Target]:
             settle=0.0,  # one launch at a time looks after a local run
             stop_grace=60.0,
             secrets=emulator.endpoint,
+            token=emulator.token,
             halt=emulator.close,
         )
 

@@ -25,7 +25,7 @@ TIMEOUT = 30.0  # seconds of one request
 
 @contextmanager
 def delivered(
-    job: Job, secret: str, run_dir: RunDirectory, endpoint: str = ENDPOINT
+    job: Job, secret: str, run_dir: RunDirectory, endpoint: str = ENDPOINT, token: str = ""
 ) -> Iterator[str]:
     """Delivers a run's secret, for as long as the context is open and the run goes on.
 
@@ -34,6 +34,7 @@ def delivered(
         secret: what trainer.protocol.credentials.new_secret has made.
         run_dir: the run; its outcome says whether anybody still needs the secret.
         endpoint: of Secret Manager, or of the emulator.
+        token: the emulator's.
 
     Yields what ``customjob.build`` takes for a token. Raises ApiError.
     """
@@ -44,18 +45,21 @@ def delivered(
     url = f"{endpoint}/v1/{job.token_secret}:addVersion"
     _, project, *_ = job.token_secret.split("/")
     service = Service("Secret Manager", API, ROLE, project, endpoint)
-    version = str(_post(service, url, job.token_secret, {"payload": {"data": data}})["name"])
+    payload = {"payload": {"data": data}}
+    version = str(_post(service, token, url, job.token_secret, payload)["name"])
     try:
         yield version
     finally:
         with suppress(OSError, ValueError, ApiError):  # without an outcome it is still needed
             if run_dir.outcome() is not None:
-                _post(service, f"{endpoint}/v1/{version}:destroy", version, {})
+                _post(service, token, f"{endpoint}/v1/{version}:destroy", version, {})
 
 
-def _post(service: Service, url: str, asked: str, body: dict[str, Any]) -> dict[str, Any]:
+def _post(
+    service: Service, token: str, url: str, asked: str, body: dict[str, Any]
+) -> dict[str, Any]:
     try:
-        answer = session(service.endpoint).post(
+        answer = session(service.endpoint, token).post(
             url, json=body, timeout=TIMEOUT, allow_redirects=False
         )
         answer.raise_for_status()

@@ -7,10 +7,13 @@ meets a user.
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from launcher.api.apierror import (
@@ -28,6 +31,8 @@ from launcher.job.machines import MACHINES
 NO_CREDENTIALS = "SW3001"  # the message about a machine where nobody has logged in
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 INSTALL = "pip install 'swell[vertex]'"
+ENV_ENDPOINT = "SWELL_VERTEX_ENDPOINT"  # in place of Vertex AI's own, for an emulator
+ENV_TOKEN_FILE = "SWELL_VERTEX_TOKEN_FILE"  # has what that emulator wants to be shown
 
 _importing = threading.Lock()
 
@@ -49,8 +54,22 @@ def is_emulator(endpoint: str) -> bool:
     return endpoint.startswith("http://")
 
 
-def job_client(endpoint: str) -> Any:
+def environments_token(endpoint: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Returns the token for the emulator that the environment names, and for no other endpoint.
+
+    Raises OSError when the file that it is in cannot be read.
+    """
+    file = environment.get(ENV_TOKEN_FILE)
+    named = environment.get(ENV_ENDPOINT, "").rstrip("/") == endpoint
+    return Path(file).read_text("ascii").strip() if file and named else ""
+
+
+def job_client(endpoint: str, token: str = "") -> Any:
     """Returns google-cloud-aiplatform's JobServiceClient for the endpoint.
+
+    Args:
+        endpoint: base URL of the API.
+        token: what an emulator wants to be shown, if it is not the one that the environment names.
 
     Raises what Google's libraries raise; see ``translated``.
     """
@@ -66,13 +85,12 @@ def job_client(endpoint: str) -> Any:
         credentials=AnonymousCredentials(),  # type: ignore[no-untyped-call]
         client_options={"api_endpoint": endpoint},
     )
-    # A proxy that the environment names must not get what is meant for this machine.
     transport: Any = client.transport
-    transport._session.trust_env = False
+    _to_emulator(transport._session, token or environments_token(endpoint))
     return client
 
 
-def session(endpoint: str) -> Any:
+def session(endpoint: str, token: str = "") -> Any:
     """Returns a requests.Session that is let in by the endpoint. Raises as ``job_client``."""
     import google.auth
     import requests
@@ -80,10 +98,17 @@ def session(endpoint: str) -> Any:
 
     if is_emulator(endpoint):
         plain = requests.Session()
-        plain.trust_env = False
+        _to_emulator(plain, token or environments_token(endpoint))
         return plain
     credentials, _ = google.auth.default(scopes=[SCOPE])
     return AuthorizedSession(credentials)  # type: ignore[no-untyped-call]
+
+
+def _to_emulator(session: Any, token: str) -> None:
+    # A proxy that the environment names must not get what is meant for this machine.
+    session.trust_env = False
+    if token:
+        session.headers["Authorization"] = f"Bearer {token}"
 
 
 def translated(error: Exception, service: Service, asked: str = "") -> ApiError:
@@ -125,7 +150,8 @@ def _of_credentials(error: Exception, service: Service) -> ApiError | None:
     if isinstance(error, exceptions.InvalidOperation):  # what was sent to plain http had none
         return ApiError(
             UNACCEPTED,
-            f"{service}: 401, it wants credentials, which are sent to https:// only",
+            f"{service}: 401, it wants its token: point {ENV_TOKEN_FILE} at the file token in its "
+            "state directory",
             kind="credentials",
             code=401,
         )

@@ -23,12 +23,11 @@ from typing import Any, TypeVar
 
 from launcher.api.apierror import ApiError, Service
 from launcher.api.retry import Retries
-from launcher.api.transport import import_client, job_client, translated
+from launcher.api.transport import ENV_ENDPOINT, import_client, job_client, translated
 from launcher.job.customjob import ATTEMPT_LABEL, RUN_LABEL, CustomJob, serialise
 
 # The SDK's own list forgets the last two, and its wait then never ends.
 TERMINAL = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED"})
-ENV_ENDPOINT = "SWELL_VERTEX_ENDPOINT"  # in place of Vertex AI's own, for an emulator
 PAGE = 100
 TIMEOUT = 30.0  # seconds without an answer after which a request has failed
 
@@ -64,6 +63,7 @@ class Jobs:
         endpoint: base URL of the API, or None for Vertex AI's own (or what the variable
             SWELL_VERTEX_ENDPOINT says). An http:// endpoint is an emulator's and gets no
             credentials.
+        token: what an emulator wants to be shown; see launcher.api.transport.
         retries: how what is transient is tried again.
         timeout: seconds to wait for one answer.
     """
@@ -74,6 +74,7 @@ class Jobs:
         region: str,
         endpoint: str | None = None,
         *,
+        token: str = "",
         retries: Retries | None = None,
         timeout: float = TIMEOUT,
     ) -> None:
@@ -94,6 +95,7 @@ class Jobs:
         )
         self._retries = retries or Retries()
         self._timeout = timeout
+        self._token = token
         self._client: Any = None
 
     def submit(self, request: CustomJob) -> JobState:
@@ -256,7 +258,7 @@ class Jobs:
     def _send(self, send: Callable[[Any], _T], asked: str = "") -> _T:
         try:
             if self._client is None:
-                self._client = job_client(self.endpoint)
+                self._client = job_client(self.endpoint, self._token)
             return send(self._client)
         except Exception as error:  # whatever the libraries raise; see launcher.api.transport
             raise translated(error, self._service, asked) from None

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from launcher import home
 from launcher.draft import Draft, LaunchError, create, ends_on_error, prepare
+from launcher.emulator.token import read_token
 from launcher.job.job import Job, TargetName
 from launcher.local.emulator import LocalError, Replicas, child_environment
 from launcher.run import Run, attach, launch
@@ -193,5 +194,6 @@ def local_replicas(directory: RunDirectory, replica: str) -> Replicas:
         raise home.RunError("SW2012", f"{run_id}: {ABANDONED}")
     for attempt in reversed(read_attempts(directory)):
         if attempt.get("job"):
-            return Replicas(str(attempt["endpoint"]), str(attempt["job"]))
+            token = read_token(home.local_folder(run_id))
+            return Replicas(str(attempt["endpoint"]), str(attempt["job"]), token.text)
     raise home.RunError("SW2013", f"{run_id}: has no VMs yet; try again in a moment")

@@ -23,8 +23,7 @@ def checks_of(
     """
     if target == "local":
         return [*common_checks(job), *local_checks(job)]
-    from launcher.api.transport import import_client, is_emulator
-    from launcher.api.vertex import ENV_ENDPOINT
+    from launcher.api.transport import ENV_ENDPOINT, import_client, is_emulator
     from launcher.doctor.cloud import Cloud
     from launcher.doctor.vertexchecks import vertex_checks
 

@@ -18,6 +18,7 @@ from launcher.emulator.jobs.registry import Registry
 from launcher.emulator.listener import Listener
 from launcher.emulator.storage.objects import Objects
 from launcher.emulator.storage.server import Storage
+from launcher.emulator.token import keep_token
 from launcher.emulator.vms.cluster_spec import FORMS
 from launcher.emulator.vms.metadata import ACCESS_TOKEN
 from launcher.emulator.vms.places import KINDS, missing
@@ -87,6 +88,12 @@ def _parser() -> argparse.ArgumentParser:
         "--memory", type=_size, metavar="SIZE", help="the most that a container uses, 8GiB say"
     )
     parser.add_argument(
+        "--open",
+        action="store_true",
+        help="answer the API's requests without the token that is in --state; for clients that "
+        "cannot show it, such as Google's with anonymous credentials",
+    )
+    parser.add_argument(
         "--until-eof", action="store_true", help="stop when standard input is closed"
     )
     return parser
@@ -111,7 +118,8 @@ async def _serve(options: argparse.Namespace, market: Market) -> int:
         [access_route(secrets, ACCESS_TOKEN)],
     )
     registry = Registry(options.state, market, vms=vms)
-    listener = _listen(Api(registry, secrets), options.port)
+    token = keep_token(options.state)
+    listener = _listen(Api(registry, secrets, None if options.open else token), options.port)
     storage = Listener(buckets.app(ADDRESS), ADDRESS)
     storage.start()
     # VMs find their buckets by it: it is passed on to them.

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, Request, build_opener
 
+from launcher.emulator.token import read_token
 from launcher.job.marketfile import Incident, Market, market_to_json
 from launcher.job.sizes import Size
 from trainer.rundir.usererror import UserError
@@ -56,6 +57,7 @@ class Emulator:
         self._memory = memory
         self._child: subprocess.Popen[bytes] | None = None
         self.endpoint = ""
+        self.token = ""
 
     def __enter__(self) -> Emulator:
         self._state.mkdir(parents=True, exist_ok=True)
@@ -75,6 +77,7 @@ class Emulator:
             )
         try:
             self.endpoint = self._read_endpoint(self._child)
+            self.token = read_token(self._state).text
         except BaseException:
             self.close()
             raise
@@ -121,9 +124,11 @@ class Replicas:
     Args:
         endpoint: base URL of the emulator.
         job: the CustomJob's resource name.
+        token: the emulator's.
     """
 
-    def __init__(self, endpoint: str, job: str) -> None:
+    def __init__(self, endpoint: str, job: str, token: str) -> None:
+        self._token = token
         self._base = f"{endpoint}/emulator/v1/{job}/replicas"
 
     def list(self) -> list[dict[str, Any]]:
@@ -142,7 +147,11 @@ class Replicas:
 
     def _send(self, url: str, body: dict[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        request = Request(url, data, {"Content-Type": "application/json"})
+        headers = {
+            "Content-Type": "application/json",
+            "Authorization": f"Bearer {self._token}",
+        }
+        request = Request(url, data, headers)
         try:
             # Without the proxies of the environment: this never leaves the machine.
             with build_opener(ProxyHandler({})).open(request, timeout=30) as response:

@@ -6,7 +6,7 @@ import json
 import stat
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -56,8 +56,10 @@ def test_the_secret_is_seen_nowhere(
                 seen[f"environment of worker {pid}"] = _read(Path(f"/proc/{pid}/environ"))
         attempt = run.status()["attempts"][-1]
         job = attempt["job"]
+        emulators = (swell.run_dir("secretive") / "local/token").read_text()
+        bearer = {"Authorization": f"Bearer {emulators}"}
         for path in (f"v1/{job}", f"v1/{job.rpartition('/')[0]}", f"emulator/v1/{job}/replicas"):
-            with urlopen(f"{attempt['endpoint']}/{path}") as answer:
+            with urlopen(Request(f"{attempt['endpoint']}/{path}", headers=bearer)) as answer:
                 seen[f"the API's {path}"] = answer.read().decode()
         seen["status"] = json.dumps(run.status())
         kept = _files(swell.home, seen)
@@ -75,7 +77,7 @@ def test_the_secret_is_seen_nowhere(
     assert any("environment of worker" in what for what in seen)
     assert "SWELL_RUN_DIR=" in seen["swell logs"], "the script has printed its environment"
     for what, text in seen.items():
-        for part in (secret, token, key):
+        for part in (secret, token, key, emulators):
             assert part not in text, f"{what} shows it"
     # What delivers the secret keeps it where nobody else can read.
     assert kept, "the emulator keeps what it was sent"
@@ -98,7 +100,8 @@ def _files(folder: Path, seen: dict[str, str]) -> list[tuple[Path, int]]:
     own = []
     for path in folder.rglob("*"):
         if path.is_file():
-            if path.name == "secrets.json" or path.parent == folder / "runs/secretive/local/jobs":
+            local = folder / "runs/secretive/local"
+            if path in (local / "secrets.json", local / "token") or path.parent == local / "jobs":
                 own.append((path, path.stat().st_mode))
             else:
                 seen[str(path)] = _read(path)

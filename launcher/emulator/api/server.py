@@ -23,6 +23,7 @@ from launcher.emulator.market.incidents import DEFAULT_NOTICE
 from launcher.emulator.resources import customjobs
 from launcher.emulator.resources.customjobs import Json
 from launcher.emulator.resources.errors import ApiError, invalid_argument, not_found
+from launcher.emulator.token import Token
 from launcher.job.durations import parse_duration
 
 BODY_LIMIT = 8 * 2**20  # bytes
@@ -33,6 +34,11 @@ EXTRA = "/emulator/v1/projects/{project}/locations/{location}/customJobs/{job_id
 NUMBER = re.compile(r"[0-9]{1,19}")
 LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
+WANTED = (
+    "The emulator wants the token that is in its state directory, as Authorization: Bearer TOKEN; "
+    "one that is started with --open wants none."
+)
+
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -42,11 +48,13 @@ class Api:
     Args:
         registry: the jobs.
         secrets: what Secret Manager holds.
+        token: what every request has to show; None for an API that is open.
     """
 
-    def __init__(self, registry: Registry, secrets: Secrets) -> None:
+    def __init__(self, registry: Registry, secrets: Secrets, token: Token | None) -> None:
         self._registry = registry
         self._secrets = secrets
+        self._token = token
 
     def app(self) -> Starlette:
         """Returns the application to serve."""
@@ -64,7 +72,10 @@ class Api:
             *secretmanager.Handlers(self._secrets, _json).routes(),
         ]
         return Starlette(
-            routes=[Route(path, _local(handler), methods=[verb]) for verb, path, handler in routes],
+            routes=[
+                Route(path, self._guarded(handler), methods=[verb])
+                for verb, path, handler in routes
+            ],
             exception_handlers={
                 ApiError: _api_error,
                 HTTPException: _http_error,
@@ -158,6 +169,26 @@ class Api:
         self._registry.restore(_name(request), request.path_params["replica"])
         return JSONResponse({})
 
+    def _guarded(self, handler: Handler) -> Handler:
+        """Lets only programs of this user in.
+
+        This API runs commands. A web page in the user's browser can reach loopback ports too, but
+        it cannot hide its Origin, nor, when it has rebound its own name to 127.0.0.1, that name.
+        """
+
+        async def checked(request: Request) -> Response:
+            host = request.headers.get("host", "").rpartition(":")
+            if "origin" in request.headers or (host[0] or host[2]) not in LOCAL_NAMES:
+                raise ApiError(
+                    403, "PERMISSION_DENIED", "Only local programs may use the emulator."
+                )
+            shown = request.headers.get("authorization", "")
+            if self._token and not self._token.admits(shown):
+                raise ApiError(401, "UNAUTHENTICATED", WANTED)
+            return await handler(request)
+
+        return checked
+
 
 def _job(request: Request, job: Json) -> Response:
     return JSONResponse(customjobs.encode(job, _enums_as_integers(request)))
@@ -232,22 +263,6 @@ async def _json(request: Request) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise invalid_argument("The body must be a JSON object.")
     return value
-
-
-def _local(handler: Handler) -> Handler:
-    """Lets only local programs in.
-
-    This API runs commands. A web page in the user's browser can reach loopback ports too, but
-    it cannot hide its Origin, nor, when it has rebound its own name to 127.0.0.1, that name.
-    """
-
-    async def checked(request: Request) -> Response:
-        host = request.headers.get("host", "").rpartition(":")
-        if "origin" in request.headers or (host[0] or host[2]) not in LOCAL_NAMES:
-            raise ApiError(403, "PERMISSION_DENIED", "Only local programs may use the emulator.")
-        return await handler(request)
-
-    return checked
 
 
 async def _api_error(request: Request, error: Exception) -> Response:

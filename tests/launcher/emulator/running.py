@@ -78,7 +78,9 @@ class Emulator:
         line = self.process.stdout.readline()
         assert line, f"the emulator ended with {self.process.wait()}"
         self.endpoint: str = json.loads(line)["endpoint"]
-        self.http = httpx.Client(base_url=self.endpoint, timeout=PATIENCE)
+        self.token = (state / "token").read_text()
+        self.bearer = {"Authorization": f"Bearer {self.token}"}
+        self.http = httpx.Client(base_url=self.endpoint, headers=self.bearer, timeout=PATIENCE)
 
     @contextmanager
     def turn(self) -> Iterator[None]:

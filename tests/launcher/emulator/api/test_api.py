@@ -8,6 +8,8 @@ import pytest
 
 from tests.launcher.emulator.running import PARENT, Emulator, pool
 
+LOGS = "/v2/entries:list"
+
 
 def test_curl_users_get_enum_names_and_googles_client_gets_numbers(emulator: Emulator) -> None:
     job = emulator.create(pool("true"), scheduling={"strategy": "SPOT"})
@@ -94,6 +96,18 @@ def test_errors_have_googles_form(
 def test_web_pages_are_kept_out(emulator: Emulator, headers: dict[str, str]) -> None:
     answer = emulator.http.get(PARENT, headers=headers)
     assert answer.json()["error"]["status"] == "PERMISSION_DENIED"
+
+
+@pytest.mark.parametrize("method, path", [("GET", PARENT), ("POST", PARENT), ("POST", LOGS)])
+@pytest.mark.parametrize("authorization", ["", "Bearer wrong"])
+def test_nobody_gets_in_without_the_token(
+    emulator: Emulator, method: str, path: str, authorization: str
+) -> None:
+    headers = {"Authorization": authorization}
+    answer = emulator.http.request(method, path, headers=headers, json={})
+    assert answer.status_code == 401
+    assert answer.json()["error"]["status"] == "UNAUTHENTICATED"
+    assert "Authorization: Bearer TOKEN" in answer.json()["error"]["message"]
 
 
 def test_logs_are_listed_in_order_by_pages_and_filters(emulator: Emulator) -> None:

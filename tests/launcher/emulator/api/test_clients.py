@@ -28,6 +28,7 @@ def curl(emulator: Emulator, method: str, path: str, body: Any = None) -> tuple[
     if program is None:
         pytest.skip("curl is not installed")
     command = [program, "-sS", "-X", method, "-w", "\n%{http_code}", "--noproxy", "*"]
+    command += ["-H", f"Authorization: Bearer {emulator.token}"]
     if body is not None:
         command += ["-H", "Content-Type: application/json", "-d", json.dumps(body)]
     done = subprocess.run(
@@ -99,7 +100,7 @@ def test_curl(emulator: Emulator) -> None:
 def test_the_sdk(emulator: Emulator) -> None:
     aiplatform = pytest.importorskip("google.cloud.aiplatform")
     exceptions = pytest.importorskip("google.api_core.exceptions")
-    credentials = pytest.importorskip("google.auth.credentials")
+    credentials = pytest.importorskip("google.oauth2.credentials")
     types = pytest.importorskip("google.cloud.aiplatform_v1.types")
 
     aiplatform.init(
@@ -108,7 +109,7 @@ def test_the_sdk(emulator: Emulator) -> None:
         staging_bucket="gs://a-bucket",
         api_endpoint=emulator.endpoint,
         api_transport="rest",
-        credentials=credentials.AnonymousCredentials(),
+        credentials=credentials.Credentials(emulator.token),
     )
     spot = types.Scheduling.Strategy.SPOT
     job = aiplatform.CustomJob(display_name="a job", worker_pool_specs=[pool("echo hello")])

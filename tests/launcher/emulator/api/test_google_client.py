@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from tests.launcher.emulator.running import Emulator, pool, wait_for
 
 aiplatform = pytest.importorskip("google.cloud.aiplatform_v1")
 exceptions = pytest.importorskip("google.api_core.exceptions")
-credentials = pytest.importorskip("google.auth.credentials")
+credentials = pytest.importorskip("google.oauth2.credentials")
 
 PROJECT = "projects/local/locations/us-central1"
 JobState = aiplatform.JobState
@@ -20,7 +21,7 @@ JobState = aiplatform.JobState
 @pytest.fixture
 def client(emulator: Emulator) -> Any:
     return aiplatform.JobServiceClient(
-        credentials=credentials.AnonymousCredentials(),
+        credentials=credentials.Credentials(emulator.token),
         transport="rest",
         client_options={"api_endpoint": emulator.endpoint},
     )
@@ -78,6 +79,26 @@ def test_submit_wait_list_and_delete(emulator: Emulator, client: Any) -> None:
     client.delete_custom_job(name=created.name).result(timeout=60)
     with pytest.raises(exceptions.NotFound):
         client.get_custom_job(name=created.name)
+
+
+def test_anonymous_credentials_need_an_emulator_that_is_open(
+    start: Callable[..., Emulator],
+) -> None:
+    anonymous = pytest.importorskip("google.auth.credentials").AnonymousCredentials()
+
+    def listed(emulator: Emulator) -> list[Any]:
+        client = aiplatform.JobServiceClient(
+            credentials=anonymous,
+            transport="rest",
+            client_options={"api_endpoint": emulator.endpoint},
+        )
+        return list(client.list_custom_jobs(parent=PROJECT))
+
+    closed = start()
+    with pytest.raises(Exception, match="Anonymous credentials cannot be refreshed"):
+        listed(closed)
+    closed.stop()
+    assert listed(start("--open")) == []
 
 
 def test_cancel(emulator: Emulator, client: Any) -> None:

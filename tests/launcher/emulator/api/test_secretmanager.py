@@ -78,11 +78,11 @@ def test_what_is_no_payload_is_refused(emulator: Emulator, body: dict[str, Any])
 def test_a_secret_lives_as_long_as_its_run(start: Callable[..., Emulator], tmp_path: Path) -> None:
     emulator = start()
     run_dir = RunDirectory(str(tmp_path / "run"))
-    with delivered(JOB, "the secret", run_dir, emulator.endpoint) as version:
+    with delivered(JOB, "the secret", run_dir, emulator.endpoint, emulator.token) as version:
         assert version == f"{SECRET}/versions/1"
     kept = emulator.state / "secrets.json"
     assert json.loads(kept.read_text()) == {SECRET: [DATA]}, "the launcher went, the run goes on"
-    with delivered(JOB, "the secret", run_dir, emulator.endpoint):
+    with delivered(JOB, "the secret", run_dir, emulator.endpoint, emulator.token):
         run_dir.end("succeeded", "")
     assert json.loads(kept.read_text()) == {SECRET: [DATA, None]}
 
