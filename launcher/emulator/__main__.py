@@ -20,7 +20,6 @@ from launcher.emulator.storage.objects import Objects
 from launcher.emulator.storage.server import Storage
 from launcher.emulator.token import keep_token
 from launcher.emulator.vms.cluster_spec import FORMS
-from launcher.emulator.vms.metadata import ACCESS_TOKEN
 from launcher.emulator.vms.places import KINDS, missing
 from launcher.emulator.vms.processes import adopt_orphans, kill_children
 from launcher.job.marketfile import Market
@@ -110,17 +109,18 @@ async def _serve(options: argparse.Namespace, market: Market) -> int:
     options.state.mkdir(parents=True, exist_ok=True, mode=0o700)  # it will hold secrets
     buckets = Storage(Objects(options.buckets or options.state / "buckets"))
     secrets = Secrets(options.state / "secrets.json")
+    token = keep_token(options.state)
     vms = VmOptions(
         options.vm,
         options.memory,
         buckets,
         frozenset(options.cluster_spec_form),
-        [access_route(secrets, ACCESS_TOKEN)],
+        token,
+        lambda bearer, named: [access_route(secrets, bearer, named)],
     )
     registry = Registry(options.state, market, vms=vms)
-    token = keep_token(options.state)
     listener = _listen(Api(registry, secrets, None if options.open else token), options.port)
-    storage = Listener(buckets.app(ADDRESS), ADDRESS)
+    storage = Listener(buckets.app(), ADDRESS)
     storage.start()
     # VMs find their buckets by it: it is passed on to them.
     os.environ["STORAGE_EMULATOR_HOST"] = f"http://{storage.authority}"

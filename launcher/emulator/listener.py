@@ -1,14 +1,32 @@
-"""An HTTP server on one of this machine's addresses, inside a running event loop."""
+"""An HTTP server on one of this machine's addresses, inside a running event loop.
+
+Whatever the emulator serves, it serves through here, so here is who may ask:
+
+- At ``lo``, programs of the emulator's own user, and root's. A connection within this machine has
+  an owner, whom the kernel knows (launcher.emulator.peer).
+- At the interface of a run's own network, that network's VMs. Linux answers at any interface for
+  any of its addresses, so the socket is bound to the interface: packets that come in by another
+  one, from this machine's own programs included, find no port there.
+- Nowhere a web page, in whoever's browser: it can reach what its reader can, but it cannot hide
+  where it comes from.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from launcher.emulator.peer import LOOPBACK, owner
 
 
 class _Server(uvicorn.Server):
@@ -17,37 +35,56 @@ class _Server(uvicorn.Server):
         yield  # there are many servers in this process, and signals are for the whole of it
 
 
+class _OwnUsers(H11Protocol):
+    """One connection within this machine: its owner is looked up once."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        near, far = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
+        if far is None or not is_ours(owner(near, far)):
+            self.app = _strangers
+
+
 class Listener:
-    """Serves one ASGI application from ``start`` to ``stop``.
+    """Serves one ASGI application from ``start`` to ``stop``, to those who may ask it.
 
     Args:
         app: what answers.
         address: the address to listen on.
         port: the port; 0 for any free one.
+        device: the interface at which requests arrive.
+
+    Raises OSError when that address and port cannot be had at that interface.
     """
 
-    def __init__(self, app: ASGIApp, address: str, port: int = 0) -> None:
+    def __init__(self, app: ASGIApp, address: str, port: int = 0, device: str = LOOPBACK) -> None:
         # Bound here, so that the port is known before anything is served.
         # asyncio turns Nagle's algorithm off only where the protocol is said: 45 ms an answer.
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            self._socket.bind((address, port))
-            self._socket.listen(128)
+            # Before Linux 5.7 only root may do this; at loopback it only makes sure of what the
+            # kernel does by itself, unless it was told otherwise (route_localnet).
+            with contextlib.suppress(*([PermissionError] if device == LOOPBACK else [])):
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+            self.socket.bind((address, port))
+            self.socket.listen(128)
         except BaseException:
-            self._socket.close()
+            self.socket.close()
             raise
         self.address = address
-        self.port: int = self._socket.getsockname()[1]
+        self.port: int = self.socket.getsockname()[1]
+        names = {address, "localhost"} if address == "127.0.0.1" else {address}
         self._server = _Server(
             uvicorn.Config(
-                app,
-                http="h11",
+                _without_pages(app, names),
+                http=_OwnUsers if device == LOOPBACK else H11Protocol,
                 ws="none",
                 lifespan="off",
                 access_log=False,
                 log_config=None,
                 server_header=False,
+                proxy_headers=False,
                 timeout_graceful_shutdown=1,
             )
         )
@@ -60,12 +97,55 @@ class Listener:
 
     def start(self) -> None:
         """Begins to answer."""
-        self._serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+        self._serving = asyncio.create_task(self._server.serve(sockets=[self.socket]))
 
     async def stop(self) -> None:
         """Closes the port and all connections."""
         if self._serving is None:
-            self._socket.close()
+            self.socket.close()
             return
         self._server.should_exit = True
         await self._serving
+
+
+def is_ours(uid: int | None) -> bool:
+    """Whether a connection's owner may use what this user's emulator serves."""
+    return uid is not None and uid in (os.geteuid(), 0)
+
+
+def is_page(headers: Mapping[str, str], names: Collection[str]) -> bool:
+    """Whether a request comes from a web page, or may do so.
+
+    A browser says the page's Origin, or at least whose a request is (Sec-Fetch-Site), and it asks
+    for the host that is in the page's address, whatever address that name has been given.
+
+    Args:
+        headers: the request's.
+        names: what a program calls this server.
+    """
+    host = headers.get("host", "").rpartition(":")
+    return (
+        "origin" in headers
+        or "sec-fetch-site" in headers
+        or (host[0] or host[2]).lower() not in names
+    )
+
+
+def _without_pages(app: ASGIApp, names: Collection[str]) -> ASGIApp:
+    async def checked(scope: Scope, receive: Receive, send: Send) -> None:
+        page = scope["type"] == "http" and is_page(Headers(scope=scope), names)
+        await (_refusal("Only programs may use the emulator, no web pages.") if page else app)(
+            scope, receive, send
+        )
+
+    return checked
+
+
+def _refusal(why: str) -> JSONResponse:
+    error: dict[str, Any] = {"code": 403, "message": why, "status": "PERMISSION_DENIED"}
+    return JSONResponse({"error": error}, 403)
+
+
+async def _strangers(scope: Scope, receive: Receive, send: Send) -> None:
+    why = "Only programs of the user who started the emulator may use it."
+    await _refusal(why)(scope, receive, send)

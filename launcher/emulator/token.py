@@ -34,6 +34,11 @@ class Token:
     def __init__(self, text: str) -> None:
         self.text = text
 
+    @classmethod
+    def new(cls) -> Token:
+        """Returns a token of 256 random bits."""
+        return cls(secrets.token_urlsafe(32))
+
     def admits(self, authorization: str) -> bool:
         """Whether a request with this Authorization header may use the API."""
         return shows(authorization, self.text)
@@ -63,7 +68,7 @@ def keep_token(state: Path) -> Token:
         aside.unlink(missing_ok=True)
         handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w") as file:
-            file.write(secrets.token_urlsafe(32))
+            file.write(Token.new().text)
         aside.replace(path)  # nobody reads half of it
     return read_token(state)
 

@@ -1,9 +1,9 @@
 """The emulated Secret Manager: as much of its REST API as delivers a run's secret.
 
-Versions are added, accessed and destroyed. Everybody on this machine may do all of it, as
-with the rest of the emulator; VMs reach it through their metadata server's port, and must
-show the access token that they got there. Contents are kept in ``<state>/secrets.json``, which
-only the emulator's user can read.
+Versions are added and destroyed through the API, by whoever may use that, and accessed by VMs: at
+their metadata server's port, with the access token that they got there. A VM gets the versions that
+its job names in its variables, and no other run's. Contents are kept in ``<state>/secrets.json``,
+which only the emulator's user can read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import binascii
 import functools
 import json
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from launcher.emulator.resources.errors import (
     invalid_argument,
     not_found,
 )
+from launcher.emulator.token import shows
 
 SECRET = "/v1/projects/{project}/secrets/{secret}"
 VERSION = SECRET + "/versions/{version}"
@@ -137,15 +138,27 @@ class Handlers:
         return JSONResponse({"name": name, "state": "DESTROYED"})
 
 
-def access_route(secrets: Secrets, access_token: str) -> Route:
-    """The route by which a VM reads a version, with the access token of its metadata server."""
+def access_route(secrets: Secrets, access_token: str, named: Collection[str]) -> Route:
+    """The route by which a job's VMs read a version.
+
+    Args:
+        secrets: where it is.
+        access_token: what the metadata servers of these VMs give out.
+        named: what the job has in its variables; a version is read only if it is among that.
+    """
 
     async def access(request: Request) -> Response:
+        secret, version = _secret(request), request.path_params["version"]
         try:
-            if request.headers.get("Authorization") != f"Bearer {access_token}":
+            if not shows(request.headers.get("Authorization", ""), access_token):
                 raise ApiError(401, "UNAUTHENTICATED", "An access token is needed.")
-            version = request.path_params["version"]
-            name, data = secrets.access(_secret(request), version)
+            if f"{secret}/versions/{version}" not in named:
+                raise ApiError(
+                    403,
+                    "PERMISSION_DENIED",
+                    "This job does not name that version in its variables.",
+                )
+            name, data = secrets.access(secret, version)
         except ApiError as error:
             return JSONResponse(error.body(), error.code)
         return JSONResponse({"name": name, "payload": {"data": data}})

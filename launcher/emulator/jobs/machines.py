@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from starlette.routing import Route
@@ -16,6 +16,7 @@ from launcher.emulator.logs import ReplicaLog
 from launcher.emulator.resources import customjobs
 from launcher.emulator.resources.customjobs import Json, Pool
 from launcher.emulator.storage.server import Storage
+from launcher.emulator.token import Token
 from launcher.emulator.vms.cluster_spec import cluster_spec, hostname
 from launcher.emulator.vms.environment import (
     base_environment,
@@ -58,14 +59,17 @@ class VmOptions:
         storage: what VMs that are not on this machine's own network find at gs://; the
             others find that of ``STORAGE_EMULATOR_HOST``.
         spec_forms: in which forms CLUSTER_SPEC is written.
-        routes: what a VM can ask at its metadata server's port besides.
+        token: what the access tokens of VMs are made from.
+        routes: what a VM can ask at its metadata server's port besides, given its access token
+            and the values of its job's variables.
     """
 
     kind: str = "process"
     memory: int | None = None
     storage: Storage | None = None
     spec_forms: frozenset[str] = frozenset()
-    routes: Sequence[Route] = ()
+    token: Token = field(default_factory=Token.new)
+    routes: Callable[[str, frozenset[str]], Sequence[Route]] = lambda bearer, named: ()
 
 
 class Machines:
@@ -88,6 +92,9 @@ class Machines:
         self._pool_of = {name: pool for pool in self._pools for name in pool.replica_names()}
         self.types: Mapping[str, str] = {name: pool.machine for name, pool in self._pool_of.items()}
         self._options = options
+        self._bearer = options.token.of_job(self._name)
+        named = frozenset(value for pool in self._pools for _, value in pool.env)
+        self._routes = options.routes(self._bearer, named)
         self._logs = folders.logs
         self._installed = folders.installed / self._id
         self._site: Site | None = None
@@ -135,7 +142,8 @@ class Machines:
             self._site = open_site(self._options.kind, guests, self._logs.parent)
             if (gateway := self._site.gateway) and self._options.storage:
                 # These VMs do not reach the one on this machine's loopback.
-                self._storage = Listener(self._options.storage.app(gateway), gateway)
+                storage = self._options.storage.app()
+                self._storage = Listener(storage, gateway, device=self._site.device)
                 self._storage.start()
         return self._site.place(replica)
 
@@ -146,10 +154,9 @@ class Machines:
 
     def _vm(self, replica: str, place: Place, on_exit: ExitCallback) -> VM:
         host = hostname(self._id, replica)
-        metadata = Metadata(
-            Identity(self._project, self._region, host, place.address), self._options.routes
-        )
-        listener = Listener(metadata.app(), place.metadata)
+        identity = Identity(self._project, self._region, host, place.address)
+        metadata = Metadata(identity, self._bearer, self._routes)
+        listener = Listener(metadata.app(), place.metadata, device=place.device)
         program = self._program(replica, self._environment(replica, place, listener.authority))
         output = ReplicaLog(self._logs, self._id, replica)
         return VM(program, metadata, listener, place, output, on_exit)

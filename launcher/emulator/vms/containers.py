@@ -129,6 +129,11 @@ class ContainerSite:
         """This machine's address in the network."""
         return self._network.gateway
 
+    @property
+    def device(self) -> str:
+        """This machine's interface into the network."""
+        return self._network.name
+
     def place(self, replica: str) -> ContainerPlace:
         """The place of one replica."""
         host, memory = self._hosts[replica], self._memory.get(replica)

@@ -26,6 +26,7 @@ class HostPlace:
         self._fresh = True
         self.address = host.address
         self.metadata = gateway
+        self.device = host.network
 
     def renew(self) -> None:
         """Makes this the place of a new VM."""
@@ -59,6 +60,10 @@ class NamespaceSite:
     @property
     def gateway(self) -> str:
         return self._network.gateway
+
+    @property
+    def device(self) -> str:
+        return self._network.name
 
     def place(self, replica: str) -> NamespacePlace:
         return NamespacePlace(self._hosts[replica], self._network.gateway)

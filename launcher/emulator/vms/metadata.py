@@ -16,7 +16,6 @@ FLAVOR = {"Metadata-Flavor": "Google"}
 ROOT = "/computeMetadata/v1"
 EMAIL = "swell-emulator@local.iam.gserviceaccount.com"
 SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
-ACCESS_TOKEN = "swell-emulator-token"
 TOKEN_SECONDS = 3599
 LONGEST_WAIT = 3600.0  # seconds of one long poll
 
@@ -36,11 +35,15 @@ class Metadata:
 
     Args:
         identity: what the VM is.
+        access_token: what the VM gets to show to other services.
         further: routes of other services that the VM reaches at the same port.
     """
 
-    def __init__(self, identity: Identity, further: Sequence[Route] = ()) -> None:
+    def __init__(
+        self, identity: Identity, access_token: str, further: Sequence[Route] = ()
+    ) -> None:
         self.identity = identity
+        self.access_token = access_token
         self._further = further
         self._preempted = asyncio.Event()
         self._reachable = asyncio.Event()
@@ -121,7 +124,7 @@ class Values:
         }
 
     async def root(self, request: Request) -> Response:
-        """How clients find out that this is a metadata server."""
+        """How clients find out that this is a metadata server, some without the header."""
         await self._metadata.reachable()
         return PlainTextResponse("computeMetadata/\n", headers=FLAVOR)
 
@@ -137,11 +140,11 @@ class Values:
         return PlainTextResponse(f"{path} is not emulated\n", 404, headers=FLAVOR)
 
     async def token(self, request: Request) -> Response:
-        """An access token, which is good for nothing outside the emulator."""
+        """An access token, which is good for nothing outside the emulator and this job."""
         if refusal := await self._refusal(request):
             return refusal
         token = {
-            "access_token": ACCESS_TOKEN,
+            "access_token": self._metadata.access_token,
             "expires_in": TOKEN_SECONDS,
             "token_type": "Bearer",
         }
@@ -173,9 +176,12 @@ class Values:
 
     async def _refusal(self, request: Request) -> Response | None:
         await self._metadata.reachable()
-        if request.headers.get("Metadata-Flavor") == "Google":
+        if request.headers.get("Metadata-Flavor") != "Google":
+            text = "Missing header: Metadata-Flavor: Google\n"
+        elif "X-Forwarded-For" in request.headers:  # from a proxy, for who knows whom
+            text = "X-Forwarded-For is not allowed\n"
+        else:
             return None
-        text = "Missing header: Metadata-Flavor: Google\n"
         return PlainTextResponse(text, 403, headers=FLAVOR)
 
 

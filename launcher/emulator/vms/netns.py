@@ -72,6 +72,7 @@ class Host:
         name: of the namespace.
         hostname: what programs in it see; its peers resolve it.
         address: its IPv4 address.
+        network: its network's name.
     """
 
     def __init__(self, number: int, index: int, hostnames: Sequence[str]) -> None:
@@ -79,7 +80,7 @@ class Host:
         self.name = f"swell{number}-{index}"
         self.hostname = hostnames[index]
         self.address = _address(number, own)
-        self._switch = f"swell{number}"
+        self.network = self._switch = f"swell{number}"
         self._port = f"port{index}"
         self._cgroup = _cgroup(self.name)
         peers = [last for last in range(1, len(hostnames) + 2) if last != own]
@@ -181,6 +182,7 @@ class Network:
 
     Attributes:
         number: what tells it from every other network on this machine.
+        name: made of the number; also this machine's interface into the network.
         gateway: this machine's address in it.
         hosts: the hosts.
 

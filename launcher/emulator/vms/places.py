@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from launcher.emulator.peer import LOOPBACK
 from launcher.emulator.vms import containers, netns
 from launcher.emulator.vms.address import LoopbackAddress
 from launcher.emulator.vms.containers import ContainerSite
@@ -67,6 +68,10 @@ class Place(Protocol):
         """The address at which the VM finds its metadata server."""
 
     @property
+    def device(self) -> str:
+        """This machine's interface at which the VM's requests arrive."""
+
+    @property
     def lives_on(self) -> float | None:
         """Seconds until a VM that has vanished is gone; None when it never is by itself."""
 
@@ -93,6 +98,10 @@ class Site(Protocol):
     @property
     def gateway(self) -> str | None:
         """This machine's address in the VMs' network; None when they are on its own."""
+
+    @property
+    def device(self) -> str:
+        """This machine's interface at which the VMs' requests arrive."""
 
     def place(self, replica: str) -> Place:
         """The place of one replica. Raises OSError when there is none."""
@@ -124,6 +133,7 @@ def open_site(kind: str, guests: Mapping[str, Guest], folder: Path) -> Site:
 class LoopbackPlace:
     """A ``process`` VM: a session and a loopback address."""
 
+    device = LOOPBACK
     lives_on = None
 
     def __init__(self, address: str) -> None:
@@ -146,6 +156,7 @@ class LoopbackPlace:
 class LoopbackSite:
     """The places of ``process`` VMs."""
 
+    device = LOOPBACK
     gateway = None
 
     def __init__(self) -> None:

@@ -50,20 +50,44 @@ def test_there_is_no_other_version(tmp_path: Path, version: str) -> None:
         secrets.access(SECRET, version)
 
 
+def ask(
+    secrets: Secrets, authorization: str | None, version: str = "1", named: tuple[str, ...] = ()
+) -> httpx.Response:
+    """A VM's request for a version; its job names ``named`` in its variables."""
+    app = Starlette(routes=[access_route(secrets, "right", named)])
+    headers = {} if authorization is None else {"Authorization": authorization}
+
+    async def get() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app)) as client:
+            return await client.get(
+                f"http://vm/v1/{SECRET}/versions/{version}:access", headers=headers
+            )
+
+    return asyncio.run(get())
+
+
 @pytest.mark.parametrize("authorization", [None, "", "Bearer", "Bearer wrong", "right"])
 def test_a_vm_shows_its_access_token(tmp_path: Path, authorization: str | None) -> None:
     secrets = Secrets(tmp_path / "secrets.json")
+    version = secrets.add(SECRET, DATA)
+    assert ask(secrets, authorization, named=(version,)).status_code == 401
+    answer = ask(secrets, "Bearer right", named=(version, "another value"))
+    assert answer.json() == {"name": version, "payload": {"data": DATA}}
+
+
+@pytest.mark.parametrize("version", ["1", "latest", "01"])
+def test_a_vm_gets_the_version_that_its_job_names_and_no_other(
+    tmp_path: Path, version: str
+) -> None:
+    secrets = Secrets(tmp_path / "secrets.json")
     secrets.add(SECRET, DATA)
-    app = Starlette(routes=[access_route(secrets, "right")])
-
-    async def ask(headers: dict[str, str]) -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app)) as client:
-            return await client.get(f"http://vm/v1/{SECRET}/versions/1:access", headers=headers)
-
-    shown = {} if authorization is None else {"Authorization": authorization}
-    assert asyncio.run(ask(shown)).status_code == 401
-    answer = asyncio.run(ask({"Authorization": "Bearer right"}))
-    assert answer.json() == {"name": f"{SECRET}/versions/1", "payload": {"data": DATA}}
+    own = secrets.add(SECRET, DATA)
+    answer = ask(secrets, "Bearer right", version, named=(own,))
+    assert answer.json()["error"]["status"] == "PERMISSION_DENIED"
+    assert ask(secrets, "Bearer right", "latest", (f"{SECRET}/versions/latest",)).json() == {
+        "name": own,
+        "payload": {"data": DATA},
+    }
 
 
 @pytest.mark.parametrize(

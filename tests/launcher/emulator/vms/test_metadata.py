@@ -20,7 +20,7 @@ def play(scenario: Scenario) -> None:
     """Runs a scenario against the application of one VM."""
 
     async def run() -> None:
-        metadata = Metadata(IDENTITY)
+        metadata = Metadata(IDENTITY, "the token")
         transport = httpx.ASGITransport(app=metadata.app())
         async with httpx.AsyncClient(transport=transport, headers=FLAVOR) as client:
             await asyncio.wait_for(scenario(metadata, client), 60)
@@ -66,6 +66,16 @@ def test_who_forgets_the_header_is_refused_except_at_the_root() -> None:
     play(scenario)
 
 
+def test_what_came_through_a_proxy_is_refused() -> None:
+    async def scenario(metadata: Metadata, client: httpx.AsyncClient) -> None:
+        client.headers["X-Forwarded-For"] = "192.0.2.1"
+        for path in ("instance/service-accounts/default/token", "project/project-id"):
+            answer = await client.get(ROOT + path)
+            assert (answer.status_code, answer.text) == (403, "X-Forwarded-For is not allowed\n")
+
+    play(scenario)
+
+
 def test_what_is_not_there_is_not_found() -> None:
     async def scenario(metadata: Metadata, client: httpx.AsyncClient) -> None:
         assert (await client.get(ROOT + "instance/tags")).status_code == 404
@@ -77,7 +87,7 @@ def test_a_token_and_its_account() -> None:
     async def scenario(metadata: Metadata, client: httpx.AsyncClient) -> None:
         account = ROOT + "instance/service-accounts/default/"
         token = (await client.get(account + "token?scopes=x")).json()
-        assert token["access_token"] and token["token_type"] == "Bearer"
+        assert (token["token_type"], token["access_token"]) == ("Bearer", "the token")
         assert token["expires_in"] > 0
         details = (await client.get(account + "?recursive=true")).json()
         assert details["email"] == (await client.get(account + "email")).text
