@@ -31,6 +31,7 @@ from trainer.rundir.formats import (
     written_by,
 )
 from trainer.rundir.names import RUN
+from trainer.rundir.private import make_private
 from trainer.rundir.untrusted import parse_json
 from trainer.rundir.usererror import UserError
 
@@ -179,7 +180,7 @@ def create(run_dir: RunDirectory, record: dict[str, Any]) -> None:
         raise _taken(run_id, run_dir.url)
     if run_dir.url != str(folder() / "runs" / run_id):
         entry = folder() / "index" / f"{run_id}.json"
-        entry.parent.mkdir(parents=True, exist_ok=True)
+        make_private(entry.parent)
         entry.write_text(
             json.dumps({"id": run_id, "url": run_dir.url, "target": record.get("target")}) + "\n"
         )
@@ -269,7 +270,7 @@ def launch_lock(run_id: str, refusal: str = "") -> Iterator[int]:
     Raises RunError, with ``refusal`` if it is given, when another launch holds it.
     """
     folder = local_folder(run_id)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private(folder)
     inherited = os.environ.pop(ENV_LOCK, None)
     with open(int(inherited) if inherited else folder / "launch.lock", "a") as lock:
         for last in (False,) * 20 + (True,):  # somebody may just be looking whether it is held

@@ -15,6 +15,7 @@ from launcher.job.job import Job
 from launcher.job.problem import NO_VM
 from launcher.packing.pack import UNREADABLE, PackingError, in_bytes, pack, summary
 from launcher.supervision.webhook import WebhookError, find_url
+from trainer.rundir.private import make_private
 
 NO_ADDRESS = "SW6004"  # the message about an address of this machine's own that VMs need
 FREE = 2 * 2**30  # bytes of disk; logs, events and the checkpoints of a small run
@@ -128,7 +129,7 @@ def ports() -> Finding:
 def disk(folder: Path) -> Finding:
     """Whether Swell's folder can be written, and there is room for a run."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private(folder)
         with tempfile.TemporaryFile(dir=folder):
             free = shutil.disk_usage(folder).free
     except OSError as error:

@@ -25,6 +25,7 @@ from launcher.emulator.vms.processes import adopt_orphans, kill_children
 from launcher.job.marketfile import Market
 from launcher.job.problem import NO_VM
 from launcher.job.sizes import parse_size
+from trainer.rundir.private import make_private
 from trainer.rundir.usererror import UserError, shown
 
 ADDRESS = "127.0.0.1"  # never another: the API runs commands
@@ -106,7 +107,7 @@ async def _serve(options: argparse.Namespace, market: Market) -> int:
     if options.until_eof:
         _watch_input(stop)
     adopt_orphans()
-    options.state.mkdir(parents=True, exist_ok=True, mode=0o700)  # it will hold secrets
+    make_private(options.state)  # it will hold secrets
     buckets = Storage(Objects(options.buckets or options.state / "buckets"))
     secrets = Secrets(options.state / "secrets.json")
     token = keep_token(options.state)

@@ -12,6 +12,8 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+from trainer.rundir.private import make_private
+
 LONGEST_LINE = 16 * 1024  # bytes; longer ones become several entries
 TICK = timedelta(microseconds=1)
 SEVERITIES = ("DEFAULT", "DEBUG", "INFO", "NOTICE", "WARNING", "ERROR", "CRITICAL")
@@ -51,7 +53,7 @@ class ReplicaLog:
         self._clock = clock
         self._last = datetime.min.replace(tzinfo=timezone.utc)
         self.path = root / job_id / f"{replica}.jsonl"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_private(self.path.parent)
         self._file = self.path.open("ab", buffering=0)
 
     def stream(self, severity: str) -> StreamLog:

@@ -21,6 +21,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 from launcher.emulator.token import read_token
 from launcher.job.marketfile import Incident, Market, market_to_json
 from launcher.job.sizes import Size
+from trainer.rundir.private import make_private
 from trainer.rundir.usererror import UserError
 
 START_LIMIT = 60.0  # seconds
@@ -60,7 +61,7 @@ class Emulator:
         self.token = ""
 
     def __enter__(self) -> Emulator:
-        self._state.mkdir(parents=True, exist_ok=True)
+        make_private(self._state)
         market = self._state / "market.json"
         market.write_text(json.dumps(market_to_json(self._market), indent=1) + "\n")
         options = ["--port", "0", "--state", str(self._state), "--market", str(market)]

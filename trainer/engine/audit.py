@@ -16,6 +16,7 @@ from pathlib import Path
 
 from trainer.protocol.session import Session
 from trainer.rundir.names import AUDIT
+from trainer.rundir.private import make_private
 from trainer.rundir.store import Store
 
 
@@ -34,7 +35,7 @@ class Audit:
         self._file = None
         if store.is_local:
             path = Path(store.path(f"{self._name}.jsonl"))
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private(path.parent)
             self._file = path.open("a", encoding="ascii")
 
     @classmethod

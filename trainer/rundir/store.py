@@ -26,6 +26,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
+from trainer.rundir.private import make_private
 from trainer.rundir.retry import PATIENT, Backoff, StoreUnavailable, http_status, is_transient
 
 # Before gcsfs is imported: its probe for other kinds of buckets can hang for a minute.
@@ -214,7 +215,7 @@ class Store:
     @contextmanager
     def _written_aside(self, name: str, data: bytes | memoryview) -> Iterator[str]:
         target = Path(self.path(name))
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_private(target.parent)
         aside = target.parent / f".aside-{secrets.token_hex(8)}"
         try:
             with aside.open("xb") as file:

@@ -30,6 +30,7 @@ from launcher.emulator.resources import customjobs
 from launcher.emulator.resources.customjobs import JobState, Json, state_of
 from launcher.emulator.resources.errors import failed_precondition, invalid_argument, not_found
 from launcher.job.marketfile import Market
+from trainer.rundir.private import make_private
 from trainer.rundir.usererror import UserError
 
 NAME = re.compile(r"projects/[^/]+/locations/[^/]+/customJobs/(\d+)")
@@ -72,9 +73,8 @@ class Registry:
         self._running: dict[str, Job] = {}
         self._deleted: set[str] = set()
         # Jobs carry the secrets of their environment.
-        state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._jobs_folder.mkdir(exist_ok=True, mode=0o700)
-        self.logs.mkdir(exist_ok=True)
+        make_private(self._jobs_folder)
+        make_private(self.logs)
         self._lock = _locked(state / "lock")
         market = market or Market()
         self._incidents = incidents.from_file(market.incidents)

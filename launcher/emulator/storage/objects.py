@@ -136,7 +136,8 @@ class Objects:
     def __init__(self, folder: Path) -> None:
         self._blobs = folder / "blobs"
         self._index = folder / "index.sqlite"
-        self._blobs.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._blobs.mkdir(exist_ok=True, mode=0o700)
         with self._transaction() as index:
             for statement in filter(str.strip, _SCHEMA.split(";")):
                 index.execute(statement)
