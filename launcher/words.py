@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 
 from launcher.records import EventRecord
 from launcher.run_states import info_of
 from trainer.rundir.events import Event
 from trainer.rundir.formats import UPDATE_LAUNCHER
+from trainer.rundir.numbers import numbers_in
 
 _CAUSES = {
     "start": "start",
@@ -57,13 +59,28 @@ def one_line(text: str, width: int = 200) -> str:
     return clean if len(clean) <= width else clean[: width - 1] + "…"
 
 
-def number(value: float) -> str:
-    """Returns a metric's value in few digits."""
+def number(value: float | str) -> str:
+    """Returns a metric's value in few digits; the name of one that is not finite, as it is."""
+    if isinstance(value, str):
+        return value
     if not math.isfinite(value):
         return str(value)
     if isinstance(value, int) or (value == int(value) and abs(value) < 1e6):
         return f"{int(value):,}"
     return f"{value:.4g}" if abs(value) >= 1e-3 else f"{value:.2e}"
+
+
+def metrics_in_words(
+    metrics: Mapping[str, float | str], nonfinite: Mapping[str, int]
+) -> dict[str, str]:
+    """Returns each metric's value in few digits, and since when it is no finite number.
+
+    Args:
+        metrics: the values, by name.
+        nonfinite: the steps since which some are not finite, by name.
+    """
+    since = {name: f" (since step {step:,})" for name, step in nonfinite.items()}
+    return {name: number(value) + since.get(name, "") for name, value in metrics.items()}
 
 
 def _text(event: EventRecord) -> str | None:
@@ -120,7 +137,7 @@ def _text(event: EventRecord) -> str | None:
             return f"waiting for machines: {slots} of at least {count(least, 'worker')}"
         # Training's.
         case EventRecord(event="evaluated", step=int(step), metrics=dict(metrics)):
-            values = [(k, v) for k, v in metrics.items() if isinstance(v, int | float)]
+            values = numbers_in(metrics).items()
             shown = ", ".join(f"{name} {number(value)}" for name, value in values)
             return f"evaluated at step {step}: {shown}"
         case EventRecord(event="checkpoint_committed", step=int(step)):

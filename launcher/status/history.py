@@ -12,6 +12,7 @@ from typing import Any
 
 from launcher.records import EventRecord
 from trainer.rundir.events import Event
+from trainer.rundir.numbers import number_in
 
 ONE_NOTICE = 15.0  # seconds in which no replica is given notice twice
 
@@ -46,6 +47,8 @@ class History:
         self._saved: tuple[float, int] | None = None  # when, and which step
         self._unsaved: dict[int, tuple[float, str]] = {}  # by step: when, and why not
         self._metrics: dict[str, tuple[int, int, float]] = {}
+        self._finite: dict[str, tuple[int, int]] = {}  # the newest step of which it was
+        self._strange: dict[str, tuple[int, int]] = {}  # the first step since, of which it was not
         self._first_applied: float | None = None
         self._last_applied: float | None = None
         for event in events:
@@ -72,9 +75,15 @@ class History:
         return self.generations[max(self.generations)] if self.generations else None
 
     @property
-    def metrics(self) -> dict[str, float | None]:
-        """The newest value of each metric; None for one that is not a finite number."""
-        return {name: finite(value) for name, (_, _, value) in sorted(self._metrics.items())}
+    def metrics(self) -> dict[str, float]:
+        """The newest value of each metric, finite or not."""
+        return {name: value for name, (_, _, value) in sorted(self._metrics.items())}
+
+    @property
+    def nonfinite(self) -> dict[str, int]:
+        """The metrics that are no finite numbers now, and the step since which they are none."""
+        now = (name for name, value in self.metrics.items() if not math.isfinite(value))
+        return {name: self._strange[name][1] for name in now}
 
     @property
     def pauses(self) -> list[dict[str, Any]]:
@@ -159,7 +168,8 @@ class History:
             generation.start = first - 1
         generation.last = max(generation.last, first + max(map(len, series.values())) - 1)
         for name, values in series.items():
-            self._metric(name, generation.generation, first + len(values) - 1, values[-1])
+            for step, value in enumerate(values, first):
+                self._metric(name, generation.generation, step, value)
         self._applied(event.time)
 
     def _on_evaluated(self, event: EventRecord) -> None:
@@ -208,17 +218,19 @@ class History:
             self.members[event.member] = state
 
     def _metric(self, name: str, generation: int, step: int, value: Any) -> None:
-        known = self._metrics.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        known, number = self._metrics.get(name), number_in(value)
+        if number is None:
             return
-        if known is None or (generation, step) >= known[:2]:
-            self._metrics[name] = (generation, step, float(value))
+        at = generation, step
+        if known is None or at >= known[:2]:
+            self._metrics[name] = (*at, float(number))
+        if math.isfinite(number):
+            self._finite[name] = max(at, self._finite.get(name, at))
+            if self._strange.get(name, at) < at:
+                del self._strange[name]
+        elif at >= self._finite.get(name, at):
+            self._strange[name] = min(at, self._strange.get(name, at))
 
     def _applied(self, at: float) -> None:
         self._first_applied = at if self._first_applied is None else min(self._first_applied, at)
         self._last_applied = at if self._last_applied is None else max(self._last_applied, at)
-
-
-def finite(value: Any) -> float | None:
-    """Returns ``value`` if JSON can carry it."""
-    return value if isinstance(value, int | float) and math.isfinite(value) else None

@@ -13,7 +13,8 @@
     goodput          share of the time from the first to the last step that was not a pause
     checkpoint       {step, age, failed, reason}: the newest one, its age in seconds, how many
                      since then could not be written, and why the last of these
-    metrics          the newest value of each metric
+    metrics          the newest value of each metric: a number, or "nan", "inf" or "-inf"
+    nonfinite        the step since which a metric is no finite number, by its name
     epochs           [{epoch, samples, exactly_once}]; exactly_once is null until it is over
     reason           why the run ended
     spent            {usd, seconds, attempts, remaining: {usd, seconds, attempts, until}}: what the
@@ -34,7 +35,7 @@ from typing import Any
 from launcher import home
 from launcher.job.fallback import Limits
 from launcher.job.model import valid
-from launcher.status.history import History, finite
+from launcher.status.history import History
 from launcher.status.samples import account as account_samples
 from launcher.status.samples import read_audit
 from launcher.supervision.attempt import ENDED, Attempt, read_attempts
@@ -42,6 +43,7 @@ from launcher.supervision.limits import account
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
 from trainer.rundir.formats import UPDATE_LAUNCHER
+from trainer.rundir.numbers import named, numbers_in
 
 ABANDONED = (
     "the process that launched it is gone, and its local VMs with it; swell attach goes on with it"
@@ -65,11 +67,10 @@ class Outcome:
     @classmethod
     def of(cls, outcome: dict[str, Any]) -> Outcome:
         """Returns outcome.json as an Outcome."""
-        metrics = outcome.get("metrics")
         return cls(
             str(outcome.get("state", "failed")),
             str(outcome.get("reason", "")),
-            dict(metrics) if isinstance(metrics, dict) else {},
+            numbers_in(outcome.get("metrics")),
         )
 
 
@@ -98,9 +99,10 @@ def build_status(
     samples = account_samples(
         audit, history.stretches(), outcome is not None and outcome.state == "succeeded"
     )
-    metrics = history.metrics
+    metrics, nonfinite = history.metrics, history.nonfinite
     if outcome is not None:
-        metrics.update((k, finite(v)) for k, v in outcome.metrics.items())
+        metrics.update(outcome.metrics)
+        nonfinite = {name: step for name, step in nonfinite.items() if name not in outcome.metrics}
     last = attempts[-1] if attempts else {}
     reason = outcome.reason if outcome else (ABANDONED if abandoned else last.get("reason") or None)
     if outcome is None and history.unreadable:  # what is shown is not all there is
@@ -128,7 +130,8 @@ def build_status(
         "pauses": history.pauses,
         "goodput": history.goodput,
         "checkpoint": history.checkpoint(time.time() if now is None else now),
-        "metrics": metrics,
+        "metrics": named(metrics),
+        "nonfinite": nonfinite,
         "epochs": samples.epochs if samples else None,
         "reason": reason,
         "spent": account(

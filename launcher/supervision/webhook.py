@@ -37,6 +37,7 @@ from launcher.run_states import info_of
 from launcher.words import one_line
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventWriter
+from trainer.rundir.numbers import named, numbers_in
 from trainer.rundir.retry import Backoff
 from trainer.rundir.usererror import UserError
 
@@ -99,13 +100,12 @@ def end_message(outcome: Mapping[str, Any]) -> Message:
     state, reason = str(outcome.get("state")), str(outcome.get("reason") or "")
     first = one_line(reason.strip().partition("\n")[0])
     why = f": {first}" if first and state != "succeeded" else ""
-    metrics = outcome.get("metrics") or {}
     return {
         "text": f"{info_of(state).ending or state}{why}",
         "news": "end",
         "state": state,
         "reason": first,
-        "metrics": metrics,
+        "metrics": named(numbers_in(outcome.get("metrics"))),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from rich.console import Console, Group, RenderableType
@@ -18,8 +18,9 @@ from launcher.records import EventRecord
 from launcher.run_states import info_of
 from launcher.status.history import History
 from launcher.status.status import Outcome, state_of
-from launcher.words import at_clock, count, line_of, number, one_line, span
+from launcher.words import at_clock, count, line_of, metrics_in_words, one_line, span
 from trainer.rundir.events import Event
+from trainer.rundir.numbers import number_in
 
 RECENT = 6  # things that just happened
 PROGRESS_EVERY = 10.0  # seconds between two plain progress lines
@@ -73,7 +74,7 @@ class Scene:
         if first is None or not isinstance(values, list):
             return
         new = values[max(0, self._plotted + 1 - first) :]  # a step may be reported twice
-        self.losses.extend(v for v in new if isinstance(v, int | float))
+        self.losses.extend(v for v in map(number_in, new) if v is not None)
         self._plotted = max(self._plotted, first + len(values) - 1)
 
 
@@ -122,15 +123,15 @@ def _step(history: History, width: int) -> RenderableType:
 
 
 def _metrics(scene: Scene) -> Text:
-    parts = [
-        f"{one_line(name, 30)} {number(value)}"
-        for name, value in scene.history.metrics.items()
-        if value is not None
-    ]
+    parts = [f"{one_line(name, 30)} {value}" for name, value in _in_words(scene.history)]
     text = Text(overflow="ellipsis", no_wrap=True)
     if len(scene.losses) > 1:
         text.append(sparkline(list(scene.losses), 16) + "  ", style="cyan")
     return text.append("   ".join(parts[:6]))
+
+
+def _in_words(history: History) -> Iterable[tuple[str, str]]:
+    return metrics_in_words(history.metrics, history.nonfinite).items()
 
 
 def _world(scene: Scene) -> Text:
@@ -252,7 +253,7 @@ class PlainView:
         if history.step > self._said_step and now - self._said_progress >= PROGRESS_EVERY:
             self._said_progress, self._said_step = now, history.step
             total = f" of {history.total_steps:,}" if history.total_steps else ""
-            shown = [f"{k} {number(v)}" for k, v in history.metrics.items() if v is not None]
+            shown = [f"{name} {value}" for name, value in _in_words(history)]
             self._write(
                 f"{at_clock(now)}  "
                 + one_line(", ".join([f"step {history.step:,}{total}", *shown]))

@@ -14,7 +14,7 @@ from rich.text import Text
 from launcher.api.transport import is_emulator
 from launcher.run_states import info_of
 from launcher.views.output import unpadded
-from launcher.words import count, number, one_line, span
+from launcher.words import count, metrics_in_words, one_line, span
 from trainer.rundir.usererror import Message
 
 _ATTEMPTS = 5
@@ -109,9 +109,8 @@ def _facts(status: dict[str, Any]) -> Table:
         table.add_row("checkpoint", saved)
     if status["samples_repeated"] is not None:
         table.add_row("samples", _samples(status))
-    for name, value in status["metrics"].items():
-        if value is not None:
-            table.add_row(one_line(name.replace("_", " "), 24), number(value))
+    for name, value in metrics_in_words(status["metrics"], status["nonfinite"]).items():
+        table.add_row(one_line(name.replace("_", " "), 24), value)
     if status["pauses"]:
         total = sum(pause["seconds"] for pause in status["pauses"])
         table.add_row("paused", f"{total:.1f} s in all")

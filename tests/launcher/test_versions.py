@@ -203,7 +203,7 @@ def newer_manifest(old: RunDirectory) -> None:
     name = "checkpoints/step-000000092/manifest.json"
     manifest = old.read_json(name)
     rest = {key: value for key, value in manifest.items() if key not in ("owner", "sha256")}
-    old.write_json(name, signed({**rest, "format": 4, "swell": "7.1"}))
+    old.write_json(name, signed({**rest, "format": 5, "swell": "7.1"}))
 
 
 def test_a_newer_checkpoint_is_listed_as_such(old: RunDirectory) -> None:
@@ -212,7 +212,7 @@ def test_a_newer_checkpoint_is_listed_as_such(old: RunDirectory) -> None:
     assert answer.exit_code == 1
     rows = {row["step"]: row for row in json.loads(answer.stdout)}
     assert (rows[80]["valid"], rows[92]["valid"]) == (None, False)
-    assert "manifest.json is of format 4, written by Swell 7.1; " in rows[92]["reason"]
+    assert "manifest.json is of format 5, written by Swell 7.1; " in rows[92]["reason"]
     assert rows[92]["reason"].endswith(UPDATE)
 
 
@@ -222,7 +222,7 @@ def test_an_older_checkpoint_is_not_exported_for_a_newer_one(
     newer_manifest(old)
     path = tmp_path / "x.safetensors"
     answer = swell("checkpoints", "old-1", "--export", str(path))
-    assert answer.exit_code == 2 and "is of format 4" in answer.stderr and UPDATE in answer.stderr
+    assert answer.exit_code == 2 and "is of format 5" in answer.stderr and UPDATE in answer.stderr
     assert not path.exists()
     assert swell("checkpoints", "old-1", "--export", str(path), "--step", "80").exit_code == 0
 

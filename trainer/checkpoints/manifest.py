@@ -22,9 +22,11 @@ from trainer.rundir import formats
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.exclusive import OWNER
 from trainer.rundir.names import CHECKPOINTS
+from trainer.rundir.numbers import named
 
 MANIFEST = "manifest.json"
 RECEIPT = "receipt-"
+OLDEST = 3  # format that is read
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Manifest:
         """
         require_signed(value, "the manifest")  # first: what is damaged is not newer
         what = f"{folder_of(step)}/{MANIFEST}"
-        if formats.MANIFEST.found(value, what) != formats.MANIFEST.number:
+        if formats.MANIFEST.found(value, what) < OLDEST:
             raise ValueError(f"{what} is of a format that is read no more")
         if value.get("step") != step:
             raise ValueError(f"the manifest is not one of step {step}")
@@ -102,7 +104,8 @@ def _upgraded(about: dict[str, Any]) -> dict[str, Any]:
 
 
 def signed(value: dict[str, Any]) -> dict[str, Any]:
-    """``value`` with a checksum over it."""
+    """``value`` as JSON has it, with a checksum over it."""
+    value = named(value)
     return {**value, "sha256": sha256_of(value)}
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from trainer.rundir.numbers import number_in
 
 
 @dataclass(frozen=True)
@@ -14,8 +17,8 @@ class Retention:
     Attributes:
         last: so many of the newest, at least 1.
         every: besides, those whose step is a multiple of it; 0 for none.
-        best: besides, the one with the highest value of this metric, or with the lowest if
-            it begins with "-"; "" for none.
+        best: besides, the one with the highest finite value of this metric, or with the lowest
+            if it begins with "-"; "" for none.
     """
 
     last: int = 2
@@ -42,10 +45,12 @@ class Retention:
             kept |= {step for step in until_now if step % self.every == 0}
         if self.best:
             name, sign = self.best.removeprefix("-"), -1 if self.best.startswith("-") else 1
+            found = [(number_in(metrics[step].get(name)), step) for step in until_now]
+            # What is not finite is no value to go by: NaN is neither more nor less than another.
             valued = [
-                (sign * float(metrics[step][name]), step)
-                for step in until_now
-                if isinstance(metrics[step].get(name), int | float)
+                (sign * value, step)
+                for value, step in found
+                if value is not None and math.isfinite(value)
             ]
             if valued:
                 kept.add(max(valued)[1])

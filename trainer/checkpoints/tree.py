@@ -13,9 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.rundir.numbers import named, number_in
+
 _TENSOR = "__tensor__"
 _PAIRS = "__pairs__"
 _TUPLE = "__tuple__"
+_NUMBER = "__number__"  # one that JSON lacks
 
 
 class NotPortable(TypeError):
@@ -47,6 +50,8 @@ def _unflatten(skeleton: Any, tensors: list[Tensor]) -> Any:
             if not isinstance(index, int) or not 0 <= index < len(tensors):
                 raise ValueError(f"tensor {index!r} of {len(tensors)} is named in the state")
             return tensors[index]
+        if _NUMBER in skeleton:
+            return number_in(skeleton[_NUMBER])
         if _TUPLE in skeleton:
             return tuple(_unflatten(value, tensors) for value in skeleton[_TUPLE])
         if _PAIRS in skeleton:
@@ -73,6 +78,8 @@ def _flatten(tree: Any, tensors: list[Tensor], where: str) -> Any:
         return {_TUPLE: [_flatten(value, tensors, f"{where}[{i}]") for i, value in enumerate(tree)]}
     if isinstance(tree, list):
         return [_flatten(value, tensors, f"{where}[{i}]") for i, value in enumerate(tree)]
+    if isinstance(tree, float) and not math.isfinite(tree):
+        return {_NUMBER: named(tree)}
     if tree is None or isinstance(tree, bool | int | float | str):
         return tree
     raise NotPortable(f"{where} is a {type(tree).__name__}; only tensors and plain values travel")

@@ -6,7 +6,8 @@ An event is one JSON object on one line::
 
 ``time`` is Unix time in seconds. Other fields are there where they have a meaning:
 ``generation``, ``step`` (steps completed), ``world_size``, ``seconds`` (a duration),
-``member`` (``workerpool1-0``), ``cause`` (one of ``CAUSES``) and ``reason``.
+``member`` (``workerpool1-0``), ``cause`` (one of ``CAUSES``) and ``reason``. A metric that is no
+finite number is "nan", "inf" or "-inf" (see trainer.rundir.numbers).
 
 ========================  =======================================================
 event                     further fields
@@ -67,6 +68,7 @@ from typing import Any, Literal, get_args
 from trainer.rundir import formats
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import EVENTS
+from trainer.rundir.numbers import dumped
 from trainer.rundir.store import TooLarge
 from trainer.rundir.untrusted import parse_json
 
@@ -111,7 +113,7 @@ class EventWriter:
         """Adds one event; fields that are None are left out."""
         record = {"event": event, "time": self._clock()}
         record.update((key, value) for key, value in fields.items() if value is not None)
-        line = json.dumps(record)
+        line = dumped(record)
         with self._lock:
             self._buffer.append(line)
         self._listener(record)

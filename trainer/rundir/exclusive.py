@@ -7,12 +7,12 @@ the file exists. So the creator writes an id of its own into the file, and whoev
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from trainer.rundir.numbers import dumped
 from trainer.rundir.retry import Backoff, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -59,4 +59,4 @@ def create_exclusive(
 
 def encode(value: dict[str, Any]) -> bytes:
     """JSON as Swell writes it: for programs, and for people who look."""
-    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+    return (dumped(value, indent=1, sort_keys=True) + "\n").encode()

@@ -85,7 +85,8 @@ EVENTS = Format(2)
 # checkpoints/*/manifest.json.
 #   1, 2  were never in use.
 #   3     `about` has the leader's term as `leader_term`, at first as `leader_epoch`.
-MANIFEST = Format(3)
+#   4     the skeleton has numbers that are not finite by their names.
+MANIFEST = Format(4)
 
 # What an agent says first to its coordinator (Hello in trainer/protocol/swell.proto). Two that
 # differ do not work together. It also stands for what the ranks of one world exchange.

@@ -65,11 +65,10 @@ class ScriptState(Portable):
         Numbers are the metrics that ``keep_best`` goes by; an ``epoch`` is the epoch.
         """
         numbers = {
-            name: value
-            for name, value in self._values.items()
-            if type(value) in (int, float) and math.isfinite(value)
+            name: value for name, value in self._values.items() if type(value) in (int, float)
         }
-        epoch = {"epoch": numbers["epoch"]} if "epoch" in numbers else {}
+        epoch = numbers.get("epoch", math.nan)
+        epoch = {"epoch": epoch} if math.isfinite(epoch) else {}
         return {**epoch, "metrics": numbers}
 
     def begin(self, tree: Any, step: int) -> None:

@@ -26,7 +26,7 @@ def resumed(generation: int, at: float, cause: str, step: int, **more: Any) -> E
     return event("resumed", at, generation=generation, cause=cause, step=step, **more)
 
 
-def steps(generation: int, at: float, first: int, losses: list[float]) -> Event:
+def steps(generation: int, at: float, first: int, losses: list[Any]) -> Event:
     return event("steps", at, generation=generation, first=first, metrics={"loss": losses})
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,6 +42,7 @@ def test_the_status_of_a_run_that_rode_the_market() -> None:
         "goodput": 0.9,
         "checkpoint": NO_CHECKPOINT,
         "metrics": {"loss": 1.0, "test_accuracy": 0.9},
+        "nonfinite": {},
         "epochs": None,
         "reason": None,
         "spent": {
@@ -116,10 +119,26 @@ def test_the_outcome_has_the_last_word_on_metrics() -> None:
     assert status["reason"] == "done"
 
 
-def test_a_metric_that_json_cannot_carry_is_null() -> None:
-    status = build_status("one", History([steps(1, 1.0, 1, [float("nan")])]), RUNNING, None)
-    assert status["metrics"] == {"loss": None}
+@pytest.mark.parametrize("written", ["nan", float("nan")], ids=["now", "by older versions"])
+def test_a_metric_that_json_lacks_is_a_word_and_says_since_when(written: Any) -> None:
+    losses = [2.0, float("inf"), 1.0, written, "inf", written]
+    status = build_status("one", History([steps(1, 1.0, 1, losses)]), RUNNING, None)
+    assert status["metrics"] == {"loss": "nan"}
+    assert status["nonfinite"] == {"loss": 4}
     json.dumps(status, allow_nan=False)
+
+
+def test_since_when_does_not_depend_on_the_order_of_events() -> None:
+    found = [steps(1, 1.0, 1, [1.0, "nan"]), steps(1, 2.0, 3, ["nan", "nan"])]
+    assert History(found).nonfinite == History(found[::-1]).nonfinite == {"loss": 2}
+    healed = [*found, steps(1, 3.0, 5, [1.0])]
+    assert History(healed).nonfinite == History(healed[::-1]).nonfinite == {}
+
+
+def test_an_outcomes_metric_may_be_none_that_json_has() -> None:
+    outcome = Outcome.of({"state": "succeeded", "metrics": {"loss": "-inf", "odd": "x"}})
+    status = build_status("one", History(RIDE), RUNNING, outcome)
+    assert status["metrics"] == {"loss": "-inf", "test_accuracy": 0.9}
 
 
 NAMES = ("generation_formed", "resumed", "steps", "evaluated", "drain", "loss", "waiting", "x")

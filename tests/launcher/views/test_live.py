@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from launcher.views.live import PlainView, Scene, render, sparkline
-from tests.launcher.status.events import RIDE, A, B, C
+from tests.launcher.status.events import RIDE, A, B, C, steps
 from trainer.rundir.events import Event
 
 
@@ -82,3 +82,12 @@ def test_a_step_that_is_told_twice_is_plotted_once() -> None:
     scene = Scene("one", [A], started=0.0)
     scene.add([RIDE[2], RIDE[2], RIDE[6]])
     assert list(scene.losses) == [3.0] * 10 + [2.0] * 5
+
+
+def test_a_loss_that_is_no_number_any_more_is_told_with_the_step() -> None:
+    events = [*RIDE, steps(3, 150.0, 17, [0.9, "nan", "nan"])]
+    lines: list[str] = []
+    times = iter([0.0, 20.0])
+    view = PlainView(lines.append, Scene("one", [A], 0.0), clock=lambda: next(times))
+    view.update(events, {"state": "RUNNING"}, None)
+    assert lines[-1].endswith("step 19, loss nan (since step 18), test_accuracy 0.9")

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import io
+import re
 
 from rich.console import Console
 
 from launcher.status.history import History
 from launcher.status.status import Outcome, build_status
 from launcher.views.summary import print_summary
-from tests.launcher.status.events import RIDE
+from tests.launcher.status.events import RIDE, steps
+from trainer.rundir.events import Event
 
 
-def summary(outcome: Outcome) -> str:
+def summary(outcome: Outcome, *more: Event) -> str:
     file = io.StringIO()
-    status = build_status("digits-1", History(RIDE), [], outcome)
+    status = build_status("digits-1", History([*RIDE, *more]), [], outcome)
     print_summary(Console(width=80, file=file), status, "/runs/" + "x" * 100, 61.0)
     return file.getvalue()
 
@@ -33,3 +35,8 @@ def test_the_summary_of_a_success() -> None:
 def test_the_summary_of_a_failure_ends_with_its_traceback() -> None:
     reason = "the task raised\nTraceback:\n  File x\nZeroDivisionError: 1/0"
     assert summary(Outcome("failed", reason, {})).rstrip().endswith(reason)
+
+
+def test_a_loss_that_is_no_number_is_in_the_summary() -> None:
+    text = summary(Outcome("failed", "", {}), steps(3, 150.0, 17, [0.9, "nan"]))
+    assert re.search(r"loss +nan \(since step 18\)", text)

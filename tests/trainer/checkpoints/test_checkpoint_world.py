@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 from collections.abc import Callable
@@ -437,6 +438,13 @@ def test_what_is_kept(tmp_path: Path, retention: Retention, kept: list[int]) -> 
         about = {"metrics": {"accuracy": accuracy}}
         assert world.ranks[0].save(state(step), step, about=about, wait=True)
     assert committed_steps(world.run_dirs[0]) == kept
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+@pytest.mark.parametrize("odd", ["nan", "inf", "-inf", math.nan, math.inf, True, None, "x"])
+def test_what_is_no_finite_number_is_never_the_best(sign: str, odd: Any) -> None:
+    metrics = {step: {"score": 0.5 if step == 2 else odd} for step in range(1, 6)}
+    assert Retention(1, best=f"{sign}score").surplus(5, metrics) == [1, 3, 4]
 
 
 @given(

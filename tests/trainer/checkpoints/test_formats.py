@@ -92,7 +92,7 @@ def test_a_newer_checkpoint_is_no_reason_to_go_back_to_the_one_before(two: World
     with ThreadPoolExecutor(2) as pool:
         loads = [pool.submit(two.load_as, exchange.of(rank)) for rank in range(2)]
     for load in loads:
-        with pytest.raises(FormatError, match=r"step-000000002/manifest\.json is of format 4, wri"):
+        with pytest.raises(FormatError, match=r"step-000000002/manifest\.json is of format 5, wri"):
             load.result()
     assert two.told("checkpoint_rejected") == []
 
@@ -111,7 +111,7 @@ def test_what_is_damaged_is_not_taken_for_newer(two: World) -> None:
 def test_a_new_run_does_not_begin_from_a_newer_checkpoint(two: World) -> None:
     path = manifest_of(two, 2)
     rewrite(path, renumbered)
-    with pytest.raises(FormatError, match="is of format 4"):
+    with pytest.raises(FormatError, match="is of format 5"):
         load_from(str(path.parent), silent, Alone(), CPU)
 
 

@@ -83,7 +83,7 @@ def test_numbers_that_it_commits_are_the_metrics_of_a_checkpoint(tmp_path: Path)
     values = {"names": ["a"], "best": True, "worst": float("nan")}
     alone(scripted, str(tmp_path), 3, "", values)
     about = read_manifest(RunDirectory(str(tmp_path)), 3).about
-    assert about["metrics"] == {"epoch": 3, "accuracy": 0.5}
+    assert about["metrics"] == {"epoch": 3, "accuracy": 0.5, "worst": "nan"}
     assert (about["epoch"], about["generation"]) == (3, 1)
 
 
