@@ -107,10 +107,10 @@ def steps(
 
 
 def stop() -> None:
-    """Ends the loop before its last step: to be called on all workers after the same step.
+    """Ends the loop before its last step, on all workers after the same step.
 
-    So it must follow from what all of them know, such as ``step.metrics``. (A ``break``
-    would leave the other workers waiting.) Raises RuntimeError outside a loop.
+    One worker that calls it is enough: no worker takes a step after those that this one has taken.
+    (A ``break`` would leave the other workers waiting.) Raises RuntimeError outside a loop.
     """
     _loop().stop()
 

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from trainer.engine.replicas import FIELDS, Told
 
-_HEAD = 8
 _LIMBS = 4  # of 16 bits, for each number of 64
 _ROW = len(FIELDS) * _LIMBS
 
@@ -27,6 +26,7 @@ class Head(NamedTuple):
 
     Attributes:
         pause: ranks that are asked to leave the world after this step.
+        stop: ranks whose program has ended the loop before this step.
         save: 1 if a checkpoint is due after it.
         digest: 1 if the digest of the state is due after it.
         late: ranks whose gradients were not all in time.
@@ -35,14 +35,18 @@ class Head(NamedTuple):
         witness, magnitude: of the gradients (see trainer.engine.gradients).
     """
 
-    pause: float
-    save: float
-    digest: float
-    late: float
-    samples: float
-    counted: float
-    witness: float
-    magnitude: float
+    pause: float = 0.0
+    stop: float = 0.0
+    save: float = 0.0
+    digest: float = 0.0
+    late: float = 0.0
+    samples: float = 0.0
+    counted: float = 0.0
+    witness: float = 0.0
+    magnitude: float = 0.0
+
+
+_HEAD = len(Head._fields)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ class Generations:
         rank: its rank there, once it has joined.
         size: that world's size.
         agreed: what its ranks brought into it.
+        failed: why the newest world was left, if nobody asked for it.
     """
 
     def __init__(self, channel: Channel, clock: Callable[[], float] = time.monotonic) -> None:
@@ -54,6 +55,7 @@ class Generations:
         self.rank = 0
         self.size = 1
         self.agreed = Agreement(())
+        self.failed = ""
         self._clock = clock
         self._stay: Stay | None = None
         self._unanswered = 0  # a generation that was left because training is complete
@@ -116,6 +118,7 @@ class Generations:
     def leave(self, state: Portable, failed: str = "") -> None:
         """Leaves the world, paused after a step, or because a collective ``failed``."""
         assert self._stay is not None
+        self.failed = failed
         if failed:
             self._stay.break_off()
         self._shut_down()

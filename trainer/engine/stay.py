@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from horovod.common.exceptions import HorovodInternalError
 from horovod.torch import mpi_ops
@@ -21,8 +22,16 @@ from trainer.protocol.messages import Form
 BREAK_AGAIN = 0.05  # seconds
 
 # As they are now: in a worker that runs a script, hvd.init and hvd.shutdown will be hooked.
-horovod_init: Callable[..., None] = mpi_ops.init
+_init: Callable[..., None] = mpi_ops.init
 horovod_shutdown: Callable[[], None] = mpi_ops.shutdown
+
+
+def horovod_init(*args: Any, **kwargs: Any) -> None:
+    """``hvd.init()``. Raises HorovodInternalError when peers were lost."""
+    try:
+        _init(*args, **kwargs)
+    except ValueError as error:  # the way in which Horovod says so
+        raise HorovodInternalError(str(error)) from error
 
 
 class Stay:
@@ -47,15 +56,13 @@ class Stay:
     def join(self, init: Callable[[], None] = horovod_init) -> None:
         """Makes this process a rank of the generation's world, by ``hvd.init()``.
 
-        Raises HorovodInternalError when peers were lost, or the generation was broken off.
+        Raises HorovodInternalError when peers were lost, or the generation was broken off, and
+        whatever else ``init`` raises: that is no loss, and would be the same in the next world.
         """
         self.check_aborted()
         os.environ.update(self._order.env)
-        try:
-            with self._channel.collective():
-                init()
-        except ValueError as error:  # the way in which Horovod says that peers were lost
-            raise HorovodInternalError(str(error)) from error
+        with self._channel.collective():
+            init()
         self.check_aborted()
 
     def leave(self) -> None:

@@ -52,6 +52,10 @@ class Plan:
         return (self.number - 1) / self.total
 
 
+class LoopEnded(Exception):
+    """Ends the block of a step that nobody takes."""
+
+
 class Parts:
     """This rank's samples of a step in parts, each of them for one backward pass.
 
@@ -94,6 +98,7 @@ class Step:
         digest: whether the state after it is to be compared.
         metrics: the sums of what all ranks added, once the gradients are summed.
         failed: why it was not applied, if a worker was lost.
+        stopped: whether it was not applied because the loop is over: some worker called ``stop``.
         computed: seconds that this rank computed, without waiting for others.
         stepped: the ids of the optimizers that have taken their step.
     """
@@ -114,6 +119,7 @@ class Step:
         self.digest = False
         self.metrics: dict[str, float] = {}
         self.failed = ""
+        self.stopped = False
         self.computed = 0.0
         self.stepped: set[int] = set()
         self._sums = sums
@@ -310,12 +316,11 @@ class Step:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
-        lost = isinstance(error, HorovodInternalError)
         try:
             if error is None:
                 self.reduce()  # nobody stepped: all ranks must still do alike
-        except HorovodInternalError as found:
-            error, lost = found, True
+        except (HorovodInternalError, LoopEnded) as found:
+            error = found
         finally:
             self._open = self._sums.buckets.open = False
         if error is None:
@@ -323,9 +328,10 @@ class Step:
             self._completed(self)
         else:
             self._sums.forget()
-        if lost:
+        if isinstance(error, HorovodInternalError):
             self.failed = str(error) or "a collective failed"
-        return lost
+        self.stopped = isinstance(error, LoopEnded)
+        return bool(self.failed) or self.stopped
 
     # --- behind it --------------------------------------------------------------------
 
@@ -346,6 +352,8 @@ class Step:
         )
 
     def _take(self, summed: Summed) -> None:
+        if summed.stop:
+            raise LoopEnded("the loop is over")
         self.pause = summed.pause
         self.save = summed.save
         self.digest = summed.digest

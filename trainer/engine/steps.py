@@ -34,7 +34,7 @@ from trainer.engine.saving import Saving
 from trainer.engine.state import State
 from trainer.engine.stay import horovod_init
 from trainer.engine.step import Plan, Step
-from trainer.engine.sums import Sums
+from trainer.engine.sums import Slice, Sums
 from trainer.protocol.channel import AgentChannel, Channel
 from trainer.protocol.session import Session
 
@@ -90,6 +90,7 @@ class Steps:
         self._permutation = torch.empty(0, dtype=torch.int64, device="cpu")
         self._prefixes = Prefixes(self._permutation)
         self._results: dict[str, float] = {}
+        self._stopping = False  # as this worker's program says
         self._ready = False
 
     # --- the iterator -----------------------------------------------------------------
@@ -105,6 +106,8 @@ class Steps:
                 self._settle()
             if not self._generations.inside and not self._enter():
                 self._saving.close()
+                if not self.under_agent:  # whose one world has failed: nobody forms another
+                    raise RuntimeError(f"training cannot go on: {self._generations.failed}")
                 raise StopIteration
             try:
                 if self._state.step >= self._total or self._state.stopped:
@@ -115,6 +118,13 @@ class Steps:
                     continue
                 self._generations.check_aborted()
                 self._exchange_speeds()
+                if self._stopping:
+                    plan = self._plan()
+                    assert self._sums is not None
+                    with self._generations.channel.collective():
+                        self._sums.end(Slice(plan.number, 0, plan.samples, plan.batch_size))
+                    self._state.stopped = True
+                    continue
             except HorovodInternalError as error:
                 self._generations.leave(self._state, str(error))
                 continue
@@ -128,8 +138,11 @@ class Steps:
             self._generations.emit("evaluated", step=self._state.step, metrics=metrics)
 
     def stop(self) -> None:
-        """No further step: training is complete."""
-        self._state.stopped = True
+        """No further step: training is complete, on all workers once one of them says so.
+
+        It travels with the next step's gradients, which are nobody's then.
+        """
+        self._stopping = True
 
     def done(self) -> None:
         """Says that the run is complete, and waits for the order to exit."""
@@ -206,6 +219,8 @@ class Steps:
             return
         if step.failed:
             self._generations.leave(self._state, step.failed)
+        elif step.stopped:
+            self._state.stopped = True
         elif not step.applied:
             raise RuntimeError(
                 f"step {step.number} was not taken: write the loop's body as `with step: …`, and "

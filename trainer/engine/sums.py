@@ -8,7 +8,7 @@ whatever was found to differ has changed no parameter yet, on no rank.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import horovod.torch as hvd
 import torch
@@ -50,6 +50,7 @@ class Own:
     Attributes:
         samples: the ids of those that it has computed, int64, in any number of parts.
         pause: whether it is asked to leave the world.
+        stop: whether its program has ended the loop, and so computes no more.
         save: whether a checkpoint is due, as far as it knows.
         counted: what its loss is a sum over, if the program counts it; else 0.
         metrics: its part of them.
@@ -60,6 +61,7 @@ class Own:
     save: bool
     counted: float
     metrics: Sequence[float]
+    stop: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,14 @@ class Summed:
         save: whether a checkpoint is due after it.
         digest: whether the digest of the state is due after it.
         metrics: the sums, divided by what the program has counted, if it has.
+        stop: whether the loop has ended before this step, which is taken by nobody.
     """
 
     pause: bool
     save: bool
     digest: bool
     metrics: Sequence[float]
+    stop: bool = False
 
 
 class Sums:
@@ -172,6 +176,7 @@ class Sums:
             witness, magnitude = buckets.witnessed()
             head = Head(
                 pause=mine.pause,
+                stop=mine.stop,
                 save=mine.save,
                 digest=self.rank == 0 and self.replicas.due(),
                 late=late,
@@ -184,6 +189,9 @@ class Sums:
             return self._extras.written(head, mine.metrics, added, self.rank, self._told(mine))
 
         head, metrics, statistics, told = self._extras.read(buckets.reduce(fill))
+        if head.stop > 0.5:
+            buckets.forget()
+            return Summed(pause=False, save=False, digest=False, metrics=(), stop=True)
         self._compare(told, head.samples)
         if head.late:
             buckets.reduce_late()
@@ -199,6 +207,17 @@ class Sums:
             digest=head.digest + head.save > 0.5,
             metrics=[one / divisor for one in metrics],
         )
+
+    def end(self, samples: Slice) -> None:
+        """Tells all ranks that the loop is over here: they do not take the step that begins.
+
+        A collective, in place of the step. Raises as ``reduce`` does.
+        """
+        if self._size > 1:
+            self.begin(samples)
+            none = Own(samples=(), pause=False, save=False, counted=0.0, metrics=(), stop=True)
+            self.reduce(lambda: replace(none, metrics=[0.0] * self._metrics))
+            self.forget()
 
     def forget(self) -> None:
         """The step is not taken: what its backward passes have left is undone."""
@@ -249,7 +268,7 @@ class Sums:
             return
         self.align()
         mine = Told(self.trained.layout, self._state.updates_taken, 0, self.replicas.digest_now())
-        row = Extras(0, 0, 1).written(Head(*[0.0] * 8), [], [], 0, mine)
+        row = Extras(0, 0, 1).written(Head(), [], [], 0, mine)
         rows = hvd.allgather(row.unsqueeze(0), name="state.end")
         told = [Extras(0, 0, 1).read(one)[3][0] for one in rows]
         difference = compare(told, samples=0)

@@ -91,7 +91,7 @@ def test_what_each_rank_tells_is_exact_in_a_sum(
     rows: list[tuple[int, int, int, int]], metrics: int, statistics: int, dtype: torch.dtype
 ) -> None:
     extras = Extras(metrics, statistics, len(rows))
-    head = Head(1.0, 0.0, 0.0, 0.0, 3.0, 0.5, 0.25, 2.0)
+    head = Head(pause=1.0, samples=3.0, counted=0.5, witness=0.25, magnitude=2.0)
     summed = sum(
         extras.written(head, [1.0] * metrics, [1.0] * statistics, rank, Told(*row)).to(dtype)
         for rank, row in enumerate(rows)

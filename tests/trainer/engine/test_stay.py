@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from horovod.common.exceptions import HorovodInternalError
 
 from tests.trainer.ranks import PATIENCE
 from trainer.engine import stay
@@ -34,3 +35,25 @@ def test_whoever_has_left_breaks_no_connection_any_more(monkeypatch: pytest.Monk
     one.break_off()  # an abort that comes late
     one.leave()
     assert not broken.is_set()
+
+
+def test_what_goes_wrong_in_forming_a_world_is_no_lost_peer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def raise_value_error() -> None:
+        raise ValueError("nothing to train")
+
+    monkeypatch.setattr(stay, "horovod_shutdown", lambda: None)
+    one = Stay(LoneChannel(), Form(1, {}, ()))
+    with pytest.raises(ValueError, match="nothing to train"):
+        one.join(raise_value_error)
+    one.leave()
+
+
+def test_peers_that_horovod_misses_are_lost_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def raise_value_error() -> None:
+        raise ValueError("Horovod has not been initialized")
+
+    monkeypatch.setattr(stay, "_init", raise_value_error)
+    with pytest.raises(HorovodInternalError, match="not been initialized"):
+        stay.horovod_init()

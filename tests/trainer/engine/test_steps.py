@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import os
 import signal
 from pathlib import Path
@@ -9,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from horovod.common.exceptions import HorovodInternalError
 from torch import nn
 
+from tests.trainer.engine.loops import trained
 from tests.trainer.ranks import alone, formed, workers
 from trainer.protocol.messages import Done, Stopped
 
@@ -94,6 +98,38 @@ def test_a_loop_can_end_early() -> None:
     assert (len(losses), ended) == (7, [0])
 
 
+def stops(who: str, log: list[Any]) -> None:
+    """A loop that ``who`` ends after step 3, in the block or after it."""
+    from trainer import elastic
+
+    model, optimizer = parts()
+    state = elastic.State(model=model, optimizer=optimizer)
+    for step in elastic.steps(state, elastic.batches(X, BATCH), epochs=EPOCHS):
+        with step:
+            model(X[step.indices]).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if who == "in the block" and step.number == 3:
+                elastic.stop()
+        log.append((step.number, step.applied))
+        if step.number == 3 and who in ("all", f"rank {step.rank}"):
+            elastic.stop()
+    log.append("after the loop")
+
+
+@pytest.mark.parametrize("who", ["all", "rank 0", "rank 1", "in the block"])
+def test_one_worker_that_ends_the_loop_ends_it_for_all(who: str) -> None:
+    first, second = trained(2, functools.partial(stops, who))
+    taken = [(1, True), (2, True), (3, True)]
+    assert not first.error + second.error
+    assert [one for one in first.log if one != (4, False)] == [*taken, "after the loop"]
+    assert [one for one in second.log if one != (4, False)] == taken
+
+
+def test_alone_a_world_that_cannot_be_formed_is_an_error() -> None:
+    assert alone(misuse, "no world") == "RuntimeError: training cannot go on: no route"
+
+
 def without_metrics() -> int:
     from trainer import elastic
 
@@ -112,6 +148,10 @@ def test_a_loop_needs_no_metrics() -> None:
     assert alone(without_metrics) == STEPS
 
 
+def no_route() -> None:
+    raise HorovodInternalError("no route")
+
+
 def misuse(what: str) -> str:
     from trainer import elastic
 
@@ -120,6 +160,9 @@ def misuse(what: str) -> str:
     try:
         if what == "report":
             elastic.report(loss=1.0)
+        if what == "no world":
+            steps_module: Any = importlib.import_module("trainer.engine.steps")
+            steps_module.horovod_init = no_route
         if what == "both":
             elastic.steps(state, elastic.batches(X, BATCH), epochs=1, total=3)
         if what == "no batches":
