@@ -2,12 +2,11 @@
 
 Whatever the emulator serves, it serves through here, so here is who may ask:
 
-- At ``lo``, programs of the emulator's own user, and root's. A connection within this machine has
+- From within this machine, programs of the emulator's own user, and root's. Such a connection has
   an owner, whom the kernel knows (launcher.emulator.peer).
-- At the interface of a run's own network, that network's VMs. Linux answers at any interface for
-  any of its addresses, so the socket is bound to the interface: packets that come in by another
-  one, from this machine's own programs included, find no port there.
-- Nowhere a web page, in whoever's browser: it can reach what its reader can, but it cannot hide
+- From a run's own network, the VMs in it. Linux answers at any interface for any of its addresses,
+  so a socket is bound to its interface: what comes in by another one finds no port there.
+- From nowhere a web page, in whoever's browser: it can reach what its reader can, but cannot hide
   where it comes from.
 """
 
@@ -17,7 +16,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import uvicorn
@@ -26,7 +25,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from launcher.emulator.peer import LOOPBACK, owner
+from launcher.emulator.peer import LOOPBACK, Address, owner
 
 
 class _Server(uvicorn.Server):
@@ -35,13 +34,13 @@ class _Server(uvicorn.Server):
         yield  # there are many servers in this process, and signals are for the whole of it
 
 
-class _OwnUsers(H11Protocol):
-    """One connection within this machine: its owner is looked up once."""
+class _Guarded(H11Protocol):
+    """One connection: who has the other end is looked up once."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         near, far = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
-        if far is None or not is_ours(owner(near, far)):
+        if far is None or not may_ask(near, far):
             self.app = _strangers
 
 
@@ -78,7 +77,7 @@ class Listener:
         self._server = _Server(
             uvicorn.Config(
                 _without_pages(app, names),
-                http=_OwnUsers if device == LOOPBACK else H11Protocol,
+                http=_Guarded,
                 ws="none",
                 lifespan="off",
                 access_log=False,
@@ -108,9 +107,23 @@ class Listener:
         await self._serving
 
 
-def is_ours(uid: int | None) -> bool:
-    """Whether a connection's owner may use what this user's emulator serves."""
-    return uid is not None and uid in (os.geteuid(), 0)
+def may_ask(
+    near: Address, far: Address, owner_of: Callable[[Address, Address], int | None] = owner
+) -> bool:
+    """Whether what is at the far end of a connection may use what this user's emulator serves.
+
+    Args:
+        near: address and port of this end.
+        far: of the other.
+        owner_of: whose the far end is, if it is on this machine.
+    """
+    if far[0] != near[0] and _network(far) == _network(near) != "127.0.0":
+        return True  # a VM: at its network's interface nothing else has such an address
+    return owner_of(near, far) in (os.geteuid(), 0)
+
+
+def _network(end: Address) -> str:
+    return end[0].rpartition(".")[0]  # those of VMs have 254 addresses
 
 
 def is_page(headers: Mapping[str, str], names: Collection[str]) -> bool:

@@ -13,8 +13,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from launcher.emulator.listener import Listener, is_ours, is_page
-from launcher.emulator.peer import LOOPBACK
+from launcher.emulator.listener import Listener, is_page, may_ask
+from launcher.emulator.peer import LOOPBACK, Address
 
 NAMES = {"127.0.0.1", "localhost"}
 
@@ -44,9 +44,22 @@ def test_programs_say_the_address(host: str) -> None:
     assert is_page({}, NAMES), "HTTP/1.0 may say none"
 
 
-def test_a_connection_counts_whose_owner_is_this_user_or_root() -> None:
-    assert is_ours(os.geteuid()) and is_ours(0)
-    assert not is_ours(None) and not is_ours(65534)
+@pytest.mark.parametrize("near", ["127.0.0.1", "127.0.0.9", "198.18.7.1"])
+@pytest.mark.parametrize("far", ["127.0.0.1", "127.0.0.9", "198.18.7.1", "203.0.113.1"])
+def test_programs_of_this_user_and_root_may_ask(near: str, far: str) -> None:
+    ends = (near, 80), (far, 50000)
+    for uid, may in ((os.geteuid(), True), (0, True), (65534, False), (None, False)):
+        assert may_ask(*ends, lambda *_, uid=uid: uid) == may
+
+
+def test_the_vms_of_a_network_may_ask_at_this_machines_end_of_it() -> None:
+    def of_nobody(near: Address, far: Address) -> None:
+        return None
+
+    here = ("198.18.7.1", 80)
+    assert may_ask(here, ("198.18.7.2", 50000), of_nobody)
+    assert may_ask(here, ("198.18.7.254", 50000), of_nobody)
+    assert not may_ask(here, ("198.18.8.2", 50000), of_nobody), "another run's"
 
 
 def test_there_is_no_listening_at_an_interface_that_there_is_not() -> None:

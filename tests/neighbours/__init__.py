@@ -1,0 +1,1 @@
+"""Requests from where the neighbours are; docs/security.md has the table of who may do what."""

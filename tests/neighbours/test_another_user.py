@@ -1,0 +1,74 @@
+"""Another user of this machine: no request of theirs is carried out, no file is theirs to read."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from tests.launcher.emulator.running import PARENT, Emulator
+from tests.neighbours.places import Address, as_another_user, as_root, exchange, listeners
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.names import RUN
+
+FLAVOR = "Metadata-Flavor: Google"
+TOKEN = "/computeMetadata/v1/instance/service-accounts/default/token"
+
+
+@as_root
+def test_nothing_that_the_emulator_serves_answers_another_user(emulator: Emulator) -> None:
+    """Not even with the token: a connection has an owner, or it is none of this machine's own."""
+    headers = [FLAVOR, f"Authorization: Bearer {emulator.token}"]
+    for address in listeners(emulator):
+        for path in (TOKEN, PARENT, "/storage/v1/b"):
+            said = as_another_user(partial(exchange, address, "GET", path, headers))
+            assert "403 Forbidden" in said, (address, said)
+            assert "Only programs of the user who started the emulator may use it." in said
+    own = "".join(exchange(a, "GET", PARENT, headers) for a in listeners(emulator))
+    assert '"customJobs":[{' in own, "the user's own programs are answered"
+
+
+@as_root
+def test_who_closes_the_connection_at_once_is_not_taken_for_root(emulator: Emulator) -> None:
+    """The kernel calls it root's from then on."""
+    before = emulator.http.get(PARENT).json()
+    api = next(one for one in listeners(emulator) if emulator.endpoint.endswith(f":{one[1]}"))
+
+    def shoot(address: Address = api) -> str:
+        request = f"DELETE /v1/{before['customJobs'][0]['name']} HTTP/1.1"
+        lines = [request, "Host: 127.0.0.1", f"Authorization: Bearer {emulator.token}", "", ""]
+        for _ in range(200):
+            with socket.create_connection(address) as connection:
+                connection.sendall("\r\n".join(lines).encode())
+        return "done"
+
+    assert as_another_user(shoot) == "done"
+    assert emulator.http.get(PARENT).json() == before
+
+
+@as_root
+def test_nothing_that_swell_keeps_is_another_users_to_read() -> None:
+    """Of a launch all is in its run directory, or below SWELL_HOME/runs in a folder of the run."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)  # one that many use
+        run = Path(folder, "a-run")
+        RunDirectory(str(run)).write_json(RUN, {})
+        emulator = Emulator(Path(folder, "state"), "--until-eof")
+        assert emulator.stop() == 0
+
+        def entered() -> str:
+            return " ".join(one for one in ("a-run", "state") if _enters(f"{folder}/{one}"))
+
+        assert as_another_user(entered) == ""
+        run.chmod(0o755)
+        assert as_another_user(entered) == "a-run", "its owner may want it so"
+
+
+def _enters(folder: str) -> bool:
+    try:
+        os.listdir(folder)
+    except PermissionError:
+        return False
+    return True
