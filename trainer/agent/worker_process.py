@@ -18,6 +18,8 @@ from trainer.protocol.channel import ENV_CONTROL
 from trainer.protocol.messages import Message, ToWorker, decode, encode
 
 LINE_LIMIT = 64 * 2**20  # bytes of one message; a traceback or a batch of metrics
+LEFT_LIMIT = 2**20  # bytes, the most that a pipe holds when its writer has died
+MUTE_GRACE = 10.0  # seconds for a process to exit once its end of the pipe is closed
 
 Birth = Callable[[Mapping[str, str], int, int], Awaitable[Process | Forked | None]]
 
@@ -55,7 +57,8 @@ class WorkerProcess:
         self.saving = 0.0
         self._process: Process | Forked | None = None
         self._writer: asyncio.StreamWriter | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._listening: asyncio.Task[None] | None = None
+        self._burial: asyncio.Task[None] | None = None
 
     async def start(
         self,
@@ -89,14 +92,15 @@ class WorkerProcess:
                 break
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=LINE_LIMIT)
-        await loop.connect_read_pipe(
+        line, _ = await loop.connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(agent_reads, "rb")
         )
         transport, protocol = await loop.connect_write_pipe(
             asyncio.streams.FlowControlMixin, os.fdopen(agent_writes, "wb")
         )
         self._writer = asyncio.StreamWriter(transport, protocol, None, loop)
-        self._tasks.append(loop.create_task(self._listen(reader, on_message, on_exit)))
+        self._listening = loop.create_task(self._listen(reader, on_message, on_exit))
+        self._burial = loop.create_task(self._bury(reader, line, agent_reads))
 
     @property
     def alive(self) -> bool:
@@ -155,8 +159,10 @@ class WorkerProcess:
             await self._process.wait()
         if self._writer is not None:
             self._writer.close()
-        for task in self._tasks:
-            task.cancel()
+        if self._burial is not None:
+            await self._burial
+        if self._listening is not None:
+            self._listening.cancel()
 
     async def _listen(
         self,
@@ -167,6 +173,8 @@ class WorkerProcess:
         assert self._process is not None
         try:
             async for line in reader:
+                if not line.endswith(b"\n"):
+                    break  # it died in the middle of it
                 self.heard = time.monotonic()
                 message = decode(line)
                 if message is not None:
@@ -177,8 +185,36 @@ class WorkerProcess:
             # Its program has written into the pipe: nothing more can be told from what comes.
             log.warning("a worker says what no worker says (%r), and is killed", error)
             self.kill()
-        code = await self._process.wait()
+        try:
+            code = await asyncio.wait_for(self._process.wait(), MUTE_GRACE)
+        except asyncio.TimeoutError:
+            log.warning("a worker has closed its line, and is killed")
+            self.kill()
+            code = await self._process.wait()
         await on_exit(self, code)
+
+    async def _bury(
+        self, reader: asyncio.StreamReader, line: asyncio.ReadTransport, descriptor: int
+    ) -> None:
+        """Once the process is dead, ends its line and what it has left behind.
+
+        Its end of the pipe does not tell: a child that it has forked may hold that, and much else
+        that its successor needs.
+        """
+        assert self._process is not None
+        code = await self._process.wait()
+        if code != 0:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        if not line.is_closing():
+            line.pause_reading()
+            with suppress(BlockingIOError):
+                left = LEFT_LIMIT  # whoever holds the other end may go on writing
+                while left > 0 and (data := os.read(descriptor, left)):
+                    reader.feed_data(data)
+                    left -= len(data)
+            reader.feed_eof()
+            line.close()
 
     def _note(self, message: Message) -> None:
         match message:

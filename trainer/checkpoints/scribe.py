@@ -10,8 +10,8 @@ answer::
     {"folder": "checkpoints/step-000001200", "total": 8, "parts": [[3, 0, 99], …]}
     {"shards": [{"name", "bytes", "xxh3"}, …], "seconds": 0.4}    or    {"error": "gs://…: …"}
 
-It ends when the other end of the socket is closed, whatever it is doing: what a dead rank has
-not written is of no use.
+It ends when the other end of the socket is closed, or the rank is dead though a child of it holds
+that end, whatever it is doing: what a dead rank has not written is of no use.
 """
 
 from __future__ import annotations
@@ -157,10 +157,21 @@ def _answer(store: Store, request: dict[str, Any], fd: int) -> dict[str, Any]:
     return {"shards": [vars(one) for one in shards], "seconds": time.monotonic() - began}
 
 
+def _end_with(rank: int) -> None:
+    try:
+        select.select([os.pidfd_open(rank)], [], [])
+    except ProcessLookupError:
+        pass  # it is dead already
+    except OSError:  # Linux before 5.3: the socket has to do
+        return
+    os._exit(0)
+
+
 def main() -> None:
     """Writes for the process at the other end of standard input, until that closes it."""
     for ending in (signal.SIGINT, signal.SIGTERM):  # who trains decides, and may need this then
         signal.signal(ending, signal.SIG_IGN)
+    Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     step_aside()  # the threads that follow have it from this one
     store = Store(sys.argv[1])
     with socket.socket(fileno=os.dup(0)) as line:

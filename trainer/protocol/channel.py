@@ -9,9 +9,10 @@ import os
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from trainer.protocol import messages
 from trainer.protocol.messages import FromWorker, Message, ToWorker, decode, encode
@@ -45,6 +46,9 @@ class Channel(Protocol):
 class AgentChannel:
     """The channel of a worker that an agent started.
 
+    In a child that the worker forks, it leads nowhere: nothing that is sent there arrives, and the
+    only order is to exit.
+
     Args:
         read_fd: the pipe's end that the agent writes to.
         write_fd: the pipe's end that the agent reads from.
@@ -55,6 +59,7 @@ class AgentChannel:
     """
 
     _inherited: AgentChannel | None = None
+    _all: ClassVar[weakref.WeakSet[AgentChannel]] = weakref.WeakSet()
 
     def __init__(
         self, read_fd: int, write_fd: int, orphaned: Callable[[], None] = lambda: os._exit(1)
@@ -72,6 +77,7 @@ class AgentChannel:
         self._waits = False
         self._alone = False  # the agent is gone
         self._callback: Callable[[], None] | None = None
+        self._all.add(self)
         threading.Thread(target=self._listen, name="swell-channel", daemon=True).start()
 
     @classmethod
@@ -133,6 +139,25 @@ class AgentChannel:
                 self._alone = True
                 self._orphaned()
 
+    @classmethod
+    def forked(cls) -> None:
+        """To be called in a child that this process has forked, which is no worker.
+
+        It must not speak for the worker, nor hold its pipes when that is dead.
+        """
+        for channel in list(cls._all):
+            channel._cut()
+
+    def _cut(self) -> None:
+        # Not closed: who uses the numbers, or closes them once more, must not meet others' files.
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for end in (self._reader, self._writer):
+            os.dup2(nowhere, end.fileno(), inheritable=False)
+        os.close(nowhere)
+        self._write_lock = threading.Lock()  # another thread may have held it
+        self._queue = queue.SimpleQueue()
+        self._queue.put(messages.Exit())
+
     def _listen(self) -> None:
         with suppress(ValueError):  # as bad as no agent at all
             for line in self._reader:
@@ -152,6 +177,9 @@ class AgentChannel:
                 self._queue.put(order)
             case messages.Form() | messages.Save() | messages.Exit():
                 self._queue.put(order)
+
+
+os.register_at_fork(after_in_child=AgentChannel.forked)
 
 
 class LoneChannel:

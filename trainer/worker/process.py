@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+from contextlib import suppress
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 PR_SET_NAME = 15
@@ -21,3 +22,9 @@ def die_with_parent() -> None:
 def name_process(name: str) -> None:
     """Gives this process the name that ps and top show beside its command line."""
     ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode())
+
+
+def lead_group() -> None:
+    """Makes this process the leader of a group, with which what it leaves behind can be killed."""
+    with suppress(PermissionError):  # it leads a session
+        os.setpgid(0, 0)

@@ -20,7 +20,7 @@ from trainer.protocol.nursery import WORKER
 from trainer.protocol.session import Program, current_session
 from trainer.rundir.formats import UPDATE_IMAGE, FormatError
 from trainer.rundir.usererror import Message, UserError, shown
-from trainer.worker.process import die_with_parent, name_process
+from trainer.worker.process import die_with_parent, lead_group, name_process
 
 EXIT_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 
@@ -33,6 +33,7 @@ def main() -> int:
     """
     die_with_parent()
     name_process(WORKER)
+    lead_group()
     # A preemption's SIGTERM goes to the agent, which asks for a pause at a step boundary.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

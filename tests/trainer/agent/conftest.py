@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 # It stands in for trainer.worker, which is slow to start: what it is told comes back in an event,
-# but an order to save, which is answered with a sign of life.
+# but an order to save, which is answered with a sign of life. FIRST is run before all that.
 ECHO = """
-import json, os, sys
+import json, os, sys, time
 reads, writes = (int(fd) for fd in os.environ["SWELL_CONTROL"].split(","))
 pipe = os.fdopen(writes, "w", buffering=1)
 def say(op, **fields):
     print(json.dumps({"op": op, **fields}), file=pipe)
+exec(os.environ.get("FIRST", ""))
 say("ready")
 for line in os.fdopen(reads):
     order = json.loads(line)

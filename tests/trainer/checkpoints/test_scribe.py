@@ -34,7 +34,7 @@ def scribes_of(parent: int) -> list[int]:
     return [
         child.pid
         for child in psutil.Process(parent).children()
-        if any("checkpoints.scribe" in word for word in child.cmdline())
+        if "trainer.checkpoints.scribe" in child.cmdline()
     ]
 
 
@@ -196,6 +196,28 @@ def test_it_goes_with_the_process_that_trains(tmp_path: Path) -> None:
         (scribe,) = scribes_of(trains.pid)
         trains.kill()
     until(lambda: _is_dead(scribe), LIMIT)
+
+
+def test_it_goes_with_it_though_a_child_holds_its_line(tmp_path: Path) -> None:
+    """A fork of the process that trains has everything open that it had."""
+    forks = "import os\n" + TRAINING.replace(
+        'print("ready"', "child = os.fork() or time.sleep(600)\nprint(child"
+    )
+    trains = subprocess.Popen(
+        [sys.executable, "-c", forks, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    with trains:
+        assert trains.stdout is not None
+        child = int(trains.stdout.readline())
+        (scribe,) = scribes_of(trains.pid)
+        trains.kill()
+    try:
+        until(lambda: _is_dead(scribe), LIMIT)
+        assert not _is_dead(child)
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 def _is_dead(pid: int) -> bool:

@@ -227,6 +227,23 @@ def test_the_channel_is_found_in_the_environment_once(monkeypatch: pytest.Monkey
     listener.join()
 
 
+def test_a_child_that_the_worker_forks_is_no_worker(line: Line) -> None:
+    """It neither speaks for the worker, nor waits for orders, nor keeps the worker's pipes."""
+    with line.channel._write_lock:  # which another thread may hold when it forks
+        child = os.fork()
+        if not child:
+            line.channel.send(Failed("the child has raised"))
+            ordered = line.channel.next()
+            ends = (line.channel._reader.fileno(), line.channel._writer.fileno())
+            held = {os.readlink(f"/proc/self/fd/{end}") for end in ends}
+            os._exit(0 if ordered == Exit() and held == {os.devnull} else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    line.channel.send(Ready())
+    assert os.read(line.messages, 100) == encode(Ready()), "the child has said nothing"
+    line.send(Save())
+    assert line.channel.next() == Save()
+
+
 def test_a_lone_process_gets_one_world_and_reports_to_whom_it_likes() -> None:
     told: list[FromWorker] = []
     channel = LoneChannel(told.append)
