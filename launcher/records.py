@@ -49,6 +49,7 @@ class EventRecord:
     cause: str | None = None
     choice: str | None = None
     deadline_seconds: float | None = None
+    faults: int | None = None
     first: int | None = None
     generation: int | None = None
     lost_steps: int | None = None
@@ -63,7 +64,9 @@ class EventRecord:
     slots: int | None = None
     state: str | None = None
     step: int | None = None
+    then: str | None = None
     total_steps: int | None = None
+    whose: str | None = None
     world_size: int | None = None
 
     @classmethod

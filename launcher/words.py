@@ -19,6 +19,11 @@ _CAUSES = {
     "loss": "a machine was lost",
     "leader": "another coordinator leads",
 }
+_THEN = {
+    "process": "another process takes its place",
+    "replica": "its replica is started anew",
+    "out": "the run goes on without it",
+}
 
 
 def line_of(event: Event) -> str | None:
@@ -152,6 +157,9 @@ def _text(event: EventRecord) -> str | None:
             return f"the run directory does not answer{why}; trying again"
         case EventRecord(event="worker_replaced", rank=int(rank)):
             return f"the worker of rank {rank} is replaced{why}"
+        case EventRecord(event="fault", member=str(member), then=str(then)) if then in _THEN:
+            whose = "it could not begin" if event.whose == "newcomer" else "the machine is at fault"
+            return f"{member} has failed{why}: {whose}; {_THEN[then]}"
         case EventRecord(event="task_failed", rank=int(rank), step=int(step)):
             return f"the task raised in rank {rank} at step {step}"
         case EventRecord(event="finished", state=str(state)) if ending := info_of(state).ending:

@@ -53,6 +53,14 @@ WORTH_A_LINE = [
         event("worker_replaced", step=9, rank=2, reason="it differs", replaced=1),
         "the worker of rank 2 is replaced (it differs)",
     ),
+    (
+        event("fault", member="a", reason="ECC", whose="machine", faults=2, then="replica"),
+        "a has failed (ECC): the machine is at fault; its replica is started anew",
+    ),
+    (
+        event("fault", member="a", reason="no file", whose="newcomer", faults=3, then="out"),
+        "a has failed (no file): it could not begin; the run goes on without it",
+    ),
     (event("task_failed", member="a", rank=3, step=9), "the task raised in rank 3 at step 9"),
     (event("finished", state="limited", step=9), "the run has reached a limit at step 9"),
     (event("finished", state="succeeded"), "the run is complete"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from contextlib import suppress
 
 from trainer.agent import preemption
 from trainer.agent.coordinator_process import seat_of
+from trainer.agent.death import MemoryKills, describe, kind_of
 from trainer.agent.generation import Generation
 from trainer.agent.link import Link
 from trainer.agent.nursery import Nursery
@@ -23,7 +25,7 @@ from trainer.agent.outcome_watch import OutcomeWatch, RunEnded
 from trainer.agent.replica import Replica, find_checkpoint_urls
 from trainer.agent.settings import Settings
 from trainer.agent.slots import Slots
-from trainer.agent.worker_process import WorkerProcess, describe_exit
+from trainer.agent.worker_process import WorkerProcess
 from trainer.protocol import messages
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.credentials import Credentials
@@ -44,6 +46,10 @@ log = logging.getLogger("swell.agent")
 
 class Rejoin(Exception):
     """This incarnation was given up: start again as a new one."""
+
+
+class Broken(Exception):
+    """This machine is at fault: the replica is to be started again, on another one if possible."""
 
 
 class Agent:
@@ -95,12 +101,16 @@ class Agent:
         self._released = False
         self._outcome = OutcomeWatch(run_dir, self._notice)
         self._early_deaths = 0
-        self._conclusion: asyncio.Future[None] | None = None  # RunEnded or Rejoin
+        self._memory_kills = MemoryKills()
+        self._conclusion: asyncio.Future[None] | None = None  # RunEnded, Rejoin or Broken
 
     # --- its life -------------------------------------------------------------------
 
     async def run(self) -> int:
-        """Lives until the run ends. Returns the exit code; raises Rejoin to be started again."""
+        """Lives until the run ends. Returns the exit code.
+
+        Raises Rejoin to be started again here, and Broken when another machine is better.
+        """
         outcome = await asyncio.to_thread(self._run_dir.outcome)
         if outcome is not None:
             return _exit_code(str(outcome.get("state")))
@@ -245,11 +255,14 @@ class Agent:
         if self._released:
             return  # whatever was still on its way when it was drained
         if release.rejoin:
-            self._conclude(Rejoin(release.reason))
+            why = Broken if release.broken else Rejoin
+            self._conclude(why(release.reason))
             return
         # Drained. It must not exit: if it is pool 0's replica, exit 0 would end the job.
         log.info("out of the world: %s", release.reason)
         self._released = True
+        if release.broken:
+            return  # this machine is not needed any more
         asyncio.get_running_loop().call_later(
             FALSE_NOTICE, self._conclude, Rejoin("the VM was not taken away after all")
         )
@@ -319,18 +332,20 @@ class Agent:
             case messages.Done(number, _, step, metrics):
                 if worker.rank == 0:
                     self._link.say(done=pb.Done(generation=number, step=step, metrics=metrics))
-            case messages.Failed(reason):
-                self._say_failed(worker, reason)
+            case messages.Failed(reason, kind):
+                self._say_failed(worker, reason, kind)
             case messages.Event(name, fields):
                 self._events.emit(name, **fields)
 
     async def _worker_exited(self, worker: WorkerProcess, code: int) -> None:
         was_active = self._slots.is_active(worker)
+        starved = code == -signal.SIGKILL and self._memory_kills.rose()
+        reason = describe(code, out_of_memory=starved)
+        kind = kind_of(code, expected=worker.ends, out_of_memory=starved)
         if not worker.ready:
             self._early_deaths += 1
         if was_active and self._generation is not None:
             self._generation.note_crashed(worker.slot, worker.step)
-        reason = describe_exit(code)
         if self._early_deaths >= EARLY_DEATHS:
             self._say_failed(
                 worker,
@@ -339,7 +354,7 @@ class Agent:
             return
         warm = was_active and any(spare.idle for spare in self._slots.all[worker.slot].spares)
         if was_active:
-            self._link.say(crashed=pb.Crashed(reason=reason, spare=warm))
+            self._say_crashed(worker, reason, kind, warm)
         await self._slots.replace(worker)
         self._say_ready()
 
@@ -362,11 +377,33 @@ class Agent:
             self._link.say(stopped=stopped)
             self._say_ready()
 
-    def _say_failed(self, worker: WorkerProcess, reason: str) -> None:
+    def _say_crashed(self, worker: WorkerProcess, reason: str, kind: str, spare: bool) -> None:
+        crashed = pb.Crashed(reason=reason, spare=spare)
+        if kind:
+            taking = worker.taking or messages.Taking(worker.step, [], 0)
+            failure = pb.Failure(
+                kind=kind,
+                rank=max(0, worker.rank),
+                step=worker.step,
+                reason=reason,
+                trained=worker.trained,
+                samples=taking.samples,
+                count=taking.count,
+            )
+            crashed.failure.CopyFrom(failure)
+        self._link.say(crashed=crashed)
+
+    def _say_failed(self, worker: WorkerProcess, reason: str, kind: str = "program") -> None:
         print(reason, file=sys.stderr, flush=True)
-        self._link.say(
-            task_failed=pb.TaskFailed(rank=max(0, worker.rank), step=worker.step, reason=reason)
+        failed = pb.TaskFailed(
+            rank=max(0, worker.rank),
+            step=worker.step,
+            reason=reason,
+            kind=kind,
+            trained=worker.trained,
+            generation=worker.generation,
         )
+        self._link.say(task_failed=failed)
 
 
 def _exit_code(state: str) -> int:

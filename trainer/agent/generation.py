@@ -26,6 +26,7 @@ class Generation:
         self._world = world_from_message(form.world)
         self._addresses = addresses_in(form.world)
         self._gloo_timeout = form.gloo_timeout
+        self._careful = form.careful
         self._send_row = send_row
         self._rendezvous = Rendezvous(self._world, member, self._take_row)
         self._started: dict[int, messages.Started] = {}  # by slot
@@ -65,7 +66,7 @@ class Generation:
             gloo_timeout=self._gloo_timeout,
         )
         addresses = tuple(sorted(set(self._addresses.values())))
-        return messages.Form(self.number, env, addresses, term)
+        return messages.Form(self.number, env, addresses, term, self._careful)
 
     # --- the rendezvous ---------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from socket import socket
 
-from trainer.agent.agent import Agent, Rejoin
+from trainer.agent.agent import Agent, Broken, Rejoin
 from trainer.agent.code import bring
 from trainer.agent.link import Refused
 from trainer.agent.nursery import Nursery, given_nursery
@@ -18,7 +18,7 @@ from trainer.agent.settings import read_run
 from trainer.protocol.credentials import find_credentials
 from trainer.protocol.lease import newest_claim
 from trainer.rundir.directory import RunDirectory
-from trainer.rundir.names import ENV_RUN_DIR, EXIT_FAILED, EXIT_RETRY
+from trainer.rundir.names import ENV_RUN_DIR, EXIT_FAILED, EXIT_REPLACE, EXIT_RETRY
 from trainer.rundir.retry import START_LIMIT, UNREACHABLE, patiently
 from trainer.rundir.usererror import Unusable, shown
 
@@ -61,6 +61,9 @@ def main() -> int:
     except Rejoin as reason:
         log.info("starting again as a new member: %s", reason)
         os.execv(sys.executable, [sys.executable, "-m", "trainer.agent"])
+    except Broken as reason:
+        print(f"swell-agent: this machine is at fault: {reason}", file=sys.stderr)
+        return EXIT_REPLACE
     except (ValueError, Refused) as error:
         print(f"swell-agent: {shown(error)}", file=sys.stderr)
         return EXIT_FAILED

@@ -42,6 +42,9 @@ class WorkerProcess:
         waiting: whether it waits for its peers, in a collective.
         received: bytes of state that have come while a world begins.
         saving: seconds that its share of a checkpoint would take.
+        trained: whether this process has completed a step.
+        taking: which samples it is about to take, if it says so.
+        ends: whether it is expected to end: it was ordered to, or has said why.
     """
 
     def __init__(self, slot: int, serial: int) -> None:
@@ -55,6 +58,9 @@ class WorkerProcess:
         self.waiting = False
         self.received = 0
         self.saving = 0.0
+        self.trained = False
+        self.taking: messages.Taking | None = None
+        self.ends = False
         self._process: Process | Forked | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -141,6 +147,7 @@ class WorkerProcess:
     def kill(self) -> None:
         """Kills the process, however it hangs."""
         if self._process is not None and self.alive:
+            self.ends = True
             with suppress(ProcessLookupError):
                 # Its own send_signal would reap one that is dead, before asyncio's watcher does.
                 os.kill(self._process.pid, signal.SIGKILL)
@@ -151,6 +158,7 @@ class WorkerProcess:
             return
         if not self.ready:
             self.kill()  # still importing: it holds nothing, and would not hear
+        self.ends = True
         self.send(messages.Exit())
         try:
             await asyncio.wait_for(self._process.wait(), grace)
@@ -227,9 +235,16 @@ class WorkerProcess:
             case messages.Started():
                 self.step = message.step
             case messages.Progress(_, step, saving):
+                self.trained |= step > self.step
                 self.step, self.saving = step, saving
+            case messages.Taking():
+                self.trained |= message.step > self.step
+                self.step, self.taking = message.step, message
+            case messages.Failed():
+                self.ends = True
             case messages.Stopped():
-                self.generation, self.step = 0, message.step
+                self.trained |= message.step > self.step
+                self.generation, self.step, self.taking = 0, message.step, None
 
 
 async def _started(env: Mapping[str, str], reads: int, writes: int) -> Process:
@@ -242,10 +257,3 @@ async def _started(env: Mapping[str, str], reads: int, writes: int) -> Process:
         pass_fds=(reads, writes),
         stdin=asyncio.subprocess.DEVNULL,
     )
-
-
-def describe_exit(code: int) -> str:
-    """What an exit code says, for an event's reason."""
-    if code < 0:
-        return f"a worker was killed by {signal.Signals(-code).name}"
-    return f"a worker exited with code {code}"

@@ -201,10 +201,11 @@ class Coordinator:
         match command:
             case signals.Emit():
                 self._events.emit(command.event, **command.fields)
-            case signals.Form(world):
+            case signals.Form(world, careful):
                 timeouts = self._machine.timeouts(self._clock())
                 message = world_to_message(world, streams.addresses)
-                form = pb.Form(world=message, gloo_timeout=timeouts.gloo_timeout)
+                limit = timeouts.gloo_timeout
+                form = pb.Form(world=message, gloo_timeout=limit, careful=careful)
                 streams.send(pb.FromCoordinator(form=form), world.members)
             case signals.Pause(world) | signals.Abort(world):
                 streams.send(order_to_message(command), world.members)

@@ -53,12 +53,17 @@ class Pace:
 
 def why_lost(member: Member, now: float, progress_at: float, timeouts: Timeouts) -> str | None:
     """Why an active member counts as lost; None if it does not."""
-    silent = now - max(member.heard, progress_at)
-    if silent > timeouts.suspicion:
-        return f"silent for {silent:.1f} s"
+    if reason := why_silent(member, now, progress_at, timeouts.suspicion):
+        return reason
     if now > member.drain_until:
         return "did not leave before its deadline"
     return None
+
+
+def why_silent(member: Member, now: float, progress_at: float, limit: float) -> str | None:
+    """Why a member counts as lost that has been silent for longer than ``limit`` seconds."""
+    silent = now - max(member.heard, progress_at)
+    return f"silent for {silent:.1f} s" if silent > limit else None
 
 
 def why_hung(member: Member, now: float, progress_at: float, timeouts: Timeouts) -> str | None:

@@ -58,6 +58,7 @@ class Member:
     # What it holds since it stopped:
     step: int = -1
     clean: bool = False
+    holds: bool = False  # the state of a step: it trains, or has left with it
 
     def enter(self, rank: int) -> None:
         """It is in the world that forms now, at this place."""

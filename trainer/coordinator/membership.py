@@ -18,7 +18,7 @@ The world is in one of these phases::
        │                               │ loss: Abort            │ loss: Abort
        └──fewer than min_workers──  STOPPING ◄──────────────────┘
                                        └──all Stopped or gone──► FORMING (the next generation)
-    any ──done, failed──► ENDED
+    any ──done, the program at fault──► ENDED       (trainer.coordinator.blame)
 
 Who waits for what, and for how long. The limits are in ``trainer.coordinator.limits``; p is the
 measured time of a step (trainer.coordinator.liveness; 0: not known yet). In seconds:
@@ -44,8 +44,10 @@ broken off at once, and repeated by those who stay.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from trainer.coordinator.faults import Faults
 from trainer.coordinator.limits import Limits, Timeouts
 from trainer.coordinator.liveness import Pace, forming_limit, overdue, why_hung, why_lost
 from trainer.coordinator.member import NEVER, Member, Phase, State, enough_since, slots_in
@@ -55,29 +57,12 @@ from trainer.coordinator.team import Team
 from trainer.protocol import signals
 from trainer.protocol.world import MemberId, World, arrange
 from trainer.rundir.events import Cause
-from trainer.rundir.usererror import Message
 
 
 class Membership:
     """The state machine. See the module's docstring for its states.
 
-    Its host has these duties, which nothing here can check:
-
-    1. It claims its term first, and then reads what earlier leaders announced (see
-       ``trainer.protocol.lease``). The newest of these is ``last_generation``.
-    2. It passes on every event, one at a time and in the order in which they happened, with the
-       time of one clock that never runs backwards; and a ``Tick`` several times a second, because
-       silence is an event only if somebody listens.
-    3. It carries out the commands of all steps in the order in which they were returned.
-    4. Before it sends a ``Form``, it announces that generation durably, and finds that no later
-       term has begun. Until the store has said so it carries out nothing that comes after.
-    5. When somebody else leads, or may, it stops for good: it passes on no event and carries out
-       no command any more. What happens from then on is the next leader's to learn.
-    6. It drops what it cannot send: a member that connects again brings its newest world, and is
-       sent what it missed. When a member connects twice, only its older stream ends: it has not
-       left.
-    7. At a ``Finish`` it writes the outcome, and sends every member the one that counts. From then
-       on the machine returns nothing.
+    Its host has duties that nothing here can check; docs/architecture.md has them.
 
     Args:
         limits: of the run.
@@ -103,6 +88,7 @@ class Membership:
         self._taken = self.steps = 0  # the newest that a member brought; the most steps reported
         self._team = Team()  # of the world; nobody in WAITING
         self._reformation = Reformation("leader" if last_generation else "start")
+        self._faults = Faults(self.members)
         self._stopping_since = now
         self._aborted = False
         self._forming_since = self._formed_at = now
@@ -151,9 +137,10 @@ class Membership:
             case signals.Left():
                 self._lose(member, event.reason, now)
             case signals.Done():
-                self._finish("succeeded", "training is complete", event.step, event.metrics)
+                told = "training is complete"
+                self._finish(signals.Finish("succeeded", told, event.step, event.metrics))
             case signals.TaskFailed():
-                self._task_failed(event)
+                self._task_failed(member, event, now)
 
     def _lives(self, member: Member, event: signals.Progress, now: float) -> None:
         member.note_frozen(event.frozen, now)
@@ -216,6 +203,9 @@ class Membership:
             member.ready_since = now
             member.stopped = True  # all its workers wait: none is in the generation any more
             self._out.emit("member_ready", member=member.id.replica)
+            if self.phase is not Phase.STOPPING:
+                self._faults.forgive(member.id)
+                self._judge_loading()
 
     def _drain(self, member: Member, event: signals.Drain, now: float) -> None:
         if member.state is State.DRAINING:
@@ -230,21 +220,27 @@ class Membership:
             self._release_drained(member)
 
     def _crashed(self, member: Member, event: signals.Crashed, now: float) -> None:
+        inside = member.id in self._team and not member.stopped
+        self._faults.crashed(member.id, event.failure, inside=inside)
         if not member.hung:  # else it was killed for that, and that is on record
             self._emit("loss", member, event.reason)
         if member.state is not State.DRAINING:
             member.state = State.JOINING
             member.expected_until = now + self.limits.hold_off if event.spare else NEVER
         member.clean = False
+        member.holds &= member.slots > 1  # its other workers may; they will say so
         self._tear(member, now)
+        self._judge_loading()
         if member.slots == 1 or member.state is State.DRAINING:
             member.stopped = True  # nothing of it is left in the generation, or will be needed
 
     def _lose(self, member: Member, reason: str, now: float) -> None:
         if not (member.state is State.DRAINING and member.stopped):  # else it left as planned
             self._emit("loss", member, reason)
+            self._faults.peer_lost |= member.id in self._team
             self._tear(member, now)
         self._forget(member)
+        self._judge_loading()
 
     def _tear(self, member: Member, now: float) -> None:
         """A member, or one of its workers, is gone: a hole in the world, if it was in it."""
@@ -266,16 +262,12 @@ class Membership:
         adopted = self.phase is Phase.RUNNING and not member.started  # not on record yet
         if event.generation != self.generation or not (forming or adopted):
             return
-        member.started = True
+        member.started = member.holds = True
         member.step = event.step
         self._reformation.start(event.idle)
         if self._team.started:
-            self._out.emit(
-                "resumed",
-                generation=self.generation,
-                world_size=self._team.slots,
-                **self._reformation.resumed(event.step),
-            )
+            size, more = self._team.slots, self._reformation.resumed(event.step)
+            self._out.emit("resumed", generation=self.generation, world_size=size, **more)
         if forming and self._team.started:
             self.phase, self._formed_at = Phase.RUNNING, now
             self.pace.restart(now)
@@ -291,6 +283,7 @@ class Membership:
                 self._reformation.end()  # a step since the first report: all of that world lives
             self.steps = step
             self._reformation.advance()
+            self._faults.strikes.reached(step)
 
     def _stopped(self, member: Member, event: signals.Stopped, now: float) -> None:
         if event.generation != self.generation or member.id not in self._team:
@@ -298,7 +291,7 @@ class Membership:
         self._progressed(event.generation, event.step, now)
         member.stopped = True
         member.step = event.step
-        member.clean = event.clean
+        member.clean = member.holds = event.clean
         if self.phase is not Phase.STOPPING or event.failed:
             # A collective broke, perhaps before anybody reported a loss.
             self._break(now)
@@ -350,9 +343,8 @@ class Membership:
                 self._break(now)
         elif self.phase is Phase.RUNNING:
             if (took := now - self.pace.progress_at) > timeouts.stall:
-                self._out.emit(
-                    "stalled", generation=self.generation, step=self.steps, seconds=round(took, 1)
-                )
+                fields = {"generation": self.generation, "step": self.steps}
+                self._out.emit("stalled", seconds=round(took, 1), **fields)
                 self._break(now)
         elif self.phase is Phase.STOPPING:
             self._insist(timeouts, now)
@@ -409,9 +401,11 @@ class Membership:
     def _settle_stopping(self, now: float) -> None:
         if not self._team.has_left(now):
             return
-        if (lost := self._reformation.setbacks) >= self.limits.setback_limit:
-            reason = f"{lost} worlds in a row were lost before they completed a step"
-            self._finish("failed", str(Message("SW5002", reason)), self.steps)
+        assert self.world is not None
+        if self._judge(len(self.world.members)):
+            return
+        if told := self._reformation.hopeless(self.limits.setback_limit):
+            self._finish(signals.Finish("failed", told, self.steps))
             return
         self._team.stand_by(now)
         chosen = self.members.chosen()
@@ -449,46 +443,53 @@ class Membership:
         self.phase = Phase.FORMING
         self._forming_since = now
         self.pace.restart(now)
-        self._reformation.form(self.steps)
         for member in self.members.values():
             member.rank = float("inf")
         for rank, member in enumerate(chosen):
             member.enter(rank)
         self._team = Team.of(chosen)
-        self._out.append(signals.Form(self.world))
-        self._out.emit(
-            "generation_formed",
-            generation=self.generation,
-            world_size=self.world.size,
-            cause=self._reformation.cause,
-            members=[member.id.replica for member in chosen],
-            step=self.steps,
-        )
+        self._faults.peer_lost = False
+        self._out.append(signals.Form(self.world, self._faults.strikes.any))
+        self._out.emit("generation_formed", **self._reformation.form(self.world, self.steps))
 
-    def _task_failed(self, event: signals.TaskFailed) -> None:
-        replica, reason = event.member.replica, event.reason
-        self._out.emit(
-            "task_failed", member=replica, reason=reason, rank=event.rank, step=event.step
-        )
-        where = f"rank {event.rank} ({replica}) at step {event.step}"
-        told = Message("SW5001", f"the task raised in {where}\n{reason}")
-        self._finish("failed", str(told), event.step)
+    # --- who is at fault --------------------------------------------------------------
 
-    def _finish(
-        self, state: str, reason: str, step: int, metrics: dict[str, float] | None = None
-    ) -> None:
+    def _task_failed(self, member: Member, event: signals.TaskFailed, now: float) -> None:
+        told = {"reason": event.reason, "rank": event.rank, "step": event.step}
+        self._out.emit("task_failed", member=member.id.replica, **told)
+        inside = event.generation == self.generation and member.id in self._team
+        failure = self._faults.note(member.id, event)
+        others_train = self._faults.others_train(self.steps)
+        if failure.kind == "program" and (failure.trained or (inside and not others_train)):
+            self._judge(len(self._team))  # the others would only learn of it in the next step
+        elif inside:
+            self._break(now)  # judged when all have left: they may have failed alike
+        else:
+            self._judge_loading()
+
+    def _judge_loading(self) -> None:
+        """Judges who could not load, as soon as it is clear whether others could."""
+        if self.phase is not Phase.STOPPING and self._faults.loading_is_clear(self.steps):
+            self._judge()
+
+    def _judge(self, machines: int = 0) -> bool:
+        """Ends the run, and says so, if the program is at fault; else a machine bears it."""
+        ruling = self._faults.judge(self.steps, machines)
+        self._out.extend(ruling.orders)
+        for member in ruling.out:
+            self._forget(self.members[member])
+        if ruling.ends:
+            self._finish(signals.Finish("failed", ruling.ends, ruling.step))
+        return bool(ruling.ends)
+
+    def _finish(self, finish: signals.Finish) -> None:
         self.phase = Phase.ENDED
-        self.steps = max(self.steps, step)
+        self.steps = max(self.steps, finish.step)
+        state, reason = finish.state, finish.reason
         self._out.emit("finished", state=state, reason=reason, step=self.steps)
-        self._out.append(signals.Finish(state, reason, self.steps, metrics or {}))
+        self._out.append(replace(finish, step=self.steps))
 
     def _emit(self, event: str, member: Member, reason: str, **fields: Any) -> None:
         """Puts on record what happened to a member, and how far the run was."""
-        self._out.emit(
-            event,
-            member=member.id.replica,
-            reason=reason,
-            generation=self.generation,
-            step=self.steps,
-            **fields,
-        )
+        fields |= {"generation": self.generation, "step": self.steps}
+        self._out.emit(event, member=member.id.replica, reason=reason, **fields)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from trainer.protocol.world import World
 from trainer.rundir.events import CAUSES, Cause
+from trainer.rundir.usererror import Message
 
 
 class Reformation:
@@ -33,9 +35,23 @@ class Reformation:
         """The newest world is broken off."""
         self.setbacks += not self._fruitful
 
-    def form(self, steps: int) -> None:
-        """A world forms, after so many completed steps."""
+    def hopeless(self, limit: int) -> str | None:
+        """Why no further world is formed; None if one may still thrive."""
+        if self.setbacks < limit:
+            return None
+        told = f"{self.setbacks} worlds in a row were lost before they completed a step"
+        return str(Message("SW5002", told))
+
+    def form(self, world: World, steps: int) -> dict[str, Any]:
+        """A world forms, after so many steps. Returns what ``generation_formed`` says of it."""
         self._fruitful, self._before, self._idle = False, steps, 0.0
+        return {
+            "generation": world.generation,
+            "world_size": world.size,
+            "cause": self.cause,
+            "members": [member.replica for member in world.members],
+            "step": steps,
+        }
 
     def start(self, idle: float | None) -> None:
         """A member of it has started; ``idle`` seconds after its last step, if it had one."""

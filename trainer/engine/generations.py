@@ -45,6 +45,7 @@ class Generations:
         rank: its rank there, once it has joined.
         size: that world's size.
         agreed: what its ranks brought into it.
+        careful: whether to say before each step which samples it takes.
         failed: why the newest world was left, if nobody asked for it.
     """
 
@@ -55,6 +56,7 @@ class Generations:
         self.rank = 0
         self.size = 1
         self.agreed = Agreement(())
+        self.careful = False
         self.failed = ""
         self._clock = clock
         self._stay: Stay | None = None
@@ -163,6 +165,7 @@ class Generations:
     def _start(self, order: messages.Form, state: Portable, init: Callable[[], None]) -> bool:
         self.number = order.generation
         self.leader_term = order.term
+        self.careful = order.careful
         self._unanswered = 0
         self._stay = Stay(self.channel, order)
         try:

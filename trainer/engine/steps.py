@@ -36,7 +36,10 @@ from trainer.engine.stay import horovod_init
 from trainer.engine.step import Plan, Step
 from trainer.engine.sums import Slice, Sums
 from trainer.protocol.channel import AgentChannel, Channel
+from trainer.protocol.messages import Taking
 from trainer.protocol.session import Session
+
+TOLD = 64  # sample ids
 
 
 class Steps:
@@ -261,6 +264,9 @@ class Steps:
                 ids=plan.indices.tolist(),
                 dataset_size=self._order.samples,
             )
+        if self._generations.careful:  # it may be the last that is heard of this worker
+            first = plan.indices[:TOLD].tolist()
+            self._generations.channel.send(Taking(self._state.step, first, len(plan.indices)))
         if self._seed is not None:
             seed_step(self._seed, self._state.step, plan.rank)
         return Step(

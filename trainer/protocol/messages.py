@@ -26,12 +26,14 @@ class Form:
         env: the HOROVOD_* variables for ``hvd.init()``.
         addresses: where the other members live; an abort breaks the connections to them.
         term: that of the leader who formed it.
+        careful: say before each step which samples it takes: it may be the last that is heard.
     """
 
     generation: int
     env: dict[str, str]
     addresses: tuple[str, ...]
     term: int = 0
+    careful: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,21 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Taking:
+    """Which samples the worker is about to take, in a world in which it is to be careful.
+
+    Attributes:
+        step: steps completed.
+        samples: ids of the first of them.
+        count: how many there are.
+    """
+
+    step: int
+    samples: list[int]
+    count: int
+
+
+@dataclass(frozen=True)
 class Steps:
     """Metrics of consecutive steps of one generation.
 
@@ -183,9 +200,15 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """The user's code has raised; ``reason`` is the traceback."""
+    """The user's code has raised.
+
+    Attributes:
+        reason: the traceback.
+        kind: whose fault it may be (see trainer.coordinator.blame).
+    """
 
     reason: str
+    kind: str = "program"
 
 
 @dataclass(frozen=True)
@@ -198,7 +221,18 @@ class Event:
 
 ToWorker = Form | Pause | Abort | Save | Exit
 FromWorker = (
-    Alive | Ready | Received | Started | Progress | Steps | Stopped | Saved | Done | Failed | Event
+    Alive
+    | Ready
+    | Received
+    | Started
+    | Progress
+    | Taking
+    | Steps
+    | Stopped
+    | Saved
+    | Done
+    | Failed
+    | Event
 )
 Message = ToWorker | FromWorker
 

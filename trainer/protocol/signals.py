@@ -84,16 +84,35 @@ class Stopped:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """How a worker failed, as its agent sees it (see ``trainer.coordinator.blame``).
+
+    ``step`` is how many steps it had completed, ``trained`` whether this process had completed one;
+    ``samples`` are ids of the ``count`` that it had in its step, as far as they are known.
+    """
+
+    kind: str
+    rank: int
+    step: int
+    reason: str
+    trained: bool = True
+    samples: tuple[int, ...] = ()
+    count: int = 0
+
+
+@dataclass(frozen=True)
 class Crashed:
     """A worker of the member died. ``spare`` is whether a warm one takes its place at once.
 
-    If the member has other workers in the generation, Stopped follows when they have left
-    it; Ready follows when every slot has a warm worker again.
+    ``failure`` is what tells whose fault it is; None where it is nobody's, or was told before. If
+    the member has other workers in the generation, Stopped follows when they have left it; Ready
+    follows when every slot has a warm worker again.
     """
 
     member: MemberId
     reason: str
     spare: bool = False
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True)
@@ -125,12 +144,18 @@ class Done:
 
 @dataclass(frozen=True)
 class TaskFailed:
-    """The user's code raised: nothing that Swell can do helps."""
+    """The user's code raised, in ``generation``, or outside one (0).
+
+    ``kind`` and ``trained`` are as in Failure.
+    """
 
     member: MemberId
     rank: int
     step: int
     reason: str
+    kind: str = "program"
+    trained: bool = True
+    generation: int = 0
 
 
 @dataclass(frozen=True)
@@ -157,9 +182,13 @@ Event = (
 
 @dataclass(frozen=True)
 class Form:
-    """Tell the members of ``world`` to form it."""
+    """Tell the members of ``world`` to form it.
+
+    ``careful`` is whether workers are to say before each step which samples they take.
+    """
 
     world: World
+    careful: bool = False
 
 
 @dataclass(frozen=True)
@@ -201,12 +230,14 @@ class Release:
     """Tell a member that it is out, and why.
 
     ``rejoin`` is whether it may come back at once, as a new member: it was given up, and may be
-    alive. One that was drained may not, because its VM is about to be taken away.
+    alive. One that was drained may not, because its VM is about to be taken away. With ``broken``
+    its machine is at fault: its replica is started anew, or, without ``rejoin``, it stays out.
     """
 
     member: MemberId
     reason: str
     rejoin: bool
+    broken: bool = False
 
 
 @dataclass(frozen=True)

@@ -117,12 +117,32 @@ class Stopped(_message.Message):
     def __init__(self, generation: _Optional[int] = ..., step: _Optional[int] = ..., clean: bool = ..., failed: _Optional[str] = ...) -> None: ...
 
 class Crashed(_message.Message):
-    __slots__ = ("reason", "spare")
+    __slots__ = ("reason", "spare", "failure")
     REASON_FIELD_NUMBER: _ClassVar[int]
     SPARE_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
     reason: str
     spare: bool
-    def __init__(self, reason: _Optional[str] = ..., spare: bool = ...) -> None: ...
+    failure: Failure
+    def __init__(self, reason: _Optional[str] = ..., spare: bool = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+
+class Failure(_message.Message):
+    __slots__ = ("kind", "rank", "step", "reason", "trained", "samples", "count")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    TRAINED_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    rank: int
+    step: int
+    reason: str
+    trained: bool
+    samples: _containers.RepeatedScalarFieldContainer[int]
+    count: int
+    def __init__(self, kind: _Optional[str] = ..., rank: _Optional[int] = ..., step: _Optional[int] = ..., reason: _Optional[str] = ..., trained: bool = ..., samples: _Optional[_Iterable[int]] = ..., count: _Optional[int] = ...) -> None: ...
 
 class Drain(_message.Message):
     __slots__ = ("reason", "deadline")
@@ -162,14 +182,20 @@ class Done(_message.Message):
     def __init__(self, generation: _Optional[int] = ..., step: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class TaskFailed(_message.Message):
-    __slots__ = ("rank", "step", "reason")
+    __slots__ = ("rank", "step", "reason", "kind", "trained", "generation")
     RANK_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    TRAINED_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
     rank: int
     step: int
     reason: str
-    def __init__(self, rank: _Optional[int] = ..., step: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+    kind: str
+    trained: bool
+    generation: int
+    def __init__(self, rank: _Optional[int] = ..., step: _Optional[int] = ..., reason: _Optional[str] = ..., kind: _Optional[str] = ..., trained: bool = ..., generation: _Optional[int] = ...) -> None: ...
 
 class FromCoordinator(_message.Message):
     __slots__ = ("form", "pause", "abort", "columns", "replace", "save", "release", "finish", "beat", "succeed")
@@ -196,12 +222,14 @@ class FromCoordinator(_message.Message):
     def __init__(self, form: _Optional[_Union[Form, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., columns: _Optional[_Union[Columns, _Mapping]] = ..., replace: _Optional[_Union[Replace, _Mapping]] = ..., save: _Optional[_Union[Save, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., succeed: _Optional[_Union[Succeed, _Mapping]] = ...) -> None: ...
 
 class Form(_message.Message):
-    __slots__ = ("world", "gloo_timeout")
+    __slots__ = ("world", "gloo_timeout", "careful")
     WORLD_FIELD_NUMBER: _ClassVar[int]
     GLOO_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    CAREFUL_FIELD_NUMBER: _ClassVar[int]
     world: World
     gloo_timeout: float
-    def __init__(self, world: _Optional[_Union[World, _Mapping]] = ..., gloo_timeout: _Optional[float] = ...) -> None: ...
+    careful: bool
+    def __init__(self, world: _Optional[_Union[World, _Mapping]] = ..., gloo_timeout: _Optional[float] = ..., careful: bool = ...) -> None: ...
 
 class Pause(_message.Message):
     __slots__ = ("generation",)
@@ -240,12 +268,14 @@ class Save(_message.Message):
     def __init__(self, rank: _Optional[int] = ..., size: _Optional[int] = ..., deadline: _Optional[float] = ...) -> None: ...
 
 class Release(_message.Message):
-    __slots__ = ("reason", "rejoin")
+    __slots__ = ("reason", "rejoin", "broken")
     REASON_FIELD_NUMBER: _ClassVar[int]
     REJOIN_FIELD_NUMBER: _ClassVar[int]
+    BROKEN_FIELD_NUMBER: _ClassVar[int]
     reason: str
     rejoin: bool
-    def __init__(self, reason: _Optional[str] = ..., rejoin: bool = ...) -> None: ...
+    broken: bool
+    def __init__(self, reason: _Optional[str] = ..., rejoin: bool = ..., broken: bool = ...) -> None: ...
 
 class Beat(_message.Message):
     __slots__ = ()

@@ -26,6 +26,7 @@ KEEPALIVE = (
     ("grpc.http2.max_pings_without_data", 0),
 )
 
+SAMPLES_LIMIT = 64  # ids in a Failure
 SLOTS_LIMIT = 1024  # workers of one member; no machine has as many GPUs
 
 
@@ -84,8 +85,9 @@ def order_to_message(
         case signals.Save(_, rank, size, left):
             deadline = left if math.isfinite(left) else None
             return pb.FromCoordinator(save=pb.Save(rank=rank, size=size, deadline=deadline))
-        case signals.Release(_, reason, rejoin):
-            return pb.FromCoordinator(release=pb.Release(reason=reason, rejoin=rejoin))
+        case signals.Release(_, reason, rejoin, broken):
+            release = pb.Release(reason=reason, rejoin=rejoin, broken=broken)
+            return pb.FromCoordinator(release=release)
 
 
 def save_from_message(message: pb.Save, now: float) -> Save:
@@ -124,7 +126,9 @@ def event_from_message(member: MemberId, message: pb.FromAgent) -> signals.Event
             member, stopped.generation, stopped.step, stopped.clean, stopped.failed
         )
     if kind == "crashed":
-        return signals.Crashed(member, message.crashed.reason, message.crashed.spare)
+        crashed = message.crashed
+        failure = _failure(crashed.failure) if crashed.HasField("failure") else None
+        return signals.Crashed(member, crashed.reason, crashed.spare, failure)
     if kind == "drain":
         return signals.Drain(member, message.drain.reason, message.drain.deadline)
     if kind == "done":
@@ -132,7 +136,22 @@ def event_from_message(member: MemberId, message: pb.FromAgent) -> signals.Event
         return signals.Done(member, done.generation, done.step, dict(done.metrics))
     if kind == "task_failed":
         failed = message.task_failed
-        return signals.TaskFailed(member, failed.rank, failed.step, failed.reason)
+        kind, trained = failed.kind or "program", failed.trained or not failed.kind
+        return signals.TaskFailed(
+            member, failed.rank, failed.step, failed.reason, kind, trained, failed.generation
+        )
     if kind == "row":
         return None
     raise ValueError(f"an agent sent {kind!r}")
+
+
+def _failure(message: pb.Failure) -> signals.Failure:
+    return signals.Failure(
+        message.kind,
+        message.rank,
+        message.step,
+        message.reason,
+        message.trained,
+        tuple(message.samples[:SAMPLES_LIMIT]),
+        message.count,
+    )

@@ -43,6 +43,9 @@ store_unavailable         reason, seconds                   (the start waits for
 worker_replaced           step, rank, reason, replaced      (it held another state than all
                           others; the third in a run is the last)
 task_failed               member, rank, step, reason (the traceback)
+fault                     member, rank, step, reason, whose (machine | newcomer), faults (of this
+                          machine), then (process | replica | out: what is replaced, or that
+                          the run goes on without it)
 finished                  state, reason, step
 notification_failed       reason                            (launcher)
 unreadable                reason                            (made by readers; never written)

@@ -21,6 +21,7 @@ ENV_SCRATCH = "SWELL_SCRATCH"  # a folder for the user's code; by default one fo
 EXIT_OK = 0
 EXIT_FAILED = 1  # nothing can help; the reason is in outcome.json
 EXIT_RETRY = 134  # only a fresh attempt can help; Vertex retries the whole job on it
+EXIT_REPLACE = 143  # this machine is at fault; Vertex starts a replica again that a signal ended
 
 RUN = "run.json"
 OUTCOME = "outcome.json"

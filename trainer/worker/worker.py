@@ -20,6 +20,7 @@ from trainer.protocol.nursery import WORKER
 from trainer.protocol.session import Program, current_session
 from trainer.rundir.formats import UPDATE_IMAGE, FormatError
 from trainer.rundir.usererror import Message, UserError, shown
+from trainer.worker.failure import kind_of
 from trainer.worker.process import die_with_parent, lead_group, name_process
 
 EXIT_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
@@ -60,8 +61,8 @@ def main() -> int:
     except UserError as error:  # ours says what to do; where it was raised is of no use
         channel.send(Failed(shown(error)))
         return 1
-    except Exception:  # whatever the user's code raises ends the run, with its traceback
-        channel.send(Failed(traceback.format_exc()))
+    except Exception as error:  # who is at fault is decided elsewhere, by all that has happened
+        channel.send(Failed(traceback.format_exc(), kind_of(error)))
         return 1
     return 0
 

@@ -16,7 +16,7 @@ import pytest
 from tests.trainer.agent.held import Held
 from tests.trainer.ranks import PATIENCE
 from trainer.agent import worker_process
-from trainer.agent.worker_process import WorkerProcess, describe_exit
+from trainer.agent.worker_process import WorkerProcess
 from trainer.protocol.messages import (
     Abort,
     Event,
@@ -291,16 +291,3 @@ def test_one_that_has_closed_its_line_is_killed(
 
     monkeypatch.setattr(worker_process, "MUTE_GRACE", 0.1)
     run(body())
-
-
-@pytest.mark.parametrize(
-    "code, text",
-    [
-        (1, "a worker exited with code 1"),
-        (0, "a worker exited with code 0"),
-        (-9, "a worker was killed by SIGKILL"),
-        (-6, "a worker was killed by SIGABRT"),
-    ],
-)
-def test_an_exit_code_in_words(code: int, text: str) -> None:
-    assert describe_exit(code) == text

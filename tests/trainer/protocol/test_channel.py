@@ -83,7 +83,7 @@ def test_messages_are_json_lines(line: Line) -> None:
     with os.fdopen(os.dup(line.messages), "rb") as reader:
         assert [json.loads(reader.readline()) for _ in range(2)] == [
             {"op": "progress", "generation": 3, "step": 7, "saving": 0.5},
-            {"op": "failed", "reason": "a\nb é"},
+            {"op": "failed", "reason": "a\nb é", "kind": "program"},
         ]
 
 

@@ -28,6 +28,7 @@ from trainer.protocol.messages import (
     Started,
     Steps,
     Stopped,
+    Taking,
     decode,
     encode,
 )
@@ -43,6 +44,7 @@ MESSAGES: dict[Any, st.SearchStrategy[Message]] = {
         st.dictionaries(text, text),
         st.lists(text, max_size=3).map(tuple),
         whole,
+        st.booleans(),
     ),
     Pause: st.builds(Pause, whole),
     Abort: st.builds(Abort, whole),
@@ -63,7 +65,8 @@ MESSAGES: dict[Any, st.SearchStrategy[Message]] = {
     Stopped: st.builds(Stopped, whole, whole, st.booleans(), text),
     Saved: st.builds(Saved, whole),
     Done: st.builds(Done, whole, whole, whole, metrics),
-    Failed: st.builds(Failed, text),
+    Taking: st.builds(Taking, whole, st.lists(whole, max_size=3), whole),
+    Failed: st.builds(Failed, text, text),
     Event: st.builds(Event, text, st.dictionaries(text, whole | text | st.none() | metrics)),
 }
 

@@ -71,6 +71,14 @@ def test_what_is_no_world_is_refused(slots: list[pb.Slots]) -> None:
         ),
         ({"stopped": pb.Stopped(generation=2)}, signals.Stopped(A, 2, 0, False, "")),
         ({"crashed": pb.Crashed(reason="x", spare=True)}, signals.Crashed(A, "x", True)),
+        (
+            {"crashed": pb.Crashed(reason="x", failure=pb.Failure(kind="crash", samples=[4]))},
+            signals.Crashed(A, "x", False, signals.Failure("crash", 0, 0, "", False, (4,))),
+        ),
+        (
+            {"task_failed": pb.TaskFailed(kind="machine", generation=2)},
+            signals.TaskFailed(A, 0, 0, "", "machine", False, 2),
+        ),
         ({"drain": pb.Drain(reason="SIGTERM", deadline=15)}, signals.Drain(A, "SIGTERM", 15)),
         (
             {"done": pb.Done(generation=2, step=9, metrics={"loss": 0.5})},

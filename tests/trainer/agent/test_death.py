@@ -1,0 +1,56 @@
+"""What the end of a worker's process says."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from trainer.agent.death import MemoryKills, describe, kind_of
+
+
+@pytest.mark.parametrize(
+    "code, starved, text",
+    [
+        (1, False, "a worker exited with code 1"),
+        (0, False, "a worker exited with code 0"),
+        (-9, False, "a worker was killed by SIGKILL"),
+        (-9, True, "a worker was killed by SIGKILL: the machine was out of memory"),
+        (-6, True, "a worker was killed by SIGABRT"),
+    ],
+)
+def test_an_exit_code_in_words(code: int, starved: bool, text: str) -> None:
+    assert describe(code, out_of_memory=starved) == text
+
+
+@pytest.mark.parametrize(
+    "code, expected, starved, kind",
+    [
+        (-signal.SIGSEGV, False, False, "crash"),
+        (-signal.SIGABRT, False, False, "crash"),
+        (-signal.SIGFPE, False, True, "crash"),
+        (3, False, False, "crash"),  # os._exit, or a library's exit()
+        (0, False, False, "crash"),  # nobody told it to
+        (-signal.SIGBUS, False, False, "machine"),
+        (-signal.SIGKILL, False, True, "unsure"),  # its program's doing, or a neighbour's
+        (-signal.SIGKILL, False, False, ""),  # somebody's
+        (-signal.SIGKILL, True, True, ""),  # its agent's
+        (1, True, False, ""),  # it has said why
+        (1, False, False, "crash"),
+        (0, True, False, ""),
+        (75, False, False, ""),  # another process must take its place
+    ],
+)
+def test_whose_fault_an_end_may_be(code: int, expected: bool, starved: bool, kind: str) -> None:
+    assert kind_of(code, expected=expected, out_of_memory=starved) == kind
+
+
+def test_the_kernels_kills_for_want_of_memory_are_told_from_others(tmp_path: Path) -> None:
+    events, missing = tmp_path / "memory.events", tmp_path / "vmstat"
+    events.write_text("low 0\noom 3\noom_kill 2\n")
+    kills = MemoryKills([events, missing])
+    assert not kills.rose()
+    events.write_text("low 0\noom 4\noom_kill 3\n")
+    assert kills.rose()
+    assert not kills.rose(), "it was asked about that one before"
