@@ -22,10 +22,12 @@ TREES = {
 # are none of these either: a ValueError or an OSError that gets to a command is given the id of a
 # file that refuses, or it is a fault and shows its traceback.
 NOT_FOR_USERS = {
+    "trainer/agent/agent.py Broken": "has the replica started again; the run's story says why",
     "trainer/agent/agent.py Rejoin": "starts the agent again",
     "trainer/agent/outcome_watch.py RunEnded": "ends the agent's tasks",
     "trainer/checkpoints/tree.py NotPortable": "is raised by the program that a user debugs",
     "trainer/engine/mistake.py StandsAlone": "starts the worker again",
+    "trainer/engine/step.py LoopEnded": "ends the block of a step",
     "trainer/engine/values.py Unportable": "becomes a Mistake",
     "trainer/health.py Unfit": "is read by `swell image check`, which has ids of its own",
     "trainer/rundir/bundle.py BundleError": "becomes a CodeError",
