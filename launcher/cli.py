@@ -8,6 +8,7 @@ import os
 import typer
 
 from launcher.commands import jobs, runs, tools
+from launcher.terminal import guard
 
 app = typer.Typer(
     name="swell",
@@ -43,6 +44,7 @@ app.command(
 
 def main() -> None:
     """The entry point of ``swell``."""
+    guard()
     # What is imported stays: looking through it for garbage takes a tenth of a short command.
     gc.set_threshold(100_000, 50, 100)
     # Else pydantic looks through all installed packages for plugins of its own, on every start.

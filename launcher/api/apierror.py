@@ -31,6 +31,8 @@ SILENT = "SW3010"  # no answer
 GARBLED = "SW3013"  # an answer that is not what the API documents
 
 LOGIN = "gcloud auth application-default login"
+ENV_TOKEN_FILE = "SWELL_VERTEX_TOKEN_FILE"  # has what an emulator wants to be shown
+WANTS_TOKEN = f"point {ENV_TOKEN_FILE} at the file token in the emulator's state directory"
 GCLOUD_ITSELF = "projects/764086051850"  # whose quota is used when a user's login names no project
 _GPU_QUOTA = re.compile(r"custom_model_training_[a-z0-9_]+")
 _SERVICE_ACCOUNT = re.compile(r"[\w.-]+@[\w.-]+\.gserviceaccount\.com")
@@ -168,7 +170,8 @@ def _diagnosis(answer: Answer, service: Service, asked: str) -> tuple[Kind, str,
     """Returns what is wrong, its id, and what to do."""
     said, project = answer.message, service.project
     if answer.code == 401:
-        return "credentials", UNACCEPTED, f"run: {LOGIN}"
+        fix = WANTS_TOKEN if service.endpoint.startswith("http://") else f"run: {LOGIN}"
+        return "credentials", UNACCEPTED, fix
     if answer.code == 403:
         return _forbidden(answer, service)
     if answer.code == 429 and (quota := _GPU_QUOTA.search(said)):

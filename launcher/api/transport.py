@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from launcher.api.apierror import (
+    ENV_TOKEN_FILE,
     GARBLED,
     LOGIN,
     SILENT,
     UNACCEPTED,
+    WANTS_TOKEN,
     ApiError,
     Service,
     read_answer,
@@ -32,7 +34,6 @@ NO_CREDENTIALS = "SW3001"  # the message about a machine where nobody has logged
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 INSTALL = "pip install 'swell[vertex]'"
 ENV_ENDPOINT = "SWELL_VERTEX_ENDPOINT"  # in place of Vertex AI's own, for an emulator
-ENV_TOKEN_FILE = "SWELL_VERTEX_TOKEN_FILE"  # has what that emulator wants to be shown
 
 _importing = threading.Lock()
 
@@ -150,8 +151,7 @@ def _of_credentials(error: Exception, service: Service) -> ApiError | None:
     if isinstance(error, exceptions.InvalidOperation):  # what was sent to plain http had none
         return ApiError(
             UNACCEPTED,
-            f"{service}: 401, it wants its token: point {ENV_TOKEN_FILE} at the file token in its "
-            "state directory",
+            f"{service}: 401, it wants credentials; {WANTS_TOKEN}",
             kind="credentials",
             code=401,
         )

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from rich.console import Console
-
 from launcher import home
 from launcher.draft import Draft, LaunchError, create, ends_on_error, prepare
 from launcher.emulator.token import read_token
@@ -23,7 +21,9 @@ from launcher.run import Run, attach, launch
 from launcher.run_states import BAD_INPUT
 from launcher.status.status import ABANDONED, Outcome, is_abandoned, read_status
 from launcher.supervision.attempt import read_attempts
+from launcher.terminal import visible
 from launcher.views.live import LiveView, PlainView, Scene, View
+from launcher.views.output import Screen
 from launcher.views.summary import print_summary
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventReader
@@ -67,7 +67,7 @@ def launch_and_follow(job: Job, target: TargetName, run_id: str | None, as_json:
 
     Raises what ``launch`` raises.
     """
-    console = Console(stderr=as_json, highlight=False)
+    console = Screen(sys.stderr if as_json else sys.stdout)
     with _stops() as stops:
         return _see(launch(job, target, run_id), console, stops, as_json)
 
@@ -77,12 +77,12 @@ def attach_and_follow(directory: RunDirectory, as_json: bool) -> str:
 
     Raises what ``attach`` raises.
     """
-    console = Console(stderr=as_json, highlight=False)
+    console = Screen(sys.stderr if as_json else sys.stdout)
     with _stops() as stops:
         return _see(attach(directory), console, stops, as_json)
 
 
-def _see(run: Run, console: Console, stops: _Stops, as_json: bool) -> str:
+def _see(run: Run, console: Screen, stops: _Stops, as_json: bool) -> str:
     stops.interrupt = False  # _follow cancels the run before it abandons it
     record = home.read_run(run.directory)
     replicas, started = Job.model_validate(record["spec"]).replicas(), float(record["created"])
@@ -96,10 +96,10 @@ def _see(run: Run, console: Console, stops: _Stops, as_json: bool) -> str:
     return outcome.state
 
 
-def _view(console: Console, scene: Scene) -> LiveView | PlainView:
+def _view(console: Screen, scene: Scene) -> LiveView | PlainView:
     if console.is_terminal and not console.is_dumb_terminal:
         return LiveView(console, scene)
-    return PlainView(lambda line: print(line, file=console.file, flush=True), scene)
+    return PlainView(lambda line: print(visible(line), file=console.file, flush=True), scene)
 
 
 def _follow(run: Run, view: View, stops: _Stops) -> Outcome:

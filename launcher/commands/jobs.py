@@ -144,9 +144,9 @@ def doctor(
         if as_json:
             typer.echo(json.dumps(findings_as_json(findings), indent=2))
         else:
-            from rich.console import Console
+            from launcher.views.output import Screen
 
-            print_findings(Console(highlight=False), findings)
+            print_findings(Screen(), findings)
     if any(finding.verdict == "fail" for _, finding in findings):
         raise typer.Exit(FAILED)
 

@@ -43,11 +43,10 @@ def status(run: RunName, as_json: AsJson = False) -> None:
         if as_json:
             typer.echo(json.dumps(known, indent=2))
             return
-        from rich.console import Console
-
+        from launcher.views.output import Screen
         from launcher.views.summary import print_summary
 
-        print_summary(Console(highlight=False), known, found.url, None)
+        print_summary(Screen(), known, found.url, None)
 
 
 def _state(text: str) -> str:
@@ -103,9 +102,8 @@ def list_runs(
         import time
 
         apis = _apis(project, regions or [], job)
-        from rich.console import Console
-
         from launcher.views import runs as listing
+        from launcher.views.output import Screen
 
         rows = listing.list_runs(
             apis,
@@ -123,7 +121,7 @@ def list_runs(
             for row in rows:
                 typer.echo(row["run"])
         elif rows:
-            listing.print_runs(Console(highlight=False), rows, bool(apis))
+            listing.print_runs(Screen(), rows, bool(apis))
         elif states or target or name or since or regions or apis:
             typer.echo("There is no such run.")
         else:
@@ -148,14 +146,13 @@ def checkpoints(
     with user_errors():
         from pathlib import Path
 
-        from rich.console import Console
-
         from launcher import home
         from launcher.views.checkpoints import (
             export_checkpoint,
             list_checkpoints,
             print_checkpoints,
         )
+        from launcher.views.output import Screen
 
         found = home.find(run)
         if export is not None:
@@ -170,7 +167,7 @@ def checkpoints(
         elif not rows:
             typer.echo("There is no checkpoint yet.")
         else:
-            print_checkpoints(Console(highlight=False), rows)
+            print_checkpoints(Screen(), rows)
     if any(row["valid"] is False for row in rows):
         raise typer.Exit(FAILED)
 

@@ -7,6 +7,7 @@ from calendar import timegm
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
+from launcher.terminal import visible
 from launcher.words import at_clock
 
 SECOND = 10**9  # nanoseconds
@@ -73,9 +74,8 @@ def shown(line: Line, colours: bool = False) -> str:
         colours: whether to leave the message its colours, and to add some.
     """
     at = at_clock(line.time / SECOND)
-    head = (
-        f"\x1b[2m{at}\x1b[0m \x1b[36m{line.replica}\x1b[0m" if colours else f"{at} {line.replica}"
-    )
+    replica = visible(line.replica)
+    head = f"\x1b[2m{at}\x1b[0m \x1b[36m{replica}\x1b[0m" if colours else f"{at} {replica}"
     parts = line.message.rstrip("\r\n").split("\n") or [""]
     return "\n".join(f"{head} {_clean(part, colours)}" for part in parts)
 
@@ -92,4 +92,4 @@ def _clean(text: str, colours: bool) -> str:
 
 
 def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in _ESCAPES.sub("", text))
+    return visible(_ESCAPES.sub("", text))

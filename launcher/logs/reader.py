@@ -22,6 +22,7 @@ from launcher.api.vertex import jobs_of
 from launcher.logs.cloudlog import CloudLog
 from launcher.logs.logline import SECOND, Line, format_time, parse_time, shown
 from launcher.supervision.attempt import read_attempts
+from launcher.terminal import unguarded
 from trainer.rundir.directory import RunDirectory
 
 LOCAL_POLL = 0.25  # seconds
@@ -214,10 +215,11 @@ def print_logs(log: Log, follow: bool, as_json: bool) -> None:
         as_json: one object a line: ``{"time", "replica", "severity", "message"}``.
     """
     colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    out = unguarded(sys.stdout) if colours else sys.stdout  # a line has no other codes left
     while True:
         lives = follow and log.lives()  # before the look: what is written last is then seen, too
         for line in log.read_new():
-            print(_as_json(line) if as_json else shown(line, colours), flush=follow)
+            print(_as_json(line) if as_json else shown(line, colours), file=out, flush=follow)
         if not lives:
             return
         time.sleep(log.poll)

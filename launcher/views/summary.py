@@ -58,7 +58,7 @@ def _print(console: Console, status: dict[str, Any], where: str, seconds: float 
     if state != "succeeded" and reason:
         console.print()
         for line in reason.splitlines():
-            console.print(Text(_printable(line), style=colour), soft_wrap=True)
+            console.print(Text(line.expandtabs(4), style=colour), soft_wrap=True)
 
 
 def _generations(status: dict[str, Any]) -> Table:
@@ -135,7 +135,7 @@ def _attempts(status: dict[str, Any]) -> Iterator[tuple[str, Text]]:
         return
     if api["error"]:
         error = str(Message(api.get("id") or "", api["error"]))
-        yield "Vertex AI", Text(_printable(error), style="yellow")
+        yield "Vertex AI", Text(error.expandtabs(4), style="yellow")
     else:
         differs = api["state"] != attempts[-1]["state"]
         reason = f": {one_line(api['reason'])}" if api["reason"] else ""
@@ -189,7 +189,3 @@ def _samples(status: dict[str, Any]) -> Text:
     sizes = {epoch["samples"] for epoch in epochs}
     each = f" of {sizes.pop():,}" if len(sizes) == 1 else ""
     return Text(f"{count(len(epochs), 'epoch')}{each}, each sample exactly once in each")
-
-
-def _printable(line: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in line.expandtabs(4))

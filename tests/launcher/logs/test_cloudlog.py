@@ -24,7 +24,7 @@ from tests.launcher.faulty_server import (
 )
 from trainer.rundir.retry import Backoff
 
-from ..emulator.running import Emulator, pool
+from ..emulator.running import PARENT, Emulator, pool
 
 pytest.importorskip("google.auth")
 pytest.importorskip("requests")
@@ -200,9 +200,13 @@ def test_what_is_no_entry_is_left_out(entry: Any) -> None:
     assert read_entry(entry) is None
 
 
-def test_the_emulator_serves_the_same(tmp_path: Any) -> None:
+def test_the_emulator_serves_the_same(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     emulator = Emulator(tmp_path / "state", "--until-eof")
+    monkeypatch.setenv("SWELL_VERTEX_ENDPOINT", emulator.endpoint)
     try:
+        with pytest.raises(ApiError, match="; point SWELL_VERTEX_TOKEN_FILE at the file token"):
+            list(CloudLog(f"{PARENT[4:]}/1", emulator.endpoint, retries=QUICK).read_new())
+        monkeypatch.setenv("SWELL_VERTEX_TOKEN_FILE", str(tmp_path / "state/token"))
         path = emulator.create(pool("for i in 1 2 3; do echo line $i; done; echo oops >&2"))
         emulator.until(path, "SUCCEEDED")
         name = path.removeprefix("/v1/")
