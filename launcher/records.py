@@ -45,8 +45,10 @@ class EventRecord:
 
     event: str = ""
     time: float = 0.0
+    action: str | None = None
     attempt: int | None = None
     cause: str | None = None
+    checkpoint: int | None = None
     choice: str | None = None
     deadline_seconds: float | None = None
     faults: int | None = None

@@ -160,6 +160,12 @@ def _text(event: EventRecord) -> str | None:
         case EventRecord(event="fault", member=str(member), then=str(then)) if then in _THEN:
             whose = "it could not begin" if event.whose == "newcomer" else "the machine is at fault"
             return f"{member} has failed{why}: {whose}; {_THEN[then]}"
+        case EventRecord(event="nonfinite", step=int(step), reason=str(reason)):
+            where = "" if event.rank is None else f" on rank {event.rank}"
+            what = {"skip": "the step is left out", "stop": "the run ends"}.get(event.action or "")
+            if event.action == "rollback" and event.checkpoint is not None:
+                what = f"back to the checkpoint of step {event.checkpoint}"
+            return f"step {step}: {reason}{where}" + (f": {what}" if what else "")
         case EventRecord(event="task_failed", rank=int(rank), step=int(step)):
             return f"the task raised in rank {rank} at step {step}"
         case EventRecord(event="finished", state=str(state)) if ending := info_of(state).ending:

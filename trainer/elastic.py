@@ -43,6 +43,7 @@ from collections.abc import Callable, Iterator, Sized
 from typing import Any
 
 from trainer.engine.data import Order
+from trainer.engine.nonfinite import Policy, policy_of
 from trainer.engine.state import State
 from trainer.engine.step import Plan, Step
 from trainer.engine.steps import Steps
@@ -77,6 +78,7 @@ def steps(
     total: int | None = None,
     metrics: tuple[str, ...] = ("loss",),
     seed: int | None = 0,
+    on_nonfinite: str | None = None,
 ) -> Iterator[Step]:
     """Gives one step after another, to be taken inside ``with step:``.
 
@@ -92,10 +94,16 @@ def steps(
         metrics: names of the numbers that ``step.add`` sums over the workers.
         seed: seeds Python's, NumPy's and torch's generators anew for each step and rank,
             so that a step that is taken again repeats itself; None leaves them alone.
+        on_nonfinite: what becomes of a step whose loss (the metric of that name) or gradients are
+            not finite: ``stop`` ends the run, ``skip`` leaves the step out, ``rollback`` goes
+            back to the newest good checkpoint, and leaves it out then. What the job file says
+            counts more; ``stop`` where neither says anything.
 
     Raises ValueError unless exactly one of ``epochs`` (with ``batches``) and ``total``
-    is given, and RuntimeError for a second loop in a worker of a run.
+    is given, and for an ``on_nonfinite`` that there is not; RuntimeError for a second loop in a
+    worker of a run.
     """
+    policy = policy_of(current_session().on_nonfinite, on_nonfinite)
     if (epochs is None) == (total is None):
         raise ValueError("give steps() either epochs= or total=")
     if epochs is not None:
@@ -103,7 +111,7 @@ def steps(
             raise ValueError("epochs= needs batches=; without a data set give total=")
         total = epochs * batches.steps_per_epoch
     assert total is not None
-    return _steps(state, batches, total, metrics, seed)
+    return _steps(state, batches, total, metrics, seed, policy)
 
 
 def stop() -> None:
@@ -145,13 +153,18 @@ def checkpoint(state: Any) -> None:
 
 
 def _steps(
-    state: State, order: Order | None, total: int, metrics: tuple[str, ...], seed: int | None
+    state: State,
+    order: Order | None,
+    total: int,
+    metrics: tuple[str, ...],
+    seed: int | None,
+    policy: Policy,
 ) -> Iterator[Step]:
     global _running
     channel = current_channel()
     if _running is not None and _running.under_agent:
         raise RuntimeError("a run has one loop over elastic.steps(); this is a second one")
-    _running = Steps(state, order, total, channel, current_session(), metrics, seed)
+    _running = Steps(state, order, total, channel, current_session(), metrics, seed, policy)
     try:
         yield from _running
     except BaseException:

@@ -28,6 +28,7 @@ import torch
 from trainer.engine.data import Order
 from trainer.engine.device import to_device
 from trainer.engine.mistake import Mistake
+from trainer.engine.nonfinite import policy_of
 from trainer.engine.state import State
 from trainer.engine.step import Plan, Step
 from trainer.engine.steps import Steps
@@ -96,7 +97,14 @@ class Loop:
         total = task.epochs * order.steps_per_epoch
         self._state = TaskState(task, total)
         self._steps = Steps(
-            self._state, order, total, channel, session, metrics=("loss",), seed=task.seed
+            self._state,
+            order,
+            total,
+            channel,
+            session,
+            metrics=("loss",),
+            seed=task.seed,
+            on_nonfinite=policy_of(session.on_nonfinite, task.on_nonfinite),
         )
 
     def run(self) -> dict[str, float]:

@@ -27,12 +27,15 @@ class Task:
         global_batch: samples of one step over all workers, whatever their number.
         micro_batch: most samples of one forward pass; None for a worker's whole share.
         seed: fixes the order of the data and the state of torch's random generators.
+        on_nonfinite: ``stop``, ``skip`` or ``rollback``, when the loss or gradients are not finite
+            (see ``trainer.elastic.steps``); what the job file says counts more.
     """
 
     epochs: int = 1
     global_batch: int = 32
     micro_batch: int | None = None
     seed: int = 0
+    on_nonfinite: str | None = None
     _watch: Callable[[str, Any], None] | None = None  # set while it trains
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -252,6 +252,9 @@ class Job(JobModel):
         None, description="How long one attempt may run (Vertex AI's default is 7 days)"
     )
     audit: bool = Field(False, description="Write down which samples every step used")
+    on_nonfinite: Literal["stop", "skip", "rollback"] | None = Field(
+        None, description="What becomes of a step whose loss or gradients are not finite"
+    )
     project: Annotated[str, Text(r"[^\s/]+", "write a project's id")] | None = Field(
         None, description="The Google Cloud project"
     )
@@ -386,6 +389,8 @@ class Job(JobModel):
             "balance": self.elastic.balance,
             "job_sha256": self.sha256,
             "audit": self.audit,
+            # Older images do not know it: they run the jobs that do not ask for it.
+            **({"on_nonfinite": self.on_nonfinite} if self.on_nonfinite else {}),
         }
 
     def _program(self) -> dict[str, Any]:

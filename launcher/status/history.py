@@ -40,6 +40,7 @@ class History:
         self._drained: dict[str, float] = {}  # when each replica was drained last
         self.losses = 0
         self.steps_lost = 0
+        self._left_out: set[int] = set()  # steps
         self.total_steps: int | None = None
         self.waiting = False
         self.unreadable: str | None = None  # why some events could not be read
@@ -68,6 +69,11 @@ class History:
         """Steps completed."""
         reached = [g for g in self.generations.values() if g.start is not None or g.last]
         return max(reached, key=lambda g: g.generation).last if reached else 0
+
+    @property
+    def steps_left_out(self) -> int:
+        """How many steps were left out because something in them was not finite."""
+        return len(self._left_out)
 
     @property
     def current(self) -> Generation | None:
@@ -176,6 +182,15 @@ class History:
         number = max(self.generations, default=0)
         for name, value in (event.metrics or {}).items():
             self._metric(name, number, event.step or 0, value)
+
+    def _on_nonfinite(self, event: EventRecord) -> None:
+        if event.step is None:
+            return
+        if event.action in ("skip", "rollback"):
+            self._left_out.add(event.step)
+        number = max(self.generations, default=0)
+        for name, value in (event.metrics or {}).items():
+            self._metric(name, number, event.step, value)
 
     def _on_checkpoint_committed(self, event: EventRecord) -> None:
         if event.step is not None:

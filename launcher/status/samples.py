@@ -30,6 +30,7 @@ class Contribution:
     epoch: int = -1
     dataset_size: int = -1
     ids: list[Any] | None = None
+    left_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,14 @@ class Account:
 
     repeated: int
     skipped: int
+    left_out: int
     epochs: list[dict[str, Any]]
 
 
 def account(
     lines: Iterable[dict[str, Any]], stretches: list[tuple[int, int, int]], finished: bool
 ) -> Account | None:
-    """Counts samples that an epoch used more than once, or not at all.
+    """Counts samples that an epoch used more than once, or not at all, or left out on purpose.
 
     Args:
         lines: the audit's lines; those of steps that did not count are left out.
@@ -55,35 +57,46 @@ def account(
     """
     owned = {generation: (first, last) for generation, first, last in stretches}
     used: dict[int, Counter[int]] = {}
+    left: dict[int, set[int]] = {}
     sizes: dict[int, int] = {}
     for line in lines:
         one = read_record(Contribution, line)
         first, last = owned.get(one.generation, (1, 0))
         if not first <= one.step <= last or one.epoch < 0 or one.ids is None:
             continue
-        used.setdefault(one.epoch, Counter()).update(i for i in one.ids if isinstance(i, int))
+        ids = [i for i in one.ids if isinstance(i, int)]
+        counts = used.setdefault(one.epoch, Counter())
+        if one.left_out:  # a second line about them
+            counts.subtract(ids)
+            left.setdefault(one.epoch, set()).update(ids)
+        else:
+            counts.update(ids)
         sizes[one.epoch] = max(one.dataset_size, sizes.get(one.epoch, 0))
     if not used:
         return None
     newest = max(used)
-    repeated = skipped = 0
+    repeated = skipped = left_out = 0
     epochs = []
-    for epoch, counts in sorted(used.items()):
+    for epoch, every in sorted(used.items()):
+        counts = +every
+        out = left.get(epoch, set()) - counts.keys()
         twice = sum(counts.values()) - len(counts)
-        missing = sizes[epoch] - len(counts)
+        missing = sizes[epoch] - len(counts) - len(out)
         over = finished or epoch < newest
         repeated += twice
+        left_out += len(out)
         skipped += missing if over else 0
         epochs.append(
             {
                 "epoch": epoch,
                 "samples": sum(counts.values()),
-                "exactly_once": (twice == 0 and missing == 0) if over else None,
+                "left_out": len(out),
+                "exactly_once": (twice == missing == len(out) == 0) if over else None,
             }
         )
     # An epoch before the newest of which no step is on record was skipped as a whole.
     absent = newest + 1 - len(used)
-    return Account(repeated, skipped + absent * sizes[newest], epochs)
+    return Account(repeated, skipped + absent * sizes[newest], left_out, epochs)
 
 
 def read_audit(run_dir: RunDirectory) -> Iterator[dict[str, Any]]:

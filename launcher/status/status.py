@@ -8,14 +8,17 @@
     generations      [{generation, world_size, cause, at, step}]; step is where it began
     drains, losses   how many replicas left with notice, and without
     steps_lost       completed steps that had to be done again
-    samples_repeated, samples_skipped    over all audited epochs; null without an audit
+    steps_left_out   steps in which something was not finite, and which changed nothing
+    samples_repeated, samples_skipped, samples_left_out
+                     over all audited epochs, the last those of such steps; null without an audit
     pauses           [{cause, seconds, generation, step}]
     goodput          share of the time from the first to the last step that was not a pause
     checkpoint       {step, age, failed, reason}: the newest one, its age in seconds, how many
                      since then could not be written, and why the last of these
     metrics          the newest value of each metric: a number, or "nan", "inf" or "-inf"
     nonfinite        the step since which a metric is no finite number, by its name
-    epochs           [{epoch, samples, exactly_once}]; exactly_once is null until it is over
+    epochs           [{epoch, samples, left_out, exactly_once}]; exactly_once is null until it is
+                     over, and false where samples were left out
     reason           why the run ended
     spent            {usd, seconds, attempts, remaining: {usd, seconds, attempts, until}}: what the
                      attempts have taken, usd by estimate, and what the limits leave; null where
@@ -125,8 +128,10 @@ def build_status(
         "drains": history.drains,
         "losses": history.losses,
         "steps_lost": history.steps_lost,
+        "steps_left_out": history.steps_left_out,
         "samples_repeated": samples.repeated if samples else None,
         "samples_skipped": samples.skipped if samples else None,
+        "samples_left_out": samples.left_out if samples else None,
         "pauses": history.pauses,
         "goodput": history.goodput,
         "checkpoint": history.checkpoint(time.time() if now is None else now),

@@ -98,7 +98,9 @@ def _facts(status: dict[str, Any]) -> Table:
     if spent := _spent(status.get("spent")):
         table.add_row("spent", spent)
     lost = status["steps_lost"]
-    table.add_row("steps", f"{status['step']:,} completed, {lost or 'none'} lost")
+    left_out = status["steps_left_out"]
+    out = f", {left_out:,} left out" if left_out else ""
+    table.add_row("steps", f"{status['step']:,} completed, {lost or 'none'} lost{out}")
     left = [
         f"{count(status['drains'], 'replica')} with notice" if status["drains"] else "",
         f"{count(status['losses'], 'replica')} without" if status["losses"] else "",
@@ -182,10 +184,15 @@ def _spent(spent: dict[str, Any] | None) -> str:
 def _samples(status: dict[str, Any]) -> Text:
     epochs = [epoch for epoch in status["epochs"] if epoch["exactly_once"] is not None]
     repeated, skipped = status["samples_repeated"], status["samples_skipped"]
+    left_out = status["samples_left_out"]
+    out = f"{left_out:,} left out with their steps" if left_out else ""
     if repeated or skipped:
-        return Text(f"{repeated:,} used twice, {skipped:,} never used", style="bold red")
+        wrong = f"{repeated:,} used twice, {skipped:,} never used"
+        return Text(", ".join(filter(None, [wrong, out])), style="bold red")
     if not epochs:
         return Text("none used twice; no epoch was completed")
+    if out:
+        return Text(f"{out}, {count(len(epochs), 'epoch')} with all others exactly once")
     sizes = {epoch["samples"] for epoch in epochs}
     each = f" of {sizes.pop():,}" if len(sizes) == 1 else ""
     return Text(f"{count(len(epochs), 'epoch')}{each}, each sample exactly once in each")

@@ -61,6 +61,14 @@ WORTH_A_LINE = [
         event("fault", member="a", reason="no file", whose="newcomer", faults=3, then="out"),
         "a has failed (no file): it could not begin; the run goes on without it",
     ),
+    (
+        event("nonfinite", step=9, rank=1, ids=[3], reason="the loss is nan", action="skip"),
+        "step 9: the loss is nan on rank 1: the step is left out",
+    ),
+    (
+        event("nonfinite", step=9, reason="the loss is nan", action="rollback", checkpoint=5),
+        "step 9: the loss is nan: back to the checkpoint of step 5",
+    ),
     (event("task_failed", member="a", rank=3, step=9), "the task raised in rank 3 at step 9"),
     (event("finished", state="limited", step=9), "the run has reached a limit at step 9"),
     (event("finished", state="succeeded"), "the run is complete"),

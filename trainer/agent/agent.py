@@ -299,6 +299,7 @@ class Agent:
             balance=settings.balance,
             job_sha256=settings.job_sha256,
             audit=settings.audit,
+            on_nonfinite=settings.on_nonfinite or "",
         )
         return {**self._env_of_all(), **session.to_env()}
 

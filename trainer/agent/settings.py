@@ -42,6 +42,7 @@ class Settings:
         spares: warm standbys beside each active worker.
         job_sha256: the job's checksum, for the record.
         audit: whether workers log the sample ids of every step.
+        on_nonfinite: see trainer.protocol.session; None where the job does not say.
 
     Raises ValueError, also when the values do not agree with each other.
     """
@@ -62,6 +63,7 @@ class Settings:
     spares: int = 1
     job_sha256: str = ""
     audit: bool = False
+    on_nonfinite: Literal["stop", "skip", "rollback"] | None = None
 
     def __post_init__(self) -> None:
         program, code = self.program, self.code

@@ -132,6 +132,7 @@ class Checkpointer:
         self._in_use = 0
         self._lock = Lock()
         self.committed: int | None = None  # the last step that this rank knows to be there
+        self.good: int | None = None  # up to here checkpoints are known to be; None for all
         self.failures = 0  # in a row
         self.bytes_per_second: float | None = None  # of the last writing, by this rank
 
@@ -236,6 +237,11 @@ class Checkpointer:
         if wait:
             future.result()
         return True
+
+    def went_back(self, step: int) -> None:
+        """The checkpoints after ``step`` are gone, and others will be written in their place."""
+        self.committed = step
+        self._leftovers.forget()
 
     def flush(self) -> None:
         """Waits until everything that was saved is written, or has failed."""
@@ -414,7 +420,7 @@ class Checkpointer:
             bytes=manifest.bytes,
             seconds=round(self._clock() - writing.began, 4),
         )
-        self._leftovers.tidy(writing.step, self._retention)
+        self._leftovers.tidy(writing.step, self._retention, self.good)
 
 
 def _copy(layout: Layout, tensors: Sequence[Tensor], room: Room) -> Callable[[], None]:

@@ -31,8 +31,16 @@ class Leftovers:
         self._metrics: dict[int, dict[str, Any]] = {}
         self._seen: dict[int, tuple[list[str], float]] = {}
 
-    def tidy(self, written: int, retention: Retention) -> None:
+    def forget(self) -> None:
+        """Steps that have had checkpoints may get others."""
+        self._metrics.clear()
+
+    def tidy(self, written: int, retention: Retention, good: int | None = None) -> None:
         """Deletes what ``retention`` does not keep, now that ``written`` is there.
+
+        Args:
+            written, good: see ``Retention.surplus``.
+            retention: the rule.
 
         Raises OSError; what was not deleted is at the next time.
         """
@@ -44,8 +52,8 @@ class Leftovers:
         }
         if written not in metrics:
             return  # the newest has gone: whatever is the matter, nothing is deleted
-        for step in retention.surplus(written, metrics):
-            self._delete(step)
+        for step in retention.surplus(written, metrics, good):
+            delete(self._run_dir, step)
         self._tidy_receipts(written, found[written])
         self._collect({s: names for s, names in found.items() if MANIFEST not in names})
 
@@ -59,11 +67,6 @@ class Leftovers:
                 found = None
             self._metrics[step] = found if isinstance(found, dict) else {}
         return self._metrics[step]
-
-    def _delete(self, step: int) -> None:
-        store = self._run_dir.store
-        store.delete(f"{folder_of(step)}/{MANIFEST}")
-        store.delete(folder_of(step))
 
     def _tidy_receipts(self, step: int, names: list[str]) -> None:
         for name in names:
@@ -82,3 +85,9 @@ class Leftovers:
             else:
                 seen[step] = (names, since)
         self._seen = seen
+
+
+def delete(run_dir: RunDirectory, step: int) -> None:
+    """Deletes a checkpoint. Raises OSError."""
+    run_dir.store.delete(f"{folder_of(step)}/{MANIFEST}")
+    run_dir.store.delete(folder_of(step))

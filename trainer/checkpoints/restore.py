@@ -99,7 +99,7 @@ def load_newest(
     def find() -> list[tuple[int, int]]:
         return [(step, -at) for at, place in enumerate(places) for step in committed_steps(place)]
 
-    found = _shared(exchange, find)
+    found = shared(exchange, find)
     for step, at in sorted(found, reverse=True):
         loaded = load(places[-at], step, report, exchange, device)
         if loaded is not None:
@@ -187,7 +187,7 @@ def load(
             rejected(error)
             return None
 
-    value = _shared(exchange, read)
+    value = shared(exchange, read)
     if value is None:
         return None
     manifest = Manifest.from_json(value, step)
@@ -255,7 +255,7 @@ def _exchanged(exchange: Exchange, data: bytes | None, shard: ShardFile, root: i
     return flat.numpy().tobytes() if data is None else data
 
 
-def _shared(exchange: Exchange, find: Callable[[], Any]) -> Any:
+def shared(exchange: Exchange, find: Callable[[], Any]) -> Any:
     """What rank 0 finds, as JSON, on every rank. Raises FormatError or OSError on all."""
     said: dict[str, Any] = {}
     if exchange.rank == 0:

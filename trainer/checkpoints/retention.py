@@ -31,16 +31,25 @@ class Retention:
         if self.every < 0:
             raise ValueError(f"every {self.every} steps: write 0 or more")
 
-    def surplus(self, written: int, metrics: Mapping[int, Mapping[str, Any]]) -> list[int]:
+    def surplus(
+        self,
+        written: int,
+        metrics: Mapping[int, Mapping[str, Any]],
+        good: int | None = None,
+    ) -> list[int]:
         """Returns the steps whose checkpoints are not kept, ascending.
 
         Args:
             written: the step that was just written, which always stays. Later ones are those
                 that were rejected when this run was resumed: they must not push it out.
             metrics: of each checkpoint with a manifest, by step; {} where none were known.
+            good: those up to this step are known to be of a state that could be trained on: the
+                newest of them stays, until a later one is. None: all are.
         """
         until_now = sorted(step for step in metrics if step <= written)
         kept = set(until_now[-self.last :]) | {written}
+        if good is not None:
+            kept |= {max((step for step in until_now if step <= good), default=written)}
         if self.every:
             kept |= {step for step in until_now if step % self.every == 0}
         if self.best:

@@ -1,8 +1,9 @@
 """Which samples each worker contributed to which step: the evidence for "exactly once".
 
-A line is written *before* a worker contributes, so that the contribution of a worker
-that is lost a moment later is on record, too. A line counts as applied if its step
-belongs to its generation's stretch of the run (see launcher.status.history).
+A line is written *before* a worker contributes, so that the contribution of a worker that is lost
+a moment later is on record, too. A line counts as applied if its step belongs to its generation's
+stretch of the run (see launcher.status.history). What is left out of a step after all has a second
+line, with ``left_out``.
 
 On a local disk the lines of a worker are appended to ``audit/<writer>.jsonl``. An object store
 cannot append: there each is an object of its own, ``audit/<writer>/000000001.jsonl``, and every
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from trainer.protocol.session import Session
 from trainer.rundir.names import AUDIT
@@ -32,6 +34,7 @@ class Audit:
         self._store = store
         self._name = f"{AUDIT}/{writer}"
         self._count = 0
+        self._line: dict[str, Any] = {}
         self._file = None
         if store.is_local:
             path = Path(store.path(f"{self._name}.jsonl"))
@@ -53,7 +56,7 @@ class Audit:
 
         Raises OSError when the store does not take it: a step without evidence is not taken.
         """
-        line = {
+        self._line = {
             "generation": generation,
             "step": step,
             "epoch": epoch,
@@ -61,6 +64,13 @@ class Audit:
             "ids": ids,
             "dataset_size": dataset_size,
         }
+        self._write(self._line)
+
+    def leave_out(self) -> None:
+        """Notes that what it was about to contribute last has become part of no step."""
+        self._write({**self._line, "left_out": True})
+
+    def _write(self, line: dict[str, Any]) -> None:
         text = json.dumps(line) + "\n"
         if self._file is not None:
             self._file.write(text)

@@ -1,6 +1,6 @@
 """The numbers that travel with a step's gradients, in the buffer of the last bucket.
 
-    head | metrics | statistics | what rank 0 tells | what rank 1 tells | …
+    head | metrics | statistics | whose are not finite | what rank 0 tells | what rank 1 tells | …
 
 All of it is summed. What a rank tells of itself has a place of its own, in which all others have
 zeros, as numbers of 16 bits: their sums are exact in float32.
@@ -49,6 +49,22 @@ class Head(NamedTuple):
 _HEAD = len(Head._fields)
 
 
+class Read(NamedTuple):
+    """All that was summed.
+
+    Attributes:
+        head, metrics, statistics: the sums.
+        nonfinite: the ranks whose own loss or gradients are not finite, ascending.
+        told: by each rank.
+    """
+
+    head: Head
+    metrics: list[float]
+    statistics: list[float]
+    nonfinite: list[int]
+    told: list[Told]
+
+
 @dataclass(frozen=True)
 class Extras:
     """Where which number is.
@@ -66,7 +82,11 @@ class Extras:
     @property
     def length(self) -> int:
         """How many numbers travel."""
-        return _HEAD + self.metrics + self.statistics + self.size * _ROW
+        return self._flags + self.size * (1 + _ROW)
+
+    def flag(self, rank: int) -> int | None:
+        """Where a rank adds 1 if what it brings is not finite; None in a world of one."""
+        return self._flags + rank if self.size else None
 
     def written(
         self,
@@ -76,26 +96,33 @@ class Extras:
         rank: int,
         told: Told,
     ) -> Tensor:
-        """One rank's numbers: float64, shape [length], on the CPU."""
-        numbers = [*head, *metrics, *statistics]
+        """One rank's numbers: float64, shape [length], on the CPU; its flag is not set."""
+        numbers = [*head, *metrics, *statistics, *[0.0] * self.size]
         if self.size:
             own = [float(v >> shift & 0xFFFF) for v in told for shift in (48, 32, 16, 0)]
             others = [0.0] * _ROW
             numbers += others * rank + own + others * (self.size - 1 - rank)
         return torch.tensor(numbers, dtype=torch.float64, device="cpu")
 
-    def read(self, summed: Tensor) -> tuple[Head, list[float], list[float], list[Told]]:
-        """What ``written`` wrote, summed: the head, metrics, statistics, what the ranks told."""
+    def read(self, summed: Tensor) -> Read:
+        """What ``written`` wrote, summed."""
         values = summed.tolist()
+        first = self._flags + self.size
         rows = [
             Told(*_numbers(values[start : start + _ROW]))
-            for start in range(self._rows, self.length, _ROW)
+            for start in range(first, self.length, _ROW)
         ]
         of = _HEAD + self.metrics
-        return Head(*values[:_HEAD]), values[_HEAD:of], values[of : self._rows], rows
+        return Read(
+            Head(*values[:_HEAD]),
+            values[_HEAD:of],
+            values[of : self._flags],
+            [rank for rank, flag in enumerate(values[self._flags : first]) if flag > 0.5],
+            rows,
+        )
 
     @property
-    def _rows(self) -> int:
+    def _flags(self) -> int:
         return _HEAD + self.metrics + self.statistics
 
 

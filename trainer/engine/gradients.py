@@ -21,6 +21,7 @@ processors that backward needs.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -82,6 +83,8 @@ class GradientBuckets:
         self._passes = 0
         self._witness: Witness | None = None
         self._kept: dict[int, Tensor] = {}
+        self._flag: int | None = None
+        self._norms: list[Tensor] = []  # of what this rank has sent
         self.broken: Exception | None = None
         self.open = False
         self._finish: Callable[[], None] | None = None
@@ -117,6 +120,7 @@ class GradientBuckets:
         self.open = True
         self._end.forget()
         self._handles.clear()
+        self._norms.clear()
         for bucket in self._buckets:
             bucket.clear()
             for parameter in bucket.parameters:
@@ -153,12 +157,13 @@ class GradientBuckets:
             p.grad is not None for bucket in self._buckets for p in bucket.parameters
         )
 
-    def reduce(self, fill: Callable[[bool], Tensor]) -> Tensor:
+    def reduce(self, fill: Callable[[bool], Tensor], flag: int | None = None) -> Tensor:
         """Sends what was not sent yet, waits for all sums, and returns the summed numbers.
 
         Args:
             fill: gives the ``tail`` numbers of this rank: any float type, shape [tail]; it is
                 told whether gradients of this rank are left for the second round.
+            flag: which of the numbers tells that gradients of this rank are not finite.
 
         Returns the sums, shape [tail]; the gradients are not the parameters' yet (see ``settle``).
         Raises HorovodInternalError when a peer was lost; the gradients mean nothing then.
@@ -169,6 +174,7 @@ class GradientBuckets:
             if self._late or not bucket.sent:
                 self._account(bucket)
         self._buckets[-1].tail.copy_(fill(self._late))
+        self._flag = flag
         self._send()
         self._armed = False
         self._summed = self._learned = True
@@ -194,16 +200,22 @@ class GradientBuckets:
         for index, wire in first.items():
             self._buckets[index].wire.add_(wire)
 
-    def settle(self, divide_by: float = 1.0) -> None:
-        """Makes the sums the parameters' gradients, each divided by a number."""
+    def settle(self, divide_by: float = 1.0) -> float:
+        """Makes the sums the parameters' gradients, each divided by a number.
+
+        Returns the norm of all of them, infinite or NaN if one of them is.
+        """
         buckets = self._buckets
         if divide_by != 1.0:
             for bucket in buckets:
                 bucket.gradients.div_(divide_by)
-        flags = torch.cat([bucket.reached.to(torch.float32) for bucket in buckets])
-        counts = iter(flags.tolist())  # of all at once: each is a wait for the device
+        norms = torch.stack([_norm(bucket.gradients) for bucket in buckets])
+        flags = torch.cat([norms, *(bucket.reached.to(torch.float64) for bucket in buckets)])
+        counts = flags.tolist()  # of all at once: each is a wait for the device
+        reached = iter(counts[len(buckets) :])
         for bucket in buckets:
-            bucket.unpack(counts)
+            bucket.unpack(reached)
+        return math.hypot(*counts[: len(buckets)])
 
     def witnessed(self) -> tuple[float, float]:
         """This rank's share of the second sum, and of its magnitude; 0 without a witness."""
@@ -323,6 +335,11 @@ class GradientBuckets:
         if self._next < len(self._buckets) - 1:
             self._account(bucket)
         bucket.pack()
+        if not self._alone:
+            self._norms.append(_norm(bucket.gradients))
+        if bucket is self._buckets[-1] and self._flag is not None:
+            # On the device: nobody waits for it.
+            bucket.tail[self._flag] += ~torch.stack(self._norms).isfinite().all()
         self._submit(bucket, f"gradients.{self._next}")
         self._next += 1
 
@@ -344,6 +361,15 @@ class GradientBuckets:
         for handle in self._handles:
             _wait(handle)
         self._handles.clear()
+
+
+def _norm(gradients: Tensor) -> Tensor:
+    """The norm, a float64 on the device; the quickest sum that an infinity or a NaN is not lost in.
+
+    That of finite gradients is infinite when their squares are: then they are of no use, either.
+    """
+    norm: Tensor = torch.linalg.vector_norm(gradients)
+    return norm.to(torch.float64)
 
 
 def _allreduce(tensor: Tensor, name: str) -> int:

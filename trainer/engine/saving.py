@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from trainer.checkpoints.checkpoint import Checkpointer
-from trainer.checkpoints.restore import find_start
+from trainer.checkpoints.manifest import committed_steps, folder_of
+from trainer.checkpoints.restore import find_start, shared
+from trainer.checkpoints.rollbacks import Rollbacks, go_back
 from trainer.checkpoints.schedule import Schedule
 from trainer.engine.generations import Generations
 from trainer.engine.portable import Portable
@@ -80,6 +83,53 @@ class Saving:
         if found is not None:
             self._schedule.saved(found[1])
         return found
+
+    def avoided(self) -> tuple[int, ...]:
+        """The steps that are left out since the run has gone back once. A collective."""
+        run_dir = self._session.run_dir
+        if run_dir is None:
+            return ()
+        exchange = WorldExchange(self._generations.channel.collective)
+        find = lambda: shared(exchange, lambda: Rollbacks.of(run_dir).left_out)  # noqa: E731
+        return tuple(patiently(find, self._generations.emit))
+
+    def good(self, step: int) -> None:
+        """Checkpoints up to ``step`` are of states that could be trained on."""
+        if self._checkpointer is not None:
+            self._checkpointer.good = step
+
+    def go_back(self, failed: int, good: int) -> tuple[int | None, str]:
+        """Makes the newest good checkpoint the newest; see ``trainer.checkpoints.rollbacks``.
+
+        A collective. What is being written is waited for, and so is the store.
+        """
+        checkpointer, run_dir = self._checkpointer, self._session.run_dir
+        if checkpointer is None or run_dir is None:
+            return None, "there are no checkpoints outside a run"
+        checkpointer.flush()
+        exchange = WorldExchange(self._generations.channel.collective)
+        places = self._session.checkpoint_dirs
+        to, why = patiently(
+            lambda: go_back(run_dir, places, exchange, failed, good), self._generations.emit
+        )
+        if to is not None:
+            checkpointer.went_back(to)
+        return to, why
+
+    def newest_until(self, step: int) -> str:
+        """The URL of the newest checkpoint up to ``step``; "" if there is none that is known of.
+
+        What is being written is waited for.
+        """
+        if self._checkpointer is None:
+            return ""
+        self._checkpointer.flush()
+        found: list[tuple[int, str]] = []
+        with suppress(OSError):
+            for place in self._session.checkpoint_dirs:
+                found += [(one, place.url) for one in committed_steps(place) if one <= step]
+        newest, url = max(found, default=(0, ""))
+        return f"{url}/{folder_of(newest)}" if url else ""
 
     def enter(self) -> None:
         """This worker is in another world: ranks of the one before may be gone."""

@@ -47,6 +47,9 @@ class State(Portable):
         stopped: whether training is complete before its last step; see ``elastic.stop``.
         updates_taken: how many optimizer steps the state has seen.
         workers_replaced: how many workers have been replaced because they held another state.
+        left_out: how many steps in a row have been left out, because something was not finite.
+        avoided: the steps that are left out whatever comes of them.
+        finite: the last step that was taken: in it everything was finite.
 
     Raises ValueError for a name that ``State`` uses itself, AttributeError when an attribute is
     set that is no part: it would be lost with its worker; and Mistake, in the line that sets it,
@@ -56,6 +59,9 @@ class State(Portable):
     stopped = False
     updates_taken = 0
     workers_replaced = 0
+    left_out = 0
+    avoided: tuple[int, ...] = ()
+    finite = 0
 
     def __init__(self, *, device: torch.device | str | None = None, **parts: Any) -> None:
         self.device = None if device is None else torch.device(device)
@@ -188,6 +194,13 @@ class State(Portable):
             load_part(getattr(self, name), tree["parts"][name])
         return distance
 
+    def not_finite(self) -> str:
+        """The name of the first parameter that is not finite; "" if all are."""
+        for name, parameter in self.named_parameters().items():
+            if not parameter.detach().isfinite().all():
+                return name
+        return ""
+
     def starts_from(self, find: Callable[[], tuple[Any, int] | None]) -> None:
         """Sets what finds the tree and step of the newest checkpoint, or None without one."""
         self._find_start = find
@@ -206,6 +219,9 @@ class State(Portable):
             "stopped": self.stopped,
             "updates": self.updates_taken,
             "replaced": self.workers_replaced,
+            "left_out": self.left_out,
+            "avoided": list(self.avoided),
+            "finite": self.finite,
             "trained": {name: one.requires_grad for name, one in self.named_parameters().items()},
             "groups": {
                 name: self._groups_of(one) for name, one in self.optimizers_by_name().items()
@@ -251,6 +267,9 @@ class State(Portable):
         self.stopped = tree["stopped"]
         self.updates_taken = tree.get("updates", 0)  # states of older versions are without it
         self.workers_replaced = tree.get("replaced", 0)
+        self.left_out = tree.get("left_out", 0)
+        self.avoided = tuple(tree.get("avoided", ()))
+        self.finite = tree.get("finite", tree["step"])
         self.step = tree["step"]
         self.clean = True
 

@@ -26,8 +26,7 @@ class Statistics:
     """
 
     def __init__(self, models: Iterable[nn.Module]) -> None:
-        modules = {id(one): one for model in models for one in model.modules()}.values()
-        self._places = [(one, name) for one in modules for name in _names_in(one)]
+        self._places = places_in(models)
         self._buffers: list[Tensor] = []
         self._before = torch.empty(0)
 
@@ -66,6 +65,12 @@ class Statistics:
 
     def _flat(self) -> Tensor:
         return torch.cat([one.flatten().to(torch.float64) for one in self._buffers])
+
+
+def places_in(models: Iterable[nn.Module]) -> list[tuple[nn.Module, str]]:
+    """The modules that have such buffers, and their names there."""
+    modules = {id(one): one for model in models for one in model.modules()}.values()
+    return [(one, name) for one in modules for name in _names_in(one)]
 
 
 def _names_in(module: nn.Module) -> Iterator[str]:

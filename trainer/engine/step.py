@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from trainer.engine.mistake import Mistake
+from trainer.engine.nonfinite import LeftOut
 from trainer.engine.sums import Own, Slice, Summed, Sums
 from trainer.protocol.channel import Channel
 
@@ -81,18 +83,23 @@ class Step:
     Inside ``with step:`` come the backward pass and the optimizer's step. Gradients are
     summed over the workers by the time ``backward()`` returns, and after ``split()``. When a worker
     was lost before the optimizer stepped, the block ends early and without an error, and the
-    loop gives the same step again, in the new world. ``applied`` tells which it was.
+    loop gives the same step again, in the new world. ``applied`` tells which it was. It ends early
+    as well where a step is left out (``on_nonfinite: skip``): the next step follows.
 
     Args:
         plan: what the step is about; its attributes are attributes of the step.
         sums: where the gradients are summed.
         names: of the numbers that ``add`` takes.
         channel: tells whether this worker is asked to leave the world.
-        completed: called when the step was applied.
+        completed: called when the step was applied, and when it was left out.
         save_due: whether a checkpoint is due after this step, as far as this rank knows.
+        judge: looks at what was summed before anybody uses it; raises LeftOut, or what ends the
+            step otherwise.
 
     Attributes:
         applied: whether the step was taken.
+        left_out: whether all ranks have left it out, because something was not finite: no
+            parameter has changed, and the next step follows.
         pause: whether the world is to be left after it.
         save: whether a checkpoint is to be written after it.
         digest: whether the state after it is to be compared.
@@ -111,9 +118,11 @@ class Step:
         channel: Channel,
         completed: Callable[[Step], None],
         save_due: Callable[[], bool] = lambda: False,
+        judge: Callable[[Step, Summed], None] = lambda step, summed: None,
     ) -> None:
         self.plan = plan
         self.applied = False
+        self.left_out = False
         self.pause = False
         self.save = False
         self.digest = False
@@ -130,6 +139,7 @@ class Step:
         self._channel = channel
         self._completed = completed
         self._save_due = save_due
+        self._judge = judge
         self._open = False
         self._reduced = False
         self._broken: BaseException | None = None
@@ -184,8 +194,8 @@ class Step:
 
     @property
     def epoch_done(self) -> bool:
-        """Whether this step was applied and completed its epoch."""
-        return self.applied and self.plan.ends_epoch
+        """Whether this step completed its epoch, be it that it was left out."""
+        return (self.applied or self.left_out) and self.plan.ends_epoch
 
     @property
     def running(self) -> bool:
@@ -319,19 +329,19 @@ class Step:
         try:
             if error is None:
                 self.reduce()  # nobody stepped: all ranks must still do alike
-        except (HorovodInternalError, LoopEnded) as found:
+        except (HorovodInternalError, LeftOut, LoopEnded) as found:
             error = found
         finally:
             self._open = self._sums.buckets.open = False
-        if error is None:
-            self.applied = True
-            self._completed(self)
-        else:
+        self.applied, self.left_out = error is None, isinstance(error, LeftOut)
+        if not self.applied:
             self._sums.forget()
+        if self.applied or self.left_out:
+            self._completed(self)
         if isinstance(error, HorovodInternalError):
             self.failed = str(error) or "a collective failed"
         self.stopped = isinstance(error, LoopEnded)
-        return bool(self.failed) or self.stopped
+        return bool(self.failed) or self.left_out or self.stopped
 
     # --- behind it --------------------------------------------------------------------
 
@@ -343,12 +353,14 @@ class Step:
             return self._sums.reduce(self._own)
 
     def _own(self) -> Own:
+        added = {name: sum(map(float, self._added[name])) for name in self._names}
         return Own(
             samples=[self.indices] if self._given is None else self._given,
             pause=self._channel.pause_requested(),
             save=self._save_due(),
             counted=sum(map(float, self._counted)),
-            metrics=[sum(map(float, self._added[name])) for name in self._names],
+            metrics=[added[name] for name in self._names],
+            finite=math.isfinite(added.get("loss", 0.0)),
         )
 
     def _take(self, summed: Summed) -> None:
@@ -358,6 +370,7 @@ class Step:
         self.save = summed.save
         self.digest = summed.digest
         self.metrics = dict(zip(self._names, summed.metrics, strict=True))
+        self._judge(self, summed)
 
     def _summing(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         """An optimizer's closure, after which the gradients are summed on every rank."""

@@ -29,12 +29,13 @@ from trainer.engine.digest import Prefixes, digest_of
 from trainer.engine.generations import Generations
 from trainer.engine.generators import seed_step
 from trainer.engine.mistake import Mistake
+from trainer.engine.nonfinite import LeftOut, Nonfinite, Policy, loss_scale, what_is_not_finite
 from trainer.engine.progress import Progress
 from trainer.engine.saving import Saving
 from trainer.engine.state import State
 from trainer.engine.stay import horovod_init
 from trainer.engine.step import Plan, Step
-from trainer.engine.sums import Slice, Sums
+from trainer.engine.sums import Slice, Summed, Sums
 from trainer.protocol.channel import AgentChannel, Channel
 from trainer.protocol.messages import Taking
 from trainer.protocol.session import Session
@@ -53,6 +54,7 @@ class Steps:
         session: the worker's surroundings.
         metrics: names of the numbers that each step sums over the ranks.
         seed: seeds all random generators anew for each rank and step; None leaves them alone.
+        on_nonfinite: what becomes of a step whose loss or gradients are not finite.
 
     Attributes:
         complete: whether all steps are done and this worker, rank 0, is the one to go on.
@@ -67,6 +69,7 @@ class Steps:
         session: Session,
         metrics: tuple[str, ...],
         seed: int | None,
+        on_nonfinite: Policy = "stop",
     ) -> None:
         self.complete = False
         self._state = state
@@ -81,7 +84,14 @@ class Steps:
         self._progress = Progress(
             self._generations, state, lambda: self._saving.seconds, total_steps=total
         )
-        state.starts_from(self._saving.start)
+        self._nonfinite = Nonfinite(
+            on_nonfinite,
+            state,
+            self._generations.emit,
+            self._saving.newest_until,
+            self._saving.go_back,
+        )
+        state.starts_from(self._start)
         state.loop = _loop_of(order, total)
         self._sums: Sums | None = None
         self._hooks: list[Any] = []
@@ -208,6 +218,7 @@ class Steps:
                 len(self._metrics),
                 self._generations.check_aborted,
                 self._generations.emit,
+                undoes=self._nonfinite.policy != "stop",
             )
             self._hooks = [
                 register_optimizer_step_pre_hook(self._before_optimizer),
@@ -224,7 +235,7 @@ class Steps:
             self._generations.leave(self._state, step.failed)
         elif step.stopped:
             self._state.stopped = True
-        elif not step.applied:
+        elif not (step.applied or step.left_out):
             raise RuntimeError(
                 f"step {step.number} was not taken: write the loop's body as `with step: …`, and "
                 "let errors of the block end the run"
@@ -244,10 +255,20 @@ class Steps:
         self._progress.send()
         with self._generations.channel.collective():
             self._sums.compare_ends()
+        self._nonfinite.require_finite(self._state.step)
+        self._saving.good(self._state.step)
         self._saving.finish()
         if self._generations.rank == 0:
             self.complete = True
         self._generations.finish()
+
+    def _start(self) -> tuple[Any, int] | None:
+        """The tree that a world without any state begins with, and its step. A collective."""
+        found = self._saving.start()
+        if found is None:
+            return None
+        tree, step = found
+        return {**tree, "avoided": [*tree.get("avoided", ()), *self._saving.avoided()]}, step
 
     # --- steps ------------------------------------------------------------------------
 
@@ -276,6 +297,7 @@ class Steps:
             self._generations.channel,
             self._completed,
             lambda: self._saving.due(self._state.step + 1),
+            self._judge,
         )
 
     def newest(self) -> Plan:
@@ -337,9 +359,34 @@ class Steps:
         if self._step is not None:
             self._step.after_update(optimizer)
 
+    def _judge(self, step: Step, summed: Summed) -> None:
+        """Looks at what all ranks have summed, before anybody uses it."""
+        if step.number in self._state.avoided:
+            raise LeftOut
+        parts = self._state.stateful()
+        what = what_is_not_finite(step.metrics, summed.norm, lambda: loss_scale(parts))
+        if what:
+            ids = {rank: self._ids_of(rank) for rank in summed.nonfinite}
+            self._nonfinite.judge(step.number, what, step.metrics, ids, step.rank == 0)
+
+    def _ids_of(self, rank: int) -> list[int]:
+        """The samples of a rank in the running step."""
+        if self._order is None:
+            return []
+        start, stop = self._order.bounds(self._state.step)
+        low, high = share(start, stop, rank, self._balance.weights)
+        ids: list[int] = self._permutation[low:high].tolist()
+        return ids
+
     def _completed(self, step: Step) -> None:
         state = self._state
         state.step += 1
+        state.left_out = state.left_out + 1 if step.left_out else 0
+        if not step.left_out:
+            state.finite = state.step
+        elif self._audit is not None:
+            self._audit.leave_out()
+        self._saving.good(state.finite - 1)
         state.clean = True
         self._generations.step_completed()
         self._speed.measured(len(step.indices), step.computed)

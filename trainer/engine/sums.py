@@ -54,6 +54,7 @@ class Own:
         save: whether a checkpoint is due, as far as it knows.
         counted: what its loss is a sum over, if the program counts it; else 0.
         metrics: its part of them.
+        finite: whether its loss is.
     """
 
     samples: Sequence[Tensor]
@@ -62,6 +63,7 @@ class Own:
     counted: float
     metrics: Sequence[float]
     stop: bool = False
+    finite: bool = True
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class Summed:
         save: whether a checkpoint is due after it.
         digest: whether the digest of the state is due after it.
         metrics: the sums, divided by what the program has counted, if it has.
+        norm: of all gradients.
+        nonfinite: the ranks whose own loss or gradients are not finite.
         stop: whether the loop has ended before this step, which is taken by nobody.
     """
 
@@ -80,6 +84,8 @@ class Summed:
     save: bool
     digest: bool
     metrics: Sequence[float]
+    norm: float = 0.0
+    nonfinite: Sequence[int] = ()
     stop: bool = False
 
 
@@ -91,6 +97,8 @@ class Sums:
         metrics: how many numbers a step sums for the program.
         check: raises to end a backward pass whose gradients nobody waits for any more.
         emit: emits an event.
+        undoes: whether a step may be left out in a world of one, too: then what its forward passes
+            have changed is taken back there as well.
 
     Attributes:
         trained: what is trained.
@@ -104,8 +112,10 @@ class Sums:
         metrics: int,
         check: Callable[[], None],
         emit: Callable[..., None] = lambda event, **fields: None,
+        undoes: bool = False,
     ) -> None:
         self._state = state
+        self._undoes = undoes
         self._check = check
         self._metrics = metrics
         self._statistics = Statistics(state.models)
@@ -150,6 +160,7 @@ class Sums:
         self._unused = []
         if self._size > 1:
             self._statistics.begin()
+        if self._size > 1 or self._undoes:
             self._undo.begin()
 
     @property
@@ -186,26 +197,34 @@ class Sums:
                 magnitude=magnitude,
             )
             added = self._statistics.added(self._weight) if self._size > 1 else []
-            return self._extras.written(head, mine.metrics, added, self.rank, self._told(mine))
+            told = self._told(mine)
+            numbers = self._extras.written(head, mine.metrics, added, self.rank, told)
+            if flag is not None and not mine.finite:
+                numbers[flag] = 1.0
+            return numbers
 
-        head, metrics, statistics, told = self._extras.read(buckets.reduce(fill))
+        flag = self._extras.flag(self.rank)
+        read = self._extras.read(buckets.reduce(fill, flag))
+        head = read.head
         if head.stop > 0.5:
             buckets.forget()
             return Summed(pause=False, save=False, digest=False, metrics=(), stop=True)
-        self._compare(told, head.samples)
+        self._compare(read.told, head.samples)
         if head.late:
             buckets.reduce_late()
         divisor = self._verdict.divisor(head.counted, self._slice.number)
-        buckets.settle(divisor)
+        norm = buckets.settle(divisor)
         total, magnitude = head.witness / divisor, head.magnitude / divisor
         buckets.require_witnessed(total, magnitude, self._size)
         if self._size > 1:
-            self._statistics.settle(statistics)
+            self._statistics.settle(read.statistics)
         return Summed(
             pause=head.pause > 0.5,
             save=head.save > 0.5,
             digest=head.digest + head.save > 0.5,
-            metrics=[one / divisor for one in metrics],
+            metrics=[one / divisor for one in read.metrics],
+            norm=norm,
+            nonfinite=read.nonfinite if self._size > 1 else [self.rank],
         )
 
     def end(self, samples: Slice) -> None:
@@ -223,7 +242,7 @@ class Sums:
         """The step is not taken: what its backward passes have left is undone."""
         if self._buckets is not None:
             self._buckets.forget()
-        if self._size > 1:
+        if self._size > 1 or self._undoes:
             self._undo.undo()
 
     def applied(self, stepped: Container[int], digest: bool) -> None:
@@ -234,7 +253,7 @@ class Sums:
             digest: whether the state is to be digested now.
         """
         self._unused = self.trained.unused(stepped)
-        if self._size > 1:
+        if self._size > 1 or self._undoes:
             self._undo.taken(examine=self.replicas.examine)
         self.replicas.completed(digest)
 
@@ -270,7 +289,7 @@ class Sums:
         mine = Told(self.trained.layout, self._state.updates_taken, 0, self.replicas.digest_now())
         row = Extras(0, 0, 1).written(Head(), [], [], 0, mine)
         rows = hvd.allgather(row.unsqueeze(0), name="state.end")
-        told = [Extras(0, 0, 1).read(one)[3][0] for one in rows]
+        told = [Extras(0, 0, 1).read(one).told[0] for one in rows]
         difference = compare(told, samples=0)
         if difference is not None:
             self._verdict.judge(difference, self._state.step, self.rank)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.engine.counters import Counters, Number
+from trainer.engine.statistics import places_in
 
 Place = tuple[nn.Module, str]
 
@@ -26,7 +27,9 @@ class Undo:
     """
 
     def __init__(self, models: Iterable[nn.Module], counters: Iterable[Counters]) -> None:
+        models = list(models)
         modules = {id(one): one for model in models for one in model.modules()}.values()
+        self._silent = set(places_in(models))  # torch changes them without a new version
         self._places = [(one, name) for one in modules for name in one._buffers]
         self._moving = set(self._places)  # all, before the first step
         self._counters = list(counters)
@@ -55,7 +58,7 @@ class Undo:
             examine: whether to look for numbers that have begun to change, too.
         """
         moved = {place for place in self._places if _version(place) != self._found.get(place)}
-        self._moving = self._moving | moved if self._learned else moved
+        self._moving = self._moving | moved if self._learned else moved | self._silent
         self._learned = True
         if examine:
             self._counting = [set(one.changed()) for one in self._counters]

@@ -7,6 +7,7 @@ the run ends: its newest checkpoint is of a state in which all agreed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NoReturn
@@ -117,12 +118,12 @@ class Verdict:
         """
         if counted == 0:
             return 1.0
-        if counted > 0:
+        if 0 < counted < math.inf:
             return counted
         raise Mistake(
             "SW5118",
             f"step {step}: the loss is a mean over {counted:g} things; what is counted must be "
-            "more than 0 over all workers",
+            "a number and more than 0 over all workers",
         )
 
     def _first(self, difference: Difference) -> str:

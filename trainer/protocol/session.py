@@ -93,6 +93,8 @@ class Session:
         balance: ``even`` shares of the batch, or shares that follow the workers' ``speed``.
         job_sha256: the job's checksum, for the record.
         audit: whether to log the sample ids of every step.
+        on_nonfinite: what becomes of a step whose loss or gradients are not finite, if the job says
+            so (see trainer.engine.nonfinite); "" if not.
     """
 
     run_dir_url: str | None = None
@@ -106,6 +108,7 @@ class Session:
     balance: str = "even"
     job_sha256: str = ""
     audit: bool = False
+    on_nonfinite: str = ""
 
     @property
     def run_dir(self) -> RunDirectory | None:

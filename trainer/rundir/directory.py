@@ -8,6 +8,7 @@ audit/<writer>.jsonl          sample ids that each worker contributed (only when
                               on an object store audit/<writer>/<seq>.jsonl
 code/<sha256>.tar.gz          the user's code (see trainer.rundir.bundle)
 checkpoints/step-000001200/   shards and manifest.json; no manifest, no checkpoint
+rollbacks.json                which steps are left out since the run has gone back to a checkpoint
 logs/                         TensorBoard event files
 stop.json                     written once: the run is to save a checkpoint and to end
 outcome.json                  written once: how the run ended, and why

@@ -42,6 +42,10 @@ checkpoint_skipped        step, reason                      (the notice is too s
 store_unavailable         reason, seconds                   (the start waits for it, so long)
 worker_replaced           step, rank, reason, replaced      (it held another state than all
                           others; the third in a run is the last)
+nonfinite                 step, rank, ids, reason, action, checkpoint, metrics (the loss or the
+                          gradients of a step were not finite; of each rank that it came
+                          from, with its samples; action is stop, skip or rollback, and
+                          checkpoint the step that the run goes back to)
 task_failed               member, rank, step, reason (the traceback)
 fault                     member, rank, step, reason, whose (machine | newcomer), faults (of this
                           machine), then (process | replica | out: what is replaced, or that

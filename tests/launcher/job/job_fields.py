@@ -150,6 +150,7 @@ _OPTIONAL = _some(
         "labels": st.dictionaries(_LABEL.map(lambda name: f"l{name}"), _LABEL, max_size=3),
         "timeout": _DURATION.filter(lambda text: text != "0.000001h"),
         "audit": st.booleans(),
+        "on_nonfinite": st.sampled_from(["stop", "skip", "rollback"]),
         "project": st.just("my-project"),
         "output": st.sampled_from(["gs://b/runs", "gs://b/$(HOME)/"]),
         "service_account": st.just("a@p.iam.gserviceaccount.com"),

@@ -54,6 +54,7 @@ FULL: dict[str, Any] = {
     "scheduling": {"strategy": "spot", "disable_retries": True},
     "timeout": "3d",
     "audit": False,
+    "on_nonfinite": "skip",
     "project": "my-project",
     "regions": ["us-central1"],
     "output": "gs://b/runs",

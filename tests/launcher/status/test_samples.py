@@ -35,7 +35,7 @@ def test_a_contribution_to_a_step_that_failed_does_not_count() -> None:
     found = account(lines, history.stretches(), finished=True)
     assert found is not None
     assert (found.repeated, found.skipped) == (0, 0)
-    assert found.epochs == [{"epoch": 0, "samples": 4, "exactly_once": True}]
+    assert found.epochs == [{"epoch": 0, "samples": 4, "left_out": 0, "exactly_once": True}]
 
 
 def test_an_epoch_under_way_has_skipped_nothing_yet() -> None:
@@ -96,3 +96,24 @@ def test_counts_equal_those_of_a_brute_force_count(data: st.DataObject) -> None:
     else:
         assert found is not None
         assert (found.repeated, found.skipped) == (repeated, skipped)
+
+
+def test_samples_that_were_left_out_on_purpose_are_counted_by_themselves() -> None:
+    history = History([resumed(1, 1.0, "start", 0), steps(1, 2.0, 1, [1.0, "nan"])])
+    lines = [contribution(1, 1, [0, 1]), contribution(1, 2, [2, 3])]
+    lines.append({**lines[1], "left_out": True})
+    found = account(lines, history.stretches(), finished=True)
+    assert found is not None
+    assert (found.repeated, found.skipped, found.left_out) == (0, 0, 2)
+    assert found.epochs == [{"epoch": 0, "samples": 2, "left_out": 2, "exactly_once": False}]
+
+
+def test_what_was_left_out_in_a_world_that_went_back_does_not_count() -> None:
+    """Generation 1 failed at step 3 and went back to 1; generation 2 left step 3 out."""
+    history = History([resumed(1, 1.0, "start", 0), resumed(2, 2.0, "loss", 1, lost_steps=1)])
+    history.add(steps(2, 3.0, 2, [1.0, "nan"]))
+    lines = [contribution(1, step, [step]) for step in (1, 2, 3)]
+    lines += [contribution(2, step, [step]) for step in (2, 3)]
+    lines.append({**lines[-1], "left_out": True})
+    found = account(lines, history.stretches(), finished=False)
+    assert found is not None and (found.repeated, found.left_out) == (0, 1)

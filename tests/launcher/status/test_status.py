@@ -33,8 +33,10 @@ def test_the_status_of_a_run_that_rode_the_market() -> None:
         "drains": 1,
         "losses": 1,
         "steps_lost": 1,
+        "steps_left_out": 0,
         "samples_repeated": None,
         "samples_skipped": None,
+        "samples_left_out": None,
         "pauses": [
             {"cause": "drain", "seconds": 1.0, "generation": 2, "step": 10},
             {"cause": "loss", "seconds": 3.0, "generation": 3, "step": 14},
@@ -126,6 +128,15 @@ def test_a_metric_that_json_lacks_is_a_word_and_says_since_when(written: Any) ->
     assert status["metrics"] == {"loss": "nan"}
     assert status["nonfinite"] == {"loss": 4}
     json.dumps(status, allow_nan=False)
+
+
+def test_a_step_that_ended_the_run_tells_its_loss_too() -> None:
+    ended = event("nonfinite", 150.0, step=17, action="stop", metrics={"loss": "nan"})
+    left = [event("nonfinite", 150.0, step=n, action="skip", rank=n) for n in (17, 17, 18)]
+    status = build_status("one", History([*RIDE, ended]), RUNNING, None)
+    assert status["metrics"] == {"loss": "nan", "test_accuracy": 0.9}
+    assert (status["nonfinite"], status["steps_left_out"]) == ({"loss": 17}, 0)
+    assert build_status("one", History([*RIDE, *left]), RUNNING, None)["steps_left_out"] == 2
 
 
 def test_since_when_does_not_depend_on_the_order_of_events() -> None:

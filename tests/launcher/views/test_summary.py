@@ -10,7 +10,7 @@ from rich.console import Console
 from launcher.status.history import History
 from launcher.status.status import Outcome, build_status
 from launcher.views.summary import print_summary
-from tests.launcher.status.events import RIDE, steps
+from tests.launcher.status.events import RIDE, event, steps
 from trainer.rundir.events import Event
 
 
@@ -40,3 +40,9 @@ def test_the_summary_of_a_failure_ends_with_its_traceback() -> None:
 def test_a_loss_that_is_no_number_is_in_the_summary() -> None:
     text = summary(Outcome("failed", "", {}), steps(3, 150.0, 17, [0.9, "nan"]))
     assert re.search(r"loss +nan \(since step 18\)", text)
+
+
+def test_what_was_left_out_is_in_the_summary() -> None:
+    assert "16 completed, 1 lost, 1 left out" in summary(
+        Outcome("succeeded", "", {}), event("nonfinite", 130.0, step=12, action="skip")
+    )

@@ -68,6 +68,7 @@ def test_everything_can_be_set() -> None:
         "spares": 0,
         "job_sha256": "x",
         "audit": True,
+        "on_nonfinite": "skip",
     }
     assert asdict(of(**values)) == values
 

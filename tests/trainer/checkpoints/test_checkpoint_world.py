@@ -447,6 +447,16 @@ def test_what_is_no_finite_number_is_never_the_best(sign: str, odd: Any) -> None
     assert Retention(1, best=f"{sign}score").surplus(5, metrics) == [1, 3, 4]
 
 
+@pytest.mark.parametrize(
+    "good, kept", [(0, [5]), (2, [2, 5]), (3, [3, 5]), (4, [4, 5]), (5, [5]), (None, [5])]
+)
+def test_the_newest_good_one_stays(good: int | None, kept: list[int]) -> None:
+    """Until a step has been taken from the state of step 5: it may be of no use."""
+    there: dict[int, dict[str, Any]] = {step: {} for step in range(2, 6)}
+    surplus = Retention(1).surplus(5, there, good)
+    assert [step for step in there if step not in surplus] == kept
+
+
 @given(
     steps=st.sets(st.integers(1, 50), min_size=1),
     written=st.integers(1, 50),

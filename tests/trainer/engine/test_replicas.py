@@ -97,7 +97,7 @@ def test_what_each_rank_tells_is_exact_in_a_sum(
         for rank, row in enumerate(rows)
     )
     assert isinstance(summed, torch.Tensor)
-    found, numbers, of_norms, told = extras.read(summed.double())
+    found, numbers, of_norms, _, told = extras.read(summed.double())
     assert told == [Told(*row) for row in rows]
     assert found.samples == 3.0 * len(rows)
     assert numbers == [len(rows)] * metrics
