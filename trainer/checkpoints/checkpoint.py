@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, field
@@ -35,6 +35,7 @@ from trainer.checkpoints.manifest import (
     require_signed,
     sha256_of,
     signed,
+    write_metrics,
 )
 from trainer.checkpoints.retention import Retention
 from trainer.checkpoints.scribe import Scribe
@@ -123,6 +124,7 @@ class Checkpointer:
         self._leftovers = Leftovers(self._place, clock)
         self._world = ""
         self._last: Writing | None = None
+        self._open: list[Writing] = []  # and others that are not done
         self._layout: Layout | None = None
         # A thread that is there already: starting one takes longer than to copy some megabytes.
         self._pool = ThreadPoolExecutor(THREADS, "swell-checkpoint", initializer=step_aside)
@@ -150,8 +152,8 @@ class Checkpointer:
 
     def busy(self, world: str = "") -> bool:
         """Whether a checkpoint of ``world`` is still being written."""
-        last = self._last
-        return last is not None and not last.done.is_set() and last.world == world
+        self._open = [one for one in self._open if not one.done.is_set()]
+        return any(one.world == world for one in self._open)
 
     def enter(self, world: str) -> None:
         """Tells which world this rank is in: ranks of the one before may be gone."""
@@ -198,8 +200,9 @@ class Checkpointer:
         """
         began = self._clock()
         self.enter(world)
-        if self._last is not None and wait and self.busy(world):
-            self._last.done.wait()
+        if wait and self.busy(world):
+            for one in self._open:
+                one.done.wait()
         if self.busy(world) and rank == 0:
             return False
         skeleton, tensors = flatten(tree)
@@ -231,11 +234,26 @@ class Checkpointer:
             began=began,
         )
         before, self._last = self._last, writing
+        self._open.append(writing)
         future = self._pool.submit(self._write, writing, room, before)
         self._writings = [one for one in self._writings if not one.done()]
         self._writings.append(future)
         if wait:
             future.result()
+        return True
+
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """The state of ``step`` was evaluated, after this process had begun to write it.
+
+        Returns False if it has not written it. What the store does not take is reported.
+        """
+        last = self._last
+        if last is None or last.step != step:
+            return False
+        try:
+            write_metrics(self._place, step, last.name, metrics)
+        except OSError as error:
+            self._failed(step, f"its metrics were not written: {error}")
         return True
 
     def went_back(self, step: int) -> None:

@@ -10,7 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from trainer.checkpoints.manifest import MANIFEST, RECEIPT, folder_of, folders, read_manifest
+from trainer.checkpoints.manifest import (
+    MANIFEST,
+    METRICS,
+    RECEIPT,
+    folder_of,
+    folders,
+    read_metrics,
+)
 from trainer.checkpoints.retention import Retention
 from trainer.rundir.directory import RunDirectory
 
@@ -28,7 +35,7 @@ class Leftovers:
     def __init__(self, run_dir: RunDirectory, clock: Callable[[], float]) -> None:
         self._run_dir = run_dir
         self._clock = clock
-        self._metrics: dict[int, dict[str, Any]] = {}
+        self._metrics: dict[int, tuple[bool, dict[str, Any]]] = {}
         self._seen: dict[int, tuple[list[str], float]] = {}
 
     def forget(self) -> None:
@@ -46,7 +53,7 @@ class Leftovers:
         """
         found = folders(self._run_dir)
         metrics = {
-            step: self._metrics_of(step, retention)
+            step: self._metrics_of(step, names, retention)
             for step, names in found.items()
             if MANIFEST in names
         }
@@ -57,16 +64,14 @@ class Leftovers:
         self._tidy_receipts(written, found[written])
         self._collect({s: names for s, names in found.items() if MANIFEST not in names})
 
-    def _metrics_of(self, step: int, retention: Retention) -> dict[str, Any]:
+    def _metrics_of(self, step: int, names: list[str], retention: Retention) -> dict[str, Any]:
         if not retention.best:
             return {}
-        if step not in self._metrics:
-            try:
-                found = read_manifest(self._run_dir, step).about.get("metrics")
-            except (ValueError, FileNotFoundError):
-                found = None
-            self._metrics[step] = found if isinstance(found, dict) else {}
-        return self._metrics[step]
+        known = self._metrics.get(step)
+        if known is None or known[0] != (METRICS in names):  # it was evaluated only later
+            known = METRICS in names, read_metrics(self._run_dir, step, names)
+            self._metrics[step] = known
+        return known[1]
 
     def _tidy_receipts(self, step: int, names: list[str]) -> None:
         for name in names:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from trainer.rundir.numbers import named
 
 MANIFEST = "manifest.json"
 RECEIPT = "receipt-"
+METRICS = "metrics.json"
 OLDEST = 3  # format that is read
 
 
@@ -155,6 +156,37 @@ def read_manifest(run_dir: RunDirectory, step: int) -> Manifest:
         return Manifest.from_json(run_dir.read_json(f"{folder_of(step)}/{MANIFEST}"), step)
     except RecursionError:
         raise ValueError("the manifest is nested too deeply") from None
+
+
+def write_metrics(
+    run_dir: RunDirectory, step: int, writing: str, metrics: Mapping[str, float]
+) -> None:
+    """Says how a checkpoint's state was evaluated, after it was begun to be written. OSError."""
+    value = {"writing": writing, "metrics": dict(metrics)}
+    run_dir.write_json(f"{folder_of(step)}/{METRICS}", value)
+
+
+def read_metrics(run_dir: RunDirectory, step: int, names: Iterable[str]) -> dict[str, Any]:
+    """The metrics of a checkpoint's own state, by name; {} where none are known.
+
+    Args:
+        run_dir: the directory that has it.
+        step: its step.
+        names: of the files in its folder.
+
+    Raises OSError.
+    """
+    try:
+        manifest = read_manifest(run_dir, step)
+        later = run_dir.read_json(f"{folder_of(step)}/{METRICS}") if METRICS in names else {}
+    except (ValueError, FileNotFoundError):
+        return {}
+    if later.get("writing") != manifest.writing:  # what is left of one that was here before
+        later = {}
+    found: dict[str, Any] = {}
+    for metrics in (manifest.about.get("metrics"), later.get("metrics")):
+        found |= metrics if isinstance(metrics, dict) else {}
+    return found
 
 
 def sha256_of(value: Any) -> str:

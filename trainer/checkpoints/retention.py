@@ -52,15 +52,18 @@ class Retention:
             kept |= {max((step for step in until_now if step <= good), default=written)}
         if self.every:
             kept |= {step for step in until_now if step % self.every == 0}
-        if self.best:
-            name, sign = self.best.removeprefix("-"), -1 if self.best.startswith("-") else 1
-            found = [(number_in(metrics[step].get(name)), step) for step in until_now]
-            # What is not finite is no value to go by: NaN is neither more nor less than another.
-            valued = [
-                (sign * value, step)
-                for value, step in found
-                if value is not None and math.isfinite(value)
-            ]
-            if valued:
-                kept.add(max(valued)[1])
+        found = [(self.value(metrics[step]), step) for step in until_now]
+        valued = [(value, step) for value, step in found if value is not None]
+        if valued:
+            kept.add(max(valued)[1])
         return [step for step in until_now if step not in kept]
+
+    def value(self, metrics: Mapping[str, Any]) -> float | None:
+        """What ``best`` goes by, the more the better; None where there is nothing to go by.
+
+        Nor is what is not finite: NaN is neither more nor less than another number.
+        """
+        found = number_in(metrics.get(self.best.removeprefix("-"))) if self.best else None
+        if found is None or not math.isfinite(found):
+            return None
+        return -found if self.best.startswith("-") else float(found)

@@ -1,11 +1,12 @@
 """The checkpoints of what this worker holds: when one is due, who writes which part, what it says.
 
 It serves a loop over steps and an Elastic Horovod script alike: both come to places where all
-ranks hold the same state, and both ask there whether a checkpoint is due. Three worlds write::
+ranks hold the same state, and both ask there whether a checkpoint is due. Four worlds write::
 
     1-7        all ranks, after the same step              save, finish
     1-7-left   those who are left of it, between worlds    save_left
     1-7-alone  rank 0, at the end, if another was lost      finish
+    1-7-best   rank 0, when an evaluation was the best     evaluated
 
 No two have the same name, so what they write is never mixed (see trainer.checkpoints.manifest).
 """
@@ -13,13 +14,15 @@ No two have the same name, so what they write is never mixed (see trainer.checkp
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 from trainer.checkpoints.checkpoint import Checkpointer
 from trainer.checkpoints.manifest import committed_steps, folder_of
 from trainer.checkpoints.restore import find_start, shared
+from trainer.checkpoints.retention import Retention
 from trainer.checkpoints.rollbacks import Rollbacks, go_back
 from trainer.checkpoints.schedule import Schedule
 from trainer.engine.generations import Generations
@@ -56,6 +59,8 @@ class Saving:
         self._digest = digest
         self._checkpointer = Checkpointer.of(session, generations.emit)
         self._schedule = Schedule(session.checkpoint.every, session.checkpoint.every_steps)
+        self._retention = Retention(best=session.checkpoint.keep_best)
+        self._best = -math.inf  # of what this rank knows to be saved
 
     @property
     def seconds(self) -> float:
@@ -145,11 +150,12 @@ class Saving:
             and not self._checkpointer.busy(self._generations.world)
         )
 
-    def save(self, *, wait: bool = False) -> None:
+    def save(self, *, wait: bool = False) -> bool:
         """Has this rank's share written; all ranks call it after the same step.
 
         Returns when the share is copied, or with ``wait`` when the checkpoint is there or has
-        failed. Raises TypeError, naming the place, for state that a checkpoint cannot hold.
+        failed. Says whether it is being written, as far as this rank knows. Raises TypeError,
+        naming the place, for state that a checkpoint cannot hold.
         """
         generations = self._generations
         saved = self._save(
@@ -160,6 +166,30 @@ class Saving:
         )
         if saved:
             self._schedule.saved(self._state.step)
+        return saved
+
+    def evaluated(self, metrics: Mapping[str, float], saved: bool = False) -> None:
+        """The state as it is was evaluated; all ranks may say so, between two steps.
+
+        If it is the best so far, rank 0 saves all of it by itself: others need not know. A
+        checkpoint of it that is being written, or is there, is told of the metrics.
+
+        Args:
+            metrics: of this state; none if it was not evaluated after all.
+            saved: whether it is being saved together with them.
+        """
+        checkpointer, step = self._checkpointer, self._state.step
+        if checkpointer is None or self._generations.rank != 0 or not metrics:
+            return
+        saved = saved or checkpointer.evaluated(step, metrics)
+        value = self._retention.value(metrics)
+        if value is None or value <= self._best:
+            return
+        self._best = value
+        if not saved:
+            if self._save("-best", until=math.inf):
+                self._schedule.saved(step)
+            self.enter()
 
     def finish(self) -> None:
         """Saves the last state, and waits for it; all ranks call it, in the same world.

@@ -104,6 +104,7 @@ class Steps:
         self._prefixes = Prefixes(self._permutation)
         self._results: dict[str, float] = {}
         self._stopping = False  # as this worker's program says
+        self._evaluated = -1  # the step whose state they are of
         self._ready = False
 
     # --- the iterator -----------------------------------------------------------------
@@ -145,10 +146,18 @@ class Steps:
             return self._step
 
     def report(self, metrics: dict[str, float]) -> None:
-        """Takes results, such as an evaluation's; the newest are the run's final metrics."""
+        """Takes results, such as an evaluation's; the newest are the run's final metrics.
+
+        They are of the state as it is: a checkpoint of it, and no other, has them.
+        """
+        state, step = self._state, self._step
         self._results = dict(metrics)
+        # In the block, after the update, it is the state of the step that is not counted yet.
+        self._evaluated = state.step + (step is not None and step.running and not state.clean)
         if metrics and self._generations.rank == 0:
-            self._generations.emit("evaluated", step=self._state.step, metrics=metrics)
+            self._generations.emit("evaluated", step=self._evaluated, metrics=metrics)
+        if step is None or not (step.running or step.applied or step.left_out):
+            self._saving.evaluated(self._own_results)  # its time to be saved has passed
 
     def stop(self) -> None:
         """No further step: training is complete, on all workers once one of them says so.
@@ -402,13 +411,15 @@ class Steps:
         assert self._sums is not None
         self._state.require_portable()
         self._sums.applied(step.stepped, step.digest)
+        saved = self._state.step >= self._total or self._state.stopped  # the last one is anyway
         if step.save:
             try:
                 with self._generations.channel.collective():
                     self._sums.align()
             except HorovodInternalError as error:
                 return str(error) or "a collective failed"
-            self._saving.save()
+            saved = self._saving.save() or saved
+        self._saving.evaluated(self._own_results, saved)
         return ""
 
     def _digest(self) -> int:
@@ -421,12 +432,17 @@ class Steps:
         while self._hooks:
             self._hooks.pop().remove()
 
+    @property
+    def _own_results(self) -> dict[str, float]:
+        """What was reported of the state as it is; {} if that was not evaluated."""
+        return self._results if self._evaluated == self._state.step else {}
+
     def _about(self) -> dict[str, Any]:
         """What a checkpoint's manifest says of a loop's state."""
         about: dict[str, Any] = {
             "total_steps": self._total,
             "seed": self._seed,
-            "metrics": self._results,
+            "metrics": self._own_results,
         }
         if self._order is not None:
             about["global_batch"] = self._order.batch
