@@ -62,6 +62,7 @@ class EventRecord:
     rank: int | None = None
     reason: str | None = None
     region: str | None = None
+    samples: int | None = None
     seconds: float | None = None
     slots: int | None = None
     state: str | None = None

@@ -166,6 +166,9 @@ def _text(event: EventRecord) -> str | None:
             if event.action == "rollback" and event.checkpoint is not None:
                 what = f"back to the checkpoint of step {event.checkpoint}"
             return f"step {step}: {reason}{where}" + (f": {what}" if what else "")
+        case EventRecord(event="micro_batch_halved", rank=int(rank), samples=int(samples)):
+            parts = f"parts have at most {count(samples, 'sample')} from now on"
+            return f"rank {rank} is out of memory: {parts}"
         case EventRecord(event="task_failed", rank=int(rank), step=int(step)):
             return f"the task raised in rank {rank} at step {step}"
         case EventRecord(event="finished", state=str(state)) if ending := info_of(state).ending:

@@ -25,7 +25,8 @@ class Task:
     Attributes:
         epochs: passes over the data.
         global_batch: samples of one step over all workers, whatever their number.
-        micro_batch: most samples of one forward pass; None for a worker's whole share.
+        micro_batch: most samples of one forward pass. None for as many as are known to fit: a
+            worker's whole share at first, and when shares grow, never more than went through once.
         seed: fixes the order of the data and the state of torch's random generators.
         on_nonfinite: ``stop``, ``skip`` or ``rollback``, when the loss or gradients are not finite
             (see ``trainer.elastic.steps``); what the job file says counts more.

@@ -113,6 +113,7 @@ EVENTS: list[dict[str, Any]] = [
         "faults": 1,
         "then": "process",
     },
+    {"event": "micro_batch_halved", "time": 6.0, "rank": 0, "step": 1, "samples": 4},
     {"event": "task_failed", "time": 6.0, "member": "a", "rank": 0, "step": 1, "reason": "x"},
     {
         "event": "nonfinite",

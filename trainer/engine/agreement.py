@@ -35,6 +35,8 @@ class Holding:
         speed: samples per second that it computed at last; 0 when it is not known.
         loop: what it loops over.
         device: the kind of device that it computes on, as a number below 2**52.
+        fits: the most samples that have gone through one backward pass here; 0 for none.
+        cap: the most that may from now on, since memory has run out; 0 for no limit.
     """
 
     step: int
@@ -42,6 +44,8 @@ class Holding:
     speed: float = 0.0
     loop: Loop = field(default_factory=Loop)
     device: int = 0
+    fits: int = 0
+    cap: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,17 @@ class Agreement:
         """Whether ranks compute on unlike devices, which round differently."""
         return len({one.device for one in self.holdings}) > 1
 
+    @property
+    def fits(self) -> int:
+        """The most samples that are known to fit into the memory of every rank; 0 if none are."""
+        known = [one.fits for one in self.holdings if one.fits]
+        return (min if self.mixed else max)(known, default=0)
+
+    @property
+    def cap(self) -> int:
+        """The least limit that any rank has found; 0 for none."""
+        return min((one.cap for one in self.holdings if one.cap), default=0)
+
     def is_held_by(self, one: Holding) -> bool:
         """Whether a rank holds the state that counts already."""
         return one.clean and one.step == self.holdings[self.root].step
@@ -90,12 +105,21 @@ class Agreement:
 
 def agree(mine: Holding) -> Agreement:
     """Tells all ranks what this one holds. A collective: every rank must call it."""
-    row = [mine.step, mine.clean, mine.speed, mine.device, *astuple(mine.loop)]
+    loop = astuple(mine.loop)
+    row = [mine.step, mine.clean, mine.speed, mine.device, mine.fits, mine.cap, *loop]
     numbers = torch.tensor([row], dtype=torch.float64, device="cpu")
     told = hvd.allgather(numbers, name="state.held").tolist()
     return Agreement(
         tuple(
-            Holding(int(step), bool(clean), speed, Loop(*map(int, loop)), int(device))
-            for step, clean, speed, device, *loop in told
+            Holding(
+                int(step),
+                bool(clean),
+                speed,
+                Loop(*map(int, loop)),
+                int(device),
+                int(fits),
+                int(cap),
+            )
+            for step, clean, speed, device, fits, cap, *loop in told
         )
     )

@@ -166,6 +166,7 @@ class Generations:
         self.number = order.generation
         self.leader_term = order.term
         self.careful = order.careful
+        self.failed = ""
         self._unanswered = 0
         self._stay = Stay(self.channel, order)
         try:

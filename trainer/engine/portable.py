@@ -25,12 +25,15 @@ class Portable:
             update) and was trained or received, not merely initialised.
         speed: samples per second that this worker computes; 0 when it is not known.
         loop: what this worker's program loops over.
+        fits, cap: see trainer.engine.micro_batch.
     """
 
     step: int = 0
     clean: bool = False
     speed: float = 0.0
     loop: Loop = Loop()
+    fits: int = 0
+    cap: int = 0
 
     def prepare(self) -> torch.device:
         """Makes ready for a generation, and says where received tensors belong.
@@ -58,7 +61,7 @@ class Portable:
     def holding(self) -> Holding:
         """What this worker tells the others that it holds."""
         kind = kind_of(self.prepare())
-        return Holding(self.step, self.clean, self.speed, self.loop, kind)
+        return Holding(self.step, self.clean, self.speed, self.loop, kind, self.fits, self.cap)
 
     def adopt(self, agreed: Agreement, send: Sender) -> int:
         """Makes all ranks hold the state of the agreement's root. A collective.

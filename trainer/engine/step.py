@@ -14,6 +14,7 @@ from horovod.common.exceptions import HorovodInternalError
 from torch import Tensor
 from torch.optim import Optimizer
 
+from trainer.engine.micro_batch import MicroBatch
 from trainer.engine.mistake import Mistake
 from trainer.engine.nonfinite import LeftOut
 from trainer.engine.sums import Own, Slice, Summed, Sums
@@ -95,6 +96,7 @@ class Step:
         save_due: whether a checkpoint is due after this step, as far as this rank knows.
         judge: looks at what was summed before anybody uses it; raises LeftOut, or what ends the
             step otherwise.
+        micro: how many samples go into one backward pass.
 
     Attributes:
         applied: whether the step was taken.
@@ -105,6 +107,7 @@ class Step:
         digest: whether the state after it is to be compared.
         metrics: the sums of what all ranks added, once the gradients are summed.
         failed: why it was not applied, if a worker was lost.
+        again: whether it was not applied because memory ran out, and smaller parts may fit.
         stopped: whether it was not applied because the loop is over: some worker called ``stop``.
         computed: seconds that this rank computed, without waiting for others.
         stepped: the ids of the optimizers that have taken their step.
@@ -119,6 +122,8 @@ class Step:
         completed: Callable[[Step], None],
         save_due: Callable[[], bool] = lambda: False,
         judge: Callable[[Step, Summed], None] = lambda step, summed: None,
+        *,
+        micro: MicroBatch,
     ) -> None:
         self.plan = plan
         self.applied = False
@@ -128,7 +133,9 @@ class Step:
         self.digest = False
         self.metrics: dict[str, float] = {}
         self.failed = ""
+        self.again = False
         self.stopped = False
+        self._micro = micro
         self.computed = 0.0
         self.stepped: set[int] = set()
         self._sums = sums
@@ -215,12 +222,14 @@ class Step:
     def split(self, most: int | None) -> Parts:
         """This rank's samples in parts of at most ``most``, one backward pass for each.
 
-        A micro-batch fits into memory where the whole share does not. There is no part when the
+        A micro-batch fits into memory where the whole share does not. With None it has as many
+        samples as are known to fit: the whole share at first, and never more than once went through
+        in one pass. Where memory runs out the step is taken again, in parts of half the size, also
+        of those that ``most`` allows. There is no part when the
         rank has no sample in this step. When the loop over the parts is over, the gradients are
         summed over the workers, on every rank: clip them, unscale them, step with them.
         """
-        own = self.indices
-        return Parts(self, own.split(most or len(own)) if len(own) else ())
+        return Parts(self, self._micro.split(self.indices, most))
 
     def take(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
         """One part after another; see ``split``."""
@@ -334,8 +343,13 @@ class Step:
         finally:
             self._open = self._sums.buckets.open = False
         self.applied, self.left_out = error is None, isinstance(error, LeftOut)
-        if not self.applied:
+        if self.applied:
+            self._micro.fitted(self._given or ())
+        else:
             self._sums.forget()
+            self.again = not self._reduced and self._micro.halve(error, self._given or ())
+            if self.again:
+                self.failed = f"rank {self.rank} takes smaller parts: {error}".splitlines()[0]
         if self.applied or self.left_out:
             self._completed(self)
         if isinstance(error, HorovodInternalError):

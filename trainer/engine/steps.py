@@ -28,6 +28,7 @@ from trainer.engine.device import warm_up
 from trainer.engine.digest import Prefixes, digest_of
 from trainer.engine.generations import Generations
 from trainer.engine.generators import seed_step
+from trainer.engine.micro_batch import MicroBatch
 from trainer.engine.mistake import Mistake
 from trainer.engine.nonfinite import LeftOut, Nonfinite, Policy, loss_scale, what_is_not_finite
 from trainer.engine.progress import Progress
@@ -93,6 +94,7 @@ class Steps:
         )
         state.starts_from(self._start)
         state.loop = _loop_of(order, total)
+        self._micro = MicroBatch(state)
         self._sums: Sums | None = None
         self._hooks: list[Any] = []
         self._step: Step | None = None
@@ -120,8 +122,9 @@ class Steps:
                 self._settle()
             if not self._generations.inside and not self._enter():
                 self._saving.close()
-                if not self.under_agent:  # whose one world has failed: nobody forms another
-                    raise RuntimeError(f"training cannot go on: {self._generations.failed}")
+                if (why := self._generations.failed) and not self.under_agent:
+                    # The one world of a process alone has failed: nobody forms another.
+                    raise RuntimeError(f"training cannot go on: {why}")
                 raise StopIteration
             try:
                 if self._state.step >= self._total or self._state.stopped:
@@ -213,6 +216,7 @@ class Steps:
         assert self._sums is not None
         self._sums.enter(self._generations.rank, self._generations.size, agreed.mixed)
         speeds = [one.speed for one in agreed.holdings]
+        self._micro.enter(agreed)
         self._balance = Balance(speeds, follow=self._session.balance == "speed")
         self._tell_speed = False
         self._progress.enter()
@@ -240,7 +244,9 @@ class Steps:
         step, self._step = self._step, None
         if step is None:
             return
-        if step.failed:
+        if step.again:
+            self._take_smaller_parts(step)
+        elif step.failed:
             self._generations.leave(self._state, step.failed)
         elif step.stopped:
             self._state.stopped = True
@@ -254,6 +260,21 @@ class Steps:
         elif step.pause:
             self._progress.send()
             self._generations.leave(self._state)
+
+    def _take_smaller_parts(self, step: Step) -> None:
+        """Memory has run out: the same step again, on all ranks with parts of the same size."""
+        generations, state = self._generations, self._state
+        if step.device.type == "cuda":
+            torch.cuda.empty_cache()
+        generations.emit(
+            "micro_batch_halved",
+            step=state.step,
+            rank=step.rank,
+            samples=state.cap,
+            reason=step.failed,
+        )
+        if generations.size > 1:
+            generations.leave(state, step.failed)
 
     def _finish(self) -> None:
         """All steps are done. Rank 0 goes on; the others stand by in case it is lost.
@@ -307,6 +328,7 @@ class Steps:
             self._completed,
             lambda: self._saving.due(self._state.step + 1),
             self._judge,
+            micro=self._micro,
         )
 
     def newest(self) -> Plan:

@@ -46,6 +46,8 @@ nonfinite                 step, rank, ids, reason, action, checkpoint, metrics (
                           gradients of a step were not finite; of each rank that it came
                           from, with its samples; action is stop, skip or rollback, and
                           checkpoint the step that the run goes back to)
+micro_batch_halved        step, rank, samples, reason       (memory ran out: the step is taken
+                          again, in parts of at most so many samples)
 task_failed               member, rank, step, reason (the traceback)
 fault                     member, rank, step, reason, whose (machine | newcomer), faults (of this
                           machine), then (process | replica | out: what is replaced, or that
