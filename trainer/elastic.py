@@ -40,6 +40,7 @@ Started alone (``python own_loop.py``) it is a world of one. In a job file it is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sized
+from contextlib import AbstractContextManager
 from typing import Any
 
 from trainer.engine.data import Order
@@ -50,7 +51,17 @@ from trainer.engine.steps import Steps
 from trainer.protocol.channel import current_channel
 from trainer.protocol.session import current_session
 
-__all__ = ["Plan", "State", "Step", "batches", "checkpoint", "report", "steps", "stop"]
+__all__ = [
+    "Plan",
+    "State",
+    "Step",
+    "batches",
+    "checkpoint",
+    "report",
+    "steps",
+    "stop",
+    "together",
+]
 
 _running: Steps | None = None
 _keep: Callable[[Any], None] | None = None  # set in a worker that runs a script
@@ -121,6 +132,23 @@ def stop() -> None:
     (A ``break`` would leave the other workers waiting.) Raises RuntimeError outside a loop.
     """
     _loop().stop()
+
+
+def together() -> AbstractContextManager[None]:
+    """A place for collectives of your own between two steps, such as an evaluation's.
+
+        if step.epoch_done:
+            with elastic.together():
+                right = hvd.allreduce(count_right(model), op=hvd.Sum)
+                elastic.report(accuracy=float(right) / len(test))
+
+    To be entered on all workers after the same step. When one is lost meanwhile, the block ends
+    early, without an error, and the loop gives the same step again, to all workers of the next
+    world: ``with step:`` passes its block over, as it was taken, and what follows runs again. So
+    what must happen once per step belongs into the block of the step. Raises RuntimeError outside a
+    loop.
+    """
+    return _loop().together()
 
 
 def report(**metrics: float) -> None:

@@ -114,7 +114,8 @@ class Loop:
                 with step:
                     self._take(step)
                 if step.epoch_done:
-                    self._evaluate()
+                    with self._steps.together():
+                        self._evaluate()
             if self._steps.complete:
                 if not self._steps.results:
                     self._evaluate()

@@ -37,6 +37,7 @@ class Holding:
         device: the kind of device that it computes on, as a number below 2**52.
         fits: the most samples that have gone through one backward pass here; 0 for none.
         cap: the most that may from now on, since memory has run out; 0 for no limit.
+        again: whether what follows the block of ``step`` was broken off here.
     """
 
     step: int
@@ -46,6 +47,7 @@ class Holding:
     device: int = 0
     fits: int = 0
     cap: int = 0
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,11 @@ class Agreement:
         """The least limit that any rank has found; 0 for none."""
         return min((one.cap for one in self.holdings if one.cap), default=0)
 
+    @property
+    def again(self) -> bool:
+        """Whether all ranks are to run again what follows the block of the step that counts."""
+        return any(one.again and self.is_held_by(one) for one in self.holdings)
+
     def is_held_by(self, one: Holding) -> bool:
         """Whether a rank holds the state that counts already."""
         return one.clean and one.step == self.holdings[self.root].step
@@ -106,7 +113,8 @@ class Agreement:
 def agree(mine: Holding) -> Agreement:
     """Tells all ranks what this one holds. A collective: every rank must call it."""
     loop = astuple(mine.loop)
-    row = [mine.step, mine.clean, mine.speed, mine.device, mine.fits, mine.cap, *loop]
+    memory = mine.fits, mine.cap
+    row = [mine.step, mine.clean, mine.speed, mine.device, *memory, mine.again, *loop]
     numbers = torch.tensor([row], dtype=torch.float64, device="cpu")
     told = hvd.allgather(numbers, name="state.held").tolist()
     return Agreement(
@@ -119,7 +127,8 @@ def agree(mine: Holding) -> Agreement:
                 int(device),
                 int(fits),
                 int(cap),
+                bool(again),
             )
-            for step, clean, speed, device, fits, cap, *loop in told
+            for step, clean, speed, device, fits, cap, again, *loop in told
         )
     )

@@ -26,6 +26,7 @@ class Portable:
         speed: samples per second that this worker computes; 0 when it is not known.
         loop: what this worker's program loops over.
         fits, cap: see trainer.engine.micro_batch.
+        again: whether what follows the block of the newest step was broken off.
     """
 
     step: int = 0
@@ -34,6 +35,7 @@ class Portable:
     loop: Loop = Loop()
     fits: int = 0
     cap: int = 0
+    again: bool = False
 
     def prepare(self) -> torch.device:
         """Makes ready for a generation, and says where received tensors belong.
@@ -61,7 +63,16 @@ class Portable:
     def holding(self) -> Holding:
         """What this worker tells the others that it holds."""
         kind = kind_of(self.prepare())
-        return Holding(self.step, self.clean, self.speed, self.loop, kind, self.fits, self.cap)
+        return Holding(
+            self.step,
+            self.clean,
+            self.speed,
+            self.loop,
+            kind,
+            self.fits,
+            self.cap,
+            self.again,
+        )
 
     def adopt(self, agreed: Agreement, send: Sender) -> int:
         """Makes all ranks hold the state of the agreement's root. A collective.

@@ -11,6 +11,7 @@ attribute. Which parameters are trained, and by which group of an optimizer, is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -46,6 +47,7 @@ class State(Portable):
     Attributes:
         stopped: whether training is complete before its last step; see ``elastic.stop``.
         updates_taken: how many optimizer steps the state has seen.
+        metrics: the sums of the newest step.
         workers_replaced: how many workers have been replaced because they held another state.
         left_out: how many steps in a row have been left out, because something was not finite.
         avoided: the steps that are left out whatever comes of them.
@@ -58,6 +60,7 @@ class State(Portable):
 
     stopped = False
     updates_taken = 0
+    metrics: Mapping[str, float] = MappingProxyType({})
     workers_replaced = 0
     left_out = 0
     avoided: tuple[int, ...] = ()
@@ -222,6 +225,7 @@ class State(Portable):
             "left_out": self.left_out,
             "avoided": list(self.avoided),
             "finite": self.finite,
+            "metrics": dict(self.metrics),
             "trained": {name: one.requires_grad for name, one in self.named_parameters().items()},
             "groups": {
                 name: self._groups_of(one) for name, one in self.optimizers_by_name().items()
@@ -270,6 +274,7 @@ class State(Portable):
         self.left_out = tree.get("left_out", 0)
         self.avoided = tuple(tree.get("avoided", ()))
         self.finite = tree.get("finite", tree["step"])
+        self.metrics = tree.get("metrics", {})
         self.step = tree["step"]
         self.clean = True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -59,6 +59,10 @@ class LoopEnded(Exception):
     """Ends the block of a step that nobody takes."""
 
 
+class BlockOver(Exception):
+    """Ends the block of a step that was taken before; only what follows it runs again."""
+
+
 class Parts:
     """This rank's samples of a step in parts, each of them for one backward pass.
 
@@ -97,11 +101,14 @@ class Step:
         judge: looks at what was summed before anybody uses it; raises LeftOut, or what ends the
             step otherwise.
         micro: how many samples go into one backward pass.
+        taken: the sums of this step, if it was taken before: only what follows its block is to run
+            again. The block ends where it first uses the step, or an optimizer.
 
     Attributes:
         applied: whether the step was taken.
         left_out: whether all ranks have left it out, because something was not finite: no
             parameter has changed, and the next step follows.
+        taken: whether it was taken before, and only what follows its block runs again.
         pause: whether the world is to be left after it.
         save: whether a checkpoint is to be written after it.
         digest: whether the state after it is to be compared.
@@ -124,14 +131,15 @@ class Step:
         judge: Callable[[Step, Summed], None] = lambda step, summed: None,
         *,
         micro: MicroBatch,
+        taken: Mapping[str, float] | None = None,
     ) -> None:
         self.plan = plan
-        self.applied = False
+        self.applied = self.taken = taken is not None
         self.left_out = False
         self.pause = False
         self.save = False
         self.digest = False
-        self.metrics: dict[str, float] = {}
+        self.metrics: dict[str, float] = dict(taken or {})
         self.failed = ""
         self.again = False
         self.stopped = False
@@ -177,6 +185,7 @@ class Step:
     @property
     def indices(self) -> Tensor:
         """This rank's samples of the step: int64, shape [n]; n may be 0."""
+        self._require_open()
         return self.plan.indices
 
     @property
@@ -217,6 +226,8 @@ class Step:
         self._sums.begin(Slice(plan.number, len(plan.indices), plan.samples, plan.batch_size))
         self._sums.buckets.arm(self.reduce)
         self._open = True
+        if self.taken:
+            self._sums.buckets.open = False  # what backward does is the program's own
         return self
 
     def split(self, most: int | None) -> Parts:
@@ -282,6 +293,7 @@ class Step:
         programs that set gradients by hand, before they use them. Raises HorovodInternalError when
         a worker was lost.
         """
+        self._require_open()
         self._require_whole()
         if self._reduced:
             return
@@ -304,6 +316,7 @@ class Step:
                 f"optimizer.step() was called outside the block of step {self.number}; it belongs "
                 "into `with step:`, where it is taken on all workers or on none",
             )
+        self._require_open()
         if id(optimizer) in self.stepped:
             raise Mistake(
                 "SW5120",
@@ -335,6 +348,10 @@ class Step:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
+        if self.taken:
+            self._open = False
+            self._sums.forget()
+            return isinstance(error, BlockOver)
         try:
             if error is None:
                 self.reduce()  # nobody stepped: all ranks must still do alike
@@ -408,7 +425,12 @@ class Step:
         if broken is not None:
             raise broken
 
+    def _require_open(self) -> None:
+        if self.taken and self._open:
+            raise BlockOver
+
     def _require_time(self, what: str) -> None:
+        self._require_open()
         if self._reduced:
             raise RuntimeError(f"{what}() came too late: call it before the step's last backward()")
 

@@ -10,6 +10,8 @@ What the user's ``for`` loop sees as an iterator of steps is, underneath::
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -105,6 +107,7 @@ class Steps:
         self._permutation = torch.empty(0, dtype=torch.int64, device="cpu")
         self._prefixes = Prefixes(self._permutation)
         self._results: dict[str, float] = {}
+        self._lost_after = ""  # why what followed the block of the newest step was broken off
         self._stopping = False  # as this worker's program says
         self._evaluated = -1  # the step whose state they are of
         self._ready = False
@@ -145,7 +148,7 @@ class Steps:
             except HorovodInternalError as error:
                 self._generations.leave(self._state, str(error))
                 continue
-            self._step = self._next_step()
+            self._step = self._taken_step() if self._state.again else self._next_step()
             return self._step
 
     def report(self, metrics: dict[str, float]) -> None:
@@ -168,6 +171,17 @@ class Steps:
         It travels with the next step's gradients, which are nobody's then.
         """
         self._stopping = True
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What all ranks do together between two steps; see ``trainer.elastic.together``."""
+        try:
+            self._generations.check_aborted()
+            yield
+        except HorovodInternalError as error:
+            if self.complete or self._step is None or not self._step.applied:
+                raise
+            self._lost_after = str(error) or "a collective failed"
 
     def done(self) -> None:
         """Says that the run is complete, and waits for the order to exit."""
@@ -217,6 +231,7 @@ class Steps:
         self._sums.enter(self._generations.rank, self._generations.size, agreed.mixed)
         speeds = [one.speed for one in agreed.holdings]
         self._micro.enter(agreed)
+        self._state.again = agreed.again
         self._balance = Balance(speeds, follow=self._session.balance == "speed")
         self._tell_speed = False
         self._progress.enter()
@@ -244,7 +259,15 @@ class Steps:
         step, self._step = self._step, None
         if step is None:
             return
-        if step.again:
+        lost, self._lost_after = self._lost_after, ""
+        self._state.again = bool(lost)
+        if lost or step.taken:
+            if not step.taken:
+                assert self._sums is not None
+                self._sums.applied(step.stepped, digest=False)
+            if lost:
+                self._generations.leave(self._state, lost)
+        elif step.again:
             self._take_smaller_parts(step)
         elif step.failed:
             self._generations.leave(self._state, step.failed)
@@ -331,32 +354,45 @@ class Steps:
             micro=self._micro,
         )
 
-    def newest(self) -> Plan:
-        """What the newest step was about, for an evaluation after it."""
-        plan = self._plan()
-        number = self._state.step
-        epoch = 0 if self._order is None else self._order.epoch_of(number - 1)
-        return dataclasses.replace(plan, number=number, epoch=epoch)
+    def _taken_step(self) -> Step:
+        """The newest step again, for what follows its block."""
+        assert self._sums is not None
+        return Step(
+            self.newest(),
+            self._sums,
+            self._metrics,
+            self._generations.channel,
+            self._completed,
+            micro=self._micro,
+            taken=self._state.metrics,
+        )
 
-    def _plan(self) -> Plan:
-        """Which samples this rank takes in the next step."""
+    def newest(self) -> Plan:
+        """What the newest step was about, for what follows it."""
+        return dataclasses.replace(
+            self._plan(max(0, self._state.step - 1)), number=self._state.step
+        )
+
+    def _plan(self, before: int | None = None) -> Plan:
+        """Which samples this rank takes in the step after so many; without a number the next."""
         state, order = self._state, self._order
+        before = state.step if before is None else before
         epoch, batch_size, ends_epoch = 0, 0, False
         indices, samples = torch.empty(0, dtype=torch.int64, device="cpu"), 0
         if order is not None:
-            epoch = order.epoch_of(state.step)
+            epoch = order.epoch_of(before)
             if epoch != self._epoch:
                 self._permutation = order.permutation(epoch)
                 self._prefixes = Prefixes(self._permutation)
                 self._epoch = epoch
-            start, stop = order.bounds(state.step)
+            start, stop = order.bounds(before)
             low, high = share(start, stop, self._generations.rank, self._balance.weights)
             indices = self._permutation[low:high]
             samples = self._prefixes.digest(start, stop)
             batch_size = stop - start
-            ends_epoch = order.epoch_of(state.step + 1) != epoch
+            ends_epoch = order.epoch_of(before + 1) != epoch
         return Plan(
-            number=state.step + 1,
+            number=before + 1,
             total=self._total,
             epoch=epoch,
             indices=indices,
@@ -421,6 +457,7 @@ class Steps:
         state.clean = True
         self._generations.step_completed()
         self._speed.measured(len(step.indices), step.computed)
+        state.metrics = dict(step.metrics)
         self._progress.completed(step.metrics)
         self._tell_speed = self._balance.due() and not step.pause
 

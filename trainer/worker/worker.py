@@ -61,7 +61,10 @@ def main() -> int:
     except UserError as error:  # ours says what to do; where it was raised is of no use
         channel.send(Failed(shown(error)))
         return 1
-    except Exception as error:  # who is at fault is decided elsewhere, by all that has happened
+    except Exception as error:
+        if type(error).__name__ == "HorovodInternalError":  # in a collective of the program's own
+            return start_again(error)
+        # Who is at fault is decided elsewhere, by all that has happened.
         channel.send(Failed(traceback.format_exc(), kind_of(error)))
         return 1
     return 0

@@ -1,0 +1,133 @@
+"""Collectives of the program's own between two steps: repeated when a worker is lost in them."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.trainer.engine.loops import _follow
+from tests.trainer.ranks import alone, formed, workers
+from trainer import Task
+from trainer.protocol.messages import Done, Stopped
+
+SAMPLES, BATCH = 12, 4
+STEPS_PER_EPOCH, STEPS = 3, 6
+X = torch.linspace(-1, 1, SAMPLES, dtype=torch.float64).unsqueeze(1)
+
+
+def loop(log: list[Any], dies_after: int = 0) -> None:
+    """Counts the workers after each epoch, in a collective of its own; one dies before it."""
+    import horovod.torch as hvd
+
+    from trainer import elastic
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 1)).double()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    state = elastic.State(model=model, optimizer=optimizer, seen=0)
+    for step in elastic.steps(state, elastic.batches(SAMPLES, BATCH), epochs=2):
+        with step:
+            step.add(loss=1.0 / step.size)
+            model(X[step.indices]).square().sum().backward()
+            optimizer.step()
+            state.seen += step.batch_size
+        log.append((step.number, step.applied, step.metrics.get("loss")))
+        if step.epoch_done:
+            if step.number == dies_after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            with elastic.together():
+                ones = hvd.allreduce(torch.ones(1), op=hvd.Sum, name="mine")
+                log.append(f"{int(ones)} after {step.number}")
+    log.append((state.seen, [float(p.detach().sum()) for p in model.parameters()]))
+
+
+def logged() -> list[Any]:
+    log: list[Any] = []
+    loop(log)
+    return log
+
+
+def test_what_follows_a_step_runs_again_on_all_workers_when_one_was_lost_in_it() -> None:
+    dies = functools.partial(loop, dies_after=STEPS_PER_EPOCH)
+    with workers(_follow, [loop], [dies], [loop]) as (one, lost, newcomer):
+        with formed(1, [one, lost]):
+            stopped = one.until(Stopped)
+            assert (stopped.step, stopped.clean) == (STEPS_PER_EPOCH, True)
+        with formed(2, [one, newcomer]) as started:
+            assert [each.step for each in started] == [STEPS_PER_EPOCH] * 2
+            one.until(Done)
+        outcomes = [each.exit() for each in (one, newcomer)]
+    assert not outcomes[0].error + outcomes[1].error
+    again = [(3, True, 1.0), "2 after 3", *[(n, True, 1.0) for n in (4, 5, 6)], "2 after 6"]
+    assert outcomes[0].log[:-1] == [(n, True, 1.0) for n in (1, 2, 3)] + again
+    assert outcomes[1].log == again, "the newcomer has not taken the step, and knows its sums"
+    undisturbed = alone(logged)[-1]
+    assert outcomes[0].log[-1][0] == undisturbed[0] == 2 * SAMPLES, "each step counts once"
+
+
+def test_a_worker_lost_in_a_step_after_it_repeats_the_step_alone() -> None:
+    with workers(_follow, [loop], [loop]) as two:
+        with formed(1, two):
+            two[0].until(Done)
+        logs = [one.exit().log for one in two]
+    assert logs[0][:-1] == logs[1]
+    assert [entry for entry in logs[1] if isinstance(entry, str)] == ["2 after 3", "2 after 6"]
+
+
+class Counting(Task):
+    """A task whose evaluation is a collective; one worker dies in it."""
+
+    epochs = 2
+    global_batch = BATCH
+
+    def __init__(self, log: list[Any], dies: bool) -> None:
+        self.log, self.dies = log, dies
+
+    def dataset(self) -> Any:
+        return X
+
+    def model(self) -> nn.Module:
+        return nn.Linear(1, 1).double()
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
+        loss: torch.Tensor = model(batch).square().mean()
+        return loss
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        import horovod.torch as hvd
+
+        if self.dies:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.log.append("evaluates")
+        ones = hvd.allreduce(torch.ones(1), op=hvd.Sum, name="mine")
+        return {"workers": float(ones)}
+
+
+def fits(log: list[Any], dies: bool = False) -> None:
+    from trainer import fit
+    from trainer.protocol.channel import current_channel
+
+    log.append(fit(Counting(log, dies), current_channel()))
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_an_evaluation_of_a_task_is_repeated_too(victim: int) -> None:
+    plans = [[functools.partial(fits, dies=rank == victim)] for rank in range(2)]
+    with workers(_follow, *plans) as two:
+        survivor = two[1 - victim]
+        with formed(1, two):
+            survivor.until(Stopped)
+        with formed(2, [survivor]):
+            survivor.until(Done)
+        outcome = survivor.exit()
+    assert not outcome.error
+    assert outcome.log == ["evaluates"] * 3 + [{"workers": 1.0}]
