@@ -2,12 +2,18 @@
 
 ``<root>/<job id>/<replica>.jsonl`` holds one JSON object per line: ``timestamp``,
 ``severity`` (INFO from stdout, ERROR from stderr), ``replica`` and ``message``.
+
+Whoever prints never learns what becomes of it. Of a replica that prints more than a disk should
+hold, the log ends at a limit; what a full disk does not take is left out. The log says so itself.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -15,6 +21,8 @@ from typing import Any
 from trainer.rundir.private import make_private
 
 LONGEST_LINE = 16 * 1024  # bytes; longer ones become several entries
+LIMIT = 2**28  # bytes of one replica's log
+LONGEST_ENTRY = 8 * LONGEST_LINE  # as JSON
 TICK = timedelta(microseconds=1)
 SEVERITIES = ("DEFAULT", "DEBUG", "INFO", "NOTICE", "WARNING", "ERROR", "CRITICAL")
 
@@ -44,37 +52,75 @@ class ReplicaLog:
         job_id: whose logs.
         replica: whose output.
         clock: the time of day.
+        limit: bytes after which the log ends.
     """
 
     def __init__(
-        self, root: Path, job_id: str, replica: str, clock: Callable[[], datetime] = utc_now
+        self,
+        root: Path,
+        job_id: str,
+        replica: str,
+        clock: Callable[[], datetime] = utc_now,
+        limit: int = LIMIT,
     ) -> None:
         self._replica = replica
         self._clock = clock
+        self._limit = limit
         self._last = datetime.min.replace(tzinfo=timezone.utc)
+        self._full = False
+        self._left_out = 0  # entries since the last that was written
+        self._why = ""
         self.path = root / job_id / f"{replica}.jsonl"
         make_private(self.path.parent)
-        self._file = self.path.open("ab", buffering=0)
+        self._file = self.path.open("a+b", buffering=0)
+        _cut_to_lines(self._file.fileno())
 
     def stream(self, severity: str) -> StreamLog:
         """Returns a writer for one of the replica's streams."""
         return StreamLog(self, severity)
 
     def write(self, severity: str, messages: list[str]) -> None:
-        """Adds entries. Every entry of a replica is later than the one before."""
-        if self._file.closed:
+        """Adds entries. Every entry of a replica is later than the one before.
+
+        What cannot be written is left out, and the next entry that can says so.
+        """
+        if self._file.closed or self._full:
             return
-        lines = []
-        for message in messages:
-            self._last = max(self._clock(), self._last + TICK)
-            entry = {
-                "timestamp": timestamp(self._last),
-                "severity": severity,
-                "replica": self._replica,
-                "message": message,
-            }
-            lines.append(json.dumps(entry) + "\n")
-        self._file.write("".join(lines).encode())
+        entries = [self._entry(severity, message) for message in messages]
+        if self._left_out:
+            said = f"{self._left_out} lines are not in this log: {self._why}"
+            entries.insert(0, self._entry("WARNING", said))
+        if os.fstat(self._file.fileno()).st_size + sum(map(len, entries)) > self._limit:
+            said = f"this log ends here, at its limit of {self._limit:,} bytes; the replica goes on"
+            entries = [self._entry("WARNING", said)]
+            self._full = True
+        if self._append(b"".join(entries)):
+            self._left_out = 0
+        else:
+            self._left_out += len(messages)
+
+    def _entry(self, severity: str, message: str) -> bytes:
+        self._last = max(self._clock(), self._last + TICK)
+        entry = {
+            "timestamp": timestamp(self._last),
+            "severity": severity,
+            "replica": self._replica,
+            "message": message,
+        }
+        return json.dumps(entry).encode() + b"\n"
+
+    def _append(self, data: bytes) -> bool:
+        """Writes all of ``data`` or none of it. Returns whether it was written."""
+        before = os.fstat(self._file.fileno()).st_size
+        try:
+            if self._file.write(data) == len(data):
+                return True
+            self._why = os.strerror(errno.ENOSPC)  # for the rest there was no room
+        except OSError as error:
+            self._why = error.strerror or str(error)
+        with suppress(OSError):
+            self._file.truncate(before)
+        return False
 
     def close(self) -> None:
         """Ends the log."""
@@ -110,6 +156,16 @@ def _bounded(line: bytes) -> Iterator[str]:
         yield line[start : start + LONGEST_LINE].decode("utf-8", "replace")
 
 
+def _cut_to_lines(log: int) -> None:
+    """Cuts off an entry in the middle of which its writer was killed."""
+    size = os.fstat(log).st_size
+    start = max(0, size - LONGEST_ENTRY)
+    whole = start + os.pread(log, size - start, start).rfind(b"\n") + 1
+    if whole < size:
+        with suppress(OSError):
+            os.ftruncate(log, whole)
+
+
 def read_entries(root: Path, job_id: str | None, replica: str | None) -> Iterator[Entry]:
     """Yields the entries of some logs, each log in its order, as LogEntry objects.
 
@@ -129,7 +185,10 @@ def _read_log(path: Path) -> Iterator[Entry]:
         for number, line in enumerate(file):
             if not line.endswith(b"\n"):
                 return  # being written
-            entry = json.loads(line)
+            try:
+                entry = json.loads(line)
+            except ValueError:  # its writer was killed in the middle of it
+                continue
             yield {
                 "insertId": f"{replica}-{number:010d}",
                 "timestamp": entry["timestamp"],
