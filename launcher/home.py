@@ -178,6 +178,7 @@ def create(run_dir: RunDirectory, record: dict[str, Any]) -> None:
     require_new(run_id, run_dir)
     if not run_dir.create_json(RUN, record):
         raise _taken(run_id, run_dir.url)
+    run_dir.keep_reserve()
     if run_dir.url != str(folder() / "runs" / run_id):
         entry = folder() / "index" / f"{run_id}.json"
         make_private(entry.parent)

@@ -150,9 +150,13 @@ def _text(event: EventRecord) -> str | None:
         case EventRecord(event="checkpoint_rejected", step=int(step)):
             return f"checkpoint of step {step} is unusable{why}"
         case EventRecord(event="checkpoint_failed", step=int(step)):
-            return f"the checkpoint of step {step} could not be written{why}; training goes on"
+            return f"the checkpoint of step {step} could not be written{why}"
         case EventRecord(event="checkpoint_skipped", step=int(step)):
             return f"step {step} is not saved{why}"
+        case EventRecord(event="audit_failed", step=int(step)):
+            return f"the audit of step {step} and of those that follow waits for the store{why}"
+        case EventRecord(event="disk_full", reason=str(reason)):
+            return reason
         case EventRecord(event="store_unavailable"):
             return f"the run directory does not answer{why}; trying again"
         case EventRecord(event="worker_replaced", rank=int(rank)):

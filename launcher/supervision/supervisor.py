@@ -8,6 +8,8 @@ another one goes on from there, on any machine. That leads neither to two Custom
 - A record without a CustomJob may have been sent or not. The job is looked for by its labels; if
   it is not there after the target's ``settle``, in which its sender would have given up and Vertex
   AI would show it, the attempt counts as never sent, and the next number is submitted.
+- What the run directory does not take now (it does not answer, or its disk is full) waits, for as
+  long as that is so: the run itself goes on meanwhile.
 - Every attempt has a token of its own, and run.json the hash of the newest: should a CustomJob that
   was given up appear after all, its agents are not let into the run, and end.
 """
@@ -17,6 +19,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -45,10 +48,12 @@ from launcher.target import Target
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventWriter
 from trainer.rundir.names import OutcomeState
+from trainer.rundir.retry import may_pass
 from trainer.rundir.usererror import shown
 
 # Seconds for which a failed CustomJob may not say why; Vertex AI takes one minute.
 ERROR_WAIT = 120.0
+HOLD = 1.0  # seconds between two looks at a run directory that takes nothing
 
 
 class Supervisor:
@@ -63,6 +68,8 @@ class Supervisor:
         steps: returns how many steps the run has completed.
         listener: called with each event that this writes; see EventWriter.
         clock: returns Unix seconds.
+        ticks: returns seconds that pass alike, whoever sets the clock of this machine; those in
+            which it slept do not count.
         sleep: waits for so many seconds, or less.
     """
 
@@ -76,6 +83,7 @@ class Supervisor:
         steps: Callable[[], int] = lambda: 0,
         listener: Callable[[Event], object] = lambda event: None,
         clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._run_dir = run_dir
@@ -84,6 +92,7 @@ class Supervisor:
         self._request = request
         self._steps = steps
         self._clock = clock
+        self._ticks = ticks
         self._sleep = sleep
         self._patience = target.patience
         # No other writer of the run may have the name: an earlier launch, or one elsewhere.
@@ -91,7 +100,9 @@ class Supervisor:
         self._events = EventWriter(run_dir, writer, clock, listener)
         self._attempts: list[Attempt] = []
         self._cancel_sent = False
-        self._answered = clock()
+        self._answered = ticks()
+        self._unwritten = False  # whether the last attempt's record lags behind
+        self._held = ""  # why the run directory is waited for
         self._since: dict[str, float] = {}  # when something was first seen here
         self._refusal: ApiError | None = None  # of a request that may have arrived all the same
         self._waits: Wait | None = None
@@ -106,24 +117,52 @@ class Supervisor:
         Raises ApiError when the API does not let it look at a CustomJob (the run goes on, and
         ``swell attach`` sees it through from there), and OSError when the run directory is gone.
         """
-        self._read_attempts()
+        known = False
         while True:
-            outcome = self._run_dir.outcome()
-            stop = self._run_dir.stop_asked() if outcome is None and self._attempts else None
-            situation = Situation(
-                tuple(self._attempts),
-                outcome,
-                self._cancel_sent,
-                0.0 if outcome is None else self._seconds_since("outcome"),
-                None if stop is None else str(stop.get("reason")),
-                0.0 if stop is None else self._seconds_since("stop"),
-            )
-            action = decide(self._terms, situation, self._clock())
-            if isinstance(action, Done):
-                assert outcome is not None
-                self._events.flush()
+            try:
+                if not known:
+                    self._read_attempts()
+                    known = True
+                outcome = self._turn()
+            except OSError as error:
+                if not may_pass(error):
+                    raise
+                self._hold(error)
+                continue
+            self._held = ""
+            if outcome is not None:
                 return outcome
-            self._carry_out(action)
+
+    def _turn(self) -> dict[str, Any] | None:
+        """Decides once, and carries that out. Returns the outcome when there is no more to do."""
+        if self._unwritten:
+            with suppress(OSError):
+                self._record(self._attempts[-1])
+        outcome = self._run_dir.outcome()
+        stop = self._run_dir.stop_asked() if outcome is None and self._attempts else None
+        situation = Situation(
+            tuple(self._attempts),
+            outcome,
+            self._cancel_sent,
+            0.0 if outcome is None else self._seconds_since("outcome"),
+            None if stop is None else str(stop.get("reason")),
+            0.0 if stop is None else self._seconds_since("stop"),
+        )
+        action = decide(self._terms, situation, self._clock())
+        if isinstance(action, Done):
+            assert outcome is not None
+            with suppress(OSError):  # how the run ended is on record
+                self._events.flush()
+            return outcome
+        self._carry_out(action)
+        return None
+
+    def _hold(self, error: OSError) -> None:
+        """Waits for a run directory that takes nothing now."""
+        if self._held != str(error):
+            self._held = str(error)
+            self._events.emit("store_unavailable", reason=self._held)
+        self._sleep(max(self._target.poll, HOLD))
 
     def _carry_out(self, action: Action) -> None:
         match action:
@@ -193,7 +232,7 @@ class Supervisor:
             self._sleep(self._target.poll)
             self._give_up_silence(error)
             return
-        self._answered = self._clock()
+        self._answered = self._ticks()
         if jobs:
             self._adopt(jobs[0])
         elif waited < self._target.settle:
@@ -207,8 +246,7 @@ class Supervisor:
 
     def _adopt(self, job: JobState) -> None:
         attempt = replace(self._attempts[-1], job=job.name, submitted=job.created or self._clock())
-        self._answered = self._clock()
-        self._record(self._with_state(attempt, job))
+        self._answered = self._ticks()
         self._events.emit(
             "attempt_started",
             attempt=attempt.attempt,
@@ -216,6 +254,7 @@ class Supervisor:
             region=attempt.region,
             choice=attempt.choice or None,
         )
+        self._record(self._with_state(attempt, job))
         home, buckets = self._attempts[0].region, self._terms.choices[0].job.checkpoint.buckets
         away = attempt.region != home and attempt.region not in buckets
         if away and not self._run_dir.store.is_local:
@@ -250,7 +289,7 @@ class Supervisor:
             else:
                 raise
             return
-        self._answered = self._clock()
+        self._answered = self._ticks()
         if job.ended and not self._explains_itself_later(job):
             self._attempts[-1] = self._with_state(attempt, job)
             self._ended(job.state, job.reason, job.code, at=job.finished)
@@ -271,7 +310,7 @@ class Supervisor:
         return self._seconds_since(f"the failure of {job.name}") < ERROR_WAIT
 
     def _give_up_silence(self, error: ApiError) -> None:
-        silent = self._clock() - self._answered
+        silent = self._ticks() - self._answered
         if self._patience is not None and silent > self._patience:
             self._ended(LOST, shown(error), error.code, error.kind)
 
@@ -302,7 +341,6 @@ class Supervisor:
             ended=at or self._clock(),
             step=self._steps(),
         )
-        self._record(attempt)
         verdict = verdict_of(attempt)
         if verdict in DRY:
             self._events.emit(
@@ -315,18 +353,21 @@ class Supervisor:
             verdict=verdict,
             reason=reason or None,
         )
+        self._record(attempt)
         self._events.flush()
 
     def _record(self, attempt: Attempt) -> None:
         self._attempts[-1] = attempt
+        self._unwritten = True
         self._run_dir.write_json(record_name(attempt.attempt), attempt.to_json())
+        self._unwritten = False
 
     def _read_attempts(self) -> None:
         self._attempts = [Attempt.from_json(record) for record in read_attempts(self._run_dir)]
 
     def _seconds_since(self, what: str) -> float:
         """Seconds since ``what`` was first seen here: clocks of machines are not compared."""
-        now = self._clock()
+        now = self._ticks()
         return now - self._since.setdefault(what, now)
 
 
@@ -335,5 +376,6 @@ def end_run(run_dir: RunDirectory, events: EventWriter, state: OutcomeState, rea
     if not run_dir.end(state, reason):
         return False
     events.emit("finished", state=state, reason=reason)
-    events.flush()
+    with suppress(OSError):  # it is on record
+        events.flush()
     return True

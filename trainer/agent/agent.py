@@ -330,9 +330,16 @@ class Agent:
                 if why := await self._outcome.saved():
                     self._events.emit("finished", state="limited", reason=why, step=step)
                     self._outcome.look_now()
-            case messages.Done(number, _, step, metrics):
+            case messages.Done():
                 if worker.rank == 0:
-                    self._link.say(done=pb.Done(generation=number, step=step, metrics=metrics))
+                    self._link.say(
+                        done=pb.Done(
+                            generation=message.generation,
+                            step=message.step,
+                            metrics=message.metrics,
+                            unsaved=message.unsaved,
+                        )
+                    )
             case messages.Failed(reason, kind):
                 self._say_failed(worker, reason, kind)
             case messages.Event(name, fields):

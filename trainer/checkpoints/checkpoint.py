@@ -136,6 +136,7 @@ class Checkpointer:
         self.committed: int | None = None  # the last step that this rank knows to be there
         self.good: int | None = None  # up to here checkpoints are known to be; None for all
         self.failures = 0  # in a row
+        self.failure = ""  # why the last of these
         self.bytes_per_second: float | None = None  # of the last writing, by this rank
 
     @classmethod
@@ -340,6 +341,7 @@ class Checkpointer:
 
     def _failed(self, step: int, reason: str) -> None:
         self.failures += 1
+        self.failure = reason
         # In this replica's log, too: the event waits for the store.
         log.warning("the checkpoint of step %d was not written: %s", step, reason)
         self._report("checkpoint_failed", step=step, reason=reason, failures=self.failures)

@@ -240,8 +240,14 @@ class Coordinator:
         if self._leadership.is_superseded():
             return None
         state: OutcomeState = "succeeded" if command.state == "succeeded" else "failed"
-        self._events.flush()
         run_dir, term = self._seat.run_dir, self._leadership.term
+        try:
+            self._events.flush()
+        except OSError as error:
+            if not run_dir.gives_room(error):
+                raise
+            with suppress(OSError):  # how it ended is worth more than how it went
+                self._events.flush()
         run_dir.end(state, command.reason, term=term, metrics=command.metrics)
         return run_dir.outcome()
 

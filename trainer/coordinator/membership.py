@@ -137,8 +137,9 @@ class Membership:
             case signals.Left():
                 self._lose(member, event.reason, now)
             case signals.Done():
-                told = "training is complete"
-                self._finish(signals.Finish("succeeded", told, event.step, event.metrics))
+                state = "failed" if event.unsaved else "succeeded"
+                told = event.unsaved or "training is complete"
+                self._finish(signals.Finish(state, told, event.step, event.metrics))
             case signals.TaskFailed():
                 self._task_failed(member, event, now)
 

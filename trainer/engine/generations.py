@@ -144,9 +144,9 @@ class Generations:
         if self._stay is not None:
             self._shut_down()
 
-    def done(self, step: int, metrics: dict[str, float]) -> None:
-        """Says that training is complete."""
-        self.channel.send(messages.Done(self.number, self.rank, step, metrics))
+    def done(self, step: int, metrics: dict[str, float], unsaved: str = "") -> None:
+        """Says that training is complete, and what of it is not saved."""
+        self.channel.send(messages.Done(self.number, self.rank, step, metrics, unsaved))
 
     def agree(self, state: Portable) -> Agreement:
         """Tells all ranks what this one holds. A collective: every rank must call it."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -30,7 +31,10 @@ from trainer.engine.portable import Portable
 from trainer.engine.transfer import WorldExchange
 from trainer.protocol.messages import Save
 from trainer.protocol.session import Session
-from trainer.rundir.retry import patiently
+from trainer.rundir.retry import Backoff, patiently
+from trainer.rundir.usererror import Message
+
+END_AGAIN = Backoff(first=1.0, longest=5.0, limit=20.0)
 
 
 class Saving:
@@ -42,6 +46,7 @@ class Saving:
         state: what is saved.
         about: what a manifest says besides: plain values, called when they are needed.
         digest: of the state, below 2**64: a checkpoint is valid only if all ranks' are equal.
+        again: how long the end of a run is tried again, if the store does not take it.
     """
 
     def __init__(
@@ -51,12 +56,14 @@ class Saving:
         state: Portable,
         about: Callable[[], dict[str, Any]],
         digest: Callable[[], int],
+        again: Backoff = END_AGAIN,
     ) -> None:
         self._session = session
         self._generations = generations
         self._state = state
         self._about = about
         self._digest = digest
+        self._again = again
         self._checkpointer = Checkpointer.of(session, generations.emit)
         self._schedule = Schedule(session.checkpoint.every, session.checkpoint.every_steps)
         self._retention = Retention(best=session.checkpoint.keep_best)
@@ -195,11 +202,44 @@ class Saving:
         """Saves the last state, and waits for it; all ranks call it, in the same world.
 
         Rank 0 holds all of the state: if another was lost before it had written its share, rank 0
-        writes everything.
+        writes everything. If that fails, it is tried again for a while; see ``unsaved``.
         """
         self.save(wait=True)
-        if self._generations.rank == 0:
-            self._save("-alone", wait=True)
+        if self._generations.rank == 0 and self._save("-alone", wait=True):
+            for wait in self._again.waits():
+                if not self._is_lost():
+                    return
+                time.sleep(wait)
+                self._save("-alone", wait=True)
+
+    def unsaved(self) -> str:
+        """Says that the newest state has no checkpoint, and what to do; empty if it has one."""
+        if not self._is_lost():
+            return ""
+        assert self._checkpointer is not None
+        newest = max(self._committed(), default=0)
+        step = self._state.step
+        text = (
+            f"training is complete, but its end is not saved: {self._checkpointer.failure}; "
+            f"the steps {newest + 1:,} to {step:,} are lost"
+        )
+        if newest:
+            url = f"{self._session.checkpoint_dirs[0].url}/{folder_of(newest)}"
+            text += f"; make room, and take them again with swell launch JOB --from {url}"
+        return str(Message("SW5150", text))
+
+    def _is_lost(self) -> bool:
+        checkpointer = self._checkpointer
+        if checkpointer is None or not checkpointer.failures:
+            return False
+        return checkpointer.committed != self._state.step
+
+    def _committed(self) -> list[int]:
+        try:
+            return committed_steps(self._session.checkpoint_dirs[0])
+        except OSError:
+            assert self._checkpointer is not None
+            return list(filter(None, [self._checkpointer.committed]))
 
     def save_left(self, order: Save) -> None:
         """Between worlds, too few are left: those who hold this state save it together."""

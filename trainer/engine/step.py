@@ -360,7 +360,7 @@ class Step:
         finally:
             self._open = self._sums.buckets.open = False
         self.applied, self.left_out = error is None, isinstance(error, LeftOut)
-        if self.applied:
+        if error is None:
             self._micro.fitted(self._given or ())
         else:
             self._sums.forget()

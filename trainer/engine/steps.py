@@ -82,7 +82,7 @@ class Steps:
         self._metrics = metrics
         self._seed = seed
         self._generations = Generations(channel)
-        self._audit = None if order is None else Audit.open(session)
+        self._audit = None if order is None else Audit.open(session, self._generations.emit)
         self._saving = Saving(session, self._generations, state, self._about, self._digest)
         self._progress = Progress(
             self._generations, state, lambda: self._saving.seconds, total_steps=total
@@ -185,7 +185,7 @@ class Steps:
 
     def done(self) -> None:
         """Says that the run is complete, and waits for the order to exit."""
-        self._generations.done(self._state.step, self._results)
+        self._send_done()
         while self._enter():
             try:
                 self._finish()
@@ -193,7 +193,7 @@ class Steps:
                 self._generations.leave(self._state, str(error))
                 continue
             if self._generations.rank == 0:
-                self._generations.done(self._state.step, self._results)
+                self._send_done()
 
     def abandon(self) -> None:
         """To be called when the loop's body raised: leaves the world, and says how far it is."""
@@ -311,6 +311,8 @@ class Steps:
         self._nonfinite.require_finite(self._state.step)
         self._saving.good(self._state.step)
         self._saving.finish()
+        if self._audit is not None:
+            self._audit.flush()
         if self._generations.rank == 0:
             self.complete = True
         self._generations.finish()
@@ -322,6 +324,11 @@ class Steps:
             return None
         tree, step = found
         return {**tree, "avoided": [*tree.get("avoided", ()), *self._saving.avoided()]}, step
+
+    def _send_done(self) -> None:
+        unsaved = [self._saving.unsaved(), "" if self._audit is None else self._audit.unsaved()]
+        said = "\n".join(filter(None, unsaved))
+        self._generations.done(self._state.step, self._results, said)
 
     # --- steps ------------------------------------------------------------------------
 

@@ -190,12 +190,17 @@ class Saved:
 
 @dataclass(frozen=True)
 class Done:
-    """Training is complete."""
+    """Training is complete.
+
+    Attributes:
+        unsaved: what of it is not saved, and why; empty if all is.
+    """
 
     generation: int
     rank: int
     step: int
     metrics: dict[str, float]
+    unsaved: str = ""
 
 
 @dataclass(frozen=True)

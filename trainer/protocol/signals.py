@@ -134,12 +134,13 @@ class Left:
 
 @dataclass(frozen=True)
 class Done:
-    """Training is complete, as rank 0's member reports."""
+    """Training is complete, as rank 0's member reports; ``unsaved`` says what is not saved."""
 
     member: MemberId
     generation: int
     step: int
     metrics: dict[str, float] = field(default_factory=dict)
+    unsaved: str = ""
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,7 @@ class Row(_message.Message):
     def __init__(self, generation: _Optional[int] = ..., scope: _Optional[str] = ..., size: _Optional[int] = ..., row: _Optional[_Union[Addresses, _Mapping]] = ...) -> None: ...
 
 class Done(_message.Message):
-    __slots__ = ("generation", "step", "metrics")
+    __slots__ = ("generation", "step", "metrics", "unsaved")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -176,10 +176,12 @@ class Done(_message.Message):
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
+    UNSAVED_FIELD_NUMBER: _ClassVar[int]
     generation: int
     step: int
     metrics: _containers.ScalarMap[str, float]
-    def __init__(self, generation: _Optional[int] = ..., step: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    unsaved: str
+    def __init__(self, generation: _Optional[int] = ..., step: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., unsaved: _Optional[str] = ...) -> None: ...
 
 class TaskFailed(_message.Message):
     __slots__ = ("rank", "step", "reason", "kind", "trained", "generation")

@@ -133,7 +133,8 @@ def event_from_message(member: MemberId, message: pb.FromAgent) -> signals.Event
         return signals.Drain(member, message.drain.reason, message.drain.deadline)
     if kind == "done":
         done = message.done
-        return signals.Done(member, done.generation, done.step, dict(done.metrics))
+        metrics = dict(done.metrics)
+        return signals.Done(member, done.generation, done.step, metrics, done.unsaved)
     if kind == "task_failed":
         failed = message.task_failed
         kind, trained = failed.kind or "program", failed.trained or not failed.kind

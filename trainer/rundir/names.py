@@ -25,6 +25,7 @@ EXIT_REPLACE = 143  # this machine is at fault; Vertex starts a replica again th
 
 RUN = "run.json"
 OUTCOME = "outcome.json"
+RESERVE = ".reserve"
 STOP = "stop.json"
 ATTEMPTS = "attempts"
 LEADER = "leader"

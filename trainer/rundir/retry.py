@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import random
@@ -68,6 +69,10 @@ PATIENT = Backoff(first=0.2, longest=5.0, limit=30.0)  # while nobody waits for 
 AGAIN = 5.0  # seconds; always the same: nobody else is kept waiting
 START_LIMIT = 600.0  # seconds that an agent waits for its run directory
 
+# What a disk refuses until somebody has made room, or mounted it anew: nothing that is wrong here.
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+_PASSING = NO_ROOM | {errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
+
 T = TypeVar("T")
 
 
@@ -99,6 +104,11 @@ def patiently(
             log.warning("the store does not answer; trying again every %g s: %s", AGAIN, error)
             report("store_unavailable", reason=str(error), seconds=round(passed, 1))
         sleep(AGAIN)
+
+
+def may_pass(error: OSError) -> bool:
+    """Whether a store may take later what it has refused: it is away, or a disk is full."""
+    return isinstance(error, StoreUnavailable) or error.errno in _PASSING
 
 
 def is_transient(error: BaseException) -> bool:

@@ -149,7 +149,7 @@ class Hooks:
             self._saving.finish()
         self.shutdown()
         if self._generations.rank == 0:
-            self._generations.done(self._script.step, {})
+            self._generations.done(self._script.step, {}, self._saving.unsaved())
         self._generations.enter(self._script, init=_no_more)
 
     # --- hvd.elastic ------------------------------------------------------------------

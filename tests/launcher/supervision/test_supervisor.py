@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from tests.launcher.faked_vertex import Clock, Looks, Region, Vertex
 from tests.launcher.supervision.policy_run import STOCKOUT, job
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
+from trainer.rundir.retry import ONCE, StoreUnavailable
 
 Wrap = Callable[[Region], JobsApi]
 
@@ -65,6 +68,7 @@ class Fixture:
             target,
             request,
             clock=self.clock,
+            ticks=self.clock,
             sleep=self.clock.sleep,
         )
 
@@ -327,3 +331,97 @@ def test_who_was_given_up_cancels_what_it_sends_too_late(tmp_path: Path) -> None
     states = {name: job.state.state for name, job in fixture.vertex.jobs.items()}
     assert sorted(states.values()) == ["CANCELLED", "SUCCEEDED"]
     assert fixture.vertex.most_alive == 1
+
+
+HOUR = 3600.0
+REFUSALS = {
+    "full": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+    "over quota": OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+    "read-only": OSError(errno.EROFS, os.strerror(errno.EROFS)),
+    "away": StoreUnavailable("gs://b/run-1: 503"),
+}
+
+
+class Refusing:
+    """Lets a store refuse for an hour, from a look at the CustomJob on.
+
+    Args:
+        fixture: whose.
+        operations: what it refuses.
+        error: how.
+    """
+
+    def __init__(self, fixture: Fixture, operations: Sequence[str], error: OSError) -> None:
+        self._clock, self._until, self._error = fixture.clock, 0.0, error
+        store: Any = fixture.run_dir.store
+        store.retry = ONCE
+        for name in operations:
+            setattr(store, name, self._wrapped(getattr(store, name)))
+
+    def begin(self) -> str:
+        self._until = self._clock.now + HOUR
+        return "RUNNING"
+
+    def _wrapped(self, operation: Callable[..., Any]) -> Callable[..., Any]:
+        def refusing(*args: Any) -> Any:
+            if self._clock.now < self._until:
+                raise self._error
+            return operation(*args)
+
+        return refusing
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+@pytest.mark.parametrize("operations", [("write", "create"), ("read", "write", "create")])
+def test_a_run_directory_that_takes_nothing_for_an_hour_ends_no_run(
+    tmp_path: Path, kind: str, operations: Sequence[str]
+) -> None:
+    looks: Looks = []
+    fixture = Fixture(tmp_path, lambda n: looks if n == 1 else ["RUNNING", "SUCCEEDED"])
+    refusing = Refusing(fixture, operations, REFUSALS[kind])
+    looks += ["PENDING", refusing.begin, "RUNNING", f"FAILED: {STOCKOUT}"]
+    assert fixture.run()["state"] == "succeeded"
+    assert [one.state for one in fixture.attempts] == ["FAILED", "SUCCEEDED"], "both are on record"
+    assert fixture.sent == [(1, "us-central1"), (2, "us-east4")], "and each was sent once"
+    assert fixture.events().count("attempt_ended") == 2
+    assert 1 <= fixture.events().count("store_unavailable") <= 2, "not each time"
+    assert fixture.clock.now > HOUR
+
+
+def test_an_end_that_is_on_record_is_the_end_though_the_disk_takes_nothing_more(
+    tmp_path: Path,
+) -> None:
+    looks: Looks = []
+    fixture = Fixture(tmp_path, lambda n: looks)
+    refusing = Refusing(fixture, ("write",), REFUSALS["full"])
+    looks += ["RUNNING", fixture.ending("failed", "the end is not saved"), refusing.begin]
+    assert fixture.run()["reason"] == "the end is not saved"
+    assert fixture.clock.now < HOUR
+
+
+def test_a_run_directory_that_lets_nobody_in_is_no_reason_to_wait(tmp_path: Path) -> None:
+    looks: Looks = []
+    fixture = Fixture(tmp_path, lambda n: looks)
+    refusing = Refusing(fixture, ("read",), PermissionError("403"))
+    looks += ["RUNNING", refusing.begin, "RUNNING"]
+    with pytest.raises(PermissionError):
+        fixture.supervisor().run()
+
+
+def test_a_clock_that_somebody_sets_is_no_silence(tmp_path: Path) -> None:
+    """Nor is an hour in which the laptop slept."""
+    looks: Looks = []
+    fixture = Fixture(tmp_path, lambda n: looks)
+    supervisor = fixture.supervisor(patience=60.0)
+    supervisor._ticks = lambda: fixture.clock.now - jumped
+    jumped = 0.0
+
+    def jump() -> str:
+        nonlocal jumped
+        jumped += HOUR
+        fixture.clock.now += HOUR
+        raise ApiError("SW3013", "the network is not there yet", transient=True)
+
+    looks += ["RUNNING", jump, "RUNNING", "SUCCEEDED"]
+    assert supervisor.run()["state"] == "succeeded"
+    assert len(fixture.attempts) == 1

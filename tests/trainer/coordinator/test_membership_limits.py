@@ -335,6 +335,13 @@ def test_the_run_succeeds_when_training_is_complete() -> None:
     assert run.step(Left(B, "gone"), Joined(C, 1), Tick()) == []
 
 
+def test_training_that_is_complete_is_no_success_while_its_end_is_not_saved() -> None:
+    run = Run(expected=1)
+    run.start(A)
+    done = Done(A, 1, step=40, metrics={"loss": 0.5}, unsaved="No space left on device")
+    assert run.step(done) == [Finish("failed", "No space left on device", 40, {"loss": 0.5})]
+
+
 def test_an_error_in_the_users_code_ends_the_run() -> None:
     run = Run(expected=2)
     run.start(A, B)

@@ -16,6 +16,9 @@ from trainer.protocol.channel import LoneChannel
 from trainer.protocol.messages import Event, FromWorker, Save
 from trainer.protocol.session import CheckpointSettings, Session
 from trainer.rundir.directory import RunDirectory
+from trainer.rundir.retry import Backoff
+
+AGAIN = Backoff(first=0.01, longest=0.01, limit=0.05)
 
 
 class Held(Portable):
@@ -41,7 +44,9 @@ class Worker:
             job_sha256="of the job",
         )
         self.state = Held()
-        self.saving = Saving(session, generations, self.state, lambda: {"epoch": 5}, lambda: 1)
+        self.saving = Saving(
+            session, generations, self.state, lambda: {"epoch": 5}, lambda: 1, again=AGAIN
+        )
 
     def at(self, step: int) -> Saving:
         self.state.step = step
@@ -102,6 +107,38 @@ def test_at_the_end_rank_0_writes_everything_when_another_is_lost(tmp_path: Path
     assert manifest(tmp_path, 4).writing == "000003-000007-alone-w1"
 
 
+def test_an_end_that_the_store_does_not_take_is_said_with_what_is_lost(tmp_path: Path) -> None:
+    worker = Worker(tmp_path)
+    worker.at(2).save(wait=True)
+    assert worker.saving.unsaved() == ""
+    (tmp_path / "checkpoints" / "step-000000005").write_text("in the way")
+    worker.at(5).finish()
+    assert set(worker.events()[1:]) == {"checkpoint_failed"}
+    said = worker.saving.unsaved()
+    assert said.startswith("training is complete, but its end is not saved: ")
+    url = f"{tmp_path}/checkpoints/step-000000002"
+    assert said.endswith(
+        f"the steps 3 to 5 are lost; make room, and take them again with swell "
+        f"launch JOB --from {url} [SW5150]"
+    )
+
+
+def test_the_end_is_tried_again_until_the_store_takes_it(tmp_path: Path) -> None:
+    worker = Worker(tmp_path)
+    (in_the_way := tmp_path / "checkpoints").write_text("")
+    emit = worker.saving._generations.emit
+
+    def heard(event: str, **fields: Any) -> None:
+        emit(event, **fields)
+        if fields.get("failures") == 3:
+            in_the_way.unlink()
+
+    worker.saving._checkpointer._report = heard  # type: ignore[union-attr]
+    worker.at(5).finish()
+    assert worker.saving.unsaved() == ""
+    assert worker.events() == [*["checkpoint_failed"] * 3, "checkpoint_committed"]
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_outside_a_run_nothing_is_saved(rank: int) -> None:
     worker = Worker(None, rank)
@@ -112,4 +149,5 @@ def test_outside_a_run_nothing_is_saved(rank: int) -> None:
     saving.save_left(Save())
     saving.finish()
     saving.close()
+    assert saving.unsaved() == ""
     assert (saving.start(), saving.seconds, worker.told) == (None, 0.0, [])
