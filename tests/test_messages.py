@@ -28,6 +28,7 @@ NOT_FOR_USERS = {
     "trainer/checkpoints/tree.py NotPortable": "is raised by the program that a user debugs",
     "trainer/engine/mistake.py StandsAlone": "starts the worker again",
     "trainer/engine/nonfinite.py LeftOut": "ends a step's block",
+    "trainer/engine/step.py BlockOver": "ends the block of a step",
     "trainer/engine/step.py LoopEnded": "ends the block of a step",
     "trainer/engine/values.py Unportable": "becomes a Mistake",
     "trainer/health.py Unfit": "is read by `swell image check`, which has ids of its own",

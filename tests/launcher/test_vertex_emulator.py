@@ -31,7 +31,7 @@ SCRIPT = 'i=0; while true; do echo "line $i"; i=$((i + 1)); sleep 0.01; done'
 
 @pytest.fixture(scope="module")
 def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    emulator = Emulator(tmp_path_factory.mktemp("emulator") / "state", "--until-eof")
+    emulator = Emulator(tmp_path_factory.mktemp("emulator") / "state", "--until-eof", "--open")
     yield emulator
     assert emulator.stop() == 0
 
