@@ -150,7 +150,7 @@ def reopen(directory: RunDirectory) -> Draft:
             f"{error}; attach with the Swell that launched it, or begin a new run from one of its "
             f"checkpoints (swell checkpoints {record['id']}; swell launch JOB --from URL)",
         ) from None
-    if record.get("target") != "vertex" and not home.launched_here(record):
+    if record.get("target") != "vertex" and not home.launched_here(record, directory):
         raise home.RunError(
             home.ELSEWHERE,
             f"{record['id']}: is a local run of {record.get('by')}; attach to it there",

@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 ENV_LOCK = "SWELL_LAUNCH_LOCK"
 UNREADABLE = "SW2006"  # the message about a run directory that cannot be read
 ELSEWHERE = "SW2008"  # the message about a local run of another machine
+_BUCKET = re.compile(r"[a-z0-9]+://[^/:]+(?=/|$)")
 _ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -101,17 +102,50 @@ def checkpoint_urls(
     return list(dict.fromkeys([own.get(region, url), url, *own.values()]))
 
 
-def checkpoint_directories(run_dir: RunDirectory) -> list[RunDirectory]:
-    """Returns the directories that have the run's checkpoints; the run directory is the first."""
+def checkpoint_directories(
+    run_dir: RunDirectory, buckets: Iterable[str] = ()
+) -> tuple[list[RunDirectory], list[str]]:
+    """Returns the directories that have the run's checkpoints; the run directory is the first.
+
+    A run directory may be anybody's. What it names is opened where it is itself, and elsewhere if
+    this machine launched the run with it, or if ``buckets`` has it.
+
+    Args:
+        run_dir: the run directory.
+        buckets: URLs, such as a job file's ``checkpoint.buckets``.
+
+    Returns the URLs that it names and that are not opened, too.
+    """
     from launcher.job.job import Checkpoint
     from launcher.job.model import valid
 
     run = read_run(run_dir)
+    run_id = str(run["id"])
     spec = run.get("spec")  # the rest of it may be such as today's job files cannot be
     written = (spec.get("checkpoint") if isinstance(spec, dict) else None) or {}
-    buckets = (valid(Checkpoint, written) or Checkpoint()).buckets
-    urls = checkpoint_urls(str(run["id"]), run_dir.url, buckets)
-    return [run_dir, *(_open(url, str(run.get("target"))) for url in urls[1:])]
+    named = (valid(Checkpoint, written) or Checkpoint()).buckets
+    known = _index().get(run_id, {})
+    own = known.get("buckets") if known.get("url") == run_dir.url else None
+    trusted = {*buckets, *(own if isinstance(own, list) else [])}
+    trusted_urls = {directory_url(run_id, str(bucket)) for bucket in trusted}
+    _, *urls = dict.fromkeys([run_dir.url, *checkpoint_urls(run_id, run_dir.url, named)])
+    opened, left = [run_dir], []
+    for url in urls:
+        if url in trusted_urls or within(url, run_dir.url):
+            opened.append(_open(url, str(run.get("target"))))
+        else:
+            left.append(url)
+    return opened, left
+
+
+def within(url: str, own: str) -> bool:
+    """Whether what a run directory names is in its own bucket; on a disk, in its own folder."""
+    place = _BUCKET.match(own)
+    if place is None:
+        return "://" not in url and Path(os.path.realpath(url)).is_relative_to(
+            os.path.realpath(own)
+        )
+    return url.startswith(f"{place[0]}/") and "::" not in url
 
 
 def directory_for(run_id: str, output: str | None, target: str = "vertex") -> RunDirectory:
@@ -141,11 +175,24 @@ def read_run(run_dir: RunDirectory) -> dict[str, Any]:
     Raises RunError when it is of a newer one, or damaged, FileNotFoundError, and OSError.
     """
     try:
-        return run_dir.run()
+        run = run_dir.run()
+        id_of(run, run_dir)
+        return run
     except FormatError as error:
         raise RunError(ANOTHER_VERSION, f"{error}: {UPDATE_LAUNCHER}") from None
     except ValueError as error:
         raise RunError(DAMAGED, str(error)) from None
+
+
+def id_of(run: Mapping[str, Any], run_dir: RunDirectory) -> str:
+    """Returns the id in run.json, which names files of this machine.
+
+    Raises RunError when it is none.
+    """
+    run_id = str(run.get("id"))
+    if not _ID.fullmatch(run_id):
+        raise RunError(DAMAGED, f"{run_dir.url}/{RUN} is damaged: {run_id[:80]!r} is not a run id")
+    return run_id
 
 
 def job_of(run: Mapping[str, Any]) -> Job:
@@ -179,12 +226,13 @@ def create(run_dir: RunDirectory, record: dict[str, Any]) -> None:
     if not run_dir.create_json(RUN, record):
         raise _taken(run_id, run_dir.url)
     run_dir.keep_reserve()
-    if run_dir.url != str(folder() / "runs" / run_id):
+    checkpoint = (record.get("spec") or {}).get("checkpoint") or {}
+    buckets = list((checkpoint.get("buckets") or {}).values())
+    if run_dir.url != str(folder() / "runs" / run_id) or buckets:
         entry = folder() / "index" / f"{run_id}.json"
         make_private(entry.parent)
-        entry.write_text(
-            json.dumps({"id": run_id, "url": run_dir.url, "target": record.get("target")}) + "\n"
-        )
+        about = {"url": run_dir.url, "target": record.get("target"), "buckets": buckets}
+        entry.write_text(json.dumps({"id": run_id, **about}) + "\n")
 
 
 def require_new(run_id: str, run_dir: RunDirectory) -> None:
@@ -307,9 +355,18 @@ def require_replica(run: dict[str, Any], replica: str) -> None:
         raise RunError("SW2009", f"{run['id']}: has no replica {replica}; {remedy}")
 
 
-def launched_here(run: dict[str, Any]) -> bool:
-    """Whether run.json says that this user launched the run on this machine."""
-    return bool(run.get("by") == whoami())
+def launched_here(run: dict[str, Any], directory: RunDirectory) -> bool:
+    """Whether this user launched the run on this machine.
+
+    Args:
+        run: run.json, which says so; but it may be anybody's.
+        directory: where it is.
+    """
+    known = urls().get(str(run["id"]), "")
+    here = directory.url in (known, os.path.realpath(known)) or known == os.path.realpath(
+        directory.url
+    )
+    return here and run.get("by") == whoami()
 
 
 def whoami() -> str:

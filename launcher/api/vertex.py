@@ -15,6 +15,7 @@ its filters take labels with a dash (if it says no, all jobs are listed and filt
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ TERMINAL = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_
 PAGE = 100
 TIMEOUT = 30.0  # seconds without an answer after which a request has failed
 
+_JOB = re.compile(r"projects/[^/\s]+/locations/[a-z0-9-]+/customJobs/[0-9]+")
+_REGION = re.compile(r"[a-z0-9-]+")
 _T = TypeVar("_T")
 
 
@@ -80,11 +83,7 @@ class Jobs:
     ) -> None:
         self.region = region
         self.parent = f"projects/{project}/locations/{region}"
-        self.endpoint = (
-            endpoint
-            or os.environ.get(ENV_ENDPOINT)
-            or f"https://{region}-aiplatform.googleapis.com"
-        ).rstrip("/")
+        self.endpoint = (endpoint or own_endpoint(region)).rstrip("/")
         self._service = Service(
             name="Vertex AI",
             api="aiplatform.googleapis.com",
@@ -264,6 +263,37 @@ class Jobs:
             raise translated(error, self._service, asked) from None
 
 
+def own_endpoint(region: str) -> str:
+    """Returns base URL of the API for ``region``: Vertex AI's own, or what SWELL_VERTEX_ENDPOINT
+    says."""
+    return (os.environ.get(ENV_ENDPOINT) or f"https://{region}-aiplatform.googleapis.com").rstrip(
+        "/"
+    )
+
+
+def endpoint_of(attempt: Mapping[str, Any]) -> str:
+    """Returns base URL of the API that an attempt was sent to.
+
+    A run directory may be anybody's, so its word is not enough for requests to go anywhere, with
+    credentials or without.
+
+    Args:
+        attempt: a record of ``attempts/``.
+
+    Raises ApiError when it names another place than this user's own.
+    """
+    region, named = str(attempt["region"]), str(attempt["endpoint"]).rstrip("/")
+    own = own_endpoint(region) if _REGION.fullmatch(region) else ""
+    if named != own:
+        raise ApiError(
+            "SW3021",
+            f"attempt {attempt.get('attempt')} was sent to {named} in {region}, says the run "
+            f"directory, which is not asked on its word; point {ENV_ENDPOINT} at an emulator that "
+            "is yours",
+        )
+    return own
+
+
 def jobs_of(attempt: Mapping[str, Any], project: str, retries: Retries | None = None) -> Jobs:
     """Returns the API that an attempt was sent to.
 
@@ -271,11 +301,13 @@ def jobs_of(attempt: Mapping[str, Any], project: str, retries: Retries | None = 
         attempt: a record of ``attempts/``.
         project: the run's project, for an attempt that does not know its CustomJob.
         retries: see Jobs.
+
+    Raises ApiError as ``endpoint_of``.
     """
     name = str(attempt.get("job") or "")
     if name.startswith("projects/"):
         project = name.split("/")[1]
-    return Jobs(project, str(attempt["region"]), str(attempt["endpoint"]), retries=retries)
+    return Jobs(project, str(attempt["region"]), endpoint_of(attempt), retries=retries)
 
 
 def runs_among(jobs: Iterable[JobState]) -> dict[str, JobState]:
@@ -285,6 +317,11 @@ def runs_among(jobs: Iterable[JobState]) -> dict[str, JobState]:
         if run_id := job.labels.get(RUN_LABEL):
             newest[run_id] = job
     return newest
+
+
+def is_job(name: str) -> bool:
+    """Whether ``name`` can be a CustomJob's resource name."""
+    return _JOB.fullmatch(name) is not None
 
 
 def console_url(name: str) -> str:

@@ -77,6 +77,11 @@ def fail(message: str, id: str = "SW1201") -> NoReturn:
     raise typer.Exit(BAD_INPUT)
 
 
+def warn(line: str) -> None:
+    """Tells the user of something that does not keep the command from going on."""
+    typer.echo(f"swell: warning: {line}", err=True)
+
+
 def seconds_in(option: str, duration: str) -> float:
     """Returns the seconds of an option's duration; ends the command when it is none."""
     from launcher.job.durations import parse_duration

@@ -14,7 +14,6 @@ from types import FrameType
 
 from launcher import home
 from launcher.draft import Draft, LaunchError, create, ends_on_error, prepare
-from launcher.emulator.token import read_token
 from launcher.job.job import Job, TargetName
 from launcher.local.emulator import LocalError, Replicas, child_environment
 from launcher.run import Run, attach, launch
@@ -190,10 +189,9 @@ def local_replicas(directory: RunDirectory, replica: str) -> Replicas:
     home.require_replica(run, replica)
     if outcome := directory.outcome():
         raise home.RunError("SW2011", f"{run_id}: has ended: {outcome.get('state')}")
-    if is_abandoned(run):
+    if is_abandoned(run, directory):
         raise home.RunError("SW2012", f"{run_id}: {ABANDONED}")
     for attempt in reversed(read_attempts(directory)):
         if attempt.get("job"):
-            token = read_token(home.local_folder(run_id))
-            return Replicas(str(attempt["endpoint"]), str(attempt["job"]), token.text)
+            return Replicas.of_state(home.local_folder(run_id), str(attempt["job"]))
     raise home.RunError("SW2013", f"{run_id}: has no VMs yet; try again in a moment")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from launcher.commands.errors import fail, user_errors
+from launcher.commands.errors import fail, user_errors, warn
 from launcher.commands.options import (
     AsJson,
     Format,
@@ -63,7 +63,7 @@ def launch(
         overrides = [*(overrides or []), *([f"local.vm={vm.value}"] if vm else [])]
         if start_from is not None:
             overrides.append(f"checkpoint.start_from={json.dumps(start_from)}")
-        loaded = load_job(job, overrides, target.value, warn=_warn)
+        loaded = load_job(job, overrides, target.value, warn=warn)
         if detach:
             draft = launch_detached(loaded, target.value, run_id)
             if as_json:
@@ -99,7 +99,7 @@ def plan(
 
         format = format or (Format.table if sys.stdout.isatty() else Format.json)
         complete = format is Format.curl
-        loaded = load_job(job, overrides or [], "vertex" if complete else None, warn=_warn)
+        loaded = load_job(job, overrides or [], "vertex" if complete else None, warn=warn)
         if run_id is not None:
             home.check_id(run_id)
         packed = None
@@ -139,7 +139,7 @@ def doctor(
         from launcher.doctor.rounds import checks_of
         from launcher.target import load_job
 
-        loaded = load_job(job, overrides or [], target.value, warn=_warn)
+        loaded = load_job(job, overrides or [], target.value, warn=warn)
         findings = examine(checks_of(loaded, target.value))
         if as_json:
             typer.echo(json.dumps(findings_as_json(findings), indent=2))
@@ -157,7 +157,3 @@ def schema() -> None:
         from launcher.job.json_schema import job_schema
 
         typer.echo(json.dumps(job_schema(), indent=2))
-
-
-def _warn(line: str) -> None:
-    typer.echo(f"swell: warning: {line}", err=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launcher.commands.errors import fail, seconds_in, user_errors
+from launcher.commands.errors import fail, seconds_in, user_errors, warn
 from launcher.commands.options import AsJson, RunName, Target
 from launcher.run_states import FAILED, STATES, info_of
 
@@ -140,6 +140,12 @@ def checkpoints(
     step: Annotated[
         int | None, typer.Option(help="With --export: which one, else the newest valid one.")
     ] = None,
+    job: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Also look into the buckets for checkpoints of this job file."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List a run's checkpoints, verify them, or export one."""
@@ -154,14 +160,18 @@ def checkpoints(
         )
         from launcher.views.output import Screen
 
-        found = home.find(run)
+        found, buckets = home.find(run), []
+        if job is not None:
+            from launcher.target import load_job
+
+            buckets = list(load_job(job, []).checkpoint.buckets.values())
         if export is not None:
-            chosen = export_checkpoint(found, step, Path(export))
+            chosen = export_checkpoint(found, step, Path(export), buckets)
             typer.echo(f"the checkpoint of step {chosen} is in {export}")
             return
         if step is not None:
             fail("--step belongs to --export")
-        rows = list_checkpoints(found, verify)
+        rows = list_checkpoints(found, verify, buckets, warn)
         if as_json:
             typer.echo(json.dumps(rows, indent=2))
         elif not rows:

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from launcher.emulator.api.secretmanager import Secrets, access_route
@@ -134,6 +135,7 @@ async def _serve(options: argparse.Namespace, market: Market) -> int:
             "endpoint": f"http://{listener.authority}",
             "storage": f"http://{storage.authority}",
         }
+        _publish(options.state, {**said, "pid": os.getpid(), "token": token.text})
         print(json.dumps(said), flush=True)
         await stop.wait()
     finally:
@@ -143,6 +145,16 @@ async def _serve(options: argparse.Namespace, market: Market) -> int:
             await asyncio.sleep(0.01)
         await storage.stop()  # last: VMs that go write what they know
     return 0
+
+
+def _publish(state: Path, said: Mapping[str, object]) -> None:
+    """Lets this user's other programs find this emulator."""
+    aside = state / "emulator.json.new"
+    aside.unlink(missing_ok=True)
+    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w") as file:
+        json.dump(said, file)
+    aside.replace(state / "emulator.json")
 
 
 def _listen(api: Api, port: int) -> Listener:

@@ -132,6 +132,19 @@ class Replicas:
         self._token = token
         self._base = f"{endpoint}/emulator/v1/{job}/replicas"
 
+    @classmethod
+    def of_state(cls, state: Path, job: str) -> Replicas:
+        """Returns those of the emulator that works on a state directory.
+
+        Raises LocalError when there is none, or it is not this user's alone.
+        """
+        try:
+            token = read_token(state).text
+            endpoint = json.loads((state / "emulator.json").read_bytes())["endpoint"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise LocalError("SW2202", f"the emulator does not answer: {error}") from None
+        return cls(str(endpoint), job, token)
+
     def list(self) -> list[dict[str, Any]]:
         """Returns ``[{"replica", "state", "address", "restarts", "pid"}]``. Raises LocalError."""
         return list(self._send(self._base))

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from launcher import home
 from launcher.api.retry import BRIEF, Retries
 from launcher.api.transport import is_emulator
-from launcher.api.vertex import jobs_of
+from launcher.api.vertex import endpoint_of, is_job, jobs_of
 from launcher.logs.cloudlog import CloudLog
 from launcher.logs.logline import SECOND, Line, format_time, parse_time, shown
 from launcher.supervision.attempt import read_attempts
@@ -141,7 +141,7 @@ class VertexLog:
             if job not in self._logs:
                 self._logs[job] = CloudLog(
                     job,
-                    str(attempt["endpoint"]),
+                    endpoint_of(attempt),
                     replica=self._replica,
                     since=self._since,
                     retries=self._retries,
@@ -175,7 +175,8 @@ class VertexLog:
         return self._asked[2]
 
     def _attempts(self) -> list[dict[str, Any]]:
-        return [attempt for attempt in read_attempts(self._directory) if attempt.get("job")]
+        attempts = read_attempts(self._directory)
+        return [one for one in attempts if is_job(str(one.get("job") or ""))]
 
 
 def open_log(
@@ -199,7 +200,7 @@ def open_log(
     if run.get("target") == "vertex":
         retries = Retries() if follow else Retries(BRIEF)
         return VertexLog(directory, replica, since, retries=retries)
-    if not home.launched_here(run):
+    if not home.launched_here(run, directory):
         raise home.RunError(
             home.ELSEWHERE, f"{run_id}: was launched by {run.get('by')}; its logs are there"
         )

@@ -30,8 +30,8 @@ def ask_api(
     last = attempts[-1]
     answer: dict[str, Any] = dict.fromkeys(("job", "state", "reason", "error", "id", "console"))
     project = str(run.get("spec", {}).get("project") or "")
-    api = jobs_of(last, project, retries or Retries(BRIEF))
     try:
+        api = jobs_of(last, project, retries or Retries(BRIEF))
         if last.get("job"):
             job = api.get(str(last["job"]))
         elif found := api.find(str(run["id"]), int(last["attempt"])):

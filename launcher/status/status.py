@@ -178,7 +178,7 @@ def read_status(run_dir: RunDirectory, audited: bool = True) -> dict[str, Any]:
     """
     run = home.read_run(run_dir)
     found = run_dir.outcome()
-    abandoned = found is None and is_abandoned(run)
+    abandoned = found is None and is_abandoned(run, run_dir)
     if abandoned:  # it may have ended between the two looks
         found = run_dir.outcome()
     return build_status(
@@ -198,10 +198,10 @@ def _limits(run: dict[str, Any]) -> Limits:
     return valid(Limits, (spec.get("limits") if isinstance(spec, dict) else None) or {}) or Limits()
 
 
-def is_abandoned(run: dict[str, Any]) -> bool:
+def is_abandoned(run: dict[str, Any], directory: RunDirectory) -> bool:
     """Whether the launch of a local run is known to be gone."""
     return (
         run.get("target") == "local"
-        and home.launched_here(run)
+        and home.launched_here(run, directory)
         and not home.launch_lives(str(run["id"]))
     )

@@ -63,7 +63,7 @@ def cancel_run(
     Raises ApiError when a CustomJob cannot be cancelled; the run counts as cancelled then.
     """
     run = directory.read_json(RUN)  # of any format: what a newer Swell launched costs money, too
-    run_id = str(run["id"])
+    run_id = home.id_of(run, directory)
     writer = EventWriter(directory, f"launcher-{secrets.token_hex(4)}")
     now_over = end_run(directory, writer, "cancelled", f"cancelled by {home.whoami()}")
     said = f"run {run_id} is cancelled"

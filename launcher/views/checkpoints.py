@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,25 @@ from launcher.records import EventRecord
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
 from trainer.rundir.formats import ANOTHER_VERSION, UPDATE_LAUNCHER, FormatError
+from trainer.rundir.usererror import Message
 
 
-def list_checkpoints(run_dir: RunDirectory, verify: bool) -> list[dict[str, Any]]:
+def list_checkpoints(
+    run_dir: RunDirectory,
+    verify: bool,
+    buckets: Iterable[str] = (),
+    warn: Callable[[str], None] = lambda line: None,
+) -> list[dict[str, Any]]:
     """Returns ``{"step", "bytes", "age", "world_size", "valid", "reason", "url"}`` by step.
 
     ``age`` is in seconds, None where no event says when it was written. ``valid`` is None unless
     ``verify`` is true or the manifest itself cannot be used: damaged, or of a newer format.
+
+    Args:
+        run_dir: the run.
+        verify: whether to read every shard.
+        buckets: see ``checkpoint_directories``.
+        warn: called with a line about each place that is not looked at.
     """
     from trainer.checkpoints.manifest import folder_of, read_manifest
     from trainer.checkpoints.restore import read_shard
@@ -28,7 +41,10 @@ def list_checkpoints(run_dir: RunDirectory, verify: bool) -> list[dict[str, Any]
     records = map(EventRecord.of, read_events(run_dir))
     written = {one.step: one.time for one in records if one.event == "checkpoint_committed"}
     rows = []
-    for step, place in _found(run_dir):
+    found, left = _found(run_dir, buckets)
+    for url in left:
+        warn(str(_unlooked(url)))
+    for step, place in found:
         row: dict[str, Any] = {"step": step, "bytes": None, "age": None, "world_size": None}
         if step in written:
             row["age"] = round(time.time() - written[step], 1)
@@ -47,25 +63,39 @@ def list_checkpoints(run_dir: RunDirectory, verify: bool) -> list[dict[str, Any]
     return rows
 
 
-def _found(run_dir: RunDirectory) -> list[tuple[int, RunDirectory]]:
-    """The steps of all checkpoints in order, and the directory that each is in."""
+def _found(
+    run_dir: RunDirectory, buckets: Iterable[str]
+) -> tuple[list[tuple[int, RunDirectory]], list[str]]:
+    """The steps of all checkpoints in order, and the directory that each is in; and the URLs that
+    were not looked at."""
     from trainer.checkpoints.manifest import committed_steps
 
-    places = checkpoint_directories(run_dir)
+    places, left = checkpoint_directories(run_dir, buckets)
     found = [(step, place) for place in places for step in committed_steps(place)]
-    return sorted(found, key=lambda one: one[0])
+    return sorted(found, key=lambda one: one[0]), left
 
 
-def export_checkpoint(run_dir: RunDirectory, step: int | None, path: Path) -> int:
+def _unlooked(url: str) -> Message:
+    return Message(
+        "SW2027",
+        f"{url}: is not looked at, for only the run directory names it; if it is yours, give the "
+        "job file, too: --job FILE",
+    )
+
+
+def export_checkpoint(
+    run_dir: RunDirectory, step: int | None, path: Path, buckets: Iterable[str] = ()
+) -> int:
     """Writes a checkpoint's tensors to one safetensors file. Returns the step.
 
     Args:
         run_dir: the run.
         step: which one; None for the newest that is valid.
         path: the file to make; what is there is replaced once the new one is whole.
+        buckets: see ``checkpoint_directories``.
 
     Raises RunError when there is no such valid checkpoint, and when the newest is of a newer
-    format: an older one in its place would pass for it.
+    format, or may be in a place that is not looked at: an older one in its stead would pass for it.
     """
     import torch
     from safetensors.torch import save_file
@@ -73,7 +103,9 @@ def export_checkpoint(run_dir: RunDirectory, step: int | None, path: Path) -> in
     from trainer.checkpoints.restore import Alone, load
     from trainer.checkpoints.tree import flatten, names_in
 
-    there = _found(run_dir)
+    there, left = _found(run_dir, buckets)
+    if left and step not in [one for one, _ in there]:
+        raise RunError.of([_unlooked(url) for url in left])
     chosen_from = [one for one in there if step in (None, one[0])]
     if step is not None and not chosen_from:
         steps = [one for one, _ in there]

@@ -101,7 +101,8 @@ def _files(folder: Path, seen: dict[str, str]) -> list[tuple[Path, int]]:
     for path in folder.rglob("*"):
         if path.is_file():
             local = folder / "runs/secretive/local"
-            if path in (local / "secrets.json", local / "token") or path.parent == local / "jobs":
+            keepers = {local / name for name in ("secrets.json", "token", "emulator.json")}
+            if path in keepers or path.parent == local / "jobs":
                 own.append((path, path.stat().st_mode))
             else:
                 seen[str(path)] = _read(path)

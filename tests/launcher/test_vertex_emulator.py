@@ -39,7 +39,9 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
 @pytest.fixture
 def jobs(emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Jobs:
     monkeypatch.setenv("SWELL_HOME", str(tmp_path / "home"))
-    return Jobs("p", "us-central1", emulator.endpoint, retries=Retries(ONCE))
+    monkeypatch.setenv("SWELL_VERTEX_ENDPOINT", emulator.endpoint)
+    monkeypatch.setenv("SWELL_VERTEX_TOKEN_FILE", str(emulator.state / "token"))
+    return Jobs("p", "us-central1", retries=Retries(ONCE))
 
 
 def launched(jobs: Jobs, run_id: str, script: str = SCRIPT) -> str:

@@ -298,11 +298,39 @@ def test_the_endpoint_can_be_set_from_outside(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_api_of_an_attempt() -> None:
-    attempt = {"job": None, "region": "r", "endpoint": "http://e"}
+    attempt = {"job": None, "region": "r", "endpoint": "https://r-aiplatform.googleapis.com"}
     assert jobs_of(attempt, "p").parent == "projects/p/locations/r"
     named = {**attempt, "job": "projects/77/locations/r/customJobs/5"}
     assert jobs_of(named, "p").parent == "projects/77/locations/r"
     assert console_url(named["job"] or "").endswith("/locations/r/training/5?project=77")
+
+
+@pytest.mark.parametrize(
+    ("region", "endpoint"),
+    [
+        ("us-east1", "https://evil.example"),
+        ("us-east1", "http://127.0.0.1:1"),
+        ("us-east1", "https://us-east1-aiplatform.googleapis.com.evil.example"),
+        ("us-east1", "https://us-east1-aiplatform.googleapis.com@evil.example"),
+        ("us-east1", "https://us-west1-aiplatform.googleapis.com"),
+        ("evil.example/x", "https://evil.example/x-aiplatform.googleapis.com"),
+        ("", "https://-aiplatform.googleapis.com"),
+        ("us-east1", ""),
+    ],
+)
+def test_no_request_goes_where_only_a_run_directory_says(
+    region: str, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = {"attempt": 1, "job": None, "region": region, "endpoint": endpoint}
+    with pytest.raises(ApiError, match="which is not asked on its word") as raised:
+        jobs_of(attempt, "p")
+    assert raised.value.id == "SW3021"
+    monkeypatch.setenv("SWELL_VERTEX_ENDPOINT", "http://127.0.0.1:1/")
+    if endpoint == "http://127.0.0.1:1":
+        assert jobs_of(attempt, "p").endpoint == endpoint, "the user's own word"
+    else:
+        with pytest.raises(ApiError):
+            jobs_of(attempt, "p")
 
 
 def test_a_run_is_as_its_newest_job() -> None:

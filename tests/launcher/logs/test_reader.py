@@ -115,9 +115,10 @@ class Clock:
 
 class TestVertex:
     @pytest.fixture
-    def server(self) -> Iterator[FaultyServer]:
+    def server(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
         pytest.importorskip("google.cloud.aiplatform_v1")
         with FaultyServer() as server:
+            monkeypatch.setenv("SWELL_VERTEX_ENDPOINT", server.endpoint)
             server.entries = self.entries
             yield server
 

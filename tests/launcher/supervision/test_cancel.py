@@ -33,8 +33,9 @@ def swell_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def server() -> Iterator[FaultyServer]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
     with FaultyServer() as server:
+        monkeypatch.setenv("SWELL_VERTEX_ENDPOINT", server.endpoint)
         yield server
 
 
