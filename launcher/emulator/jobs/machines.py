@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,9 +26,10 @@ from launcher.emulator.vms.environment import (
     image_environment,
 )
 from launcher.emulator.vms.install import install_command
+from launcher.emulator.vms.interpreter import Interpreter
 from launcher.emulator.vms.metadata import Identity, Metadata, numeric_project
 from launcher.emulator.vms.places import Guest, Place, Site, open_site
-from launcher.emulator.vms.program import Program
+from launcher.emulator.vms.program import ENTRY_POINT, Program
 from launcher.emulator.vms.vm import VM, ExitCallback
 from launcher.job.machines import MACHINES
 from trainer.protocol.secretmanager import ENV_ENDPOINT
@@ -157,12 +159,24 @@ class Machines:
         identity = Identity(self._project, self._region, host, place.address)
         metadata = Metadata(identity, self._bearer, self._routes)
         listener = Listener(metadata.app(), place.metadata, device=place.device)
-        program = self._program(replica, self._environment(replica, place, listener.authority))
+        folder = self._installed / replica
+        interpreter = None if self._options.kind == "container" else Interpreter(folder / "python")
+        environment = self._environment(replica, place, listener.authority, interpreter)
+        program = self._program(replica, environment, interpreter)
         output = ReplicaLog(self._logs, self._id, replica)
         return VM(program, metadata, listener, place, output, on_exit)
 
-    def _environment(self, replica: str, place: Place, metadata: str) -> dict[str, str]:
-        """The variables of the replica's program; ``metadata`` is host and port of its server."""
+    def _environment(
+        self, replica: str, place: Place, metadata: str, interpreter: Interpreter | None
+    ) -> dict[str, str]:
+        """The variables of the replica's program.
+
+        Args:
+            replica: which.
+            place: where it is.
+            metadata: host and port of its metadata server.
+            interpreter: its own, where it has no image.
+        """
         pool = self._pool_of[replica]
         service = {
             "HOSTNAME": hostname(self._id, replica),
@@ -179,20 +193,26 @@ class Machines:
             service["AIP_CHECKPOINT_DIR"] = f"{self._output}/checkpoints/"
             service["AIP_TENSORBOARD_LOG_DIR"] = f"{self._output}/logs/"
         workers = sum(one.slots * len(one.replica_names()) for one in self._pools)
-        images = self._options.kind == "container"
-        base = image_environment(workers) if images else base_environment(workers)
+        if interpreter:
+            base = base_environment(interpreter, workers)
+            base[ENV_SCRATCH] = str(self._installed / replica / "scratch")
+        else:
+            base = image_environment(workers)
         if self._storage:
             base["STORAGE_EMULATOR_HOST"] = f"http://{self._storage.authority}"
-        if not images:  # what VMs share otherwise: their disk
-            base[ENV_SCRATCH] = str(self._installed / replica / "scratch")
         base[ENV_SLOTS] = str(pool.slots)
         return container_environment(base, pool.env, service)
 
-    def _program(self, replica: str, environment: dict[str, str]) -> Program:
+    def _program(
+        self, replica: str, environment: dict[str, str], interpreter: Interpreter | None
+    ) -> Program:
         pool = self._pool_of[replica]
         command = tuple(expand(part, environment) for part in pool.command)
         args = tuple(expand(part, environment) for part in pool.args)
+        python = interpreter.path if interpreter else Path(sys.executable)
         if pool.package:
-            folder = self._installed / replica
-            command, args = tuple(install_command(folder, pool.package, args)), ()
+            folder = self._installed / replica / "packages"
+            command, args = tuple(install_command(python, folder, pool.package, args)), ()
+        elif interpreter and not command:
+            command = (str(python), *ENTRY_POINT)
         return Program(pool.image, command, args, environment)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from launcher.emulator.vms.commands import SYSTEM_PATH
+from launcher.emulator.vms.interpreter import Interpreter
 
 # What a VM takes over from the emulator: where things are, nothing about the user.
 PASSED_ON = (
@@ -23,18 +24,20 @@ PASSED_ON = (
 )
 
 
-def base_environment(workers: int = 1, host: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Returns what every VM starts from; the emulator's own interpreter is first on PATH.
+def base_environment(
+    interpreter: Interpreter, workers: int = 1, host: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """Returns what every VM starts from that shares this machine's files.
 
     Args:
+        interpreter: the VM's own, which is first on PATH; the emulator's environment is next.
         workers: how many workers of all VMs share this machine's cores. Each is told its
             share: threads that wait for one another on too few cores cost four times the time.
         host: the emulator's own environment.
     """
     environment = {"LANG": "C.UTF-8", "HOME": "/", **image_environment(workers)}
     environment.update((name, host[name]) for name in PASSED_ON if name in host)
-    environment["PATH"] = f"{Path(sys.executable).parent}:{SYSTEM_PATH}"
-    return environment
+    return environment | interpreter.variables(f"{Path(sys.executable).parent}:{SYSTEM_PATH}")
 
 
 def image_environment(workers: int = 1) -> dict[str, str]:

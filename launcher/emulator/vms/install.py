@@ -1,11 +1,11 @@
-"""The first program of a VM with a Python package: installs it for this VM alone, and runs it.
+"""The first program of a VM with a Python package: installs it, and runs it.
 
     python -I install.py FOLDER MODULE PACKAGE_URI ... -- [ARGUMENT ...]
 
-FOLDER becomes a virtual environment on top of the emulator's own: what is installed there
-is seen, and not changed. Packages come from ``gs://`` or a file; what they depend on must be
-among them or in the emulator's environment already, for no index is asked. Runs inside the
-VM, so that all that is said goes to its log and all that is started ends with it.
+The Python is the VM's own (see ``interpreter``), FOLDER is where packages are copied to. They come
+from ``gs://`` or a file; what they depend on must be among them or in the emulator's environment
+already, for no index is asked. Runs inside the VM, so that all that is said goes to its log and all
+that is started ends with it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
-import venv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,35 +30,22 @@ class InstallError(UserError):
     """A package that cannot be had or installed; one line."""
 
 
-def install_command(folder: Path, package: Package, args: Sequence[str]) -> list[str]:
-    """Returns the command that runs ``package`` with ``args`` in the environment ``folder``."""
-    head = [sys.executable, "-I", __file__, str(folder), package.module]
+def install_command(python: Path, folder: Path, package: Package, args: Sequence[str]) -> list[str]:
+    """Returns the command that installs ``package`` for ``python``, and runs it with ``args``."""
+    head = [str(python), "-I", __file__, str(folder), package.module]
     return [*head, *package.uris, END_OF_URIS, *args]
 
 
 def main(folder: Path, module: str, uris: Sequence[str], args: Sequence[str]) -> int:
     """Becomes the module's process. Returns 1 when a package cannot be installed."""
     try:
-        python = _environment(folder)
-        files = [_fetched(uri, folder / "packages" / str(n)) for n, uri in enumerate(uris)]
-        _install(python, files)
+        shutil.rmtree(folder, ignore_errors=True)
+        _install([_fetched(uri, folder / str(n)) for n, uri in enumerate(uris)])
     except (InstallError, OSError) as error:
         print(f"cannot install the job's packages: {shown(error)}", file=sys.stderr)
         return 1
     sys.stdout.flush()
-    os.execv(python, [str(python), "-m", module, *args])
-
-
-def _environment(folder: Path) -> Path:
-    """Makes the environment anew. Returns its interpreter."""
-    shutil.rmtree(folder, ignore_errors=True)
-    venv.EnvBuilder(symlinks=True).create(folder)
-    paths = sysconfig.get_paths(vars={"base": str(folder), "platbase": str(folder)})
-    mine = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
-    # Not system_site_packages: that is the base interpreter's, not that of this environment.
-    lines = [f"import site; site.addsitedir({path!r})\n" for path in mine]
-    Path(paths["purelib"], "emulator.pth").write_text("".join(lines))
-    return folder / "bin" / "python"
+    os.execv(sys.executable, [sys.executable, "-m", module, *args])
 
 
 def _fetched(uri: str, folder: Path) -> Path:
@@ -78,10 +63,10 @@ def _fetched(uri: str, folder: Path) -> Path:
     return path
 
 
-def _install(python: Path, files: Sequence[Path]) -> None:
+def _install(files: Sequence[Path]) -> None:
     options = ("--no-index", "--no-build-isolation", "--no-input", "--disable-pip-version-check")
     done = subprocess.run(
-        [python, "-I", "-m", "pip", "install", "--quiet", *options, *files],
+        [sys.executable, "-I", "-m", "pip", "install", "--quiet", *options, *files],
         stdin=subprocess.DEVNULL,
         check=False,
     )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-ENTRY_POINT = (sys.executable, "-m", "trainer.agent")  # of our image, where no image is run
+ENTRY_POINT = ("-m", "trainer.agent")  # of our image, for the Python of a VM without one
 
 
 @dataclass(frozen=True)
@@ -15,7 +14,7 @@ class Program:
 
     Args:
         image: the container image.
-        command: in place of the image's entry point; empty for that.
+        command: in place of the image's entry point; empty for that, where there is an image.
         args: the arguments of either.
         environment: the variables.
     """
@@ -26,5 +25,5 @@ class Program:
     environment: Mapping[str, str]
 
     def argv(self) -> list[str]:
-        """The command line where there are no images: our own image's entry point is known."""
-        return [*(self.command or ENTRY_POINT), *self.args]
+        """The command line where there are no images."""
+        return [*self.command, *self.args]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from launcher.emulator.resources.customjobs import Package, Pool
 from launcher.emulator.vms.cluster_spec import FORMS, cluster_spec, hostname
 from launcher.emulator.vms.environment import base_environment, container_environment, expand
+from launcher.emulator.vms.interpreter import Interpreter
 
 
 @pytest.mark.parametrize(
@@ -63,9 +65,10 @@ def test_variables_see_earlier_ones_and_cannot_override_those_of_the_service() -
     }
 
 
-def test_a_vm_inherits_only_what_says_where_things_are() -> None:
+def test_a_vm_inherits_only_what_says_where_things_are(tmp_path: Path) -> None:
     host = {"HOME": "/home/me", "AWS_SECRET": "s", "PATH": "/mine", "PYTHONPATH": "/src"}
-    environment = base_environment(4, host)
+    environment = base_environment(Interpreter(tmp_path / "python"), 4, host)
+    assert environment["PATH"].startswith(f"{tmp_path}/python/bin:")
     assert environment["HOME"] == "/home/me" and environment["PYTHONPATH"] == "/src"
     assert "AWS_SECRET" not in environment and "/mine" not in environment["PATH"]
 
