@@ -105,6 +105,12 @@ def test_the_code_names_pages_and_sections_that_exist() -> None:
             assert heading.lower().replace(" ", "-") in anchors(ROOT / page), (source, heading)
 
 
+@pytest.mark.parametrize("page", CURRENT, ids=named)
+def test_the_tests_that_a_page_names_are_there(page: Path) -> None:
+    for file, name in re.findall(r"(tests/[\w/]+\.py)::(\w+)", page.read_text()):
+        assert f"def {name}(" in (ROOT / file).read_text(), (file, name)
+
+
 def test_the_page_about_the_commands_is_current() -> None:
     current = (ROOT / "docs/commands.md").read_text() == commands_page()
     assert current, "run: python docs/commands.py > docs/commands.md"
