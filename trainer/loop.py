@@ -27,7 +27,7 @@ import torch
 
 from trainer.engine.data import Order
 from trainer.engine.device import to_device
-from trainer.engine.mistake import Mistake
+from trainer.engine.mistake import NOT_ALIKE, Mistake
 from trainer.engine.nonfinite import policy_of
 from trainer.engine.state import State
 from trainer.engine.step import Plan, Step
@@ -67,8 +67,11 @@ class TaskState(State):
 
     def load(self, tree: dict[str, Any]) -> None:
         super().load(tree)
+        self.values_changed()
+
+    def values_changed(self) -> None:
         for name in self._declared:
-            setattr(self._task, name, getattr(self, name))
+            vars(self._task)[name] = getattr(self, name)
 
     def let_go(self) -> None:
         """The task is not trained any more: its attributes are its own again."""
@@ -145,7 +148,7 @@ class Loop:
             loss.backward()
         if len(counts) > 1:
             raise Mistake(
-                "SW5124",
+                NOT_ALIKE,
                 f"step {step.number}: loss() has returned a mean for some batches, and (sum, "
                 "count) for others; let it return the same always",
             )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,6 +64,10 @@ def _unflatten(skeleton: Any, tensors: list[Tensor]) -> Any:
 
 
 def _flatten(tree: Any, tensors: list[Tensor], where: str) -> Any:
+    if isinstance(tree, np.generic):
+        if isinstance(tree, np.floating) and tree.dtype != np.float64:
+            raise NotPortable(f"{where} is a NumPy {tree.dtype}; write float(…)")
+        tree = tree.item()  # the same number, to compute with
     if isinstance(tree, Tensor):
         tensors.append(tree.detach())
         return {_TENSOR: len(tensors) - 1}

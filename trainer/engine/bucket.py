@@ -52,7 +52,8 @@ class Bucket:
         view = self.places[id(parameter)]
         if parameter.grad is not view:  # the first of a step, or somebody called zero_grad()
             assert parameter.grad is not None
-            view.copy_(parameter.grad)
+            with torch.no_grad():  # backward(create_graph=True) lets hooks run with it
+                view.copy_(parameter.grad)
             parameter.grad = view
 
     def pack(self) -> None:

@@ -1,21 +1,32 @@
-"""Plain values on a model's modules, such as a count of calls: a newcomer needs them, too.
+"""What a model's modules keep in plain attributes, such as a count of calls: a newcomer needs it.
 
-``state_dict`` does not have them, nor which modules are in training mode, and a program that counts
-so works in a plain loop. So those that have changed since the state was made travel with it. (What
-else a module keeps in attributes does not: a tensor that evolves must be a buffer.)
+``state_dict`` does not have it, nor which modules are in training mode, and a program that counts
+so works in a plain loop. So what has changed since the state was made travels with it: numbers and
+texts, NumPy's too, enums, dataclasses, small tensors, lists and dicts of them. What is large must
+be a buffer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import enum
+from collections.abc import Iterator
+from typing import Any
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
-Number = int | float | bool | str
+from trainer.checkpoints.tree import flatten
+from trainer.engine.digest import digest, digest_of
+from trainer.engine.memory import SMALL
+from trainer.engine.values import Unportable, packed, unpacked
+
+LONGEST = 1000  # entries of what travels
+OWN = frozenset(vars(nn.Module())) - {"training"}  # what torch keeps in a module
+_PLAIN = (int, float, bool, str)
 
 
 class Counters:
-    """The plain values of a model's modules.
+    """The plain attributes of a model's modules.
 
     Args:
         model: as it is at the start.
@@ -23,38 +34,61 @@ class Counters:
 
     def __init__(self, model: nn.Module) -> None:
         self._modules = dict(model.named_modules())
-        self._first = self._now()
+        self._first = {path: _mark(tree) for path, tree in self._now()}
 
-    def changed(self) -> dict[str, Number]:
+    def changed(self) -> dict[str, Any]:
         """Those that are not what they were at the start, by path: ``block.calls``."""
         missing = object()
         return {
-            path: value
-            for path, value in self._now().items()
-            if self._first.get(path, missing) != value
+            path: tree
+            for path, tree in self._now()
+            if self._first.get(path, missing) != _mark(tree)
         }
 
-    def values(self, paths: Iterable[str] | None) -> dict[str, Number]:
-        """Those of these paths, as they are; None for all."""
-        if paths is None:
-            return self._now()
-        return {path: getattr(*self._at(path)) for path in paths}
+    def load(self, changed: dict[str, Any]) -> None:
+        """Sets what ``changed`` gave; other modules' than there are are passed over.
 
-    def load(self, changed: dict[str, Number]) -> None:
-        """Sets numbers that ``changed`` gave; other modules' than there are are passed over."""
-        for path, value in changed.items():
-            module, name = self._at(path)
-            if module is not None:
+        Raises ValueError for a type that this process does not have.
+        """
+        for path, tree in changed.items():
+            owner, _, name = path.rpartition(".")
+            module = self._modules.get(owner)
+            if module is not None and name not in OWN:
+                value, own = unpacked(tree), getattr(module, name, None)
+                if isinstance(value, Tensor) and isinstance(own, Tensor):
+                    value = value.to(own.device)
                 setattr(module, name, value)
 
-    def _at(self, path: str) -> tuple[nn.Module | None, str]:
-        owner, _, name = path.rpartition(".")
-        return self._modules.get(owner), name
+    def _now(self) -> Iterator[tuple[str, Any]]:
+        """The path of each that travels, and its value as it travels."""
+        for owner, module in self._modules.items():
+            for name, value in vars(module).items():
+                if type(value) in _PLAIN or (name not in OWN and _travels(value)):
+                    path = f"{owner}.{name}".removeprefix(".")
+                    try:
+                        yield path, packed(value, path)
+                    except Unportable:
+                        continue
 
-    def _now(self) -> dict[str, Number]:
-        return {
-            f"{owner}.{name}".removeprefix("."): value
-            for owner, module in self._modules.items()
-            for name, value in vars(module).items()
-            if type(value) in (int, float, bool, str)
-        }
+
+def _travels(value: Any) -> bool:
+    """Whether a value is of a kind that travels, and small; a model's own tensors do not."""
+    if isinstance(value, Tensor):
+        small = value.numel() * value.element_size() <= SMALL
+        return small and not value.requires_grad and not isinstance(value, nn.Parameter)
+    if isinstance(value, np.ndarray):
+        return value.nbytes <= SMALL
+    if isinstance(value, list | tuple):
+        return len(value) <= LONGEST and all(map(_travels, value))
+    if isinstance(value, dict):
+        return len(value) <= LONGEST and all(map(_travels, value.values()))
+    kinds = (*_PLAIN, type(None), np.generic, enum.Enum)
+    return isinstance(value, kinds) or hasattr(value, "__dataclass_fields__")
+
+
+def _mark(tree: Any) -> Any:
+    """What tells a value from others: itself, or a digest of what it holds."""
+    if type(tree) in _PLAIN:
+        return type(tree), tree
+    skeleton, tensors = flatten(tree)
+    return digest_of(skeleton), *(int(digest(one)) for one in tensors)

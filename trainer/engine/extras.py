@@ -32,6 +32,7 @@ class Head(NamedTuple):
         late: ranks whose gradients were not all in time.
         samples: samples of the step.
         counted: what the loss is a mean over, if the program counts it; else 0.
+        uncounted: ranks that have samples in the step, and have counted nothing.
         witness, magnitude: of the gradients (see trainer.engine.gradients).
     """
 
@@ -42,6 +43,7 @@ class Head(NamedTuple):
     late: float = 0.0
     samples: float = 0.0
     counted: float = 0.0
+    uncounted: float = 0.0
     witness: float = 0.0
     magnitude: float = 0.0
 

@@ -262,8 +262,9 @@ class GradientBuckets:
                 "SW5109",
                 "backward() was called again after this step's gradients had been summed over the "
                 "workers: add up losses of the same samples before one backward(); let several "
-                "passes loop over split() itself, and not over a list of it; take a step for each "
-                "sum (a GAN, SAM); and use torch.autograd.grad for gradients of inputs",
+                "passes loop over split() itself, and neither over a list of it nor ahead of it; "
+                "take a step for each sum (a GAN, SAM); and use torch.autograd.grad for gradients "
+                "of inputs",
             )
         if gradient.is_sparse:
             raise Mistake(
@@ -271,6 +272,10 @@ class GradientBuckets:
                 f"the gradient of {self._name(parameter)} is sparse, and sparse gradients are not "
                 "summed over workers; make it dense (nn.Embedding(…, sparse=False))",
             )
+        # Not before the hooks of its last parameter are over, which may change its gradient.
+        if self._armed and self._learned:
+            while self._next < len(self._buckets) - 1 and self._buckets[self._next].missing <= 0:
+                self._send()
         bucket = self._of[id(parameter)]
         self._end.reached()
         if id(parameter) in self._kept:
@@ -285,9 +290,6 @@ class GradientBuckets:
             return
         self._count(parameter, bucket)
         bucket.missing -= 1
-        if self._learned:
-            while self._next < len(self._buckets) - 1 and self._buckets[self._next].missing <= 0:
-                self._send()
 
     def _require_cleared(self, parameter: Tensor, writes: int) -> None:
         """Raises Mistake when a gradient of the step before has not been cleared.
@@ -301,8 +303,8 @@ class GradientBuckets:
             raise Mistake(
                 "SW5125",
                 f"the gradient of {self._name(parameter)} from the step before was neither used by "
-                "an optimizer nor cleared: gradients add up in the parts of one step, over "
-                "split(), and not over several; take a larger global batch",
+                "an optimizer nor cleared: call optimizer.step() in every step, on all workers; to "
+                "add up gradients take a larger global batch, in parts by split()",
             )
 
     def _ended(self, broken: bool) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from trainer.engine.agreement import Agreement, Holding, Loop
 from trainer.engine.device import kind_of
+from trainer.engine.mistake import Mistake
 
 # Sends the root's tree to all ranks: (the tree, or None elsewhere; whether this rank wants it)
 # -> (the tree, bytes sent).
@@ -27,6 +28,8 @@ class Portable:
         loop: what this worker's program loops over.
         fits, cap: see trainer.engine.micro_batch.
         again: whether what follows the block of the newest step was broken off.
+        torn: what has changed in a step that was not taken, and could not be put back; "" if the
+            state is none that nobody can use.
     """
 
     step: int = 0
@@ -36,6 +39,11 @@ class Portable:
     fits: int = 0
     cap: int = 0
     again: bool = False
+    torn: str = ""
+
+    def tear(self, what: str) -> None:
+        """The state is nobody's to copy: ``what`` has changed, and could not be put back."""
+        self.clean, self.torn = False, what
 
     def prepare(self) -> torch.device:
         """Makes ready for a generation, and says where received tensors belong.
@@ -83,12 +91,21 @@ class Portable:
         sending = hvd.rank() == agreed.root
         sent = 0
         if not agreed.held and self.restore():
-            self.clean = True
+            self.clean, self.torn = True, ""
             return sent
+        if not agreed.held and (self.torn or any(one.step for one in agreed.holdings)):
+            what, step = self.torn or "the state", agreed.holdings[agreed.root].step + 1
+            raise Mistake(
+                "SW5130",
+                f"a worker was lost in step {step} when all others had changed "
+                f"{what} already, which cannot be put back, and there is no checkpoint to go back "
+                "to; let checkpoints be written, and collectives of your own come before "
+                "optimizer.step()",
+            )
         if not agreed.unanimous and len(agreed.holdings) > 1:
             wants = not sending and not agreed.is_held_by(self.holding)
             tree, sent = send(self.export() if sending else None, wants)
             if wants:
                 self.load(tree)
-        self.clean = True
+        self.clean, self.torn = True, ""
         return sent

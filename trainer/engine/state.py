@@ -11,6 +11,7 @@ attribute. Which parameters are trained, and by which group of an optimizer, is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
@@ -19,12 +20,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trainer.checkpoints.restore import WEIGHTS_ONLY
-from trainer.checkpoints.tree import flatten
+from trainer.checkpoints.tree import NotPortable, flatten
 from trainer.engine.counters import Counters
 from trainer.engine.device import device_of
 from trainer.engine.digest import MASK, combined, digest, digest_of
 from trainer.engine.generators import generators_state, load_generators_state
-from trainer.engine.mistake import Mistake
+from trainer.engine.mistake import UNPORTABLE, Mistake
 from trainer.engine.portable import Portable
 from trainer.engine.values import Unportable, packed, unpacked
 from trainer.protocol.session import current_session
@@ -84,7 +85,7 @@ class State(Portable):
                 f"one: State(…, {name}=…)"
             )
         if not own and name in self._values:
-            _packed(name, value)
+            self._require_own(name, _packed(name, value))
         if (
             not own
             and name in self._stateful
@@ -137,6 +138,14 @@ class State(Portable):
         """The plain numbers of each model's modules."""
         return self._counters
 
+    @property
+    def value_names(self) -> list[str]:
+        """The names of the parts that are plain values."""
+        return self._values
+
+    def values_changed(self) -> None:
+        """Values have been set without an assignment."""
+
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters of all models, each once, by names like ``model.0.weight``."""
         return {
@@ -155,14 +164,21 @@ class State(Portable):
                     key: value.tolist() if isinstance(value, Tensor) else value
                     for key, value in sorted(group.items())
                     # torch adds switches to groups that were made after a state was loaded.
-                    if key != "params" and not isinstance(value, bool) and _is_portable(value)
+                    if key != "params" and not isinstance(value, bool) and _is_plain(value)
                 }
-                found.append((f"{name}: the settings of group {number}", digest_of(plain)))
-        for name in self._values:
-            skeleton, tensors = flatten(_packed(name, getattr(self, name)))
-            parts = digests_of((name, tensor) for tensor in tensors)
-            whole = combined([digest_of(skeleton), *(one for _, one in parts)])
-            found.append((f"state.{name}", whole))
+                found.append(
+                    (f"{name}: the settings of group {number}", digest_of(flatten(plain)[0]))
+                )
+        trees = {name: _packed(name, getattr(self, name)) for name in self._values}
+        for name, part in self.stateful().items():
+            if name not in models and name not in optimizers:
+                trees[name] = part.state_dict()
+        for name, tree in trees.items():
+            with suppress(NotPortable):  # the newcomer's question, not that of all that are alike
+                skeleton, tensors = flatten(tree)
+                parts = digests_of((name, tensor) for tensor in tensors)
+                whole = combined([digest_of(skeleton), *(one for _, one in parts)])
+                found.append((f"state.{name}", whole))
         return found
 
     def training(self, now: bool) -> None:
@@ -309,10 +325,27 @@ class State(Portable):
             own = self._groups_of(optimizer)
             if groups[: len(own)] != own or any(one is None for group in groups for one in group):
                 continue  # load_state_dict says what does not fit
-            for group in groups[len(own) :]:
-                optimizer.add_param_group({"params": [parameters[one] for one in group]})
+            saved = tree["parts"][name].get("param_groups", [{}] * len(groups))
+            for group, about in zip(groups[len(own) :], saved[len(own) :], strict=True):
+                params: list[Any] = [parameters[one] for one in group]
+                if named := about.get("param_names"):
+                    params = list(zip(named, params, strict=True))
+                optimizer.add_param_group({"params": params})
             if len(groups) > len(own):
                 _ignore_again(optimizer, len(own))
+
+    def _require_own(self, name: str, tree: Any) -> None:
+        """Raises Mistake for a value whose tensors are a model's own: a newcomer's are copies."""
+        tensors = flatten(tree)[1] if isinstance(tree, dict | list | tuple | Tensor) else ()
+        held = {one.untyped_storage().data_ptr() for one in tensors if one.numel()}
+        for part, model in self.models_by_name().items() if held else ():
+            for one in (*model.parameters(), *model.buffers()):
+                if one.untyped_storage().data_ptr() in held:
+                    raise Mistake(
+                        "SW5132",
+                        f"state.{name} has tensors that are those of {part} itself, and change "
+                        f"with it: copy them (copy.deepcopy({part}.state_dict()))",
+                    )
 
     @property
     def _named(self) -> str:
@@ -327,13 +360,21 @@ def _packed(name: str, value: Any) -> Any:
     try:
         return packed(value, f"state.{name}")
     except Unportable as error:
-        raise Mistake("SW5113", str(error)) from None
+        raise Mistake(UNPORTABLE, str(error)) from None
 
 
 def _is_portable(value: Any) -> bool:
     try:
         packed(value, "")
     except Unportable:
+        return False
+    return True
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        flatten(value)
+    except TypeError:
         return False
     return True
 
@@ -346,8 +387,9 @@ def _ignore_again(optimizer: Optimizer, first: int) -> None:
     def add_unless_there(group: dict[str, Any]) -> None:
         params = group.get("params")
         listed = [params] if isinstance(params, Tensor) else list(params or ())
-        if {id(one) for one in listed} in there:
-            there.remove({id(one) for one in listed})
+        ids = {id(one[1] if isinstance(one, tuple) else one) for one in listed}
+        if ids in there:
+            there.remove(ids)
         else:
             add({**group, "params": listed})
 
@@ -361,8 +403,8 @@ def load_part(part: Any, state: dict[str, Any]) -> None:
     parameters, as NAdam's float32 product to float64: a newcomer would not go on as the others do.
     """
     part.load_state_dict(state)
-    if not isinstance(part, Optimizer):
-        return
+    if not isinstance(part, Optimizer) or not {"state", "param_groups"} <= state.keys():
+        return  # a wrapper that has a form of its own
     names = [name for group in state["param_groups"] for name in group["params"]]
     parameters = [one for group in part.param_groups for one in group["params"]]
     for name, parameter in zip(names, parameters, strict=True):
@@ -435,10 +477,12 @@ def _load_buffers(model: nn.Module, buffers: dict[str, Tensor]) -> None:
         for path, value in buffers.items():
             owner, _, name = path.rpartition(".")
             module = model.get_submodule(owner)
-            own = getattr(module, name)
+            own = getattr(module, name, None)
             if own is not None and own.shape == value.shape:
                 own.copy_(value)
             else:
+                if name not in module._buffers:  # made in a forward pass that was not here yet
+                    module.register_buffer(name, None, persistent=False)
                 module._buffers[name] = value.clone()
 
 

@@ -36,20 +36,20 @@ class Statistics:
 
     def begin(self) -> None:
         """A step begins: what comes now is what this rank adds."""
-        if self._places:
-            self._buffers = self._found()
+        self._buffers = self._found()
+        if self._buffers:
             self._before = self._flat()
 
     def added(self, weight: float) -> list[float]:
         """What the step has added here, times this rank's ``weight``; all weights sum to 1."""
-        if not self._places:
+        if not self._buffers:  # none is kept: as in an InstanceNorm, by default
             return []
         added: list[float] = ((self._flat() - self._before) * weight).tolist()
         return added
 
     def settle(self, added: Sequence[float]) -> None:
         """Sets what all ranks together have added."""
-        if not self._places:
+        if not self._buffers:
             return
         before = self._before
         now = before + torch.tensor(added, dtype=before.dtype, device=before.device)

@@ -112,7 +112,8 @@ class Step:
         pause: whether the world is to be left after it.
         save: whether a checkpoint is to be written after it.
         digest: whether the state after it is to be compared.
-        metrics: the sums of what all ranks added, once the gradients are summed.
+        metrics: the sums of what all ranks added, once the gradients are summed; NaN before, and
+            in a step that is not taken.
         failed: why it was not applied, if a worker was lost.
         again: whether it was not applied because memory ran out, and smaller parts may fit.
         stopped: whether it was not applied because the loop is over: some worker called ``stop``.
@@ -139,7 +140,7 @@ class Step:
         self.pause = False
         self.save = False
         self.digest = False
-        self.metrics: dict[str, float] = dict(taken or {})
+        self.metrics: dict[str, float] = dict(taken or dict.fromkeys(names, math.nan))
         self.failed = ""
         self.again = False
         self.stopped = False
@@ -155,6 +156,7 @@ class Step:
         self._completed = completed
         self._save_due = save_due
         self._judge = judge
+        self._entered = False
         self._open = False
         self._reduced = False
         self._broken: BaseException | None = None
@@ -221,6 +223,15 @@ class Step:
     # In the block.
 
     def __enter__(self) -> Step:
+        if self._entered:
+            self._broken = Mistake(
+                "SW5131",
+                f"`with step:` was entered twice in step {self.number}: a step has one block, and "
+                "one sum of gradients; let models that are updated in turn, as in a GAN, take "
+                "steps in turn",
+            )
+            raise self._broken
+        self._entered = True
         self._began = time.perf_counter()
         plan = self.plan
         self._sums.begin(Slice(plan.number, len(plan.indices), plan.samples, plan.batch_size))
@@ -246,7 +257,7 @@ class Step:
         """One part after another; see ``split``."""
         buckets = self._sums.buckets
         self._given = []
-        before = buckets.passes
+        first = before = buckets.passes
         for number, part in enumerate(parts, 1):
             self._given.append(part)
             if number < len(parts):
@@ -256,7 +267,7 @@ class Step:
                 buckets.arm(self.reduce)
             yield part
         # Made a list, its one backward pass comes only now, and sums by itself.
-        if not parts or buckets.passes > before or buckets.set_by_hand:
+        if not parts or buckets.passes > min(first, before) or buckets.set_by_hand:
             self.reduce()
 
     def add(self, **numbers: Tensor | float) -> None:
@@ -310,33 +321,11 @@ class Step:
         Returns the arguments that it is to be called with; None for those that it has. Raises
         Mistake when this optimizer has stepped already, or the step is over.
         """
-        if not self._open:
-            raise Mistake(
-                "SW5119",
-                f"optimizer.step() was called outside the block of step {self.number}; it belongs "
-                "into `with step:`, where it is taken on all workers or on none",
-            )
-        self._require_open()
-        if id(optimizer) in self.stepped:
-            raise Mistake(
-                "SW5120",
-                f"optimizer.step() was called twice in step {self.number}, with the same "
-                "gradients; an optimizer takes one step in a step",
-            )
-        closure = kwargs.get("closure") or next(iter(args), None)
-        if callable(closure):
-            return (self._summing(closure),), {k: v for k, v in kwargs.items() if k != "closure"}
-        self._require_whole()
-        if not self._reduced and self.size > 1:
-            raise Mistake(
-                "SW5127",
-                f"step {self.number}: rank {self.rank} came to optimizer.step() before gradients "
-                "were summed over the workers: no backward() has run here, or they were set by "
-                "hand; loop over step.split(), which has no part for a worker without samples, or "
-                "call step.reduce() on all workers before gradients are used",
-            )
-        self.reduce()
-        return None
+        try:
+            return self._checked(optimizer, args, kwargs)
+        except Mistake as error:  # the program may catch it, and go on
+            self._broken = error
+            raise
 
     def after_update(self, optimizer: Optimizer) -> None:
         """A hook of ``optimizer.step()``, after all of it."""
@@ -363,7 +352,10 @@ class Step:
         if error is None:
             self._micro.fitted(self._given or ())
         else:
-            self._sums.forget()
+            torn = self._sums.forget()
+            if torn and self.left_out:
+                self.left_out = False
+                self.failed = f"{torn} has changed in a step that is to be left out"
             self.again = not self._reduced and self._micro.halve(error, self._given or ())
             if self.again:
                 self.failed = f"rank {self.rank} takes smaller parts: {error}".splitlines()[0]
@@ -375,6 +367,35 @@ class Step:
         return bool(self.failed) or self.left_out or self.stopped
 
     # --- behind it --------------------------------------------------------------------
+
+    def _checked(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        if not self._open:
+            raise Mistake(
+                "SW5119",
+                f"optimizer.step() was called outside the block of step {self.number}; it belongs "
+                "into `with step:`, where it is taken on all workers or on none",
+            )
+        self._require_open()
+        if id(optimizer) in self.stepped:
+            raise Mistake(
+                "SW5120",
+                f"optimizer.step() was called twice in step {self.number}, with the same "
+                "gradients; an optimizer takes one step in a step",
+            )
+        closure = kwargs.get("closure") or next(iter(args), None)
+        if callable(closure):
+            return (self._summing(closure),), {k: v for k, v in kwargs.items() if k != "closure"}
+        self._require_whole()
+        if not self._reduced:
+            raise Mistake(
+                "SW5127",
+                f"step {self.number}: rank {self.rank} came to optimizer.step() before gradients "
+                "were summed over the workers: no backward() has run here, or they were set by "
+                "hand; loop over step.split(), which has no part for a worker without samples, or "
+                "call step.reduce() on all workers before gradients are used",
+            )
+        self.reduce()
+        return None
 
     def _sum(self) -> Summed:
         if self.device.type == "cuda":  # what was launched has not been computed yet

@@ -246,7 +246,6 @@ class Steps:
                 len(self._metrics),
                 self._generations.check_aborted,
                 self._generations.emit,
-                undoes=self._nonfinite.policy != "stop",
             )
             self._hooks = [
                 register_optimizer_step_pre_hook(self._before_optimizer),
@@ -266,12 +265,15 @@ class Steps:
                 assert self._sums is not None
                 self._sums.applied(step.stepped, digest=False)
             if lost:
+                self._put_back()
                 self._generations.leave(self._state, lost)
         elif step.again:
             self._take_smaller_parts(step)
         elif step.failed:
+            self._put_back()
             self._generations.leave(self._state, step.failed)
         elif step.stopped:
+            self._put_back()
             self._state.stopped = True
         elif not (step.applied or step.left_out):
             raise RuntimeError(
@@ -287,6 +289,7 @@ class Steps:
     def _take_smaller_parts(self, step: Step) -> None:
         """Memory has run out: the same step again, on all ranks with parts of the same size."""
         generations, state = self._generations, self._state
+        self._put_back()
         if step.device.type == "cuda":
             torch.cuda.empty_cache()
         generations.emit(
@@ -296,8 +299,13 @@ class Steps:
             samples=state.cap,
             reason=step.failed,
         )
-        if generations.size > 1:
+        if generations.size > 1 or state.torn:
             generations.leave(state, step.failed)
+
+    def _put_back(self) -> None:
+        """What the program has done after a block as if its step had been taken."""
+        assert self._sums is not None
+        self._sums.undo()
 
     def _finish(self) -> None:
         """All steps are done. Rank 0 goes on; the others stand by in case it is lost.
@@ -350,6 +358,7 @@ class Steps:
             self._generations.channel.send(Taking(self._state.step, first, len(plan.indices)))
         if self._seed is not None:
             seed_step(self._seed, self._state.step, plan.rank)
+        self._sums.grant()
         return Step(
             plan,
             self._sums,
@@ -364,6 +373,7 @@ class Steps:
     def _taken_step(self) -> Step:
         """The newest step again, for what follows its block."""
         assert self._sums is not None
+        self._sums.grant()
         return Step(
             self.newest(),
             self._sums,
@@ -462,6 +472,8 @@ class Steps:
             self._audit.leave_out()
         self._saving.good(state.finite - 1)
         state.clean = True
+        if self._sums is not None and step.applied:
+            self._sums.left()
         self._generations.step_completed()
         self._speed.measured(len(step.indices), step.computed)
         state.metrics = dict(step.metrics)

@@ -97,8 +97,6 @@ class Sums:
         metrics: how many numbers a step sums for the program.
         check: raises to end a backward pass whose gradients nobody waits for any more.
         emit: emits an event.
-        undoes: whether a step may be left out in a world of one, too: then what its forward passes
-            have changed is taken back there as well.
 
     Attributes:
         trained: what is trained.
@@ -112,14 +110,12 @@ class Sums:
         metrics: int,
         check: Callable[[], None],
         emit: Callable[..., None] = lambda event, **fields: None,
-        undoes: bool = False,
     ) -> None:
         self._state = state
-        self._undoes = undoes
         self._check = check
         self._metrics = metrics
         self._statistics = Statistics(state.models)
-        self._undo = Undo(state.models, state.counters.values())
+        self._undo = Undo(state)
         self.trained = Trained(state)
         self.replicas = Replicas(state)
         self.rank = 0
@@ -150,9 +146,14 @@ class Sums:
 
     # --- a step -----------------------------------------------------------------------
 
+    def grant(self) -> None:
+        """A step is given to the program: what it changes from now on can be put back."""
+        self._undo.begin(examine=self.replicas.examine)
+
     def begin(self, samples: Slice) -> None:
         """A step begins, on all ranks. Raises Mistake for what cannot be trained any more."""
-        if self.trained.follow() or self._buckets is None:
+        moved = self._size > 1 and len(self._statistics) != self._extras.statistics
+        if self.trained.follow() or self._buckets is None or moved:
             self._drop_buckets()
             self._deal()
         self._slice = samples
@@ -160,8 +161,6 @@ class Sums:
         self._unused = []
         if self._size > 1:
             self._statistics.begin()
-        if self._size > 1 or self._undoes:
-            self._undo.begin()
 
     @property
     def buckets(self) -> GradientBuckets:
@@ -193,6 +192,7 @@ class Sums:
                 late=late,
                 samples=sum(map(len, mine.samples)),
                 counted=mine.counted,
+                uncounted=bool(mine.samples) and mine.counted == 0 and self._slice.share > 0,
                 witness=witness,
                 magnitude=magnitude,
             )
@@ -212,12 +212,13 @@ class Sums:
         self._compare(read.told, head.samples)
         if head.late:
             buckets.reduce_late()
-        divisor = self._verdict.divisor(head.counted, self._slice.number)
+        divisor = self._verdict.divisor(head.counted, head.uncounted, self._slice.number)
         norm = buckets.settle(divisor)
         total, magnitude = head.witness / divisor, head.magnitude / divisor
         buckets.require_witnessed(total, magnitude, self._size)
         if self._size > 1:
             self._statistics.settle(read.statistics)
+        self._undo.summed()
         return Summed(
             pause=head.pause > 0.5,
             save=head.save > 0.5,
@@ -238,12 +239,24 @@ class Sums:
             self.reduce(lambda: replace(none, metrics=[0.0] * self._metrics))
             self.forget()
 
-    def forget(self) -> None:
-        """The step is not taken: what its backward passes have left is undone."""
+    def forget(self) -> str:
+        """The step is not taken: what the program has changed in it is put back.
+
+        Returns what could not be put back; "" if all was.
+        """
         if self._buckets is not None:
             self._buckets.forget()
-        if self._size > 1 or self._undoes:
-            self._undo.undo()
+        self._undo.undo()
+        return self._state.torn
+
+    def left(self) -> None:
+        """The block of a step is over, and it was taken."""
+        if self._size > 1:
+            self._undo.left()
+
+    def undo(self) -> None:
+        """What the program has done after the block does not count: it will do it again."""
+        self._undo.undo()
 
     def applied(self, stepped: Container[int], digest: bool) -> None:
         """The step was taken.
@@ -253,8 +266,9 @@ class Sums:
             digest: whether the state is to be digested now.
         """
         self._unused = self.trained.unused(stepped)
-        if self._size > 1 or self._undoes:
-            self._undo.taken(examine=self.replicas.examine)
+        self._undo.taken()
+        if self.replicas.examine:
+            self.trained.require_same_model()
         self.replicas.completed(digest)
 
     def align(self) -> None:
@@ -301,6 +315,7 @@ class Sums:
             if self._mixed and difference is not None and difference.field == "state":
                 self.align()
             elif difference is not None:
+                self._undo.undo()  # what differs is looked for in the state before this step
                 self._verdict.judge(difference, found.number, self.rank)
         if round(samples) != found.count:
             self._verdict.wrong_count(found.number, samples, found.count)

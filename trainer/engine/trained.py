@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules import module as registration
+from torch.nn.parameter import UninitializedParameter, is_lazy
 from torch.optim import LBFGS, Optimizer
 
+from trainer.checkpoints.tree import NotPortable, flatten
 from trainer.engine.digest import combined, digest_of
-from trainer.engine.mistake import Mistake
+from trainer.engine.mistake import UNPORTABLE, Mistake
 from trainer.engine.state import State
 
 
@@ -41,13 +43,15 @@ class Trained:
         self._names = {id(one): name for name, one in state.named_parameters().items()}
         self._all = [p for model in state.models for p in model.parameters()]
         self._all = list({id(p): p for p in self._all}.values())
-        self._groups: list[int] = []
+        self._groups: list[list[int]] = []  # of ids of parameters
+        self._shapes = self._shapes_now()
         self._owners: dict[int, Optimizer] = {}
         self.parameters: list[nn.Parameter] = []
         self.layout = 0
         self._dtypes: list[torch.dtype] = []
         self._refuse_what_cannot_be()
         self.follow()
+        self.require_same_model()
 
     def follow(self) -> bool:
         """Takes in what changed since the last call. Returns whether anything did."""
@@ -127,10 +131,41 @@ class Trained:
                     "between two steps, before `with step:`",
                 )
 
+    def require_same_model(self) -> None:
+        """Raises Mistake when a newcomer, which builds the models anew, could not hold this state.
+
+        To be called now and then: buffers come, grow and go, and optimizers may keep what does not
+        travel.
+        """
+        now = self._shapes_now()
+        for name in sorted({*now, *self._shapes}):
+            if now.get(name) != self._shapes.get(name):
+                raise Mistake(
+                    "SW5108",
+                    f"{name} has come, gone or changed its shape since training began: a newcomer "
+                    "would be without it; build the whole model before the State is made, and "
+                    "register as not persistent what can be computed again",
+                )
+        try:
+            flatten(self._state.export())
+        except NotPortable as error:
+            raise Mistake(
+                UNPORTABLE, f"the state could not be sent to a newcomer, nor saved: {error}"
+            ) from None
+
+    def _shapes_now(self) -> dict[str, tuple[int, ...]]:
+        return {
+            f"{part}.{name}": tuple(value.shape)
+            for part, model in self._state.models_by_name().items()
+            for name, value in model.state_dict(keep_vars=True).items()
+            if isinstance(value, torch.Tensor) and not is_lazy(value)
+        }
+
     def _follow_groups(self) -> None:
-        groups = [len(g["params"]) for o in self._optimizers for g in o.param_groups]
+        groups = [[id(p) for p in g["params"]] for o in self._optimizers for g in o.param_groups]
         if groups == self._groups:
             return
+        self._require_added(groups)
         self._groups = groups
         for name, optimizer in self._state.optimizers_by_name().items():
             for number, group in enumerate(optimizer.param_groups):
@@ -143,6 +178,17 @@ class Trained:
                             "with its worker; make the module that holds it a part: "
                             "State(…, head=head)",
                         )
+
+    def _require_added(self, groups: list[list[int]]) -> None:
+        """Raises Mistake when groups have changed otherwise than by further ones."""
+        after = iter(groups)
+        if not all(any(one == other for other in after) for one in self._groups):
+            raise Mistake(
+                "SW5133",
+                "the groups of an optimizer have lost parameters, or have others than before, "
+                "which a newcomer cannot follow: leave them, and set their learning rate to 0 or "
+                "requires_grad_(False); add_param_group() may add more",
+            )
 
     def _is_wrapped(self, optimizer: Optimizer) -> bool:
         """Whether a part of the state, such as a sharpness-aware optimizer, steps this one."""
@@ -158,7 +204,7 @@ class Trained:
                     "has one evaluation, so take an optimizer that needs no more",
                 )
         for parameter in self._all:
-            if isinstance(parameter, nn.parameter.UninitializedParameter):
+            if isinstance(parameter, UninitializedParameter):
                 raise Mistake(
                     "SW5106",
                     f"{self.name(parameter)} is not initialized: call the lazy module once, with a "

@@ -16,7 +16,7 @@ import horovod.torch as hvd
 import torch
 from horovod.common.exceptions import HorovodInternalError
 
-from trainer.engine.mistake import Mistake, StandsAlone
+from trainer.engine.mistake import NOT_ALIKE, Mistake, StandsAlone
 from trainer.engine.replicas import Difference
 from trainer.engine.state import State
 
@@ -111,13 +111,21 @@ class Verdict:
             f"{_CAUSES['samples'][2]}",
         )
 
-    def divisor(self, counted: float, step: int) -> float:
+    def divisor(self, counted: float, uncounted: float, step: int) -> float:
         """What gradients and metrics are divided by, if the program counts what it sums.
 
-        Raises Mistake when it has counted to something that no mean is over.
+        Raises Mistake when it has counted to something that no mean is over, or when some ranks
+        have counted and ``uncounted`` others have not.
         """
         if counted == 0:
             return 1.0
+        if uncounted > 0.5:
+            raise Mistake(
+                NOT_ALIKE,
+                f"step {step}: some workers have a loss that is a mean, and some one that is to be "
+                "divided by what they have counted, (sum, count) or mean_over(): let it be the "
+                "same always",
+            )
         if 0 < counted < math.inf:
             return counted
         raise Mistake(

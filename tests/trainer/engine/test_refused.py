@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -367,7 +368,84 @@ def a_counter_in_a_buffer(p: Program) -> None:
         p.train(step)
 
 
+def entered_twice(p: Program) -> None:
+    for step in p.run():
+        p.train(step)
+        p.train(step)
+
+
+def backward_before_the_block(p: Program) -> None:
+    for step in p.run():
+        p.loss(step).backward()
+        with step:
+            p.optimizer.step()
+
+
+def the_models_own_tensors(p: Program) -> None:
+    for step in p.run(best={}):
+        p.train(step)
+        p.state.best = p.model.state_dict()
+
+
+def a_buffer_that_grows(p: Program) -> None:
+    p.model.register_buffer("bank", torch.zeros(1))
+    for step in p.run():
+        p.train(step)
+        p.model.bank = torch.cat([p.model.bank, torch.ones(1)])
+
+
+def a_module_that_goes(p: Program) -> None:
+    p.model.head = nn.Linear(1, 1)
+    for step in p.run():
+        if step.number == 1:
+            del p.model.head
+        with step:
+            p.model[:3](X[step.indices]).sum().backward()
+            p.optimizer.step()
+
+
+def a_group_that_goes(p: Program) -> None:
+    p.optimizer = torch.optim.SGD(
+        [{"params": p.model[0].parameters()}, {"params": p.model[2].parameters()}], lr=0.1
+    )
+    for step in p.run():
+        if step.number == 2:
+            del p.optimizer.param_groups[1]
+        p.train(step)
+
+
+def moved_between_groups(p: Program) -> None:
+    first, second = p.model[0].parameters(), p.model[2].parameters()
+    p.optimizer = torch.optim.SGD([{"params": first}, {"params": second}], lr=0.1)
+    for step in p.run():
+        if step.number == 2:
+            one, two = p.optimizer.param_groups
+            two["params"].append(one["params"].pop())
+        p.train(step)
+
+
+def what_an_optimizer_keeps(p: Program) -> None:
+    for step in p.run():
+        p.train(step)
+        p.optimizer.state[p.model[0].weight]["history"] = deque([1.0])
+
+
+def a_rate_in_single_precision(p: Program) -> None:
+    p.optimizer = torch.optim.SGD(p.model.parameters(), lr=np.float32(0.1))
+    for step in p.run():
+        p.train(step)
+
+
 ALIKE: dict[Callable[[Program], None], str] = {
+    entered_twice: "`with step:` was entered twice in step 1",
+    backward_before_the_block: "came to optimizer.step() before gradients were summed",
+    the_models_own_tensors: "state.best has tensors that are those of model itself",
+    a_buffer_that_grows: "model.bank has come, gone or changed its shape",
+    a_module_that_goes: "model.head.bias has come, gone or changed its shape",
+    a_group_that_goes: "the groups of an optimizer have lost parameters",
+    moved_between_groups: "the groups of an optimizer have lost parameters",
+    what_an_optimizer_keeps: "history is a deque",
+    a_rate_in_single_precision: "lr is a NumPy float32; write float(",
     sparse: "model.0.weight is sparse",
     complex_numbers: "model.phase is complex",
     lbfgs: "optimizer is an LBFGS",
@@ -383,7 +461,7 @@ ALIKE: dict[Callable[[Program], None], str] = {
     accumulated_over_steps: "from the step before was neither used by an optimizer nor cleared",
     steps_outside: "outside the block of step 1",
     steps_twice: "called twice in step 1",
-    a_list_of_parts: "loop over split() itself, and not over a list of it",
+    a_list_of_parts: "loop over split() itself, and neither over a list of it",
     two_passes_of_a_part: "add up losses of the same samples before one backward()",
     set_by_hand: "call step.reduce() on all workers before gradients are used",
     another_model_outside: "each worker would train its own",
@@ -394,7 +472,45 @@ ALIKE: dict[Callable[[Program], None], str] = {
     a_set: "state.seen is a set, which does not travel; write sorted",
     a_numpy_object: "state.seen[0] is of NumPy's type",
 }
+
+
+def a_part_of_its_own(p: Program) -> None:
+    class Meter:
+        seen = 0
+
+        def state_dict(self) -> dict[str, int]:
+            return {"seen": self.seen}
+
+        def load_state_dict(self, state: dict[str, int]) -> None:
+            self.seen = state["seen"]
+
+    meter = Meter()
+    for step in p.run(meter=meter):
+        p.train(step)
+        meter.seen += step.rank
+
+
+def counted_by_some(p: Program) -> None:
+    for step in p.run():
+        with step:
+            if step.rank == 0:
+                step.mean_over(len(step.indices))
+            p.loss(step).backward()
+            p.optimizer.step()
+
+
+def named_in_spite_of_batch_statistics(p: Program) -> None:
+    p.model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    p.optimizer = torch.optim.SGD(p.model.parameters(), lr=0.1)
+    for step in p.run(seen=0):
+        p.train(step)
+        p.state.seen += step.rank
+
+
 UNLIKE: dict[Callable[[Program], None], str] = {
+    a_part_of_its_own: "state.meter is the first that differs",
+    counted_by_some: "step 1: some workers have a loss that is a mean, and some one",
+    named_in_spite_of_batch_statistics: "state.seen is the first that differs",
     other_data: "data sets of 24, 25 samples",
     other_batch: "global batches of 8, 9",
     other_seed: "other seeds for the order",

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -405,7 +406,105 @@ def spectral(make: Any, log: list[Any]) -> None:
         log.append(numbers(model))
 
 
+def instances(make: Any, log: list[Any]) -> None:
+    """Instance normalisation keeps no statistics by default, and batch normalisation need not."""
+    torch.manual_seed(0)
+    x, y = data(24)
+    norm = nn.InstanceNorm1d(4, affine=True)
+    model = nn.Sequential(norm, nn.Linear(4, 1)).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    for step in make(24, 8, 2, model=model, optimizer=optimizer):
+        with step:
+            i = step.indices
+            each = model(x[i].unsqueeze(1).expand(-1, 4, -1)).mean(1)
+            ((each - y[i]).square().sum() / step.batch_size).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        log.append(numbers(model))
+
+
+def numpys_numbers(make: Any, log: list[Any]) -> None:
+    """Hyperparameters that come of NumPy, at the start and from a schedule."""
+    torch.manual_seed(0)
+    x, y = data(24)
+    model = nn.Linear(4, 1).double()
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=np.logspace(-2, -1, 2)[0], momentum=np.float64(0.9)
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: np.cos(n / 100))
+    for step in make(24, 8, 2, model=model, optimizer=optimizer, schedule=schedule):
+        with step:
+            i = step.indices
+            ((model(x[i]) - y[i]).square().sum() / step.batch_size).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+        log.append(numbers(model))
+
+
+def hooked_later(make: Any, log: list[Any]) -> None:
+    """Hooks that come after the first step, in a model of several buckets."""
+
+    def halved(parameter: Any) -> None:
+        parameter.grad.mul_(0.5)
+
+    torch.manual_seed(0)
+    x, y = data(24)
+    wide = [nn.Linear(1024, 1024, bias=False) for _ in range(2)]
+    model = nn.Sequential(nn.Linear(4, 1024), *wide, nn.Linear(1024, 1)).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    for step in make(24, 8, 1, model=model, optimizer=optimizer):
+        if step.number == 2:
+            first, second = (one.weight for one in wide)
+            first.register_post_accumulate_grad_hook(halved)
+            second.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+        with step:
+            i = step.indices
+            ((model(x[i]) - y[i]).square().sum() / step.batch_size).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        log.append([float(one.detach().sum()) for one in model.parameters()])
+
+
+def differentiable(make: Any, log: list[Any]) -> None:
+    """Backward makes a graph of its own, as for second derivatives."""
+    torch.manual_seed(0)
+    x, y = data(24)
+    model = nn.Linear(4, 1).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    for step in make(24, 8, 2, model=model, optimizer=optimizer):
+        with step:
+            i = step.indices
+            loss = (model(x[i]) - y[i]).square().sum() / step.batch_size
+            loss.backward(create_graph=True)
+            optimizer.step()
+            optimizer.zero_grad()
+        log.append(numbers(model))
+
+
+def skips_its_last_part(make: Any, log: list[Any]) -> None:
+    """A part whose samples are of no use has no backward pass, and may be the last one."""
+    torch.manual_seed(0)
+    x, y = data(24)
+    use = torch.arange(24) % 5 != 0
+    model = nn.Linear(4, 1).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    for step in make(24, 12, 2, model=model, optimizer=optimizer):
+        with step:
+            for part in step.split(1):
+                if bool(use[part]):
+                    ((model(x[part]) - y[part]).square().sum() / step.batch_size).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        log.append(numbers(model))
+
+
 GOOD: dict[str, Run] = {
+    "instances": instances,
+    "numpy's numbers": numpys_numbers,
+    "hooked later": hooked_later,
+    "differentiable": differentiable,
+    "skips its last part": skips_its_last_part,
     "spectral": spectral,
     "clipped": clipped,
     "in the last turn": in_the_last_turn,

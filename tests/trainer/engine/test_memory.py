@@ -1,0 +1,121 @@
+"""What a place held is put back, whatever has been done to it, in the objects that it had."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections import deque
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from trainer.engine.memory import SHORT, SMALL, Memory
+
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3)
+VALUES = st.recursive(
+    PLAIN,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=2), inner, max_size=3)
+        | st.tuples(inner, inner)
+        | st.sets(st.integers(), max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+def spoil(value: Any) -> None:
+    """Changes whatever can be changed in a value."""
+    if isinstance(value, list | deque):
+        for one in value:
+            spoil(one)
+        value.append("spoilt")
+    elif isinstance(value, dict):
+        for one in value.values():
+            spoil(one)
+        value["spoilt"] = 1
+    elif isinstance(value, set):
+        value.add("spoilt")
+    elif isinstance(value, tuple):
+        for one in value:
+            spoil(one)
+
+
+@given(st.dictionaries(st.text(max_size=3), VALUES, max_size=4), st.booleans(), st.data())
+def test_everything_is_as_it_was(
+    place: dict[str, Any], all_keys: bool, data: st.DataObject
+) -> None:
+    before, objects = copy.deepcopy(place), dict(place)
+    memory = Memory([(place, None if all_keys else list(place))])
+    assert memory.changed() == set()
+    for _ in range(data.draw(st.integers(1, 2))):  # it may be put back more than once
+        for key in list(place):
+            spoil(place[key])
+            if data.draw(st.booleans()):
+                place[key] = object()
+        if all_keys:
+            place["new"] = 1
+        assert memory.put_back() == ""
+        assert place == before
+        assert all(place[key] is one for key, one in objects.items())
+    assert memory.changed() == set()
+
+
+@dataclasses.dataclass
+class Point:
+    x: float
+    past: list[float]
+
+
+def test_arrays_tensors_and_dataclasses_get_their_contents_back() -> None:
+    tensor, array = torch.arange(4.0), np.arange(4)
+    point, past = Point(1.0, [0.5]), deque([1])
+    place: dict[str, Any] = {"t": [tensor], "a": array, "p": point, "d": past}
+    memory = Memory([(place, None)])
+    tensor += 1
+    array[:] = 9
+    point.x, point.past = 2.0, [7.0]
+    past.append(2)
+    assert {key for _, key in memory.changed()} == {"t", "a", "p", "d"}
+    assert memory.put_back() == ""
+    assert tensor.tolist() == array.tolist() == [0, 1, 2, 3]
+    assert (point, past) == (Point(1.0, [0.5]), deque([1]))
+
+
+def test_a_large_tensor_is_only_watched_unless_a_copy_is_asked_for() -> None:
+    large = torch.zeros(SMALL // 4 + 1)
+    place = {"large": large}
+    memory = Memory([(place, None)])
+    large += 1
+    assert memory.put_back() == "large"
+    memory = Memory([(place, None)], {(id(place), "large")})
+    large += 1
+    assert memory.put_back() == ""
+    assert large.eq(1).all()
+    place["large"] = torch.ones(1)
+    assert Memory([(place, None)], True).put_back() == ""
+
+
+def test_a_long_list_is_not_looked_into_unless_a_copy_is_asked_for() -> None:
+    place = {"long": [0] * (SHORT + 1)}
+    for copied, length in ((False, SHORT + 2), (True, SHORT + 2)):
+        memory = Memory([(place, None)], copied)
+        place["long"].append(1)
+        memory.put_back()
+        assert len(place["long"]) == length
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_parameter_is_left_alone(copied: bool) -> None:
+    """It is watched by whoever trains it."""
+    parameter = nn.Parameter(torch.zeros(2))
+    memory = Memory([({"weights": [parameter]}, None)], copied)
+    with torch.no_grad():
+        parameter.add_(1)
+    assert memory.put_back() == ""
+    assert parameter.tolist() == [1, 1]

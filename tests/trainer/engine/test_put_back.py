@@ -1,0 +1,250 @@
+"""What the program changes by itself is changed once, though a worker is lost in the step.
+
+Each program changes things in its block, before it or after it as if the step had been taken, and
+they count in the loss. The second worker dies in the middle of a backward pass; the first takes the
+step again, with a newcomer, and both end with what a plain loop ends with.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+import signal
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ExponentialLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from tests.trainer.engine.loops import _follow
+from tests.trainer.engine.plain import Run, Swell, data, numbers, plainly
+from tests.trainer.ranks import Meeting, form, formed, workers, world_of
+from trainer.protocol.messages import Abort, Done, Exit, Stopped
+
+LAST = 4  # the step after which the second worker is lost
+SAMPLES, BATCH, EPOCHS = 24, 8, 3
+
+
+def mlp() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+
+
+def loss_of(make: Any, model: Callable[[Tensor], Tensor], step: Any) -> Tensor:
+    """The loss; where the second worker of the first world is to die, its gradient kills it."""
+    x, y = data(SAMPLES)
+    i = step.indices
+    loss: Tensor = (model(x[i]) - y[i]).square().sum() / step.batch_size
+    if make is Swell and step.number == LAST + 1 and step.rank == 1 and _first_world():
+        loss.register_hook(lambda gradient: os.kill(os.getpid(), signal.SIGKILL))
+    return loss
+
+
+def _first_world() -> bool:
+    from trainer import elastic
+
+    running: Any = elastic.running()
+    return bool(running._generations.number == 1)
+
+
+class Average:
+    """A class of a program's own that averages weights."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.shadow = copy.deepcopy(model.state_dict())
+        self.counts = deque([0])
+
+    def update(self, model: nn.Module) -> None:
+        self.counts[0] += 1
+        for name, value in model.state_dict().items():
+            self.shadow[name].lerp_(value, 1 / (1 + self.counts[0]))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"shadow": self.shadow, "counts": list(self.counts)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.shadow, self.counts = state["shadow"], deque(state["counts"])
+
+
+def values_and_rates(make: Any, log: list[Any]) -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    schedule = ExponentialLR(optimizer, 0.9)
+    loop = make(
+        *(SAMPLES, BATCH, EPOCHS),
+        **{"model": model, "optimizer": optimizer, "schedule": schedule},
+        **({"seen": 0, "history": {"sums": [0.0]}} if make is Swell else {}),
+    )
+    state = loop.state if make is Swell else type("Values", (), {})()
+    if make is not Swell:
+        state.seen, state.history = 0, {"sums": [0.0]}
+    for step in loop:
+        optimizer.param_groups[0]["weight_decay"] += 0.01
+        with step:
+            state.seen += step.batch_size
+            state.history["sums"][0] += 0.5
+            schedule.step()
+            weight = 1 + state.seen / 100 + state.history["sums"][0]
+            (loss_of(make, model, step) * weight).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        if step.applied:
+            log.append([*numbers(model), float(state.seen), state.history["sums"][0]])
+
+
+def weights_that_move_by_themselves(make: Any, log: list[Any]) -> None:
+    class Moco(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.query = mlp()
+            self.key = copy.deepcopy(self.query).requires_grad_(False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                for key, query in zip(self.key.parameters(), self.query.parameters(), strict=True):
+                    key.lerp_(query, 0.1)
+                next(self.query.parameters()).mul_(0.99)
+            both: Tensor = self.query(x) + 0.5 * self.key(x)
+            return both
+
+    model = Moco()
+    optimizer = torch.optim.SGD(model.query.parameters(), lr=0.05)
+    for step in make(SAMPLES, BATCH, EPOCHS, model=model, optimizer=optimizer):
+        with step:
+            loss_of(make, model, step).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        if step.applied:
+            log.append(numbers(model))
+
+
+def attributes_of_modules(make: Any, log: list[Any]) -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = mlp()
+            self.calls = np.int64(0)
+            self.seen: list[int] = []
+            self.scale: Tensor = torch.ones((), dtype=torch.float64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            self.seen.append(1)
+            self.scale *= 0.9
+            weighed: Tensor = self.inner(x) * (1 + int(self.calls) / 10 + len(self.seen) / 20)
+            scaled: Tensor = weighed * self.scale
+            return scaled
+
+    model = Counting()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    for step in make(SAMPLES, BATCH, EPOCHS, model=model, optimizer=optimizer):
+        with step:
+            loss_of(make, model, step).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        if step.applied:
+            log.append([*numbers(model), float(model.calls), float(len(model.seen))])
+
+
+def after_the_block(make: Any, log: list[Any]) -> None:
+    """Nothing here asks whether the step was taken."""
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    schedule = ExponentialLR(optimizer, 0.9)
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    own = Average(model)
+    parts = {"model": model, "optimizer": optimizer, "averaged": averaged}
+    for step in make(SAMPLES, BATCH, EPOCHS, **parts, schedule=schedule, own=own):
+        with step:
+            loss_of(make, model, step).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        schedule.step()
+        averaged.update_parameters(model)
+        own.update(model)
+        if step.applied:
+            weight = own.shadow["0.weight"].flatten().tolist()
+            log.append([*numbers(model, averaged), *weight, float(own.counts[0])])
+
+
+def a_scaler(make: Any, log: list[Any]) -> None:
+    """A GradScaler refuses to unscale twice: it must not remember the step that was not taken."""
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=2)
+    for step in make(SAMPLES, BATCH, EPOCHS, model=model, optimizer=optimizer, scaler=scaler):
+        with step:
+            scaler.scale(loss_of(make, model, step)).backward()
+            scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+        if step.applied:
+            log.append([*numbers(model), scaler.get_scale()])
+
+
+PROGRAMS = (
+    values_and_rates,
+    weights_that_move_by_themselves,
+    attributes_of_modules,
+    after_the_block,
+    a_scaler,
+)
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda one: one.__name__)
+def test_it_is_changed_once_though_a_worker_is_lost(program: Run) -> None:
+    run = functools.partial(program, Swell)
+    expected = plainly(program)
+    with workers(_follow, *[[run]] * 3) as (survivor, lost, newcomer):
+        with formed(1, [survivor, lost]):
+            lost.process.process.join()  # it kills itself
+            survivor.send(Abort(1))
+            stopped = survivor.until(Stopped)
+            assert (stopped.step, stopped.clean) == (LAST, True)
+        with formed(2, [newcomer, survivor]):
+            newcomer.until(Done)
+            newcomer.send(Exit())
+            survivor.send(Exit())
+        outcomes = [survivor.process.result(), newcomer.process.result()]
+    for outcome, first in zip(outcomes, (0, LAST), strict=True):
+        assert outcome.error == ""
+        for step, (found, wanted) in enumerate(zip(outcome.log, expected[first:], strict=True), 1):
+            assert found == pytest.approx(wanted, rel=1e-9, abs=1e-12), f"step {first + step}"
+
+
+def with_a_collective_of_its_own(make: Any, log: list[Any]) -> None:
+    """After the update: who is lost in it leaves the others with a step that is half taken."""
+    import horovod.torch as hvd
+
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    for step in make(SAMPLES, BATCH, EPOCHS, model=model, optimizer=optimizer):
+        with step:
+            loss_of(None, model, step).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if step.number == LAST + 1 and step.rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if step.size > 1:
+                hvd.allreduce(torch.ones(1), name="accuracy")
+
+
+def test_what_cannot_be_put_back_is_nobodys_to_go_on_with() -> None:
+    run = functools.partial(with_a_collective_of_its_own, Swell)
+    with workers(_follow, [run], [run]) as (survivor, lost):
+        with formed(1, [survivor, lost]):
+            lost.process.process.join()  # it kills itself
+            stopped = survivor.until(Stopped)
+            assert (stopped.step, stopped.clean) == (LAST, False)
+        with Meeting(world_of(1, generation=2)) as meeting:
+            form(meeting, [survivor])
+            error = survivor.process.result().error
+    assert "a worker was lost in step 5 when all others had changed model.0.weight" in error
+    assert "there is no checkpoint to go back to" in error

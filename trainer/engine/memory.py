@@ -1,0 +1,246 @@
+"""What some places held: remembered, compared with what is there now, and put back.
+
+A place is an attribute, an entry of a dict, a buffer: a mapping and a key. Values that cannot
+change are kept as they are; short lists and dicts, and small tensors, are copied, and get their
+contents back in the same object, whoever else refers to it. A large tensor is only watched, by its
+version, unless a copy of it is asked for. Other objects are not looked into, nor are long lists.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Container, Iterable, MutableMapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+SMALL = 64 * 1024  # bytes of a tensor or an array that is copied without being asked for
+SHORT = 32  # entries of what is looked into without being asked for
+_PLAIN = frozenset({bool, int, float, str, bytes, complex, type(None)})
+
+Mapping = MutableMapping[str, Any]
+Place = tuple[int, str]  # the id of a mapping, and a key
+
+
+class Held:
+    """One value: what it was.
+
+    Args:
+        value: as it is now.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def changed(self, now: Any) -> bool:
+        """Whether ``now`` is another value, or the same object with other contents."""
+        if self._value is now:
+            return False
+        try:
+            return type(self._value) is not type(now) or not bool(self._value == now)
+        except (RuntimeError, TypeError, ValueError):  # what cannot be compared
+            return True
+
+    @property
+    def lost(self) -> bool:
+        """Whether it has changed in a way that ``back`` cannot undo."""
+        return False
+
+    def back(self) -> Any:
+        """Returns the value, with the contents that it had."""
+        return self._value
+
+
+class _Tensor(Held):
+    def __init__(self, value: Tensor, copied: bool) -> None:
+        super().__init__(value)
+        copied = copied or value.numel() * value.element_size() <= SMALL
+        self._version = value._version
+        self._copy = value.detach().clone() if copied else None
+
+    def changed(self, now: Any) -> bool:
+        return now is not self._value or self._value._version != self._version
+
+    @property
+    def lost(self) -> bool:
+        return self._copy is None and self._value._version != self._version
+
+    def back(self) -> Any:
+        if self._copy is not None:
+            with torch.no_grad():
+                self._value.detach().copy_(self._copy)
+            self._version = self._value._version
+        return self._value
+
+
+class _Array(Held):
+    def __init__(self, value: np.ndarray[Any, Any], copied: bool) -> None:
+        super().__init__(value)
+        self._copy = value.copy() if copied or value.nbytes <= SMALL else None
+
+    def changed(self, now: Any) -> bool:
+        if now is not self._value or self._copy is None:
+            return now is not self._value
+        return not np.array_equal(self._value, self._copy)
+
+    def back(self) -> Any:
+        if self._copy is not None and self._value.flags.writeable:
+            self._value[...] = self._copy
+        return self._value
+
+
+class _Set(Held):
+    def __init__(self, value: set[Any]) -> None:
+        super().__init__(value)
+        self._copy = frozenset(value)
+
+    def changed(self, now: Any) -> bool:
+        return now is not self._value or bool(now != self._copy)
+
+    def back(self) -> Any:
+        self._value.clear()
+        self._value.update(self._copy)
+        return self._value
+
+
+class _Several(Held):
+    """What holds other values.
+
+    Args:
+        parts: gives them, with their keys.
+        fill: gives them back to it.
+    """
+
+    def __init__(
+        self,
+        value: Any,
+        copied: bool,
+        parts: Callable[[Any], list[tuple[Any, Any]]],
+        fill: Callable[[Any, list[tuple[Any, Any]]], None],
+    ) -> None:
+        super().__init__(value)
+        self._of, self._fill = parts, fill
+        self._parts = [(key, held(one, copied)) for key, one in parts(value)]
+
+    def changed(self, now: Any) -> bool:
+        if now is not self._value:
+            return True
+        parts = self._of(now)
+        return len(parts) != len(self._parts) or any(
+            key != before or was.changed(one)
+            for (key, one), (before, was) in zip(parts, self._parts, strict=True)
+        )
+
+    @property
+    def lost(self) -> bool:
+        return any(one.lost for _, one in self._parts)
+
+    def back(self) -> Any:
+        self._fill(self._value, [(key, one.back()) for key, one in self._parts])
+        return self._value
+
+
+def held(value: Any, copied: bool = False) -> Held:
+    """What a value is now.
+
+    Args:
+        value: anything.
+        copied: whether it is copied however large it is.
+    """
+    if type(value) in _PLAIN or isinstance(value, nn.Parameter):  # which are watched elsewhere
+        return Held(value)
+    if isinstance(value, Tensor):
+        return _Tensor(value, copied)
+    if isinstance(value, np.ndarray):
+        return _Array(value, copied)
+    if isinstance(value, set) and (copied or len(value) <= SHORT):
+        return _Set(value)
+    if isinstance(value, dict | list | deque | tuple) and (copied or len(value) <= SHORT):
+        return _Several(value, copied, *_ways_of(value))
+    if dataclasses.is_dataclass(type(value)) and hasattr(value, "__dict__"):
+        return _Several(value, copied, lambda one: list(vars(one).items()), _fill_object)
+    return Held(value)
+
+
+class Memory:
+    """What some places held.
+
+    Args:
+        of: mappings, and the keys that count; None for all, with those that come and go.
+        copied: whose contents are copied however large they are; all if it is True.
+    """
+
+    def __init__(
+        self,
+        of: Iterable[tuple[Mapping, Iterable[str] | None]] = (),
+        copied: Container[Place] | bool = (),
+    ) -> None:
+        self._held: list[tuple[Mapping, bool, dict[str, Any], dict[str, Held]]] = []
+        for mapping, keys in of:
+            was = dict(mapping) if keys is None else {k: mapping[k] for k in keys if k in mapping}
+            inside = {
+                key: held(
+                    value, copied if isinstance(copied, bool) else (id(mapping), key) in copied
+                )
+                for key, value in was.items()
+                if type(value) not in _PLAIN
+            }
+            self._held.append((mapping, keys is None, was, inside))
+
+    def changed(self) -> set[Place]:
+        """The places that hold something else now."""
+        found = set()
+        for mapping, _, was, inside in self._held:
+            for key, value in was.items():
+                before = inside.get(key) or Held(value)
+                if key not in mapping or before.changed(mapping[key]):
+                    found.add((id(mapping), key))
+        return found
+
+    def put_back(self) -> str:
+        """Makes all places hold what they held. To be called again when they have changed again.
+
+        Returns the key of the first that could not get back its contents; "" if all have.
+        """
+        lost = ""
+        for mapping, whole, was, inside in self._held:
+            for key, before in inside.items():
+                lost = lost or (key if before.lost else "")
+                before.back()
+            if whole:
+                for key in mapping.keys() - was.keys():
+                    del mapping[key]
+            mapping.update(was)
+        return lost
+
+
+def _ways_of(
+    value: Any,
+) -> tuple[Callable[[Any], list[tuple[Any, Any]]], Callable[[Any, list[tuple[Any, Any]]], None]]:
+    """How a container's parts are found, and how they are given back to it."""
+    if isinstance(value, dict):
+        return lambda one: list(one.items()), _fill_dict
+    numbered: Callable[[Any], list[tuple[Any, Any]]] = lambda one: list(enumerate(one))  # noqa: E731
+    return numbered, _leave if isinstance(value, tuple) else _fill_list
+
+
+def _fill_dict(value: dict[Any, Any], parts: list[tuple[Any, Any]]) -> None:
+    value.clear()
+    value.update(parts)
+
+
+def _fill_list(value: Any, parts: list[tuple[Any, Any]]) -> None:
+    value.clear()
+    value.extend(part for _, part in parts)
+
+
+def _fill_object(value: Any, parts: list[tuple[Any, Any]]) -> None:
+    vars(value).clear()
+    vars(value).update(parts)
+
+
+def _leave(value: Any, parts: list[tuple[Any, Any]]) -> None:
+    """A tuple's parts have got back their own contents; itself does not change."""
