@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from launcher.draft import LaunchError as LaunchError
     from launcher.home import RunError as RunError
+    from launcher.job.checkpoint import Checkpoint as Checkpoint
     from launcher.job.code import Code as Code
     from launcher.job.fallback import Fallback as Fallback
     from launcher.job.fallback import Limits as Limits
     from launcher.job.fallback import Resubmit as Resubmit
-    from launcher.job.job import Checkpoint as Checkpoint
     from launcher.job.job import Elastic as Elastic
     from launcher.job.job import Job as Job
     from launcher.job.jobfile import JobFileError as JobFileError
@@ -49,7 +49,8 @@ _NAMES = {
     "job.notify": "Notify",
     "job.pool": "Container Package Pool",
     "job.scheduling": "Scheduling",
-    "job.job": "Checkpoint Elastic Job",
+    "job.checkpoint": "Checkpoint",
+    "job.job": "Elastic Job",
     "local.emulator": "LocalError",
     "run": "Run attach launch",
     "status.status": "Outcome",

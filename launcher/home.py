@@ -116,7 +116,7 @@ def checkpoint_directories(
 
     Returns the URLs that it names and that are not opened, too.
     """
-    from launcher.job.job import Checkpoint
+    from launcher.job.checkpoint import Checkpoint
     from launcher.job.model import valid
 
     run = read_run(run_dir)

@@ -48,6 +48,7 @@ class EventRecord:
     action: str | None = None
     attempt: int | None = None
     cause: str | None = None
+    changes: list[str] | None = None
     checkpoint: int | None = None
     choice: str | None = None
     deadline_seconds: float | None = None
@@ -69,6 +70,7 @@ class EventRecord:
     step: int | None = None
     then: str | None = None
     total_steps: int | None = None
+    url: str | None = None
     whose: str | None = None
     world_size: int | None = None
 

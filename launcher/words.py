@@ -164,6 +164,9 @@ def _text(event: EventRecord) -> str | None:
         case EventRecord(event="fault", member=str(member), then=str(then)) if then in _THEN:
             whose = "it could not begin" if event.whose == "newcomer" else "the machine is at fault"
             return f"{member} has failed{why}: {whose}; {_THEN[then]}"
+        case EventRecord(event="begun", url=str(url), step=int(step)):
+            changes = "".join(f"; {one}" for one in event.changes or ())
+            return f"begins at step {step} with {url}{changes}"
         case EventRecord(event="nonfinite", step=int(step), reason=str(reason)):
             where = "" if event.rank is None else f" on rank {event.rank}"
             what = {"skip": "the step is left out", "stop": "the run ends"}.get(event.action or "")

@@ -39,8 +39,17 @@ def launch(
         typer.Option(
             "--from",
             metavar="URL",
-            help="Begin from a checkpoint, .../checkpoints/step-N; with #weights from the model "
-            "alone. Like --set checkpoint.start_from=URL.",
+            help="Begin from a checkpoint, .../checkpoints/step-N; with #weights from its models "
+            "alone, with #weights,optimizer from its optimizers, too, both at step 0. Like --set "
+            "checkpoint.start_from=URL.",
+        ),
+    ] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=NUMBER",
+            help="With --from: a setting of the optimizers that counts more than the "
+            "checkpoint's, as lr=0.01. Like --set checkpoint.override.NAME=NUMBER.",
         ),
     ] = None,
     detach: Annotated[
@@ -63,6 +72,7 @@ def launch(
         overrides = [*(overrides or []), *([f"local.vm={vm.value}"] if vm else [])]
         if start_from is not None:
             overrides.append(f"checkpoint.start_from={json.dumps(start_from)}")
+        overrides += [f"checkpoint.override.{one}" for one in override or []]
         loaded = load_job(job, overrides, target.value, warn=warn)
         if detach:
             draft = launch_detached(loaded, target.value, run_id)

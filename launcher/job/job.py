@@ -26,11 +26,12 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, InitErrorDetails, core_schema
 
+from launcher.job.checkpoint import Checkpoint
 from launcher.job.clashes import MAX_POOLS, Written, clashes
 from launcher.job.code import Code
-from launcher.job.durations import Duration, Moment, Steps, format_duration, parse_moment
+from launcher.job.durations import Duration, format_duration
 from launcher.job.fallback import MAX_FALLBACKS, Fallback, Limits, Resubmit
-from launcher.job.machines import Region, Regions
+from launcher.job.machines import Regions
 from launcher.job.marketfile import MarketField
 from launcher.job.model import DEFAULT, JobModel, Text, beside, problems_in, resource, valid, whole
 from launcher.job.network import Network, PscInterface
@@ -162,51 +163,6 @@ class Elastic(JobModel):
         low, high = whole(fields, "min_workers", 1), whole(fields, "max_workers", None)
         if low and high and low > high:
             yield ("max_workers",), ORDER, f"is {high}; write at least min_workers, {low}"
-
-
-class Checkpoint(JobModel):
-    """How often a checkpoint is written, and how many of them are kept."""
-
-    every: Moment = Field("30s", validate_default=True)  # "10min", or "500 steps"
-    keep: int = Field(2, ge=1)  # the newest
-    keep_every: Moment | None = None  # besides, those at multiples of so many steps
-    keep_best: str = ""  # besides, the one with the highest value of a metric; "-loss": the lowest
-    start_from: str | None = None  # a checkpoint's URL; with #weights the model only
-    buckets: dict[Region, Annotated[str, Field(min_length=1)]] = Field(
-        default_factory=dict,
-        description="By region: where the attempts there write theirs, gs://BUCKET/FOLDER",
-    )
-
-    def settings(self) -> dict[str, Any]:
-        """Returns what the trainer reads of it."""
-        every, keep_every = self.every, self.keep_every
-        return {
-            "every": 0.0 if isinstance(every, Steps) else every.total_seconds(),
-            "every_steps": every.count if isinstance(every, Steps) else 0,
-            "keep": self.keep,
-            "keep_every": keep_every.count if isinstance(keep_every, Steps) else 0,
-            "keep_best": self.keep_best,
-            "start_from": self.start_from or "",
-        }
-
-    @classmethod
-    def _clashes(cls, fields: Any) -> Iterator[Problem]:
-        if not isinstance(fields, dict):
-            return
-        if fields.get("keep_every") is not None and not _counts_steps(fields["keep_every"]):
-            what = "is not a number of steps; write for example 10000 steps"
-            yield ("keep_every",), FORM, what
-        start = fields.get("start_from")
-        if isinstance(start, str) and not re.search(r"/checkpoints/step-\d+/?(#weights)?$", start):
-            what = "is not a checkpoint; write RUN-DIRECTORY/checkpoints/step-N"
-            yield ("start_from",), FORM, what
-
-
-def _counts_steps(value: object) -> bool:
-    try:
-        return isinstance(parse_moment(value), Steps)
-    except ValueError:
-        return True  # it is said to be wrong already
 
 
 class Local(JobModel):

@@ -126,6 +126,7 @@ EVENTS: list[dict[str, Any]] = [
         "checkpoint": 1,
         "metrics": {"loss": "nan"},
     },
+    {"event": "begun", "time": 6.0, "url": "/r/checkpoints/step-9", "step": 9, "changes": ["a"]},
     {"event": "worker_replaced", "time": 6.0, "step": 2, "rank": 0, "reason": "x", "replaced": 1},
     {"event": "attempt_started", "time": 0.0, "attempt": 1, "job": "j", "region": "r"},
     {"event": "finished", "time": 7.0, "state": "succeeded", "reason": "", "step": 2},

@@ -62,6 +62,10 @@ WORTH_A_LINE = [
         "a has failed (no file): it could not begin; the run goes on without it",
     ),
     (
+        event("begun", step=9, url="/r/checkpoints/step-9", changes=["20 steps in all", "a"]),
+        "begins at step 9 with /r/checkpoints/step-9; 20 steps in all; a",
+    ),
+    (
         event("nonfinite", step=9, rank=1, ids=[3], reason="the loss is nan", action="skip"),
         "step 9: the loss is nan on rank 1: the step is left out",
     ),

@@ -29,13 +29,16 @@ from trainer.checkpoints.shards import Assembly
 from trainer.checkpoints.tree import unflatten
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.formats import FormatError
-from trainer.rundir.names import CHECKPOINTS
+from trainer.rundir.names import CHECKPOINTS, START_PARTS
 from trainer.rundir.retry import StoreUnavailable
 from trainer.rundir.usererror import Unusable, UserError
 
 READERS = 4  # threads
 FINE, INVALID, AWAY = 0, 1, 2
-WEIGHTS_ONLY = "__weights_only__"  # in a tree of which only the models count
+# In a tree besides the state:
+ABOUT = "__about__"  # what the manifest says of it
+ORIGIN = "__origin__"  # the URL that a new run begins from
+PARTS = "__parts__"  # which of its parts count, if not all
 
 Report = Callable[..., None]
 
@@ -101,9 +104,9 @@ def load_newest(
 
     found = shared(exchange, find)
     for step, at in sorted(found, reverse=True):
-        loaded = load(places[-at], step, report, exchange, device)
+        loaded = _load(places[-at], step, report, exchange, device)
         if loaded is not None:
-            return loaded, step
+            return _with_about(*loaded), step
     if found:
         where = " and ".join(f"{place.url}/{CHECKPOINTS}" for place in places)
         raise NoneValid("SW5003", f"none of the {len(found)} checkpoints in {where} is valid")
@@ -135,7 +138,8 @@ def load_from(
 ) -> tuple[Any, int]:
     """Returns (tree, step) of a checkpoint anywhere, for a run that begins from it.
 
-    A collective. ``url#weights`` means the model only: the rest, and the step, begin anew.
+    A collective. ``url#weights`` means the models only, ``url#weights,optimizer`` the optimizers,
+    too: the rest, and the step, begin anew.
 
     Args:
         url: ``…/checkpoints/step-000001200``.
@@ -143,24 +147,29 @@ def load_from(
 
     Raises NoneValid when there is no valid checkpoint at ``url``, FormatError, StoreUnavailable.
     """
-    where, _, part = url.partition("#")
-    run_url, step = split_url(where)
-    tree = load(RunDirectory(run_url), step, report, exchange, device)
-    if tree is None:
-        raise NoneValid("SW5003", f"{where} is not a valid checkpoint")
-    if part == "weights":
-        return {**tree, WEIGHTS_ONLY: True}, 0
-    return tree, step
+    run_url, step, parts = split_url(url)
+    loaded = _load(RunDirectory(run_url), step, report, exchange, device)
+    if loaded is None:
+        raise NoneValid("SW5003", f"{url.partition('#')[0]} is not a valid checkpoint")
+    tree = {**_with_about(*loaded), ORIGIN: url}
+    return ({**tree, PARTS: parts}, 0) if parts else (tree, step)
 
 
-def split_url(url: str) -> tuple[str, int]:
-    """Returns the run directory's URL and the step of a checkpoint's URL; Unusable."""
-    run_url, _, name = url.rstrip("/").rpartition(f"/{CHECKPOINTS}/step-")
-    if not run_url or not name.isdecimal():
+def split_url(url: str) -> tuple[str, int, list[str]]:
+    """What a URL to begin from names; Unusable.
+
+    Returns the run directory's URL, the step, and the parts of the state; all if there are none.
+    """
+    where, _, parts = url.partition("#")
+    run_url, _, name = where.rstrip("/").rpartition(f"/{CHECKPOINTS}/step-")
+    if not run_url or not name.isdecimal() or parts not in ("", *START_PARTS):
+        ways = " or ".join(f"#{one}" for one in START_PARTS)
         raise Unusable(
-            "SW5004", f"{url} is not a checkpoint; write RUN-DIRECTORY/{CHECKPOINTS}/step-N"
+            "SW5004",
+            f"{url} is not a checkpoint; write RUN-DIRECTORY/{CHECKPOINTS}/step-N, with {ways} for "
+            "a part of it",
         )
-    return run_url, int(name)
+    return run_url, int(name), parts.split(",") if parts else []
 
 
 def load(
@@ -174,6 +183,22 @@ def load(
 
     A collective. Raises FormatError when it is of a newer format, StoreUnavailable.
     """
+    loaded = _load(run_dir, step, report, exchange, device)
+    return None if loaded is None else loaded[0]
+
+
+def _with_about(tree: Any, about: dict[str, Any]) -> Any:
+    return {**tree, ABOUT: about} if isinstance(tree, dict) else tree
+
+
+def _load(
+    run_dir: RunDirectory,
+    step: int,
+    report: Report,
+    exchange: Exchange,
+    device: torch.device,
+) -> tuple[Any, dict[str, Any]] | None:
+    """As ``load``, with what the manifest says about it."""
 
     def rejected(error: Exception) -> None:
         report("checkpoint_rejected", step=step, reason=f"{type(error).__name__}: {error}")
@@ -210,7 +235,7 @@ def load(
         for number, shard in enumerate(manifest.shards):
             data = _exchanged(exchange, mine.pop(number, None), shard, _reader(number, exchange))
             assembly.add(data)
-        return unflatten(manifest.skeleton, assembly.finish())
+        return unflatten(manifest.skeleton, assembly.finish()), manifest.about
     except ValueError as error:
         if exchange.rank == 0:
             rejected(error)

@@ -142,12 +142,12 @@ class Nonfinite:
             return "stop", None, many
         if self.policy != "rollback":
             return self.policy, None, "on_nonfinite is stop"
-        to, why = self._go_back(step, self._state.finite - 1)
+        to, why = self._go_back(step, self._state.last_finite - 1)
         return ("stop", None, why) if to is None else ("rollback", to, "")
 
     def _end(self, what: str) -> Mistake:
         # That of the last step may hold what has led to this: no step has been taken since.
-        good = self._good(self._state.finite - 1)
+        good = self._good(self._state.last_finite - 1)
         again = f"the newest good checkpoint is {good}" if good else "there is no good checkpoint"
         remedy = "begin again with a lower learning rate, or without such data"
         more = ", or set on_nonfinite: skip or rollback" if self.policy == "stop" else ""

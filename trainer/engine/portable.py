@@ -96,7 +96,7 @@ class Portable:
         if not agreed.held and (self.torn or any(one.step for one in agreed.holdings)):
             what, step = self.torn or "the state", agreed.holdings[agreed.root].step + 1
             raise Mistake(
-                "SW5130",
+                "SW5134",
                 f"a worker was lost in step {step} when all others had changed "
                 f"{what} already, which cannot be put back, and there is no checkpoint to go back "
                 "to; let checkpoints be written, and collectives of your own come before "

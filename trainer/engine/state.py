@@ -10,7 +10,7 @@ attribute. Which parameters are trained, and by which group of an optimizer, is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trainer.checkpoints.restore import WEIGHTS_ONLY
+from trainer.checkpoints.restore import PARTS
 from trainer.checkpoints.tree import NotPortable, flatten
 from trainer.engine.counters import Counters
 from trainer.engine.device import device_of
@@ -29,6 +29,7 @@ from trainer.engine.mistake import UNPORTABLE, Mistake
 from trainer.engine.portable import Portable
 from trainer.engine.values import Unportable, packed, unpacked
 from trainer.protocol.session import current_session
+from trainer.rundir.names import OPTIMIZER
 
 LISTED = 10  # differences that an error names
 WATCHED = 200  # the longest list that is looked at after every step
@@ -52,7 +53,7 @@ class State(Portable):
         workers_replaced: how many workers have been replaced because they held another state.
         left_out: how many steps in a row have been left out, because something was not finite.
         avoided: the steps that are left out whatever comes of them.
-        finite: the last step that was taken: in it everything was finite.
+        last_finite: the last step that was taken: in it everything was finite.
 
     Raises ValueError for a name that ``State`` uses itself, AttributeError when an attribute is
     set that is no part: it would be lost with its worker; and Mistake, in the line that sets it,
@@ -65,11 +66,12 @@ class State(Portable):
     workers_replaced = 0
     left_out = 0
     avoided: tuple[int, ...] = ()
-    finite = 0
+    last_finite = 0
 
     def __init__(self, *, device: torch.device | str | None = None, **parts: Any) -> None:
         self.device = None if device is None else torch.device(device)
         self._find_start: Callable[[], tuple[Any, int] | None] = lambda: None
+        self._begun: Callable[[Any], None] = lambda tree: None
         self._stateful: list[str] = []
         self._values: list[str] = []
         self._counters: dict[str, Counters] = {}
@@ -132,6 +134,10 @@ class State(Portable):
     def stateful(self) -> dict[str, Any]:
         """All parts that have a ``state_dict``, by their names."""
         return {name: getattr(self, name) for name in self._stateful}
+
+    def plain_values(self) -> dict[str, Any]:
+        """All parts that are plain values, by their names."""
+        return {name: getattr(self, name) for name in self._values}
 
     @property
     def counters(self) -> dict[str, Counters]:
@@ -220,9 +226,17 @@ class State(Portable):
                 return name
         return ""
 
-    def starts_from(self, find: Callable[[], tuple[Any, int] | None]) -> None:
-        """Sets what finds the tree and step of the newest checkpoint, or None without one."""
+    def starts_from(
+        self,
+        find: Callable[[], tuple[Any, int] | None],
+        begun: Callable[[Any], None] = lambda tree: None,
+    ) -> None:
+        """Sets what finds the tree and step of the newest checkpoint, or None without one.
+
+        ``begun`` is called with a tree that was loaded.
+        """
         self._find_start = find
+        self._begun = begun
 
     def prepare(self) -> torch.device:
         if self.device is None:
@@ -240,7 +254,7 @@ class State(Portable):
             "replaced": self.workers_replaced,
             "left_out": self.left_out,
             "avoided": list(self.avoided),
-            "finite": self.finite,
+            "finite": self.last_finite,
             "metrics": dict(self.metrics),
             "trained": {name: one.requires_grad for name, one in self.named_parameters().items()},
             "groups": {
@@ -257,13 +271,19 @@ class State(Portable):
             "generators": generators_state(),
         }
 
-    def load_weights(self, tree: dict[str, Any]) -> None:
-        """Takes over the models alone: everything else begins anew, at step 0."""
+    def load_parts(self, tree: dict[str, Any], parts: Container[str]) -> None:
+        """Takes over the models alone, or the optimizers, too: everything else begins anew.
+
+        So does the step, and an optimizer keeps the settings that the program gives it.
+        """
         for name, part in self.models_by_name().items():
             if name not in tree["parts"]:
                 raise ValueError(f"the checkpoint has no {name!r}; it has {sorted(tree['parts'])}")
             _require_same(name, part, tree["parts"][name])
             part.load_state_dict(tree["parts"][name])
+        for name, optimizer in self.optimizers_by_name().items() if OPTIMIZER in parts else ():
+            settings = optimizer.state_dict()["param_groups"]
+            load_part(optimizer, {**tree["parts"][name], "param_groups": settings})
 
     def load(self, tree: dict[str, Any]) -> None:
         missing = {*self._stateful} ^ {*tree["parts"]} | {*self._values} ^ {*tree["values"]}
@@ -289,7 +309,7 @@ class State(Portable):
         self.workers_replaced = tree.get("replaced", 0)
         self.left_out = tree.get("left_out", 0)
         self.avoided = tuple(tree.get("avoided", ()))
-        self.finite = tree.get("finite", tree["step"])
+        self.last_finite = tree.get("finite", tree["step"])
         self.metrics = tree.get("metrics", {})
         self.step = tree["step"]
         self.clean = True
@@ -299,10 +319,11 @@ class State(Portable):
         if found is None:
             return False
         tree, _ = found
-        if tree.get(WEIGHTS_ONLY):
-            self.load_weights(tree)
+        if parts := tree.get(PARTS):
+            self.load_parts(tree, parts)
         else:
             self.load(tree)
+        self._begun(tree)
         return True
 
     def _groups_of(self, optimizer: Optimizer) -> list[list[str | None]]:
@@ -342,7 +363,7 @@ class State(Portable):
             for one in (*model.parameters(), *model.buffers()):
                 if one.untyped_storage().data_ptr() in held:
                     raise Mistake(
-                        "SW5132",
+                        "SW5136",
                         f"state.{name} has tensors that are those of {part} itself, and change "
                         f"with it: copy them (copy.deepcopy({part}.state_dict()))",
                     )

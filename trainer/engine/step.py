@@ -225,7 +225,7 @@ class Step:
     def __enter__(self) -> Step:
         if self._entered:
             self._broken = Mistake(
-                "SW5131",
+                "SW5135",
                 f"`with step:` was entered twice in step {self.number}: a step has one block, and "
                 "one sum of gradients; let models that are updated in turn, as in a GAN, take "
                 "steps in turn",

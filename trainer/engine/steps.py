@@ -10,7 +10,7 @@ What the user's ``for`` loop sees as an iterator of steps is, underneath::
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,9 +22,11 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
+from trainer.checkpoints.restore import ORIGIN
 from trainer.engine.agreement import Loop
 from trainer.engine.audit import Audit
 from trainer.engine.balance import Balance, Speed
+from trainer.engine.beginning import override, require_usable
 from trainer.engine.data import Order, share
 from trainer.engine.device import warm_up
 from trainer.engine.digest import Prefixes, digest_of
@@ -35,6 +37,7 @@ from trainer.engine.mistake import Mistake
 from trainer.engine.nonfinite import LeftOut, Nonfinite, Policy, loss_scale, what_is_not_finite
 from trainer.engine.progress import Progress
 from trainer.engine.saving import Saving
+from trainer.engine.setup import Setup
 from trainer.engine.state import State
 from trainer.engine.stay import horovod_init
 from trainer.engine.step import Plan, Step
@@ -94,10 +97,12 @@ class Steps:
             self._saving.newest_until,
             self._saving.go_back,
         )
-        state.starts_from(self._start)
+        state.starts_from(self._start, self._begun)
         state.loop = _loop_of(order, total)
         self._micro = MicroBatch(state)
         self._sums: Sums | None = None
+        self._setup = Setup()
+        self._begun_as: Sequence[str] = ()  # what is done as the program says, and not as before
         self._hooks: list[Any] = []
         self._step: Step | None = None
         self._speed = Speed()
@@ -241,6 +246,8 @@ class Steps:
     def _init(self) -> None:
         """``hvd.init()``, and before the first one what can only be made on the device."""
         if self._sums is None:
+            setup = Setup.of_program(self._state, self._order, self._total)
+            self._setup = setup.overridden(self._session.checkpoint.override)
             self._sums = Sums(
                 self._state,
                 len(self._metrics),
@@ -331,12 +338,24 @@ class Steps:
         if found is None:
             return None
         tree, step = found
+        self._begun_as = require_usable(
+            tree, self._state, self._setup, self._total, self._session.checkpoint.override
+        )
         return {**tree, "avoided": [*tree.get("avoided", ()), *self._saving.avoided()]}, step
 
     def _send_done(self) -> None:
         unsaved = [self._saving.unsaved(), "" if self._audit is None else self._audit.unsaved()]
         said = "\n".join(filter(None, unsaved))
         self._generations.done(self._state.step, self._results, said)
+
+    def _begun(self, tree: dict[str, Any]) -> None:
+        """The state has been taken from a checkpoint: of another run, where the tree says so."""
+        origin, changes = tree.get(ORIGIN), list(self._begun_as)
+        if origin is None:
+            return
+        changes += override(self._state, self._session.checkpoint.override)
+        if self._generations.rank == 0:
+            self._generations.emit("begun", url=origin, step=self._state.step, changes=changes)
 
     # --- steps ------------------------------------------------------------------------
 
@@ -467,10 +486,10 @@ class Steps:
         state.step += 1
         state.left_out = state.left_out + 1 if step.left_out else 0
         if not step.left_out:
-            state.finite = state.step
+            state.last_finite = state.step
         elif self._audit is not None:
             self._audit.leave_out()
-        self._saving.good(state.finite - 1)
+        self._saving.good(state.last_finite - 1)
         state.clean = True
         if self._sums is not None and step.applied:
             self._sums.left()
@@ -518,13 +537,11 @@ class Steps:
     def _about(self) -> dict[str, Any]:
         """What a checkpoint's manifest says of a loop's state."""
         about: dict[str, Any] = {
-            "total_steps": self._total,
+            **self._setup.to_about(),
             "seed": self._seed,
             "metrics": self._own_results,
         }
         if self._order is not None:
-            about["global_batch"] = self._order.batch
-            about["samples"] = self._order.samples
             # Where in the data the next step begins.
             about["epoch"] = self._order.epoch_of(self._state.step)
             about["data_position"] = self._order.bounds(self._state.step)[0]

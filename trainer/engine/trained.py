@@ -184,7 +184,7 @@ class Trained:
         after = iter(groups)
         if not all(any(one == other for other in after) for one in self._groups):
             raise Mistake(
-                "SW5133",
+                "SW5137",
                 "the groups of an optimizer have lost parameters, or have others than before, "
                 "which a newcomer cannot follow: leave them, and set their learning rate to 0 or "
                 "requires_grad_(False); add_param_group() may add more",

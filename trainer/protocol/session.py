@@ -47,6 +47,7 @@ class CheckpointSettings:
         every_steps: steps between checkpoints; 0 for none by steps.
         keep, keep_every, keep_best: see trainer.checkpoints.retention.
         start_from: the URL of a checkpoint that a new run begins from; "" for none.
+        override: settings of the optimizers, by name, that count more than its.
     """
 
     every: float = 30.0
@@ -55,6 +56,7 @@ class CheckpointSettings:
     keep_every: int = 0
     keep_best: str = ""
     start_from: str = ""
+    override: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

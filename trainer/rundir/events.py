@@ -45,6 +45,8 @@ disk_full                 what, reason                      (launcher; what is o
 store_unavailable         reason, seconds                   (the start waits for it, so long)
 worker_replaced           step, rank, reason, replaced      (it held another state than all
                           others; the third in a run is the last)
+begun                     url, step, changes                (from another run's checkpoint;
+                          what is not as it was then, in words)
 nonfinite                 step, rank, ids, reason, action, checkpoint, metrics (the loss or the
                           gradients of a step were not finite; of each rank that it came
                           from, with its samples; action is stop, skip or rollback, and

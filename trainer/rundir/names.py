@@ -34,6 +34,11 @@ AUDIT = "audit"
 CHECKPOINTS = "checkpoints"
 CODE = "code"
 
+# What a new run may take of a checkpoint, besides all of it: URL#weights.
+WEIGHTS = "weights"
+OPTIMIZER = "optimizer"
+START_PARTS = (WEIGHTS, f"{WEIGHTS},{OPTIMIZER}")
+
 JSON_LIMIT = 8 * 2**20  # bytes; nothing that Swell writes as one JSON file comes near it
 
 OutcomeState = Literal["succeeded", "failed", "cancelled", "limited"]

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from horovod.common.elastic import ObjectState
 
-from trainer.checkpoints.restore import WEIGHTS_ONLY
+from trainer.checkpoints.restore import PARTS
 from trainer.engine.agreement import Agreement
 from trainer.engine.digest import combined
 from trainer.engine.portable import Portable, Sender
 from trainer.engine.state import digests_of, load_part, tensors_of
+from trainer.rundir.names import OPTIMIZER
 
 
 class ScriptState(Portable):
@@ -78,14 +79,17 @@ class ScriptState(Portable):
         """
         if not isinstance(tree, dict) or "parts" not in tree or "values" not in tree:
             raise ValueError(f"the checkpoint of step {step} does not hold a script's state")
-        handlers, whole = self._handlers, not tree.get(WEIGHTS_ONLY)
+        handlers, parts = self._handlers, tree.get(PARTS, ())
+        whole = not parts
         differ = sorted({*handlers} ^ {*tree["parts"]} | {*self._values} ^ {*tree["values"]})
         if differ and whole:
             raise ValueError(f"the checkpoint and this script's state differ in {differ}")
         for name, part in tree["parts"].items():
             value = handlers[name].value if name in handlers else None
-            if value is not None and (whole or isinstance(value, torch.nn.Module)):
+            if (whole and value is not None) or isinstance(value, torch.nn.Module):
                 load_part(value, part)
+            elif isinstance(value, torch.optim.Optimizer) and OPTIMIZER in parts:
+                load_part(value, {**part, "param_groups": value.state_dict()["param_groups"]})
         for name, value in tree["values"].items() if whole else ():
             setattr(self.kept, name, value)
         self.step, self.clean = step, False  # clean once the script has committed it

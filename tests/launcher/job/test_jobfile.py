@@ -425,6 +425,18 @@ def test_a_job_in_python_is_as_good_as_a_file() -> None:
         Job(name="x", task="m:C", pools=[Pool(machine="a2-highgpu-1g", replicas=2)])
 
 
+def test_an_override_is_written_only_where_there_is_one() -> None:
+    job = {"name": "a", "task": "m:T", "pools": [{"machine": "a2-highgpu-1g"}]}
+    start = {"start_from": "gs://b/run/checkpoints/step-000000100"}
+    for checkpoint, written in (
+        (start, {}),
+        ({**start, "override": {"lr": 1e-3, "weight_decay": 0}}, {"lr": 0.001, "weight_decay": 0}),
+    ):
+        found = Job.model_validate({**job, "checkpoint": checkpoint}).settings()["checkpoint"]
+        assert found.get("override", {}) == written
+        assert ("override" in found) == bool(written), "older images do not know it"
+
+
 def test_checkpoints_by_time_or_by_steps() -> None:
     job = {"name": "a", "task": "m:T", "pools": [{"machine": "a2-highgpu-1g"}]}
 
@@ -435,11 +447,16 @@ def test_checkpoints_by_time_or_by_steps() -> None:
     start = "gs://b/run/checkpoints/step-000000100"
     assert settings(every="10min") == (600.0, 0, 0, "")
     assert settings(every="500 steps", keep_every="10000 steps") == (0.0, 500, 10000, "")
-    assert settings(start_from=f"{start}#weights")[3] == f"{start}#weights"
+    for parts in ("", "#weights", "#weights,optimizer"):
+        assert settings(start_from=f"{start}{parts}")[3] == f"{start}{parts}"
     for wrong, said in (
         ({"every": 30}, "needs a unit"),
         ({"keep_every": "10min"}, "is not a number of steps"),
         ({"start_from": "gs://b/run"}, "is not a checkpoint"),
+        ({"start_from": f"{start}#optimizer"}, "has #optimizer; write #weights or #weights,opt"),
+        ({"start_from": f"{start}#weights,"}, "has #weights,; write"),
+        ({"override": {"lr": 0.1}}, "belongs to a start_from without #"),
+        ({"start_from": f"{start}#weights", "override": {"lr": 0.1}}, "belongs to a start_from"),
     ):
         with pytest.raises(ValueError, match=said):
             settings(**wrong)

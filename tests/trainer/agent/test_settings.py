@@ -47,6 +47,7 @@ def test_everything_can_be_set() -> None:
             "keep_every": 1000,
             "keep_best": "-loss",
             "start_from": "gs://b/run/checkpoints/step-1",
+            "override": {"lr": 0.1},
         },
         "code": {
             "sha256": SHA256,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.trainer.checkpoints.world import ThreadExchange, World
 from trainer.checkpoints.manifest import MANIFEST, Manifest, folder_of, read_manifest, signed
-from trainer.checkpoints.restore import WEIGHTS_ONLY, Alone, find_start, load_from
+from trainer.checkpoints.restore import PARTS, Alone, find_start, load_from
 from trainer.rundir import formats
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.formats import FormatError
@@ -70,7 +70,7 @@ def test_a_new_run_begins_from_a_checkpoint_of_an_older_one(tmp_path: Path) -> N
 
 def test_a_new_run_begins_from_the_weights_of_an_older_one() -> None:
     tree, step = load_from(f"{OLD}/checkpoints/step-000000080#weights", silent, Alone(), CPU)
-    assert step == 0 and tree[WEIGHTS_ONLY]
+    assert step == 0 and tree[PARTS] == ["weights"]
 
 
 def test_a_manifest_of_before_leaders_had_terms_is_read(two: World) -> None:

@@ -1,0 +1,325 @@
+"""Going on from a checkpoint with other settings: carried out and said, or an error with a way."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    LambdaLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+    StepLR,
+)
+
+from tests.trainer.engine.loops import trained
+from trainer.engine.beginning import override
+from trainer.engine.data import Order
+from trainer.engine.mistake import Mistake
+from trainer.engine.setup import Differences, Setup, differences
+from trainer.engine.state import State
+from trainer.protocol.session import CheckpointSettings, Session
+
+# --- what differs --------------------------------------------------------------------------
+
+
+def made(
+    optimizer: Callable[[Any], Optimizer] = lambda p: SGD(p, lr=0.1, momentum=0.9),
+    schedule: Callable[[Optimizer], Any] | None = None,
+    order: Order | None = Order(20, 4, 0),  # noqa: B008
+    total: int = 10,
+    **values: float,
+) -> Setup:
+    model = nn.Linear(2, 1)
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer(model.parameters())}
+    if schedule is not None:
+        parts["schedule"] = schedule(parts["optimizer"])
+    return Setup.of_program(State(**parts), order, total).overridden(values)
+
+
+def remembered(setup: Setup) -> Setup:
+    """What a checkpoint has of it."""
+    return Setup.of_checkpoint({"parts": {}}, json.loads(json.dumps(setup.to_about())))
+
+
+def found(then: Setup, now: Setup, step: int = 7) -> dict[str, list[str]]:
+    all_of_them = vars(differences(remembered(then), now, step))
+    return {kind: list(texts) for kind, texts in all_of_them.items() if texts}
+
+
+SCHEDULES: list[Callable[[Optimizer], Any]] = [
+    lambda o: StepLR(o, 3, 0.5),
+    lambda o: CosineAnnealingLR(o, 10),
+    lambda o: LambdaLR(o, lambda step: 1 / (1 + step)),
+    lambda o: ReduceLROnPlateau(o, patience=3),
+    lambda o: SequentialLR(o, [ConstantLR(o), StepLR(o, 3)], milestones=[4]),
+]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("optimizer", [SGD, Adam, AdamW])
+def test_the_same_program_does_not_differ(optimizer: Any, schedule: Any) -> None:
+    def groups(parameters: Any) -> Optimizer:
+        one, other = parameters
+        both = [{"params": [one]}, {"params": [other], "lr": 0.5, "weight_decay": 0.0}]
+        made: Optimizer = optimizer(both, lr=0.1)
+        return made
+
+    assert found(made(groups, schedule), made(groups, schedule)) == {}
+
+
+@pytest.mark.parametrize(
+    "now, differs",
+    [
+        (made(order=Order(20, 5, 0)), {"data": ["the global batch was 4 and is 5"]}),
+        (made(order=Order(24, 4, 0)), {"data": ["the data set had 20 samples and has 24"]}),
+        (
+            made(order=Order(20, 4, 9)),
+            {"data": ["the data's order was that of seed 0 and is that of 9"]},
+        ),
+        (made(total=99), {"carried_out": ["99 steps in all instead of 10"]}),
+        (made(lambda p: SGD(p, lr=0.2)), None),
+        (
+            made(lambda p: SGD(p, lr=0.2, momentum=0.9)),
+            {"settings": ["optimizer's lr was 0.1 and is 0.2"]},
+        ),
+        (made(lr=0.2), {"settings": ["optimizer's lr was 0.1 and is 0.2"]}),
+        (made(Adam), {"kinds": ["optimizer was a SGD and is an Adam"]}),
+        (
+            made(lambda p: SGD([{"params": [one]} for one in p], lr=0.1, momentum=0.9)),
+            {"kinds": ["optimizer had groups of [2] parameters and has [1, 1]"]},
+        ),
+        (
+            made(lambda p: SGD(p, lr=0.1, momentum=0.9, nesterov=True)),
+            {"kinds": ["optimizer's nesterov was False and is True"]},
+        ),
+        (
+            made(schedule=SCHEDULES[0]),
+            {"schedules": ["schedule was a schedule of no kind and is a StepLR"]},
+        ),
+        (made(lambda p: SGD(p, lr=0.1, momentum=0.9, foreach=False)), {}),
+    ],
+)
+def test_what_differs(now: Setup, differs: dict[str, list[str]] | None) -> None:
+    result = found(made(), now)
+    if differs is None:  # several settings: each is named
+        assert result == {
+            "settings": [
+                "optimizer's lr was 0.1 and is 0.2",
+                "optimizer's momentum was 0.9 and is 0",
+            ]
+        }
+    else:
+        assert result == differs
+
+
+def test_schedules_differ_by_their_settings() -> None:
+    then = made(schedule=SCHEDULES[1])
+    longer = made(schedule=lambda o: CosineAnnealingLR(o, 20))
+    assert found(then, longer) == {"schedules": ["schedule's T_max was 10 and is 20"]}
+    other = made(schedule=SCHEDULES[0])
+    assert found(then, other) == {"schedules": ["schedule was a CosineAnnealingLR and is a StepLR"]}
+    inner = made(schedule=lambda o: SequentialLR(o, [ConstantLR(o), StepLR(o, 9)], milestones=[4]))
+    assert list(found(made(schedule=SCHEDULES[4]), inner)) == ["schedules"]
+
+
+def test_between_two_epochs_the_order_may_change() -> None:
+    now = made(order=Order(20, 4, 9))
+    assert list(found(made(), now, step=5)) == ["carried_out"]
+    assert list(found(made(), now, step=4)) == ["data"]
+    assert list(found(made(), made(order=Order(24, 4, 9)), step=5)) == ["data", "carried_out"]
+
+
+def test_of_an_older_checkpoint_less_is_known() -> None:
+    about = {"total_steps": 10, "seed": 3, "global_batch": 4, "samples": 20}
+    model = nn.Linear(2, 1)
+    optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
+    schedule = StepLR(optimizer, 1, 0.5)
+    optimizer.step()
+    schedule.step()
+    tree = {"parts": {"optimizer": optimizer.state_dict(), "model": {}}}
+    then = Setup.of_checkpoint(tree, about)
+    assert differences(then, made(schedule=SCHEDULES[1]), 7) == Differences()
+    (setting,) = differences(then, made(lambda p: SGD(p, lr=0.2, momentum=0.9)), 7).settings
+    assert setting == "optimizer's lr was 0.1 and is 0.2"
+    (kind,) = differences(then, made(AdamW), 7).kinds
+    assert kind.startswith("optimizer had the settings dampening, lr, maximize, momentum, nesterov")
+
+
+# --- override ------------------------------------------------------------------------------
+
+
+def test_an_override_keeps_the_place_in_the_schedule() -> None:
+    model = nn.Linear(1, 1)
+    optimizer = SGD(model.parameters(), lr=0.5)
+    schedule = StepLR(optimizer, 2, 0.5)
+    state = State(model=model, optimizer=optimizer, schedule=schedule)
+    for _ in range(3):
+        optimizer.step()
+        schedule.step()
+    assert override(state, {"lr": 0.125, "weight_decay": 1}) == [
+        "optimizer's lr is 0.125 from now on",
+        "optimizer's weight_decay is 1 from now on",
+    ]
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["initial_lr"], group["weight_decay"]) == (0.0625, 0.125, 1)
+    schedule.step()
+    rates = (group["lr"], schedule.base_lrs, schedule.get_last_lr())
+    assert rates == (0.03125, [0.125], [0.03125])
+
+
+@pytest.mark.parametrize("name", ["lrr", "params", "foreach"])
+def test_an_override_of_what_no_optimizer_has_is_refused(name: str) -> None:
+    model = nn.Linear(1, 1)
+    state = State(model=model, optimizer=SGD(model.parameters(), lr=0.4))
+    with pytest.raises(
+        Mistake, match=rf"--override {name}=2: no optimizer .* there are dampening, "
+    ):
+        override(state, {name: 2.0})
+
+
+# --- runs ----------------------------------------------------------------------------------
+
+
+class Run:
+    """A run of its own, whose loop says what it began with."""
+
+    def __init__(self, url: str, start: str = "", **how: Any) -> None:
+        self.url, self.start, self.how = url, start, how
+
+    def __call__(self, log: list[Any]) -> None:
+        from trainer import elastic
+
+        how = {"batch": 4, "samples": 20, "lr": 0.1, "epochs": 2, "seed": 0, **self.how}
+        settings = CheckpointSettings(
+            every=0.0, every_steps=4, keep=9, start_from=self.start, override=how.get("set", {})
+        )
+        os.environ.update(Session(self.url, f"w-{os.getpid()}", checkpoint=settings).to_env())
+        torch.manual_seed(int(self.start != ""))
+        model = nn.Linear(1, 1).double()
+        if how.get("adam"):
+            optimizer: Optimizer = Adam(model.parameters(), lr=how["lr"])
+        else:
+            optimizer = SGD(model.parameters(), lr=how["lr"], momentum=0.9)
+        scheduler = StepLR(optimizer, 3, 0.5)
+        state = elastic.State(model=model, optimizer=optimizer, scheduler=scheduler)
+        order = elastic.batches(how["samples"], how["batch"], how["seed"])
+        x = torch.linspace(-1, 1, how["samples"], dtype=torch.float64).unsqueeze(1)
+        for step in elastic.steps(state, order, epochs=how["epochs"]):
+            if not log:
+                held = [len(one) for one in optimizer.state.values()]
+                log.append(
+                    (step.number, model.weight.item(), optimizer.param_groups[0]["lr"], held)
+                )
+            with step:
+                loss = model(x[step.indices]).square().sum() / step.batch_size
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                scheduler.step()
+            elastic.running()._saving._checkpointer.flush()  # type: ignore[union-attr]
+        log.append((state.step, model.weight.item()))
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The URL of the run directory of a whole run: ten steps."""
+    url = str(tmp_path_factory.mktemp("first"))
+    (outcome,) = trained(1, Run(url))
+    assert outcome.error == ""
+    return url
+
+
+def test_a_run_goes_on_as_if_it_had_not_ended(first: str, tmp_path: Path) -> None:
+    whole = trained(1, Run(str(tmp_path / "whole"), epochs=4))[0].log[-1]
+    start = f"{first}/checkpoints/step-000000010"
+    (outcome,) = trained(1, Run(str(tmp_path / "more"), start, epochs=4))
+    assert outcome.error == ""
+    assert outcome.log[0][0] == 11 and outcome.log[-1] == whole
+
+
+@pytest.mark.parametrize(
+    "step, how, wrong, way",
+    [
+        (8, {"batch": 5}, "the global batch was 4 and is 5", "set it back to what it was"),
+        (8, {"samples": 21}, "the data set had 20 samples and has 21", "set it back to what"),
+        (8, {"seed": 1}, "the data's order was that of seed 0 and is that of 1", "set it back"),
+        (8, {"lr": 0.2}, "optimizer's lr was 0.1 and is 0.2", "write --override NAME=NUMBER, as"),
+        (10, {}, "it is of step 10, and this run has 10 steps in all", "let it train longer"),
+        (10, {"epochs": 1}, "it is of step 10, and this run has 5 steps in all", "let it train"),
+    ],
+)
+def test_what_does_not_fit_is_an_error_with_the_ways_to_go_on(
+    first: str, tmp_path: Path, step: int, how: dict[str, Any], wrong: str, way: str
+) -> None:
+    start = f"{first}/checkpoints/step-{step:09d}"
+    (outcome,) = trained(1, Run(str(tmp_path), start, **how))
+    assert outcome.log == []
+    assert outcome.error.startswith(
+        f"Mistake: the checkpoint {start} does not fit this program: {wrong}. "
+        f"What can be done: {way}"
+    )
+    assert f"models and optimizers: --from {start}#weights,optimizer, or begin" in outcome.error
+    assert outcome.error.endswith(f"with its models alone: --from {start}#weights")
+
+
+def test_for_another_optimizer_there_are_the_weights(first: str, tmp_path: Path) -> None:
+    start = f"{first}/checkpoints/step-000000008"
+    for part in ("", "#weights,optimizer"):
+        (outcome,) = trained(1, Run(str(tmp_path / "no"), f"{start}{part}", adam=True))
+        assert "optimizer was a SGD and is an Adam. What can be done: " in outcome.error
+        assert "#weights,optimizer" not in outcome.error
+        assert outcome.error.endswith(f"--from {start}#weights")
+    (outcome,) = trained(1, Run(str(tmp_path), f"{start}#weights", adam=True, batch=5, lr=0.3))
+    assert outcome.error == ""
+    number, _, lr, held = outcome.log[0]
+    assert (number, lr, held) == (1, 0.3, [])
+
+
+def test_models_and_optimizers_begin_at_step_0_with_the_settings_of_the_program(
+    first: str, tmp_path: Path
+) -> None:
+    start = f"{first}/checkpoints/step-000000008"
+    (whole,) = trained(1, Run(str(tmp_path / "whole"), start))
+    (outcome,) = trained(1, Run(str(tmp_path), f"{start}#weights,optimizer", batch=5, lr=0.3))
+    assert outcome.error == ""
+    number, weight, lr, held = outcome.log[0]
+    assert (number, weight, lr, held) == (1, whole.log[0][1], 0.3, [1, 1])
+    assert outcome.log[-1][0] == 8, "20 samples by 5, twice"
+
+
+def test_an_override_is_carried_out(first: str, tmp_path: Path) -> None:
+    start = f"{first}/checkpoints/step-000000008"
+    for lr in (0.2, 0.8):  # what the program says counts less
+        url = str(tmp_path / str(lr))
+        (outcome,) = trained(1, Run(url, start, lr=lr, set={"lr": 0.8}))
+        assert outcome.error == ""
+        number, _, rate, _ = outcome.log[0]
+        assert (number, rate) == (9, pytest.approx(0.2)), "two halvings lie behind"
+    again = f"{tmp_path}/0.2/checkpoints/step-000000010"
+    (outcome,) = trained(1, Run(str(tmp_path / "again"), again, epochs=3, lr=0.2))
+    assert "optimizer's lr was 0.8 and is 0.2" in outcome.error, "it is not overruled in silence"
+    (outcome,) = trained(1, Run(str(tmp_path / "odd"), start, set={"lrr": 1.0}))
+    assert "--override lrr=1: no optimizer of the state has this setting" in outcome.error
+
+
+def test_a_runs_own_checkpoint_is_not_read_as_that_of_other_data(tmp_path: Path) -> None:
+    """Its program reads a data set that has grown meanwhile."""
+    url = str(tmp_path)
+    trained(1, Run(url, epochs=1))
+    (outcome,) = trained(1, Run(url, samples=24, lr=0.3))
+    assert outcome.error.startswith(
+        "Mistake: the run's checkpoint of step 5 does not fit its program any more: the data set "
+        "had 20 samples and has 24. Set it back to what it was, or launch a new run"
+    )
+    (outcome,) = trained(1, Run(url, epochs=3, lr=0.3))
+    assert (outcome.error, outcome.log[0][0]) == ("", 6)

@@ -1,0 +1,142 @@
+"""What a run begins from: whether a state is one to go on from, and what becomes of its settings.
+
+Each difference between a checkpoint and the program is carried out, if it is plain what is wanted,
+and said; or it is an error that names the ways to go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from typing import Any
+
+from torch.optim import Optimizer
+
+from trainer.checkpoints.restore import ABOUT, ORIGIN, PARTS
+from trainer.engine.mistake import Mistake
+from trainer.engine.setup import HOW, Setup, differences
+from trainer.engine.state import State
+from trainer.rundir.names import OPTIMIZER, START_PARTS
+
+
+def require_usable(
+    tree: Mapping[str, Any], state: State, now: Setup, total: int, override: Mapping[str, float]
+) -> tuple[str, ...]:
+    """Raises Mistake, with the ways to go on, unless a checkpoint is one to go on from.
+
+    Args:
+        tree: what was loaded (see trainer.checkpoints.restore).
+        state: this program's, not trained yet.
+        now: its setup, as it is to be recorded: with ``override``.
+        total: steps of the run.
+        override: settings of the optimizers that count more than those of either.
+
+    Returns what is done as the program says, and not as it was done, in words.
+    """
+    origin, parts, step = tree.get(ORIGIN), tree.get(PARTS) or (), tree["step"]
+    then = Setup.of_checkpoint(tree, tree.get(ABOUT, {})).overridden(override)
+    found = differences(then, now, step)
+    if origin is None:  # the run's own: its program may have read the data anew
+        if found.data:
+            raise _changed_under_way(step, found.data)
+        return found.carried_out
+    kinds = [*found.kinds, *_other_parts(tree, state, parts)]
+    if parts:
+        if OPTIMIZER in parts and kinds:
+            raise _misfit(origin, kinds)
+        return ()
+    wrong = [*kinds, *found.data, *found.settings, *found.schedules]
+    if not wrong and total <= step:
+        done = f"it is of step {step}, and this run has {total} steps in all"
+        raise _misfit(origin, [done], "let it train longer", with_optimizer=True)
+    if wrong:
+        only_settings = len(wrong) == len(found.settings)
+        way = "set it back to what it was"
+        if only_settings:
+            way = "write --override NAME=NUMBER, as lr=0.01, for what is to hold from now on"
+        raise _misfit(origin, wrong, way, with_optimizer=not kinds)
+    return found.carried_out
+
+
+def override(state: State, values: Mapping[str, float]) -> list[str]:
+    """Sets settings of all optimizers that have them, and lets their schedules follow.
+
+    Returns what was set, in words. Raises Mistake for one that no optimizer has.
+    """
+    said = []
+    for name, value in values.items():
+        having = {
+            part: optimizer
+            for part, optimizer in state.optimizers_by_name().items()
+            if name not in HOW and name in optimizer.param_groups[0]
+        }
+        if not having:
+            known = {key for one in state.optimizers for key in one.param_groups[0]} - HOW
+            raise Mistake(
+                "SW5131",
+                f"--override {name}={value:g}: no optimizer of the state has this setting; there "
+                f"are {', '.join(sorted(known)) or 'none'}",
+            )
+        for part, optimizer in having.items():
+            for group in optimizer.param_groups:
+                _set(group, name, value)
+            if name == "lr":
+                _follow(state, optimizer)
+            said.append(f"{part}'s {name} is {value:g} from now on")
+    return said
+
+
+def _set(group: dict[str, Any], name: str, value: float) -> None:
+    """Sets a setting; a rate that a schedule has changed stays at its place in the schedule."""
+    first = group.get("initial_lr") if name == "lr" else None
+    if first is not None:
+        group["initial_lr"] = value
+        value = value * float(group["lr"]) / float(first) if first else value
+    if hasattr(group[name], "fill_"):
+        group[name].fill_(value)
+    else:
+        group[name] = value
+
+
+def _follow(state: State, optimizer: Optimizer) -> None:
+    """Lets the schedules of an optimizer go on from its groups' rates."""
+    groups = optimizer.param_groups
+    for part in state.stateful().values():
+        if getattr(part, "optimizer", None) is optimizer and hasattr(part, "base_lrs"):
+            part.base_lrs = [group.get("initial_lr", group["lr"]) for group in groups]
+            part._last_lr = [group["lr"] for group in groups]
+
+
+def _other_parts(tree: Mapping[str, Any], state: State, parts: Container[str]) -> list[str]:
+    """Parts of the state that the checkpoint has not; if all count, those of it that it has not."""
+    there = {*tree["parts"], *tree["values"]}
+    if parts:
+        return [f"it has no {one}" for one in sorted({*state.optimizers_by_name()} - there)]
+    here = {*state.stateful(), *state.plain_values()}
+    lacking = [f"it has no {one}" for one in sorted(here - there)]
+    return lacking + [f"it has {one}, and the state has not" for one in sorted(there - here)]
+
+
+def _misfit(
+    origin: str, wrong: Sequence[str], way: str = "", *, with_optimizer: bool = False
+) -> Mistake:
+    url = origin.partition("#")[0]
+    ways = [way] if way else []
+    if with_optimizer:
+        ways.append(
+            f"begin at step 0 with its models and optimizers: --from {url}#{START_PARTS[1]}"
+        )
+    ways.append(f"begin at step 0 with its models alone: --from {url}#{START_PARTS[0]}")
+    return Mistake(
+        "SW5130",
+        f"the checkpoint {url} does not fit this program: {'; '.join(wrong)}. What can be done: "
+        + ", or ".join(ways),
+    )
+
+
+def _changed_under_way(step: int, wrong: Sequence[str]) -> Mistake:
+    return Mistake(
+        "SW5130",
+        f"the run's checkpoint of step {step} does not fit its program any more: "
+        f"{'; '.join(wrong)}. Set it back to what it was, or launch a new run from the checkpoint, "
+        f"with #{START_PARTS[1]} after its URL",
+    )

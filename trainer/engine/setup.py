@@ -1,0 +1,279 @@
+"""How a program trains: its data, optimizers and schedules, as a checkpoint remembers them.
+
+A state that was trained in one way is not always one to go on from in another: its step stands for
+a place in the data, its optimizers have the settings of then. So what a checkpoint knows is
+compared with what the program does now; trainer.engine.beginning says what follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch.optim import Optimizer
+
+from trainer.engine.data import Order
+from trainer.engine.state import State
+
+ORDER = 1  # version of the order of samples (trainer.engine.data): a step's samples follow from it
+# Settings of a group that say how a step is computed, not what; and what a schedule has set.
+HOW = frozenset({"params", "foreach", "fused", "capturable", "differentiable", "initial_lr"})
+_NONE = {"class": "schedule of no kind"}
+
+
+@dataclass(frozen=True)
+class OptimizerSetup:
+    """An optimizer as the program has made it.
+
+    Attributes:
+        kind: its class; "" where only its state is known.
+        groups: of each, the settings by name: numbers, texts and lists of them.
+        sizes: how many parameters each has.
+    """
+
+    kind: str
+    groups: tuple[Mapping[str, Any], ...]
+    sizes: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, optimizer: Optimizer) -> OptimizerSetup:
+        """That of an optimizer that has not been trained with."""
+        sizes = tuple(len(group["params"]) for group in optimizer.param_groups)
+        return cls(type(optimizer).__name__, _settings(optimizer.param_groups), sizes)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a program trains; None, and nothing, for what is not known.
+
+    Attributes:
+        samples, batch, seed, order: of its data (see trainer.engine.data.Order); ``order`` is the
+            version of how the samples are ordered.
+        total: steps of the whole run.
+        optimizers: by name.
+        schedules: by name; of each, its class (as ``class``) and settings, as texts.
+    """
+
+    samples: int | None = None
+    batch: int | None = None
+    seed: int | None = None
+    order: int | None = None
+    total: int | None = None
+    optimizers: Mapping[str, OptimizerSetup] = field(default_factory=dict)
+    schedules: Mapping[str, Mapping[str, str]] | None = None
+
+    @classmethod
+    def of_program(cls, state: State, order: Order | None, total: int) -> Setup:
+        """That of this process, before it has trained.
+
+        Args:
+            state: with its optimizers as they were made.
+            order: of the data, if there is any.
+            total: steps of the whole run.
+        """
+        data = {} if order is None else {**vars(order), "order": ORDER}
+        return cls(
+            **data,
+            total=total,
+            optimizers={
+                name: OptimizerSetup.of(one) for name, one in state.optimizers_by_name().items()
+            },
+            schedules={
+                name: _schedule(part)
+                for name, part in state.stateful().items()
+                if isinstance(getattr(part, "optimizer", None), Optimizer)
+            },
+        )
+
+    @classmethod
+    def of_checkpoint(cls, tree: Mapping[str, Any], about: Mapping[str, Any]) -> Setup:
+        """What a checkpoint knows: by its manifest, and by its state where that knows less.
+
+        Args:
+            tree: the state.
+            about: what the manifest says of it.
+        """
+        optimizers = {
+            name: OptimizerSetup("", _settings(part["param_groups"]))
+            for name, part in tree["parts"].items()
+            if isinstance(part, dict) and isinstance(part.get("param_groups"), list)
+        }
+        for name, one in about.get("optimizers", {}).items():
+            groups = tuple(one["groups"])
+            optimizers[name] = OptimizerSetup(one["class"], groups, tuple(one["sizes"]))
+        return cls(
+            samples=about.get("samples"),
+            batch=about.get("global_batch"),
+            seed=about.get("order_seed"),
+            order=about.get("order"),
+            total=about.get("total_steps"),
+            optimizers=optimizers,
+            schedules=about.get("schedules"),
+        )
+
+    def overridden(self, values: Mapping[str, float]) -> Setup:
+        """The same with other settings in all optimizers that have them."""
+        optimizers = {
+            name: OptimizerSetup(
+                one.kind, tuple(_with(group, values) for group in one.groups), one.sizes
+            )
+            for name, one in self.optimizers.items()
+        }
+        return replace(self, optimizers=optimizers)
+
+    def to_about(self) -> dict[str, Any]:
+        """What a manifest says of it."""
+        known = {
+            "samples": self.samples,
+            "global_batch": self.batch,
+            "order_seed": self.seed,
+            "order": self.order,
+            "total_steps": self.total,
+            "schedules": self.schedules,
+        }
+        return {
+            **{name: value for name, value in known.items() if value is not None},
+            "optimizers": {
+                name: {"class": one.kind, "groups": list(one.groups), "sizes": list(one.sizes)}
+                for name, one in self.optimizers.items()
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Differences:
+    """What differs between the setup of a checkpoint and that of a program, in words.
+
+    Attributes:
+        kinds: of optimizers for which the state is none.
+        data: what makes the step another place in the data.
+        settings: of optimizers; they could be set to others.
+        schedules: of schedules, which are functions of the step.
+        carried_out: what can be done as the program says now.
+    """
+
+    kinds: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    schedules: tuple[str, ...] = ()
+    carried_out: tuple[str, ...] = ()
+
+
+def differences(then: Setup, now: Setup, step: int) -> Differences:
+    """Compares the setup of a checkpoint of ``step`` with a program's.
+
+    What one of them does not know is no difference.
+    """
+    data, carried = _of_data(then, now, step)
+    if _differ(then.total, now.total):
+        carried.append(f"{now.total} steps in all instead of {then.total}")
+    kinds: list[str] = []
+    settings: dict[str, None] = {}  # each once, whatever groups have it
+    for name in sorted(then.optimizers.keys() & now.optimizers.keys()):
+        before, after = then.optimizers[name], now.optimizers[name]
+        unlike = _unlike(name, before, after)
+        kinds += unlike
+        if not unlike:
+            for one, other in zip(before.groups, after.groups, strict=False):
+                settings |= dict.fromkeys(_changed(name, one, other))
+    schedules: list[str] = []
+    if then.schedules is not None:
+        there = now.schedules or {}
+        for name in sorted({*then.schedules, *there}):
+            was, became = then.schedules.get(name, _NONE), there.get(name, _NONE)
+            if was["class"] == became["class"]:
+                schedules += _changed(name, was, became)
+            else:
+                schedules.append(f"{name} was {_a(was['class'])} and is {_a(became['class'])}")
+    found = (kinds, data, settings, schedules, carried)
+    return Differences(*map(tuple, found))
+
+
+def _of_data(then: Setup, now: Setup, step: int) -> tuple[list[str], list[str]]:
+    """What makes a step another place in the data, and what matters only from now on."""
+    data: list[str] = []
+    if _differ(then.batch, now.batch):
+        data.append(f"the global batch was {then.batch} and is {now.batch}")
+    if _differ(then.samples, now.samples):
+        data.append(f"the data set had {then.samples} samples and has {now.samples}")
+    order = []
+    if _differ(then.seed, now.seed):
+        order.append(f"the data's order was that of seed {then.seed} and is that of {now.seed}")
+    if _differ(then.order, now.order):
+        order.append(f"the data's order was made by version {then.order}, and is by {now.order}")
+    between_epochs = True
+    if then.batch and then.samples:
+        between_epochs = step % -(-then.samples // then.batch) == 0
+    # Between two epochs all samples have been used once, in whatever order the next ones come.
+    return (data, order) if between_epochs else (data + order, [])
+
+
+def _unlike(name: str, then: OptimizerSetup, now: OptimizerSetup) -> list[str]:
+    """Why the state of one optimizer is none for another; empty if it is."""
+    if not then.kind and then.groups[0].keys() != now.groups[0].keys():
+        names = [", ".join(sorted(one.groups[0])) for one in (then, now)]
+        return [f"{name} had the settings {names[0]} and has {names[1]}"]
+    if then.kind and then.kind != now.kind:
+        return [f"{name} was {_a(then.kind)} and is {_a(now.kind)}"]
+    if then.kind and then.sizes != now.sizes:
+        sizes = list(then.sizes), list(now.sizes)
+        return [f"{name} had groups of {sizes[0]} parameters and has {sizes[1]}"]
+    switches = [
+        {key: value for key, value in group.items() if isinstance(value, bool)}
+        for group in (then.groups[0], now.groups[0])
+    ]
+    return _changed(name, *switches)
+
+
+def _changed(name: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name}'s {key} was {then[key]} and is {now[key]}"
+        for key in sorted(then.keys() & now.keys())
+        if then[key] != now[key]
+    ]
+
+
+def _settings(groups: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """The settings of an optimizer's groups; a rate is the one before any schedule."""
+    return tuple(
+        {
+            name: _plain(group.get("initial_lr", value) if name == "lr" else value)
+            for name, value in group.items()
+            if name not in HOW
+        }
+        for group in groups
+    )
+
+
+def _with(group: Mapping[str, Any], values: Mapping[str, float]) -> dict[str, Any]:
+    return {name: values.get(name, value) for name, value in group.items()}
+
+
+def _schedule(part: Any) -> dict[str, str]:
+    """A schedule's class and settings, as it was made; functions are none of them."""
+    settings = {"class": type(part).__name__}
+    for key, value in part.state_dict().items():
+        inner = key == "_schedulers"  # those that a sequence has
+        if key != "base_lrs" and (inner or not key.startswith("_")):
+            text = str(value)
+            if " at 0x" not in text:
+                settings[key] = text
+    return settings
+
+
+def _plain(value: Any) -> Any:
+    """A setting in the form in which JSON gives it back."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value if value is None or isinstance(value, int | float | str) else str(value)
+
+
+def _differ(one: int | None, other: int | None) -> bool:
+    return one is not None and other is not None and one != other
+
+
+def _a(kind: str) -> str:
+    return f"{'an' if kind[:1] in 'AEIOU' else 'a'} {kind}"
