@@ -45,13 +45,13 @@ def test_an_image_that_is_too_old_for_a_checkpoint_says_so_to_whoever_launched(
     there = RunDirectory(str(tmp_path / "newer"))
     manifest = json.loads(there.store.read(f"{CHECKPOINT}/manifest.json"))
     rest = {key: value for key, value in manifest.items() if key not in ("owner", "sha256")}
-    there.write_json(f"{CHECKPOINT}/manifest.json", signed({**rest, "format": 4, "swell": "7.1"}))
+    there.write_json(f"{CHECKPOINT}/manifest.json", signed({**rest, "format": 5, "swell": "7.1"}))
     launch = swell("launch", job, "--run-id", "fork", "--from", f"{there.url}/{CHECKPOINT}")
     assert launch.returncode == 1
     status = swell.status("fork")
     assert status["state"] == "failed"
     assert status["reason"].endswith(
-        f"\n{CHECKPOINT}/manifest.json is of format 4, written by Swell 7.1; "
-        f"Swell {version()} knows up to 3: update the image (container.image) [SW2026]"
+        f"\n{CHECKPOINT}/manifest.json is of format 5, written by Swell 7.1; "
+        f"Swell {version()} knows up to 4: update the image (container.image) [SW2026]"
     )
     assert "Traceback" not in launch.stdout + launch.stderr

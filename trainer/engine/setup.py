@@ -176,6 +176,8 @@ def differences(then: Setup, now: Setup, step: int) -> Differences:
         kinds += unlike
         if not unlike:
             for one, other in zip(before.groups, after.groups, strict=False):
+                if not before.kind:  # a schedule may have changed all others by now
+                    one = {"lr": one.get("lr")}
                 settings |= dict.fromkeys(_changed(name, one, other))
     schedules: list[str] = []
     if then.schedules is not None:

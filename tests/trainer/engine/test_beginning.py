@@ -146,6 +146,7 @@ def test_of_an_older_checkpoint_less_is_known() -> None:
     schedule = StepLR(optimizer, 1, 0.5)
     optimizer.step()
     schedule.step()
+    optimizer.param_groups[0]["momentum"] = 0.85  # as a cycle does
     tree = {"parts": {"optimizer": optimizer.state_dict(), "model": {}}}
     then = Setup.of_checkpoint(tree, about)
     assert differences(then, made(schedule=SCHEDULES[1]), 7) == Differences()
