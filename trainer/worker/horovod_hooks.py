@@ -46,6 +46,7 @@ from trainer.engine.stay import horovod_init
 from trainer.engine.transfer import broadcast_tree
 from trainer.protocol.channel import Channel
 from trainer.protocol.session import Session, current_session
+from trainer.rundir.usererror import Unusable
 from trainer.worker.script_state import ScriptState
 
 
@@ -116,11 +117,18 @@ class Hooks:
     def init(self, *args: Any, **kwargs: Any) -> None:
         """``hvd.init()``: waits for a generation and joins it.
 
-        Raises SystemExit when the worker's life is over: the run has ended without it.
+        Raises SystemExit when the worker's life is over: the run has ended without it; and Unusable
+        when the job asks for what only a loop over ``elastic.steps`` or a task can do.
         """
         if self._generations.inside:
             return  # a second hvd.init() does nothing, as in Horovod
         if not self.used:
+            if current_session().on_nonfinite:
+                raise Unusable(
+                    "SW5132",
+                    "on_nonfinite has no effect on a script that sums its gradients by Horovod "
+                    "itself: remove it, and look at the loss in the script",
+                )
             self.used = True
             warm_up()
             self._generations.ready()

@@ -178,3 +178,21 @@ def test_nothing_but_gloo_addresses_goes_to_the_rendezvous() -> None:
         for worker in two:
             worker.exit()
     assert all(scope.startswith(("global", "cross")) for scope in scopes), scopes
+
+
+def asks_for_what_it_cannot(channel: Any) -> str:
+    from trainer.protocol.session import Session
+    from trainer.worker.horovod_hooks import Hooks
+
+    os.environ.update(Session(on_nonfinite="skip").to_env())
+    try:
+        Hooks(channel).init()
+    except Exception as error:
+        return str(error)
+    return "nothing"
+
+
+def test_a_script_that_swell_does_not_sum_for_cannot_skip_steps() -> None:
+    with workers(asks_for_what_it_cannot, []) as (worker,):
+        said = worker.exit()
+    assert said.startswith("on_nonfinite has no effect on a script that sums its gradients by")
