@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Event, Lock
 from typing import Any
@@ -242,6 +243,12 @@ class Checkpointer:
         if wait:
             future.result()
         return True
+
+    def tidy(self) -> None:
+        """Deletes what is not kept any more, now that more is known to be good."""
+        if self.committed is not None:
+            with suppress(OSError):  # what was not deleted stays
+                self._leftovers.tidy(self.committed, self._retention, self.good)
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> bool:
         """The state of ``step`` was evaluated, after this process had begun to write it.

@@ -7,6 +7,17 @@ from dataclasses import astuple, dataclass, field, fields
 import horovod.torch as hvd
 import torch
 
+from trainer.engine.data import Order
+from trainer.engine.digest import digest_of
+from trainer.engine.mistake import Mistake
+
+_WORDS = {
+    "samples": "data sets of {} samples",
+    "batch": "global batches of {}",
+    "order": "other seeds for the order of the data",
+    "total": "{} steps in all",
+}
+
 
 @dataclass(frozen=True)
 class Loop:
@@ -23,6 +34,13 @@ class Loop:
     batch: int = 0
     order: int = 0
     total: int = 0
+
+    @classmethod
+    def of(cls, order: Order | None, total: int) -> Loop:
+        """That of a loop over some data, or over none."""
+        if order is None:
+            return cls(total=total)
+        return cls(order.samples, order.batch, digest_of(order.seed) >> 12, total)
 
 
 @dataclass(frozen=True)
@@ -108,6 +126,18 @@ class Agreement:
         loops = [one.loop for one in self.holdings]
         found = {one.name: [getattr(loop, one.name) for loop in loops] for one in fields(Loop)}
         return {name: values for name, values in found.items() if len(set(values)) > 1}
+
+    def require_alike(self) -> None:
+        """Raises Mistake when the ranks do not loop over the same."""
+        texts = [
+            _WORDS[name].format(", ".join(map(str, values))) for name, values in self.unlike.items()
+        ]
+        if texts:
+            raise Mistake(
+                "SW5122",
+                f"the workers do not loop over the same: by rank, they have {'; '.join(texts)}; "
+                "let all read the same files, and fix what is random by a seed",
+            )
 
 
 def agree(mine: Holding) -> Agreement:

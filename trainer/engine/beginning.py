@@ -6,7 +6,7 @@ and said; or it is an error that names the ways to go on.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 from torch.optim import Optimizer
@@ -16,6 +16,54 @@ from trainer.engine.mistake import Mistake
 from trainer.engine.setup import HOW, Setup, differences
 from trainer.engine.state import State
 from trainer.rundir.names import OPTIMIZER, START_PARTS
+
+
+class Beginning:
+    """Looks at what a worker begins from, before and after its state takes it over.
+
+    Args:
+        state: this rank's.
+        now: the setup of its program, with ``override``.
+        total: steps of the run.
+        override: settings of the optimizers that count more than those of program and checkpoint.
+        emit: emits an event; called on rank 0.
+
+    Attributes:
+        setup: what checkpoints remember.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        now: Setup,
+        total: int,
+        override: Mapping[str, float],
+        emit: Callable[..., None],
+    ) -> None:
+        self.setup = now
+        self._state = state
+        self._total = total
+        self._override = override
+        self._emit = emit
+        self._carried_out: Sequence[str] = ()
+
+    def require_usable(self, tree: Mapping[str, Any]) -> None:
+        """Raises Mistake, with the ways to go on, unless a tree is one to go on from."""
+        self._carried_out = require_usable(
+            tree, self._state, self.setup, self._total, self._override
+        )
+
+    def begun(self, tree: Mapping[str, Any], tells: bool) -> None:
+        """The state has taken a tree over; ``tells`` is whether this rank says so.
+
+        Raises Mistake for an override that nothing has.
+        """
+        origin = tree.get(ORIGIN)
+        if origin is None:
+            return
+        changes = [*self._carried_out, *override(self._state, self._override)]
+        if tells:
+            self._emit("begun", url=origin, step=self._state.step, changes=changes)
 
 
 def require_usable(

@@ -208,9 +208,11 @@ class Saving:
         if self._generations.rank == 0 and self._save("-alone", wait=True):
             for wait in self._again.waits():
                 if not self._is_lost():
-                    return
+                    break
                 time.sleep(wait)
                 self._save("-alone", wait=True)
+        if self._generations.rank == 0 and self._checkpointer is not None:
+            self._checkpointer.tidy()
 
     def unsaved(self) -> str:
         """Says that the newest state has no checkpoint, and what to do; empty if it has one."""

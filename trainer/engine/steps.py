@@ -10,7 +10,7 @@ What the user's ``for`` loop sees as an iterator of steps is, underneath::
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,18 +22,16 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from trainer.checkpoints.restore import ORIGIN
 from trainer.engine.agreement import Loop
 from trainer.engine.audit import Audit
 from trainer.engine.balance import Balance, Speed
-from trainer.engine.beginning import override, require_usable
+from trainer.engine.beginning import Beginning
 from trainer.engine.data import Order, share
 from trainer.engine.device import warm_up
-from trainer.engine.digest import Prefixes, digest_of
+from trainer.engine.digest import Prefixes
 from trainer.engine.generations import Generations
 from trainer.engine.generators import seed_step
 from trainer.engine.micro_batch import MicroBatch
-from trainer.engine.mistake import Mistake
 from trainer.engine.nonfinite import LeftOut, Nonfinite, Policy, loss_scale, what_is_not_finite
 from trainer.engine.progress import Progress
 from trainer.engine.saving import Saving
@@ -98,11 +96,10 @@ class Steps:
             self._saving.go_back,
         )
         state.starts_from(self._start, self._begun)
-        state.loop = _loop_of(order, total)
+        state.loop = Loop.of(order, total)
         self._micro = MicroBatch(state)
         self._sums: Sums | None = None
-        self._setup = Setup()
-        self._begun_as: Sequence[str] = ()  # what is done as the program says, and not as before
+        self._beginning: Beginning | None = None
         self._hooks: list[Any] = []
         self._step: Step | None = None
         self._speed = Speed()
@@ -230,8 +227,7 @@ class Steps:
         if not self._generations.enter(self._state, self._saving.save_left, self._init):
             return False
         agreed = self._generations.agreed
-        if agreed.unlike:
-            raise _unlike(agreed.unlike)
+        agreed.require_alike()
         assert self._sums is not None
         self._sums.enter(self._generations.rank, self._generations.size, agreed.mixed)
         speeds = [one.speed for one in agreed.holdings]
@@ -246,8 +242,10 @@ class Steps:
     def _init(self) -> None:
         """``hvd.init()``, and before the first one what can only be made on the device."""
         if self._sums is None:
-            setup = Setup.of_program(self._state, self._order, self._total)
-            self._setup = setup.overridden(self._session.checkpoint.override)
+            override = self._session.checkpoint.override
+            setup = Setup.of_program(self._state, self._order, self._total).overridden(override)
+            emit = self._generations.emit
+            self._beginning = Beginning(self._state, setup, self._total, override, emit)
             self._sums = Sums(
                 self._state,
                 len(self._metrics),
@@ -338,9 +336,8 @@ class Steps:
         if found is None:
             return None
         tree, step = found
-        self._begun_as = require_usable(
-            tree, self._state, self._setup, self._total, self._session.checkpoint.override
-        )
+        assert self._beginning is not None
+        self._beginning.require_usable(tree)
         return {**tree, "avoided": [*tree.get("avoided", ()), *self._saving.avoided()]}, step
 
     def _send_done(self) -> None:
@@ -349,13 +346,8 @@ class Steps:
         self._generations.done(self._state.step, self._results, said)
 
     def _begun(self, tree: dict[str, Any]) -> None:
-        """The state has been taken from a checkpoint: of another run, where the tree says so."""
-        origin, changes = tree.get(ORIGIN), list(self._begun_as)
-        if origin is None:
-            return
-        changes += override(self._state, self._session.checkpoint.override)
-        if self._generations.rank == 0:
-            self._generations.emit("begun", url=origin, step=self._state.step, changes=changes)
+        assert self._beginning is not None
+        self._beginning.begun(tree, self._generations.rank == 0)
 
     # --- steps ------------------------------------------------------------------------
 
@@ -537,7 +529,7 @@ class Steps:
     def _about(self) -> dict[str, Any]:
         """What a checkpoint's manifest says of a loop's state."""
         about: dict[str, Any] = {
-            **self._setup.to_about(),
+            **({} if self._beginning is None else self._beginning.setup.to_about()),
             "seed": self._seed,
             "metrics": self._own_results,
         }
@@ -546,28 +538,3 @@ class Steps:
             about["epoch"] = self._order.epoch_of(self._state.step)
             about["data_position"] = self._order.bounds(self._state.step)[0]
         return about
-
-
-def _loop_of(order: Order | None, total: int) -> Loop:
-    if order is None:
-        return Loop(total=total)
-    return Loop(order.samples, order.batch, digest_of(order.seed) >> 12, total)
-
-
-def _unlike(found: dict[str, list[int]]) -> Mistake:
-    words = {
-        "samples": "data sets of {} samples",
-        "batch": "global batches of {}",
-        "total": "{} steps in all",
-    }
-    texts = [
-        words[name].format(", ".join(map(str, values)))
-        if name in words
-        else "other seeds for the order of the data"
-        for name, values in found.items()
-    ]
-    return Mistake(
-        "SW5122",
-        f"the workers do not loop over the same: by rank, they have {'; '.join(texts)}; let all "
-        "read the same files, and fix what is random by a seed",
-    )
