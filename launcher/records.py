@@ -46,15 +46,19 @@ class EventRecord:
     event: str = ""
     time: float = 0.0
     action: str | None = None
+    age: float | None = None
     attempt: int | None = None
     cause: str | None = None
     changes: list[str] | None = None
     checkpoint: int | None = None
     choice: str | None = None
+    count: int | None = None
     deadline_seconds: float | None = None
     faults: int | None = None
     first: int | None = None
     generation: int | None = None
+    gone: bool | None = None
+    incarnation: str | None = None
     lost_steps: int | None = None
     member: str | None = None
     members: list[str] | None = None
@@ -68,6 +72,7 @@ class EventRecord:
     slots: int | None = None
     state: str | None = None
     step: int | None = None
+    term: int | None = None
     then: str | None = None
     total_steps: int | None = None
     url: str | None = None

@@ -7,39 +7,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 from launcher.records import EventRecord
+from launcher.status import figures
+from launcher.status.generation import Generation
+from launcher.status.losses import Losses
 from trainer.rundir.events import Event
 from trainer.rundir.numbers import number_in
 
 ONE_NOTICE = 15.0  # seconds in which no replica is given notice twice
 
 
-@dataclass
-class Generation:
-    """One formation of the world, as far as its events are known."""
-
-    generation: int
-    world_size: int | None = None
-    cause: str | None = None
-    at: float | None = None
-    members: list[str] = field(default_factory=list)
-    start: int | None = None  # steps completed when it began; None when it never did
-    last: int = 0  # steps completed at its newest report
-    pause: float | None = None  # seconds since the world before it stood still
-
-
 class History:
-    """The fold of a run's events. ``add`` each one once; their order matters little."""
+    """The fold of a run's events. ``add`` each one once; their order matters little.
+
+    What its figures are is defined in launcher.status.figures.
+    """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self.generations: dict[int, Generation] = {}
         self.drains = 0
         self._drained: dict[str, float] = {}  # when each replica was drained last
-        self.losses = 0
-        self.steps_lost = 0
+        self._losses = Losses()
+        self._told_lost: dict[int, int] = {}  # steps, by generation, as its leader knew
         self._left_out: set[int] = set()  # steps
         self.total_steps: int | None = None
         self.waiting = False
@@ -50,14 +41,15 @@ class History:
         self._metrics: dict[str, tuple[int, int, float]] = {}
         self._finite: dict[str, tuple[int, int]] = {}  # the newest step of which it was
         self._strange: dict[str, tuple[int, int]] = {}  # the first step since, of which it was not
-        self._first_applied: float | None = None
-        self._last_applied: float | None = None
+        self._ended_at = math.inf
+        self._last_event = -math.inf
         for event in events:
             self.add(event)
 
     def add(self, event: Event) -> None:
         """Takes one event into account."""
         record = EventRecord.of(event)
+        self._last_event = max(self._last_event, record.time)
         handler = getattr(self, f"_on_{record.event}", None)
         if handler is not None:
             handler(record)
@@ -65,10 +57,24 @@ class History:
             self.total_steps = record.total_steps
 
     @property
+    def in_order(self) -> list[Generation]:
+        """All generations, in order."""
+        return [generation for _, generation in sorted(self.generations.items())]
+
+    @property
     def step(self) -> int:
         """Steps completed."""
-        reached = [g for g in self.generations.values() if g.start is not None or g.last]
-        return max(reached, key=lambda g: g.generation).last if reached else 0
+        return figures.step_of(self.in_order)
+
+    @property
+    def losses(self) -> int:
+        """How many replicas went without notice."""
+        return self._losses.count
+
+    @property
+    def steps_lost(self) -> int:
+        """Completed steps that had to be done again."""
+        return figures.steps_lost(self.in_order, self._told_lost)
 
     @property
     def steps_left_out(self) -> int:
@@ -94,11 +100,7 @@ class History:
     @property
     def pauses(self) -> list[dict[str, Any]]:
         """What each re-formation cost."""
-        return [
-            {"cause": g.cause, "seconds": g.pause, "generation": g.generation, "step": g.start}
-            for _, g in sorted(self.generations.items())
-            if g.pause is not None
-        ]
+        return list(figures.pauses(self.in_order))
 
     def checkpoint(self, now: float) -> dict[str, Any]:
         """The newest checkpoint, and those that failed since. ``now`` is in Unix seconds."""
@@ -111,16 +113,15 @@ class History:
             "reason": failed[-1][1] if failed else None,
         }
 
-    @property
-    def goodput(self) -> float | None:
-        """The share of time that was not a pause; None before there is a second step."""
-        if self._first_applied is None or self._last_applied is None:
-            return None
-        span = self._last_applied - self._first_applied
-        if span <= 0:
-            return None
-        paused = sum(float(pause["seconds"]) for pause in self.pauses)
-        return round(min(1.0, max(0.0, 1 - paused / span)), 4)
+    def goodput(self, now: float | None) -> float | None:
+        """The share of time that went into steps that count.
+
+        Args:
+            now: Unix seconds; None for a run that is over, whatever its events say.
+        """
+        over = math.isfinite(self._ended_at)
+        until = self._ended_at if over else self._last_event if now is None else now
+        return figures.goodput(self.in_order, until)
 
     def stretches(self) -> list[tuple[int, int, int]]:
         """Returns (generation, first step, last step) of the steps that each one owns."""
@@ -157,26 +158,42 @@ class History:
         generation.world_size = generation.world_size or event.world_size
         generation.cause = generation.cause or event.cause
         generation.at = generation.at or event.time
-        generation.start = event.step or 0
-        generation.last = max(generation.last, generation.start)
-        if generation.cause != "start":
-            generation.pause = event.seconds
-        self.steps_lost += event.lost_steps or 0
-        self._applied(event.time)
+        generation.began(event.step or 0, event.seconds)
+        known = self._told_lost.get(generation.generation, 0)
+        self._told_lost[generation.generation] = max(known, event.lost_steps or 0)
+
+    def _on_first_step(self, event: EventRecord) -> None:
+        generation, step = self._generation(event), event.step or 0
+        if generation.first_at is None:
+            generation.first_at, generation.first_took = event.time, event.seconds
+        if generation.start is None:  # nobody led when it began
+            generation.start = max(0, step - 1)
+        generation.reached(step, event.time)
 
     def _on_steps(self, event: EventRecord) -> None:
         first, metrics = event.first, event.metrics or {}
         series = {name: of for name, of in metrics.items() if isinstance(of, list) and of}
-        if first is None or not series:
+        count = max([event.count or 0, *map(len, series.values())])
+        if first is None or count < 1:
             return
-        generation = self._generation(event)
+        generation, last = self._generation(event), first + count - 1
         if generation.start is None:  # nobody led when it began
             generation.start = first - 1
-        generation.last = max(generation.last, first + max(map(len, series.values())) - 1)
+        generation.reached(last, event.time - (event.age or 0.0))
+        if event.seconds is not None:
+            generation.took(first, last, event.seconds)
         for name, values in series.items():
             for step, value in enumerate(values, first):
                 self._metric(name, generation.generation, step, value)
-        self._applied(event.time)
+
+    def _on_paused(self, event: EventRecord) -> None:
+        if event.generation is not None and event.generation in self.generations:
+            self.generations[event.generation].reached(event.step or 0)
+
+    def _on_finished(self, event: EventRecord) -> None:
+        self._ended_at = min(self._ended_at, event.time)
+        if self.current is not None and self.current.start is not None:
+            self.current.reached(event.step or 0)
 
     def _on_evaluated(self, event: EventRecord) -> None:
         number = max(self.generations, default=0)
@@ -211,10 +228,11 @@ class History:
         self._member(event, "draining")
 
     def _on_loss(self, event: EventRecord) -> None:
-        self.losses += 1
+        self._losses.lost(event)
         self._member(event, "lost")
 
     def _on_member_joined(self, event: EventRecord) -> None:
+        self._losses.joined(event)
         self._member(event, "joining")
 
     def _on_member_ready(self, event: EventRecord) -> None:
@@ -245,7 +263,3 @@ class History:
                 del self._strange[name]
         elif at >= self._finite.get(name, at):
             self._strange[name] = min(at, self._strange.get(name, at))
-
-    def _applied(self, at: float) -> None:
-        self._first_applied = at if self._first_applied is None else min(self._first_applied, at)
-        self._last_applied = at if self._last_applied is None else max(self._last_applied, at)

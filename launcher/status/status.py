@@ -11,8 +11,9 @@
     steps_left_out   steps in which something was not finite, and which changed nothing
     samples_repeated, samples_skipped, samples_left_out
                      over all audited epochs, the last those of such steps; null without an audit
-    pauses           [{cause, seconds, generation, step}]
-    goodput          share of the time from the first to the last step that was not a pause
+    pauses           [{cause, seconds, generation, step}]: from the last step before to the first
+    goodput          share of the time since the first step that went into steps that count; these
+                     are defined in launcher.status.figures
     checkpoint       {step, age, failed, reason}: the newest one, its age in seconds, how many
                      since then could not be written, and why the last of these
     metrics          the newest value of each metric: a number, or "nan", "inf" or "-inf"
@@ -99,6 +100,8 @@ def build_status(
         limits: the run's.
         now: Unix seconds; those of this machine's clock when None.
     """
+    now = time.time() if now is None else now
+    over = outcome is not None or abandoned
     samples = account_samples(
         audit, history.stretches(), outcome is not None and outcome.state == "succeeded"
     )
@@ -133,8 +136,8 @@ def build_status(
         "samples_skipped": samples.skipped if samples else None,
         "samples_left_out": samples.left_out if samples else None,
         "pauses": history.pauses,
-        "goodput": history.goodput,
-        "checkpoint": history.checkpoint(time.time() if now is None else now),
+        "goodput": history.goodput(None if over else now),
+        "checkpoint": history.checkpoint(now),
         "metrics": named(metrics),
         "nonfinite": nonfinite,
         "epochs": samples.epochs if samples else None,
@@ -142,7 +145,7 @@ def build_status(
         "spent": account(
             limits or Limits(),
             [Attempt.from_json(attempt) for attempt in attempts],
-            time.time() if now is None else now,
+            now,
         ),
         "api": None,  # only swell status asks
     }

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy
 
-from launcher.status.history import Generation, History
+from launcher.status.generation import Generation
+from launcher.status.history import History
 from launcher.status.samples import read_audit
 from tests.chaos.cluster import Cluster, Vm
 from tests.chaos.task import BATCH, EPOCHS, SAMPLES, SEED, STEPS, STEPS_PER_EPOCH

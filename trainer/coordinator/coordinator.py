@@ -30,6 +30,7 @@ from trainer.rundir.events import EventWriter
 from trainer.rundir.names import OutcomeState
 
 TICK = 0.1  # seconds
+BY_TERM = frozenset({"member_joined", "loss"})  # what is lost to one leader may be with the next
 FINISH_AGAIN = 0.5  # seconds, when the store does not take the outcome
 
 
@@ -200,7 +201,10 @@ class Coordinator:
         streams = self._server.streams
         match command:
             case signals.Emit():
-                self._events.emit(command.event, **command.fields)
+                fields = command.fields
+                if command.event in BY_TERM:
+                    fields = {**fields, "term": self._leadership.term}
+                self._events.emit(command.event, **fields)
             case signals.Form(world, careful):
                 timeouts = self._machine.timeouts(self._clock())
                 message = world_to_message(world, streams.addresses)

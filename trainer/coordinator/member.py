@@ -51,6 +51,7 @@ class Member:
     quiet: float = 0.0  # seconds since one of them last showed life, when last heard
     frozen_since: float | None = None  # one of them is stopped by a signal
     hung: bool = False  # one of them does not react
+    lost: bool = False  # a loss of it, or of one of them, is on record
     # When it was sent out of a world that is over, and that it came with:
     leaving_since: float | None = None
     received: int = 0  # bytes of state that have come in
@@ -65,7 +66,7 @@ class Member:
         self.rank = rank
         self.state = State.ACTIVE
         self.started = self.stopped = self.clean = False
-        self.waiting = self.hung = False
+        self.waiting = self.hung = self.lost = False
         self.quiet = 0.0
         self.leaving_since = None
         self.frozen_since = None

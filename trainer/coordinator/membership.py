@@ -153,7 +153,8 @@ class Membership:
     def _joined(self, event: signals.Joined, now: float) -> None:
         if event.member not in self.members:
             self.members[event.member] = Member(event.member, event.slots, State.JOINING, now)
-            self._out.emit("member_joined", member=event.member.replica, slots=event.slots)
+            fields = {"slots": event.slots, "incarnation": event.member.incarnation}
+            self._out.emit("member_joined", member=event.member.replica, **fields)
         member = self.members[event.member]
         member.heard = now
         brought = event.world
@@ -198,7 +199,7 @@ class Membership:
 
     def _ready(self, member: Member, now: float) -> None:
         member.expected_until = NEVER
-        member.leaving_since = None
+        member.leaving_since, member.lost = None, False
         if member.state is State.JOINING:
             member.state = State.READY
             member.ready_since = now
@@ -223,8 +224,7 @@ class Membership:
     def _crashed(self, member: Member, event: signals.Crashed, now: float) -> None:
         inside = member.id in self._team and not member.stopped
         self._faults.crashed(member.id, event.failure, inside=inside)
-        if not member.hung:  # else it was killed for that, and that is on record
-            self._emit("loss", member, event.reason)
+        self._mourn(member, event.reason)
         if member.state is not State.DRAINING:
             member.state = State.JOINING
             member.expected_until = now + self.limits.hold_off if event.spare else NEVER
@@ -237,11 +237,18 @@ class Membership:
 
     def _lose(self, member: Member, reason: str, now: float) -> None:
         if not (member.state is State.DRAINING and member.stopped):  # else it left as planned
-            self._emit("loss", member, reason)
+            self._mourn(member, reason, gone=True)
             self._faults.peer_lost |= member.id in self._team
             self._tear(member, now)
         self._forget(member)
         self._judge_loading()
+
+    def _mourn(self, member: Member, reason: str, gone: bool | None = None) -> None:
+        """Puts a loss on record; until the member is ready again, whatever follows is the same."""
+        if not member.lost:
+            member.lost = True
+            incarnation = member.id.incarnation
+            self._emit("loss", member, reason, incarnation=incarnation, gone=gone)
 
     def _tear(self, member: Member, now: float) -> None:
         """A member, or one of its workers, is gone: a hole in the world, if it was in it."""
@@ -357,7 +364,7 @@ class Membership:
     def _hang(self, member: Member, reason: str) -> None:
         if not member.hung:
             member.hung = True
-            self._emit("loss", member, reason)
+            self._mourn(member, reason)
 
     def _insist(self, timeouts: Timeouts, now: float) -> None:
         """The stop takes its time: breaks it off, then kills what still does not stop."""

@@ -11,6 +11,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 from trainer.engine.generations import Generations
 from trainer.engine.portable import Portable
@@ -18,6 +19,24 @@ from trainer.protocol import messages
 
 REPORT_EVERY = 0.2  # seconds between two messages
 REMEMBERED = 1000  # steps
+
+
+class Applied(NamedTuple):
+    """A step that was applied.
+
+    Attributes:
+        generation: in which world.
+        step: its number.
+        metrics: its sums, by name; only those that were added to.
+        seconds: since the step before it in this world; 0 without one.
+        at: when it was completed, in monotonic seconds.
+    """
+
+    generation: int
+    step: int
+    metrics: dict[str, float]
+    seconds: float = 0.0
+    at: float = 0.0
 
 
 class StepLog:
@@ -29,40 +48,45 @@ class StepLog:
 
     def __init__(self, total_steps: int | None = None) -> None:
         self._total = total_steps
-        self._steps: deque[tuple[int, int, dict[str, float]]] = deque(maxlen=REMEMBERED)
+        self._steps: deque[Applied] = deque(maxlen=REMEMBERED)
 
-    def add(self, generation: int, step: int, metrics: dict[str, float]) -> None:
-        """Notes a step that was applied."""
-        self._steps.append((generation, step, metrics))
+    def add(self, applied: Applied) -> None:
+        """Notes a step."""
+        self._steps.append(applied)
 
     def forget_after(self, step: int) -> None:
         """Drops the steps after ``step``: the world goes on from there."""
-        while self._steps and self._steps[-1][1] > step:
+        while self._steps and self._steps[-1].step > step:
             self._steps.pop()
 
-    def take(self) -> list[messages.Steps]:
-        """Returns everything not sent yet, in order, and forgets it."""
-        batches: list[messages.Steps] = []
-        for generation, step, metrics in self._steps:
-            last = batches[-1] if batches else None
-            if last is None or not _continues(last, generation, step, metrics):
-                empty: dict[str, list[float]] = {name: [] for name in metrics}
-                last = messages.Steps(generation, step, empty, self._total)
-                batches.append(last)
-            for name, value in metrics.items():
-                last.metrics[name].append(value)
+    def take(self, now: float = 0.0) -> list[messages.Steps]:
+        """Returns everything not sent yet, in order, and forgets it; ``now`` is on its clock."""
+        batches: list[list[Applied]] = []
+        for one in self._steps:
+            if not batches or not _continues(batches[-1][-1], one):
+                batches.append([])
+            batches[-1].append(one)
         self._steps.clear()
-        return batches
+        return [self._message(batch, now) for batch in batches]
+
+    def _message(self, batch: list[Applied], now: float) -> messages.Steps:
+        first, last = batch[0], batch[-1]
+        return messages.Steps(
+            generation=first.generation,
+            first=first.step,
+            metrics={name: [one.metrics[name] for one in batch] for name in first.metrics},
+            total_steps=self._total,
+            count=len(batch),
+            seconds=round(sum(one.seconds for one in batch), 6),
+            age=round(now - last.at, 6),
+        )
 
 
-def _continues(
-    batch: messages.Steps, generation: int, step: int, metrics: dict[str, float]
-) -> bool:
-    length = max(len(values) for values in batch.metrics.values())
+def _continues(before: Applied, one: Applied) -> bool:
     return (
-        batch.generation == generation
-        and batch.first + length == step
-        and batch.metrics.keys() == metrics.keys()
+        before.generation == one.generation
+        and before.step + 1 == one.step
+        and before.metrics.keys() == one.metrics.keys()
     )
 
 
@@ -91,23 +115,34 @@ class Progress:
         self._clock = clock
         self._log = StepLog(total_steps)
         self._sent_at = -math.inf
+        self._since = self._clock()  # in this world, or when its last step was completed
+        self._first = True  # whether none of this world's steps is completed
 
     def enter(self) -> None:
         """This worker is in another world, which goes on from the state's step."""
         self._log.forget_after(self._state.step)
+        self._since, self._first = self._clock(), True
 
     def completed(self, metrics: dict[str, float]) -> None:
         """The state's newest step was applied; ``metrics`` may be empty."""
-        if metrics:
-            self._log.add(self._generations.number, self._state.step, metrics)
-        if self._clock() - self._sent_at >= REPORT_EVERY:
+        generations, step, now = self._generations, self._state.step, self._clock()
+        took, self._since = now - self._since, now
+        if self._first and generations.rank == 0:
+            seconds = round(took, 4)
+            generations.emit(
+                "first_step", generation=generations.number, step=step, seconds=seconds
+            )
+        seconds = 0.0 if self._first else took
+        self._first = False
+        self._log.add(Applied(generations.number, step, metrics, seconds, now))
+        if now - self._sent_at >= REPORT_EVERY:
             self.send()
 
     def send(self) -> None:
         """Sends the step, and from rank 0 the metrics of all steps that were not sent yet."""
         generations, send = self._generations, self._generations.channel.send
         if generations.rank == 0:
-            for batch in self._log.take():
+            for batch in self._log.take(self._clock()):
                 send(batch)
         saving = round(self._saving(), 3)
         send(messages.Progress(generations.number, self._state.step, saving))

@@ -112,8 +112,8 @@ class Step:
         pause: whether the world is to be left after it.
         save: whether a checkpoint is to be written after it.
         digest: whether the state after it is to be compared.
-        metrics: the sums of what all ranks added, once the gradients are summed; NaN before, and
-            in a step that is not taken.
+        metrics: the sums of what all ranks added, once the gradients are summed, without those that
+            no rank has added to; NaN before, and in a step that is not taken.
         failed: why it was not applied, if a worker was lost.
         again: whether it was not applied because memory ran out, and smaller parts may fit.
         stopped: whether it was not applied because the loop is over: some worker called ``stop``.
@@ -411,7 +411,10 @@ class Step:
             pause=self._channel.pause_requested(),
             save=self._save_due(),
             counted=sum(map(float, self._counted)),
-            metrics=[added[name] for name in self._names],
+            metrics=[
+                *(added[name] for name in self._names),
+                *(float(len(self._added[name])) for name in self._names),
+            ],
             finite=math.isfinite(added.get("loss", 0.0)),
         )
 
@@ -421,7 +424,10 @@ class Step:
         self.pause = summed.pause
         self.save = summed.save
         self.digest = summed.digest
-        self.metrics = dict(zip(self._names, summed.metrics, strict=True))
+        # Of what no worker has added to there is no sum, not one of 0.
+        sums, counts = summed.metrics[: len(self._names)], summed.metrics[len(self._names) :]
+        named = zip(self._names, sums, counts, strict=True)
+        self.metrics = {name: value for name, value, added in named if added}
         self._judge(self, summed)
 
     def _summing(self, closure: Callable[[], Any]) -> Callable[[], Any]:

@@ -248,7 +248,7 @@ class Steps:
             self._beginning = Beginning(self._state, setup, self._total, override, emit)
             self._sums = Sums(
                 self._state,
-                len(self._metrics),
+                2 * len(self._metrics),  # each with how often it was added to
                 self._generations.check_aborted,
                 self._generations.emit,
             )

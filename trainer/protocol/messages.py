@@ -149,19 +149,26 @@ class Taking:
 
 @dataclass(frozen=True)
 class Steps:
-    """Metrics of consecutive steps of one generation.
+    """Consecutive steps of one generation.
 
     Attributes:
         generation: which one.
         first: the first of the steps.
         metrics: ``metrics[name][i]`` is of step ``first + i``.
         total_steps: of the whole run; None where nobody knows.
+        count: how many steps they are.
+        seconds: that they took together, each since the one before; the first step of a world,
+            which has none before it, takes none.
+        age: seconds since the last of them was completed.
     """
 
     generation: int
     first: int
     metrics: dict[str, list[float]]
     total_steps: int | None = None
+    count: int = 0
+    seconds: float = 0.0
+    age: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -20,17 +20,22 @@ moved                     attempt, region, home             (launcher; the run d
 stockout                  attempt, region, reason           (launcher)
 stop_asked                reason                            (launcher; a limit is reached)
 leader_changed            term, member, address
-member_joined             member, slots
+member_joined             member, slots, incarnation, term
 member_ready              member
 drain                     member, reason, deadline_seconds
-loss                      member, reason
+loss                      member, reason, incarnation, term, gone (true: the whole member; else
+                          one of its workers)
 paused                    generation, cause, step
 generation_formed         generation, world_size, cause, members
 resumed                   generation, world_size, cause, step, lost_steps, seconds
 waiting                   slots, min_workers                (below min_workers)
 stalled                   generation, step, seconds         (no step, but everybody lives)
-steps                     generation, first, metrics: {name: [one value per step]},
-                          total_steps; a step may be reported twice
+first_step                generation, step, seconds         (a world's first step is completed,
+                          so long after its workers had begun)
+steps                     generation, first, count, metrics: {name: [one value per step]}, of
+                          those that were added to, total_steps, seconds (that they took, each
+                          since the one before in this world), age (seconds since the last of
+                          them); a step may be reported twice
 state_sent                generation, bytes, total_bytes, seconds (so far; the last one has
                           sent all)
 evaluated                 step, metrics: {name: value}

@@ -39,4 +39,6 @@ def last_step(event: Event) -> int:
     if event["event"] != "steps" or not isinstance(first, int) or not isinstance(metrics, dict):
         return 0
     lengths = [len(values) for values in metrics.values() if isinstance(values, list)]
+    if isinstance(count := event.get("count"), int):
+        lengths.append(count)
     return first + max(lengths) - 1 if lengths else 0

@@ -26,22 +26,38 @@ def resumed(generation: int, at: float, cause: str, step: int, **more: Any) -> E
     return event("resumed", at, generation=generation, cause=cause, step=step, **more)
 
 
-def steps(generation: int, at: float, first: int, losses: list[Any]) -> Event:
-    return event("steps", at, generation=generation, first=first, metrics={"loss": losses})
+def first(generation: int, at: float, step: int, seconds: float) -> Event:
+    """A world completes its first step, so many seconds after it has begun."""
+    return event("first_step", at, generation=generation, step=step, seconds=seconds)
+
+
+def steps(
+    generation: int, at: float, first: int, losses: list[Any], seconds: float | None = None
+) -> Event:
+    told = {"count": len(losses), "seconds": seconds} if seconds is not None else {}
+    metrics = {"loss": losses}
+    return event("steps", at, generation=generation, first=first, metrics=metrics, **told)
 
 
 A, B, C = "workerpool0-0", "workerpool1-0", "workerpool1-1"
 RIDE = [
-    formed(1, 100.0, "start", [A, B, C]),
-    resumed(1, 100.0, "start", 0, lost_steps=0),
-    steps(1, 110.0, 1, [3.0] * 10),
+    formed(1, 98.0, "start", [A, B, C]),
+    resumed(1, 99.0, "start", 0, lost_steps=0),
+    first(1, 101.0, 1, 2.0),
+    steps(1, 110.0, 1, [3.0] * 10, 9.0),
     event("drain", 111.0, member=B, reason="notice", deadline_seconds=5.0),
-    formed(2, 112.0, "drain", [A, C]),
+    formed(2, 111.5, "drain", [A, C]),
     resumed(2, 112.0, "drain", 10, lost_steps=0, seconds=1.0),
-    steps(2, 120.0, 11, [2.0] * 5),
-    event("loss", 121.0, member=C, reason="silent"),
+    first(2, 113.0, 11, 1.0),
+    steps(2, 121.0, 11, [2.0] * 5, 8.0),
+    event("loss", 122.0, member=C, reason="silent"),
     formed(3, 123.0, "loss", [A]),
-    resumed(3, 123.0, "loss", 14, lost_steps=1, seconds=3.0),
-    steps(3, 140.0, 15, [1.5, 1.0]),
-    event("evaluated", 140.0, step=16, metrics={"test_accuracy": 0.9}),
+    resumed(3, 124.0, "loss", 14, lost_steps=1, seconds=3.0),
+    first(3, 126.0, 15, 2.0),
+    steps(3, 141.0, 15, [1.5, 1.0], 15.0),
+    event("evaluated", 141.0, step=16, metrics={"test_accuracy": 0.9}),
 ]
+# Of the 40 s since step 1: 9 for steps 2 to 10; 6 of the 8 for 12 to 15, as 15 was done again;
+# 15 for step 16.
+RIDE_TRAINED = 9.0 + 8.0 * 3 / 4 + 15.0
+RIDE_SPAN = 141.0 - 101.0

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from launcher.status.history import History
 from launcher.status.status import ABANDONED, Outcome, build_status
-from tests.launcher.status.events import RIDE, A, B, event, formed, steps
+from tests.launcher.status.events import RIDE, RIDE_SPAN, RIDE_TRAINED, A, B, event, formed, steps
 from trainer.rundir.events import Event
 
 NO_CHECKPOINT = {"step": None, "age": None, "failed": 0, "reason": None}
@@ -19,15 +19,15 @@ RUNNING = [{"attempt": 1, "state": "RUNNING", "reason": ""}]
 
 
 def test_the_status_of_a_run_that_rode_the_market() -> None:
-    status = build_status("one", History(RIDE), RUNNING, None)
+    status = build_status("one", History(RIDE), RUNNING, None, now=141.0)
     assert status == {
         "run": "one",
         "state": "running",
         "step": 16,
         "attempts": RUNNING,
         "generations": [
-            {"generation": 1, "world_size": 3, "cause": "start", "at": 100.0, "step": 0},
-            {"generation": 2, "world_size": 2, "cause": "drain", "at": 112.0, "step": 10},
+            {"generation": 1, "world_size": 3, "cause": "start", "at": 98.0, "step": 0},
+            {"generation": 2, "world_size": 2, "cause": "drain", "at": 111.5, "step": 10},
             {"generation": 3, "world_size": 1, "cause": "loss", "at": 123.0, "step": 14},
         ],
         "drains": 1,
@@ -38,10 +38,10 @@ def test_the_status_of_a_run_that_rode_the_market() -> None:
         "samples_skipped": None,
         "samples_left_out": None,
         "pauses": [
-            {"cause": "drain", "seconds": 1.0, "generation": 2, "step": 10},
-            {"cause": "loss", "seconds": 3.0, "generation": 3, "step": 14},
+            {"cause": "drain", "seconds": 2.0, "generation": 2, "step": 10},
+            {"cause": "loss", "seconds": 5.0, "generation": 3, "step": 14},
         ],
-        "goodput": 0.9,
+        "goodput": round(RIDE_TRAINED / RIDE_SPAN, 4),
         "checkpoint": NO_CHECKPOINT,
         "metrics": {"loss": 1.0, "test_accuracy": 0.9},
         "nonfinite": {},
@@ -61,7 +61,7 @@ def test_the_status_of_a_run_that_rode_the_market() -> None:
 def test_counts_do_not_depend_on_the_order_in_which_writers_are_read(events: list[Event]) -> None:
     status = build_status("one", History(events), RUNNING, None)
     expected = build_status("one", History(RIDE), RUNNING, None)
-    for name in ("step", "generations", "drains", "losses", "steps_lost", "metrics"):
+    for name in ("step", "generations", "drains", "losses", "steps_lost", "pauses", "metrics"):
         assert status[name] == expected[name]
 
 

@@ -64,7 +64,7 @@ def test_progress_is_told_now_and_then() -> None:
     lines: list[str] = []
     now = [0.0]
     view = PlainView(lines.append, Scene("one", [A], 0.0), clock=lambda: now[0])
-    view.update(RIDE[:3], {}, None)
+    view.update(RIDE[:4], {}, None)
     assert not any("step 10" in line for line in lines)
     now[0] = 60.0
     view.update([], {}, None)
@@ -80,7 +80,7 @@ def test_a_sparkline_shows_the_shape() -> None:
 
 def test_a_step_that_is_told_twice_is_plotted_once() -> None:
     scene = Scene("one", [A], started=0.0)
-    scene.add([RIDE[2], RIDE[2], RIDE[6]])
+    scene.add([RIDE[3], RIDE[3], RIDE[8]])
     assert list(scene.losses) == [3.0] * 10 + [2.0] * 5
 
 

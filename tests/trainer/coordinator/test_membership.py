@@ -173,10 +173,29 @@ def test_a_lost_member_breaks_the_world_off_and_the_survivors_go_on() -> None:
     assert run.emitted("loss")[0] == {
         "member": "workerpool1-1",
         "reason": "its connection broke",
+        "incarnation": "first",
+        "gone": True,
         "generation": 1,
         "step": 5,
     }
     assert run.emitted("resumed")[-1]["lost_steps"] == 0
+
+
+def test_what_dies_with_a_vm_is_one_loss() -> None:
+    run = Run(expected=4)
+    run.start(A, B, slots=2)
+    run.step(Crashed(B, "killed"), Crashed(B, "killed"), Left(B, "its connection broke"))
+    assert [one["reason"] for one in run.emitted("loss")] == ["killed"]
+
+
+def test_a_worker_that_dies_again_once_it_was_ready_is_another_loss() -> None:
+    run = Run(expected=2)
+    run.start(A, B)
+    for _ in range(2):
+        run.step(Crashed(B, "exit code 139", spare=True), Ready(B))
+        run.stopped(A)
+        run.started()
+    assert len(run.emitted("loss")) == 2
 
 
 def test_several_losses_break_one_world_off_once() -> None:

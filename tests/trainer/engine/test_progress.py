@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from trainer.engine.generations import Generations
 from trainer.engine.portable import Portable
-from trainer.engine.progress import REMEMBERED, Progress, StepLog
+from trainer.engine.progress import REMEMBERED, Applied, Progress, StepLog
 from trainer.protocol import messages
 from trainer.protocol.channel import LoneChannel
 from trainer.protocol.messages import Steps
@@ -17,38 +17,42 @@ def log_of(*steps: tuple[int, int]) -> StepLog:
     """A log of (generation, step), the loss of a step being a tenth of its number."""
     log = StepLog()
     for generation, step in steps:
-        log.add(generation, step, {"loss": step / 10})
+        log.add(Applied(generation, step, {"loss": step / 10}))
     return log
 
 
 def test_consecutive_steps_of_a_generation_are_one_batch() -> None:
-    assert log_of((1, 1), (1, 2), (1, 3)).take() == [Steps(1, 1, {"loss": [0.1, 0.2, 0.3]})]
+    taken = log_of((1, 1), (1, 2), (1, 3)).take()
+    assert taken == [Steps(1, 1, {"loss": [0.1, 0.2, 0.3]}, count=3)]
 
 
 def test_what_was_told_is_forgotten() -> None:
     log = log_of((1, 1))
     log.take()
     assert log.take() == []
-    log.add(1, 2, {"loss": 0.2})
-    assert log.take() == [Steps(1, 2, {"loss": [0.2]})]
+    log.add(Applied(1, 2, {"loss": 0.2}))
+    assert log.take() == [Steps(1, 2, {"loss": [0.2]}, count=1)]
 
 
 def test_another_generation_a_gap_or_other_metrics_begin_a_batch() -> None:
     log = log_of((1, 1), (2, 2), (2, 4))
-    log.add(2, 5, {"loss": 0.5, "norm": 1.0})
+    log.add(Applied(2, 5, {"loss": 0.5, "norm": 1.0}))
     assert log.take() == [
-        Steps(1, 1, {"loss": [0.1]}),
-        Steps(2, 2, {"loss": [0.2]}),
-        Steps(2, 4, {"loss": [0.4]}),
-        Steps(2, 5, {"loss": [0.5], "norm": [1.0]}),
+        Steps(1, 1, {"loss": [0.1]}, count=1),
+        Steps(2, 2, {"loss": [0.2]}, count=1),
+        Steps(2, 4, {"loss": [0.4]}, count=1),
+        Steps(2, 5, {"loss": [0.5], "norm": [1.0]}, count=1),
     ]
 
 
 def test_steps_that_the_world_does_again_are_dropped() -> None:
     log = log_of((1, 7), (1, 8), (1, 9))
     log.forget_after(7)
-    log.add(2, 8, {"loss": 0.8})
-    assert log.take() == [Steps(1, 7, {"loss": [0.7]}), Steps(2, 8, {"loss": [0.8]})]
+    log.add(Applied(2, 8, {"loss": 0.8}))
+    assert [(one.first, one.metrics) for one in log.take()] == [
+        (7, {"loss": [0.7]}),
+        (8, {"loss": [0.8]}),
+    ]
 
 
 def test_only_the_newest_are_remembered() -> None:
@@ -68,7 +72,7 @@ def test_nothing_is_lost_or_told_twice(steps: list[tuple[int, int, bool]]) -> No
                 told.append((batch.generation, number, loss))
 
     for generation, step, then_tell in steps:
-        log.add(generation, step, {"loss": float(step)})
+        log.add(Applied(generation, step, {"loss": float(step)}))
         if then_tell:
             tell()
     tell()
@@ -105,11 +109,11 @@ def test_the_step_is_sent_several_times_a_second_and_no_metric_twice() -> None:
     worker = Worker(total_steps=100)
     worker.steps(5)
     assert worker.batches == [
-        Steps(4, 1, {"loss": [0.1]}, total_steps=100),
-        Steps(4, 2, {"loss": [0.2, 0.3]}, total_steps=100),
-        Steps(4, 4, {"loss": [0.4, 0.5]}, total_steps=100),
+        Steps(4, 1, {"loss": [0.1]}, 100, count=1),
+        Steps(4, 2, {"loss": [0.2, 0.3]}, 100, count=2, seconds=0.2),
+        Steps(4, 4, {"loss": [0.4, 0.5]}, 100, count=2, seconds=0.2),
     ]
-    assert [one for one in worker.told if not isinstance(one, Steps)] == [
+    assert [one for one in worker.told if isinstance(one, messages.Progress)] == [
         messages.Progress(generation=4, step=step, saving=1.5) for step in (1, 3, 5)
     ]
 
@@ -121,7 +125,10 @@ def test_only_rank_0_sends_metrics_and_another_that_becomes_it_has_them() -> Non
     worker.progress._generations.rank = 0
     worker.progress.send()
     nobody_knows = None
-    assert worker.batches == [Steps(4, 1, {"loss": [0.1, 0.2, 0.3]}, nobody_knows)]
+    (batch,) = worker.batches
+    assert batch == Steps(
+        4, 1, {"loss": [0.1, 0.2, 0.3]}, nobody_knows, count=3, seconds=0.2, age=0.1
+    ), "the first step of a world takes none, and the last of these is a while ago"
 
 
 def test_a_world_that_goes_back_sends_its_own_steps() -> None:
@@ -131,10 +138,29 @@ def test_a_world_that_goes_back_sends_its_own_steps() -> None:
     worker.progress.enter()
     worker.progress._generations.rank = 0
     worker.progress.send()
-    assert worker.batches == [Steps(4, 1, {"loss": [0.1]})]
+    assert [(one.first, one.metrics) for one in worker.batches] == [(1, {"loss": [0.1]})]
 
 
 def test_steps_without_metrics_are_counted() -> None:
     worker = Worker()
     worker.steps(5, metrics=False)
-    assert worker.told == [messages.Progress(4, step, saving=1.5) for step in (1, 3, 5)]
+    assert [(one.first, one.count, one.metrics) for one in worker.batches] == [
+        (1, 1, {}),
+        (2, 2, {}),
+        (4, 2, {}),
+    ]
+
+
+def test_the_first_step_of_each_world_is_told_with_what_it_took() -> None:
+    worker = Worker()
+    worker.now = 2.5
+    worker.steps(3)
+    worker.now += 7.0
+    worker.progress.enter()
+    worker.now += 1.5
+    worker.steps(2)
+    told = [one.fields for one in worker.told if isinstance(one, messages.Event)]
+    assert told == [
+        {"generation": 4, "step": 1, "seconds": 2.5},
+        {"generation": 4, "step": 4, "seconds": 1.5},
+    ]

@@ -144,6 +144,24 @@ def without_metrics() -> int:
     return taken
 
 
+def sums_of(added: tuple[str, ...]) -> dict[str, float]:
+    from trainer import elastic
+
+    model, optimizer = parts()
+    state = elastic.State(model=model, optimizer=optimizer)
+    for step in elastic.steps(state, elastic.batches(X, BATCH), total=1, metrics=("loss", "zero")):
+        with step:
+            step.add(**dict.fromkeys(added, 0.0))
+            model(X[step.indices]).square().sum().backward()
+            optimizer.step()
+    return step.metrics
+
+
+def test_what_nobody_has_added_to_is_no_metric() -> None:
+    assert alone(sums_of, ()) == {}
+    assert alone(sums_of, ("zero",)) == {"zero": 0.0}
+
+
 def test_a_loop_needs_no_metrics() -> None:
     assert alone(without_metrics) == STEPS
 

@@ -1,0 +1,93 @@
+"""One formation of the world, as far as its events are known."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+MERGED = 10.0  # seconds of training up to which what was reported is kept as one
+
+
+@dataclass
+class Stretch:
+    """Consecutive steps that were reported together.
+
+    Attributes:
+        first, last: of the steps.
+        seconds: that they took, each since the one before in its world.
+    """
+
+    first: int
+    last: int
+    seconds: float
+
+    def after(self, start: int | None) -> Stretch:
+        """Without the first step of a world that began at ``start``, which takes no time here."""
+        if start is None or self.first != start + 1:
+            return self
+        return Stretch(self.first + 1, self.last, self.seconds)
+
+    def until(self, step: int) -> float:
+        """The seconds of those of them that are not after ``step``; all take equally long."""
+        count = self.last - self.first + 1
+        return self.seconds * min(1.0, max(0, step - self.first + 1) / max(1, count))
+
+
+@dataclass
+class Generation:
+    """One formation of the world.
+
+    Attributes:
+        generation: its number.
+        world_size, cause, at, members: as it was formed.
+        start: steps completed when it began; None when it never did.
+        last: steps completed at its newest report.
+        idle: seconds since its workers' last step when it began; None if none of them had one.
+        first_took: seconds from its beginning to its first step.
+        first_at, last_at: when its first and its last step were completed, in Unix seconds.
+        stretches: its steps, and what they took.
+    """
+
+    generation: int
+    world_size: int | None = None
+    cause: str | None = None
+    at: float | None = None
+    members: list[str] = field(default_factory=list)
+    start: int | None = None
+    last: int = 0
+    idle: float | None = None
+    first_took: float | None = None
+    first_at: float | None = None
+    last_at: float = -math.inf
+    stretches: list[Stretch] = field(default_factory=list)
+
+    def began(self, step: int, idle: float | None) -> None:
+        """Its workers have begun, at ``step``; a leader that takes over may say so again."""
+        self.start = step if self.start is None else min(self.start, step)
+        self.last = max(self.last, self.start)
+        self.idle = idle if self.idle is None else self.idle
+
+    def reached(self, step: int, at: float | None = None) -> None:
+        """It has completed ``step``, at a time in Unix seconds."""
+        self.last = max(self.last, step)
+        if at is not None:
+            self.last_at = max(self.last_at, at)
+
+    def took(self, first: int, last: int, seconds: float) -> None:
+        """Steps were reported, with what they took; steps may be reported twice."""
+        self.stretches.append(Stretch(first, last, seconds))
+        if len(self.stretches) > 1:
+            before, new = self.stretches[-2:]
+            if new.first == before.last + 1 and before.seconds + new.seconds <= MERGED:
+                self.stretches[-2:] = [
+                    Stretch(before.first, new.last, before.seconds + new.seconds)
+                ]
+
+    def trained(self, until: int) -> float:
+        """Seconds that its steps took, each step once, without those after ``until``."""
+        total, known = 0.0, 0
+        begun = [one.after(self.start) for one in self.stretches]
+        for one in sorted(begun, key=lambda one: (one.first, -one.last)):
+            total += max(0.0, one.until(min(until, one.last)) - one.until(min(until, known)))
+            known = max(known, one.last)
+        return total

@@ -1,0 +1,194 @@
+"""Every figure of status and summary, case by case, against what one computes by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from launcher.status.history import History
+from launcher.status.status import Outcome, build_status
+from tests.launcher.status.events import A, B, C, event, first, formed, resumed, steps
+from trainer.rundir.events import Event
+
+
+def figures(events: list[Event], now: float | None = None) -> dict[str, Any]:
+    """What the status of a run says; it goes on if there is a ``now``."""
+    outcome = Outcome("succeeded", "", {}) if now is None else None
+    return build_status("one", History(events), [], outcome, now=now)
+
+
+def trains(
+    generation: int, at: float, start: int, count: int, cause: str = "start", **more: Any
+) -> list[Event]:
+    """A world of steps of a second; the first one has compiled for four more."""
+    return [
+        formed(generation, at - 1.0, cause, [A]),
+        resumed(generation, at, cause, start, **more),
+        first(generation, at + 5.0, start + 1, 5.0),
+        steps(generation, at + 4.0 + count, start + 1, [1.0] * count, count - 1.0),
+    ]
+
+
+def test_an_undisturbed_run_trains_all_the_time() -> None:
+    found = figures([*trains(1, 100.0, 0, 50), event("finished", 154.0, step=50)])
+    assert (found["goodput"], found["pauses"], found["step"]) == (1.0, [], 50)
+
+
+def test_time_after_the_last_step_is_not_training() -> None:
+    found = figures([*trains(1, 100.0, 0, 50), event("finished", 203.0, step=50)])
+    assert found["goodput"] == 0.5, "49 s of 98"
+
+
+def test_a_run_that_waits_trains_less_and_less() -> None:
+    events = trains(1, 100.0, 0, 50)
+    assert figures(events, now=154.0)["goodput"] == 1.0
+    assert figures(events, now=252.0)["goodput"] == round(49 / 147, 4)
+
+
+def test_a_pause_ends_with_a_completed_step_and_compiling_is_in_it() -> None:
+    events = [*trains(1, 100.0, 0, 50), *trains(2, 156.0, 50, 50, "drain", seconds=2.0)]
+    found = figures([*events, event("finished", 210.0, step=100)])
+    assert found["pauses"] == [{"cause": "drain", "seconds": 7.0, "generation": 2, "step": 50}]
+    assert found["goodput"] == round(98 / 105, 4)
+
+
+def test_worlds_without_a_step_have_no_pause_of_their_own() -> None:
+    lost = [formed(2, 157.0, "loss", [A]), resumed(2, 158.0, "loss", 50, seconds=4.0)]
+    events = [*trains(1, 100.0, 0, 50), *lost, *trains(3, 164.0, 50, 50, "loss", seconds=10.0)]
+    found = figures([*events, event("finished", 218.0, step=100)])
+    assert [(one["generation"], one["seconds"]) for one in found["pauses"]] == [(3, 15.0)]
+
+
+def test_an_outage_that_no_worker_lived_through_is_a_pause() -> None:
+    events = [*trains(1, 100.0, 0, 50), *trains(2, 184.0, 40, 60, "start")]
+    events[4]["cause"] = events[5]["cause"] = "leader"
+    found = figures([*events, event("finished", 248.0, step=100)])
+    assert found["pauses"] == [{"cause": "leader", "seconds": 35.0, "generation": 2, "step": 40}]
+    assert found["steps_lost"] == 10
+    assert found["goodput"] == round((49 * 39 / 49 + 59) / 143, 4), "10 of 49 steps were repeated"
+
+
+def test_time_between_attempts_is_no_training() -> None:
+    events = [*trains(1, 100.0, 0, 50), event("attempt_ended", 160.0, attempt=1, state="FAILED")]
+    events += trains(2, 760.0, 50, 50, "leader")
+    found = figures([*events, event("finished", 814.0, step=100)])
+    assert found["goodput"] == round(98 / 709, 4)
+
+
+def test_a_plain_script_that_begins_again_has_lost_what_it_does_again() -> None:
+    events = [*trains(1, 100.0, 0, 50), *trains(2, 160.0, 0, 100, "loss")]
+    found = figures([*events, event("finished", 264.0, step=100)])
+    assert found["steps_lost"] == 50
+    assert found["goodput"] == round(99 / 159, 4)
+    assert found["pauses"][0]["seconds"] == 11.0, "from step 50 at 154 to step 1 at 165"
+
+
+def test_a_step_that_is_reported_twice_counts_once() -> None:
+    events = trains(1, 100.0, 0, 50)
+    again = steps(1, 154.5, 41, [1.0] * 10, 10.0)
+    assert figures([*events, again, event("finished", 154.0, step=50)])["goodput"] == 1.0
+
+
+def test_what_a_leader_knew_of_counts_though_nobody_reported_it() -> None:
+    events = [*trains(1, 100.0, 0, 50), event("paused", 157.0, generation=1, step=53, cause="loss")]
+    assert figures(events, now=158.0)["step"] == 53
+    events += trains(2, 160.0, 50, 2, "loss", lost_steps=3)
+    assert figures(events, now=170.0)["steps_lost"] == 3
+
+
+def test_the_last_step_is_that_of_the_end() -> None:
+    assert figures([*trains(1, 100.0, 0, 50), event("finished", 155.0, step=51)])["step"] == 51
+
+
+def test_a_run_of_one_step_has_no_share_of_time() -> None:
+    assert figures(trains(1, 100.0, 0, 1)[:3], now=300.0)["goodput"] is None
+
+
+def test_an_older_run_knows_no_goodput_and_its_pauses_end_with_the_world() -> None:
+    events = [
+        formed(1, 99.0, "start", [A, B]),
+        resumed(1, 100.0, "start", 0),
+        steps(1, 110.0, 1, [1.0] * 10),
+        formed(2, 111.0, "drain", [A]),
+        resumed(2, 112.0, "drain", 10, seconds=1.5),
+        steps(2, 120.0, 11, [1.0] * 5),
+    ]
+    found = figures(events)
+    assert (found["goodput"], [one["seconds"] for one in found["pauses"]]) == (None, [1.5])
+
+
+# --- losses -----------------------------------------------------------------------
+
+
+def loss(member: str, term: int, gone: bool = True, incarnation: str = "a") -> Event:
+    return event("loss", 1.0, member=member, term=term, gone=gone, incarnation=incarnation)
+
+
+def joined(member: str, term: int, incarnation: str = "a") -> Event:
+    return event("member_joined", 2.0, member=member, term=term, incarnation=incarnation)
+
+
+@pytest.mark.parametrize(
+    "events, count",
+    [
+        ([loss(A, 1), loss(B, 1)], 2),
+        ([loss(A, 1), loss(A, 1, incarnation="b")], 2),
+        ([loss(A, 1, gone=False), loss(A, 1, gone=False)], 2),  # two of its workers
+        ([loss(A, 1), loss(A, 2)], 1),  # the next leader misses it, too
+        ([loss(A, 1), joined(A, 2)], 0),  # it has gone over
+        ([joined(A, 2), loss(A, 1)], 0),
+        ([loss(A, 1), joined(A, 2), loss(A, 2)], 1),  # and was lost there
+        ([joined(A, 1), loss(A, 1), joined(A, 1)], 1),  # it came back to the same
+        ([event("loss", 1.0, member=A), event("loss", 2.0, member=A)], 2),  # of an older version
+    ],
+)
+def test_what_is_one_loss(events: list[Event], count: int) -> None:
+    assert History(events).losses == count
+
+
+# --- all of it --------------------------------------------------------------------
+
+
+def test_a_drain_a_silent_loss_an_outage_repeated_steps_and_an_end_that_is_not_saved() -> None:
+    """Steps take a second; worlds of A, B and C, of A and C, and of A, twice."""
+    ride = [
+        formed(1, 98.0, "start", [A, B, C]),
+        resumed(1, 99.0, "start", 0, lost_steps=0),
+        first(1, 104.0, 1, 5.0),
+        steps(1, 113.0, 1, [2.0] * 10, 9.0),
+        event("checkpoint_committed", 113.5, step=10, bytes=9, seconds=0.1),
+        event("drain", 113.0, member=B, reason="notice", deadline_seconds=15.0),
+        event("paused", 114.0, generation=1, step=10, cause="drain"),
+        formed(2, 114.2, "drain", [A, C]),
+        resumed(2, 114.5, "drain", 10, lost_steps=0, seconds=1.5),
+        first(2, 116.0, 11, 1.5),  # 3 s since step 10
+        steps(2, 125.0, 11, [1.5] * 10, 9.0),  # to step 20
+        loss(C, 1),
+        event("paused", 128.0, generation=2, step=20, cause="loss"),
+        formed(3, 129.0, "loss", [A]),  # it loses its only worker before a step
+        resumed(3, 130.0, "loss", 20, lost_steps=0, seconds=5.0),
+        event("loss", 131.0, member=A, incarnation="a", term=1),  # nobody holds the state now
+        formed(4, 160.0, "loss", [A]),
+        resumed(4, 161.0, "loss", 10, lost_steps=10),  # from the checkpoint
+        first(4, 163.0, 11, 2.0),
+        steps(4, 182.0, 11, [1.0] * 20, 19.0),  # to step 30
+        event("checkpoint_failed", 183.0, step=30, reason="No space left on device", failures=1),
+        event("finished", 184.0, state="failed", step=30),
+    ]
+    status = build_status("one", History(ride), [], Outcome("failed", "", {}), now=999.0)
+    assert status["step"] == 30
+    assert status["steps_lost"] == 10
+    assert (status["drains"], status["losses"]) == (1, 2)
+    assert status["pauses"] == [
+        {"cause": "drain", "seconds": 3.0, "generation": 2, "step": 10},
+        {"cause": "loss", "seconds": 38.0, "generation": 4, "step": 10},  # 125 to 163
+    ]
+    # Steps 2 to 10 and 12 to 30 as they were done last; 12 to 20 of the second world were not.
+    assert status["goodput"] == round((9.0 + 19.0) / (184.0 - 104.0), 4)
+    assert status["checkpoint"] == {
+        "step": 10,
+        "age": 885.5,
+        "failed": 1,
+        "reason": "No space left on device",
+    }
