@@ -7,7 +7,7 @@ where steps are long. ``Limits.timeouts(pace)`` gives those for steps of ``pace`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 PACES = (0.0, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0)  # at which the hierarchy is checked
@@ -39,6 +39,15 @@ class Timeouts:
     linger: float
     forming: float
     stall: float
+
+    @property
+    def of_only_holder(self) -> Timeouts:
+        """For the only member that holds the state, which is lost with it: its silence says little.
+
+        Its machine may be so loaded that it shows no life. Nobody else can go on, so that there is
+        nothing to be gained by giving it up, unless it stays so.
+        """
+        return replace(self, suspicion=self.stall, hang=self.stall)
 
 
 @dataclass(frozen=True)

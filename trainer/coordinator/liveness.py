@@ -7,11 +7,12 @@ heartbeat. So suspicion may be quick, and silence counts only since the last ste
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from trainer.coordinator.limits import Limits, Timeouts
-from trainer.coordinator.member import Member
+from trainer.coordinator.member import NEVER, Member
 
+AWAY = 10.0  # seconds for the only holder of the state to connect again
 RISE, FALL = 0.5, 0.2  # how far a new measurement moves the pace; it rises faster than it falls
 
 
@@ -51,31 +52,71 @@ class Pace:
         return max(0.0, self.seconds - (now - self.progress_at))
 
 
-def why_lost(member: Member, now: float, progress_at: float, timeouts: Timeouts) -> str | None:
-    """Why an active member counts as lost; None if it does not."""
-    if reason := why_silent(member, now, progress_at, timeouts.suspicion):
-        return reason
-    if now > member.drain_until:
-        return "did not leave before its deadline"
-    return None
+@dataclass(frozen=True)
+class Look:
+    """A look at one member.
 
+    Attributes:
+        now: of the same clock as all other times.
+        progress_at: when the world's last step completed.
+        timeouts: of the world.
+        limits: of the run.
+        inside: whether the member is in the world, and has not stopped.
+        only: whether nobody else holds the state.
+    """
 
-def why_silent(member: Member, now: float, progress_at: float, limit: float) -> str | None:
-    """Why a member counts as lost that has been silent for longer than ``limit`` seconds."""
-    silent = now - max(member.heard, progress_at)
-    return f"silent for {silent:.1f} s" if silent > limit else None
+    now: float
+    progress_at: float
+    timeouts: Timeouts
+    limits: Limits
+    inside: bool = True
+    only: bool = False
 
+    def why_lost(self, member: Member) -> str | None:
+        """Why the member counts as lost; None if it does not."""
+        if member.away and self.now - member.heard > AWAY:
+            return "its connection broke"
+        quick = self.inside or self.only  # else it may be silent for longer
+        limit = self._patience.suspicion if quick else self.limits.idle_suspicion
+        silent = self.now - max(member.heard, self._since)
+        if silent > limit:
+            return f"silent for {silent:.1f} s"
+        if self.inside and not self.only and self.now > member.drain_until:
+            return "did not leave before its deadline"
+        return None
 
-def why_hung(member: Member, now: float, progress_at: float, timeouts: Timeouts) -> str | None:
-    """Why a worker of an active member counts as hung although its agent lives; or None."""
-    if member.frozen_since is not None:
-        frozen = now - max(member.frozen_since, progress_at)
-        if frozen > timeouts.suspicion:
-            return f"a worker has been stopped for {frozen:.1f} s"
-    quiet = min(member.quiet + now - member.heard, now - progress_at)
-    if quiet > timeouts.hang:
-        return f"a worker has shown no life for {quiet:.1f} s"
-    return None
+    def why_hung(self, member: Member) -> str | None:
+        """Why a worker of the member counts as hung although its agent lives; or None."""
+        return self._why_hung(member, self._since)
+
+    def is_stuck(self, member: Member) -> bool:
+        """Whether its workers do not leave a world that is over, and that it came with."""
+        since = member.leaving_since
+        if self.inside or since is None:
+            return False
+        member.hung = self._why_hung(member, since) is not None
+        return bool(overdue([member], self.now - since, self._patience, self.limits))
+
+    @property
+    def _patience(self) -> Timeouts:
+        return self.timeouts.of_only_holder if self.only else self.timeouts
+
+    @property
+    def _since(self) -> float:
+        return self.progress_at if self.inside else NEVER
+
+    def _why_hung(self, member: Member, since: float) -> str | None:
+        if member.leaving_since not in (None, since):
+            return None  # see is_stuck
+        timeouts = self._patience
+        if member.frozen_since is not None:
+            frozen = self.now - max(member.frozen_since, since)
+            if frozen > timeouts.suspicion:
+                return f"a worker has been stopped for {frozen:.1f} s"
+        quiet = min(member.quiet + self.now - member.heard, self.now - since)
+        if quiet > timeouts.hang:
+            return f"a worker has shown no life for {quiet:.1f} s"
+        return None
 
 
 def forming_limit(team: Collection[Member], timeouts: Timeouts) -> float:
@@ -102,6 +143,8 @@ def overdue(
     def limit(member: Member) -> float:
         if member.hung:
             return limits.hung_grace
+        if not kept and member.quiet > timeouts.suspicion:
+            return timeouts.stall  # its machine is loaded; it could not have noticed yet
         return for_waiting if member.waiting else for_computing
 
     return [one for one in team if not one.stopped and waited > limit(one)]

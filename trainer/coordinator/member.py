@@ -43,6 +43,7 @@ class Member:
     ready_since: float = NEVER
     expected_until: float = NEVER  # its spare is about to be ready
     drain_until: float = math.inf
+    away: bool = False  # its connection broke, and nobody else holds the state
     rank: float = math.inf  # its place in the newest world: survivors keep their order
     # In the generation that is forming, running or stopping:
     started: bool = False
@@ -96,7 +97,7 @@ class Member:
     @property
     def usable(self) -> bool:
         """Whether it can be in the next world."""
-        return self.state in (State.READY, State.ACTIVE)
+        return self.state in (State.READY, State.ACTIVE) and not self.away
 
 
 def slots_in(members: Iterable[Member]) -> int:

@@ -38,8 +38,9 @@ forming         60.0    60.0    126.0  all wait for one another: broken off
 stall         3600.0   600.0  12000.0  no step, although everybody lives: broken off
 ============  ======  ======  =======  ==============================================
 
-A drain has the deadline of its notice; a running step that will not end before it is
-broken off at once, and repeated by those who stay.
+The only holder of the state is given up after stall alone, or when its connection is gone: nobody
+else could go on. A drain has the deadline of its notice; a running step that will not end before
+it is broken off at once, and repeated by those who stay.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from typing import Any
 
 from trainer.coordinator.faults import Faults
 from trainer.coordinator.limits import Limits, Timeouts
-from trainer.coordinator.liveness import Pace, forming_limit, overdue, why_hung, why_lost
+from trainer.coordinator.liveness import Look, Pace, forming_limit, overdue
 from trainer.coordinator.member import NEVER, Member, Phase, State, enough_since, slots_in
 from trainer.coordinator.reformation import Reformation
 from trainer.coordinator.roster import Roster
@@ -134,6 +135,8 @@ class Membership:
                 self._crashed(member, event, now)
             case signals.Drain():
                 self._drain(member, event, now)
+            case signals.Left() if member is self.members.only_holder and not member.away:
+                member.away, member.heard = True, now  # its agent may come back with the state
             case signals.Left():
                 self._lose(member, event.reason, now)
             case signals.Done():
@@ -156,7 +159,7 @@ class Membership:
             fields = {"slots": event.slots, "incarnation": event.member.incarnation}
             self._out.emit("member_joined", member=event.member.replica, **fields)
         member = self.members[event.member]
-        member.heard = now
+        member.heard, member.away = now, False
         brought = event.world
         if brought is not None and self.world is None and brought.generation >= self.generation:
             self._adopt(brought, member, now)
@@ -178,13 +181,7 @@ class Membership:
         self.pace.restart(now - self.limits.suspicion)  # no step is known of since
         self._formed_at = now
         others = [self.members[one] for one in world.members if one in self.members]
-        for rank, (id_, slots) in enumerate(world.slots):
-            # It has so long to come over, less if it was silent; a step says that it lives.
-            silent = self.limits.suspicion if id_ == self._deposed else 0.0
-            heard = now + self.limits.coming_over - silent
-            member = self.members.setdefault(id_, Member(id_, slots, State.ACTIVE, heard))
-            member.rank = rank
-            self._team[id_] = member
+        self._team = Team.of(self.members.adopt(world, self._deposed, now))
         bringer.state = State.ACTIVE
         for member in others:
             if member is not bringer:
@@ -319,33 +316,29 @@ class Membership:
             self._out.append(signals.Abort(self.world))
 
     def _enter_stopping(self, cause: Cause, now: float) -> None:
-        self._reformation.blame(cause)
-        cause = self._reformation.cause
+        cause = self._reformation.blame(cause)
         self._out.emit("paused", generation=self.generation, cause=cause, step=self.steps)
         self.phase = Phase.STOPPING
         self._stopping_since = now
         self._aborted = False
 
     def _tick(self, now: float) -> None:
-        timeouts = self.timeouts(now)
+        timeouts, only = self.timeouts(now), self.members.only_holder
         for member in list(self.members.values()):
-            if member.id in self._team and not member.stopped:
-                if reason := why_lost(member, now, self.pace.progress_at, timeouts):
-                    self._give_up(member, reason, now)
-                elif reason := why_hung(member, now, self.pace.progress_at, timeouts):
-                    self._hang(member, reason)
-                    self._break(now)
-            elif now - member.heard > self.limits.idle_suspicion:
-                self._give_up(member, f"silent for {now - member.heard:.1f} s", now)
-            elif (since := member.leaving_since) is not None:
-                member.hung = why_hung(member, now, since, timeouts) is not None
-                if overdue([member], now - since, timeouts, self.limits):
-                    member.leaving_since = None
-                    self._out.append(signals.Replace(member.id))
-            elif reason := why_hung(member, now, NEVER, timeouts):
-                self._hang(member, reason)
-                member.frozen_since = None
+            inside = member.id in self._team and not member.stopped
+            look = Look(now, self.pace.progress_at, timeouts, self.limits, inside, member is only)
+            if reason := look.why_lost(member):
+                self._give_up(member, reason, now)
+            elif look.is_stuck(member):
+                member.leaving_since = None
                 self._out.append(signals.Replace(member.id))
+            elif reason := look.why_hung(member):
+                self._hang(member, reason)
+                if inside:
+                    self._break(now)
+                else:
+                    member.frozen_since = None
+                    self._out.append(signals.Replace(member.id))
         if self.phase is Phase.FORMING:
             if now - self._forming_since > forming_limit(self._team.values(), timeouts):
                 self._break(now)
@@ -384,6 +377,8 @@ class Membership:
 
     def _settle(self, now: float) -> None:
         """Moves on wherever nothing has to be waited for any more."""
+        if self.members.holder_is_away:
+            return
         if self.phase is Phase.RUNNING:
             self._settle_running(now)
         if self.phase is Phase.STOPPING:

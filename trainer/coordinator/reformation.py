@@ -27,9 +27,10 @@ class Reformation:
         self._before = 0  # steps completed when it formed
         self._idle = 0.0  # how long its members have gone without a step, in seconds
 
-    def blame(self, cause: Cause) -> None:
-        """Takes in one more reason."""
+    def blame(self, cause: Cause) -> Cause:
+        """Takes in one more reason. Returns the weightiest."""
         self.cause = max(self.cause, cause, key=CAUSES.index)
+        return self.cause
 
     def set_back(self) -> None:
         """The newest world is broken off."""

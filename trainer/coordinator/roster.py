@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from trainer.coordinator.limits import Limits
 from trainer.coordinator.member import Member, State, choose, slots_in
-from trainer.protocol.world import MemberId
+from trainer.protocol.world import MemberId, World
 
 
 class Roster(dict[MemberId, Member]):
@@ -24,6 +26,29 @@ class Roster(dict[MemberId, Member]):
     def chosen(self) -> list[Member]:
         """Who would be in a world formed now, in the order of ranks."""
         return choose(list(self.values()), self._limits.min_workers, self._limits.max_workers)
+
+    @property
+    def only_holder(self) -> Member | None:
+        """The one member that holds the state, if there is no other."""
+        holders = [member for member in self.values() if member.holds]
+        return holders[0] if len(holders) == 1 else None
+
+    @property
+    def holder_is_away(self) -> bool:
+        """Whether the only member that holds the state may come back: none begins without it."""
+        return any(member.away for member in self.values())
+
+    def adopt(self, world: World, deposed: MemberId | None, now: float) -> Iterator[Member]:
+        """The members of a world that an earlier leader formed, whether they have come or not.
+
+        Each has so long to come over, less if it was silent already; a step says that it lives.
+        """
+        for rank, (id_, slots) in enumerate(world.slots):
+            silent = self._limits.suspicion if id_ == deposed else 0.0
+            heard = now + self._limits.coming_over - silent
+            member = self.setdefault(id_, Member(id_, slots, State.ACTIVE, heard))
+            member.rank = rank
+            yield member
 
     def stays(self, member: MemberId) -> bool:
         """Whether a member is here, and is not about to leave."""
