@@ -9,7 +9,7 @@ step              steps completed: those of the newest generation, the last one 
 steps_lost        steps that were completed, and had to be done again: for each generation, how far
                   back it began behind the furthest step that was known before
 drains            notices that a replica would be taken away; one that several leaders hear of
-                  counts once
+                  counts once. When the run ends, all leave: neither that nor what follows counts
 losses            replicas that went, or lost a worker, without notice. All that dies with a VM is
                   one loss, and so is a VM that several leaders miss; a member that only went over
                   to another leader is none

@@ -27,7 +27,7 @@ class History:
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self.generations: dict[int, Generation] = {}
-        self.drains = 0
+        self._notices: list[float] = []  # when
         self._drained: dict[str, float] = {}  # when each replica was drained last
         self._losses = Losses()
         self._told_lost: dict[int, int] = {}  # steps, by generation, as its leader knew
@@ -69,7 +69,12 @@ class History:
     @property
     def losses(self) -> int:
         """How many replicas went without notice."""
-        return self._losses.count
+        return self._losses.until(self._ended_at)
+
+    @property
+    def drains(self) -> int:
+        """How many replicas were given notice."""
+        return sum(at <= self._ended_at for at in self._notices)
 
     @property
     def steps_lost(self) -> int:
@@ -223,7 +228,8 @@ class History:
     def _on_drain(self, event: EventRecord) -> None:
         member, at = str(event.member), event.time
         # A leader that takes over hears of it, too: it is the same notice.
-        self.drains += abs(at - self._drained.get(member, -math.inf)) > ONE_NOTICE
+        if abs(at - self._drained.get(member, -math.inf)) > ONE_NOTICE:
+            self._notices.append(at)
         self._drained[member] = at
         self._member(event, "draining")
 

@@ -13,24 +13,23 @@ class Losses:
     """
 
     def __init__(self) -> None:
-        self._plain = 0  # of a worker, or of a version that does not say whose incarnation
-        self._gone: dict[tuple[str, str], int] = {}  # by incarnation: the highest term it went in
+        self._plain: list[float] = []  # of a worker, or of a version that does not say whose: when
+        self._gone: dict[tuple[str, str], tuple[int, float]] = {}  # by incarnation: term, and when
         self._joined: dict[tuple[str, str], int] = {}  # by incarnation: the highest term it is in
 
-    @property
-    def count(self) -> int:
-        """How many there were."""
-        return self._plain + sum(
-            self._joined.get(one, 0) <= term for one, term in self._gone.items()
-        )
+    def until(self, end: float) -> int:
+        """How many there were, up to a time in Unix seconds."""
+        gone = [at for one, (term, at) in self._gone.items() if self._joined.get(one, 0) <= term]
+        return sum(at <= end for at in [*self._plain, *gone])
 
     def lost(self, event: EventRecord) -> None:
         """A leader has lost a member, or a worker of one."""
         if not event.gone or event.member is None or event.incarnation is None:
-            self._plain += 1
+            self._plain.append(event.time)
             return
         one = event.member, event.incarnation
-        self._gone[one] = max(self._gone.get(one, 0), event.term or 0)
+        term, at = self._gone.get(one, (0, event.time))
+        self._gone[one] = max(term, event.term or 0), min(at, event.time)
 
     def joined(self, event: EventRecord) -> None:
         """A member has come to a leader."""

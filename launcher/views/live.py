@@ -55,6 +55,7 @@ class Scene:
         self.recent: deque[tuple[float, str]] = deque(maxlen=RECENT)
         self.losses: deque[float] = deque(maxlen=600)
         self._plotted = 0  # the last step in losses
+        self._unsaved: set[int | None] = set()  # steps that could not be saved
 
     def add(self, events: list[Event]) -> list[tuple[float, str]]:
         """Takes in new events. Returns the lines that they are worth, with their times."""
@@ -65,6 +66,9 @@ class Scene:
             if record.event == "steps" and record.metrics:
                 self._add_losses(record.first, record.metrics.get("loss"))
             line = None if record.event in QUIET else line_of(event)
+            if record.event == "checkpoint_failed":  # each of its ranks may say so
+                line = None if record.step in self._unsaved else line
+                self._unsaved.add(record.step)
             if line:
                 lines.append((record.time, line))
         self.recent.extend(lines)

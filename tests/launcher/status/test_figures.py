@@ -147,6 +147,15 @@ def test_what_is_one_loss(events: list[Event], count: int) -> None:
     assert History(events).losses == count
 
 
+def test_that_all_leave_when_the_run_has_ended_is_neither_a_drain_nor_a_loss() -> None:
+    end = event("finished", 10.0, state="cancelled")
+    drain = event("drain", 11.0, member=A, reason="SIGTERM", deadline_seconds=15.0)
+    gone = event("loss", 12.0, member=B, term=1, gone=True, incarnation="a")
+    for events in ([end, drain, gone], [drain, gone, end]):
+        history = History(events)
+        assert (history.drains, history.losses) == (0, 0)
+
+
 # --- all of it --------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from launcher.views.live import PlainView, Scene, render, sparkline
-from tests.launcher.status.events import RIDE, A, B, C, steps
+from tests.launcher.status.events import RIDE, A, B, C, event, steps
 from trainer.rundir.events import Event
 
 
@@ -76,6 +76,15 @@ def test_a_sparkline_shows_the_shape() -> None:
     assert sparkline([1.0, float("nan")], 24) == "▁"
     assert len(sparkline([float(i) for i in range(500)], 24)) == 24
     assert sparkline([], 24) == ""
+
+
+def test_a_checkpoint_that_several_ranks_could_not_write_is_one_line() -> None:
+    scene = Scene("one", [A], started=0.0)
+    failed = [event("checkpoint_failed", 1.0, step=step, reason="x") for step in (20, 30, 30)]
+    assert [line for _, line in scene.add(failed)] == [
+        "the checkpoint of step 20 could not be written (x)",
+        "the checkpoint of step 30 could not be written (x)",
+    ]
 
 
 def test_a_step_that_is_told_twice_is_plotted_once() -> None:

@@ -1,0 +1,64 @@
+"""Who is at fault, on three machines: what each fault costs, and what the user reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.integration.command import Swell, until
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.events import read_events
+
+SCRIPTS = Path(__file__).parent / "faulty"
+
+
+def job(swell: Swell, script: str, *args: str) -> str:
+    path = swell.folder / "job.yaml"
+    path.write_text(
+        f"name: faults\nscript: {SCRIPTS / script}\nargs: {list(args)}\n"
+        "pools: [a2-highgpu-1g, {machine: a2-highgpu-1g, replicas: 2}]\n"
+        "elastic: {spares: 0, suspicion: 5s}\n"
+    )
+    return str(path)
+
+
+def test_faults_cost_their_machine_alone_and_no_step(swell: Swell) -> None:
+    """Out of memory, a worker that dies in a collective of its own, a broken GPU, a load error."""
+    marks = swell.folder / "marks"
+    marks.mkdir()
+    launch = swell("launch", job(swell, "ride.py", str(marks)), "--run-id", "one")
+    assert launch.returncode == 0, launch.stdout
+    events = read_events(RunDirectory(str(swell.run_dir("one"))))
+    bad = [one for one in events if one["event"] == "fault"]
+    assert [(one["member"], one["whose"], one["then"]) for one in bad] == [
+        ("workerpool1-0", "machine", "process"),
+        ("workerpool1-0", "machine", "replica"),
+        ("workerpool1-0", "newcomer", "out"),
+    ]
+    for line in (
+        "is out of memory: parts have at most 4 samples from now on",
+        "workerpool1-0 has failed (RuntimeError: CUDA error: uncorrectable ECC error encountered): "
+        "the machine is at fault; its replica is started anew",
+        "workerpool1-0 has failed (FileNotFoundError: /data is not mounted here): it could not "
+        "begin; the run goes on without it",
+        "the run is complete at step",
+    ):
+        assert line in launch.stdout
+    status = swell.status("one")
+    assert (status["state"], status["steps_lost"]) == ("succeeded", 0)
+    assert status["metrics"]["workers"] == 2.0
+    assert sum(one["seconds"] for one in status["pauses"]) < events[-1]["time"] - events[0]["time"]
+    until(swell.nothing_is_left)
+
+
+def test_a_crash_at_one_sample_ends_the_run_with_the_samples(swell: Swell) -> None:
+    launch = swell("launch", job(swell, "dies_of_a_sample.py"), "--run-id", "one")
+    assert launch.returncode == 1, launch.stdout
+    status = swell.status("one")
+    assert status["state"] == "failed"
+    told = status["reason"]
+    assert told.startswith("step 15 has ended a worker's process 3 times, and no other had been")
+    assert "a worker was killed by SIGSEGV, in rank " in told
+    assert " 77, " in told and told.endswith(" [SW5005]")
+    assert told in launch.stdout
+    assert (status["step"], status["losses"]) == (14, 3)
+    until(swell.nothing_is_left)
