@@ -34,8 +34,12 @@ ERRORS = "What is wrong goes to standard error, a line for each problem, with wh
 
 # What the help has no room for.
 NOTES = {
-    "launch": "Ctrl-C cancels the run; a second one stops the local VMs at once. To leave a run "
-    "going, start it with `--detach`.",
+    "launch": "Ctrl-C cancels the run; a second one stops the local VMs at once, or leaves a run "
+    "on Vertex AI while it is being cancelled. To leave a run going, start it with `--detach`. A "
+    "reader that goes away (`| head`) or a terminal that hangs up ends no run and changes no exit "
+    "code: after the latter the output goes on in `SWELL_HOME/runs/ID/local/launch.log`, and "
+    "`swell status`, `logs` and `cancel` do as ever; `swell attach` goes on with the run if the "
+    "launch itself has ended.",
     "attach": "Works after a crash of the launch, or SIGKILL, and on any machine that can read the "
     "run directory; a local run's VMs start on the machine that launched it, and nowhere else. "
     "[job.md](job.md#going-on) says what happens meanwhile.",

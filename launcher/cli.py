@@ -8,6 +8,7 @@ import os
 import typer
 
 from launcher.commands import jobs, runs, tools
+from launcher.commands.interrupts import watch_interrupts
 from launcher.terminal import guard
 
 app = typer.Typer(
@@ -49,6 +50,7 @@ def main() -> None:
     gc.set_threshold(100_000, 50, 100)
     # Else pydantic looks through all installed packages for plugins of its own, on every start.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    watch_interrupts()
     app()
 
 

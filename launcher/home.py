@@ -21,6 +21,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launcher.api.reach import Unreachable, reaching
 from trainer.protocol.credentials import new_secret
 from trainer.rundir.directory import DAMAGED, RunDirectory, token_sha256
 from trainer.rundir.formats import (
@@ -158,10 +159,15 @@ def open_directory(url: str) -> RunDirectory:
     for entry in _index().values():
         if entry["url"] == url:
             return _open(url, str(entry.get("target")))
-    return RunDirectory(url)
+    return _open(url, "")
 
 
 def _open(url: str, target: str) -> RunDirectory:
+    with reaching(url):  # the store's client may look for credentials
+        return _opened(url, target)
+
+
+def _opened(url: str, target: str) -> RunDirectory:
     if target == "local" and url.startswith("gs://"):
         from launcher.local.buckets import LocalBuckets  # its parts come with the emulator
 
@@ -175,7 +181,8 @@ def read_run(run_dir: RunDirectory) -> dict[str, Any]:
     Raises RunError when it is of a newer one, or damaged, FileNotFoundError, and OSError.
     """
     try:
-        run = run_dir.run()
+        with reaching(run_dir.url):
+            run = run_dir.run()
         id_of(run, run_dir)
         return run
     except FormatError as error:
@@ -193,6 +200,12 @@ def id_of(run: Mapping[str, Any], run_dir: RunDirectory) -> str:
     if not _ID.fullmatch(run_id):
         raise RunError(DAMAGED, f"{run_dir.url}/{RUN} is damaged: {run_id[:80]!r} is not a run id")
     return run_id
+
+
+def require_answer(run_dir: RunDirectory) -> None:
+    """Raises OSError when the run directory does not answer."""
+    with reaching(run_dir.url):
+        run_dir.store.exists(RUN)
 
 
 def job_of(run: Mapping[str, Any]) -> Job:
@@ -223,7 +236,9 @@ def create(run_dir: RunDirectory, record: dict[str, Any]) -> None:
     """
     run_id = record["id"]
     require_new(run_id, run_dir)
-    if not run_dir.create_json(RUN, record):
+    with reaching(run_dir.url):
+        created = run_dir.create_json(RUN, record)
+    if not created:
         raise _taken(run_id, run_dir.url)
     run_dir.keep_reserve()
     checkpoint = (record.get("spec") or {}).get("checkpoint") or {}
@@ -238,7 +253,9 @@ def create(run_dir: RunDirectory, record: dict[str, Any]) -> None:
 def require_new(run_id: str, run_dir: RunDirectory) -> None:
     """Raises RunError when the id is taken already."""
     known = urls().get(run_id)
-    if known or run_dir.store.exists(RUN):
+    with reaching(run_dir.url):
+        exists = run_dir.store.exists(RUN)
+    if known or exists:
         raise _taken(run_id, known or run_dir.url)
 
 
@@ -278,8 +295,12 @@ def find(name: str) -> RunDirectory:
     if "/" in name or name in (".", ".."):
         try:
             run_dir = open_directory(name if "://" in name else str(Path(name).absolute()))
-            if run_dir.store.exists(RUN):
+            with reaching(run_dir.url):
+                found = run_dir.store.exists(RUN)
+            if found:
                 return run_dir
+        except Unreachable:
+            raise
         except (ValueError, OSError, ImportError) as error:
             why = " ".join(str(error).split())
             raise RunError(UNREADABLE, f"{name}: cannot be read: {why}") from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from launcher import home
@@ -41,6 +41,7 @@ class Run:
     Attributes:
         id: the run's id.
         directory: the run directory.
+        draft: what it was launched as.
     """
 
     def __init__(
@@ -53,6 +54,8 @@ class Run:
     ) -> None:
         self.id = draft.run_id
         self.directory = draft.directory
+        self.draft = draft
+        self._outcome: dict[str, Any] = {}
         self._target = target
         self._supervisor = supervisor
         self._poke = poke  # wakes the supervisor
@@ -76,12 +79,16 @@ class Run:
             raise TimeoutError(f"run {self.id} has not ended after {timeout} s")
         if self._error is not None:
             raise self._error
-        return Outcome.of(self.directory.outcome() or {})
+        return Outcome.of(self._outcome)
 
     @property
     def ended(self) -> bool:
         """Whether the run, and everything it started, has ended."""
         return not self._thread.is_alive()
+
+    def join(self, timeout: float) -> None:
+        """Waits for the end of the run, and so many seconds at the most."""
+        self._thread.join(timeout)
 
     def status(self) -> dict[str, Any]:
         """Returns what ``swell status --json`` prints, without asking the API (``api`` is None)."""
@@ -113,11 +120,16 @@ class Run:
         end_run(self.directory, writer, "cancelled", reason or f"cancelled by {home.whoami()}")
         self._poke.set()
 
-    def abandon(self) -> None:
-        """Stops the local VMs at once, without waiting for their goodbyes."""
-        if self._target.halt is not None:
-            self._supervisor.lose_patience()
-            self._target.halt()
+    def abandon(self) -> bool:
+        """Stops the local VMs at once, without waiting for their goodbyes.
+
+        Returns whether the run has such: others end by themselves.
+        """
+        if self._target.halt is None:
+            return False
+        self._supervisor.lose_patience()
+        self._target.halt()
+        return True
 
     def __enter__(self) -> Run:
         return self
@@ -130,12 +142,13 @@ class Run:
     def _see_through(self) -> None:
         with self._resources:
             try:
-                self._supervisor.run()
+                self._outcome = self._supervisor.run()
             except BaseException as error:
                 self._error = error
                 if self._target.halt is not None:  # elsewhere the run goes on without us
                     failed = Message("SW2024", f"the launcher failed: {error!r}")
-                    self.directory.end("failed", str(failed))
+                    with suppress(OSError):
+                        self.directory.end("failed", str(failed))
 
 
 def launch(job: Job, target: TargetName = "local", run_id: str | None = None) -> Run:

@@ -23,6 +23,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from launcher.api.apierror import ApiError, Service
+from launcher.api.reach import reaching
 from launcher.api.retry import Retries
 from launcher.api.transport import ENV_ENDPOINT, import_client, job_client, translated
 from launcher.job.customjob import ATTEMPT_LABEL, RUN_LABEL, CustomJob, serialise
@@ -97,6 +98,11 @@ class Jobs:
         self._token = token
         self._client: Any = None
 
+    def _tried(self, send: Callable[[], _T]) -> _T:
+        """Sends until it is taken, or for as long as it is tried."""
+        with reaching(self.endpoint, self._retries.backoff.limit + 2 * self._timeout):
+            return self._retries.run(send)
+
     def submit(self, request: CustomJob) -> JobState:
         """Creates a CustomJob, once, however often it has to be tried.
 
@@ -129,7 +135,7 @@ class Jobs:
                     error.transient = False
                 raise
 
-        return self._retries.run(create_once)
+        return self._tried(create_once)
 
     def find(self, run_id: str | None = None, attempt: int | None = None) -> Sequence[JobState]:
         """Returns the CustomJobs that Swell submitted, the newest first. Raises ApiError.
@@ -140,7 +146,7 @@ class Jobs:
         """
         labels = {RUN_LABEL: run_id, ATTEMPT_LABEL: None if attempt is None else str(attempt)}
         wanted = {name: value for name, value in labels.items() if value is not None}
-        return self._retries.run(lambda: self._labelled(wanted))
+        return self._tried(lambda: self._labelled(wanted))
 
     def get(self, name: str) -> JobState:
         """Returns the state of the CustomJob ``name``. Raises ApiError."""
@@ -155,7 +161,7 @@ class Jobs:
             filter: in the API's syntax, such as ``state="JOB_STATE_RUNNING"``.
             limit: at most so many.
         """
-        return self._retries.run(lambda: self._pages(filter, limit))
+        return self._tried(lambda: self._pages(filter, limit))
 
     def cancel(self, name: str) -> None:
         """Asks for the end of the CustomJob ``name``; fine if it has ended. Raises ApiError."""
@@ -252,7 +258,7 @@ class Jobs:
         )
 
     def _call(self, send: Callable[[Any], _T], asked: str = "") -> _T:
-        return self._retries.run(lambda: self._send(send, asked))
+        return self._tried(lambda: self._send(send, asked))
 
     def _send(self, send: Callable[[Any], _T], asked: str = "") -> _T:
         try:

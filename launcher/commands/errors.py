@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import NoReturn
 
 import typer
 
+from launcher.api.reach import impatient, watching
 from launcher.run_states import BAD_INPUT, CANCELLED, FAILED, OK
 
 
@@ -22,7 +24,8 @@ def user_errors(*, offline: bool = False) -> Iterator[None]:
     if not offline:
         _silence_libraries()
     try:
-        yield
+        with watching(partial(impatient, say=_say)):
+            yield
     except KeyboardInterrupt:
         raise typer.Exit(CANCELLED) from None
     except BrokenPipeError:  # the reader has seen enough
@@ -37,6 +40,11 @@ def user_errors(*, offline: bool = False) -> Iterator[None]:
         for line in _shown(error).splitlines():
             typer.echo(f"swell: {line}", err=True)
         raise typer.Exit(code) from None
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):
+        typer.echo(f"swell: {line}", err=True)
 
 
 def _silence_libraries() -> None:

@@ -2,130 +2,40 @@
 
 from __future__ import annotations
 
-import json
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from launcher import home
+from launcher.commands.following import SAY_AFTER, see_through
 from launcher.draft import Draft, LaunchError, create, ends_on_error, prepare
 from launcher.job.job import Job, TargetName
 from launcher.local.emulator import LocalError, Replicas, child_environment
-from launcher.run import Run, attach, launch
+from launcher.run import attach, launch
 from launcher.run_states import BAD_INPUT
-from launcher.status.status import ABANDONED, Outcome, is_abandoned, read_status
+from launcher.status.status import ABANDONED, is_abandoned
 from launcher.supervision.attempt import read_attempts
-from launcher.terminal import visible
-from launcher.views.live import LiveView, PlainView, Scene, View
-from launcher.views.output import Screen
-from launcher.views.summary import print_summary
 from trainer.rundir.directory import RunDirectory
-from trainer.rundir.events import EventReader
 from trainer.rundir.usererror import Message
 
-LOOK_EVERY = 0.25  # seconds
-REMOTE_LOOKS = 20  # as many times more seldom on an object store, where each look is a request
 DETACH_LIMIT = 60.0
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class _Stops:
-    """Counts requests to stop: Ctrl-C, SIGTERM, and SIGHUP where it is not ignored."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.interrupt = True  # whether the second one ends what is being done
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
-        if self.count == 2 and self.interrupt:
-            raise KeyboardInterrupt
-
-
-@contextmanager
-def _stops() -> Iterator[_Stops]:
-    stops = _Stops()
-    before = {number: signal.getsignal(number) for number in _STOPPING}
-    for number, handler in before.items():
-        if number != signal.SIGHUP or handler is not signal.SIG_IGN:
-            signal.signal(number, stops)
-    try:
-        yield stops
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def launch_and_follow(job: Job, target: TargetName, run_id: str | None, as_json: bool) -> str:
     """Launches ``job`` and shows it until its end. Returns the state it ended in.
 
-    Raises what ``launch`` raises.
+    Raises what ``launch`` and ``see_through`` raise.
     """
-    console = Screen(sys.stderr if as_json else sys.stdout)
-    with _stops() as stops:
-        return _see(launch(job, target, run_id), console, stops, as_json)
+    return see_through(lambda: launch(job, target, run_id), as_json)
 
 
 def attach_and_follow(directory: RunDirectory, as_json: bool) -> str:
     """Goes on with a run and shows it until its end. Returns the state it ended in.
 
-    Raises what ``attach`` raises.
+    Raises what ``attach`` and ``see_through`` raise.
     """
-    console = Screen(sys.stderr if as_json else sys.stdout)
-    with _stops() as stops:
-        return _see(attach(directory), console, stops, as_json)
-
-
-def _see(run: Run, console: Screen, stops: _Stops, as_json: bool) -> str:
-    stops.interrupt = False  # _follow cancels the run before it abandons it
-    record = home.read_run(run.directory)
-    replicas, started = Job.model_validate(record["spec"]).replicas(), float(record["created"])
-    with _view(console, Scene(run.id, replicas, started)) as view:
-        view.show(f"run {run.id} ({record.get('target')}) in {run.directory.url}")
-        outcome = _follow(run, view, stops)
-    status = read_status(run.directory)
-    print_summary(console, status, run.directory.url, time.time() - started)
-    if as_json:
-        print(json.dumps(status, indent=2))
-    return outcome.state
-
-
-def _view(console: Screen, scene: Scene) -> LiveView | PlainView:
-    if console.is_terminal and not console.is_dumb_terminal:
-        return LiveView(console, scene)
-    return PlainView(lambda line: print(visible(line), file=console.file, flush=True), scene)
-
-
-def _follow(run: Run, view: View, stops: _Stops) -> Outcome:
-    reader, cancelled = EventReader(run.directory), False
-    looks = 1 if run.directory.store.is_local else REMOTE_LOOKS
-    turn = 0
-    while True:
-        if stops.count and not cancelled:
-            cancelled = True
-            view.show(
-                "cancelling the run; to leave one going, start it with: swell launch --detach"
-            )
-            run.cancel("cancelled by Ctrl-C or a signal")
-        if stops.count > 1:
-            run.abandon()
-        ended = run.ended  # before the look: what is written last is then seen, too
-        if ended or turn % looks == 0:
-            attempts, outcome = read_attempts(run.directory), run.directory.outcome()
-            view.update(
-                reader.read_new(),
-                attempts[-1] if attempts else {},
-                Outcome.of(outcome) if outcome else None,
-            )
-        if ended:
-            return run.wait()
-        time.sleep(LOOK_EVERY)
-        turn += 1
+    return see_through(lambda: attach(directory), as_json)
 
 
 def launch_detached(job: Job, target: TargetName, run_id: str | None) -> Draft:
@@ -150,24 +60,33 @@ def launch_detached(job: Job, target: TargetName, run_id: str | None) -> Draft:
     try:
         _await_start(child, draft.directory, log)
     except KeyboardInterrupt:
+        child.terminate()  # first: the run directory may not answer
         draft.directory.end("cancelled", f"cancelled by {home.whoami()}")
-        child.terminate()  # it may have to cancel a CustomJob
         raise
     return draft
 
 
 def _await_start(child: subprocess.Popen[bytes], directory: RunDirectory, log: Path) -> None:
     """Returns when the run is submitted, or has ended already."""
-    deadline = time.monotonic() + DETACH_LIMIT
-    while time.monotonic() < deadline:
+    began = time.monotonic()
+    said = False
+    while (waited := time.monotonic() - began) < DETACH_LIMIT:
+        if waited > SAY_AFTER and not said:
+            said = True
+            left = DETACH_LIMIT - waited
+            print(
+                f"swell: the run has not started after {waited:.0f} s; waiting for {left:.0f} s "
+                f"more; see {log}",
+                file=sys.stderr,
+            )
         code = child.poll()
         attempts = read_attempts(directory)
         if directory.outcome() or any(attempt["job"] for attempt in attempts):
             return
         if code is not None:
             lines = log.read_text(errors="replace").strip().splitlines()
-            said = "\n".join(line.removeprefix("swell: ") for line in lines)
-            ended = Message("", said) if said else Message("SW2017", "the launch ended at once")
+            why = "\n".join(line.removeprefix("swell: ") for line in lines)
+            ended = Message("", why) if why else Message("SW2017", "the launch ended at once")
             if not attempts:  # else a CustomJob may be there, which swell attach finds
                 directory.end("failed", str(ended))
             raise (LaunchError if code == BAD_INPUT else LocalError).of([ended])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -220,13 +221,19 @@ def cancel(
     with user_errors():
         from launcher import home
         from launcher.supervision.cancel import cancel_runs
+        from launcher.views.outlet import Outlet
 
         # All are found before the first is ended: a slip in one name ends none.
         found = [home.find(name) for name in dict.fromkeys(names)]
+        for one in found:
+            home.require_answer(one)
         failed = False
+        out, errors = Outlet(sys.stdout), Outlet(sys.stderr)  # nobody need read to the end
         for said, ended in cancel_runs(found):
-            typer.echo(said if ended else f"swell: {said}", err=not ended)
+            print(said if ended else f"swell: {said}", file=out if ended else errors)
             failed = failed or not ended
+        out.drain()
+        errors.drain()
     if failed:
         raise typer.Exit(FAILED)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from launcher.api.apierror import GARBLED, ApiError, Service, read_answer, refusal
+from launcher.api.reach import reaching
 from launcher.api.retry import Retries
 from launcher.api.transport import is_emulator, session, translated
 from launcher.logs.logline import Line, format_time, parse_time
@@ -75,7 +76,8 @@ class CloudLog:
             "pageSize": PAGE,
         }
         while True:
-            page = self._retries.run(lambda: self._ask(body))
+            with reaching(self._endpoint, self._retries.backoff.limit + 2 * self._timeout):
+                page = self._retries.run(lambda: self._ask(body))
             entries = page.get("entries", [])
             yield from self._tail.take(line for line in map(read_entry, entries) if line)
             token = page.get("nextPageToken")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from launcher.api.apierror import ApiError
+from launcher.api.reach import Unreachable
 from launcher.api.retry import BRIEF, Retries
 from launcher.api.transport import is_emulator
 from launcher.api.vertex import console_url, jobs_of
@@ -38,7 +39,7 @@ def ask_api(
             job = found[0]
         else:
             return {**answer, "error": "the CustomJob has not been created", "id": "SW3020"}
-    except ApiError as error:
+    except (ApiError, Unreachable) as error:
         return {**answer, "job": last.get("job"), "error": str(error), "id": error.id}
     return {
         **answer,

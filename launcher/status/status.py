@@ -21,6 +21,7 @@
     epochs           [{epoch, samples, left_out, exactly_once}]; exactly_once is null until it is
                      over, and false where samples were left out
     reason           why the run ended
+    troubles         what is wrong while the run goes on, in words: a disk here that is full
     spent            {usd, seconds, attempts, remaining: {usd, seconds, attempts, until}}: what the
                      attempts have taken, usd by estimate, and what the limits leave; null where
                      there is no price, or no limit (see launcher.supervision.limits)
@@ -37,6 +38,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher import home
+from launcher.api.reach import reaching
+from launcher.disks import troubles_of
 from launcher.job.fallback import Limits
 from launcher.job.model import valid
 from launcher.status.history import History
@@ -87,6 +90,7 @@ def build_status(
     abandoned: bool = False,
     limits: Limits | None = None,
     now: float | None = None,
+    troubles: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Returns the status of a run, as the module says.
 
@@ -99,6 +103,7 @@ def build_status(
         abandoned: whether the launch of a local run is gone without an outcome.
         limits: the run's.
         now: Unix seconds; those of this machine's clock when None.
+        troubles: see there.
     """
     now = time.time() if now is None else now
     over = outcome is not None or abandoned
@@ -142,6 +147,7 @@ def build_status(
         "nonfinite": nonfinite,
         "epochs": samples.epochs if samples else None,
         "reason": reason,
+        "troubles": list(troubles),
         "spent": account(
             limits or Limits(),
             [Attempt.from_json(attempt) for attempt in attempts],
@@ -179,6 +185,11 @@ def read_status(run_dir: RunDirectory, audited: bool = True) -> dict[str, Any]:
 
     Raises RunError when it is a newer version's, OSError and ValueError when it cannot be read.
     """
+    with reaching(run_dir.url):
+        return _read(run_dir, audited)
+
+
+def _read(run_dir: RunDirectory, audited: bool) -> dict[str, Any]:
     run = home.read_run(run_dir)
     found = run_dir.outcome()
     abandoned = found is None and is_abandoned(run, run_dir)
@@ -192,6 +203,7 @@ def read_status(run_dir: RunDirectory, audited: bool = True) -> dict[str, Any]:
         read_audit(run_dir) if audited else (),
         abandoned,
         _limits(run),
+        troubles=() if found else troubles_of(str(run["id"]), run_dir, str(run.get("target"))),
     )
 
 

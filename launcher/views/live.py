@@ -54,6 +54,7 @@ class Scene:
         self.history = History()
         self.recent: deque[tuple[float, str]] = deque(maxlen=RECENT)
         self.losses: deque[float] = deque(maxlen=600)
+        self._said = ""  # the last line: what happens again and again is worth one
         self._plotted = 0  # the last step in losses
         self._unsaved: set[int | None] = set()  # steps that could not be saved
 
@@ -69,7 +70,8 @@ class Scene:
             if record.event == "checkpoint_failed":  # each of its ranks may say so
                 line = None if record.step in self._unsaved else line
                 self._unsaved.add(record.step)
-            if line:
+            if line and line != self._said:
+                self._said = line
                 lines.append((record.time, line))
         self.recent.extend(lines)
         return lines

@@ -34,7 +34,7 @@ from trainer.protocol.session import Session
 from trainer.rundir.retry import Backoff, patiently
 from trainer.rundir.usererror import Message
 
-END_AGAIN = Backoff(first=1.0, longest=5.0, limit=20.0)
+END_AGAIN = Backoff(first=2.0, longest=8.0, limit=20.0)
 
 
 class Saving:

@@ -218,10 +218,20 @@ class Store:
         make_private(target.parent)
         aside = target.parent / f".aside-{secrets.token_hex(8)}"
         try:
-            with aside.open("xb") as file:
-                file.write(data)
-                file.flush()
+            with aside.open("xb", buffering=0) as file, _named(target):
+                left = memoryview(data)
+                while left:
+                    left = left[file.write(left) :]
                 os.fsync(file.fileno())
             yield str(aside)
         finally:
             aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Lets an error in the block say which file it is about: that of a write does not."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None

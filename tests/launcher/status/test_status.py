@@ -47,6 +47,7 @@ def test_the_status_of_a_run_that_rode_the_market() -> None:
         "nonfinite": {},
         "epochs": None,
         "reason": None,
+        "troubles": [],
         "spent": {
             "usd": 0.0,
             "seconds": 0.0,

@@ -1,0 +1,325 @@
+"""A run as ``launch`` and ``attach`` show it until its end, whoever reads, whatever answers.
+
+The main thread waits for nothing but the next moment: it hears of Ctrl-C at once. What needs the
+network or a disk is done by others: the look at the run directory, the cancellation, the output.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import IO, Any, cast
+
+from launcher import home
+from launcher.api.retry import USUAL
+from launcher.commands.interrupts import handled_here
+from launcher.disks import troubles_of
+from launcher.run import Run
+from launcher.status.status import Outcome, read_status
+from launcher.supervision.attempt import ENDED, read_attempts
+from launcher.terminal import visible
+from launcher.views.live import LiveView, PlainView, Scene, View
+from launcher.views.outlet import Outlet
+from launcher.views.output import Screen
+from launcher.views.summary import print_summary
+from trainer.rundir.events import Event, EventReader
+from trainer.rundir.usererror import UserError
+
+LOOK_EVERY = 0.25  # seconds
+REMOTE_LOOKS = 20  # as many times more seldom on an object store, where each look is a request
+LAST_LOOK = 10.0  # seconds for what was written last, once the run has ended
+SAY_AFTER = 5.0  # seconds without an answer
+ABANDON_LIMIT = 20.0  # seconds in which local VMs are stopped
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+class Left(UserError, RuntimeError):
+    """The command has ended before the run."""
+
+
+class Stops:
+    """Counts requests to stop, Ctrl-C and SIGTERM. A terminal that hangs up is none.
+
+    Attributes:
+        count: how many there were.
+        interrupt: whether one ends what is being done.
+        hung_up: whether the terminal is gone.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.interrupt = True
+        self.hung_up = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            self.hung_up = True
+            return
+        self.count += 1
+        if self.interrupt:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def stops() -> Iterator[Stops]:
+    """In the block the signals that stop a command are counted; SIGHUP where it is not ignored."""
+    found = Stops()
+    before = {number: signal.getsignal(number) for number in (*_STOPPING, signal.SIGHUP)}
+    for number, handler in before.items():
+        if number != signal.SIGHUP or handler is not signal.SIG_IGN:
+            signal.signal(number, found)
+    try:
+        yield found
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class Look:
+    """What one look at a run has found."""
+
+    events: list[Event] = field(default_factory=list)
+    attempt: dict[str, Any] = field(default_factory=dict)
+    outcome: Outcome | None = None
+    troubles: list[str] = field(default_factory=list)
+
+
+class Looks:
+    """Looks at a run again and again, in a thread: its directory may not answer."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._reader = EventReader(run.directory)
+        self._seen: queue.SimpleQueue[Look] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._look_on, name="swell-looks", daemon=True)
+        self._thread.start()
+
+    def new(self) -> Iterator[Look]:
+        """Yields what was found since the last call."""
+        with suppress(queue.Empty):
+            while True:
+                yield self._seen.get_nowait()
+
+    def finish(self, limit: float) -> Iterator[Look]:
+        """Yields the rest, once the run has ended; waits so many seconds for it."""
+        self._thread.join(limit)
+        yield from self.new()
+
+    def _look_on(self) -> None:
+        pause = LOOK_EVERY * (1 if self._run.directory.store.is_local else REMOTE_LOOKS)
+        while True:
+            ended = self._run.ended  # before the look: what is written last is then seen, too
+            look = Look()
+            try:
+                self._look(look)
+            except (OSError, ValueError) as error:
+                look.troubles.append(f"{self._run.directory.url} cannot be read: {error}")
+            draft = self._run.draft
+            look.troubles += troubles_of(draft.run_id, draft.directory, draft.target)
+            self._seen.put(look)
+            if ended:
+                return
+            self._run.join(pause)
+
+    def _look(self, look: Look) -> None:
+        directory = self._run.directory
+        attempts, outcome = read_attempts(directory), directory.outcome()
+        look.attempt = attempts[-1] if attempts else {}
+        look.outcome = Outcome.of(outcome) if outcome else None
+        look.events = self._reader.read_new()
+
+
+class Following:
+    """Shows a run until its end.
+
+    Args:
+        run: the run.
+        out: where to.
+        asked: the requests to stop.
+    """
+
+    def __init__(self, run: Run, out: Outlet, asked: Stops) -> None:
+        self._run = run
+        self._out = out
+        self._asked = asked
+        draft = run.draft
+        self._started = float(draft.record["created"])
+        self._scene = Scene(run.id, draft.job.replicas(), self._started)
+        self._looks = Looks(run)
+        self._cancelling: _Task | None = None
+        self._abandoning: _Task | None = None
+        self._left_by = 0.0  # in monotonic seconds, once local VMs are being stopped
+        self._troubles: list[str] = []
+        self._hung_up = False
+        self._waited = False  # whether it was told that the API does not answer
+
+    def follow(self) -> str:
+        """Shows the run. Returns the state in which it ended.
+
+        Raises what kept the launcher from seeing it through, and Left.
+        """
+        target, url = self._run.draft.target, self._run.directory.url
+        said = f"run {self._run.id} ({target}) in {url}"
+        while True:
+            with self._view() as view:
+                view.show(said)
+                outcome = self._show(view)
+            if outcome is not None:
+                return outcome.state
+            said = self._hang_up()
+
+    def summarise(self, as_json: Outlet | None) -> None:
+        """Prints the summary, and the status as JSON if that is asked for."""
+        try:
+            status = read_status(self._run.directory)
+        except (OSError, ValueError) as error:
+            print(visible(f"the run directory cannot be read: {error}"), file=self._out)
+            return
+        took = time.time() - self._started
+        print_summary(self._console(), status, self._run.directory.url, took)
+        if as_json is not None:
+            print(json.dumps(status, indent=2), file=as_json)
+
+    def _console(self) -> Screen:
+        return Screen(cast(IO[str], self._out))
+
+    def _view(self) -> LiveView | PlainView:
+        console = self._console()
+        if console.is_terminal and not console.is_dumb_terminal:
+            return LiveView(console, self._scene)
+        return PlainView(lambda line: print(visible(line), file=self._out), self._scene)
+
+    def _hang_up(self) -> str:
+        """The terminal is gone: from now on the output goes where a detached launch's does."""
+        self._hung_up = True
+        path = home.local_folder(self._run.id) / "launch.log"
+        self._out.redirect(path.open("a", encoding="utf-8"))
+        return (
+            f"the terminal is gone and run {self._run.id} goes on; see swell status, swell logs "
+            "--follow and swell cancel; once this process has ended, swell attach goes on with it"
+        )
+
+    def _show(self, view: View) -> Outcome | None:
+        """Shows the run until its end; returns None when the terminal is gone."""
+        while True:
+            self._stop_as_asked(view)
+            ended = self._run.ended
+            for look in self._looks.finish(LAST_LOOK) if ended else self._looks.new():
+                self._take(look, view)
+            if ended:
+                return self._run.wait()
+            if self._asked.hung_up and not self._hung_up:
+                return None
+            time.sleep(LOOK_EVERY)
+
+    def _take(self, look: Look, view: View) -> None:
+        if look.troubles != self._troubles:
+            for line in look.troubles:
+                if line not in self._troubles:
+                    view.show(line)
+            for line in self._troubles:
+                if line not in look.troubles:
+                    view.show(f"over: {line}")
+            self._troubles = look.troubles
+        view.update(look.events, look.attempt, look.outcome)
+        attempt = look.attempt
+        if attempt and not attempt.get("job") and attempt.get("state") not in ENDED:
+            waits = time.time() - float(attempt.get("created") or 0.0)
+            if waits > SAY_AFTER and not self._waited:
+                self._waited = True
+                left = max(0.0, USUAL.limit - waits)
+                view.show(
+                    f"{attempt.get('endpoint')} has not taken attempt {attempt.get('attempt')} "
+                    f"for {waits:.0f} s; trying for {left:.0f} s more"
+                )
+        else:
+            self._waited = False
+
+    def _stop_as_asked(self, view: View) -> None:
+        """Cancels the run at the first request; at the second stops its local VMs, or leaves."""
+        if self._asked.count and self._cancelling is None:
+            view.show(
+                "cancelling the run; to leave one going, start it with: swell launch --detach"
+            )
+            reason = "cancelled by Ctrl-C or a signal"
+            self._cancelling = _Task(lambda: self._run.cancel(reason))
+        if self._cancelling is not None and (error := self._cancelling.told()):
+            view.show(f"the run could not be cancelled: {error}; Ctrl-C again leaves it")
+        if self._asked.count > 1 and self._abandoning is None:
+            view.show("stopping at once")
+            self._abandoning = _Task(self._run.abandon)
+            self._left_by = time.monotonic() + ABANDON_LIMIT
+        left = self._asked.count > 2 or (
+            self._abandoning is not None
+            and (self._abandoning.result is False or time.monotonic() > self._left_by)
+        )
+        if left and not self._run.ended:
+            raise Left(
+                "SW2052",
+                f"left before the end of run {self._run.id}, which may still go on; "
+                f"swell cancel {self._run.id} ends it",
+            )
+
+
+class _Task:
+    """Something that may take long, done in a thread."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self.result: object = None
+        self._error: Exception | None = None
+        self._work = work
+        threading.Thread(target=self._do, name="swell-task", daemon=True).start()
+
+    def told(self) -> Exception | None:
+        """Returns why it failed, once."""
+        error, self._error = self._error, None
+        return error
+
+    def _do(self) -> None:
+        try:
+            self.result = self._work()
+        except Exception as error:
+            self._error = error
+
+
+def see_through(start: Callable[[], Run], as_json: bool) -> str:
+    """Starts a run, or goes on with one, and shows it until its end.
+
+    Args:
+        start: does so; raises what is wrong.
+        as_json: print the final status to standard output, and all else to standard error.
+
+    Returns the state it ended in. Raises what ``start`` raises, what kept the launcher from seeing
+    the run through, and Left.
+    """
+    with stops() as asked:
+        run = start()  # Ctrl-C ends it
+        asked.interrupt = False
+
+        def gone(error: OSError) -> None:
+            if not asked.hung_up:
+                said = f"nobody takes the output any more ({error.strerror}); run {run.id} goes on"
+                with suppress(OSError):
+                    os.write(2, visible(f"swell: {said}\n").encode())
+
+        out = Outlet(sys.stderr if as_json else sys.stdout, gone)
+        status = Outlet(sys.stdout, gone) if as_json else None
+        following = Following(run, out, asked)
+        with handled_here():
+            state = following.follow()
+        asked.interrupt = True
+        with suppress(KeyboardInterrupt):  # how it ended is known, if not to everybody
+            following.summarise(status)
+            for one in filter(None, (out, status)):
+                one.drain()
+        return state
