@@ -155,8 +155,6 @@ def _text(event: EventRecord) -> str | None:
             return f"step {step} is not saved{why}"
         case EventRecord(event="audit_failed", step=int(step)):
             return f"the audit of step {step} and of those that follow waits for the store{why}"
-        case EventRecord(event="disk_full", reason=str(reason)):
-            return reason
         case EventRecord(event="store_unavailable"):
             return f"the run directory does not answer{why}; trying again"
         case EventRecord(event="worker_replaced", rank=int(rank)):

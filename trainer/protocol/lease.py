@@ -161,7 +161,10 @@ def read_claim(run_dir: RunDirectory, term: int) -> Claim:
 
 def create_claim(run_dir: RunDirectory, claim: Claim) -> bool:
     """Claims a term. Returns whether this caller got it."""
-    return run_dir.create_json(_name(claim.term), asdict(claim))
+    created = run_dir.create_json(_name(claim.term), asdict(claim))
+    if created:
+        run_dir.store.keep_spare(_name(claim.term))  # a full disk deposes nobody
+    return created
 
 
 def renew_claim(run_dir: RunDirectory, claim: Claim) -> bool:

@@ -46,7 +46,6 @@ checkpoint_failed         step, reason, failures            (in a row; the store
 checkpoint_skipped        step, reason                      (the notice is too short for it)
 audit_failed              step, reason                      (the samples of this step and those that
                           follow are not on record yet)
-disk_full                 what, reason                      (launcher; what is on the disk)
 store_unavailable         reason, seconds                   (the start waits for it, so long)
 worker_replaced           step, rank, reason, replaced      (it held another state than all
                           others; the third in a run is the last)

@@ -27,7 +27,15 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from trainer.rundir.private import make_private
-from trainer.rundir.retry import PATIENT, Backoff, StoreUnavailable, http_status, is_transient
+from trainer.rundir.retry import (
+    NO_ROOM,
+    PATIENT,
+    Backoff,
+    StoreUnavailable,
+    http_status,
+    is_transient,
+)
+from trainer.rundir.spare import keep_spare, rewrite
 
 # Before gcsfs is imported: its probe for other kinds of buckets can hang for a minute.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
@@ -95,10 +103,19 @@ class Store:
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Writes ``name``, replacing what was there."""
         if self._local:
-            with self._written_aside(name, data) as aside:
-                os.replace(aside, self.path(name))
+            try:
+                with self._written_aside(name, data) as aside:
+                    os.replace(aside, self.path(name))
+            except OSError as error:
+                if error.errno not in NO_ROOM or not rewrite(Path(self.path(name)), data):
+                    raise
         else:
             self._retried(name, lambda: self.fs.pipe_file(self.path(name), bytes(data)))
+
+    def keep_spare(self, name: str) -> None:
+        """From now on ``name`` can be written again when the disk is full, if it is small."""
+        if self._local:
+            keep_spare(Path(self.path(name)))
 
     def create(self, name: str, data: bytes) -> bool:
         """Writes ``name`` only if it does not exist. Returns whether this call created it.
@@ -219,9 +236,11 @@ class Store:
         aside = target.parent / f".aside-{secrets.token_hex(8)}"
         try:
             with aside.open("xb", buffering=0) as file, _named(target):
-                left = memoryview(data)
-                while left:
-                    left = left[file.write(left) :]
+                written = 0
+                while written < len(data):
+                    # No view outlives an error, in its traceback: its memory is to be closed.
+                    with memoryview(data)[written:] as rest:
+                        written += file.write(rest)
                 os.fsync(file.fileno())
             yield str(aside)
         finally:
