@@ -31,7 +31,7 @@ from trainer.rundir.formats import (
     version,
     written_by,
 )
-from trainer.rundir.names import RUN
+from trainer.rundir.names import OUTCOME, OUTCOME_ROOM, RUN
 from trainer.rundir.private import make_private
 from trainer.rundir.untrusted import parse_json
 from trainer.rundir.usererror import UserError
@@ -240,7 +240,7 @@ def create(run_dir: RunDirectory, record: dict[str, Any]) -> None:
         created = run_dir.create_json(RUN, record)
     if not created:
         raise _taken(run_id, run_dir.url)
-    run_dir.keep_reserve()
+    run_dir.store.keep_spare(OUTCOME, OUTCOME_ROOM)
     checkpoint = (record.get("spec") or {}).get("checkpoint") or {}
     buckets = list((checkpoint.get("buckets") or {}).values())
     if run_dir.url != str(folder() / "runs" / run_id) or buckets:

@@ -28,6 +28,7 @@ from trainer.protocol.wire import order_to_message, world_to_message
 from trainer.protocol.world import MemberId
 from trainer.rundir.events import EventWriter
 from trainer.rundir.names import OutcomeState
+from trainer.rundir.retry import NO_ROOM
 
 TICK = 0.1  # seconds
 BY_TERM = frozenset({"member_joined", "loss"})  # what is lost to one leader may be with the next
@@ -248,10 +249,8 @@ class Coordinator:
         try:
             self._events.flush()
         except OSError as error:
-            if not run_dir.gives_room(error):
+            if error.errno not in NO_ROOM:  # how it ended is worth more than how it went
                 raise
-            with suppress(OSError):  # how it ended is worth more than how it went
-                self._events.flush()
         run_dir.end(state, command.reason, term=term, metrics=command.metrics)
         return run_dir.outcome()
 

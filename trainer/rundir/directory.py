@@ -12,28 +12,24 @@ rollbacks.json                which steps are left out since the run has gone ba
 logs/                         TensorBoard event files
 stop.json                     written once: the run is to save a checkpoint and to end
 outcome.json                  written once: how the run ended, and why
-.reserve                      on a disk: room for the end of the run, however full it is then
+.spare-outcome.json           on a disk: room for that, however full it is then
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from trainer.rundir import formats
 from trainer.rundir.exclusive import create_exclusive, encode
-from trainer.rundir.names import JSON_LIMIT, OUTCOME, RESERVE, RUN, STOP, OutcomeState
-from trainer.rundir.retry import NO_ROOM
+from trainer.rundir.names import JSON_LIMIT, OUTCOME, RUN, STOP, OutcomeState
 from trainer.rundir.untrusted import parse_json
 from trainer.rundir.usererror import Unusable
 
 if TYPE_CHECKING:
     from trainer.rundir.store import Store
 
-RESERVE_BYTES = 2**18
 DAMAGED = "SW2025"  # the message about a file of a run directory that cannot be understood
 
 
@@ -109,20 +105,6 @@ class RunDirectory:
         """Returns stop.json, or None while nobody has asked the run to stop."""
         return self.find_json(STOP)
 
-    def keep_reserve(self) -> None:
-        """Keeps some room on a disk for how the run ends, if there is any."""
-        if self.store.is_local:
-            with suppress(OSError):
-                self.store.write(RESERVE, os.urandom(RESERVE_BYTES))
-
-    def gives_room(self, error: OSError) -> bool:
-        """Whether there is room again for what failed with ``error``: the reserve is given up."""
-        if error.errno not in NO_ROOM or not self.store.is_local:
-            return False
-        with suppress(OSError):
-            self.store.delete(RESERVE)
-        return True
-
     def end(
         self,
         state: OutcomeState,
@@ -139,19 +121,16 @@ class RunDirectory:
             term: the leader's, when the leader ends the run.
             metrics: the final metrics, by name.
         """
-        outcome = {
-            "state": state,
-            "reason": reason,
-            "term": term,
-            "metrics": metrics or {},
-            "time": time.time(),
-        }
-        try:
-            return self.create_json(OUTCOME, outcome)
-        except OSError as error:
-            if not self.gives_room(error):
-                raise
-        return self.create_json(OUTCOME, outcome)
+        return self.create_json(
+            OUTCOME,
+            {
+                "state": state,
+                "reason": reason,
+                "term": term,
+                "metrics": metrics or {},
+                "time": time.time(),
+            },
+        )
 
 
 def _upgraded(outcome: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ EXIT_REPLACE = 143  # this machine is at fault; Vertex starts a replica again th
 
 RUN = "run.json"
 OUTCOME = "outcome.json"
-RESERVE = ".reserve"
+OUTCOME_ROOM = 2**16  # bytes that are kept for it on a disk that may be full by then
 STOP = "stop.json"
 ATTEMPTS = "attempts"
 LEADER = "leader"

@@ -1,8 +1,9 @@
-"""A file on a disk that can be rewritten when the disk is full.
+"""A file on a disk that can be written when the disk is full.
 
-To replace a file takes room for a second one, for a moment. Where it must not fail, the second one
-is there all the time, beside the first under a hidden name: it is overwritten, and the two change
-names, which takes no room (renameat2(2), Linux 3.15).
+To write a file takes room, and so does to replace one: for a moment there are two. Where it must
+not fail, room for it is kept all the time, as a file under a hidden name beside it: its spare. That
+is overwritten, and then takes the name, or changes names with what has it (renameat2(2), Linux
+3.15). Neither takes room, nor an inode.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-BLOCK = 4096  # bytes; more than a file that is kept so ever holds
+BLOCK = 4096  # bytes
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -22,10 +23,10 @@ def spare_of(path: Path) -> Path:
     return path.with_name(f".spare-{path.name}")
 
 
-def keep_spare(path: Path) -> None:
-    """Makes the spare of a file, if there is room."""
+def keep_spare(path: Path, size: int = BLOCK) -> None:
+    """Makes the spare of a file of at most so many bytes, if there is room."""
     with suppress(OSError), spare_of(path).open("xb", buffering=0) as file:
-        file.write(bytes(BLOCK))
+        file.write(os.urandom(size))  # what disks cannot compress
         os.fsync(file.fileno())
 
 
@@ -34,19 +35,41 @@ def rewrite(path: Path, data: bytes | memoryview) -> bool:
 
     Raises OSError when the disk does not even take that.
     """
-    spare = spare_of(path)
-    if len(data) > BLOCK:
+    if not _filled(spare_of(path), data):
         return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = (_AT_FDCWD, os.fsencode(spare_of(path)), _AT_FDCWD, os.fsencode(path))
+    return hasattr(libc, "renameat2") and libc.renameat2(*names, _RENAME_EXCHANGE) == 0
+
+
+def create(path: Path, data: bytes) -> bool:
+    """Gives the spare of a file its name. Returns whether it has one that does.
+
+    Raises FileExistsError when somebody else has the name, and OSError as ``rewrite``.
+    """
+    if path.exists():
+        raise FileExistsError(path)
+    if not _filled(spare_of(path), data):
+        return False
+    os.link(spare_of(path), path)
+    with suppress(OSError):
+        spare_of(path).unlink()
+    return True
+
+
+def _filled(spare: Path, data: bytes | memoryview) -> bool:
     try:
         handle = os.open(spare, os.O_WRONLY)
     except FileNotFoundError:
         return False
     try:
+        about = os.fstat(handle)
+        # One that has the name is no spare any more, and has been read.
+        if about.st_nlink > 1 or len(data) > max(BLOCK, about.st_size):
+            return False
         os.pwrite(handle, data, 0)
         os.ftruncate(handle, len(data))
         os.fsync(handle)
     finally:
         os.close(handle)
-    libc = ctypes.CDLL(None, use_errno=True)
-    names = (_AT_FDCWD, os.fsencode(spare), _AT_FDCWD, os.fsencode(path), _RENAME_EXCHANGE)
-    return hasattr(libc, "renameat2") and libc.renameat2(*names) == 0
+    return True

@@ -26,6 +26,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
+from trainer.rundir import spare
 from trainer.rundir.private import make_private
 from trainer.rundir.retry import (
     NO_ROOM,
@@ -35,7 +36,6 @@ from trainer.rundir.retry import (
     http_status,
     is_transient,
 )
-from trainer.rundir.spare import keep_spare, rewrite
 
 # Before gcsfs is imported: its probe for other kinds of buckets can hang for a minute.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
@@ -107,15 +107,15 @@ class Store:
                 with self._written_aside(name, data) as aside:
                     os.replace(aside, self.path(name))
             except OSError as error:
-                if error.errno not in NO_ROOM or not rewrite(Path(self.path(name)), data):
+                if error.errno not in NO_ROOM or not spare.rewrite(Path(self.path(name)), data):
                     raise
         else:
             self._retried(name, lambda: self.fs.pipe_file(self.path(name), bytes(data)))
 
-    def keep_spare(self, name: str) -> None:
-        """From now on ``name`` can be written again when the disk is full, if it is small."""
+    def keep_spare(self, name: str, size: int = spare.BLOCK) -> None:
+        """From now on ``name`` can be written when the disk is full, with so many bytes or less."""
         if self._local:
-            keep_spare(Path(self.path(name)))
+            spare.keep_spare(Path(self.path(name)), size)
 
     def create(self, name: str, data: bytes) -> bool:
         """Writes ``name`` only if it does not exist. Returns whether this call created it.
@@ -128,8 +128,12 @@ class Store:
             self._prove_exclusive()
         try:
             if self._local:
-                with self._written_aside(name, data) as aside:
-                    os.link(aside, self.path(name))
+                try:
+                    with self._written_aside(name, data) as aside:
+                        os.link(aside, self.path(name))
+                except OSError as error:
+                    if error.errno not in NO_ROOM or not spare.create(Path(self.path(name)), data):
+                        raise
             else:
                 with self._errors_of(name), self._one_creator():
                     # GCS: ifGenerationMatch=0. Others honour mode="create" in their own way.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import pytest
 
 from trainer.rundir import directory as rundir
 from trainer.rundir.directory import RunDirectory, token_sha256
-from trainer.rundir.names import OUTCOME, RESERVE, RUN, OutcomeState
+from trainer.rundir.names import OUTCOME, RUN, OutcomeState
 
 
 @pytest.fixture
@@ -100,27 +98,3 @@ def test_only_the_hash_of_the_token_is_kept() -> None:
     assert token_sha256("s3cret") == (
         "1ec1c26b50d5d3c58d9583181af8076655fe00756bf7285940ba3670f99fcba0"
     )
-
-
-def test_on_a_full_disk_the_reserve_makes_room_for_the_end(
-    run_dir: RunDirectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_dir.keep_reserve()
-    assert run_dir.store.names() == [], "nothing to be seen"
-    reserve, create = Path(run_dir.url) / RESERVE, run_dir.store.create
-
-    def on_a_full_disk(name: str, data: bytes) -> bool:
-        if reserve.exists():
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return create(name, data)
-
-    monkeypatch.setattr(run_dir.store, "create", on_a_full_disk)
-    assert run_dir.end("failed", "its end is not saved")
-    assert (run_dir.outcome() or {})["reason"] == "its end is not saved"
-
-
-def test_what_the_reserve_does_not_help_is_raised(run_dir: RunDirectory) -> None:
-    run_dir.keep_reserve()
-    assert not run_dir.gives_room(OSError(errno.EROFS, os.strerror(errno.EROFS)))
-    assert (Path(run_dir.url) / RESERVE).exists()
-    assert not RunDirectory("memory://r").gives_room(OSError(errno.ENOSPC, ""))

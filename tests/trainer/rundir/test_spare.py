@@ -37,7 +37,7 @@ def test_with_a_spare_a_file_is_written_again_and_again_on_a_full_disk(
     store.keep_spare("leader/1.json")
     assert store.names("leader") == ["1.json"], "the spare is not seen"
     fill(store, monkeypatch)
-    for text in (b"second, which is longer", b"third", b"x" * BLOCK, b"last"):
+    for text in (b"second, which is longer", b"third", b"x" * BLOCK, b"last", b"y" * BLOCK):
         store.write("leader/1.json", text)
         assert store.read("leader/1.json") == text
 
@@ -74,12 +74,31 @@ def test_where_there_is_no_disk_none_is_kept() -> None:
     Store("memory://spare").keep_spare("leader/1.json")
 
 
+def test_a_file_that_is_made_once_is_made_on_a_full_disk(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.keep_spare("outcome.json", 2**16)
+    fill(store, monkeypatch)
+    end = b"x" * 2**16
+    assert store.create("outcome.json", end)
+    assert not store.create("outcome.json", b"another")
+    assert store.read("outcome.json") == end
+    assert os.listdir(store.root) == ["leader", "outcome.json"], "nothing is left"
+
+
+def test_somebody_else_may_have_been_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.keep_spare("leader/1.json")
+    fill(store, monkeypatch)
+    assert not store.create("leader/1.json", b"second")
+    assert store.read("leader/1.json") == b"first"
+
+
 def test_an_error_holds_no_memory(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was to be written may be a part of a mapping that its owner closes."""
-    data = bytearray(9)
-    (Path(store.root) / "folder").write_text("in the way")
-    try:
-        store.write("folder/file", memoryview(data))
-    except OSError as error:
-        data.clear()  # raises BufferError while somebody has a view of it
-        assert error.errno == errno.EEXIST or error.errno == errno.ENOTDIR
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="Input/output error"), memoryview(bytearray(9)) as data:
+        store.write("file", data)
