@@ -22,13 +22,11 @@ _HIDDEN = re.compile(
 
 
 def visible(text: str) -> str:
-    """Returns ``text`` with its control characters as Python would write them: ``\\x1b``."""
-    return _HIDDEN.sub(_escaped, text)
+    """Returns ``text`` with its control characters as JSON writes them: ``\\u001b``.
 
-
-def _escaped(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+    So JSON stays JSON, in which one of them may be by itself.
+    """
+    return _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 class GuardedStream(io.TextIOWrapper):

@@ -79,6 +79,8 @@ def test_the_secret_is_seen_nowhere(
     for what, text in seen.items():
         for part in (secret, token, key, emulators):
             assert part not in text, f"{what} shows it"
+    for folder in (swell.home, swell.run_dir("secretive")):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700, "nor may others look in"
     # What delivers the secret keeps it where nobody else can read.
     assert kept, "the emulator keeps what it was sent"
     for file, mode in kept:

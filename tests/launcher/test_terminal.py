@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import os
 import pty
 import subprocess
@@ -23,7 +24,7 @@ from launcher.views.output import Screen
 ROOT = Path(__file__).parents[2]
 # A title, a bell, the cursor home, an answer that a terminal types, a line that hides the last one.
 HOSTILE = "a\x1b]0;title\x07b\x1b[H\x1b[2J\x9b6n\r\u202egnp.exe\x00\x7f"
-SHOWN = r"a\x1b]0;title\x07b\x1b[H\x1b[2J\x9b6n\x0d\u202egnp.exe\x00\x7f"
+SHOWN = r"a\u001b]0;title\u0007b\u001b[H\u001b[2J\u009b6n\u000d\u202egnp.exe\u0000\u007f"
 
 
 def test_control_characters_are_shown_and_all_else_is_as_it_was() -> None:
@@ -42,6 +43,12 @@ def test_nothing_that_a_terminal_obeys_is_left(text: str) -> None:
     assert not {c for c in shown if unicodedata.bidirectional(c)[-1:] in "EOI" and c > "\u200d"} & {
         *"\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
     }
+
+
+@given(st.text())
+def test_json_stays_json(text: str) -> None:
+    for ensure_ascii in (True, False):
+        assert json.loads(visible(json.dumps(text, ensure_ascii=ensure_ascii))) == text
 
 
 def test_a_guarded_stream_shows_whatever_is_printed() -> None:

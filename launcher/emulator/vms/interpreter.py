@@ -35,21 +35,15 @@ class Interpreter:
     """The Python of one VM.
 
     Args:
-        folder: what it is made of; it is made anew.
+        folder: what it is made of; made unless it is there, for a VM may be using it.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        shutil.rmtree(folder, ignore_errors=True)
-        venv.EnvBuilder(symlinks=True).create(folder)
-        # pip refuses --user where it reads "false"; Python takes any word but "true" for no.
-        about = folder / "pyvenv.cfg"
-        about.write_text(about.read_text().replace("packages = false", "packages = no"))
-        paths = sysconfig.get_paths(vars={"base": str(folder), "platbase": str(folder)})
-        # Not system_site_packages: that is the base interpreter's, not that of this environment.
-        lines = [f"import site; site.addsitedir({path!r})\n" for path in _seen()]
-        Path(paths["purelib"], "emulator.pth").write_text("".join([_OWN_USER_SITE, *lines]))
-        self._link_scripts()
+        made = folder / "made"
+        if not made.exists():
+            self._make()
+            made.touch()
 
     @property
     def path(self) -> Path:
@@ -63,6 +57,19 @@ class Interpreter:
             "VIRTUAL_ENV": str(self._folder),
             "PYTHONUSERBASE": str(self._folder / "user"),
         }
+
+    def _make(self) -> None:
+        folder = self._folder
+        shutil.rmtree(folder, ignore_errors=True)
+        venv.EnvBuilder(symlinks=True).create(folder)
+        # pip refuses --user where it reads "false"; Python takes any word but "true" for no.
+        about = folder / "pyvenv.cfg"
+        about.write_text(about.read_text().replace("packages = false", "packages = no"))
+        paths = sysconfig.get_paths(vars={"base": str(folder), "platbase": str(folder)})
+        # Not system_site_packages: that is the base interpreter's, not that of this environment.
+        lines = [f"import site; site.addsitedir({path!r})\n" for path in _seen()]
+        Path(paths["purelib"], "emulator.pth").write_text("".join([_OWN_USER_SITE, *lines]))
+        self._link_scripts()
 
     def _link_scripts(self) -> None:
         """Lets scripts of the environment below, pip among them, run in this one."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.emulator.vms.interpreter import Interpreter
 from tests.launcher.emulator.running import Emulator, pool
 from tests.launcher.emulator.vms.test_packages import wheel
 
@@ -89,6 +90,18 @@ def test_what_is_installed_removed_or_replaced_is_the_vms_own(below: Path, tmp_p
     sh("python -m pip uninstall --yes --quiet mine extra users 2>&1")
     assert sh(show) == "the user"
     assert everything(below) == before
+
+
+def test_one_that_is_there_is_left_as_it_is(tmp_path: Path) -> None:
+    """The emulator may have been started again beside a VM that uses it."""
+    made = Interpreter(tmp_path / "python")
+    before = everything(tmp_path)
+    assert Interpreter(tmp_path / "python").path == made.path
+    assert everything(tmp_path) == before
+    (tmp_path / "python/made").unlink()  # it was killed while it made it
+    (tmp_path / "python/emulator").write_text("half of something")
+    Interpreter(tmp_path / "python")
+    assert everything(tmp_path).keys() == before.keys()
 
 
 def test_a_job_that_installs_for_itself_installs_for_each_vm(
