@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
+from pathlib import Path
 
 import httpx
 import pytest
@@ -86,3 +88,10 @@ def test_what_is_served_is_served_at_the_interface_alone() -> None:
             await listener.stop()
 
     asyncio.run(scenario())
+
+
+def test_nothing_of_the_emulators_listens_but_through_here() -> None:
+    folder = Path(__file__).parents[3] / "launcher/emulator"
+    opens = re.compile(r"\.listen\(|create_server\(|start_server\(|import uvicorn|http\.server")
+    found = [path.name for path in folder.rglob("*.py") if opens.search(path.read_text())]
+    assert found == ["listener.py"]
