@@ -113,7 +113,6 @@ class AnotherMachine:
         self.name = f"neighbour{number}"
         here, there = f"203.0.113.{4 * number + 1}", f"203.0.113.{4 * number + 2}"
         self.lines = [
-            f"ip netns add {self.name}",
             f"ip link add {self.name} type veth peer name eth0 netns {self.name}",
             f"ip addr add {here}/30 dev {self.name}",
             f"ip link set {self.name} up",
@@ -124,6 +123,11 @@ class AnotherMachine:
             f"ip netns exec {self.name} sysctl -qw net.ipv4.conf.eth0.route_localnet=1",
             f"sysctl -qw net.ipv4.conf.{self.name}.route_localnet=1",
         ]
+
+    def claim(self) -> bool:
+        """Makes its namespace, unless another test has it."""
+        made = subprocess.run(["ip", "netns", "add", self.name], capture_output=True)
+        return made.returncode == 0
 
     def reaches(self, addresses: Sequence[Address]) -> list[bool]:
         """Which of the addresses answer to it."""
@@ -138,7 +142,7 @@ class AnotherMachine:
 @contextmanager
 def another_machine() -> Iterator[AnotherMachine]:
     """A machine beside this one, for the length of the block."""
-    machine = AnotherMachine(os.getpid() % 63)
+    machine = next(filter(AnotherMachine.claim, map(AnotherMachine, range(63))))
     try:
         for line in machine.lines:
             subprocess.run(line.split(), check=True, capture_output=True)
