@@ -86,6 +86,7 @@ END
 
 say "testing"
 SWELL_TEST_IMAGE=localhost/swell-trainer SWELL_TEST_DIGITS_IMAGE=localhost/swell-digits \
-  "$python" -m pytest tests/launcher/emulator/vms/test_container_vms.py tests/containers/test_image.py tests/neighbours \
+  "$python" -m pytest tests/launcher/emulator/vms/test_container_vms.py tests/containers/test_image.py \
   ${PYTEST_ARGS:-}
+SWELL_TEST_IMAGE=localhost/swell-trainer "$python" -m pytest tests/neighbours -k container
 say "done"

@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 
 from tests.launcher.emulator.running import PARENT, Emulator
-from tests.neighbours.places import Address, as_another_user, as_root, exchange, listeners
+from tests.neighbours.places import as_another_user, as_root, exchange, listeners
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import RUN
 
+SECRET = "projects/p/secrets/s"
 FLAVOR = "Metadata-Flavor: Google"
 TOKEN = "/computeMetadata/v1/instance/service-accounts/default/token"
 
@@ -33,19 +34,20 @@ def test_nothing_that_the_emulator_serves_answers_another_user(emulator: Emulato
 @as_root
 def test_who_closes_the_connection_at_once_is_not_taken_for_root(emulator: Emulator) -> None:
     """The kernel calls it root's from then on."""
-    before = emulator.http.get(PARENT).json()
-    api = next(one for one in listeners(emulator) if emulator.endpoint.endswith(f":{one[1]}"))
+    port = int(emulator.endpoint.rpartition(":")[2])
+    body = '{"payload": {"data": "AAAA"}}'
+    lines = [f"POST /v1/{SECRET}:addVersion HTTP/1.1", "Host: 127.0.0.1"]
+    lines += [f"Authorization: Bearer {emulator.token}", f"Content-Length: {len(body)}", "", body]
 
-    def shoot(address: Address = api) -> str:
-        request = f"DELETE /v1/{before['customJobs'][0]['name']} HTTP/1.1"
-        lines = [request, "Host: 127.0.0.1", f"Authorization: Bearer {emulator.token}", "", ""]
+    def shoot() -> str:
         for _ in range(200):
-            with socket.create_connection(address) as connection:
+            with socket.create_connection(("127.0.0.1", port)) as connection:
                 connection.sendall("\r\n".join(lines).encode())
         return "done"
 
     assert as_another_user(shoot) == "done"
-    assert emulator.http.get(PARENT).json() == before
+    answer = emulator.http.post(f"/v1/{SECRET}:addVersion", content=body)
+    assert answer.json()["name"] == f"{SECRET}/versions/1", "nobody has added one before"
 
 
 @as_root
