@@ -1,28 +1,37 @@
-"""``swell emulator``: serves until it is told to stop, and leaves nothing behind."""
+"""``swell emulator``: serves until it is told to stop, and leaves nothing behind.
+
+One that is killed leaves its VMs running, and the next one on the same state goes on with them.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
+import time
 from pathlib import Path
+from typing import Protocol
+
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from launcher.emulator.api.secretmanager import Secrets, access_route
 from launcher.emulator.api.server import Api
 from launcher.emulator.jobs.machines import VmOptions
 from launcher.emulator.jobs.registry import Registry
 from launcher.emulator.listener import Listener
+from launcher.emulator.state import Whereabouts, announce, claim, withdraw, write_private
 from launcher.emulator.storage.objects import Objects
 from launcher.emulator.storage.server import Storage
 from launcher.emulator.token import keep_token
 from launcher.emulator.vms.cluster_spec import FORMS
 from launcher.emulator.vms.places import KINDS, missing
 from launcher.emulator.vms.processes import adopt_orphans, kill_children
+from launcher.job.durations import parse_duration
 from launcher.job.marketfile import Market
 from launcher.job.problem import NO_VM
 from launcher.job.sizes import parse_size
@@ -30,6 +39,7 @@ from trainer.rundir.private import make_private
 from trainer.rundir.usererror import UserError, shown
 
 ADDRESS = "127.0.0.1"  # never another: the API runs commands
+IDLE_POLL = 1.0  # seconds
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -95,6 +105,12 @@ def _parser() -> argparse.ArgumentParser:
         "cannot show it, such as Google's with anonymous credentials",
     )
     parser.add_argument(
+        "--idle",
+        type=_seconds,
+        metavar="DURATION",
+        help="stop when nothing has run, and nobody has asked for anything, for so long",
+    )
+    parser.add_argument(
         "--until-eof", action="store_true", help="stop when standard input is closed"
     )
     return parser
@@ -108,10 +124,14 @@ async def _serve(options: argparse.Namespace, market: Market) -> int:
     if options.until_eof:
         _watch_input(stop)
     adopt_orphans()
-    make_private(options.state)  # it will hold secrets
-    buckets = Storage(Objects(options.buckets or options.state / "buckets"))
-    secrets = Secrets(options.state / "secrets.json")
-    token = keep_token(options.state)
+    state: Path = options.state
+    make_private(state)  # it will hold secrets
+    lock = claim(state)
+    buckets = Storage(Objects(options.buckets or state / "buckets"))
+    secrets = Secrets(state / "secrets.json")
+    token = keep_token(state)
+    ports = _ports(state)
+    storage = _listen(buckets.app(), 0, ports.get("storage", 0))
     vms = VmOptions(
         options.vm,
         options.memory,
@@ -119,47 +139,81 @@ async def _serve(options: argparse.Namespace, market: Market) -> int:
         frozenset(options.cluster_spec_form),
         token,
         lambda bearer, named: [access_route(secrets, bearer, named)],
+        [storage.reserved],
     )
-    registry = Registry(options.state, market, vms=vms)
-    listener = _listen(Api(registry, secrets, None if options.open else token), options.port)
-    storage = Listener(buckets.app(), ADDRESS)
+    registry = Registry(state, market, vms=vms)
+    used = Used(Api(registry, secrets, None if options.open else token).app())
+    listener = _listen(used, options.port, ports.get("api", 0))
+    write_private(state / "ports.json", {"api": listener.port, "storage": storage.port})
     storage.start()
     # VMs find their buckets by it: it is passed on to them.
     os.environ["STORAGE_EMULATOR_HOST"] = f"http://{storage.authority}"
     # This process reads runs' events there, too; it need not look for a metadata server first.
     os.environ["NO_GCE_CHECK"] = "true"
-    registry.resume()
+    await registry.resume()
     listener.start()
+    where = Whereabouts(f"http://{listener.authority}", f"http://{storage.authority}", os.getpid())
     try:
-        said = {
-            "endpoint": f"http://{listener.authority}",
-            "storage": f"http://{storage.authority}",
-        }
-        _publish(options.state, {**said, "pid": os.getpid(), "token": token.text})
-        print(json.dumps(said), flush=True)
+        announce(state, where)
+        print(json.dumps({"endpoint": where.endpoint, "storage": where.storage}), flush=True)
+        if options.idle is not None:
+            idle = asyncio.create_task(until_idle(registry, used, options.idle))
+            idle.add_done_callback(lambda task: stop.set())
         await stop.wait()
     finally:
+        withdraw(state)
         await listener.stop()  # first, so that no job is created any more
         await registry.close()
         while kill_children():  # what had left its VM
             await asyncio.sleep(0.01)
         await storage.stop()  # last: VMs that go write what they know
+        os.close(lock)
     return 0
 
 
-def _publish(state: Path, said: Mapping[str, object]) -> None:
-    """Lets this user's other programs find this emulator."""
-    aside = state / "emulator.json.new"
-    aside.unlink(missing_ok=True)
-    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w") as file:
-        json.dump(said, file)
-    aside.replace(state / "emulator.json")
+class Used:
+    """An application that knows when it was asked last, by the monotonic clock."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.at = time.monotonic()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request."""
+        self.at = time.monotonic()
+        await self._app(scope, receive, send)
 
 
-def _listen(api: Api, port: int) -> Listener:
+class Jobs(Protocol):
+    """What ``until_idle`` asks of the registry."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether any job has not ended."""
+
+
+async def until_idle(jobs: Jobs, used: Used, seconds: float) -> None:
+    """Returns when no job has run, and nobody has asked for anything, for so many seconds."""
+    while (left := used.at + seconds - time.monotonic()) > 0:
+        await asyncio.sleep(min(left, IDLE_POLL))
+        if jobs.busy:
+            used.at = time.monotonic()
+
+
+def _ports(state: Path) -> dict[str, int]:
+    """The ports that an earlier emulator had: VMs and launchers that it has left know them."""
     try:
-        return Listener(api.app(), ADDRESS, port)
+        return dict(json.loads((state / "ports.json").read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _listen(app: ASGIApp, port: int, earlier: int) -> Listener:
+    if earlier and not port:
+        with contextlib.suppress(OSError):
+            return Listener(app, ADDRESS, earlier)
+    try:
+        return Listener(app, ADDRESS, port)
     except (OSError, OverflowError) as error:
         raise UserError(
             "SW2206",
@@ -170,6 +224,13 @@ def _listen(api: Api, port: int) -> Listener:
 def _size(text: str) -> int:
     try:
         return parse_size(text).bytes
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _seconds(text: str) -> float:
+    try:
+        return parse_duration(text).total_seconds()
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

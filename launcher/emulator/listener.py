@@ -58,21 +58,15 @@ class Listener:
 
     def __init__(self, app: ASGIApp, address: str, port: int = 0, device: str = LOOPBACK) -> None:
         # Bound here, so that the port is known before anything is served.
-        # asyncio turns Nagle's algorithm off only where the protocol is said: 45 ms an answer.
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reservation = _bound(address, port, device)
+        self.address = address
+        self.port: int = self._reservation.getsockname()[1]
         try:
-            # Before Linux 5.7 only root may do this; at loopback it only makes sure of what the
-            # kernel does by itself, unless it was told otherwise (route_localnet).
-            with contextlib.suppress(*([PermissionError] if device == LOOPBACK else [])):
-                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
-            self.socket.bind((address, port))
+            self.socket = _bound(address, self.port, device)
             self.socket.listen(128)
         except BaseException:
-            self.socket.close()
+            self._reservation.close()
             raise
-        self.address = address
-        self.port: int = self.socket.getsockname()[1]
         names = {address, "localhost"} if address == "127.0.0.1" else {address}
         self._server = _Server(
             uvicorn.Config(
@@ -94,17 +88,42 @@ class Listener:
         """``address:port``."""
         return f"{self.address}:{self.port}"
 
+    @property
+    def reserved(self) -> int:
+        """An open file: whoever has it open keeps the port for the next Listener, by its number.
+
+        It does not listen. While nobody does, connections are refused.
+        """
+        return self._reservation.fileno()
+
     def start(self) -> None:
         """Begins to answer."""
         self._serving = asyncio.create_task(self._server.serve(sockets=[self.socket]))
 
     async def stop(self) -> None:
         """Closes the port and all connections."""
+        self._reservation.close()
         if self._serving is None:
             self.socket.close()
             return
         self._server.should_exit = True
         await self._serving
+
+
+def _bound(address: str, port: int, device: str) -> socket.socket:
+    # asyncio turns Nagle's algorithm off only where the protocol is said: 45 ms an answer.
+    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        # Before Linux 5.7 only root may do this; at loopback it only makes sure of what the
+        # kernel does by itself, unless it was told otherwise (route_localnet).
+        with contextlib.suppress(*([PermissionError] if device == LOOPBACK else [])):
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+        made.bind((address, port))
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 def may_ask(

@@ -22,7 +22,7 @@ from trainer.rundir.private import make_private
 
 LONGEST_LINE = 16 * 1024  # bytes; longer ones become several entries
 LIMIT = 2**28  # bytes of one replica's log
-LONGEST_ENTRY = 8 * LONGEST_LINE  # as JSON
+LONGEST_ENTRY = 8 * LONGEST_LINE  # bytes: JSON writes some characters as \\uXXXX
 TICK = timedelta(microseconds=1)
 SEVERITIES = ("DEFAULT", "DEBUG", "INFO", "NOTICE", "WARNING", "ERROR", "CRITICAL")
 
@@ -45,7 +45,7 @@ def parse_timestamp(text: str) -> datetime:
 
 
 class ReplicaLog:
-    """Writes what a replica prints.
+    """Writes what a replica prints, after what it has printed before.
 
     Args:
         root: the folder of all logs.
@@ -66,12 +66,12 @@ class ReplicaLog:
         self._replica = replica
         self._clock = clock
         self._limit = limit
-        self._last = datetime.min.replace(tzinfo=timezone.utc)
         self._full = False
         self._left_out = 0  # entries since the last that was written
         self._why = ""
         self.path = root / job_id / f"{replica}.jsonl"
         make_private(self.path.parent)
+        self._last = _last_moment(self.path)
         self._file = self.path.open("a+b", buffering=0)
         _cut_to_lines(self._file.fileno())
 
@@ -148,6 +148,16 @@ class StreamLog:
         if self._rest:
             self._log.write(self._severity, list(_bounded(self._rest)))
             self._rest = b""
+
+
+def _last_moment(path: Path) -> datetime:
+    """When the last entry of a log was made; the clock may have been set back since."""
+    with suppress(OSError), path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_ENTRY))
+        for line in reversed(file.readlines()):
+            with suppress(ValueError, KeyError, TypeError):  # cut off
+                return parse_timestamp(json.loads(line)["timestamp"])
+    return datetime.min.replace(tzinfo=timezone.utc)
 
 
 def _bounded(line: bytes) -> Iterator[str]:

@@ -19,7 +19,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from launcher.emulator.vms import boot, netns
+from launcher.emulator.vms import netns
+from launcher.emulator.vms.processes import die_with
 from tests.trainer.ranks import FORKS
 from trainer.protocol.nursery import ENV_NURSERY
 from trainer.rundir.names import ENV_TOKEN
@@ -80,11 +81,10 @@ def _become(command: list[str], env: dict[str, str], log: str, nursery: bool) ->
         ours.set_inheritable(True)
         env[ENV_NURSERY] = str(ours.fileno())
     _close_all_but(*kept)
-    os.execve(
-        sys.executable,
-        [sys.executable, "-I", "-S", boot.__file__, str(os.getppid()), *command],
-        env,
-    )
+    die_with(os.getppid())
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec keeps that
+        signal.signal(ignored, signal.SIG_DFL)
+    os.execvpe(command[0], command, env)
 
 
 def _close_all_but(*kept: socket.socket) -> None:

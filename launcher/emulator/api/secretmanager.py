@@ -12,7 +12,6 @@ import base64
 import binascii
 import functools
 import json
-import os
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from launcher.emulator.resources.errors import (
     invalid_argument,
     not_found,
 )
+from launcher.emulator.state import write_private
 from launcher.emulator.token import shows
 
 SECRET = "/v1/projects/{project}/secrets/{secret}"
@@ -90,11 +90,7 @@ class Secrets:
         return number, versions[number - 1]
 
     def _save(self) -> None:
-        aside = self._path.with_suffix(".new")
-        handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "w") as file:
-            json.dump(self._versions, file)
-        aside.replace(self._path)
+        write_private(self._path, self._versions)
 
 
 def _number(text: str) -> int:

@@ -58,11 +58,16 @@ class IncidentInjector:
         self._output = customjobs.output_directory(record)
         self._progress = exchange.progress(self._output or record["name"])
 
-    async def run(self, job: Victim) -> None:
-        """Lets happen what is due, from now that the job runs until it ends or all is over."""
+    async def run(self, job: Victim, since: float) -> None:
+        """Lets happen what is due, while the job runs, until it ends or all is over.
+
+        Args:
+            job: the job.
+            since: when it became RUNNING, in the market's time.
+        """
         if not self._incidents:
             return
-        since, step = self._exchange.now, 0
+        step = 0
         steps = await asyncio.to_thread(_step_reader, self._output)
         while not job.ending and not all(past.over for past in self._progress):
             if needs_steps(self._incidents, self._progress):
@@ -90,11 +95,11 @@ class IncidentInjector:
             return  # for now
         hit = state is ReplicaState.RUNNING
         self._progress[number] = Progress(now, over=incident.back is None or not hit)
+        self._exchange.save()  # first: who is killed in between must not take it twice
         if hit:
             job.preempt(incident.replica, incident.notice)
         else:
             log.warning("the market finds no running %s to take", incident.replica)
-        self._exchange.save()
 
     def _give_back(self, job: Victim, number: int) -> None:
         incident = self._incidents[number]
@@ -102,7 +107,7 @@ class IncidentInjector:
         replica = job.replica(incident.replica)
         if replica and replica.withheld:
             job.restore(incident.replica)
-        self._exchange.save()
+        self._exchange.save()  # last: what is not given back would stay away
 
 
 def _step_reader(output: str | None) -> StepReader:

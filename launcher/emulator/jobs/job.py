@@ -49,7 +49,7 @@ class Job:
         machines: its VMs.
         exchange: the Spot market, which grants and takes VMs.
         incidents: what befalls its VMs on the market file's orders.
-        save: called with the record whenever it has changed.
+        save: called with the record, and with what ``resume`` needs, whenever either has changed.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Job:
         machines: Machines,
         exchange: Exchange,
         incidents: IncidentInjector,
-        save: Callable[[Json], None],
+        save: Callable[[Json, Json], None],
     ) -> None:
         self.record = record
         self._number = number
@@ -80,6 +80,10 @@ class Job:
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: list[asyncio.TimerHandle] = []
+        self._notices: dict[str, float] = {}  # when they are over, by the machine's clock
+        self._ran_since: float | None = None  # in the market's time
+        self._saved: Json = {}
+        self._abandoned = False
         self._hurry = asyncio.Event()
         self._ended = asyncio.Event()
 
@@ -87,10 +91,40 @@ class Job:
         """Begins to run the job."""
         self._publish()
         self._exchange.enter(self._number, self)
-        limit = self._scheduling.max_wait
-        if limit is not None:
-            waited = (utc_now() - parse_timestamp(self.record["createTime"])).total_seconds()
-            self._after(limit.total_seconds() - waited, self._expire)
+        self._set_limits()
+
+    def resume(self, kept: Json) -> None:
+        """Goes on with a job whose emulator was killed.
+
+        Args:
+            kept: what was saved last.
+
+        Raises OSError when its VMs cannot be had back.
+        """
+        begun = self._machines.adopt(kept["machines"], lambda name: partial(self._exited, name))
+        self._saved = kept
+        self._ran_since = kept["ran_since"]
+        commands = self._lifecycle.resume(kept["lifecycle"], begun)
+        self._exchange.enter(self._number, self, again=True)
+        self._set_limits()
+        for name, replica in self._lifecycle.replicas.items():
+            if replica.state is ReplicaState.NOTICED:
+                self._machines[name].warn()
+                self._await_notice(name, replica.incarnation, kept["notices"].get(name, 0.0))
+        if self._ran_since is not None:
+            self._spawn(self._incidents.run(self, self._ran_since))
+        self._do(commands)
+
+    async def abandon(self) -> None:
+        """Kills what runs of a job that cannot be resumed."""
+        self._exchange.leave(self._number)
+        for task in self._tasks:
+            task.cancel()
+        for timer in self._timers:
+            timer.cancel()
+        self._abandoned = True
+        self._hurry.set()
+        await self._machines.close(0.0, self._hurry)
 
     def cancel(self) -> None:
         """Ends the job because the user wants it; Refused when it has ended."""
@@ -193,6 +227,8 @@ class Job:
         }
 
     def _do(self, commands: Sequence[Command]) -> None:
+        if self._abandoned:
+            return
         self._publish()
         for command in commands:
             self._spawn(self._carry_out(command))
@@ -209,9 +245,10 @@ class Job:
                 else:
                     self._do(self._lifecycle.started(replica, incarnation))
             case Notify(replica, incarnation, notice):
+                over = asyncio.get_running_loop().time() + notice.total_seconds()
+                self._await_notice(replica, incarnation, over)
+                self._publish()
                 vms[replica].notify()
-                over = partial(self._notice_over, replica, incarnation)
-                self._after(notice.total_seconds(), over)
             case Freeze(replica):
                 vms[replica].freeze()
             case Kill(replica):
@@ -223,6 +260,11 @@ class Job:
 
     def _exited(self, replica: str, incarnation: int, code: int) -> None:
         self._do(self._lifecycle.exited(replica, incarnation, code))
+
+    def _await_notice(self, replica: str, incarnation: int, over: float) -> None:
+        self._notices[replica] = over
+        seconds = over - asyncio.get_running_loop().time()
+        self._after(seconds, partial(self._notice_over, replica, incarnation))
 
     def _notice_over(self, replica: str, incarnation: int) -> None:
         self._do(self._lifecycle.notice_over(replica, incarnation))
@@ -236,25 +278,48 @@ class Job:
         self._ended.set()
 
     def _publish(self) -> None:
-        """Brings the record up to date with the lifecycle."""
+        """Brings the record, and what is kept, up to date with the lifecycle."""
         state = self._lifecycle.state
-        if self.record.get("state") == state.wire_name:
+        changed = self.record.get("state") != state.wire_name
+        if changed:
+            self._enter(state)
+        kept = {
+            "number": self._number,
+            "lifecycle": self._lifecycle.kept(),
+            "machines": self._machines.kept(),
+            "notices": dict(self._notices),
+            "ran_since": self._ran_since,
+        }
+        if not changed and kept == self._saved:
             return
+        self._saved = kept
+        try:
+            self._save(self.record, kept)
+        except OSError as problem:  # a full disk must not keep the job's VMs alive
+            log.error("%s cannot be saved: %s", self.record["name"], problem)
+
+    def _enter(self, state: JobState) -> None:
         now = timestamp(utc_now())
         self.record["state"] = state.wire_name
         self.record["updateTime"] = now
         if state is JobState.RUNNING and "startTime" not in self.record:
             self.record["startTime"] = now
-            self._after(self._scheduling.timeout.total_seconds(), self._time_out)
-            self._spawn(self._incidents.run(self))
+            self._ran_since = self._exchange.now
+            self._set_limits()
+            self._spawn(self._incidents.run(self, self._ran_since))
         if state.terminal:
             self.record["endTime"] = now
             if error := self._lifecycle.error:
                 self.record["error"] = {"code": error.code, "message": error.message}
-        try:
-            self._save(self.record)
-        except OSError as problem:  # a full disk must not keep the job's VMs alive
-            log.error("%s cannot be saved: %s", self.record["name"], problem)
+
+    def _set_limits(self) -> None:
+        """Sets the clock for how long the job may wait, or run."""
+        limit, since, over = self._scheduling.max_wait, self.record["createTime"], self._expire
+        if "startTime" in self.record:
+            limit, since, over = self._scheduling.timeout, self.record["startTime"], self._time_out
+        if limit is not None:
+            passed = (utc_now() - parse_timestamp(since)).total_seconds()
+            self._after(limit.total_seconds() - passed, over)
 
     def _time_out(self) -> None:
         limit = int(self._scheduling.timeout.total_seconds())

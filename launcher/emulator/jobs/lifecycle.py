@@ -21,12 +21,12 @@ The rules are those that Vertex AI documents:
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from enum import Enum
 
-from launcher.emulator.resources.customjobs import JobState
+from launcher.emulator.resources.customjobs import JobState, Json
 
 MAX_RESTARTS = 5  # of one replica in one try of the job
 MAX_RETRIES = 3  # of the whole job
@@ -351,6 +351,64 @@ class Lifecycle:
         """All VMs are gone."""
         if self._ending:
             self.state, self.error = self._ending
+        return []
+
+    def kept(self) -> Json:
+        """Returns all that the state machine knows, as JSON, for ``resume``."""
+        end, error = self._ending or (None, None)
+        return {
+            "state": self.state.value,
+            "replicas": {
+                name: {**asdict(replica), "state": replica.state.value}
+                for name, replica in self.replicas.items()
+            },
+            "retries": self._retries,
+            "stockouts": self._stockouts,
+            "ending": end and [end.value, error and asdict(error)],
+            "early_exits": list(self._early_exits),
+        }
+
+    def resume(self, kept: Json, begun: Mapping[str, int]) -> list[Command]:
+        """Goes on where another one has stopped, some of whose commands were not carried out.
+
+        Args:
+            kept: all that it knew.
+            begun: the newest incarnation of each replica that was started; it may have ended, which
+                ``exited`` tells afterwards.
+
+        Whoever carries out the commands knows how much is left of each notice.
+        """
+        self.state = JobState(kept["state"])
+        for name, its in kept["replicas"].items():
+            self.replicas[name] = Replica(**{**its, "state": ReplicaState(its["state"])})
+        self._retries, self._stockouts = kept["retries"], kept["stockouts"]
+        self._early_exits = [(name, int(n), int(code)) for name, n, code in kept["early_exits"]]
+        if kept["ending"]:
+            end, error = kept["ending"]
+            self._ending = JobState(end), JobError(**error) if error else None
+            return [StopAll()]
+        commands: list[Command] = []
+        for name in self.replicas:
+            if not self.ending:  # an end that was only just found may have decided that
+                commands += self._resumed(name, begun)
+        return commands
+
+    def _resumed(self, name: str, begun: Mapping[str, int]) -> list[Command]:
+        replica = self.replicas[name]
+        current = begun.get(name) == replica.incarnation
+        match replica.state:
+            case ReplicaState.STARTING:
+                if current:
+                    return self.started(name, replica.incarnation)
+                return [Start(name, replica.incarnation)]
+            case ReplicaState.RUNNING | ReplicaState.NOTICED if not current:  # no trace is left
+                return self.exited(name, replica.incarnation, -signal.SIGKILL)
+            case ReplicaState.VANISHED if current:
+                return [Freeze(name)]
+            case ReplicaState.WAITING if name in begun:
+                return [Stop(name)]
+            case ReplicaState.PREEMPTED | ReplicaState.EXITED if name in begun:
+                return [Kill(name)]
         return []
 
     def _failed(self, name: str, code: int) -> list[Command]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from starlette.routing import Route
 
 from launcher.emulator.listener import Listener
-from launcher.emulator.logs import ReplicaLog
 from launcher.emulator.resources import customjobs
 from launcher.emulator.resources.customjobs import Json, Pool
 from launcher.emulator.storage.server import Storage
@@ -27,10 +26,11 @@ from launcher.emulator.vms.environment import (
 )
 from launcher.emulator.vms.install import install_command
 from launcher.emulator.vms.interpreter import Interpreter
+from launcher.emulator.vms.life import Life, Output, kill_all
 from launcher.emulator.vms.metadata import Identity, Metadata, numeric_project
 from launcher.emulator.vms.places import Guest, Place, Site, open_site
 from launcher.emulator.vms.program import ENTRY_POINT, Program
-from launcher.emulator.vms.vm import VM, ExitCallback
+from launcher.emulator.vms.vm import VM, ExitCallback, Keeping
 from launcher.job.machines import MACHINES
 from trainer.protocol.secretmanager import ENV_ENDPOINT
 from trainer.rundir.names import ENV_ADDRESS, ENV_SCRATCH, ENV_SLOTS
@@ -45,10 +45,12 @@ class Folders:
     Args:
         logs: what replicas print.
         installed: what Python packages are installed into; goes with the job.
+        vms: records of what runs; they go with the job, too.
     """
 
     logs: Path
     installed: Path
+    vms: Path
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class VmOptions:
         token: what the access tokens of VMs are made from.
         routes: what a VM can ask at its metadata server's port besides, given its access token
             and the values of its job's variables.
+        held: open files of the emulator that its VMs need to be there again, should it be killed.
     """
 
     kind: str = "process"
@@ -72,6 +75,7 @@ class VmOptions:
     spec_forms: frozenset[str] = frozenset()
     token: Token = field(default_factory=Token.new)
     routes: Callable[[str, frozenset[str]], Sequence[Route]] = lambda bearer, named: ()
+    held: Sequence[int] = ()
 
 
 class Machines:
@@ -99,6 +103,7 @@ class Machines:
         self._routes = options.routes(self._bearer, named)
         self._logs = folders.logs
         self._installed = folders.installed / self._id
+        self._records = folders.vms / self._id
         self._site: Site | None = None
         self._storage: Listener | None = None
         self._vms: dict[str, VM] = {}
@@ -118,6 +123,37 @@ class Machines:
         if replica not in self._vms:
             self._vms[replica] = self._vm(replica, self._place(replica), on_exit)
 
+    def kept(self) -> Json:
+        """Returns what ``adopt`` needs to find the VMs again, as JSON."""
+        return {
+            "network": self._site.number if self._site else None,
+            "storage": self._storage.port if self._storage else 0,
+            "vms": {name: (vm.address, vm.metadata_port) for name, vm in self._vms.items()},
+        }
+
+    def adopt(self, kept: Json, on_exit: Callable[[str], ExitCallback]) -> dict[str, int]:
+        """Makes the VMs that an emulator had which was killed, and goes on with those that live.
+
+        Args:
+            kept: what it had.
+            on_exit: returns what to call for a replica; see VM. It is called for VMs that have
+                ended meanwhile, too.
+
+        Returns the newest incarnation of each that was started. Raises OSError when they cannot be
+        had back.
+        """
+        lives = {name: Life.find(self._records / name) for name in kept["vms"]}
+        living = {name for name, life in lives.items() if life and life.living}
+        if living and kept["network"] is not None:
+            self._open_site(kept["network"], kept["storage"])
+        for name, (address, port) in kept["vms"].items():
+            place = self._place(name, address if name in living else None)
+            vm = self._vm(name, place, on_exit(name), port if name in living else 0)
+            self._vms[name] = vm
+            if life := lives[name]:
+                vm.adopt(life)
+        return {name: life.incarnation for name, life in lives.items() if life}
+
     async def close(self, grace: float, hurry: asyncio.Event) -> None:
         """Shuts all VMs down for good, and gives back what they had.
 
@@ -129,6 +165,7 @@ class Machines:
         for problem in await asyncio.gather(*stopping, return_exceptions=True):
             if problem:
                 log.error("a VM of %s was not shut down: %r", self._name, problem)
+        await asyncio.to_thread(kill_all, self._records)  # those that were never had back
         if self._storage:
             await self._storage.stop()
         if self._site:
@@ -136,35 +173,45 @@ class Machines:
                 await asyncio.to_thread(self._site.close)
             except OSError as problem:
                 log.error("the VMs of %s left something: %s", self._name, problem)
-        await asyncio.to_thread(shutil.rmtree, self._installed, ignore_errors=True)
+        for folder in (self._installed, self._records):
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
-    def _place(self, replica: str) -> Place:
-        if self._site is None:
-            guests = {name: self._guest(name, pool) for name, pool in self._pool_of.items()}
-            self._site = open_site(self._options.kind, guests, self._logs.parent)
-            if (gateway := self._site.gateway) and self._options.storage:
-                # These VMs do not reach the one on this machine's loopback.
-                storage = self._options.storage.app()
-                self._storage = Listener(storage, gateway, device=self._site.device)
-                self._storage.start()
-        return self._site.place(replica)
+    def _place(self, replica: str, inherit: str | None = None) -> Place:
+        return (self._site or self._open_site()).place(replica, inherit)
+
+    def _open_site(self, inherit: int | None = None, port: int = 0) -> Site:
+        guests = {name: self._guest(name, pool) for name, pool in self._pool_of.items()}
+        site = open_site(self._options.kind, guests, self._logs.parent, inherit)
+        self._site = site
+        if site.gateway and self._options.storage:
+            # These VMs do not reach the one on this machine's loopback.
+            app = self._options.storage.app()
+            self._storage = Listener(app, site.gateway, port, site.device)
+            self._storage.start()
+        return site
+
+    def _held(self) -> list[int]:
+        """The ports that are in the VMs' environments."""
+        own = [self._storage.reserved] if self._storage else []
+        return [*self._options.held, *own]
 
     def _guest(self, replica: str, pool: Pool) -> Guest:
         machine = MACHINES.get(pool.machine)
         memory = self._options.memory or (machine.memory_gb * 2**30 if machine else None)
         return Guest(hostname(self._id, replica), pool.image, memory)
 
-    def _vm(self, replica: str, place: Place, on_exit: ExitCallback) -> VM:
+    def _vm(self, replica: str, place: Place, on_exit: ExitCallback, port: int = 0) -> VM:
         host = hostname(self._id, replica)
         identity = Identity(self._project, self._region, host, place.address)
         metadata = Metadata(identity, self._bearer, self._routes)
-        listener = Listener(metadata.app(), place.metadata, device=place.device)
+        listener = Listener(metadata.app(), place.metadata, port, place.device)
         folder = self._installed / replica
         interpreter = None if self._options.kind == "container" else Interpreter(folder / "python")
         environment = self._environment(replica, place, listener.authority, interpreter)
         program = self._program(replica, environment, interpreter)
-        output = ReplicaLog(self._logs, self._id, replica)
-        return VM(program, metadata, listener, place, output, on_exit)
+        output = Output(self._logs, self._id, replica)
+        keeping = Keeping(self._records / replica, output, self._held)
+        return VM(program, metadata, listener, place, keeping, on_exit)
 
     def _environment(
         self, replica: str, place: Place, metadata: str, interpreter: Interpreter | None

@@ -1,19 +1,19 @@
 """All CustomJobs that the emulator knows, kept in its state directory.
 
-``<state>/jobs/<id>.json`` holds a job as the API answers it, ``<state>/logs`` what its replicas
-printed, ``<state>/exchange.json`` how far the Spot market is. All of that outlives the emulator;
-VMs do not. So when it starts again, jobs that had VMs have failed (with the code UNAVAILABLE:
-another attempt may succeed), jobs that were QUEUED go on waiting, and ended ones are as they were.
+``<state>/jobs/<id>.json`` holds a job as the API answers it, ``<state>/running`` what is known of
+those that run, ``<state>/vms`` what runs, ``<state>/logs`` what replicas printed,
+``<state>/exchange.json`` how far the Spot market is. An emulator that is killed leaves its VMs
+running; the next one on the same state goes on with them, and so with their jobs. One that is told
+to stop takes them along: such jobs have failed (with the code UNAVAILABLE: another attempt may
+succeed), as those have whose VMs cannot be had back. Jobs that were QUEUED go on waiting.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
-import os
+import logging
 import re
-import shutil
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -29,29 +29,27 @@ from launcher.emulator.market.exchange import Exchange
 from launcher.emulator.resources import customjobs
 from launcher.emulator.resources.customjobs import JobState, Json, state_of
 from launcher.emulator.resources.errors import failed_precondition, invalid_argument, not_found
+from launcher.emulator.state import write_private
 from launcher.job.marketfile import Market
 from trainer.rundir.private import make_private
-from trainer.rundir.usererror import UserError
 
 NAME = re.compile(r"projects/[^/]+/locations/[^/]+/customJobs/(\d+)")
 GONE = "The emulator that ran this job was stopped, and its VMs with it."
 
-
-class StateInUse(UserError):
-    """Another emulator works on the state directory."""
+log = logging.getLogger(__name__)
 
 
 class Registry:
     """The jobs, by name.
 
     Args:
-        state: the state directory; made if it is not there.
+        state: the state directory, which is this process's; made if it is not there.
         market: the Spot market that all jobs share.
         new_id: returns the id of the next job, a number.
         clock: the time of day in seconds, for the market.
         vms: what the VMs are.
 
-    Raises StateInUse, TraceError when a trace of the market cannot be read, and OSError when
+    Raises TraceError when a trace of the market cannot be read, and OSError when
     the directory cannot be used.
     """
 
@@ -64,8 +62,9 @@ class Registry:
         vms: VmOptions | None = None,
     ) -> None:
         self.logs = state / "logs"
-        self._folders = Folders(self.logs, state / "installed")
+        self._folders = Folders(self.logs, state / "installed", state / "vms")
         self._jobs_folder = state / "jobs"
+        self._running_folder = state / "running"
         self._new_id = new_id
         self._vms = vms or VmOptions()
         self._last_id = 0
@@ -73,20 +72,41 @@ class Registry:
         self._running: dict[str, Job] = {}
         self._deleted: set[str] = set()
         # Jobs carry the secrets of their environment.
-        make_private(self._jobs_folder)
-        make_private(self.logs)
-        self._lock = _locked(state / "lock")
+        for folder in (self._jobs_folder, self._running_folder, self.logs):
+            make_private(folder)
         market = market or Market()
         self._incidents = incidents.from_file(market.incidents)
         self._exchange = Exchange(market, state / "exchange.json", clock)
-        shutil.rmtree(self._folders.installed, ignore_errors=True)  # of an emulator that was killed
-        self._load()
+        for path in sorted(self._jobs_folder.glob("*.json"), key=lambda path: int(path.stem)):
+            record = json.loads(path.read_text())
+            self._last_id = int(path.stem)
+            self._records[record["name"]] = record
 
-    def resume(self) -> None:
-        """Lets the jobs that were queued when the last emulator stopped wait on."""
+    async def resume(self) -> None:
+        """Goes on with the jobs of the last emulator that had not ended."""
         for record in self._records.values():
-            if state_of(record) is JobState.QUEUED:
-                self._start(record)
+            if state_of(record).terminal:
+                self._forget(record["name"])
+            elif not await self._resumed(record):
+                if state_of(record) is JobState.QUEUED:
+                    self._start(record)
+                else:
+                    self._fail(record)
+
+    async def _resumed(self, record: Json) -> bool:
+        name = record["name"]
+        if (kept := self._kept(name)) is None:
+            await self._machines(record).close(0.0, asyncio.Event())
+            return False
+        job = self._job(record, kept["number"])
+        try:
+            job.resume(kept)
+        except Exception as problem:  # whatever another version of Swell has kept
+            log.error("%s cannot be resumed: %r", name, problem)
+            await job.abandon()
+            del self._running[name]
+            return False
+        return True
 
     def create(self, project: str, location: str, body: object) -> Json:
         """Starts the job that ``body`` describes. Returns it; ApiError if it is wrong."""
@@ -104,16 +124,22 @@ class Registry:
         return record
 
     def _start(self, record: Json) -> None:
+        self._job(record, self._exchange.next_number()).start()
+
+    def _job(self, record: Json, number: int) -> Job:
         job = Job(
             record,
-            self._exchange.next_number(),
-            Machines(record, self._vms, self._folders),
+            number,
+            self._machines(record),
             self._exchange,
             IncidentInjector(self._incidents, self._exchange, record),
-            self._save,
+            self._save_running,
         )
         self._running[record["name"]] = job
-        job.start()
+        return job
+
+    def _machines(self, record: Json) -> Machines:
+        return Machines(record, self._vms, self._folders)
 
     def get(self, name: str) -> Json:
         """Returns the job; ApiError when there is none of that name."""
@@ -160,6 +186,11 @@ class Registry:
         """Gives a replica's VM back."""
         self._ask(name, lambda job: job.restore(replica), replica)
 
+    @property
+    def busy(self) -> bool:
+        """Whether any job has not ended."""
+        return any(not job.state.terminal for job in self._running.values())
+
     def look_at_the_market(self) -> None:
         """Has the market look at its clock, which somebody may have set forward."""
         self._exchange.wake()
@@ -169,7 +200,6 @@ class Registry:
         await self._exchange.close()
         had_vms = [job for job in self._running.values() if not job.queued]
         await asyncio.gather(*(job.close(UNAVAILABLE, GONE) for job in had_vms))
-        os.close(self._lock)
 
     def _ask(self, name: str, request: Callable[[Job], None], replica: str | None = None) -> None:
         record = self.get(name)
@@ -186,40 +216,38 @@ class Registry:
     def _path(self, name: str) -> Path:
         return self._jobs_folder / f"{name.rpartition('/')[2]}.json"
 
+    def _save_running(self, record: Json, kept: Json) -> None:
+        name = record["name"]
+        if not state_of(record).terminal:  # else its end counts, once it is on record
+            write_private(self._running_folder / f"{name.rpartition('/')[2]}.json", kept)
+        self._save(record)
+        if state_of(record).terminal:
+            self._forget(name)
+
+    def _kept(self, name: str) -> Json | None:
+        try:
+            kept = json.loads(
+                (self._running_folder / f"{name.rpartition('/')[2]}.json").read_text()
+            )
+        except (OSError, ValueError):
+            return None
+        return kept if isinstance(kept, dict) else None
+
+    def _forget(self, name: str) -> None:
+        (self._running_folder / f"{name.rpartition('/')[2]}.json").unlink(missing_ok=True)
+
+    def _fail(self, record: Json) -> None:
+        """Ends a job whose VMs are gone."""
+        cancelled = state_of(record) is JobState.CANCELLING
+        ended = JobState.CANCELLED if cancelled else JobState.FAILED
+        record["state"] = ended.wire_name
+        record["error"] = {"code": UNAVAILABLE, "message": GONE}
+        record["endTime"] = record["updateTime"] = timestamp(utc_now())
+        self._save(record)
+        self._forget(record["name"])
+
     def _save(self, record: Json) -> None:
-        path = self._path(record["name"])
-        aside = path.with_suffix(".new")
-        handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "w") as file:
-            json.dump(record, file, indent=1)
-        aside.replace(path)
-
-    def _load(self) -> None:
-        for path in sorted(self._jobs_folder.glob("*.json"), key=lambda path: int(path.stem)):
-            record = json.loads(path.read_text())
-            self._last_id = int(path.stem)
-            self._records[record["name"]] = record
-            state = state_of(record)
-            if not state.terminal and state is not JobState.QUEUED:
-                cancelled = state is JobState.CANCELLING
-                ended = JobState.CANCELLED if cancelled else JobState.FAILED
-                record["state"] = ended.wire_name
-                record["error"] = {"code": UNAVAILABLE, "message": GONE}
-                record["endTime"] = record["updateTime"] = timestamp(utc_now())
-                self._save(record)
-
-
-def _locked(path: Path) -> int:
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise StateInUse(
-            "SW2205",
-            f"{path.parent} is in use by another emulator; stop it or choose another --state",
-        ) from None
-    return handle
+        write_private(self._path(record["name"]), record)
 
 
 def job_name(project: str, location: str, job_id: str) -> str:

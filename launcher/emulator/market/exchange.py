@@ -2,13 +2,16 @@
 
 The decisions are ``market.py``'s. Here is the market's clock, which runs from the creation of
 the emulator's first job and goes on while the emulator is down, as a real market would. Every
-change of capacity is acted upon in its order, however fast the market's time runs.
+change of capacity is acted upon in its order, however fast the market's time runs: after an
+emulator that was killed, the next one lets all that was missed befall the jobs that still run, each
+change as if it were now (so a notice begins now, too).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +24,8 @@ from launcher.emulator.market.market import Bid, capacity_of, grants, losses
 from launcher.job.marketfile import Market
 
 LONGEST_SLEEP = 3600.0  # seconds
+
+log = logging.getLogger(__name__)
 
 
 class Trader(Protocol):
@@ -60,14 +65,16 @@ class Exchange:
         self._path = path
         self._clock = clock
         self._jobs: dict[int, Trader] = {}
-        self._next_try: dict[int, float] = {}  # of each stranded job, in the market's time
-        self._settled = -1.0  # up to when changes were acted upon
         self._changed = asyncio.Event()
         self._closed = False
         self._running: asyncio.Task[None] | None = None
         kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         self._began: float | None = kept.get("began")
         self._jobs_so_far = int(kept.get("jobs", 0))
+        # Up to when changes were acted upon.
+        self._settled: float = kept.get("settled", -1.0)
+        # Of each stranded job, in the market's time.
+        self._next_try = {int(job): float(at) for job, at in kept.get("next_try", {}).items()}
         # An incident happens once in a run, however many jobs the run takes.
         self._progress = {
             run: [Progress(*each) for each in them] for run, them in kept.get("runs", {}).items()
@@ -100,18 +107,27 @@ class Exchange:
             for run, them in self._progress.items()
             if any(past != Progress() for past in them)
         }
+        kept = {
+            "began": self._began,
+            "jobs": self._jobs_so_far,
+            "settled": self._settled,
+            "next_try": self._next_try,
+            "runs": runs,
+        }
         aside = self._path.with_suffix(".new")
-        aside.write_text(
-            json.dumps({"began": self._began, "jobs": self._jobs_so_far, "runs": runs})
-        )
-        os.replace(aside, self._path)
+        try:
+            aside.write_text(json.dumps(kept))
+            os.replace(aside, self._path)
+        except OSError as problem:  # a full disk must not end the market
+            log.error("the market's progress cannot be saved: %s", problem)
 
-    def enter(self, number: int, job: Trader) -> None:
-        """A job takes part from now on."""
+    def enter(self, number: int, job: Trader, again: bool = False) -> None:
+        """A job takes part from now on; ``again`` if it did before the emulator was killed."""
         if self._began is None:
             self._began = self._clock()
             self.save()
-        self._settle()  # what has happened before is not for this job
+        if not again:
+            self._settle()  # what has happened before is not for this job
         self._jobs[number] = job
         self.wake()
 
@@ -155,6 +171,7 @@ class Exchange:
         now = max(self.now, self._settled, 0.0)  # the time of day may be set back
         while (moment := self._next_moment(now)) is not None:
             self._trade(moment)
+            self.save()
         self._trade(now)
 
     def _next_moment(self, now: float) -> float | None:

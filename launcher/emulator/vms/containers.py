@@ -40,10 +40,21 @@ class ContainerPlace(HostPlace):
         gateway: this machine's address in its network.
         client: podman.
         memory: the most memory that it may use, in bytes; None for any amount.
+        held, used: see HostPlace.
     """
 
-    def __init__(self, host: Host, gateway: str, client: Podman, memory: int | None) -> None:
-        super().__init__(host, gateway)
+    keeps_orphans = False  # podman's own processes see to the container's end
+
+    def __init__(
+        self,
+        host: Host,
+        gateway: str,
+        client: Podman,
+        memory: int | None,
+        held: int,
+        used: bool = False,
+    ) -> None:
+        super().__init__(host, gateway, held, used)
         self._client = client
         self._memory = memory
 
@@ -100,6 +111,7 @@ class ContainerSite:
         images: what the VMs run.
         memory: the most memory of a VM by replica, in bytes.
         folder: for podman's configuration.
+        inherit: the number of the network in which some of them live, if there is one.
 
     Raises OSError when it cannot be made, an image that is not here among the reasons.
     """
@@ -110,16 +122,19 @@ class ContainerSite:
         images: Sequence[str],
         memory: Mapping[str, int],
         folder: Path,
+        inherit: int | None = None,
     ) -> None:
         self._client = Podman(folder / "containers.conf")
         for image in dict.fromkeys(images):
             if not self._client.has_image(image):
                 raise FileNotFoundError(no_image(image))
-        self._network = Network(list(hostnames.values()))
+        self._network = Network(list(hostnames.values()), inherit)
+        self._inherited = inherit is not None
         self._memory = memory
         self._hosts = dict(zip(hostnames, self._network.hosts, strict=True))
         try:
-            _remove_abandoned(self._client, self._network.number)
+            if not self._inherited:
+                _remove_abandoned(self._client, self._network.number)
         except BaseException:
             self._network.close()
             raise
@@ -134,10 +149,16 @@ class ContainerSite:
         """This machine's interface into the network."""
         return self._network.name
 
-    def place(self, replica: str) -> ContainerPlace:
+    @property
+    def number(self) -> int:
+        """The network's."""
+        return self._network.number
+
+    def place(self, replica: str, inherit: str | None = None) -> ContainerPlace:
         """The place of one replica."""
         host, memory = self._hosts[replica], self._memory.get(replica)
-        return ContainerPlace(host, self.gateway, self._client, memory)
+        held = self._network.held
+        return ContainerPlace(host, self.gateway, self._client, memory, held, self._inherited)
 
     def close(self) -> None:
         """Kills and removes all containers, then the network."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from launcher.emulator.vms.netns import Host, Network
 from launcher.emulator.vms.processes import signal_session
@@ -17,22 +17,30 @@ class HostPlace:
     Args:
         host: where the VM runs.
         gateway: this machine's address in its network; its metadata server is there.
+        held: an open file that keeps the network from being taken for abandoned.
+        used: whether a VM has run in it.
     """
 
+    keeps_orphans = True
     lives_on = LIVES_ON
 
-    def __init__(self, host: Host, gateway: str) -> None:
+    def __init__(self, host: Host, gateway: str, held: int, used: bool = False) -> None:
         self._host = host
-        self._fresh = True
+        self._held = held
+        self._used = used
         self.address = host.address
         self.metadata = gateway
         self.device = host.network
 
     def renew(self) -> None:
         """Makes this the place of a new VM."""
-        if not self._fresh:
+        if self._used:
             self._host.renew()
-        self._fresh = False
+        self._used = True
+
+    def held(self) -> Sequence[int]:
+        """What keeps the network."""
+        return [self._held]
 
     def vanish(self, session: int | None) -> None:
         """Cuts the link."""
@@ -51,11 +59,12 @@ class NamespacePlace(HostPlace):
 
 
 class NamespaceSite:
-    """The places of ``netns`` VMs: one network."""
+    """The places of ``netns`` VMs: one network, that of the number ``inherit`` if it is given."""
 
-    def __init__(self, hostnames: Mapping[str, str]) -> None:
-        self._network = Network(list(hostnames.values()))
+    def __init__(self, hostnames: Mapping[str, str], inherit: int | None = None) -> None:
+        self._network = Network(list(hostnames.values()), inherit)
         self._hosts = dict(zip(hostnames, self._network.hosts, strict=True))
+        self._inherited = inherit is not None
 
     @property
     def gateway(self) -> str:
@@ -65,8 +74,13 @@ class NamespaceSite:
     def device(self) -> str:
         return self._network.name
 
-    def place(self, replica: str) -> NamespacePlace:
-        return NamespacePlace(self._hosts[replica], self._network.gateway)
+    @property
+    def number(self) -> int:
+        return self._network.number
+
+    def place(self, replica: str, inherit: str | None = None) -> NamespacePlace:
+        network = self._network
+        return NamespacePlace(self._hosts[replica], network.gateway, network.held, self._inherited)
 
     def close(self) -> None:
         self._network.close()

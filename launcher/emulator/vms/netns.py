@@ -15,8 +15,10 @@ is named after it::
                      /etc/netns, and a cgroup (version 2, where there is one) that kills or
                      stops everything in them at once, whatever session it is in
 
-It is claimed by an abstract socket, which goes with its process however that ends; what a
-dead owner left behind is removed by the next one who makes a network. 198.18.0.0/15 is
+Its owner claims it by an abstract socket, which goes with its process however that ends. Who uses
+it without being its owner, as a VM's keeper does, has ``held`` open: a lock on the switch's folder
+in /etc/netns. Another owner may inherit a network that is in use; one that is neither owned nor
+used is removed by the next owner who makes a network. 198.18.0.0/15 is
 meant for tests and routed nowhere (RFC 2544). Hosts reach each other and this machine,
 nothing else, and no name server: look-ups of unknown names fail at once.
 """
@@ -24,6 +26,7 @@ nothing else, and no name server: look-ups of unknown names fail at once.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import ipaddress
 import json
@@ -46,6 +49,7 @@ NAMESPACES = Path("/run/netns")
 FILES = Path("/etc/netns")
 TOOLS = {"ip": "iproute2", "unshare": "util-linux", "hostname": "hostname", "sh": "dash"}
 RECHECK_SECONDS = 0.005
+CLAIM_SECONDS = 10.0
 
 JOIN = 'echo $$ > "$0" && exec "$@"'  # a cgroup
 RENAME = '"$0" "$1" && shift && exec "$@"'  # with the command hostname
@@ -179,29 +183,40 @@ class Network:
 
     Args:
         hostnames: a host is made for each, in this order.
+        inherit: the number of a network for these, which is in use and has no owner; None to make
+            a new one.
 
     Attributes:
         number: what tells it from every other network on this machine.
         name: made of the number; also this machine's interface into the network.
         gateway: this machine's address in it.
         hosts: the hosts.
+        held: an open file: while any process has it open, nobody takes the network for abandoned.
 
-    Raises OSError when it cannot be made; ``missing`` tells the usual causes beforehand.
+    Raises OSError when it cannot be made or inherited; ``missing`` tells the usual causes
+    beforehand.
     """
 
-    def __init__(self, hostnames: Sequence[str]) -> None:
+    def __init__(self, hostnames: Sequence[str], inherit: int | None = None) -> None:
         if len(hostnames) > MAX_HOSTS:
             raise OSError(f"{len(hostnames)} hosts do not fit into a network of {MAX_HOSTS}")
         if why := missing():
             raise OSError(why)
-        collect()
-        self._claim, self.number = _claim_free()
-        _sweep(self.number)  # of an owner that died since the line before
+        if inherit is None:
+            collect()
+            self._claim, self.number = _claim_free()
+            _sweep(self.number)  # of an owner that died since the line before
+        else:
+            self._claim, self.number = _claim_used(inherit), inherit
         self.name = f"swell{self.number}"
         self.gateway = _address(self.number, 1)
         self.hosts = [Host(self.number, i, hostnames) for i in range(len(hostnames))]
+        folder = FILES / self.name
+        folder.mkdir(parents=True, exist_ok=True)
+        self.held = _locked(folder, fcntl.LOCK_SH)
         try:
-            self._make()
+            if inherit is None:
+                self._make()
         except BaseException:
             self.close()
             raise
@@ -209,6 +224,7 @@ class Network:
     def close(self) -> None:
         """Kills and removes everything."""
         _sweep(self.number)
+        os.close(self.held)
         self._claim.close()
 
     def __enter__(self) -> Network:
@@ -234,7 +250,7 @@ class Network:
 
 
 def collect() -> None:
-    """Removes the networks of owners that are gone."""
+    """Removes the networks that are neither owned nor used."""
     for number in {number for number in map(number_of, names()) if number is not None}:
         if held := claim(number):
             with held:
@@ -315,14 +331,58 @@ def number_of(name: str) -> int | None:
 
 
 def claim(number: int) -> socket.socket | None:
-    """Makes the number this process's own, until the socket is closed or the process ends."""
-    held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    try:
-        held.bind(f"\0swell-network-{number}")
-    except OSError:
-        held.close()
+    """Makes the number this process's own, until the socket is closed or the process ends.
+
+    None when it has an owner, or is in use.
+    """
+    owned = _owned(number)
+    if owned and _used(number):
+        owned.close()
         return None
-    return held
+    return owned
+
+
+def _owned(number: int) -> socket.socket | None:
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        made.bind(f"\0swell-network-{number}")
+    except OSError:
+        made.close()
+        return None
+    return made
+
+
+def _used(number: int) -> bool:
+    """Whether any process has ``held`` of the network open."""
+    try:
+        os.close(_locked(FILES / f"swell{number}", fcntl.LOCK_EX))
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _locked(folder: Path, how: int) -> int:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, how | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _claim_used(number: int) -> socket.socket:
+    deadline = time.monotonic() + CLAIM_SECONDS
+    while (owned := _owned(number)) is None:  # somebody may just be looking whether it is used
+        if time.monotonic() > deadline:
+            raise OSError(f"the network swell{number} is another's")
+        time.sleep(RECHECK_SECONDS)
+    if not _used(number):
+        owned.close()
+        raise OSError(f"nothing lives in the network swell{number} any more")
+    return owned
 
 
 def _claim_free() -> tuple[socket.socket, int]:

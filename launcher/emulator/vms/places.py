@@ -18,7 +18,7 @@ whose link is cut, as a bucket may of one that has lost its peers alone.
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -72,6 +72,10 @@ class Place(Protocol):
         """This machine's interface at which the VM's requests arrive."""
 
     @property
+    def keeps_orphans(self) -> bool:
+        """Whether what the VM's command leaves behind, in whatever session, is the VM's."""
+
+    @property
     def lives_on(self) -> float | None:
         """Seconds until a VM that has vanished is gone; None when it never is by itself."""
 
@@ -84,6 +88,9 @@ class Place(Protocol):
 
     def renew(self) -> None:
         """Makes the place that of a new VM. Blocks; nothing of an earlier one runs any more."""
+
+    def held(self) -> Sequence[int]:
+        """Open files: while any is open, the place is nobody else's. Raises OSError."""
 
     def vanish(self, session: int | None) -> None:
         """Makes the VM vanish to its peers; nobody is told."""
@@ -103,20 +110,32 @@ class Site(Protocol):
     def device(self) -> str:
         """This machine's interface at which the VMs' requests arrive."""
 
-    def place(self, replica: str) -> Place:
-        """The place of one replica. Raises OSError when there is none."""
+    @property
+    def number(self) -> int | None:
+        """The number of the VMs' network, by which another emulator may inherit it."""
+
+    def place(self, replica: str, inherit: str | None = None) -> Place:
+        """The place of one replica. Raises OSError when there is none.
+
+        Args:
+            replica: whose.
+            inherit: the address of a VM of the replica that lives.
+        """
 
     def close(self) -> None:
         """Gives everything back. Blocks."""
 
 
-def open_site(kind: str, guests: Mapping[str, Guest], folder: Path) -> Site:
+def open_site(
+    kind: str, guests: Mapping[str, Guest], folder: Path, inherit: int | None = None
+) -> Site:
     """Makes the places of a job's VMs.
 
     Args:
         kind: one of KINDS.
         guests: the VMs by replica.
         folder: for files that are needed as long as the emulator runs.
+        inherit: the number of the network in which some of them live, if there is one.
 
     Raises OSError when that is not possible here.
     """
@@ -124,26 +143,31 @@ def open_site(kind: str, guests: Mapping[str, Guest], folder: Path) -> Site:
         return LoopbackSite()
     hostnames = {replica: guest.hostname for replica, guest in guests.items()}
     if kind == "netns":
-        return NamespaceSite(hostnames)
+        return NamespaceSite(hostnames, inherit)
     memory = {replica: guest.memory for replica, guest in guests.items() if guest.memory}
     images = [guest.image for guest in guests.values()]
-    return ContainerSite(hostnames, images, memory, folder)
+    return ContainerSite(hostnames, images, memory, folder, inherit)
 
 
 class LoopbackPlace:
     """A ``process`` VM: a session and a loopback address."""
 
     device = LOOPBACK
+    keeps_orphans = True
     lives_on = None
 
-    def __init__(self, address: str) -> None:
-        self.address = self.metadata = address
+    def __init__(self, address: LoopbackAddress) -> None:
+        self._claim = address
+        self.address = self.metadata = address.address
 
     def command(self, program: Program) -> tuple[list[str], dict[str, str]]:
         return program.argv(), dict(program.environment)
 
     def renew(self) -> None:
         return
+
+    def held(self) -> Sequence[int]:
+        return [self._claim.held()]
 
     def vanish(self, session: int | None) -> None:
         if session is not None:
@@ -158,13 +182,14 @@ class LoopbackSite:
 
     device = LOOPBACK
     gateway = None
+    number = None
 
     def __init__(self) -> None:
         self._addresses: list[LoopbackAddress] = []
 
-    def place(self, replica: str) -> LoopbackPlace:
-        self._addresses.append(LoopbackAddress())
-        return LoopbackPlace(self._addresses[-1].address)
+    def place(self, replica: str, inherit: str | None = None) -> LoopbackPlace:
+        self._addresses.append(LoopbackAddress(inherit))
+        return LoopbackPlace(self._addresses[-1])
 
     def close(self) -> None:
         for address in self._addresses:

@@ -1,7 +1,8 @@
 """Processes by session and by parent, so that none is left behind.
 
-The emulator is a subreaper: whatever a VM's command leaves behind becomes the
-emulator's child, and can be found, killed and reaped whoever started it.
+A VM's keeper is a subreaper: whatever the VM's command leaves behind becomes the keeper's child,
+and can be found, killed and reaped whoever started it. The emulator is one, too, for what a keeper
+leaves that is killed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -43,6 +45,17 @@ def adopt_orphans() -> None:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def die_with(parent: int) -> None:
+    """Makes this process die with its parent, or at once if that has died before.
+
+    It survives exec, and it reaches this process only: a program that starts others and may lose
+    its parent at any time does the same for them, as Swell's agent does for its workers.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 def signal_session(session: int, number: int) -> int:
     """Sends a signal to all processes of a session. Returns how many it found.
 
@@ -54,9 +67,10 @@ def signal_session(session: int, number: int) -> int:
     return _signal([p for p in process_table() if p.session == session], number, spare=session)
 
 
-def kill_children() -> int:
-    """Kills and reaps all children of this process. Returns how many it found."""
-    return _signal([p for p in process_table() if p.parent == os.getpid()], signal.SIGKILL)
+def kill_children(spare: int | None = None) -> int:
+    """Kills and reaps all children of this process but ``spare``. Returns how many it found."""
+    children = [p for p in process_table() if p.parent == os.getpid() and p.pid != spare]
+    return _signal(children, signal.SIGKILL)
 
 
 def _signal(processes: list[ProcessInfo], number: int, spare: int | None = None) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.emulator.vms.life import kill_all
 from tests.launcher.emulator.running import Emulator
 
 
@@ -25,6 +26,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Emulator]]:
     for emulator in started:
         if emulator.process.poll() is None:
             assert emulator.stop() == 0
+    for emulator in started:
+        kill_all(emulator.state / "vms")  # of one that was killed
         try:
             assert emulator.processes() == []
         finally:

@@ -1,7 +1,8 @@
-"""However the emulator ends, nothing of it is left."""
+"""An emulator that is told to stop leaves nothing behind; test_killed has the other kind of end."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -11,10 +12,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
+from starlette.responses import JSONResponse
 
 from launcher.emulator import __main__ as command
-from tests.launcher.emulator.running import Emulator, pool, wait_for
+from tests.launcher.emulator.running import Emulator, pool
 
 Start = Callable[..., Emulator]
 
@@ -63,25 +66,13 @@ def test_nothing_is_left_when_it_is_stopped_while_a_job_is_being_cancelled(start
     assert start().get(job)["state"] == "JOB_STATE_CANCELLED"
 
 
-def test_commands_die_with_an_emulator_that_is_killed(start: Start) -> None:
-    emulator = start()
-    job = emulator.create(pool("echo up; exec sleep 1000"), pool("echo up; exec sleep 1000", 2))
-    emulator.until_output(job, "workerpool1-1", "up")
-    emulator.until(job, "RUNNING")
-    emulator.act(job, "workerpool1-0", "preempt", silent=True)
-    emulator.until_replica(job, "workerpool1-0", "VANISHED")
-    emulator.stop(signal.SIGKILL)
-    wait_for(emulator.processes, lambda processes: not processes)
-    assert not emulator.processes()
-
-
 def test_jobs_outlive_the_emulator_but_their_vms_do_not(start: Start) -> None:
     emulator = start()
     done = emulator.create(pool("echo done"))
     emulator.until(done, "SUCCEEDED")
     interrupted = emulator.create(pool("exec sleep 1000"))
     emulator.until(interrupted, "RUNNING")
-    emulator.stop(signal.SIGKILL)
+    assert emulator.stop() == 0
 
     again = start()
     assert again.get(done)["state"] == "JOB_STATE_SUCCEEDED"
@@ -92,6 +83,26 @@ def test_jobs_outlive_the_emulator_but_their_vms_do_not(start: Start) -> None:
     assert again.http.post(f"{interrupted}:cancel").json()["error"]["code"] == 400
     assert again.http.delete(interrupted).status_code == 200
     assert again.create(pool("true")) > interrupted
+
+
+def test_it_stops_by_itself_when_nothing_runs_and_nobody_asks() -> None:
+    class Jobs:
+        busy = True
+
+    async def watched() -> None:
+        jobs, used = Jobs(), command.Used(JSONResponse({}))
+        idle = asyncio.create_task(command.until_idle(jobs, used, 0.05))
+        await asyncio.sleep(0.5)
+        assert not idle.done(), "a job runs"
+        jobs.busy = False
+        await idle
+        transport = httpx.ASGITransport(used)
+        async with httpx.AsyncClient(transport=transport, base_url="http://it") as client:
+            before = used.at
+            await client.get("/")
+        assert used.at > before, "somebody has asked"
+
+    asyncio.run(watched())
 
 
 def test_two_emulators_at_once_give_their_vms_different_addresses(

@@ -179,7 +179,7 @@ def test_the_market_goes_on_while_the_emulator_is_down(tmp_path: Path) -> None:
 
     async def seen(time_of_day: float) -> str:
         registry = Registry(tmp_path / "state", market, clock=lambda: time_of_day)
-        registry.resume()
+        await registry.resume()
         jobs = registry.jobs("local", "local")
         if not jobs:
             body = {"displayName": "a job", "jobSpec": {"workerPoolSpecs": [pool("true")], **SPOT}}

@@ -10,6 +10,7 @@ import pytest
 
 from launcher.emulator import __main__ as command
 from launcher.emulator.vms import netns, places
+from launcher.emulator.vms.life import kill_all
 from tests.launcher.emulator.running import Emulator, abandoned, pool, wait_for
 
 MISSING = netns.missing()
@@ -137,26 +138,62 @@ def test_a_vm_given_back_while_the_lost_one_lives_on_is_another_one(emulator: Em
 def test_a_program_in_a_session_of_its_own_dies_with_its_vm(emulator: Emulator) -> None:
     job = emulator.create(pool("sleep 600"), pool("setsid sleep 600 & echo up; wait"))
     emulator.until_output(job, "workerpool1-0", "up")
-    both = wait_for(emulator.processes, lambda found: len(found) == 4)
+    both = wait_for(emulator.processes, lambda found: len(found) == 6)  # each with its keeper
     emulator.act(job, "workerpool1-0", "preempt", notice="0s")
-    left = wait_for(emulator.processes, lambda found: len(found) == 2)
+    left = wait_for(emulator.processes, lambda found: len(found) == 3)
     assert set(left) < set(both)
 
 
+def number_of(emulator: Emulator, job: str) -> int:
+    """The number of a job's network."""
+    address = wait_for(lambda: emulator.replicas(job)["workerpool0-0"]["address"])
+    return int(address.split(".")[1]) % 2 * 256 + int(address.split(".")[2])
+
+
+def there_is(number: int) -> bool:
+    return any(netns.number_of(name) == number for name in netns.names())
+
+
 @needs_namespaces
-def test_what_a_killed_emulator_left_goes_when_the_next_starts_a_job(
+def test_what_a_killed_emulator_left_goes_when_nobody_uses_it_any_more(
     start: Callable[..., Emulator],
 ) -> None:
     first = start("--vm", "netns")
-    job = first.create(pool("setsid sleep 600 & sleep 600"))
-    address = wait_for(lambda: first.replicas(job)["workerpool0-0"]["address"])
+    job = first.create(pool("setsid sleep 600 & echo up; sleep 600"))
     first.until(job, "RUNNING")
+    first.until_output(job, "workerpool0-0", "up")
+    number = number_of(first, job)
     first.stop(signal.SIGKILL)
-    number = int(address.split(".")[1]) % 2 * 256 + int(address.split(".")[2])
-    assert any(netns.number_of(name) == number for name in netns.names())
-    with netns.Network(["vm-a"]):
-        assert first.processes() == []
-    assert not any(netns.number_of(name) == number for name in netns.names())
+    netns.collect()
+    assert there_is(number) and first.processes(), "it is in use"
+    kill_all(first.state / "vms")
+    assert first.processes() == []
+    netns.collect()
+    assert not there_is(number)
+
+
+@needs_namespaces
+def test_the_next_emulator_inherits_its_networks(start: Callable[..., Emulator]) -> None:
+    first = start("--vm", "netns")
+    job = talkers(first)
+    hears(first, job, "workerpool0-0", "second")
+    first.until(job, "RUNNING")
+    before, number = first.replicas(job), number_of(first, job)
+    first.act(job, "workerpool1-0", "preempt", silent=True)
+    hears(first, job, "workerpool0-0", "nobody")
+    first.stop(signal.SIGKILL)
+
+    second = start("--vm", "netns")
+    assert second.get(job)["state"] == "JOB_STATE_RUNNING"
+    assert second.replicas(job)["workerpool0-0"] == before["workerpool0-0"]
+    hears(second, job, "workerpool0-0", "nobody")
+    second.act(job, "workerpool1-0", "restore")
+    hears(second, job, "workerpool0-0", "second")
+    hears(second, job, "workerpool1-0", "first")
+    assert second.replicas(job)["workerpool1-0"]["address"] == before["workerpool1-0"]["address"]
+    second.http.post(f"{job}:cancel")
+    second.until(job, "CANCELLED")
+    assert not there_is(number)
 
 
 def test_without_root_the_emulator_says_so_and_does_not_start(

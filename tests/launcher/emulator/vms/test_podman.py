@@ -70,7 +70,7 @@ def test_no_variable_s_value_is_in_the_command_line_but_those_that_podman_itself
     tmp_path: Path,
 ) -> None:
     client = Podman(tmp_path / "containers.conf", {})
-    place = containers.ContainerPlace(Host(7, 0, ["vm-a"]), "198.18.7.1", client, 2**30)
+    place = containers.ContainerPlace(Host(7, 0, ["vm-a"]), "198.18.7.1", client, 2**30, 0)
     variables = {"SWELL_TOKEN": SECRET, "PATH": "/mine", "CONTAINERS_CONF": "/theirs"}
     argv, environment = place.command(Program("an-image", ("a", "b"), ("c",), variables))
     assert SECRET not in " ".join(argv) and environment["SWELL_TOKEN"] == SECRET

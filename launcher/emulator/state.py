@@ -1,0 +1,110 @@
+"""The state directory of an emulator: who works on it, and where that one listens.
+
+An emulator holds the lock of its state for as long as it lives, however it ends. While it serves,
+``<state>/emulator.json`` says where, for those who may read it: the emulator's user.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.rundir.usererror import UserError
+
+LAST_CLOSED = 900  # the number of the lock's file
+LOOKS, LOOK_SECONDS = 50, 0.02  # somebody may just be looking whether the lock is held
+
+
+class StateInUse(UserError):
+    """Another emulator works on the state directory."""
+
+
+@dataclass(frozen=True)
+class Whereabouts:
+    """Where an emulator serves.
+
+    Attributes:
+        endpoint: base URL of its API.
+        storage: base URL of its Cloud Storage.
+        pid: its process id.
+    """
+
+    endpoint: str
+    storage: str
+    pid: int
+
+
+def claim(state: Path) -> int:
+    """Makes a state this process's own. Returns the file to close when it is done with it.
+
+    Raises StateInUse.
+    """
+    first = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    # The kernel closes files in the order of their numbers. When this lock is free, the ports of an
+    # emulator that was killed are, too.
+    handle = fcntl.fcntl(first, fcntl.F_DUPFD_CLOEXEC, LAST_CLOSED)
+    os.close(first)
+    for _ in range(LOOKS):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOOK_SECONDS)
+        else:
+            _path(state).unlink(missing_ok=True)  # of one that was killed
+            return handle
+    os.close(handle)
+    raise StateInUse(
+        "SW2205", f"{state} is in use by another emulator; stop it or choose another --state"
+    )
+
+
+def in_use(state: Path) -> bool:
+    """Whether an emulator works on a state."""
+    try:
+        with (state / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def announce(state: Path, where: Whereabouts) -> None:
+    """Says where this process serves; it has claimed the state."""
+    write_private(_path(state), asdict(where))
+
+
+def withdraw(state: Path) -> None:
+    """Says that it serves no more."""
+    _path(state).unlink(missing_ok=True)
+
+
+def whereabouts(state: Path) -> Whereabouts | None:
+    """Where the emulator of a state serves; None when none does, or not yet."""
+    if not in_use(state):
+        return None
+    try:
+        said = json.loads(_path(state).read_text())
+    except FileNotFoundError:
+        return None
+    return Whereabouts(str(said["endpoint"]), str(said["storage"]), int(said["pid"]))
+
+
+def write_private(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes JSON that only its user can read, all of it or nothing. Raises OSError."""
+    aside = path.with_suffix(".new")
+    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w") as file:
+        json.dump(content, file, indent=1)
+    aside.replace(path)
+
+
+def _path(state: Path) -> Path:
+    return state / "emulator.json"
