@@ -10,6 +10,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from launcher import home
@@ -25,7 +26,6 @@ from launcher.supervision.webhook import Webhook
 from launcher.target import Target, opened
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventReader, EventWriter, read_events
-from trainer.rundir.usererror import Message
 
 EVENT_POLL = 0.25  # seconds
 REMOTE_EVENT_POLL = 5.0  # on an object store, where each look is some requests
@@ -61,7 +61,7 @@ class Run:
         self._poke = poke  # wakes the supervisor
         self._resources = resources  # held until the end
         self._error: BaseException | None = None
-        # A daemon: when the program ends without waiting, so do its local VMs.
+        # A daemon: a program that ends without waiting leaves the run to whoever attaches to it.
         name = f"swell {self.id}"
         self._thread = threading.Thread(target=self._see_through, name=name, daemon=True)
         self._thread.start()
@@ -143,12 +143,8 @@ class Run:
         with self._resources:
             try:
                 self._outcome = self._supervisor.run()
-            except BaseException as error:
+            except BaseException as error:  # the run goes on without us
                 self._error = error
-                if self._target.halt is not None:  # elsewhere the run goes on without us
-                    failed = Message("SW2024", f"the launcher failed: {error!r}")
-                    with suppress(OSError):
-                        self.directory.end("failed", str(failed))
 
 
 def launch(job: Job, target: TargetName = "local", run_id: str | None = None) -> Run:
@@ -159,8 +155,8 @@ def launch(job: Job, target: TargetName = "local", run_id: str | None = None) ->
         target: "local" runs it on this machine, "vertex" on Vertex AI.
         run_id: the run's id; by default one is made from the job's name.
 
-    Returns the run, which is looked after until it ends or this process does; then ``attach`` goes
-    on with it. On the local target its VMs end with this process; on Vertex AI they go on.
+    Returns the run, which is looked after until it ends or this process does. Its VMs go on without
+    this process, on either target; ``attach`` looks after it again.
 
     Raises LaunchError for a job that the target cannot run, for code that cannot be sent and a
     webhook that is not there, RunError for an id that is taken or impossible, LocalError when the
@@ -181,7 +177,7 @@ def attach(run: str | RunDirectory) -> Run:
     All that is needed is in the run directory. A CustomJob that still runs is watched; one that
     has ended meanwhile is followed by the next attempt, if the run is not over. A run on Vertex AI
     may be attached to while another process looks after it: they do not get into each other's
-    way. A local run's VMs have ended with its launch: it goes on from its newest checkpoint.
+    way.
 
     Args:
         run: the run's id, a unique beginning of it, its run directory, or that opened.
@@ -208,7 +204,8 @@ def look_after(draft: Draft, resources: ExitStack) -> Run:
     """
     job, directory = draft.job, draft.directory
     listener = resources.enter_context(_webhook(draft))
-    target = resources.enter_context(opened(draft.target, job, draft.run_id))
+    over = partial(_over, directory)
+    target = resources.enter_context(opened(draft.target, job, draft.run_id, over))
     deliveries = resources.enter_context(ExitStack())  # each until the run has ended
 
     def request(attempt: int, choice: Choice) -> CustomJob:
@@ -234,6 +231,12 @@ def look_after(draft: Draft, resources: ExitStack) -> Run:
         sleep=sleep,
     )
     return Run(draft, target, supervisor, poke, resources.pop_all())
+
+
+def _over(directory: RunDirectory) -> bool:
+    with suppress(OSError, ValueError):
+        return directory.outcome() is not None
+    return False  # not known: what runs is left running
 
 
 @contextmanager

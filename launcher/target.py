@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from functools import cache
 from typing import Protocol
 
 from launcher import home
+from launcher.api.apierror import SILENT, ApiError
 from launcher.api.retry import Retries
 from launcher.api.transport import import_client
 from launcher.api.vertex import Jobs, JobState
@@ -24,11 +26,14 @@ from launcher.job.job import Job, TargetName
 from launcher.job.jobfile import JobFileError, read_job
 from launcher.job.problem import NO_VM, Problem
 from trainer.protocol.secretmanager import ENDPOINT
-from trainer.rundir.retry import ONCE
+from trainer.rundir.retry import Backoff
 
 # Seconds after which a request that left no trace was not sent: longer than a submission is tried
 # (launcher.api.retry, and one answer's timeout).
 SETTLE = 180.0
+# For as long an emulator that has ended may fail to start again; VMs train on meanwhile.
+LOCAL_PATIENCE = 600.0
+LOCAL_BACKOFF = Backoff(first=0.05, longest=1.0, limit=30.0)
 
 
 class JobsApi(Protocol):
@@ -62,7 +67,7 @@ class Target:
         stop_grace: seconds that a run gets to save a checkpoint when a limit is reached.
         secrets: Secret Manager's endpoint.
         token: what an emulator wants to be shown.
-        halt: stops all VMs at once; None where they go on without this process.
+        halt: stops all VMs at once; None where that is not in this machine's hands.
     """
 
     api: Callable[[str], JobsApi]
@@ -81,13 +86,16 @@ def vertex(job: Job) -> Target:
 
 
 @contextmanager
-def local(job: Job, run_id: str) -> Iterator[Target]:
-    """Yields this machine, with an emulator of the run's own; that and its VMs end with the block.
+def local(job: Job, run_id: str, over: Callable[[], bool] = lambda: True) -> Iterator[Target]:
+    """Yields this machine, with the run's own emulator: one that lives, or else a new one.
+
+    Should it end meanwhile, it is started again; its VMs outlive it. At the end of the block it is
+    stopped, and its VMs with it, if the run is ``over`` then. Else they go on without this process.
 
     Raises LocalError when the emulator does not start.
     """
     from launcher.local.buckets import LocalBuckets  # its parts come with the emulator
-    from launcher.local.emulator import Emulator
+    from launcher.local.emulator import Emulator, LocalError
 
     for bucket in job.checkpoint.buckets.values():
         if bucket.startswith("gs://"):  # nobody has to set up what is only emulated
@@ -102,32 +110,42 @@ def local(job: Job, run_id: str) -> Iterator[Target]:
         job.local.vm,
         job.local.memory.bytes if job.local.memory else None,
     )
-    with emulator:
+
+    def revive(seconds: float) -> None:
+        try:
+            emulator.start()
+        except LocalError as error:
+            raise ApiError(SILENT, str(error), transient=True, kind="silent") from None
+        time.sleep(seconds)
+
+    @cache
+    def jobs(region: str, endpoint: str, token: str) -> Jobs:
+        retries = Retries(LOCAL_BACKOFF, sleep=revive)
+        return Jobs(job.project or LOCAL, region, endpoint, token=token, retries=retries)
+
+    emulator.start()
+    try:
         imports.join()  # two threads that import one package can meet it half done
         yield Target(
-            # An emulator that does not answer is gone: asking again does not bring it back.
-            cache(
-                lambda region: Jobs(
-                    job.project or LOCAL,
-                    region,
-                    emulator.endpoint,
-                    token=emulator.token,
-                    retries=Retries(ONCE),
-                )
-            ),
+            lambda region: jobs(region, emulator.endpoint, emulator.token),
             poll=0.25,
-            patience=5.0,
+            patience=LOCAL_PATIENCE,
             settle=0.0,  # one launch at a time looks after a local run
             stop_grace=60.0,
             secrets=emulator.endpoint,
             token=emulator.token,
-            halt=emulator.close,
+            halt=emulator.stop,
         )
+    finally:
+        if over():
+            emulator.stop()
 
 
-def opened(name: str, job: Job, run_id: str) -> AbstractContextManager[Target]:
+def opened(
+    name: str, job: Job, run_id: str, over: Callable[[], bool] = lambda: True
+) -> AbstractContextManager[Target]:
     """Returns the target of this name, for as long as the context lasts; see ``local``."""
-    return nullcontext(vertex(job)) if name == "vertex" else local(job, run_id)
+    return nullcontext(vertex(job)) if name == "vertex" else local(job, run_id, over)
 
 
 def problems(job: Job, target: TargetName) -> list[Problem]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from launcher.commands.errors import user_errors
+from launcher.commands.errors import fail, user_errors
 from launcher.commands.options import AsJson
 from launcher.run_states import FAILED
 
@@ -43,7 +43,29 @@ def check_image(
 
 
 def emulator(context: typer.Context) -> None:
-    """Serve the Vertex AI API on this machine (--port N --state DIR)."""
+    """Serve the Vertex AI API on this machine (--state DIR), or stop (stop RUN | --state DIR)."""
+    if context.args[:1] == ["stop"]:
+        _stop_emulator(context.args[1:])
+        return
     from launcher.emulator.__main__ import main as serve
 
     raise typer.Exit(serve(context.args))
+
+
+def _stop_emulator(arguments: list[str]) -> None:
+    with user_errors():
+        from pathlib import Path
+
+        from launcher import home
+        from launcher.local.emulator import stop
+
+        match arguments:
+            case ["--state", folder]:
+                state, whose = Path(folder), folder
+            case [name] if not name.startswith("-"):
+                run_id = str(home.read_run(home.find(name))["id"])
+                state, whose = home.local_folder(run_id), f"run {run_id}"
+            case _:
+                fail("swell emulator stop wants a run, or --state and its folder")
+        stopped = stop(state)
+        typer.echo(f"the emulator of {whose} is stopped" if stopped else f"{whose} has no emulator")

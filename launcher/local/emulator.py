@@ -1,8 +1,8 @@
-"""The local target: the emulator as a child of the launch.
+"""The local target's emulator: a process of its own, which outlives the launch that started it.
 
-The child has its own session, so that Ctrl-C reaches only the launch, and the launch
-holds its standard input: however the launch ends, even killed, the emulator sees the end
-of its input, kills its VMs and exits.
+Each run has one, on the state in ``SWELL_HOME/runs/<id>/local``. A launch finds it there, or
+starts it on what an earlier one has left; when the run has ended, it stops it. Should the launch be
+killed, the VMs train on, and the emulator ends by itself when nothing runs any more.
 """
 
 from __future__ import annotations
@@ -10,15 +10,19 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, Request, build_opener
 
+from launcher.emulator.state import Whereabouts, in_use, whereabouts
 from launcher.emulator.token import read_token
+from launcher.emulator.vms.life import anything_lives, kill_all
 from launcher.job.marketfile import Incident, Market, market_to_json
 from launcher.job.sizes import Size
 from trainer.rundir.private import make_private
@@ -26,6 +30,9 @@ from trainer.rundir.usererror import UserError
 
 START_LIMIT = 60.0  # seconds
 STOP_LIMIT = 20.0
+IDLE = "30s"  # without a launch and without VMs
+LOOK_EVERY = 0.02
+SILENT = "SW2202"  # the message about an emulator that does not answer
 
 
 class LocalError(UserError, RuntimeError):
@@ -33,7 +40,7 @@ class LocalError(UserError, RuntimeError):
 
 
 class Emulator:
-    """A running emulator; leaving the context stops it and everything that it started.
+    """The emulator of one state directory. For several threads.
 
     Args:
         state: its folder: jobs, logs.
@@ -57,66 +64,122 @@ class Emulator:
         self._vm = vm
         self._memory = memory
         self._child: subprocess.Popen[bytes] | None = None
+        self._stopped = False
+        self._changing = threading.Lock()
         self.endpoint = ""
         self.token = ""
 
-    def __enter__(self) -> Emulator:
+    def start(self) -> None:
+        """Finds the emulator, or starts it.
+
+        Raises LocalError when it does not start, or when it was stopped here.
+        """
+        with self._changing:
+            if self._stopped:
+                raise LocalError("SW2214", "the emulator was stopped, and its VMs with it")
+            where = self._found() or self._started()
+            self.endpoint = where.endpoint
+            self.token = read_token(self._state).text
+
+    def stop(self) -> None:
+        """Stops it and everything that it started, and waits until all that is gone."""
+        with self._changing:
+            self._stopped = True
+            stop(self._state)
+            self._reap()
+
+    def _found(self) -> Whereabouts | None:
+        """Where the emulator is, if there is one, once it serves."""
+        deadline = time.monotonic() + START_LIMIT
+        while in_use(self._state):
+            if where := whereabouts(self._state):
+                return where
+            if time.monotonic() > deadline:
+                raise self._problem()
+            time.sleep(LOOK_EVERY)
+        return None
+
+    def _started(self) -> Whereabouts:
         make_private(self._state)
         market = self._state / "market.json"
         market.write_text(json.dumps(market_to_json(self._market), indent=1) + "\n")
-        options = ["--port", "0", "--state", str(self._state), "--market", str(market)]
-        options += ["--buckets", str(self._buckets), "--vm", self._vm]
+        options = ["--state", str(self._state), "--market", str(market)]
+        options += ["--buckets", str(self._buckets), "--vm", self._vm, "--idle", IDLE]
         options += ["--memory", str(Size(self._memory))] if self._memory else []
+        self._reap()
         with (self._state / "emulator.log").open("ab") as log:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "launcher.emulator", *options, "--until-eof"],
-                stdin=subprocess.PIPE,
+                [sys.executable, "-m", "launcher.emulator", *options],
+                stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=child_environment(),
-                start_new_session=True,
+                start_new_session=True,  # Ctrl-C, or the end of a terminal, is not for it
             )
         try:
-            self.endpoint = self._read_endpoint(self._child)
-            self.token = read_token(self._state).text
+            self._await_line(self._child)
+            if where := self._found():
+                return where
         except BaseException:
-            self.close()
+            self._child.kill()  # nobody knows of it yet; VMs of an earlier one live on
             raise
-        return self
+        raise self._problem()
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stops the emulator and waits until it is gone."""
-        child = self._child
-        if child is None:
-            return
-        assert child.stdin and child.stdout
-        child.stdin.close()
-        child.stdout.close()
-        try:
-            child.wait(STOP_LIMIT)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-        self._child = None
-
-    def _read_endpoint(self, child: subprocess.Popen[bytes]) -> str:
+    def _await_line(self, child: subprocess.Popen[bytes]) -> None:
+        """Returns when it has printed a line, or has ended: another may have been quicker."""
         assert child.stdout
-        deadline = time.monotonic() + START_LIMIT
-        line = b""
-        while not line.endswith(b"\n"):
-            wait = max(0.0, deadline - time.monotonic())
-            ready, _, _ = select.select([child.stdout], [], [], wait)
-            piece = os.read(child.stdout.fileno(), 4096) if ready else b""
-            if not piece:
-                log = self._state / "emulator.log"
-                said = log.read_text(errors="replace").strip().splitlines()
-                why = said[-1] if said else "it said nothing"
-                raise LocalError("SW2201", f"the emulator did not start: {why} (more in {log})")
-            line += piece
-        return str(json.loads(line)["endpoint"])
+        with child.stdout:
+            if not select.select([child.stdout], [], [], START_LIMIT)[0]:
+                raise self._problem()
+            child.stdout.readline()
+
+    def _problem(self) -> LocalError:
+        log = self._state / "emulator.log"
+        said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+        why = said[-1] if said else "it said nothing"
+        return LocalError("SW2201", f"the emulator did not start: {why} (more in {log})")
+
+    def _reap(self) -> None:
+        """Lets go of a child that has ended. (One that lives is left to whoever adopts it.)"""
+        if self._child and self._child.poll() is not None:
+            self._child = None
+
+
+def goes_on(state: Path) -> bool:
+    """Whether an emulator works on a state, or VMs live that one has left there."""
+    return in_use(state) or anything_lives(state / "vms")
+
+
+def stop(state: Path) -> bool:
+    """Stops the emulator that works on a state, and all VMs, whether one works on it or not.
+
+    Returns whether there was anything to stop. Raises OSError.
+    """
+    there = goes_on(state)
+    while in_use(state):
+        where = whereabouts(state)
+        if where is None or not _ended(state, where):
+            time.sleep(LOOK_EVERY)  # it is only just starting, or ending
+    kill_all(state / "vms")  # of one that was killed, or had to be
+    return there
+
+
+def _ended(state: Path, where: Whereabouts) -> bool:
+    """Ends an emulator. Returns whether that one was found."""
+    try:
+        process = os.pidfd_open(where.pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if whereabouts(state) != where:  # it may be another process of that number
+            return False
+        for number, limit in ((signal.SIGTERM, STOP_LIMIT), (signal.SIGKILL, None)):
+            signal.pidfd_send_signal(process, number)
+            if select.select([process], [], [], limit)[0]:
+                break
+    finally:
+        os.close(process)
+    return True
 
 
 class Replicas:
@@ -138,12 +201,12 @@ class Replicas:
 
         Raises LocalError when there is none, or it is not this user's alone.
         """
+        if (where := whereabouts(state)) is None:
+            raise LocalError(SILENT, "the emulator does not answer: it has ended")
         try:
-            token = read_token(state).text
-            endpoint = json.loads((state / "emulator.json").read_bytes())["endpoint"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise LocalError("SW2202", f"the emulator does not answer: {error}") from None
-        return cls(str(endpoint), job, token)
+            return cls(where.endpoint, job, read_token(state).text)
+        except OSError as error:
+            raise LocalError(SILENT, f"the emulator does not answer: {error}") from None
 
     def list(self) -> list[dict[str, Any]]:
         """Returns ``[{"replica", "state", "address", "restarts", "pid"}]``. Raises LocalError."""
@@ -177,7 +240,7 @@ class Replicas:
                 said = f"the emulator answered {error.code}"
             raise LocalError("SW2203", said) from None
         except (URLError, OSError, ValueError) as error:
-            raise LocalError("SW2202", f"the emulator does not answer: {error}") from None
+            raise LocalError(SILENT, f"the emulator does not answer: {error}") from None
 
 
 def child_environment() -> dict[str, str]:

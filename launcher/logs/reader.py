@@ -19,6 +19,7 @@ from launcher import home
 from launcher.api.retry import BRIEF, Retries
 from launcher.api.transport import is_emulator
 from launcher.api.vertex import endpoint_of, is_job, jobs_of
+from launcher.local.emulator import goes_on
 from launcher.logs.cloudlog import CloudLog
 from launcher.logs.logline import SECOND, Line, format_time, parse_time, shown
 from launcher.supervision.attempt import read_attempts
@@ -71,7 +72,7 @@ class LocalLog:
 
     def lives(self) -> bool:
         """See Log."""
-        return home.launch_lives(self._run_id)
+        return home.launch_lives(self._run_id) or goes_on(home.local_folder(self._run_id))
 
     def _new_lines(self, path: Path) -> Iterator[Line]:
         with path.open("rb") as file:

@@ -42,6 +42,7 @@ from launcher.api.reach import reaching
 from launcher.disks import troubles_of
 from launcher.job.fallback import Limits
 from launcher.job.model import valid
+from launcher.local.emulator import goes_on
 from launcher.status.history import History
 from launcher.status.samples import account as account_samples
 from launcher.status.samples import read_audit
@@ -55,6 +56,7 @@ from trainer.rundir.numbers import named, numbers_in
 ABANDONED = (
     "the process that launched it is gone, and its local VMs with it; swell attach goes on with it"
 )
+UNATTENDED = "no launch looks after it; its VMs go on, and swell attach sees it through"
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def build_status(
     limits: Limits | None = None,
     now: float | None = None,
     troubles: Iterable[str] = (),
+    unattended: bool = False,
 ) -> dict[str, Any]:
     """Returns the status of a run, as the module says.
 
@@ -100,10 +103,11 @@ def build_status(
         attempts: its attempts, in order.
         outcome: how it ended, if it has.
         audit: the lines of its audit.
-        abandoned: whether the launch of a local run is gone without an outcome.
+        abandoned: whether the launch of a local run is gone without an outcome, and its VMs, too.
         limits: the run's.
         now: Unix seconds; those of this machine's clock when None.
         troubles: see there.
+        unattended: whether that launch is gone, and its VMs are not.
     """
     now = time.time() if now is None else now
     over = outcome is not None or abandoned
@@ -115,7 +119,9 @@ def build_status(
         metrics.update(outcome.metrics)
         nonfinite = {name: step for name, step in nonfinite.items() if name not in outcome.metrics}
     last = attempts[-1] if attempts else {}
-    reason = outcome.reason if outcome else (ABANDONED if abandoned else last.get("reason") or None)
+    reason = last.get("reason") or None
+    if outcome or abandoned or unattended:
+        reason = outcome.reason if outcome else ABANDONED if abandoned else UNATTENDED
     if outcome is None and history.unreadable:  # what is shown is not all there is
         reason = f"{history.unreadable}: {UPDATE_LAUNCHER}"
     return {
@@ -192,8 +198,9 @@ def read_status(run_dir: RunDirectory, audited: bool = True) -> dict[str, Any]:
 def _read(run_dir: RunDirectory, audited: bool) -> dict[str, Any]:
     run = home.read_run(run_dir)
     found = run_dir.outcome()
-    abandoned = found is None and is_abandoned(run, run_dir)
-    if abandoned:  # it may have ended between the two looks
+    unattended = found is None and is_unattended(run, run_dir)
+    abandoned = unattended and is_abandoned(run, run_dir)
+    if unattended:  # it may have ended between the two looks
         found = run_dir.outcome()
     return build_status(
         str(run["id"]),
@@ -204,6 +211,7 @@ def _read(run_dir: RunDirectory, audited: bool) -> dict[str, Any]:
         abandoned,
         _limits(run),
         troubles=() if found else troubles_of(str(run["id"]), run_dir, str(run.get("target"))),
+        unattended=unattended,
     )
 
 
@@ -213,10 +221,15 @@ def _limits(run: dict[str, Any]) -> Limits:
     return valid(Limits, (spec.get("limits") if isinstance(spec, dict) else None) or {}) or Limits()
 
 
-def is_abandoned(run: dict[str, Any], directory: RunDirectory) -> bool:
-    """Whether the launch of a local run is known to be gone."""
+def is_unattended(run: dict[str, Any], directory: RunDirectory) -> bool:
+    """Whether the launch of a local run is known to be gone; its VMs may go on."""
     return (
         run.get("target") == "local"
         and home.launched_here(run, directory)
         and not home.launch_lives(str(run["id"]))
     )
+
+
+def is_abandoned(run: dict[str, Any], directory: RunDirectory) -> bool:
+    """Whether the launch of a local run is known to be gone, and its VMs with it."""
+    return is_unattended(run, directory) and not goes_on(home.local_folder(str(run["id"])))

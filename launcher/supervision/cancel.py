@@ -2,7 +2,8 @@
 
 The outcome is written first: from then on no agent goes on and no launch resubmits. A launch that
 looks after the run on this machine does the rest. If there is none, its CustomJobs are cancelled
-through the API, which works from any machine that can read the run directory.
+through the API, which works from any machine that can read the run directory; a local run's
+emulator is stopped.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from launcher import home
 from launcher.api.apierror import ApiError
 from launcher.api.retry import BRIEF, Retries
 from launcher.api.vertex import JobState, jobs_of
+from launcher.local.emulator import stop
 from launcher.supervision.attempt import ENDED, read_attempts
 from launcher.supervision.supervisor import end_run
 from trainer.rundir.directory import RunDirectory
@@ -75,8 +77,10 @@ def cancel_run(
             if time.monotonic() > deadline:
                 return f"{said}; its launch is still stopping VMs"
             sleep(LAUNCH_POLL)
-    # (An emulator ends with its launch; a launch elsewhere cancels the job as well: no harm.)
+    # (A launch elsewhere cancels the job as well: no harm.)
     if run.get("target") != "vertex":
+        if home.launched_here(run, directory) and not home.launch_lives(run_id):
+            stop(home.local_folder(run_id))  # which a launch that was killed has left
         return said
     try:
         jobs = _cancel_jobs(directory, run, writer, retries or Retries(BRIEF), sleep)

@@ -11,6 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from launcher.emulator.state import whereabouts
+from launcher.local.emulator import stop
+
 ROOT = Path(__file__).parents[2]
 LIMIT = 600.0  # seconds; only a hang takes as long
 
@@ -75,12 +78,24 @@ class Swell:
     def nothing_is_left(self) -> bool:
         return not self.processes()
 
+    def emulator(self, run: str) -> int:
+        """The process id of a run's emulator."""
+        where = whereabouts(self.state(run))
+        assert where is not None
+        return where.pid
+
+    def state(self, run: str) -> Path:
+        """The state of a run's emulator."""
+        return self.home / "runs" / run / "local"
+
     def close(self) -> None:
         for launch in self.launches:
             launch.kill()
             launch.wait()
             assert launch.stdout
             launch.stdout.close()
+        for state in self.home.glob("runs/*/local"):
+            stop(state)  # which a launch that was killed has left
         until(self.nothing_is_left)
 
     def environment(self) -> dict[str, str]:

@@ -5,7 +5,9 @@ The replicas run a small script in place of the trainer, so that these tests nee
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,7 +18,12 @@ from pathlib import Path
 import pytest
 
 from launcher import home
+from launcher.emulator.state import whereabouts
+from launcher.emulator.token import read_token
+from launcher.local.emulator import Replicas
+from launcher.status.status import ABANDONED, UNATTENDED
 from tests.integration.command import LIMIT, Swell, until
+from trainer.rundir.directory import RunDirectory
 
 REPLICA = """
 import json, os, signal, sys, time
@@ -162,17 +169,94 @@ def test_ctrl_c_while_it_starts(swell: ScriptedSwell) -> None:
     assert swell.nothing_is_left()
 
 
-def test_a_killed_launch_leaves_no_orphan(swell: ScriptedSwell) -> None:
+def pids(swell: ScriptedSwell, run: str) -> dict[str, int]:
+    """The processes of a run's VMs."""
+    where = whereabouts(swell.state(run))
+    assert where is not None
+    job = str(swell.status(run)["attempts"][-1]["job"])
+    token = read_token(swell.state(run)).text
+    return {it["replica"]: it["pid"] for it in Replicas(where.endpoint, job, token).list()}
+
+
+@pytest.mark.parametrize("killed", ["launch", "emulator", "both"])
+def test_a_run_outlives_its_launch_and_its_emulator(swell: ScriptedSwell, killed: str) -> None:
     launch = swell.start("launch", swell.job("wait"), "--run-id", "one")
     until(lambda: swell.is_up("one"))
-    port = emulator_port(swell, "one")
+    before = pids(swell, "one")
+    if killed != "launch":
+        os.kill(swell.emulator("one"), signal.SIGKILL)
+    if killed != "emulator":
+        launch.kill()
+        launch.communicate()
+        status = swell.status("one")
+        assert status["state"] == "running"
+        assert status["reason"] == UNATTENDED
+        swell.start("attach", "one")
+        until(lambda: home_lives(swell, "one"))
+    until(lambda: whereabouts(swell.state("one")))
+    assert pids(swell, "one") == before, "the same VMs, which nothing has happened to"
+    for name in before:
+        (swell.run_dir("one") / f"up-{name}").unlink()
+    until(lambda: swell.is_up("one"))
+    RunDirectory(str(swell.run_dir("one"))).end("succeeded", "training is complete")
+    followed = swell.launches[-1]
+    followed.communicate(timeout=LIMIT)
+    assert followed.returncode == 0
+    assert swell.nothing_is_left()
+    [attempt] = swell.status("one")["attempts"]
+    assert attempt["state"] == "SUCCEEDED"
+
+
+def home_lives(swell: ScriptedSwell, run: str) -> bool:
+    """Whether a launch looks after the run."""
+    with (swell.state(run) / "launch.lock").open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def test_an_emulator_that_nobody_needs_ends_by_itself_and_its_run_is_over(
+    swell: ScriptedSwell,
+) -> None:
+    launch = swell.start("launch", swell.job("wait"), "--run-id", "one")
+    until(lambda: swell.is_up("one"))
     launch.kill()
     launch.communicate()
-    until(swell.nothing_is_left)
-    assert not is_listening(port)
+    os.kill(swell.emulator("one"), signal.SIGKILL)
+    RunDirectory(str(swell.run_dir("one"))).end("succeeded", "training is complete")
+    until(swell.nothing_is_left)  # the VMs end by themselves
+    answer = swell("attach", "one")
+    assert answer.returncode == 0, answer.stdout
+    assert swell.status("one")["attempts"][-1]["state"] == "SUCCEEDED"
+    assert swell.nothing_is_left()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_a_killed_launch_left_can_be_stopped(swell: ScriptedSwell, killed: bool) -> None:
+    launch = swell.start("launch", swell.job("deaf"), "--run-id", "one")
+    until(lambda: swell.is_up("one"))
+    launch.kill()
+    launch.communicate()
+    if killed:
+        os.kill(swell.emulator("one"), signal.SIGKILL)
+    answer = swell("emulator", "stop", "one")
+    assert (answer.returncode, answer.stdout) == (0, "the emulator of run one is stopped\n")
+    assert swell.nothing_is_left()
     status = swell.status("one")
-    assert status["state"] == "failed"
-    assert "the process that launched it is gone" in status["reason"]
+    assert status["state"] == "failed" and status["reason"] == ABANDONED
+    answer = swell("emulator", "stop", "one")
+    assert (answer.returncode, answer.stdout) == (0, "run one has no emulator\n")
+
+
+def test_a_run_that_nobody_looks_after_is_cancelled(swell: ScriptedSwell) -> None:
+    launch = swell.start("launch", swell.job("deaf"), "--run-id", "one")
+    until(lambda: swell.is_up("one"))
+    launch.kill()
+    launch.communicate()
+    assert swell("cancel", "one").stdout == "run one is cancelled\n"
+    assert swell.nothing_is_left()
 
 
 def test_another_terminal_cancels(swell: ScriptedSwell) -> None:

@@ -25,8 +25,8 @@ import sys
 import time
 from pathlib import Path
 
-# With -I and -S nothing but the standard library is on the path.
-sys.path.insert(0, str(Path(__file__).parents[3]))
+if __name__ == "__main__":  # with -I and -S nothing but the standard library is on the path
+    sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from launcher.emulator.logs import ReplicaLog, StreamLog
 from launcher.emulator.vms.processes import adopt_orphans, die_with, kill_children, signal_session
