@@ -365,7 +365,6 @@ class Lifecycle:
             "retries": self._retries,
             "stockouts": self._stockouts,
             "ending": end and [end.value, error and asdict(error)],
-            "early_exits": list(self._early_exits),
         }
 
     def resume(self, kept: Json, begun: Mapping[str, int]) -> list[Command]:
@@ -373,8 +372,8 @@ class Lifecycle:
 
         Args:
             kept: all that it knew.
-            begun: the newest incarnation of each replica that was started; it may have ended, which
-                ``exited`` tells afterwards.
+            begun: the newest incarnation of each replica that was started. ``exited`` tells
+                afterwards which of them have ended, those too of which the other one knew.
 
         Whoever carries out the commands knows how much is left of each notice.
         """
@@ -382,7 +381,6 @@ class Lifecycle:
         for name, its in kept["replicas"].items():
             self.replicas[name] = Replica(**{**its, "state": ReplicaState(its["state"])})
         self._retries, self._stockouts = kept["retries"], kept["stockouts"]
-        self._early_exits = [(name, int(n), int(code)) for name, n, code in kept["early_exits"]]
         if kept["ending"]:
             end, error = kept["ending"]
             self._ending = JobState(end), JobError(**error) if error else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from datetime import timedelta
 
@@ -51,6 +52,8 @@ class VM:
     def __init__(self) -> None:
         self.todo: deque[Command] = deque()
         self.living: int | None = None
+        self.begun: int | None = None  # the newest incarnation that there was
+        self.code = 0  # with which it ended
         self.frozen = False
         self.closed = False
 
@@ -62,7 +65,8 @@ class Job(RuleBasedStateMachine):
         survivors=st.sampled_from(Survivors), restart_job=st.booleans(), disable=st.booleans()
     )
     def create(self, survivors: Survivors, restart_job: bool, disable: bool) -> None:
-        self.life = Lifecycle(NAMES, Rules("here", restart_job, disable, survivors))
+        self.said = Rules("here", restart_job, disable, survivors)
+        self.life = Lifecycle(NAMES, self.said)
         self.vms = {name: VM() for name in NAMES}
         self.notices: list[Notify] = []
         self.stopping = False
@@ -94,10 +98,15 @@ class Job(RuleBasedStateMachine):
     def die(self, name: str, code: int) -> None:
         vm = self.vms[name]
         assert vm.living is not None
-        incarnation, vm.living, vm.frozen = vm.living, None, False
+        incarnation = vm.living
+        self.fall(name, code)
+        self.obey(self.life.exited(name, incarnation, code))
+
+    def fall(self, name: str, code: int) -> None:
+        vm = self.vms[name]
+        vm.living, vm.frozen, vm.code = None, False, code
         if name == NAMES[0] and code == 0:
             self.primary_done = True
-        self.obey(self.life.exited(name, incarnation, code))
 
     @rule(name=NAME)
     def carry_out(self, name: str) -> None:
@@ -113,7 +122,8 @@ class Job(RuleBasedStateMachine):
         elif isinstance(command, Start):
             assert vm.living is None, "two incarnations at once"
             assert not vm.closed
-            vm.living = command.incarnation
+            assert command.incarnation != vm.begun, "an incarnation starts once"
+            vm.living = vm.begun = command.incarnation
             self.obey(self.life.started(name, command.incarnation))
         elif isinstance(command, StopAll):
             vm.closed = True
@@ -125,6 +135,30 @@ class Job(RuleBasedStateMachine):
         """A VM's command ends by itself."""
         if self.vms[name].living is not None and not self.vms[name].frozen:
             self.die(name, code)
+
+    @precondition(lambda self: not self.life.state.terminal)
+    @rule(ends=st.dictionaries(NAME, CODES))
+    def killed(self, ends: dict[str, int]) -> None:
+        """The emulator is killed, and another goes on; some VMs end before it does.
+
+        What the first one had yet to do it has not done.
+        """
+        kept = json.loads(json.dumps(self.life.kept()))
+        for name, vm in self.vms.items():
+            vm.todo.clear()
+            vm.closed = False
+            if name in ends and vm.living is not None and not vm.frozen:
+                self.fall(name, ends[name])
+        self.stopping = False
+        self.life = Lifecycle(NAMES, self.said)
+        begun = {name: vm.begun for name, vm in self.vms.items() if vm.begun is not None}
+        self.obey(self.life.resume(kept, begun))
+        for name, incarnation in begun.items():
+            if self.vms[name].living is None:  # which it may have told before
+                self.obey(self.life.exited(name, incarnation, self.vms[name].code))
+        for name, replica in self.life.replicas.items():
+            if replica.state is ReplicaState.NOTICED:
+                self.notices.append(Notify(name, replica.incarnation, timedelta()))
 
     @rule(name=NAME)
     def grant_one(self, name: str) -> None:
@@ -191,6 +225,7 @@ class Job(RuleBasedStateMachine):
         for name, replica in self.life.replicas.items():
             vm = self.vms[name]
             settled = not vm.todo and not self.life.ending
+            assert not settled or replica.state is not ReplicaState.STARTING
             if settled and replica.state in LIVING:
                 early = self.life.state is JobState.PENDING  # ended, and not yet decided upon
                 assert vm.living == replica.incarnation or early
