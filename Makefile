@@ -21,7 +21,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo quick test storm fuzz check lint types proto image test-container locks clean
+.PHONY: help setup demo quick test storm kills fuzz check lint types proto image test-container locks clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ test: setup lint  ## lint, type check and all tests
 
 storm: setup  ## 50 random events from a seed, printed at the start (CHAOS_SEED=N repeats them)
 	@CHAOS_EVENTS=50 $(BIN)/python -m pytest tests/chaos/test_storm.py $(PYTEST_ARGS)
+
+kills: setup  ## 30 runs whose launch, emulator or both are killed, thrice each (KILL_SEED=N repeats)
+	@KILL_RUNS=30 $(BIN)/python -m pytest tests/integration/test_kills.py $(PYTEST_ARGS)
 
 fuzz: setup  ## 100,000 inputs for all that reads from network, store or files; 1,000 trainings
 	@FUZZ_EXAMPLES=180 FUZZ_VARIANTS=19 FUZZ_CASES=1000 $(BIN)/python -m pytest \

@@ -51,7 +51,8 @@ NOTES = {
     "logs": "On Vertex AI they come from Cloud Logging.",
     "preempt": "[local.md](local.md) has the market, which does the same by itself.",
     "image check": "[containers/README.md](../containers/README.md) says what an image needs.",
-    "emulator": "For curl and for Google's own client; [local.md](local.md#the-emulator-by-itself) "
+    "emulator": "`swell emulator stop RUN`, or `stop --state DIR`, ends one with its VMs. For curl "
+    "and for Google's own client; [local.md](local.md#the-emulator-by-itself) "
     "has the options.",
 }
 
