@@ -22,6 +22,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 from launcher.emulator.state import Whereabouts, in_use, whereabouts
 from launcher.emulator.token import read_token
+from launcher.emulator.vms import netns
 from launcher.emulator.vms.life import anything_lives, kill_all
 from launcher.job.marketfile import Incident, Market, market_to_json
 from launcher.job.sizes import Size
@@ -160,7 +161,9 @@ def stop(state: Path) -> bool:
         where = whereabouts(state)
         if where is None or not _ended(state, where):
             time.sleep(LOOK_EVERY)  # it is only just starting, or ending
-    kill_all(state / "vms")  # of one that was killed, or had to be
+    if there:
+        kill_all(state / "vms")  # of one that was killed, or had to be
+        netns.collect()
     return there
 
 

@@ -95,12 +95,12 @@ class ContainerPlace(HostPlace):
         self._client.remove([self._host.name])
         super().renew()
 
-    def signal(self, session: int, number: int) -> int:
+    def signal(self, session: int | None, number: int) -> int:
         """Signals everything in the container, or podman itself while there is nothing yet.
 
         podman removes the container when what is in it has ended, so it is left to do that.
         """
-        return self._host.signal(number) or signal_session(session, number)
+        return self._host.signal(number) or (signal_session(session, number) if session else 0)
 
 
 class ContainerSite:

@@ -53,9 +53,10 @@ class NamespacePlace(HostPlace):
     def command(self, program: Program) -> tuple[list[str], dict[str, str]]:
         return self._host.command(program.argv()), dict(program.environment)
 
-    def signal(self, session: int, number: int) -> int:
+    def signal(self, session: int | None, number: int) -> int:
         # By session, too: it may be on its way into the namespace.
-        return max(self._host.signal(number), signal_session(session, number))
+        found = signal_session(session, number) if session else 0
+        return max(self._host.signal(number), found)
 
 
 class NamespaceSite:

@@ -10,7 +10,8 @@ for each VM.
 ``ORDER`` is an object of JSON::
 
     record    a file, open for appending: one line of JSON when the command runs, {"keeper",
-              "command"} (process ids), and one when it has ended, {"code"}. Negative is a signal.
+              "command", "boot"}: process ids, and since which start of the machine they count; and
+              one when nothing of the VM is left, {"code"}. A negative one is a signal's number.
     held      further open files, kept open for as long as the command lives: they are locks
     logs, job, replica       where the output goes, as launcher.emulator.logs has it
     orphans   whether what the command leaves behind is part of the VM, in whatever session it is
@@ -24,6 +25,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":  # with -I and -S nothing but the standard library is on the path
     sys.path.insert(0, str(Path(__file__).parents[3]))
@@ -52,7 +54,7 @@ def main() -> int:
         adopt_orphans()
     pid, pipes = _start(command)
     signal.signal(signal.SIGCHLD, lambda *_: _reap(pid))
-    _write(record, {"keeper": os.getpid(), "command": pid})
+    _write(record, {"keeper": os.getpid(), "command": pid, "boot": boot()})
     with contextlib.suppress(BrokenPipeError):
         os.write(1, b"\n")  # whoever started this waits for it, or was killed meanwhile
     os.dup2(0, 1)
@@ -130,7 +132,12 @@ def _copy(streams: dict[int, StreamLog], ended: int | None) -> None:
                 left -= 1
 
 
-def _write(record: int, line: dict[str, int]) -> None:
+def boot() -> str:
+    """Tells this start of the machine from every other."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _write(record: int, line: dict[str, Any]) -> None:
     os.write(record, json.dumps(line).encode() + b"\n")
 
 

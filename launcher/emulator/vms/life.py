@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from launcher.emulator.vms import keeper
 from launcher.emulator.vms.processes import signal_session
@@ -131,7 +131,18 @@ class Life:
     @property
     def command(self) -> int:
         """The process id of the command, which is also its session's."""
-        return self._said["command"]
+        return int(self._said["command"])
+
+    @property
+    def session(self) -> int | None:
+        """The session in which something of the VM may be left; None when there is none.
+
+        Its number may be another's by now when the keeper has cleared it away, or the machine was
+        started anew.
+        """
+        if self._said["boot"] != keeper.boot() or "code" in self._said:
+            return None
+        return self.command
 
     @property
     def living(self) -> bool:
@@ -150,8 +161,9 @@ class Life:
         if self._child:
             await asyncio.to_thread(self._child.wait)
         with self._record:
-            # A keeper that was killed has taken its command along, and written nothing.
-            return _read(self._record).get("code", -signal.SIGKILL)
+            self._said = _read(self._record)
+        # A keeper that was killed has taken its command along, and written nothing.
+        return int(self._said.get("code", -signal.SIGKILL))
 
 
 def anything_lives(vms: Path) -> bool:
@@ -176,10 +188,10 @@ def _records(folder: Path) -> list[Path]:
     return [path for path in folder.glob("*") if path.name.isdigit() and path.is_file()]
 
 
-def _read(record: BinaryIO) -> dict[str, int]:
+def _read(record: BinaryIO) -> dict[str, Any]:
     """What the keeper has written so far."""
     record.seek(0)
-    said: dict[str, int] = {}
+    said: dict[str, Any] = {}
     for line in record.readlines():
         if line.endswith(b"\n"):
             said |= json.loads(line)

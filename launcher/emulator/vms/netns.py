@@ -250,7 +250,9 @@ class Network:
 
 
 def collect() -> None:
-    """Removes the networks that are neither owned nor used."""
+    """Removes the networks that are neither owned nor used; without root there are none."""
+    if os.geteuid() != 0:
+        return
     for number in {number for number in map(number_of, names()) if number is not None}:
         if held := claim(number):
             with held:

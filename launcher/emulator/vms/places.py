@@ -95,8 +95,13 @@ class Place(Protocol):
     def vanish(self, session: int | None) -> None:
         """Makes the VM vanish to its peers; nobody is told."""
 
-    def signal(self, session: int, number: int) -> int:
-        """Sends a signal to everything in the VM. Returns how many processes it found."""
+    def signal(self, session: int | None, number: int) -> int:
+        """Sends a signal to everything in the VM. Returns how many processes it found.
+
+        Args:
+            session: the command's, if it may be there.
+            number: the signal's.
+        """
 
 
 class Site(Protocol):
@@ -173,8 +178,8 @@ class LoopbackPlace:
         if session is not None:
             signal_session(session, signal.SIGSTOP)
 
-    def signal(self, session: int, number: int) -> int:
-        return signal_session(session, number)
+    def signal(self, session: int | None, number: int) -> int:
+        return signal_session(session, number) if session else 0
 
 
 class LoopbackSite:

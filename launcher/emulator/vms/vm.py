@@ -184,6 +184,6 @@ class VM:
     async def _live(self, life: Life) -> None:
         code = await life.ended()
         # What its keeper has not killed, because it was killed itself or does not see it.
-        while self._place.signal(life.command, signal.SIGKILL):
+        while self._place.signal(life.session, signal.SIGKILL):
             await asyncio.sleep(RECHECK_SECONDS)
         self._on_exit(life.incarnation, code)

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from launcher.emulator.vms.life import kill_all
+from launcher.local import emulator as local
 from tests.launcher.emulator.running import Emulator, pool, wait_for
 
 Start = Callable[..., Emulator]
@@ -179,6 +181,40 @@ def test_a_vm_is_gone_whose_keeper_was_killed_too(start: Start) -> None:
     emulator = another(start, emulator)
     emulator.until_output(job, "workerpool1-0", "up", times=2)
     assert emulator.replicas(job)["workerpool1-0"]["restarts"] == 1
+
+
+def test_a_process_that_has_a_vms_number_by_now_is_left_alone(start: Start) -> None:
+    emulator = start()
+    job = emulator.create(pool(FOREVER), pool("echo up; " + FOREVER))
+    emulator.until_output(job, "workerpool1-0", "up")
+    emulator.until(job, "RUNNING")
+    (record,) = (emulator.state / "vms").glob("*/workerpool1-0/1")
+    emulator.stop(signal.SIGKILL)
+    kill_all(record.parent)
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as bystander:
+        # As after a start of the machine, which gives the same numbers anew.
+        stale = {**json.loads(record.read_text().splitlines()[0]), "boot": "another"}
+        record.write_text(
+            json.dumps({**stale, "keeper": bystander.pid, "command": bystander.pid}) + "\n"
+        )
+        emulator = another(start, emulator)
+        emulator.until_output(job, "workerpool1-0", "up", times=2)
+        assert bystander.poll() is None
+        bystander.kill()
+
+
+def test_one_that_hangs_is_stopped_all_the_same(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "STOP_LIMIT", 0.2)
+    emulator = start()
+    job = emulator.create(pool("setsid sleep 1000 & echo up; wait"))
+    emulator.until_output(job, "workerpool0-0", "up")
+    emulator.process.send_signal(signal.SIGSTOP)
+    assert local.goes_on(emulator.state)
+    assert local.stop(emulator.state)
+    assert not local.goes_on(emulator.state) and not local.stop(emulator.state)
+    assert emulator.processes() == []
 
 
 def test_what_is_in_vms_environments_stays_theirs(start: Start) -> None:
