@@ -126,14 +126,16 @@ def prepare(job: Job, target: TargetName, run_id: str | None = None) -> Draft:
 
 
 def create(draft: Draft) -> None:
-    """Writes the run directory, and puts the code into it.
+    """Puts the code into the run directory, and writes run.json: from then on there is a run.
 
-    Raises RunError when the id is taken, and OSError; the run has ended as failed then.
+    In this order, so that a run that is there has its code, whenever its launch is killed.
+
+    Raises RunError when the id is taken, and OSError; there is no run then.
     """
-    home.create(draft.directory, draft.record)
+    home.require_new(draft.run_id, draft.directory)
     if draft.packed:
-        with ends_on_error(draft.directory):
-            draft.packed.send(draft.directory, draft.job.sends_package)
+        draft.packed.send(draft.directory, draft.job.sends_package)
+    home.create(draft.directory, draft.record)
 
 
 def reopen(directory: RunDirectory) -> Draft:

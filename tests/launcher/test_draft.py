@@ -11,6 +11,7 @@ from launcher import home
 from launcher.draft import LaunchError, create, ends_on_error, prepare, reopen
 from launcher.job.code import Code
 from launcher.job.job import Job
+from launcher.packing.pack import Packed
 from trainer.rundir.directory import RunDirectory
 
 
@@ -82,6 +83,22 @@ def test_a_run_goes_on_as_it_was_launched(tmp_path: Path) -> None:
         assert again.request(1, choice, "token") == draft.request(1, choice, "token")
     assert again.terms(60.0) == draft.terms(60.0)
     assert [choice.usd_per_hour for choice in again.choices] == [1.8]
+
+
+def test_a_run_that_is_there_has_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "code"
+    folder.mkdir()
+    (folder / "tasks.py").write_text("")
+    draft = prepare(job(code=Code(folder=str(folder))), "local", "one")
+
+    def killed(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="is full"):
+        patch.setattr(Packed, "send", killed)
+        create(draft)
+    assert not draft.directory.store.exists("run.json"), "nobody can attach to it"
+    create(prepare(job(code=Code(folder=str(folder))), "local", "one"))
 
 
 def test_an_id_is_used_once() -> None:
