@@ -113,7 +113,7 @@ class Job:
                 self._await_notice(name, replica.incarnation, kept["notices"].get(name, 0.0))
         if self._ran_since is not None:
             self._spawn(self._incidents.run(self, self._ran_since))
-        self._do(commands)
+        self._do(self._provided(commands))
 
     async def abandon(self) -> None:
         """Kills what runs of a job that cannot be resumed."""
@@ -175,13 +175,7 @@ class Job:
         """The Spot market has VMs for these replicas."""
         commands = self._lifecycle.granted(replicas)
         self._publish()
-        try:
-            for name in replicas:
-                self._machines.make(name, partial(self._exited, name))
-        except OSError as error:
-            code = NOT_FOUND if isinstance(error, FileNotFoundError) else INTERNAL
-            commands = self._lifecycle.fail(code, f"No VM for a replica: {error}")
-        self._do(commands)
+        self._do(self._provided(commands))
 
     def take(self, replica: str, notice: timedelta | None) -> None:
         """The Spot market takes a VM back, silently without ``notice``."""
@@ -233,6 +227,17 @@ class Job:
         for command in commands:
             self._spawn(self._carry_out(command))
         self._exchange.wake()
+
+    def _provided(self, commands: Sequence[Command]) -> Sequence[Command]:
+        """Makes the VMs that are to be started. Returns what is to be done."""
+        try:
+            for command in commands:
+                if isinstance(command, Start):
+                    self._machines.make(command.replica, partial(self._exited, command.replica))
+        except OSError as error:
+            code = NOT_FOUND if isinstance(error, FileNotFoundError) else INTERNAL
+            return self._lifecycle.fail(code, f"No VM for a replica: {error}")
+        return commands
 
     async def _carry_out(self, command: Command) -> None:
         vms = self._machines

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.emulator.resources.customjobs import JobState
 from launcher.emulator.vms.life import kill_all
 from launcher.local import emulator as local
 from tests.launcher.emulator.running import Emulator, pool, wait_for
@@ -256,6 +258,24 @@ def test_what_cannot_be_had_back_is_killed_and_has_failed(start: Start) -> None:
         error = emulator.until(job, "FAILED")["error"]
         assert (error["code"], "was stopped" in error["message"]) == (14, True)
     assert emulator.processes() == []
+
+
+def test_vms_that_were_granted_and_not_made_are_made(start: Start) -> None:
+    emulator = start()
+    job = emulator.create(pool(FOREVER), pool(FOREVER))
+    emulator.until(job, "RUNNING")
+    emulator.stop(signal.SIGKILL)
+    kill_all(emulator.state / "vms")
+    shutil.rmtree(emulator.state / "vms")
+    (path,) = (emulator.state / "running").iterdir()
+    kept = json.loads(path.read_text())
+    kept["machines"]["vms"] = {}
+    kept["lifecycle"]["state"] = JobState.PENDING
+    for replica in kept["lifecycle"]["replicas"].values():
+        replica["state"] = "STARTING"
+    path.write_text(json.dumps(kept))
+    emulator = another(start, emulator)
+    emulator.until(job, "RUNNING")
 
 
 def test_whenever_it_is_killed_each_replica_runs_once(start: Start, tmp_path: Path) -> None:
