@@ -152,7 +152,7 @@ async def _serve(options: argparse.Namespace, market: Market) -> int:
     os.environ["NO_GCE_CHECK"] = "true"
     await registry.resume()
     listener.start()
-    where = Whereabouts(f"http://{listener.authority}", f"http://{storage.authority}", os.getpid())
+    where = Whereabouts(os.getpid(), f"http://{listener.authority}", f"http://{storage.authority}")
     try:
         announce(state, where)
         print(json.dumps({"endpoint": where.endpoint, "storage": where.storage}), flush=True)

@@ -1,7 +1,7 @@
 """The state directory of an emulator: who works on it, and where that one listens.
 
-An emulator holds the lock of its state for as long as it lives, however it ends. While it serves,
-``<state>/emulator.json`` says where, for those who may read it: the emulator's user.
+An emulator holds the lock of its state for as long as it lives, however it ends. Meanwhile
+``<state>/emulator.json`` says who it is and where it serves, to the emulator's user.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class Whereabouts:
     """Where an emulator serves.
 
     Attributes:
-        endpoint: base URL of its API.
-        storage: base URL of its Cloud Storage.
         pid: its process id.
+        endpoint: base URL of its API; empty while it is only starting.
+        storage: base URL of its Cloud Storage.
     """
 
-    endpoint: str
-    storage: str
     pid: int
+    endpoint: str = ""
+    storage: str = ""
 
 
 def claim(state: Path) -> int:
@@ -56,7 +56,7 @@ def claim(state: Path) -> int:
         except BlockingIOError:
             time.sleep(LOOK_SECONDS)
         else:
-            _path(state).unlink(missing_ok=True)  # of one that was killed
+            announce(state, Whereabouts(os.getpid()))
             return handle
     os.close(handle)
     raise StateInUse(
@@ -87,14 +87,14 @@ def withdraw(state: Path) -> None:
 
 
 def whereabouts(state: Path) -> Whereabouts | None:
-    """Where the emulator of a state serves; None when none does, or not yet."""
+    """Where the emulator of a state serves, or will; None when there is none."""
     if not in_use(state):
         return None
     try:
         said = json.loads(_path(state).read_text())
     except FileNotFoundError:
         return None
-    return Whereabouts(str(said["endpoint"]), str(said["storage"]), int(said["pid"]))
+    return Whereabouts(int(said["pid"]), str(said["endpoint"]), str(said["storage"]))
 
 
 def write_private(path: Path, content: Mapping[str, Any]) -> None:

@@ -93,7 +93,7 @@ class Emulator:
         """Where the emulator is, if there is one, once it serves."""
         deadline = time.monotonic() + START_LIMIT
         while in_use(self._state):
-            if where := whereabouts(self._state):
+            if (where := whereabouts(self._state)) and where.endpoint:
                 return where
             if time.monotonic() > deadline:
                 raise self._problem()
@@ -160,7 +160,7 @@ def stop(state: Path) -> bool:
     while in_use(state):
         where = whereabouts(state)
         if where is None or not _ended(state, where):
-            time.sleep(LOOK_EVERY)  # it is only just starting, or ending
+            time.sleep(LOOK_EVERY)  # it has only just begun, or ended
     if there:
         kill_all(state / "vms")  # of one that was killed, or had to be
         netns.collect()
@@ -204,8 +204,9 @@ class Replicas:
 
         Raises LocalError when there is none, or it is not this user's alone.
         """
-        if (where := whereabouts(state)) is None:
-            raise LocalError(SILENT, "the emulator does not answer: it has ended")
+        where = whereabouts(state)
+        if where is None or not where.endpoint:
+            raise LocalError(SILENT, "the emulator does not answer: it has ended, or only starts")
         try:
             return cls(where.endpoint, job, read_token(state).text)
         except OSError as error:

@@ -84,6 +84,11 @@ class Swell:
         assert where is not None
         return where.pid
 
+    def serves(self, run: str) -> bool:
+        """Whether a run's emulator serves."""
+        where = whereabouts(self.state(run))
+        return where is not None and bool(where.endpoint)
+
     def state(self, run: str) -> Path:
         """The state of a run's emulator."""
         return self.home / "runs" / run / "local"

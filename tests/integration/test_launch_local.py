@@ -172,7 +172,7 @@ def test_ctrl_c_while_it_starts(swell: ScriptedSwell) -> None:
 def pids(swell: ScriptedSwell, run: str) -> dict[str, int]:
     """The processes of a run's VMs."""
     where = whereabouts(swell.state(run))
-    assert where is not None
+    assert where is not None and where.endpoint
     job = str(swell.status(run)["attempts"][-1]["job"])
     token = read_token(swell.state(run)).text
     return {it["replica"]: it["pid"] for it in Replicas(where.endpoint, job, token).list()}
@@ -193,7 +193,7 @@ def test_a_run_outlives_its_launch_and_its_emulator(swell: ScriptedSwell, killed
         assert status["reason"] == UNATTENDED
         swell.start("attach", "one")
         until(lambda: home_lives(swell, "one"))
-    until(lambda: whereabouts(swell.state("one")))
+    until(lambda: swell.serves("one"))
     assert pids(swell, "one") == before, "the same VMs, which nothing has happened to"
     for name in before:
         (swell.run_dir("one") / f"up-{name}").unlink()
