@@ -162,6 +162,24 @@ def test_a_run_tells_how_it_goes_and_returns_its_metrics() -> None:
     assert [one for one in told if isinstance(one, Done)] == [Done(1, 0, STEPS, metrics)]
 
 
+class Skipping(Line):
+    """The last step of its first epoch has a loss that is no number."""
+
+    on_nonfinite = "skip"
+
+    def loss(self, model: nn.Module, batch: Any, step: Any = None) -> Tensor:
+        return super().loss(model, batch) * (float("nan") if step.number == 6 else 1.0)
+
+
+def test_a_task_says_that_a_step_is_skipped_and_evaluates_all_the_same() -> None:
+    told, _ = alone(trained, Skipping())
+    losses = [loss for one in told if isinstance(one, Steps) for loss in one.metrics["loss"]]
+    assert [number for number, loss in enumerate(losses, 1) if loss != loss] == [6]
+    events = [one for one in told if isinstance(one, Event)]
+    found = [(one.name, one.fields["step"]) for one in events]
+    assert found == [("nonfinite", 6), ("evaluated", 6), ("evaluated", 12), ("evaluated", 18)]
+
+
 def test_a_run_repeats_itself(undisturbed: Curve) -> None:
     assert curve(alone(trained, Line())[0]) == undisturbed
 

@@ -437,6 +437,14 @@ def test_an_override_is_written_only_where_there_is_one() -> None:
         assert ("override" in found) == bool(written), "older images do not know it"
 
 
+def test_what_is_done_about_nan_is_written_only_where_the_job_says_so() -> None:
+    job = {"name": "a", "task": "m:T", "pools": [{"machine": "a2-highgpu-1g"}]}
+    assert "on_nonfinite" not in Job.model_validate(job).settings(), "older images do not know it"
+    for policy in ("stop", "skip", "rollback"):
+        said = Job.model_validate({**job, "on_nonfinite": policy}).settings()["on_nonfinite"]
+        assert said == policy
+
+
 def test_checkpoints_by_time_or_by_steps() -> None:
     job = {"name": "a", "task": "m:T", "pools": [{"machine": "a2-highgpu-1g"}]}
 

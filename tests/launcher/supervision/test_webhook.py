@@ -224,6 +224,12 @@ def test_events_that_are_not_news_and_broken_ones_are_none() -> None:
     assert message_of({"event": "attempt_started", "time": 1.0, "attempt": 1}) is None
 
 
+def test_metrics_that_json_lacks_are_told_by_name() -> None:
+    for loss in (float("nan"), "nan"):  # as older versions wrote it, and as it is written now
+        message = end_message({"state": "succeeded", "metrics": {"loss": loss, "odd": None}})
+        assert message["metrics"] == {"loss": "nan"}
+
+
 def test_a_traceback_is_not_told() -> None:
     message = end_message({"state": "failed", "reason": "the task raised\nTraceback:\n  secret"})
     assert message["text"] == "has failed: the task raised"
