@@ -128,6 +128,8 @@ class Faults:
         """It is a machine's fault. Its agent replaces the process by itself."""
         faults = self._counts[member.replica] = self._counts.get(member.replica, 0) + 1
         follows, why = then(faults), _last_line(failure.reason)
+        if who == "newcomer" and member in self._members and self._members[member].holds:
+            follows = "process"  # a spare of one that trains
         ruling.orders.emit(
             "fault",
             member=member.replica,

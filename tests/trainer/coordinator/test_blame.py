@@ -228,6 +228,16 @@ def test_a_newcomer_that_fails_in_its_first_world_is_left_out_of_the_next() -> N
     assert run.emitted("fault")[-1]["whose"] == "newcomer"
 
 
+def test_a_spare_that_cannot_load_costs_the_member_that_trains_nothing() -> None:
+    run = Run(expected=2)
+    run.start(A, B)
+    run.step(Progress(A, 1, step=5))
+    for _ in range(4):
+        assert run.step(TaskFailed(B, 0, 0, LOAD, "program", False)) == []
+    assert run.emitted("fault")[-1]["then"] == "process"
+    assert run.phase.value == "running"
+
+
 def test_who_cannot_load_before_the_first_step_is_judged_by_whether_others_can() -> None:
     alike, alone = Run(expected=2), Run(expected=2)
     for run in (alike, alone):
