@@ -111,11 +111,12 @@ class VM:
                 [*self._place.held(), *self._keeping.held(), self._listener.reserved],
                 self._place.keeps_orphans,
             )
-            self._follow(life)
+            self.adopt(life)
 
     def adopt(self, life: Life) -> None:
-        """Goes on with a command that an earlier emulator has started, or hears of its end."""
-        self._follow(life)
+        """Sees a command through that was started, by an earlier emulator perhaps."""
+        self._life = life
+        self._living = asyncio.create_task(self._live(life))
 
     def notify(self) -> None:
         """Tells the VM that it will be preempted: in its metadata, and by SIGTERM."""
@@ -176,10 +177,6 @@ class VM:
         self._strike()
         if self._living:
             await self._living
-
-    def _follow(self, life: Life) -> None:
-        self._life = life
-        self._living = asyncio.create_task(self._live(life))
 
     async def _live(self, life: Life) -> None:
         code = await life.ended()

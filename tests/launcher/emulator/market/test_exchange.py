@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from launcher.emulator.jobs.registry import Registry
+from launcher.emulator.market.exchange import Exchange
+from launcher.emulator.market.market import Bid
 from launcher.emulator.market.traces import read_trace
 from launcher.job.marketfile import Capacity, Market
 from tests.launcher.emulator.running import Emulator, pool, wait_for
@@ -194,3 +196,49 @@ def test_the_market_goes_on_while_the_emulator_is_down(tmp_path: Path) -> None:
     assert asyncio.run(seen(1000.0)) == "JOB_STATE_QUEUED"
     assert asyncio.run(seen(1000.0 + 3599)) == "JOB_STATE_QUEUED"
     assert asyncio.run(seen(1000.0 + 3600)) == "JOB_STATE_SUCCEEDED"
+
+
+class Owner:
+    """A job that holds two VMs of the market."""
+
+    stranded = False
+
+    def __init__(self) -> None:
+        self.living = ["workerpool1-0", "workerpool1-1"]
+        self.taken: list[str] = []
+
+    def bid(self) -> Bid:
+        machines = {"workerpool1-0": MACHINE, "workerpool1-1": MACHINE}
+        wanted = tuple(self.taken)
+        return Bid(1, "local", machines, living=tuple(self.living), wanted=wanted)
+
+    def take(self, replica: str, notice: timedelta | None) -> None:
+        self.living.remove(replica)
+        self.taken.append(replica)
+
+    def grant(self, replicas: Sequence[str]) -> None:
+        self.taken = [one for one in self.taken if one not in replicas]
+        self.living += replicas
+
+    def refuse(self) -> None:
+        raise AssertionError("it has VMs")
+
+
+def test_what_changed_while_there_was_no_emulator_befalls_its_jobs_in_order(tmp_path: Path) -> None:
+    hours = {timedelta(): 2, timedelta(hours=1): 0, timedelta(hours=2): 1}
+    market = Market(capacity=[Capacity(machine=MACHINE, vms=hours)])
+    owner = Owner()
+
+    async def until(time_of_day: float, again: bool) -> None:
+        exchange = Exchange(market, tmp_path / "exchange.json", lambda: time_of_day)
+        exchange.enter(1, owner, again)
+        await asyncio.sleep(0)
+        await exchange.close()
+
+    asyncio.run(until(1000.0, again=False))
+    assert (len(owner.living), owner.taken) == (2, [])
+    asyncio.run(until(1000.0 + 3 * 3600, again=True))
+    assert len(owner.living) == len(owner.taken) == 1, "both were taken, and one given back"
+    before = list(owner.living)
+    asyncio.run(until(1000.0 + 3 * 3600, again=True))
+    assert owner.living == before, "and that once"
