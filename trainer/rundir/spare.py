@@ -2,20 +2,21 @@
 
 To write a file takes room, and so does to replace one: for a moment there are two. Where it must
 not fail, room for it is kept all the time, as a file under a hidden name beside it: its spare. That
-is overwritten, and then takes the name, or changes names with what has it (renameat2(2), Linux
-3.15). Neither takes room, nor an inode.
+is overwritten, and then takes the name, or changes names with what has it, as one step
+(renameat2(2), Linux 3.15). Neither takes room, nor an inode.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
 
 BLOCK = 4096  # bytes
 _AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
+_NO_REPLACE, _EXCHANGE = 1, 2
 
 
 def spare_of(path: Path) -> Path:
@@ -35,11 +36,7 @@ def rewrite(path: Path, data: bytes | memoryview) -> bool:
 
     Raises OSError when the disk does not even take that.
     """
-    if not _filled(spare_of(path), data):
-        return False
-    libc = ctypes.CDLL(None, use_errno=True)
-    names = (_AT_FDCWD, os.fsencode(spare_of(path)), _AT_FDCWD, os.fsencode(path))
-    return hasattr(libc, "renameat2") and libc.renameat2(*names, _RENAME_EXCHANGE) == 0
+    return _filled(spare_of(path), data) and _renamed(path, _EXCHANGE)
 
 
 def create(path: Path, data: bytes) -> bool:
@@ -49,12 +46,19 @@ def create(path: Path, data: bytes) -> bool:
     """
     if path.exists():
         raise FileExistsError(path)
-    if not _filled(spare_of(path), data):
+    return _filled(spare_of(path), data) and _renamed(path, _NO_REPLACE)
+
+
+def _renamed(path: Path, how: int) -> bool:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
         return False
-    os.link(spare_of(path), path)
-    with suppress(OSError):
-        spare_of(path).unlink()
-    return True
+    names = (_AT_FDCWD, os.fsencode(spare_of(path)), _AT_FDCWD, os.fsencode(path))
+    if libc.renameat2(*names, how) == 0:
+        return True
+    if ctypes.get_errno() == errno.EEXIST:
+        raise FileExistsError(path)
+    return False  # not on this file system
 
 
 def _filled(spare: Path, data: bytes | memoryview) -> bool:
@@ -63,9 +67,7 @@ def _filled(spare: Path, data: bytes | memoryview) -> bool:
     except FileNotFoundError:
         return False
     try:
-        about = os.fstat(handle)
-        # One that has the name is no spare any more, and has been read.
-        if about.st_nlink > 1 or len(data) > max(BLOCK, about.st_size):
+        if len(data) > max(BLOCK, os.fstat(handle).st_size):
             return False
         os.pwrite(handle, data, 0)
         os.ftruncate(handle, len(data))

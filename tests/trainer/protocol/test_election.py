@@ -103,6 +103,9 @@ class Slow:
     def create(self, name: str, data: bytes) -> bool:
         return self._do(lambda: self.files.setdefault(name, data) is data)
 
+    def keep_spare(self, name: str) -> None:
+        """It is on no disk."""
+
     def _do(self, operation: Callable[[], T]) -> T:
         fate = self._turns.take()
         if fate == FAILS:
