@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import uvicorn
@@ -57,12 +58,19 @@ class Listener:
     """
 
     def __init__(self, app: ASGIApp, address: str, port: int = 0, device: str = LOOPBACK) -> None:
+        if port and _is_served(address, port):  # by another emulator of this user
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         # Bound here, so that the port is known before anything is served.
-        self._reservation = _bound(address, port, device)
+        try:
+            self._reservation = _bound(address, port, device, _KEEPING)
+        except OSError:
+            # Connections that a killed emulator has left are there for a minute. Whatever runs
+            # since then holds a reservation as it should be.
+            self._reservation = _bound(address, port, device, _SERVING)
         self.address = address
         self.port: int = self._reservation.getsockname()[1]
         try:
-            self.socket = _bound(address, self.port, device)
+            self.socket = _bound(address, self.port, device, _SERVING)
             self.socket.listen(128)
         except BaseException:
             self._reservation.close()
@@ -92,7 +100,8 @@ class Listener:
     def reserved(self) -> int:
         """An open file: whoever has it open keeps the port for the next Listener, by its number.
 
-        It does not listen. While nobody does, connections are refused.
+        It does not listen. While nobody does, connections are refused, and no other user can have
+        the port.
         """
         return self._reservation.fileno()
 
@@ -110,10 +119,24 @@ class Listener:
         await self._serving
 
 
-def _bound(address: str, port: int, device: str) -> socket.socket:
+# A port with SO_REUSEADDR is anybody's to listen on as long as nobody does; one without it, but
+# with SO_REUSEPORT, is that of programs of the same user. Connections are of the first kind: else
+# those that are still to be closed would keep the next emulator from its port.
+_KEEPING = (socket.SO_REUSEPORT,)
+_SERVING = (socket.SO_REUSEADDR, socket.SO_REUSEPORT)
+
+
+def _is_served(address: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((address, port), 1.0):
+        return True
+    return False
+
+
+def _bound(address: str, port: int, device: str, options: Sequence[int]) -> socket.socket:
     # asyncio turns Nagle's algorithm off only where the protocol is said: 45 ms an answer.
     made = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for option in options:
+        made.setsockopt(socket.SOL_SOCKET, option, 1)
     try:
         # Before Linux 5.7 only root may do this; at loopback it only makes sure of what the
         # kernel does by itself, unless it was told otherwise (route_localnet).

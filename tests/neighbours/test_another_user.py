@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import tempfile
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import pytest
+from starlette.applications import Starlette
+
+from launcher.emulator.listener import Listener
 from tests.launcher.emulator.running import PARENT, Emulator
 from tests.neighbours.places import as_another_user, as_root, exchange, listeners
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import RUN
 
 SECRET = "projects/p/secrets/s"
+REUSE, SHARE = socket.SO_REUSEADDR, socket.SO_REUSEPORT
 FLAVOR = "Metadata-Flavor: Google"
 TOKEN = "/computeMetadata/v1/instance/service-accounts/default/token"
 
@@ -48,6 +55,35 @@ def test_who_closes_the_connection_at_once_is_not_taken_for_root(emulator: Emula
     assert as_another_user(shoot) == "done"
     answer = emulator.http.post(f"/v1/{SECRET}:addVersion", content=body)
     assert answer.json()["name"] == f"{SECRET}/versions/1", "nobody has added one before"
+
+
+@as_root
+def test_a_port_that_vms_keep_while_there_is_no_emulator_is_nobody_elses() -> None:
+    """A VM that trains on would take its next code from whoever listens where its buckets were."""
+    listener = Listener(Starlette(), "127.0.0.1")
+    address = ("127.0.0.1", listener.port)
+    with socket.create_connection(address), socket.socket(fileno=os.dup(listener.reserved)):
+        asyncio.run(listener.stop())  # as if it was killed: a VM has the file still
+        listener.socket.close()
+
+        def squat() -> str:
+            taken = []
+            for options in ((), (REUSE,), (SHARE,), (REUSE, SHARE)):
+                with socket.socket() as mine:
+                    for option in options:
+                        mine.setsockopt(socket.SOL_SOCKET, option, 1)
+                    with suppress(OSError):
+                        mine.bind(address)
+                        mine.listen()
+                        taken.append(str(options))
+            return " ".join(taken)
+
+        assert as_another_user(squat) == ""
+        again = Listener(Starlette(), *address)
+        with pytest.raises(OSError, match="in use"):
+            Listener(Starlette(), *address)
+        asyncio.run(again.stop())
+        again.socket.close()
 
 
 @as_root
