@@ -175,8 +175,8 @@ def test_a_task_says_that_a_step_is_skipped_and_evaluates_all_the_same() -> None
     told, _ = alone(trained, Skipping())
     losses = [loss for one in told if isinstance(one, Steps) for loss in one.metrics["loss"]]
     assert [number for number, loss in enumerate(losses, 1) if loss != loss] == [6]
-    events = [one for one in told if isinstance(one, Event)]
-    found = [(one.name, one.fields["step"]) for one in events]
+    events = [(one.name, one.fields.get("step")) for one in told if isinstance(one, Event)]
+    found = [one for one in events if one[0] in ("nonfinite", "evaluated")]
     assert found == [("nonfinite", 6), ("evaluated", 6), ("evaluated", 12), ("evaluated", 18)]
 
 
