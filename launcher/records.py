@@ -48,6 +48,7 @@ class EventRecord:
     action: str | None = None
     age: float | None = None
     attempt: int | None = None
+    before: int | None = None
     cause: str | None = None
     changes: list[str] | None = None
     checkpoint: int | None = None

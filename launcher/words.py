@@ -16,6 +16,7 @@ _CAUSES = {
     "start": "start",
     "grow": "a machine came",
     "drain": "a machine left with notice",
+    "failure": "the script failed",
     "loss": "a machine was lost",
     "leader": "another coordinator leads",
 }
@@ -138,6 +139,15 @@ def _text(event: EventRecord) -> str | None:
             pause = f" after a pause of {span(event.seconds)}" if event.seconds else ""
             lost = f", {count(event.lost_steps, 'step')} lost" if event.lost_steps else ""
             return f"{verb} at step {step}{pause}{lost}"
+        case EventRecord(event="rank_failed", rank=int(rank), member=str(member)):
+            last = one_line((event.reason or "").strip().rpartition("\n")[2])
+            return f"rank {rank} ({member}) has failed: {last}"
+        case EventRecord(event="resized", before=int(before), world_size=int(size)) if before > 0:
+            times = number(size / before)
+            return (
+                f"the world has {count(size, 'worker')}, not {before} any more: a batch that the "
+                f"script sets for each worker is {times} times as large in all"
+            )
         case EventRecord(event="waiting", slots=int(slots), min_workers=int(least)):
             return f"waiting for machines: {slots} of at least {count(least, 'worker')}"
         # Training's.

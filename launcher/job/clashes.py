@@ -24,16 +24,18 @@ from launcher.job.problem import (
     MISSING,
     NO_EFFECT,
     NOT_SENT,
+    ORDER,
     RESERVED,
     TWICE,
     Problem,
 )
 from launcher.job.scheduling import Scheduling
+from launcher.job.torchrun import Torchrun
 
 MAX_POOLS = 4
 MAX_ENV = 100  # variables of a replica
 OWN_ENV = 6  # of which Swell sets: see customjob
-WAYS = ("task", "script", "module")
+WAYS = ("task", "script", "module", "torchrun")
 ARGS = "SW1113"  # args in the form of another kind of program
 _REGIONAL = re.compile(r"projects/[^/]+/(?:locations|regions)/([^/]+)/.+")
 
@@ -96,6 +98,12 @@ class Written:
         """What a pool runs; None when that is wrong."""
         return pool.package or pool.container or self.default
 
+    @cached_property
+    def torchrun(self) -> Torchrun | None:
+        """How a script of torchrun's is run; None without one, and when it is wrong."""
+        found: Torchrun | None = valid(Torchrun, self.given("torchrun"))
+        return found
+
     @property
     def whole_pools(self) -> list[Pool] | None:
         """All pools, or None when one of them is wrong."""
@@ -122,7 +130,7 @@ def clashes(written: Written) -> Iterator[Problem]:
 def _what_runs(written: Written) -> Iterator[Problem]:
     given = [name for name in WAYS if written.given(name) is not None]
     for name in given[1:]:
-        what = f"stands beside {given[0]}; keep one of task, script and module"
+        what = f"stands beside {given[0]}; keep one of task, script, module and torchrun"
         yield (name,), CONFLICT, what
     if written.given("container") is not None and written.given("package") is not None:
         yield ("package",), CONFLICT, "stands beside container; keep one of them"
@@ -136,8 +144,8 @@ def _what_runs(written: Written) -> Iterator[Problem]:
             yield (
                 ("task",),
                 MISSING,
-                "is missing; write task: module:Class, script: FILE.py or module: NAME, "
-                "or a container with a command",
+                "is missing; write task: module:Class, torchrun: FILE.py, script: FILE.py or "
+                "module: NAME, or a container with a command",
             )
     elif first and not first.starts_agent:
         pool = written.pools[0]
@@ -170,7 +178,11 @@ def _code(written: Written) -> Iterator[Problem]:
     if not isinstance(code, Code):
         return
     task = written.given("task")
-    files = {"script": written.given("script"), "task": task and task.rpartition(":")[0]}
+    files = {
+        "script": written.given("script"),
+        "task": task and task.rpartition(":")[0],
+        "torchrun": written.text("torchrun", "script"),
+    }
     for field, file in files.items():
         if isinstance(file, str) and file.endswith(".py") and code.inside(file) is None:
             inside = Path(code.folder, Path(file).name)
@@ -185,8 +197,13 @@ def _code(written: Written) -> Iterator[Problem]:
 
 def _own_names(written: Written) -> Iterator[Problem]:
     """Python finds Swell's own packages before an image's of the same names."""
-    module, task = written.text("module"), written.text("task")
-    for field, name in (("module", module), ("task", task and task.rpartition(":")[0])):
+    task = written.text("task")
+    names = {
+        "module": written.text("module"),
+        "task": task and task.rpartition(":")[0],
+        "torchrun": written.text("torchrun", "module") if written.torchrun else None,
+    }
+    for field, name in names.items():
         top = swells_own(name or "")
         if name and top and not (field == "task" and name.startswith("trainer.tasks.")):
             yield (
@@ -204,6 +221,8 @@ def _args_fit(written: Written) -> Iterator[Problem]:
     if not given:
         what = "belongs to a task, script or module; write container.args"
         yield ("args",), DEPENDS, what
+    elif given == ["torchrun"]:
+        yield ("args",), DEPENDS, "belongs to a task, script or module; write torchrun.args"
     elif given == ["task"] and isinstance(args, list | tuple):
         yield ("args",), ARGS, "is a list; a task takes a mapping, as in args: {epochs: 3}"
     elif given != ["task"] and isinstance(args, Mapping):
@@ -238,6 +257,55 @@ def _workers(written: Written) -> Iterator[Problem]:
                 "SW1110",
                 f"is {count}; the pools have {slots} slots, write at most {slots}",
             )
+
+
+def _sizes(written: Written) -> Iterator[Problem]:
+    """Swell's own limit: a torchrun script's worlds are made of whole replicas."""
+    torchrun, pools = written.torchrun, written.whole_pools
+    if torchrun is None or pools is None:
+        return
+    runtimes = [(pool, written.runtime(pool)) for pool in pools]
+    if any(runtime is None for _, runtime in runtimes):
+        return
+    possible = {0}
+    for pool, runtime in runtimes:
+        if runtime and runtime.starts_agent:
+            each = pool.workers // pool.replicas
+            possible = {n + each * k for n in possible for k in range(pool.replicas + 1)}
+    full = whole(written.given("elastic"), "max_workers", None) or max(possible)
+    least = whole(written.given("elastic"), "min_workers", 1) or 1
+    for index, size in enumerate(torchrun.sizes or []):
+        if size not in possible:
+            what = f"is {size}; {_possible(size, possible)}"
+            yield ("torchrun", "sizes", index), "SW1120", what
+    if torchrun.sizes is None and full not in possible and full <= max(possible):
+        what = f"is {full}; {_possible(full, possible)}, or write torchrun.sizes"
+        yield ("elastic", "max_workers"), "SW1120", what
+    if torchrun.sizes and not any(least <= size <= full for size in torchrun.sizes):
+        what = f"has none from {least} to {full}, the bounds in elastic; write one"
+        yield ("torchrun", "sizes"), ORDER, what
+
+
+def _possible(size: int, possible: set[int]) -> str:
+    """What whole replicas give instead of ``size``."""
+    below = max((n for n in possible if 0 < n < size), default=None)
+    above = min((n for n in possible if n > size), default=None)
+    near = " or ".join(str(n) for n in (below, above) if n is not None)
+    return f"whole replicas give {near}"
+
+
+def _no_use_to_torchrun(written: Written) -> Iterator[Problem]:
+    if written.torchrun is None:
+        return
+    elastic = written.given("elastic")
+    balance = written.text("elastic", "balance") if not isinstance(elastic, str) else None
+    for loc, is_set in (
+        (("audit",), written.given("audit") is True),
+        (("checkpoint",), bool(written.given("checkpoint"))),
+        (("elastic", "balance"), balance == "speed"),
+    ):
+        if is_set:
+            yield loc, NO_EFFECT, "is nothing that a torchrun script knows of; remove it"
 
 
 def _environment(written: Written) -> Iterator[Problem]:
@@ -347,6 +415,8 @@ _CHECKS: tuple[Callable[[Written], Iterator[Problem]], ...] = (
     _args_fit,
     _first_pool,
     _workers,
+    _sizes,
+    _no_use_to_torchrun,
     _environment,
     _regions,
     _strategy,

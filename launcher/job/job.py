@@ -16,16 +16,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import (
     AfterValidator,
     Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
-    JsonValue,
     ValidationError,
     ValidationInfo,
-    ValidatorFunctionWrapHandler,
     field_validator,
 )
-from pydantic_core import CoreSchema, InitErrorDetails, core_schema
 
+from launcher.job.args import Args
 from launcher.job.checkpoint import Checkpoint
 from launcher.job.clashes import MAX_POOLS, Written, clashes
 from launcher.job.code import Code
@@ -36,10 +32,11 @@ from launcher.job.marketfile import MarketField
 from launcher.job.model import DEFAULT, JobModel, Text, beside, problems_in, resource, valid, whole
 from launcher.job.network import Network, PscInterface
 from launcher.job.notify import Notify
-from launcher.job.pool import Container, Environment, ModuleName, Package, Pool
+from launcher.job.pool import Container, Environment, ModuleName, Package, Pool, with_slots
 from launcher.job.problem import COUNT, FORM, NO_REPLICA, ORDER, RANGE, RESERVED, Problem, problem
 from launcher.job.scheduling import Scheduling
 from launcher.job.sizes import SizeField
+from launcher.job.torchrun import Torchrun
 from launcher.job.variant import vary
 
 TargetName = Literal["local", "vertex"]
@@ -54,39 +51,6 @@ JobName = Annotated[
         "write lowercase letters, digits and -, beginning with a letter, at most 40",
     ),
 ]
-
-
-class _ArgsForm:
-    """Either form of args. Not as a union, whose errors would be told for each of its members."""
-
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
-        mapping = handler.generate_schema(dict[str, JsonValue])
-        as_it_is = core_schema.plain_serializer_function_ser_schema(lambda args: args)
-        return core_schema.no_info_wrap_validator_function(
-            self._validate, mapping, serialization=as_it_is
-        )
-
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        return {"anyOf": [{"type": "object"}, {"type": "array", "items": {"type": "string"}}]}
-
-    def _validate(self, args: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-        if not isinstance(args, list):
-            return handler(args)
-        wrong = [
-            InitErrorDetails(type="string_type", loc=(index,), input=word)
-            for index, word in enumerate(args)
-            if not isinstance(word, str)
-        ]
-        if wrong:
-            raise ValidationError.from_exception_data("args", wrong)
-        return args
-
-
-Args = Annotated[dict[str, JsonValue] | list[str], _ArgsForm()]
 
 
 def _labels(labels: dict[str, str]) -> dict[str, str]:
@@ -186,6 +150,9 @@ class Job(JobModel):
         None, description="A script written for Elastic Horovod, beside the job file"
     )
     module: ModuleName | None = Field(None, description="The same as a module of the image")
+    torchrun: Torchrun | None = Field(
+        None, description="Any script that torchrun can run, as it is"
+    )
     args: Args = Field(
         default_factory=dict, description="A task's keyword arguments, or a list of texts"
     )
@@ -331,6 +298,7 @@ class Job(JobModel):
         lease = self.elastic.lease_timeout
         return {
             "program": self._program(),
+            **({"torchrun": self.torchrun.settings()} if self.torchrun else {}),
             "checkpoint": self.checkpoint.settings(),
             "min_workers": self.elastic.min_workers,
             "max_workers": self.max_workers,
@@ -350,10 +318,11 @@ class Job(JobModel):
         }
 
     def _program(self) -> dict[str, Any]:
-        if self.script or self.module:
-            name = "script" if self.script else "module"
-            program = self._sent(self.script) if self.script else self.module
-            return {name: program, "args": list(self.args)}
+        own = self.torchrun or self
+        if own.script or own.module:
+            name = "script" if own.script else "module"
+            program = self._sent(own.script) if own.script else own.module
+            return {name: program, "args": list(own.args)}
         where, colon, class_name = (self.task or "").rpartition(":")
         if where.endswith(".py"):
             where = self._sent(where)
@@ -376,9 +345,21 @@ class Job(JobModel):
     def files(self) -> list[tuple[str, str]]:
         """The fields that name a file on this machine, and its path."""
         found = [("script", self.script)] if self.script else []
+        if self.torchrun and self.torchrun.script:
+            found.append(("torchrun", self.torchrun.script))
         if self.task and ".py:" in self.task:
             found.append(("task", self.task.rpartition(":")[0]))
         return found
+
+    @classmethod
+    def _written_out(cls, data: Any) -> Any:
+        """Returns the job in which nproc_per_node is the slots of the pools that have none."""
+        torchrun = data.get("torchrun") if isinstance(data, Mapping) else None
+        each = _field(torchrun, "nproc_per_node")
+        pools = data.get("pools") if isinstance(data, Mapping) else None
+        if type(each) is not int or each < 1 or not isinstance(pools, list):
+            return data
+        return {**data, "pools": [with_slots(pool, each) for pool in pools]}
 
     @classmethod
     def _clashes(cls, fields: Any) -> Iterator[Problem]:

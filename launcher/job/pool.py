@@ -308,3 +308,14 @@ class Pool(JobModel):
                 f"is {read.count} x {read.type[:60]}; {name} has {count} x {gpu}, "
                 "write that or remove it",
             )
+
+
+def with_slots(pool: Any, slots: int) -> Any:
+    """Returns a pool, of which anything may be wrong, with ``slots`` unless it says how many."""
+    written = Pool.written_out(pool)
+    if isinstance(written, Pool):
+        said = written.slots is not None
+        return written if said else written.model_copy(update={"slots": slots})
+    if not isinstance(written, dict) or written.get("slots") is not None:
+        return pool
+    return {**written, "slots": slots}

@@ -119,11 +119,13 @@ class History:
         }
 
     def goodput(self, now: float | None) -> float | None:
-        """The share of time that went into steps that count.
+        """The share of time that went into steps that count; None where steps are not known.
 
         Args:
             now: Unix seconds; None for a run that is over, whatever its events say.
         """
+        if not self.step:  # of a script whose steps nobody knows, that cannot be told
+            return None
         over = math.isfinite(self._ended_at)
         until = self._ended_at if over else self._last_event if now is None else now
         return figures.goodput(self.in_order, until)

@@ -49,6 +49,8 @@ SAID = [
     pb.FromAgent(crashed=pb.Crashed(reason="x", spare=True)),
     pb.FromAgent(drain=pb.Drain(reason="x", deadline=15.0)),
     pb.FromAgent(done=pb.Done(generation=1, step=9, metrics={"loss": 0.5})),
+    pb.FromAgent(start=pb.Start(generation=1, address="10.0.0.1", port=15001)),
+    pb.FromAgent(rank_failed=pb.RankFailed(generation=1, rank=1, code=-9, seconds=1.0)),
     pb.FromAgent(task_failed=pb.TaskFailed(rank=0, step=3, reason="x")),
     pb.FromAgent(
         row=pb.Row(
@@ -256,6 +258,7 @@ TOLD = records(
     messages.Received(generation=1, bytes=100),
     messages.Steps(generation=1, first=1, metrics={"loss": [1.0]}, total_steps=9),
     messages.Stopped(generation=1, step=5, clean=True, failed=""),
+    messages.Exited(generation=1, rank=0, code=-9, seconds=1.0, reason="x"),
     messages.Saved(step=5),
     messages.Done(generation=1, rank=0, step=9, metrics={"loss": 0.1}),
     messages.Failed("x"),

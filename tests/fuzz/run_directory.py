@@ -100,6 +100,8 @@ EVENTS: list[dict[str, Any]] = [
         "reason": "notice",
         "deadline_seconds": 15.0,
     },
+    {"event": "rank_failed", "time": 5.0, "member": "a", "rank": 1, "generation": 1, "step": 2},
+    {"event": "resized", "time": 5.0, "generation": 1, "world_size": 2, "before": 3},
     {"event": "waiting", "time": 5.0, "slots": 1, "min_workers": 2},
     {"event": "checkpoint_committed", "time": 6.0, "step": 2, "bytes": 10, "seconds": 0.1},
     {

@@ -44,6 +44,15 @@ WORTH_A_LINE = [
         "training goes on at step 14 after a pause of 3 s, 1 step lost",
     ),
     (
+        event("rank_failed", member="a", rank=3, generation=1, reason="Trace\nKeyError: 'x'\n"),
+        "rank 3 (a) has failed: KeyError: 'x'",
+    ),
+    (
+        event("resized", generation=2, world_size=2, before=3),
+        "the world has 2 workers, not 3 any more: a batch that the script sets for each worker is "
+        "0.6667 times as large in all",
+    ),
+    (
         event("waiting", slots=1, min_workers=2),
         "waiting for machines: 1 of at least 2 workers",
     ),
@@ -98,6 +107,7 @@ def test_events_that_are_not_as_documented_have_no_line() -> None:
     assert line_of(event("generation_formed", generation=1, world_size=2, cause="x")) is None
     assert line_of(event("generation_formed", generation=1, world_size="2", cause="loss")) is None
     assert line_of(event("loss", member=["a"])) is None
+    assert line_of(event("resized", world_size=2, before=0)) is None
     assert line_of(event("finished", state="of a newer version")) is None
     assert line_of(event("unheard_of")) is None
 

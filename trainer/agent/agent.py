@@ -22,6 +22,7 @@ from trainer.agent.generation import Generation
 from trainer.agent.link import Link
 from trainer.agent.nursery import Nursery
 from trainer.agent.outcome_watch import OutcomeWatch, RunEnded
+from trainer.agent.processes import free_port
 from trainer.agent.replica import Replica, find_checkpoint_urls
 from trainer.agent.settings import Settings
 from trainer.agent.slots import Slots
@@ -32,10 +33,11 @@ from trainer.protocol.credentials import Credentials
 from trainer.protocol.messages import Message
 from trainer.protocol.session import Session
 from trainer.protocol.wire import save_from_message
+from trainer.protocol.world import Place
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventWriter
 from trainer.rundir.formats import PROTOCOL
-from trainer.rundir.names import ENV_TOKEN, EXIT_FAILED, EXIT_OK
+from trainer.rundir.names import ENV_RUN_ID, ENV_TOKEN, EXIT_FAILED, EXIT_OK
 
 WORKER_GRACE = 3.0  # seconds for a worker to exit by itself
 FALSE_NOTICE = 120.0  # seconds after which a drained agent that still lives rejoins
@@ -82,7 +84,7 @@ class Agent:
         self._events = EventWriter(run_dir, str(self.member).replace("#", "-"))
         self._slots = Slots(
             replica.slots,
-            settings.spares,
+            0 if settings.torchrun else settings.spares,  # a keeper holds nothing up
             self._worker_env,
             self._heard,
             self._worker_exited,
@@ -97,6 +99,7 @@ class Agent:
             self._carry_out,
         )
         self._generation: Generation | None = None  # the newest
+        self._start = pb.Start()  # the newest that was decided here
         self._drain_until: float | None = None
         self._released = False
         self._outcome = OutcomeWatch(run_dir, self._notice)
@@ -181,6 +184,10 @@ class Agent:
             self._say_ready()
             return
         generation.send_rows_again()
+        self._decide_start(generation)
+        for failure in generation.failures():
+            self._link.say(rank_failed=failure)
+        self._say_done()
         if generation.just_started([slot.active.step for slot in self._slots.all]):
             self._say_started()  # perhaps nobody has heard of it
         if generation.half_left:
@@ -213,8 +220,11 @@ class Agent:
         match order.WhichOneof("body"):
             case "form":
                 await self._form(order.form)
+            case "start":
+                start = order.start
+                self._slots.send(messages.Start(start.generation, start.address, start.port))
             case "pause":
-                self._slots.send(messages.Pause(order.pause.generation))
+                self._slots.send(messages.Pause(order.pause.generation, order.pause.grace))
             case "abort":
                 if generation := self._current(order.abort.generation):
                     generation.break_off()
@@ -238,10 +248,32 @@ class Agent:
         if self._generation is not None:
             await self._generation.close()
         self._generation = generation
-        term, interface = self._link.term, self._replica.interface
         for slot, place in zip(self._slots.all, generation.places, strict=True):
-            order = generation.order(place, term=term, interface=interface)
-            slot.active.join(order, place.rank)
+            slot.active.join(self._order(generation, place), place.rank)
+        self._decide_start(generation)
+
+    def _order(self, generation: Generation, place: Place) -> messages.Form:
+        term, interface = self._link.term, self._replica.interface
+        if (torchrun := self._settings.torchrun) is None:
+            return generation.order(place, term=term, interface=interface)
+        return generation.order_to_keeper(
+            place,
+            term=term,
+            run_id=self._env.get(ENV_RUN_ID, "run"),
+            max_restarts=torchrun.max_restarts,
+            interface=interface,
+            env=self._env,
+        )
+
+    def _decide_start(self, generation: Generation) -> None:
+        """Decides where the processes of a generation meet, if rank 0 is here."""
+        if self._settings.torchrun is None or not generation.leads:
+            return
+        if self._start.generation != generation.number:
+            port = free_port(but=self._start.port)
+            address = self._replica.address
+            self._start = pb.Start(generation=generation.number, address=address, port=port)
+        self._link.say(start=self._start)
 
     def _send_row(self, row: pb.Row) -> None:
         self._link.say(row=row)
@@ -294,6 +326,7 @@ class Agent:
             slot=slot,
             spare=spare,
             program=settings.program,
+            torchrun=settings.torchrun,
             checkpoint=settings.checkpoint,
             code=settings.code,
             balance=settings.balance,
@@ -330,6 +363,13 @@ class Agent:
                 if why := await self._outcome.saved():
                     self._events.emit("finished", state="limited", reason=why, step=step)
                     self._outcome.look_now()
+            case messages.Exited():
+                if generation is not None:
+                    self._link.say(rank_failed=generation.note_failed(message))
+            case messages.Done() if self._settings.torchrun is not None:
+                if generation is not None:
+                    generation.note_done(worker.slot, message)
+                self._say_done()
             case messages.Done():
                 if worker.rank == 0:
                     self._link.say(
@@ -377,6 +417,12 @@ class Agent:
         if started is not None:
             self._link.say(started=started)
         return started is not None
+
+    def _say_done(self) -> None:
+        """The processes of all keepers have ended well, if they have."""
+        done = None if self._generation is None else self._generation.done()
+        if done is not None:
+            self._link.say(done=done)
 
     def _say_stopped(self) -> None:
         """All workers have left the generation: they wait, with what they hold."""

@@ -41,7 +41,8 @@ def seat_of(
     """What the coordinator of a replica's agent has to know."""
     slots = replica.replicas * replica.slots
     program = run.program
-    if not program.task and not is_elastic(program.script, program.module):
+    own = run.torchrun is None and not program.task
+    if own and not is_elastic(program.script, program.module):
         # A plain script cannot take it that the world changes: it is always the full one.
         run = replace(run, min_workers=slots, max_workers=slots)
     limits = run.limits(run_dir.store.is_local)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from trainer.agent.environment import horovod_environment
+from trainer.agent.processes import torchrun_environment
 from trainer.agent.rendezvous import Rendezvous
 from trainer.protocol import messages
 from trainer.protocol import swell_pb2 as pb
@@ -20,6 +21,7 @@ class Generation:
     Attributes:
         number: the generation.
         places: where this agent's workers stand, by slot.
+        leads: whether rank 0 is one of them.
     """
 
     def __init__(self, form: pb.Form, member: MemberId, send_row: Callable[[pb.Row], None]) -> None:
@@ -29,9 +31,12 @@ class Generation:
         self._careful = form.careful
         self._send_row = send_row
         self._rendezvous = Rendezvous(self._world, member, self._take_row)
+        self._done: dict[int, messages.Done] = {}
+        self._failures: list[pb.RankFailed] = []
         self._started: dict[int, messages.Started] = {}  # by slot
         self._stopped: dict[int, messages.Stopped] = {}
         self.number = self._world.generation
+        self.leads = self._world.members[0] == member
         self.places: list[Place] = self._world.places_of(member)
 
     @classmethod
@@ -67,6 +72,27 @@ class Generation:
         )
         addresses = tuple(sorted(set(self._addresses.values())))
         return messages.Form(self.number, env, addresses, term, self._careful)
+
+    def order_to_keeper(
+        self,
+        place: Place,
+        *,
+        term: int,
+        run_id: str,
+        max_restarts: int,
+        interface: str,
+        env: Mapping[str, str],
+    ) -> messages.Form:
+        """The order for the keeper at ``place``; for the rest see ``torchrun_environment``."""
+        variables = torchrun_environment(
+            place,
+            self._world,
+            run_id=run_id,
+            max_restarts=max_restarts,
+            interface=interface,
+            env=env,
+        )
+        return messages.Form(self.number, variables, (), term)
 
     # --- the rendezvous ---------------------------------------------------------------
 
@@ -104,6 +130,18 @@ class Generation:
         """A slot's worker has died after ``step``."""
         self._stopped[slot] = messages.Stopped(self.number, step, clean=False, failed="crashed")
 
+    def note_done(self, slot: int, message: messages.Done) -> None:
+        """The process of a slot's keeper has ended well."""
+        self._done[slot] = message
+
+    def note_failed(self, message: messages.Exited) -> pb.RankFailed:
+        """The process of one of the keepers has failed. Returns what a leader hears of it."""
+        failure = pb.RankFailed(generation=self.number)
+        failure.rank, failure.code = message.rank, message.code
+        failure.seconds, failure.reason = message.seconds, message.reason
+        self._failures.append(failure)
+        return failure
+
     @property
     def half_left(self) -> bool:
         """Whether some of the workers have left, and others have not."""
@@ -130,6 +168,19 @@ class Generation:
         """Unless all have started: a new leader has seen none of the rows."""
         if len(self._started) < len(self.places):
             self._rendezvous.send_again()
+
+    def failures(self) -> list[pb.RankFailed]:
+        """The failures of keepers' processes."""
+        return self._failures
+
+    def done(self) -> pb.Done | None:
+        """That the processes of all keepers have ended well, if they have."""
+        if len(self._done) < len(self.places) or self._stopped:
+            return None
+        done = self._done.values()
+        metrics = {name: value for one in done for name, value in one.metrics.items()}
+        step = max(one.step for one in done)
+        return pb.Done(generation=self.number, step=step, metrics=metrics)
 
     def started(self) -> pb.Started | None:
         """That all workers have begun, if they have."""

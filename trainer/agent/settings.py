@@ -12,7 +12,12 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from trainer.coordinator.limits import Limits
-from trainer.protocol.session import CheckpointSettings, CodeSettings, Program
+from trainer.protocol.session import (
+    CheckpointSettings,
+    CodeSettings,
+    Program,
+    TorchrunSettings,
+)
 from trainer.rundir import formats
 from trainer.rundir.bundle import is_plain
 from trainer.rundir.directory import RunDirectory
@@ -33,6 +38,7 @@ class Settings:
 
     Attributes:
         program: what workers run.
+        torchrun: how, if that is anew in each generation; else None.
         checkpoint: when checkpoints are written, which stay, and what a new run begins from.
         code: the code that the run brings along; None without any.
         balance: see trainer.protocol.session.
@@ -48,6 +54,7 @@ class Settings:
     """
 
     program: Program = field(default_factory=Program)
+    torchrun: TorchrunSettings | None = None
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     code: CodeSettings | None = None
     balance: Literal["even", "speed"] = "even"
@@ -73,6 +80,13 @@ class Settings:
             raise ValueError("code.sha256 is not a SHA-256")
         if code and code.requirements and not is_plain(code.requirements):
             raise ValueError("code.requirements is not a file of the code")
+        if (torchrun := self.torchrun) is not None:
+            if program.task:
+                raise ValueError("torchrun runs a script or a module, and no task")
+            if torchrun.max_restarts < 0 or torchrun.grace < 0:
+                raise ValueError("torchrun.max_restarts and grace are not below 0")
+            if any(size < 1 for size in torchrun.sizes):
+                raise ValueError("torchrun.sizes are numbers of workers, at least 1")
         for local in (True, False):
             self.limits(local)  # raises ValueError when the limits do not agree
 
@@ -100,11 +114,23 @@ class Settings:
         cloud.google.com/storage/quotas, "Maximum rate of writes to the same object name".
         """
         timeout = self.lease_timeout or max(5.0 if local else 10.0, 2 * self.suspicion)
+        torchrun, least, most = self.torchrun, self.min_workers, self.max_workers
+        sizes: tuple[int, ...] = ()
+        if torchrun is not None:
+            # Another world may train otherwise; so unless the job says so, there is only one.
+            known = sorted({*torchrun.sizes}) or [most]
+            sizes = tuple(size for size in known if least <= size <= most)
+            if not sizes:
+                raise ValueError(f"none of torchrun.sizes {known} is from {least} to {most}")
+            least, most = sizes[0], sizes[-1]
         return Limits(
             lease_timeout=timeout,
             lease_renew=max(timeout / 10, 0.1 if local else 1.25),
-            min_workers=self.min_workers,
-            max_workers=self.max_workers,
+            min_workers=least,
+            max_workers=most,
+            sizes=sizes,
+            max_restarts=torchrun.max_restarts if torchrun else None,
+            grace=torchrun.grace if torchrun else 0.0,
             start_wait=self.start_wait,
             hold_off=self.hold_off,
             heartbeat=self.heartbeat,

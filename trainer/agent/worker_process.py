@@ -62,6 +62,7 @@ class WorkerProcess:
         self.taking: messages.Taking | None = None
         self.ends = False
         self._process: Process | Forked | None = None
+        self._process_frozen = False  # a keeper's
         self._writer: asyncio.StreamWriter | None = None
         self._listening: asyncio.Task[None] | None = None
         self._burial: asyncio.Task[None] | None = None
@@ -120,9 +121,11 @@ class WorkerProcess:
 
     @property
     def frozen(self) -> bool:
-        """Whether a signal has stopped the process (or a debugger has)."""
+        """Whether a signal has stopped the process (or a debugger has), or a keeper's."""
         if self.pid is None:
             return False
+        if self._process_frozen:
+            return True
         try:
             with open(f"/proc/{self.pid}/stat", "rb") as stat:
                 return stat.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
@@ -226,8 +229,8 @@ class WorkerProcess:
 
     def _note(self, message: Message) -> None:
         match message:
-            case messages.Alive(waiting):
-                self.waiting = waiting
+            case messages.Alive(waiting, frozen):
+                self.waiting, self._process_frozen = waiting, frozen
             case messages.Ready():
                 self.ready = True
             case messages.Received(_, received):

@@ -17,6 +17,7 @@ from typing import Any
 from trainer.coordinator import succession
 from trainer.coordinator.leadership import Leadership
 from trainer.coordinator.membership import Membership
+from trainer.coordinator.restarts import Restarts
 from trainer.coordinator.seat import Seat
 from trainer.coordinator.server import Listener, Server
 from trainer.coordinator.succession import Succession
@@ -66,7 +67,8 @@ async def lead(
         if leadership is None:
             return None
         unless_it_leads.pop_all()
-    machine = Membership(seat.limits, seat.expected, clock(), leadership.generation, deposed)
+    kind = Membership if seat.limits.max_restarts is None else Restarts
+    machine = kind(seat.limits, seat.expected, clock(), leadership.generation, deposed)
     return Coordinator(seat, leadership, machine, server, hand_over_limit, clock)
 
 
@@ -129,7 +131,7 @@ class Coordinator:
                 self._events.flush_often(),
             )
         ]
-        server.listen(Listener(leadership.term, self._take, self._collect))
+        server.listen(Listener(leadership.term, self._take, self._collect, self._pass_on))
 
     async def stop(self, *, resign: bool = False) -> None:
         """Ends all streams, writes the remaining events, and stops serving.
@@ -186,6 +188,13 @@ class Coordinator:
             its = [pb.Addresses(rank=rank, addresses=column) for rank, column in columns.items()]
             message = pb.Columns(generation=row.generation, scope=row.scope, columns=its)
             self._server.streams.send(pb.FromCoordinator(columns=message), [one])
+
+    def _pass_on(self, member: MemberId, start: pb.Start) -> None:
+        """Tells all members of the world what rank 0's has decided about its start."""
+        world = self._machine.world
+        if world is None or start.generation != world.generation or member != world.members[0]:
+            return
+        self._server.streams.send(pb.FromCoordinator(start=start), world.members)
 
     # --- what is to be done -----------------------------------------------------------
 

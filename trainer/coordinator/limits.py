@@ -72,6 +72,9 @@ class Limits:
         lease_timeout: how long a leader leads without renewing its lease.
         lease_renew: how often it does renew it.
         setback_limit: worlds lost in a row without one completed step, before giving up.
+        sizes: the sizes that a world may have, in workers; none for all between the bounds.
+        max_restarts: of a torchrun script, see trainer.coordinator.tries; None for all others.
+        grace: how long a torchrun script's processes have to end, if the notice allows it.
     """
 
     min_workers: int = 1
@@ -90,6 +93,9 @@ class Limits:
     lease_timeout: float = 5.0
     lease_renew: float = 0.5
     setback_limit: int = 25
+    sizes: tuple[int, ...] = ()
+    max_restarts: int | None = None
+    grace: float = 0.0
 
     @property
     def lease_doubt(self) -> float:

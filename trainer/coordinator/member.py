@@ -115,16 +115,21 @@ def enough_since(members: list[Member], least: int) -> float:
     raise ValueError(f"{slots} slots are fewer than {least}")
 
 
+def in_order(members: Iterable[Member]) -> list[Member]:
+    """Those who can be in the next world: survivors in order of rank, then newcomers."""
+    return sorted(
+        (member for member in members if member.usable),
+        key=lambda member: (member.rank, member.ready_since, member.id),
+    )
+
+
 def choose(members: list[Member], least: int, most: int) -> list[Member]:
     """Who would be in a world formed now: survivors in order of rank, then newcomers.
 
     Members are taken whole, the earlier first. Only if that leaves fewer than ``least``
     slots, those are taken that fill ``most`` best.
     """
-    usable = sorted(
-        (member for member in members if member.usable),
-        key=lambda member: (member.rank, member.ready_since, member.id),
-    )
+    usable = in_order(members)
     chosen: list[Member] = []
     room = most
     for member in usable:

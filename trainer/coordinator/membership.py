@@ -394,7 +394,8 @@ class Membership:
             return
         self._enter_stopping("drain" if draining else "grow", now)
         if self._leaves_in_time(now):
-            self._out.append(signals.Pause(self.world))
+            grace = self._team.grace(self.limits.grace, now)
+            self._out.append(signals.Pause(self.world, grace))
         else:
             self._abort(now)  # the running step cannot end in time: it is begun again at once
 
@@ -434,7 +435,8 @@ class Membership:
         if slots < self.limits.min_workers:
             if now >= self._adopting_until and not self._waiting_emitted:
                 self._waiting_emitted = True
-                self._out.emit("waiting", slots=slots, min_workers=self.limits.min_workers)
+                there, least = self.members.there, self.limits.min_workers
+                self._out.emit("waiting", slots=there, min_workers=least)
         elif now >= self._adopting_until and self.members.gathered(
             enough_since(chosen, self.limits.min_workers), now
         ):

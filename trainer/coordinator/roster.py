@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from trainer.coordinator.limits import Limits
 from trainer.coordinator.member import Member, State, choose, slots_in
+from trainer.coordinator.sizes import choose_of_size
 from trainer.protocol.world import MemberId, World
 
 
@@ -25,7 +26,14 @@ class Roster(dict[MemberId, Member]):
 
     def chosen(self) -> list[Member]:
         """Who would be in a world formed now, in the order of ranks."""
+        if self._limits.sizes:
+            return choose_of_size(list(self.values()), self._limits.sizes)
         return choose(list(self.values()), self._limits.min_workers, self._limits.max_workers)
+
+    @property
+    def there(self) -> int:
+        """How many workers there are for a world, whether it can form or not."""
+        return slots_in(member for member in self.values() if member.usable)
 
     @property
     def only_holder(self) -> Member | None:
@@ -59,7 +67,7 @@ class Roster(dict[MemberId, Member]):
 
         Called at every event until then: with a thousand members it must not sort them.
         """
-        usable = sum(member.slots for member in self.values() if member.usable)
+        usable = self.there
         if usable < self._limits.min_workers:
             self._enough_at = None
             return []

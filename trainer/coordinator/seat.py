@@ -50,11 +50,12 @@ class Seat:
 
         Raises ValueError, KeyError or TypeError for what that never returns.
         """
+        limits = value["limits"]
         return cls(
             RunDirectory(value["run_dir"]),
             Credentials.parse(value["secret"]),
             MemberId.parse(value["member"]),
             value["address"],
             value["expected"],
-            Limits(**value["limits"]),
+            Limits(**{**limits, "sizes": tuple(limits["sizes"])}),
         )

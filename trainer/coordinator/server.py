@@ -97,11 +97,13 @@ class Listener:
         term: the one that it leads.
         take: called with every event.
         collect: called with a row of addresses, and whose it is. Raises ValueError for no row.
+        pass_on: called with how processes are to start, and who says so.
     """
 
     term: int
     take: Callable[[signals.Event], None]
     collect: Callable[[MemberId, pb.Row], None]
+    pass_on: Callable[[MemberId, pb.Start], None]
 
 
 class Server:
@@ -200,8 +202,11 @@ async def _hear(
 ) -> None:
     try:
         async for message in requests:
-            if message.WhichOneof("body") == "row":
+            kind = message.WhichOneof("body")
+            if kind == "row":
                 listener.collect(member, message.row)
+            elif kind == "start":
+                listener.pass_on(member, message.start)
             elif (event := event_from_message(member, message)) is not None:
                 listener.take(event)
     except (ValueError, DecodeError, grpc.RpcError, asyncio.CancelledError):

@@ -9,6 +9,8 @@ from trainer.coordinator.member import Member, State, slots_in
 from trainer.protocol.signals import Save
 from trainer.protocol.world import MemberId
 
+RESERVE = 3.0  # seconds of a notice that are kept for what comes after the processes' end
+
 
 class Team(dict[MemberId, Member]):
     """The members of the newest world, by id, in the order of ranks; nobody once it is over.
@@ -53,6 +55,11 @@ class Team(dict[MemberId, Member]):
         if self.slots - slots_in(draining) < min_workers:
             needed += max((one.saving for one in self.values()), default=0.0)
         return now + needed <= min((one.drain_until for one in draining), default=math.inf)
+
+    def grace(self, most: float, now: float) -> float:
+        """How long processes that are asked to end have for it, in seconds; at most ``most``."""
+        left = min((one.drain_until - now for one in self.draining), default=math.inf)
+        return max(0.0, min(most, left - RESERVE))
 
     def saves(self, now: float) -> list[Save]:
         """Who writes the state of this world, now over: all who hold its newest step, together.

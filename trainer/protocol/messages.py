@@ -37,10 +37,30 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Pause:
-    """Leave the generation after the running step."""
+class Start:
+    """To a keeper: start the script's process in the generation that it was told of.
+
+    Attributes:
+        generation: which one.
+        address, port: where rank 0's process is to listen.
+    """
 
     generation: int
+    address: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Leave the generation after the running step.
+
+    Attributes:
+        generation: which one.
+        grace: seconds that a keeper's process has to end in.
+    """
+
+    generation: int
+    grace: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -79,9 +99,11 @@ class Alive:
 
     Attributes:
         waiting: whether that thread waits for its peers, in a collective.
+        frozen: of a keeper: whether its process is stopped by a signal.
     """
 
     waiting: bool
+    frozen: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,6 +211,24 @@ class Stopped:
 
 
 @dataclass(frozen=True)
+class Exited:
+    """A keeper's process has failed, and nobody had asked it to end.
+
+    Attributes:
+        generation, rank: which world, and where in it.
+        code: its exit code; the number of a signal that killed it, negative.
+        seconds: how long it lived.
+        reason: its traceback, or what its end looked like.
+    """
+
+    generation: int
+    rank: int
+    code: int
+    seconds: float
+    reason: str
+
+
+@dataclass(frozen=True)
 class Saved:
     """The worker has written its share of a checkpoint, or had nothing worth it."""
 
@@ -231,7 +271,7 @@ class Event:
     fields: dict[str, Any]
 
 
-ToWorker = Form | Pause | Abort | Save | Exit
+ToWorker = Form | Start | Pause | Abort | Save | Exit
 FromWorker = (
     Alive
     | Ready
@@ -241,6 +281,7 @@ FromWorker = (
     | Taking
     | Steps
     | Stopped
+    | Exited
     | Saved
     | Done
     | Failed

@@ -79,6 +79,22 @@ class CodeSettings:
 
 
 @dataclass(frozen=True)
+class TorchrunSettings:
+    """How a script or module is run in the manner of torchrun: anew in each generation.
+
+    Attributes:
+        max_restarts: how many worlds in a row may fail by the script's own fault, and without
+            progress, before the run has failed.
+        sizes: the worlds that it may run in, in workers; none for the full one alone.
+        grace: seconds that its processes have to end by themselves when a world is left.
+    """
+
+    max_restarts: int = 3
+    sizes: list[int] = field(default_factory=list)
+    grace: float = 30.0
+
+
+@dataclass(frozen=True)
 class Session:
     """A worker's surroundings.
 
@@ -97,6 +113,7 @@ class Session:
         audit: whether to log the sample ids of every step.
         on_nonfinite: what becomes of a step whose loss or gradients are not finite, if the job says
             so (see trainer.engine.nonfinite); "" if not.
+        torchrun: how the program is run, if that is anew in each generation; else None.
     """
 
     run_dir_url: str | None = None
@@ -111,6 +128,7 @@ class Session:
     job_sha256: str = ""
     audit: bool = False
     on_nonfinite: str = ""
+    torchrun: TorchrunSettings | None = None
 
     @property
     def run_dir(self) -> RunDirectory | None:
@@ -134,6 +152,7 @@ class Session:
         fields["program"] = Program(**fields["program"])
         fields["checkpoint"] = CheckpointSettings(**fields["checkpoint"])
         fields["code"] = fields["code"] and CodeSettings(**fields["code"])
+        fields["torchrun"] = fields["torchrun"] and TorchrunSettings(**fields["torchrun"])
         return cls(**fields)
 
 

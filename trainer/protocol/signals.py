@@ -134,7 +134,10 @@ class Left:
 
 @dataclass(frozen=True)
 class Done:
-    """Training is complete, as rank 0's member reports; ``unsaved`` says what is not saved."""
+    """Training is complete, as rank 0's member reports; of a torchrun script, as each does.
+
+    ``unsaved`` says what is not saved.
+    """
 
     member: MemberId
     generation: int
@@ -160,6 +163,21 @@ class TaskFailed:
 
 
 @dataclass(frozen=True)
+class RankFailed:
+    """A torchrun script's process has failed, and nobody had asked it to end.
+
+    ``code`` is its exit code, a signal's number negative; ``seconds`` how long it lived.
+    """
+
+    member: MemberId
+    generation: int
+    rank: int
+    code: int
+    seconds: float
+    reason: str
+
+
+@dataclass(frozen=True)
 class Tick:
     """Time passed."""
 
@@ -175,6 +193,7 @@ Event = (
     | Left
     | Done
     | TaskFailed
+    | RankFailed
     | Tick
 )
 
@@ -194,9 +213,13 @@ class Form:
 
 @dataclass(frozen=True)
 class Pause:
-    """Ask the world to leave together after its running step."""
+    """Ask the world to leave together after its running step.
+
+    The processes of a torchrun script have ``grace`` seconds to end in.
+    """
 
     world: World
+    grace: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -76,8 +76,8 @@ def order_to_message(
 ) -> pb.FromCoordinator:
     """The message for an order to a member, or to all members of a world."""
     match order:
-        case signals.Pause(world):
-            return pb.FromCoordinator(pause=pb.Pause(generation=world.generation))
+        case signals.Pause(world, grace):
+            return pb.FromCoordinator(pause=pb.Pause(generation=world.generation, grace=grace))
         case signals.Abort(world):
             return pb.FromCoordinator(abort=pb.Abort(generation=world.generation))
         case signals.Replace():
@@ -141,7 +141,12 @@ def event_from_message(member: MemberId, message: pb.FromAgent) -> signals.Event
         return signals.TaskFailed(
             member, failed.rank, failed.step, failed.reason, kind, trained, failed.generation
         )
-    if kind == "row":
+    if kind == "rank_failed":
+        rank = message.rank_failed
+        return signals.RankFailed(
+            member, rank.generation, rank.rank, rank.code, rank.seconds, rank.reason
+        )
+    if kind in ("row", "start"):
         return None
     raise ValueError(f"an agent sent {kind!r}")
 

@@ -57,6 +57,10 @@ nonfinite                 step, rank, ids, reason, action, checkpoint, metrics (
                           checkpoint the step that the run goes back to)
 micro_batch_halved        step, rank, samples, reason       (memory ran out: the step is taken
                           again, in parts of at most so many samples)
+rank_failed               generation, member, rank, step, reason (a torchrun script's process;
+                          the traceback)
+resized                   generation, world_size, before    (a torchrun script's world: its
+                          effective batch changes)
 task_failed               member, rank, step, reason (the traceback)
 fault                     member, rank, step, reason, whose (machine | newcomer), faults (of this
                           machine), then (process | replica | out: what is replaced, or that
@@ -93,7 +97,7 @@ from trainer.rundir.untrusted import parse_json
 Event = dict[str, Any]
 
 # Why one generation ends and the next forms. Of several causes the one furthest right counts.
-Cause = Literal["grow", "drain", "loss", "leader", "start"]
+Cause = Literal["grow", "drain", "failure", "loss", "leader", "start"]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 BATCH_LIMIT = 64 * 2**20  # bytes of one batch that a reader takes in
 LINE_LIMIT = 8 * 2**20  # bytes of one event

@@ -55,7 +55,7 @@ def serve(agent: socket.socket) -> None:
             import_module(module)
     except Exception:  # a worker that is started will say what is wrong
         os._exit(1)
-    if not _can_be_forked():
+    if not can_be_forked():
         os._exit(1)
     gc.collect()
     gc.freeze()  # else the first collection of a worker would write to all that is shared
@@ -101,7 +101,7 @@ def _be_born(environment: int, reads: int, writes: int) -> None:
     numpy.random.seed()  # random does so by itself; torch begins with the same seed everywhere
 
 
-def _can_be_forked() -> bool:
+def can_be_forked() -> bool:
     """Whether nothing runs in this process that a fork of it would lack."""
     if not (first := os.fork()):
         os._exit(0)

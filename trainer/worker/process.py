@@ -11,9 +11,12 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 PR_SET_NAME = 15
 
 
-def die_with_parent() -> None:
-    """Asks the kernel to kill this process when the one that started it is gone."""
-    parent = os.getppid()
+def die_with_parent(parent: int | None = None) -> None:
+    """Asks the kernel to kill this process when the one that started it is gone.
+
+    ``parent`` is that one's id, where this process may come too late to ask for it.
+    """
+    parent = parent or os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)

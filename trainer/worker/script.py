@@ -36,13 +36,18 @@ def run_as_main(program: Program) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(line_buffering=True)
     try:
-        if program.script:
-            _run_path(program.script, program.args)
-        else:
-            _run_module(program.module, program.args)
+        run_program(program)
     except SystemExit as ending:
         if ending.code not in (None, 0):
             raise RuntimeError(f"{program} exited with {ending.code!r}") from None
+
+
+def run_program(program: Program) -> None:
+    """Runs a script or module as ``__main__``; raises whatever it raises."""
+    if program.script:
+        _run_path(program.script, program.args)
+    else:
+        _run_module(program.module, program.args)
 
 
 def enter_code(folder: str, installed: str) -> None:

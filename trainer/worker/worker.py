@@ -38,12 +38,16 @@ def main() -> int:
     # A preemption's SIGTERM goes to the agent, which asks for a pause at a step boundary.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    session = current_session()
+    if session.torchrun is not None:
+        from trainer.worker import keeper
+
+        return keeper.main(session)
     channel = AgentChannel.inherited()
     if channel is None:
         print("trainer.worker is started by an agent (swell-agent)", file=sys.stderr)
         return 2
     channel.beat()
-    session = current_session()
     try:
         if session.code:
             from trainer.worker.script import enter_code

@@ -120,6 +120,8 @@ def jobs(draw: st.DrawFn, machine: str | None = None, runtime: str | None = None
     if regions:
         job["regions"] = regions if len(regions) > 1 or draw(st.booleans()) else regions[0]
     job.update(draw(_OPTIONAL))
+    if "torchrun" in job:  # which knows nothing of these
+        job = {name: value for name, value in job.items() if name not in ("audit", "checkpoint")}
     if len(regions) == 1:
         job.update(draw(_regional(regions[0])))
     return job
@@ -142,6 +144,9 @@ _PROGRAMS: list[Fields] = [
     {"task": "my.tasks:Llama", "args": {"lr": 1e-3, "layers": [1, 2], "name": None}},
     {"module": "my.train", "args": ["--epochs", "3"]},
     {"script": "/app/train.py", "args": []},
+    {"torchrun": "/app/train.py"},
+    {"torchrun": {"module": "my.train", "args": ["--lr", "3e-4"], "nproc_per_node": "auto"}},
+    {"torchrun": {"script": "/app/train.py", "max_restarts": 0, "grace": "5s"}},
 ]
 _OPTIONAL = _some(
     {},

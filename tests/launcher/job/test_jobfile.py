@@ -179,8 +179,8 @@ elastic: {min_workers: two}
     assert problems(tmp_path, text) == [
         "job.yaml:1: name: is 'Digits'; write lowercase letters, digits and -, "
         "beginning with a letter, at most 40",
-        "job.yaml:1: task: is missing; write task: module:Class, script: FILE.py or module: NAME, "
-        "or a container with a command",
+        "job.yaml:1: task: is missing; write task: module:Class, torchrun: FILE.py, "
+        "script: FILE.py or module: NAME, or a container with a command",
         "job.yaml:3: pools.0.machine: 'a2-highgpu-1h' is not a machine of the series A2 or A3; "
         "did you mean a2-highgpu-1g?",
         "job.yaml:4: pools.1.replicas: is 0; write at least 1",

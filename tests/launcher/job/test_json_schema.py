@@ -34,6 +34,7 @@ FULL: dict[str, Any] = {
     "name": "full",
     "task": "m:C",
     "args": {"epochs": 3},
+    "torchrun": {"module": "m", "args": ["x"], "nproc_per_node": 2, "sizes": [2, 4]},
     "container": {"image": "i", "command": ["swell-agent"], "args": ["x"]},
     "env": {"A": "1"},
     "pools": [

@@ -205,10 +205,10 @@ def test_what_was_given_is_not_passed_on() -> None:
 def can_be_forked_beside_a_thread() -> bool:
     end = threading.Event()
     thread = threading.Thread(target=end.wait)
-    assert worker_nursery._can_be_forked()
+    assert worker_nursery.can_be_forked()
     thread.start()
     try:
-        return worker_nursery._can_be_forked()
+        return worker_nursery.can_be_forked()
     finally:
         end.set()
         thread.join()

@@ -16,7 +16,7 @@ from trainer.protocol.session import CheckpointSettings, Program
 from trainer.rundir import formats
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import RUN
-from trainer.rundir.usererror import shown
+from trainer.rundir.usererror import Unusable, shown
 
 TASK = "trainer.tasks.digits:Digits"
 SHA256 = 64 * "a"
@@ -40,6 +40,7 @@ def test_everything_can_be_set() -> None:
             "module": "",
             "args": [],
         },
+        "torchrun": None,
         "checkpoint": {
             "every": 600.0,
             "every_steps": 500,
@@ -249,3 +250,27 @@ def test_without_a_run_json_it_is_no_run_directory() -> None:
     run_dir.store.delete(RUN)
     with pytest.raises(ValueError, match=r"is not a run directory: it has no run\.json"):
         read_run(run_dir)
+
+
+SCRIPT: dict[str, Any] = {"program": {"module": "m"}}
+
+
+@pytest.mark.parametrize(
+    ("torchrun", "what"),
+    [
+        ({"max_restarts": -1}, "not below 0"),
+        ({"grace": -1.0}, "not below 0"),
+        ({"sizes": [0]}, "at least 1"),
+        ({"sizes": [4]}, r"none of torchrun.sizes \[4\] is from 1 to 2"),
+    ],
+)
+def test_a_torchrun_script_has_settings_that_make_sense(
+    torchrun: dict[str, Any], what: str
+) -> None:
+    with pytest.raises(Unusable, match=what):
+        of(**SCRIPT, max_workers=2, torchrun=torchrun)
+
+
+def test_torchrun_runs_no_task() -> None:
+    with pytest.raises(Unusable, match="no task"):
+        of(program={"task": TASK}, torchrun={})

@@ -9,6 +9,7 @@ from typing import Any
 from trainer.coordinator.limits import Limits
 from trainer.coordinator.member import Phase
 from trainer.coordinator.membership import Membership
+from trainer.coordinator.restarts import Restarts
 from trainer.protocol import signals
 from trainer.protocol.world import MemberId, World, arrange
 
@@ -29,7 +30,8 @@ class Run:
     ) -> None:
         fixed = Limits(**{"min_workers": 1, "max_workers": 8, **limits})
         self.now = -100.0  # whatever the clock, only differences count
-        self.machine = Membership(fixed, expected, self.now, last_generation, deposed)
+        kind = Membership if fixed.max_restarts is None else Restarts
+        self.machine = kind(fixed, expected, self.now, last_generation, deposed)
         self.orders: list[signals.Command] = []
         self.events: list[signals.Emit] = []
 

@@ -88,7 +88,12 @@ def test_what_is_no_world_is_refused(slots: list[pb.Slots]) -> None:
             {"task_failed": pb.TaskFailed(rank=1, step=3, reason="x")},
             signals.TaskFailed(A, 1, 3, "x"),
         ),
+        (
+            {"rank_failed": pb.RankFailed(generation=2, rank=1, code=-9, seconds=3.5, reason="x")},
+            signals.RankFailed(A, 2, 1, -9, 3.5, "x"),
+        ),
         ({"row": pb.Row(generation=2)}, None),
+        ({"start": pb.Start(generation=2, address="10.0.0.1", port=15001)}, None),
     ],
 )
 def test_what_an_agent_says_means(body: dict[str, Any], event: signals.Event | None) -> None:
@@ -108,6 +113,10 @@ def test_a_share_of_a_checkpoint_comes_to_the_worker(deadline: float | None) -> 
     "order, message",
     [
         (signals.Pause(WORLD), pb.FromCoordinator(pause=pb.Pause(generation=3))),
+        (
+            signals.Pause(WORLD, 12.0),
+            pb.FromCoordinator(pause=pb.Pause(generation=3, grace=12.0)),
+        ),
         (signals.Abort(WORLD), pb.FromCoordinator(abort=pb.Abort(generation=3))),
         (signals.Replace(A), pb.FromCoordinator(replace=pb.Replace())),
     ],

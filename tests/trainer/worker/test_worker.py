@@ -14,7 +14,13 @@ import pytest
 from tests.trainer.ranks import Process, Worker, alone
 from trainer.protocol.channel import ENV_CONTROL
 from trainer.protocol.messages import Exit, Failed, Ready
-from trainer.protocol.session import CheckpointSettings, CodeSettings, Program, Session
+from trainer.protocol.session import (
+    CheckpointSettings,
+    CodeSettings,
+    Program,
+    Session,
+    TorchrunSettings,
+)
 
 TASK = """
 from trainer import Task
@@ -160,6 +166,7 @@ def test_a_session_reaches_the_worker_through_its_environment(tmp_path: Path) ->
         ["gs://here"],
         CodeSettings(64 * "a", 1, folder="/code"),
         audit=True,
+        torchrun=TorchrunSettings(sizes=[2]),
     )
     assert alone(session_of, session.to_env()) == session
     assert session.run_dir is not None and session.run_dir.url == str(tmp_path)

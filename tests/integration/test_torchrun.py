@@ -1,0 +1,76 @@
+"""Scripts that torchrun runs, under ``swell launch``: unchanged, and started anew in each world."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from tests.integration.command import Swell, until
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.events import read_events
+
+SCRIPTS = Path(__file__).parent / "torchrun_scripts"
+
+
+def launched(swell: Swell, torchrun: dict[str, Any], market: list[dict[str, str]], more: str = ""):  # type: ignore[no-untyped-def]
+    """Runs a script. Returns the launch, and what was printed by (replica, line)."""
+    job = swell.folder / "job.yaml"
+    job.write_text(
+        f"name: script\ntorchrun: {json.dumps(torchrun)}\n"
+        "pools: [{machine: a2-highgpu-1g}, {machine: a2-highgpu-1g, replicas: 2}]\n"
+        f"{more}local: {{market: {json.dumps(market)}}}\n"
+    )
+    launch = swell("launch", str(job), "--run-id", "one")
+    logs = swell("logs", "one").stdout.splitlines()
+    until(swell.nothing_is_left)
+    return launch, [line.split(" ", 2)[2] for line in logs if line.count(" ") > 1]
+
+
+def said(logs: list[str], pattern: str) -> list[re.Match[str]]:
+    return [found for line in logs if (found := re.fullmatch(pattern, line))]
+
+
+def test_a_ddp_script_lives_through_a_drain_a_silent_loss_and_a_return(swell: Swell) -> None:
+    market = [
+        {"at": "7s", "preempt": "workerpool1-0", "notice": "15s", "back": "2s"},
+        {"at": "14s", "vanish": "workerpool1-1", "back": "2s"},
+    ]
+    torchrun = {
+        "script": str(SCRIPTS / "ddp.py"),
+        "args": [str(swell.folder / "snapshot.pt"), "250"],
+        "sizes": [2, 3],
+    }
+    launch, logs = launched(swell, torchrun, market)
+    assert launch.returncode == 0, "\n".join([launch.stdout, launch.stderr, *logs])
+    events = read_events(RunDirectory(str(swell.run_dir("one"))))
+    worlds = [one for one in events if one["event"] == "generation_formed"]
+    assert worlds[0]["world_size"] == 3
+    causes = {one["cause"] for one in worlds}
+    assert {"drain", "loss", "grow"} <= causes
+    begins = [(int(one[1]), int(one[2]), int(one[3])) for one in
+              said(logs, r"rank (\d) of (\d) begins at step (\d+)")]  # fmt: skip
+    for world in worlds[1:]:
+        assert any(size == world["world_size"] for _, size, _ in begins)
+    saved = {int(one[1]) for one in said(logs, r"rank \d saved step (\d+) and ends")}
+    assert saved & {step for _, _, step in begins}, "what all saved in the drain is gone on from"
+    trained = said(logs, r"rank (\d) of (\d) has trained 250 steps")
+    assert len(trained) == worlds[-1]["world_size"]
+    resized = [(one["before"], one["world_size"]) for one in events if one["event"] == "resized"]
+    assert resized[:1] == [(3, 2)]
+    # Within what it saves by itself: every step once, and a few of them again after the loss.
+    steps = [int(one[1]) for one in said(logs, r"step (\d+) loss 0.5")]
+    assert {*steps} == {*range(1, 251)}
+    assert len(steps) - 250 < 10 * sum(one["cause"] == "loss" for one in worlds) + 3
+
+
+def test_a_script_that_fails_at_once_is_tried_once_and_told_of_by_rank(swell: Swell) -> None:
+    script = swell.folder / "broken.py"
+    script.write_text("import os\nraise KeyError('no pears for ' + os.environ['WORLD_SIZE'])\n")
+    launch, logs = launched(swell, {"script": str(script)}, [])
+    assert launch.returncode == 1
+    told = launch.stdout + launch.stderr
+    assert "the script fails at once on every rank [SW5020]" in told
+    assert "ranks 0-2" in told and "KeyError: 'no pears for 3'" in told
+    assert len([line for line in logs if line == "KeyError: 'no pears for 3'"]) == 3, "one try"

@@ -1,0 +1,177 @@
+"""A keeper with real processes: nothing of a generation is there when the next one forms."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.trainer.ranks import PATIENCE
+from tests.trainer.worker.kept import Kept
+from trainer.protocol.messages import Abort, Done, Exited, Pause, Stopped
+
+NOTED = """
+import os, signal, subprocess, sys, time
+from pathlib import Path
+folder = Path(sys.argv[0]).parent
+def note(name):
+    (folder / name).write_text(str(os.getpid()))
+"""
+STRAGGLER = NOTED + "signal.signal(signal.SIGTERM, signal.SIG_IGN); note('main'); time.sleep(600)"
+SAVES = NOTED + (
+    "def save(*_):\n    note('saved'); sys.exit(0)\n"
+    "signal.signal(signal.SIGTERM, save); note('main'); time.sleep(600)"
+)
+# Its child ignores SIGTERM, in a session of its own; it goes on when its parent is gone.
+LEAVES_A_CHILD = NOTED + (
+    "code = 'import signal, time, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); '\n"
+    "code += 'print(1, flush=True); time.sleep(600)'\n"
+    "child = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE,"
+    " start_new_session=True)\n"
+    "child.stdout.readline(); (folder / 'child').write_text(str(child.pid)); note('main')\n"
+)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[Kept]:
+    kept = Kept(tmp_path)
+    yield kept
+    kept.close()
+
+
+def begin(kept: Kept, text: str) -> int:
+    """Starts a script, and waits until it has noted its process id."""
+    (kept.folder / "main").unlink(missing_ok=True)
+    (kept.folder / "case.py").write_text(text)
+    kept.start()
+    return noted(kept.folder / "main")
+
+
+def noted(file: Path) -> int:
+    until(lambda: file.exists() and file.read_text())
+    return int(file.read_text())
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def lives(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def test_a_straggler_that_ignores_sigterm_is_gone_before_the_keeper_says_so(kept: Kept) -> None:
+    first = begin(kept, STRAGGLER)
+    assert kept.leave().generation == 1
+    assert not lives(first), "it would disturb the next world"
+    second = begin(kept, STRAGGLER)
+    assert second != first
+    kept.send(Abort(1))
+    kept.send(Pause(1, 0.0))
+    assert kept.beat() and lives(second), "what is said of the last generation means nothing"
+
+
+def test_who_wants_to_save_has_the_time_for_it(kept: Kept) -> None:
+    process = begin(kept, SAVES)
+    kept.send(Pause(1, PATIENCE))
+    assert kept.receive() == Stopped(1, 0, True, "")
+    assert noted(kept.folder / "saved") == process
+
+
+@pytest.mark.parametrize("end", ["time.sleep(600)", "raise ValueError", "os.abort()"])
+def test_what_a_process_leaves_behind_is_gone_as_well(kept: Kept, end: str) -> None:
+    main = begin(kept, LEAVES_A_CHILD + end)
+    child = noted(kept.folder / "child")
+    kept.send(Abort(1))
+    kept.until(Stopped)
+    assert not lives(main) and not lives(child)
+
+
+def test_what_it_leaves_behind_when_it_ends_well_may_go_on_until_the_world_ends(kept: Kept) -> None:
+    begin(kept, LEAVES_A_CHILD)
+    child = noted(kept.folder / "child")
+    kept.until(Done)
+    assert lives(child), "it may have something to write still"
+    kept.leave()
+    assert not lives(child)
+
+
+def test_a_process_that_a_signal_has_stopped_is_seen_and_ended_without_delay(kept: Kept) -> None:
+    process = begin(kept, STRAGGLER)
+    assert not kept.beat().frozen
+    os.kill(process, signal.SIGSTOP)
+    until(lambda: kept.beat().frozen)
+    os.kill(process, signal.SIGCONT)
+    until(lambda: not kept.beat().frozen)
+    os.kill(process, signal.SIGSTOP)
+    until(lambda: kept.beat().frozen)
+    kept.leave()
+    assert not lives(process)
+
+
+def test_a_killed_keeper_takes_its_process_along(kept: Kept) -> None:
+    process = begin(kept, STRAGGLER)
+    kept.process.kill()
+    until(lambda: not lives(process))
+
+
+def test_an_agent_that_is_gone_ends_keeper_and_process(tmp_path: Path) -> None:
+    kept = Kept(tmp_path)
+    process = begin(kept, STRAGGLER)
+    kept.close_orders()
+    kept.process.wait(PATIENCE)
+    until(lambda: not lives(process))
+    kept.close()
+
+
+def test_the_end_of_the_run_ends_a_process_that_does_not_want_to(kept: Kept) -> None:
+    process = begin(kept, STRAGGLER)
+    kept.close()
+    assert kept.process.returncode == 0 and not lives(process)
+
+
+def test_a_failure_comes_with_its_traceback_and_a_signal_with_its_name(kept: Kept) -> None:
+    begin(kept, NOTED + "note('main')\nraise ValueError('twelve pears')")
+    failure = kept.until(Exited)
+    assert (failure.generation, failure.rank, failure.code) == (1, 0, 1)
+    assert failure.reason.startswith("Traceback (most recent call last):\n")
+    assert failure.reason.endswith("ValueError: twelve pears\n")
+    kept.leave()
+    begin(kept, NOTED + "note('main')\nos.kill(os.getpid(), 11)")
+    assert kept.until(Exited).reason == "killed by SIGSEGV", "not the one before"
+    kept.leave()
+    begin(kept, NOTED + "note('main')\nsys.exit(7)")
+    assert kept.until(Exited).reason == "exit code 7"
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [
+        ('{"message": {"message": "E: x", "extraInfo": {"py_callstack": "Trace"}}}', "Trace"),
+        ('{"message": {"message": "E: x"}}', "E: x"),
+        ('{"message": "plain"}', "plain"),
+        ("{", "exit code 7"),
+        ("[]", "exit code 7"),
+        ('{"message": 5}', "exit code 7"),
+    ],
+)
+def test_what_a_script_has_recorded_itself_is_passed_on(kept: Kept, file: str, reason: str) -> None:
+    text = f"Path(os.environ['TORCHELASTIC_ERROR_FILE']).write_text('''{file}''')\n"
+    begin(kept, NOTED + "note('main')\n" + text + "sys.exit(7)")
+    assert kept.until(Exited).reason == reason
+
+
+def test_every_generation_has_an_error_file_of_its_own(kept: Kept) -> None:
+    text = "print(os.path.exists(os.environ['TORCHELASTIC_ERROR_FILE'])); raise ValueError"
+    for _ in range(2):
+        begin(kept, NOTED + "note('main')\n" + text)
+        kept.until(Exited)
+        kept.leave()
+    assert kept.said()[0] == "False\nFalse\n"

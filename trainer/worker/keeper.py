@@ -1,0 +1,243 @@
+"""A keeper: the worker of a torchrun script, which has a process run it anew in each generation.
+
+What it does when is decided in trainer.worker.keeping. A keeper has one thread, so that it can be
+forked: its process is warm in hundredths of a second, whatever was imported before. A keeper that
+has more all the same, because something that it has imported has started one, starts its processes
+afresh.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from trainer.protocol.channel import ALIVE_EVERY, ENV_CONTROL
+from trainer.protocol.messages import Alive, FromWorker, Message, Ready, ToWorker, decode, encode
+from trainer.protocol.session import Session
+from trainer.rundir.untrusted import parse_json
+from trainer.worker import launched
+from trainer.worker.keeping import Action, Keeping, Kill, Leave, Phase, Spawn, Terminate
+from trainer.worker.nursery import can_be_forked
+from trainer.worker.process import die_with_parent
+from trainer.worker.script import enter_code
+
+PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+LOOK_EVERY = 0.05  # seconds, while something is to end
+REASON_LIMIT = 32 * 1024  # characters of a traceback that are passed on
+ERROR_FILE_LIMIT = 2**20  # bytes
+
+
+class Keeper:
+    """Keeps one slot's process.
+
+    Args:
+        reads, writes: the descriptors of the channel to the agent.
+        fork: whether processes are forked of this one.
+    """
+
+    def __init__(self, reads: int, writes: int, *, fork: bool) -> None:
+        for one in (reads, writes):
+            os.set_inheritable(one, False)
+        self._reads, self._writes = reads, writes
+        self._fork = fork
+        self._keeping = Keeping()
+        self._folder = tempfile.mkdtemp(prefix="swell-keeper-")
+        self._partial = b""
+        self._process: int | None = None  # the script's, while it lives
+        self._frozen = False
+        self._variables: dict[str, str] = {}
+        self._born: dict[str, str] | None = None
+        self._over = False
+        self._alive_at = 0.0
+
+    def keep(self) -> dict[str, str] | None:
+        """Does what the agent says until the keeper's life is over.
+
+        Returns None then; in each process that it has forked, the variables of its generation.
+        """
+        # Whatever the script leaves behind becomes a child of this process, and is found.
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        wakes, wake = os.pipe()
+        for one in (wakes, wake, self._reads):
+            os.set_blocking(one, False)
+        signal.signal(signal.SIGCHLD, _wake_up)
+        signal.set_wakeup_fd(wake)
+        self._say(Ready())
+        try:
+            while not self._over and self._born is None:
+                busy = self._keeping.phase is Phase.ENDING
+                select.select([self._reads, wakes], [], [], LOOK_EVERY if busy else ALIVE_EVERY)
+                with suppress(BlockingIOError):
+                    os.read(wakes, 4096)
+                self._look()
+        except BrokenPipeError:
+            self._kill()  # the agent is gone
+        signal.set_wakeup_fd(-1)
+        for one in (wakes, wake, self._reads, self._writes):
+            os.close(one)
+        if self._born is None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        return self._born
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        for order in self._orders():
+            self._do(self._keeping.take(order, now, frozen=self._frozen))
+            if self._born is not None:
+                return
+        nothing_left = self._reap(now)
+        self._do(self._keeping.tick(now))
+        if nothing_left:
+            self._do(self._keeping.gone())
+        if now - self._alive_at >= ALIVE_EVERY:
+            self._alive_at = now
+            self._say(Alive(self._keeping.waiting, self._frozen))
+
+    # --- the agent --------------------------------------------------------------------
+
+    def _orders(self) -> list[ToWorker]:
+        try:
+            data = os.read(self._reads, 2**16)
+        except BlockingIOError:
+            return []
+        if not data:
+            raise BrokenPipeError
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        orders: list[Message | None] = [decode(line) for line in lines]
+        return [order for order in orders if isinstance(order, ToWorker)]
+
+    def _say(self, message: FromWorker) -> None:
+        line = encode(message)
+        while line:
+            line = line[os.write(self._writes, line) :]
+
+    def _do(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Spawn(variables):
+                    self._spawn(variables)
+                    if self._born is not None:
+                        return
+                case Terminate():
+                    self._terminate()
+                case Kill():
+                    self._kill()
+                case Leave():
+                    self._over = True
+                case _:
+                    self._say(action)
+
+    # --- the process ------------------------------------------------------------------
+
+    @property
+    def _error_file(self) -> Path:
+        return Path(self._folder, "error.json")
+
+    def _spawn(self, variables: dict[str, str]) -> None:
+        self._error_file.unlink(missing_ok=True)
+        variables = {**variables, launched.ENV_ERROR_FILE: str(self._error_file)}
+        self._frozen = False
+        sys.stdout.flush()
+        sys.stderr.flush()
+        keeper = os.getpid()
+        self._process = os.fork()
+        if self._process:
+            return
+        die_with_parent(keeper)
+        os.setsid()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.environ.update(variables)
+        if not self._fork:
+            command = [sys.executable, "-u", "-m", "trainer.worker.launched"]
+            os.execve(sys.executable, command, os.environ)
+        self._born = variables
+
+    def _terminate(self) -> None:
+        if self._process is not None:
+            try:
+                os.killpg(self._process, signal.SIGTERM)
+            except ProcessLookupError:  # it has just been born, and leads no group yet
+                os.kill(self._process, signal.SIGTERM)
+            return
+        for one in self._descendants():
+            with suppress(ProcessLookupError):
+                os.kill(one, signal.SIGTERM)
+
+    def _kill(self) -> None:
+        for one in self._descendants():
+            with suppress(ProcessLookupError):
+                os.kill(one, signal.SIGKILL)
+
+    def _descendants(self) -> list[int]:
+        import psutil
+
+        return [one.pid for one in psutil.Process().children(recursive=True)]
+
+    def _reap(self, now: float) -> bool:
+        """Takes note of all that has ended. Returns whether nothing is left."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+            except ChildProcessError:
+                return True
+            if not pid:
+                return False
+            if os.WIFSTOPPED(status) or os.WIFCONTINUED(status):
+                if pid == self._process:
+                    self._frozen = os.WIFSTOPPED(status)
+            elif pid == self._process:
+                self._process, self._frozen = None, False
+                code = os.waitstatus_to_exitcode(status)
+                self._do(self._keeping.exited(code, self._reason(code), now))
+
+    def _reason(self, code: int) -> str:
+        """Why the process has failed: its traceback, if it left one."""
+        told = _traceback_in(self._error_file) if code else ""
+        if not told:
+            told = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return told[-REASON_LIMIT:]
+
+
+def main(session: Session) -> int:
+    """The worker of a torchrun script, and each process that is forked of it.
+
+    Returns its exit code; of a process, that of the script.
+    """
+    control = os.environ.pop(ENV_CONTROL, None)
+    if control is None:
+        print("trainer.worker is started by an agent (swell-agent)", file=sys.stderr)
+        return 2
+    reads, writes = (int(one) for one in control.split(","))
+    if session.code:
+        enter_code(session.code.folder, session.code.installed)
+    born = Keeper(reads, writes, fork=can_be_forked()).keep()
+    return 0 if born is None else launched.run(session.program)
+
+
+def _traceback_in(file: Path) -> str:
+    """What a script has left in its error file, in the forms that `record` has for it."""
+    try:
+        with file.open("rb") as opened:
+            message: Any = parse_json(opened.read(ERROR_FILE_LIMIT))["message"]
+        if isinstance(message, str):
+            return message
+        extra = message.get("extraInfo", {})
+        return str(extra.get("py_callstack") or message.get("message", ""))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ""
+
+
+def _wake_up(number: int, frame: FrameType | None) -> None:
+    """SIGCHLD only has to wake the loop up."""
