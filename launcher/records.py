@@ -65,6 +65,7 @@ class EventRecord:
     members: list[str] | None = None
     metrics: dict[str, Any] | None = None  # of any kind: each reader asks what it can use
     min_workers: int | None = None
+    names: list[str] | None = None
     rank: int | None = None
     reason: str | None = None
     region: str | None = None

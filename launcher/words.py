@@ -142,6 +142,9 @@ def _text(event: EventRecord) -> str | None:
         case EventRecord(event="rank_failed", rank=int(rank), member=str(member)):
             last = one_line((event.reason or "").strip().rpartition("\n")[2])
             return f"rank {rank} ({member}) has failed: {last}"
+        case EventRecord(event="output_committed", names=list(names)):
+            newest = f", with {names[-1]}" if names else ""
+            return f"the script's output is saved{newest}"
         case EventRecord(event="resized", before=int(before), world_size=int(size)) if before > 0:
             times = number(size / before)
             return (

@@ -21,6 +21,10 @@ RULES = {
         ["trainer.rundir", "trainer.protocol"],
         "checkpoints outlive every world; the launcher reads them without one",
     ),
+    "trainer.outputs": (
+        ["trainer.rundir"],
+        "files outlive the VMs whoever wrote them, and what they hold is never read",
+    ),
     "trainer.coordinator": (
         ["trainer.rundir", "trainer.protocol"],
         "it decides for workers of any kind, and starts in a second: without torch",
@@ -41,7 +45,13 @@ RULES = {
         "it knows its agent by what they say to each other alone",
     ),
     "trainer.agent": (
-        ["trainer.rundir", "trainer.protocol", "trainer.coordinator", "trainer.worker.script"],
+        [
+            "trainer.rundir",
+            "trainer.protocol",
+            "trainer.outputs",
+            "trainer.coordinator",
+            "trainer.worker.script",
+        ],
         "an agent outlives its workers, and does without torch",
     ),
     "launcher": (

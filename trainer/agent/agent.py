@@ -12,8 +12,9 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
+from typing import Any
 
 from trainer.agent import preemption
 from trainer.agent.coordinator_process import seat_of
@@ -22,6 +23,7 @@ from trainer.agent.generation import Generation
 from trainer.agent.link import Link
 from trainer.agent.nursery import Nursery
 from trainer.agent.outcome_watch import OutcomeWatch, RunEnded
+from trainer.agent.output_watch import OutputWatch
 from trainer.agent.processes import free_port
 from trainer.agent.replica import Replica, find_checkpoint_urls
 from trainer.agent.settings import Settings
@@ -37,10 +39,11 @@ from trainer.protocol.world import Place
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventWriter
 from trainer.rundir.formats import PROTOCOL
-from trainer.rundir.names import ENV_RUN_ID, ENV_TOKEN, EXIT_FAILED, EXIT_OK
+from trainer.rundir.names import ENV_OUTPUT_DIR, ENV_RUN_ID, ENV_TOKEN, EXIT_FAILED, EXIT_OK
 
 WORKER_GRACE = 3.0  # seconds for a worker to exit by itself
 FALSE_NOTICE = 120.0  # seconds after which a drained agent that still lives rejoins
+FLUSH = 2.0  # seconds after a grace in which a script's output is copied still
 EARLY_DEATHS = 5  # workers in a row that die before they are ready, before giving up
 
 log = logging.getLogger("swell.agent")
@@ -99,7 +102,13 @@ class Agent:
             self._carry_out,
         )
         self._generation: Generation | None = None  # the newest
-        self._start = pb.Start()  # the newest that was decided here
+        self._decided = pb.Start()  # the newest that was decided here
+        self._start = pb.Start()  # the newest that was heard of
+        self._output = OutputWatch.of_run(replica, run_dir, settings, env, self._events)
+        self._copied = 0  # the newest generation whose output was copied at its end
+        self._aborted = 0  # the newest that was broken off
+        self._grace_until = 0.0
+        self._working: dict[str, asyncio.Task[None]] = {}  # by what it is
         self._drain_until: float | None = None
         self._released = False
         self._outcome = OutcomeWatch(run_dir, self._notice)
@@ -130,6 +139,7 @@ class Agent:
                 self._outcome.watch(),
                 self._events.flush_often(),
                 self._slots.live(),
+                *([self._output.watch()] if self._output else []),
             )
         ]
         goes_on = True
@@ -147,6 +157,7 @@ class Agent:
             self._conclusion.cancel()
             with suppress(OSError):  # first: this VM may not be left the time for the rest
                 await asyncio.to_thread(self._events.flush)
+            tasks += self._working.values()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -184,7 +195,8 @@ class Agent:
             self._say_ready()
             return
         generation.send_rows_again()
-        self._decide_start(generation)
+        if self._decided.generation == generation.number:
+            self._link.say(start=self._decided)
         for failure in generation.failures():
             self._link.say(rank_failed=failure)
         self._say_done()
@@ -221,13 +233,21 @@ class Agent:
             case "form":
                 await self._form(order.form)
             case "start":
-                start = order.start
-                self._slots.send(messages.Start(start.generation, start.address, start.port))
+                if self._current(order.start.generation) and self._start != order.start:
+                    self._start = order.start
+                    self._do_meanwhile(self._start_processes)
             case "pause":
+                if self._output is not None:
+                    self._output.stop()
+                    self._grace_until = time.monotonic() + order.pause.grace
                 self._slots.send(messages.Pause(order.pause.generation, order.pause.grace))
             case "abort":
                 if generation := self._current(order.abort.generation):
                     generation.break_off()
+                    self._aborted = generation.number
+                    if self._output is not None:
+                        self._output.stop()
+                        self._say_stopped()  # if what they left was being copied
                 self._slots.send(messages.Abort(order.abort.generation))
             case "columns":
                 if generation := self._current(order.columns.generation):
@@ -250,7 +270,8 @@ class Agent:
         self._generation = generation
         for slot, place in zip(self._slots.all, generation.places, strict=True):
             slot.active.join(self._order(generation, place), place.rank)
-        self._decide_start(generation)
+        if self._settings.torchrun is not None and generation.leads:
+            self._do_meanwhile(self._decide_start)
 
     def _order(self, generation: Generation, place: Place) -> messages.Form:
         term, interface = self._link.term, self._replica.interface
@@ -265,15 +286,41 @@ class Agent:
             env=self._env,
         )
 
-    def _decide_start(self, generation: Generation) -> None:
-        """Decides where the processes of a generation meet, if rank 0 is here."""
-        if self._settings.torchrun is None or not generation.leads:
+    async def _decide_start(self, generation: Generation) -> None:
+        """Decides where the processes of a generation meet, and what they begin from."""
+        assert self._output is not None
+        version = await self._output.newest()
+        port, address = free_port(but=self._start.port), self._replica.address
+        self._decided = pb.Start(
+            generation=generation.number, address=address, port=port, version=version
+        )
+        self._link.say(start=self._decided)
+
+    async def _start_processes(self, generation: Generation) -> None:
+        assert self._output is not None
+        start, number = self._start, generation.number
+        await self._output.begin(number, generation.index, generation.count, start.version)
+        if self._generation is generation:
+            self._slots.send(messages.Start(number, start.address, start.port))
+
+    def _do_meanwhile(self, work: Callable[[Generation], Coroutine[Any, Any, None]]) -> None:
+        """Does what may take a while beside everything else, once for the newest generation.
+
+        What goes wrong in it is the end of this agent.
+        """
+        assert self._generation is not None
+        name = f"{work.__name__} {self._generation.number}"
+        if name in self._working:
             return
-        if self._start.generation != generation.number:
-            port = free_port(but=self._start.port)
-            address = self._replica.address
-            self._start = pb.Start(generation=generation.number, address=address, port=port)
-        self._link.say(start=self._start)
+
+        def done(task: asyncio.Task[None]) -> None:
+            del self._working[name]
+            if not task.cancelled() and (error := task.exception()) is not None:
+                assert isinstance(error, Exception)
+                self._conclude(error)
+
+        task = self._working[name] = asyncio.create_task(work(self._generation))
+        task.add_done_callback(done)
 
     def _send_row(self, row: pb.Row) -> None:
         self._link.say(row=row)
@@ -334,7 +381,8 @@ class Agent:
             audit=settings.audit,
             on_nonfinite=settings.on_nonfinite or "",
         )
-        return {**self._env_of_all(), **session.to_env()}
+        output = {ENV_OUTPUT_DIR: str(self._output.root)} if self._output else {}
+        return {**self._env_of_all(), **session.to_env(), **output}
 
     def _env_of_all(self) -> dict[str, str]:
         # The workers need no token: they talk to nobody but this agent.
@@ -364,7 +412,8 @@ class Agent:
                     self._events.emit("finished", state="limited", reason=why, step=step)
                     self._outcome.look_now()
             case messages.Exited():
-                if generation is not None:
+                if generation is not None and self._output is not None:
+                    self._output.stop()  # nobody goes on with what it was writing
                     self._link.say(rank_failed=generation.note_failed(message))
             case messages.Done() if self._settings.torchrun is not None:
                 if generation is not None:
@@ -419,17 +468,45 @@ class Agent:
         return started is not None
 
     def _say_done(self) -> None:
-        """The processes of all keepers have ended well, if they have."""
-        done = None if self._generation is None else self._generation.done()
-        if done is not None:
+        """The processes of all keepers have ended well, and what they wrote is copied, if so."""
+        generation = self._generation
+        done = None if generation is None else generation.done()
+        if generation is None or done is None:
+            return
+        if self._copied == generation.number:
             self._link.say(done=done)
+        else:
+            self._do_meanwhile(self._copy_all)
+
+    async def _copy_all(self, generation: Generation) -> None:
+        assert self._output is not None
+        await self._output.end(whole=True)
+        if generation.leads:
+            await self._output.finish()
+        if self._generation is generation:
+            self._copied = generation.number
+            self._say_done()
+
+    async def _copy_in_time(self, generation: Generation) -> None:
+        """Copies what processes have left that were asked to end, and then says that they have."""
+        assert self._output is not None
+        left = max(0.0, self._grace_until - time.monotonic()) + FLUSH
+        await self._output.end(whole=generation.whole, limit=left)
+        if self._generation is generation:
+            self._copied = generation.number
+            self._say_stopped()
 
     def _say_stopped(self) -> None:
         """All workers have left the generation: they wait, with what they hold."""
-        stopped = None if self._generation is None else self._generation.stopped()
-        if stopped is not None:
+        generation = self._generation
+        stopped = None if generation is None else generation.stopped()
+        if generation is None or stopped is None:
+            return
+        if self._output is None or generation.number in (self._copied, self._aborted):
             self._link.say(stopped=stopped)
             self._say_ready()
+        else:
+            self._do_meanwhile(self._copy_in_time)
 
     def _say_crashed(self, worker: WorkerProcess, reason: str, kind: str, spare: bool) -> None:
         crashed = pb.Crashed(reason=reason, spare=spare)

@@ -66,7 +66,7 @@ def bring(
         return settings
     for tries, pause in enumerate(PAUSES.waits(), start=1):
         try:
-            with _alone(_scratch(env)) as scratch:
+            with _alone(scratch_folder(env)) as scratch:
                 folder, installed = _prepared(run_dir, code, scratch)
             break
         except (CodeError, OSError) as error:
@@ -89,7 +89,7 @@ def bring(
     )
 
 
-def _scratch(env: Mapping[str, str]) -> Path:
+def scratch_folder(env: Mapping[str, str]) -> Path:
     """Returns a folder on this VM that is nobody else's. Raises OSError."""
     given = env.get(ENV_SCRATCH)
     folder = Path(given or Path(tempfile.gettempdir(), f"swell-{os.getuid()}"))

@@ -25,6 +25,7 @@ class Generation:
     """
 
     def __init__(self, form: pb.Form, member: MemberId, send_row: Callable[[pb.Row], None]) -> None:
+        self._member = member
         self._world = world_from_message(form.world)
         self._addresses = addresses_in(form.world)
         self._gloo_timeout = form.gloo_timeout
@@ -125,6 +126,21 @@ class Generation:
     def note_stopped(self, slot: int, message: messages.Stopped) -> None:
         """A slot's worker has left; it waits for another generation."""
         self._stopped[slot] = message
+
+    @property
+    def index(self) -> int:
+        """This agent's place among those of the generation."""
+        return self._world.members.index(self._member)
+
+    @property
+    def count(self) -> int:
+        """How many agents the generation has."""
+        return len(self._world.members)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all keepers' processes have ended well."""
+        return all(one.whole for one in self._stopped.values())
 
     def note_crashed(self, slot: int, step: int) -> None:
         """A slot's worker has died after ``step``."""

@@ -86,7 +86,9 @@ class Restarts(Membership):
         if self._done.keys() >= self._team.keys():
             step = max(one.step for one in self._done.values())
             metrics = {k: v for one in self._done.values() for k, v in one.metrics.items()}
-            self._finish("succeeded", "training is complete", step, metrics)
+            lost = next((one.unsaved for one in self._done.values() if one.unsaved), "")
+            state, told = ("failed", lost) if lost else ("succeeded", "training is complete")
+            self._finish(signals.Finish(state, told, step, metrics))
 
     def _progressed(self, generation: int, step: int, now: float) -> None:
         super()._progressed(generation, step, now)
@@ -118,7 +120,7 @@ class Restarts(Membership):
 
     def _settle_stopping(self, now: float) -> None:
         if self._team.has_left(now) and (why := self._tries.left()):
-            self._finish("failed", str(why), self.steps)
+            self._finish(signals.Finish("failed", str(why), self.steps))
             return
         super()._settle_stopping(now)
 

@@ -202,12 +202,14 @@ class Stopped:
         step: the last step that it completed.
         clean: whether it holds exactly the state after that step.
         failed: why it left, if nobody asked it to.
+        whole: of a keeper: whether its process has ended well, and all it wrote is finished.
     """
 
     generation: int
     step: int
     clean: bool
     failed: str
+    whole: bool = False
 
 
 @dataclass(frozen=True)

@@ -204,14 +204,16 @@ class TaskFailed(_message.Message):
     def __init__(self, rank: _Optional[int] = ..., step: _Optional[int] = ..., reason: _Optional[str] = ..., kind: _Optional[str] = ..., trained: bool = ..., generation: _Optional[int] = ...) -> None: ...
 
 class Start(_message.Message):
-    __slots__ = ("generation", "address", "port")
+    __slots__ = ("generation", "address", "port", "version")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     PORT_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     generation: int
     address: str
     port: int
-    def __init__(self, generation: _Optional[int] = ..., address: _Optional[str] = ..., port: _Optional[int] = ...) -> None: ...
+    version: str
+    def __init__(self, generation: _Optional[int] = ..., address: _Optional[str] = ..., port: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
 
 class RankFailed(_message.Message):
     __slots__ = ("generation", "rank", "code", "seconds", "reason")

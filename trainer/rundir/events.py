@@ -61,6 +61,7 @@ rank_failed               generation, member, rank, step, reason (a torchrun scr
                           the traceback)
 resized                   generation, world_size, before    (a torchrun script's world: its
                           effective batch changes)
+output_committed          generation, names, bytes          (what a torchrun script has written)
 task_failed               member, rank, step, reason (the traceback)
 fault                     member, rank, step, reason, whose (machine | newcomer), faults (of this
                           machine), then (process | replica | out: what is replaced, or that

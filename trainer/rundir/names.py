@@ -12,6 +12,7 @@ ENV_TOKEN_SECRET = "SWELL_TOKEN_SECRET"  # or where in Secret Manager it is
 ENV_ATTEMPT = "SWELL_ATTEMPT"
 ENV_CHECKPOINTS = "SWELL_CHECKPOINTS"  # URLs whose checkpoints are read, as a JSON list; written
 # to the first. By default the run directory's alone.
+ENV_OUTPUT_DIR = "SWELL_OUTPUT_DIR"  # for a torchrun script: its folder, which outlives the VM
 # What a replica may be told about its machine; found out by itself otherwise.
 ENV_ADDRESS = "SWELL_ADDRESS"
 ENV_SLOTS = "SWELL_SLOTS"

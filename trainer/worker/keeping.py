@@ -76,6 +76,7 @@ class Keeping:
         self._rank = -1
         self._since = 0.0
         self._leaving = False
+        self._whole = True
 
     @property
     def waiting(self) -> bool:
@@ -86,7 +87,7 @@ class Keeping:
         """Takes an order of the agent at ``now``; ``frozen``: a signal has stopped the process."""
         match order:
             case messages.Form():
-                self.phase, self._form = Phase.FORMED, order
+                self.phase, self._form, self._whole = Phase.FORMED, order, True
                 self._rank = int(order.env.get("RANK", -1))
             case messages.Start(generation, address, port):
                 if self.phase is Phase.FORMED and generation == self._form.generation:
@@ -109,6 +110,7 @@ class Keeping:
             reason: its traceback, or what can be said of its end.
             now: the time.
         """
+        self._whole = code == 0
         if self.phase is not Phase.RUNNING:
             return []
         generation = self._form.generation
@@ -124,7 +126,7 @@ class Keeping:
         self.phase, self.kill_at = Phase.IDLE, None
         if self._leaving:
             return [Leave()]
-        return [messages.Stopped(self._form.generation, 0, True, "")]
+        return [messages.Stopped(self._form.generation, 0, True, "", self._whole)]
 
     def tick(self, now: float) -> list[Action]:
         """Time passes."""

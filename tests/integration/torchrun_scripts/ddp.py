@@ -1,7 +1,7 @@
 """DistributedDataParallel in the style of PyTorch's tutorial: resumes from its own snapshot.
 
-It knows nothing of Swell: torchrun runs it as it is. It takes where its snapshot is and how many
-steps to make, says what it does, and saves when SIGTERM asks it to end.
+It knows nothing of Swell: torchrun runs it as it is. It keeps its snapshot in SWELL_OUTPUT_DIR, if
+there is one, takes how many steps to make, says what it does, and saves when SIGTERM asks it to end.
 """
 
 from __future__ import annotations
@@ -61,4 +61,4 @@ def save(snapshot: Path, model: torch.nn.Module, step: int, rank: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(os.environ.get("SWELL_OUTPUT_DIR", "."), "snapshot.pt"), int(sys.argv[1]))

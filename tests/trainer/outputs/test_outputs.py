@@ -1,0 +1,335 @@
+"""A script's output folder on several VMs: what of it outlives them, and that it is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.trainer.checkpoints.interrupted import Interrupted
+from trainer.outputs import folder as folder_module
+from trainer.outputs.commits import Version
+from trainer.outputs.outputs import QUIET, VERSIONS, Outputs
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.store import Store
+
+Tree = dict[str, str]
+
+
+class Vms:
+    """VMs that share a run directory and a clock.
+
+    Args:
+        folder: where everything is.
+        count: how many VMs.
+        stores: their stores, of those that are not as usual.
+    """
+
+    def __init__(self, folder: Path, count: int, stores: dict[int, Store] | None = None) -> None:
+        self.now = 0.0
+        self.folder = folder
+        self.run_dir = RunDirectory(str(folder / "run"))
+        self.outputs: list[Outputs] = []
+        self.roots: list[Path] = []
+        for vm in range(count):
+            run_dir = RunDirectory(str(folder / "run"))
+            run_dir.store = (stores or {}).get(vm, run_dir.store)
+            self.add(run_dir)
+
+    def add(self, run_dir: RunDirectory | None = None) -> None:
+        """A VM that has nothing yet."""
+        root = self.folder / f"vm-{len(self.roots)}" / "output"
+        self.roots.append(root)
+        self.outputs.append(Outputs(run_dir or self.run_dir, root, clock=lambda: self.now))
+
+    def begin(self, generation: int, vms: list[int]) -> Version:
+        """A generation of these VMs begins, the first of them with rank 0."""
+        version = self.outputs[vms[0]].newest()
+        for index, vm in enumerate(vms):
+            self.outputs[vm].begin(generation, index, len(vms), version)
+        return version
+
+    def write(self, vm: int, tree: Tree) -> None:
+        """The script writes files on a VM."""
+        for path, text in tree.items():
+            file = self.roots[vm] / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+
+    def look(self, *vms: int, times: int = 1, **how: bool) -> list[Version]:
+        """Time passes in which files are quiet, and VMs look."""
+        found = []
+        for _ in range(times):
+            self.now += QUIET + 1
+            found += [self.outputs[vm].look(**how) for vm in vms]
+        return [one for one in found if one]
+
+    def tree(self, vm: int) -> Tree:
+        root = self.roots[vm]
+        files = [path for path in root.rglob("*") if path.is_file()]
+        return {path.relative_to(root).as_posix(): path.read_text() for path in files}
+
+
+ONE = {"checkpoint-1/a": "a1"}, {"checkpoint-1/b": "b1"}
+TWO = {"checkpoint-2/a": "a2"}, {"checkpoint-2/b": "b2"}
+WHOLE_ONE = {**ONE[0], **ONE[1]}
+WHOLE_TWO = {**WHOLE_ONE, **TWO[0], **TWO[1]}
+
+
+@pytest.fixture
+def vms(tmp_path: Path) -> Vms:
+    return Vms(tmp_path, 2)
+
+
+def test_a_checkpoint_is_what_all_vms_hold_of_it_together(vms: Vms) -> None:
+    vms.begin(1, [0, 1])
+    vms.write(0, ONE[0])
+    vms.write(1, ONE[1])
+    (version,) = vms.look(0, 1, times=5)
+    assert {path for path in version.files} == set(WHOLE_ONE)
+    vms.add()
+    vms.begin(2, [0, 2])
+    assert vms.tree(0) == vms.tree(2) == WHOLE_ONE
+
+
+def test_one_is_not_committed_while_any_vm_still_writes_of_it(vms: Vms) -> None:
+    vms.begin(1, [0, 1])
+    vms.write(0, ONE[0])
+    for text in ("b", "b1", "b1 and more", "b1"):
+        vms.write(1, {"checkpoint-1/b": text})
+        vms.now += 1
+        for one in vms.outputs:
+            one.look()
+    assert vms.run_dir.store.names(VERSIONS) == []
+    assert vms.look(0, 1, times=5)
+
+
+def test_a_vm_that_begins_to_write_after_the_others_have_ended_is_waited_for(vms: Vms) -> None:
+    """Its last receipt knows nothing of the checkpoint; so it is asked for another one."""
+    vms.begin(1, [0, 1])
+    vms.look(0, 1)
+    vms.write(0, ONE[0])
+    vms.look(0)
+    vms.look(0)
+    vms.write(1, ONE[1])
+    assert vms.outputs[1].look() is None, "it writes"
+    assert vms.outputs[0].look() is None
+    versions = vms.look(0, 1, times=5)
+    assert [set(one.files) for one in versions] == [set(WHOLE_ONE)]
+
+
+def test_survivors_go_back_to_what_is_committed_and_keep_the_rest_aside(vms: Vms) -> None:
+    vms.begin(1, [0, 1])
+    vms.write(0, ONE[0])
+    vms.write(1, ONE[1])
+    vms.look(0, 1, times=5)
+    vms.write(0, {**TWO[0], "checkpoint-1/a": "changed"})
+    vms.begin(2, [0])
+    assert vms.tree(0) == WHOLE_ONE
+    aside = vms.roots[0].with_name("output.aside")
+    assert (aside / "checkpoint-2/a").read_text() == "a2"
+    assert (aside / "checkpoint-1/a").read_text() == "changed"
+
+
+def test_what_the_script_deletes_is_deleted_for_good(vms: Vms) -> None:
+    vms.begin(1, [0, 1])
+    vms.write(0, {**ONE[0], **TWO[0]})
+    vms.look(0, 1, times=5)
+    vms.begin(2, [0, 1])
+    (vms.roots[0] / "checkpoint-1/a").unlink()
+    (vms.roots[0] / "checkpoint-1").rmdir()
+    (version,) = vms.look(0, 1, times=5)
+    assert set(version.entries) == {"checkpoint-2"}, "the other VM holds it still, by a restore"
+    vms.begin(3, [1, 0])
+    assert vms.tree(1) == TWO[0]
+
+
+def test_a_whole_end_is_committed_at_once_by_whoever_begins_the_next_generation(vms: Vms) -> None:
+    vms.begin(1, [0, 1])
+    vms.write(0, ONE[0])
+    vms.write(1, ONE[1])
+    for one in vms.outputs:
+        one.look(final=True, whole=True)
+    assert vms.outputs[0].complete()
+    vms.add()
+    vms.begin(2, [2])
+    assert vms.tree(2) == WHOLE_ONE
+
+
+def test_an_end_of_which_one_vm_says_nothing_is_not_committed(vms: Vms) -> None:
+    vms.begin(1, [0, 1])
+    vms.write(0, ONE[0])
+    vms.outputs[0].look(final=True, whole=True)
+    assert not vms.outputs[0].complete()
+    vms.begin(2, [0])
+    assert vms.tree(0) == {}, "the other VM may have held a part of it"
+
+
+def test_a_process_that_was_killed_may_have_left_half_a_file(vms: Vms) -> None:
+    vms.begin(1, [0])
+    vms.write(0, ONE[0])
+    vms.outputs[0].look(final=True)
+    vms.begin(2, [0])
+    assert vms.tree(0) == {}
+
+
+@pytest.mark.parametrize(
+    ("half", "rest"),
+    [
+        ({"step-1/__0_0.distcp": "x"}, {"step-1/.metadata": "pickle"}),
+        ({"checkpoint-5/optimizer.pt": "x"}, {"checkpoint-5/trainer_state.json": "{}"}),
+    ],
+)
+def test_what_a_library_writes_last_is_waited_for(vms: Vms, half: Tree, rest: Tree) -> None:
+    vms.begin(1, [0, 1])
+    vms.write(1, half)
+    assert vms.look(0, 1, times=5) == []
+    vms.write(0, rest)
+    assert len(vms.look(0, 1, times=5)) == 1
+
+
+def test_logs_grow_and_hold_nothing_up_and_are_not_taken_back(vms: Vms) -> None:
+    vms.begin(1, [0])
+    vms.write(0, {**ONE[0], "train.log": "1\n"})
+    for number in range(4):
+        vms.write(0, {"train.log": "1\n" * (2 + number)})
+        vms.look(0)
+    vms.begin(2, [0])
+    assert vms.tree(0) == {**ONE[0], "train.log": "1\n" * 5}
+    vms.add()
+    vms.begin(3, [1])
+    assert vms.tree(1)["train.log"].startswith("1\n"), "another VM has a beginning of it"
+
+
+def test_nothing_is_uploaded_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+
+    class Counting(Store):
+        def write(self, name: str, data: bytes | memoryview) -> None:
+            written.append(name)
+            super().write(name, data)
+
+    monkeypatch.setattr(folder_module, "PART", 4)
+    vms = Vms(tmp_path, 1, {0: Counting(str(tmp_path / "run"))})
+    vms.begin(1, [0])
+    vms.write(0, {"checkpoint-1/a": "123456789"})
+    vms.look(0, times=9)
+    vms.begin(2, [0])
+    vms.look(0, times=5)
+    vms.write(0, {"checkpoint-2/a": "x"})
+    vms.look(0, times=5)
+    assert len([name for name in written if "/parts/" in name]) == 3 + 1
+
+
+def test_versions_that_are_not_kept_take_their_parts_along(vms: Vms) -> None:
+    vms.begin(1, [0])
+    for number in range(9):
+        vms.write(0, {"last.pt": f"state {number}"})
+        vms.look(0, times=4)
+    assert len(vms.run_dir.store.names(VERSIONS)) == 3
+    assert len(vms.run_dir.store.names("output/parts")) == 3
+    vms.begin(2, [0])
+    assert vms.tree(0) == {"last.pt": "state 8"}
+
+
+def test_a_part_that_is_damaged_is_not_taken_for_a_checkpoint(vms: Vms) -> None:
+    vms.begin(1, [0])
+    vms.write(0, ONE[0])
+    vms.look(0, times=5)
+    (part,) = vms.run_dir.store.names("output/parts")
+    vms.run_dir.store.write(f"output/parts/{part}", b"zz")
+    with pytest.raises(OSError, match="damaged"):
+        vms.begin(2, [1])
+    assert vms.tree(1) == {}
+
+
+def test_a_damaged_manifest_is_none_and_the_one_before_counts(vms: Vms) -> None:
+    vms.begin(1, [0])
+    vms.write(0, ONE[0])
+    vms.look(0, times=5)
+    vms.write(0, TWO[0])
+    vms.look(0, times=5)
+    newest = vms.run_dir.store.names(VERSIONS)[-1]
+    vms.run_dir.store.write(f"{VERSIONS}/{newest}", b'{"format": 1, "entries": {"a": {"b/c": [')
+    vms.begin(2, [1])
+    assert vms.tree(1) == ONE[0]
+
+
+class Unplugged(Exception):
+    """The VM is gone."""
+
+
+def _unplug() -> None:
+    raise Unplugged
+
+
+def _story(vms: Vms, dies: int) -> None:
+    """Two checkpoints in a generation, until one VM is gone; the other goes on for a while."""
+
+    def on(vm: int, act: Callable[[], Any]) -> None:
+        try:
+            act()
+        except Unplugged:
+            if vm == dies:
+                gone.add(vm)
+
+    gone: set[int] = set()
+    on(0, lambda: vms.begin(1, [0, 1]))
+    for parts in (ONE, TWO):
+        for vm in (0, 1):
+            if vm not in gone:
+                vms.write(vm, parts[vm])
+        for _ in range(5):
+            vms.now += QUIET + 1
+            for vm in (0, 1):
+                if vm not in gone:
+                    on(vm, vms.outputs[vm].look)
+
+
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.integers(0, 90), after=st.booleans(), dies=st.integers(0, 1))
+def test_whenever_a_vm_is_unplugged_the_newest_version_is_a_whole_one(
+    tmp_path_factory: pytest.TempPathFactory, at: int, after: bool, dies: int
+) -> None:
+    folder = tmp_path_factory.mktemp("run")
+    store = Interrupted(str(folder / "run"), at, after, _unplug)
+    vms = Vms(folder, 2, {dies: store})
+    _story(vms, dies)
+    vms.add()
+    vms.begin(2, [1 - dies, 2])
+    assert vms.tree(2) == vms.tree(1 - dies)
+    assert vms.tree(2) in ({}, WHOLE_ONE, WHOLE_TWO), "never half of one"
+    if store.count <= at:
+        assert vms.tree(2) == WHOLE_TWO, "nothing was unplugged"
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.integers(0, 90), after=st.booleans(), vm=st.integers(0, 1))
+def test_a_store_that_fails_once_is_asked_again(
+    tmp_path_factory: pytest.TempPathFactory, at: int, after: bool, vm: int
+) -> None:
+    def fail() -> None:
+        raise OSError("away")
+
+    folder = tmp_path_factory.mktemp("run")
+    vms = Vms(folder, 2)
+    vms.begin(1, [0, 1])
+    store = Interrupted(str(folder / "run"), at, after, fail)
+    vms.outputs[vm]._run_dir.store = store
+    for parts in (ONE, TWO):
+        for one in (0, 1):
+            vms.write(one, parts[one])
+        for _ in range(7):
+            vms.now += QUIET + 1
+            for one in (0, 1):
+                try:
+                    vms.outputs[one].look()
+                except OSError:
+                    assert one == vm
+    vms.add()
+    vms.begin(2, [2])
+    assert vms.tree(2) == WHOLE_TWO

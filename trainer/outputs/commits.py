@@ -1,0 +1,234 @@
+"""When what several VMs hold becomes a version that all can be restored to. Pure.
+
+Each VM of a generation writes receipts of what it holds and has copied. A version is the union of
+what all of them hold, entry by entry. An entry in which somebody writes still stays in it as it was
+before. So that nobody's receipt is from before a checkpoint that others have begun, the one who
+commits asks for a round of receipts, and commits what is the same in them all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainer.outputs.files import Entries, File, Files, is_complete
+from trainer.rundir import formats
+from trainer.rundir.bundle import is_plain
+
+FORMAT = formats.Format(1)
+PART_NAME = "[0-9]{9}-[0-9]{5}-[0-9]{6}-[0-9a-f]{64}"
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What one VM holds.
+
+    Attributes:
+        count: how many VMs its generation has.
+        round: the newest round of receipts that it had been asked for when it looked.
+        final: whether the script's processes there have ended.
+        entries: those that are settled, and copied.
+        writing: those that are not.
+        gone: those that it had, and that the script has removed.
+        logs: what grows.
+    """
+
+    count: int
+    round: int = 0
+    final: bool = False
+    entries: Entries = field(default_factory=dict)
+    writing: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+    logs: Files = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is written."""
+        return {
+            "count": self.count,
+            "round": self.round,
+            "final": self.final,
+            "entries": {name: _plain(files) for name, files in self.entries.items()},
+            "writing": list(self.writing),
+            "gone": list(self.gone),
+            "logs": _plain(self.logs),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Receipt:
+        """Raises ValueError for what is no receipt."""
+        try:
+            return cls(
+                _whole(value["count"]),
+                _whole(value["round"]),
+                value["final"] is True,
+                _entries(value["entries"]),
+                tuple(map(_name, value["writing"])),
+                tuple(map(_name, value["gone"])),
+                _files(value["logs"]),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"no receipt: {error!r}") from None
+
+
+@dataclass(frozen=True)
+class Version:
+    """What a generation is restored to.
+
+    Attributes:
+        generation: in which it was committed; 0 for nothing.
+        number: of those that the generation has committed, from 1.
+        entries: what it holds.
+        logs: what grew meanwhile.
+    """
+
+    generation: int = 0
+    number: int = 0
+    entries: Entries = field(default_factory=dict)
+    logs: Files = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Its file's name; of two the later one is the newer."""
+        return f"{self.generation:09d}-{self.number:06d}"
+
+    @property
+    def files(self) -> Files:
+        """All files of all entries, by path."""
+        return {path: file for files in self.entries.values() for path, file in files.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is written."""
+        return {
+            "entries": {name: _plain(files) for name, files in self.entries.items()},
+            "logs": _plain(self.logs),
+            **FORMAT.stamp(),
+        }
+
+    @classmethod
+    def from_json(cls, name: str, value: Mapping[str, Any]) -> Version:
+        """Raises ValueError for what is no version, FormatError for a newer one."""
+        FORMAT.found(value, f"version {name}")
+        generation, _, number = name.partition("-")
+        if not (generation.isdecimal() and number.isdecimal()):
+            raise ValueError(f"{name[:40]!r} is no version")
+        try:
+            entries, logs = _entries(value["entries"]), _files(value["logs"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"version {name} is damaged: {error!r}") from None
+        return cls(int(generation), int(number), entries, logs)
+
+
+def merged(before: Version, receipts: Mapping[int, Receipt]) -> Entries:
+    """What a version would hold now.
+
+    Args:
+        before: the version that the generation was restored to, or has committed last.
+        receipts: of all VMs, by their place in the generation. Of two that hold different files
+            under one path, the first counts.
+    """
+    union: Entries = {}
+    for _, receipt in sorted(receipts.items()):
+        for name, files in receipt.entries.items():
+            union[name] = {**files, **union.get(name, {})}
+    writing = {name for receipt in receipts.values() for name in receipt.writing}
+    gone = {name for receipt in receipts.values() for name in receipt.gone}
+    found = {
+        name: files
+        for name, files in union.items()
+        if name not in writing | gone and is_complete(files)
+    }
+    held_back = {
+        name: files
+        for name, files in before.entries.items()
+        if name not in found and name not in gone
+    }
+    return {**held_back, **found}
+
+
+class Committer:
+    """Decides, on the VM of rank 0, when there is another version.
+
+    Args:
+        before: what the generation was restored to.
+        generation: its number.
+
+    Attributes:
+        round: the newest round of receipts that is asked for.
+    """
+
+    def __init__(self, before: Version, generation: int) -> None:
+        self.round = 0
+        self._newest = before
+        self._generation = generation
+        self._candidate: Entries | None = None
+
+    def consider(self, receipts: Mapping[int, Receipt]) -> Version | None:
+        """Takes the newest receipts, by VM. Returns the version that is to be written now.
+
+        ``committed`` is to be called when it is. When ``round`` has risen, that round is to be
+        asked for.
+        """
+        if not receipts or len(receipts) < next(iter(receipts.values())).count:
+            return None
+        entries = merged(self._newest, receipts)
+        if entries == self._newest.entries:
+            self._candidate = None
+            return None
+        answered = all(one.round >= self.round or one.final for one in receipts.values())
+        settled = entries == self._candidate and answered
+        if not settled and not all(one.final for one in receipts.values()):
+            if entries != self._candidate:
+                self._candidate = entries
+                self.round += 1
+            return None
+        same = self._newest.generation == self._generation
+        number = self._newest.number + 1 if same else 1
+        logs: Files = {}
+        for _, receipt in sorted(receipts.items(), reverse=True):
+            logs.update(receipt.logs)
+        return Version(self._generation, number, entries, logs)
+
+    def committed(self, version: Version) -> None:
+        """The version is written."""
+        self._newest, self._candidate = version, None
+
+
+# --- JSON, read strictly ------------------------------------------------------------------
+
+
+def _plain(files: Files) -> dict[str, Any]:
+    return {path: [file.size, *file.parts] for path, file in files.items()}
+
+
+def _entries(value: Mapping[str, Any]) -> Entries:
+    found = {_name(name): _files(files) for name, files in value.items()}
+    if any(path.partition("/")[0] != name for name, files in found.items() for path in files):
+        raise ValueError("a file is not in its entry")
+    return found
+
+
+def _files(value: Mapping[str, Any]) -> Files:
+    return {
+        _name(path): File(_whole(size), tuple(map(_part, parts)))
+        for path, (size, *parts) in value.items()
+    }
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not is_plain(value):
+        raise ValueError(f"{str(value)[:60]!r} is no path inside the output folder")
+    return value
+
+
+def _part(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(PART_NAME, value):
+        raise ValueError(f"{str(value)[:90]!r} is no part's name")
+    return value
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{str(value)[:20]!r} is no number of bytes")
+    return value

@@ -1,0 +1,258 @@
+"""A torchrun script's output folder, kept in the run directory while it is written.
+
+The layout::
+
+    output/parts/<name>                        32 MiB of a file, at most: written once
+    output/rounds/<generation>/<round>         receipts are asked for
+    output/receipts/<generation>/<vm>-<n>.json what a VM holds; its newest counts
+    output/versions/<generation>-<n>.json      a manifest, written last: the folder can be restored
+
+Nothing but a manifest says that there is a version, and a manifest is written only when all that it
+names is there. What a writer leaves behind that is interrupted is parts that nobody names.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from trainer.outputs.commits import Committer, Receipt, Version
+from trainer.outputs.files import Entries, Files, Settling, by_entry, is_log
+from trainer.outputs.folder import PART, Folder, digest
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.formats import FormatError
+
+OUTPUT = "output"
+PARTS = f"{OUTPUT}/parts"
+ROUNDS = f"{OUTPUT}/rounds"
+RECEIPTS = f"{OUTPUT}/receipts"
+VERSIONS = f"{OUTPUT}/versions"
+QUIET = 3.0  # seconds without a change after which an entry is taken for finished
+KEEP = 3  # versions
+
+
+class Outputs:
+    """One VM's end of it. Its methods block, and are called one at a time.
+
+    Args:
+        run_dir: the run directory.
+        root: the folder on this VM.
+        quiet: see QUIET.
+        clock: monotonic seconds.
+
+    Attributes:
+        root: the folder on this VM.
+    """
+
+    def __init__(
+        self,
+        run_dir: RunDirectory,
+        root: Path,
+        quiet: float = QUIET,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.root = root
+        self._run_dir = run_dir
+        self._folder = Folder(root)
+        self._clock = clock
+        self._quiet = quiet
+        self._settling = Settling(quiet)
+        self._uploads = 0  # in this generation
+        self._generation = 0
+        self._index = 0
+        self._count = 1
+        self._held: set[str] = set()
+        self._receipt: Receipt | None = None
+        self._written = 0  # receipts in this generation
+        self._committer: Committer | None = None
+        self._read: dict[int, tuple[int, Receipt]] = {}  # by VM: the newest, and its number
+
+    # --- before a generation ----------------------------------------------------------
+
+    def newest(self) -> Version:
+        """The newest version there is; before it says so, a generation that has ended is
+        committed, if all its VMs have said what they hold. Raises OSError."""
+        generations = [int(one) for one in self._run_dir.store.names(RECEIPTS) if one.isdecimal()]
+        if generations:
+            self._close(max(generations))
+        version = self._newest_written()
+        with suppress(OSError, ValueError):
+            self._sweep(max(generations, default=0), version)
+        return version
+
+    def version(self, name: str) -> Version:
+        """The version of this name; the empty one for "". Raises OSError and ValueError."""
+        if not name:
+            return Version()
+        return Version.from_json(name, self._run_dir.read_json(f"{VERSIONS}/{name}.json"))
+
+    def begin(self, generation: int, index: int, count: int, version: Version) -> None:
+        """Brings the folder to a version, for a generation in which this is VM ``index`` of
+        ``count``. Raises OSError."""
+        self._folder.restore(version, self._fetch)
+        self._uploads = 0
+        self._generation, self._index, self._count = generation, index, count
+        self._settling = Settling(self._quiet)
+        self._settling.adopt(self._folder.stamps(), self._clock())
+        self._held = set(version.entries)
+        self._receipt, self._written, self._read = None, 0, {}
+        self._committer = None if index else Committer(version, generation)
+
+    # --- in a generation --------------------------------------------------------------
+
+    def look(self, *, final: bool = False, whole: bool = False) -> Version | None:
+        """Copies what is finished, and says so. Returns a version that this has committed.
+
+        Args:
+            final: the script's processes here have ended.
+            whole: they have ended by themselves, and well: all that they wrote is finished.
+        """
+        asked = self._asked()  # first: what is asked for is what there is from now on
+        stamps = self._folder.stamps()
+        there = by_entry(stamps)
+        settled = self._settling.observe(stamps, self._clock())
+        entries: Entries = {}
+        for name, paths in there.items():
+            if name in settled or whole:
+                files = {path: self._folder.read(path, self._upload) for path in paths}
+                if None not in files.values():
+                    entries[name] = {path: file for path, file in files.items() if file}
+        self._held |= there.keys()
+        self._say(
+            Receipt(
+                self._count,
+                asked,
+                final,
+                entries,
+                tuple(sorted(there.keys() - entries.keys())),
+                tuple(sorted(self._held - there.keys())),
+            ),
+            [path for path in stamps if is_log(path)],
+        )
+        return self._commit() if self._committer else None
+
+    def complete(self) -> bool:
+        """Whether all VMs of the generation have said what they hold at its end."""
+        receipts = self._receipts(self._generation)
+        return len(receipts) == self._count and all(one.final for one in receipts.values())
+
+    def _say(self, receipt: Receipt, logs: list[str]) -> None:
+        if receipt == self._receipt:
+            return
+        found = {path: self._folder.read(path, self._upload) for path in logs}
+        kept: Files = {path: file for path, file in found.items() if file}
+        number = self._written + 1
+        name = f"{RECEIPTS}/{self._generation:09d}/{self._index:05d}-{number:06d}.json"
+        whole = Receipt(**{**vars(receipt), "logs": kept})
+        self._run_dir.write_json(name, whole.to_json())
+        self._receipt, self._written = receipt, number
+        if number > 1:
+            with suppress(OSError):
+                self._run_dir.store.delete(
+                    f"{RECEIPTS}/{self._generation:09d}/{self._index:05d}-{number - 1:06d}.json"
+                )
+
+    def _commit(self) -> Version | None:
+        assert self._committer is not None
+        asked = self._committer.round
+        version = self._committer.consider(self._receipts(self._generation))
+        if self._committer.round > asked:
+            folder = f"{ROUNDS}/{self._generation:09d}"
+            self._run_dir.write_json(f"{folder}/{self._committer.round:06d}", {})
+        if version is not None:
+            self._write(version)
+            self._committer.committed(version)
+            with suppress(OSError, ValueError):
+                self._tidy()
+        return version
+
+    # --- the store --------------------------------------------------------------------
+
+    def _upload(self, data: bytes) -> str:
+        self._uploads += 1
+        name = f"{self._generation:09d}-{self._index:05d}-{self._uploads:06d}-{digest(data)}"
+        self._run_dir.store.write(f"{PARTS}/{name}", data)
+        return name
+
+    def _fetch(self, name: str) -> bytes:
+        return self._run_dir.store.read(f"{PARTS}/{name}", PART)
+
+    def _asked(self) -> int:
+        names = self._run_dir.store.names(f"{ROUNDS}/{self._generation:09d}")
+        return max((int(name) for name in names if name.isdecimal()), default=0)
+
+    def _receipts(self, generation: int) -> dict[int, Receipt]:
+        """The newest receipt of each VM of a generation."""
+        folder = f"{RECEIPTS}/{generation:09d}"
+        newest: dict[int, int] = {}
+        for name in self._run_dir.store.names(folder):
+            vm, _, number = name.removesuffix(".json").partition("-")
+            if vm.isdecimal() and number.isdecimal():
+                newest[int(vm)] = max(newest.get(int(vm), 0), int(number))
+        for index, latest in newest.items():
+            if index not in self._read or self._read[index][0] != latest:
+                with suppress(FileNotFoundError, ValueError):  # a newer one has just come
+                    name = f"{folder}/{index:05d}-{latest:06d}.json"
+                    receipt = Receipt.from_json(self._run_dir.read_json(name))
+                    self._read[index] = latest, receipt
+        return {index: receipt for index, (_, receipt) in self._read.items()}
+
+    def _close(self, generation: int) -> None:
+        """Commits what all VMs of a generation held at its end, if all have said it."""
+        self._read = {}
+        receipts = self._receipts(generation)
+        self._read = {}
+        committer = Committer(self._newest_written(), generation)
+        if all(one.final for one in receipts.values()):
+            version = committer.consider(receipts)
+            if version is not None:
+                self._write(version)
+
+    def _newest_written(self) -> Version:
+        names = self._run_dir.store.names(VERSIONS)
+        for name in sorted((one.removesuffix(".json") for one in names), reverse=True):
+            try:
+                return self.version(name)
+            except FormatError:
+                raise
+            except ValueError:
+                continue  # damaged: the one before it is whole
+        return Version()
+
+    def _write(self, version: Version) -> None:
+        self._run_dir.write_json(f"{VERSIONS}/{version.name}.json", version.to_json())
+
+    def _tidy(self) -> None:
+        """Deletes what no version that is kept needs: old manifests first, and then parts."""
+        # A VM takes no part's name from anywhere but its newest receipt. So what is in none of
+        # those read here, and in no version that stays, is in nobody's hands.
+        names = sorted(self._run_dir.store.names(VERSIONS))
+        kept = [self.version(name.removesuffix(".json")) for name in names[-KEEP:]]
+        dropped = [self.version(name.removesuffix(".json")) for name in names[:-KEEP]]
+        for version in dropped:
+            self._run_dir.store.delete(f"{VERSIONS}/{version.name}.json")
+        needed = {name for one in kept for name in _parts(one)}
+        for receipt in self._receipts(self._generation).values():
+            held = [*receipt.entries.values(), receipt.logs]
+            needed |= {name for files in held for file in files.values() for name in file.parts}
+        for name in {name for one in dropped for name in _parts(one)} - needed:
+            self._run_dir.store.delete(f"{PARTS}/{name}")
+
+    def _sweep(self, generation: int, newest: Version) -> None:
+        """Deletes what generations before ``generation`` have left, and no version names."""
+        store = self._run_dir.store
+        for folder in (ROUNDS, RECEIPTS):
+            for name in store.names(folder):
+                if name.isdecimal() and int(name) < generation:
+                    store.delete(f"{folder}/{name}")
+        names = [name.removesuffix(".json") for name in store.names(VERSIONS)]
+        needed = {part for name in names for part in _parts(self.version(name))} | _parts(newest)
+        for part in store.names(PARTS):
+            if int(part.partition("-")[0]) < generation and part not in needed:
+                store.delete(f"{PARTS}/{part}")
+
+
+def _parts(version: Version) -> set[str]:
+    return {part for file in {**version.files, **version.logs}.values() for part in file.parts}
