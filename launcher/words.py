@@ -139,6 +139,8 @@ def _text(event: EventRecord) -> str | None:
             pause = f" after a pause of {span(event.seconds)}" if event.seconds else ""
             lost = f", {count(event.lost_steps, 'step')} lost" if event.lost_steps else ""
             return f"{verb} at step {step}{pause}{lost}"
+        case EventRecord(event="resumed", step=None, cause=str(cause)):
+            return "the script starts" if cause == "start" else "the script starts anew"
         case EventRecord(event="rank_failed", rank=int(rank), member=str(member)):
             last = one_line((event.reason or "").strip().rpartition("\n")[2])
             return f"rank {rank} ({member}) has failed: {last}"

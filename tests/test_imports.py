@@ -41,6 +41,7 @@ RULES = {
             "trainer.engine",
             "trainer.elastic",
             "trainer.loop",
+            "trainer.reporting",
         ],
         "it knows its agent by what they say to each other alone",
     ),

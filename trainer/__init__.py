@@ -3,7 +3,7 @@
     from trainer import Task, fit
 
 Imported lazily, so that the launcher can use ``trainer.rundir.directory`` without torch. (The
-module of ``fit`` is ``trainer.loop``: a submodule called ``fit`` would hide the function.)
+modules of ``fit`` and ``report`` are called otherwise: a submodule would hide the function.)
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 if TYPE_CHECKING:
     from trainer.loop import fit as fit
+    from trainer.reporting import report as report
     from trainer.task import Task as Task
 
-__all__ = ["Task", "fit"]
+__all__ = ["Task", "fit", "report"]
 
 
 def __getattr__(name: str) -> Any:
@@ -30,4 +31,8 @@ def __getattr__(name: str) -> Any:
         from trainer.loop import fit
 
         return fit
+    if name == "report":
+        from trainer.reporting import report
+
+        return report
     raise AttributeError(f"module 'trainer' has no attribute {name!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar
 
@@ -27,6 +28,16 @@ def _sizes(sizes: list[int]) -> list[int]:
         if sizes.count(size) > 1:
             raise problem(TWICE, f"has {size} twice; keep one")
     return sizes
+
+
+def _progress(pattern: str) -> str:
+    try:
+        groups = re.compile(pattern.encode()).groupindex
+    except re.error as error:
+        raise problem(FORM, f"is no regular expression: {error}; mend it") from None
+    if "step" not in groups:
+        raise problem(FORM, r"has no group step; write it as in 'step (?P<step>\d+)'")
+    return pattern
 
 
 def _processes(value: Any) -> int | str:
@@ -66,6 +77,14 @@ class Torchrun(JobModel):
         "30s", validate_default=True, description="From SIGTERM to SIGKILL, if the notice allows it"
     )
 
+    progress: Annotated[str, AfterValidator(_progress)] | None = Field(
+        None, description="A step's line of output: step (?P<step>\\d+).*loss (?P<loss>[\\d.]+)"
+    )
+
+    preload: list[ModuleName] = Field(
+        default_factory=list, description="Modules to import before a world forms, besides torch"
+    )
+
     _short: ClassVar = {"type": "string"}
     _forms: ClassVar = "a script, or a mapping of script or module, args, …"
 
@@ -98,4 +117,6 @@ class Torchrun(JobModel):
             "max_restarts": self.max_restarts,
             "sizes": self.sizes or [],
             "grace": self.grace.total_seconds(),
+            "progress": self.progress or "",
+            "preload": self.preload,
         }

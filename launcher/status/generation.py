@@ -46,6 +46,7 @@ class Generation:
         first_took: seconds from its beginning to its first step.
         first_at, last_at: when its first and its last step were completed, in Unix seconds.
         stretches: its steps, and what they took.
+        script: whether it is a torchrun script's: where it goes on from, its steps tell.
     """
 
     generation: int
@@ -60,6 +61,7 @@ class Generation:
     first_at: float | None = None
     last_at: float = -math.inf
     stretches: list[Stretch] = field(default_factory=list)
+    script: bool = False
 
     def began(self, step: int, idle: float | None) -> None:
         """Its workers have begun, at ``step``; a leader that takes over may say so again."""

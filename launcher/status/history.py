@@ -32,6 +32,7 @@ class History:
         self._losses = Losses()
         self._told_lost: dict[int, int] = {}  # steps, by generation, as its leader knew
         self._left_out: set[int] = set()  # steps
+        self._stride = 0  # steps from one report of a torchrun script to the next, at least
         self.total_steps: int | None = None
         self.waiting = False
         self.unreadable: str | None = None  # why some events could not be read
@@ -165,6 +166,9 @@ class History:
         generation.world_size = generation.world_size or event.world_size
         generation.cause = generation.cause or event.cause
         generation.at = generation.at or event.time
+        if event.step is None:
+            generation.script = True
+            return
         generation.began(event.step or 0, event.seconds)
         known = self._told_lost.get(generation.generation, 0)
         self._told_lost[generation.generation] = max(known, event.lost_steps or 0)
@@ -184,7 +188,9 @@ class History:
         if first is None or count < 1:
             return
         generation, last = self._generation(event), first + count - 1
-        if generation.start is None:  # nobody led when it began
+        if generation.script:
+            self._scripted(generation, first, event.time)
+        elif generation.start is None:  # nobody led when it began
             generation.start = first - 1
         generation.reached(last, event.time - (event.age or 0.0))
         if event.seconds is not None:
@@ -201,6 +207,21 @@ class History:
         self._ended_at = min(self._ended_at, event.time)
         if self.current is not None and self.current.start is not None:
             self.current.reached(event.step or 0)
+
+    def _scripted(self, generation: Generation, step: int, at: float) -> None:
+        """A torchrun script's report. What it does again after a restart was lost, and its time."""
+        if generation.start is None:
+            generation.start = max(0, step - (self._stride or 1))
+            generation.first_at = at
+        elif step > generation.last:
+            stride = step - generation.last
+            self._stride = min(self._stride or stride, stride)
+            generation.took(generation.last + 1, step, max(0.0, at - generation.last_at))
+
+    @property
+    def steps_known(self) -> bool:
+        """Whether anybody says how far the run is; a torchrun script need not."""
+        return bool(self.step) or not any(one.script for one in self.generations.values())
 
     def _on_evaluated(self, event: EventRecord) -> None:
         number = max(self.generations, default=0)

@@ -141,7 +141,7 @@ def build_status(
         ],
         "drains": history.drains,
         "losses": history.losses,
-        "steps_lost": history.steps_lost,
+        "steps_lost": history.steps_lost if history.steps_known else None,
         "steps_left_out": history.steps_left_out,
         "samples_repeated": samples.repeated if samples else None,
         "samples_skipped": samples.skipped if samples else None,

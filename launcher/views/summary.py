@@ -102,7 +102,10 @@ def _facts(status: dict[str, Any]) -> Table:
     lost = status["steps_lost"]
     left_out = status["steps_left_out"]
     out = f", {left_out:,} left out" if left_out else ""
-    table.add_row("steps", f"{status['step']:,} completed, {lost or 'none'} lost{out}")
+    if lost is None:
+        table.add_row("steps", "not known: the script does not say (torchrun.progress, or report)")
+    else:
+        table.add_row("steps", f"{status['step']:,} completed, {lost or 'none'} lost{out}")
     left = [
         f"{count(status['drains'], 'replica')} with notice" if status["drains"] else "",
         f"{count(status['losses'], 'replica')} without" if status["losses"] else "",

@@ -35,13 +35,14 @@ def said(logs: list[str], pattern: str) -> list[re.Match[str]]:
 
 def test_a_ddp_script_lives_through_a_drain_a_silent_loss_and_a_return(swell: Swell) -> None:
     market = [
-        {"at": "7s", "preempt": "workerpool1-0", "notice": "15s", "back": "2s"},
-        {"at": "14s", "vanish": "workerpool1-1", "back": "2s"},
+        {"at": "30 steps", "preempt": "workerpool1-0", "notice": "15s", "back": "2s"},
+        {"at": "120 steps", "vanish": "workerpool1-1", "back": "2s"},
     ]
     torchrun = {
         "script": str(SCRIPTS / "ddp.py"),
         "args": ["300"],
         "sizes": [2, 3],
+        "progress": r"step (?P<step>\d+) loss (?P<loss>[\d.]+)",
     }
     launch, logs = launched(swell, torchrun, market)
     assert launch.returncode == 0, "\n".join([launch.stdout, launch.stderr, *logs])
@@ -66,6 +67,9 @@ def test_a_ddp_script_lives_through_a_drain_a_silent_loss_and_a_return(swell: Sw
     assert resized[:1] == [(3, 2)]
     steps = [int(one[1]) for one in said(logs, r"step (\d+) loss 0.5")]
     assert {*steps} == {*range(1, 301)}
+    status = swell.status("one")
+    assert (status["step"], status["metrics"]["loss"]) == (300, 0.5)
+    assert status["steps_lost"] == len(steps) - 300, "by the script's own log"
     # What it has written is there when all VMs are gone.
     outputs = Outputs(RunDirectory(str(swell.run_dir("one"))), swell.folder / "back" / "output")
     outputs.begin(99, 0, 1, outputs.newest())

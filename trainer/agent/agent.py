@@ -21,7 +21,7 @@ from trainer.agent.coordinator_process import seat_of
 from trainer.agent.death import MemoryKills, describe, kind_of
 from trainer.agent.generation import Generation
 from trainer.agent.link import Link
-from trainer.agent.nursery import Nursery
+from trainer.agent.nursery import Nursery, for_keepers
 from trainer.agent.outcome_watch import OutcomeWatch, RunEnded
 from trainer.agent.output_watch import OutputWatch
 from trainer.agent.processes import free_port
@@ -373,7 +373,7 @@ class Agent:
             slot=slot,
             spare=spare,
             program=settings.program,
-            torchrun=settings.torchrun,
+            torchrun=settings.torchrun and for_keepers(settings.torchrun),
             checkpoint=settings.checkpoint,
             code=settings.code,
             balance=settings.balance,

@@ -18,12 +18,14 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import Process
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from trainer.agent.settings import Settings
-from trainer.protocol.nursery import ENV_NURSERY, FORK, RECORD_LIMIT
+from trainer.protocol.nursery import ENV_MODULES, ENV_NURSERY, FORK, KEEPERS_MODULES, RECORD_LIMIT
+from trainer.protocol.session import TorchrunSettings
 
 ANSWER_LIMIT = 60.0  # seconds to fork in, once everything is imported; it takes a hundredth of one
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
@@ -65,12 +67,19 @@ class Nursery:
 
     Args:
         line: the socket to a nursery that was given to this process; None to start one.
+        modules: what one that is started imports; None for what most workers do.
         own: the first names of the modules that the run's own code has. Those of the nursery
             must be others: a worker that is started would find the run's.
     """
 
-    def __init__(self, line: socket.socket | None, own: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        line: socket.socket | None,
+        own: frozenset[str] = frozenset(),
+        modules: Sequence[str] | None = None,
+    ) -> None:
         self._line = line
+        self._modules = modules
         self._own = own
         self._process: Process | None = None
         self._turn = asyncio.Lock()
@@ -94,7 +103,13 @@ class Nursery:
         task = program.task.rpartition(":")[0]
         folders = [code.folder] if code is not None else []
         folders += [str(Path(one).parent) for one in (program.script, task) if one.endswith(".py")]
-        return cls(given, frozenset(name for folder in folders for name in _modules_in(folder)))
+        own = frozenset(name for folder in folders for name in _modules_in(folder))
+        torchrun = settings.torchrun
+        if torchrun is None:
+            return cls(given, own)
+        # What the run's own code has, its keepers import themselves: a nursery would not find it.
+        modules = for_keepers(torchrun).preload
+        return cls(given, own, [name for name in modules if name.partition(".")[0] not in own])
 
     async def start(self, env: Mapping[str, str]) -> None:
         """Starts the process, unless one was given or none can be used. Returns before it is ready.
@@ -110,10 +125,11 @@ class Nursery:
             return
         self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._line.setblocking(False)
+        modules = {} if self._modules is None else {ENV_MODULES: json.dumps([*self._modules])}
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "trainer.worker"),
-                env={**env, ENV_NURSERY: str(theirs.fileno())},
+                env={**env, **modules, ENV_NURSERY: str(theirs.fileno())},
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
             )
@@ -170,6 +186,11 @@ class Nursery:
         if self._process is not None and self._process.returncode is None:
             with suppress(ProcessLookupError):
                 os.kill(self._process.pid, signal.SIGKILL)  # see trainer.agent.worker_process
+
+
+def for_keepers(torchrun: TorchrunSettings) -> TorchrunSettings:
+    """A job's settings with all that keepers import before a world forms."""
+    return replace(torchrun, preload=[*KEEPERS_MODULES, *torchrun.preload])
 
 
 def given_nursery(environ: MutableMapping[str, str]) -> socket.socket | None:

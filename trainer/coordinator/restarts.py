@@ -90,6 +90,13 @@ class Restarts(Membership):
             state, told = ("failed", lost) if lost else ("succeeded", "training is complete")
             self._finish(signals.Finish(state, told, step, metrics))
 
+    def _started(self, member: Member, event: signals.Started, now: float) -> None:
+        super()._started(member, event, now)
+        for command in self._out:
+            if isinstance(command, signals.Emit) and command.event == "resumed":
+                for unknown in ("step", "lost_steps"):  # the script will tell, or not
+                    command.fields.pop(unknown, None)
+
     def _progressed(self, generation: int, step: int, now: float) -> None:
         super()._progressed(generation, step, now)
         if step > self._furthest:

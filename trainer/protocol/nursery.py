@@ -9,6 +9,9 @@ The new worker itself answers, with its process id, once it is the agent's own c
 from __future__ import annotations
 
 ENV_NURSERY = "SWELL_NURSERY"  # the descriptor of the socket
+ENV_MODULES = "SWELL_NURSERY_MODULES"  # what it imports, if not what most workers do: a JSON list
+# For keepers, besides what the job preloads; torch imports the last at the first optimizer step.
+KEEPERS_MODULES = ("torch", "torch.distributed", "torch._dynamo")
 FORK = b"fork"
 RECORD_LIMIT = 64 * 1024  # bytes
 # Names of processes, as ps and top show them (prctl(2)).

@@ -87,11 +87,15 @@ class TorchrunSettings:
             progress, before the run has failed.
         sizes: the worlds that it may run in, in workers; none for the full one alone.
         grace: seconds that its processes have to end by themselves when a world is left.
+        progress: what a step's line of its output looks like: see trainer.worker.reports.
+        preload: modules that are imported before a world forms, besides torch.
     """
 
     max_restarts: int = 3
     sizes: list[int] = field(default_factory=list)
     grace: float = 30.0
+    progress: str = ""
+    preload: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

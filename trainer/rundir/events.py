@@ -27,7 +27,8 @@ loss                      member, reason, incarnation, term, gone (true: the who
                           one of its workers)
 paused                    generation, cause, step
 generation_formed         generation, world_size, cause, members
-resumed                   generation, world_size, cause, step, lost_steps, seconds
+resumed                   generation, world_size, cause, step, lost_steps, seconds; of a
+                          torchrun script without step and lost_steps: its first `steps` tell
 waiting                   slots, min_workers                (below min_workers)
 stalled                   generation, step, seconds         (no step, but everybody lives)
 first_step                generation, step, seconds         (a world's first step is completed,

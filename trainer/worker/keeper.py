@@ -9,6 +9,7 @@ afresh.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import select
 import shutil
@@ -17,18 +18,23 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from trainer.protocol import messages
 from trainer.protocol.channel import ALIVE_EVERY, ENV_CONTROL
-from trainer.protocol.messages import Alive, FromWorker, Message, Ready, ToWorker, decode, encode
+from trainer.protocol.messages import Alive, Failed, FromWorker, Ready, ToWorker, decode, encode
 from trainer.protocol.session import Session
+from trainer.reporting import ENV_REPORT
 from trainer.rundir.untrusted import parse_json
+from trainer.rundir.usererror import Message
 from trainer.worker import launched
 from trainer.worker.keeping import Action, Keeping, Kill, Leave, Phase, Spawn, Terminate
 from trainer.worker.nursery import can_be_forked
 from trainer.worker.process import die_with_parent
+from trainer.worker.reports import Lines, Pattern, parse_report
 from trainer.worker.script import enter_code
 
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
@@ -37,15 +43,29 @@ REASON_LIMIT = 32 * 1024  # characters of a traceback that are passed on
 ERROR_FILE_LIMIT = 2**20  # bytes
 
 
+@dataclass
+class Source:
+    """A pipe from the process.
+
+    Attributes:
+        copies_to: the descriptor that what comes is for; 0 for none: they are reports.
+        lines: those that it consists of.
+    """
+
+    copies_to: int
+    lines: Lines = field(default_factory=Lines)
+
+
 class Keeper:
     """Keeps one slot's process.
 
     Args:
         reads, writes: the descriptors of the channel to the agent.
         fork: whether processes are forked of this one.
+        progress: see trainer.worker.reports.Pattern.
     """
 
-    def __init__(self, reads: int, writes: int, *, fork: bool) -> None:
+    def __init__(self, reads: int, writes: int, *, fork: bool, progress: str = "") -> None:
         for one in (reads, writes):
             os.set_inheritable(one, False)
         self._reads, self._writes = reads, writes
@@ -53,6 +73,8 @@ class Keeper:
         self._keeping = Keeping()
         self._folder = tempfile.mkdtemp(prefix="swell-keeper-")
         self._partial = b""
+        self._pattern = Pattern(progress)
+        self._sources: dict[int, Source] = {}  # by descriptor: what the process says
         self._process: int | None = None  # the script's, while it lives
         self._frozen = False
         self._variables: dict[str, str] = {}
@@ -76,7 +98,8 @@ class Keeper:
         try:
             while not self._over and self._born is None:
                 busy = self._keeping.phase is Phase.ENDING
-                select.select([self._reads, wakes], [], [], LOOK_EVERY if busy else ALIVE_EVERY)
+                pause = LOOK_EVERY if busy else ALIVE_EVERY
+                select.select([self._reads, wakes, *self._sources], [], [], pause)
                 with suppress(BlockingIOError):
                     os.read(wakes, 4096)
                 self._look()
@@ -95,6 +118,7 @@ class Keeper:
             self._do(self._keeping.take(order, now, frozen=self._frozen))
             if self._born is not None:
                 return
+        self._listen()
         nothing_left = self._reap(now)
         self._do(self._keeping.tick(now))
         if nothing_left:
@@ -113,7 +137,7 @@ class Keeper:
         if not data:
             raise BrokenPipeError
         *lines, self._partial = (self._partial + data).split(b"\n")
-        orders: list[Message | None] = [decode(line) for line in lines]
+        orders: list[messages.Message | None] = [decode(line) for line in lines]
         return [order for order in orders if isinstance(order, ToWorker)]
 
     def _say(self, message: FromWorker) -> None:
@@ -149,11 +173,23 @@ class Keeper:
         self._frozen = False
         sys.stdout.flush()
         sys.stderr.flush()
+        ends = self._open_sources() if self._keeping.reports else {}
         keeper = os.getpid()
         self._process = os.fork()
         if self._process:
+            for end in ends.values():
+                os.close(end)
             return
         die_with_parent(keeper)
+        for source in self._sources:
+            os.close(source)
+        for descriptor, end in ends.items():
+            if descriptor:
+                os.dup2(end, descriptor)
+                os.close(end)
+            else:
+                os.set_inheritable(end, True)
+                variables[ENV_REPORT] = str(end)
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -163,6 +199,33 @@ class Keeper:
             command = [sys.executable, "-u", "-m", "trainer.worker.launched"]
             os.execve(sys.executable, command, os.environ)
         self._born = variables
+
+    def _open_sources(self) -> dict[int, int]:
+        """Opens pipes for the process: for its reports (0), and for its output if that is read.
+
+        Returns the process's ends of them.
+        """
+        ends = {}
+        for descriptor in (0, 1, 2) if self._pattern.given else (0,):
+            here, there = os.pipe()
+            os.set_blocking(here, False)
+            self._sources[here] = Source(descriptor)
+            ends[descriptor] = there
+        return ends
+
+    def _listen(self) -> None:
+        """Passes on what the process has written, and takes in what it says of its steps."""
+        for here, source in list(self._sources.items()):
+            while data := _read(here):
+                if source.copies_to:
+                    _write_all(source.copies_to, data)
+                for line in source.lines.cut(data):
+                    report = self._pattern.find(line) if source.copies_to else parse_report(line)
+                    if report is not None:
+                        self._do(self._keeping.progressed(report.step, report.metrics))
+            if data == b"":
+                os.close(here)
+                del self._sources[here]
 
     def _terminate(self) -> None:
         if self._process is not None:
@@ -198,6 +261,7 @@ class Keeper:
                 if pid == self._process:
                     self._frozen = os.WIFSTOPPED(status)
             elif pid == self._process:
+                self._listen()  # its last words first
                 self._process, self._frozen = None, False
                 code = os.waitstatus_to_exitcode(status)
                 self._do(self._keeping.exited(code, self._reason(code), now))
@@ -222,8 +286,30 @@ def main(session: Session) -> int:
     reads, writes = (int(one) for one in control.split(","))
     if session.code:
         enter_code(session.code.folder, session.code.installed)
-    born = Keeper(reads, writes, fork=can_be_forked()).keep()
+    assert session.torchrun is not None
+    for module in session.torchrun.preload:
+        try:
+            importlib.import_module(module)
+        except Exception as error:
+            what = f"torchrun.preload: {module} cannot be imported: {error!r}"
+            os.write(writes, encode(Failed(str(Message("SW5022", what)))))
+            return 1
+    keeper = Keeper(reads, writes, fork=can_be_forked(), progress=session.torchrun.progress)
+    born = keeper.keep()
     return 0 if born is None else launched.run(session.program)
+
+
+def _read(descriptor: int) -> bytes | None:
+    """What can be read; None if nothing can be now, nothing at the end."""
+    try:
+        return os.read(descriptor, 2**16)
+    except BlockingIOError:
+        return None
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 def _traceback_in(file: Path) -> str:

@@ -77,6 +77,7 @@ class Keeping:
         self._since = 0.0
         self._leaving = False
         self._whole = True
+        self._step = 0
 
     @property
     def waiting(self) -> bool:
@@ -88,7 +89,7 @@ class Keeping:
         match order:
             case messages.Form():
                 self.phase, self._form, self._whole = Phase.FORMED, order, True
-                self._rank = int(order.env.get("RANK", -1))
+                self._rank, self._step = int(order.env.get("RANK", -1)), 0
             case messages.Start(generation, address, port):
                 if self.phase is Phase.FORMED and generation == self._form.generation:
                     return self._start(address, port, now)
@@ -116,8 +117,25 @@ class Keeping:
         generation = self._form.generation
         self.phase = Phase.OVER
         if code == 0:
-            return [messages.Done(generation, self._rank, 0, {})]
+            return [messages.Done(generation, self._rank, self._step, {})]
         return [messages.Exited(generation, self._rank, code, now - self._since, reason)]
+
+    @property
+    def reports(self) -> bool:
+        """Whether its process speaks for all: it is that of rank 0."""
+        return self._rank == 0
+
+    def progressed(self, step: int, metrics: dict[str, float]) -> list[Action]:
+        """The process says that so many steps are completed."""
+        if self.phase is Phase.IDLE or step < 1:
+            return []
+        self._step = step
+        generation = self._form.generation
+        values = {name: [value] for name, value in metrics.items()}
+        return [
+            messages.Progress(generation, step),
+            messages.Steps(generation, step, values or {"step": [float(step)]}),
+        ]
 
     def gone(self) -> list[Action]:
         """Nothing of the process is left, or there was none."""
@@ -126,7 +144,7 @@ class Keeping:
         self.phase, self.kill_at = Phase.IDLE, None
         if self._leaving:
             return [Leave()]
-        return [messages.Stopped(self._form.generation, 0, True, "", self._whole)]
+        return [messages.Stopped(self._form.generation, self._step, True, "", self._whole)]
 
     def tick(self, now: float) -> list[Action]:
         """Time passes."""

@@ -22,7 +22,7 @@ from contextlib import suppress
 from importlib import import_module
 
 from trainer.protocol.channel import ENV_CONTROL
-from trainer.protocol.nursery import ENV_NURSERY, FORK, NURSERY, RECORD_LIMIT
+from trainer.protocol.nursery import ENV_MODULES, ENV_NURSERY, FORK, NURSERY, RECORD_LIMIT
 from trainer.worker.process import die_with_parent, name_process
 
 # What a worker imports before it says that it is ready.
@@ -51,7 +51,7 @@ def serve(agent: socket.socket) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        for module in MODULES:
+        for module in modules_of(os.environ.pop(ENV_MODULES, None)):
             import_module(module)
     except Exception:  # a worker that is started will say what is wrong
         os._exit(1)
@@ -65,6 +65,11 @@ def serve(agent: socket.socket) -> None:
             pass
         return
     os._exit(1)
+
+
+def modules_of(given: str | None) -> list[str]:
+    """What a nursery imports: most workers' modules, or those that are given, as a JSON list."""
+    return [*MODULES] if given is None else list(json.loads(given))
 
 
 def _asked(agent: socket.socket) -> bool:

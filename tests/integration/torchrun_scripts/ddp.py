@@ -1,7 +1,8 @@
 """DistributedDataParallel in the style of PyTorch's tutorial: resumes from its own snapshot.
 
 It knows nothing of Swell: torchrun runs it as it is. It keeps its snapshot in SWELL_OUTPUT_DIR, if
-there is one, takes how many steps to make, says what it does, and saves when SIGTERM asks it to end.
+there is one, takes how many steps to make, says what it does, and saves when SIGTERM asks it to
+end.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from launcher.job.job import Job
 from launcher.job.model import problems_in
 from launcher.target import load_job
 from trainer.agent.settings import Settings
+from trainer.protocol.session import TorchrunSettings
 
 POOLS: list[Any] = ["a2-highgpu-2g", "3 x a2-highgpu-2g"]
 
@@ -25,7 +27,7 @@ def test_the_script_alone_is_enough(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(text)
     found = load_job(tmp_path / "job.yaml")
     assert found.settings()["program"] == {"script": str(tmp_path / "train.py"), "args": []}
-    assert found.settings()["torchrun"] == {"max_restarts": 3, "sizes": [], "grace": 30.0}
+    assert found.settings()["torchrun"] == asdict(TorchrunSettings())
     assert found.files() == [("torchrun", str(tmp_path / "train.py"))]
 
 

@@ -25,3 +25,53 @@ def test_a_generation_that_nobody_saw_begin_began_where_its_steps_do() -> None:
     history = History([steps(4, 10.0, 21, [1.0, 0.5])])
     assert history.step == 22
     assert history.current and history.current.start == 20
+
+
+def of_script(*worlds: tuple[float, str, list[int]]) -> History:
+    """A torchrun script's history: when each world began, why, and the steps it reported."""
+    history = History()
+    for number, (at, cause, reported) in enumerate(worlds, start=1):
+        history.add({"event": "generation_formed", "time": at, "generation": number,
+                     "world_size": 2, "cause": cause, "members": []})  # fmt: skip
+        history.add({"event": "resumed", "time": at, "generation": number, "cause": cause})
+        for count, step in enumerate(reported, start=1):
+            history.add({"event": "steps", "time": at + count, "generation": number,
+                         "first": step, "metrics": {"loss": [1.0]}})  # fmt: skip
+    return history
+
+
+def test_steps_that_a_script_makes_again_are_lost_and_so_is_their_time() -> None:
+    history = of_script((0.0, "start", [1, 2, 3, 4, 5]), (10.0, "loss", [4, 5, 6, 7]))
+    assert history.step == 7
+    assert history.steps_lost == 2, "4 and 5"
+    assert [one["seconds"] for one in history.pauses] == [6.0], "from 5 at 5 s to 4 at 11 s"
+    assert history.goodput(14.0) == round(5 / 13, 4), "2, 3, 5, 6 and 7, since the first step"
+
+
+def test_a_script_that_reports_now_and_then_has_its_stride_counted_in() -> None:
+    history = of_script((0.0, "start", [10, 20, 30, 40]), (10.0, "loss", [30, 40, 50]))
+    assert history.steps_lost == 20, "it went on from step 20"
+
+
+def test_a_script_that_saved_before_it_ended_loses_nothing() -> None:
+    history = of_script((0.0, "start", [1, 2, 3]), (10.0, "drain", [4, 5]))
+    assert history.steps_lost == 0
+    assert [one["seconds"] for one in history.pauses] == [8.0]
+
+
+def test_steps_that_are_made_three_times_are_lost_twice_as_far_as_each_world_got() -> None:
+    history = of_script(
+        (0.0, "start", [1, 2, 3, 4, 5]), (10.0, "loss", [2, 3]), (20.0, "loss", [2, 3, 4, 5, 6])
+    )
+    assert history.steps_lost == 2 + 4
+
+
+def test_worlds_that_ended_before_their_first_report_count_once() -> None:
+    history = of_script((0.0, "start", [1, 2, 3]), (10.0, "loss", []), (20.0, "loss", [3, 4]))
+    assert history.steps_lost == 1
+
+
+def test_of_a_script_that_says_nothing_nothing_is_claimed() -> None:
+    history = of_script((0.0, "start", []), (10.0, "loss", []))
+    assert not history.steps_known
+    assert history.goodput(None) is None

@@ -22,8 +22,8 @@ from tests.trainer.ranks import FORKS, PATIENCE, Process, alone
 from trainer.agent.nursery import Nursery, given_nursery
 from trainer.agent.settings import Settings
 from trainer.protocol.messages import Failed, Ready
-from trainer.protocol.nursery import ENV_NURSERY, NURSERY, WORKER
-from trainer.protocol.session import CodeSettings, Program, Session
+from trainer.protocol.nursery import ENV_NURSERY, KEEPERS_MODULES, NURSERY, WORKER
+from trainer.protocol.session import CodeSettings, Program, Session, TorchrunSettings
 from trainer.worker import nursery as worker_nursery
 
 # What it finds goes to a file; then it fails, as a script that trains nothing does.
@@ -189,6 +189,19 @@ def test_a_run_that_requires_packages_has_no_nursery() -> None:
     code = CodeSettings("0" * 64, 0, requirements="requirements.txt", installed="/packages")
     assert Nursery.of_run(Settings(program=program, code=code), None) is None
     assert Nursery.of_run(Settings(program=program), None) is not None
+
+
+def test_that_of_a_torchrun_script_imports_torch_and_what_the_job_preloads(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").touch()
+    settings = Settings(
+        Program(script=str(tmp_path / "train.py")),
+        torchrun=TorchrunSettings(preload=["json.tool", "mine"]),
+    )
+    nursery = Nursery.of_run(settings, None)
+    assert nursery is not None
+    assert nursery._modules == [*KEEPERS_MODULES, "json.tool"], "its own, a keeper imports itself"
+    assert worker_nursery.modules_of(json.dumps(nursery._modules)) == nursery._modules
+    assert worker_nursery.modules_of(None) == [*worker_nursery.MODULES]
 
 
 def test_what_was_given_is_not_passed_on() -> None:

@@ -40,6 +40,9 @@ class Kept:
         module: what to run in place of the script.
         site: a folder of modules that it finds first.
         variables: of its environment.
+        progress: what a step's line looks like.
+        preload: what it imports before.
+        ready: whether it comes to be ready.
     """
 
     def __init__(
@@ -49,12 +52,16 @@ class Kept:
         module: str = "",
         site: Path | None = None,
         variables: Mapping[str, str] = MappingProxyType({}),
+        progress: str = "",
+        preload: Sequence[str] = (),
+        ready: bool = True,
     ) -> None:
         self.folder = folder
         self.stdout, self.stderr = folder / "stdout.log", folder / "stderr.log"
         script = "" if module else str(folder / "case.py")
         program = Program(script=script, module=module, args=list(args))
-        session = Session(program=program, torchrun=TorchrunSettings())
+        torchrun = TorchrunSettings(progress=progress, preload=list(preload))
+        session = Session(program=program, torchrun=torchrun)
         reads, self._orders = os.pipe()
         messages, writes = os.pipe()
         path = os.pathsep.join(str(one) for one in (site, ROOT) if one)
@@ -77,7 +84,8 @@ class Kept:
         os.close(writes)
         self._messages = os.fdopen(messages, "rb")
         self.generation = 0
-        assert self.receive() == Ready()
+        if ready:
+            assert self.receive() == Ready()
 
     def send(self, order: ToWorker) -> None:
         os.write(self._orders, encode(order))

@@ -12,7 +12,7 @@ import pytest
 
 from tests.trainer.ranks import PATIENCE
 from tests.trainer.worker.kept import Kept
-from trainer.protocol.messages import Abort, Done, Exited, Pause, Stopped
+from trainer.protocol.messages import Abort, Done, Exited, Failed, Pause, Progress, Steps, Stopped
 
 NOTED = """
 import os, signal, subprocess, sys, time
@@ -81,7 +81,7 @@ def test_a_straggler_that_ignores_sigterm_is_gone_before_the_keeper_says_so(kept
 def test_who_wants_to_save_has_the_time_for_it(kept: Kept) -> None:
     process = begin(kept, SAVES)
     kept.send(Pause(1, PATIENCE))
-    assert kept.receive() == Stopped(1, 0, True, "")
+    assert kept.receive() == Stopped(1, 0, True, "", whole=True)
     assert noted(kept.folder / "saved") == process
 
 
@@ -175,3 +175,53 @@ def test_every_generation_has_an_error_file_of_its_own(kept: Kept) -> None:
         kept.until(Exited)
         kept.leave()
     assert kept.said()[0] == "False\nFalse\n"
+
+
+def test_rank_0_tells_how_far_it_is_and_no_other_does(kept: Kept) -> None:
+    text = "from trainer import report\nreport(step=4, loss=0.5)\nreport(step=5)\n"
+    begin(kept, NOTED + "note('main')\n" + text)
+    told = [kept.until(Progress).step, kept.until(Steps), kept.until(Steps), kept.until(Done).step]
+    assert told == [4, Steps(1, 4, {"loss": [0.5]}), Steps(1, 5, {"step": [5.0]}), 5]
+    kept.leave()
+    (kept.folder / "main").unlink()
+    kept.start({"RANK": "1"})
+    assert isinstance(kept.receive(), Done)
+
+
+def test_output_that_is_read_for_steps_comes_out_as_it_went_in(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, progress=r"step (?P<step>\d+)")
+    try:
+        begin(
+            kept,
+            NOTED + "note('main')\nprint('step 7')\nprint('step 8', file=sys.stderr)\n"
+            "os.write(1, b'\\xff' * 200_000); os.write(1, b'no end'); raise SystemExit(3)",
+        )
+        assert {kept.until(Steps).first, kept.until(Steps).first} == {7, 8}
+        assert kept.until(Exited).code == 3
+        assert kept.stdout.read_bytes() == b"step 7\n" + b"\xff" * 200_000 + b"no end"
+        assert kept.stderr.read_text() == "step 8\n"
+    finally:
+        kept.close()
+
+
+def test_what_is_preloaded_is_there_when_a_process_starts(tmp_path: Path) -> None:
+    (tmp_path / "heavy.py").write_text("import os\nimported_by = os.getpid()\n")
+    kept = Kept(tmp_path, preload=["heavy"], site=tmp_path)
+    try:
+        text = "import heavy\nprint(heavy.imported_by == os.getppid())\n"
+        begin(kept, NOTED + text + "note('main')")
+        kept.until(Done)
+        assert kept.said() == ("True\n", "")
+    finally:
+        kept.close()
+
+
+def test_a_module_that_cannot_be_preloaded_ends_the_run_with_its_name(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, preload=["a_module_that_there_is_not"], ready=False)
+    try:
+        failed = kept.receive()
+        assert isinstance(failed, Failed)
+        assert "a_module_that_there_is_not cannot be imported" in failed.reason
+        assert "[SW5022]" in failed.reason
+    finally:
+        kept.close()

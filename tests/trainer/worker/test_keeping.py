@@ -12,13 +12,16 @@ from trainer.protocol.messages import (
     Exited,
     Form,
     Pause,
+    Progress,
     Start,
     Started,
+    Steps,
     Stopped,
 )
 from trainer.worker.keeping import ABORT_GRACE, Keeping, Kill, Leave, Phase, Spawn, Terminate
 
-STOPPED = Stopped(3, 0, True, "")
+WHOLE = Stopped(3, 0, True, "", whole=True)  # what it wrote is finished
+STOPPED = Stopped(3, 0, True, "", whole=False)
 
 
 def formed(generation: int = 3) -> Keeping:
@@ -66,7 +69,7 @@ def test_it_has_stopped_only_when_nothing_of_the_process_is_left() -> None:
     keeping.take(Abort(3), 5.0)
     assert keeping.exited(0, "", 5.1) == []
     assert keeping.phase is Phase.ENDING, "what it has started may live on"
-    assert keeping.gone() == [STOPPED]
+    assert keeping.gone() == [WHOLE]
     assert keeping.gone() == [], "once"
 
 
@@ -98,7 +101,7 @@ def test_a_process_that_ends_well_is_done_and_can_still_be_called_back() -> None
     assert keeping.exited(0, "", 5.0) == [Done(3, 1, 0, {})]
     assert keeping.gone() == [], "the world goes on"
     assert keeping.take(Abort(3), 6.0) == [Terminate()]
-    assert keeping.gone() == [STOPPED]
+    assert keeping.gone() == [WHOLE]
     assert keeping.take(Form(4, {"RANK": "0"}, ()), 7.0) == []
     assert keeping.phase is Phase.FORMED
 
@@ -107,7 +110,7 @@ def test_a_process_that_ends_well_is_done_and_can_still_be_called_back() -> None
 def test_a_world_can_be_left_before_it_has_started(order: messages.Pause) -> None:
     keeping = formed()
     keeping.take(order, 1.0)
-    assert keeping.gone() == [STOPPED]
+    assert keeping.gone() == [WHOLE]
     assert keeping.take(Start(3, "10.0.0.1", 15001), 2.0) == [], "too late"
 
 
@@ -133,3 +136,16 @@ def test_it_waits_for_others_before_the_start_and_others_for_it_at_the_end() -> 
     assert not keeping.waiting, "what the script does is unknown"
     keeping.take(Abort(3), 5.0)
     assert keeping.waiting
+
+
+def test_how_far_the_script_is_stays_with_its_generation() -> None:
+    keeping = running()
+    assert keeping.progressed(0, {}) == [], "that is no step"
+    assert keeping.progressed(7, {"loss": 0.5}) == [
+        Progress(3, 7),
+        Steps(3, 7, {"loss": [0.5]}),
+    ]
+    assert keeping.exited(0, "", 9.0) == [Done(3, 1, 7, {})]
+    keeping.take(Abort(3), 9.0)
+    assert keeping.gone() == [Stopped(3, 7, True, "", whole=True)]
+    assert keeping.progressed(8, {}) == [], "too late"
