@@ -48,6 +48,7 @@ NOTES = {
     "for the local target at what this machine needs.",
     "status": "Step, generations, losses and pauses; on Vertex AI also what the API says.",
     "checkpoints": "[checkpoints.md](checkpoints.md) says what is in one.",
+    "output": "[from-torchrun.md](from-torchrun.md#files-that-outlive-a-machine) has the folder.",
     "logs": "On Vertex AI they come from Cloud Logging.",
     "preempt": "[local.md](local.md) has the market, which does the same by itself.",
     "image check": "[containers/README.md](../containers/README.md) says what an image needs.",

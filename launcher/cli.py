@@ -7,7 +7,7 @@ import os
 
 import typer
 
-from launcher.commands import jobs, runs, tools
+from launcher.commands import jobs, output, runs, tools
 from launcher.commands.interrupts import watch_interrupts
 from launcher.terminal import guard
 
@@ -30,6 +30,7 @@ app.command()(jobs.schema)
 app.command()(runs.status)
 app.command(name="runs")(runs.list_runs)
 app.command()(runs.checkpoints)
+app.command()(output.output)
 app.command()(runs.logs)
 app.command()(runs.cancel)
 app.command()(runs.preempt)

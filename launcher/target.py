@@ -20,10 +20,11 @@ from launcher.api.apierror import SILENT, ApiError
 from launcher.api.retry import Retries
 from launcher.api.transport import import_client
 from launcher.api.vertex import Jobs, JobState
+from launcher.job.barescript import job_of_script
 from launcher.job.customjob import LOCAL, CustomJob
 from launcher.job.fitness import misfits, warnings
 from launcher.job.job import Job, TargetName
-from launcher.job.jobfile import JobFileError, read_job
+from launcher.job.jobfile import JobFile, JobFileError, made_job, read_job
 from launcher.job.problem import NO_VM, Problem
 from trainer.protocol.secretmanager import ENDPOINT
 from trainer.rundir.retry import Backoff
@@ -178,7 +179,32 @@ def load_job(
 
     Returns the job. Raises JobFileError with every problem, each with its file, line and field.
     """
-    file = read_job(path, overrides, variables)
+    return _checked(read_job(path, overrides, variables), target, warn)
+
+
+def load_script(
+    script: str,
+    args: Sequence[str],
+    pools: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    target: TargetName = "local",
+    warn: Callable[[str], None] | None = None,
+) -> Job:
+    """Returns the job of a script alone, that torchrun could run.
+
+    Args:
+        script: its path.
+        args: its arguments.
+        pools: ``3 x MACHINE``, each; by default two small machines.
+        overrides, target, warn: see ``load_job``.
+
+    Raises JobFileError with every problem.
+    """
+    tree = job_of_script(script, args, pools, send=target == "vertex")
+    return _checked(made_job(tree, {}, script, overrides), target, warn)
+
+
+def _checked(file: JobFile, target: TargetName | None, warn: Callable[[str], None] | None) -> Job:
     if target and (found := problems(file.job, target)):
         raise JobFileError.of(file.located(found))
     if warn:

@@ -63,6 +63,7 @@ RULES = {
             "trainer.checkpoints.manifest",
             "trainer.checkpoints.restore",
             "trainer.checkpoints.tree",
+            "trainer.outputs",
         ],
         "a laptop has no torch, and what runs there does not change with the trainer",
     ),

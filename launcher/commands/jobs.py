@@ -23,7 +23,16 @@ from launcher.run_states import FAILED, info_of
 
 
 def launch(
-    job: JobPath,
+    job: Annotated[
+        str,
+        typer.Argument(
+            metavar="JOB", help="The job file, in YAML; or a script that torchrun could run."
+        ),
+    ],
+    args: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[-- ARGUMENT ...]", help="Of a script.", show_default=False),
+    ] = None,
     target: TargetOption = Target.local,
     run_id: RunId = None,
     overrides: Overrides = None,
@@ -32,6 +41,14 @@ def launch(
         typer.Option(
             help="What a local VM is: processes, or (as root) a network namespace with an address, "
             "a host name and a link of its own, or a container in one. Like --set local.vm=netns."
+        ),
+    ] = None,
+    pools: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pools",
+            metavar="N x MACHINE",
+            help="The machines of a script, a pool each; by default two small ones.",
         ),
     ] = None,
     start_from: Annotated[
@@ -67,13 +84,20 @@ def launch(
     """Start a run and see it through to its end."""
     with user_errors():
         from launcher.commands.foreground import launch_and_follow, launch_detached
-        from launcher.target import load_job
+        from launcher.job.barescript import is_bare_script
+        from launcher.target import load_job, load_script
 
         overrides = [*(overrides or []), *([f"local.vm={vm.value}"] if vm else [])]
         if start_from is not None:
             overrides.append(f"checkpoint.start_from={json.dumps(start_from)}")
         overrides += [f"checkpoint.override.{one}" for one in override or []]
-        loaded = load_job(job, overrides, target.value, warn=warn)
+        if is_bare_script(job):
+            loaded = load_script(job, args or [], pools or [], overrides, target.value, warn)
+        elif args or pools:
+            what = f"{args[0]!r}" if args else "--pools"
+            fail(f"{what}: is for a script; {job} says what is run, and on which machines")
+        else:
+            loaded = load_job(job, overrides, target.value, warn=warn)
         if detach:
             draft = launch_detached(loaded, target.value, run_id)
             if as_json:

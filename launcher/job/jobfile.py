@@ -61,6 +61,26 @@ def read_job(
         what = "is empty" if tree is None else "is not a mapping"
         form = "lines of field: value, beginning with name:"
         raise JobFileError(NO_MAPPING, f"{file}:1: {what}; write {form}")
+    return made_job(tree, places, file, overrides, variables)
+
+
+def made_job(
+    tree: dict[str, Any],
+    places: Places,
+    file: str,
+    overrides: Sequence[str] = (),
+    variables: Mapping[str, str] = os.environ,
+) -> JobFile:
+    """Makes a job of what a file says, or would say.
+
+    Args:
+        tree: its fields.
+        places: where each was written.
+        file: its name; paths in it are beside it.
+        overrides, variables: see ``read_job``.
+
+    Raises JobFileError.
+    """
     tree = Job.written_out(tree)
     for override in overrides:
         _override(tree, places, override, variables)

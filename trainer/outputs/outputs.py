@@ -84,9 +84,7 @@ class Outputs:
 
     def version(self, name: str) -> Version:
         """The version of this name; the empty one for "". Raises OSError and ValueError."""
-        if not name:
-            return Version()
-        return Version.from_json(name, self._run_dir.read_json(f"{VERSIONS}/{name}.json"))
+        return _read_version(self._run_dir, name) if name else Version()
 
     def begin(self, generation: int, index: int, count: int, version: Version) -> None:
         """Brings the folder to a version, for a generation in which this is VM ``index`` of
@@ -177,7 +175,7 @@ class Outputs:
         return name
 
     def _fetch(self, name: str) -> bytes:
-        return self._run_dir.store.read(f"{PARTS}/{name}", PART)
+        return _read_part(self._run_dir, name)
 
     def _asked(self) -> int:
         names = self._run_dir.store.names(f"{ROUNDS}/{self._generation:09d}")
@@ -211,15 +209,7 @@ class Outputs:
                 self._write(version)
 
     def _newest_written(self) -> Version:
-        names = self._run_dir.store.names(VERSIONS)
-        for name in sorted((one.removesuffix(".json") for one in names), reverse=True):
-            try:
-                return self.version(name)
-            except FormatError:
-                raise
-            except ValueError:
-                continue  # damaged: the one before it is whole
-        return Version()
+        return newest_version(self._run_dir)
 
     def _write(self, version: Version) -> None:
         self._run_dir.write_json(f"{VERSIONS}/{version.name}.json", version.to_json())
@@ -252,6 +242,35 @@ class Outputs:
         for part in store.names(PARTS):
             if int(part.partition("-")[0]) < generation and part not in needed:
                 store.delete(f"{PARTS}/{part}")
+
+
+def newest_version(run_dir: RunDirectory) -> Version:
+    """The newest version that a run has committed; the empty one without any.
+
+    Raises OSError, and FormatError for one that a newer Swell has written.
+    """
+    names = [name.removesuffix(".json") for name in run_dir.store.names(VERSIONS)]
+    for name in sorted(names, reverse=True):
+        try:
+            return _read_version(run_dir, name)
+        except FormatError:
+            raise
+        except ValueError:
+            continue  # damaged: the one before it is whole
+    return Version()
+
+
+def fetch(run_dir: RunDirectory, version: Version, folder: Path) -> None:
+    """Writes the files of a version into a folder. Raises OSError."""
+    Folder(folder).restore(version, lambda name: _read_part(run_dir, name))
+
+
+def _read_version(run_dir: RunDirectory, name: str) -> Version:
+    return Version.from_json(name, run_dir.read_json(f"{VERSIONS}/{name}.json"))
+
+
+def _read_part(run_dir: RunDirectory, name: str) -> bytes:
+    return run_dir.store.read(f"{PARTS}/{name}", PART)
 
 
 def _parts(version: Version) -> set[str]:

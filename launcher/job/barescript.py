@@ -1,0 +1,42 @@
+"""The job of a script alone: ``swell launch train.py -- --lr 3e-4``. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+DEFAULT_POOLS = ("a2-highgpu-1g", "a2-highgpu-1g")  # two machines: one can go
+
+
+def is_bare_script(job: str) -> bool:
+    """Whether what is to be launched is a script, and no job file."""
+    return job.endswith(".py")
+
+
+def job_of_script(
+    script: str, args: Sequence[str], pools: Sequence[str], *, send: bool
+) -> dict[str, Any]:
+    """Returns the job file that stands for a script.
+
+    Args:
+        script: its path.
+        args: its arguments.
+        pools: in the short form, ``3 x MACHINE``; none for two small machines.
+        send: whether the script's folder is sent along.
+    """
+    tree: dict[str, Any] = {
+        "name": _name(Path(script).stem),
+        "torchrun": {"script": Path(script).name, "args": list(args)},
+        "pools": list(pools or DEFAULT_POOLS),
+    }
+    if send:
+        tree["code"] = "."
+    return tree
+
+
+def _name(stem: str) -> str:
+    """A run's name, of the script's."""
+    plain = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")
+    return (plain if plain[:1].isalpha() else f"run-{plain}")[:40].strip("-")
