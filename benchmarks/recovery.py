@@ -24,9 +24,10 @@ What is measured comes from the workers' own stamps (see jobs/mlp.py), all of on
     steps lost         steps that had been completed, and had to be done again
     without a leader   until another coordinator has claimed the run (Swell alone has another)
 
-Elastic Horovod commits, and the torchrun script saves its snapshot, every 10 steps. A system that
-has not completed a step within the limit of 100 s, or has ended with all its workers, counts as
-``not recovered``.
+Swell trains it twice: as a task, and as the script that torchrun has, unchanged
+(``torchrun: jobs/ddp_elastic.py``). Elastic Horovod commits, and that script saves its snapshot,
+every 10 steps. A system that has not completed a step within the limit of 100 s, or has ended with
+all its workers, counts as ``not recovered``.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ from launcher.emulator.vms import netns
 from launcher.emulator.vms.netns import Host, Network
 from rows import Case, Options, Row, benchmark
 from stamps import Recovery, read_stamps, recovery
-from systems import Horovodrun, Swell, System, Torchrun, TorchrunByDefault
+from systems import Horovodrun, Swell, SwellTorchrun, System, Torchrun, TorchrunByDefault
 
 ROOT = Path(__file__).parents[1]
 HOSTS = ("vm-a", "vm-b", "vm-c")
@@ -63,6 +64,7 @@ WATCH = 0.05  # seconds between two looks
 Make = Callable[[Network, Path, Mapping[str, str]], System]
 SYSTEMS: Mapping[str, Make] = {
     "swell": Swell,
+    "swell, torchrun's script": SwellTorchrun,
     "horovodrun": Horovodrun,
     "torchrun": Torchrun,
 }

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import psutil
 
@@ -60,10 +60,12 @@ class System(Protocol):
 class Swell:
     """Agents, as they run on VMs, with a warm standby beside each worker."""
 
+    SETTINGS: Mapping[str, Any] = {"program": {"task": "jobs.fit:Mlp"}}
+
     def __init__(self, network: Network, folder: Path, env: Mapping[str, str]) -> None:
         self._hosts = network.hosts
         settings = {
-            "program": {"task": "jobs.fit:Mlp"},
+            **self.SETTINGS,
             "max_workers": len(self._hosts),
             "start_wait": 1.0,
             "checkpoint": {"every": 3600.0},
@@ -119,6 +121,18 @@ class Swell:
         for process in self._processes.values():
             process.kill()
             process.wait()
+
+
+class SwellTorchrun(Swell):
+    """The same agents with the script that torchrun runs, started anew in each world."""
+
+    SETTINGS: Mapping[str, Any] = {
+        "program": {"script": str(JOBS / "ddp_elastic.py")},
+        "torchrun": {"sizes": [1, 2, 3], "max_restarts": 100},
+    }
+
+    def __init__(self, network: Network, folder: Path, env: Mapping[str, str]) -> None:
+        super().__init__(network, folder, {**env, "MLP_SNAPSHOT": str(folder / "snapshot")})
 
 
 # Stands in for ssh: the last argument is run by a shell in the namespace of the host that is
