@@ -35,8 +35,8 @@ def said(logs: list[str], pattern: str) -> list[re.Match[str]]:
 
 def test_a_ddp_script_lives_through_a_drain_a_silent_loss_and_a_return(swell: Swell) -> None:
     market = [
-        {"at": "30 steps", "preempt": "workerpool1-0", "notice": "15s", "back": "2s"},
-        {"at": "120 steps", "vanish": "workerpool1-1", "back": "2s"},
+        {"at": "30 steps", "preempt": "workerpool1-0", "notice": "15s", "back": "80 steps"},
+        {"at": "180 steps", "vanish": "workerpool1-1", "back": "200 steps"},
     ]
     torchrun = {
         "script": str(SCRIPTS / "ddp.py"),

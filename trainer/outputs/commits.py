@@ -172,27 +172,42 @@ class Committer:
         """
         if not receipts or len(receipts) < next(iter(receipts.values())).count:
             return None
-        entries = merged(self._newest, receipts)
-        if entries == self._newest.entries:
+        there = merged(self._newest, receipts)
+        if there == self._newest.entries:
             self._candidate = None
             return None
-        answered = all(one.round >= self.round or one.final for one in receipts.values())
-        settled = entries == self._candidate and answered
-        if not settled and not all(one.final for one in receipts.values()):
-            if entries != self._candidate:
-                self._candidate = entries
+        if not all(one.final for one in receipts.values()):
+            asked_of = self._candidate
+            if asked_of is not None and any(
+                one.round < self.round and not one.final for one in receipts.values()
+            ):
+                return None  # not all have answered
+            if there != asked_of:
+                self._candidate = there
                 self.round += 1
-            return None
+            if asked_of is None:
+                return None
+            there = self._unchanged(asked_of, there)
+            if there == self._newest.entries:
+                return None
         same = self._newest.generation == self._generation
         number = self._newest.number + 1 if same else 1
         logs: Files = {}
         for _, receipt in sorted(receipts.items(), reverse=True):
             logs.update(receipt.logs)
-        return Version(self._generation, number, entries, logs)
+        return Version(self._generation, number, there, logs)
+
+    def _unchanged(self, before: Entries, there: Entries) -> Entries:
+        """What was the same a round before; all else as it is in the newest version."""
+        found = {name: files for name, files in there.items() if before.get(name) == files}
+        for name, files in self._newest.entries.items():
+            if name not in found and (name in before or name in there):
+                found[name] = files
+        return found
 
     def committed(self, version: Version) -> None:
         """The version is written."""
-        self._newest, self._candidate = version, None
+        self._newest = version
 
 
 # --- JSON, read strictly ------------------------------------------------------------------

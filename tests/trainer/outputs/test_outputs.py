@@ -122,6 +122,20 @@ def test_a_vm_that_begins_to_write_after_the_others_have_ended_is_waited_for(vms
     assert [set(one.files) for one in versions] == [set(WHOLE_ONE)]
 
 
+def test_checkpoints_that_come_faster_than_they_are_asked_for_are_committed(vms: Vms) -> None:
+    """There is never a moment in which nobody writes."""
+    vms.begin(1, [0, 1])
+    versions = []
+    for number in range(8):
+        for vm in (0, 1):
+            vms.write(vm, {f"checkpoint-{number}/{vm}": "x"})
+        versions += vms.look(0, 1)
+    assert len(versions) >= 5
+    for version in versions:
+        for name, files in version.entries.items():
+            assert set(files) == {f"{name}/0", f"{name}/1"}, "whole"
+
+
 def test_survivors_go_back_to_what_is_committed_and_keep_the_rest_aside(vms: Vms) -> None:
     vms.begin(1, [0, 1])
     vms.write(0, ONE[0])
