@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.integration.command import Swell, until
+import pytest
+
+from tests.integration.command import ROOT, Swell, until
 from trainer.outputs.outputs import Outputs
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
 
 SCRIPTS = Path(__file__).parent / "torchrun_scripts"
+EXAMPLES = ROOT / "examples" / "torchrun"
 
 
-def launched(swell: Swell, torchrun: dict[str, Any], market: list[dict[str, str]], more: str = ""):  # type: ignore[no-untyped-def]
-    """Runs a script. Returns the launch, and what was printed by (replica, line)."""
+def launched(
+    swell: Swell, torchrun: dict[str, Any], market: list[dict[str, str]]
+) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """Runs a script. Returns the launch, and what was printed."""
     job = swell.folder / "job.yaml"
     job.write_text(
         f"name: script\ntorchrun: {json.dumps(torchrun)}\n"
         "pools: [{machine: a2-highgpu-1g}, {machine: a2-highgpu-1g, replicas: 2}]\n"
-        f"{more}local: {{market: {json.dumps(market)}}}\n"
+        f"local: {{market: {json.dumps(market)}}}\n"
     )
     launch = swell("launch", str(job), "--run-id", "one")
     logs = swell("logs", "one").stdout.splitlines()
@@ -33,14 +39,24 @@ def said(logs: list[str], pattern: str) -> list[re.Match[str]]:
     return [found for line in logs if (found := re.fullmatch(pattern, line))]
 
 
-def test_a_ddp_script_lives_through_a_drain_a_silent_loss_and_a_return(swell: Swell) -> None:
+@pytest.mark.parametrize(
+    ("script", "args", "saves_every"),
+    [
+        (SCRIPTS / "ddp.py", ["300"], 10),
+        (EXAMPLES / "fsdp2.py", ["--steps", "300", "--pause", "0.04"], 20),
+    ],
+    ids=["ddp", "fsdp2"],
+)
+def test_a_script_lives_through_a_drain_a_silent_loss_and_a_return(
+    swell: Swell, script: Path, args: list[str], saves_every: int
+) -> None:
     market = [
         {"at": "30 steps", "preempt": "workerpool1-0", "notice": "15s", "back": "80 steps"},
         {"at": "180 steps", "vanish": "workerpool1-1", "back": "200 steps"},
     ]
     torchrun = {
-        "script": str(SCRIPTS / "ddp.py"),
-        "args": ["300"],
+        "script": str(script),
+        "args": args,
         "sizes": [2, 3],
         "progress": r"step (?P<step>\d+) loss (?P<loss>[\d.]+)",
     }
@@ -57,7 +73,7 @@ def test_a_ddp_script_lives_through_a_drain_a_silent_loss_and_a_return(swell: Sw
         assert any(size == world["world_size"] for _, size, _ in begins)
     saved = {int(one[1]) for one in said(logs, r"rank \d saved step (\d+) and ends")}
     assert saved & {step for _, _, step in begins}, "what all saved in the drain is gone on from"
-    assert {step for _, _, step in begins} <= saved | {*range(0, 300, 10)}
+    assert {step for _, _, step in begins} <= saved | {*range(0, 300, saves_every)}
     for size in {size for _, size, _ in begins}:
         by_world = [step for _, other, step in begins if other == size]
         assert all(by_world.count(step) % size == 0 for step in by_world), "all from the same step"
@@ -65,15 +81,16 @@ def test_a_ddp_script_lives_through_a_drain_a_silent_loss_and_a_return(swell: Sw
     assert len(trained) == worlds[-1]["world_size"]
     resized = [(one["before"], one["world_size"]) for one in events if one["event"] == "resized"]
     assert resized[:1] == [(3, 2)]
-    steps = [int(one[1]) for one in said(logs, r"step (\d+) loss 0.5")]
+    steps = [int(one[1]) for one in said(logs, r"step (\d+) loss \S+")]
     assert {*steps} == {*range(1, 301)}
     status = swell.status("one")
-    assert (status["step"], status["metrics"]["loss"]) == (300, 0.5)
+    assert status["step"] == 300 and status["metrics"]["loss"] > 0
     assert status["steps_lost"] == len(steps) - 300, "by the script's own log"
     # What it has written is there when all VMs are gone.
     outputs = Outputs(RunDirectory(str(swell.run_dir("one"))), swell.folder / "back" / "output")
     outputs.begin(99, 0, 1, outputs.newest())
-    assert [path.name for path in (swell.folder / "back" / "output").iterdir()] == ["snapshot.pt"]
+    there = {path.name for path in (swell.folder / "back" / "output").iterdir()}
+    assert there and there <= {"snapshot.pt", "step-280", "step-300"}
 
 
 def test_a_script_that_fails_at_once_is_tried_once_and_told_of_by_rank(swell: Swell) -> None:

@@ -147,6 +147,18 @@ def test_a_world_is_formed_with_few_messages(tmp_path: Path, members: int, slots
 
 
 @with_leader
+async def test_how_processes_start_is_passed_on_if_rank_0s_agent_says_it(leader: Leader) -> None:
+    start = pb.Start(generation=1, address="127.0.0.1", port=15001, version="v")
+    async with world_of_two(leader) as (a, b, _):
+        await b.send(start=pb.Start(generation=1, address="127.0.0.9", port=1))
+        await a.send(start=pb.Start(generation=7, address="127.0.0.9", port=1))
+        await b.send(progress=pb.Progress())
+        await a.send(start=start)
+        for agent in (a, b):
+            assert await agent.until("start") == start
+
+
+@with_leader
 async def test_done_ends_the_run(leader: Leader) -> None:
     async with world_of_two(leader) as (a, b, _):
         await train(a, b)
