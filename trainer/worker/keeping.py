@@ -81,8 +81,8 @@ class Keeping:
 
     @property
     def waiting(self) -> bool:
-        """Whether the keeper waits for others, or others wait for it."""
-        return self.phase in (Phase.FORMED, Phase.ENDING)
+        """Whether nothing is done here but to end; before the start, files are restored."""
+        return self.phase is Phase.ENDING
 
     def take(self, order: ToWorker, now: float, *, frozen: bool = False) -> list[Action]:
         """Takes an order of the agent at ``now``; ``frozen``: a signal has stopped the process."""

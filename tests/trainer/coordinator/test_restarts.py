@@ -223,3 +223,10 @@ def test_losses_in_a_row_end_a_run_whose_worlds_do_not_live() -> None:
 
 def test_only_a_torchrun_script_has_a_grace() -> None:
     assert Limits().grace == 0.0 and Limits().max_restarts is None
+
+
+def test_a_world_whose_files_are_being_restored_is_waited_for() -> None:
+    run = of_script()
+    run.ready(A, B)
+    assert run.phase is Phase.FORMING
+    assert run.wait(600, shown={A: {"waiting": False}, B: {"waiting": False}}) == []

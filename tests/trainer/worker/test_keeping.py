@@ -129,13 +129,13 @@ def test_the_end_of_its_life_takes_the_process_along() -> None:
     assert keeping.gone() == [Leave()]
 
 
-def test_it_waits_for_others_before_the_start_and_others_for_it_at_the_end() -> None:
+def test_how_long_files_are_restored_and_a_script_computes_nobody_can_know() -> None:
     assert not Keeping().waiting
-    assert formed().waiting
+    assert not formed().waiting
     keeping = running()
-    assert not keeping.waiting, "what the script does is unknown"
+    assert not keeping.waiting
     keeping.take(Abort(3), 5.0)
-    assert keeping.waiting
+    assert keeping.waiting, "it has a second for it"
 
 
 def test_how_far_the_script_is_stays_with_its_generation() -> None:
