@@ -221,6 +221,7 @@ def cancel(
     with user_errors():
         from launcher import home
         from launcher.supervision.cancel import cancel_runs
+        from launcher.terminal import visible
         from launcher.views.outlet import Outlet
 
         # All are found before the first is ended: a slip in one name ends none.
@@ -230,7 +231,8 @@ def cancel(
         failed = False
         out, errors = Outlet(sys.stdout), Outlet(sys.stderr)  # nobody need read to the end
         for said, ended in cancel_runs(found):
-            print(said if ended else f"swell: {said}", file=out if ended else errors)
+            line = visible(said if ended else f"swell: {said}")
+            print(line, file=out if ended else errors)
             failed = failed or not ended
         out.drain()
         errors.drain()
