@@ -212,7 +212,7 @@ def test_an_error_of_the_user_is_tried_exactly_once(swell: WholeRuns) -> None:
     assert "exited with status 1" in attempt["reason"]
 
 
-def test_a_killed_launch_is_attached_to(swell: WholeRuns) -> None:
+def test_a_launch_that_was_killed_and_whose_vms_are_gone_is_attached_to(swell: WholeRuns) -> None:
     job = swell.job({}, steps=300)
     first = swell.start("launch", job, "--run-id", "one")
     for _ in range(3):
@@ -220,6 +220,7 @@ def test_a_killed_launch_is_attached_to(swell: WholeRuns) -> None:
         until(partial(_runs, swell, known))
         first.send_signal(signal.SIGKILL)
         first.communicate(timeout=LIMIT)
+        assert swell("emulator", "stop", "one").returncode == 0
         first = swell.start("attach", "one")
     said, _ = first.communicate(timeout=LIMIT)
     assert first.returncode == 0, said
