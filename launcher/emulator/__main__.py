@@ -153,22 +153,29 @@ async def _serve(options: argparse.Namespace, market: Market) -> int:
     await registry.resume()
     listener.start()
     where = Whereabouts(os.getpid(), f"http://{listener.authority}", f"http://{storage.authority}")
-    try:
-        announce(state, where)
-        print(json.dumps({"endpoint": where.endpoint, "storage": where.storage}), flush=True)
-        if options.idle is not None:
-            idle = asyncio.create_task(until_idle(registry, used, options.idle))
-            idle.add_done_callback(lambda task: stop.set())
-        await stop.wait()
-    finally:
-        withdraw(state)
-        await listener.stop()  # first, so that no job is created any more
-        await registry.close()
-        while kill_children():  # what had left its VM
-            await asyncio.sleep(0.01)
-        await storage.stop()  # last: VMs that go write what they know
-        os.close(lock)
+    announce(state, where)
+    _say({"endpoint": where.endpoint, "storage": where.storage})
+    if options.idle is not None:
+        idle = asyncio.create_task(until_idle(registry, used, options.idle))
+        idle.add_done_callback(lambda task: stop.set())
+    await stop.wait()
+    # Only who was told to stop takes the VMs along: after an error they go on without it.
+    withdraw(state)
+    await listener.stop()  # first, so that no job is created any more
+    await registry.close()
+    while kill_children():  # what had left its VM
+        await asyncio.sleep(0.01)
+    await storage.stop()  # last: VMs that go write what they know
+    os.close(lock)
     return 0
+
+
+def _say(where: dict[str, str]) -> None:
+    try:
+        print(json.dumps(where), flush=True)
+    except BrokenPipeError:  # whoever started this was killed meanwhile
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 class Used:

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from launcher.emulator.resources.customjobs import JobState
+from launcher.emulator.state import whereabouts
 from launcher.emulator.vms.life import kill_all
 from launcher.local import emulator as local
 from tests.launcher.emulator.running import Emulator, pool, wait_for
@@ -257,6 +258,27 @@ def test_what_cannot_be_had_back_is_killed_and_has_failed(start: Start) -> None:
     for job in jobs:
         error = emulator.until(job, "FAILED")["error"]
         assert (error["code"], "was stopped" in error["message"]) == (14, True)
+    assert emulator.processes() == []
+
+
+def test_whoever_started_it_may_be_killed_before_it_serves(start: Start) -> None:
+    emulator = start()
+    job = emulator.create(pool(COUNT))
+    emulator.until(job, "RUNNING")
+    emulator.stop(signal.SIGKILL)
+    reader, writer = os.pipe()
+    os.close(reader)
+    program = [sys.executable, "-m", "launcher.emulator", "--state", str(emulator.state)]
+    with subprocess.Popen(program, stdout=writer) as orphan:
+        os.close(writer)
+        where = wait_for(
+            lambda: whereabouts(emulator.state), lambda where: bool(where and where.endpoint)
+        )
+        assert where and where.pid == orphan.pid
+        counted = len(emulator.output(job, "workerpool0-0"))
+        wait_for(lambda: len(emulator.output(job, "workerpool0-0")) > counted + 20)
+        orphan.terminate()
+        assert orphan.wait() == 0
     assert emulator.processes() == []
 
 
