@@ -348,3 +348,31 @@ def test_a_run_from_python(swell: ScriptedSwell) -> None:
     )
     assert (answer.stdout, answer.stderr) == ("succeeded 0.97 3\n", "")
     assert swell.nothing_is_left()
+
+
+def test_neither_a_reader_that_goes_away_nor_a_terminal_that_hangs_up_ends_a_run(
+    swell: ScriptedSwell,
+) -> None:
+    launch = swell.start("launch", swell.job("wait"), "--run-id", "unheard")
+    assert launch.stdout is not None
+    launch.stdout.readline()
+    launch.stdout.close()
+    until(lambda: swell.is_up("unheard"))
+    launch.send_signal(signal.SIGHUP)
+    log = swell.run_dir("unheard") / "local" / "launch.log"
+    until(lambda: log.exists() and "the terminal is gone" in log.read_text())
+    assert launch.poll() is None
+    RunDirectory(str(swell.run_dir("unheard"))).end("succeeded", "training is complete")
+    assert launch.wait(LIMIT) == 0
+    assert "unheard succeeded" in log.read_text(), "what follows is there"
+
+
+@pytest.mark.parametrize("to", ["/dev/full", None])
+def test_output_that_nothing_takes_does_not_change_how_a_run_ends(
+    swell: ScriptedSwell, to: str | None
+) -> None:
+    """A file on a full disk; a standard output that is closed."""
+    redirected = f"> {to} 2>&1" if to else ">&- 2>&-"
+    command = f"{sys.executable} -m launcher.cli launch {swell.job('fail')} {redirected}"
+    done = subprocess.run(["sh", "-c", command], env=swell.environment(), timeout=LIMIT)
+    assert done.returncode == 1
