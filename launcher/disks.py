@@ -9,6 +9,7 @@ from pathlib import Path
 from launcher import home
 from trainer.rundir.directory import RunDirectory
 
+READ_ONLY = "is read-only"
 LEAST = 2**20  # bytes; below that a disk is as good as full
 
 
@@ -40,15 +41,15 @@ def full_disks(
         if why:
             found.setdefault((_disk_of(folder), why), []).append(what)
     return [
-        f"the disk {disk} {why}: {' and '.join(what)} cannot be written; make room there, the run "
-        "goes on"
+        f"the disk {disk} {why}: {' and '.join(what)} cannot be written; "
+        f"{'mount it anew' if why == READ_ONLY else 'make room there'}, the run goes on"
         for (disk, why), what in found.items()
     ]
 
 
 def _why(disk: os.statvfs_result) -> str:
     if disk.f_flag & os.ST_RDONLY:
-        return "is read-only"
+        return READ_ONLY
     free = disk.f_bfree if os.geteuid() == 0 else disk.f_bavail
     if free * disk.f_frsize < LEAST:
         return "is full"
