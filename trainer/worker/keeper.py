@@ -28,6 +28,7 @@ from trainer.protocol.channel import ALIVE_EVERY, ENV_CONTROL
 from trainer.protocol.messages import Alive, Failed, FromWorker, Ready, ToWorker, decode, encode
 from trainer.protocol.session import Session
 from trainer.reporting import ENV_REPORT
+from trainer.rundir.names import ENV_OUTPUT_DIR
 from trainer.rundir.untrusted import parse_json
 from trainer.rundir.usererror import Message
 from trainer.worker import launched
@@ -71,7 +72,10 @@ class Keeper:
         self._reads, self._writes = reads, writes
         self._fork = fork
         self._keeping = Keeping()
-        self._folder = tempfile.mkdtemp(prefix="swell-keeper-")
+        # Beside the script's output, if it has one: whoever clears that away, clears this.
+        output = os.environ.get(ENV_OUTPUT_DIR)
+        beside = str(Path(output).parent) if output else None
+        self._folder = tempfile.mkdtemp(prefix="swell-keeper-", dir=beside)
         self._partial = b""
         self._pattern = Pattern(progress)
         self._sources: dict[int, Source] = {}  # by descriptor: what the process says
