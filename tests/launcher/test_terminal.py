@@ -117,6 +117,7 @@ def test_the_command_s_streams_are_guarded_whoever_prints(terminal: bool) -> Non
 # Who prints, and why that is no way around the two streams.
 PRINTERS = {
     "launcher/views/output.py": "draws, through Screen, or what Screen has drawn",
+    "launcher/commands/foreground.py": "a line that is visible",
     "launcher/commands/following.py": "lines that are visible, and JSON",
     "launcher/commands/interrupts.py": "a text of its own",
     "launcher/commands/runs.py": "a line that is visible",
