@@ -24,7 +24,7 @@ from launcher.emulator.api.server import Api
 from launcher.emulator.jobs.machines import VmOptions
 from launcher.emulator.jobs.registry import Registry
 from launcher.emulator.listener import Listener
-from launcher.emulator.state import Whereabouts, announce, claim, withdraw, write_private
+from launcher.emulator.state import Whereabouts, announce, claim, withdraw
 from launcher.emulator.storage.objects import Objects
 from launcher.emulator.storage.server import Storage
 from launcher.emulator.token import keep_token
@@ -35,7 +35,7 @@ from launcher.job.durations import parse_duration
 from launcher.job.marketfile import Market
 from launcher.job.problem import NO_VM
 from launcher.job.sizes import parse_size
-from trainer.rundir.private import make_private
+from trainer.rundir.private import make_private, write_private
 from trainer.rundir.usererror import UserError, shown
 
 ADDRESS = "127.0.0.1"  # never another: the API runs commands
@@ -144,7 +144,8 @@ async def _serve(options: argparse.Namespace, market: Market) -> int:
     registry = Registry(state, market, vms=vms)
     used = Used(Api(registry, secrets, None if options.open else token).app())
     listener = _listen(used, options.port, ports.get("api", 0))
-    write_private(state / "ports.json", {"api": listener.port, "storage": storage.port})
+    ports = {"api": listener.port, "storage": storage.port}
+    write_private(state / "ports.json", json.dumps(ports))
     storage.start()
     # VMs find their buckets by it: it is passed on to them.
     os.environ["STORAGE_EMULATOR_HOST"] = f"http://{storage.authority}"

@@ -10,11 +10,10 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from trainer.rundir.private import write_private
 from trainer.rundir.usererror import UserError
 
 LAST_CLOSED = 900  # the number of the lock's file
@@ -78,7 +77,7 @@ def in_use(state: Path) -> bool:
 
 def announce(state: Path, where: Whereabouts) -> None:
     """Says where this process serves; it has claimed the state."""
-    write_private(_path(state), asdict(where))
+    write_private(_path(state), json.dumps(asdict(where)))
 
 
 def withdraw(state: Path) -> None:
@@ -95,15 +94,6 @@ def whereabouts(state: Path) -> Whereabouts | None:
     except FileNotFoundError:
         return None
     return Whereabouts(int(said["pid"]), str(said["endpoint"]), str(said["storage"]))
-
-
-def write_private(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON that only its user can read, all of it or nothing. Raises OSError."""
-    aside = path.with_suffix(".new")
-    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w") as file:
-        json.dump(content, file, indent=1)
-    aside.replace(path)
 
 
 def _path(state: Path) -> Path:

@@ -14,6 +14,7 @@ import secrets
 import stat
 from pathlib import Path
 
+from trainer.rundir.private import write_private
 from trainer.rundir.usererror import UserError
 
 NAME = "token"
@@ -64,12 +65,7 @@ def keep_token(state: Path) -> Token:
     """
     path = state / NAME
     if not path.exists():
-        aside = path.with_suffix(".new")
-        aside.unlink(missing_ok=True)
-        handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w") as file:
-            file.write(Token.new().text)
-        aside.replace(path)  # nobody reads half of it
+        write_private(path, Token.new().text)
     return read_token(state)
 
 

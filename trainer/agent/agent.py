@@ -28,6 +28,7 @@ from trainer.agent.processes import free_port
 from trainer.agent.replica import Replica, find_checkpoint_urls
 from trainer.agent.settings import Settings
 from trainer.agent.slots import Slots
+from trainer.agent.telling import crashed, done, failed, progress
 from trainer.agent.worker_process import WorkerProcess
 from trainer.protocol import messages
 from trainer.protocol import swell_pb2 as pb
@@ -211,20 +212,9 @@ class Agent:
         while True:
             await asyncio.sleep(self._settings.heartbeat)
             if not self._released:
-                self._link.say(progress=self._progress())
-
-    def _progress(self) -> pb.Progress:
-        now = time.monotonic()
-        inside = [slot.active for slot in self._slots.all if slot.active.generation]
-        return pb.Progress(
-            generation=0 if self._generation is None else self._generation.number,
-            step=max((slot.active.step for slot in self._slots.all), default=0),
-            quiet=max((now - worker.heard for worker in inside), default=0.0),
-            frozen=any(slot.active.frozen for slot in self._slots.all),
-            waiting=bool(inside) and all(worker.waiting for worker in inside),
-            received=min((worker.received for worker in inside), default=0),
-            saving=max((worker.saving for worker in inside), default=0.0),
-        )
+                number = 0 if self._generation is None else self._generation.number
+                told = progress(number, self._slots.all, time.monotonic())
+                self._link.say(progress=told)
 
     # --- orders ---------------------------------------------------------------------
 
@@ -421,14 +411,7 @@ class Agent:
                 self._say_done()
             case messages.Done():
                 if worker.rank == 0:
-                    self._link.say(
-                        done=pb.Done(
-                            generation=message.generation,
-                            step=message.step,
-                            metrics=message.metrics,
-                            unsaved=message.unsaved,
-                        )
-                    )
+                    self._link.say(done=done(message))
             case messages.Failed(reason, kind):
                 self._say_failed(worker, reason, kind)
             case messages.Event(name, fields):
@@ -451,7 +434,7 @@ class Agent:
             return
         warm = was_active and any(spare.idle for spare in self._slots.all[worker.slot].spares)
         if was_active:
-            self._say_crashed(worker, reason, kind, warm)
+            self._link.say(crashed=crashed(worker, reason, kind, warm))
         await self._slots.replace(worker)
         self._say_ready()
 
@@ -508,33 +491,9 @@ class Agent:
         else:
             self._do_meanwhile(self._copy_in_time)
 
-    def _say_crashed(self, worker: WorkerProcess, reason: str, kind: str, spare: bool) -> None:
-        crashed = pb.Crashed(reason=reason, spare=spare)
-        if kind:
-            taking = worker.taking or messages.Taking(worker.step, [], 0)
-            failure = pb.Failure(
-                kind=kind,
-                rank=max(0, worker.rank),
-                step=worker.step,
-                reason=reason,
-                trained=worker.trained,
-                samples=taking.samples,
-                count=taking.count,
-            )
-            crashed.failure.CopyFrom(failure)
-        self._link.say(crashed=crashed)
-
     def _say_failed(self, worker: WorkerProcess, reason: str, kind: str = "program") -> None:
         print(reason, file=sys.stderr, flush=True)
-        failed = pb.TaskFailed(
-            rank=max(0, worker.rank),
-            step=worker.step,
-            reason=reason,
-            kind=kind,
-            trained=worker.trained,
-            generation=worker.generation,
-        )
-        self._link.say(task_failed=failed)
+        self._link.say(task_failed=failed(worker, reason, kind))
 
 
 def _exit_code(state: str) -> int:

@@ -24,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from trainer.agent.settings import Settings
-from trainer.protocol.nursery import ENV_MODULES, ENV_NURSERY, FORK, KEEPERS_MODULES, RECORD_LIMIT
+from trainer.protocol.nursery import ENV_MODULES, ENV_NURSERY, KEEPERS_MODULES, RECORD_LIMIT, ask
 from trainer.protocol.session import TorchrunSettings
 
 ANSWER_LIMIT = 60.0  # seconds to fork in, once everything is imported; it takes a hundredth of one
@@ -173,7 +173,7 @@ class Nursery:
         try:
             os.write(environment, json.dumps(dict(env)).encode())
             with _adopting():
-                socket.send_fds(line, [FORK], [environment, reads, writes])
+                ask(line, environment, reads, writes)
                 answer = await asyncio.wait_for(loop.sock_recv(line, RECORD_LIMIT), ANSWER_LIMIT)
         finally:
             os.close(environment)

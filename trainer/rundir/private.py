@@ -1,7 +1,8 @@
-"""Folders that no other user of the machine can look into."""
+"""Folders and files that no other user of the machine can look into."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -20,3 +21,16 @@ def make_private(folder: Path) -> None:
     except OSError:  # it is there; or else it cannot be made
         if not folder.is_dir():
             raise
+
+
+def write_private(path: Path, text: str) -> None:
+    """Writes a file that its user alone can read: all of it, or nothing.
+
+    Raises OSError.
+    """
+    aside = path.with_suffix(".new")
+    aside.unlink(missing_ok=True)  # whoever may read that goes on reading it
+    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+    aside.replace(path)

@@ -22,7 +22,7 @@ from contextlib import suppress
 from importlib import import_module
 
 from trainer.protocol.channel import ENV_CONTROL
-from trainer.protocol.nursery import ENV_MODULES, ENV_NURSERY, FORK, NURSERY, RECORD_LIMIT
+from trainer.protocol.nursery import ENV_MODULES, ENV_NURSERY, NURSERY, asked
 from trainer.worker.process import die_with_parent, name_process
 
 # What a worker imports before it says that it is ready.
@@ -74,8 +74,8 @@ def modules_of(given: str | None) -> list[str]:
 
 def _asked(agent: socket.socket) -> bool:
     """Forks a worker when asked. Returns whether this is the nursery still; ends with the agent."""
-    record, descriptors, *_ = socket.recv_fds(agent, RECORD_LIMIT, 3)
-    if record != FORK or len(descriptors) != 3:
+    descriptors = asked(agent)
+    if descriptors is None:
         os._exit(0)
     between = os.fork()
     if between:

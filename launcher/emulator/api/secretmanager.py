@@ -26,8 +26,8 @@ from launcher.emulator.resources.errors import (
     invalid_argument,
     not_found,
 )
-from launcher.emulator.state import write_private
 from launcher.emulator.token import shows
+from trainer.rundir.private import write_private
 
 SECRET = "/v1/projects/{project}/secrets/{secret}"
 VERSION = SECRET + "/versions/{version}"
@@ -90,7 +90,7 @@ class Secrets:
         return number, versions[number - 1]
 
     def _save(self) -> None:
-        write_private(self._path, self._versions)
+        write_private(self._path, json.dumps(self._versions, indent=1))
 
 
 def _number(text: str) -> int:

@@ -29,9 +29,8 @@ from launcher.emulator.market.exchange import Exchange
 from launcher.emulator.resources import customjobs
 from launcher.emulator.resources.customjobs import JobState, Json, state_of
 from launcher.emulator.resources.errors import failed_precondition, invalid_argument, not_found
-from launcher.emulator.state import write_private
 from launcher.job.marketfile import Market
-from trainer.rundir.private import make_private
+from trainer.rundir.private import make_private, write_private
 
 NAME = re.compile(r"projects/[^/]+/locations/[^/]+/customJobs/(\d+)")
 GONE = "The emulator that ran this job was stopped, and its VMs with it."
@@ -219,7 +218,9 @@ class Registry:
     def _save_running(self, record: Json, kept: Json) -> None:
         name = record["name"]
         if not state_of(record).terminal:  # else its end counts, once it is on record
-            write_private(self._running_folder / f"{name.rpartition('/')[2]}.json", kept)
+            write_private(
+                self._running_folder / f"{name.rpartition('/')[2]}.json", json.dumps(kept, indent=1)
+            )
         self._save(record)
         if state_of(record).terminal:
             self._forget(name)
@@ -247,7 +248,7 @@ class Registry:
         self._forget(record["name"])
 
     def _save(self, record: Json) -> None:
-        write_private(self._path(record["name"]), record)
+        write_private(self._path(record["name"]), json.dumps(record, indent=1))
 
 
 def job_name(project: str, location: str, job_id: str) -> str:

@@ -12,6 +12,9 @@ ENTRY_POINT = ("-m", "trainer.agent")  # of our image, for the Python of a VM wi
 class Program:
     """One replica's program.
 
+    A VM of kind ``container`` runs the image, as Vertex AI does. Other kinds have none: they run
+    the command line alone, with the Python of this machine.
+
     Args:
         image: the container image.
         command: in place of the image's entry point; empty for that, where there is an image.

@@ -1,0 +1,77 @@
+"""What an agent tells its coordinator of its workers, as messages of the protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trainer.agent.slots import Slot
+from trainer.agent.worker_process import WorkerProcess
+from trainer.protocol import messages
+from trainer.protocol import swell_pb2 as pb
+
+
+def progress(generation: int, slots: Sequence[Slot], now: float) -> pb.Progress:
+    """How far the workers are, and how they are.
+
+    Args:
+        generation: that they are in; 0 for none.
+        slots: the agent's.
+        now: monotonic seconds.
+    """
+    inside = [slot.active for slot in slots if slot.active.generation]
+    return pb.Progress(
+        generation=generation,
+        step=max((slot.active.step for slot in slots), default=0),
+        quiet=max((now - worker.heard for worker in inside), default=0.0),
+        frozen=any(slot.active.frozen for slot in slots),
+        waiting=bool(inside) and all(worker.waiting for worker in inside),
+        received=min((worker.received for worker in inside), default=0),
+        saving=max((worker.saving for worker in inside), default=0.0),
+    )
+
+
+def crashed(worker: WorkerProcess, reason: str, kind: str, spare: bool) -> pb.Crashed:
+    """A worker's process has ended.
+
+    Args:
+        worker: which.
+        reason: how, in words.
+        kind: whose fault that may be (see ``trainer.coordinator.blame``); "" for nobody's.
+        spare: whether a warm process takes its place.
+    """
+    told = pb.Crashed(reason=reason, spare=spare)
+    if kind:
+        taking = worker.taking or messages.Taking(worker.step, [], 0)
+        failure = pb.Failure(
+            kind=kind,
+            rank=max(0, worker.rank),
+            step=worker.step,
+            reason=reason,
+            trained=worker.trained,
+            samples=taking.samples,
+            count=taking.count,
+        )
+        told.failure.CopyFrom(failure)
+    return told
+
+
+def failed(worker: WorkerProcess, reason: str, kind: str) -> pb.TaskFailed:
+    """The program has raised in a worker; ``reason`` is what it said, ``kind`` as above."""
+    return pb.TaskFailed(
+        rank=max(0, worker.rank),
+        step=worker.step,
+        reason=reason,
+        kind=kind,
+        trained=worker.trained,
+        generation=worker.generation,
+    )
+
+
+def done(message: messages.Done) -> pb.Done:
+    """Training is complete, as rank 0 says."""
+    return pb.Done(
+        generation=message.generation,
+        step=message.step,
+        metrics=message.metrics,
+        unsaved=message.unsaved,
+    )
