@@ -77,6 +77,7 @@ class EventRecord:
     term: int | None = None
     then: str | None = None
     total_steps: int | None = None
+    unit: int | None = None
     url: str | None = None
     whose: str | None = None
     world_size: int | None = None

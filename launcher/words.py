@@ -160,6 +160,8 @@ def _text(event: EventRecord) -> str | None:
             values = numbers_in(metrics).items()
             shown = ", ".join(f"{name} {number(value)}" for name, value in values)
             return f"evaluated at step {step}: {shown}"
+        case EventRecord(event="units", step=int(step), unit=int(unit)):
+            return f"from step {step} on, training goes by units of {count(unit, 'sample')}{why}"
         case EventRecord(event="checkpoint_committed", step=int(step)):
             return f"checkpoint of step {step} is saved"
         case EventRecord(event="checkpoint_rejected", step=int(step)):

@@ -30,6 +30,7 @@ NOT_FOR_USERS = {
     "trainer/engine/nonfinite.py LeftOut": "ends a step's block",
     "trainer/engine/step.py BlockOver": "ends the block of a step",
     "trainer/engine/step.py LoopEnded": "ends the block of a step",
+    "trainer/engine/sums.py Learning": "takes the step again",
     "trainer/engine/values.py Unportable": "becomes a Mistake",
     "trainer/health.py Unfit": "is read by `swell image check`, which has ids of its own",
     "trainer/rundir/bundle.py BundleError": "becomes a CodeError",

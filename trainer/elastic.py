@@ -35,6 +35,9 @@ Started alone (``python own_loop.py``) it is a world of one. In a job file it is
 - Whatever must survive goes in the State: parts with a ``state_dict`` (models,
   optimizers, schedulers, scalers) and plain values (``state.best = 0.9``).
 - All workers must be built alike: seed what is random before the State is made.
+- With random numbers in training (dropout, augmentation) or batch normalisation, the numbers are
+  the same in every world if the batch is computed by units: ``batches(…, unit=8)``. Then
+  ``split()`` gives one unit after another, each with random numbers of its own.
 """
 
 from __future__ import annotations
@@ -45,8 +48,9 @@ from typing import Any
 
 from trainer.engine.data import Order
 from trainer.engine.nonfinite import Policy, policy_of
+from trainer.engine.plan import Plan
 from trainer.engine.state import State
-from trainer.engine.step import Plan, Step
+from trainer.engine.step import Step
 from trainer.engine.steps import Steps
 from trainer.protocol.channel import current_channel
 from trainer.protocol.session import current_session
@@ -67,18 +71,21 @@ _running: Steps | None = None
 _keep: Callable[[Any], None] | None = None  # set in a worker that runs a script
 
 
-def batches(dataset: Sized | int, global_batch: int, seed: int = 0) -> Order:
+def batches(dataset: Sized | int, global_batch: int, seed: int = 0, unit: int = 0) -> Order:
     """The exact order in which a data set is used.
 
     Args:
         dataset: the data set, or its number of samples.
         global_batch: samples of one step over all workers, whatever their number.
         seed: fixes the order of each epoch.
+        unit: samples that are computed together in every world, with random numbers and batch
+            statistics of their own; then a loop must take its samples from ``step.split()``.
+            0: a worker's share is whatever part of the batch it gets.
 
-    Raises ValueError when there is no sample, or a batch of none.
+    Raises ValueError when there is no sample, or a batch of none, or a unit of fewer than none.
     """
     samples = dataset if isinstance(dataset, int) else len(dataset)
-    return Order(samples, global_batch, seed)
+    return Order(samples, global_batch, seed, unit)
 
 
 def steps(
@@ -103,8 +110,9 @@ def steps(
         epochs: passes over the data. Either this or ``total`` must be given.
         total: steps of the whole run.
         metrics: names of the numbers that ``step.add`` sums over the workers.
-        seed: seeds Python's, NumPy's and torch's generators anew for each step and rank,
-            so that a step that is taken again repeats itself; None leaves them alone.
+        seed: seeds Python's, NumPy's and torch's generators anew for each step and unit, or
+            rank without units, so that a step that is taken again repeats itself; None leaves
+            them alone.
         on_nonfinite: what becomes of a step whose loss (the metric of that name) or gradients are
             not finite: ``stop`` ends the run, ``skip`` leaves the step out, ``rollback`` goes
             back to the newest good checkpoint, and leaves it out then. What the job file says

@@ -29,8 +29,9 @@ from trainer.engine.data import Order
 from trainer.engine.device import to_device
 from trainer.engine.mistake import NOT_ALIKE, Mistake
 from trainer.engine.nonfinite import policy_of
+from trainer.engine.plan import Plan
 from trainer.engine.state import State
-from trainer.engine.step import Plan, Step
+from trainer.engine.step import Step
 from trainer.engine.steps import Steps
 from trainer.protocol.channel import Channel, current_channel
 from trainer.protocol.session import Session, current_session

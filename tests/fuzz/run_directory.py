@@ -92,6 +92,7 @@ EVENTS: list[dict[str, Any]] = [
         "total_steps": 100,
     },
     {"event": "evaluated", "time": 4.0, "step": 2, "metrics": {"accuracy": 0.5}},
+    {"event": "units", "time": 4.0, "step": 1, "unit": 8, "reason": "random numbers"},
     {"event": "loss", "time": 5.0, "member": "workerpool1-0", "reason": "gone"},
     {
         "event": "drain",

@@ -57,6 +57,10 @@ WORTH_A_LINE = [
         "waiting for machines: 1 of at least 2 workers",
     ),
     (event("evaluated", step=16, metrics={"loss": 0.25}), "evaluated at step 16: loss 0.25"),
+    (
+        event("units", step=1, unit=8, reason="random numbers"),
+        "from step 1 on, training goes by units of 8 samples (random numbers)",
+    ),
     (event("checkpoint_committed", step=5, bytes=9), "checkpoint of step 5 is saved"),
     (
         event("worker_replaced", step=9, rank=2, reason="it differs", replaced=1),

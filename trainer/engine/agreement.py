@@ -16,6 +16,7 @@ _WORDS = {
     "batch": "global batches of {}",
     "order": "other seeds for the order of the data",
     "total": "{} steps in all",
+    "unit": "units of {} samples",
 }
 
 
@@ -28,19 +29,21 @@ class Loop:
         batch: the global batch.
         order: what fixes the order of the data: a digest of the seed.
         total: steps of the whole run.
+        unit: the samples of a unit; 0 without units.
     """
 
     samples: int = 0
     batch: int = 0
     order: int = 0
     total: int = 0
+    unit: int = 0
 
     @classmethod
     def of(cls, order: Order | None, total: int) -> Loop:
         """That of a loop over some data, or over none."""
         if order is None:
             return cls(total=total)
-        return cls(order.samples, order.batch, digest_of(order.seed) >> 12, total)
+        return cls(order.samples, order.batch, digest_of(order.seed) >> 12, total, order.unit)
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Holding:
         fits: the most samples that have gone through one backward pass here; 0 for none.
         cap: the most that may from now on, since memory has run out; 0 for no limit.
         again: whether what follows the block of ``step`` was broken off here.
+        learned: the digest of what it has learned.
     """
 
     step: int
@@ -66,6 +70,7 @@ class Holding:
     fits: int = 0
     cap: int = 0
     again: bool = False
+    learned: int = 0
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,11 @@ class Agreement:
         return all(map(self.is_held_by, self.holdings))
 
     @property
+    def learned_alike(self) -> bool:
+        """Whether all ranks know the same of what steps have shown."""
+        return len({one.learned for one in self.holdings}) <= 1
+
+    @property
     def unlike(self) -> dict[str, list[int]]:
         """What the ranks do not loop over alike: by the name in ``Loop``, each rank's number."""
         loops = [one.loop for one in self.holdings]
@@ -144,7 +154,7 @@ def agree(mine: Holding) -> Agreement:
     """Tells all ranks what this one holds. A collective: every rank must call it."""
     loop = astuple(mine.loop)
     memory = mine.fits, mine.cap
-    row = [mine.step, mine.clean, mine.speed, mine.device, *memory, mine.again, *loop]
+    row = [mine.step, mine.clean, mine.speed, mine.device, *memory, mine.again, mine.learned, *loop]
     numbers = torch.tensor([row], dtype=torch.float64, device="cpu")
     told = hvd.allgather(numbers, name="state.held").tolist()
     return Agreement(
@@ -158,7 +168,8 @@ def agree(mine: Holding) -> Agreement:
                 int(fits),
                 int(cap),
                 bool(again),
+                int(learned),
             )
-            for step, clean, speed, device, fits, cap, again, *loop in told
+            for step, clean, speed, device, fits, cap, again, learned, *loop in told
         )
     )

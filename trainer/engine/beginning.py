@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
+import horovod.torch as hvd
 from torch.optim import Optimizer
 
 from trainer.checkpoints.restore import ABOUT, ORIGIN, PARTS
 from trainer.engine.mistake import Mistake
+from trainer.engine.saving import Saving
 from trainer.engine.setup import HOW, Setup, differences
 from trainer.engine.state import State
 from trainer.rundir.names import OPTIMIZER, START_PARTS
@@ -26,7 +28,8 @@ class Beginning:
         now: the setup of its program, with ``override``.
         total: steps of the run.
         override: settings of the optimizers that count more than those of program and checkpoint.
-        emit: emits an event; called on rank 0.
+        saving: finds what the run begins from.
+        emit: emits an event, on rank 0.
 
     Attributes:
         setup: what checkpoints remember.
@@ -38,31 +41,38 @@ class Beginning:
         now: Setup,
         total: int,
         override: Mapping[str, float],
+        saving: Saving,
         emit: Callable[..., None],
     ) -> None:
         self.setup = now
         self._state = state
         self._total = total
         self._override = override
+        self._saving = saving
         self._emit = emit
         self._carried_out: Sequence[str] = ()
 
-    def require_usable(self, tree: Mapping[str, Any]) -> None:
-        """Raises Mistake, with the ways to go on, unless a tree is one to go on from."""
+    def start(self) -> tuple[Any, int] | None:
+        """The tree that a world without any state begins with, and its step. A collective.
+
+        None if there is none. Raises Mistake, with the ways to go on, if it is none to go on from.
+        """
+        found = self._saving.start()
+        if found is None:
+            return None
+        tree, step = found
         self._carried_out = require_usable(
             tree, self._state, self.setup, self._total, self._override
         )
+        return {**tree, "avoided": [*tree.get("avoided", ()), *self._saving.avoided()]}, step
 
-    def begun(self, tree: Mapping[str, Any], tells: bool) -> None:
-        """The state has taken a tree over; ``tells`` is whether this rank says so.
-
-        Raises Mistake for an override that nothing has.
-        """
+    def begun(self, tree: Mapping[str, Any]) -> None:
+        """The state has taken a tree over. Raises Mistake for an override that nothing has."""
         origin = tree.get(ORIGIN)
         if origin is None:
             return
         changes = [*self._carried_out, *override(self._state, self._override)]
-        if tells:
+        if hvd.rank() == 0:
             self._emit("begun", url=origin, step=self._state.step, changes=changes)
 
 

@@ -27,11 +27,13 @@ class Order:
         samples: size of the data set.
         batch: the global batch B: samples of one step over all ranks.
         seed: fixes the permutations.
+        unit: the samples of a unit (see trainer.engine.units); 0 without units.
     """
 
     samples: int
     batch: int
     seed: int
+    unit: int = 0
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.batch < 1:
@@ -39,6 +41,8 @@ class Order:
                 f"a data set of {self.samples} samples and a global batch of {self.batch}: "
                 "both must be at least 1"
             )
+        if self.unit < 0:
+            raise ValueError(f"a unit of {self.unit} samples: write at least 1, or 0 for none")
 
     @property
     def steps_per_epoch(self) -> int:

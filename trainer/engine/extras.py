@@ -30,6 +30,7 @@ class Head(NamedTuple):
         save: 1 if a checkpoint is due after it.
         digest: 1 if the digest of the state is due after it.
         late: ranks whose gradients were not all in time.
+        learned: ranks that have learned what must be known before the step.
         samples: samples of the step.
         counted: what the loss is a mean over, if the program counts it; else 0.
         uncounted: ranks that have samples in the step, and have counted nothing.
@@ -41,6 +42,7 @@ class Head(NamedTuple):
     save: float = 0.0
     digest: float = 0.0
     late: float = 0.0
+    learned: float = 0.0
     samples: float = 0.0
     counted: float = 0.0
     uncounted: float = 0.0

@@ -5,6 +5,8 @@ So a share is taken whole at first; what has once been taken in one pass is know
 larger share comes in parts of that size. Where memory runs out nevertheless, the size is halved and
 the step is taken again. All ranks go by the same numbers, which they tell each other when a world
 begins: on unlike devices by the least that fitted anywhere.
+
+A unit (trainer.engine.units) is never halved: its numbers would be others.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 
 from trainer.engine.agreement import Agreement
+from trainer.engine.mistake import Mistake
 from trainer.engine.portable import Portable
 
 # What torch says when the CPU's memory is exhausted; a GPU's has a class of its own.
@@ -50,6 +53,23 @@ class MicroBatch:
     def fitted(self, parts: Sequence[Tensor]) -> None:
         """A step was applied whose backward passes took these parts."""
         self._state.fits = max(self._state.fits, *map(len, parts), 0)
+
+    def require_room(self, error: BaseException, step: int, units: Sequence[Tensor] | None) -> None:
+        """Raises Mistake when memory ran out by units: they are the same in every world.
+
+        Args:
+            error: what has ended the step.
+            step: its number.
+            units: this rank's; None if it is not computed by units.
+        """
+        if units is not None and ran_out(error):
+            raise Mistake(
+                "SW5148",
+                f"step {step}: memory ran out, and a unit of {max(map(len, units), default=0)} "
+                "samples cannot be halved, as its numbers would be others; set fewer samples "
+                "(unit or micro_batch of a Task, unit in batches(…, unit=…)), or save memory "
+                f"elsewhere ({error})".splitlines()[0],
+            ) from error
 
     def halve(self, error: BaseException, parts: Sequence[Tensor]) -> bool:
         """Takes smaller parts from now on, if that can help against ``error``."""

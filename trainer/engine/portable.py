@@ -10,6 +10,7 @@ import torch
 
 from trainer.engine.agreement import Agreement, Holding, Loop
 from trainer.engine.device import kind_of
+from trainer.engine.learned import Learned
 from trainer.engine.mistake import Mistake
 
 # Sends the root's tree to all ranks: (the tree, or None elsewhere; whether this rank wants it)
@@ -28,6 +29,7 @@ class Portable:
         loop: what this worker's program loops over.
         fits, cap: see trainer.engine.micro_batch.
         again: whether what follows the block of the newest step was broken off.
+        learned: what its steps have shown.
         torn: what has changed in a step that was not taken, and could not be put back; "" if the
             state is none that nobody can use.
     """
@@ -39,6 +41,7 @@ class Portable:
     fits: int = 0
     cap: int = 0
     again: bool = False
+    learned: Learned = Learned()
     torn: str = ""
 
     def tear(self, what: str) -> None:
@@ -80,6 +83,7 @@ class Portable:
             self.fits,
             self.cap,
             self.again,
+            self.learned.number,
         )
 
     def adopt(self, agreed: Agreement, send: Sender) -> int:

@@ -48,8 +48,8 @@ class Setup:
     """How a program trains; None, and nothing, for what is not known.
 
     Attributes:
-        samples, batch, seed, order: of its data (see trainer.engine.data.Order); ``order`` is the
-            version of how the samples are ordered.
+        samples, batch, seed, unit, order: of its data (see trainer.engine.data.Order); ``order`` is
+            the version of how the samples are ordered.
         total: steps of the whole run.
         optimizers: by name.
         schedules: by name; of each, its class (as ``class``) and settings, as texts.
@@ -58,6 +58,7 @@ class Setup:
     samples: int | None = None
     batch: int | None = None
     seed: int | None = None
+    unit: int | None = None
     order: int | None = None
     total: int | None = None
     optimizers: Mapping[str, OptimizerSetup] = field(default_factory=dict)
@@ -106,6 +107,7 @@ class Setup:
             samples=about.get("samples"),
             batch=about.get("global_batch"),
             seed=about.get("order_seed"),
+            unit=about.get("unit"),
             order=about.get("order"),
             total=about.get("total_steps"),
             optimizers=optimizers,
@@ -128,6 +130,7 @@ class Setup:
             "samples": self.samples,
             "global_batch": self.batch,
             "order_seed": self.seed,
+            "unit": self.unit,
             "order": self.order,
             "total_steps": self.total,
             "schedules": self.schedules,
@@ -166,6 +169,8 @@ def differences(then: Setup, now: Setup, step: int) -> Differences:
     What one of them does not know is no difference.
     """
     data, carried = _of_data(then, now, step)
+    if _differ(then.unit, now.unit):
+        carried.append(f"units of {now.unit} samples instead of {then.unit}")
     if _differ(then.total, now.total):
         carried.append(f"{now.total} steps in all instead of {then.total}")
     kinds: list[str] = []

@@ -21,10 +21,12 @@ from torch.optim import Optimizer
 
 from trainer.checkpoints.restore import PARTS
 from trainer.checkpoints.tree import NotPortable, flatten
+from trainer.engine.buffers import load_buffers, transient_buffers
 from trainer.engine.counters import Counters
 from trainer.engine.device import device_of
 from trainer.engine.digest import MASK, combined, digest, digest_of
 from trainer.engine.generators import generators_state, load_generators_state
+from trainer.engine.learned import Learned
 from trainer.engine.mistake import UNPORTABLE, Mistake
 from trainer.engine.portable import Portable
 from trainer.engine.values import Unportable, packed, unpacked
@@ -256,13 +258,14 @@ class State(Portable):
             "avoided": list(self.avoided),
             "finite": self.last_finite,
             "metrics": dict(self.metrics),
+            "learned": self.learned.plain,
             "trained": {name: one.requires_grad for name, one in self.named_parameters().items()},
             "groups": {
                 name: self._groups_of(one) for name, one in self.optimizers_by_name().items()
             },
             "parts": {name: part.state_dict() for name, part in parts.items()},
             "buffers": {
-                name: _transient_buffers(part)
+                name: transient_buffers(part)
                 for name, part in parts.items()
                 if isinstance(part, nn.Module)
             },
@@ -298,7 +301,7 @@ class State(Portable):
         for name, state in tree["parts"].items():
             load_part(getattr(self, name), state)
         for name, buffers in tree["buffers"].items():
-            _load_buffers(getattr(self, name), buffers)
+            load_buffers(getattr(self, name), buffers)
         for name, changed in tree.get("counters", {}).items():
             self._counters[name].load(changed)
         for name, value in tree["values"].items():
@@ -311,6 +314,7 @@ class State(Portable):
         self.avoided = tuple(tree.get("avoided", ()))
         self.last_finite = tree.get("finite", tree["step"])
         self.metrics = tree.get("metrics", {})
+        self.learned = Learned.of(tree.get("learned"))
         self.step = tree["step"]
         self.clean = True
 
@@ -490,24 +494,3 @@ def _require_same(name: str, model: nn.Module, found: dict[str, Any]) -> None:
 
 def _shapes(state: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     return {key: tuple(one.shape) for key, one in state.items() if hasattr(one, "shape")}
-
-
-def _load_buffers(model: nn.Module, buffers: dict[str, Tensor]) -> None:
-    """Sets buffers by their names; one of another shape is a cache that has grown elsewhere."""
-    with torch.no_grad():
-        for path, value in buffers.items():
-            owner, _, name = path.rpartition(".")
-            module = model.get_submodule(owner)
-            own = getattr(module, name, None)
-            if own is not None and own.shape == value.shape:
-                own.copy_(value)
-            else:
-                if name not in module._buffers:  # made in a forward pass that was not here yet
-                    module.register_buffer(name, None, persistent=False)
-                module._buffers[name] = value.clone()
-
-
-def _transient_buffers(module: nn.Module) -> dict[str, Any]:
-    """The buffers that ``state_dict`` leaves out (``persistent=False``)."""
-    persistent = module.state_dict().keys()
-    return {name: one for name, one in module.named_buffers() if name not in persistent}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -14,45 +13,14 @@ from horovod.common.exceptions import HorovodInternalError
 from torch import Tensor
 from torch.optim import Optimizer
 
+from trainer.engine.generators import UPDATE
+from trainer.engine.learned import Learned
 from trainer.engine.micro_batch import MicroBatch
 from trainer.engine.mistake import Mistake
 from trainer.engine.nonfinite import LeftOut
-from trainer.engine.sums import Own, Slice, Summed, Sums
+from trainer.engine.plan import Plan
+from trainer.engine.sums import Learning, Own, Slice, Summed, Sums
 from trainer.protocol.channel import Channel
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a step is about, on one rank.
-
-    Attributes:
-        number: of the step, from 1.
-        total: steps of the whole run.
-        epoch: from 0.
-        indices: this rank's samples, int64, shape [n]; n may be 0.
-        samples: the digest of those of all ranks; 0 without a data set.
-        batch_size: samples of the step over all ranks.
-        ends_epoch: whether it is the last step of its epoch.
-        rank: this worker's rank.
-        size: how many workers there are.
-        device: where this worker computes.
-    """
-
-    number: int
-    total: int
-    epoch: int
-    indices: Tensor
-    samples: int
-    batch_size: int
-    ends_epoch: bool
-    rank: int
-    size: int
-    device: torch.device
-
-    @property
-    def progress(self) -> float:
-        """The part of the run that lies behind, from 0 in the first step to below 1."""
-        return (self.number - 1) / self.total
 
 
 class LoopEnded(Exception):
@@ -103,12 +71,17 @@ class Step:
         micro: how many samples go into one backward pass.
         taken: the sums of this step, if it was taken before: only what follows its block is to run
             again. The block ends where it first uses the step, or an optimizer.
+        means: the names of the means that there is room for.
+        seed: seeds the random generators for a unit, or for the update.
+        watch: says why the step must be computed by units; "" if it need not.
 
     Attributes:
         applied: whether the step was taken.
         left_out: whether all ranks have left it out, because something was not finite: no
             parameter has changed, and the next step follows.
         taken: whether it was taken before, and only what follows its block runs again.
+        learning: whether it was not applied because there was something to learn; it comes again.
+        learned: what this rank has learned in it.
         pause: whether the world is to be left after it.
         save: whether a checkpoint is to be written after it.
         digest: whether the state after it is to be compared.
@@ -133,10 +106,15 @@ class Step:
         *,
         micro: MicroBatch,
         taken: Mapping[str, float] | None = None,
+        means: tuple[str, ...] = (),
+        seed: Callable[[int], None] = lambda part: None,
+        watch: Callable[[], str] = lambda: "",
     ) -> None:
         self.plan = plan
         self.applied = self.taken = taken is not None
         self.left_out = False
+        self.learning = False
+        self.learned = Learned()
         self.pause = False
         self.save = False
         self.digest = False
@@ -150,6 +128,10 @@ class Step:
         self._sums = sums
         self._names = names
         self._added: dict[str, list[Tensor | float]] = {name: [] for name in names}
+        self._means = means
+        self._measured: dict[str, list[tuple[Tensor | float, Tensor | float]]] = {}
+        self._seed = seed
+        self._watch = watch
         self._counted: list[Tensor | float] = []
         self._given: list[Tensor] | None = None  # by split(), if that was called
         self._channel = channel
@@ -234,7 +216,8 @@ class Step:
         self._entered = True
         self._began = time.perf_counter()
         plan = self.plan
-        self._sums.begin(Slice(plan.number, len(plan.indices), plan.samples, plan.batch_size))
+        own = len(plan.indices)
+        self._sums.begin(Slice(plan.number, own, plan.samples, plan.batch_size, plan.units))
         self._sums.buckets.arm(self.reduce)
         self._open = True
         if self.taken:
@@ -247,11 +230,14 @@ class Step:
         A micro-batch fits into memory where the whole share does not. With None it has as many
         samples as are known to fit: the whole share at first, and never more than once went through
         in one pass. Where memory runs out the step is taken again, in parts of half the size, also
-        of those that ``most`` allows. There is no part when the
-        rank has no sample in this step. When the loop over the parts is over, the gradients are
-        summed over the workers, on every rank: clip them, unscale them, step with them.
+        of those that ``most`` allows. By units, each part is one of them, whatever ``most`` is and
+        whatever fits (see ``elastic.batches``). There is no part when the rank has no sample in
+        this step. When the loop over the parts is over, the gradients are summed over the workers,
+        on every rank: clip them, unscale them, step with them.
         """
-        return Parts(self, self._micro.split(self.indices, most))
+        own = self.indices
+        parts = self.plan.parts
+        return Parts(self, self._micro.split(own, most) if parts is None else parts)
 
     def take(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
         """One part after another; see ``split``."""
@@ -260,6 +246,10 @@ class Step:
         first = before = buckets.passes
         for number, part in enumerate(parts, 1):
             self._given.append(part)
+            if self.plan.parts is not None:
+                unit = self.plan.first_unit + number - 1
+                self._sums.begin_unit(unit)
+                self._seed(unit)
             if number < len(parts):
                 buckets.disarm()
             else:
@@ -286,6 +276,17 @@ class Step:
                 )
             self._added[name].append(_detached(number))
 
+    def measure(self, **means: tuple[Tensor | float, Tensor | float]) -> None:
+        """Adds to means over all parts and workers, as (sum, count): they come in ``metrics``.
+
+        To be called when ``add`` is, with any names. When one comes for the first time the block
+        ends early, as when a worker is lost, and the step is taken again with room for it. Raises
+        RuntimeError when it is too late.
+        """
+        self._require_time("measure")
+        for name, (total, count) in means.items():
+            self._measured.setdefault(name, []).append((_detached(total), _detached(count)))
+
     def mean_over(self, count: Tensor | float) -> None:
         """Lets the step's loss be a mean over what is counted: tokens, pixels, pairs.
 
@@ -311,6 +312,7 @@ class Step:
         self._reduced = True
         try:
             self._take(self._sum())
+            self._seed(UPDATE)
         except BaseException as error:
             self._broken = error
             raise
@@ -344,7 +346,7 @@ class Step:
         try:
             if error is None:
                 self.reduce()  # nobody stepped: all ranks must still do alike
-        except (HorovodInternalError, LeftOut, LoopEnded) as found:
+        except (HorovodInternalError, LeftOut, Learning, LoopEnded) as found:
             error = found
         finally:
             self._open = self._sums.buckets.open = False
@@ -353,10 +355,14 @@ class Step:
             self._micro.fitted(self._given or ())
         else:
             torn = self._sums.forget()
-            if torn and self.left_out:
-                self.left_out = False
-                self.failed = f"{torn} has changed in a step that is to be left out"
-            self.again = not self._reduced and self._micro.halve(error, self._given or ())
+            self.learning = isinstance(error, Learning)
+            if torn and (self.left_out or self.learning):
+                what = "left out" if self.left_out else "taken again"
+                self.left_out = self.learning = False
+                self.failed = f"{torn} has changed in a step that is to be {what}"
+            if not self._reduced:
+                self._micro.require_room(error, self.number, self.plan.parts)
+                self.again = self._micro.halve(error, self._given or ())
             if self.again:
                 self.failed = f"rank {self.rank} takes smaller parts: {error}".splitlines()[0]
         if self.applied or self.left_out:
@@ -364,7 +370,7 @@ class Step:
         if isinstance(error, HorovodInternalError):
             self.failed = str(error) or "a collective failed"
         self.stopped = isinstance(error, LoopEnded)
-        return bool(self.failed) or self.left_out or self.stopped
+        return bool(self.failed) or self.left_out or self.learning or self.stopped
 
     # --- behind it --------------------------------------------------------------------
 
@@ -405,16 +411,28 @@ class Step:
             return self._sums.reduce(self._own)
 
     def _own(self) -> Own:
+        if self._given is None and self.plan.parts:
+            raise Mistake(
+                "SW5140",
+                f"step {self.number} is computed by units, and the program took its samples from "
+                "step.indices: loop over step.split(None), which gives one unit after another",
+            )
+        new = {*self._measured} - {*self._means}
+        self.learned = Learned(tuple(sorted(new)), self._watch())
+        learned = self.learned != Learned()
         added = {name: sum(map(float, self._added[name])) for name in self._names}
+        measured = [self._measured.get(name, ()) for name in self._means]
         return Own(
             samples=[self.indices] if self._given is None else self._given,
-            pause=self._channel.pause_requested(),
+            pause=not learned and self._channel.pause_requested(),
             save=self._save_due(),
             counted=sum(map(float, self._counted)),
             metrics=[
-                *(added[name] for name in self._names),
+                *added.values(),
                 *(float(len(self._added[name])) for name in self._names),
+                *(sum(float(one[side]) for one in of) for of in measured for side in (0, 1)),
             ],
+            learned=learned,
             finite=math.isfinite(added.get("loss", 0.0)),
         )
 
@@ -424,10 +442,15 @@ class Step:
         self.pause = summed.pause
         self.save = summed.save
         self.digest = summed.digest
-        # Of what no worker has added to there is no sum, not one of 0.
-        sums, counts = summed.metrics[: len(self._names)], summed.metrics[len(self._names) :]
+        # Of what no worker has added to there is no sum, not one of 0; and no such mean.
+        count = len(self._names)
+        sums, counts = summed.metrics[:count], summed.metrics[count : 2 * count]
         named = zip(self._names, sums, counts, strict=True)
         self.metrics = {name: value for name, value, added in named if added}
+        pairs = iter(summed.metrics[2 * count :])
+        for name, total, number in zip(self._means, pairs, pairs, strict=True):
+            if number:
+                self.metrics[name] = total / number
         self._judge(self, summed)
 
     def _summing(self, closure: Callable[[], Any]) -> Callable[[], Any]:

@@ -9,36 +9,33 @@ What the user's ``for`` loop sees as an iterator of steps is, underneath::
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from horovod.common.exceptions import HorovodInternalError
-from torch.optim import Optimizer
-from torch.optim.optimizer import (
-    register_optimizer_step_post_hook,
-    register_optimizer_step_pre_hook,
-)
 
 from trainer.engine.agreement import Loop
 from trainer.engine.audit import Audit
-from trainer.engine.balance import Balance, Speed
 from trainer.engine.beginning import Beginning
-from trainer.engine.data import Order, share
+from trainer.engine.data import Order
 from trainer.engine.device import warm_up
-from trainer.engine.digest import Prefixes
+from trainer.engine.exchange import exchange
 from trainer.engine.generations import Generations
-from trainer.engine.generators import seed_step
+from trainer.engine.generators import UPDATE, seed_step
+from trainer.engine.learner import Learner
 from trainer.engine.micro_batch import MicroBatch
 from trainer.engine.nonfinite import LeftOut, Nonfinite, Policy, loss_scale, what_is_not_finite
+from trainer.engine.optimizer_hooks import OptimizerHooks
+from trainer.engine.plan import Plan
+from trainer.engine.planner import Planner
 from trainer.engine.progress import Progress
 from trainer.engine.saving import Saving
 from trainer.engine.setup import Setup
 from trainer.engine.state import State
 from trainer.engine.stay import horovod_init
-from trainer.engine.step import Plan, Step
+from trainer.engine.step import Step
 from trainer.engine.sums import Slice, Summed, Sums
 from trainer.protocol.channel import AgentChannel, Channel
 from trainer.protocol.messages import Taking
@@ -57,8 +54,10 @@ class Steps:
         channel: where worlds come from.
         session: the worker's surroundings.
         metrics: names of the numbers that each step sums over the ranks.
-        seed: seeds all random generators anew for each rank and step; None leaves them alone.
+        seed: seeds all random generators anew for each unit, or rank, and step; None leaves them
+            alone.
         on_nonfinite: what becomes of a step whose loss or gradients are not finite.
+        watch: whether to compute by units only from the step on that shows that it matters.
 
     Attributes:
         complete: whether all steps are done and this worker, rank 0, is the one to go on.
@@ -74,6 +73,7 @@ class Steps:
         metrics: tuple[str, ...],
         seed: int | None,
         on_nonfinite: Policy = "stop",
+        watch: bool = False,
     ) -> None:
         self.complete = False
         self._state = state
@@ -95,19 +95,21 @@ class Steps:
             self._saving.newest_until,
             self._saving.go_back,
         )
-        state.starts_from(self._start, self._begun)
         state.loop = Loop.of(order, total)
+        self._learner = Learner(state, order, watch, self.exchange, self._generations.emit)
+        self._planner = Planner(
+            state,
+            order,
+            total,
+            self._generations,
+            lambda: self._learner.by_units,
+            follow=session.balance == "speed",
+        )
         self._micro = MicroBatch(state)
         self._sums: Sums | None = None
         self._beginning: Beginning | None = None
-        self._hooks: list[Any] = []
+        self._hooks: OptimizerHooks | None = None
         self._step: Step | None = None
-        self._speed = Speed()
-        self._balance = Balance([0.0], follow=False)
-        self._tell_speed = False
-        self._epoch = -1
-        self._permutation = torch.empty(0, dtype=torch.int64, device="cpu")
-        self._prefixes = Prefixes(self._permutation)
         self._results: dict[str, float] = {}
         self._lost_after = ""  # why what followed the block of the newest step was broken off
         self._stopping = False  # as this worker's program says
@@ -132,6 +134,7 @@ class Steps:
                     raise RuntimeError(f"training cannot go on: {why}")
                 raise StopIteration
             try:
+                self._learn()
                 if self._state.step >= self._total or self._state.stopped:
                     self._finish()
                     if self.complete:
@@ -139,12 +142,13 @@ class Steps:
                         raise StopIteration
                     continue
                 self._generations.check_aborted()
-                self._exchange_speeds()
+                self._planner.exchange_speeds()
                 if self._stopping:
-                    plan = self._plan()
+                    plan = self._planner.plan()
+                    none = Slice(plan.number, 0, plan.samples, plan.batch_size, plan.units)
                     assert self._sums is not None
                     with self._generations.channel.collective():
-                        self._sums.end(Slice(plan.number, 0, plan.samples, plan.batch_size))
+                        self._sums.end(none)
                     self._state.stopped = True
                     continue
             except HorovodInternalError as error:
@@ -166,6 +170,11 @@ class Steps:
             self._generations.emit("evaluated", step=self._evaluated, metrics=metrics)
         if step is None or not (step.running or step.applied or step.left_out):
             self._saving.evaluated(self._own_results)  # its time to be saved has passed
+
+    def exchange(self, value: Any, name: str) -> list[Any]:
+        """What each rank has given, between two steps; see trainer.engine.exchange."""
+        with self._generations.channel.collective():
+            return exchange(value, self._generations.size, name)
 
     def stop(self) -> None:
         """No further step: training is complete, on all workers once one of them says so.
@@ -230,11 +239,11 @@ class Steps:
         agreed.require_alike()
         assert self._sums is not None
         self._sums.enter(self._generations.rank, self._generations.size, agreed.mixed)
-        speeds = [one.speed for one in agreed.holdings]
+        self._expect()
+        self._learner.enter(agreed)
+        self._planner.enter(agreed)
         self._micro.enter(agreed)
         self._state.again = agreed.again
-        self._balance = Balance(speeds, follow=self._session.balance == "speed")
-        self._tell_speed = False
         self._progress.enter()
         self._saving.enter()
         return True
@@ -245,17 +254,19 @@ class Steps:
             override = self._session.checkpoint.override
             setup = Setup.of_program(self._state, self._order, self._total).overridden(override)
             emit = self._generations.emit
-            self._beginning = Beginning(self._state, setup, self._total, override, emit)
+            self._beginning = Beginning(
+                self._state, setup, self._total, override, self._saving, emit
+            )
+            self._state.starts_from(self._beginning.start, self._beginning.begun)
             self._sums = Sums(
                 self._state,
-                2 * len(self._metrics),  # each with how often it was added to
+                0,  # until something is expected
                 self._generations.check_aborted,
                 self._generations.emit,
             )
-            self._hooks = [
-                register_optimizer_step_pre_hook(self._before_optimizer),
-                register_optimizer_step_post_hook(self._after_optimizer),
-            ]
+            self._learner.look()
+            trained = self._sums.trained
+            self._hooks = OptimizerHooks(self._state, trained, lambda: self._step)
         horovod_init()
 
     def _settle(self) -> None:
@@ -274,6 +285,11 @@ class Steps:
                 self._generations.leave(self._state, lost)
         elif step.again:
             self._take_smaller_parts(step)
+        elif step.learning:
+            self._put_back()
+            self._learner.found(step.learned)
+            if self._state.torn:
+                self._generations.leave(self._state, f"{self._state.torn} cannot be put back")
         elif step.failed:
             self._put_back()
             self._generations.leave(self._state, step.failed)
@@ -330,30 +346,16 @@ class Steps:
             self.complete = True
         self._generations.finish()
 
-    def _start(self) -> tuple[Any, int] | None:
-        """The tree that a world without any state begins with, and its step. A collective."""
-        found = self._saving.start()
-        if found is None:
-            return None
-        tree, step = found
-        assert self._beginning is not None
-        self._beginning.require_usable(tree)
-        return {**tree, "avoided": [*tree.get("avoided", ()), *self._saving.avoided()]}, step
-
     def _send_done(self) -> None:
         unsaved = [self._saving.unsaved(), "" if self._audit is None else self._audit.unsaved()]
         said = "\n".join(filter(None, unsaved))
         self._generations.done(self._state.step, self._results, said)
 
-    def _begun(self, tree: dict[str, Any]) -> None:
-        assert self._beginning is not None
-        self._beginning.begun(tree, self._generations.rank == 0)
-
     # --- steps ------------------------------------------------------------------------
 
     def _next_step(self) -> Step:
         assert self._sums is not None
-        plan = self._plan()
+        plan = self._planner.plan()
         if self._audit is not None:
             assert self._order is not None
             self._audit.contribute(
@@ -367,8 +369,8 @@ class Steps:
         if self._generations.careful:  # it may be the last that is heard of this worker
             first = plan.indices[:TOLD].tolist()
             self._generations.channel.send(Taking(self._state.step, first, len(plan.indices)))
-        if self._seed is not None:
-            seed_step(self._seed, self._state.step, plan.rank)
+        self._seed_for(UPDATE if self._learner.by_units else plan.rank)
+        watch = self._learner.begin(plan.number, plan.rank == 0)
         self._sums.grant()
         return Step(
             plan,
@@ -379,6 +381,9 @@ class Steps:
             lambda: self._saving.due(self._state.step + 1),
             self._judge,
             micro=self._micro,
+            means=self._state.learned.means,
+            seed=self._seed_for if self._learner.has_units else lambda part: None,
+            watch=watch,
         )
 
     def _taken_step(self) -> Step:
@@ -395,64 +400,23 @@ class Steps:
             taken=self._state.metrics,
         )
 
+    def _seed_for(self, part: int) -> None:
+        """Seeds for a part of the next step: a unit, a rank or the update."""
+        if self._seed is not None:
+            seed_step(self._seed, self._state.step, part)
+
+    def _learn(self) -> None:
+        self._learner.learn()
+        self._expect()
+
+    def _expect(self) -> None:
+        """What a step sums: each number with how often it was added to; and means, as pairs."""
+        assert self._sums is not None
+        self._sums.expect(2 * (len(self._metrics) + len(self._state.learned.means)))
+
     def newest(self) -> Plan:
         """What the newest step was about, for what follows it."""
-        return dataclasses.replace(
-            self._plan(max(0, self._state.step - 1)), number=self._state.step
-        )
-
-    def _plan(self, before: int | None = None) -> Plan:
-        """Which samples this rank takes in the step after so many; without a number the next."""
-        state, order = self._state, self._order
-        before = state.step if before is None else before
-        epoch, batch_size, ends_epoch = 0, 0, False
-        indices, samples = torch.empty(0, dtype=torch.int64, device="cpu"), 0
-        if order is not None:
-            epoch = order.epoch_of(before)
-            if epoch != self._epoch:
-                self._permutation = order.permutation(epoch)
-                self._prefixes = Prefixes(self._permutation)
-                self._epoch = epoch
-            start, stop = order.bounds(before)
-            low, high = share(start, stop, self._generations.rank, self._balance.weights)
-            indices = self._permutation[low:high]
-            samples = self._prefixes.digest(start, stop)
-            batch_size = stop - start
-            ends_epoch = order.epoch_of(before + 1) != epoch
-        return Plan(
-            number=before + 1,
-            total=self._total,
-            epoch=epoch,
-            indices=indices,
-            samples=samples,
-            batch_size=batch_size,
-            ends_epoch=ends_epoch,
-            rank=self._generations.rank,
-            size=self._generations.size,
-            device=state.device or state.prepare(),
-        )
-
-    def _exchange_speeds(self) -> None:
-        """Every now and then, after the same step on all ranks: new weights for the shares."""
-        if self._tell_speed:
-            self._tell_speed = False
-            self._state.speed = self._speed.settle()
-            agreed = self._generations.agree(self._state)
-            self._balance.told([one.speed for one in agreed.holdings])
-
-    def _before_optimizer(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        """A hook of all optimizers of this process, before those that the program has set."""
-        step, sums = self._step, self._sums
-        if step is None or sums is None or not sums.trained.owner(optimizer, step.running):
-            return None
-        changed = step.before_update(optimizer, args[1:], kwargs)
-        self._state.clean = False  # in the middle of an update it is nobody's to copy
-        self._state.updates_taken += 1
-        return None if changed is None else ((optimizer, *changed[0]), changed[1])
-
-    def _after_optimizer(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self._step is not None:
-            self._step.after_update(optimizer)
+        return self._planner.newest()
 
     def _judge(self, step: Step, summed: Summed) -> None:
         """Looks at what all ranks have summed, before anybody uses it."""
@@ -461,17 +425,8 @@ class Steps:
         parts = self._state.stateful()
         what = what_is_not_finite(step.metrics, summed.norm, lambda: loss_scale(parts))
         if what:
-            ids = {rank: self._ids_of(rank) for rank in summed.nonfinite}
+            ids = {rank: self._planner.ids_of(rank) for rank in summed.nonfinite}
             self._nonfinite.judge(step.number, what, step.metrics, ids, step.rank == 0)
-
-    def _ids_of(self, rank: int) -> list[int]:
-        """The samples of a rank in the running step."""
-        if self._order is None:
-            return []
-        start, stop = self._order.bounds(self._state.step)
-        low, high = share(start, stop, rank, self._balance.weights)
-        ids: list[int] = self._permutation[low:high].tolist()
-        return ids
 
     def _completed(self, step: Step) -> None:
         state = self._state
@@ -486,10 +441,9 @@ class Steps:
         if self._sums is not None and step.applied:
             self._sums.left()
         self._generations.step_completed()
-        self._speed.measured(len(step.indices), step.computed)
+        self._planner.measured(len(step.indices), step.computed, step.pause)
         state.metrics = dict(step.metrics)
         self._progress.completed(step.metrics)
-        self._tell_speed = self._balance.due() and not step.pause
 
     def _settled(self, step: Step) -> str:
         """What follows a step that was taken, once the loop's body is over.
@@ -518,8 +472,8 @@ class Steps:
         """The program's models and optimizers are its own again."""
         if self._sums is not None:
             self._sums.close()
-        while self._hooks:
-            self._hooks.pop().remove()
+        if self._hooks is not None:
+            self._hooks.close()
 
     @property
     def _own_results(self) -> dict[str, float]:

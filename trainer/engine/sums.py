@@ -35,12 +35,14 @@ class Slice:
         share: how many of them are this rank's.
         whole: the digest of those of all ranks; 0 without a data set.
         count: how many all ranks have together.
+        units: what all ranks compute together, if they compute by units; else 0.
     """
 
     number: int
     share: int
     whole: int
     count: int
+    units: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Own:
         save: whether a checkpoint is due, as far as it knows.
         counted: what its loss is a sum over, if the program counts it; else 0.
         metrics: its part of them.
+        learned: whether it has learned what must be known before the step.
         finite: whether its loss is.
     """
 
@@ -63,7 +66,12 @@ class Own:
     counted: float
     metrics: Sequence[float]
     stop: bool = False
+    learned: bool = False
     finite: bool = True
+
+
+class Learning(Exception):
+    """The step is not taken: something was learned in it that must be known before it."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +146,12 @@ class Sums:
             self._drop_buckets()
         self.replicas.enter()
 
+    def expect(self, metrics: int) -> None:
+        """From now on, a step sums so many numbers for the program."""
+        if metrics != self._metrics:
+            self._metrics = metrics
+            self._drop_buckets()
+
     def close(self) -> None:
         """No step follows: the models are the program's again."""
         self._drop_buckets()
@@ -148,19 +162,24 @@ class Sums:
 
     def grant(self) -> None:
         """A step is given to the program: what it changes from now on can be put back."""
-        self._undo.begin(examine=self.replicas.examine)
+        self._undo.begin(examine=self.replicas.examine, whole=self._state.step == 0)
 
     def begin(self, samples: Slice) -> None:
         """A step begins, on all ranks. Raises Mistake for what cannot be trained any more."""
-        moved = self._size > 1 and len(self._statistics) != self._extras.statistics
+        self._slice = samples
+        statistics = len(self._statistics) if self._counts_statistics else 0
+        moved = statistics != self._extras.statistics
         if self.trained.follow() or self._buckets is None or moved:
             self._drop_buckets()
             self._deal()
-        self._slice = samples
         self.buckets.zero(witness=self.replicas.examine, unused=self._unused)
         self._unused = []
-        if self._size > 1:
-            self._statistics.begin()
+        if self._counts_statistics:
+            self._statistics.begin(samples.units)
+
+    def begin_unit(self, number: int) -> None:
+        """What comes now is the step's unit ``number``, from 0."""
+        self._statistics.begin_unit(number)
 
     @property
     def buckets(self) -> GradientBuckets:
@@ -174,9 +193,9 @@ class Sums:
         Args:
             own: gives this rank's numbers, when its gradients are complete.
 
-        Raises HorovodInternalError when a worker was lost, Mistake when the ranks do not train
-        alike, and StandsAlone on a rank that differs from several others; no parameter has a
-        gradient then.
+        Raises HorovodInternalError when a worker was lost, Learning when a rank has learned
+        something, Mistake when the ranks do not train alike, and StandsAlone on a rank that differs
+        from several others; no parameter has a gradient then.
         """
         self.trained.require_unchanged()
         buckets = self.buckets
@@ -190,13 +209,14 @@ class Sums:
                 save=mine.save,
                 digest=self.rank == 0 and self.replicas.due(),
                 late=late,
+                learned=mine.learned,
                 samples=sum(map(len, mine.samples)),
                 counted=mine.counted,
                 uncounted=bool(mine.samples) and mine.counted == 0 and self._slice.share > 0,
                 witness=witness,
                 magnitude=magnitude,
             )
-            added = self._statistics.added(self._weight) if self._size > 1 else []
+            added = self._statistics.added(self._weight) if self._counts_statistics else []
             told = self._told(mine)
             numbers = self._extras.written(head, mine.metrics, added, self.rank, told)
             if flag is not None and not mine.finite:
@@ -210,13 +230,16 @@ class Sums:
             buckets.forget()
             return Summed(pause=False, save=False, digest=False, metrics=(), stop=True)
         self._compare(read.told, head.samples)
+        if head.learned > 0.5:
+            self._undo.summed(taken=False)
+            raise Learning
         if head.late:
             buckets.reduce_late()
         divisor = self._verdict.divisor(head.counted, head.uncounted, self._slice.number)
         norm = buckets.settle(divisor)
         total, magnitude = head.witness / divisor, head.magnitude / divisor
         buckets.require_witnessed(total, magnitude, self._size)
-        if self._size > 1:
+        if self._counts_statistics:
             self._statistics.settle(read.statistics)
         self._undo.summed()
         return Summed(
@@ -332,6 +355,11 @@ class Sums:
         )
 
     @property
+    def _counts_statistics(self) -> bool:
+        """Whether what ranks add to statistics is summed: a plain loop's single one needs not."""
+        return self._size > 1 or self._slice.units > 0
+
+    @property
     def _weight(self) -> float:
         """This rank's part of the batch; all are alike where there is no data set."""
         if not self._slice.count:
@@ -341,7 +369,7 @@ class Sums:
     # --- buckets ----------------------------------------------------------------------
 
     def _deal(self) -> None:
-        statistics = len(self._statistics) if self._size > 1 else 0
+        statistics = len(self._statistics) if self._counts_statistics else 0
         self._extras = Extras(self._metrics, statistics, self._size if self._size > 1 else 0)
         self._buckets = GradientBuckets(
             self.trained.parameters,

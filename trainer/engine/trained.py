@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules import module as registration
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedParameter, is_lazy
 from torch.optim import LBFGS, Optimizer
 
@@ -203,6 +204,17 @@ class Trained:
                     f"{name} is an LBFGS, which evaluates the loss several times in a step; a step "
                     "has one evaluation, so take an optimizer that needs no more",
                 )
+        for name, model in self._state.models_by_name().items():
+            for path, module in model.named_modules():
+                if isinstance(module, _BatchNorm) and type(module).__name__ == "SyncBatchNorm":
+                    where = f"{name}.{path}".rstrip(".")
+                    raise Mistake(
+                        "SW5147",
+                        f"{where} is a SyncBatchNorm, whose collectives wait for each other when "
+                        "workers have unequal numbers of parts; take BatchNorm, and units: each "
+                        "of them has its own statistics, the same in every world (unit in a Task, "
+                        "or batches(…, unit=8))",
+                    )
         for parameter in self._all:
             if isinstance(parameter, UninitializedParameter):
                 raise Mistake(

@@ -49,16 +49,20 @@ class Undo:
         self._before = Memory()
         self._memory = Memory()
         self._learned = False
+        self._whole = False  # whether all parameters are copied
         self._summed = False
         self._examined = False
 
-    def begin(self, examine: bool) -> None:
+    def begin(self, examine: bool, whole: bool = False) -> None:
         """A step is given to the program.
 
         Args:
             examine: whether to learn from this step what changes.
+            whole: whether to copy all parameters, too: the first step of a run may be the one that
+                shows what must be known before it, and nobody knows yet which of them move early.
         """
         self._examined = examine
+        self._whole = whole
         self._summed = False
         modules = self._all_of_modules() if examine else self._of_modules
         self._before = self._memory = Memory(
@@ -68,11 +72,18 @@ class Undo:
         self._buffers = self._buffer_versions() if examine else {}
         self._watch(self._early)
 
-    def summed(self) -> None:
-        """The gradients are summed: whatever has moved by now was no optimizer."""
+    def summed(self, taken: bool = True) -> None:
+        """The gradients are summed: whatever has moved by now was no optimizer.
+
+        Args:
+            taken: whether the step goes on; copies of what does not move are let go then.
+        """
         if not self._summed:
             self._summed = True
             self._early |= self._moved()
+        if taken and self._whole:
+            self._whole = False
+            self._clones = {key: one for key, one in self._clones.items() if key in self._early}
 
     def left(self) -> None:
         """The block is over, and the step was taken; what follows the block may run again."""
@@ -137,7 +148,9 @@ class Undo:
 
     def _watch(self, copied: Container[int]) -> None:
         self._versions = [one._version for one in self._watched]
-        self._clones = {id(p): p.detach().clone() for p in self._watched if id(p) in copied}
+        self._clones = {
+            id(p): p.detach().clone() for p in self._watched if self._whole or id(p) in copied
+        }
 
     def _moved(self) -> set[int]:
         """The parameters that have changed since they are watched, by their ids."""

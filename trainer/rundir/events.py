@@ -40,6 +40,8 @@ steps                     generation, first, count, metrics: {name: [one value p
 state_sent                generation, bytes, total_bytes, seconds (so far; the last one has
                           sent all)
 evaluated                 step, metrics: {name: value}
+units                     step, unit, reason                (from this step on the batch is computed
+                          by units of so many samples)
 checkpoint_committed      step, bytes, seconds
 checkpoint_rejected       step, reason
 checkpoint_failed         step, reason, failures            (in a row; the store did not take it,

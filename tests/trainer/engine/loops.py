@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from tests.trainer.ranks import Meeting, form, workers, world_of
-from trainer.protocol.messages import Exit
+from tests.conformance.journey import Itinerary, Stage, Stay
+from tests.trainer.ranks import Meeting, Process, form, workers, world_of
+from trainer.protocol.messages import Exit, Form
 
 Loop = Callable[[list[Any]], None]
 
@@ -35,6 +37,31 @@ def trained(size: int, loop: Loop) -> list[Outcome]:
         for member in members:
             member.send(Exit())  # read when the world is over
         return [member.process.result() for member in members]
+
+
+def travelled(stages: Sequence[Stage], loop: Loop) -> dict[int, Outcome]:
+    """Runs ``loop(log)`` in one world after another. Returns what became of who is left."""
+    stays: dict[int, list[Stay]] = {}
+    with ExitStack() as stack:
+        for generation, stage in enumerate(stages, 1):
+            world = world_of(*[1] * len(stage.members), generation=generation)
+            meeting = stack.enter_context(Meeting(world))
+            for rank, member in enumerate(stage.members):
+                stay = Stay(
+                    Form(generation, dict(meeting.environments[rank]), ("127.0.0.1",)),
+                    asks=stage.last if rank == stage.asks else 0,
+                    dies=stage.last if rank == stage.dies else 0,
+                )
+                stays.setdefault(member, []).append(stay)
+        killed = {one.members[one.dies] for one in stages if one.dies is not None}
+        processes = {member: Process(_travel, its, loop) for member, its in stays.items()}
+        for process in processes.values():
+            stack.callback(process.close)
+        return {member: processes[member].result() for member in processes if member not in killed}
+
+
+def _travel(stays: list[Stay], loop: Loop) -> Outcome:
+    return _follow(Itinerary(stays), loop)
 
 
 def _follow(channel: Any, loop: Loop) -> Outcome:

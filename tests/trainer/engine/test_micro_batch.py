@@ -15,6 +15,7 @@ from tests.trainer.engine.loops import _follow, trained
 from tests.trainer.ranks import alone, formed, workers
 from trainer.engine.agreement import Agreement, Holding
 from trainer.engine.micro_batch import MicroBatch, ran_out
+from trainer.engine.mistake import Mistake
 from trainer.engine.portable import Portable
 from trainer.protocol.messages import Done, Stopped
 
@@ -49,6 +50,14 @@ def test_where_memory_runs_out_parts_are_halved_down_to_a_sample() -> None:
     assert micro.halve(FULL, [torch.arange(3)])
     assert not micro.halve(FULL, [torch.arange(1)]), "it will not fit"
     assert not micro.halve(ValueError("x"), [torch.arange(8)])
+
+
+def test_a_unit_is_never_halved() -> None:
+    micro, units = MicroBatch(Portable()), [torch.arange(4), torch.arange(3)]
+    with pytest.raises(Mistake, match="step 7: memory ran out, and a unit of 4 samples"):
+        micro.require_room(FULL, 7, units)
+    micro.require_room(FULL, 7, None)
+    micro.require_room(ValueError("x"), 7, units)
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def statistics_stay_ones_own(now: Now) -> None:
 
 
 def the_slice_of_another_rank(now: Now) -> None:
-    from trainer.engine import steps
+    from trainer.engine import dealing
 
     def make(share: Any) -> Any:
         def other(start: int, stop: int, rank: int, weights: Any) -> Any:
@@ -179,7 +179,7 @@ def the_slice_of_another_rank(now: Now) -> None:
 
         return other
 
-    patched(steps, "share", make)
+    patched(dealing, "share", make)
 
 
 def another_order_on_one_rank(now: Now) -> None:
