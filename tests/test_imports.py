@@ -33,6 +33,10 @@ RULES = {
         ["trainer.rundir", "trainer.protocol", "trainer.checkpoints"],
         "it trains in any world; who forms worlds is nothing to it",
     ),
+    "trainer.training": (
+        ["trainer.rundir", "trainer.protocol", "trainer.engine"],
+        "what a task asks for is the same for every task; what a task is, they need not know",
+    ),
     "trainer.worker": (
         [
             "trainer.rundir",

@@ -1,6 +1,6 @@
 """Swell's trainer: what runs on the VMs.
 
-    from trainer import Task, fit
+    from trainer import Schedule, Task, decay_groups, fit
 
 Imported lazily, so that the launcher can use ``trainer.rundir.directory`` without torch. (The
 modules of ``fit`` and ``report`` are called otherwise: a submodule would hide the function.)
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from trainer.loop import fit as fit
     from trainer.reporting import report as report
     from trainer.task import Task as Task
+    from trainer.training.groups import decay_groups as decay_groups
+    from trainer.training.schedule import Schedule as Schedule
 
-__all__ = ["Task", "fit", "report"]
+__all__ = ["Schedule", "Task", "decay_groups", "fit", "report"]
 
 
 def __getattr__(name: str) -> Any:
@@ -35,4 +37,12 @@ def __getattr__(name: str) -> Any:
         from trainer.reporting import report
 
         return report
+    if name == "Schedule":
+        from trainer.training.schedule import Schedule
+
+        return Schedule
+    if name == "decay_groups":
+        from trainer.training.groups import decay_groups
+
+        return decay_groups
     raise AttributeError(f"module 'trainer' has no attribute {name!r}")

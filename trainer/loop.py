@@ -13,17 +13,20 @@ It is an own loop as ``trainer.elastic`` describes it, with nothing that another
 not do, too. One step, on every rank::
 
     slice of the global batch ─► this rank's share ─► forward, backward (micro-batches)
-        ─► buckets are summed over the ranks while backward runs
-        ─► optimizer.step() ─► step += 1
+        ─► buckets are summed over the ranks while backward runs ─► before_update ─► clipping
+        ─► optimizer.step() ─► the schedule, the moving average ─► after_update ─► step += 1
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from trainer.engine.data import Order
 from trainer.engine.device import to_device
@@ -33,21 +36,39 @@ from trainer.engine.plan import Plan
 from trainer.engine.state import State
 from trainer.engine.step import Step
 from trainer.engine.steps import Steps
+from trainer.engine.units import default_unit
 from trainer.protocol.channel import Channel, current_channel
 from trainer.protocol.session import Session, current_session
 from trainer.task import Task
+from trainer.training.average import average, averaging
+from trainer.training.precision import Precision
+from trainer.training.recompute import recompute
 
 
 class TaskState(State):
-    """A task's model, optimizer and schedule, and what its ``state()`` declares.
+    """A task's model, optimizers and schedules, and what its ``state()`` declares.
 
-    The optimizer is made when the model is on its device, which is when the worker first
+    The optimizers are made when the model is on its device, which is when the worker first
     joins a world.
+
+    Attributes:
+        updating: the optimizers, in the order of the task.
+        following: their schedules; None where there is none.
+        precision: in which the model computes.
     """
+
+    updating: Sequence[Optimizer] = ()
+    following: Sequence[LRScheduler | None] = ()
+    precision = Precision("fp32", torch.device("cpu"))
 
     def __init__(self, task: Task, total_steps: int) -> None:
         torch.manual_seed(task.seed)
         super().__init__(model=task.model())
+        if task.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        if task.ema is not None:
+            self._add("ema", averaging(self.model, task.ema))
+        recompute(self.model, task.recompute)
         self._task = task
         self._total_steps = total_steps
         self._prepared = False
@@ -60,11 +81,25 @@ class TaskState(State):
         device = super().prepare()
         if not self._prepared:
             self._prepared = True
-            optimizer = self._task.optimizer(self.model)
-            self._add("optimizer", optimizer)
-            self._add("scheduler", self._task.scheduler(optimizer, self._total_steps))
+            made = self._task.optimizer(self.model)
+            several = not isinstance(made, Optimizer)
+            self.updating = list(made) if not isinstance(made, Optimizer) else [made]
+            self.following = [self._task.scheduler(o, self._total_steps) for o in self.updating]
+            for number, optimizer in enumerate(self.updating):
+                suffix = str(number) * several
+                self._add(f"optimizer{suffix}", optimizer)
+                self._add(f"scheduler{suffix}", self.following[number])
+            self.precision = Precision(self._task.precision, device)
+            if self.precision.scaler is not None:
+                self._add("scaler", self.precision.scaler)
             self._task._watch = self._watch
         return device
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model that evaluations are about: the moving average, if there is one."""
+        model: nn.Module = self.model if self._task.ema is None else self.ema
+        return model
 
     def load(self, tree: dict[str, Any]) -> None:
         super().load(tree)
@@ -97,7 +132,8 @@ class Loop:
     def __init__(self, task: Task, channel: Channel, session: Session) -> None:
         self._task = task
         self._data: Any = task.dataset()
-        order = Order(len(self._data), task.global_batch, task.seed)
+        unit = default_unit(task.global_batch, task.micro_batch) if task.unit is None else task.unit
+        order = Order(len(self._data), task.global_batch, task.seed, unit)
         total = task.epochs * order.steps_per_epoch
         self._state = TaskState(task, total)
         self._steps = Steps(
@@ -109,6 +145,7 @@ class Loop:
             metrics=("loss",),
             seed=task.seed,
             on_nonfinite=policy_of(session.on_nonfinite, task.on_nonfinite),
+            watch=task.unit is None,
         )
 
     def run(self) -> dict[str, float]:
@@ -119,6 +156,7 @@ class Loop:
                     self._take(step)
                 if step.epoch_done:
                     with self._steps.together():
+                        _told(self._task.on_epoch, self._state.model, step=step.plan)
                         self._evaluate()
             if self._steps.complete:
                 if not self._steps.results:
@@ -136,8 +174,9 @@ class Loop:
         model.train()
         counts = set()
         for part in step.split(task.micro_batch):
-            batch = to_device(_told(task.batch, self._data, part, step=step.plan), step.device)
-            loss = _told(task.loss, model, batch, step=step.plan)
+            batch = self._batch(part, step)
+            with self._state.precision.autocast():
+                loss, numbers = _parted(_told(task.loss, model, batch, step=step.plan))
             counts.add(isinstance(loss, tuple))
             if isinstance(loss, tuple):
                 loss, count = loss
@@ -146,21 +185,59 @@ class Loop:
                 # Each part's mean loss, by its part of the global batch: they sum to the mean.
                 loss = loss * (len(part) / step.batch_size)
             step.add(loss=loss)
-            loss.backward()
+            step.measure(**_means({**numbers, **self._measured(batch, step)}, len(part)))
+            self._state.precision.backward(loss)
         if len(counts) > 1:
             raise Mistake(
                 NOT_ALIKE,
                 f"step {step.number}: loss() has returned a mean for some batches, and (sum, "
                 "count) for others; let it return the same always",
             )
-        self._state.optimizer.step()
-        if self._state.scheduler is not None:
-            self._state.scheduler.step()
+        self._update(step)
+
+    def _batch(self, part: Tensor, step: Step) -> Any:
+        batch = _told(self._task.batch, self._data, part, step=step.plan)
+        return to_device(batch, step.device, self._task.channels_last)
+
+    def _measured(self, batch: Any, step: Step) -> dict[str, Any]:
+        """The task's numbers beside the loss; without them there is no pass for them."""
+        task, model = self._task, self._state.model
+        if type(task).metrics is Task.metrics:
+            return {}
+        training = [module for module in model.modules() if module.training]
+        model.eval()
+        with torch.no_grad(), self._state.precision.autocast():
+            found: dict[str, Any] = _told(task.metrics, model, batch, step=step.plan)
+        for module in training:
+            module.training = True
+        return found
+
+    def _update(self, step: Step) -> None:
+        """The gradients are summed, on every rank: they change the model."""
+        task, state = self._task, self._state
+        logged = {
+            f"lr_{number}" if number else "lr": float(optimizer.param_groups[0]["lr"])
+            for number, optimizer in enumerate(state.updating)
+        }
+        state.precision.unscale(state.updating)
+        _told(task.before_update, state.model, step=step.plan)
+        if task.clip_norm is not None:
+            norm = nn.utils.clip_grad_norm_(state.model.parameters(), task.clip_norm)
+            logged["norm"] = float(norm)
+        state.precision.step(state.updating)
+        for scheduler in state.following:
+            if scheduler is not None:
+                scheduler.step()
+        if task.ema is not None:
+            average(state.ema, state.model, task.ema)
+        _told(task.after_update, state.model, step=step.plan)
+        step.metrics.update(logged)
 
     def _evaluate(self) -> None:
-        self._state.model.eval()
-        with torch.no_grad():
-            metrics = _told(self._task.evaluate, self._state.model, step=self._steps.newest())
+        model = self._state.evaluated
+        model.eval()
+        with torch.no_grad(), self._state.precision.autocast():
+            metrics = _told(self._task.evaluate, model, step=self._steps.newest())
         self._steps.report({name: float(value) for name, value in metrics.items()})
 
 
@@ -171,6 +248,41 @@ def _told(function: Callable[..., Any], *args: Any, step: Plan) -> Any:
     except TypeError:
         return function(*args)
     return function(*args, step)
+
+
+def _parted(found: Any) -> tuple[Any, dict[str, Any]]:
+    """What ``loss`` has returned: the loss, in no lower precision than float32, and the rest."""
+    loss, numbers = (found, {})
+    if isinstance(found, dict):
+        if "loss" not in found:
+            raise Mistake("SW5145", f"loss() returned a dict without 'loss': {sorted(found)}")
+        numbers = {name: one for name, one in found.items() if name != "loss"}
+        loss = found["loss"]
+    if isinstance(loss, tuple):
+        return (_whole(loss[0]), loss[1]), numbers
+    return _whole(loss), numbers
+
+
+def _whole(number: Any) -> Any:
+    """A number in no lower precision than float32."""
+    low = isinstance(number, Tensor) and number.dtype in (torch.bfloat16, torch.float16)
+    return number.float() if low else number
+
+
+def _means(numbers: Mapping[str, Any], samples: int) -> dict[str, tuple[Any, Any]]:
+    """A part's metrics as (sum, count): those that are no pairs yet are means over its samples."""
+    pairs = {}
+    for name, one in numbers.items():
+        total, count = one if isinstance(one, tuple) else (_whole(one) * samples, samples)
+        if name == "loss" or (isinstance(total, Tensor) and total.numel() != 1):
+            what = "is what loss() returns" if name == "loss" else f"has shape {list(total.shape)}"
+            raise Mistake(
+                "SW5146",
+                f"the metric {name!r} {what}; give each metric a name of its own, and one number: "
+                "its mean over the batch, or (sum, count)",
+            )
+        pairs[name] = (total, count)
+    return pairs
 
 
 def _differs(one: Any, other: Any) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Sequence, Sized
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+
+from trainer.training.precision import Name as PrecisionName
+from trainer.training.schedule import Schedule
 
 
 class Task:
@@ -30,6 +33,18 @@ class Task:
         seed: fixes the order of the data and the state of torch's random generators.
         on_nonfinite: ``stop``, ``skip`` or ``rollback``, when the loss or gradients are not finite
             (see ``trainer.elastic.steps``); what the job file says counts more.
+        unit: samples that are computed together in every world, with random numbers and batch
+            statistics of their own, instead of ``micro_batch``. None: as many as fit the batch
+            (trainer.engine.units), from the first step on that shows that it matters; 0: never.
+        precision: ``fp32`` (the parameters' own), ``bf16`` or ``fp16`` with a scaler: autocast
+            around ``loss`` and evaluations; parameters and sums stay in the parameters' own.
+        clip_norm: largest norm of all gradients together, once they are summed; None for any.
+        schedule: of the learning rate; see trainer.training.schedule. None for a constant one.
+        ema: what of a moving average of the model stays in each step, as 0.999; it is what is
+            evaluated. None for no average.
+        channels_last: whether images, and the model, have their channels last in memory.
+        recompute: names of modules whose activations are computed again in backward, to save
+            memory; ``*`` stands for anything, as in ``blocks.*``.
     """
 
     epochs: int = 1
@@ -37,6 +52,13 @@ class Task:
     micro_batch: int | None = None
     seed: int = 0
     on_nonfinite: str | None = None
+    unit: int | None = None
+    precision: PrecisionName = "fp32"
+    clip_norm: float | None = None
+    schedule: Schedule | None = None
+    ema: float | None = None
+    channels_last: bool = False
+    recompute: Sequence[str] = ()
     _watch: Callable[[str, Any], None] | None = None  # set while it trains
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -52,13 +74,21 @@ class Task:
         """The model, freshly initialised, on the CPU."""
         raise NotImplementedError(f"{type(self).__name__} must define model()")
 
-    def optimizer(self, model: nn.Module) -> Optimizer:
-        """The optimizer of ``model``, which is on its device by now."""
+    def optimizer(self, model: nn.Module) -> Optimizer | Sequence[Optimizer]:
+        """The optimizer of ``model``, which is on its device by now; or several, for its parts.
+
+        ``trainer.decay_groups(model, weight_decay)`` makes groups of what decays and what does not.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define optimizer(model)")
 
     def scheduler(self, optimizer: Optimizer, total_steps: int) -> LRScheduler | None:
-        """A learning rate schedule that is stepped once after each step, or None."""
-        return None
+        """A learning rate schedule that is stepped once after each step, or None.
+
+        By default that of ``schedule``. Called for each of several optimizers.
+        """
+        if self.schedule is None:
+            return None
+        return self.schedule.scheduler(optimizer, total_steps, self.global_batch)
 
     def batch(self, dataset: Any, indices: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The samples ``indices`` (int64, shape [n]) as one batch on the CPU."""
@@ -71,8 +101,39 @@ class Task:
         something else than samples, such as tokens that are no padding: the sums and the counts of
         all micro-batches and workers are added up before one is divided by the other. A mean over
         the tokens of each micro-batch would depend on how the batch was split.
+
+        It may also return a dict of ``loss`` and other numbers; these are measured, as those of
+        ``metrics`` are, without a forward pass of their own.
         """
         raise NotImplementedError(f"{type(self).__name__} must define loss(model, batch)")
+
+    def metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """``metrics(model, batch)`` or ``metrics(model, batch, step)``: numbers beside the loss.
+
+        Each is a mean over the samples of ``batch``, or (sum, count); it is averaged over all of
+        the step's samples. Called after each ``loss``, without gradients, the model in evaluation
+        mode. Logged with each step, beside ``loss``, the learning rate ``lr``, and ``norm``, that
+        of the gradients before they are clipped.
+        """
+        return {}
+
+    def before_update(self, *args: Any, **kwargs: Any) -> None:
+        """``before_update(model)`` or ``before_update(model, step)``: on every rank, in each step.
+
+        The gradients are summed over the ranks, and not clipped yet.
+        """
+
+    def after_update(self, *args: Any, **kwargs: Any) -> None:
+        """``after_update(model)`` or ``after_update(model, step)``: on every rank, in each step.
+
+        The optimizers have stepped. What is changed here must be changed on all ranks alike.
+        """
+
+    def on_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """``on_epoch(model)`` or ``on_epoch(model, step)``: on every rank, after each epoch.
+
+        For one rank alone ask ``step.rank == 0``.
+        """
 
     def evaluate(self, model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Metrics of the model as it is, by name; called on every worker after each epoch."""

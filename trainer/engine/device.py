@@ -36,13 +36,18 @@ def kind_of(device: torch.device) -> int:
     return digest_of(name) >> 12
 
 
-def to_device(batch: Any, device: torch.device) -> Any:
-    """``batch``, a tensor or dicts, lists and tuples of tensors, on ``device``."""
+def to_device(batch: Any, device: torch.device, channels_last: bool = False) -> Any:
+    """``batch``, a tensor or dicts, lists and tuples of tensors, on ``device``.
+
+    With ``channels_last``, those of four dimensions, images, have their channels last in memory.
+    """
     if isinstance(batch, Tensor):
+        if channels_last and batch.ndim == 4:
+            return batch.to(device, non_blocking=True, memory_format=torch.channels_last)
         return batch.to(device, non_blocking=True)
     if isinstance(batch, dict):
-        return {key: to_device(value, device) for key, value in batch.items()}
+        return {key: to_device(value, device, channels_last) for key, value in batch.items()}
     if isinstance(batch, list | tuple):
-        values = [to_device(value, device) for value in batch]
+        values = [to_device(value, device, channels_last) for value in batch]
         return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
     return batch
