@@ -19,8 +19,9 @@ not do, too. One step, on every rank::
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from trainer.engine.data import Order
 from trainer.engine.device import to_device
+from trainer.engine.generators import seed_step
 from trainer.engine.mistake import NOT_ALIKE, Mistake
 from trainer.engine.nonfinite import policy_of
 from trainer.engine.plan import Plan
@@ -41,6 +43,8 @@ from trainer.protocol.channel import Channel, current_channel
 from trainer.protocol.session import Session, current_session
 from trainer.task import Task
 from trainer.training.average import average, averaging
+from trainer.training.evaluation import due, evaluate
+from trainer.training.numbers import pairs, parted
 from trainer.training.precision import Precision
 from trainer.training.recompute import recompute
 
@@ -96,7 +100,7 @@ class TaskState(State):
         return device
 
     @property
-    def evaluated(self) -> nn.Module:
+    def averaged(self) -> nn.Module:
         """The model that evaluations are about: the moving average, if there is one."""
         model: nn.Module = self.model if self._task.ema is None else self.ema
         return model
@@ -132,9 +136,10 @@ class Loop:
     def __init__(self, task: Task, channel: Channel, session: Session) -> None:
         self._task = task
         self._data: Any = task.dataset()
+        self._validation: Any = task.validation()
         unit = default_unit(task.global_batch, task.micro_batch) if task.unit is None else task.unit
-        order = Order(len(self._data), task.global_batch, task.seed, unit)
-        total = task.epochs * order.steps_per_epoch
+        self._order = order = Order(len(self._data), task.global_batch, task.seed, unit)
+        self._total = total = task.epochs * order.steps_per_epoch
         self._state = TaskState(task, total)
         self._steps = Steps(
             self._state,
@@ -146,6 +151,7 @@ class Loop:
             seed=task.seed,
             on_nonfinite=policy_of(session.on_nonfinite, task.on_nonfinite),
             watch=task.unit is None,
+            between=self._between,
         )
 
     def run(self) -> dict[str, float]:
@@ -157,10 +163,10 @@ class Loop:
                 if step.epoch_done:
                     with self._steps.together():
                         _told(self._task.on_epoch, self._state.model, step=step.plan)
-                        self._evaluate()
             if self._steps.complete:
-                if not self._steps.results:
-                    self._evaluate()
+                if not self._steps.results:  # what was complete is done again: there is no world
+                    alone = dataclasses.replace(self._steps.newest(), rank=0, size=1)
+                    self._evaluate(alone, lambda value, name: [value])
                 self._steps.done()
         except Exception:
             self._steps.abandon()
@@ -176,7 +182,7 @@ class Loop:
         for part in step.split(task.micro_batch):
             batch = self._batch(part, step)
             with self._state.precision.autocast():
-                loss, numbers = _parted(_told(task.loss, model, batch, step=step.plan))
+                loss, numbers = parted(_told(task.loss, model, batch, step=step.plan))
             counts.add(isinstance(loss, tuple))
             if isinstance(loss, tuple):
                 loss, count = loss
@@ -185,7 +191,7 @@ class Loop:
                 # Each part's mean loss, by its part of the global batch: they sum to the mean.
                 loss = loss * (len(part) / step.batch_size)
             step.add(loss=loss)
-            step.measure(**_means({**numbers, **self._measured(batch, step)}, len(part)))
+            step.measure(**pairs({**numbers, **self._measured(batch, step)}, len(part)))
             self._state.precision.backward(loss)
         if len(counts) > 1:
             raise Mistake(
@@ -233,12 +239,46 @@ class Loop:
         _told(task.after_update, state.model, step=step.plan)
         step.metrics.update(logged)
 
-    def _evaluate(self) -> None:
-        model = self._state.evaluated
+    def _between(self) -> None:
+        """Between two steps, on all ranks: an evaluation, if one is due, and whether to go on."""
+        task, state, known = self._task, self._state, self._state.learned
+        if known.stops:
+            self._steps.stop()
+        every = task.eval_every or self._order.steps_per_epoch
+        if not due(state.step, known.evaluated, every, self._total):
+            return
+        newest = self._steps.newest()
+        with self._steps.repeatable():
+            metrics = self._evaluate(newest, self._steps.exchange)
+            ends = newest.rank == 0 and task.should_stop(metrics)
+            stops, *_ = self._steps.exchange(ends, "stop")
+            state.learned = dataclasses.replace(known, evaluated=state.step, stops=stops)
+        if stops:
+            self._steps.stop()
+
+    def _evaluate(self, plan: Plan, exchange: Callable[[Any, str], list[Any]]) -> dict[str, float]:
+        task, model, data = self._task, self._state.averaged, self._validation
+        own_batch = type(task).evaluation_batch is not Task.evaluation_batch
+        fetch = task.evaluation_batch if own_batch else task.batch
+
+        def compute(number: int, indices: Tensor) -> dict[str, Any]:
+            self._steps.check_aborted()
+            seed_step(task.seed, plan.number, -2 - number)
+            batch = _told(fetch, data, indices, step=plan)
+            batch = to_device(batch, plan.device, task.channels_last)
+            found: dict[str, Any] = _told(task.evaluate_batch, model, batch, step=plan)
+            return found
+
         model.eval()
         with torch.no_grad(), self._state.precision.autocast():
-            metrics = _told(self._task.evaluate, model, step=self._steps.newest())
-        self._steps.report({name: float(value) for name, value in metrics.items()})
+            own = _told(task.evaluate, model, step=plan)
+            metrics = {name: float(value) for name, value in own.items()}
+            if data is not None:
+                most = task.eval_batch or task.micro_batch or task.global_batch
+                metrics |= evaluate(len(data), most, plan, exchange, compute)
+        self._steps.report(metrics)
+        _told(task.on_evaluate, metrics, step=plan)
+        return metrics
 
 
 def _told(function: Callable[..., Any], *args: Any, step: Plan) -> Any:
@@ -248,41 +288,6 @@ def _told(function: Callable[..., Any], *args: Any, step: Plan) -> Any:
     except TypeError:
         return function(*args)
     return function(*args, step)
-
-
-def _parted(found: Any) -> tuple[Any, dict[str, Any]]:
-    """What ``loss`` has returned: the loss, in no lower precision than float32, and the rest."""
-    loss, numbers = (found, {})
-    if isinstance(found, dict):
-        if "loss" not in found:
-            raise Mistake("SW5145", f"loss() returned a dict without 'loss': {sorted(found)}")
-        numbers = {name: one for name, one in found.items() if name != "loss"}
-        loss = found["loss"]
-    if isinstance(loss, tuple):
-        return (_whole(loss[0]), loss[1]), numbers
-    return _whole(loss), numbers
-
-
-def _whole(number: Any) -> Any:
-    """A number in no lower precision than float32."""
-    low = isinstance(number, Tensor) and number.dtype in (torch.bfloat16, torch.float16)
-    return number.float() if low else number
-
-
-def _means(numbers: Mapping[str, Any], samples: int) -> dict[str, tuple[Any, Any]]:
-    """A part's metrics as (sum, count): those that are no pairs yet are means over its samples."""
-    pairs = {}
-    for name, one in numbers.items():
-        total, count = one if isinstance(one, tuple) else (_whole(one) * samples, samples)
-        if name == "loss" or (isinstance(total, Tensor) and total.numel() != 1):
-            what = "is what loss() returns" if name == "loss" else f"has shape {list(total.shape)}"
-            raise Mistake(
-                "SW5146",
-                f"the metric {name!r} {what}; give each metric a name of its own, and one number: "
-                "its mean over the batch, or (sum, count)",
-            )
-        pairs[name] = (total, count)
-    return pairs
 
 
 def _differs(one: Any, other: Any) -> bool:

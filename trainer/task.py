@@ -45,6 +45,10 @@ class Task:
         channels_last: whether images, and the model, have their channels last in memory.
         recompute: names of modules whose activations are computed again in backward, to save
             memory; ``*`` stands for anything, as in ``blocks.*``.
+        eval_every: steps between two evaluations; None for one after each epoch. The last step is
+            evaluated always.
+        eval_batch: samples of a part of ``validation()``; None for ``micro_batch``, or
+            ``global_batch``.
     """
 
     epochs: int = 1
@@ -59,6 +63,8 @@ class Task:
     ema: float | None = None
     channels_last: bool = False
     recompute: Sequence[str] = ()
+    eval_every: int | None = None
+    eval_batch: int | None = None
     _watch: Callable[[str, Any], None] | None = None  # set while it trains
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -136,8 +142,41 @@ class Task:
         """
 
     def evaluate(self, model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Metrics of the model as it is, by name; called on every worker after each epoch."""
+        """Metrics of the model as it is, by name; called, whole, on every worker.
+
+        For a data set that takes time there is ``validation``.
+        """
         return {}
+
+    def validation(self) -> Sized | None:
+        """The data that is evaluated by all workers together: anything with a length; or None."""
+        return None
+
+    def evaluation_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """``evaluation_batch(dataset, indices)``: samples of ``validation()`` as one batch.
+
+        As ``batch`` has them, unless this is written.
+        """
+        raise NotImplementedError(f"{type(self).__name__} takes batch() for evaluations, too")
+
+    def evaluate_batch(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """``evaluate_batch(model, batch)``, or with the step: numbers of a part of the data.
+
+        Each is (sum, count), or a mean over the samples of ``batch``. Sums and counts of all parts
+        are added up exactly: the figures are the same in every world. When a worker is lost
+        meanwhile, the evaluation is repeated without it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define evaluate_batch(model, batch)")
+
+    def on_evaluate(self, metrics: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """``on_evaluate(metrics)`` or ``on_evaluate(metrics, step)``: on every rank, after each.
+
+        For one rank alone ask ``step.rank == 0``.
+        """
+
+    def should_stop(self, metrics: dict[str, float]) -> bool:
+        """Whether training ends early; asked after each evaluation, of rank 0, for all."""
+        return False
 
     def state(self) -> dict[str, Any]:
         """What else survives, by name, with its first value; the names become attributes.

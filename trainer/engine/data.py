@@ -64,6 +64,10 @@ class Order:
         start = (step % self.steps_per_epoch) * self.batch
         return start, min(start + self.batch, self.samples)
 
+    def place(self, step: int) -> dict[str, int]:
+        """Where in the data the step after ``step`` begins, as a checkpoint says it."""
+        return {"epoch": self.epoch_of(step), "data_position": self.bounds(step)[0]}
+
 
 def shares(count: int, weights: Sequence[float]) -> list[int]:
     """Splits ``count`` samples over ranks, in proportion to their ``weights``.

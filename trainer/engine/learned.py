@@ -27,16 +27,19 @@ class Learned:
         means: the names of the means that a step measures, in order.
         units: why the batch is computed by units; "" while it need not be.
         evaluated: the newest step whose evaluation is done.
+        stops: whether an evaluation has ended training.
     """
 
     means: tuple[str, ...] = ()
     units: str = ""
     evaluated: int = 0
+    stops: bool = False
 
     def found(self, other: Learned) -> Learned:
         """With what a step has shown besides."""
         means = tuple(sorted({*self.means, *other.means}))
-        return Learned(means, max(self.units, other.units), self.evaluated)
+        stops = self.stops or other.stops
+        return Learned(means, max(self.units, other.units), self.evaluated, stops)
 
     @classmethod
     def together(cls, told: Sequence[Learned]) -> Learned:

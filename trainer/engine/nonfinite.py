@@ -15,6 +15,7 @@ from horovod.common.exceptions import HorovodInternalError
 
 from trainer.engine.mistake import Mistake
 from trainer.engine.state import State
+from trainer.engine.sums import Summed
 
 Policy = Literal["stop", "skip", "rollback"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
@@ -91,23 +92,30 @@ class Nonfinite:
     def judge(
         self,
         step: int,
-        what: str,
         metrics: Mapping[str, float],
-        ids: Mapping[int, Sequence[int]],
+        summed: Summed,
+        ids_of: Callable[[int], Sequence[int]],
         tells: bool,
     ) -> None:
-        """Ends a step in which something is not finite; all ranks call it alike.
+        """Ends a step in which something is not finite, or was before; all ranks call it alike.
 
         Args:
             step: its number.
-            what: ``what_is_not_finite``.
             metrics: the step's.
-            ids: the samples of each rank that it came from.
+            summed: what has come of it.
+            ids_of: gives the samples of a rank in the step.
             tells: whether this rank emits the event.
 
         Raises LeftOut when the step is left out, HorovodInternalError when the world goes back to a
         checkpoint, Mistake when the run is to end.
         """
+        if step in self._state.avoided:
+            raise LeftOut
+        parts = self._state.stateful()
+        what = what_is_not_finite(metrics, summed.norm, lambda: loss_scale(parts))
+        if not what:
+            return
+        ids = {rank: ids_of(rank) for rank in summed.nonfinite}
         found: list[tuple[int | None, Sequence[int] | None]] = [*ids.items()] or [(None, None)]
         action, to, why = self._action(step)
         for rank, samples in found if tells else ():

@@ -281,10 +281,14 @@ class Step:
 
         To be called when ``add`` is, with any names. When one comes for the first time the block
         ends early, as when a worker is lost, and the step is taken again with room for it. Raises
-        RuntimeError when it is too late.
+        ValueError for a name that ``add`` takes, and RuntimeError when it is too late.
         """
         self._require_time("measure")
         for name, (total, count) in means.items():
+            if name in self._added:
+                raise ValueError(
+                    f"{name!r} is a sum already, for add(); give the mean another name"
+                )
             self._measured.setdefault(name, []).append((_detached(total), _detached(count)))
 
     def mean_over(self, count: Tensor | float) -> None:

@@ -9,8 +9,8 @@ What the user's ``for`` loop sees as an iterator of steps is, underneath::
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from trainer.engine.generations import Generations
 from trainer.engine.generators import UPDATE, seed_step
 from trainer.engine.learner import Learner
 from trainer.engine.micro_batch import MicroBatch
-from trainer.engine.nonfinite import LeftOut, Nonfinite, Policy, loss_scale, what_is_not_finite
+from trainer.engine.nonfinite import Nonfinite, Policy
 from trainer.engine.optimizer_hooks import OptimizerHooks
 from trainer.engine.plan import Plan
 from trainer.engine.planner import Planner
@@ -58,6 +58,8 @@ class Steps:
             alone.
         on_nonfinite: what becomes of a step whose loss or gradients are not finite.
         watch: whether to compute by units only from the step on that shows that it matters.
+        between: called where all ranks hold the same state, before a checkpoint of it and before
+            the next step: on all ranks, and again in the next world if one of them was lost.
 
     Attributes:
         complete: whether all steps are done and this worker, rank 0, is the one to go on.
@@ -74,6 +76,7 @@ class Steps:
         seed: int | None,
         on_nonfinite: Policy = "stop",
         watch: bool = False,
+        between: Callable[[], None] = lambda: None,
     ) -> None:
         self.complete = False
         self._state = state
@@ -82,6 +85,7 @@ class Steps:
         self._session = session
         self._metrics = metrics
         self._seed = seed
+        self._between = between
         self._generations = Generations(channel)
         self._audit = None if order is None else Audit.open(session, self._generations.emit)
         self._saving = Saving(session, self._generations, state, self._about, self._digest)
@@ -106,7 +110,7 @@ class Steps:
             follow=session.balance == "speed",
         )
         self._micro = MicroBatch(state)
-        self._sums: Sums | None = None
+        self._made_sums: Sums | None = None
         self._beginning: Beginning | None = None
         self._hooks: OptimizerHooks | None = None
         self._step: Step | None = None
@@ -127,6 +131,7 @@ class Steps:
         while True:
             if self._generations.inside:
                 self._settle()
+                self._step = None
             if not self._generations.inside and not self._enter():
                 self._saving.close()
                 if (why := self._generations.failed) and not self.under_agent:
@@ -135,6 +140,7 @@ class Steps:
                 raise StopIteration
             try:
                 self._learn()
+                self._between()
                 if self._state.step >= self._total or self._state.stopped:
                     self._finish()
                     if self.complete:
@@ -146,7 +152,6 @@ class Steps:
                 if self._stopping:
                     plan = self._planner.plan()
                     none = Slice(plan.number, 0, plan.samples, plan.batch_size, plan.units)
-                    assert self._sums is not None
                     with self._generations.channel.collective():
                         self._sums.end(none)
                     self._state.stopped = True
@@ -171,6 +176,10 @@ class Steps:
         if step is None or not (step.running or step.applied or step.left_out):
             self._saving.evaluated(self._own_results)  # its time to be saved has passed
 
+    def check_aborted(self) -> None:
+        """Raises HorovodInternalError when this world is no more: nobody waits for what it does."""
+        self._generations.check_aborted()
+
     def exchange(self, value: Any, name: str) -> list[Any]:
         """What each rank has given, between two steps; see trainer.engine.exchange."""
         with self._generations.channel.collective():
@@ -193,6 +202,10 @@ class Steps:
             if self.complete or self._step is None or not self._step.applied:
                 raise
             self._lost_after = str(error) or "a collective failed"
+
+    def repeatable(self) -> AbstractContextManager[None]:
+        """What is changed in it is put back when a worker is lost: then it comes again."""
+        return self._sums.repeatable()
 
     def done(self) -> None:
         """Says that the run is complete, and waits for the order to exit."""
@@ -237,7 +250,6 @@ class Steps:
             return False
         agreed = self._generations.agreed
         agreed.require_alike()
-        assert self._sums is not None
         self._sums.enter(self._generations.rank, self._generations.size, agreed.mixed)
         self._expect()
         self._learner.enter(agreed)
@@ -250,7 +262,7 @@ class Steps:
 
     def _init(self) -> None:
         """``hvd.init()``, and before the first one what can only be made on the device."""
-        if self._sums is None:
+        if self._made_sums is None:
             override = self._session.checkpoint.override
             setup = Setup.of_program(self._state, self._order, self._total).overridden(override)
             emit = self._generations.emit
@@ -258,7 +270,7 @@ class Steps:
                 self._state, setup, self._total, override, self._saving, emit
             )
             self._state.starts_from(self._beginning.start, self._beginning.begun)
-            self._sums = Sums(
+            self._made_sums = Sums(
                 self._state,
                 0,  # until something is expected
                 self._generations.check_aborted,
@@ -269,16 +281,20 @@ class Steps:
             self._hooks = OptimizerHooks(self._state, trained, lambda: self._step)
         horovod_init()
 
+    @property
+    def _sums(self) -> Sums:
+        assert self._made_sums is not None
+        return self._made_sums
+
     def _settle(self) -> None:
         """What the step before comes to: another step, or another world."""
-        step, self._step = self._step, None
+        step = self._step
         if step is None:
             return
         lost, self._lost_after = self._lost_after, ""
         self._state.again = bool(lost)
         if lost or step.taken:
             if not step.taken:
-                assert self._sums is not None
                 self._sums.applied(step.stepped, digest=False)
             if lost:
                 self._put_back()
@@ -325,7 +341,6 @@ class Steps:
 
     def _put_back(self) -> None:
         """What the program has done after a block as if its step had been taken."""
-        assert self._sums is not None
         self._sums.undo()
 
     def _finish(self) -> None:
@@ -333,7 +348,6 @@ class Steps:
 
         Raises HorovodInternalError when one is lost before all have compared what they hold.
         """
-        assert self._sums is not None
         self._progress.send()
         with self._generations.channel.collective():
             self._sums.compare_ends()
@@ -354,7 +368,6 @@ class Steps:
     # --- steps ------------------------------------------------------------------------
 
     def _next_step(self) -> Step:
-        assert self._sums is not None
         plan = self._planner.plan()
         if self._audit is not None:
             assert self._order is not None
@@ -388,7 +401,6 @@ class Steps:
 
     def _taken_step(self) -> Step:
         """The newest step again, for what follows its block."""
-        assert self._sums is not None
         self._sums.grant()
         return Step(
             self.newest(),
@@ -411,7 +423,6 @@ class Steps:
 
     def _expect(self) -> None:
         """What a step sums: each number with how often it was added to; and means, as pairs."""
-        assert self._sums is not None
         self._sums.expect(2 * (len(self._metrics) + len(self._state.learned.means)))
 
     def newest(self) -> Plan:
@@ -420,13 +431,8 @@ class Steps:
 
     def _judge(self, step: Step, summed: Summed) -> None:
         """Looks at what all ranks have summed, before anybody uses it."""
-        if step.number in self._state.avoided:
-            raise LeftOut
-        parts = self._state.stateful()
-        what = what_is_not_finite(step.metrics, summed.norm, lambda: loss_scale(parts))
-        if what:
-            ids = {rank: self._planner.ids_of(rank) for rank in summed.nonfinite}
-            self._nonfinite.judge(step.number, what, step.metrics, ids, step.rank == 0)
+        ids_of = self._planner.ids_of
+        self._nonfinite.judge(step.number, step.metrics, summed, ids_of, step.rank == 0)
 
     def _completed(self, step: Step) -> None:
         state = self._state
@@ -438,7 +444,7 @@ class Steps:
             self._audit.leave_out()
         self._saving.good(state.last_finite - 1)
         state.clean = True
-        if self._sums is not None and step.applied:
+        if step.applied:
             self._sums.left()
         self._generations.step_completed()
         self._planner.measured(len(step.indices), step.computed, step.pause)
@@ -451,27 +457,30 @@ class Steps:
         It may go on after the block, and change the state there. Returns why the world is lost, if
         it is.
         """
-        assert self._sums is not None
         self._state.require_portable()
         self._sums.applied(step.stepped, step.digest)
-        saved = self._state.step >= self._total or self._state.stopped  # the last one is anyway
-        if step.save:
-            try:
+        try:
+            if not step.pause:
+                self._between()
+            if step.save:
                 with self._generations.channel.collective():
                     self._sums.align()
-            except HorovodInternalError as error:
-                return str(error) or "a collective failed"
+        except HorovodInternalError as error:
+            return str(error) or "a collective failed"
+        # The last one is saved anyway.
+        saved = self._state.step >= self._total or self._state.stopped or self._stopping
+        if step.save:
             saved = self._saving.save() or saved
         self._saving.evaluated(self._own_results, saved)
         return ""
 
     def _digest(self) -> int:
-        return 0 if self._sums is None else self._sums.digest()
+        return 0 if self._made_sums is None else self._made_sums.digest()
 
     def _let_go(self) -> None:
         """The program's models and optimizers are its own again."""
-        if self._sums is not None:
-            self._sums.close()
+        if self._made_sums is not None:
+            self._made_sums.close()
         if self._hooks is not None:
             self._hooks.close()
 
@@ -488,7 +497,5 @@ class Steps:
             "metrics": self._own_results,
         }
         if self._order is not None:
-            # Where in the data the next step begins.
-            about["epoch"] = self._order.epoch_of(self._state.step)
-            about["data_position"] = self._order.bounds(self._state.step)[0]
+            about |= self._order.place(self._state.step)
         return about

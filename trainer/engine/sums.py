@@ -7,11 +7,13 @@ whatever was found to differ has changed no parameter yet, on no rank.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import horovod.torch as hvd
 import torch
+from horovod.common.exceptions import HorovodInternalError
 from torch import Tensor, nn
 
 from trainer.engine.digest import MASK, digest_of_numbers
@@ -276,6 +278,16 @@ class Sums:
         """The block of a step is over, and it was taken."""
         if self._size > 1:
             self._undo.left()
+
+    @contextmanager
+    def repeatable(self) -> Iterator[None]:
+        """Between two steps, what is changed in it is put back when a worker is lost."""
+        self._undo.left()
+        try:
+            yield
+        except HorovodInternalError:
+            self._undo.undo()
+            raise
 
     def undo(self) -> None:
         """What the program has done after the block does not count: it will do it again."""

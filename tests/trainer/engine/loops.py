@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -39,8 +39,13 @@ def trained(size: int, loop: Loop) -> list[Outcome]:
         return [member.process.result() for member in members]
 
 
-def travelled(stages: Sequence[Stage], loop: Loop) -> dict[int, Outcome]:
-    """Runs ``loop(log)`` in one world after another. Returns what became of who is left."""
+def travelled(
+    stages: Sequence[Stage], loop: Loop, killed: Collection[int] = ()
+) -> dict[int, Outcome]:
+    """Runs ``loop(log)`` in one world after another. Returns what became of who is left.
+
+    Members in ``killed``, besides those whose stage says so, kill themselves.
+    """
     stays: dict[int, list[Stay]] = {}
     with ExitStack() as stack:
         for generation, stage in enumerate(stages, 1):
@@ -53,11 +58,11 @@ def travelled(stages: Sequence[Stage], loop: Loop) -> dict[int, Outcome]:
                     dies=stage.last if rank == stage.dies else 0,
                 )
                 stays.setdefault(member, []).append(stay)
-        killed = {one.members[one.dies] for one in stages if one.dies is not None}
+        gone = {*killed, *(one.members[one.dies] for one in stages if one.dies is not None)}
         processes = {member: Process(_travel, its, loop) for member, its in stays.items()}
         for process in processes.values():
             stack.callback(process.close)
-        return {member: processes[member].result() for member in processes if member not in killed}
+        return {member: processes[member].result() for member in processes if member not in gone}
 
 
 def _travel(stays: list[Stay], loop: Loop) -> Outcome:
