@@ -137,6 +137,7 @@ class Loop:
         self._task = task
         self._data: Any = task.dataset()
         self._validation: Any = task.validation()
+        self._told: dict[str, bool] = {}  # which methods of the task take the step
         unit = default_unit(task.global_batch, task.micro_batch) if task.unit is None else task.unit
         self._order = order = Order(len(self._data), task.global_batch, task.seed, unit)
         self._total = total = task.epochs * order.steps_per_epoch
@@ -162,7 +163,7 @@ class Loop:
                     self._take(step)
                 if step.epoch_done:
                     with self._steps.together():
-                        _told(self._task.on_epoch, self._state.model, step=step.plan)
+                        self._call("on_epoch", self._state.model, step=step.plan)
             if self._steps.complete:
                 if not self._steps.results:  # what was complete is done again: there is no world
                     alone = dataclasses.replace(self._steps.newest(), rank=0, size=1)
@@ -182,7 +183,7 @@ class Loop:
         for part in step.split(task.micro_batch):
             batch = self._batch(part, step)
             with self._state.precision.autocast():
-                loss, numbers = parted(_told(task.loss, model, batch, step=step.plan))
+                loss, numbers = parted(self._call("loss", model, batch, step=step.plan))
             counts.add(isinstance(loss, tuple))
             if isinstance(loss, tuple):
                 loss, count = loss
@@ -202,7 +203,7 @@ class Loop:
         self._update(step)
 
     def _batch(self, part: Tensor, step: Step) -> Any:
-        batch = _told(self._task.batch, self._data, part, step=step.plan)
+        batch = self._call("batch", self._data, part, step=step.plan)
         return to_device(batch, step.device, self._task.channels_last)
 
     def _measured(self, batch: Any, step: Step) -> dict[str, Any]:
@@ -213,7 +214,7 @@ class Loop:
         training = [module for module in model.modules() if module.training]
         model.eval()
         with torch.no_grad(), self._state.precision.autocast():
-            found: dict[str, Any] = _told(task.metrics, model, batch, step=step.plan)
+            found: dict[str, Any] = self._call("metrics", model, batch, step=step.plan)
         for module in training:
             module.training = True
         return found
@@ -226,9 +227,10 @@ class Loop:
             for number, optimizer in enumerate(state.updating)
         }
         state.precision.unscale(state.updating)
-        _told(task.before_update, state.model, step=step.plan)
+        self._call("before_update", state.model, step=step.plan)
         if task.clip_norm is not None:
-            norm = nn.utils.clip_grad_norm_(state.model.parameters(), task.clip_norm)
+            trained = [p for model in state.models for p in model.parameters()]
+            norm = nn.utils.clip_grad_norm_(trained, task.clip_norm)
             logged["norm"] = float(norm)
         state.precision.step(state.updating)
         for scheduler in state.following:
@@ -236,8 +238,19 @@ class Loop:
                 scheduler.step()
         if task.ema is not None:
             average(state.ema, state.model, task.ema)
-        _told(task.after_update, state.model, step=step.plan)
+        self._call("after_update", state.model, step=step.plan)
         step.metrics.update(logged)
+
+    def _call(self, name: str, *args: Any, step: Plan) -> Any:
+        """Calls a method of the task, with the step if it takes one more argument."""
+        method = getattr(self._task, name)
+        if name not in self._told:
+            try:
+                inspect.signature(method).bind(*args, step)
+                self._told[name] = True
+            except TypeError:
+                self._told[name] = False
+        return method(*args, step) if self._told[name] else method(*args)
 
     def _between(self) -> None:
         """Between two steps, on all ranks: an evaluation, if one is due, and whether to go on."""
@@ -259,35 +272,26 @@ class Loop:
     def _evaluate(self, plan: Plan, exchange: Callable[[Any, str], list[Any]]) -> dict[str, float]:
         task, model, data = self._task, self._state.averaged, self._validation
         own_batch = type(task).evaluation_batch is not Task.evaluation_batch
-        fetch = task.evaluation_batch if own_batch else task.batch
+        fetch = "evaluation_batch" if own_batch else "batch"
 
         def compute(number: int, indices: Tensor) -> dict[str, Any]:
             self._steps.check_aborted()
             seed_step(task.seed, plan.number, -2 - number)
-            batch = _told(fetch, data, indices, step=plan)
+            batch = self._call(fetch, data, indices, step=plan)
             batch = to_device(batch, plan.device, task.channels_last)
-            found: dict[str, Any] = _told(task.evaluate_batch, model, batch, step=plan)
+            found: dict[str, Any] = self._call("evaluate_batch", model, batch, step=plan)
             return found
 
         model.eval()
         with torch.no_grad(), self._state.precision.autocast():
-            own = _told(task.evaluate, model, step=plan)
+            own = self._call("evaluate", model, step=plan)
             metrics = {name: float(value) for name, value in own.items()}
             if data is not None:
                 most = task.eval_batch or task.micro_batch or task.global_batch
                 metrics |= evaluate(len(data), most, plan, exchange, compute)
         self._steps.report(metrics)
-        _told(task.on_evaluate, metrics, step=plan)
+        self._call("on_evaluate", metrics, step=plan)
         return metrics
-
-
-def _told(function: Callable[..., Any], *args: Any, step: Plan) -> Any:
-    """Calls a task's method, with the step if it takes one more argument."""
-    try:
-        inspect.signature(function).bind(*args, step)
-    except TypeError:
-        return function(*args)
-    return function(*args, step)
 
 
 def _differs(one: Any, other: Any) -> bool:

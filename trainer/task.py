@@ -39,7 +39,8 @@ class Task:
         precision: ``fp32`` (the parameters' own), ``bf16`` or ``fp16`` with a scaler: autocast
             around ``loss`` and evaluations; parameters and sums stay in the parameters' own.
         clip_norm: largest norm of all gradients together, once they are summed; None for any.
-        schedule: of the learning rate; see trainer.training.schedule. None for a constant one.
+        schedule: of the learning rate, or the name of its shape: ``constant``, ``linear``,
+            ``cosine`` or ``wsd`` (see trainer.training.schedule). None for a constant one.
         ema: what of a moving average of the model stays in each step, as 0.999; it is what is
             evaluated. None for no average.
         channels_last: whether images, and the model, have their channels last in memory.
@@ -59,7 +60,7 @@ class Task:
     unit: int | None = None
     precision: PrecisionName = "fp32"
     clip_norm: float | None = None
-    schedule: Schedule | None = None
+    schedule: Schedule | str | None = None
     ema: float | None = None
     channels_last: bool = False
     recompute: Sequence[str] = ()
@@ -94,7 +95,7 @@ class Task:
         """
         if self.schedule is None:
             return None
-        return self.schedule.scheduler(optimizer, total_steps, self.global_batch)
+        return Schedule.of(self.schedule).scheduler(optimizer, total_steps, self.global_batch)
 
     def batch(self, dataset: Any, indices: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The samples ``indices`` (int64, shape [n]) as one batch on the CPU."""

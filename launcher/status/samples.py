@@ -1,7 +1,8 @@
 """Which samples the applied steps used: the proof that each was used exactly once.
 
 A worker notes its samples before it contributes them to a step (``trainer.engine.audit``), so a
-line counts only if its step belongs to the stretch of steps that its generation owns.
+line counts only if its step belongs to the stretch of steps that its generation owns. A step that
+all ranks took again without being applied is withdrawn by a line of its own.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Contribution:
     dataset_size: int = -1
     ids: list[Any] | None = None
     left_out: bool = False
+    withdrawn: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,12 @@ def account(
             continue
         ids = [i for i in one.ids if isinstance(i, int)]
         counts = used.setdefault(one.epoch, Counter())
-        if one.left_out:  # a second line about them
+        if one.left_out or one.withdrawn:  # a second line about them
             counts.subtract(ids)
-            left.setdefault(one.epoch, set()).update(ids)
         else:
             counts.update(ids)
+        if one.left_out:
+            left.setdefault(one.epoch, set()).update(ids)
         sizes[one.epoch] = max(one.dataset_size, sizes.get(one.epoch, 0))
     if not used:
         return None

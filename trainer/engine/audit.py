@@ -3,7 +3,8 @@
 A line is written *before* a worker contributes, so that the contribution of a worker that is lost
 a moment later is on record, too. A line counts as applied if its step belongs to its generation's
 stretch of the run (see launcher.status.history). What is left out of a step after all has a second
-line, with ``left_out``.
+line, with ``left_out``; so has what nobody has applied of a step that comes again in the same
+generation, with ``withdrawn``.
 
 On a local disk the lines of a worker are appended to ``audit/<writer>.jsonl``. An object store
 cannot append: there each is an object of its own, ``audit/<writer>/000000001.jsonl``, and every
@@ -91,6 +92,10 @@ class Audit:
     def leave_out(self) -> None:
         """Notes that what it was about to contribute last has become part of no step."""
         self._note({**self._line, "left_out": True})
+
+    def withdraw(self) -> None:
+        """Notes that it has contributed nothing: the same step comes again in its generation."""
+        self._note({**self._line, "withdrawn": True})
 
     def _note(self, line: dict[str, Any]) -> None:
         data = json.dumps(line).encode() + b"\n"

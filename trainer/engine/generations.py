@@ -29,6 +29,8 @@ from trainer.engine.transfer import broadcast_tree
 from trainer.protocol import messages
 from trainer.protocol.channel import Channel
 
+TOLD = 64  # sample ids
+
 RECEIVED_EVERY = 0.25  # seconds between two signs of life during a transfer
 EVENT_EVERY = 1.0  # seconds between two events about how a transfer goes
 
@@ -45,7 +47,6 @@ class Generations:
         rank: its rank there, once it has joined.
         size: that world's size.
         agreed: what its ranks brought into it.
-        careful: whether to say before each step which samples it takes.
         failed: why the newest world was left, if nobody asked for it.
     """
 
@@ -56,7 +57,7 @@ class Generations:
         self.rank = 0
         self.size = 1
         self.agreed = Agreement(())
-        self.careful = False
+        self._careful = False  # whether to say before each step which samples it takes
         self.failed = ""
         self._clock = clock
         self._stay: Stay | None = None
@@ -153,6 +154,11 @@ class Generations:
         with self.channel.collective():
             return agree(state.holding)
 
+    def taking(self, step: int, samples: torch.Tensor) -> None:
+        """The step after ``step`` begins; it may be the last that is heard of this worker."""
+        if self._careful:
+            self.channel.send(messages.Taking(step, samples[:TOLD].tolist(), len(samples)))
+
     def step_completed(self) -> None:
         """To be called when a step has been applied: the time since then is a pause."""
         self._last_step_at = self._clock()
@@ -165,7 +171,7 @@ class Generations:
     def _start(self, order: messages.Form, state: Portable, init: Callable[[], None]) -> bool:
         self.number = order.generation
         self.leader_term = order.term
-        self.careful = order.careful
+        self._careful = order.careful
         self.failed = ""
         self._unanswered = 0
         self._stay = Stay(self.channel, order)

@@ -38,10 +38,7 @@ from trainer.engine.stay import horovod_init
 from trainer.engine.step import Step
 from trainer.engine.sums import Slice, Summed, Sums
 from trainer.protocol.channel import AgentChannel, Channel
-from trainer.protocol.messages import Taking
 from trainer.protocol.session import Session
-
-TOLD = 64  # sample ids
 
 
 class Steps:
@@ -139,7 +136,8 @@ class Steps:
                     raise RuntimeError(f"training cannot go on: {why}")
                 raise StopIteration
             try:
-                self._learn()
+                self._learner.learn()
+                self._expect()
                 self._between()
                 if self._state.step >= self._total or self._state.stopped:
                     self._finish()
@@ -302,7 +300,7 @@ class Steps:
         elif step.again:
             self._take_smaller_parts(step)
         elif step.learning:
-            self._put_back()
+            self._take_back()
             self._learner.found(step.learned)
             if self._state.torn:
                 self._generations.leave(self._state, f"{self._state.torn} cannot be put back")
@@ -326,7 +324,7 @@ class Steps:
     def _take_smaller_parts(self, step: Step) -> None:
         """Memory has run out: the same step again, on all ranks with parts of the same size."""
         generations, state = self._generations, self._state
-        self._put_back()
+        self._take_back()
         if step.device.type == "cuda":
             torch.cuda.empty_cache()
         generations.emit(
@@ -338,6 +336,12 @@ class Steps:
         )
         if generations.size > 1 or state.torn:
             generations.leave(state, step.failed)
+
+    def _take_back(self) -> None:
+        """A step that nobody has applied comes again."""
+        self._put_back()
+        if self._audit is not None:
+            self._audit.withdraw()
 
     def _put_back(self) -> None:
         """What the program has done after a block as if its step had been taken."""
@@ -379,9 +383,7 @@ class Steps:
                 ids=plan.indices.tolist(),
                 dataset_size=self._order.samples,
             )
-        if self._generations.careful:  # it may be the last that is heard of this worker
-            first = plan.indices[:TOLD].tolist()
-            self._generations.channel.send(Taking(self._state.step, first, len(plan.indices)))
+        self._generations.taking(self._state.step, plan.indices)
         self._seed_for(UPDATE if self._learner.by_units else plan.rank)
         watch = self._learner.begin(plan.number, plan.rank == 0)
         self._sums.grant()
@@ -416,10 +418,6 @@ class Steps:
         """Seeds for a part of the next step: a unit, a rank or the update."""
         if self._seed is not None:
             seed_step(self._seed, self._state.step, part)
-
-    def _learn(self) -> None:
-        self._learner.learn()
-        self._expect()
 
     def _expect(self) -> None:
         """What a step sums: each number with how often it was added to; and means, as pairs."""

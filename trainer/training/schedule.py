@@ -54,6 +54,11 @@ class Schedule:
         if not 0 <= self.floor <= 1:
             raise _mistake(f"floor is {self.floor}; it is a factor from 0 to 1")
 
+    @classmethod
+    def of(cls, given: Schedule | str) -> Schedule:
+        """The schedule that a task gives, or that of the shape that it names."""
+        return cls(shape=given) if isinstance(given, str) else given  # type: ignore[arg-type]
+
     def factors(self, total_steps: int, batch: int) -> Callable[[int], float]:
         """Returns the factor of each step, by the number of steps before it.
 

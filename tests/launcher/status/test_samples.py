@@ -38,6 +38,18 @@ def test_a_contribution_to_a_step_that_failed_does_not_count() -> None:
     assert found.epochs == [{"epoch": 0, "samples": 4, "left_out": 0, "exactly_once": True}]
 
 
+def test_a_step_that_was_taken_again_in_its_generation_counts_once() -> None:
+    lines = [
+        contribution(1, 1, [0, 1]),
+        {**contribution(1, 1, [0, 1]), "withdrawn": True},
+        contribution(1, 1, [0, 2]),  # by units, a rank has other samples of it
+        contribution(1, 2, [1, 3]),
+    ]
+    found = account(lines, [(1, 1, 2)], finished=True)
+    assert found is not None
+    assert (found.repeated, found.skipped) == (0, 0)
+
+
 def test_an_epoch_under_way_has_skipped_nothing_yet() -> None:
     found = account([contribution(1, 1, [0, 1])], [(1, 1, 1)], finished=False)
     assert found is not None

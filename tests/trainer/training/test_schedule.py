@@ -32,7 +32,7 @@ def test_linear_and_cosine_fall_over_the_rest_of_the_run() -> None:
 def test_wsd_falls_at_the_end_alone() -> None:
     found = rates(Schedule("wsd", warmup=1, decay=2, floor=0.2), 6)
     assert found == pytest.approx([0.5, 1, 1, 1, 1, 0.6])
-    assert rates(Schedule("wsd"), 20) == pytest.approx([1.0] * 19 + [0.5])
+    assert rates(Schedule.of("wsd"), 20) == pytest.approx([1.0] * 19 + [0.5])
 
 
 def test_it_can_be_counted_in_samples() -> None:
