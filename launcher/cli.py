@@ -34,6 +34,7 @@ app.command()(output.output)
 app.command()(runs.logs)
 app.command()(runs.cancel)
 app.command()(runs.preempt)
+app.command()(tools.check)
 app.add_typer(tools.images, name="image", help="Look at images that replicas run.")
 app.command(
     context_settings={

@@ -37,6 +37,21 @@ RULES = {
         ["trainer.rundir", "trainer.protocol", "trainer.engine"],
         "what a task asks for is the same for every task; what a task is, they need not know",
     ),
+    "trainer.check": (
+        [
+            "trainer.rundir",
+            "trainer.protocol",
+            "trainer.checkpoints",
+            "trainer.engine",
+            "trainer.training",
+            "trainer.worker",
+            "trainer.loop",
+            "trainer.task",
+            "trainer.agent.rendezvous",
+            "trainer.agent.environment",
+        ],
+        "it tries a task as a worker would train it; nothing else knows of it",
+    ),
     "trainer.worker": (
         [
             "trainer.rundir",

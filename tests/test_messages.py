@@ -25,6 +25,7 @@ NOT_FOR_USERS = {
     "trainer/agent/agent.py Broken": "has the replica started again; the run's story says why",
     "trainer/agent/agent.py Rejoin": "starts the agent again",
     "trainer/agent/outcome_watch.py RunEnded": "ends the agent's tasks",
+    "trainer/check/world.py Failed": "becomes a message of the check",
     "trainer/checkpoints/tree.py NotPortable": "is raised by the program that a user debugs",
     "trainer/engine/mistake.py StandsAlone": "starts the worker again",
     "trainer/engine/nonfinite.py LeftOut": "ends a step's block",

@@ -131,16 +131,27 @@ class TaskState(State):
 
 
 class Loop:
-    """Trains a task's model, step by step."""
+    """Trains a task's model, step by step.
 
-    def __init__(self, task: Task, channel: Channel, session: Session) -> None:
+    Args:
+        most: after so many steps it stops, having evaluated; None for all of the task's.
+
+    Attributes:
+        order: which samples a step takes.
+        validation: the data that is evaluated; None without any.
+    """
+
+    def __init__(
+        self, task: Task, channel: Channel, session: Session, most: int | None = None
+    ) -> None:
         self._task = task
         self._data: Any = task.dataset()
-        self._validation: Any = task.validation()
+        self.validation: Any = task.validation()
         self._told: dict[str, bool] = {}  # which methods of the task take the step
         unit = default_unit(task.global_batch, task.micro_batch) if task.unit is None else task.unit
-        self._order = order = Order(len(self._data), task.global_batch, task.seed, unit)
+        self.order = order = Order(len(self._data), task.global_batch, task.seed, unit)
         self._total = total = task.epochs * order.steps_per_epoch
+        self._most = total if most is None else min(most, total)
         self._state = TaskState(task, total)
         self._steps = Steps(
             self._state,
@@ -154,6 +165,15 @@ class Loop:
             watch=task.unit is None,
             between=self._between,
         )
+
+    @property
+    def state(self) -> TaskState:
+        """What is trained."""
+        return self._state
+
+    def newest(self) -> Plan:
+        """What the newest step was about, or before the first what none is."""
+        return self._steps.newest()
 
     def run(self) -> dict[str, float]:
         """Trains to the end and returns the final metrics."""
@@ -181,9 +201,8 @@ class Loop:
         model.train()
         counts = set()
         for part in step.split(task.micro_batch):
-            batch = self._batch(part, step)
-            with self._state.precision.autocast():
-                loss, numbers = parted(self._call("loss", model, batch, step=step.plan))
+            batch, found = self.loss_of(part, step.plan)
+            loss, numbers = parted(found)
             counts.add(isinstance(loss, tuple))
             if isinstance(loss, tuple):
                 loss, count = loss
@@ -202,9 +221,12 @@ class Loop:
             )
         self._update(step)
 
-    def _batch(self, part: Tensor, step: Step) -> Any:
-        batch = self._call("batch", self._data, part, step=step.plan)
-        return to_device(batch, step.device, self._task.channels_last)
+    def loss_of(self, part: Tensor, plan: Plan) -> tuple[Any, Any]:
+        """A batch of the samples ``part``, and what ``loss`` returns of it."""
+        batch = self._call("batch", self._data, part, step=plan)
+        batch = to_device(batch, plan.device, self._task.channels_last)
+        with self._state.precision.autocast():
+            return batch, self._call("loss", self._state.model, batch, step=plan)
 
     def _measured(self, batch: Any, step: Step) -> dict[str, Any]:
         """The task's numbers beside the loss; without them there is no pass for them."""
@@ -257,8 +279,8 @@ class Loop:
         task, state, known = self._task, self._state, self._state.learned
         if known.stops:
             self._steps.stop()
-        every = task.eval_every or self._order.steps_per_epoch
-        if not due(state.step, known.evaluated, every, self._total):
+        every = task.eval_every or self.order.steps_per_epoch
+        if not due(state.step, known.evaluated, every, self._most):
             return
         newest = self._steps.newest()
         with self._steps.repeatable():
@@ -266,32 +288,39 @@ class Loop:
             ends = newest.rank == 0 and task.should_stop(metrics)
             stops, *_ = self._steps.exchange(ends, "stop")
             state.learned = dataclasses.replace(known, evaluated=state.step, stops=stops)
-        if stops:
+        if stops or state.step >= self._most:
             self._steps.stop()
 
     def _evaluate(self, plan: Plan, exchange: Callable[[Any, str], list[Any]]) -> dict[str, float]:
-        task, model, data = self._task, self._state.averaged, self._validation
-        own_batch = type(task).evaluation_batch is not Task.evaluation_batch
-        fetch = "evaluation_batch" if own_batch else "batch"
+        task, model, data = self._task, self._state.averaged, self.validation
 
         def compute(number: int, indices: Tensor) -> dict[str, Any]:
             self._steps.check_aborted()
-            seed_step(task.seed, plan.number, -2 - number)
-            batch = self._call(fetch, data, indices, step=plan)
-            batch = to_device(batch, plan.device, task.channels_last)
-            found: dict[str, Any] = self._call("evaluate_batch", model, batch, step=plan)
-            return found
+            return self.figures_of(number, indices, plan)
 
         model.eval()
         with torch.no_grad(), self._state.precision.autocast():
             own = self._call("evaluate", model, step=plan)
-            metrics = {name: float(value) for name, value in own.items()}
-            if data is not None:
-                most = task.eval_batch or task.micro_batch or task.global_batch
-                metrics |= evaluate(len(data), most, plan, exchange, compute)
+        metrics = {name: float(value) for name, value in own.items()}
+        if data is not None:
+            most = task.eval_batch or task.micro_batch or task.global_batch
+            metrics |= evaluate(len(data), most, plan, exchange, compute)
         self._steps.report(metrics)
         self._call("on_evaluate", metrics, step=plan)
         return metrics
+
+    def figures_of(self, number: int, indices: Tensor, plan: Plan) -> dict[str, Any]:
+        """What ``evaluate_batch`` returns of part ``number``, some samples of the data."""
+        task, model = self._task, self._state.averaged
+        own = type(task).evaluation_batch is not Task.evaluation_batch
+        fetch = "evaluation_batch" if own else "batch"
+        seed_step(task.seed, plan.number, -2 - number)
+        model.eval()
+        with torch.no_grad(), self._state.precision.autocast():
+            batch = self._call(fetch, self.validation, indices, step=plan)
+            batch = to_device(batch, plan.device, task.channels_last)
+            found: dict[str, Any] = self._call("evaluate_batch", model, batch, step=plan)
+        return found
 
 
 def _differs(one: Any, other: Any) -> bool:

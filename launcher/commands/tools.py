@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Annotated
 
 import typer
@@ -40,6 +42,22 @@ def check_image(
                 typer.echo(f"{'ok     ' if found.ok else 'problem'}  {line}")
     if not all(found.ok for found in findings):
         raise typer.Exit(FAILED)
+
+
+def check(
+    task: Annotated[
+        str, typer.Argument(metavar="TASK", help="module:Class, or path/to/file.py:Class.")
+    ],
+    steps: Annotated[int, typer.Option(min=1, help="Steps to take.")] = 2,
+    world: Annotated[int, typer.Option(min=1, help="Workers of the world beside that of one.")] = 2,
+    args: Annotated[str, typer.Option(metavar="JSON", help="Arguments of the class.")] = "{}",
+    as_json: AsJson = False,
+) -> None:
+    """Try a task on this machine: examine it, take a few steps, save and load."""
+    # In a process of its own: the launcher is without torch.
+    line = [sys.executable, "-m", "trainer.check", task, "--args", args]
+    line += ["--steps", str(steps), "--world", str(world), *["--json"] * as_json]
+    raise typer.Exit(subprocess.run(line, check=False).returncode)
 
 
 def emulator(context: typer.Context) -> None:

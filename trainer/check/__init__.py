@@ -1,0 +1,1 @@
+"""``swell check``: a task is tried in seconds, on this machine, before it is launched."""
