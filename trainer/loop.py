@@ -38,11 +38,13 @@ from trainer.engine.plan import Plan
 from trainer.engine.state import State
 from trainer.engine.step import Step
 from trainer.engine.steps import Steps
+from trainer.engine.undo import Undo
 from trainer.engine.units import default_unit
 from trainer.protocol.channel import Channel, current_channel
 from trainer.protocol.session import Session, current_session
 from trainer.task import Task
 from trainer.training.average import average, averaging
+from trainer.training.compiled import compile_in_place
 from trainer.training.evaluation import due, evaluate
 from trainer.training.numbers import pairs, parted
 from trainer.training.precision import Precision
@@ -55,6 +57,10 @@ class TaskState(State):
     The optimizers are made when the model is on its device, which is when the worker first
     joins a world.
 
+    Args:
+        total_steps: of the whole run.
+        rehearse: has the model compiled, once everything is made; called before a world needs it.
+
     Attributes:
         updating: the optimizers, in the order of the task.
         following: their schedules; None where there is none.
@@ -65,7 +71,9 @@ class TaskState(State):
     following: Sequence[LRScheduler | None] = ()
     precision = Precision("fp32", torch.device("cpu"))
 
-    def __init__(self, task: Task, total_steps: int) -> None:
+    def __init__(
+        self, task: Task, total_steps: int, rehearse: Callable[[], None] = lambda: None
+    ) -> None:
         torch.manual_seed(task.seed)
         super().__init__(model=task.model())
         if task.channels_last:
@@ -75,6 +83,7 @@ class TaskState(State):
         recompute(self.model, task.recompute)
         self._task = task
         self._total_steps = total_steps
+        self._rehearse = rehearse
         self._prepared = False
         self._declared = task.state()
         for name, part in self._declared.items():
@@ -97,6 +106,10 @@ class TaskState(State):
             if self.precision.scaler is not None:
                 self._add("scaler", self.precision.scaler)
             self._task._watch = self._watch
+            if self._task.compile:
+                backend = self._task.compile if self._task.compile is not True else "inductor"
+                compile_in_place(self.model, backend)
+                self._rehearse()
         return device
 
     @property
@@ -152,7 +165,7 @@ class Loop:
         self.order = order = Order(len(self._data), task.global_batch, task.seed, unit)
         self._total = total = task.epochs * order.steps_per_epoch
         self._most = total if most is None else min(most, total)
-        self._state = TaskState(task, total)
+        self._state = TaskState(task, total, self._rehearse)
         self._steps = Steps(
             self._state,
             order,
@@ -162,7 +175,7 @@ class Loop:
             metrics=("loss",),
             seed=task.seed,
             on_nonfinite=policy_of(session.on_nonfinite, task.on_nonfinite),
-            watch=task.unit is None,
+            watch=task.unit is None and not task.compile,
             between=self._between,
         )
 
@@ -220,6 +233,19 @@ class Loop:
                 "count) for others; let it return the same always",
             )
         self._update(step)
+
+    def _rehearse(self) -> None:
+        """Computes a unit as a step will, forward and backward, and leaves nothing of it."""
+        state, order = self._state, self.order
+        undo = Undo(state)
+        undo.begin(examine=True, whole=True)
+        start, stop = order.bounds(0)
+        first = order.permutation(0)[start : min(start + (order.unit or order.batch), stop)]
+        state.model.train()
+        loss, _ = parted(self.loss_of(first, self.newest())[1])
+        state.precision.backward(loss[0] if isinstance(loss, tuple) else loss)
+        state.model.zero_grad()
+        undo.undo()
 
     def loss_of(self, part: Tensor, plan: Plan) -> tuple[Any, Any]:
         """A batch of the samples ``part``, and what ``loss`` returns of it."""

@@ -46,6 +46,9 @@ class Task:
         channels_last: whether images, and the model, have their channels last in memory.
         recompute: names of modules whose activations are computed again in backward, to save
             memory; ``*`` stands for anything, as in ``blocks.*``.
+        compile: whether the model is compiled, before its worker joins a world; or the name of
+            torch.compile's backend. The batch is computed by units then, so that no shape changes
+            with the world.
         eval_every: steps between two evaluations; None for one after each epoch. The last step is
             evaluated always.
         eval_batch: samples of a part of ``validation()``; None for ``micro_batch``, or
@@ -64,6 +67,7 @@ class Task:
     ema: float | None = None
     channels_last: bool = False
     recompute: Sequence[str] = ()
+    compile: bool | str = False
     eval_every: int | None = None
     eval_batch: int | None = None
     _watch: Callable[[str, Any], None] | None = None  # set while it trains

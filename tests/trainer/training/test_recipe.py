@@ -322,6 +322,30 @@ def test_several_optimizers_step_and_follow_the_schedule() -> None:
             assert parameters == pytest.approx(lone.log[number - 1][2], rel=1e-4, abs=1e-6)
 
 
+class Compiled(Recipe):
+    """By a backend that is quick; ``graphs`` has how many there were after each step."""
+
+    unit = 2
+
+    def after_update(self, model: nn.Module) -> None:
+        from torch._dynamo.utils import counters
+
+        assert next(iter(model.state_dict())) == "0.weight"
+        super().after_update(model)
+        self.seen[-1].append(counters["stats"].get("unique_graphs", 0))
+
+
+def test_a_compiled_model_trains_the_same_and_nothing_is_compiled_anew() -> None:
+    (plain,) = trained(1, functools.partial(fitted, functools.partial(Recipe, unit=2)))
+    compiled = functools.partial(Compiled, compile="aot_eager")
+    for outcome in everywhere(compiled, worlds=(1,)):
+        for number, metrics, numbers in outcome.log:
+            assert metrics == pytest.approx(plain.log[number - 1][1], rel=RTOL)
+            assert numbers[:-1] == pytest.approx(plain.log[number - 1][2], rel=RTOL, abs=1e-12)
+        graphs = [numbers[-1] for _, _, numbers in outcome.log]
+        assert graphs == [1] * len(graphs), "one, before the first step"
+
+
 class Averaged(Recipe):
     ema = 0.75
 
