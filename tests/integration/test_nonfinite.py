@@ -56,7 +56,8 @@ def require_json(run_dir: Path) -> None:
     def refuse(name: str) -> Any:
         raise AssertionError(f"{name} is no JSON")
 
-    for path in [*run_dir.rglob("*.json"), *run_dir.rglob("*.jsonl")]:
+    found = [*run_dir.rglob("*.json"), *run_dir.rglob("*.jsonl")]
+    for path in (one for one in found if not one.name.startswith(".spare-")):
         text = path.read_text()
         for part in text.splitlines() if path.suffix == ".jsonl" else [text]:
             json.loads(part, parse_constant=refuse)

@@ -47,9 +47,22 @@ class OptimizerHooks:
         if step is None or not self._trained.owner(optimizer, step.running):
             return None
         changed = step.before_update(optimizer, args[1:], kwargs)
-        self._state.clean = False  # in the middle of an update it is nobody's to copy
+        if changed is None:
+            self._begin()
+            return None
+        (closure,), others = changed
+
+        def evaluated() -> Any:
+            loss = closure()  # until then nothing of the state has changed
+            self._begin()
+            return loss
+
+        return (optimizer, evaluated), others
+
+    def _begin(self) -> None:
+        """An update begins: in the middle of it the state is nobody's to copy."""
+        self._state.clean = False
         self._state.updates_taken += 1
-        return None if changed is None else ((optimizer, *changed[0]), changed[1])
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if step := self._step():

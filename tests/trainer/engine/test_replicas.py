@@ -190,7 +190,9 @@ def test_who_stands_alone_is_replaced_and_the_others_lose_nothing() -> None:
         two, odd, fresh = members[:2], members[2], members[3]
         with formed(1, [*two, odd]):
             assert "StandsAlone: step 4" in odd.process.result().error
-            assert "optimizer steps" in two[0].until(Event).fields["reason"]
+            while (event := two[0].until(Event)).name != "worker_replaced":
+                pass
+            assert "optimizer steps" in event.fields["reason"]
             stopped = [one.until(Stopped) for one in two]
             assert [(one.step, one.clean) for one in stopped] == [(3, True)] * 2
         with formed(2, [*two, fresh]) as started:
