@@ -9,7 +9,14 @@ from torch import Tensor, nn
 
 
 def load_buffers(model: nn.Module, buffers: dict[str, Tensor]) -> None:
-    """Sets buffers by their names; one of another shape is a cache that has grown elsewhere."""
+    """Sets buffers by their names; one of another shape is a cache that has grown elsewhere.
+
+    Args:
+        model: whose they are.
+        buffers: by path, as ``transient_buffers`` gave them, here or elsewhere.
+
+    Raises AttributeError for a path whose module the model does not have.
+    """
     with torch.no_grad():
         for path, value in buffers.items():
             owner, _, name = path.rpartition(".")

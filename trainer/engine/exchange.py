@@ -1,4 +1,8 @@
-"""Plain values of all ranks, told to each other: a few of them, now and then, and not in a step."""
+"""Plain values of all ranks, told to each other: a few of them, now and then, and not in a step.
+
+What travels in every step has its place among the numbers beside the gradients
+(trainer.engine.extras).
+"""
 
 from __future__ import annotations
 

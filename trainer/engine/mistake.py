@@ -8,7 +8,8 @@ StandsAlone   this worker's state is another one than that of all others  anothe
                                                                           this one
 ============  ==========================================================  =========================
 
-Both come before the model changes. What a lost peer raises is neither: that is Horovod's own
+Both come before the model changes, so the newest checkpoint, and the state of all others, are what
+they were. What a lost peer raises is neither: that is Horovod's own
 ``HorovodInternalError``, and the step is taken again.
 """
 
