@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ LEARNED = st.builds(
     st.lists(st.sampled_from("abcd"), unique=True).map(sorted).map(tuple),
     st.sampled_from(["", "random numbers", "batch statistics"]),
     st.integers(0, 9),
+    st.booleans(),
 )
 
 
@@ -31,6 +33,7 @@ def test_what_any_has_found_all_know_and_what_all_have_evaluated(
     assert {*together.means} == {name for one in told for name in one.means}
     assert bool(together.units) == any(one.units for one in told)
     assert together.evaluated == min(one.evaluated for one in told)
+    assert together.stops == any(one.stops for one in told), "whoever knows it says so"
     chance.shuffle(told)
     assert Learned.together(told) == together, "on every rank, in whatever order"
 
@@ -91,3 +94,47 @@ def test_a_mean_cannot_have_the_name_of_a_sum() -> None:
         outcome.error
         == "ValueError: 'loss' is a sum already, for add(); give the mean another name"
     )
+
+
+def changing(log: list[Any], measures_from: int) -> None:
+    """The program changes this and that by itself: before the sums, after the update and the block.
+
+    It has a new mean in a step, which shows it; so that step comes again.
+    """
+    from trainer import elastic
+
+    x, y = data(8)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    state = elastic.State(model=model, optimizer=optimizer, begun=0, followed=0)
+    for step in elastic.steps(state, elastic.batches(8, 4), epochs=2):
+        with step:
+            state.begun += 1
+            with torch.no_grad():
+                model[0].weight.mul_(0.9)
+            for part in step.split(None):
+                off = model(x[part]) - y[part]
+                if step.number >= measures_from:
+                    step.measure(off=(off.detach().abs().sum(), len(part)))
+                (off.square().sum() / step.batch_size).backward()
+            optimizer.step()
+        state.followed += 1
+        optimizer.param_groups[0]["lr"] *= 0.5
+        log.append((step.number, step.applied))
+    log.append((state.begun, state.followed, optimizer.param_groups[0]["lr"]))
+    log.append([value.tolist() for value in model.state_dict().values()])
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("measures_from", [1, 3])
+def test_what_the_program_changes_in_a_step_that_comes_again_is_put_back(
+    size: int, measures_from: int
+) -> None:
+    first, *_ = trained(size, functools.partial(changing, measures_from=measures_from))
+    plain, *_ = trained(size, functools.partial(changing, measures_from=9))
+    assert first.error == plain.error == ""
+    *steps, once, model = first.log
+    assert steps.count((measures_from, False)) == 1, "it came again"
+    assert [one for one in steps if one[1]] == [(n, True) for n in (1, 2, 3, 4)]
+    assert [once, model] == plain.log[-2:], "to the bit"
