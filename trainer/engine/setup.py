@@ -170,7 +170,7 @@ def differences(then: Setup, now: Setup, step: int) -> Differences:
     """
     data, carried = _of_data(then, now, step)
     if _differ(then.unit, now.unit):
-        carried.append(f"units of {now.unit} samples instead of {then.unit}")
+        carried.append(f"{_units(now.unit)} instead of {_units(then.unit)}")
     if _differ(then.total, now.total):
         carried.append(f"{now.total} steps in all instead of {then.total}")
     kinds: list[str] = []
@@ -280,6 +280,10 @@ def _plain(value: Any) -> Any:
 
 def _differ(one: int | None, other: int | None) -> bool:
     return one is not None and other is not None and one != other
+
+
+def _units(samples: int | None) -> str:
+    return f"units of {samples} samples" if samples else "no units"
 
 
 def _a(kind: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from launcher.status.samples import read_audit
+from launcher.status.samples import account, read_audit
 from tests.storage import StorageServer
 from tests.trainer.rundir.stores import KINDS, new_store
 from trainer.engine.audit import Audit
@@ -39,6 +39,17 @@ def test_a_line_is_on_record_at_once(tmp_path: Path) -> None:
             "dataset_size": 10,
         }
     assert len(lines) == 2
+
+
+def test_a_step_that_comes_again_in_its_generation_counts_once(tmp_path: Path) -> None:
+    audit = Audit.open(Session(run_dir_url=str(tmp_path), writer="w-0-1", audit=True), unheard)
+    assert audit is not None
+    audit.contribute(generation=1, step=1, epoch=0, rank=0, ids=[0, 1], dataset_size=3)
+    audit.withdraw()  # memory has run out, or something was learned
+    audit.contribute(generation=1, step=1, epoch=0, rank=0, ids=[0, 1, 2], dataset_size=3)
+    found = account(read_audit(RunDirectory(str(tmp_path))), [(1, 1, 1)], finished=True)
+    assert found is not None
+    assert (found.repeated, found.skipped, found.left_out) == (0, 0, 0)
 
 
 def test_who_asks_for_none_gets_none(tmp_path: Path) -> None:

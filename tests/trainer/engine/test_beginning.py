@@ -86,6 +86,10 @@ def test_the_same_program_does_not_differ(optimizer: Any, schedule: Any) -> None
             made(order=Order(20, 4, 9)),
             {"data": ["the data's order was that of seed 0 and is that of 9"]},
         ),
+        (
+            made(order=Order(20, 4, 0, unit=2)),
+            {"carried_out": ["units of 2 samples instead of no units"]},
+        ),
         (made(total=99), {"carried_out": ["99 steps in all instead of 10"]}),
         (made(lambda p: SGD(p, lr=0.2)), None),
         (

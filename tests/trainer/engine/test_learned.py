@@ -112,7 +112,7 @@ def changing(log: list[Any], measures_from: int) -> None:
         with step:
             state.begun += 1
             with torch.no_grad():
-                model[0].weight.mul_(0.9)
+                next(model.parameters()).mul_(0.9)
             for part in step.split(None):
                 off = model(x[part]) - y[part]
                 if step.number >= measures_from:
