@@ -276,8 +276,7 @@ class Sums:
 
     def left(self) -> None:
         """The block of a step is over, and it was taken."""
-        if self._size > 1:
-            self._undo.left()
+        self._undo.left()
 
     @contextmanager
     def repeatable(self) -> Iterator[None]:

@@ -25,6 +25,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tests.trainer.engine.loops import _follow
 from tests.trainer.engine.plain import Run, Swell, data, numbers, plainly
 from tests.trainer.ranks import Meeting, form, formed, workers, world_of
+from trainer.engine.state import State
+from trainer.engine.sums import Sums
 from trainer.protocol.messages import Abort, Done, Exit, Stopped
 
 LAST = 4  # the step after which the second worker is lost
@@ -248,3 +250,16 @@ def test_what_cannot_be_put_back_is_nobodys_to_go_on_with() -> None:
             error = survivor.process.result().error
     assert "a worker was lost in step 5 when all others had changed model.0.weight" in error
     assert "there is no checkpoint to go back to" in error
+
+
+def test_alone_too_what_follows_a_block_is_put_back_and_not_the_block() -> None:
+    state = State(model=nn.Linear(1, 1), count=0)
+    sums = Sums(state, 0, lambda: None)
+    sums.enter(0, 1)
+    sums.grant()
+    state.count = 1
+    sums.left()
+    state.count = 2
+    sums.undo()
+    assert state.count == 1
+    sums.close()
