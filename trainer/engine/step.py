@@ -244,6 +244,7 @@ class Step:
         buckets = self._sums.buckets
         self._given = []
         first = before = buckets.passes
+        self._sums.unit_order.begin()
         for number, part in enumerate(parts, 1):
             self._given.append(part)
             if self.plan.parts is not None:
@@ -256,6 +257,8 @@ class Step:
                 before = buckets.passes
                 buckets.arm(self.reduce)
             yield part
+        if self.plan.parts is not None:
+            self._sums.unit_order.given(self.number, len(parts))
         # Made a list, its one backward pass comes only now, and sums by itself.
         if not parts or buckets.passes > min(first, before) or buckets.set_by_hand:
             self.reduce()
@@ -354,6 +357,7 @@ class Step:
             error = found
         finally:
             self._open = self._sums.buckets.open = False
+            self._sums.unit_order.begin()
         self.applied, self.left_out = error is None, isinstance(error, LeftOut)
         if error is None:
             self._micro.fitted(self._given or ())

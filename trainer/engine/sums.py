@@ -25,6 +25,7 @@ from trainer.engine.statistics import Statistics
 from trainer.engine.trained import Guard, Trained
 from trainer.engine.transfer import broadcast_tree
 from trainer.engine.undo import Undo
+from trainer.engine.unit_order import UnitOrder
 from trainer.engine.verdict import Verdict
 
 
@@ -112,6 +113,7 @@ class Sums:
         trained: what is trained.
         replicas: when the state is compared.
         rank: in the world that there is now.
+        unit_order: whether units are computed as they are given.
     """
 
     def __init__(
@@ -125,6 +127,7 @@ class Sums:
         self._check = check
         self._metrics = metrics
         self._statistics = Statistics(state.models)
+        self.unit_order = UnitOrder(state.models)
         self._undo = Undo(state)
         self.trained = Trained(state)
         self.replicas = Replicas(state)
@@ -157,6 +160,7 @@ class Sums:
     def close(self) -> None:
         """No step follows: the models are the program's again."""
         self._drop_buckets()
+        self.unit_order.close()
         self._guard.close()
         self._state.training(False)
 
