@@ -99,9 +99,13 @@ class Swell:
             launch.wait()
             assert launch.stdout
             launch.stdout.close()
+        until(self._stopped, every=0.5)
+
+    def _stopped(self) -> bool:
+        """Stops what launches that were killed have left, one that is only starting, too."""
         for state in self.home.glob("runs/*/local"):
-            stop(state)  # which a launch that was killed has left
-        until(self.nothing_is_left)
+            stop(state)
+        return self.nothing_is_left()
 
     def environment(self) -> dict[str, str]:
         """What the command runs with."""

@@ -21,8 +21,11 @@ from tests.trainer.ranks import PATIENCE
 IN_C = """
 mutex = ctypes.create_string_buffer(128)
 ctypes.CDLL(None).pthread_mutex_lock(mutex)
-print("ready", flush=True)
-ctypes.CDLL(None).pthread_mutex_lock(mutex)
+try:
+    print("ready", flush=True)
+    ctypes.CDLL(None).pthread_mutex_lock(mutex)
+except KeyboardInterrupt:  # it came before that
+    sys.exit(3)
 """
 # A thread that is waited for at the end, as those of a client's pool.
 AT_THE_END = """
