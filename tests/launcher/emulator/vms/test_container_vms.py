@@ -155,7 +155,7 @@ def test_a_silently_lost_vm_is_cut_off_and_gone_later(emulator: Emulator) -> Non
     hears("workerpool0-0", "1")
 
 
-def test_what_a_killed_emulator_left_goes_when_the_next_starts_a_job(
+def test_what_a_killed_emulator_left_lives_on_and_is_the_next_ones(
     start: Callable[..., Emulator], tmp_path: Path
 ) -> None:
     first = start("--vm", "container")
@@ -163,10 +163,14 @@ def test_what_a_killed_emulator_left_goes_when_the_next_starts_a_job(
     first.until(job, "RUNNING")
     wait_for(ours, lambda names: len(names) == 2)
     first.stop(signal.SIGKILL)
-    second = start("--vm", "container", state=tmp_path / "second")
-    job = second.create(shell("sleep 600"))
-    second.until(job, "RUNNING")
-    wait_for(ours, lambda names: len(names) == 1)
+    other = start("--vm", "container", state=tmp_path / "other")
+    another = other.create(shell("sleep 600"))
+    other.until(another, "RUNNING")
+    wait_for(ours, lambda names: len(names) == 3)  # it takes nothing of the first along
+    assert other.stop() == 0
+    wait_for(ours, lambda names: len(names) == 2)
+    second = start("--vm", "container")
+    assert second.get(job)["state"] == "JOB_STATE_RUNNING"
     assert second.stop() == 0
     assert ours() == set() and first.processes() == []
 
