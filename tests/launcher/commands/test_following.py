@@ -195,6 +195,8 @@ def test_a_cancellation_that_fails_is_told(run: Played) -> None:
     command = Command(run)
     command.stop()
     command.until("the run could not be cancelled: [Errno 30] Read-only file system; Ctrl-C again")
+    run.over.set()
+    assert command.ended().count("could not be cancelled") == 1
 
 
 def test_a_terminal_that_hangs_up_ends_no_run(run: Played) -> None:
@@ -234,6 +236,8 @@ def test_a_full_disk_is_told_at_once(run: Played, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(following, "troubles_of", lambda *asked: ["the disk / is full"])
     command = Command(run)
     command.until("the disk / is full\n")
+    run.over.set()
+    assert command.ended().count("the disk / is full\n") == 1
 
 
 def test_an_api_that_does_not_take_the_request_is_told_with_how_long_yet(run: Played) -> None:
@@ -242,6 +246,8 @@ def test_an_api_that_does_not_take_the_request_is_told_with_how_long_yet(run: Pl
     command = Command(run)
     command.until("https://e has not taken attempt 1 for ")
     command.until("trying for 0 s more")
+    run.over.set()
+    assert command.ended().count("has not taken attempt 1") == 1
 
 
 ENDINGS: list[Callable[[], Any]] = [

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from tests.conformance.journey import Itinerary, Stage, Stay
+from tests.trainer.engine.plain import Run, Swell, plainly, require_same
 from tests.trainer.ranks import Meeting, Process, form, workers, world_of
 from trainer.protocol.messages import Exit, Form
 
@@ -86,3 +88,11 @@ def _follow(channel: Any, loop: Loop) -> Outcome:
     except Exception as found:
         error = f"{type(found).__name__}: {found}"
     return Outcome(log, error)
+
+
+def require_alike(run: Run, size: int) -> None:
+    """Fails unless training code trains in a world what it trains in a plain loop."""
+    expected = plainly(run)
+    for outcome in trained(size, functools.partial(run, Swell)):
+        assert outcome.error == ""
+        require_same(outcome.log, expected)

@@ -7,10 +7,12 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 Run = Callable[..., None]
+RTOL, ATOL = 1e-9, 1e-12
 
 
 def data(samples: int, width: int = 4) -> tuple[Tensor, Tensor]:
@@ -84,3 +86,16 @@ def plainly(run: Run) -> list[Any]:
     log: list[Any] = []
     run(Plain, log)
     return copy.deepcopy(log)
+
+
+def require_same(found: list[Any], expected: list[Any], first: int = 0) -> None:
+    """Fails unless two logs have the same numbers, up to the order of additions.
+
+    Args:
+        found, expected: a number or a list of numbers for each step, or more.
+        first: the number of the first entry, for who reads the failure.
+    """
+    assert len(found) == len(expected)
+    for number, (numbers_found, wanted) in enumerate(zip(found, expected, strict=True), first):
+        same = pytest.approx(wanted, rel=RTOL, abs=ATOL)
+        assert numbers_found == same, f"entry {number}"

@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import ExponentialLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tests.trainer.engine.loops import _follow
-from tests.trainer.engine.plain import Run, Swell, data, numbers, plainly
+from tests.trainer.engine.plain import Run, Swell, data, numbers, plainly, require_same
 from tests.trainer.ranks import Meeting, form, formed, workers, world_of
 from trainer.engine.state import State
 from trainer.engine.sums import Sums
@@ -46,6 +46,14 @@ def loss_of(make: Any, model: Callable[[Tensor], Tensor], step: Any) -> Tensor:
     if make is Swell and step.number == LAST + 1 and step.rank == 1 and _first_world():
         loss.register_hook(lambda gradient: os.kill(os.getpid(), signal.SIGKILL))
     return loss
+
+
+def take(make: Any, model: nn.Module, optimizer: torch.optim.Optimizer, step: Any) -> None:
+    """Takes a step."""
+    with step:
+        loss_of(make, model, step).backward()
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 def _first_world() -> bool:
@@ -118,10 +126,7 @@ def weights_that_move_by_themselves(make: Any, log: list[Any]) -> None:
     model = Moco()
     optimizer = torch.optim.SGD(model.query.parameters(), lr=0.05)
     for step in make(SAMPLES, BATCH, EPOCHS, model=model, optimizer=optimizer):
-        with step:
-            loss_of(make, model, step).backward()
-            optimizer.step()
-            optimizer.zero_grad()
+        take(make, model, optimizer, step)
         if step.applied:
             log.append(numbers(model))
 
@@ -146,10 +151,7 @@ def attributes_of_modules(make: Any, log: list[Any]) -> None:
     model = Counting()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
     for step in make(SAMPLES, BATCH, EPOCHS, model=model, optimizer=optimizer):
-        with step:
-            loss_of(make, model, step).backward()
-            optimizer.step()
-            optimizer.zero_grad()
+        take(make, model, optimizer, step)
         if step.applied:
             log.append([*numbers(model), float(model.calls), float(len(model.seen))])
 
@@ -163,10 +165,7 @@ def after_the_block(make: Any, log: list[Any]) -> None:
     own = Average(model)
     parts = {"model": model, "optimizer": optimizer, "averaged": averaged}
     for step in make(SAMPLES, BATCH, EPOCHS, **parts, schedule=schedule, own=own):
-        with step:
-            loss_of(make, model, step).backward()
-            optimizer.step()
-            optimizer.zero_grad()
+        take(make, model, optimizer, step)
         schedule.step()
         averaged.update_parameters(model)
         own.update(model)
@@ -217,8 +216,7 @@ def test_it_is_changed_once_though_a_worker_is_lost(program: Run) -> None:
         outcomes = [survivor.process.result(), newcomer.process.result()]
     for outcome, first in zip(outcomes, (0, LAST), strict=True):
         assert outcome.error == ""
-        for step, (found, wanted) in enumerate(zip(outcome.log, expected[first:], strict=True), 1):
-            assert found == pytest.approx(wanted, rel=1e-9, abs=1e-12), f"step {first + step}"
+        require_same(outcome.log, expected[first:], first + 1)
 
 
 def with_a_collective_of_its_own(make: Any, log: list[Any]) -> None:

@@ -157,7 +157,8 @@ def test_a_queued_job_waits_on(start: Start, tmp_path: Path) -> None:
     emulator.until(job, "QUEUED")
     emulator.stop(signal.SIGKILL)
     emulator = start("--market", str(market))
-    emulator.until(job, "SUCCEEDED")
+    ended = emulator.until(job, "SUCCEEDED")
+    assert "error" not in ended and ended["startTime"] > ended["createTime"]
 
 
 def test_restarts_are_counted_on(start: Start) -> None:
@@ -298,6 +299,8 @@ def test_vms_that_were_granted_and_not_made_are_made(start: Start) -> None:
     path.write_text(json.dumps(kept))
     emulator = another(start, emulator)
     emulator.until(job, "RUNNING")
+    made = emulator.replicas(job).values()
+    assert len(made) == 2 and all(one["state"] == "RUNNING" and one["pid"] for one in made)
 
 
 def test_whenever_it_is_killed_each_replica_runs_once(start: Start, tmp_path: Path) -> None:

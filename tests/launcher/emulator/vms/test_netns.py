@@ -210,6 +210,8 @@ def test_a_host_is_renewed_while_its_peers_send_to_it(network: Network) -> None:
                 b.renew()
         finally:
             pest.kill()
+    assert output(b, "hostname") == "vm-b"
+    assert output(b, "ip", "neigh", "show", a.address).endswith("PERMANENT")
 
 
 @needs_namespaces
