@@ -9,7 +9,6 @@ launch) is in ``SWELL_HOME/runs/<id>/local``, wherever the run directory is.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -31,6 +30,7 @@ from trainer.rundir.formats import (
     version,
     written_by,
 )
+from trainer.rundir.locks import hold, is_held
 from trainer.rundir.names import OUTCOME, OUTCOME_ROOM, RUN
 from trainer.rundir.private import make_private
 from trainer.rundir.untrusted import parse_json
@@ -343,28 +343,14 @@ def launch_lock(run_id: str, refusal: str = "") -> Iterator[int]:
     make_private(folder)
     inherited = os.environ.pop(ENV_LOCK, None)
     with open(int(inherited) if inherited else folder / "launch.lock", "a") as lock:
-        for last in (False,) * 20 + (True,):  # somebody may just be looking whether it is held
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if last:
-                    why = refusal or f"--run-id {run_id}: is being launched already"
-                    raise RunError("SW2007", why) from None
-                time.sleep(0.01)
+        if not hold(lock.fileno()):
+            raise RunError("SW2007", refusal or f"--run-id {run_id}: is being launched already")
         yield lock.fileno()
 
 
 def launch_lives(run_id: str) -> bool:
     """Whether a launch on this machine is looking after the run."""
-    try:
-        with (local_folder(run_id) / "launch.lock").open("r") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+    return is_held(local_folder(run_id) / "launch.lock")
 
 
 def require_replica(run: dict[str, Any], replica: str) -> None:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from trainer.rundir.locks import hold, is_held
 from trainer.rundir.private import write_private
 from trainer.rundir.usererror import UserError
 
 LAST_CLOSED = 900  # the number of the lock's file
-LOOKS, LOOK_SECONDS = 50, 0.02  # somebody may just be looking whether the lock is held
 
 
 class StateInUse(UserError):
@@ -49,14 +48,9 @@ def claim(state: Path) -> int:
     # emulator that was killed are, too.
     handle = fcntl.fcntl(first, fcntl.F_DUPFD_CLOEXEC, LAST_CLOSED)
     os.close(first)
-    for _ in range(LOOKS):
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(LOOK_SECONDS)
-        else:
-            announce(state, Whereabouts(os.getpid()))
-            return handle
+    if hold(handle):
+        announce(state, Whereabouts(os.getpid()))
+        return handle
     os.close(handle)
     raise StateInUse(
         "SW2205", f"{state} is in use by another emulator; stop it or choose another --state"
@@ -65,14 +59,7 @@ def claim(state: Path) -> int:
 
 def in_use(state: Path) -> bool:
     """Whether an emulator works on a state."""
-    try:
-        with (state / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+    return is_held(state / "lock")
 
 
 def announce(state: Path, where: Whereabouts) -> None:

@@ -29,7 +29,17 @@ from launcher.job.durations import Duration, format_duration
 from launcher.job.fallback import MAX_FALLBACKS, Fallback, Limits, Resubmit
 from launcher.job.machines import Regions
 from launcher.job.marketfile import MarketField
-from launcher.job.model import DEFAULT, JobModel, Text, beside, problems_in, resource, valid, whole
+from launcher.job.model import (
+    DEFAULT,
+    JobModel,
+    Script,
+    Text,
+    beside,
+    problems_in,
+    resource,
+    valid,
+    whole,
+)
 from launcher.job.network import Network, PscInterface
 from launcher.job.notify import Notify
 from launcher.job.pool import Container, Environment, ModuleName, Package, Pool, with_slots
@@ -146,7 +156,7 @@ class Job(JobModel):
 
     name: JobName = Field(description="Begins the ids of the job's runs")
     task: str | None = Field(None, description="module:Class, or path/to/file.py:Class")
-    script: str | None = Field(
+    script: Script | None = Field(
         None, description="A script written for Elastic Horovod, beside the job file"
     )
     module: ModuleName | None = Field(None, description="The same as a module of the image")
@@ -234,15 +244,6 @@ class Job(JobModel):
                 )
             return task
         return f"{beside(where, info)}:{name}"
-
-    @field_validator("script")
-    @classmethod
-    def _script_is_python(cls, script: str | None, info: ValidationInfo) -> str | None:
-        if script is None:
-            return None
-        if not script.endswith(".py") or "\0" in script:
-            raise problem(FORM, f"is {script[:60]!r}; write path/to/script.py")
-        return beside(script, info)
 
     @field_validator("timeout")
     @classmethod

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     GetCoreSchemaHandler,
@@ -79,6 +80,15 @@ def resource(template: str) -> Text:
 def beside(path: str, info: ValidationInfo) -> str:
     """Returns the absolute path that a file's ``path`` means: beside the job file."""
     return str((Path((info.context or {}).get("folder", ".")) / path).resolve())
+
+
+def _script(path: str, info: ValidationInfo) -> str:
+    if not path.endswith(".py") or "\0" in path:
+        raise problem(FORM, f"is {path[:60]!r}; write path/to/script.py")
+    return beside(path, info)
+
+
+Script = Annotated[str, AfterValidator(_script)]  # a file beside the job file
 
 
 class JobModel(BaseModel):

@@ -10,13 +10,11 @@ from pydantic import (
     AfterValidator,
     Field,
     PlainValidator,
-    ValidationInfo,
     WithJsonSchema,
-    field_validator,
 )
 
 from launcher.job.durations import Duration
-from launcher.job.model import JobModel, beside
+from launcher.job.model import JobModel, Script
 from launcher.job.pool import ModuleName, Words
 from launcher.job.problem import CHOICE, CONFLICT, FORM, MISSING, RANGE, TWICE, Problem, problem
 
@@ -61,7 +59,7 @@ Processes = Annotated[
 class Torchrun(JobModel):
     """A script or module that starts anew in each world. The script alone is short."""
 
-    script: str | None = Field(None, description="A script, beside the job file")
+    script: Script | None = Field(None, description="A script, beside the job file")
     module: ModuleName | None = Field(None, description="The same as a module, as with python -m")
     args: Words = Field(default_factory=list, description="Its arguments")
     nproc_per_node: Processes = Field(
@@ -91,15 +89,6 @@ class Torchrun(JobModel):
     @classmethod
     def _written_out(cls, data: Any) -> Any:
         return {"script": data} if isinstance(data, str) else data
-
-    @field_validator("script")
-    @classmethod
-    def _script_is_python(cls, script: str | None, info: ValidationInfo) -> str | None:
-        if script is None:
-            return None
-        if not script.endswith(".py") or "\0" in script:
-            raise problem(FORM, f"is {script[:60]!r}; write path/to/script.py")
-        return beside(script, info)
 
     @classmethod
     def _clashes(cls, fields: Any) -> Iterator[Problem]:

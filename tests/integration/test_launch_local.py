@@ -5,7 +5,6 @@ The replicas run a small script in place of the trainer, so that these tests nee
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -24,6 +23,7 @@ from launcher.local.emulator import LocalError, Replicas
 from launcher.status.status import ABANDONED, UNATTENDED
 from tests.integration.command import LIMIT, Swell, until
 from trainer.rundir.directory import RunDirectory
+from trainer.rundir.locks import is_held
 
 REPLICA = """
 import json, os, signal, sys, time
@@ -217,12 +217,7 @@ def answers(swell: ScriptedSwell, run: str) -> bool:
 
 def home_lives(swell: ScriptedSwell, run: str) -> bool:
     """Whether a launch looks after the run."""
-    with (swell.state(run) / "launch.lock").open("rb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    return is_held(swell.state(run) / "launch.lock")
 
 
 def test_an_emulator_that_nobody_needs_ends_by_itself_and_its_run_is_over(

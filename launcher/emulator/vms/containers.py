@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from launcher.emulator.vms import netns, podman
-from launcher.emulator.vms.host_places import HostPlace
-from launcher.emulator.vms.netns import FILES, NAMESPACES, Host, Network
+from launcher.emulator.vms.host_places import HostPlace, HostSite
+from launcher.emulator.vms.netns import FILES, NAMESPACES, Host
 from launcher.emulator.vms.podman import Podman
 from launcher.emulator.vms.processes import signal_session
 from launcher.emulator.vms.program import Program
@@ -103,7 +103,7 @@ class ContainerPlace(HostPlace):
         return self._host.signal(number) or (signal_session(session, number) if session else 0)
 
 
-class ContainerSite:
+class ContainerSite(HostSite):
     """The places of ``container`` VMs: one network.
 
     Args:
@@ -128,31 +128,14 @@ class ContainerSite:
         for image in dict.fromkeys(images):
             if not self._client.has_image(image):
                 raise FileNotFoundError(no_image(image))
-        self._network = Network(list(hostnames.values()), inherit)
-        self._inherited = inherit is not None
+        super().__init__(hostnames, inherit)
         self._memory = memory
-        self._hosts = dict(zip(hostnames, self._network.hosts, strict=True))
         try:
             if not self._inherited:
                 _remove_abandoned(self._client, self._network.number)
         except BaseException:
             self._network.close()
             raise
-
-    @property
-    def gateway(self) -> str:
-        """This machine's address in the network."""
-        return self._network.gateway
-
-    @property
-    def device(self) -> str:
-        """This machine's interface into the network."""
-        return self._network.name
-
-    @property
-    def number(self) -> int:
-        """The network's."""
-        return self._network.number
 
     def place(self, replica: str, inherit: str | None = None) -> ContainerPlace:
         """The place of one replica."""

@@ -59,8 +59,20 @@ class NamespacePlace(HostPlace):
         return max(self._host.signal(number), found)
 
 
-class NamespaceSite:
-    """The places of ``netns`` VMs: one network, that of the number ``inherit`` if it is given."""
+class HostSite:
+    """The places of VMs that have a network of their own.
+
+    Args:
+        hostnames: by replica.
+        inherit: the number of the network in which some of them live, if there is one.
+
+    Attributes:
+        gateway: this machine's address in the network.
+        device: this machine's interface into it.
+        number: the network's.
+
+    Raises OSError when it cannot be made.
+    """
 
     def __init__(self, hostnames: Mapping[str, str], inherit: int | None = None) -> None:
         self._network = Network(list(hostnames.values()), inherit)
@@ -78,6 +90,10 @@ class NamespaceSite:
     @property
     def number(self) -> int:
         return self._network.number
+
+
+class NamespaceSite(HostSite):
+    """The places of ``netns`` VMs."""
 
     def place(self, replica: str, inherit: str | None = None) -> NamespacePlace:
         network = self._network
