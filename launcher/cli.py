@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 
 import typer
 
 from launcher.commands import jobs, output, runs, tools
 from launcher.commands.interrupts import watch_interrupts
+from launcher.run_states import CANCELLED
 from launcher.terminal import guard
 
 app = typer.Typer(
@@ -53,7 +55,10 @@ def main() -> None:
     # Else pydantic looks through all installed packages for plugins of its own, on every start.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     watch_interrupts()
-    app()
+    try:
+        app()
+    except KeyboardInterrupt:  # it came when a command had begun to end
+        sys.exit(CANCELLED)
 
 
 if __name__ == "__main__":

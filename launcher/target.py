@@ -91,7 +91,7 @@ def local(job: Job, run_id: str, over: Callable[[], bool] = lambda: True) -> Ite
     """Yields this machine, with the run's own emulator: one that lives, or else a new one.
 
     Should it end meanwhile, it is started again; its VMs outlive it. At the end of the block it is
-    stopped, and its VMs with it, if the run is ``over`` then. Else they go on without this process.
+    stopped, and its VMs with it, if the run is ``over`` then. Else VMs go on without this process.
 
     Raises LocalError when the emulator does not start.
     """
@@ -138,7 +138,7 @@ def local(job: Job, run_id: str, over: Callable[[], bool] = lambda: True) -> Ite
             halt=emulator.stop,
         )
     finally:
-        if over():
+        if over() or not emulator.has_vms:  # what is queued waits for the next one
             emulator.stop()
 
 

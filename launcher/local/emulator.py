@@ -89,6 +89,11 @@ class Emulator:
             stop(self._state)
             self._reap()
 
+    @property
+    def has_vms(self) -> bool:
+        """Whether VMs live, its own or those of an earlier one."""
+        return anything_lives(self._state / "vms")
+
     def _found(self) -> Whereabouts | None:
         """Where the emulator is, if there is one, once it serves."""
         deadline = time.monotonic() + START_LIMIT
@@ -123,6 +128,7 @@ class Emulator:
                 return where
         except BaseException:
             self._child.kill()  # nobody knows of it yet; VMs of an earlier one live on
+            self._child.wait()
             raise
         raise self._problem()
 
