@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
+from contextlib import suppress
 
 import typer
 
@@ -58,7 +60,19 @@ def main() -> None:
     try:
         app()
     except KeyboardInterrupt:  # it came when a command had begun to end
-        sys.exit(CANCELLED)
+        pass
+    except SystemExit as end:
+        if end.code != CANCELLED:
+            raise
+    else:
+        return
+    # Not by sys.exit(): whatever code that is given, Python ends by SIGINT if that came while it
+    # was executing a text, as it does to make a dataclass.
+    atexit._run_exitfuncs()
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(CANCELLED)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from launcher.emulator.state import Whereabouts, in_use, whereabouts
 from launcher.emulator.token import read_token
 from launcher.emulator.vms import netns
 from launcher.emulator.vms.life import anything_lives, kill_all
+from launcher.interruption import deferred
 from launcher.job.marketfile import Incident, Market, market_to_json
 from launcher.job.sizes import Size
 from trainer.rundir.private import make_private
@@ -113,8 +114,22 @@ class Emulator:
         options += ["--buckets", str(self._buckets), "--vm", self._vm, "--idle", IDLE]
         options += ["--memory", str(Size(self._memory))] if self._memory else []
         self._reap()
+        try:
+            with deferred():
+                self._child = self._spawn(options)
+            self._await_line(self._child)
+            if where := self._found():
+                return where
+        except BaseException:
+            if self._child is not None:
+                self._child.kill()  # nobody knows of it yet; VMs of an earlier one live on
+                self._child.wait()
+            raise
+        raise self._problem()
+
+    def _spawn(self, options: list[str]) -> subprocess.Popen[bytes]:
         with (self._state / "emulator.log").open("ab") as log:
-            self._child = subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, "-m", "launcher.emulator", *options],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -122,15 +137,6 @@ class Emulator:
                 env=child_environment(),
                 start_new_session=True,  # Ctrl-C, or the end of a terminal, is not for it
             )
-        try:
-            self._await_line(self._child)
-            if where := self._found():
-                return where
-        except BaseException:
-            self._child.kill()  # nobody knows of it yet; VMs of an earlier one live on
-            self._child.wait()
-            raise
-        raise self._problem()
 
     def _await_line(self, child: subprocess.Popen[bytes]) -> None:
         """Returns when it has printed a line, or has ended: another may have been quicker."""
