@@ -16,7 +16,8 @@ losses            replicas that went, or lost a worker, without notice. All that
 pauses            for each generation but the first that has completed a step: the seconds from the
                   last step before it to its first step. What it took to notice, to form the world,
                   to send the state, to compile and to compute that step is in it; so is a world in
-                  between that completed no step, and the time without any machine
+                  between that completed no step, and the time without any machine. Its cause is the
+                  first such world's: why the steps ended
 paused            the sum of the pauses
 goodput           trained / span, at most 1
 trained           seconds that steps took, each since the one before it in the same world. No step
@@ -57,16 +58,19 @@ def steps_lost(generations: Iterable[Generation], told: dict[int, int]) -> int:
 
 def pauses(generations: Iterable[Generation]) -> Iterator[dict[str, Any]]:
     """What each re-formation cost."""
-    last_at = -math.inf
+    last_at, cause = -math.inf, None
     for one in generations:
+        cause = cause or one.cause
         seconds = _pause(one, last_at)
-        if one.cause != "start" and seconds is not None:
+        if cause != "start" and seconds is not None:
             yield {
-                "cause": one.cause,
+                "cause": cause,
                 "seconds": round(seconds, 4),
                 "generation": one.generation,
                 "step": one.start,
             }
+        if one.first_at is not None or one.last > (one.start or 0):
+            cause = None
         last_at = max(last_at, one.last_at)
 
 

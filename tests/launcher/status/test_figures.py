@@ -60,6 +60,13 @@ def test_worlds_without_a_step_have_no_pause_of_their_own() -> None:
     assert [(one["generation"], one["seconds"]) for one in found["pauses"]] == [(3, 15.0)]
 
 
+def test_a_pause_is_told_by_what_ended_the_steps_not_by_who_came_meanwhile() -> None:
+    lost = [formed(2, 157.0, "loss", [A]), resumed(2, 158.0, "loss", 50, seconds=4.0)]
+    events = [*trains(1, 100.0, 0, 50), *lost, *trains(3, 164.0, 50, 50, "grow", seconds=10.0)]
+    events += trains(4, 240.0, 100, 50, "drain", seconds=2.0)
+    assert [one["cause"] for one in figures(events)["pauses"]] == ["loss", "drain"]
+
+
 def test_an_outage_that_no_worker_lived_through_is_a_pause() -> None:
     events = [*trains(1, 100.0, 0, 50), *trains(2, 184.0, 40, 60, "start")]
     events[4]["cause"] = events[5]["cause"] = "leader"

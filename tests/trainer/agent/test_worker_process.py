@@ -219,9 +219,12 @@ say("event", name="forked", fields={"child": child})
 # Without the handlers of Python, as a library in C forks.
 FORKED_IN_C = FORKED.replace("os.fork()", "__import__('ctypes').CDLL(None).fork()")
 WITH_A_SESSION = FORKED.replace("time.sleep", "os.setsid(); time.sleep")
-NOISY = FORKED.replace(
-    "time.sleep(600)", "os.setsid()\n    while True: os.write(writes, b'x' * 99)"
+# It writes only once its parent has said its own: what is between the two would be its fault.
+NOISY = "turn = os.pipe()\n" + FORKED.replace(
+    "time.sleep(600)",
+    "os.setsid(); os.read(turn[0], 1)\n    while True: os.write(writes, b'x' * 99)",
 )
+NOISY += "os.write(turn[1], b'.')\n"
 
 
 @pytest.mark.parametrize("first", [FORKED, FORKED_IN_C, WITH_A_SESSION, NOISY])
