@@ -193,7 +193,7 @@ def simulate(system: System, held: int, start: float, seed: str) -> Result:
     now = 0.0
     while now < LONGEST:
         if running is None:
-            action = decide(terms, Situation(tuple(attempts)), now)
+            [action] = decide(terms, Situation(tuple(attempts)), now)
             if isinstance(action, End):
                 assert action.state == "succeeded", action
                 result.hours, result.attempts = now / 3600, len(attempts)

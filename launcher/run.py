@@ -226,7 +226,7 @@ def look_after(draft: Draft, resources: ExitStack) -> Run:
         draft.terms(target.stop_grace),
         target,
         request,
-        steps=lambda: History(read_events(directory)).step,
+        steps=lambda attempt: (History(read_events(directory)).step, None),
         listener=listener,
         sleep=sleep,
     )

@@ -45,6 +45,7 @@ class Attempt:
         started: when all its replicas were up for the first time.
         ended: when it was over.
         step: steps that the run had completed then.
+        trained: how many of them with a worker of this attempt; None when that is not known.
         usd_per_hour: what its machines cost, estimated; None when that is not known.
     """
 
@@ -63,6 +64,7 @@ class Attempt:
     started: float | None = None
     ended: float | None = None
     step: int = 0
+    trained: int | None = None
     usd_per_hour: float | None = None
 
     @property

@@ -4,9 +4,13 @@ A choice is a region with a job for it: the job's own regions with its own pools
 fallbacks in each of its regions. The first one goes, except that:
 
 - A choice that had no machines, or no quota, rests; twice as long each time. And after its rest it
-  stands behind all those that were tried in vain less often, since an attempt last ran.
-- A choice with ``after`` is for when nothing of the run has run for so long. Once one has run, the
-  time begins anew, so the run goes back to what is cheaper when a dearer attempt has ended.
+  stands behind all those that were tried in vain less often, since an attempt last got machines.
+- A choice with ``after`` is for when the run has had fewer attempts running than it is to have for
+  so long. Once one has run, the time begins anew, so the run goes back to what is cheaper when a
+  dearer attempt has ended.
+
+Attempts that are alive at the same time fail as one: what became of the first could not be known
+when the others were sent, so eight that find no machines are one failure (``rounds``).
 
 Pauses are drawn from the run's id and the attempt's number: runs that lost their machines together
 do not come back together, and yet the same history always gives the same decision.
@@ -14,8 +18,9 @@ do not come back together, and yet the same history always gives the same decisi
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -40,7 +45,7 @@ class Choice:
     Attributes:
         region: where.
         job: on what; without fallbacks of its own.
-        after: seconds without a running attempt from which on it counts.
+        after: seconds with too few running attempts from which on it counts.
         usd_per_hour: what its machines cost, estimated; None when that is not known.
     """
 
@@ -92,25 +97,27 @@ def next_choice(
     now: float,
     resubmit: Resubmit,
     seed: str,
+    others: int = 0,
 ) -> Next:
     """Returns where the next attempt is made, and from when on.
 
     Args:
-        choices: all there are, in order.
-        attempts: those so far, all over.
+        choices: all there are, in order; at least one.
+        attempts: those so far.
         created: when the run was, in Unix seconds.
         now: Unix seconds.
         resubmit: how long pauses are.
         seed: what the pauses' jitter is drawn from.
+        others: how many are alive beside which it will run.
     """
     pauses = Backoff(resubmit.pause.total_seconds(), resubmit.longest.total_seconds())
     earliest = _after_failures(attempts, pauses, seed)
-    idle_since = max((a.ended or created for a in attempts if a.started), default=created)
+    lacking = _lacking_since(attempts, others, created)
     ranked = []
     for choice in choices:
-        dry = _dry(choice, attempts)
-        rested = (dry[-1].ended or 0.0) + _pause(dry[-1], len(dry), pauses, seed) if dry else 0.0
-        wanted = idle_since + choice.after if choice.after else 0.0
+        dry = rounds(_dry(choice, attempts))
+        rested = _rested(dry, pauses, seed) if dry else 0.0
+        wanted = lacking + choice.after if choice.after else 0.0
         ranked.append((len(dry), Next(choice, max(earliest, rested, wanted))))
     free = [it for it in ranked if it[1].at <= now]
     if free:  # where there were no machines least often, before what is tried in vain again
@@ -118,39 +125,78 @@ def next_choice(
     return min((it for _, it in ranked), key=lambda it: it.at)
 
 
-def fruitless(attempts: Sequence[Attempt]) -> list[Attempt]:
-    """Returns the last attempts in a row that failed by themselves, and completed no step."""
+def fruitless(attempts: Sequence[Attempt]) -> list[list[Attempt]]:
+    """Returns the last attempts in a row that failed by themselves, and completed no step.
+
+    In rounds, the last one first. What still lives is not among them.
+    """
     found: list[Attempt] = []
-    for index in range(len(attempts) - 1, -1, -1):
-        attempt = attempts[index]
-        before = max((a.step for a in attempts[:index]), default=0)
+    for attempt in by_end(attempts)[::-1]:
         verdict = verdict_of(attempt)
         if verdict == "unsent" or verdict in DRY:
             continue
-        if attempt.step > before:
+        if _trained(attempt, attempts):
             break
         found.append(attempt)
+    return rounds(found)[::-1]
+
+
+def rounds(attempts: Iterable[Attempt]) -> list[list[Attempt]]:
+    """Parts attempts that are over into those that were sent before one of the others had ended."""
+    found: list[list[Attempt]] = []
+    over = -math.inf
+    for attempt in sorted(attempts, key=lambda it: it.attempt):
+        if not found or attempt.created >= over:
+            found.append([])
+            over = math.inf
+        found[-1].append(attempt)
+        over = min(over, attempt.ended or 0.0)
     return found
+
+
+def by_end(attempts: Iterable[Attempt]) -> list[Attempt]:
+    """Returns those that are over, as they ended."""
+    return sorted((it for it in attempts if it.over), key=lambda it: (it.ended or 0.0, it.attempt))
+
+
+def _trained(attempt: Attempt, attempts: Sequence[Attempt]) -> bool:
+    """Whether a step was completed with it."""
+    if attempt.trained is not None:
+        return attempt.trained > 0
+    before = (it.step for it in attempts if it.over and (it.ended or 0.0) <= attempt.created)
+    return attempt.step > max(before, default=0)
 
 
 def _after_failures(attempts: Sequence[Attempt], pauses: Backoff, seed: str) -> float:
     """When the run may be sent again at all."""
     failed = fruitless(attempts)
-    if not failed or failed[0] is not _last_sent(attempts):
-        return 0.0
-    return (failed[0].ended or 0.0) + _pause(failed[0], len(failed), pauses, seed)
+    last = next((it for it in by_end(attempts)[::-1] if it.sent), None)
+    return _rested(failed[::-1], pauses, seed) if failed and last in failed[0] else 0.0
 
 
-def _dry(choice: Choice, attempts: Sequence[Attempt]) -> list[Attempt]:
-    """The attempts in vain with a choice since one last ran: what was before is another story."""
-    began = max((index for index, it in enumerate(attempts) if it.started), default=0)
-    mine = [a for a in attempts[began:] if a.choice == choice.name and a.sent]
-    return [attempt for attempt in mine if verdict_of(attempt) in DRY]
+def _lacking_since(attempts: Sequence[Attempt], others: int, created: float) -> float:
+    """Since when no more than ``others`` attempts have been running."""
+    changes = [(it.started, 1) for it in attempts if it.started is not None]
+    changes += [(it.ended or created, -1) for it in attempts if it.started is not None and it.over]
+    running, since = 0, created
+    for at, change in sorted(changes, key=lambda it: (it[0], -it[1])):
+        running += change
+        if change < 0 and running == others:
+            since = at
+    return since
 
 
-def _last_sent(attempts: Sequence[Attempt]) -> Attempt | None:
-    return next((attempt for attempt in reversed(attempts) if attempt.sent), None)
+def _dry(choice: Choice, attempts: Sequence[Attempt]) -> Iterator[Attempt]:
+    """Those in vain with a choice since one last got machines: before, that is another story."""
+    began = max((it.started for it in attempts if it.started is not None), default=-math.inf)
+    for attempt in attempts:
+        mine = attempt.choice == choice.name and attempt.sent and attempt.over
+        if mine and (attempt.ended or 0.0) > began and verdict_of(attempt) in DRY:
+            yield attempt
 
 
-def _pause(attempt: Attempt, failures: int, pauses: Backoff, seed: str) -> float:
-    return pauses.wait(failures, random.Random(f"{seed} {attempt.attempt}").random())
+def _rested(failed: Sequence[Sequence[Attempt]], pauses: Backoff, seed: str) -> float:
+    """When the pause after the last of these rounds is over."""
+    last = by_end(failed[-1])[-1]
+    drawn = random.Random(f"{seed} {last.attempt}").random()
+    return (last.ended or 0.0) + pauses.wait(len(failed), drawn)

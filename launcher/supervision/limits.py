@@ -7,7 +7,8 @@ are away, and a fee of its own besides; neither is in them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ class Spent:
 
     Attributes:
         usd: estimated; None when a machine that ran has no known price.
-        seconds: for which attempts have run.
+        seconds: for which any of them has run.
         attempts: how many were sent.
     """
 
@@ -39,15 +40,24 @@ class Spent:
 def spent(attempts: Sequence[Attempt], now: float) -> Spent:
     """Returns what ``attempts`` have taken until ``now``, in Unix seconds."""
     usd: float | None = 0.0
-    total = 0.0
+    stretches = []
     for attempt in attempts:
         if attempt.started is None:
             continue
-        ran = max(0.0, (now if attempt.ended is None else attempt.ended) - attempt.started)
-        total += ran
+        end = max(attempt.started, now if attempt.ended is None else attempt.ended)
+        stretches.append((attempt.started, end))
         rate = attempt.usd_per_hour
-        usd = None if usd is None or rate is None else usd + ran / 3600 * rate
-    return Spent(usd, total, sum(attempt.sent for attempt in attempts))
+        usd = None if usd is None or rate is None else usd + (end - attempt.started) / 3600 * rate
+    return Spent(usd, _together(stretches), sum(attempt.sent for attempt in attempts))
+
+
+def _together(stretches: Iterable[tuple[float, float]]) -> float:
+    """Seconds that lie in any of these stretches of time."""
+    total, until = 0.0, -math.inf
+    for begin, end in sorted(stretches):
+        total += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return total
 
 
 def reached(limits: Limits, taken: Spent, now: float) -> str | None:

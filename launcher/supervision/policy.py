@@ -1,62 +1,86 @@
 """What to do next with a run: the launcher's policy, pure.
 
-``decide`` looks at what is on record and at the time. The first row that fits counts:
+``decide`` looks at all attempts on record and at the time, and returns everything that is to be
+done now. Of a run as a whole the first row that fits counts:
 
-====================  ==========================  ==============================================
-outcome               last attempt                action
-====================  ==========================  ==============================================
-any                   on record, no CustomJob     Find it: it may have been sent
-cancelled             not over                    Cancel the CustomJob, once; then Watch
-another               not over                    Watch: the agents exit by themselves;
-                                                  Cancel after GRACE, a VM may hang
-any                   none, or over               Done
-none                  not over                    Watch, unless a limit is reached:
-                                                  Stop if it runs (it saves a checkpoint and ends),
-                                                  End limited if it does not, or not in time;
-                                                  Leave if it has no machines for too long, which
-                                                  makes it expired; then Cancel, once
-none                  succeeded                   End succeeded (it was not our agent's to say so)
-none                  cancelled                   End cancelled: somebody cancelled the CustomJob
-none                  user_error, rejected, gone  End failed: again would be the same again
-none                  internal, crash, unknown,   End failed, when MAX_FRUITLESS attempts in a
-                      preempted, timeout          row have not completed a step
-none                  none, or over               End limited, when a limit is reached; else
-                                                  Submit where ``choices`` says, or Wait:
-====================  ==========================  ==============================================
+==============================  ==================================================================
+the run                         action
+==============================  ==================================================================
+has an outcome                  Cancel what is not over: at once if it was cancelled; else after
+                                GRACE, for the agents exit by themselves, and a VM may hang.
+                                Done when all are over
+has reached a limit             Stop if anything runs (it saves a checkpoint and ends);
+                                End limited if nothing does, or not in time
+has nothing alive               End, if the last one's end says so, or nothing may be sent:
+                                see the next table
+lacks attempts                  Submit as many as it lacks, each where ``choices`` says, or Wait
+==============================  ==================================================================
 
-=====================================  ==========================================================
-the last attempt                       the next one
-=====================================  ==========================================================
-stockout, quota, expired               another choice at once, if there is one; else the same
-                                       again after a pause, twice as long each time
-preempted, timeout, after some steps   the first choice, at once
-the same, and internal, crash,         the first choice, after a pause, twice as long each time
-unknown, without a step
-unsent                                 at once
-=====================================  ==========================================================
+Whatever fits, of each attempt that is not over:
 
-The verdicts in these tables are launcher.supervision.verdict's.
+==============================  ==================================================================
+on record, no CustomJob         Find it: it may have been sent
+no machines for too long        Leave it, which makes it expired; then Cancel, once
+otherwise                       Watch
+==============================  ==================================================================
+
+=======================================  =========================================================
+nothing is alive, and the last one       action
+=======================================  =========================================================
+succeeded                                End succeeded (it was not our agent's to say so)
+cancelled                                End cancelled: somebody cancelled the CustomJob
+user_error, rejected, gone               End failed: again would be the same again
+internal, crash, unknown, preempted,     End failed, when MAX_FRUITLESS rounds of attempts in a
+timeout                                  row have not completed a step
+any other                                End limited, when as many were made as may be
+=======================================  =========================================================
+
+=======================================  =========================================================
+the one that ended last                  the next one
+=======================================  =========================================================
+stockout, quota, expired                 another choice at once, if there is one; else the same
+                                         again after a pause, twice as long each time
+preempted, timeout, after some steps     the first choice, at once
+the same, and internal, crash, unknown,  the first choice, after a pause, twice as long each time
+without a step
+unsent                                   at once
+succeeded, cancelled, beside others      none: the fleet is smaller by one
+user_error, rejected, gone, beside       another choice, if there is one
+others
+=======================================  =========================================================
+
+While others train, no end of an attempt ends the run. Vertex AI's own retries of a job come before
+a replacement: nothing is sent for a job that is not over. The verdicts in these tables are
+launcher.supervision.verdict's; how many are lacking is launcher.supervision.fleet's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from launcher.job.durations import format_duration
 from launcher.job.fallback import Limits, Resubmit
 from launcher.supervision.attempt import Attempt
-from launcher.supervision.choices import Choice, fruitless, next_choice
+from launcher.supervision.choices import Choice, Next, by_end, fruitless, next_choice
+from launcher.supervision.fleet import (
+    HOPELESS,
+    Fleet,
+    alive,
+    bound_to,
+    lack,
+    open_choices,
+    sent_too_fast,
+)
 from launcher.supervision.limits import no_more_attempts, reached, spent
 from launcher.supervision.verdict import verdict_of
 from trainer.rundir.names import OutcomeState
 from trainer.rundir.usererror import Message
 
 GRACE = 30.0  # seconds that replicas get to exit after the run has ended
-# How many attempts in a row may end so, and without a step, before the run has failed.
+# How many rounds in a row may end so, and without a step, before the run has failed.
 MAX_FRUITLESS = {"crash": 3, "unknown": 3, "internal": 8, "preempted": 20, "timeout": 3}
-HOPELESS = frozenset({"user_error", "rejected", "gone"})
 
 
 @dataclass(frozen=True)
@@ -69,6 +93,7 @@ class Terms:
         created: when it was launched, in Unix seconds.
         resubmit: how long it pauses.
         limits: what it may take.
+        fleet: how many attempts it wants alive.
         saves: whether its replicas can be asked for a last checkpoint.
         stop_grace: seconds that they get for it when a limit is reached.
     """
@@ -78,6 +103,7 @@ class Terms:
     created: float
     resubmit: Resubmit = field(default_factory=Resubmit)
     limits: Limits = field(default_factory=Limits)
+    fleet: Fleet = field(default_factory=Fleet)
     saves: bool = True
     stop_grace: float = field(kw_only=True)
 
@@ -89,7 +115,7 @@ class Situation:
     Attributes:
         attempts: in order.
         outcome: outcome.json, if the run has ended.
-        cancel_sent: whether the last attempt's CustomJob was asked to end.
+        cancel_sent: the attempts whose CustomJobs were asked to end.
         since_outcome: seconds since the outcome was first seen.
         stop: why the run was asked to stop, if it was.
         since_stop: seconds since that was first seen.
@@ -97,15 +123,10 @@ class Situation:
 
     attempts: tuple[Attempt, ...] = ()
     outcome: Mapping[str, Any] | None = None
-    cancel_sent: bool = False
+    cancel_sent: frozenset[int] = frozenset()
     since_outcome: float = 0.0
     stop: str | None = None
     since_stop: float = 0.0
-
-    @property
-    def last(self) -> Attempt | None:
-        """The last attempt."""
-        return self.attempts[-1] if self.attempts else None
 
 
 @dataclass(frozen=True)
@@ -126,7 +147,9 @@ class Wait:
 
 @dataclass(frozen=True)
 class Find:
-    """Look for the attempt's CustomJob by its labels: it is not known whether there is one."""
+    """Look for an attempt's CustomJob by its labels: it is not known whether there is one."""
+
+    attempt: int
 
 
 @dataclass(frozen=True)
@@ -143,14 +166,17 @@ class Stop:
 
 @dataclass(frozen=True)
 class Leave:
-    """Write down that the attempt is given up for another."""
+    """Write down that an attempt is given up for another."""
 
+    attempt: int
     reason: str
 
 
 @dataclass(frozen=True)
 class Cancel:
-    """Cancel the attempt's CustomJob."""
+    """Cancel an attempt's CustomJob."""
+
+    attempt: int
 
 
 @dataclass(frozen=True)
@@ -169,72 +195,82 @@ class Done:
 Action = Submit | Wait | Find | Watch | Stop | Leave | Cancel | End | Done
 
 
-def decide(terms: Terms, situation: Situation, now: float) -> Action:
-    """Returns what to do next; see the tables above. ``now`` is in Unix seconds."""
-    last = situation.last
-    if last is not None and not last.over and last.job is None:
-        return Find()
+def decide(terms: Terms, situation: Situation, now: float) -> list[Action]:
+    """Returns all that is to be done now, in order; see the tables above.
+
+    Args:
+        terms: what the run was launched with.
+        situation: where it stands.
+        now: Unix seconds.
+    """
+    live = alive(situation.attempts)
+    actions: list[Action] = [Find(it.attempt) for it in live if it.job is None]
     if situation.outcome is not None:
-        return _after_the_end(situation)
-    if last is not None and not last.over:
-        return _while_it_lives(terms, situation, last, now)
-    if last is not None and (end := _end_with(situation, last)):
-        return end
+        actions += _after_the_end(situation, live)
+        return actions or [Watch() if live else Done()]
     taken = spent(situation.attempts, now)
-    over = situation.stop or reached(terms.limits, taken, now)
-    if limit := over or no_more_attempts(terms.limits, taken):
-        return End("limited", _and_last(limit, last))
-    found = next_choice(
-        terms.choices,
-        situation.attempts,
-        created=terms.created,
-        now=now,
-        resubmit=terms.resubmit,
-        seed=terms.run_id,
-    )
-    if found.at > now:
-        deadline = terms.limits.deadline
-        return Wait(min(found.at, deadline.timestamp() if deadline else found.at), found.choice)
-    return Submit(last.attempt + 1 if last else 1, found.choice)
+    if limit := situation.stop or reached(terms.limits, taken, now):
+        return [*actions, *_at_a_limit(terms, situation, live, limit)] or [Watch()]
+    for attempt in live:
+        actions += _of_its_own(terms, situation, attempt, now)
+    if not live and (end := _end_with(situation)):
+        return [end]
+    if limit := no_more_attempts(terms.limits, taken):
+        if not live:
+            return [End("limited", _and_last(limit, situation.attempts))]
+    else:
+        actions += _replacements(terms, situation, now)
+    if not live and not actions:
+        return [_nothing_left(situation)]
+    return actions or [Watch()]
 
 
-def _after_the_end(situation: Situation) -> Action:
-    last, outcome = situation.last, situation.outcome
-    if last is None or last.over:
-        return Done()
-    assert outcome is not None
-    overdue = outcome.get("state") == "cancelled" or situation.since_outcome >= GRACE
-    return Cancel() if overdue and not situation.cancel_sent else Watch()
+def _after_the_end(situation: Situation, live: Sequence[Attempt]) -> Iterator[Action]:
+    assert situation.outcome is not None
+    cancelled = situation.outcome.get("state") == "cancelled"
+    if cancelled or situation.since_outcome >= GRACE:
+        yield from (Cancel(it.attempt) for it in live if _cancels(situation, it))
 
 
-def _while_it_lives(terms: Terms, situation: Situation, last: Attempt, now: float) -> Action:
-    limit = situation.stop or reached(terms.limits, spent(situation.attempts, now), now)
-    if limit is None:
-        return _while_it_waits(terms, situation, last, now)
-    if last.started is None or not terms.saves:
-        return End("limited", limit)
-    if situation.stop is None:
-        return Stop(limit)
-    if situation.since_stop >= terms.stop_grace:
+def _cancels(situation: Situation, attempt: Attempt) -> bool:
+    return attempt.job is not None and attempt.attempt not in situation.cancel_sent
+
+
+def _at_a_limit(
+    terms: Terms, situation: Situation, live: Sequence[Attempt], limit: str
+) -> Iterator[Action]:
+    if not live:
+        yield End("limited", _and_last(limit, situation.attempts))
+    elif not terms.saves or all(attempt.started is None for attempt in live):
+        yield End("limited", limit)
+    elif situation.stop is None:
+        yield Stop(limit)
+    elif situation.since_stop >= terms.stop_grace:
         seconds = round(terms.stop_grace)
-        return End("limited", f"{limit}; no checkpoint was saved within {seconds} s")
-    return Watch()
+        yield End("limited", f"{limit}; no checkpoint was saved within {seconds} s")
 
 
-def _while_it_waits(terms: Terms, situation: Situation, last: Attempt, now: float) -> Action:
+def _of_its_own(
+    terms: Terms, situation: Situation, attempt: Attempt, now: float
+) -> Iterator[Action]:
     """What becomes of an attempt that may have its machines by now, or not for a long time."""
-    if last.left:
-        return Watch() if situation.cancel_sent else Cancel()
     patience = terms.resubmit.patience
-    if patience is None or last.started is not None or last.submitted is None:
-        return Watch()
-    if now - last.submitted < patience.total_seconds():
-        return Watch()
-    return Leave(f"resubmit.patience: it has had no machines for {format_duration(patience)}")
+    if attempt.left:
+        if _cancels(situation, attempt):
+            yield Cancel(attempt.attempt)
+    elif patience is None or attempt.started is not None or attempt.submitted is None:
+        return
+    elif now - attempt.submitted >= patience.total_seconds():
+        why = f"resubmit.patience: it has had no machines for {format_duration(patience)}"
+        yield Leave(attempt.attempt, why)
 
 
-def _end_with(situation: Situation, last: Attempt) -> End | None:
-    """The end of the run that the last attempt's end is, if it is one."""
+def _end_with(situation: Situation) -> End | None:
+    """The end of the run that the end of its last attempt is, if it is one."""
+    ended = by_end(situation.attempts)
+    if not ended:
+        return None
+    last = ended[-1]
     verdict = verdict_of(last)
     if verdict == "succeeded":
         return End("succeeded", "the CustomJob succeeded")
@@ -244,14 +280,75 @@ def _end_with(situation: Situation, last: Attempt) -> End | None:
     if verdict in HOPELESS:
         return End("failed", reason)
     failed = fruitless(situation.attempts)
-    alike = next((n for n, it in enumerate(failed) if verdict_of(it) != verdict), len(failed))
-    if verdict in MAX_FRUITLESS and failed[:1] == [last] and alike >= MAX_FRUITLESS[verdict]:
+    unlike = (n for n, them in enumerate(failed) if any(verdict_of(it) != verdict for it in them))
+    alike = next(unlike, len(failed))
+    most = MAX_FRUITLESS.get(verdict)
+    if most is not None and failed and last in failed[0] and alike >= most:
         said = f"{alike} attempts in a row completed no step; the last: {reason}"
         return End("failed", str(Message("SW5010", said)))
     return None
 
 
-def _and_last(limit: str, last: Attempt | None) -> str:
-    if last is None or not last.reason:
-        return limit
-    return f"{limit}; the last: {last.reason}"
+def _replacements(terms: Terms, situation: Situation, now: float) -> Iterator[Action]:
+    """What is sent for what the run lacks, or the wait for it."""
+    attempts, fleet = situation.attempts, terms.fleet
+    lacking = lack(fleet, attempts)
+    most = terms.limits.attempts
+    room = lacking.total if most is None else most - sum(it.sent for it in attempts)
+    kinds = [fleet.anchors] * lacking.anchors + [terms.choices] * lacking.others
+    regions = bound_to(fleet, attempts)
+    live, number = len(alive(attempts)), max((it.attempt for it in attempts), default=0)
+    sent = 0
+    waits: list[Next] = []
+    for choices in kinds[:room]:
+        found = _next(terms, situation, choices, regions, live + sent, now)
+        if found is None:
+            continue
+        at = max(found.at, sent_too_fast(attempts, sent, now))
+        if at > now:
+            waits.append(Next(found.choice, at))
+            continue
+        sent += 1
+        yield Submit(number + sent, found.choice)
+        if not fleet.across_regions:
+            regions = frozenset({found.choice.region})
+    if not sent and waits:
+        first = min(waits, key=lambda it: it.at)
+        deadline = terms.limits.deadline
+        yield Wait(min(first.at, deadline.timestamp() if deadline else first.at), first.choice)
+
+
+def _nothing_left(situation: Situation) -> End:
+    """The end of a run that no choice is left for, though its last attempt would not have ended it.
+
+    Each was given up while others trained.
+    """
+    hopeless = [it for it in by_end(situation.attempts) if verdict_of(it) in HOPELESS]
+    return End("failed", hopeless[-1].reason or f"the CustomJob ended {hopeless[-1].state}")
+
+
+def _next(
+    terms: Terms,
+    situation: Situation,
+    choices: Sequence[Choice],
+    regions: frozenset[str],
+    others: int,
+    now: float,
+) -> Next | None:
+    may = open_choices(choices, situation.attempts, regions)
+    if not may:
+        return None
+    return next_choice(
+        may,
+        situation.attempts,
+        created=terms.created,
+        now=now,
+        resubmit=terms.resubmit,
+        seed=terms.run_id,
+        others=others,
+    )
+
+
+def _and_last(limit: str, attempts: Sequence[Attempt]) -> str:
+    ended = by_end(attempts)
+    return f"{limit}; the last: {ended[-1].reason}" if ended and ended[-1].reason else limit

@@ -4,7 +4,8 @@ All it knows is in the run directory, so it can be stopped at any moment, by SIG
 another one goes on from there, on any machine. That leads neither to two CustomJobs nor to none:
 
 - An attempt's record is created exclusively before its request is sent, and only who created it
-  sends it. Of two supervisors that would submit at the same time, one watches the other's.
+  sends it. Of two supervisors that would submit at the same time, one watches the other's. It had
+  read all records before that number, so there are never more CustomJobs than are wanted.
 - A record without a CustomJob may have been sent or not. The job is looked for by its labels; if
   it is not there after the target's ``settle``, in which its sender would have given up and Vertex
   AI would show it, the attempt counts as never sent, and the next number is submitted.
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -28,6 +29,7 @@ from launcher.api.vertex import JobState
 from launcher.job.customjob import CustomJob
 from launcher.supervision.attempt import LOST, REFUSED, UNSENT, Attempt, read_attempts, record_name
 from launcher.supervision.choices import DRY, Choice
+from launcher.supervision.fleet import alive
 from launcher.supervision.policy import (
     Action,
     Cancel,
@@ -40,7 +42,6 @@ from launcher.supervision.policy import (
     Submit,
     Terms,
     Wait,
-    Watch,
     decide,
 )
 from launcher.supervision.verdict import verdict_of
@@ -65,7 +66,8 @@ class Supervisor:
         target: where its CustomJobs go.
         request: makes the CustomJob of an attempt from its number and choice; called when nobody
             else can submit that number any more.
-        steps: returns how many steps the run has completed.
+        steps: returns how many steps the run has completed, and how many of them with a worker of
+            the attempt of this number; None where that is not known.
         listener: called with each event that this writes; see EventWriter.
         clock: returns Unix seconds.
         ticks: returns seconds that pass alike, whoever sets the clock of this machine; those in
@@ -80,7 +82,7 @@ class Supervisor:
         target: Target,
         request: Callable[[int, Choice], CustomJob],
         *,
-        steps: Callable[[], int] = lambda: 0,
+        steps: Callable[[int], tuple[int, int | None]] = lambda attempt: (0, None),
         listener: Callable[[Event], object] = lambda event: None,
         clock: Callable[[], float] = time.time,
         ticks: Callable[[], float] = time.monotonic,
@@ -98,13 +100,13 @@ class Supervisor:
         # No other writer of the run may have the name: an earlier launch, or one elsewhere.
         writer = f"launcher-{secrets.token_hex(4)}"
         self._events = EventWriter(run_dir, writer, clock, listener)
-        self._attempts: list[Attempt] = []
-        self._cancel_sent = False
-        self._answered = ticks()
-        self._unwritten = False  # whether the last attempt's record lags behind
+        self._attempts: dict[int, Attempt] = {}
+        self._cancel_sent: set[int] = set()
+        self._answered: dict[int, float] = {}  # when the API last did, by attempt
+        self._unwritten: set[int] = set()  # attempts whose records lag behind
         self._held = ""  # why the run directory is waited for
         self._since: dict[str, float] = {}  # when something was first seen here
-        self._refusal: ApiError | None = None  # of a request that may have arrived all the same
+        self._refusals: dict[int, ApiError] = {}  # of requests that may have arrived all the same
         self._waits: Wait | None = None
 
     def lose_patience(self) -> None:
@@ -135,26 +137,31 @@ class Supervisor:
 
     def _turn(self) -> dict[str, Any] | None:
         """Decides once, and carries that out. Returns the outcome when there is no more to do."""
-        if self._unwritten:
+        for number in [*self._unwritten]:
             with suppress(OSError):
-                self._record(self._attempts[-1])
+                self._record(self._attempts[number])
         outcome = self._run_dir.outcome()
         stop = self._run_dir.stop_asked() if outcome is None and self._attempts else None
         situation = Situation(
-            tuple(self._attempts),
+            tuple(self._attempts.values()),
             outcome,
-            self._cancel_sent,
+            frozenset(self._cancel_sent),
             0.0 if outcome is None else self._seconds_since("outcome"),
             None if stop is None else str(stop.get("reason")),
             0.0 if stop is None else self._seconds_since("stop"),
         )
-        action = decide(self._terms, situation, self._clock())
-        if isinstance(action, Done):
+        actions = decide(self._terms, situation, self._clock())
+        if Done() in actions:
+            known = len(self._attempts)
+            self._read_attempts()
+            if len(self._attempts) > known:  # somebody else has sent one meanwhile
+                return None
             assert outcome is not None
             with suppress(OSError):  # how the run ended is on record
                 self._events.flush()
             return outcome
-        self._carry_out(action)
+        if not any([self._carry_out(action) for action in actions]):
+            self._rest(actions)
         return None
 
     def _hold(self, error: OSError) -> None:
@@ -164,33 +171,48 @@ class Supervisor:
             self._events.emit("store_unavailable", reason=self._held)
         self._sleep(max(self._target.poll, HOLD))
 
-    def _carry_out(self, action: Action) -> None:
+    def _carry_out(self, action: Action) -> bool:
+        """Returns whether that has changed anything, so that it is time to decide again."""
         match action:
             case Submit(number, choice):
-                self._submit(number, choice)
-            case Wait():
-                self._wait(action)
-            case Find():
-                self._find()
+                # Where somebody else has sent one, it was decided without knowing of that.
+                return number - 1 != max(self._attempts, default=0) or self._submit(number, choice)
+            case Find(number):
+                return self._find(number)
+            case Leave(number, reason):
+                self._record(replace(self._attempts[number], left=reason))
+                self._events.emit("attempt_left", attempt=number, reason=reason)
+            case Cancel(number):
+                return self._cancel(number)
             case Stop(reason):
                 self._run_dir.ask_to_stop("limited", reason)
                 self._events.emit("stop_asked", reason=reason)
-                self._events.flush()
             case End(state, reason):
                 end_run(self._run_dir, self._events, state, reason)
-            case Leave(reason):
-                self._record(replace(self._attempts[-1], left=reason))
-                self._events.emit("attempt_left", attempt=self._attempts[-1].attempt, reason=reason)
-                self._events.flush()
-            case Cancel():
-                self._cancel()
-            case Watch():
-                self._sleep(self._target.poll)
-                self._look()
+            case _:
+                return False
+        self._events.flush()
+        return True
+
+    def _rest(self, actions: Sequence[Action]) -> None:
+        """Waits until there may be something new, and looks at what is alive."""
+        seconds = self._target.poll
+        for action in actions:
+            match action:
+                case Wait():
+                    seconds = min(seconds, self._wait(action))
+                case Find(number):
+                    waited = self._seconds_since(f"attempt {number}")
+                    seconds = min(seconds, max(0.0, self._target.settle - waited))
+        self._sleep(seconds)
+        if any(isinstance(action, Find) for action in actions):
+            self._read_attempts()  # its sender may live, and know by now
+        for number in [it.attempt for it in alive([*self._attempts.values()]) if it.job]:
+            self._look(number)
 
     # --- submitting -------------------------------------------------------------------
 
-    def _submit(self, number: int, choice: Choice) -> None:
+    def _submit(self, number: int, choice: Choice) -> bool:
         api = self._target.api(choice.region)
         attempt = Attempt(
             number,
@@ -203,96 +225,97 @@ class Supervisor:
         # On record before it is sent: after a crash in between, the label finds the job.
         if not self._run_dir.create_json(record_name(number), attempt.to_json()):
             self._read_attempts()  # somebody else submits it
-            return
-        self._attempts.append(attempt)
-        self._cancel_sent, self._refusal, self._waits = False, None, None
+            return True
+        self._attempts[number] = attempt
+        self._waits = None
         try:
             job = api.submit(self._request(number, choice))
         except ApiError as error:
             if not error.transient:
-                self._ended(REFUSED, shown(error), error.code, error.kind)
-            self._refusal = error
-            return
+                self._ended(number, REFUSED, shown(error), error.code, error.kind)
+            self._refusals[number] = error
+            return True
         record = Attempt.from_json(self._run_dir.read_json(record_name(number)))
         if record.over:  # this took so long that somebody else has given it up
             api.cancel(job.name)
             self._read_attempts()
-            return
-        self._adopt(job)
+        else:
+            self._adopt(number, job)
+        return True
 
-    def _find(self) -> None:
-        """Finds out whether the last attempt, which is on record, was sent."""
-        attempt = self._attempts[-1]
-        waited = self._seconds_since(f"attempt {attempt.attempt}")
+    def _find(self, number: int) -> bool:
+        """Finds out whether an attempt that is on record was sent. Returns whether it knows."""
+        attempt = self._attempts[number]
+        waited = self._seconds_since(f"attempt {number}")
         try:
-            jobs = self._target.api(attempt.region).find(self._terms.run_id, attempt.attempt)
+            jobs = self._target.api(attempt.region).find(self._terms.run_id, number)
         except ApiError as error:
             if not error.transient:
                 raise
-            self._sleep(self._target.poll)
-            self._give_up_silence(error)
-            return
-        self._answered = self._ticks()
+            return self._give_up_silence(number, error)
+        self._answered[number] = self._ticks()
         if jobs:
-            self._adopt(jobs[0])
+            self._adopt(number, jobs[0])
         elif waited < self._target.settle:
-            self._sleep(min(self._target.poll, self._target.settle - waited))
-            self._read_attempts()  # its sender may live, and know by now
-        elif self._refusal:
-            why = self._refusal
-            self._ended(REFUSED, str(why), why.code, why.kind)
+            return False
+        elif why := self._refusals.get(number):
+            self._ended(number, REFUSED, str(why), why.code, why.kind)
         else:
-            self._ended(REFUSED, "it was never sent: its launcher had ended", kind=UNSENT)
+            self._ended(number, REFUSED, "it was never sent: its launcher had ended", kind=UNSENT)
+        return True
 
-    def _adopt(self, job: JobState) -> None:
-        attempt = replace(self._attempts[-1], job=job.name, submitted=job.created or self._clock())
-        self._answered = self._ticks()
+    def _adopt(self, number: int, job: JobState) -> None:
+        submitted = job.created or self._clock()
+        attempt = replace(self._attempts[number], job=job.name, submitted=submitted)
+        self._answered[number] = self._ticks()
         self._events.emit(
             "attempt_started",
-            attempt=attempt.attempt,
+            attempt=number,
             job=job.name,
             region=attempt.region,
             choice=attempt.choice or None,
         )
         self._record(self._with_state(attempt, job))
-        home, buckets = self._attempts[0].region, self._terms.choices[0].job.checkpoint.buckets
+        home = min(self._attempts.values(), key=lambda it: it.attempt).region
+        buckets = self._terms.choices[0].job.checkpoint.buckets
         away = attempt.region != home and attempt.region not in buckets
         if away and not self._run_dir.store.is_local:
-            self._events.emit("moved", attempt=attempt.attempt, region=attempt.region, home=home)
+            self._events.emit("moved", attempt=number, region=attempt.region, home=home)
         self._events.flush()
 
-    def _wait(self, wait: Wait) -> None:
+    def _wait(self, wait: Wait) -> float:
+        """Says once what is waited for. Returns for how many seconds yet."""
         seconds = max(0.0, wait.until - self._clock())
         if self._waits is None or self._waits != wait:
             self._waits = wait
             self._events.emit(
                 "attempt_due",
-                attempt=len(self._attempts) + 1,
+                attempt=max(self._attempts, default=0) + 1,
                 choice=wait.choice.name,
                 seconds=round(seconds, 1),
             )
             self._events.flush()
-        self._sleep(min(self._target.poll, seconds))
+        return seconds
 
     # --- watching ---------------------------------------------------------------------
 
-    def _look(self) -> None:
-        attempt = self._attempts[-1]
+    def _look(self, number: int) -> None:
+        attempt = self._attempts[number]
         assert attempt.job
         try:
             job = self._target.api(attempt.region).get(attempt.job)
         except ApiError as error:
             if error.code == 404:
-                self._ended(LOST, shown(error), error.code, error.kind)
+                self._ended(number, LOST, shown(error), error.code, error.kind)
             elif error.transient:
-                self._give_up_silence(error)
+                self._give_up_silence(number, error)
             else:
                 raise
             return
-        self._answered = self._ticks()
+        self._answered[number] = self._ticks()
         if job.ended and not self._explains_itself_later(job):
-            self._attempts[-1] = self._with_state(attempt, job)
-            self._ended(job.state, job.reason, job.code, at=job.finished)
+            self._attempts[number] = self._with_state(attempt, job)
+            self._ended(number, job.state, job.reason, job.code, at=job.finished)
         elif job.state != attempt.state or (job.started and attempt.started is None):
             self._record(self._with_state(attempt, job))
 
@@ -309,46 +332,53 @@ class Supervisor:
             return False
         return self._seconds_since(f"the failure of {job.name}") < ERROR_WAIT
 
-    def _give_up_silence(self, error: ApiError) -> None:
-        silent = self._ticks() - self._answered
-        if self._patience is not None and silent > self._patience:
-            self._ended(LOST, shown(error), error.code, error.kind)
+    def _give_up_silence(self, number: int, error: ApiError) -> bool:
+        """Returns whether the attempt counts as lost."""
+        now = self._ticks()
+        silent = now - self._answered.setdefault(number, now)
+        lost = self._patience is not None and silent > self._patience
+        if lost:
+            self._ended(number, LOST, shown(error), error.code, error.kind)
+        return lost
 
-    def _cancel(self) -> None:
-        attempt = self._attempts[-1]
+    def _cancel(self, number: int) -> bool:
+        """Returns whether it was asked to end."""
+        attempt = self._attempts[number]
         assert attempt.job
         try:
             self._target.api(attempt.region).cancel(attempt.job)
         except ApiError as error:
             # A job that has ended meanwhile cannot be cancelled: looking again tells.
-            self._cancel_sent = not error.transient
-            self._sleep(self._target.poll)
-            self._look()
-        else:
-            self._cancel_sent = True
+            if not error.transient:
+                self._cancel_sent.add(number)
+            return False
+        self._cancel_sent.add(number)
+        return True
 
     # --- records ----------------------------------------------------------------------
 
     def _ended(
-        self, state: str, reason: str, code: int = 0, kind: str = "", at: float = 0.0
+        self, number: int, state: str, reason: str, code: int = 0, kind: str = "", at: float = 0.0
     ) -> None:
+        step, trained = self._steps(number)
         attempt = replace(
-            self._attempts[-1],
+            self._attempts[number],
             state=state,
             reason=reason,
             code=code,
             kind=kind,
             ended=at or self._clock(),
-            step=self._steps(),
+            step=step,
+            trained=trained,
         )
         verdict = verdict_of(attempt)
         if verdict in DRY:
             self._events.emit(
-                "stockout", attempt=attempt.attempt, region=attempt.region, reason=reason or None
+                "stockout", attempt=number, region=attempt.region, reason=reason or None
             )
         self._events.emit(
             "attempt_ended",
-            attempt=attempt.attempt,
+            attempt=number,
             state=state,
             verdict=verdict,
             reason=reason or None,
@@ -357,13 +387,14 @@ class Supervisor:
         self._events.flush()
 
     def _record(self, attempt: Attempt) -> None:
-        self._attempts[-1] = attempt
-        self._unwritten = True
+        self._attempts[attempt.attempt] = attempt
+        self._unwritten.add(attempt.attempt)
         self._run_dir.write_json(record_name(attempt.attempt), attempt.to_json())
-        self._unwritten = False
+        self._unwritten.discard(attempt.attempt)
 
     def _read_attempts(self) -> None:
-        self._attempts = [Attempt.from_json(record) for record in read_attempts(self._run_dir)]
+        records = (Attempt.from_json(record) for record in read_attempts(self._run_dir))
+        self._attempts = {attempt.attempt: attempt for attempt in records}
 
     def _seconds_since(self, what: str) -> float:
         """Seconds since ``what`` was first seen here: clocks of machines are not compared."""

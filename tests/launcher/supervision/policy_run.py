@@ -107,7 +107,8 @@ class PolicyRun:
         raise AssertionError("the run goes on for ever")
 
     def _decide(self, **more: Any) -> Action:
-        return decide(self.terms, Situation(tuple(self.attempts), **more), self.now)
+        [action] = decide(self.terms, Situation(tuple(self.attempts), **more), self.now)
+        return action
 
     def _submit(self, submit: Submit) -> None:
         assert submit.attempt == len(self.attempts) + 1

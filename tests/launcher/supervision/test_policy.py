@@ -49,7 +49,9 @@ def attempt(state: str, reason: str = "", **more: Any) -> Attempt:
 
 
 def decided(last: Attempt | None, now: float = 100.0, terms: Terms = TERMS, **more: Any) -> Action:
-    return decide(terms, Situation((last,) if last else (), **more), now)
+    """What a fleet of one does: one thing at a time."""
+    [action] = decide(terms, Situation((last,) if last else (), **more), now)
+    return action
 
 
 # --- row by row ---------------------------------------------------------------------
@@ -59,7 +61,7 @@ def decided(last: Attempt | None, now: float = 100.0, terms: Terms = TERMS, **mo
     ("last", "action"),
     [
         (None, Submit(1, FIRST)),
-        (attempt("SUBMITTING", job=None), Find()),
+        (attempt("SUBMITTING", job=None), Find(1)),
         (attempt("PENDING"), Watch()),
         (attempt("RUNNING"), Watch()),
         (attempt("SUCCEEDED"), End("succeeded", "the CustomJob succeeded")),
@@ -89,13 +91,13 @@ def test_what_may_go_away_is_tried_again_after_a_pause(reason: str) -> None:
 @pytest.mark.parametrize(
     ("last", "outcome", "more", "action"),
     [
-        (attempt("RUNNING"), "cancelled", {}, Cancel()),
-        (attempt("RUNNING"), "cancelled", {"cancel_sent": True}, Watch()),
+        (attempt("RUNNING"), "cancelled", {}, Cancel(1)),
+        (attempt("RUNNING"), "cancelled", {"cancel_sent": frozenset({1})}, Watch()),
         (attempt("RUNNING"), "succeeded", {}, Watch()),
-        (attempt("RUNNING"), "failed", {"since_outcome": GRACE}, Cancel()),
-        (attempt("RUNNING"), "limited", {"since_outcome": GRACE}, Cancel()),
-        (attempt("RUNNING"), "failed", {"since_outcome": GRACE, "cancel_sent": True}, Watch()),
-        (attempt("SUBMITTING", job=None), "cancelled", {}, Find()),
+        (attempt("RUNNING"), "failed", {"since_outcome": GRACE}, Cancel(1)),
+        (attempt("RUNNING"), "limited", {"since_outcome": GRACE}, Cancel(1)),
+        (attempt("RUNNING"), "failed", {"since_outcome": GRACE, "cancel_sent": frozenset({1})}, Watch()),
+        (attempt("SUBMITTING", job=None), "cancelled", {}, Find(1)),
         (attempt("FAILED"), "failed", {}, Done()),
         (attempt("FAILED"), "succeeded", {}, Done()),
         (None, "cancelled", {}, Done()),
@@ -112,11 +114,11 @@ def test_an_attempt_without_machines_is_given_up_for_another() -> None:
     waits = attempt("PENDING", submitted=100.0, ended=None)
     assert decided(waits, 699.0) == decided(waits, 699.0, terms) == Watch()
     why = "resubmit.patience: it has had no machines for 10min"
-    assert decided(waits, 700.0, terms) == Leave(why)
+    assert decided(waits, 700.0, terms) == Leave(1, why)
     assert decided(replace(waits, started=650.0), 900.0, terms) == Watch()
     left = replace(waits, left=why)
-    assert decided(left, 701.0, terms) == Cancel()
-    assert decided(left, 702.0, terms, cancel_sent=True) == Watch()
+    assert decided(left, 701.0, terms) == Cancel(1)
+    assert decided(left, 702.0, terms, cancel_sent=frozenset({1})) == Watch()
     over = replace(left, state="CANCELLED", ended=703.0)
     assert decided(over, 703.0, terms) == Submit(2, SECOND)
     assert decided(replace(left, state="SUCCEEDED"), 703.0, terms) == End(

@@ -1,0 +1,110 @@
+"""The attempts that a run wants alive at the same time, and which of them it lacks: purely.
+
+A run without a ``fleet`` is a fleet of one. Which way each attempt goes is ``choices``' business;
+here is decided how many are to be sent, of which kind, and where they may be:
+
+- Anchors are sent first. Where there is none to be had, the others go on without.
+- While an attempt lives, those that join it are sent to its region, unless the fleet may span
+  regions: a world is as slow as the slowest connection in it.
+- An attempt that somebody cancelled, or that succeeded by itself, is not replaced.
+- A choice whose last attempt failed in a way that would be the same again is not tried again.
+- No more than BURST are sent in a minute, however many are lacking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from launcher.supervision.attempt import Attempt
+from launcher.supervision.choices import Choice, by_end
+from launcher.supervision.verdict import verdict_of
+
+# Vertex AI's quota is 60 submissions in a minute for each region; others use it, too.
+BURST, MINUTE = 30, 60.0
+HOPELESS = frozenset({"user_error", "rejected", "gone"})
+SETTLED = frozenset({"succeeded", "cancelled"})
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """How many attempts a run wants alive.
+
+    Attributes:
+        jobs: how many.
+        anchor: how many of them with one of ``anchors``.
+        anchors: where those may run, in order.
+        across_regions: whether attempts of different regions may train together.
+    """
+
+    jobs: int = 1
+    anchor: int = 0
+    anchors: tuple[Choice, ...] = ()
+    across_regions: bool = False
+
+
+@dataclass(frozen=True)
+class Lack:
+    """What is to be sent.
+
+    Attributes:
+        anchors: how many anchors.
+        others: how many besides.
+    """
+
+    anchors: int
+    others: int
+
+    @property
+    def total(self) -> int:
+        """How many together."""
+        return self.anchors + self.others
+
+
+def alive(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """Returns those of which something may still run."""
+    return [attempt for attempt in attempts if not attempt.over]
+
+
+def lack(fleet: Fleet, attempts: Sequence[Attempt]) -> Lack:
+    """Returns how many are to be sent, if nothing speaks against it."""
+    live = alive(attempts)
+    settled = sum(verdict_of(attempt) in SETTLED for attempt in by_end(attempts))
+    total = max(0, fleet.jobs - settled - len(live))
+    named = {choice.name for choice in fleet.anchors}
+    anchored = sum(attempt.choice in named for attempt in live)
+    anchors = min(total, max(0, fleet.anchor - anchored))
+    return Lack(anchors, total - anchors)
+
+
+def open_choices(
+    choices: Sequence[Choice], attempts: Sequence[Attempt], regions: frozenset[str]
+) -> list[Choice]:
+    """Returns those that may be tried, in order.
+
+    Args:
+        choices: all.
+        attempts: those so far.
+        regions: the only ones where; any if there is none.
+    """
+    last = {attempt.choice: attempt for attempt in by_end(attempts) if attempt.sent}
+    hopeless = {name for name, attempt in last.items() if verdict_of(attempt) in HOPELESS}
+    return [
+        choice
+        for choice in choices
+        if choice.name not in hopeless and (not regions or choice.region in regions)
+    ]
+
+
+def bound_to(fleet: Fleet, attempts: Sequence[Attempt]) -> frozenset[str]:
+    """Returns the regions in which those that are alive hold the fleet; none if nothing does."""
+    if fleet.across_regions:
+        return frozenset()
+    return frozenset(attempt.region for attempt in alive(attempts) if not attempt.left)
+
+
+def sent_too_fast(attempts: Sequence[Attempt], more: int, now: float) -> float:
+    """Returns from when on one more may be sent, in Unix seconds, after ``more`` of this moment."""
+    recent = sorted(it.created for it in attempts if it.created > now - MINUTE)
+    times = [*recent, *[now] * more]
+    return times[-BURST] + MINUTE if len(times) >= BURST else 0.0
