@@ -237,7 +237,8 @@ class Supervisor:
             return True
         record = Attempt.from_json(self._run_dir.read_json(record_name(number)))
         if record.over:  # this took so long that somebody else has given it up
-            api.cancel(job.name)
+            with suppress(ApiError):  # it may have ended; and the run does not let it in
+                api.cancel(job.name)
             self._read_attempts()
         else:
             self._adopt(number, job)

@@ -96,7 +96,12 @@ def test_what_may_go_away_is_tried_again_after_a_pause(reason: str) -> None:
         (attempt("RUNNING"), "succeeded", {}, Watch()),
         (attempt("RUNNING"), "failed", {"since_outcome": GRACE}, Cancel(1)),
         (attempt("RUNNING"), "limited", {"since_outcome": GRACE}, Cancel(1)),
-        (attempt("RUNNING"), "failed", {"since_outcome": GRACE, "cancel_sent": frozenset({1})}, Watch()),
+        (
+            attempt("RUNNING"),
+            "failed",
+            {"since_outcome": GRACE, "cancel_sent": frozenset({1})},
+            Watch(),
+        ),
         (attempt("SUBMITTING", job=None), "cancelled", {}, Find(1)),
         (attempt("FAILED"), "failed", {}, Done()),
         (attempt("FAILED"), "succeeded", {}, Done()),

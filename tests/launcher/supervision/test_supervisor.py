@@ -16,6 +16,7 @@ from launcher.api.vertex import JobState
 from launcher.job.customjob import ATTEMPT_LABEL, CustomJob
 from launcher.supervision.attempt import LOST, REFUSED, UNSENT, Attempt, read_attempts, record_name
 from launcher.supervision.choices import Choice, choices_of
+from launcher.supervision.fleet import Fleet
 from launcher.supervision.policy import Terms
 from launcher.supervision.supervisor import ERROR_WAIT, Supervisor
 from launcher.target import SETTLE, JobsApi, Target
@@ -26,17 +27,21 @@ from trainer.rundir.events import read_events
 from trainer.rundir.retry import ONCE, StoreUnavailable
 
 Wrap = Callable[[Region], JobsApi]
+ONE = Fleet()
 
 
 class Fixture:
     """One run directory, one Vertex AI, and as many supervisors as are asked for."""
 
-    def __init__(self, path: Path, lives: Callable[[int], Looks], **limits: Any) -> None:
+    def __init__(
+        self, path: Path, lives: Callable[[int], Looks], fleet: Fleet = ONE, **limits: Any
+    ) -> None:
         self.run_dir = RunDirectory(str(path))
         self.clock = Clock()
         self.vertex = Vertex(lives, self.clock)
         self.sent: list[tuple[int, str]] = []
         self.job = job(limits=limits)
+        self.fleet = fleet
 
     def supervisor(
         self,
@@ -63,6 +68,7 @@ class Fixture:
                 1000.0,
                 self.job.resubmit,
                 self.job.limits,
+                self.fleet,
                 stop_grace=stop_grace,
             ),
             target,
@@ -75,7 +81,7 @@ class Fixture:
     def run(self, **more: Any) -> dict[str, Any]:
         outcome = self.supervisor(**more).run()
         assert not self.vertex.alive
-        assert self.vertex.most_alive <= 1
+        assert self.vertex.most_alive <= self.fleet.jobs
         return outcome
 
     @property

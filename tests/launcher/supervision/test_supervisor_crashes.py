@@ -2,7 +2,8 @@
 
 The world is a run directory on disk and a Vertex AI in memory, which lives on. Every call of the
 API and every operation on a file is a point: it is killed before it, or after it. Then a new
-supervisor goes on from what is there, until one sees the run through.
+supervisor goes on from what is there, until one sees the run through. Or it is not killed, and
+another one acts just then.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import pytest
 from launcher.api.vertex import JobState
 from launcher.job.customjob import CustomJob
 from launcher.supervision.attempt import UNSENT
+from launcher.supervision.fleet import Fleet
+from launcher.supervision.supervisor import Supervisor
 from tests.launcher.faked_vertex import Looks, Region
 from tests.launcher.supervision.policy_run import STOCKOUT
-from tests.launcher.supervision.test_supervisor import Fixture
+from tests.launcher.supervision.test_supervisor import ONE, Fixture
 from trainer.rundir.store import Store
 
 MOST_POINTS = 400  # far more than the scenario has
@@ -29,37 +32,45 @@ class Killed(BaseException):
     """SIGKILL: nothing that follows in the supervisor runs."""
 
 
+def kill() -> None:
+    raise Killed
+
+
 class Points:
-    """Counts what touches the world, and kills at one of the points.
+    """Counts what touches the world, and has something happen at one of the points.
 
     Args:
         at: where; None counts only.
         after: whether the operation is carried out first.
+        happens: what does; by default the supervisor is killed.
     """
 
-    def __init__(self, at: int | None, after: bool) -> None:
+    def __init__(self, at: int | None, after: bool, happens: Callable[[], object] = kill) -> None:
         self.count = 0
         self.hit = ""
         self._inside = False
         self._at = at
         self._after = after
+        self._happens = happens
 
     def touch(self, name: str, operation: Callable[..., Any], *args: Any, **more: Any) -> Any:
         if self._inside:  # what others do meanwhile is not the supervisor's
             return operation(*args, **more)
         self.count += 1
         here = self.count == self._at
-        if here:
-            self.hit = name
-            if not self._after:
-                raise Killed(name)
         self._inside = True
         try:
-            return operation(*args, **more)
+            if here:
+                self.hit = name
+                if not self._after:
+                    self._happens()
+            try:
+                return operation(*args, **more)
+            finally:
+                if here and self._after:
+                    self._happens()
         finally:
             self._inside = False
-            if here:
-                raise Killed(name)
 
 
 class Touched(Region):
@@ -82,6 +93,24 @@ class Touched(Region):
 
     def cancel(self, name: str) -> None:
         self._points.touch("cancel", super().cancel, name)
+
+
+def fleet(fixture: Fixture) -> Callable[[int], Looks]:
+    """Three at a time, of which two are lost, one finds nothing, and a fourth ends the run."""
+    lives: list[Looks] = [
+        ["PENDING", f"FAILED: {STOCKOUT}"],
+        ["RUNNING", "RUNNING", "FAILED: preempted"],
+        ["RUNNING", "RUNNING", "RUNNING", "RUNNING", "SUCCEEDED"],
+        ["FAILED: Internal error"],
+    ]
+
+    def life(number: int) -> Looks:
+        sent = len(fixture.vertex.jobs)
+        if sent < len(lives):
+            return lives[sent]
+        return ["RUNNING", fixture.ending("succeeded", "training is complete"), "SUCCEEDED"]
+
+    return life
 
 
 def touched(points: Points | None, region: Region) -> Region:
@@ -141,6 +170,13 @@ def limited(fixture: Fixture) -> Callable[[int], Looks]:
     return lambda number: ["RUNNING"]
 
 
+def new(
+    path: Path, make: Callable[[Fixture], Callable[[int], Looks]], life: Callable[[int], Looks]
+) -> Fixture:
+    limits = {"time": "30s"} if make is limited else {}
+    return Fixture(path, life, Fleet(3) if make is fleet else ONE, **limits)
+
+
 def play(
     path: Path,
     make: Callable[[Fixture], Callable[[int], Looks]],
@@ -150,8 +186,7 @@ def play(
 ) -> tuple[Fixture, int]:
     """Runs the scenario; a killed supervisor is followed by another. Returns how many it took."""
     lives: list[Callable[[int], Looks]] = []
-    limits = {"time": "30s"} if make is limited else {}
-    fixture = Fixture(path, lambda number: lives[0](number), **limits)
+    fixture = new(path, make, lambda number: lives[0](number))
     lives.append(make(fixture))
     for supervisors, current in enumerate([points, again, None], start=1):
         use(current)
@@ -165,24 +200,27 @@ def play(
     raise AssertionError("it was killed more often than there are points")
 
 
-def check(fixture: Fixture, outcome: str, point: str) -> None:
+def check(fixture: Fixture, outcome: str, point: str, late: bool = False) -> None:
     vertex = fixture.vertex
     assert not vertex.alive, point
-    assert vertex.most_alive == 1, point
+    assert vertex.most_alive <= fixture.fleet.jobs, point
     found = fixture.run_dir.outcome()
     assert found and found["state"] == outcome, point
     states = [job.state.state for job in vertex.jobs.values()]
-    assert states.count("SUCCEEDED") == (outcome == "succeeded"), point
+    if fixture.fleet.jobs == 1:
+        assert states.count("SUCCEEDED") == (outcome == "succeeded"), point
     # Every job is on record, once, and as it ended.
     recorded = [attempt.job for attempt in fixture.attempts if attempt.kind != UNSENT]
-    assert recorded == list(vertex.jobs), point
+    assert len(recorded) == len({*recorded}) and {*recorded} <= {*vertex.jobs}, point
+    for name in {*vertex.jobs} - {*recorded}:  # sent when it had been given up already
+        assert late and vertex.jobs[name].state.state == "CANCELLED", point
     for attempt in fixture.attempts:
         assert attempt.over, point
         if attempt.job:
             assert attempt.state == vertex.jobs[attempt.job].state.state, point
 
 
-SCENARIOS = {"succeeded": scenario, "cancelled": cancelled, "limited": limited}
+SCENARIOS = {"succeeded": scenario, "cancelled": cancelled, "limited": limited, "fleet": fleet}
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
@@ -195,7 +233,8 @@ def test_killed_once_at_every_point(
     for at in range(1, MOST_POINTS):
         point = Points(at, after)
         fixture, supervisors = play(tmp_path / str(at), make, points, point)
-        check(fixture, outcome, f"{outcome}: killed at point {at}, {point.hit}")
+        how = "succeeded" if outcome == "fleet" else outcome
+        check(fixture, how, f"{outcome}: killed at point {at}, {point.hit}")
         if supervisors == 1:
             break  # there are no more points
         hit.add(point.hit.split()[0])
@@ -211,3 +250,36 @@ def test_killed_twice(tmp_path: Path, points: Callable[[Points | None], None], s
         point, again = Points(at, after=at % 2 == 0), Points(second, after=second % 2 == 0)
         fixture, _ = play(tmp_path / f"{at}", scenario, points, point, again)
         check(fixture, "succeeded", f"killed at {at} ({point.hit}) and {second} ({again.hit})")
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["a turn", "to the end"])
+@pytest.mark.parametrize("make", [scenario, fleet])
+def test_another_acts_at_every_point(
+    tmp_path: Path,
+    points: Callable[[Points | None], None],
+    make: Callable[[Fixture], Callable[[int], Looks]],
+    whole: bool,
+) -> None:
+    """It knows nothing of the first one but what is on record, and the first nothing of it."""
+    for at in range(1, MOST_POINTS):
+        lives: list[Callable[[int], Looks]] = []
+        fixture = new(tmp_path / str(at), make, lambda number, lives=lives: lives[0](number))
+        lives.append(make(fixture))
+        other = fixture.supervisor()
+        act = other.run if whole else partial(a_turn, other)
+        point = Points(at, after=at % 2 == 0, happens=act)
+        use = points
+        use(point)
+        try:
+            fixture.supervisor(wrap=partial(touched, point)).run()
+        finally:
+            use(None)
+        check(fixture, "succeeded", f"another acted at point {at}, {point.hit}", late=True)
+        if not point.hit:
+            return
+    raise AssertionError("the scenario has more points than expected")
+
+
+def a_turn(supervisor: Supervisor) -> None:
+    supervisor._read_attempts()
+    supervisor._turn()

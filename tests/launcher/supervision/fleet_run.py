@@ -1,0 +1,174 @@
+"""Whole fleets by the policy alone: several attempts at a time, and no API."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from launcher.job.job import Job
+from launcher.supervision.attempt import Attempt
+from launcher.supervision.choices import Choice, choices_of
+from launcher.supervision.fleet import Fleet, alive
+from launcher.supervision.policy import (
+    Action,
+    Cancel,
+    End,
+    Leave,
+    Situation,
+    Stop,
+    Submit,
+    Terms,
+    Wait,
+    decide,
+)
+from tests.launcher.supervision.policy_run import STOCKOUT
+
+POLL = 600.0
+
+
+@dataclass(frozen=True)
+class Life:
+    """What becomes of an attempt.
+
+    Attributes:
+        machines: seconds until it has its machines; None if it gets none.
+        lives: seconds from its submission to its end.
+        how: fields of its record at its end.
+        trained: steps that it has taken part in.
+    """
+
+    machines: float | None = 0.0
+    lives: float = math.inf
+    how: tuple[tuple[str, Any], ...] = (("state", "FAILED"), ("reason", "preempted"))
+    trained: int = 100
+
+
+def stays() -> Life:
+    return Life()
+
+
+def preempted(after: float) -> Life:
+    return Life(lives=after)
+
+
+def dry(after: float = 60.0) -> Life:
+    return Life(None, after, (("state", "FAILED"), ("reason", STOCKOUT), ("code", 8)), 0)
+
+
+def fails(reason: str, after: float = 60.0) -> Life:
+    return Life(0.0, after, (("state", "FAILED"), ("reason", reason)), 0)
+
+
+def cancelled(after: float) -> Life:
+    return Life(0.0, after, (("state", "CANCELLED"),))
+
+
+class FleetRun:
+    """A run of several attempts at a time, played until ``until`` or its end.
+
+    Args:
+        job: what is run.
+        fleet: how many are wanted.
+        life: returns what becomes of an attempt from its number, its choice and the time.
+    """
+
+    def __init__(self, job: Job, fleet: Fleet, life: Callable[[int, Choice, float], Life]) -> None:
+        self.terms = Terms(
+            "run-1",
+            tuple(choices_of(job, "local")),
+            0.0,
+            job.resubmit,
+            job.limits,
+            fleet,
+            stop_grace=600.0,
+        )
+        self.attempts: dict[int, Attempt] = {}
+        self.sent: list[tuple[float, str]] = []  # when, and in which region
+        self.now = 0.0
+        self.most_alive = 0
+        self.stopped: str | None = None
+        self.end: End | None = None
+        self._life = life
+        self._lives: dict[int, Life] = {}
+        self._cancel_sent: set[int] = set()
+
+    def play(self, until: float) -> FleetRun:
+        """Goes on until then, in seconds, or to the run's end."""
+        while self.now < until and self.end is None:
+            acted = [self._carry_out(action) for action in self.decide()]
+            if True not in acted:
+                waits = [one for one in acted if not isinstance(one, bool)]
+                self.now = min([self.now + POLL, *waits, *self._changes()])
+            self._age()
+        return self
+
+    def decide(self) -> list[Action]:
+        situation = Situation(
+            tuple(self.attempts.values()), None, frozenset(self._cancel_sent), stop=self.stopped
+        )
+        return decide(self.terms, situation, self.now)
+
+    @property
+    def alive(self) -> list[Attempt]:
+        return alive([*self.attempts.values()])
+
+    def _carry_out(self, action: Action) -> bool | float:
+        match action:
+            case Submit(number, choice):
+                self._submit(number, choice)
+            case Leave(number, reason):
+                self.attempts[number] = replace(self.attempts[number], left=reason)
+            case Cancel(number):
+                self._cancel_sent.add(number)
+                self._over(number, self.now, state="CANCELLED")
+            case Stop(reason):
+                self.stopped = reason
+            case End():
+                self.end = action
+            case Wait(until):
+                assert until > self.now
+                return until
+            case _:
+                return False
+        return True
+
+    def _submit(self, number: int, choice: Choice) -> None:
+        assert number == len(self.attempts) + 1, "each number once"
+        self.sent.append((self.now, choice.region))
+        self._lives[number] = self._life(number, choice, self.now)
+        self.attempts[number] = Attempt(
+            number,
+            choice.region,
+            "x",
+            choice.name,
+            job=f"job-{number}",
+            state="PENDING",
+            created=self.now,
+            submitted=self.now,
+        )
+        self.most_alive = max(self.most_alive, len(self.alive))
+
+    def _changes(self) -> Iterator[float]:
+        """When something becomes of what is alive."""
+        for attempt in self.alive:
+            life = self._lives[attempt.attempt]
+            times = [attempt.created + life.lives]
+            if attempt.started is None and life.machines is not None:
+                times.append(attempt.created + life.machines)
+            yield from (at for at in times if at > self.now)
+
+    def _age(self) -> None:
+        for attempt in self.alive:
+            life, born = self._lives[attempt.attempt], attempt.created
+            has = life.machines is not None and self.now >= born + life.machines
+            if has and attempt.started is None:
+                at = born + (life.machines or 0.0)
+                self.attempts[attempt.attempt] = replace(attempt, state="RUNNING", started=at)
+            if self.now >= born + life.lives:
+                trained = life.trained if has else 0
+                self._over(attempt.attempt, born + life.lives, trained=trained, **dict(life.how))
+
+    def _over(self, number: int, at: float, **how: Any) -> None:
+        self.attempts[number] = replace(self.attempts[number], ended=at, **how)
