@@ -170,11 +170,15 @@ def limited(fixture: Fixture) -> Callable[[int], Looks]:
     return lambda number: ["RUNNING"]
 
 
-def new(
-    path: Path, make: Callable[[Fixture], Callable[[int], Looks]], life: Callable[[int], Looks]
-) -> Fixture:
+def begun(path: Path, make: Callable[[Fixture], Callable[[int], Looks]]) -> Fixture:
+    """A world in which the scenario's jobs live."""
+    lives: list[Callable[[int], Looks]] = []
     limits = {"time": "30s"} if make is limited else {}
-    return Fixture(path, life, Fleet(3) if make is fleet else ONE, **limits)
+    fixture = Fixture(
+        path, lambda number: lives[0](number), Fleet(3) if make is fleet else ONE, **limits
+    )
+    lives.append(make(fixture))
+    return fixture
 
 
 def play(
@@ -185,9 +189,7 @@ def play(
     again: Points | None = None,
 ) -> tuple[Fixture, int]:
     """Runs the scenario; a killed supervisor is followed by another. Returns how many it took."""
-    lives: list[Callable[[int], Looks]] = []
-    fixture = new(path, make, lambda number: lives[0](number))
-    lives.append(make(fixture))
+    fixture = begun(path, make)
     for supervisors, current in enumerate([points, again, None], start=1):
         use(current)
         try:
@@ -262,18 +264,15 @@ def test_another_acts_at_every_point(
 ) -> None:
     """It knows nothing of the first one but what is on record, and the first nothing of it."""
     for at in range(1, MOST_POINTS):
-        lives: list[Callable[[int], Looks]] = []
-        fixture = new(tmp_path / str(at), make, lambda number, lives=lives: lives[0](number))
-        lives.append(make(fixture))
+        fixture = begun(tmp_path / str(at), make)
         other = fixture.supervisor()
         act = other.run if whole else partial(a_turn, other)
         point = Points(at, after=at % 2 == 0, happens=act)
-        use = points
-        use(point)
+        points(point)
         try:
             fixture.supervisor(wrap=partial(touched, point)).run()
         finally:
-            use(None)
+            points(None)
         check(fixture, "succeeded", f"another acted at point {at}, {point.hit}", late=True)
         if not point.hit:
             return
