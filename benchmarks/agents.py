@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.protocol.credentials import new_secret
+from trainer.protocol.authority import new_secret
+from trainer.protocol.credentials import fingerprint
 from trainer.rundir import formats
-from trainer.rundir.directory import RunDirectory, token_sha256
+from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import ENV_ADDRESS, ENV_RUN_DIR, ENV_SLOTS, ENV_TOKEN
 
 # Where nothing listens: no agent of a benchmark asks this machine's real metadata server.
@@ -49,7 +50,7 @@ class Agents:
             {
                 "id": folder.name,
                 "settings": dict(settings),
-                "token_sha256": token_sha256(self._token),
+                "authority_sha256": fingerprint(self._token),
                 "created": time.time(),
                 "by": "benchmarks",
                 **formats.RUN.stamp(),

@@ -23,7 +23,8 @@ from trainer.coordinator.coordinator import lead
 from trainer.coordinator.limits import Limits
 from trainer.coordinator.seat import Seat
 from trainer.protocol import swell_pb2 as pb
-from trainer.protocol.credentials import CHANNEL_OPTIONS, Credentials, new_secret
+from trainer.protocol.authority import new_secret
+from trainer.protocol.credentials import Credentials, channel_options
 from trainer.protocol.lease import newest_claim
 from trainer.protocol.wire import MESSAGE_LIMIT, METHOD, SERVICE, world_from_message
 from trainer.protocol.world import MemberId, World
@@ -189,7 +190,7 @@ class SimulatedAgent:
         options = [
             ("grpc.max_receive_message_length", MESSAGE_LIMIT),
             ("grpc.use_local_subchannel_pool", 1),  # a connection of its own
-            *CHANNEL_OPTIONS,
+            *channel_options(1),
         ]
         secure = self._credentials.for_client()
         async with grpc.aio.secure_channel(self._target, secure, options=options) as channel:

@@ -25,6 +25,7 @@ from launcher.supervision.choices import Choice, choices_of
 from launcher.supervision.policy import Terms
 from launcher.supervision.webhook import WebhookError, find_url
 from launcher.target import problems
+from trainer.protocol.credentials import AUTHORITY
 from trainer.rundir import formats
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import RUN
@@ -117,7 +118,7 @@ def prepare(job: Job, target: TargetName, run_id: str | None = None) -> Draft:
         "target": target,
         "spec": job.to_dict(),
         "settings": {**job.settings(), **(packed.settings() if packed else {})},
-        "token_sha256": "",  # every attempt has a secret of its own: see home.renew_secret
+        AUTHORITY: "",  # of the first attempt on: see home.issue_secret
         "created": now,
         "by": home.whoami(),
         **formats.RUN.stamp(),

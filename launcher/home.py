@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher.api.reach import Unreachable, reaching
-from trainer.protocol.credentials import new_secret
-from trainer.rundir.directory import DAMAGED, RunDirectory, token_sha256
+from trainer.protocol.authority import Authority
+from trainer.protocol.credentials import AUTHORITY, fingerprint
+from trainer.rundir.directory import DAMAGED, RunDirectory
 from trainer.rundir.formats import (
     ANOTHER_VERSION,
     UPDATE_LAUNCHER,
@@ -32,7 +33,7 @@ from trainer.rundir.formats import (
 )
 from trainer.rundir.locks import hold, is_held
 from trainer.rundir.names import OUTCOME, OUTCOME_ROOM, RUN
-from trainer.rundir.private import make_private
+from trainer.rundir.private import make_private, write_private
 from trainer.rundir.untrusted import parse_json
 from trainer.rundir.usererror import UserError
 
@@ -320,14 +321,51 @@ def local_folder(run_id: str) -> Path:
     return folder() / "runs" / run_id / "local"
 
 
-def renew_secret(run_dir: RunDirectory) -> str:
-    """Returns a new secret for the run's next attempt; run.json gets its hash.
+def has_authority(run_dir: RunDirectory) -> bool:
+    """Whether this machine can vouch for attempts beside those that run."""
+    kept = _authority_file(run_dir)
+    return _authority(kept, read_run(run_dir)) is not None
 
-    Agents of an earlier attempt are not let into the run any more.
+
+def issue_secret(run_dir: RunDirectory, attempt: int, *, alone: bool) -> str:
+    """Returns the secret of a run's next attempt.
+
+    Args:
+        run_dir: the run.
+        attempt: its number.
+        alone: whether no other attempt runs. Then the run gets a new authority, whose hash is in
+            run.json, and no agent of an earlier attempt is let in any more.
+
+    Raises RunError when other attempts run, and what vouches for them is on another machine.
     """
-    secret = new_secret()
-    run_dir.write_json(RUN, {**read_run(run_dir), "token_sha256": token_sha256(secret)})
-    return secret
+    kept, run = _authority_file(run_dir), read_run(run_dir)
+    authority = None if alone else _authority(kept, run)
+    if authority is None:
+        if not alone:
+            raise RunError(
+                "SW2028",
+                f"{run.get('id')}: its key is on the machine that launched it; attach to it there",
+            )
+        authority = Authority.new()
+        make_private(kept.parent)
+        write_private(kept, authority.text)
+        secret = authority.issue(attempt)
+        run_dir.write_json(RUN, {**run, AUTHORITY: fingerprint(secret)})
+        return secret
+    return authority.issue(attempt)
+
+
+def _authority_file(run_dir: RunDirectory) -> Path:
+    return local_folder(str(read_run(run_dir).get("id"))) / "authority"
+
+
+def _authority(kept: Path, run: Mapping[str, Any]) -> Authority | None:
+    """What is kept here, if it is the run's."""
+    with suppress(OSError, ValueError):
+        authority = Authority.parse(kept.read_text())
+        if fingerprint(authority.text) == run.get(AUTHORITY):
+            return authority
+    return None
 
 
 @contextmanager

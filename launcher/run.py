@@ -20,10 +20,12 @@ from launcher.job.customjob import CustomJob
 from launcher.job.job import Job, TargetName
 from launcher.status.history import History
 from launcher.status.status import Outcome, read_status
+from launcher.supervision.attempt import read_attempts
 from launcher.supervision.choices import Choice
 from launcher.supervision.supervisor import Supervisor, end_run
 from launcher.supervision.webhook import Webhook
 from launcher.target import Target, opened
+from trainer.rundir.attempts import ENDED
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventReader, EventWriter, read_events
 
@@ -209,7 +211,9 @@ def look_after(draft: Draft, resources: ExitStack) -> Run:
     deliveries = resources.enter_context(ExitStack())  # each until the run has ended
 
     def request(attempt: int, choice: Choice) -> CustomJob:
-        secret = home.renew_secret(directory)
+        others = [it for it in read_attempts(directory) if it["attempt"] != attempt]
+        alone = all(it["state"] in ENDED for it in others)
+        secret = home.issue_secret(directory, attempt, alone=alone)
         token = deliveries.enter_context(
             delivered(job, secret, directory, target.secrets, target.token)
         )

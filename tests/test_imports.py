@@ -77,6 +77,7 @@ RULES = {
     "launcher": (
         [
             "trainer.rundir",
+            "trainer.protocol.authority",
             "trainer.protocol.credentials",
             "trainer.protocol.secretmanager",
             "trainer.checkpoints.manifest",

@@ -25,12 +25,13 @@ from launcher.commands.interrupts import handled_here
 from launcher.disks import troubles_of
 from launcher.run import Run
 from launcher.status.status import Outcome, read_status
-from launcher.supervision.attempt import ENDED, read_attempts
+from launcher.supervision.attempt import read_attempts
 from launcher.terminal import visible
 from launcher.views.live import LiveView, PlainView, Scene, View
 from launcher.views.outlet import Outlet
 from launcher.views.output import Screen
 from launcher.views.summary import print_summary
+from trainer.rundir.attempts import ENDED
 from trainer.rundir.events import Event, EventReader
 from trainer.rundir.usererror import UserError
 

@@ -9,7 +9,7 @@ from launcher.api.reach import Unreachable
 from launcher.api.retry import BRIEF, Retries
 from launcher.api.transport import is_emulator
 from launcher.api.vertex import console_url, jobs_of
-from launcher.supervision.attempt import ENDED
+from trainer.rundir.attempts import ENDED
 
 
 def ask_api(

@@ -46,8 +46,9 @@ from launcher.local.emulator import goes_on
 from launcher.status.history import History
 from launcher.status.samples import account as account_samples
 from launcher.status.samples import read_audit
-from launcher.supervision.attempt import ENDED, Attempt, read_attempts
+from launcher.supervision.attempt import Attempt, read_attempts
 from launcher.supervision.limits import account
+from trainer.rundir.attempts import ENDED
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
 from trainer.rundir.formats import UPDATE_LAUNCHER

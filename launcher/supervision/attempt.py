@@ -13,15 +13,11 @@ from typing import Any
 from pydantic.dataclasses import dataclass
 
 from launcher.records import STRICT, read_record
+from trainer.rundir.attempts import ENDED
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import ATTEMPTS
 
 SUBMITTING = "SUBMITTING"
-REFUSED = "REFUSED"  # the API did not take the request, or it was never sent
-LOST = "LOST"  # the API no longer knows the CustomJob, or no longer answers
-ENDED = frozenset(
-    {"SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED", REFUSED, LOST}
-)
 UNSENT = "unsent"  # the kind of a refusal: its launcher ended before it sent the request
 
 
@@ -85,11 +81,6 @@ class Attempt:
     def to_json(self) -> dict[str, Any]:
         """Returns the record."""
         return asdict(self)
-
-
-def record_name(number: int) -> str:
-    """Returns the name of an attempt's record in the run directory."""
-    return f"{ATTEMPTS}/{number:04d}.json"
 
 
 def read_attempts(run_dir: RunDirectory) -> list[dict[str, Any]]:

@@ -19,8 +19,9 @@ from launcher.api.apierror import ApiError
 from launcher.api.retry import BRIEF, Retries
 from launcher.api.vertex import JobState, jobs_of
 from launcher.local.emulator import stop
-from launcher.supervision.attempt import ENDED, read_attempts
+from launcher.supervision.attempt import read_attempts
 from launcher.supervision.supervisor import end_run
+from trainer.rundir.attempts import ENDED
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventWriter
 from trainer.rundir.names import ATTEMPTS, RUN

@@ -27,7 +27,7 @@ from typing import Any
 from launcher.api.apierror import ApiError
 from launcher.api.vertex import JobState
 from launcher.job.customjob import CustomJob
-from launcher.supervision.attempt import LOST, REFUSED, UNSENT, Attempt, read_attempts, record_name
+from launcher.supervision.attempt import UNSENT, Attempt, read_attempts
 from launcher.supervision.choices import DRY, Choice
 from launcher.supervision.fleet import alive
 from launcher.supervision.policy import (
@@ -46,6 +46,7 @@ from launcher.supervision.policy import (
 )
 from launcher.supervision.verdict import verdict_of
 from launcher.target import Target
+from trainer.rundir.attempts import LOST, REFUSED, record_name
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventWriter
 from trainer.rundir.names import OutcomeState

@@ -31,7 +31,8 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from launcher.supervision.attempt import LOST, REFUSED, UNSENT, Attempt
+from launcher.supervision.attempt import UNSENT, Attempt
+from trainer.rundir.attempts import LOST, REFUSED
 
 Verdict = Literal[
     "succeeded",

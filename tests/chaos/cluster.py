@@ -18,10 +18,11 @@ from launcher.emulator.vms.address import LoopbackAddress
 from launcher.emulator.vms.netns import Host, Network
 from launcher.emulator.vms.processes import signal_session
 from tests.chaos.entry import SITE, Entry
-from trainer.protocol.credentials import new_secret
+from trainer.protocol.authority import new_secret
+from trainer.protocol.credentials import fingerprint
 from trainer.protocol.nursery import WORKER
 from trainer.rundir import formats
-from trainer.rundir.directory import RunDirectory, token_sha256
+from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import AUDIT, ENV_ADDRESS, ENV_RUN_DIR, ENV_SLOTS, ENV_TOKEN
 
 ROOT = Path(__file__).parents[2]
@@ -201,7 +202,7 @@ class Cluster:
         self._network: Network | None = None
         self._claims: list[LoopbackAddress] = []
         token = new_secret()
-        run = {"id": folder.name, "settings": settings, "token_sha256": token_sha256(token)}
+        run = {"id": folder.name, "settings": settings, "authority_sha256": fingerprint(token)}
         made = {"created": time.time(), "by": "chaos", **formats.RUN.stamp()}
         self.run_dir.create_json("run.json", {**run, **made})
         names = ["workerpool0-0", *(f"workerpool1-{index}" for index in range(vms - 1))]

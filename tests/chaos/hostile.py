@@ -16,7 +16,8 @@ from pathlib import Path
 import grpc
 
 from trainer.protocol import swell_pb2 as pb
-from trainer.protocol.credentials import CHANNEL_OPTIONS, Credentials, new_secret
+from trainer.protocol.authority import new_secret
+from trainer.protocol.credentials import Credentials, channel_options
 from trainer.protocol.wire import METHOD, SERVICE
 from trainer.rundir.formats import PROTOCOL
 
@@ -93,7 +94,7 @@ def slow(address: Address, seconds: float) -> None:
 def knock(address: Address, credentials: object, token: str | None) -> grpc.StatusCode:
     """Asks for a stream like an agent, and says hello as one. Returns how it ends."""
     target = f"{address[0]}:{address[1]}"
-    options = (*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
+    options = (*channel_options(1), ("grpc.use_local_subchannel_pool", 1))
     channel = (
         grpc.insecure_channel(target, options)
         if credentials is None
@@ -118,11 +119,11 @@ def knock(address: Address, credentials: object, token: str | None) -> grpc.Stat
 def strangers(ours: Credentials) -> Iterator[tuple[str, object, str | None]]:
     """Everybody who lacks something: (what, certificate, token)."""
     theirs = Credentials.parse(new_secret())
-    blind = grpc.ssl_channel_credentials(ours.certificate, theirs.key, theirs.certificate)
+    blind = grpc.ssl_channel_credentials(ours.authority, theirs.key, theirs.certificate)
     yield "no TLS, our token", None, ours.token
     yield "another certificate, our token", theirs.for_client(), ours.token
     yield "another certificate that trusts ours, our token", blind, ours.token
-    yield "no certificate, our token", grpc.ssl_channel_credentials(ours.certificate), ours.token
+    yield "no certificate, our token", grpc.ssl_channel_credentials(ours.authority), ours.token
     yield "our certificate, no token", ours.for_client(), None
     yield "our certificate, another token", ours.for_client(), theirs.token
 

@@ -26,8 +26,9 @@ from trainer.coordinator.limits import Limits
 from trainer.coordinator.membership import Membership
 from trainer.protocol import messages, wire
 from trainer.protocol import swell_pb2 as pb
+from trainer.protocol.authority import new_secret
 from trainer.protocol.channel import AgentChannel
-from trainer.protocol.credentials import Credentials, new_secret
+from trainer.protocol.credentials import Credentials
 from trainer.protocol.mesh import Mesh, lengthen, shorten
 from trainer.protocol.secretmanager import read_secret
 from trainer.protocol.session import Program

@@ -138,7 +138,13 @@ ATTEMPT = {"attempt": 1, "region": "local", "endpoint": "http://x", "job": "j", 
 OUTCOME = {"state": "succeeded", "reason": "", "term": 1, "metrics": {"loss": 0.1}, "time": 3.0}
 CODE_SETTINGS = CodeSettings(64 * "a", 17, "requirements.txt")
 SETTINGS = asdict(Settings(Program(task="a:B"), code=CODE_SETTINGS))
-RUN = {"id": "run-1", "target": "vertex", "settings": SETTINGS, "token_sha256": "x", "created": 1.0}
+RUN = {
+    "id": "run-1",
+    "target": "vertex",
+    "settings": SETTINGS,
+    "authority_sha256": "x",
+    "created": 1.0,
+}
 RUN |= formats.RUN.stamp()
 HEAD = formats.EVENTS.stamp()  # the first line of a batch
 

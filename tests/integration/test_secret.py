@@ -13,7 +13,7 @@ import pytest
 from launcher.job.job import Job
 from launcher.run import launch
 from tests.integration.command import ROOT, Swell, until
-from trainer.protocol.credentials import new_secret
+from trainer.protocol.authority import Authority
 
 # What the user's program sees, for everybody to read; and it runs until it is told to end.
 SCRIPT = """
@@ -33,11 +33,14 @@ while not (here / "end").exists():
 def test_the_secret_is_seen_nowhere(
     through: str, swell: Swell, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    secret = new_secret()
-    token, key, _ = secret.split(".")
+    authority = Authority.new()
+    secret = authority.issue(1)
+    _, token, key, *_ = secret.split(".")
+    vouches, *_ = authority.text.split(".")
     monkeypatch.setenv("SWELL_HOME", str(swell.home))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr("launcher.home.new_secret", lambda: secret)
+    monkeypatch.setattr(Authority, "new", lambda: authority)
+    monkeypatch.setattr(Authority, "issue", lambda self, attempt: secret)
     script = swell.folder / "script.py"
     script.write_text(SCRIPT)
     fields: dict[str, Any] = {
@@ -77,7 +80,7 @@ def test_the_secret_is_seen_nowhere(
     assert any("environment of worker" in what for what in seen)
     assert "SWELL_RUN_DIR=" in seen["swell logs"], "the script has printed its environment"
     for what, text in seen.items():
-        for part in (secret, token, key, emulators):
+        for part in (secret, token, key, vouches, emulators):
             assert part not in text, f"{what} shows it"
     for folder in (swell.home, swell.run_dir("secretive")):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700, "nor may others look in"
@@ -103,7 +106,8 @@ def _files(folder: Path, seen: dict[str, str]) -> list[tuple[Path, int]]:
     for path in folder.rglob("*"):
         if path.is_file():
             local = folder / "runs/secretive/local"
-            keepers = {local / name for name in ("secrets.json", "token", "emulator.json")}
+            names = ("authority", "secrets.json", "token", "emulator.json")
+            keepers = {local / name for name in names}
             if path in keepers or path.parent == local / "jobs":
                 own.append((path, path.stat().st_mode))
             else:

@@ -69,7 +69,7 @@ def test_it_is_byte_for_byte_what_launch_sends(
     def kept_here(run_id: str, output: str | None, target: str) -> RunDirectory:
         return RunDirectory(home.directory_url(run_id, output), LocalBuckets(swell_home))
 
-    monkeypatch.setattr(home, "new_secret", lambda: customjob.REDACTED)
+    monkeypatch.setattr(home, "issue_secret", lambda *run, alone: customjob.REDACTED)
     monkeypatch.setattr(home, "directory_for", kept_here)
     monkeypatch.setattr(Jobs, "submit", refuse)
     options = [part for text in overrides for part in ("--set", text)]

@@ -15,10 +15,11 @@ from launcher.cli import app
 from launcher.run_states import BAD_INPUT, STATES, State, info_of
 from launcher.status.history import History
 from launcher.status.status import Outcome, state_of
-from launcher.supervision.attempt import ENDED, SUBMITTING
+from launcher.supervision.attempt import SUBMITTING
 from launcher.supervision.webhook import end_message
 from launcher.views.runs import STATE_OF_JOB
 from launcher.words import line_of
+from trainer.rundir.attempts import ENDED
 from trainer.rundir.events import Event
 from trainer.rundir.names import OutcomeState
 

@@ -22,9 +22,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainer.agent.networks import settings_here
+from trainer.protocol.credentials import AUTHORITY, fingerprint
 from trainer.protocol.session import Program
 from trainer.rundir import formats
-from trainer.rundir.directory import RunDirectory, token_sha256
+from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import ENV_RUN_DIR, ENV_TOKEN, ENV_TOKEN_SECRET, EXIT_FAILED, RUN
 from trainer.rundir.retry import UNREACHABLE
 from trainer.rundir.usererror import Message, Unusable, shown
@@ -169,7 +170,7 @@ def begin_run(
             "SW4018",
             f"{replica.replicas} replicas without a secret in {ENV_TOKEN} cannot know each other: "
             "start them with swell launch, or give all what "
-            "python -m trainer.protocol.credentials prints",
+            "python -m trainer.protocol.authority prints",
         )
     slots = replica.replicas * replica.slots
     run_dir.create_json(
@@ -182,7 +183,7 @@ def begin_run(
                 "min_workers": arguments.min_workers,
                 "max_workers": arguments.max_workers or max(slots, arguments.min_workers),
             },
-            "token_sha256": token_sha256(token),
+            AUTHORITY: fingerprint(token),
             "created": time.time(),
             "by": "swell-agent",
             **formats.RUN.stamp(),
@@ -194,7 +195,7 @@ def begin_run(
 def _begin(arguments: Arguments) -> None:
     """Puts a run of this command line's own into the environment."""
     from trainer.agent.replica import find_replica
-    from trainer.protocol.credentials import new_secret
+    from trainer.protocol.authority import new_secret
 
     run_dir = RunDirectory(own_run_dir(os.environ, lambda: tempfile.mkdtemp(prefix="swell-")))
     if {ENV_TOKEN, ENV_TOKEN_SECRET} & os.environ.keys() and run_dir.find_json(RUN) is not None:

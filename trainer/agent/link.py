@@ -17,6 +17,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -24,9 +25,10 @@ import grpc
 from trainer.agent.coordinator_process import Host
 from trainer.coordinator.seat import Seat
 from trainer.protocol import swell_pb2 as pb
-from trainer.protocol.credentials import CHANNEL_OPTIONS
+from trainer.protocol.credentials import channel_options
 from trainer.protocol.lease import Claim, Contend, Follow, Wait, Watch, newest_claim
 from trainer.protocol.wire import KEEPALIVE, MESSAGE_LIMIT, METHOD, SERVICE
+from trainer.rundir.attempts import given_up
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.formats import ANOTHER_VERSION
 from trainer.rundir.usererror import UserError
@@ -34,6 +36,7 @@ from trainer.rundir.usererror import UserError
 PATIENCE = 3.0  # seconds for which the first lease is left to pool 0
 LOOK_AGAIN = 0.05  # seconds, after a stream has ended
 WARM_UP = 10.0  # seconds after a world has formed; before, its spares have the processors
+ASK_AGAIN = 2.0  # seconds between two questions whether the leader's attempt was given up
 REVIVALS = 10.0  # seconds in which a coordinator that has died is started again only once
 
 log = logging.getLogger("swell.agent")
@@ -80,6 +83,8 @@ class Link:
         self._warming: asyncio.Future[None] | None = None
         self._beat_at: float | None = None  # when the leader last showed that it lives
         self._revived = float("-inf")
+        self._given_up: set[int] = set()  # attempts that the run goes on without
+        self._ask_at = float("-inf")
         self._watch = Watch(
             limits.lease_timeout,
             limits.lease_doubt,
@@ -142,7 +147,18 @@ class Link:
             and not self._host.leads(newest.term)
             and now - self._revived > REVIVALS
         )
+        orphan = orphan or (newest is not None and await self._disowned(newest, now))
         return self._watch.look(newest, now, silent=self._silent(now), orphan=orphan)
+
+    async def _disowned(self, claim: Claim, now: float) -> bool:
+        """Whether its holder's attempt was given up: the run goes on without that."""
+        attempt = claim.attempt
+        if attempt not in {self._credentials.attempt, *self._given_up} and now >= self._ask_at:
+            self._ask_at = now + ASK_AGAIN
+            with suppress(OSError):
+                if await asyncio.to_thread(given_up, self._run_dir, attempt):
+                    self._given_up.add(attempt)
+        return attempt in self._given_up
 
     def _silent(self, now: float) -> bool:
         silent = self._beat_at is not None and now - self._beat_at > self._limits.suspicion
@@ -193,7 +209,7 @@ class Link:
         """Holds one stream to a leader until it breaks; succeeds it if it is called to."""
         options = [
             ("grpc.max_receive_message_length", MESSAGE_LIMIT),
-            *CHANNEL_OPTIONS,
+            *channel_options(claim.attempt),
             *KEEPALIVE,
         ]
         outbox: asyncio.Queue[pb.FromAgent] = asyncio.Queue()
@@ -229,7 +245,9 @@ class Link:
                             self._warm_up()  # it may have to lead
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.UNAUTHENTICATED:
-                    raise Refused("SW4010", "the coordinator refuses this run's token") from None
+                    raise Refused(
+                        "SW4010", f"the coordinator refuses this agent: {error.details()}"
+                    ) from None
                 if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                     raise Refused(
                         ANOTHER_VERSION,

@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import Any
 
 from trainer.coordinator import succession
@@ -27,6 +28,8 @@ from trainer.protocol.lease import Claim
 from trainer.protocol.mesh import Meshes
 from trainer.protocol.wire import order_to_message, world_to_message
 from trainer.protocol.world import MemberId
+from trainer.rundir.attempts import given_up
+from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventWriter
 from trainer.rundir.names import OutcomeState
 from trainer.rundir.retry import NO_ROOM
@@ -58,9 +61,15 @@ async def lead(
     Returns the coordinator that leads, or None, with nothing left behind, if the term was taken.
     Raises OSError when the store does not say whose it is.
     """
-    server = Server(seat.credentials, seat.address)
+    server = Server(seat.credentials, seat.address, partial(_belongs, seat.run_dir))
     await server.start()
-    claim = Claim(term, str(seat.member), server.target, last_generation)
+    claim = Claim(
+        term,
+        str(seat.member),
+        server.target,
+        last_generation,
+        attempt=seat.credentials.attempt,
+    )
     async with AsyncExitStack() as unless_it_leads:
         unless_it_leads.push_async_callback(server.stop)
         leadership = await Leadership.claim(seat.run_dir, seat.limits, claim, clock)
@@ -70,6 +79,13 @@ async def lead(
     kind = Membership if seat.limits.max_restarts is None else Restarts
     machine = kind(seat.limits, seat.expected, clock(), leadership.generation, deposed)
     return Coordinator(seat, leadership, machine, server, hand_over_limit, clock)
+
+
+async def _belongs(run_dir: RunDirectory, attempt: int) -> bool:
+    """Whether an attempt is let in; while the store does not say, it is."""
+    with suppress(OSError):
+        return not await asyncio.to_thread(given_up, run_dir, attempt)
+    return True
 
 
 class Coordinator:

@@ -19,7 +19,7 @@ class Seat:
 
     Attributes:
         run_dir: the run directory.
-        credentials: the run's, which every agent must show.
+        credentials: its attempt's.
         member: whose agent hosts the coordinator.
         address: the IP address to listen on.
         expected: the slots that the run was asked for.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 
@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from trainer.protocol import signals
 from trainer.protocol import swell_pb2 as pb
-from trainer.protocol.credentials import Credentials
+from trainer.protocol.credentials import Credentials, attempt_of
 from trainer.protocol.wire import (
     KEEPALIVE,
     MESSAGE_LIMIT,
@@ -110,17 +110,24 @@ class Server:
     """Serves agents. Whoever comes before there is a listener waits.
 
     Args:
-        credentials: the run's, which every agent must show.
+        credentials: of an attempt of the run; every agent must show some.
         address: the IP address to listen on.
+        belongs: asked whether an attempt's agents are let in.
 
     Attributes:
         target: where it listens, as ``address:port``.
         streams: to the agents that are connected.
     """
 
-    def __init__(self, credentials: Credentials, address: str) -> None:
+    def __init__(
+        self,
+        credentials: Credentials,
+        address: str,
+        belongs: Callable[[int], Awaitable[bool]],
+    ) -> None:
         self.streams = Streams()
         self._credentials = credentials
+        self._belongs = belongs
         self._listener: asyncio.Future[Listener] = asyncio.get_running_loop().create_future()
         self._stopping: asyncio.Future[None] | None = None
         self._server = grpc.aio.server(
@@ -166,6 +173,10 @@ class Server:
         """One agent's stream, from hello to the end."""
         if not self._credentials.shown_in(context.invocation_metadata() or ()):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the run's token is needed")
+        attempt = attempt_of(context.auth_context().get("x509_subject_alternative_name", ()))
+        if attempt is None or not await self._belongs(attempt):
+            log.warning("an agent of attempt %s is turned away: the run goes on without", attempt)
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the attempt was given up")
         listener = await asyncio.shield(self._listener)
         try:
             first = await asyncio.wait_for(anext(requests), HELLO_WAIT)

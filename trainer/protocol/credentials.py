@@ -1,66 +1,91 @@
 """What the members of a run show each other: one secret text, made for each attempt.
 
-It holds the run's token, and a P-256 key with its certificate, which signs itself. The
-coordinator serves TLS with them, and whoever connects shows the same certificate and
-trusts no other: that alone keeps strangers out before a single message is read. The token
-is shown inside of that, so that neither the certificate nor the token suffices by itself.
+It holds the run's token, a P-256 key with a certificate that names the attempt, and the
+certificate of the authority that issued it (trainer.protocol.authority). The coordinator serves
+TLS with them; whoever connects shows a certificate of the same authority, and trusts no other:
+that alone keeps strangers out before a single message is read. The token is shown inside of that,
+so that neither the certificate nor the token suffices by itself. The coordinator reads from the
+peer's certificate which attempt it is of; an agent expects that of the leader whose claim it
+follows.
 
-The text is ``TOKEN.KEY.CERTIFICATE``, the last two being DER in URL-safe base64. It travels in
-the environment or through Secret Manager. All cryptography is gRPC's (TLS) and that of the
-``cryptography`` package (making the key and the certificate).
+The text is ``ATTEMPT.TOKEN.KEY.CERTIFICATE.AUTHORITY``, the last three being DER in URL-safe
+base64.
+It travels in the environment or through Secret Manager. All cryptography is gRPC's (TLS).
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import hmac
-import secrets
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from typing import Any
 
 from trainer.protocol.secretmanager import read_secret
-from trainer.rundir.directory import token_sha256
 from trainer.rundir.names import ENV_TOKEN, ENV_TOKEN_SECRET
 from trainer.rundir.usererror import Unusable
 
-NAME = "coordinator.swell"  # what the certificate is for: addresses change with the leader
-LIMIT = 8192  # characters of the text; it has about 800
+AUTHORITY = "authority_sha256"  # in run.json
+LIMIT = 8192  # characters of the text; it has about 1,200
 
-# No clock decides who may connect: the certificate is good for one run, and goes with it.
-_NOT_BEFORE = datetime(2000, 1, 1, tzinfo=timezone.utc)
-_NOT_AFTER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=timezone.utc)  # RFC 5280, 4.1.2.5: no end
+_NAME = re.compile(rb"job-([0-9]{1,9})\.swell")
+
+
+def name_of(attempt: int) -> str:
+    """What an attempt's certificate is for: addresses change with the leader."""
+    return f"job-{attempt}.swell"
+
+
+def attempt_of(names: Iterable[bytes]) -> int | None:
+    """The attempt whose certificate has these names; None if it is no attempt's."""
+    found = [match for name in names if (match := _NAME.fullmatch(name))]
+    return int(found[0].group(1)) if len(found) == 1 else None
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """The secrets of one run. Their ``repr`` shows none.
+    """The secrets of one attempt. Their ``repr`` shows none.
 
     Attributes:
+        attempt: its number.
         text: all of them as one text.
-        token: what an agent shows as ``authorization: Bearer TOKEN``.
+        token: what an agent shows as ``authorization: Bearer TOKEN``; the whole run's.
         key: the private key, PEM.
-        certificate: the certificate, PEM.
+        certificate: the attempt's, PEM.
+        authority: the certificate of who issued it, PEM.
     """
 
+    attempt: int
     text: str = field(repr=False)
     token: str = field(repr=False)
     key: bytes = field(repr=False)
     certificate: bytes = field(repr=False)
+    authority: bytes = field(repr=False)
 
     @classmethod
     def parse(cls, text: str) -> Credentials:
-        """The inverse of ``new_secret``. Raises ValueError, which shows nothing of ``text``."""
+        """The inverse of ``written``. Raises ValueError, which shows nothing of ``text``."""
         parts = text.split(".")
-        if len(text) > LIMIT or len(parts) != 3 or not all(parts):
-            raise ValueError("it does not consist of a token, a key and a certificate")
+        if len(text) > LIMIT or len(parts) != 5 or not all(parts):
+            raise ValueError("it does not consist of five parts")
+        attempt, token, *rest = parts
+        if not (attempt.isascii() and attempt.isdecimal() and len(attempt) < 10):
+            raise ValueError("it does not say whose it is")
         try:
-            key, certificate = (_decode(part) for part in parts[1:])
+            key, certificate, authority = map(decode, rest)
         except (ValueError, binascii.Error):
-            raise ValueError("its key or its certificate is damaged") from None
-        return cls(text, parts[0], _pem("PRIVATE KEY", key), _pem("CERTIFICATE", certificate))
+            raise ValueError("its key or a certificate is damaged") from None
+        return cls(
+            int(attempt),
+            text,
+            token,
+            _pem("PRIVATE KEY", key),
+            _pem("CERTIFICATE", certificate),
+            _pem("CERTIFICATE", authority),
+        )
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -73,57 +98,36 @@ class Credentials:
         return hmac.compare_digest(shown.encode(), self.metadata[0][1].encode())
 
     def for_server(self) -> Any:
-        """gRPC's credentials of a coordinator: peers must show the run's certificate."""
+        """gRPC's credentials of a coordinator: peers must show a certificate of the run's."""
         import grpc
 
         return grpc.ssl_server_credentials(
             [(self.key, self.certificate)],
-            root_certificates=self.certificate,
+            root_certificates=self.authority,
             require_client_auth=True,
         )
 
     def for_client(self) -> Any:
-        """gRPC's credentials of an agent, which trusts the run's certificate and no other."""
+        """gRPC's credentials of an agent, which trusts the run's authority and no other."""
         import grpc
 
-        return grpc.ssl_channel_credentials(self.certificate, self.key, self.certificate)
+        return grpc.ssl_channel_credentials(self.authority, self.key, self.certificate)
 
 
-# The certificate's name stands in for that of any address, and no proxy is on the way.
-CHANNEL_OPTIONS = (("grpc.ssl_target_name_override", NAME), ("grpc.enable_http_proxy", 0))
+def channel_options(attempt: int) -> tuple[tuple[str, str | int], ...]:
+    """gRPC's options of a channel to a coordinator on a VM of an attempt."""
+    # The certificate's name stands in for that of any address, and no proxy is on the way.
+    return (("grpc.ssl_target_name_override", name_of(attempt)), ("grpc.enable_http_proxy", 0))
 
 
-def new_secret() -> str:
-    """Makes the secret of a new run."""
-    # Late: only a launch needs these, and they take a fifth of a second.
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+def written(attempt: int, token: str, key: bytes, certificate: bytes, authority: bytes) -> str:
+    """The secret as one text; key and certificates are DER."""
+    return ".".join([str(attempt), token, *map(encode, (key, certificate, authority))])
 
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
-    uses = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(_NOT_BEFORE)
-        .not_valid_after(_NOT_AFTER)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME)]), critical=False)
-        .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    key_der = key.private_bytes(
-        serialization.Encoding.DER,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    certificate_der = certificate.public_bytes(serialization.Encoding.DER)
-    return ".".join([secrets.token_hex(32), _encode(key_der), _encode(certificate_der)])
+
+def fingerprint(text: str) -> str:
+    """What run.json has of a secret: the SHA-256, in hex, of who issued it."""
+    return hashlib.sha256(text.rpartition(".")[2].encode()).hexdigest()
 
 
 def find_credentials(env: Mapping[str, str], run: Mapping[str, Any]) -> Credentials:
@@ -139,7 +143,7 @@ def find_credentials(env: Mapping[str, str], run: Mapping[str, Any]) -> Credenti
         raise Unusable(
             "SW4006", f"{ENV_TOKEN} or {ENV_TOKEN_SECRET} must be set: the launcher does it"
         )
-    if run.get("token_sha256") != token_sha256(text):
+    if run.get(AUTHORITY) != fingerprint(text):
         raise Unusable("SW4007", f"{where} is not the secret of the run {run.get('id')}")
     try:
         return Credentials.parse(text)
@@ -147,15 +151,17 @@ def find_credentials(env: Mapping[str, str], run: Mapping[str, Any]) -> Credenti
         raise Unusable(
             "SW4008",
             f"{where} is not a run's secret: {error}; "
-            "python -m trainer.protocol.credentials makes one",
+            "python -m trainer.protocol.authority makes one",
         ) from None
 
 
-def _encode(data: bytes) -> str:
+def encode(data: bytes) -> str:
+    """A part of a secret as text."""
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
-def _decode(text: str) -> bytes:
+def decode(text: str) -> bytes:
+    """The inverse of ``encode``. Raises ValueError or binascii.Error."""
     return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
 
 
@@ -164,7 +170,3 @@ def _pem(kind: str, der: bytes) -> bytes:
 
     text = ssl.DER_cert_to_PEM_cert(der)  # which knows one kind only
     return text.replace("CERTIFICATE", kind).encode()
-
-
-if __name__ == "__main__":
-    print(new_secret())

@@ -42,6 +42,7 @@ class Claim:
         generation: the newest that was announced.
         counter: rises with every renewal.
         resigned: whether its holder leads no longer.
+        attempt: whose certificate it shows.
     """
 
     term: int
@@ -50,6 +51,7 @@ class Claim:
     generation: int = 0
     counter: int = 0
     resigned: bool = False
+    attempt: int = 1
 
     @property
     def leader(self) -> MemberId | None:
@@ -213,6 +215,7 @@ def _parse(data: dict[str, Any], term: int) -> Claim:
         generation=int(data.get("generation", 0)),
         counter=int(data.get("counter", 0)),
         resigned=data.get("resigned") is True,
+        attempt=int(data.get("attempt", 1)),
     )
     if claim.term != term:
         raise ValueError(f"the claim of term {term} says {claim.term}")

@@ -17,7 +17,6 @@ outcome.json                  written once: how the run ended, and why
 
 from __future__ import annotations
 
-import hashlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +82,7 @@ class RunDirectory:
         return create_exclusive(self.store, name, value)
 
     def run(self) -> dict[str, Any]:
-        """Returns run.json: ``{"id", "spec", "settings", "token_sha256", "created", "by", …}``.
+        """Returns run.json: ``{"id", "spec", "settings", "authority_sha256", "created", "by", …}``.
 
         Of the formats that are known, this one returns each as it is. Raises FormatError for a
         newer one, and what ``read_json`` raises.
@@ -138,8 +137,3 @@ def _upgraded(outcome: dict[str, Any]) -> dict[str, Any]:
     if "epoch" in outcome:
         outcome["term"] = outcome.pop("epoch")
     return outcome
-
-
-def token_sha256(token: str) -> str:
-    """The hash of the run token that run.json carries; the token itself is never stored."""
-    return hashlib.sha256(token.encode()).hexdigest()

@@ -18,9 +18,9 @@ from launcher.commands.following import Following, Left, Stops, see_through, sto
 from launcher.draft import Draft, create, prepare
 from launcher.job.job import Job
 from launcher.status.status import Outcome
-from launcher.supervision.attempt import record_name
 from launcher.views.outlet import Outlet
 from tests.trainer.ranks import PATIENCE
+from trainer.rundir.attempts import record_name
 from trainer.rundir.directory import RunDirectory
 
 JOB = Job.model_validate({"name": "j", "task": "my.tasks:C", "pools": ["a2-highgpu-1g"]})

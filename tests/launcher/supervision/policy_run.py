@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from launcher.job.job import Job
-from launcher.supervision.attempt import REFUSED, Attempt
+from launcher.supervision.attempt import Attempt
 from launcher.supervision.choices import Choice, choices_of
 from launcher.supervision.policy import (
     Action,
@@ -20,6 +20,7 @@ from launcher.supervision.policy import (
     Wait,
     decide,
 )
+from trainer.rundir.attempts import REFUSED
 
 STOCKOUT = "Resources are insufficient in region: here. Try a different region."
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.supervision.attempt import REFUSED, UNSENT, Attempt
+from launcher.supervision.attempt import UNSENT, Attempt
 from launcher.supervision.choices import Choice, choices_of, rounds
 from launcher.supervision.fleet import BURST, MINUTE, Fleet, Lack, lack
 from launcher.supervision.policy import End, Find, Situation, Submit, Terms, Watch, decide
@@ -23,6 +23,7 @@ from tests.launcher.supervision.fleet_run import (
     stays,
 )
 from tests.launcher.supervision.policy_run import job
+from trainer.rundir.attempts import REFUSED
 
 HOUR = 3600.0
 ONE_REGION = job(regions=["us-central1"])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.job.fallback import Limits, Resubmit
-from launcher.supervision.attempt import REFUSED, UNSENT, Attempt
+from launcher.supervision.attempt import UNSENT, Attempt
 from launcher.supervision.choices import Choice, choices_of
 from launcher.supervision.policy import (
     GRACE,
@@ -37,6 +37,7 @@ from tests.launcher.supervision.policy_run import (
     refused,
     stockout,
 )
+from trainer.rundir.attempts import REFUSED
 
 CHOICES = tuple(choices_of(job(), "local"))
 FIRST, SECOND = CHOICES

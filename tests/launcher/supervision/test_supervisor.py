@@ -14,7 +14,7 @@ import pytest
 from launcher.api.apierror import ApiError
 from launcher.api.vertex import JobState
 from launcher.job.customjob import ATTEMPT_LABEL, CustomJob
-from launcher.supervision.attempt import LOST, REFUSED, UNSENT, Attempt, read_attempts, record_name
+from launcher.supervision.attempt import UNSENT, Attempt, read_attempts
 from launcher.supervision.choices import Choice, choices_of
 from launcher.supervision.fleet import Fleet
 from launcher.supervision.policy import Terms
@@ -22,6 +22,7 @@ from launcher.supervision.supervisor import ERROR_WAIT, Supervisor
 from launcher.target import SETTLE, JobsApi, Target
 from tests.launcher.faked_vertex import Clock, Looks, Region, Vertex
 from tests.launcher.supervision.policy_run import STOCKOUT, job
+from trainer.rundir.attempts import LOST, REFUSED, record_name
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
 from trainer.rundir.retry import ONCE, StoreUnavailable

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.supervision.attempt import LOST, REFUSED, UNSENT, Attempt
+from launcher.supervision.attempt import UNSENT, Attempt
 from launcher.supervision.verdict import Verdict, verdict_of
+from trainer.rundir.attempts import LOST, REFUSED
 
 
 def failed(message: str, code: int = 0) -> Verdict:

@@ -14,9 +14,9 @@ from trainer.agent import command
 from trainer.agent.command import Arguments, begin_run, own_run_dir, parse
 from trainer.agent.replica import Replica
 from trainer.agent.settings import Settings
-from trainer.protocol.credentials import find_credentials
+from trainer.protocol.credentials import find_credentials, fingerprint
 from trainer.protocol.session import Program
-from trainer.rundir.directory import RunDirectory, token_sha256
+from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import ENV_RUN_DIR, ENV_TOKEN
 
 SCRIPT = """
@@ -95,7 +95,7 @@ def test_a_world_of_one_makes_its_run_and_its_secret(tmp_path: Path) -> None:
     assert found == {ENV_RUN_DIR: str(tmp_path), ENV_TOKEN: "a-secret"}
     run = run_dir.run()
     assert Settings.of_run(run) == Settings(Program(script="a.py"), max_workers=4)
-    assert run["token_sha256"] == token_sha256("a-secret")
+    assert run["authority_sha256"] == fingerprint("a-secret")
     assert "a-secret" not in json.dumps(run)
 
 

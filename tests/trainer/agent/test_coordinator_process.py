@@ -19,7 +19,8 @@ from tests.trainer.ranks import PATIENCE
 from trainer.agent.coordinator_process import Host
 from trainer.coordinator.limits import Limits
 from trainer.coordinator.seat import Seat
-from trainer.protocol.credentials import Credentials, new_secret
+from trainer.protocol.authority import new_secret
+from trainer.protocol.credentials import Credentials
 from trainer.protocol.lease import Claim, create_claim, newest_claim
 from trainer.protocol.world import MemberId
 from trainer.rundir.directory import RunDirectory

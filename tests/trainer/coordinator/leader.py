@@ -17,7 +17,8 @@ from trainer.coordinator.coordinator import Coordinator, lead
 from trainer.coordinator.limits import Limits
 from trainer.coordinator.seat import Seat
 from trainer.protocol import swell_pb2 as pb
-from trainer.protocol.credentials import CHANNEL_OPTIONS, Credentials, new_secret
+from trainer.protocol.authority import new_secret
+from trainer.protocol.credentials import Credentials, channel_options
 from trainer.protocol.lease import newest_claim
 from trainer.protocol.wire import METHOD, SERVICE, world_to_message
 from trainer.protocol.world import MemberId, World
@@ -59,7 +60,9 @@ class Agent:
     """One stream to a coordinator, spoken by hand."""
 
     def __init__(self, target: str, token: str | None = TOKEN) -> None:
-        self._channel = grpc.aio.secure_channel(target, OURS.for_client(), options=CHANNEL_OPTIONS)
+        self._channel = grpc.aio.secure_channel(
+            target, OURS.for_client(), options=channel_options(1)
+        )
         join = self._channel.stream_stream(
             f"/{SERVICE}/{METHOD}",
             request_serializer=lambda message: (

@@ -24,6 +24,7 @@ from tests.trainer.coordinator.leader import (
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.wire import SLOTS_LIMIT, slots_of, world_from_message
 from trainer.protocol.world import arrange
+from trainer.rundir.attempts import record_name
 from trainer.rundir.formats import PROTOCOL
 
 TOKENS = {"none": None, "empty": "", "wrong": "wrong", "longer": TOKEN + "x", "cut": TOKEN[:-1]}
@@ -35,6 +36,21 @@ def test_without_the_runs_token_nobody_gets_in(tmp_path: Path, token: str | None
         async with leading(tmp_path) as leader, world_of_two(leader) as (a, b, _):
             async with Agent(leader.target, token) as stranger:
                 assert await stranger.ended() is grpc.StatusCode.UNAUTHENTICATED
+            await assert_undisturbed(leader, a, b)
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("record", [{"left": "no machines"}, {"state": "FAILED"}])
+def test_an_attempt_that_was_given_up_is_not_let_in_again(
+    tmp_path: Path, record: dict[str, str]
+) -> None:
+    async def body() -> None:
+        async with leading(tmp_path) as leader, world_of_two(leader) as (a, b, _):
+            leader.run_dir.write_json(record_name(1), {"state": "RUNNING", **record})
+            async with Agent(leader.target) as stranger:
+                assert await stranger.ended() is grpc.StatusCode.UNAUTHENTICATED
+            leader.run_dir.write_json(record_name(1), {"state": "RUNNING"})
             await assert_undisturbed(leader, a, b)
 
     asyncio.run(body())

@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from trainer.protocol.credentials import Credentials, find_credentials, new_secret
+from trainer.protocol.authority import new_secret
+from trainer.protocol.credentials import Credentials, find_credentials, fingerprint
 from trainer.protocol.secretmanager import ENDPOINT, ENV_ENDPOINT, read_secret
-from trainer.rundir.directory import token_sha256
 from trainer.rundir.names import ENV_TOKEN_SECRET
 from trainer.rundir.retry import Backoff
 
@@ -94,5 +94,5 @@ def test_an_agent_gets_its_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "trainer.protocol.credentials.read_secret", lambda version, env: {VERSION: secret}[version]
     )
-    env, run = {ENV_TOKEN_SECRET: VERSION}, {"token_sha256": token_sha256(secret)}
+    env, run = {ENV_TOKEN_SECRET: VERSION}, {"authority_sha256": fingerprint(secret)}
     assert find_credentials(env, run) == Credentials.parse(secret)

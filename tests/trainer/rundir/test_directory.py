@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trainer.rundir import directory as rundir
-from trainer.rundir.directory import RunDirectory, token_sha256
+from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import OUTCOME, RUN, OutcomeState
 
 
@@ -92,9 +92,3 @@ def test_of_all_who_end_a_run_one_counts(run_dir: RunDirectory) -> None:
     assert outcome is not None
     assert outcome["state"] == states[won.index(True)]
     assert run_dir.store.names() == [OUTCOME]
-
-
-def test_only_the_hash_of_the_token_is_kept() -> None:
-    assert token_sha256("s3cret") == (
-        "1ec1c26b50d5d3c58d9583181af8076655fe00756bf7285940ba3670f99fcba0"
-    )
