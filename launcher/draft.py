@@ -22,6 +22,7 @@ from launcher.local.emulator import LocalError
 from launcher.packing.pack import UNREADABLE, Packed, PackingError, pack
 from launcher.packing.sdist import package_url
 from launcher.supervision.choices import Choice, choices_of
+from launcher.supervision.fleet import Fleet
 from launcher.supervision.policy import Terms
 from launcher.supervision.webhook import WebhookError, find_url
 from launcher.target import problems
@@ -74,9 +75,15 @@ class Draft:
             float(self.record["created"]),
             self.job.resubmit,
             self.job.limits,
+            self._fleet(),
             saves=self.job.starts_agent(self.job.pools[0]),
             stop_grace=stop_grace,
         )
+
+    def _fleet(self) -> Fleet:
+        wanted = self.job.fleet
+        anchors = choices_of(self.job.anchors(), customjob.LOCAL) if wanted.anchor else ()
+        return Fleet(wanted.jobs, wanted.anchor, tuple(anchors), wanted.across_regions)
 
     def request(self, attempt: int, choice: Choice, token: str) -> customjob.CustomJob:
         """Returns the CustomJob of an attempt; see ``customjob.build`` for ``token``."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.job.code import Code
+from launcher.job.fleet import Fleet
 from launcher.job.machines import REGIONS
 from launcher.job.model import valid, whole
 from launcher.job.pool import MAX_PACKAGES, Container, Package, Pool, swells_own
@@ -249,14 +250,35 @@ def _workers(written: Written) -> Iterator[Problem]:
     if any(runtime is None for _, runtime in runtimes):
         return
     slots = sum(pool.workers for pool, runtime in runtimes if runtime and runtime.starts_agent)
+    jobs = _jobs(written)
+    whose = "the pools have" if jobs == 1 else f"{jobs} jobs of these pools have"
     for name in ("min_workers", "max_workers"):
         count = whole(written.given("elastic"), name, None)
-        if slots and count and count > slots:
+        if slots and count and count > slots * jobs:
             yield (
                 ("elastic", name),
                 "SW1110",
-                f"is {count}; the pools have {slots} slots, write at most {slots}",
+                f"is {count}; {whose} {slots * jobs} slots, write at most {slots * jobs}",
             )
+
+
+def _jobs(written: Written) -> int:
+    """How many CustomJobs the run has at a time; 1 where that is not written as it should be."""
+    fleet = written.given("fleet")
+    if isinstance(fleet, Fleet):
+        return fleet.jobs
+    return (fleet if type(fleet) is int else whole(fleet, "jobs", 1)) or 1
+
+
+def _fleet(written: Written) -> Iterator[Problem]:
+    """Swell's own limits: what only a run of one CustomJob can be."""
+    jobs = _jobs(written)
+    if jobs == 1:
+        return
+    most = whole(written.given("limits"), "attempts", None)
+    if most and most < jobs:
+        what = f"is {most}, and the fleet begins with {jobs}; write at least that"
+        yield ("limits", "attempts"), ORDER, what
 
 
 def _sizes(written: Written) -> Iterator[Problem]:
@@ -271,7 +293,8 @@ def _sizes(written: Written) -> Iterator[Problem]:
     for pool, runtime in runtimes:
         if runtime and runtime.starts_agent:
             each = pool.workers // pool.replicas
-            possible = {n + each * k for n in possible for k in range(pool.replicas + 1)}
+            most = pool.replicas * _jobs(written)
+            possible = {n + each * k for n in possible for k in range(most + 1)}
     full = whole(written.given("elastic"), "max_workers", None) or max(possible)
     least = whole(written.given("elastic"), "min_workers", 1) or 1
     for index, size in enumerate(torchrun.sizes or []):
@@ -415,6 +438,7 @@ _CHECKS: tuple[Callable[[Written], Iterator[Problem]], ...] = (
     _args_fit,
     _first_pool,
     _workers,
+    _fleet,
     _sizes,
     _no_use_to_torchrun,
     _environment,

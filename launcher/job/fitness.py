@@ -88,6 +88,9 @@ def _on_vertex(job: Job) -> Iterator[Problem]:
     yield from _absent(job) if job.code else _files_of_the_image(job)
     if not job.project:
         yield ("project",), MISSING, "is missing; Vertex AI needs your Google Cloud project"
+    if job.fleet.jobs > 1:
+        what = f"is {job.fleet.jobs}; several jobs at a time run on the local target alone so far"
+        yield ("fleet",), "SW1121", what
     if not job.regions:
         yield ("regions",), MISSING, "is missing; write for example [us-central1]"
     if not (job.output or "").startswith("gs://"):

@@ -27,6 +27,7 @@ from launcher.job.clashes import MAX_POOLS, Written, clashes
 from launcher.job.code import Code
 from launcher.job.durations import Duration, format_duration
 from launcher.job.fallback import MAX_FALLBACKS, Fallback, Limits, Resubmit
+from launcher.job.fleet import Fleet
 from launcher.job.machines import Regions
 from launcher.job.marketfile import MarketField
 from launcher.job.model import (
@@ -173,6 +174,9 @@ class Job(JobModel):
     pools: list[Pool] = Field(
         min_length=1, max_length=MAX_POOLS, description="Worker pools; the first has one replica"
     )
+    fleet: Fleet = Field(
+        DEFAULT, validate_default=True, description="Several CustomJobs of these pools, one world"
+    )
     elastic: Elastic = Field(DEFAULT, validate_default=True)
     checkpoint: Checkpoint = Field(DEFAULT, validate_default=True)
     scheduling: Scheduling = Field(DEFAULT, validate_default=True)
@@ -268,13 +272,17 @@ class Job(JobModel):
     @property
     def max_workers(self) -> int:
         """The largest world that the run may form."""
-        return self.elastic.max_workers or self.slots
+        return self.elastic.max_workers or self.slots * self.fleet.jobs
 
     def replicas(self) -> list[str]:
         """The names of all replicas: ``workerpool0-0``, ``workerpool1-0``, …"""
         return [
             f"workerpool{p}-{i}" for p, pool in enumerate(self.pools) for i in range(pool.replicas)
         ]
+
+    def anchors(self) -> Job:
+        """The job that the fleet's anchors are of: the same, on demand."""
+        return self.variant(Fallback(strategy="standard"))
 
     def variant(self, fallback: Fallback) -> Job:
         """The job that ``fallback`` stands for, without what concerns the run as a whole."""
@@ -316,6 +324,7 @@ class Job(JobModel):
             "audit": self.audit,
             # Older images do not know it: they run the jobs that do not ask for it.
             **({"on_nonfinite": self.on_nonfinite} if self.on_nonfinite else {}),
+            **({"fleet": self.fleet.jobs} if self.fleet.jobs > 1 else {}),
         }
 
     def _program(self) -> dict[str, Any]:
@@ -404,7 +413,7 @@ def _strangers(written: Written) -> Iterator[Problem]:
     for index, incident in enumerate(market):
         for kind in ("preempt", "vanish"):
             name = _field(incident, kind)
-            if isinstance(name, str) and (remedy := _stranger(name, counts)):
+            if isinstance(name, str) and (remedy := _stranger(name.rpartition("/")[2], counts)):
                 what = f"no pool has {name[:60]!r}; {remedy}"
                 yield (*where, index, kind), NO_REPLICA, what
 

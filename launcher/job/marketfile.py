@@ -4,7 +4,7 @@ Either a list of incidents, or a whole market::
 
     speed: 60                    # a minute of the market passes in a second
     notice: 30s                  # or none
-    survivors: keep              # or restart: what becomes of a job's other VMs
+    survivors: keep              # or restart, or fail: what becomes of a job's other VMs
     retry: 5min                  # how often a job without any VM is tried again
     seed: 7                      # decides which VMs are taken
     capacity:
@@ -61,7 +61,7 @@ Notice = Annotated[
 
 
 def _replica(name: str) -> str:
-    if not re.fullmatch(r"workerpool[0-3]-\d{1,4}", name):
+    if not re.fullmatch(r"(\d{1,4}/)?workerpool[0-3]-\d{1,4}", name):
         raise problem(FORM, f"{name[:60]!r} is not a replica; write one such as workerpool1-0")
     return name
 
@@ -133,7 +133,7 @@ class Market(JobModel):
 
     speed: float = Field(1.0, gt=0, le=1e6)
     notice: Notice = Field("30s", validate_default=True)
-    survivors: Literal["keep", "restart"] = "keep"
+    survivors: Literal["keep", "restart", "fail"] = "keep"
     retry: Duration = Field("5min", validate_default=True)
     seed: int = 0
     capacity: list[Capacity] = Field(default_factory=list)

@@ -85,7 +85,7 @@ class Agent:
         self._env = env
         self._checkpoint_urls = find_checkpoint_urls(env)
         self.member = replica.member()
-        self._events = EventWriter(run_dir, str(self.member).replace("#", "-"))
+        self._events = EventWriter(run_dir, self.member.file_name)
         self._slots = Slots(
             replica.slots,
             0 if settings.torchrun else settings.spares,  # a keeper holds nothing up

@@ -39,7 +39,7 @@ def seat_of(
     run: Settings,
 ) -> Seat:
     """What the coordinator of a replica's agent has to know."""
-    slots = replica.replicas * replica.slots
+    slots = replica.replicas * replica.slots * run.fleet
     program = run.program
     own = run.torchrun is None and not program.task
     if own and not is_elastic(program.script, program.module):

@@ -62,7 +62,7 @@ class OutputWatch:
         if settings.torchrun is None:
             return None
         run = hashlib.sha256(run_dir.url.encode()).hexdigest()[:12]
-        root = scratch_folder(env) / f"output-{run}-{replica.name}" / "output"
+        root = scratch_folder(env) / f"output-{run}-{replica.name.replace('/', '-')}" / "output"
         return cls(Outputs(RunDirectory(run_dir.url), root), events.emit)
 
     async def newest(self) -> str:

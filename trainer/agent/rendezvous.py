@@ -36,7 +36,7 @@ log = logging.getLogger("swell.agent")
 
 def host_key(member: MemberId) -> str:
     """The member's name in Horovod's scopes, which become parts of URLs."""
-    return f"{member.replica}.{member.incarnation}"
+    return member.file_name
 
 
 class Rendezvous:

@@ -24,7 +24,7 @@ class Replica:
     """One VM of a CustomJob, as seen from inside.
 
     Attributes:
-        name: such as ``workerpool1-0``.
+        name: such as ``workerpool1-0``; in a fleet ``3/workerpool1-0``, with its attempt's number.
         address: the IP address at which the peers reach this VM.
         interface: the network interface that has this address; gloo listens on it.
         slots: workers that fit on it: its GPUs, or 1.
@@ -44,7 +44,7 @@ class Replica:
     @property
     def is_primary(self) -> bool:
         """Whether this is pool 0's replica, whose exit ends the job."""
-        return self.name == "workerpool0-0"
+        return self.name.rpartition("/")[2] == "workerpool0-0"
 
 
 def find_replica(env: Mapping[str, str], peer: str = "") -> Replica:

@@ -49,6 +49,7 @@ class Settings:
         job_sha256: the job's checksum, for the record.
         audit: whether workers log the sample ids of every step.
         on_nonfinite: see trainer.protocol.session; None where the job does not say.
+        fleet: how many CustomJobs form the world.
 
     Raises ValueError, also when the values do not agree with each other.
     """
@@ -71,6 +72,7 @@ class Settings:
     job_sha256: str = ""
     audit: bool = False
     on_nonfinite: Literal["stop", "skip", "rollback"] | None = None
+    fleet: int = 1
 
     def __post_init__(self) -> None:
         program, code = self.program, self.code

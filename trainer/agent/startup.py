@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from socket import socket
 
 from trainer.agent.agent import Agent, Broken, Rejoin
@@ -42,6 +43,8 @@ async def serve(env: Mapping[str, str], nursery_line: socket | None = None) -> i
     credentials = find_credentials(env, run)
     claim = patiently(lambda: newest_claim(run_dir), limit=START_LIMIT)  # its holder is a peer
     replica = find_replica(env, claim.target.rpartition(":")[0] if claim else "")
+    if settings.fleet > 1:  # every job has a workerpool0-0
+        replica = replace(replica, name=f"{credentials.attempt}/{replica.name}")
     if trap := hostname_trap(replica.address):
         log.warning("%s", trap)
     settings = await asyncio.to_thread(bring, run_dir, settings, env)

@@ -24,6 +24,11 @@ class MemberId(NamedTuple):
     def __str__(self) -> str:
         return f"{self.replica}#{self.incarnation}"
 
+    @property
+    def file_name(self) -> str:
+        """As part of a path or a URL, where it is one name."""
+        return f"{self.replica.replace('/', '-')}-{self.incarnation}"
+
     @classmethod
     def parse(cls, text: str) -> MemberId:
         """The inverse of ``str``. Raises ValueError for any other text."""

@@ -13,6 +13,7 @@ from launcher.emulator.market.exchange import Exchange
 from launcher.emulator.market.incidents import Action, Incident, Progress, due, needs_steps
 from launcher.emulator.resources import customjobs
 from launcher.emulator.resources.customjobs import JobState, Json
+from launcher.job.customjob import ATTEMPT_LABEL
 
 if TYPE_CHECKING:
     from launcher.emulator.market.progress import StepReader
@@ -55,6 +56,7 @@ class IncidentInjector:
     def __init__(self, incidents: Sequence[Incident], exchange: Exchange, record: Json) -> None:
         self._incidents = incidents
         self._exchange = exchange
+        self._attempt = str(record.get("labels", {}).get(ATTEMPT_LABEL, ""))
         self._output = customjobs.output_directory(record)
         self._progress = exchange.progress(self._output or record["name"])
 
@@ -89,7 +91,10 @@ class IncidentInjector:
 
     def _strike(self, job: Victim, number: int, now: float) -> None:
         incident = self._incidents[number]
-        replica = job.replica(incident.replica)
+        attempt, _, name = incident.replica.rpartition("/")
+        if attempt and attempt != self._attempt:
+            return  # another job's
+        replica = job.replica(name)
         state = replica.state if replica else None
         if job.state is not JobState.RUNNING or state is ReplicaState.STARTING:
             return  # for now
@@ -97,16 +102,18 @@ class IncidentInjector:
         self._progress[number] = Progress(now, over=incident.back is None or not hit)
         self._exchange.save()  # first: who is killed in between must not take it twice
         if hit:
-            job.preempt(incident.replica, incident.notice)
+            job.preempt(name, incident.notice)
         else:
             log.warning("the market finds no running %s to take", incident.replica)
 
     def _give_back(self, job: Victim, number: int) -> None:
-        incident = self._incidents[number]
+        attempt, _, name = self._incidents[number].replica.rpartition("/")
+        if attempt and attempt != self._attempt:
+            return
         self._progress[number] = Progress(self._progress[number].struck, over=True)
-        replica = job.replica(incident.replica)
+        replica = job.replica(name)
         if replica and replica.withheld:
-            job.restore(incident.replica)
+            job.restore(name)
         self._exchange.save()  # last: what is not given back would stay away
 
 

@@ -14,8 +14,9 @@ The rules are those that Vertex AI documents:
 - ``restart_job_on_worker_restart`` restarts the whole job with every replica that is restarted;
   ``disable_retries`` switches that off, and the job's three retries.
 - A Spot VM that is taken does not fail the job. What becomes of the others is not documented:
-  with ``Survivors.KEEP`` they go on, with ``Survivors.RESTART`` the whole job starts anew. A job
-  none of whose VMs is left is given up as STOCKOUT after six restarts that found no VM.
+  with ``Survivors.KEEP`` they go on, with ``Survivors.RESTART`` the whole job starts anew, and
+  with ``Survivors.FAIL`` it fails with STOCKOUT, as for any other stockout. A job none of whose
+  VMs is left is given up as STOCKOUT after six restarts that found no VM.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Survivors(str, Enum):
 
     KEEP = "keep"
     RESTART = "restart"
+    FAIL = "fail"
 
 
 class ReplicaState(Enum):
@@ -230,11 +232,7 @@ class Lifecycle:
         self._stockouts += 1
         if self._stockouts < MAX_STOCKOUTS:
             return []
-        message = (
-            f"Resources are insufficient in region: {self._rules.region}. "
-            "Try a different region or use a different accelerator."
-        )
-        return self._end(JobState.FAILED, JobError(RESOURCE_EXHAUSTED, message))
+        return self._stockout()
 
     def started(self, name: str, incarnation: int) -> list[Command]:
         """A VM runs its command."""
@@ -441,10 +439,19 @@ class Lifecycle:
         self.replicas[name].state = state
         if self._ending:
             return []
+        if self._rules.survivors is Survivors.FAIL:  # what was taken cannot be replaced at once
+            return self._stockout()
         whole_job = self._rules.restart_job_on_worker_restart and not self._rules.disable_retries
         if whole_job or self._rules.survivors is Survivors.RESTART:
             return self._start_anew()
         return []
+
+    def _stockout(self) -> list[Command]:
+        message = (
+            f"Resources are insufficient in region: {self._rules.region}. "
+            "Try a different region or use a different accelerator."
+        )
+        return self._end(JobState.FAILED, JobError(RESOURCE_EXHAUSTED, message))
 
     def _start_anew(self) -> list[Command]:
         """Shuts every VM down, so that the whole job can start once more."""

@@ -27,7 +27,7 @@ class Incident:
     """One VM goes away, and perhaps comes back.
 
     Args:
-        replica: whose VM, such as ``workerpool1-0``.
+        replica: whose VM, such as ``workerpool1-0``; ``3/workerpool1-0`` is one of attempt 3 alone.
         at: when.
         notice: how long before its end the VM is told; None for a silent loss.
         back: when the VM is given back, if ever.

@@ -211,6 +211,19 @@ def test_survivors_of_a_preemption_may_be_restarted_with_it() -> None:
     start_all(life, 2)
 
 
+@pytest.mark.parametrize("notice", [None, SOON])
+def test_a_preemption_may_be_a_stockout_of_the_whole_job(notice: timedelta | None) -> None:
+    life = running(survivors=Survivors.FAIL)
+    commands = life.taken(NAMES[2], notice)
+    if notice:
+        assert life.state is JobState.RUNNING and not life.ending, "until its time is over"
+        commands = life.notice_over(NAMES[2], 1)
+    assert commands[-1] == StopAll()
+    life.stopped()
+    assert life.state is JobState.FAILED
+    assert life.error and life.error.code == RESOURCE_EXHAUSTED
+
+
 def test_stockout_after_six_restarts_in_a_row_that_find_no_vm() -> None:
     life = Lifecycle(NAMES, Rules(region="us-central1"))
     for _ in range(5):
