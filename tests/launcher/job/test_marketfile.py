@@ -86,7 +86,7 @@ def test_a_market_reads_as_it_was_written_down(tmp_path: Path, text: str) -> Non
         ("speed: fast", ":1: speed: is 'fast'; write a number"),
         ("notice: 30", ":1: notice: needs a unit; write 30s or 30min; or write none"),
         ("retry: 0s", ":1: retry: is 0; write at least 1s"),
-        ("survivors: maybe", ":1: survivors: is 'maybe'; write keep or restart"),
+        ("survivors: maybe", ":1: survivors: is 'maybe'; write keep, restart or fail"),
         ("sped: 2", ":1: sped: is not a known field; did you mean speed?"),
         ("capacity:\n- {machine: a2-higgpu-1g, vms: {0s: 1}}", ":2: capacity.0.machine: 'a2-hig"),
         ("capacity:\n- {machine: a2-highgpu-1g}", ":2: capacity.0: needs one of vms and trace"),

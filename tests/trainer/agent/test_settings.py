@@ -71,6 +71,7 @@ def test_everything_can_be_set() -> None:
         "job_sha256": "x",
         "audit": True,
         "on_nonfinite": "skip",
+        "fleet": 3,
     }
     assert asdict(of(**values)) == values
 
