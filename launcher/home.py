@@ -392,11 +392,21 @@ def launch_lives(run_id: str) -> bool:
 
 
 def require_replica(run: dict[str, Any], replica: str) -> None:
-    """Raises RunError when the run whose run.json this is has no such replica."""
-    names = job_of(run).replicas()
-    if replica not in names:
-        near = get_close_matches(replica, names, n=1)
-        remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(names[:8])}"
+    """Raises RunError when the run whose run.json this is has no such replica.
+
+    Args:
+        run: run.json.
+        replica: its name; in a fleet with the attempt's number before it.
+    """
+    job = job_of(run)
+    names = job.replicas()
+    attempt, slash, name = replica.rpartition("/")
+    if job.fleet.jobs == 1 or not attempt.isdecimal():
+        attempt, slash, name = "", "", replica
+    if name not in names:
+        near = get_close_matches(name, names, n=1)
+        mean = f"did you mean {attempt}{slash}{near[0]}?" if near else ""
+        remedy = mean or f"there are {', '.join(names[:8])}"
         raise RunError("SW2009", f"{run['id']}: has no replica {replica}; {remedy}")
 
 

@@ -16,6 +16,7 @@ from launcher.run import attach, launch
 from launcher.run_states import BAD_INPUT
 from launcher.status.status import ABANDONED, is_abandoned
 from launcher.supervision.attempt import read_attempts
+from trainer.rundir.attempts import ENDED
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.usererror import Message
 
@@ -94,10 +95,14 @@ def _await_start(child: subprocess.Popen[bytes], directory: RunDirectory, log: P
     raise LocalError("SW2018", f"the run has not started yet; see {log}")
 
 
-def local_replicas(directory: RunDirectory, replica: str) -> Replicas:
-    """Returns the VMs of a local run that is going, after checking that it has ``replica``.
+def local_replica(directory: RunDirectory, replica: str) -> tuple[Replicas, str]:
+    """Returns the VMs of the job that has ``replica``, of a local run that goes on.
 
-    Raises RunError.
+    Args:
+        directory: the run.
+        replica: such as ``workerpool1-0``; in a fleet ``2/workerpool1-0``, of attempt 2.
+
+    Returns them and what the job itself calls the replica. Raises RunError.
     """
     run = home.read_run(directory)
     run_id = str(run["id"])
@@ -110,7 +115,13 @@ def local_replicas(directory: RunDirectory, replica: str) -> Replicas:
         raise home.RunError("SW2011", f"{run_id}: has ended: {outcome.get('state')}")
     if is_abandoned(run, directory):
         raise home.RunError("SW2012", f"{run_id}: {ABANDONED}")
-    for attempt in reversed(read_attempts(directory)):
-        if attempt.get("job"):
-            return Replicas.of_state(home.local_folder(run_id), str(attempt["job"]))
+    number, _, name = replica.rpartition("/")
+    attempts = [it for it in read_attempts(directory) if it["job"]]
+    if number:
+        attempts = [it for it in attempts if it["attempt"] == int(number)]
+    elif len(alive := [it for it in attempts if it["state"] not in ENDED]) > 1:
+        jobs = " or ".join(f"{it['attempt']}/{replica}" for it in alive[:8])
+        raise home.RunError("SW2009", f"{run_id}: several jobs have a {replica}; write {jobs}")
+    if attempts:
+        return Replicas.of_state(home.local_folder(run_id), str(attempts[-1]["job"])), name
     raise home.RunError("SW2013", f"{run_id}: has no VMs yet; try again in a moment")

@@ -254,16 +254,16 @@ def preempt(
         if (notice is not None) + silent + restore > 1:
             fail("choose one of --notice, --silent and --restore")
         from launcher import home
-        from launcher.commands.foreground import local_replicas
+        from launcher.commands.foreground import local_replica
 
         if notice is not None:
             seconds_in("--notice", notice)
-        replicas = local_replicas(home.find(run), replica)
+        replicas, name = local_replica(home.find(run), replica)
         if restore:
-            replicas.restore(replica)
+            replicas.restore(name)
             typer.echo(f"{replica} is given back")
         else:
-            replicas.preempt(replica, None if silent else notice or "5s")
+            replicas.preempt(name, None if silent else notice or "5s")
             how = "without notice" if silent else f"with {notice or '5s'} notice"
             typer.echo(f"{replica} is taken away {how}")
 

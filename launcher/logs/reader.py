@@ -52,36 +52,48 @@ class LocalLog:
         run_id: the run.
         replica: only this one's lines, or None for everybody's.
         since: only lines from this time on, in nanoseconds; None for all.
+        attempt_of: the number of a CustomJob's attempt, from its id; None where one job's replicas
+            need not be told from another's.
     """
 
     poll = LOCAL_POLL
 
-    def __init__(self, run_id: str, replica: str | None = None, since: int | None = None) -> None:
+    def __init__(
+        self,
+        run_id: str,
+        replica: str | None = None,
+        since: int | None = None,
+        attempt_of: Callable[[str], int | None] = lambda job: None,
+    ) -> None:
         self._run_id = run_id
         self._folder = home.local_folder(run_id) / "logs"
-        self._pattern = f"*/{replica or '*'}.jsonl"
+        self._replica = replica
+        self._attempt_of = attempt_of
         self._since = since
         self._offsets: dict[Path, int] = {}
 
     def read_new(self) -> list[Line]:
         """See Log."""
         lines: list[Line] = []
-        for path in sorted(self._folder.glob(self._pattern)):
-            lines.extend(self._new_lines(path))
+        for path in sorted(self._folder.glob("*/*.jsonl")):
+            attempt = self._attempt_of(path.parent.name)
+            name = path.stem if attempt is None else f"{attempt}/{path.stem}"
+            if self._replica in (None, path.stem, name):
+                lines.extend(self._new_lines(path, name))
         return sorted(lines, key=lambda line: line.time)
 
     def lives(self) -> bool:
         """See Log."""
         return home.launch_lives(self._run_id) or goes_on(home.local_folder(self._run_id))
 
-    def _new_lines(self, path: Path) -> Iterator[Line]:
+    def _new_lines(self, path: Path, replica: str) -> Iterator[Line]:
         with path.open("rb") as file:
             file.seek(self._offsets.get(path, 0))
             for written in file:
                 if not written.endswith(b"\n"):  # still being written
                     break
                 self._offsets[path] = self._offsets.get(path, 0) + len(written)
-                line = _local_line(written, path.stem)
+                line = _local_line(written, replica)
                 if line and (self._since is None or line.time >= self._since):
                     yield line
 
@@ -205,7 +217,22 @@ def open_log(
         raise home.RunError(
             home.ELSEWHERE, f"{run_id}: was launched by {run.get('by')}; its logs are there"
         )
-    return LocalLog(run_id, replica, since)
+    return LocalLog(run_id, replica, since, _attempts_of(run, directory))
+
+
+def _attempts_of(run: dict[str, Any], directory: RunDirectory) -> Callable[[str], int | None]:
+    """Returns what tells the number of an attempt by its CustomJob's id, in a fleet."""
+    if home.job_of(run).fleet.jobs == 1:
+        return lambda job: None
+    known: dict[str, int] = {}
+
+    def attempt_of(job: str) -> int | None:
+        if job not in known:
+            records = ((str(it["job"] or ""), it["attempt"]) for it in read_attempts(directory))
+            known.update((name.rpartition("/")[2], number) for name, number in records if name)
+        return known.get(job)
+
+    return attempt_of
 
 
 def print_logs(log: Log, follow: bool, as_json: bool) -> None:

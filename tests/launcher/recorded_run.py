@@ -19,11 +19,17 @@ SPEC = {
 
 
 def record_run(
-    run_id: str, *, target: str = "vertex", created: float = 1e9, by: str = "x@elsewhere"
+    run_id: str,
+    *,
+    target: str = "vertex",
+    created: float = 1e9,
+    by: str = "x@elsewhere",
+    fleet: int = 1,
 ) -> RunDirectory:
     """Writes run.json where this machine finds it."""
     directory = home.directory_for(run_id, None)
-    record = {"id": run_id, "target": target, "spec": SPEC, "created": created, "by": by}
+    record = {"id": run_id, "target": target, "created": created, "by": by}
+    record |= {"spec": {**SPEC, "fleet": fleet}}
     record |= formats.RUN.stamp()
     home.create(directory, record)
     return directory

@@ -12,10 +12,12 @@ import pytest
 
 from launcher import home
 from launcher.commands import foreground
-from launcher.commands.foreground import launch_detached
+from launcher.commands.foreground import launch_detached, local_replica
+from launcher.home import RunError, launch_lock
 from launcher.job.job import Job
-from launcher.local.emulator import LocalError
+from launcher.local.emulator import LocalError, Replicas
 from launcher.status.status import read_status
+from tests.launcher.recorded_run import PARENT, record_attempt, record_run
 
 JOB = Job.model_validate({"name": "j", "task": "my.tasks:C", "pools": ["a2-highgpu-1g"]})
 
@@ -55,3 +57,19 @@ def test_ctrl_c_meanwhile_cancels_the_run(monkeypatch: pytest.MonkeyPatch) -> No
     [child] = children
     assert child.wait(60) == -signal.SIGTERM
     assert not home.launch_lives("one")
+
+
+def test_in_a_fleet_a_replica_is_one_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[str] = []
+    monkeypatch.setattr(Replicas, "of_state", lambda state, job: found.append(job))
+    directory = record_run("one", target="local", by=home.whoami(), fleet=2)
+    (home.local_folder("one")).mkdir(parents=True, exist_ok=True)
+    with launch_lock("one"):
+        for number, state in enumerate(["FAILED", "RUNNING", "RUNNING"], start=1):
+            record_attempt(directory, "x", number, state=state)
+        with pytest.raises(RunError, match="write 2/workerpool1-0 or 3/workerpool1-0"):
+            local_replica(directory, "workerpool1-0")
+        with pytest.raises(RunError, match="has no replica 2/workerpool1-7"):
+            local_replica(directory, "2/workerpool1-7")
+        assert local_replica(directory, "2/workerpool1-0")[1] == "workerpool1-0"
+    assert found == [f"{PARENT}/2"]

@@ -14,7 +14,7 @@ from launcher import home
 from launcher.api.retry import Retries
 from launcher.cli import app
 from launcher.logs.logline import SECOND, format_time
-from launcher.logs.reader import ASK_EVERY, EMULATOR_LINGER, LocalLog, VertexLog
+from launcher.logs.reader import ASK_EVERY, EMULATOR_LINGER, LocalLog, VertexLog, open_log
 from tests.launcher.faulty_server import FaultyServer, refuses
 from tests.launcher.recorded_run import PARENT, custom_job, record_attempt, record_run
 from trainer.rundir.directory import RunDirectory
@@ -27,8 +27,8 @@ def swell_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-def write(replica: str, seconds: float, message: str, end: str = "\n") -> None:
-    path = home.local_folder("one") / f"logs/77/{replica}.jsonl"
+def write(replica: str, seconds: float, message: str, end: str = "\n", job: str = "77") -> None:
+    path = home.local_folder("one") / f"logs/{job}/{replica}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     entry = {"timestamp": format_time(int(seconds * SECOND)), "severity": "INFO"}
     with path.open("a") as file:
@@ -104,6 +104,24 @@ class TestLocal:
         answer = CliRunner().invoke(app, ["logs", "one", *options])
         assert answer.exit_code == 2
         assert answer.stderr.startswith(problem)
+
+    @pytest.mark.parametrize(
+        ("replica", "messages"),
+        [
+            (None, {"1/workerpool0-0": "one", "2/workerpool0-0": "two"}),
+            ("2/workerpool0-0", {"2/workerpool0-0": "two"}),
+            ("workerpool0-0", {"1/workerpool0-0": "one", "2/workerpool0-0": "two"}),
+        ],
+    )
+    def test_in_a_fleet_each_line_says_which_job_it_is_of(
+        self, replica: str | None, messages: dict[str, str]
+    ) -> None:
+        directory = record_run("one", target="local", by=home.whoami(), fleet=2)
+        for attempt, (job, message) in enumerate([("77", "one"), ("78", "two")], start=1):
+            record_attempt(directory, "x", attempt, job=f"{PARENT}/{job}")
+            write("workerpool0-0", attempt, message, job=job)
+        lines = open_log(directory, replica, None).read_new()
+        assert {line.replica: line.message for line in lines} == messages
 
 
 class Clock:
