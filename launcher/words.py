@@ -16,8 +16,11 @@ _CAUSES = {
     "start": "start",
     "grow": "a machine came",
     "drain": "a machine left with notice",
+    "break": "a connection broke",
+    "repeat": "a step is taken again",
+    "rollback": "the run goes back to a checkpoint",
     "failure": "the script failed",
-    "loss": "a machine was lost",
+    "loss": "a worker was lost",
     "leader": "another coordinator leads",
 }
 _THEN = {

@@ -36,7 +36,11 @@ WORTH_A_LINE = [
     (event("loss", member="workerpool1-0", reason="silent"), "workerpool1-0 is lost (silent)"),
     (
         event("generation_formed", generation=3, world_size=1, cause="loss", members=["a"]),
-        "generation 3 forms: 1 worker (a machine was lost)",
+        "generation 3 forms: 1 worker (a worker was lost)",
+    ),
+    (
+        event("generation_formed", generation=3, world_size=2, cause="rollback", members=["a"]),
+        "generation 3 forms: 2 workers (the run goes back to a checkpoint)",
     ),
     (event("resumed", generation=1, cause="start", step=0), "training starts at step 0"),
     (

@@ -213,8 +213,7 @@ class Agent:
             await asyncio.sleep(self._settings.heartbeat)
             if not self._released:
                 number = 0 if self._generation is None else self._generation.number
-                told = progress(number, self._slots.all, time.monotonic())
-                self._link.say(progress=told)
+                self._link.say(progress=progress(number, self._slots.all, time.monotonic()))
 
     # --- orders ---------------------------------------------------------------------
 
@@ -247,7 +246,9 @@ class Agent:
                     if slot.active.generation or slot.active.frozen:
                         slot.active.kill()
             case "save":
-                self._slots.all[0].active.send(save_from_message(order.save, time.monotonic()))
+                holder = 0 if self._generation is None else self._generation.holder
+                told = save_from_message(order.save, time.monotonic())
+                self._slots.all[holder].active.send(told)
             case "release":
                 self._release(order.release)
             case "finish":
@@ -397,8 +398,8 @@ class Agent:
                 if generation is not None:
                     generation.note_stopped(worker.slot, message)
                 self._say_stopped()
-            case messages.Saved(step):
-                if why := await self._outcome.saved():
+            case messages.Saved(step, unsaved):
+                if why := await self._outcome.saved(step, unsaved):
                     self._events.emit("finished", state="limited", reason=why, step=step)
                     self._outcome.look_now()
             case messages.Exited():
@@ -409,9 +410,8 @@ class Agent:
                 if generation is not None:
                     generation.note_done(worker.slot, message)
                 self._say_done()
-            case messages.Done():
-                if worker.rank == 0:
-                    self._link.say(done=done(message))
+            case messages.Done() if worker.rank == 0:
+                self._link.say(done=done(message))
             case messages.Failed(reason, kind):
                 self._say_failed(worker, reason, kind)
             case messages.Event(name, fields):

@@ -142,6 +142,12 @@ class Generation:
         """Whether all keepers' processes have ended well."""
         return all(one.whole for one in self._stopped.values())
 
+    @property
+    def holder(self) -> int:
+        """The slot whose worker has left with the newest state; the first one if none has any."""
+        slots = sorted(self._stopped)
+        return max(slots, key=lambda s: (self._stopped[s].clean, self._stopped[s].step), default=0)
+
     def note_crashed(self, slot: int, step: int) -> None:
         """A slot's worker has died after ``step``."""
         self._stopped[slot] = messages.Stopped(self.number, step, clean=False, failed="crashed")
@@ -216,7 +222,8 @@ class Generation:
         stopped = self._stopped.values()
         return pb.Stopped(
             generation=self.number,
-            step=max(one.step for one in stopped),
+            step=max((one.clean, one.step) for one in stopped)[1],
             clean=any(one.clean for one in stopped),
             failed=next((one.failed for one in stopped if one.failed), ""),
+            cause=next((one.cause for one in stopped if one.cause), ""),
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from trainer.rundir.directory import RunDirectory
+from trainer.rundir.usererror import Message
 
 POLL = 2.0  # seconds
 
@@ -54,14 +55,20 @@ class OutcomeWatch:
                     self._stop = str(stop.get("reason"))
                     self._drain(f"the run is to stop: {self._stop}")
 
-    async def saved(self) -> str | None:
-        """A worker here has written a checkpoint between two worlds: the run may end with it.
+    async def saved(self, step: int, unsaved: str) -> str | None:
+        """A worker here has saved its state of ``step`` between two worlds: the run may end now.
 
-        Returns why it was to stop, if this has ended it.
+        Or it could not, which ``unsaved`` tells. Returns why the run has ended, if this has ended
+        it.
         """
         if self._stop is None:
             return None
+        why = self._stop
+        if unsaved:
+            lost = f"the end of the run, step {step:,}, is not saved: {unsaved}; "
+            remedy = "swell checkpoints says what there is to go on from, with --from"
+            why = f"{why}\n{Message('SW5150', lost + remedy)}"
         with suppress(OSError):  # then the launcher ends the run, some minutes later
-            if await asyncio.to_thread(self._run_dir.end, "limited", self._stop):
-                return self._stop
+            if await asyncio.to_thread(self._run_dir.end, "limited", why):
+                return why
         return None

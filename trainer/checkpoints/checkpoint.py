@@ -78,6 +78,7 @@ class Writing:
     copied: Callable[[], None]  # returns when copies from a GPU have arrived
     lost: Callable[[], bool]
     began: float
+    then: Callable[[], None]
     written: Event = field(default_factory=Event)  # this rank's shards
     done: Event = field(default_factory=Event)
 
@@ -174,6 +175,7 @@ class Checkpointer:
         wait: bool = False,
         until: float | None = None,
         lost: Callable[[], bool] = lambda: False,
+        then: Callable[[], None] = lambda: None,
     ) -> bool:
         """Copies this rank's share of ``tree`` and has it written, for the checkpoint of ``step``.
 
@@ -193,6 +195,8 @@ class Checkpointer:
                 written, unless that would take longer than until this time of the clock (math.inf
                 for no limit), going by the speed measured last.
             lost: whether a rank of this world is known to be lost: it may write no more.
+            then: called when this rank is done with it, well or not, unless False is returned; from
+                a thread.
 
         Returns False, having done nothing, if a checkpoint is still being written in this
         world, or both rooms are in use, and ``wait`` is false and ``until`` None; and after
@@ -217,6 +221,7 @@ class Checkpointer:
             room = self._take_room(layout.bytes, urgent)
         except OSError as error:
             self._failed(step, f"there is no memory to copy {layout.bytes:,d} bytes to: {error}")
+            then()
             return True
         if room is None:
             return False
@@ -234,6 +239,7 @@ class Checkpointer:
             copied=copied,
             lost=lost,
             began=began,
+            then=then,
         )
         before, self._last = self._last, writing
         self._open.append(writing)
@@ -345,6 +351,7 @@ class Checkpointer:
             self._failed(writing.step, repr(error))
         finally:
             writing.done.set()
+            writing.then()
 
     def _failed(self, step: int, reason: str) -> None:
         self.failures += 1

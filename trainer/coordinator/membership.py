@@ -299,14 +299,14 @@ class Membership:
         member.clean = member.holds = event.clean
         if self.phase is not Phase.STOPPING or event.failed:
             # A collective broke, perhaps before anybody reported a loss.
-            self._break(now)
+            self._break(now, event.cause)
 
-    def _break(self, now: float) -> None:
+    def _break(self, now: float, cause: Cause = "loss") -> None:
         """The generation cannot go on: everyone is to leave it at once."""
         if self.phase is not Phase.STOPPING:
             self._reformation.set_back()
-            self._enter_stopping("loss", now)
-        self._reformation.blame("loss")
+            self._enter_stopping(cause, now)
+        self._reformation.blame(cause)
         self._abort(now)
 
     def _abort(self, now: float) -> None:
@@ -341,12 +341,12 @@ class Membership:
                     self._out.append(signals.Replace(member.id))
         if self.phase is Phase.FORMING:
             if now - self._forming_since > forming_limit(self._team.values(), timeouts):
-                self._break(now)
+                self._break(now, "break")
         elif self.phase is Phase.RUNNING:
             if (took := now - self.pace.progress_at) > timeouts.stall:
                 fields = {"generation": self.generation, "step": self.steps}
                 self._out.emit("stalled", seconds=round(took, 1), **fields)
-                self._break(now)
+                self._break(now, "break")
         elif self.phase is Phase.STOPPING:
             self._insist(timeouts, now)
 
@@ -368,6 +368,7 @@ class Membership:
             return
         for member in overdue(self._team.values(), waited, timeouts, self.limits):
             self._hang(member, f"a worker did not leave within {waited:.1f} s")
+            self._reformation.blame("loss")
             member.stopped = True
             member.clean = False
             if member.state is State.ACTIVE:
@@ -490,8 +491,7 @@ class Membership:
     def _finish(self, finish: signals.Finish) -> None:
         self.phase = Phase.ENDED
         self.steps = max(self.steps, finish.step)
-        state, reason = finish.state, finish.reason
-        self._out.emit("finished", state=state, reason=reason, step=self.steps)
+        self._out.emit("finished", state=finish.state, reason=finish.reason, step=self.steps)
         self._out.append(replace(finish, step=self.steps))
 
     def _emit(self, event: str, member: Member, reason: str, **fields: Any) -> None:

@@ -6,6 +6,7 @@ from dataclasses import astuple, dataclass, field, fields
 
 import horovod.torch as hvd
 import torch
+from horovod.common.exceptions import HorovodInternalError
 
 from trainer.engine.data import Order
 from trainer.engine.digest import digest_of
@@ -137,11 +138,18 @@ class Agreement:
         found = {one.name: [getattr(loop, one.name) for loop in loops] for one in fields(Loop)}
         return {name: values for name, values in found.items() if len(set(values)) > 1}
 
-    def require_alike(self) -> None:
-        """Raises Mistake when the ranks do not loop over the same."""
+    def require_alike(self, rank: int) -> None:
+        """To be called by each ``rank``, when the ranks have told each other what they hold.
+
+        If they do not loop over the same, it raises Mistake. If those who hold the state do, only
+        the others are wrong: the former get HorovodInternalError, and go on without them.
+        """
         texts = [
             _WORDS[name].format(", ".join(map(str, values))) for name, values in self.unlike.items()
         ]
+        known = {one.loop for one in self.holdings if self.held and self.is_held_by(one)}
+        if texts and known == {self.holdings[rank].loop}:
+            raise HorovodInternalError("a newcomer does not loop over the same")
         if texts:
             raise Mistake(
                 "SW5122",

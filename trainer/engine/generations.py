@@ -92,7 +92,8 @@ class Generations:
 
         Args:
             state: what survives from world to world.
-            save: writes a share of a checkpoint of ``state``; called when the agent orders it.
+            save: has a share of a checkpoint of ``state`` written, and calls ``saved`` in the end;
+                called when the agent orders it.
             init: makes this process a rank, as ``hvd.init()`` does.
 
         Returns False when the worker's life is over.
@@ -105,7 +106,8 @@ class Generations:
                 case messages.Save():
                     if state.clean:
                         save(order)
-                    self.channel.send(messages.Saved(state.step))
+                    else:
+                        self.saved(state.step, "it is of no completed step")
                 case messages.Pause(generation) | messages.Abort(generation):
                     # Whoever trains in it has learned of it elsewhere, and has stopped by now.
                     if generation == self._unanswered:
@@ -118,14 +120,17 @@ class Generations:
         if self._stay is not None:
             self._stay.break_off()
 
-    def leave(self, state: Portable, failed: str = "") -> None:
-        """Leaves the world, paused after a step, or because a collective ``failed``."""
+    def leave(self, state: Portable, failed: str = "", cause: str = "") -> None:
+        """Leaves the world, paused after a step, or because a collective ``failed``.
+
+        ``cause`` is why the ranks want another one, if they do: "repeat" or "rollback".
+        """
         assert self._stay is not None
         self.failed = failed
         if failed:
             self._stay.break_off()
         self._shut_down()
-        self._send_stopped(state, failed)
+        self._send_stopped(state, failed, cause)
 
     def finish(self) -> None:
         """Leaves the world without a word: training is complete, as far as this worker knows.
@@ -144,6 +149,10 @@ class Generations:
         """Leaves the world, if there is one, because the user's code raised."""
         if self._stay is not None:
             self._shut_down()
+
+    def saved(self, step: int, unsaved: str = "") -> None:
+        """Says that the state of ``step`` is in a checkpoint, or why it is ``unsaved``."""
+        self.channel.send(messages.Saved(step, unsaved))
 
     def done(self, step: int, metrics: dict[str, float], unsaved: str = "") -> None:
         """Says that training is complete, and what of it is not saved."""
@@ -181,6 +190,7 @@ class Generations:
             self.rank, self.size = hvd.rank(), hvd.size()
             began = self._clock()
             self.agreed = self.agree(state)
+            self.agreed.require_alike(self.rank)
             sent = state.adopt(self.agreed, self._sender(device))
         except HorovodInternalError as error:
             self.leave(state, str(error) or "a collective failed")
@@ -236,6 +246,7 @@ class Generations:
         self._stay.leave()
         self._stay = None
 
-    def _send_stopped(self, state: Portable, failed: str) -> None:
+    def _send_stopped(self, state: Portable, failed: str, cause: str = "") -> None:
         self._unanswered = 0
-        self.channel.send(messages.Stopped(self.number, state.step, state.clean, failed))
+        stopped = messages.Stopped(self.number, state.step, state.clean, failed, cause=cause)
+        self.channel.send(stopped)

@@ -24,6 +24,15 @@ LEAST_SCALE = 2.0**-24  # of a GradScaler: what is infinite below it is so at an
 SHOWN = 10  # sample ids in a message
 
 
+class GoesBack(HorovodInternalError):  # type: ignore[misc]  # that has no types
+    """All ranks go back to a checkpoint, in another world."""
+
+    @staticmethod
+    def cause_of(error: HorovodInternalError) -> str:
+        """Why the ranks leave their world by themselves; "" if they do not."""
+        return "rollback" if isinstance(error, GoesBack) else ""
+
+
 class LeftOut(Exception):
     """All ranks leave out the running step."""
 
@@ -106,8 +115,8 @@ class Nonfinite:
             ids_of: gives the samples of a rank in the step.
             tells: whether this rank emits the event.
 
-        Raises LeftOut when the step is left out, HorovodInternalError when the world goes back to a
-        checkpoint, Mistake when the run is to end.
+        Raises LeftOut when the step is left out, GoesBack when the world goes back to a checkpoint,
+        Mistake when the run is to end.
         """
         if step in self._state.avoided:
             raise LeftOut
@@ -133,7 +142,7 @@ class Nonfinite:
             raise LeftOut
         if action == "rollback":
             self._state.clean = False  # on all ranks: the next world begins with the checkpoint
-            raise HorovodInternalError(f"step {step}: {what}; back to the checkpoint of step {to}")
+            raise GoesBack(f"step {step}: {what}; back to the checkpoint of step {to}")
         where = "".join(f", on {_with(rank, samples)}" for rank, samples in ids.items())
         raise self._end(f"step {step}: {what}{where}; {why}")
 

@@ -244,8 +244,27 @@ class Saving:
             return list(filter(None, [self._checkpointer.committed]))
 
     def save_left(self, order: Save) -> None:
-        """Between worlds, too few are left: those who hold this state save it together."""
-        self._save("-left", rank=order.rank, size=order.size, until=order.until)
+        """Between worlds, too few are left: those who hold this state save it together.
+
+        Who has completed the checkpoint says so; if nobody can, the first of them does.
+        """
+        step = self._state.step
+
+        def told() -> None:
+            unsaved = self._why_unsaved(step)
+            if not unsaved or order.rank == 0:
+                self._generations.saved(step, unsaved)
+
+        how = {"rank": order.rank, "size": order.size, "until": order.until}
+        if not self._save("-left", then=told, **how):
+            told()
+
+    def _why_unsaved(self, step: int) -> str:
+        """Why the state of ``step`` is in no checkpoint that is known here; "" if it is in one."""
+        checkpointer = self._checkpointer
+        if checkpointer is None or checkpointer.committed == step:
+            return ""
+        return checkpointer.failure if checkpointer.failures else "there was no time for it"
 
     def close(self) -> None:
         """Waits until everything is written, or has failed; nothing can be saved any more."""

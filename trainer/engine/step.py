@@ -17,7 +17,7 @@ from trainer.engine.generators import UPDATE
 from trainer.engine.learned import Learned
 from trainer.engine.micro_batch import MicroBatch
 from trainer.engine.mistake import Mistake
-from trainer.engine.nonfinite import LeftOut
+from trainer.engine.nonfinite import GoesBack, LeftOut
 from trainer.engine.plan import Plan
 from trainer.engine.sums import Learning, Own, Slice, Summed, Sums
 from trainer.protocol.channel import Channel
@@ -87,7 +87,8 @@ class Step:
         digest: whether the state after it is to be compared.
         metrics: the sums of what all ranks added, once the gradients are summed, without those that
             no rank has added to; NaN before, and in a step that is not taken.
-        failed: why it was not applied, if a worker was lost.
+        failed: why it was not applied, if the world is to be left.
+        cause: whether the ranks want that, and why (see ``Generations.leave``).
         again: whether it was not applied because memory ran out, and smaller parts may fit.
         stopped: whether it was not applied because the loop is over: some worker called ``stop``.
         computed: seconds that this rank computed, without waiting for others.
@@ -119,7 +120,7 @@ class Step:
         self.save = False
         self.digest = False
         self.metrics: dict[str, float] = dict(taken or dict.fromkeys(names, math.nan))
-        self.failed = ""
+        self.failed, self.cause = "", "repeat"
         self.again = False
         self.stopped = False
         self._micro = micro
@@ -376,7 +377,7 @@ class Step:
         if self.applied or self.left_out:
             self._completed(self)
         if isinstance(error, HorovodInternalError):
-            self.failed = str(error) or "a collective failed"
+            self.failed, self.cause = str(error) or "a collective failed", GoesBack.cause_of(error)
         self.stopped = isinstance(error, LoopEnded)
         return bool(self.failed) or self.left_out or self.learning or self.stopped
 

@@ -247,7 +247,6 @@ class Steps:
         if not self._generations.enter(self._state, self._saving.save_left, self._init):
             return False
         agreed = self._generations.agreed
-        agreed.require_alike()
         self._sums.enter(self._generations.rank, self._generations.size, agreed.mixed)
         self._expect()
         self._learner.enter(agreed)
@@ -303,10 +302,11 @@ class Steps:
             self._take_back()
             self._learner.found(step.learned)
             if self._state.torn:
-                self._generations.leave(self._state, f"{self._state.torn} cannot be put back")
+                why = f"{self._state.torn} cannot be put back"
+                self._generations.leave(self._state, why, step.cause)
         elif step.failed:
             self._put_back()
-            self._generations.leave(self._state, step.failed)
+            self._generations.leave(self._state, step.failed, step.cause)
         elif step.stopped:
             self._put_back()
             self._state.stopped = True
@@ -335,7 +335,7 @@ class Steps:
             reason=step.failed,
         )
         if generations.size > 1 or state.torn:
-            generations.leave(state, step.failed)
+            generations.leave(state, step.failed, step.cause)
 
     def _take_back(self) -> None:
         """A step that nobody has applied comes again."""

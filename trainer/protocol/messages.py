@@ -202,6 +202,7 @@ class Stopped:
         step: the last step that it completed.
         clean: whether it holds exactly the state after that step.
         failed: why it left, if nobody asked it to.
+        cause: "repeat" or "rollback" if it was this worker that wanted another world.
         whole: of a keeper: whether its process has ended well, and all it wrote is finished.
     """
 
@@ -210,6 +211,7 @@ class Stopped:
     clean: bool
     failed: str
     whole: bool = False
+    cause: str = ""
 
 
 @dataclass(frozen=True)
@@ -232,9 +234,15 @@ class Exited:
 
 @dataclass(frozen=True)
 class Saved:
-    """The worker has written its share of a checkpoint, or had nothing worth it."""
+    """The worker holds no state that is not in a checkpoint, or could not be saved between worlds.
+
+    Attributes:
+        step: of the state.
+        unsaved: why it is in no checkpoint; empty if it is in one.
+    """
 
     step: int
+    unsaved: str = ""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainer.protocol.world import MemberId, World
+from trainer.rundir.events import Cause
 
 # --- what happens -----------------------------------------------------------------
 
@@ -72,8 +73,8 @@ class Progress:
 class Stopped:
     """All workers of the member left the generation and wait for the next.
 
-    ``clean`` is whether they hold the state of ``step``; ``failed`` is why, if a
-    collective broke.
+    ``clean`` is whether they hold the state of ``step``; ``failed`` is why, if nobody asked them
+    to. ``cause`` is "repeat" or "rollback" then, if it was they who wanted another world.
     """
 
     member: MemberId
@@ -81,6 +82,7 @@ class Stopped:
     step: int
     clean: bool = True
     failed: str = ""
+    cause: Cause = "break"
 
 
 @dataclass(frozen=True)

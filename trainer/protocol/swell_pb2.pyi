@@ -109,16 +109,18 @@ class Progress(_message.Message):
     def __init__(self, generation: _Optional[int] = ..., step: _Optional[int] = ..., quiet: _Optional[float] = ..., frozen: bool = ..., waiting: bool = ..., received: _Optional[int] = ..., saving: _Optional[float] = ...) -> None: ...
 
 class Stopped(_message.Message):
-    __slots__ = ("generation", "step", "clean", "failed")
+    __slots__ = ("generation", "step", "clean", "failed", "cause")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     CLEAN_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
     generation: int
     step: int
     clean: bool
     failed: str
-    def __init__(self, generation: _Optional[int] = ..., step: _Optional[int] = ..., clean: bool = ..., failed: _Optional[str] = ...) -> None: ...
+    cause: str
+    def __init__(self, generation: _Optional[int] = ..., step: _Optional[int] = ..., clean: bool = ..., failed: _Optional[str] = ..., cause: _Optional[str] = ...) -> None: ...
 
 class Crashed(_message.Message):
     __slots__ = ("reason", "spare", "failure")

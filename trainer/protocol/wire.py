@@ -11,6 +11,7 @@ from trainer.protocol import signals
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.messages import Save
 from trainer.protocol.world import MemberId, World, arrange
+from trainer.rundir.events import Cause
 from trainer.rundir.formats import PROTOCOL
 
 SERVICE = "swell.Coordinator"
@@ -26,6 +27,7 @@ KEEPALIVE = (
     ("grpc.http2.max_pings_without_data", 0),
 )
 
+OWN_CAUSES: tuple[Cause, ...] = ("repeat", "rollback")  # why workers leave a world by themselves
 SAMPLES_LIMIT = 64  # ids in a Failure
 SLOTS_LIMIT = 1024  # workers of one member; no machine has as many GPUs
 
@@ -123,7 +125,12 @@ def event_from_message(member: MemberId, message: pb.FromAgent) -> signals.Event
     if kind == "stopped":
         stopped = message.stopped
         return signals.Stopped(
-            member, stopped.generation, stopped.step, stopped.clean, stopped.failed
+            member,
+            stopped.generation,
+            stopped.step,
+            stopped.clean,
+            stopped.failed,
+            next((one for one in OWN_CAUSES if one == stopped.cause), "break"),
         )
     if kind == "crashed":
         crashed = message.crashed

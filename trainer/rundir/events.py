@@ -100,8 +100,11 @@ from trainer.rundir.untrusted import parse_json
 
 Event = dict[str, Any]
 
-# Why one generation ends and the next forms. Of several causes the one furthest right counts.
-Cause = Literal["grow", "drain", "failure", "loss", "leader", "start"]
+# Why one generation ends and the next forms. Of several causes the one furthest right counts:
+# that a collective broke ("break") says least.
+Cause = Literal[
+    "grow", "drain", "break", "repeat", "rollback", "failure", "loss", "leader", "start"
+]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 BATCH_LIMIT = 64 * 2**20  # bytes of one batch that a reader takes in
 LINE_LIMIT = 8 * 2**20  # bytes of one event

@@ -92,7 +92,9 @@ MANIFEST = Format(4)
 # differ do not work together. It also stands for what the ranks of one world exchange.
 #   0  says nothing about it.
 #   1  says so.
-PROTOCOL = 1
+#   2  failures say whose fault they may be, Stopped why; what ranks tell each other when a world
+#      begins, and with each step, has grown.
+PROTOCOL = 2
 
 
 def require_usable(run: Mapping[str, Any], where: str) -> None:

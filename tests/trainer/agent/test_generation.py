@@ -113,6 +113,16 @@ def test_it_has_stopped_when_all_its_workers_have(generation: Generation) -> Non
     )
 
 
+def test_what_is_held_is_saved_by_the_worker_that_holds_it(generation: Generation) -> None:
+    assert generation.holder == 0
+    generation.note_crashed(0, step=6)
+    generation.note_stopped(1, Stopped(7, step=5, clean=True, failed="", cause="rollback"))
+    assert generation.holder == 1
+    assert generation.stopped() == pb.Stopped(
+        generation=7, step=5, clean=True, failed="crashed", cause="rollback"
+    )
+
+
 def test_whoever_has_died_has_stopped_and_holds_nothing(generation: Generation) -> None:
     for slot in (0, 1):
         generation.note_crashed(slot, step=5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.trainer.coordinator.membership_run import A, B, C, D, Run, drained, given_up, world
 from trainer.coordinator.member import Member, Phase, State, choose
 from trainer.protocol.signals import (
@@ -19,6 +21,7 @@ from trainer.protocol.signals import (
     Stopped,
 )
 from trainer.protocol.world import MemberId
+from trainer.rundir.events import Cause
 
 # --- the start --------------------------------------------------------------------
 
@@ -212,6 +215,39 @@ def test_a_failed_collective_is_a_loss_before_anybody_reports_one() -> None:
     stopped = Stopped(A, 1, step=3, failed="connection reset by peer")
     assert run.step(stopped) == [Abort(running)]
     assert run.step(Left(B, "gone")) == [Form(world(2, A))]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize(
+    "causes, lost, told",
+    [
+        (("rollback", "rollback"), False, "rollback"),
+        (
+            ("repeat", "break"),
+            False,
+            "repeat",
+        ),  # one is out of memory
+        (("break", "break"), False, "break"),
+        (("rollback", "break"), True, "loss"),
+    ],
+)
+def test_a_world_that_its_ranks_leave_by_themselves_has_lost_nobody(
+    causes: tuple[Cause, Cause], lost: bool, told: str, first: int
+) -> None:
+    run = Run(expected=3)
+    run.start(A, B, C)
+    left = [
+        Stopped(one, 1, step=3, failed="why", cause=cause)
+        for one, cause in zip((A, B), causes, strict=True)
+    ]
+    run.step(left[first])
+    if lost:
+        run.step(Left(C, "gone"))
+    else:
+        run.stopped(C, step=3)
+    run.step(left[1 - first])
+    assert run.emitted("generation_formed")[-1]["cause"] == told
+    assert len(run.emitted("loss")) == lost
 
 
 def test_a_collective_that_fails_during_a_pause_breaks_the_pause_off() -> None:

@@ -70,7 +70,11 @@ def live(
                 return False
         return True
 
-    while generations.enter(state, lambda order: saves.append(state.step)):
+    def save(order: Save) -> None:
+        saves.append(state.step)
+        generations.saved(state.step)
+
+    while generations.enter(state, save):
         try:
             if train():
                 generations.finish()
@@ -238,9 +242,9 @@ def test_without_a_checkpoint_all_begin_with_the_state_of_rank_0() -> None:
 
 def test_between_worlds_it_saves_what_it_holds_if_that_is_worth_it() -> None:
     with workers(live, [7, True], [7, False]) as (clean, unclean):
-        for worker in (clean, unclean):
+        for worker, unsaved in ((clean, ""), (unclean, "it is of no completed step")):
             worker.send(Save())
-            assert worker.receive() == Saved(7)
+            assert worker.receive() == Saved(7, unsaved)
         assert clean.exit()[3] == [7]
         assert unclean.exit()[3] == []
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.trainer.engine.loops import Outcome, _follow, trained
-from tests.trainer.ranks import Worker, formed, workers
+from tests.trainer.ranks import Meeting, Worker, form, formed, workers, world_of
 from trainer.protocol.messages import Done, Pause, Progress, Stopped
 
 SAMPLES, BATCH, EPOCHS = 24, 6, 6
@@ -161,6 +162,43 @@ def test_a_newcomer_trains_what_the_others_train(run: Callable[[list[Any]], None
     assert 0 < len(newcomer.log) < STEPS
     for number, weights, _ in [*survivor.log, *newcomer.log]:
         assert weights == pytest.approx(expected[number], rel=1e-9, abs=1e-12), f"step {number}"
+
+
+class Of:
+    """A loop over so many samples."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+
+    def __call__(self, log: list[Any]) -> None:
+        vars(sys.modules[__name__])["SAMPLES"] = self.samples
+        model = backbone()
+        loop(model, torch.optim.SGD(model[2].parameters(), lr=0.01), log, lambda step: None)
+
+
+def test_a_newcomer_with_other_data_is_alone_at_fault() -> None:
+    with workers(_follow, [Of(SAMPLES)], [Of(SAMPLES)], [Of(SAMPLES - 1)]) as members:
+        first, second, newcomer = members
+        with formed(1, [first, second]):
+            reached(first, 7)
+            for member in (first, second):
+                member.send(Pause(1))
+            (step,) = {member.until(Stopped).step for member in (first, second)}
+        with Meeting(world_of(1, 1, 1, generation=2)) as meeting:
+            form(meeting, [newcomer, first, second])
+            for member in (first, second):
+                assert member.until(Stopped) == Stopped(
+                    2, step, clean=True, failed="a newcomer does not loop over the same"
+                )
+            error = newcomer.process.result().error
+            assert error.startswith(
+                "Mistake: the workers do not loop over the same: by rank, they have data sets of "
+                "23, 24, 24 samples"
+            )
+        with formed(3, [first, second]) as started:
+            assert [one.step for one in started] == [step, step]
+            first.until(Done)
+        assert [member.exit().error for member in (first, second)] == ["", ""]
 
 
 def normalised(log: list[Any]) -> None:

@@ -286,6 +286,7 @@ def test_a_world_goes_back_to_a_good_checkpoint_and_leaves_the_step_out(tmp_path
         with formed(1, [first, third]):
             left = [worker.until(Stopped) for worker in (first, third)]
             assert [(one.step, one.clean) for one in left] == [(6, False)] * 2
+            assert [one.cause for one in left] == ["rollback"] * 2
             assert {one.failed for one in left} == {
                 "step 7: the norm of the gradients is nan; back to the checkpoint of step 4"
             }

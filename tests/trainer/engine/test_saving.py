@@ -13,7 +13,7 @@ from trainer.engine.generations import Generations
 from trainer.engine.portable import Portable
 from trainer.engine.saving import Saving
 from trainer.protocol.channel import LoneChannel
-from trainer.protocol.messages import Event, FromWorker, Save
+from trainer.protocol.messages import Event, FromWorker, Save, Saved
 from trainer.protocol.session import CheckpointSettings, Session
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.retry import Backoff
@@ -54,6 +54,10 @@ class Worker:
 
     def events(self) -> list[str]:
         return [message.name for message in self.told if isinstance(message, Event)]
+
+
+def saved(worker: Worker) -> list[Saved]:
+    return [message for message in worker.told if isinstance(message, Saved)]
 
 
 def manifest(path: Path, step: int) -> Manifest:
@@ -98,6 +102,34 @@ def test_those_who_are_left_write_under_a_name_of_their_own(tmp_path: Path) -> N
     for worker in workers:
         worker.saving.close()
     assert manifest(tmp_path, 4).writing == "000003-000007-left-w2"
+
+
+def test_it_is_said_to_be_saved_when_it_is_there_and_not_before(tmp_path: Path) -> None:
+    workers = [Worker(tmp_path, rank) for rank in (0, 1)]
+    workers[0].at(4).save_left(Save(0, size=2))
+    assert saved(workers[0]) == [], "another holds the other half"
+    workers[1].at(4).save_left(Save(1, size=2))
+    for worker in workers:
+        worker.saving.close()
+    assert saved(workers[0]) == [Saved(4)]
+    assert saved(workers[1]) in ([], [Saved(4)]), "whoever saw that all is there"
+    workers[0].at(4).save_left(Save())
+    assert saved(workers[0]) == [Saved(4)] * 2
+
+
+def test_what_could_not_be_saved_between_worlds_says_why(tmp_path: Path) -> None:
+    worker = Worker(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step-000000005").write_text("in the way")
+    worker.at(5).save_left(Save())
+    worker.saving.close()
+    (said,) = saved(worker)
+    assert said.step == 5 and "step-000000005" in said.unsaved
+    late = Worker(tmp_path)
+    late.at(6).save(wait=True)
+    late.at(7).save_left(Save(until=0.0))
+    assert saved(late) == [Saved(7, "there was no time for it")]
+    late.saving.close()
 
 
 def test_at_the_end_rank_0_writes_everything_when_another_is_lost(tmp_path: Path) -> None:
@@ -150,4 +182,4 @@ def test_outside_a_run_nothing_is_saved(rank: int) -> None:
     saving.finish()
     saving.close()
     assert saving.unsaved() == ""
-    assert (saving.start(), saving.seconds, worker.told) == (None, 0.0, [])
+    assert (saving.start(), saving.seconds, worker.events()) == (None, 0.0, [])

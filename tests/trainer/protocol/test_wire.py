@@ -70,6 +70,14 @@ def test_what_is_no_world_is_refused(slots: list[pb.Slots]) -> None:
             signals.Stopped(A, 2, 8, True, "x"),
         ),
         ({"stopped": pb.Stopped(generation=2)}, signals.Stopped(A, 2, 0, False, "")),
+        (
+            {"stopped": pb.Stopped(generation=2, cause="rollback")},
+            signals.Stopped(A, 2, 0, False, "", "rollback"),
+        ),
+        (
+            {"stopped": pb.Stopped(generation=2, cause="leader")},  # not for an agent to say
+            signals.Stopped(A, 2, 0, False, "", "break"),
+        ),
         ({"crashed": pb.Crashed(reason="x", spare=True)}, signals.Crashed(A, "x", True)),
         (
             {"crashed": pb.Crashed(reason="x", failure=pb.Failure(kind="crash", samples=[4]))},
