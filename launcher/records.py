@@ -79,6 +79,7 @@ class EventRecord:
     total_steps: int | None = None
     unit: int | None = None
     url: str | None = None
+    verdict: str | None = None
     whose: str | None = None
     world_size: int | None = None
 

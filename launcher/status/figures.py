@@ -12,7 +12,8 @@ drains            notices that a replica would be taken away; one that several l
                   counts once. When the run ends, all leave: neither that nor what follows counts
 losses            replicas that went, or lost a worker, without notice. All that dies with a VM is
                   one loss, and so is a VM that several leaders miss; a member that only went over
-                  to another leader is none
+                  to another leader is none. Where no leader was left to see it, a replica that has
+                  not come to the next one when that forms a world was lost
 pauses            for each generation but the first that has completed a step: the seconds from the
                   last step before it to its first step. What it took to notice, to form the world,
                   to send the state, to compile and to compute that step is in it; so is a world in

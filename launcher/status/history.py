@@ -154,6 +154,7 @@ class History:
         generation.world_size = event.world_size
         generation.cause = event.cause
         generation.at = event.time
+        self._losses.formed(event)
         generation.members = event.members or []
         if generation is self.current:
             self.waiting = False
@@ -254,11 +255,21 @@ class History:
         if abs(at - self._drained.get(member, -math.inf)) > ONE_NOTICE:
             self._notices.append(at)
         self._drained[member] = at
+        self._losses.left(event)
         self._member(event, "draining")
 
     def _on_loss(self, event: EventRecord) -> None:
         self._losses.lost(event)
         self._member(event, "lost")
+
+    def _on_fault(self, event: EventRecord) -> None:
+        if event.then != "process":  # the machine is not wanted any more
+            self._losses.left(event)
+
+    def _on_attempt_ended(self, event: EventRecord) -> None:
+        self._losses.attempt_over(event)
+
+    _on_attempt_left = _on_attempt_ended
 
     def _on_member_joined(self, event: EventRecord) -> None:
         self._losses.joined(event)

@@ -1,8 +1,15 @@
-"""Which losses of replicas are one and the same. Pure."""
+"""Which losses of replicas are one and the same, and which of them no leader has seen. Pure."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 from launcher.records import EventRecord
+
+# Verdicts on attempts (launcher.supervision.verdict) whose machines were taken.
+_TAKEN = frozenset({"stockout", "preempted", "internal"})
+_Incarnation = tuple[str, str]  # of a replica
 
 
 class Losses:
@@ -10,17 +17,23 @@ class Losses:
 
     Several leaders may speak of one: the one that a VM is lost to, and the one that takes over and
     misses it. And what is lost to a leader may only have gone over to the next, of a higher term.
+    When all who could tell are lost together, nobody speaks of it: whoever was there, had no
+    notice, and has not come to the next leader when that forms a world, was lost, too.
     """
 
     def __init__(self) -> None:
         self._plain: list[float] = []  # of a worker, or of a version that does not say whose: when
-        self._gone: dict[tuple[str, str], tuple[int, float]] = {}  # by incarnation: term, and when
-        self._joined: dict[tuple[str, str], int] = {}  # by incarnation: the highest term it is in
+        self._gone: dict[_Incarnation, tuple[int, float]] = {}  # term, and when
+        self._joined: dict[_Incarnation, int] = {}  # the highest term it is in
+        self._came: dict[_Incarnation, float] = {}  # when
+        self._left: list[tuple[float, str | None]] = []  # when a replica, or all, left as planned
+        self._formed: dict[int, float] = {}  # by term: when its leader formed the first world
+        self._taken: list[float] = []  # when all machines of an attempt were gone
 
     def until(self, end: float) -> int:
         """How many there were, up to a time in Unix seconds."""
         gone = [at for one, (term, at) in self._gone.items() if self._joined.get(one, 0) <= term]
-        return sum(at <= end for at in [*self._plain, *gone])
+        return sum(at <= end for at in [*self._plain, *gone, *self._unseen()])
 
     def lost(self, event: EventRecord) -> None:
         """A leader has lost a member, or a worker of one."""
@@ -36,3 +49,37 @@ class Losses:
         if event.member is not None and event.incarnation is not None:
             one = event.member, event.incarnation
             self._joined[one] = max(self._joined.get(one, 0), event.term or 0)
+            self._came[one] = min(self._came.get(one, math.inf), event.time)
+
+    def left(self, event: EventRecord) -> None:
+        """A replica leaves as planned: it has notice, or its machine is not wanted any more."""
+        self._left.append((event.time, event.member))
+
+    def formed(self, event: EventRecord) -> None:
+        """A leader has formed a world."""
+        if event.term is not None:
+            self._formed[event.term] = min(self._formed.get(event.term, math.inf), event.time)
+
+    def attempt_over(self, event: EventRecord) -> None:
+        """All machines of an attempt are gone: by its end, or because they were taken."""
+        if event.verdict in _TAKEN:
+            self._taken.append(event.time)
+        else:
+            self._left.append((event.time, None))
+
+    def _unseen(self) -> Iterator[float]:
+        """When somebody was lost of whom no leader has said so."""
+        for one, term in self._joined.items():
+            told = one in self._gone and self._gone[one][0] >= term
+            if told or self._has_left(one):
+                continue
+            missed = [at for later, at in self._formed.items() if later > term]
+            missed += [at for at in self._taken if at >= self._came[one]]
+            if missed:
+                yield min(missed)
+
+    def _has_left(self, one: _Incarnation) -> bool:
+        came = self._came[one]
+        others = [at for other, at in self._came.items() if other[0] == one[0] and at > came]
+        until = min(others, default=math.inf)
+        return any(came <= at < until for at, who in self._left if who in (None, one[0]))

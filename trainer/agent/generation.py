@@ -208,11 +208,11 @@ class Generation:
         """That all workers have begun, if they have."""
         if len(self._started) < len(self.places):
             return None
-        started = self._started.values()
+        started, in_order = self._started.values(), sorted(self._started.items())
         return pb.Started(
             generation=self.number,
             step=max(one.step for one in started),
-            idle=max((one.idle for one in started if one.idle is not None), default=None),
+            idle=next((one.idle for _, one in in_order if one.idle is not None), None),
         )
 
     def stopped(self) -> pb.Stopped | None:

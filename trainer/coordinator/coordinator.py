@@ -35,7 +35,8 @@ from trainer.rundir.names import OutcomeState
 from trainer.rundir.retry import NO_ROOM
 
 TICK = 0.1  # seconds
-BY_TERM = frozenset({"member_joined", "loss"})  # what is lost to one leader may be with the next
+# What is lost to one leader may be with the next.
+BY_TERM = frozenset({"member_joined", "loss", "generation_formed"})
 FINISH_AGAIN = 0.5  # seconds, when the store does not take the outcome
 
 

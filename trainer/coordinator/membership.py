@@ -269,7 +269,7 @@ class Membership:
             return
         member.started = member.holds = True
         member.step = event.step
-        self._reformation.start(event.idle)
+        self._reformation.start(event.idle, first=member.rank == 0)
         if self._team.started:
             size, more = self._team.slots, self._reformation.resumed(event.step)
             self._out.emit("resumed", generation=self.generation, world_size=size, **more)

@@ -25,7 +25,8 @@ class Reformation:
         self.setbacks = 0
         self._fruitful = False  # whether the newest world has completed a step
         self._before = 0  # steps completed when it formed
-        self._idle = 0.0  # how long its members have gone without a step, in seconds
+        self._idle: float | None = None  # seconds that its members have gone without a step
+        self._told = False  # whether the first of them has said so
 
     def blame(self, cause: Cause) -> Cause:
         """Takes in one more reason. Returns the weightiest."""
@@ -45,7 +46,7 @@ class Reformation:
 
     def form(self, world: World, steps: int) -> dict[str, Any]:
         """A world forms, after so many steps. Returns what ``generation_formed`` says of it."""
-        self._fruitful, self._before, self._idle = False, steps, 0.0
+        self._fruitful, self._before, self._idle, self._told = False, steps, None, False
         return {
             "generation": world.generation,
             "world_size": world.size,
@@ -54,9 +55,13 @@ class Reformation:
             "step": steps,
         }
 
-    def start(self, idle: float | None) -> None:
-        """A member of it has started; ``idle`` seconds after its last step, if it had one."""
-        self._idle = max(self._idle, idle or 0.0)
+    def start(self, idle: float | None, first: bool) -> None:
+        """A member of it has started; ``idle`` seconds after its last step, if it had one.
+
+        What the ``first`` says counts more: it measures the time to the first step, too.
+        """
+        if idle is not None and not self._told:
+            self._idle, self._told = idle if first else max(self._idle or 0.0, idle), first
 
     def resumed(self, step: int) -> dict[str, Any]:
         """What the event ``resumed`` says of it when all have started, from ``step``."""

@@ -48,6 +48,7 @@ class Generations:
         size: that world's size.
         agreed: what its ranks brought into it.
         failed: why the newest world was left, if nobody asked for it.
+        since: when this worker began in the newest world, in seconds of the clock.
     """
 
     def __init__(self, channel: Channel, clock: Callable[[], float] = time.monotonic) -> None:
@@ -60,6 +61,7 @@ class Generations:
         self._careful = False  # whether to say before each step which samples it takes
         self.failed = ""
         self._clock = clock
+        self.since = clock()
         self._stay: Stay | None = None
         self._unanswered = 0  # a generation that was left because training is complete
         self._last_step_at: float | None = None
@@ -198,7 +200,8 @@ class Generations:
         except BaseException:
             self.abandon()
             raise
-        idle = None if self._last_step_at is None else self._clock() - self._last_step_at
+        self.since = now = self._clock()
+        idle = None if self._last_step_at is None else now - self._last_step_at
         self.channel.send(
             messages.Started(
                 generation=self.number,
@@ -206,7 +209,7 @@ class Generations:
                 step=state.step,
                 idle=idle,
                 bytes=sent,
-                seconds=self._clock() - began,
+                seconds=now - began,
             )
         )
         return True

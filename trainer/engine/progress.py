@@ -98,7 +98,7 @@ class Progress:
         state: how many steps it has.
         saving: seconds that this worker would need for its share of a checkpoint.
         total_steps: of the whole run; None where nobody knows.
-        clock: monotonic seconds.
+        clock: monotonic seconds, as ``generations`` has them.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Progress:
     def enter(self) -> None:
         """This worker is in another world, which goes on from the state's step."""
         self._log.forget_after(self._state.step)
-        self._since, self._first = self._clock(), True
+        self._since, self._first = self._generations.since, True
 
     def completed(self, metrics: dict[str, float]) -> None:
         """The state's newest step was applied; ``metrics`` may be empty."""

@@ -26,7 +26,7 @@ drain                     member, reason, deadline_seconds
 loss                      member, reason, incarnation, term, gone (true: the whole member; else
                           one of its workers)
 paused                    generation, cause, step
-generation_formed         generation, world_size, cause, members
+generation_formed         generation, world_size, cause, members, term
 resumed                   generation, world_size, cause, step, lost_steps, seconds; of a
                           torchrun script without step and lost_steps: its first `steps` tell
 waiting                   slots, min_workers                (below min_workers)

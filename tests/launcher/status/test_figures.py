@@ -154,6 +154,48 @@ def test_what_is_one_loss(events: list[Event], count: int) -> None:
     assert History(events).losses == count
 
 
+def world(term: int, at: float = 3.0) -> Event:
+    return {**formed(term, at, "leader", [A]), "term": term}
+
+
+def ended(verdict: str, at: float = 4.0) -> Event:
+    return event("attempt_ended", at, attempt=1, state="FAILED", verdict=verdict)
+
+
+def notice(member: str) -> Event:
+    return event("drain", 2.5, member=member, reason="SIGTERM", deadline_seconds=15.0)
+
+
+def fault(member: str, then: str) -> Event:
+    return event("fault", 2.5, member=member, whose="machine", then=then, faults=2)
+
+
+@pytest.mark.parametrize(
+    "events, count",
+    [
+        ([joined(A, 1), joined(B, 1), joined(A, 2, "b"), world(2)], 2),  # two VMs, and one is back
+        ([joined(A, 1), joined(B, 1), joined(A, 2), world(2)], 1),
+        ([joined(A, 1), joined(B, 1), joined(A, 2)], 0),  # the others may be on their way
+        ([joined(A, 1), joined(B, 1), loss(B, 1), joined(A, 2), world(2), world(3)], 2),
+        ([joined(A, 1), joined(B, 1), notice(B), joined(A, 2), world(2)], 0),
+        ([joined(A, 1), joined(B, 1), fault(B, "replica"), joined(A, 2), world(2)], 0),
+        ([joined(A, 1), joined(B, 1), fault(B, "process"), joined(A, 2), world(2)], 1),
+        ([joined(A, 1), joined(B, 1), ended("stockout")], 2),  # taken, and nobody came after them
+        ([joined(A, 1), joined(B, 1), ended("cancelled"), world(2, 5.0)], 0),  # by the launcher
+        ([joined(A, 1), ended("user_error")], 0),
+    ],
+)
+def test_what_no_leader_was_left_to_see_is_a_loss(events: list[Event], count: int) -> None:
+    assert History(events).losses == count
+    assert History(events[::-1]).losses == count
+
+
+def test_a_notice_is_for_the_machine_that_is_there_then() -> None:
+    events = [joined(A, 1), event("member_joined", 5.0, member=A, term=2, incarnation="b")]
+    events += [world(2, 6.0), event("drain", 7.0, member=A, reason="SIGTERM")]
+    assert History(events).losses == 1
+
+
 def test_that_all_leave_when_the_run_has_ended_is_neither_a_drain_nor_a_loss() -> None:
     end = event("finished", 10.0, state="cancelled")
     drain = event("drain", 11.0, member=A, reason="SIGTERM", deadline_seconds=15.0)

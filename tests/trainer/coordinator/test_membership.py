@@ -70,11 +70,16 @@ def test_a_world_runs_when_the_last_member_has_started() -> None:
     assert run.phase is Phase.RUNNING
 
 
-def test_a_pause_lasts_as_long_as_its_slowest_member_was_idle() -> None:
-    run = Run(expected=2)
-    run.ready(A, B)
-    run.step(Started(A, 1, step=0, idle=0.25), Started(B, 1, step=0, idle=1.5))
-    assert run.emitted("resumed")[-1]["seconds"] == 1.5
+@pytest.mark.parametrize("idle, told", [(0.25, 0.25), (None, 1.5)])
+def test_a_pause_is_what_its_first_member_measures_or_else_the_slowest(
+    idle: float | None, told: float
+) -> None:
+    """The first member, rank 0's, also measures what follows: from there to the first step."""
+    run = Run(expected=3)
+    run.ready(A, B, C)
+    run.step(Started(C, 1, step=0, idle=0.5), Started(A, 1, step=0, idle=idle))
+    run.step(Started(B, 1, step=0, idle=1.5))
+    assert run.emitted("resumed")[-1]["seconds"] == told
 
 
 # --- drain ------------------------------------------------------------------------

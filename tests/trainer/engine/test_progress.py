@@ -85,9 +85,9 @@ class Worker:
     def __init__(self, rank: int = 0, total_steps: int | None = None) -> None:
         self.told: list[messages.FromWorker] = []
         channel = LoneChannel(self.told.append)
-        generations = Generations(channel)
-        generations.number, generations.rank = 4, rank
         self.now = 0.0
+        generations = Generations(channel, self.clock)
+        generations.number, generations.rank = 4, rank
         self.state = Portable()
         self.progress = Progress(generations, self.state, lambda: 1.5, total_steps, self.clock)
 
@@ -156,8 +156,10 @@ def test_the_first_step_of_each_world_is_told_with_what_it_took() -> None:
     worker.now = 2.5
     worker.steps(3)
     worker.now += 7.0
+    worker.progress._generations.since = worker.now
+    worker.now += 0.5  # what its loop prepares is in it
     worker.progress.enter()
-    worker.now += 1.5
+    worker.now += 1.0
     worker.steps(2)
     told = [one.fields for one in worker.told if isinstance(one, messages.Event)]
     assert told == [

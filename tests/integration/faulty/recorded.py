@@ -1,0 +1,59 @@
+"""A loop that keeps a record of its own, from which a test computes every figure of its run.
+
+Each worker writes a line for each step: when it was completed is between ``before`` and ``after``.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from trainer import elastic
+
+RECORD, HELD_AT = Path(sys.argv[1]), int(sys.argv[2])
+SAMPLES, BATCH, EPOCHS = 120, 12, 6
+X = torch.linspace(-1, 1, SAMPLES * 4).view(SAMPLES, 4)
+own = (RECORD / f"{os.getpid()}-{time.time_ns()}.jsonl").open("w")
+
+
+def note(**line: object) -> None:
+    print(json.dumps(line), file=own, flush=True)
+
+
+torch.manual_seed(0)
+model = torch.nn.Linear(4, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+state = elastic.State(model=model, optimizer=optimizer)
+for step in elastic.steps(state, elastic.batches(SAMPLES, BATCH), epochs=EPOCHS):
+    time.sleep(0.25)  # each is reported at once
+    if step.number == HELD_AT and not (RECORD / "held").exists():
+        (RECORD / "held").touch()
+        time.sleep(600)  # until this machine is gone
+    with step:
+        loss = model(X[step.indices]).square().sum() / step.batch_size
+        step.add(loss=loss)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        before = time.time()
+    loop = elastic.running()
+    if step.applied:
+        note(
+            world=loop._generations.number,
+            rank=step.rank,
+            size=step.size,
+            step=step.number,
+            epoch=step.epoch,
+            ids=step.indices.tolist(),
+            loss=step.metrics["loss"],
+            before=before,
+            after=time.time(),
+        )
+    loop._saving._checkpointer.flush()
+    if step.number == step.total - 1:  # the last one cannot be saved
+        folder = Path(os.environ["SWELL_RUN_DIR"]) / "checkpoints" / f"step-{step.total:09d}"
+        folder.write_text("in the way")
+note(end=time.time())

@@ -1,0 +1,197 @@
+"""Every figure of status and summary of a run to which much happens, computed from another record.
+
+The workers write down for themselves which step they complete in which world, and when: before and
+after what the engine does, so that no load can make a figure wrong that is right.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from tests.integration.command import Swell
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.events import Event, read_events
+
+SCRIPT = Path(__file__).parent / "faulty" / "recorded.py"
+STEPS, SAVED, HELD = 60, 50, 35
+JOB = """
+name: figures
+script: {script}
+args: {args}
+pools: [a2-highgpu-1g, {{machine: a2-highgpu-1g, replicas: 2}}]
+elastic: {{min_workers: 1, spares: 0, suspicion: 5s}}
+checkpoint: {{every: 10 steps, keep: 9}}
+audit: true
+local:
+  market:
+    - {{at: 8 steps, preempt: workerpool1-1, notice: 10s}}
+    - {{at: 18 steps, vanish: workerpool1-0}}
+    - {{at: {last} steps, vanish: workerpool0-0, back: 30s}}
+"""
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class World:
+    """What rank 0 of a world has written down, step by step."""
+
+    number: int
+    size: int
+    lines: list[dict[str, Any]]
+
+    @property
+    def start(self) -> int:
+        return int(self.lines[0]["step"]) - 1
+
+    @property
+    def last(self) -> int:
+        return int(self.lines[-1]["step"])
+
+    def trained(self, until: int) -> Range:
+        """Seconds of its steps but the first, up to a step."""
+        counted = [one for one in self.lines if one["step"] <= until]
+        if len(counted) < 2:
+            return 0.0, 0.0
+        if len(counted) == len(self.lines):
+            return between(counted[0], counted[-1])
+        # Of steps that were reported together all count alike, whatever each took.
+        each = [between(one, other) for one, other in pairwise(self.lines)]
+        count = len(counted) - 1
+        return count * min(low for low, _ in each), count * max(high for _, high in each)
+
+
+def between(one: dict[str, Any], other: dict[str, Any]) -> Range:
+    """Seconds from the end of one step to that of another."""
+    return other["before"] - one["after"], other["after"] - one["before"]
+
+
+def recorded(folder: Path) -> list[dict[str, Any]]:
+    found = []
+    for path in folder.glob("*.jsonl"):
+        found += [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    return found
+
+
+def worlds_of(record: list[dict[str, Any]]) -> list[World]:
+    steps = [one for one in record if "step" in one and one["rank"] == 0]
+    numbers = sorted({one["world"] for one in steps})
+    found = []
+    for number in numbers:
+        lines = sorted((one for one in steps if one["world"] == number), key=lambda e: e["step"])
+        found.append(World(number, lines[0]["size"], lines))
+    return found
+
+
+def lag(events: list[Event], name: str, world: int, done: float) -> float:
+    """How much later than ``done`` an agent has written an event of a world down."""
+    times = [
+        one["time"] - one.get("age", 0.0)
+        for one in events
+        if one["event"] == name and one["generation"] == world
+    ]
+    last = (min if name == "first_step" else max)(times)
+    return max(0.0, float(last) - done)
+
+
+def test_every_figure_is_the_one_that_the_workers_own_record_gives(swell: Swell) -> None:
+    """A drain, a silent loss, an outage in which nobody holds the state, and an end not saved."""
+    record = swell.folder / "record"
+    record.mkdir()
+    job = swell.folder / "job.yaml"
+    args = json.dumps([str(record), str(HELD)])
+    job.write_text(JOB.format(script=SCRIPT, args=args, last=HELD - 1))
+    launch = swell("launch", str(job), "--run-id", "one")
+    assert launch.returncode == 1, launch.stdout + launch.stderr
+    asked = time.time()
+    status = swell.status("one")
+    answered = time.time()
+    run_dir = swell.run_dir("one")
+    events = read_events(RunDirectory(str(run_dir)))
+    lines = recorded(record)
+    worlds = worlds_of(lines)
+    ended = (run_dir / "outcome.json").stat().st_mtime
+    outage = next(new for old, new in pairwise(worlds) if new.start < old.last)
+
+    # Steps, and what became of them.
+    assert status["state"] == "failed"
+    assert status["step"] == worlds[-1].last == STEPS
+    lost = sum(max(0, old.last - new.start) for old, new in pairwise(worlds))
+    assert status["steps_lost"] == lost == HELD - 1 - outage.start > 0
+    assert status["steps_left_out"] == 0
+    assert f"the steps {SAVED + 1} to {STEPS} are lost" in status["reason"]
+    assert (status["drains"], status["losses"]) == (1, 2)
+    thriving = [
+        one for one in status["generations"] if one["generation"] in [w.number for w in worlds]
+    ]
+    assert [(one["world_size"], one["step"]) for one in thriving] == [
+        (one.size, one.start) for one in worlds
+    ]
+    assert [one.size for one in worlds][-3:] == [2, 1, 1]
+
+    # Pauses.
+    found = status["pauses"]
+    assert [(one["generation"], one["step"]) for one in found] == [
+        (one.number, one.start) for one in worlds[1:]
+    ]
+    paused = [0.0, 0.0]
+    for pause, (old, new) in zip(found, pairwise(worlds), strict=True):
+        low, high = between(old.lines[-1], new.lines[0])
+        if new is outage:  # nobody lived through it: events alone tell
+            low -= lag(events, "steps", old.number, old.lines[-1]["after"])
+            high += lag(events, "first_step", new.number, new.lines[0]["after"])
+            assert low > 30.0
+        assert low - 0.001 <= pause["seconds"] <= high + 0.001, pause
+        paused = [paused[0] + low, paused[1] + high]
+
+    # Goodput.
+    trained = [0.0, 0.0]
+    for index, world in enumerate(worlds):
+        until = min((one.start for one in worlds[index + 1 :]), default=world.last)
+        low, high = world.trained(until)
+        trained = [trained[0] + low, trained[1] + high]
+    first = worlds[0].lines[0]
+    begun = first["after"] + lag(events, "first_step", worlds[0].number, first["after"])
+    (end,) = (one["end"] for one in lines if "end" in one)
+    span = end - begun, ended - first["before"]
+    assert trained[0] / span[1] - 1e-4 <= status["goodput"] <= trained[1] / span[0] + 1e-4
+
+    # Checkpoints, samples, metrics.
+    saved = (run_dir / "checkpoints" / f"step-{SAVED:09d}" / "manifest.json").stat().st_mtime
+    newest = status["checkpoint"]
+    assert (newest["step"], newest["failed"]) == (SAVED, 1)
+    assert asked - ended - 0.1 <= newest["age"] <= answered - saved + 0.1
+    counted = {
+        (one["epoch"], one["step"]): one["world"]
+        for one in sorted((e for e in lines if "step" in e), key=lambda e: e["world"])
+    }
+    used = Counter(
+        (one["epoch"], sample)
+        for one in lines
+        if "step" in one and counted[one["epoch"], one["step"]] == one["world"]
+        for sample in one["ids"]
+    )
+    assert set(used.values()) == {1} and len(used) == 6 * 120
+    assert (status["samples_repeated"], status["samples_skipped"]) == (0, 0)
+    assert status["samples_left_out"] == 0
+    assert [(one["samples"], one["exactly_once"]) for one in status["epochs"]] == [(120, True)] * 6
+    assert status["metrics"] == {"loss": worlds[-1].lines[-1]["loss"]}
+
+    # The summary says the same.
+    said = launch.stdout[launch.stdout.index("one failed") :]
+    for line in (
+        f"steps            {STEPS} completed, {lost} lost",
+        "taken away       1 replica with notice, 2 replicas without",
+        f"checkpoint       of step {SAVED}, ",
+        "; 1 failed since (",
+        "samples          6 epochs of 120, each sample exactly once in each",
+        f"goodput          {100 * status['goodput']:.1f} % of the time was training",
+    ):
+        assert line in said, said
+    total = float(said.partition("paused ")[2].split(" s in all")[0])
+    assert paused[0] - 0.1 <= total <= paused[1] + 0.1
