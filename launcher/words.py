@@ -156,6 +156,8 @@ def _text(event: EventRecord) -> str | None:
                 f"the world has {count(size, 'worker')}, not {before} any more: a batch that the "
                 f"script sets for each worker is {times} times as large in all"
             )
+        case EventRecord(event="stalled", seconds=float(seconds)):
+            return f"no step for {span(seconds)}, although all workers live"
         case EventRecord(event="waiting", slots=int(slots), min_workers=int(least)):
             return f"waiting for machines: {slots} of at least {count(least, 'worker')}"
         # Training's.

@@ -106,6 +106,7 @@ def test_every_figure_is_the_one_that_the_workers_own_record_gives(swell: Swell)
     job = swell.folder / "job.yaml"
     args = json.dumps([str(record), str(HELD)])
     job.write_text(JOB.format(script=SCRIPT, args=args, last=HELD - 1))
+    launched = time.time()
     launch = swell("launch", str(job), "--run-id", "one")
     assert launch.returncode == 1, launch.stdout + launch.stderr
     asked = time.time()
@@ -179,18 +180,25 @@ def test_every_figure_is_the_one_that_the_workers_own_record_gives(swell: Swell)
     assert set(used.values()) == {1} and len(used) == 6 * 120
     assert (status["samples_repeated"], status["samples_skipped"]) == (0, 0)
     assert status["samples_left_out"] == 0
-    assert [(one["samples"], one["exactly_once"]) for one in status["epochs"]] == [(120, True)] * 6
+    # Of a run that has failed nobody says that its last epoch is over.
+    assert [one["exactly_once"] for one in status["epochs"]] == [True] * 5 + [None]
+    assert {one["samples"] for one in status["epochs"]} == {120}
     assert status["metrics"] == {"loss": worlds[-1].lines[-1]["loss"]}
 
+    # What was spent, of one attempt.
+    spent = status["spent"]
+    assert spent["attempts"] == len(status["attempts"]) == 1
+    assert span[0] <= spent["seconds"] <= asked - launched
+
     # The summary says the same.
-    said = launch.stdout[launch.stdout.index("one failed") :]
+    said = " ".join(launch.stdout[launch.stdout.index("one failed") :].split())
     for line in (
-        f"steps            {STEPS} completed, {lost} lost",
-        "taken away       1 replica with notice, 2 replicas without",
-        f"checkpoint       of step {SAVED}, ",
+        f"steps {STEPS} completed, {lost} lost",
+        "taken away 1 replica with notice, 2 replicas without",
+        f"checkpoint of step {SAVED}, ",
         "; 1 failed since (",
-        "samples          6 epochs of 120, each sample exactly once in each",
-        f"goodput          {100 * status['goodput']:.1f} % of the time was training",
+        "samples 5 epochs of 120, each sample exactly once in each",
+        f"goodput {100 * status['goodput']:.1f} % of the time was training",
     ):
         assert line in said, said
     total = float(said.partition("paused ")[2].split(" s in all")[0])

@@ -42,6 +42,10 @@ WORTH_A_LINE = [
         event("generation_formed", generation=3, world_size=2, cause="rollback", members=["a"]),
         "generation 3 forms: 2 workers (the run goes back to a checkpoint)",
     ),
+    (
+        event("stalled", generation=3, step=7, seconds=600.5),
+        "no step for 10:00, although all workers live",
+    ),
     (event("resumed", generation=1, cause="start", step=0), "training starts at step 0"),
     (
         event("resumed", generation=2, cause="loss", step=14, lost_steps=1, seconds=3.0),

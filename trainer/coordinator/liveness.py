@@ -27,6 +27,7 @@ class Pace:
     def __init__(self, now: float) -> None:
         self.seconds = 0.0
         self.progress_at = now
+        self._stalls = 0
 
     def restart(self, now: float) -> None:
         """A world begins."""
@@ -39,9 +40,17 @@ class Pace:
         self.seconds += weight * (took - self.seconds)
         self.progress_at = now
 
+    def stalled(self) -> None:
+        """There was no step for ``stall``, though all live: the next stall is twice as long.
+
+        What takes so long may be no deadlock, but an evaluation, which would begin again for ever.
+        """
+        self._stalls += 1
+
     def timeouts(self, limits: Limits, now: float, *, running: bool) -> Timeouts:
         """The timeouts for steps of this length; in a running world the step may be longer."""
         timeouts = limits.timeouts(self.seconds)
+        timeouts = replace(timeouts, stall=timeouts.stall * 2**self._stalls)
         if not running:
             return timeouts
         sure = limits.timeouts(max(self.seconds, now - self.progress_at))

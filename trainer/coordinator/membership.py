@@ -1,8 +1,7 @@
 """Who trains with whom: every decision of the coordinator, and nothing else.
 
-A pure state machine. It does no I/O: ``step(event, now)`` takes what happened and
-the time (seconds of any monotonic clock) and returns commands for the coordinator
-to carry out, in order.
+A pure state machine. It does no I/O: ``step(event, now)`` takes what happened and the time (seconds
+of any monotonic clock) and returns commands for the coordinator to carry out, in order.
 
 A member is one incarnation of one replica. A replica that comes back under its old
 host name is a new member, so nothing is ever held against it::
@@ -39,8 +38,8 @@ stall         3600.0   600.0  12000.0  no step, although everybody lives: broken
 ============  ======  ======  =======  ==============================================
 
 The only holder of the state is given up after stall alone, or when its connection is gone: nobody
-else could go on. A drain has the deadline of its notice; a running step that will not end before
-it is broken off at once, and repeated by those who stay.
+else could go on. After each stall the next is twice as long. A drain has the deadline of its
+notice; a running step that will not end before it is broken off at once, and repeated.
 """
 
 from __future__ import annotations
@@ -346,7 +345,9 @@ class Membership:
             if (took := now - self.pace.progress_at) > timeouts.stall:
                 fields = {"generation": self.generation, "step": self.steps}
                 self._out.emit("stalled", seconds=round(took, 1), **fields)
-                self._break(now, "break")
+                self.pace.stalled()
+                if self._team.slots > 1:  # else it waits for nobody
+                    self._break(now, "break")
         elif self.phase is Phase.STOPPING:
             self._insist(timeouts, now)
 
@@ -432,12 +433,11 @@ class Membership:
                 self._form(first, now)
             return
         chosen = self.members.chosen()
-        slots = slots_in(chosen)
-        if slots < self.limits.min_workers:
+        if slots_in(chosen) < self.limits.min_workers:
             if now >= self._adopting_until and not self._waiting_emitted:
                 self._waiting_emitted = True
-                there, least = self.members.there, self.limits.min_workers
-                self._out.emit("waiting", slots=there, min_workers=least)
+                fields = {"slots": self.members.there, "min_workers": self.limits.min_workers}
+                self._out.emit("waiting", **fields)
         elif now >= self._adopting_until and self.members.gathered(
             enough_since(chosen, self.limits.min_workers), now
         ):

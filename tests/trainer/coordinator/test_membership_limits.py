@@ -139,6 +139,30 @@ def test_a_world_in_which_nothing_moves_although_all_live_is_broken_off() -> Non
     assert run.emitted("stalled") == [{"generation": 1, "step": 4, "seconds": 600.5}]
 
 
+def test_an_evaluation_that_takes_longer_than_a_stall_is_not_broken_off_for_ever() -> None:
+    run = Run(expected=2, stall=600.0)
+    run.start(A, B, step=3)
+    run.wait(1.0)
+    run.step(Progress(A, 1, 4))
+    assert run.wait(601.0) == [Abort(run.world)]
+    run.stopped(A, B, step=4)
+    run.started(step=4)
+    assert run.wait(1199.0) == [], "twice as long"
+    run.step(Progress(A, 2, 5))
+    assert (run.phase, run.emitted("loss")) == (Phase.RUNNING, [])
+
+
+def test_a_worker_alone_that_evaluates_for_hours_is_told_of_and_not_broken_off() -> None:
+    run = Run(expected=1, stall=600.0)
+    run.start(A, step=3)
+    run.wait(1.0)
+    run.step(Progress(A, 1, 4))
+    assert run.wait(7200.0) == []
+    assert [one["seconds"] for one in run.emitted("stalled")] == [600.5, 1200.5, 2400.5, 4800.5]
+    run.step(Progress(A, 1, 5))
+    assert (run.phase, run.machine.generation) == (Phase.RUNNING, 1)
+
+
 def test_the_first_step_may_compile_for_longer() -> None:
     run = Run(expected=2, stall=600.0)
     run.start(A, B)
