@@ -15,7 +15,8 @@ from torch.optim import Optimizer
 from trainer.checkpoints.restore import ABOUT, ORIGIN, PARTS
 from trainer.engine.mistake import Mistake
 from trainer.engine.saving import Saving
-from trainer.engine.setup import HOW, Setup, differences
+from trainer.engine.setup import HOW, Setup, differences, refrozen
+from trainer.engine.shapes import listed, precision, unlike
 from trainer.engine.state import State
 from trainer.rundir.names import OPTIMIZER, START_PARTS
 
@@ -64,7 +65,16 @@ class Beginning:
         self._carried_out = require_usable(
             tree, self._state, self.setup, self._total, self._override
         )
-        return {**tree, "avoided": [*tree.get("avoided", ()), *self._saving.avoided()]}, step
+        trained = {**tree.get("trained", {}), **self._trained_otherwise(tree)}
+        avoided = [*tree.get("avoided", ()), *self._saving.avoided()]
+        return {**tree, "trained": trained, "avoided": avoided}, step
+
+    def _trained_otherwise(self, tree: Mapping[str, Any]) -> dict[str, bool]:
+        """Whether the parameters are trained that the program has frozen, or not, since then."""
+        if tree.get(ORIGIN) is None:
+            return {}
+        thawed, frozen = refrozen(Setup.of_checkpoint(tree, tree.get(ABOUT, {})), self.setup)
+        return {**dict.fromkeys(thawed, True), **dict.fromkeys(frozen, False)}
 
     def begun(self, tree: Mapping[str, Any]) -> None:
         """The state has taken a tree over. Raises Mistake for an override that nothing has."""
@@ -93,15 +103,23 @@ def require_usable(
     origin, parts, step = tree.get(ORIGIN), tree.get(PARTS) or (), tree["step"]
     then = Setup.of_checkpoint(tree, tree.get(ABOUT, {})).overridden(override)
     found = differences(then, now, step)
+    models, orders = _other_models(tree, state), _other_orders(tree, state)
     if origin is None:  # the run's own: its program may have read the data anew
-        if found.data:
-            raise _changed_under_way(step, found.data)
+        if wrong := [*found.data, *models, *orders]:
+            raise _changed_under_way(step, wrong)
         return found.carried_out
-    kinds = [*found.kinds, *_other_parts(tree, state, parts)]
+    if models:
+        raise _other_model(origin, models)
+    precise = [
+        line
+        for name, model in state.models_by_name().items()
+        for line in precision(name, model, tree["parts"].get(name, {}))
+    ]
+    kinds = [*found.kinds, *orders, *_other_parts(tree, state, parts)]
     if parts:
         if OPTIMIZER in parts and kinds:
             raise _misfit(origin, kinds)
-        return ()
+        return tuple(precise)
     wrong = [*kinds, *found.data, *found.settings, *found.schedules]
     if not wrong and total <= step:
         done = f"it is of step {step}, and this run has {total} steps in all"
@@ -112,7 +130,7 @@ def require_usable(
         if only_settings:
             way = "write --override NAME=NUMBER, as lr=0.01, for what is to hold from now on"
         raise _misfit(origin, wrong, way, with_optimizer=not kinds)
-    return found.carried_out
+    return (*found.carried_out, *precise)
 
 
 def override(state: State, values: Mapping[str, float]) -> list[str]:
@@ -172,6 +190,39 @@ def _other_parts(tree: Mapping[str, Any], state: State, parts: Container[str]) -
     here = {*state.stateful(), *state.plain_values()}
     lacking = [f"it has no {one}" for one in sorted(here - there)]
     return lacking + [f"it has {one}, and the state has not" for one in sorted(there - here)]
+
+
+def _other_models(tree: Mapping[str, Any], state: State) -> list[str]:
+    """How the models of both differ, where both have them."""
+    return [
+        f"{name} is another model: {listed(lines)}"
+        for name, model in state.models_by_name().items()
+        if name in tree["parts"] and (lines := unlike(model, tree["parts"][name]))
+    ]
+
+
+def _other_orders(tree: Mapping[str, Any], state: State) -> list[str]:
+    """Optimizers that have their parameters in another order: a state would be another one's."""
+    found = []
+    for name, optimizer in state.optimizers_by_name().items():
+        pairs = zip(tree.get("groups", {}).get(name, ()), state.groups_of(optimizer), strict=False)
+        for number, (then, now) in enumerate(pairs):
+            known = None not in then and None not in now and len(then) == len(now)
+            at = next((i for i, (a, b) in enumerate(zip(then, now, strict=False)) if a != b), None)
+            if known and at is not None:
+                where = f"parameter {at} of its group {number}"
+                found.append(f"{name} had {then[at]} as {where}, and has {now[at]}")
+                break
+    return found
+
+
+def _other_model(origin: str, wrong: Sequence[str]) -> Mistake:
+    url = origin.partition("#")[0]
+    return Mistake(
+        "SW5130",
+        f"the checkpoint {url} does not fit this program: {'; '.join(wrong)}. What can be done: "
+        "give the model the tensors that it had then, with their names and shapes",
+    )
 
 
 def _misfit(

@@ -14,6 +14,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from trainer.engine.data import Order
+from trainer.engine.shapes import listed
 from trainer.engine.state import State
 
 ORDER = 1  # version of the order of samples (trainer.engine.data): a step's samples follow from it
@@ -51,6 +52,8 @@ class Setup:
         samples, batch, seed, unit, order: of its data (see trainer.engine.data.Order); ``order`` is
             the version of how the samples are ordered.
         total: steps of the whole run.
+        random: the seed of what is random in a step.
+        frozen: the parameters that the program has made, and does not train at first.
         optimizers: by name.
         schedules: by name; of each, its class (as ``class``) and settings, as texts.
     """
@@ -61,22 +64,30 @@ class Setup:
     unit: int | None = None
     order: int | None = None
     total: int | None = None
+    random: int | None = None
+    frozen: tuple[str, ...] | None = None
     optimizers: Mapping[str, OptimizerSetup] = field(default_factory=dict)
     schedules: Mapping[str, Mapping[str, str]] | None = None
 
     @classmethod
-    def of_program(cls, state: State, order: Order | None, total: int) -> Setup:
+    def of_program(
+        cls, state: State, order: Order | None, total: int, random: int | None = None
+    ) -> Setup:
         """That of this process, before it has trained.
 
         Args:
             state: with its optimizers as they were made.
             order: of the data, if there is any.
             total: steps of the whole run.
+            random: the seed of what is random in a step.
         """
+        parameters = state.named_parameters()
         data = {} if order is None else {**vars(order), "order": ORDER}
         return cls(
             **data,
             total=total,
+            random=random,
+            frozen=tuple(name for name, one in parameters.items() if not one.requires_grad),
             optimizers={
                 name: OptimizerSetup.of(one) for name, one in state.optimizers_by_name().items()
             },
@@ -110,6 +121,8 @@ class Setup:
             unit=about.get("unit"),
             order=about.get("order"),
             total=about.get("total_steps"),
+            random=about.get("seed"),
+            frozen=None if "frozen" not in about else tuple(about["frozen"]),
             optimizers=optimizers,
             schedules=about.get("schedules"),
         )
@@ -133,6 +146,8 @@ class Setup:
             "unit": self.unit,
             "order": self.order,
             "total_steps": self.total,
+            "seed": self.random,
+            "frozen": None if self.frozen is None else list(self.frozen),
             "schedules": self.schedules,
         }
         return {
@@ -173,6 +188,12 @@ def differences(then: Setup, now: Setup, step: int) -> Differences:
         carried.append(f"{_units(now.unit)} instead of {_units(then.unit)}")
     if _differ(then.total, now.total):
         carried.append(f"{now.total} steps in all instead of {then.total}")
+    if _differ(then.random, now.random):
+        carried.append(f"what is random is that of seed {now.random} instead of {then.random}")
+    thawed, frozen = refrozen(then, now)
+    for names, become in ((thawed, "trained"), (frozen, "frozen")):
+        if names:
+            carried.append(f"{listed(names, 3)} {'is' if len(names) == 1 else 'are'} {become} now")
     kinds: list[str] = []
     settings: dict[str, None] = {}  # each once, whatever groups have it
     for name in sorted(then.optimizers.keys() & now.optimizers.keys()):
@@ -197,9 +218,21 @@ def differences(then: Setup, now: Setup, step: int) -> Differences:
     return Differences(*map(tuple, found))
 
 
+def refrozen(then: Setup, now: Setup) -> tuple[list[str], list[str]]:
+    """The parameters that a program trains from the start, and did not then; and the reverse."""
+    if then.frozen is None or now.frozen is None:
+        return [], []
+    return sorted({*then.frozen} - {*now.frozen}), sorted({*now.frozen} - {*then.frozen})
+
+
 def _of_data(then: Setup, now: Setup, step: int) -> tuple[list[str], list[str]]:
     """What makes a step another place in the data, and what matters only from now on."""
     data: list[str] = []
+    recorded = any(one.kind for one in then.optimizers.values())  # else by an older version
+    if recorded and (then.samples is None) != (now.samples is None):
+        without, of_some = "without a data set", "of a data set"
+        words = (without, of_some) if then.samples is None else (of_some, without)
+        data.append(f"its steps were {words[0]} and are {words[1]}")
     if _differ(then.batch, now.batch):
         data.append(f"the global batch was {then.batch} and is {now.batch}")
     if _differ(then.samples, now.samples):

@@ -29,11 +29,11 @@ from trainer.engine.generators import generators_state, load_generators_state
 from trainer.engine.learned import Learned
 from trainer.engine.mistake import UNPORTABLE, Mistake
 from trainer.engine.portable import Portable
+from trainer.engine.shapes import precision, require_same
 from trainer.engine.values import Unportable, packed, unpacked
 from trainer.protocol.session import current_session
 from trainer.rundir.names import OPTIMIZER
 
-LISTED = 10  # differences that an error names
 WATCHED = 200  # the longest list that is looked at after every step
 
 
@@ -261,7 +261,7 @@ class State(Portable):
             "learned": self.learned.plain,
             "trained": {name: one.requires_grad for name, one in self.named_parameters().items()},
             "groups": {
-                name: self._groups_of(one) for name, one in self.optimizers_by_name().items()
+                name: self.groups_of(one) for name, one in self.optimizers_by_name().items()
             },
             "parts": {name: part.state_dict() for name, part in parts.items()},
             "buffers": {
@@ -282,11 +282,12 @@ class State(Portable):
         for name, part in self.models_by_name().items():
             if name not in tree["parts"]:
                 raise ValueError(f"the checkpoint has no {name!r}; it has {sorted(tree['parts'])}")
-            _require_same(name, part, tree["parts"][name])
+            require_same(name, part, tree["parts"][name])
             part.load_state_dict(tree["parts"][name])
         for name, optimizer in self.optimizers_by_name().items() if OPTIMIZER in parts else ():
             settings = optimizer.state_dict()["param_groups"]
-            load_part(optimizer, {**tree["parts"][name], "param_groups": settings})
+            state = {**tree["parts"][name], "param_groups": settings}
+            load_part(optimizer, state, exact=self._is_as_precise(tree))
 
     def load(self, tree: dict[str, Any]) -> None:
         missing = {*self._stateful} ^ {*tree["parts"]} | {*self._values} ^ {*tree["values"]}
@@ -296,10 +297,11 @@ class State(Portable):
                 f"{sorted(missing)}; give State the parts that it had then"
             )
         for name, part in self.models_by_name().items():
-            _require_same(name, part, tree["parts"][name])
+            require_same(name, part, tree["parts"][name])
         self._train_as(tree)
+        exact = self._is_as_precise(tree)
         for name, state in tree["parts"].items():
-            load_part(getattr(self, name), state)
+            load_part(getattr(self, name), state, exact=exact)
         for name, buffers in tree["buffers"].items():
             load_buffers(getattr(self, name), buffers)
         for name, changed in tree.get("counters", {}).items():
@@ -330,10 +332,15 @@ class State(Portable):
         self._begun(tree)
         return True
 
-    def _groups_of(self, optimizer: Optimizer) -> list[list[str | None]]:
+    def groups_of(self, optimizer: Optimizer) -> list[list[str | None]]:
         """The names of the parameters in each of an optimizer's groups."""
         names = {id(one): name for name, one in self.named_parameters().items()}
         return [[names.get(id(one)) for one in g["params"]] for g in optimizer.param_groups]
+
+    def _is_as_precise(self, tree: dict[str, Any]) -> bool:
+        """Whether the models of a state have the same kinds of numbers as those here."""
+        models = self.models_by_name().items()
+        return not any(precision(name, one, tree["parts"].get(name, {})) for name, one in models)
 
     def _train_as(self, tree: dict[str, Any]) -> None:
         """Trains the parameters that a state trains, in the groups that it has.
@@ -347,7 +354,7 @@ class State(Portable):
                 parameters[name].requires_grad_(trained)
         for name, groups in tree.get("groups", {}).items():
             optimizer = getattr(self, name)
-            own = self._groups_of(optimizer)
+            own = self.groups_of(optimizer)
             if groups[: len(own)] != own or any(one is None for group in groups for one in group):
                 continue  # load_state_dict says what does not fit
             saved = tree["parts"][name].get("param_groups", [{}] * len(groups))
@@ -421,14 +428,19 @@ def _ignore_again(optimizer: Optimizer, first: int) -> None:
     optimizer.add_param_group = add_unless_there  # type: ignore[assignment,method-assign]
 
 
-def load_part(part: Any, state: dict[str, Any]) -> None:
-    """Loads what ``part.state_dict()`` gave elsewhere, bit for bit.
+def load_part(part: Any, state: dict[str, Any], *, exact: bool = True) -> None:
+    """Loads what ``part.state_dict()`` gave elsewhere, bit for bit if ``exact``.
 
     An optimizer's own ``load_state_dict`` rounds most of its state to the precision of the
     parameters, as NAdam's float32 product to float64: a newcomer would not go on as the others do.
+    It is right where the parameters have another precision than they had.
     """
     part.load_state_dict(state)
-    if not isinstance(part, Optimizer) or not {"state", "param_groups"} <= state.keys():
+    if (
+        not exact
+        or not isinstance(part, Optimizer)
+        or not {"state", "param_groups"} <= state.keys()
+    ):
         return  # a wrapper that has a form of its own
     names = [name for group in state["param_groups"] for name in group["params"]]
     parameters = [one for group in part.param_groups for one in group["params"]]
@@ -473,24 +485,3 @@ def digests_of(tensors: Iterable[tuple[str, Tensor]]) -> list[tuple[str, int]]:
         for place, value in zip(places, told, strict=True):
             found[place] = value & MASK
     return [(name, value) for (name, _), value in zip(named, found, strict=True)]
-
-
-def _require_same(name: str, model: nn.Module, found: dict[str, Any]) -> None:
-    """Raises ValueError, listing the differences, when a state is that of another model."""
-    own, other = _shapes(model.state_dict()), _shapes(found)
-    lines = [
-        *(f"{key} is missing in it" for key in own if key not in other),
-        *(f"{key} is only in it" for key in other if key not in own),
-        *(
-            f"{key} is {list(other[key])} in it, {list(own[key])} here"
-            for key in own
-            if key in other and own[key] != other[key]
-        ),
-    ]
-    if lines:
-        more = f" and {len(lines) - LISTED} more" if len(lines) > LISTED else ""
-        raise ValueError(f"the checkpoint is of another {name}: {'; '.join(lines[:LISTED])}{more}")
-
-
-def _shapes(state: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(one.shape) for key, one in state.items() if hasattr(one, "shape")}

@@ -261,7 +261,8 @@ class Steps:
         """``hvd.init()``, and before the first one what can only be made on the device."""
         if self._made_sums is None:
             override = self._session.checkpoint.override
-            setup = Setup.of_program(self._state, self._order, self._total).overridden(override)
+            setup = Setup.of_program(self._state, self._order, self._total, self._seed)
+            setup = setup.overridden(override)
             emit = self._generations.emit
             self._beginning = Beginning(
                 self._state, setup, self._total, override, self._saving, emit
@@ -491,7 +492,6 @@ class Steps:
         """What a checkpoint's manifest says of a loop's state."""
         about: dict[str, Any] = {
             **({} if self._beginning is None else self._beginning.setup.to_about()),
-            "seed": self._seed,
             "metrics": self._own_results,
         }
         if self._order is not None:

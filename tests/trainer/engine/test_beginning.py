@@ -26,6 +26,7 @@ from trainer.engine.beginning import override
 from trainer.engine.data import Order
 from trainer.engine.mistake import Mistake
 from trainer.engine.setup import Differences, Setup, differences
+from trainer.engine.shapes import precision
 from trainer.engine.state import State
 from trainer.protocol.session import CheckpointSettings, Session
 
@@ -315,6 +316,142 @@ def test_an_override_is_carried_out(first: str, tmp_path: Path) -> None:
     assert "optimizer's lr was 0.8 and is 0.2" in outcome.error, "it is not overruled in silence"
     (outcome,) = trained(1, Run(str(tmp_path / "odd"), start, set={"lrr": 1.0}))
     assert "--override lrr=1: no optimizer of the state has this setting" in outcome.error
+
+
+# --- other models --------------------------------------------------------------------------
+
+
+class Layers:
+    """A run of two layers of the same shape, which a program may make and give in its own way."""
+
+    def __init__(self, url: str, start: str = "", **how: Any) -> None:
+        self.url, self.start, self.how = url, start, how
+
+    def __call__(self, log: list[Any]) -> None:
+        from trainer import elastic
+
+        names = self.how.get("names", ("first", "second"))
+        settings = CheckpointSettings(every=0.0, every_steps=2, keep=9, start_from=self.start)
+        os.environ.update(Session(self.url, f"w-{os.getpid()}", checkpoint=settings).to_env())
+        torch.manual_seed(0)
+        width = self.how.get("width", 2)
+        layers = {name: nn.Linear(width, width) for name in names}
+        model = nn.ModuleDict(layers).to(self.how.get("dtype", torch.float64))
+        model[names[0]].requires_grad_(not self.how.get("frozen"))
+        groups = [*model.parameters()]
+        optimizer = Adam(groups[::-1] if self.how.get("reversed") else groups, lr=0.1)
+        state = elastic.State(model=model, optimizer=optimizer)
+        total = self.how.get("total", 4)
+        order = elastic.batches(8, 4) if self.how.get("data") else None
+        x = torch.ones(1, width, dtype=self.how.get("dtype", torch.float64))
+        seed = self.how.get("seed", 0)
+        for step in elastic.steps(state, order, total=total, seed=seed):
+            with step:
+                model[names[1]](model[names[0]](x)).square().sum().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            elastic.running()._saving._checkpointer.flush()  # type: ignore[union-attr]
+            weights = [model[name].weight.tolist() for name in names]
+            log.append((step.number, weights, str(model[names[0]].weight.dtype)))
+
+
+@pytest.fixture(scope="module")
+def layers(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The URL of a checkpoint after four steps of two layers."""
+    url = str(tmp_path_factory.mktemp("layers"))
+    assert trained(1, Layers(url))[0].error == ""
+    return f"{url}/checkpoints/step-000000004"
+
+
+@pytest.mark.parametrize(
+    "how, part, wrong, ways",
+    [
+        (
+            {"names": ("first", "other")},
+            "",
+            "model is another model: other.weight is missing in it; other.bias is missing in it; "
+            "second.bias is only in it; second.weight is only in it",
+            "give the model the tensors that it had then, with their names and shapes",
+        ),
+        (
+            {"width": 3},
+            "#weights",
+            "model is another model: first.weight is [2, 2] in it, [3, 3] here; first.bias is [2] "
+            "in it, [3] here; second.weight is [2, 2] in it, [3, 3] here; second.bias is [2] in it",
+            "give the model the tensors",
+        ),
+        (
+            {"reversed": True},  # of the same shapes: torch would exchange what Adam remembers
+            "",
+            "optimizer had model.first.weight as parameter 0 of its group 0, and has "
+            "model.second.bias",
+            "set it back to what it was, or begin at step 0 with its models alone",
+        ),
+        (
+            {"data": True},
+            "",
+            "its steps were without a data set and are of a data set",
+            "set it back to what it was",
+        ),
+    ],
+)
+def test_another_model_is_none_to_go_on_with(
+    layers: str, tmp_path: Path, how: dict[str, Any], part: str, wrong: str, ways: str
+) -> None:
+    for size in (1, 2) if "width" in how else (1,):
+        outcomes = trained(size, Layers(str(tmp_path), f"{layers}{part}", total=6, **how))
+        for outcome in outcomes:
+            assert outcome.log == []
+            expected = f"Mistake: the checkpoint {layers} does not fit this program: {wrong}"
+            assert outcome.error.startswith(expected)
+            assert f"What can be done: {ways}" in outcome.error
+
+
+def test_another_precision_goes_on_in_it_with_its_optimizer(layers: str, tmp_path: Path) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        url = str(tmp_path / str(dtype))
+        (outcome,) = trained(1, Layers(url, layers, total=6, dtype=dtype))
+        assert outcome.error == ""
+        assert [(number, kind) for number, _, kind in outcome.log] == [
+            (5, str(dtype)),
+            (6, str(dtype)),
+        ]
+        (whole,) = trained(1, Layers(f"{url}-whole", layers, total=6))
+        there, expected = torch.tensor(outcome.log[-1][1]), torch.tensor(whole.log[-1][1])
+        assert torch.allclose(there, expected, rtol=0.05, atol=0.05), "its moments, too"
+
+
+def test_what_the_program_freezes_now_is_frozen(layers: str, tmp_path: Path) -> None:
+    url = str(tmp_path / "frozen")
+    (outcome,) = trained(1, Layers(url, layers, total=6, frozen=True))
+    assert outcome.error == ""
+    (_, one, _), (_, other, _) = outcome.log
+    assert one[0] == other[0] and one[1] != other[1]
+    again = f"{url}/checkpoints/step-000000006"
+    (outcome,) = trained(1, Layers(str(tmp_path / "thawed"), again, total=8))
+    assert outcome.error == ""
+    (_, one, _), (_, other, _) = outcome.log
+    assert one[0] != other[0] and one[1] != other[1]
+
+
+def test_what_goes_on_otherwise_is_said() -> None:
+    def setup(frozen: bool, random: int) -> Setup:
+        model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        model[0].requires_grad_(not frozen)
+        state = State(model=model, optimizer=SGD(model.parameters(), lr=0.1))
+        return Setup.of_program(state, None, 5, random)
+
+    assert found(setup(False, 0), setup(True, 3)) == {
+        "carried_out": [
+            "what is random is that of seed 3 instead of 0",
+            "model.0.bias; model.0.weight are frozen now",
+        ]
+    }
+    assert found(setup(True, 0), setup(False, 0)) == {
+        "carried_out": ["model.0.bias; model.0.weight are trained now"]
+    }
+    lines = precision("model", nn.Linear(2, 2).bfloat16(), nn.Linear(2, 2).state_dict())
+    assert lines == ["model is bfloat16 instead of float32"]
 
 
 def test_a_runs_own_checkpoint_is_not_read_as_that_of_other_data(tmp_path: Path) -> None:
