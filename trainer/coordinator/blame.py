@@ -15,9 +15,9 @@ wrong again, and what one machine does wrong costs that machine alone. The first
     crash            else                                         nobody     another process
 
 ``machine`` is what hardware says of itself: a memory error of the GPU, a bus error. ``unsure`` is
-what either may cause: any other error of the GPU, memory or disk that is full. ``crash`` is the end
-of a process in native code. Before the first step of a run nobody holds a state; an error while
-loading is a newcomer's then, too, once another member could load.
+what either may cause: any other error of the GPU, memory or disk that is full, a data loader that
+dies. ``crash`` is the end of a process in native code. Before the first step of a run nobody holds
+a state; an error while loading is a newcomer's then, too, once another member could load.
 
 A crash counts only where no peer was lost in its world, for a peer's death can abort others. What
 was counted is forgotten when the run has passed the furthest step that it had ever begun.

@@ -126,6 +126,7 @@ class Saving:
         )
         if to is not None:
             checkpointer.went_back(to)
+            self._best = -math.inf  # the best may be among those that are gone
         return to, why
 
     def newest_until(self, step: int) -> str:

@@ -222,10 +222,17 @@ class State(Portable):
         return distance
 
     def not_finite(self) -> str:
-        """The name of the first parameter that is not finite; "" if all are."""
+        """The name of the first parameter that is not finite, or buffer with NaN; "" without one.
+
+        Infinity in a buffer may be meant: in a mask.
+        """
         for name, parameter in self.named_parameters().items():
             if not parameter.detach().isfinite().all():
                 return name
+        for part, model in self.models_by_name().items():
+            for name, buffer in model.named_buffers():
+                if buffer.isnan().any():
+                    return f"{part}.{name}"
         return ""
 
     def starts_from(

@@ -21,6 +21,8 @@ _HARDWARE = re.compile(
 )
 # What a program does to a GPU.
 _PROGRAM = re.compile(r"(?i)device-side assert|invalid (?:argument|configuration|device function)")
+# What torch says when a process that loads data has died, perhaps for want of memory.
+_LOADER = re.compile(r"DataLoader worker \(pid.*\) (?:is killed by signal|exited unexpectedly)")
 _DISK = frozenset({errno.EIO, errno.EROFS, errno.ENXIO, errno.ENODEV, errno.EREMOTEIO})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.ESTALE})
 
@@ -35,6 +37,8 @@ def kind_of(error: BaseException) -> Kind:
             return "machine"
         return "unsure" if error.errno in _FULL else "program"
     if isinstance(error, MemoryError):
+        return "unsure"
+    if isinstance(error, RuntimeError) and _LOADER.search(text):
         return "unsure"
     if isinstance(error, RuntimeError) and gpu and "OutOfMemoryError" not in names:
         if _HARDWARE.search(text):

@@ -337,7 +337,7 @@ class Layers:
         width = self.how.get("width", 2)
         layers = {name: nn.Linear(width, width) for name in names}
         model = nn.ModuleDict(layers).to(self.how.get("dtype", torch.float64))
-        model[names[0]].requires_grad_(not self.how.get("frozen"))
+        layers[names[0]].requires_grad_(not self.how.get("frozen"))
         groups = [*model.parameters()]
         optimizer = Adam(groups[::-1] if self.how.get("reversed") else groups, lr=0.1)
         state = elastic.State(model=model, optimizer=optimizer)
@@ -347,7 +347,7 @@ class Layers:
         seed = self.how.get("seed", 0)
         for step in elastic.steps(state, order, total=total, seed=seed):
             with step:
-                model[names[1]](model[names[0]](x)).square().sum().backward()
+                layers[names[1]](layers[names[0]](x)).square().sum().backward()
                 optimizer.step()
                 optimizer.zero_grad()
             elastic.running()._saving._checkpointer.flush()  # type: ignore[union-attr]

@@ -16,6 +16,7 @@ from tests.trainer.ranks import alone, formed, workers
 from trainer.checkpoints.manifest import committed_steps
 from trainer.checkpoints.rollbacks import Rollbacks
 from trainer.engine.nonfinite import LEAST_SCALE, policy_of, what_is_not_finite
+from trainer.engine.state import State
 from trainer.protocol.messages import Done, Event, Exit, Form, Stopped
 from trainer.protocol.session import CheckpointSettings, Session
 from trainer.rundir.directory import RunDirectory
@@ -216,6 +217,15 @@ class Counted:
 def test_a_mean_over_infinitely_many_is_refused() -> None:
     (outcome,) = trained(1, Counted())
     assert "the loss is a mean over inf things" in outcome.error
+
+
+def test_statistics_that_are_no_numbers_are_no_success_and_a_mask_may_be_infinite() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1))
+    model.register_buffer("mask", torch.full((2, 2), -math.inf).triu(1))
+    state = State(model=model)
+    assert state.not_finite() == ""
+    model[0].running_mean[1] = math.nan  # type: ignore[index]
+    assert state.not_finite() == "model.0.running_mean"
 
 
 # --- rollback ------------------------------------------------------------------------------

@@ -9,6 +9,9 @@ import pytest
 import torch
 
 from trainer.checkpoints.manifest import Manifest, committed_steps, read_manifest
+from trainer.checkpoints.restore import Alone
+from trainer.checkpoints.retention import Retention
+from trainer.engine import saving
 from trainer.engine.generations import Generations
 from trainer.engine.portable import Portable
 from trainer.engine.saving import Saving
@@ -115,6 +118,23 @@ def test_it_is_said_to_be_saved_when_it_is_there_and_not_before(tmp_path: Path) 
     assert saved(workers[1]) in ([], [Saved(4)]), "whoever saw that all is there"
     workers[0].at(4).save_left(Save())
     assert saved(workers[0]) == [Saved(4)] * 2
+
+
+def test_when_the_best_is_gone_the_next_best_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saving, "WorldExchange", lambda collective: Alone())
+    worker = Worker(tmp_path)
+    worker.saving._retention = Retention(best="accuracy")
+    worker.saving._checkpointer._retention = worker.saving._retention  # type: ignore[union-attr]
+    worker.at(4).save(wait=True)
+    worker.at(5).evaluated({"accuracy": 0.9})
+    worker.at(6).evaluated({"accuracy": 0.8})
+    assert worker.at(7).go_back(8, good=4) == (4, "")
+    assert committed_steps(RunDirectory(str(tmp_path))) == [4]
+    worker.at(6).evaluated({"accuracy": 0.8})
+    worker.saving.close()
+    assert committed_steps(RunDirectory(str(tmp_path))) == [4, 6]
 
 
 def test_what_could_not_be_saved_between_worlds_says_why(tmp_path: Path) -> None:
