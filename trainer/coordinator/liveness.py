@@ -6,6 +6,7 @@ heartbeat. So suspicion may be quick, and silence counts only since the last ste
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
@@ -104,7 +105,9 @@ class Look:
         if self.inside or since is None:
             return False
         member.hung = self._why_hung(member, since) is not None
-        return bool(overdue([member], self.now - since, self._patience, self.limits))
+        patience = self._patience
+        computing = math.inf if self.only else patience.stall
+        return bool(overdue([member], self.now - since, patience, self.limits, computing))
 
     @property
     def _patience(self) -> Timeouts:
@@ -135,7 +138,11 @@ def forming_limit(team: Collection[Member], timeouts: Timeouts) -> float:
 
 
 def overdue(
-    team: Collection[Member], waited: float, timeouts: Timeouts, limits: Limits
+    team: Collection[Member],
+    waited: float,
+    timeouts: Timeouts,
+    limits: Limits,
+    computing: float = math.inf,
 ) -> list[Member]:
     """Those who do not leave a broken generation, and are to lose their workers for it.
 
@@ -144,10 +151,12 @@ def overdue(
         waited: seconds since it was broken off.
         timeouts: of this world.
         limits: of this run.
+        computing: how long a worker that computes, and shows life, may take while nobody has left
+            with a clean copy: it may have the last one, and evaluate.
     """
     kept = any(one.stopped and one.clean for one in team)  # else any may be the last clean copy
     for_waiting = timeouts.abort if kept else timeouts.last_copy
-    for_computing = timeouts.linger if kept else timeouts.stall
+    for_computing = timeouts.linger if kept else computing
 
     def limit(member: Member) -> float:
         if member.hung:

@@ -37,8 +37,8 @@ forming         60.0    60.0    126.0  all wait for one another: broken off
 stall         3600.0   600.0  12000.0  no step, although everybody lives: broken off
 ============  ======  ======  =======  ==============================================
 
-The only holder of the state is given up after stall alone, or when its connection is gone: nobody
-else could go on. After each stall the next is twice as long. A drain has the deadline of its
+The only holder of the state is given up after stall alone, or when its connection is gone; who
+computes, not even then. After each stall the next is twice as long. A drain has the deadline of its
 notice; a running step that will not end before it is broken off at once, and repeated.
 """
 

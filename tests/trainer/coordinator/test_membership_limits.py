@@ -163,6 +163,30 @@ def test_a_worker_alone_that_evaluates_for_hours_is_told_of_and_not_broken_off()
     assert (run.phase, run.machine.generation) == (Phase.RUNNING, 1)
 
 
+@pytest.mark.parametrize("holders", [(A,), (A, B)])
+def test_who_evaluates_for_long_is_not_killed_for_a_newcomer(
+    holders: tuple[MemberId, ...],
+) -> None:
+    run = Run(expected=len(holders), stall=600.0)
+    running = run.start(*holders, step=3)
+    run.wait(10.0)
+    run.step(Progress(A, 1, 4))
+    assert run.ready(C) == [Pause(running)]
+    assert run.wait(5000.0) == [Abort(running)]
+    assert run.stopped(*holders, step=4) == [Form(world(2, *holders, C))]
+    assert run.emitted("loss") == []
+
+
+def test_the_last_one_is_not_killed_because_it_evaluates_when_the_other_is_lost() -> None:
+    run = Run(expected=2, stall=600.0)
+    run.start(A, B, step=3)
+    run.wait(1.0)
+    run.step(Progress(A, 1, 4))
+    run.step(Left(B, "gone"))
+    assert run.wait(5000.0, alive=(A,)) == []
+    assert run.stopped(A, step=4) == [Form(world(2, A))]
+
+
 def test_the_first_step_may_compile_for_longer() -> None:
     run = Run(expected=2, stall=600.0)
     run.start(A, B)

@@ -351,8 +351,8 @@ class Layers:
                 optimizer.step()
                 optimizer.zero_grad()
             elastic.running()._saving._checkpointer.flush()  # type: ignore[union-attr]
-            weights = [model[name].weight.tolist() for name in names]
-            log.append((step.number, weights, str(model[names[0]].weight.dtype)))
+            weights = [layers[name].weight.tolist() for name in names]
+            log.append((step.number, weights, str(layers[names[0]].weight.dtype)))
 
 
 @pytest.fixture(scope="module")

@@ -220,11 +220,13 @@ def test_a_mean_over_infinitely_many_is_refused() -> None:
 
 
 def test_statistics_that_are_no_numbers_are_no_success_and_a_mask_may_be_infinite() -> None:
-    model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1))
+    norm = nn.BatchNorm1d(2)
+    model = nn.Sequential(norm, nn.Linear(2, 1))
     model.register_buffer("mask", torch.full((2, 2), -math.inf).triu(1))
     state = State(model=model)
     assert state.not_finite() == ""
-    model[0].running_mean[1] = math.nan  # type: ignore[index]
+    assert norm.running_mean is not None
+    norm.running_mean[1] = math.nan
     assert state.not_finite() == "model.0.running_mean"
 
 
