@@ -22,22 +22,33 @@ def job(swell: Swell, script: str, *args: str) -> str:
 
 
 def test_faults_cost_their_machine_alone_and_no_step(swell: Swell) -> None:
-    """Out of memory, a worker that dies in a collective of its own, a broken GPU, a load error."""
+    """Out of memory, a worker that dies in a collective of its own, broken GPUs, a load error.
+
+    Two GPUs break in the same step; a third one is busy before anybody trains.
+    """
     marks = swell.folder / "marks"
     marks.mkdir()
     launch = swell("launch", job(swell, "ride.py", str(marks)), "--run-id", "one")
     assert launch.returncode == 0, launch.stdout
     events = read_events(RunDirectory(str(swell.run_dir("one"))))
     bad = [one for one in events if one["event"] == "fault"]
-    assert [(one["member"], one["whose"], one["then"]) for one in bad] == [
-        ("workerpool1-0", "machine", "process"),
-        ("workerpool1-0", "machine", "replica"),
-        ("workerpool1-0", "newcomer", "out"),
-    ]
+    then = {
+        name: [(one["whose"], one["then"]) for one in bad if one["member"] == name]
+        for name in ("workerpool0-0", "workerpool1-0", "workerpool1-1")
+    }
+    assert then == {
+        "workerpool0-0": [("machine", "process")],
+        "workerpool1-0": [("machine", "process"), ("machine", "replica"), ("newcomer", "out")],
+        "workerpool1-1": [("machine", "process"), ("machine", "replica")],
+    }
     for line in (
         "is out of memory: parts have at most 4 samples from now on",
         "workerpool1-0 has failed (RuntimeError: CUDA error: uncorrectable ECC error encountered): "
         "the machine is at fault; its replica is started anew",
+        "workerpool0-0 has failed (RuntimeError: DataLoader worker (pid 4711) is killed by signal: "
+        "Killed.): the machine is at fault; another process takes its place",
+        "workerpool1-1 has failed (RuntimeError: CUDA error: all CUDA-capable devices are busy or "
+        "unavailable): the machine is at fault; another process takes its place",
         "workerpool1-0 has failed (FileNotFoundError: /data is not mounted here): it could not "
         "begin; the run goes on without it",
         "the run is complete at step",

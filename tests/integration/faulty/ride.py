@@ -14,7 +14,8 @@ from trainer import elastic
 
 MARKS = Path(sys.argv[1])
 TASK = json.loads(os.environ["CLUSTER_SPEC"])["task"]
-ON_BAD_MACHINE = (TASK["type"], int(TASK["index"])) == ("workerpool1", 0)
+HERE = f"{TASK['type']}-{TASK['index']}"
+ON_BAD_MACHINE = HERE == "workerpool1-0"
 X = torch.linspace(-1, 1, 240 * 4).view(240, 4)
 
 
@@ -27,6 +28,8 @@ def once(fault: str) -> bool:
     return True
 
 
+if HERE == "workerpool1-1" and once("busy before anybody trains"):
+    raise RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable")
 if ON_BAD_MACHINE and (MARKS / "second ECC error").exists() and once("load error"):
     raise FileNotFoundError("/data is not mounted here")
 torch.manual_seed(0)
@@ -39,6 +42,10 @@ for step in elastic.steps(state, elastic.batches(240, 24), epochs=80):
         for part in step.split(None):
             if step.number >= 5 and len(part) > 4 and once("out of memory"):
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            if HERE == "workerpool0-0" and step.number >= 15 and once("data loader"):
+                raise RuntimeError("DataLoader worker (pid 4711) is killed by signal: Killed. ")
+            if HERE == "workerpool1-1" and step.number >= 25 and once("ECC error elsewhere"):
+                raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
             for fault, at in (("first ECC error", 25), ("second ECC error", 45)):
                 if ON_BAD_MACHINE and step.number >= at and once(fault):
                     raise RuntimeError("CUDA error: uncorrectable ECC error encountered")

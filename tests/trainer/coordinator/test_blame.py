@@ -296,6 +296,32 @@ def test_crashes_alone_from_a_checkpoint_are_counted_until_the_step_is_passed() 
     assert run.emitted("finished")[-1]["state"] == "failed"
 
 
+def test_a_crash_of_all_workers_at_once_counts_once_and_ends_the_run_the_third_time() -> None:
+    run = Run(expected=3)
+    run.start(A, B, C)
+    for generation in range(1, 4):
+        assert run.emitted("finished") == []
+        run.step(Progress(A, generation, step=40))
+        for rank, member in enumerate((A, B, C)):
+            failure = signals.Failure("crash", rank, 40, "SIGSEGV", True, (rank, 77), 2)
+            run.step(Crashed(member, "SIGSEGV", spare=True, failure=failure), Ready(member))
+        if generation < 3:
+            run.started(30)
+    assert "3 times" in run.emitted("finished")[-1]["reason"]
+
+
+def test_a_crash_that_moves_before_the_furthest_step_is_counted() -> None:
+    run = Run(expected=1)
+    run.start(A)
+    for generation, step in enumerate((40, 37, 39), 1):
+        run.step(Progress(A, generation, step=step))
+        failure = signals.Failure("crash", 0, step, "SIGABRT", True, (step,), 1)
+        run.step(Crashed(A, "SIGABRT", spare=True, failure=failure), Ready(A))
+        if generation < 3:
+            run.started(30)
+    assert run.emitted("finished")[-1]["reason"].startswith("step 40 has ended a worker's process")
+
+
 def test_a_crash_in_a_world_that_lost_a_peer_does_not_count() -> None:
     run = Run(expected=2)
     run.start(A, B)
