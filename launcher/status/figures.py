@@ -25,7 +25,8 @@ trained           seconds that steps took, each since the one before it in the s
                   counts twice, none that was done again later, and no first step of a world: it is
                   part of a pause
 span              from the end of the run's first step to the end of the run, or until now while it
-                  goes on
+                  goes on; at least what steps and pauses add up to, as the two ends are read from
+                  the clocks of two machines
 ================  ================================================================================
 
 Durations are measured on one machine where there is one that saw all of it. A pause through which
@@ -39,6 +40,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from launcher.status.generation import Generation
+
+NEVER = 2**63  # a step that no run reaches
 
 
 def step_of(generations: Iterable[Generation]) -> int:
@@ -93,7 +96,8 @@ def goodput(generations: Iterable[Generation], until: float) -> float | None:
     """
     known = list(generations)
     began = min((one.first_at for one in known if one.first_at is not None), default=math.inf)
-    span = until - began
+    taken = sum(one.trained(NEVER) for one in known)
+    span = max(until - began, taken + sum(one["seconds"] for one in pauses(known)))
     limits = _limits(known)
     trained = sum(one.trained(limit) for one, limit in zip(known, limits, strict=True))
     if not span > 0 or not any(one.stretches for one in known):
@@ -103,7 +107,7 @@ def goodput(generations: Iterable[Generation], until: float) -> float | None:
 
 def _limits(generations: list[Generation]) -> list[int]:
     """Of each generation, the last step that no later one has done again."""
-    limits, least = [], 2**63
+    limits, least = [], NEVER
     for one in reversed(generations):
         limits.append(least)
         if one.start is not None:

@@ -76,6 +76,19 @@ def test_an_outage_that_no_worker_lived_through_is_a_pause() -> None:
     assert found["goodput"] == round((49 * 39 / 49 + 59) / 143, 4), "10 of 49 steps were repeated"
 
 
+def test_clocks_that_differ_do_not_flatter() -> None:
+    """The world that follows is led, and ends, on a VM whose clock is 1,000 s behind."""
+    begins = trains(1, 1100.0, 0, 50)
+    lived = [*begins, *trains(2, 156.0, 50, 50, "loss", seconds=2.0)]
+    found = figures([*lived, event("finished", 210.0, step=100)])
+    assert found["goodput"] == round(98 / 105, 4), "49 s, 7 s of pause, 49 s"
+    outage = [*begins, *trains(2, 184.0, 40, 60, "leader")]
+    found = figures([*outage, event("finished", 248.0, step=100)])
+    assert found["goodput"] == round((39 + 59) / (49 + 59), 4), "how long it was, nobody knows"
+    found = figures([*begins, event("finished", 1050.0, step=50)])
+    assert found["goodput"] == 1.0, "what is known of it was training"
+
+
 def test_time_between_attempts_is_no_training() -> None:
     events = [*trains(1, 100.0, 0, 50), event("attempt_ended", 160.0, attempt=1, state="FAILED")]
     events += trains(2, 760.0, 50, 50, "leader")
