@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from trainer.rundir.directory import RunDirectory
+from trainer.rundir.names import UNSAVED
 from trainer.rundir.usererror import Message
 
 POLL = 2.0  # seconds
@@ -67,7 +68,7 @@ class OutcomeWatch:
         if unsaved:
             lost = f"the end of the run, step {step:,}, is not saved: {unsaved}; "
             remedy = "swell checkpoints says what there is to go on from, with --from"
-            why = f"{why}\n{Message('SW5150', lost + remedy)}"
+            why = f"{why}\n{Message(UNSAVED, lost + remedy)}"
         with suppress(OSError):  # then the launcher ends the run, some minutes later
             if await asyncio.to_thread(self._run_dir.end, "limited", why):
                 return why

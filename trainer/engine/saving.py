@@ -31,6 +31,7 @@ from trainer.engine.portable import Portable
 from trainer.engine.transfer import WorldExchange
 from trainer.protocol.messages import Save
 from trainer.protocol.session import Session
+from trainer.rundir.names import UNSAVED
 from trainer.rundir.retry import Backoff, patiently
 from trainer.rundir.usererror import Message
 
@@ -229,7 +230,7 @@ class Saving:
         if newest:
             url = f"{self._session.checkpoint_dirs[0].url}/{folder_of(newest)}"
             text += f"; make room, and take them again with swell launch JOB --from {url}"
-        return str(Message("SW5150", text))
+        return str(Message(UNSAVED, text))
 
     def _is_lost(self) -> bool:
         checkpointer = self._checkpointer

@@ -43,3 +43,5 @@ START_PARTS = (WEIGHTS, f"{WEIGHTS},{OPTIMIZER}")
 JSON_LIMIT = 8 * 2**20  # bytes; nothing that Swell writes as one JSON file comes near it
 
 OutcomeState = Literal["succeeded", "failed", "cancelled", "limited"]
+
+UNSAVED = "SW5150"  # the message that the end of a run is in no checkpoint
