@@ -26,9 +26,10 @@ class Losses:
         self._gone: dict[_Incarnation, tuple[int, float]] = {}  # term, and when
         self._joined: dict[_Incarnation, int] = {}  # the highest term it is in
         self._came: dict[_Incarnation, float] = {}  # when
-        self._left: list[tuple[float, str | None]] = []  # when a replica, or all, left as planned
+        self._left: list[tuple[float, str]] = []  # when a replica left as planned
+        self._ended: list[tuple[float, int | None]] = []  # when an attempt did, and its replicas
         self._formed: dict[int, float] = {}  # by term: when its leader formed the first world
-        self._taken: list[float] = []  # when all machines of an attempt were gone
+        self._taken: list[tuple[float, int | None]] = []  # when all machines of one were gone
 
     def until(self, end: float) -> int:
         """How many there were, up to a time in Unix seconds."""
@@ -53,7 +54,8 @@ class Losses:
 
     def left(self, event: EventRecord) -> None:
         """A replica leaves as planned: it has notice, or its machine is not wanted any more."""
-        self._left.append((event.time, event.member))
+        if event.member is not None:
+            self._left.append((event.time, event.member))
 
     def formed(self, event: EventRecord) -> None:
         """A leader has formed a world."""
@@ -62,10 +64,8 @@ class Losses:
 
     def attempt_over(self, event: EventRecord) -> None:
         """All machines of an attempt are gone: by its end, or because they were taken."""
-        if event.verdict in _TAKEN:
-            self._taken.append(event.time)
-        else:
-            self._left.append((event.time, None))
+        over = self._taken if event.verdict in _TAKEN else self._ended
+        over.append((event.time, event.attempt))
 
     def _unseen(self) -> Iterator[float]:
         """When somebody was lost of whom no leader has said so."""
@@ -74,7 +74,7 @@ class Losses:
             if told or self._has_left(one):
                 continue
             missed = [at for later, at in self._formed.items() if later > term]
-            missed += [at for at in self._taken if at >= self._came[one]]
+            missed += [at for at, of in self._taken if at >= self._came[one] and _is_of(one[0], of)]
             if missed:
                 yield min(missed)
 
@@ -82,4 +82,11 @@ class Losses:
         came = self._came[one]
         others = [at for other, at in self._came.items() if other[0] == one[0] and at > came]
         until = min(others, default=math.inf)
-        return any(came <= at < until for at, who in self._left if who in (None, one[0]))
+        times = [at for at, who in self._left if who == one[0]]
+        times += [at for at, of in self._ended if _is_of(one[0], of)]
+        return any(came <= at < until for at in times)
+
+
+def _is_of(member: str, attempt: int | None) -> bool:
+    """Whether a member is of an attempt; only a fleet's are named by theirs."""
+    return "/" not in member or member.startswith(f"{attempt}/")

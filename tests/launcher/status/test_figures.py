@@ -196,6 +196,8 @@ def fault(member: str, then: str) -> Event:
         ([joined(A, 1), joined(B, 1), ended("stockout")], 2),  # taken, and nobody came after them
         ([joined(A, 1), joined(B, 1), ended("cancelled"), world(2, 5.0)], 0),  # by the launcher
         ([joined(A, 1), ended("user_error")], 0),
+        ([joined("1/w", 1), joined("2/w", 1), ended("cancelled"), world(2, 5.0)], 1),  # of a fleet
+        ([joined("1/w", 1), joined("2/w", 1), ended("stockout")], 1),
     ],
 )
 def test_what_no_leader_was_left_to_see_is_a_loss(events: list[Event], count: int) -> None:
