@@ -97,7 +97,7 @@ def goodput(generations: Iterable[Generation], until: float) -> float | None:
     known = list(generations)
     began = min((one.first_at for one in known if one.first_at is not None), default=math.inf)
     taken = sum(one.trained(NEVER) for one in known)
-    span = max(until - began, taken + sum(one["seconds"] for one in pauses(known)))
+    span = max(until - began, taken + sum(float(one["seconds"]) for one in pauses(known)))
     limits = _limits(known)
     trained = sum(one.trained(limit) for one, limit in zip(known, limits, strict=True))
     if not span > 0 or not any(one.stretches for one in known):
