@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,8 +17,8 @@ class Bucket:
 
     Attributes:
         flat: the gradients; a view of ``wire`` unless their precision is low.
-        wire: what is sent: the gradients, a flag for each parameter, then ``tail`` numbers.
-        reached, tail: views of it.
+        wire: what is sent: the gradients, then ``tail`` numbers.
+        gradients, tail: views of it.
         parameters: in the order in which backward is expected to reach them.
         expected, missing: how many arrivals there are in a backward pass, and still to come.
         sent: whether it is on its way, or has been.
@@ -28,11 +29,11 @@ class Bucket:
         numel = sum(p.numel() for p in parameters)
         low = first.dtype in (torch.bfloat16, torch.float16)
         dtype = torch.float32 if low else first.dtype
-        room = numel + len(parameters) + tail
-        self.wire = torch.zeros(room, dtype=dtype, device=first.device)
+        self.wire = torch.zeros(numel + tail, dtype=dtype, device=first.device)
         self.gradients = self.wire[:numel]
-        self.reached = self.wire[numel : numel + len(parameters)]
-        self.tail = self.wire[numel + len(parameters) :]
+        self.tail = self.wire[numel:]
+        on_cpu = first.device.type == "cpu"
+        self._plain = self.tail.numpy() if on_cpu else None  # the same memory, sooner reached
         self.flat = self.gradients.to(first.dtype)  # the same memory unless it is low
         self.parameters = parameters
         self.expected = self.missing = len(parameters)
@@ -49,29 +50,49 @@ class Bucket:
 
     def take(self, parameter: Tensor) -> None:
         """Backward has added to the parameter's gradient: it goes in the bucket."""
-        view = self.places[id(parameter)]
-        if parameter.grad is not view:  # the first of a step, or somebody called zero_grad()
-            assert parameter.grad is not None
-            with torch.no_grad():  # backward(create_graph=True) lets hooks run with it
-                view.copy_(parameter.grad)
+        view, gradient = self.places[id(parameter)], parameter.grad
+        if gradient is not view:  # the first of a step, or somebody called zero_grad()
+            assert gradient is not None
+            # After backward(create_graph=True) it has a history, which ends here.
+            view.copy_(gradient.detach() if gradient.requires_grad else gradient)
             parameter.grad = view
 
-    def pack(self) -> None:
-        """Makes the wire ready to be sent. What still comes, comes in memory of its own."""
-        reached = [parameter.grad is not None for parameter in self.parameters]
-        for parameter, view, one in zip(self.parameters, self.views, reached, strict=True):
-            if one:
-                self.take(parameter)  # where the program has set it by itself
-                parameter.grad = None
-            else:
+    def pack(self) -> list[bool]:
+        """Makes the gradients ready to be sent. What still comes, comes in memory of its own.
+
+        Returns which parameters have one.
+        """
+        reached = []
+        for parameter, view in zip(self.parameters, self.views, strict=True):
+            gradient = parameter.grad
+            reached.append(gradient is not None)
+            if gradient is None:
                 view.zero_()
-        if all(reached):
-            self.reached.fill_(1.0)
-        else:
-            self.reached.copy_(torch.tensor(reached, device="cpu"))
+            else:
+                if gradient is not view:  # where the program has set it by itself
+                    self.take(parameter)
+                parameter.grad = None
         if self.flat is not self.gradients:
             self.gradients.copy_(self.flat)
         self.sent = True
+        return reached
+
+    def fill_tail(self, numbers: list[float], place: int | None, norm: Tensor | None) -> None:
+        """Sets the numbers that travel with the gradients.
+
+        Args:
+            numbers: all of them.
+            place: of the one that ``norm`` is added to, which the device has computed.
+        """
+        if self._plain is None:
+            self.tail.copy_(torch.tensor(numbers, dtype=self.tail.dtype, device="cpu"))
+            if place is not None and norm is not None:
+                self.tail[place].add_(norm)  # nobody waits for the GPU
+            return
+        if place is not None and norm is not None:
+            numbers[place] += float(norm)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, as everywhere
+            self._plain[:] = numbers
 
     def unpack(self, reached: Iterator[float]) -> None:
         """Makes what was summed the parameters' gradients; None for what no rank has reached.
@@ -99,17 +120,24 @@ def _shaped(flat: Tensor, parameter: Tensor) -> Tensor:
 
 
 def grouped(parameters: Iterable[nn.Parameter], bucket_bytes: int) -> list[list[nn.Parameter]]:
-    """Runs of parameters of one dtype and device, each up to ``bucket_bytes``."""
-    groups: list[list[nn.Parameter]] = []
-    room = 0
-    for parameter in parameters:
+    """Groups of parameters of one dtype and device, each up to ``bucket_bytes``.
+
+    What fills a bucket by itself is alone, and ends no other: each costs a collective. They come in
+    the order of their last parameters, in which backward completes them.
+    """
+    groups: list[list[tuple[int, nn.Parameter]]] = []
+    filling: dict[tuple[torch.dtype, torch.device], list[tuple[int, nn.Parameter]]] = {}
+    room: dict[tuple[torch.dtype, torch.device], int] = {}
+    for number, parameter in enumerate(parameters):
+        kind = parameter.dtype, parameter.device
         size = parameter.numel() * parameter.element_size()
-        alike = bool(groups) and (
-            groups[-1][0].dtype == parameter.dtype and groups[-1][0].device == parameter.device
-        )
-        if not alike or size > room:
-            groups.append([])
-            room = bucket_bytes
-        groups[-1].append(parameter)
-        room -= size
-    return groups
+        if size >= bucket_bytes:
+            groups.append([(number, parameter)])
+            continue
+        if size > room.get(kind, -1):
+            filling[kind], room[kind] = [], bucket_bytes
+            groups.append(filling[kind])
+        filling[kind].append((number, parameter))
+        room[kind] -= size
+    groups.sort(key=lambda group: group[-1][0])
+    return [[parameter for _, parameter in group] for group in groups]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -49,7 +50,7 @@ def buckets_of(
 
 def summed_by(buckets: Any, *numbers: float) -> list[float]:
     """Sums what has arrived, together with these numbers; returns the numbers' sums."""
-    total: list[float] = buckets.reduce(lambda late: torch.tensor(numbers)).tolist()
+    total: list[float] = buckets.reduce(lambda late: list(numbers))
     buckets.settle()
     return total
 
@@ -157,6 +158,34 @@ def views() -> bool:
     return len(places[0]) == 4 and places[0] == places[1]
 
 
+def norms(spoils: int) -> tuple[list[float], float, float]:
+    """What the ranks' norms are said to be, this rank's, and that of the sums."""
+    import horovod.torch as hvd
+
+    module, rank = model(), hvd.rank()
+    buckets = buckets_of(module, hvd.size(), 100)
+    buckets.zero()
+    buckets.arm()
+    part = batch().tensor_split(hvd.size())[rank]
+    module(part).square().sum().backward()
+    given = [p.grad for p in module.parameters() if p.grad is not None]
+    if rank == spoils:
+        given[1][0] = math.inf  # by a program, at last
+    own = float(torch.cat([one.flatten() for one in given]).norm())
+    told = buckets.reduce(lambda late: [0.0] * hvd.size(), norm_at=rank)
+    buckets.settle()
+    return told, own, buckets.norm()
+
+
+def numbers_of_any_size() -> list[float]:
+    module = model()
+    buckets = buckets_of(module, 3)
+    buckets.zero()
+    buckets.arm()
+    module(batch()).square().sum().backward()
+    return summed_by(buckets, 1e300, float("-inf"), 0.5)
+
+
 class Enough(Exception):
     """Nobody waits for these gradients any more."""
 
@@ -247,8 +276,30 @@ def test_a_backward_pass_can_be_ended_on_the_way() -> None:
     assert close(found, of_the_whole_batch())
 
 
+@pytest.mark.parametrize("spoils", [0, 1, 2])
+def test_norms_of_the_ranks_tell_whose_gradients_are_not_finite(spoils: int) -> None:
+    found = in_world([1, 1], norms, spoils)
+    for told, _, summed in found:
+        finite = [math.isfinite(one) for one in told]
+        assert finite == [rank != spoils for rank in range(2)]
+        assert math.isfinite(summed) == all(finite)
+        assert not all(finite) or 0 < summed <= sum(told)
+        for one, (_, own, _) in zip(told, found, strict=True):
+            assert one >= own * 0.999 or not math.isfinite(one)
+
+
+def test_a_number_that_is_too_large_arrives_as_infinite() -> None:
+    assert in_world([1, 1], numbers_of_any_size) == [[math.inf, -math.inf, 1.0]] * 2
+
+
 def test_gradients_stay_where_they_are() -> None:
     assert in_world([1], views) == [True]
+
+
+def test_what_fills_a_bucket_is_alone_and_what_is_small_is_together() -> None:
+    parameters = [nn.Parameter(torch.zeros(numel)) for numel in (2, 9, 2, 9, 2, 9)]
+    groups = grouped(parameters, 36)
+    assert [[len(p) for p in group] for group in groups] == [[9], [9], [2, 2, 2], [9]]
 
 
 PARAMETERS = st.lists(
@@ -262,11 +313,15 @@ PARAMETERS = st.lists(
 
 
 @given(PARAMETERS, st.integers(1, 500))
-def test_groups_keep_the_order_one_precision_each_and_the_limit(
+def test_groups_come_in_the_order_of_their_last_with_one_precision_each_within_the_limit(
     parameters: list[nn.Parameter], limit: int
 ) -> None:
     groups = grouped(parameters, limit)
-    assert [id(p) for group in groups for p in group] == [id(p) for p in parameters]
+    places = {id(p): place for place, p in enumerate(parameters)}
+    found = [[places[id(p)] for p in group] for group in groups]
+    assert sorted(place for group in found for place in group) == sorted(places.values())
+    assert all(group == sorted(group) for group in found)
+    assert [group[-1] for group in found] == sorted(group[-1] for group in found)
     for group in groups:
         assert len({p.dtype for p in group}) == 1
         assert len(group) == 1 or sum(p.numel() * p.element_size() for p in group) <= limit
