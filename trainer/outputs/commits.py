@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer.outputs.files import Entries, File, Files, is_complete
+from trainer.outputs.files import Entries, File, Files, is_complete, kind_of
 from trainer.rundir import formats
 from trainer.rundir.bundle import is_plain
 
@@ -133,16 +133,20 @@ def merged(before: Version, receipts: Mapping[int, Receipt]) -> Entries:
         for name, files in receipt.entries.items():
             union[name] = {**files, **union.get(name, {})}
     writing = {name for receipt in receipts.values() for name in receipt.writing}
-    gone = {name for receipt in receipts.values() for name in receipt.gone}
+    gone = {name for receipt in receipts.values() for name in receipt.gone} - writing
     found = {
         name: files
         for name, files in union.items()
         if name not in writing | gone and is_complete(files)
     }
+    # A script that keeps one checkpoint removes it when the next one is written, which takes longer
+    # to be copied. Till then the old one stays, or there would be none.
+    awaited = bool((union.keys() | writing) - found.keys() - gone)
+    replaced = {kind_of(name) for name in found}
     held_back = {
         name: files
         for name, files in before.entries.items()
-        if name not in found and name not in gone
+        if name not in found and (name not in gone or (awaited and kind_of(name) not in replaced))
     }
     return {**held_back, **found}
 

@@ -6,6 +6,7 @@ Logs are no part of their entry: they grow all the time, and any beginning of on
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -41,6 +42,11 @@ Entries = dict[str, Files]  # by name
 def entry_of(path: str) -> str:
     """The name of the entry that a path is in."""
     return path.partition("/")[0]
+
+
+def kind_of(entry: str) -> str:
+    """What entries have in common that follow each other: their names but for the numbers."""
+    return re.sub(r"\d+", "#", entry)
 
 
 def is_log(path: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,10 @@ class Vms:
             file = self.roots[vm] / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
+
+    def remove(self, vm: int, entry: str) -> None:
+        """The script removes a checkpoint on a VM."""
+        shutil.rmtree(self.roots[vm] / entry)
 
     def look(self, *vms: int, times: int = 1, **how: bool) -> list[Version]:
         """Time passes in which files are quiet, and VMs look."""
@@ -154,12 +159,33 @@ def test_what_the_script_deletes_is_deleted_for_good(vms: Vms) -> None:
     vms.write(0, {**ONE[0], **TWO[0]})
     vms.look(0, 1, times=5)
     vms.begin(2, [0, 1])
-    (vms.roots[0] / "checkpoint-1/a").unlink()
-    (vms.roots[0] / "checkpoint-1").rmdir()
+    vms.remove(0, "checkpoint-1")
     (version,) = vms.look(0, 1, times=5)
     assert set(version.entries) == {"checkpoint-2"}, "the other VM holds it still, by a restore"
     vms.begin(3, [1, 0])
     assert vms.tree(1) == TWO[0]
+
+
+def test_the_only_checkpoint_stays_until_the_one_that_replaces_it_is_whole(vms: Vms) -> None:
+    """A script may remove it long before the next one is copied, or settled."""
+    vms.begin(1, [0, 1])
+    vms.write(0, {**ONE[0], "config.json": "{}"})
+    vms.write(1, ONE[1])
+    vms.look(0, 1, times=5)
+    for number in range(2, 7):  # another one within the 3 seconds, always
+        vms.remove(0, f"checkpoint-{number - 1}")
+        vms.remove(1, f"checkpoint-{number - 1}")
+        vms.write(0, {f"checkpoint-{number}/a": "a", f"vocabulary-{number}": "x"})
+        vms.write(1, {f"checkpoint-{number}/b": "b"})
+        for _ in range(3):
+            vms.now += QUIET / 4
+            for one in vms.outputs:
+                one.look()
+        version = vms.outputs[0].newest()
+        assert {name for name in version.entries if "checkpoint" in name} == {"checkpoint-1"}
+    vms.look(0, 1, times=5)
+    assert set(vms.begin(2, [0, 1]).files) >= {"checkpoint-6/a", "checkpoint-6/b"}
+    assert not (vms.roots[0] / "checkpoint-1").exists()
 
 
 def test_a_whole_end_is_committed_at_once_by_whoever_begins_the_next_generation(vms: Vms) -> None:
