@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,7 @@ class Vms:
 
     def __init__(self, folder: Path, count: int, stores: dict[int, Store] | None = None) -> None:
         self.now = 0.0
+        self.opened: dict[Path, set[str]] = {}  # to write, by folder
         self.folder = folder
         self.run_dir = RunDirectory(str(folder / "run"))
         self.outputs: list[Outputs] = []
@@ -45,7 +47,14 @@ class Vms:
         """A VM that has nothing yet."""
         root = self.folder / f"vm-{len(self.roots)}" / "output"
         self.roots.append(root)
-        self.outputs.append(Outputs(run_dir or self.run_dir, root, clock=lambda: self.now))
+        self.outputs.append(
+            Outputs(
+                run_dir or self.run_dir,
+                root,
+                clock=lambda: self.now,
+                opened=lambda root: self.opened.get(root, set()),
+            )
+        )
 
     def begin(self, generation: int, vms: list[int]) -> Version:
         """A generation of these VMs begins, the first of them with rank 0."""
@@ -221,7 +230,10 @@ def test_a_process_that_was_killed_may_have_left_half_a_file(vms: Vms) -> None:
     ("half", "rest"),
     [
         ({"step-1/__0_0.distcp": "x"}, {"step-1/.metadata": "pickle"}),
-        ({"checkpoint-5/optimizer.pt": "x"}, {"checkpoint-5/trainer_state.json": "{}"}),
+        (
+            {"checkpoint-5/training_args.bin": "x", "checkpoint-5/optimizer.pt": "x"},
+            {"checkpoint-5/trainer_state.json": "{}"},
+        ),
     ],
 )
 def test_what_a_library_writes_last_is_waited_for(vms: Vms, half: Tree, rest: Tree) -> None:
@@ -230,6 +242,93 @@ def test_what_a_library_writes_last_is_waited_for(vms: Vms, half: Tree, rest: Tr
     assert vms.look(0, 1, times=5) == []
     vms.write(0, rest)
     assert len(vms.look(0, 1, times=5)) == 1
+
+
+def test_a_script_of_ones_own_may_call_its_files_as_trainer_does(vms: Vms) -> None:
+    vms.begin(1, [0])
+    vms.write(0, {"checkpoint-5/model.pt": "x", "checkpoint-5/optimizer.pt": "x"})
+    assert len(vms.look(0, times=5)) == 1
+
+
+def test_a_file_that_is_open_to_write_is_not_finished_however_quiet(vms: Vms) -> None:
+    vms.begin(1, [0])
+    vms.write(0, {"last.pt": "half"})
+    vms.opened = {vms.roots[0]: {"last.pt"}}
+    assert vms.look(0, times=9) == []
+    vms.write(0, {"last.pt": "whole"})
+    vms.opened = {}
+    vms.look(0, times=5)
+    vms.begin(2, [1])
+    assert vms.tree(1) == {"last.pt": "whole"}
+
+
+def test_loose_files_that_belong_together_are_taken_together(vms: Vms) -> None:
+    vms.begin(1, [0])
+    vms.write(0, {"model.pt": "1", "optimizer.pt": "1"})
+    vms.look(0, times=5)
+    for number in range(2, 9):
+        vms.write(0, {"model.pt": f"{number}"})
+        vms.look(0)
+        vms.write(0, {"optimizer.pt": f"{number}"})
+        for _ in range(number):
+            vms.now += QUIET / 3
+            vms.outputs[0].look()
+        there = {path: file.parts for path, file in vms.outputs[0].newest().files.items()}
+        texts = [vms.outputs[0]._fetch(name) for parts in there.values() for name in parts]
+        assert len(set(texts)) == 1, "never the one without the other"
+    vms.look(0, times=5)
+    assert vms.begin(2, [1]) and vms.tree(1) == {"model.pt": "8", "optimizer.pt": "8"}
+
+
+def test_a_file_that_names_the_newest_checkpoint_names_one_that_is_there(vms: Vms) -> None:
+    """As DeepSpeed's `latest` and Megatron's latest_checkpointed_iteration.txt do; or a link."""
+    vms.begin(1, [0, 1])
+    for number in range(1, 6):
+        vms.write(0, {f"step-{number}/a": "a"})
+        vms.write(0, {"latest": f"{number}", "latest_iteration.txt": f"{number}"})
+        link = vms.roots[0] / "link"
+        link.unlink(missing_ok=True)
+        link.symlink_to(vms.roots[0] / f"step-{number}")  # by its whole path, as scripts do
+        if number > 1:
+            vms.remove(0, f"step-{number - 1}")
+        for part in range(number):
+            vms.write(1, {f"step-{number}/b": "b" * part})
+            for vm in (0, 1):
+                vms.look(vm)
+            vms.add()
+            root = vms.roots[-1]
+            vms.outputs[-1].begin(0, 1, 2, vms.outputs[0].newest())
+            if vms.tree(len(vms.roots) - 1):
+                newest = (root / "latest").read_text()
+                assert (root / f"step-{newest}").is_dir()
+                assert (root / "latest_iteration.txt").read_text() == newest
+                assert os.readlink(root / "link") == f"step-{newest}"
+    vms.look(0, 1, times=5)
+    vms.begin(2, [1, 0])
+    assert vms.tree(1)["latest"] == "5" and (vms.roots[1] / "link/b").read_text() == "bbbb"
+
+
+def test_a_link_to_what_is_not_in_the_folder_is_not_followed(vms: Vms) -> None:
+    (vms.folder / "data").mkdir()
+    (vms.folder / "data/big").write_text("x")
+    vms.begin(1, [0])
+    vms.write(0, ONE[0])
+    (vms.roots[0] / "data").symlink_to(vms.folder / "data")
+    (vms.roots[0] / "nothing").symlink_to("nowhere")
+    vms.look(0, times=5)
+    vms.begin(2, [1])
+    assert vms.tree(1) == ONE[0]
+
+
+def test_a_file_that_changes_all_the_time_holds_nothing_up(vms: Vms) -> None:
+    vms.begin(1, [0])
+    vms.write(0, {"model.pt": "1"})
+    for number in range(20):
+        vms.write(0, {"state.json": f"{number}"})
+        vms.now += QUIET - 1
+        vms.outputs[0].look()
+    vms.begin(2, [1])
+    assert vms.tree(1)["model.pt"] == "1"
 
 
 def test_logs_grow_and_hold_nothing_up_and_are_not_taken_back(vms: Vms) -> None:
