@@ -3,95 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from tests.trainer.checkpoints.interrupted import Interrupted
+from tests.trainer.outputs.vms import ONE, TWO, WHOLE_ONE, Tree, Vms
 from trainer.outputs import folder as folder_module
-from trainer.outputs.commits import Version
-from trainer.outputs.outputs import QUIET, VERSIONS, Outputs
-from trainer.rundir.directory import RunDirectory
+from trainer.outputs.outputs import QUIET, VERSIONS
 from trainer.rundir.store import Store
-
-Tree = dict[str, str]
-
-
-class Vms:
-    """VMs that share a run directory and a clock.
-
-    Args:
-        folder: where everything is.
-        count: how many VMs.
-        stores: their stores, of those that are not as usual.
-    """
-
-    def __init__(self, folder: Path, count: int, stores: dict[int, Store] | None = None) -> None:
-        self.now = 0.0
-        self.opened: dict[Path, set[str]] = {}  # to write, by folder
-        self.folder = folder
-        self.run_dir = RunDirectory(str(folder / "run"))
-        self.outputs: list[Outputs] = []
-        self.roots: list[Path] = []
-        for vm in range(count):
-            run_dir = RunDirectory(str(folder / "run"))
-            run_dir.store = (stores or {}).get(vm, run_dir.store)
-            self.add(run_dir)
-
-    def add(self, run_dir: RunDirectory | None = None) -> None:
-        """A VM that has nothing yet."""
-        root = self.folder / f"vm-{len(self.roots)}" / "output"
-        self.roots.append(root)
-        self.outputs.append(
-            Outputs(
-                run_dir or self.run_dir,
-                root,
-                clock=lambda: self.now,
-                opened=lambda root: self.opened.get(root, set()),
-            )
-        )
-
-    def begin(self, generation: int, vms: list[int]) -> Version:
-        """A generation of these VMs begins, the first of them with rank 0."""
-        version = self.outputs[vms[0]].newest()
-        for index, vm in enumerate(vms):
-            self.outputs[vm].begin(generation, index, len(vms), version)
-        return version
-
-    def write(self, vm: int, tree: Tree) -> None:
-        """The script writes files on a VM."""
-        for path, text in tree.items():
-            file = self.roots[vm] / path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text)
-
-    def remove(self, vm: int, entry: str) -> None:
-        """The script removes a checkpoint on a VM."""
-        shutil.rmtree(self.roots[vm] / entry)
-
-    def look(self, *vms: int, times: int = 1, **how: bool) -> list[Version]:
-        """Time passes in which files are quiet, and VMs look."""
-        found = []
-        for _ in range(times):
-            self.now += QUIET + 1
-            found += [self.outputs[vm].look(**how) for vm in vms]
-        return [one for one in found if one]
-
-    def tree(self, vm: int) -> Tree:
-        root = self.roots[vm]
-        files = [path for path in root.rglob("*") if path.is_file()]
-        return {path.relative_to(root).as_posix(): path.read_text() for path in files}
-
-
-ONE = {"checkpoint-1/a": "a1"}, {"checkpoint-1/b": "b1"}
-TWO = {"checkpoint-2/a": "a2"}, {"checkpoint-2/b": "b2"}
-WHOLE_ONE = {**ONE[0], **ONE[1]}
-WHOLE_TWO = {**WHOLE_ONE, **TWO[0], **TWO[1]}
 
 
 @pytest.fixture
@@ -396,79 +315,3 @@ def test_a_damaged_manifest_is_none_and_the_one_before_counts(vms: Vms) -> None:
     vms.run_dir.store.write(f"{VERSIONS}/{newest}", b'{"format": 1, "entries": {"a": {"b/c": [')
     vms.begin(2, [1])
     assert vms.tree(1) == ONE[0]
-
-
-class Unplugged(Exception):
-    """The VM is gone."""
-
-
-def _unplug() -> None:
-    raise Unplugged
-
-
-def _story(vms: Vms, dies: int) -> None:
-    """Two checkpoints in a generation, until one VM is gone; the other goes on for a while."""
-
-    def on(vm: int, act: Callable[[], Any]) -> None:
-        try:
-            act()
-        except Unplugged:
-            if vm == dies:
-                gone.add(vm)
-
-    gone: set[int] = set()
-    on(0, lambda: vms.begin(1, [0, 1]))
-    for parts in (ONE, TWO):
-        for vm in (0, 1):
-            if vm not in gone:
-                vms.write(vm, parts[vm])
-        for _ in range(5):
-            vms.now += QUIET + 1
-            for vm in (0, 1):
-                if vm not in gone:
-                    on(vm, vms.outputs[vm].look)
-
-
-@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(at=st.integers(0, 90), after=st.booleans(), dies=st.integers(0, 1))
-def test_whenever_a_vm_is_unplugged_the_newest_version_is_a_whole_one(
-    tmp_path_factory: pytest.TempPathFactory, at: int, after: bool, dies: int
-) -> None:
-    folder = tmp_path_factory.mktemp("run")
-    store = Interrupted(str(folder / "run"), at, after, _unplug)
-    vms = Vms(folder, 2, {dies: store})
-    _story(vms, dies)
-    vms.add()
-    vms.begin(2, [1 - dies, 2])
-    assert vms.tree(2) == vms.tree(1 - dies)
-    assert vms.tree(2) in ({}, WHOLE_ONE, WHOLE_TWO), "never half of one"
-    if store.count <= at:
-        assert vms.tree(2) == WHOLE_TWO, "nothing was unplugged"
-
-
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(at=st.integers(0, 90), after=st.booleans(), vm=st.integers(0, 1))
-def test_a_store_that_fails_once_is_asked_again(
-    tmp_path_factory: pytest.TempPathFactory, at: int, after: bool, vm: int
-) -> None:
-    def fail() -> None:
-        raise OSError("away")
-
-    folder = tmp_path_factory.mktemp("run")
-    vms = Vms(folder, 2)
-    vms.begin(1, [0, 1])
-    store = Interrupted(str(folder / "run"), at, after, fail)
-    vms.outputs[vm]._run_dir.store = store
-    for parts in (ONE, TWO):
-        for one in (0, 1):
-            vms.write(one, parts[one])
-        for _ in range(7):
-            vms.now += QUIET + 1
-            for one in (0, 1):
-                try:
-                    vms.outputs[one].look()
-                except OSError:
-                    assert one == vm
-    vms.add()
-    vms.begin(2, [2])
-    assert vms.tree(2) == WHOLE_TWO
