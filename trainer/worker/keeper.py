@@ -232,13 +232,8 @@ class Keeper:
                 del self._sources[here]
 
     def _terminate(self) -> None:
-        if self._process is not None:
-            try:
-                os.killpg(self._process, signal.SIGTERM)
-            except ProcessLookupError:  # it has just been born, and leads no group yet
-                os.kill(self._process, signal.SIGTERM)
-            return
-        for one in self._descendants():
+        asked = self._descendants() if self._process is None else [self._process]
+        for one in asked:
             with suppress(ProcessLookupError):
                 os.kill(one, signal.SIGTERM)
 

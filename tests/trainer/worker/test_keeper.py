@@ -26,6 +26,14 @@ SAVES = NOTED + (
     "def save(*_):\n    note('saved'); sys.exit(0)\n"
     "signal.signal(signal.SIGTERM, save); note('main'); time.sleep(600)"
 )
+# It needs what it has started until it has saved; as with the workers of torch's DataLoader.
+SAVES_WITH_HELP = NOTED + (
+    "helper = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+    "def save(*_):\n"
+    "    time.sleep(0.2); assert helper.poll() is None; note('saved'); sys.exit(0)\n"
+    "signal.signal(signal.SIGTERM, save); (folder / 'helper').write_text(str(helper.pid))\n"
+    "note('main'); time.sleep(600)"
+)
 # Its child ignores SIGTERM, in a session of its own; it goes on when its parent is gone.
 LEAVES_A_CHILD = NOTED + (
     "code = 'import signal, time, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); '\n"
@@ -83,6 +91,15 @@ def test_who_wants_to_save_has_the_time_for_it(kept: Kept) -> None:
     kept.send(Pause(1, PATIENCE))
     assert kept.receive() == Stopped(1, 0, True, "", whole=True)
     assert noted(kept.folder / "saved") == process
+
+
+def test_what_it_has_started_is_asked_to_end_only_after_it(kept: Kept) -> None:
+    process = begin(kept, SAVES_WITH_HELP)
+    helper = noted(kept.folder / "helper")
+    kept.send(Pause(1, PATIENCE))
+    assert kept.until(Stopped).whole
+    assert noted(kept.folder / "saved") == process
+    assert not lives(helper)
 
 
 @pytest.mark.parametrize("end", ["time.sleep(600)", "raise ValueError", "os.abort()"])
