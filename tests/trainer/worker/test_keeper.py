@@ -13,6 +13,7 @@ import pytest
 from tests.trainer.ranks import PATIENCE
 from tests.trainer.worker.kept import Kept
 from trainer.protocol.messages import Abort, Done, Exited, Failed, Pause, Progress, Steps, Stopped
+from trainer.rundir.names import ENV_OUTPUT_DIR
 
 NOTED = """
 import os, signal, subprocess, sys, time
@@ -217,6 +218,27 @@ def test_output_that_is_read_for_steps_comes_out_as_it_went_in(tmp_path: Path) -
         assert kept.until(Exited).code == 3
         assert kept.stdout.read_bytes() == b"step 7\n" + b"\xff" * 200_000 + b"no end"
         assert kept.stderr.read_text() == "step 8\n"
+    finally:
+        kept.close()
+
+
+def test_event_files_tell_how_far_it_is(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    output.mkdir()
+    variables = {ENV_OUTPUT_DIR: str(output)}
+    kept = Kept(tmp_path, progress="tensorboard", variables=variables)
+    try:
+        write = (
+            "from torch.utils.tensorboard import SummaryWriter\n"
+            "with SummaryWriter(os.environ['SWELL_OUTPUT_DIR'] + '/logs') as writer:\n"
+            "    writer.add_scalar('loss', 0.5, {step})\n"
+        )
+        begin(kept, NOTED + "note('main')\n" + write.format(step=7))
+        assert kept.until(Steps) == Steps(1, 7, {"loss": [0.5]})
+        kept.until(Done)
+        kept.leave()
+        begin(kept, NOTED + "note('main')\n" + write.format(step=4))
+        assert kept.until(Steps) == Steps(2, 4, {"loss": [0.5]}), "the new one's alone"
     finally:
         kept.close()
 
