@@ -14,7 +14,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer.outputs.files import Entries, File, Files, is_complete, is_loose, kind_of
+from trainer.outputs.files import Entries, File, Files, is_complete, is_loose, kind_of, log_stays
 from trainer.rundir import formats
 from trainer.rundir.bundle import is_plain
 
@@ -212,9 +212,12 @@ class Committer:
         same = self._newest.generation == self._generation
         number = self._newest.number + 1 if same else 1
         logs: Files = {}
+        others: set[str] = set()
         for _, receipt in sorted(receipts.items(), reverse=True):
             logs.update(receipt.logs)
-        return Version(self._generation, number, there, logs)
+            others.update(receipt.entries, receipt.writing)
+        kept = {path: file for path, file in logs.items() if log_stays(path, there, others)}
+        return Version(self._generation, number, there, kept)
 
     def _unchanged(self, before: Entries, there: Entries) -> Entries:
         """What was the same a round before; all else as it is in the newest version."""

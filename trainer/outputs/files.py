@@ -9,7 +9,7 @@ Logs are no part of their entry: they grow all the time, and any beginning of on
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
@@ -63,6 +63,19 @@ def is_log(path: str) -> bool:
     if any(fnmatch(name.lower(), pattern) for pattern in POINTERS):
         return False
     return any(fnmatch(name, pattern) for pattern in LOGS)
+
+
+def log_stays(log: str, entries: Collection[str], others: Collection[str]) -> bool:
+    """Whether a log is kept beside a version: not in what would be half a checkpoint.
+
+    Args:
+        log: its path. Tokenizers, too, have files called as logs are.
+        entries: the version's.
+        others: all that there are of files that are no logs.
+    """
+    entry = entry_of(log)
+    alone = entry not in others and kind_of(entry) == entry  # logs/ is, checkpoint-5/ is not
+    return entry == log or entry in entries or alone
 
 
 def is_loose(name: str, files: Iterable[str]) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from trainer.outputs.commits import Version
-from trainer.outputs.files import File, Stamp, is_log
+from trainer.outputs.files import File, Stamp, by_entry, is_log, log_stays
 
 PART = 32 * 2**20  # bytes; what is in memory at a time
 
@@ -76,8 +76,14 @@ class Folder:
         """
         shutil.rmtree(self._aside, ignore_errors=True)
         wanted = version.files
-        for path in self.stamps():
-            if not is_log(path) and not self._is(path, wanted.get(path)):  # a log goes on
+        there = self.stamps()
+        others = by_entry(there)
+        for path in there:
+            if is_log(path):  # it goes on
+                right = log_stays(path, version.entries, others)
+            else:
+                right = self._is(path, wanted.get(path))
+            if not right:
                 self._move_aside(path)
         for path, file in {**version.logs, **wanted}.items():
             if not os.path.lexists(self.root / path):

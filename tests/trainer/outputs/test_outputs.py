@@ -263,6 +263,24 @@ def test_logs_grow_and_hold_nothing_up_and_are_not_taken_back(vms: Vms) -> None:
     assert vms.tree(1)["train.log"].startswith("1\n"), "another VM has a beginning of it"
 
 
+def test_a_file_that_is_called_as_logs_are_makes_no_half_checkpoint(vms: Vms) -> None:
+    """A tokenizer's vocab.txt, or the note that a checkpoint is incomplete."""
+    vms.begin(1, [0])
+    logs = {"logs/out.txt": "1", "runs/a/events.out.tfevents.1": "1"}
+    vms.write(0, {"checkpoint-1/a": "a", "checkpoint-1/vocab.txt": "v", **logs})
+    vms.look(0, times=5)
+    vms.write(0, {"checkpoint-2/a": "half", "checkpoint-2/vocab.txt": "v"})
+    vms.write(0, {"checkpoint-3/checkpoint-is-incomplete.txt": "v", "last/vocab.txt": "v"})
+    vms.write(0, {"last/model": "half", "another": "file"})
+    vms.outputs[0].look()
+    vms.now += 1
+    vms.outputs[0].look(final=True)
+    version = vms.begin(2, [0])
+    vms.outputs[1].begin(2, 1, 2, version)
+    whole = {"checkpoint-1/a": "a", "checkpoint-1/vocab.txt": "v", **logs}
+    assert vms.tree(0) == vms.tree(1) == whole
+
+
 def test_nothing_is_uploaded_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
 
