@@ -25,9 +25,10 @@ What is measured comes from the workers' own stamps (see jobs/mlp.py), all of on
     without a leader   until another coordinator has claimed the run (Swell alone has another)
 
 Swell trains it twice: as a task, and as the script that torchrun has, unchanged
-(``torchrun: jobs/ddp_elastic.py``). Elastic Horovod commits, and that script saves its snapshot,
-every 10 steps. A system that has not completed a step within the limit of 100 s, or has ended with
-all its workers, counts as ``not recovered``.
+(``torchrun: jobs/ddp_elastic.py``). Both run a script with transformers' Trainer, too, whose model
+is another one: compare these two with each other. Elastic Horovod commits, and these scripts save,
+every 10 steps, into a folder that all hosts share. A system that has not completed a step within
+the limit of 100 s, or has ended with all its workers, counts as ``not recovered``.
 """
 
 from __future__ import annotations
@@ -48,7 +49,16 @@ from launcher.emulator.vms import netns
 from launcher.emulator.vms.netns import Host, Network
 from rows import Case, Options, Row, benchmark
 from stamps import Recovery, read_stamps, recovery
-from systems import Horovodrun, Swell, SwellTorchrun, System, Torchrun, TorchrunByDefault
+from systems import (
+    Horovodrun,
+    Swell,
+    SwellTorchrun,
+    SwellTrainer,
+    System,
+    Torchrun,
+    TorchrunByDefault,
+    TorchrunTrainer,
+)
 
 ROOT = Path(__file__).parents[1]
 HOSTS = ("vm-a", "vm-b", "vm-c")
@@ -67,6 +77,8 @@ SYSTEMS: Mapping[str, Make] = {
     "swell, torchrun's script": SwellTorchrun,
     "horovodrun": Horovodrun,
     "torchrun": Torchrun,
+    "swell, Trainer": SwellTrainer,
+    "torchrun, Trainer": TorchrunTrainer,
 }
 
 

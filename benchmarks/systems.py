@@ -25,6 +25,8 @@ from trainer.protocol.lease import newest_claim
 from trainer.rundir.events import read_events
 
 JOBS = Path(__file__).parent / "jobs"
+DDP = JOBS / "ddp_elastic.py"
+TRAINER = JOBS / "trainer_elastic.py"
 BIN = Path(sys.executable).parent
 EVENTS_LATE = 5.0  # seconds within which an event has been written
 
@@ -127,12 +129,25 @@ class SwellTorchrun(Swell):
     """The same agents with the script that torchrun runs, started anew in each world."""
 
     SETTINGS: Mapping[str, Any] = {
-        "program": {"script": str(JOBS / "ddp_elastic.py")},
+        "program": {"script": str(DDP)},
         "torchrun": {"sizes": [1, 2, 3], "max_restarts": 100},
     }
 
     def __init__(self, network: Network, folder: Path, env: Mapping[str, str]) -> None:
         super().__init__(network, folder, {**env, "MLP_SNAPSHOT": str(folder / "snapshot")})
+
+
+class SwellTrainer(SwellTorchrun):
+    """The same with transformers' Trainer, which is imported beforehand."""
+
+    SETTINGS: Mapping[str, Any] = {
+        "program": {"script": str(TRAINER)},
+        "torchrun": {
+            "sizes": [1, 2, 3],
+            "max_restarts": 100,
+            "preload": ["transformers.trainer"],
+        },
+    }
 
 
 # Stands in for ssh: the last argument is run by a shell in the namespace of the host that is
@@ -228,7 +243,7 @@ class Torchrun:
     a host for lost after 3 s without a heartbeat, instead of 15 s.
     """
 
-    NAME = "torchrun"
+    SCRIPT = DDP
     ENV: Mapping[str, str] = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
     def __init__(self, network: Network, folder: Path, env: Mapping[str, str]) -> None:
@@ -257,7 +272,7 @@ class Torchrun:
                         *("--rdzv-backend", "c10d", "--rdzv-endpoint", self._endpoint),
                         *("--rdzv-id", "recovery", "--local-addr", host.address),
                         *("--rdzv-conf", "last_call_timeout=1,keep_alive_interval=1"),
-                        str(JOBS / "ddp_elastic.py"),
+                        str(self.SCRIPT),
                     ]
                 ),
                 env={**os.environ, **self._env},
@@ -287,6 +302,12 @@ class Torchrun:
         for process in self._processes.values():
             process.kill()
             process.wait()
+
+
+class TorchrunTrainer(Torchrun):
+    """The same with transformers' Trainer."""
+
+    SCRIPT = TRAINER
 
 
 class TorchrunByDefault(Torchrun):

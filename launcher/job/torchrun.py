@@ -18,6 +18,8 @@ from launcher.job.model import JobModel, Script
 from launcher.job.pool import ModuleName, Words
 from launcher.job.problem import CHOICE, CONFLICT, FORM, MISSING, RANGE, TWICE, Problem, problem
 
+TENSORBOARD = "tensorboard"  # for progress, in place of a pattern
+
 
 def _sizes(sizes: list[int]) -> list[int]:
     for size in sizes:
@@ -29,12 +31,16 @@ def _sizes(sizes: list[int]) -> list[int]:
 
 
 def _progress(pattern: str) -> str:
+    if pattern == TENSORBOARD:
+        return pattern
     try:
         groups = re.compile(pattern.encode()).groupindex
     except re.error as error:
         raise problem(FORM, f"is no regular expression: {error}; mend it") from None
     if "step" not in groups:
-        raise problem(FORM, r"has no group step; write it as in 'step (?P<step>\d+)'")
+        raise problem(
+            FORM, r"has no group step; write it as in 'step (?P<step>\d+)', or tensorboard"
+        )
     return pattern
 
 
@@ -76,7 +82,9 @@ class Torchrun(JobModel):
     )
 
     progress: Annotated[str, AfterValidator(_progress)] | None = Field(
-        None, description="A step's line of output: step (?P<step>\\d+).*loss (?P<loss>[\\d.]+)"
+        None,
+        description="A step's line of output: step (?P<step>\\d+).*loss (?P<loss>[\\d.]+); or "
+        "tensorboard, for the event files in SWELL_OUTPUT_DIR",
     )
 
     preload: list[ModuleName] = Field(

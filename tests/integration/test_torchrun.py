@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,24 +41,42 @@ def said(logs: list[str], pattern: str) -> list[re.Match[str]]:
     return [found for line in logs if (found := re.fullmatch(pattern, line))]
 
 
-@pytest.mark.parametrize(
-    ("script", "args", "saves_every"),
-    [
-        (SCRIPTS / "ddp.py", ["300"], 10),
-        (EXAMPLES / "fsdp2.py", ["--steps", "300", "--pause", "0.04"], 20),
-    ],
-    ids=["ddp", "fsdp2"],
-)
+def numbers(names: Iterable[str]) -> set[int]:
+    """The steps that checkpoints are named after."""
+    return {int(one) for name in names for one in re.findall(r"\d+", name)}
+
+
+@dataclass(frozen=True)
+class Example:
+    """A script that says where it begins, each step, and what it saves when it is asked to end."""
+
+    script: Path
+    args: tuple[str, ...] = ("--steps", "300", "--pause", "0.04")
+    saves_every: int = 20
+    preload: tuple[str, ...] = ()
+
+
+LIVE_ON = [
+    Example(SCRIPTS / "ddp.py", ("300",), saves_every=10),
+    Example(EXAMPLES / "fsdp2.py"),
+    Example(EXAMPLES / "hf_trainer.py", preload=("transformers.trainer",)),
+    Example(EXAMPLES / "accelerated.py", preload=("accelerate",)),
+    Example(EXAMPLES / "lightning_ddp.py", preload=("lightning.pytorch",)),
+]
+
+
+@pytest.mark.parametrize("example", LIVE_ON, ids=lambda example: example.script.stem)
 def test_a_script_lives_through_a_drain_a_silent_loss_and_a_return(
-    swell: Swell, script: Path, args: list[str], saves_every: int
+    swell: Swell, example: Example
 ) -> None:
     market = [
         {"at": "30 steps", "preempt": "workerpool1-0", "notice": "15s", "back": "80 steps"},
         {"at": "180 steps", "vanish": "workerpool1-1", "back": "200 steps"},
     ]
     torchrun = {
-        "script": str(script),
-        "args": args,
+        "script": str(example.script),
+        "args": example.args,
+        "preload": example.preload,
         "sizes": [2, 3],
         "progress": r"step (?P<step>\d+) loss (?P<loss>[\d.]+)",
     }
@@ -73,7 +93,7 @@ def test_a_script_lives_through_a_drain_a_silent_loss_and_a_return(
         assert any(size == world["world_size"] for _, size, _ in begins)
     saved = {int(one[1]) for one in said(logs, r"rank \d saved step (\d+) and ends")}
     assert saved & {step for _, _, step in begins}, "what all saved in the drain is gone on from"
-    assert {step for _, _, step in begins} <= saved | {*range(0, 300, saves_every)}
+    assert {step for _, _, step in begins} <= saved | {*range(0, 300, example.saves_every)}
     for size in {size for _, size, _ in begins}:
         by_world = [step for _, other, step in begins if other == size]
         assert all(by_world.count(step) % size == 0 for step in by_world), "all from the same step"
@@ -86,12 +106,17 @@ def test_a_script_lives_through_a_drain_a_silent_loss_and_a_return(
     status = swell.status("one")
     assert status["step"] == 300 and status["metrics"]["loss"] > 0
     assert status["steps_lost"] == len(steps) - 300, "by the script's own log"
+    saves = [one for one in events if one["event"] == "output_committed"]
+    for world in status["generations"][1:]:
+        before = [name for one in saves if one["time"] < world["at"] for name in one["names"]]
+        assert world["step"] >= max(numbers(before), default=0), "only what was not saved"
     # What it has written is there when all VMs are gone.
     outputs = Outputs(RunDirectory(str(swell.run_dir("one"))), swell.folder / "back" / "output")
     outputs.begin(99, 0, 1, outputs.newest())
     there = {path.name for path in (swell.folder / "back" / "output").iterdir()}
-    kept = {f"step-{step}" for step in saved | {*range(0, 301, saves_every)}}
-    assert there and there <= {"snapshot.pt", *kept}
+    kept = saved | {*range(0, 301, example.saves_every)}
+    assert there
+    assert numbers(there) <= kept
 
 
 def test_a_script_that_fails_at_once_is_tried_once_and_told_of_by_rank(swell: Swell) -> None:

@@ -48,6 +48,7 @@ class OutputWatch:
         self._turn = asyncio.Lock()
         self._ending: asyncio.Task[None] | None = None
         self._generation = 0  # that is being watched; 0 for none
+        self._restless: set[str] = set()  # said to be
 
     @classmethod
     def of_run(
@@ -122,6 +123,9 @@ class OutputWatch:
         async with self._turn:
             if self._generation:
                 self._tell(await asyncio.to_thread(self._outputs.look))
+                for name in self._outputs.restless - self._restless:
+                    self._restless.add(name)
+                    log.warning("output: %s is written all the time, and is not saved", name)
 
     def _tell(self, version: Version | None) -> None:
         if version is not None:

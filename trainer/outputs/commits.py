@@ -2,18 +2,19 @@
 
 Each VM of a generation writes receipts of what it holds and has copied. A version is the union of
 what all of them hold, entry by entry. An entry in which somebody writes still stays in it as it was
-before. So that nobody's receipt is from before a checkpoint that others have begun, the one who
-commits asks for a round of receipts, and commits what is the same in them all.
+before; while there is one, loose files stay, too, and what the script has removed. So that nobody's
+receipt is from before a checkpoint that others have begun, the one who commits asks for a round of
+receipts, and commits what is the same in them all.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer.outputs.files import Entries, File, Files, is_complete
+from trainer.outputs.files import Entries, File, Files, is_complete, is_loose, kind_of, log_stays
 from trainer.rundir import formats
 from trainer.rundir.bundle import is_plain
 
@@ -30,7 +31,7 @@ class Receipt:
         round: the newest round of receipts that it had been asked for when it looked.
         final: whether the script's processes there have ended.
         entries: those that are settled, and copied.
-        writing: those that are not.
+        writing: those that are not, but for loose files that never rest.
         gone: those that it had, and that the script has removed.
         logs: what grows.
     """
@@ -133,18 +134,36 @@ def merged(before: Version, receipts: Mapping[int, Receipt]) -> Entries:
         for name, files in receipt.entries.items():
             union[name] = {**files, **union.get(name, {})}
     writing = {name for receipt in receipts.values() for name in receipt.writing}
-    gone = {name for receipt in receipts.values() for name in receipt.gone}
+    gone = {name for receipt in receipts.values() for name in receipt.gone} - writing
     found = {
         name: files
         for name, files in union.items()
         if name not in writing | gone and is_complete(files)
     }
-    held_back = {
+    if (union.keys() | writing) - found.keys() - gone:
+        return {**_held(before, found, gone), **_folders(found)}
+    return {**{name: there for name, there in before.entries.items() if name not in gone}, **found}
+
+
+def _folders(entries: Entries) -> Entries:
+    return {name: files for name, files in entries.items() if not is_loose(name, files)}
+
+
+def _held(before: Version, found: Entries, gone: Set[str]) -> Entries:
+    """What stays from the version before while something is written.
+
+    A script that keeps one checkpoint removes it when the next one is there, which is not copied by
+    then; and a loose file may name one that is gone. A checkpoint that another one replaces goes
+    all the same where there are no loose files, or all would be kept while there is no rest.
+    """
+    replaced: set[str] = set()
+    if _folders(before.entries) == before.entries:
+        replaced = {kind_of(name) for name in found}
+    return {
         name: files
         for name, files in before.entries.items()
-        if name not in found and name not in gone
+        if name not in gone or kind_of(name) not in replaced
     }
-    return {**held_back, **found}
 
 
 class Committer:
@@ -193,12 +212,17 @@ class Committer:
         same = self._newest.generation == self._generation
         number = self._newest.number + 1 if same else 1
         logs: Files = {}
+        others: set[str] = set()
         for _, receipt in sorted(receipts.items(), reverse=True):
             logs.update(receipt.logs)
-        return Version(self._generation, number, there, logs)
+            others.update(receipt.entries, receipt.writing)
+        kept = {path: file for path, file in logs.items() if log_stays(path, there, others)}
+        return Version(self._generation, number, there, kept)
 
     def _unchanged(self, before: Entries, there: Entries) -> Entries:
         """What was the same a round before; all else as it is in the newest version."""
+        if before == there:
+            return there
         found = {name: files for name, files in there.items() if before.get(name) == files}
         for name, files in self._newest.entries.items():
             if name not in found and (name in before or name in there):
@@ -214,7 +238,7 @@ class Committer:
 
 
 def _plain(files: Files) -> dict[str, Any]:
-    return {path: [file.size, *file.parts] for path, file in files.items()}
+    return {path: file.link or [file.size, *file.parts] for path, file in files.items()}
 
 
 def _entries(value: Mapping[str, Any]) -> Entries:
@@ -225,10 +249,14 @@ def _entries(value: Mapping[str, Any]) -> Entries:
 
 
 def _files(value: Mapping[str, Any]) -> Files:
-    return {
-        _name(path): File(_whole(size), tuple(map(_part, parts)))
-        for path, (size, *parts) in value.items()
-    }
+    return {_name(path): _file(content) for path, content in value.items()}
+
+
+def _file(value: Any) -> File:
+    if isinstance(value, str):
+        return File(0, (), _name(value))
+    size, *parts = value
+    return File(_whole(size), tuple(map(_part, parts)))
 
 
 def _name(value: Any) -> str:

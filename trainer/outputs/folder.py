@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from trainer.outputs.commits import Version
-from trainer.outputs.files import File, Stamp, is_log
+from trainer.outputs.files import File, Stamp, by_entry, is_log, log_stays
 
 PART = 32 * 2**20  # bytes; what is in memory at a time
 
@@ -31,15 +31,12 @@ class Folder:
     def stamps(self) -> dict[str, Stamp]:
         """What there is, by path."""
         found = {}
-        for folder, _, names in os.walk(self.root):
-            for name in names:
-                path = Path(folder, name)
-                try:
-                    stat = path.stat()
-                except OSError:  # it has just gone, or is a link to nothing
-                    continue
-                stamp = Stamp(stat.st_size, stat.st_mtime_ns, stat.st_ino)
-                found[path.relative_to(self.root).as_posix()] = stamp
+        for folder, folders, names in os.walk(self.root):
+            links = [name for name in folders if Path(folder, name).is_symlink()]
+            for name in [*names, *links]:
+                path = Path(folder, name).relative_to(self.root).as_posix()
+                if stamp := self._stamp(path):  # else it has just gone, or leads elsewhere
+                    found[path] = stamp
         return found
 
     def read(self, path: str, take: Callable[[bytes], str]) -> File | None:
@@ -55,6 +52,8 @@ class Folder:
         known = self._known.get(path)
         if known is not None and known[0] == before:
             return known[1]
+        if before.link:
+            return File(0, (), before.link)
         parts = []
         try:
             with (self.root / path).open("rb") as file:
@@ -77,28 +76,47 @@ class Folder:
         """
         shutil.rmtree(self._aside, ignore_errors=True)
         wanted = version.files
-        for path in self.stamps():
-            if not is_log(path) and not self._is(path, wanted.get(path)):  # a log goes on
+        there = self.stamps()
+        others = by_entry(there)
+        for path in there:
+            if is_log(path):  # it goes on
+                right = log_stays(path, version.entries, others)
+            else:
+                right = self._is(path, wanted.get(path))
+            if not right:
                 self._move_aside(path)
         for path, file in {**version.logs, **wanted}.items():
-            if not (self.root / path).exists():
+            if not os.path.lexists(self.root / path):
                 self._write(path, file, fetch)
         self._drop_empty_folders()
 
     def _stamp(self, path: str) -> Stamp | None:
+        """None for what is not there, and for a link to a folder elsewhere."""
+        file = self.root / path
         try:
-            stat = (self.root / path).stat()
+            if file.is_symlink() and (link := self._inside(file)):
+                stat = file.lstat()
+                return Stamp(0, stat.st_mtime_ns, stat.st_ino, link)
+            stat = file.stat()
         except OSError:
             return None
-        return Stamp(stat.st_size, stat.st_mtime_ns, stat.st_ino)
+        return None if file.is_dir() else Stamp(stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+    def _inside(self, link: Path) -> str:
+        """What a link leads to, as a path from the folder; "" for what is not in it."""
+        target = os.path.normpath(link.parent / os.readlink(link))  # not what that leads to
+        root = f"{os.path.normpath(self.root)}/"
+        return target.removeprefix(root) if target.startswith(root) else ""
 
     def _is(self, path: str, wanted: File | None) -> bool:
         """Whether a file here has this content."""
         if wanted is None:
             return False
         here = self.read(path, digest)
-        if here is None or here.size != wanted.size:
+        if here is None or (here.size, here.link) != (wanted.size, wanted.link):
             return False
+        if here.link:
+            return True
         if [name[-64:] for name in here.parts] != [name[-64:] for name in wanted.parts]:
             return False
         self._known[path] = self._known[path][0], wanted  # by the names that the store has
@@ -115,9 +133,12 @@ class Folder:
         target.parent.mkdir(parents=True, exist_ok=True)
         part = self.root.with_name(f"{self.root.name}.part-{secrets.token_hex(4)}")
         try:
-            with part.open("wb") as opened:
-                for data in self._checked(file, fetch):
-                    opened.write(data)
+            if file.link:
+                os.symlink(os.path.relpath(self.root / file.link, target.parent), part)
+            else:
+                with part.open("wb") as opened:
+                    for data in self._checked(file, fetch):
+                        opened.write(data)
             os.replace(part, target)
         finally:
             part.unlink(missing_ok=True)

@@ -14,13 +14,15 @@ names is there. What a writer leaves behind that is interrupted is parts that no
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from trainer.outputs.commits import Committer, Receipt, Version
 from trainer.outputs.files import Entries, Files, Settling, by_entry, is_log
 from trainer.outputs.folder import PART, Folder, digest
+from trainer.outputs.opened import opened_to_write
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.formats import FormatError
 
@@ -41,6 +43,7 @@ class Outputs:
         root: the folder on this VM.
         quiet: see QUIET.
         clock: monotonic seconds.
+        opened: returns the files in a folder that processes have open to write.
 
     Attributes:
         root: the folder on this VM.
@@ -52,8 +55,10 @@ class Outputs:
         root: Path,
         quiet: float = QUIET,
         clock: Callable[[], float] = time.monotonic,
+        opened: Callable[[Path], Set[str]] = opened_to_write,
     ) -> None:
         self.root = root
+        self._opened = partial(opened, root)
         self._run_dir = run_dir
         self._folder = Folder(root)
         self._clock = clock
@@ -98,6 +103,11 @@ class Outputs:
         self._receipt, self._written, self._read = None, 0, {}
         self._committer = None if index else Committer(version, generation)
 
+    @property
+    def restless(self) -> set[str]:
+        """Files that are written too often to be saved; see trainer.outputs.files.Settling."""
+        return self._settling.restless
+
     # --- in a generation --------------------------------------------------------------
 
     def look(self, *, final: bool = False, whole: bool = False) -> Version | None:
@@ -110,7 +120,7 @@ class Outputs:
         asked = self._asked()  # first: what is asked for is what there is from now on
         stamps = self._folder.stamps()
         there = by_entry(stamps)
-        settled = self._settling.observe(stamps, self._clock())
+        settled = self._settling.observe(stamps, self._clock(), self._opened)
         entries: Entries = {}
         for name, paths in there.items():
             if name in settled or whole:
@@ -124,7 +134,7 @@ class Outputs:
                 asked,
                 final,
                 entries,
-                tuple(sorted(there.keys() - entries.keys())),
+                tuple(sorted(there.keys() - entries.keys() - self._settling.restless)),
                 tuple(sorted(self._held - there.keys())),
             ),
             [path for path in stamps if is_log(path)],

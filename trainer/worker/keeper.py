@@ -32,6 +32,7 @@ from trainer.rundir.names import ENV_OUTPUT_DIR
 from trainer.rundir.untrusted import parse_json
 from trainer.rundir.usererror import Message
 from trainer.worker import launched
+from trainer.worker.event_files import PROTO, TENSORBOARD, EventFiles
 from trainer.worker.keeping import Action, Keeping, Kill, Leave, Phase, Spawn, Terminate
 from trainer.worker.nursery import can_be_forked
 from trainer.worker.process import die_with_parent
@@ -63,7 +64,7 @@ class Keeper:
     Args:
         reads, writes: the descriptors of the channel to the agent.
         fork: whether processes are forked of this one.
-        progress: see trainer.worker.reports.Pattern.
+        progress: see trainer.worker.reports.Pattern; or TENSORBOARD, for event files.
     """
 
     def __init__(self, reads: int, writes: int, *, fork: bool, progress: str = "") -> None:
@@ -77,7 +78,9 @@ class Keeper:
         beside = str(Path(output).parent) if output else None
         self._folder = tempfile.mkdtemp(prefix="swell-keeper-", dir=beside)
         self._partial = b""
-        self._pattern = Pattern(progress)
+        by_tensorboard = progress == TENSORBOARD
+        self._pattern = Pattern("" if by_tensorboard else progress)
+        self._event_files = EventFiles(Path(output)) if by_tensorboard and output else None
         self._sources: dict[int, Source] = {}  # by descriptor: what the process says
         self._process: int | None = None  # the script's, while it lives
         self._frozen = False
@@ -178,6 +181,8 @@ class Keeper:
         sys.stdout.flush()
         sys.stderr.flush()
         ends = self._open_sources() if self._keeping.reports else {}
+        if self._event_files:
+            self._event_files.begin()
         keeper = os.getpid()
         self._process = os.fork()
         if self._process:
@@ -230,15 +235,13 @@ class Keeper:
             if data == b"":
                 os.close(here)
                 del self._sources[here]
+        if self._event_files and self._keeping.reports and self._process is not None:
+            for report in self._event_files.read():
+                self._do(self._keeping.progressed(report.step, report.metrics))
 
     def _terminate(self) -> None:
-        if self._process is not None:
-            try:
-                os.killpg(self._process, signal.SIGTERM)
-            except ProcessLookupError:  # it has just been born, and leads no group yet
-                os.kill(self._process, signal.SIGTERM)
-            return
-        for one in self._descendants():
+        asked = self._descendants() if self._process is None else [self._process]
+        for one in asked:
             with suppress(ProcessLookupError):
                 os.kill(one, signal.SIGTERM)
 
@@ -291,11 +294,14 @@ def main(session: Session) -> int:
     if session.code:
         enter_code(session.code.folder, session.code.installed)
     assert session.torchrun is not None
-    for module in session.torchrun.preload:
+    wanted = [("preload", module) for module in session.torchrun.preload]
+    if session.torchrun.progress == TENSORBOARD:
+        wanted.append(("progress", PROTO))
+    for field_name, module in wanted:
         try:
             importlib.import_module(module)
         except Exception as error:
-            what = f"torchrun.preload: {module} cannot be imported: {error!r}"
+            what = f"torchrun.{field_name}: {module} cannot be imported: {error!r}"
             os.write(writes, encode(Failed(str(Message("SW5022", what)))))
             return 1
     keeper = Keeper(reads, writes, fork=can_be_forked(), progress=session.torchrun.progress)

@@ -24,6 +24,7 @@ from trainer.protocol import messages
 from trainer.protocol.messages import FromWorker, ToWorker
 
 ABORT_GRACE = 1.0  # seconds for a process to end whose world is broken off
+REST_GRACE = 3.0  # seconds for what a process has started, when it has ended itself
 
 
 class Phase(enum.Enum):
@@ -45,7 +46,11 @@ class Spawn:
 
 @dataclass(frozen=True)
 class Terminate:
-    """Send SIGTERM to the process and what it has started."""
+    """Send SIGTERM to the process, or, if it has ended, to what it has started.
+
+    Not to all in one: a process that saves when it is asked to end still needs its helpers, and
+    torch's DataLoader raises in the midst of it when a signal ends a worker.
+    """
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,10 @@ class Keeping:
             now: the time.
         """
         self._whole = code == 0
+        if self.phase is Phase.ENDING:
+            until = now + REST_GRACE
+            self.kill_at = until if self.kill_at is None else min(self.kill_at, until)
+            return [Terminate()]
         if self.phase is not Phase.RUNNING:
             return []
         generation = self._form.generation

@@ -17,10 +17,12 @@ import signal
 import sys
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 from trainer.protocol.session import Program, current_session
+from trainer.rundir.names import ENV_OUTPUT_DIR
 from trainer.worker.process import die_with_parent
 from trainer.worker.script import enter_code, run_program
 
@@ -33,6 +35,7 @@ def run(program: Program) -> int:
     """Runs the program to its end. Returns the exit code; SystemExit is the script's own."""
     _unbuffer()
     _settle_libraries()
+    program = replace(program, args=[_with_folder(one) for one in program.args])
     if program.script and not Path(program.script).is_file():
         text = f"can't open file '{program.script}': there is no such file"
         print(f"{sys.executable}: {text}", file=sys.stderr)
@@ -52,6 +55,12 @@ def run(program: Program) -> int:
             os.kill(os.getpid(), signal.SIGINT)
         return 1
     return 0
+
+
+def _with_folder(arg: str) -> str:
+    """An argument, with the output folder of this VM where it is named, as a shell would do it."""
+    folder = os.environ.get(ENV_OUTPUT_DIR)
+    return arg.replace(f"${ENV_OUTPUT_DIR}", folder) if folder else arg
 
 
 def _unbuffer() -> None:

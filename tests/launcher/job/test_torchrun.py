@@ -14,6 +14,7 @@ from launcher.job.model import problems_in
 from launcher.target import load_job
 from trainer.agent.settings import Settings
 from trainer.protocol.session import TorchrunSettings
+from trainer.worker.event_files import TENSORBOARD
 
 POOLS: list[Any] = ["a2-highgpu-2g", "3 x a2-highgpu-2g"]
 
@@ -41,6 +42,12 @@ def test_all_of_it_reaches_the_trainer() -> None:
     limits = settings.limits()
     assert (limits.sizes, limits.min_workers, limits.max_workers) == ((4, 8), 4, 8)
     assert (limits.max_restarts, limits.grace) == (9, 5.0)
+
+
+def test_progress_may_be_that_of_tensorboard() -> None:
+    found = job({"module": "m", "progress": "tensorboard"})
+    torchrun = Settings.of_run({"settings": found.settings()}).torchrun
+    assert torchrun is not None and torchrun.progress == TENSORBOARD
 
 
 def test_by_default_there_is_no_world_but_the_full_one() -> None:

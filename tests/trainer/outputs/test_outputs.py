@@ -2,82 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from tests.trainer.checkpoints.interrupted import Interrupted
+from tests.trainer.outputs.vms import ONE, TWO, WHOLE_ONE, Tree, Vms
 from trainer.outputs import folder as folder_module
-from trainer.outputs.commits import Version
-from trainer.outputs.outputs import QUIET, VERSIONS, Outputs
-from trainer.rundir.directory import RunDirectory
+from trainer.outputs.outputs import QUIET, VERSIONS
 from trainer.rundir.store import Store
-
-Tree = dict[str, str]
-
-
-class Vms:
-    """VMs that share a run directory and a clock.
-
-    Args:
-        folder: where everything is.
-        count: how many VMs.
-        stores: their stores, of those that are not as usual.
-    """
-
-    def __init__(self, folder: Path, count: int, stores: dict[int, Store] | None = None) -> None:
-        self.now = 0.0
-        self.folder = folder
-        self.run_dir = RunDirectory(str(folder / "run"))
-        self.outputs: list[Outputs] = []
-        self.roots: list[Path] = []
-        for vm in range(count):
-            run_dir = RunDirectory(str(folder / "run"))
-            run_dir.store = (stores or {}).get(vm, run_dir.store)
-            self.add(run_dir)
-
-    def add(self, run_dir: RunDirectory | None = None) -> None:
-        """A VM that has nothing yet."""
-        root = self.folder / f"vm-{len(self.roots)}" / "output"
-        self.roots.append(root)
-        self.outputs.append(Outputs(run_dir or self.run_dir, root, clock=lambda: self.now))
-
-    def begin(self, generation: int, vms: list[int]) -> Version:
-        """A generation of these VMs begins, the first of them with rank 0."""
-        version = self.outputs[vms[0]].newest()
-        for index, vm in enumerate(vms):
-            self.outputs[vm].begin(generation, index, len(vms), version)
-        return version
-
-    def write(self, vm: int, tree: Tree) -> None:
-        """The script writes files on a VM."""
-        for path, text in tree.items():
-            file = self.roots[vm] / path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text)
-
-    def look(self, *vms: int, times: int = 1, **how: bool) -> list[Version]:
-        """Time passes in which files are quiet, and VMs look."""
-        found = []
-        for _ in range(times):
-            self.now += QUIET + 1
-            found += [self.outputs[vm].look(**how) for vm in vms]
-        return [one for one in found if one]
-
-    def tree(self, vm: int) -> Tree:
-        root = self.roots[vm]
-        files = [path for path in root.rglob("*") if path.is_file()]
-        return {path.relative_to(root).as_posix(): path.read_text() for path in files}
-
-
-ONE = {"checkpoint-1/a": "a1"}, {"checkpoint-1/b": "b1"}
-TWO = {"checkpoint-2/a": "a2"}, {"checkpoint-2/b": "b2"}
-WHOLE_ONE = {**ONE[0], **ONE[1]}
-WHOLE_TWO = {**WHOLE_ONE, **TWO[0], **TWO[1]}
 
 
 @pytest.fixture
@@ -154,12 +87,33 @@ def test_what_the_script_deletes_is_deleted_for_good(vms: Vms) -> None:
     vms.write(0, {**ONE[0], **TWO[0]})
     vms.look(0, 1, times=5)
     vms.begin(2, [0, 1])
-    (vms.roots[0] / "checkpoint-1/a").unlink()
-    (vms.roots[0] / "checkpoint-1").rmdir()
+    vms.remove(0, "checkpoint-1")
     (version,) = vms.look(0, 1, times=5)
     assert set(version.entries) == {"checkpoint-2"}, "the other VM holds it still, by a restore"
     vms.begin(3, [1, 0])
     assert vms.tree(1) == TWO[0]
+
+
+def test_the_only_checkpoint_stays_until_the_one_that_replaces_it_is_whole(vms: Vms) -> None:
+    """A script may remove it long before the next one is copied, or settled."""
+    vms.begin(1, [0, 1])
+    vms.write(0, {**ONE[0], "config.json": "{}"})
+    vms.write(1, ONE[1])
+    vms.look(0, 1, times=5)
+    for number in range(2, 7):  # another one within the 3 seconds, always
+        vms.remove(0, f"checkpoint-{number - 1}")
+        vms.remove(1, f"checkpoint-{number - 1}")
+        vms.write(0, {f"checkpoint-{number}/a": "a", f"vocabulary-{number}": "x"})
+        vms.write(1, {f"checkpoint-{number}/b": "b"})
+        for _ in range(3):
+            vms.now += QUIET / 4
+            for one in vms.outputs:
+                one.look()
+        version = vms.outputs[0].newest()
+        assert {name for name in version.entries if "checkpoint" in name} == {"checkpoint-1"}
+    vms.look(0, 1, times=5)
+    assert set(vms.begin(2, [0, 1]).files) >= {"checkpoint-6/a", "checkpoint-6/b"}
+    assert not (vms.roots[0] / "checkpoint-1").exists()
 
 
 def test_a_whole_end_is_committed_at_once_by_whoever_begins_the_next_generation(vms: Vms) -> None:
@@ -195,7 +149,10 @@ def test_a_process_that_was_killed_may_have_left_half_a_file(vms: Vms) -> None:
     ("half", "rest"),
     [
         ({"step-1/__0_0.distcp": "x"}, {"step-1/.metadata": "pickle"}),
-        ({"checkpoint-5/optimizer.pt": "x"}, {"checkpoint-5/trainer_state.json": "{}"}),
+        (
+            {"checkpoint-5/training_args.bin": "x", "checkpoint-5/optimizer.pt": "x"},
+            {"checkpoint-5/trainer_state.json": "{}"},
+        ),
     ],
 )
 def test_what_a_library_writes_last_is_waited_for(vms: Vms, half: Tree, rest: Tree) -> None:
@@ -204,6 +161,93 @@ def test_what_a_library_writes_last_is_waited_for(vms: Vms, half: Tree, rest: Tr
     assert vms.look(0, 1, times=5) == []
     vms.write(0, rest)
     assert len(vms.look(0, 1, times=5)) == 1
+
+
+def test_a_script_of_ones_own_may_call_its_files_as_trainer_does(vms: Vms) -> None:
+    vms.begin(1, [0])
+    vms.write(0, {"checkpoint-5/model.pt": "x", "checkpoint-5/optimizer.pt": "x"})
+    assert len(vms.look(0, times=5)) == 1
+
+
+def test_a_file_that_is_open_to_write_is_not_finished_however_quiet(vms: Vms) -> None:
+    vms.begin(1, [0])
+    vms.write(0, {"last.pt": "half"})
+    vms.opened = {vms.roots[0]: {"last.pt"}}
+    assert vms.look(0, times=9) == []
+    vms.write(0, {"last.pt": "whole"})
+    vms.opened = {}
+    vms.look(0, times=5)
+    vms.begin(2, [1])
+    assert vms.tree(1) == {"last.pt": "whole"}
+
+
+def test_loose_files_that_belong_together_are_taken_together(vms: Vms) -> None:
+    vms.begin(1, [0])
+    vms.write(0, {"model.pt": "1", "optimizer.pt": "1"})
+    vms.look(0, times=5)
+    for number in range(2, 9):
+        vms.write(0, {"model.pt": f"{number}"})
+        vms.look(0)
+        vms.write(0, {"optimizer.pt": f"{number}"})
+        for _ in range(number):
+            vms.now += QUIET / 3
+            vms.outputs[0].look()
+        there = {path: file.parts for path, file in vms.outputs[0].newest().files.items()}
+        texts = [vms.outputs[0]._fetch(name) for parts in there.values() for name in parts]
+        assert len(set(texts)) == 1, "never the one without the other"
+    vms.look(0, times=5)
+    assert vms.begin(2, [1]) and vms.tree(1) == {"model.pt": "8", "optimizer.pt": "8"}
+
+
+def test_a_file_that_names_the_newest_checkpoint_names_one_that_is_there(vms: Vms) -> None:
+    """As DeepSpeed's `latest` and Megatron's latest_checkpointed_iteration.txt do; or a link."""
+    vms.begin(1, [0, 1])
+    for number in range(1, 6):
+        vms.write(0, {f"step-{number}/a": "a"})
+        vms.write(0, {"latest": f"{number}", "latest_iteration.txt": f"{number}"})
+        link = vms.roots[0] / "link"
+        link.unlink(missing_ok=True)
+        link.symlink_to(vms.roots[0] / f"step-{number}")  # by its whole path, as scripts do
+        if number > 1:
+            vms.remove(0, f"step-{number - 1}")
+        for part in range(number):
+            vms.write(1, {f"step-{number}/b": "b" * part})
+            for vm in (0, 1):
+                vms.look(vm)
+            vms.add()
+            root = vms.roots[-1]
+            vms.outputs[-1].begin(0, 1, 2, vms.outputs[0].newest())
+            if vms.tree(len(vms.roots) - 1):
+                newest = (root / "latest").read_text()
+                assert (root / f"step-{newest}").is_dir()
+                assert (root / "latest_iteration.txt").read_text() == newest
+                assert os.readlink(root / "link") == f"step-{newest}"
+    vms.look(0, 1, times=5)
+    vms.begin(2, [1, 0])
+    assert vms.tree(1)["latest"] == "5" and (vms.roots[1] / "link/b").read_text() == "bbbb"
+
+
+def test_a_link_to_what_is_not_in_the_folder_is_not_followed(vms: Vms) -> None:
+    (vms.folder / "data").mkdir()
+    (vms.folder / "data/big").write_text("x")
+    vms.begin(1, [0])
+    vms.write(0, ONE[0])
+    (vms.roots[0] / "data").symlink_to(vms.folder / "data")
+    (vms.roots[0] / "nothing").symlink_to("nowhere")
+    vms.look(0, times=5)
+    vms.begin(2, [1])
+    assert vms.tree(1) == ONE[0]
+
+
+def test_a_file_that_changes_all_the_time_holds_nothing_up(vms: Vms) -> None:
+    vms.begin(1, [0])
+    vms.write(0, {"model.pt": "1"})
+    for number in range(20):
+        vms.write(0, {"state.json": f"{number}"})
+        vms.now += QUIET - 1
+        vms.outputs[0].look()
+    vms.begin(2, [1])
+    assert vms.tree(1)["model.pt"] == "1"
 
 
 def test_logs_grow_and_hold_nothing_up_and_are_not_taken_back(vms: Vms) -> None:
@@ -217,6 +261,24 @@ def test_logs_grow_and_hold_nothing_up_and_are_not_taken_back(vms: Vms) -> None:
     vms.add()
     vms.begin(3, [1])
     assert vms.tree(1)["train.log"].startswith("1\n"), "another VM has a beginning of it"
+
+
+def test_a_file_that_is_called_as_logs_are_makes_no_half_checkpoint(vms: Vms) -> None:
+    """A tokenizer's vocab.txt, or the note that a checkpoint is incomplete."""
+    vms.begin(1, [0])
+    logs = {"logs/out.txt": "1", "runs/a/events.out.tfevents.1": "1"}
+    vms.write(0, {"checkpoint-1/a": "a", "checkpoint-1/vocab.txt": "v", **logs})
+    vms.look(0, times=5)
+    vms.write(0, {"checkpoint-2/a": "half", "checkpoint-2/vocab.txt": "v"})
+    vms.write(0, {"checkpoint-3/checkpoint-is-incomplete.txt": "v", "last/vocab.txt": "v"})
+    vms.write(0, {"last/model": "half", "another": "file"})
+    vms.outputs[0].look()
+    vms.now += 1
+    vms.outputs[0].look(final=True)
+    version = vms.begin(2, [0])
+    vms.outputs[1].begin(2, 1, 2, version)
+    whole = {"checkpoint-1/a": "a", "checkpoint-1/vocab.txt": "v", **logs}
+    assert vms.tree(0) == vms.tree(1) == whole
 
 
 def test_nothing_is_uploaded_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,79 +333,3 @@ def test_a_damaged_manifest_is_none_and_the_one_before_counts(vms: Vms) -> None:
     vms.run_dir.store.write(f"{VERSIONS}/{newest}", b'{"format": 1, "entries": {"a": {"b/c": [')
     vms.begin(2, [1])
     assert vms.tree(1) == ONE[0]
-
-
-class Unplugged(Exception):
-    """The VM is gone."""
-
-
-def _unplug() -> None:
-    raise Unplugged
-
-
-def _story(vms: Vms, dies: int) -> None:
-    """Two checkpoints in a generation, until one VM is gone; the other goes on for a while."""
-
-    def on(vm: int, act: Callable[[], Any]) -> None:
-        try:
-            act()
-        except Unplugged:
-            if vm == dies:
-                gone.add(vm)
-
-    gone: set[int] = set()
-    on(0, lambda: vms.begin(1, [0, 1]))
-    for parts in (ONE, TWO):
-        for vm in (0, 1):
-            if vm not in gone:
-                vms.write(vm, parts[vm])
-        for _ in range(5):
-            vms.now += QUIET + 1
-            for vm in (0, 1):
-                if vm not in gone:
-                    on(vm, vms.outputs[vm].look)
-
-
-@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(at=st.integers(0, 90), after=st.booleans(), dies=st.integers(0, 1))
-def test_whenever_a_vm_is_unplugged_the_newest_version_is_a_whole_one(
-    tmp_path_factory: pytest.TempPathFactory, at: int, after: bool, dies: int
-) -> None:
-    folder = tmp_path_factory.mktemp("run")
-    store = Interrupted(str(folder / "run"), at, after, _unplug)
-    vms = Vms(folder, 2, {dies: store})
-    _story(vms, dies)
-    vms.add()
-    vms.begin(2, [1 - dies, 2])
-    assert vms.tree(2) == vms.tree(1 - dies)
-    assert vms.tree(2) in ({}, WHOLE_ONE, WHOLE_TWO), "never half of one"
-    if store.count <= at:
-        assert vms.tree(2) == WHOLE_TWO, "nothing was unplugged"
-
-
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(at=st.integers(0, 90), after=st.booleans(), vm=st.integers(0, 1))
-def test_a_store_that_fails_once_is_asked_again(
-    tmp_path_factory: pytest.TempPathFactory, at: int, after: bool, vm: int
-) -> None:
-    def fail() -> None:
-        raise OSError("away")
-
-    folder = tmp_path_factory.mktemp("run")
-    vms = Vms(folder, 2)
-    vms.begin(1, [0, 1])
-    store = Interrupted(str(folder / "run"), at, after, fail)
-    vms.outputs[vm]._run_dir.store = store
-    for parts in (ONE, TWO):
-        for one in (0, 1):
-            vms.write(one, parts[one])
-        for _ in range(7):
-            vms.now += QUIET + 1
-            for one in (0, 1):
-                try:
-                    vms.outputs[one].look()
-                except OSError:
-                    assert one == vm
-    vms.add()
-    vms.begin(2, [2])
-    assert vms.tree(2) == WHOLE_TWO

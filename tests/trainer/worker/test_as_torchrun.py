@@ -15,6 +15,7 @@ from tests.trainer.ranks import Process, world_of
 from tests.trainer.worker.kept import Kept
 from trainer.agent.processes import torchrun_environment
 from trainer.protocol.messages import Done, Exited
+from trainer.rundir.names import ENV_OUTPUT_DIR
 
 # By what they show: a script's text.
 CASES = {
@@ -200,6 +201,19 @@ def test_a_script_that_is_not_there_ends_with_pythons_code(tmp_path: Path) -> No
         code, out, errors = ending_of(kept)
         assert (code, out) == (2, "")
         assert f"can't open file '{tmp_path}/case.py'" in errors
+    finally:
+        kept.close()
+
+
+def test_an_argument_may_name_the_output_folder(tmp_path: Path) -> None:
+    """For a script that is told where to write, and knows nothing of SWELL_OUTPUT_DIR."""
+    (tmp_path / "case.py").write_text("import sys; print(sys.argv[1:])")
+    args = ["--output_dir=$SWELL_OUTPUT_DIR/a", "$HOME"]
+    folder = tmp_path / "vm" / "output"
+    folder.mkdir(parents=True)
+    kept = Kept(tmp_path, args, variables={ENV_OUTPUT_DIR: str(folder)})
+    try:
+        assert ending_of(kept) == (0, f"{[f'--output_dir={folder}/a', '$HOME']}\n", "")
     finally:
         kept.close()
 

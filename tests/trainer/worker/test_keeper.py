@@ -13,6 +13,7 @@ import pytest
 from tests.trainer.ranks import PATIENCE
 from tests.trainer.worker.kept import Kept
 from trainer.protocol.messages import Abort, Done, Exited, Failed, Pause, Progress, Steps, Stopped
+from trainer.rundir.names import ENV_OUTPUT_DIR
 
 NOTED = """
 import os, signal, subprocess, sys, time
@@ -25,6 +26,14 @@ STRAGGLER = NOTED + "signal.signal(signal.SIGTERM, signal.SIG_IGN); note('main')
 SAVES = NOTED + (
     "def save(*_):\n    note('saved'); sys.exit(0)\n"
     "signal.signal(signal.SIGTERM, save); note('main'); time.sleep(600)"
+)
+# It needs what it has started until it has saved; as with the workers of torch's DataLoader.
+SAVES_WITH_HELP = NOTED + (
+    "helper = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+    "def save(*_):\n"
+    "    time.sleep(0.2); assert helper.poll() is None; note('saved'); sys.exit(0)\n"
+    "signal.signal(signal.SIGTERM, save); (folder / 'helper').write_text(str(helper.pid))\n"
+    "note('main'); time.sleep(600)"
 )
 # Its child ignores SIGTERM, in a session of its own; it goes on when its parent is gone.
 LEAVES_A_CHILD = NOTED + (
@@ -83,6 +92,15 @@ def test_who_wants_to_save_has_the_time_for_it(kept: Kept) -> None:
     kept.send(Pause(1, PATIENCE))
     assert kept.receive() == Stopped(1, 0, True, "", whole=True)
     assert noted(kept.folder / "saved") == process
+
+
+def test_what_it_has_started_is_asked_to_end_only_after_it(kept: Kept) -> None:
+    process = begin(kept, SAVES_WITH_HELP)
+    helper = noted(kept.folder / "helper")
+    kept.send(Pause(1, PATIENCE))
+    assert kept.until(Stopped).whole
+    assert noted(kept.folder / "saved") == process
+    assert not lives(helper)
 
 
 @pytest.mark.parametrize("end", ["time.sleep(600)", "raise ValueError", "os.abort()"])
@@ -200,6 +218,27 @@ def test_output_that_is_read_for_steps_comes_out_as_it_went_in(tmp_path: Path) -
         assert kept.until(Exited).code == 3
         assert kept.stdout.read_bytes() == b"step 7\n" + b"\xff" * 200_000 + b"no end"
         assert kept.stderr.read_text() == "step 8\n"
+    finally:
+        kept.close()
+
+
+def test_event_files_tell_how_far_it_is(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    output.mkdir()
+    variables = {ENV_OUTPUT_DIR: str(output)}
+    kept = Kept(tmp_path, progress="tensorboard", variables=variables)
+    try:
+        write = (
+            "from torch.utils.tensorboard import SummaryWriter\n"
+            "with SummaryWriter(os.environ['SWELL_OUTPUT_DIR'] + '/logs') as writer:\n"
+            "    writer.add_scalar('loss', 0.5, {step})\n"
+        )
+        begin(kept, NOTED + "note('main')\n" + write.format(step=7))
+        assert kept.until(Steps) == Steps(1, 7, {"loss": [0.5]})
+        kept.until(Done)
+        kept.leave()
+        begin(kept, NOTED + "note('main')\n" + write.format(step=4))
+        assert kept.until(Steps) == Steps(2, 4, {"loss": [0.5]}), "the new one's alone"
     finally:
         kept.close()
 

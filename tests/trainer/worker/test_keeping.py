@@ -18,7 +18,16 @@ from trainer.protocol.messages import (
     Steps,
     Stopped,
 )
-from trainer.worker.keeping import ABORT_GRACE, Keeping, Kill, Leave, Phase, Spawn, Terminate
+from trainer.worker.keeping import (
+    ABORT_GRACE,
+    REST_GRACE,
+    Keeping,
+    Kill,
+    Leave,
+    Phase,
+    Spawn,
+    Terminate,
+)
 
 WHOLE = Stopped(3, 0, True, "", whole=True)  # what it wrote is finished
 STOPPED = Stopped(3, 0, True, "", whole=False)
@@ -57,17 +66,33 @@ def test_a_start_of_another_generation_or_a_second_one_starts_nothing() -> None:
 def test_a_pause_gives_the_process_as_long_as_it_says_and_a_kill_after_that() -> None:
     keeping = running()
     assert keeping.take(Pause(3, 10.0), 5.0) == [Terminate()]
-    assert keeping.exited(-15, "killed by SIGTERM", 6.0) == [], "it did what it was asked to"
     assert keeping.tick(14.9) == []
     assert keeping.tick(15.0) == [Kill()]
+    keeping.exited(-9, "killed by SIGKILL", 15.1)
     assert keeping.gone() == [STOPPED]
     assert keeping.phase is Phase.IDLE
+
+
+def test_what_outlives_its_process_is_asked_to_end_then_and_has_a_short_time() -> None:
+    keeping = running()
+    keeping.take(Pause(3, 10.0), 5.0)
+    assert keeping.exited(-15, "killed by SIGTERM", 6.0) == [Terminate()], "it did as it was asked"
+    assert keeping.tick(5.9 + REST_GRACE) == []
+    assert keeping.tick(6.0 + REST_GRACE) == [Kill()]
+    assert keeping.gone() == [STOPPED]
+
+
+def test_what_outlives_its_process_has_no_longer_than_that() -> None:
+    keeping = running()
+    keeping.take(Pause(3, 2.0), 5.0)
+    keeping.exited(0, "", 6.0)
+    assert keeping.tick(7.0) == [Kill()]
 
 
 def test_it_has_stopped_only_when_nothing_of_the_process_is_left() -> None:
     keeping = running()
     keeping.take(Abort(3), 5.0)
-    assert keeping.exited(0, "", 5.1) == []
+    assert keeping.exited(0, "", 5.1) == [Terminate()]
     assert keeping.phase is Phase.ENDING, "what it has started may live on"
     assert keeping.gone() == [WHOLE]
     assert keeping.gone() == [], "once"
