@@ -121,7 +121,7 @@ def local_replica(directory: RunDirectory, replica: str) -> tuple[Replicas, str]
         attempts = [it for it in attempts if it["attempt"] == int(number)]
     elif len(alive := [it for it in attempts if it["state"] not in ENDED]) > 1:
         jobs = " or ".join(f"{it['attempt']}/{replica}" for it in alive[:8])
-        raise home.RunError("SW2009", f"{run_id}: several jobs have a {replica}; write {jobs}")
+        raise home.RunError("SW2029", f"{run_id}: several jobs have a {replica}; write {jobs}")
     if attempts:
         return Replicas.of_state(home.local_folder(run_id), str(attempts[-1]["job"])), name
     raise home.RunError("SW2013", f"{run_id}: has no VMs yet; try again in a moment")

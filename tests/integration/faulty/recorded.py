@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -39,7 +40,7 @@ for step in elastic.steps(state, elastic.batches(SAMPLES, BATCH), epochs=EPOCHS)
         optimizer.step()
         optimizer.zero_grad()
         before = time.time()
-    loop = elastic.running()
+    loop: Any = elastic.running()
     if step.applied:
         note(
             world=loop._generations.number,
