@@ -16,8 +16,8 @@ class Bucket:
 
     Attributes:
         flat: the gradients; a view of ``wire`` unless their precision is low.
-        wire: what is sent: the gradients, a flag for each parameter, then ``tail`` numbers.
-        reached, tail: views of it.
+        wire: what is sent: the gradients, then ``tail`` numbers.
+        gradients, tail: views of it.
         parameters: in the order in which backward is expected to reach them.
         expected, missing: how many arrivals there are in a backward pass, and still to come.
         sent: whether it is on its way, or has been.
@@ -28,11 +28,9 @@ class Bucket:
         numel = sum(p.numel() for p in parameters)
         low = first.dtype in (torch.bfloat16, torch.float16)
         dtype = torch.float32 if low else first.dtype
-        room = numel + len(parameters) + tail
-        self.wire = torch.zeros(room, dtype=dtype, device=first.device)
+        self.wire = torch.zeros(numel + tail, dtype=dtype, device=first.device)
         self.gradients = self.wire[:numel]
-        self.reached = self.wire[numel : numel + len(parameters)]
-        self.tail = self.wire[numel + len(parameters) :]
+        self.tail = self.wire[numel:]
         self.flat = self.gradients.to(first.dtype)  # the same memory unless it is low
         self.parameters = parameters
         self.expected = self.missing = len(parameters)
@@ -56,8 +54,11 @@ class Bucket:
                 view.copy_(parameter.grad)
             parameter.grad = view
 
-    def pack(self) -> None:
-        """Makes the wire ready to be sent. What still comes, comes in memory of its own."""
+    def pack(self) -> list[bool]:
+        """Makes the gradients ready to be sent. What still comes, comes in memory of its own.
+
+        Returns which parameters have one.
+        """
         reached = [parameter.grad is not None for parameter in self.parameters]
         for parameter, view, one in zip(self.parameters, self.views, reached, strict=True):
             if one:
@@ -65,13 +66,10 @@ class Bucket:
                 parameter.grad = None
             else:
                 view.zero_()
-        if all(reached):
-            self.reached.fill_(1.0)
-        else:
-            self.reached.copy_(torch.tensor(reached, device="cpu"))
         if self.flat is not self.gradients:
             self.gradients.copy_(self.flat)
         self.sent = True
+        return reached
 
     def unpack(self, reached: Iterator[float]) -> None:
         """Makes what was summed the parameters' gradients; None for what no rank has reached.

@@ -1,19 +1,17 @@
 """The numbers that travel with a step's gradients, in the buffer of the last bucket.
 
-    head | metrics | statistics | whose are not finite | what rank 0 tells | what rank 1 tells | …
+    head | metrics | statistics | norms of the ranks | what rank 0 tells | what rank 1 tells | …
 
 All of it is summed. What a rank tells of itself has a place of its own, in which all others have
-zeros, as numbers of 16 bits: their sums are exact in float32.
+zeros: the norm of its gradients; and numbers of 16 bits, whose sums are exact in float32.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
-
-import torch
-from torch import Tensor
 
 from trainer.engine.replicas import FIELDS, Told
 
@@ -58,15 +56,20 @@ class Read(NamedTuple):
 
     Attributes:
         head, metrics, statistics: the sums.
-        nonfinite: the ranks whose own loss or gradients are not finite, ascending.
+        norms: of each rank's own gradients; not finite where these, or its loss, are not.
         told: by each rank.
     """
 
     head: Head
     metrics: list[float]
     statistics: list[float]
-    nonfinite: list[int]
+    norms: list[float]
     told: list[Told]
+
+    @property
+    def nonfinite(self) -> list[int]:
+        """The ranks whose own loss or gradients are not finite, ascending."""
+        return [rank for rank, norm in enumerate(self.norms) if not math.isfinite(norm)]
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Extras:
     Attributes:
         metrics: how many there are.
         statistics: how many there are.
-        size: how many ranks tell of themselves; 0 in a world of one.
+        size: how many ranks tell of themselves; 0 in a world of one, which has a norm alone.
     """
 
     metrics: int
@@ -86,11 +89,11 @@ class Extras:
     @property
     def length(self) -> int:
         """How many numbers travel."""
-        return self._flags + self.size * (1 + _ROW)
+        return self._rows + self.size * _ROW
 
-    def flag(self, rank: int) -> int | None:
-        """Where a rank adds 1 if what it brings is not finite; None in a world of one."""
-        return self._flags + rank if self.size else None
+    def norm_at(self, rank: int) -> int:
+        """Where the norm of a rank's gradients is."""
+        return self._norms + rank
 
     def written(
         self,
@@ -99,35 +102,37 @@ class Extras:
         statistics: Sequence[float],
         rank: int,
         told: Told,
-    ) -> Tensor:
-        """One rank's numbers: float64, shape [length], on the CPU; its flag is not set."""
-        numbers = [*head, *metrics, *statistics, *[0.0] * self.size]
+    ) -> list[float]:
+        """One rank's ``length`` numbers; its norm is 0."""
+        numbers = [*head, *metrics, *statistics, *[0.0] * (self.size or 1)]
         if self.size:
             own = [float(v >> shift & 0xFFFF) for v in told for shift in (48, 32, 16, 0)]
             others = [0.0] * _ROW
             numbers += others * rank + own + others * (self.size - 1 - rank)
-        return torch.tensor(numbers, dtype=torch.float64, device="cpu")
+        return numbers
 
-    def read(self, summed: Tensor) -> Read:
+    def read(self, values: list[float]) -> Read:
         """What ``written`` wrote, summed."""
-        values = summed.tolist()
-        first = self._flags + self.size
         rows = [
             Told(*_numbers(values[start : start + _ROW]))
-            for start in range(first, self.length, _ROW)
+            for start in range(self._rows, self.length, _ROW)
         ]
         of = _HEAD + self.metrics
         return Read(
             Head(*values[:_HEAD]),
             values[_HEAD:of],
-            values[of : self._flags],
-            [rank for rank, flag in enumerate(values[self._flags : first]) if flag > 0.5],
+            values[of : self._norms],
+            values[self._norms : self._rows],
             rows,
         )
 
     @property
-    def _flags(self) -> int:
+    def _norms(self) -> int:
         return _HEAD + self.metrics + self.statistics
+
+    @property
+    def _rows(self) -> int:
+        return self._norms + (self.size or 1)
 
 
 def _numbers(limbs: list[float]) -> list[int]:

@@ -2,10 +2,11 @@
 
 A step's first gradient of a parameter is copied into its bucket while it is in the processor's
 cache, which is quicker than to clear the bucket and to add to it; those of further micro-batches
-are added there. Horovod sums a bucket over the ranks in place. With its gradients a bucket carries
-which parameters were reached: what no rank has reached keeps no gradient, as in a plain loop. The
-last bucket goes out when all of backward is over, and carries the step's numbers: its loss, its
-samples, and the flag by which all ranks learn at the same step that the world is asked to pause.
+are added there. Horovod sums a bucket over the ranks in place. The last bucket goes out when all of
+backward is over. It carries which parameters were reached: what no rank has reached keeps no
+gradient, as in a plain loop. And it carries the step's numbers: its loss, its samples, the norm of
+each rank's gradients, and the flag by which all ranks learn at the same step that the world is
+asked to pause.
 
 A parameter may be reached several times in one backward pass, when a block that is used several
 times is recomputed. How often is learned from the steps before, so a bucket goes out early if it
@@ -69,9 +70,8 @@ class GradientBuckets:
     ) -> None:
         trained = list(parameters)
         groups = grouped(reversed(trained), bucket_bytes or BUCKET_BYTES)
-        self._buckets = [
-            Bucket(group, tail if i == len(groups) - 1 else 0) for i, group in enumerate(groups)
-        ]
+        last, room = len(groups) - 1, len(trained) + tail
+        self._buckets = [Bucket(group, room * (i == last)) for i, group in enumerate(groups)]
         self._alone = size == 1
         self._check = check
         self._name = name
@@ -83,8 +83,8 @@ class GradientBuckets:
         self._passes = 0
         self._witness: Witness | None = None
         self._kept: dict[int, Tensor] = {}
-        self._flag: int | None = None
-        self._norms: list[Tensor] = []  # of what this rank has sent
+        self._reached: list[float] = []  # by how many ranks, for each parameter of the buckets
+        self._norm: Tensor | None = None  # of what this rank has sent; at most their sum
         self.broken: Exception | None = None
         self.open = False
         self._finish: Callable[[], None] | None = None
@@ -120,7 +120,8 @@ class GradientBuckets:
         self.open = True
         self._end.forget()
         self._handles.clear()
-        self._norms.clear()
+        self._reached.clear()
+        self._norm = None
         for bucket in self._buckets:
             bucket.clear()
             for parameter in bucket.parameters:
@@ -157,65 +158,72 @@ class GradientBuckets:
             p.grad is not None for bucket in self._buckets for p in bucket.parameters
         )
 
-    def reduce(self, fill: Callable[[bool], Tensor], flag: int | None = None) -> Tensor:
+    def reduce(
+        self, fill: Callable[[bool], list[float]], norm_at: int | None = None
+    ) -> list[float]:
         """Sends what was not sent yet, waits for all sums, and returns the summed numbers.
 
         Args:
-            fill: gives the ``tail`` numbers of this rank: any float type, shape [tail]; it is
-                told whether gradients of this rank are left for the second round.
-            flag: which of the numbers tells that gradients of this rank are not finite.
+            fill: gives the ``tail`` numbers of this rank; it is told whether gradients of this rank
+                are left for the second round.
+            norm_at: the number that the norm of this rank's gradients is added to: not less than
+                their norm, and infinite or NaN if one of them is.
 
-        Returns the sums, shape [tail]; the gradients are not the parameters' yet (see ``settle``).
+        Returns the numbers' sums; the gradients are not the parameters' yet (see ``settle``).
         Raises HorovodInternalError when a peer was lost; the gradients mean nothing then.
         """
+        last = self._buckets[-1]
         while self._next < len(self._buckets) - 1:
             self._send()
         for bucket in self._buckets:
             if self._late or not bucket.sent:
                 self._account(bucket)
-        self._buckets[-1].tail.copy_(fill(self._late))
-        self._flag = flag
-        self._send()
+        numbers = fill(self._late)
+        self._pack(last)
+        last.tail.copy_(torch.tensor([*self._reached, *numbers], dtype=last.tail.dtype))
+        if norm_at is not None and self._norm is not None:
+            last.tail[len(self._reached) + norm_at].add_(self._norm)  # nobody waits for the device
+        self._submit(last.wire, f"gradients.{self._next}")
+        self._next += 1
         self._armed = False
         self._summed = self._learned = True
         self._wait_for_all()
-        return self._buckets[-1].tail
+        summed: list[float] = last.tail.tolist()
+        count = len(self._reached)
+        self._reached = summed[:count]
+        return summed[count:]
 
     def reduce_late(self) -> None:
         """The second round: all ranks call it, if any has gradients left for it."""
-        late = [any(p.grad is not None for p in bucket.parameters) for bucket in self._buckets]
+        late = [p.grad is not None for bucket in self._buckets for p in bucket.parameters]
         wanted = torch.tensor(late, dtype=torch.int32, device="cpu")
         if not self._alone:
             wanted = hvd.allreduce(wanted, op=hvd.Max, name="gradients.late")
+        self._reached = [a + b for a, b in zip(self._reached, wanted.tolist(), strict=True)]
         first: dict[int, Tensor] = {}
-        for index, want in enumerate(wanted.tolist()):
-            if not want:
+        for index, want in enumerate(wanted.split([len(one.parameters) for one in self._buckets])):
+            if not want.any():
                 continue
             bucket = self._buckets[index]
-            first[index] = bucket.wire.clone()
+            first[index] = bucket.gradients.clone()
             bucket.pack()
-            bucket.tail.zero_()
-            self._submit(bucket, f"gradients.late.{index}")
+            self._submit(bucket.gradients, f"gradients.late.{index}")
         self._wait_for_all()
-        for index, wire in first.items():
-            self._buckets[index].wire.add_(wire)
+        for index, gradients in first.items():
+            self._buckets[index].gradients.add_(gradients)
 
-    def settle(self, divide_by: float = 1.0) -> float:
-        """Makes the sums the parameters' gradients, each divided by a number.
-
-        Returns the norm of all of them, infinite or NaN if one of them is.
-        """
-        buckets = self._buckets
-        if divide_by != 1.0:
-            for bucket in buckets:
+    def settle(self, divide_by: float = 1.0) -> None:
+        """Makes the sums the parameters' gradients, each divided by a number."""
+        reached = iter(self._reached)
+        for bucket in self._buckets:
+            if divide_by != 1.0:
                 bucket.gradients.div_(divide_by)
-        norms = torch.stack([_norm(bucket.gradients) for bucket in buckets])
-        flags = torch.cat([norms, *(bucket.reached.to(torch.float64) for bucket in buckets)])
-        counts = flags.tolist()  # of all at once: each is a wait for the device
-        reached = iter(counts[len(buckets) :])
-        for bucket in buckets:
             bucket.unpack(reached)
-        return math.hypot(*counts[: len(buckets)])
+
+    def norm(self) -> float:
+        """The norm of all gradients, once they are settled; infinite or NaN if one of them is."""
+        norms = torch.stack([_norm(bucket.gradients).double() for bucket in self._buckets])
+        return math.hypot(*norms.tolist())
 
     def witnessed(self) -> tuple[float, float]:
         """This rank's share of the second sum, and of its magnitude; 0 without a witness."""
@@ -333,17 +341,17 @@ class GradientBuckets:
     # --- sending ----------------------------------------------------------------------
 
     def _send(self) -> None:
+        """Sends the next bucket; the last one goes out with the numbers."""
         bucket = self._buckets[self._next]
-        if self._next < len(self._buckets) - 1:
-            self._account(bucket)
-        bucket.pack()
-        if not self._alone:
-            self._norms.append(_norm(bucket.gradients))
-        if bucket is self._buckets[-1] and self._flag is not None:
-            # On the device: nobody waits for it.
-            bucket.tail[self._flag] += ~torch.stack(self._norms).isfinite().all()
-        self._submit(bucket, f"gradients.{self._next}")
+        self._account(bucket)
+        self._pack(bucket)
+        self._submit(bucket.wire, f"gradients.{self._next}")
         self._next += 1
+
+    def _pack(self, bucket: Bucket) -> None:
+        self._reached += bucket.pack()
+        norm = _norm(bucket.gradients)
+        self._norm = norm if self._norm is None else self._norm + norm
 
     def _account(self, bucket: Bucket) -> None:
         """Has a last look at the gradients of a bucket that is about to be sent."""
@@ -355,9 +363,9 @@ class GradientBuckets:
             for parameter in bucket.parameters:
                 self._witness.saw(parameter)
 
-    def _submit(self, bucket: Bucket, name: str) -> None:
+    def _submit(self, wire: Tensor, name: str) -> None:
         if not self._alone:
-            self._handles.append(_allreduce(bucket.wire, name))
+            self._handles.append(_allreduce(wire, name))
 
     def _wait_for_all(self) -> None:
         for handle in self._handles:
@@ -366,12 +374,12 @@ class GradientBuckets:
 
 
 def _norm(gradients: Tensor) -> Tensor:
-    """The norm, a float64 on the device; the quickest sum that an infinity or a NaN is not lost in.
+    """The norm, on the device; the quickest sum that an infinity or a NaN is not lost in.
 
     That of finite gradients is infinite when their squares are: then they are of no use, either.
     """
     norm: Tensor = torch.linalg.vector_norm(gradients)
-    return norm.to(torch.float64)
+    return norm
 
 
 def _allreduce(tensor: Tensor, name: str) -> int:

@@ -7,6 +7,7 @@ whatever was found to differ has changed no parameter yet, on no rank.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -86,7 +87,7 @@ class Summed:
         save: whether a checkpoint is due after it.
         digest: whether the digest of the state is due after it.
         metrics: the sums, divided by what the program has counted, if it has.
-        norm: of all gradients.
+        norm: of all gradients, or more; if it is not finite, their norm.
         nonfinite: the ranks whose own loss or gradients are not finite.
         stop: whether the loop has ended before this step, which is taken by nobody.
     """
@@ -206,7 +207,7 @@ class Sums:
         self.trained.require_unchanged()
         buckets = self.buckets
 
-        def fill(late: bool) -> Tensor:
+        def fill(late: bool) -> list[float]:
             mine = own()
             witness, magnitude = buckets.witnessed()
             head = Head(
@@ -225,12 +226,12 @@ class Sums:
             added = self._statistics.added(self._weight) if self._counts_statistics else []
             told = self._told(mine)
             numbers = self._extras.written(head, mine.metrics, added, self.rank, told)
-            if flag is not None and not mine.finite:
-                numbers[flag] = 1.0
+            if not mine.finite:
+                numbers[norm_at] = math.inf
             return numbers
 
-        flag = self._extras.flag(self.rank)
-        read = self._extras.read(buckets.reduce(fill, flag))
+        norm_at = self._extras.norm_at(self.rank)
+        read = self._extras.read(buckets.reduce(fill, norm_at))
         head = read.head
         if head.stop > 0.5:
             buckets.forget()
@@ -242,18 +243,20 @@ class Sums:
         if head.late:
             buckets.reduce_late()
         divisor = self._verdict.divisor(head.counted, head.uncounted, self._slice.number)
-        norm = buckets.settle(divisor)
+        buckets.settle(divisor)
         total, magnitude = head.witness / divisor, head.magnitude / divisor
         buckets.require_witnessed(total, magnitude, self._size)
         if self._counts_statistics:
             self._statistics.settle(read.statistics)
         self._undo.summed()
+        bound = sum(read.norms) / divisor
         return Summed(
             pause=head.pause > 0.5,
             save=head.save > 0.5,
             digest=head.digest + head.save > 0.5,
             metrics=[one / divisor for one in read.metrics],
-            norm=norm,
+            # That of a sum is no larger than the norms together; what came late is in none of them.
+            norm=bound if math.isfinite(bound) and not head.late else buckets.norm(),
             nonfinite=read.nonfinite if self._size > 1 else [self.rank],
         )
 
@@ -338,9 +341,10 @@ class Sums:
         if self._size == 1:
             return
         self.align()
-        mine = Told(self.trained.layout, self._state.updates_taken, 0, self.replicas.digest_now())
-        row = Extras(0, 0, 1).written(Head(), [], [], 0, mine)
-        rows = hvd.allgather(row.unsqueeze(0), name="state.end")
+        own = Told(self.trained.layout, self._state.updates_taken, 0, self.replicas.digest_now())
+        row = Extras(0, 0, 1).written(Head(), [], [], 0, own)
+        mine = torch.tensor([row], dtype=torch.float64, device="cpu")
+        rows = hvd.allgather(mine, name="state.end").tolist()
         told = [Extras(0, 0, 1).read(one).told[0] for one in rows]
         difference = compare(told, samples=0)
         if difference is not None:

@@ -49,7 +49,7 @@ def buckets_of(
 
 def summed_by(buckets: Any, *numbers: float) -> list[float]:
     """Sums what has arrived, together with these numbers; returns the numbers' sums."""
-    total: list[float] = buckets.reduce(lambda late: torch.tensor(numbers)).tolist()
+    total: list[float] = buckets.reduce(lambda late: list(numbers))
     buckets.settle()
     return total
 

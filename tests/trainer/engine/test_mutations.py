@@ -77,8 +77,8 @@ def a_bucket_is_not_sent(now: Now) -> None:
         GradientBuckets,
         "_submit",
         lambda submit: (
-            lambda self, bucket, name: (
-                None if name == "gradients.0" and now.faulty(None) else submit(self, bucket, name)
+            lambda self, wire, name: (
+                None if name == "gradients.0" and now.faulty(None) else submit(self, wire, name)
             )
         ),
     )

@@ -92,12 +92,12 @@ def test_what_each_rank_tells_is_exact_in_a_sum(
 ) -> None:
     extras = Extras(metrics, statistics, len(rows))
     head = Head(pause=1.0, samples=3.0, counted=0.5, witness=0.25, magnitude=2.0)
-    summed = sum(
-        extras.written(head, [1.0] * metrics, [1.0] * statistics, rank, Told(*row)).to(dtype)
+    written = [
+        extras.written(head, [1.0] * metrics, [1.0] * statistics, rank, Told(*row))
         for rank, row in enumerate(rows)
-    )
-    assert isinstance(summed, torch.Tensor)
-    found, numbers, of_norms, _, told = extras.read(summed.double())
+    ]
+    summed = torch.tensor(written, dtype=dtype).sum(0)
+    found, numbers, of_norms, _, told = extras.read(summed.tolist())
     assert told == [Told(*row) for row in rows]
     assert found.samples == 3.0 * len(rows)
     assert numbers == [len(rows)] * metrics
