@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 UPDATE = -1  # in place of a unit: what is random in a step after its last backward pass
+_PROBE = 0x5377656C6C  # a seed that is no program's own
+_NUMPY = 2**32 - 1  # NumPy's seeds are no larger
 
 
 def seed_step(seed: int, step: int, part: int) -> None:
@@ -17,40 +19,51 @@ def seed_step(seed: int, step: int, part: int) -> None:
     So a step repeats itself, by units in any world and else in the same one, whoever was lost
     before: there is no generator's state that could be lost.
     """
-    number = hash((seed, step, part)) & (2**63 - 1)
+    _seed(hash((seed, step, part)) & (2**63 - 1))
+
+
+class Probe:
+    """Tells whether any generator has given a number.
+
+    It seeds them, and later compares the next number of each with the first one of that seed: to
+    look at where they are costs more than to seed them. So they must be seeded anew after it.
+    """
+
+    def __init__(self) -> None:
+        torchs = torch.Generator("cpu").manual_seed(_PROBE)
+        numpys = np.random.RandomState(_PROBE & _NUMPY)
+        self._first = _next(random.Random(_PROBE), numpys, torchs)
+        self._gpu: torch.Tensor | None = None
+
+    def begin(self) -> None:
+        """From now on, no generator is to give a number."""
+        _seed(_PROBE)
+        self._gpu = _gpu_state()
+
+    @property
+    def moved(self) -> bool:
+        """Whether any has given one since. To be asked once; they are to be seeded then."""
+        now = _gpu_state()
+        same = now is self._gpu if now is None or self._gpu is None else torch.equal(now, self._gpu)
+        return not same or self._first != _next(random, np.random, torch.default_generator)
+
+
+def _next(python: Any, numpy: Any, torchs: torch.Generator) -> tuple[float, float, int]:
+    drawn = torch.empty((), dtype=torch.int64, device="cpu").random_(generator=torchs)
+    return python.random(), numpy.random_sample(), int(drawn)
+
+
+def _seed(number: int) -> None:
     random.seed(number)
-    np.random.seed(number & (2**32 - 1))
+    np.random.seed(number & _NUMPY)
     # As torch.manual_seed does, but where there is no GPU that notes who asked, every time.
     torch.default_generator.manual_seed(number)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed(number)
 
 
-class Fingerprint:
-    """Where the generators are now, to be compared later."""
-
-    def __init__(self) -> None:
-        self._python, self._numpy, self._torch = _positions()
-
-    @property
-    def moved(self) -> bool:
-        """Whether any of them gave a number since."""
-        python, numpy, states = _positions()
-        return not (
-            python == self._python
-            and numpy == self._numpy
-            and len(states) == len(self._torch)
-            and all(map(torch.equal, states, self._torch))
-        )
-
-
-def _positions() -> tuple[Any, bytes, list[torch.Tensor]]:
-    numpy: dict[str, Any] = np.random.get_state(legacy=False)
-    states = [torch.default_generator.get_state()]
-    if torch.cuda.is_initialized():
-        states.append(torch.cuda.get_rng_state())
-    place = numpy["state"]["pos"].to_bytes(4, "little")
-    return random.getstate(), numpy["state"]["key"].tobytes() + place, states
+def _gpu_state() -> torch.Tensor | None:
+    return torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
 
 
 def generators_state() -> dict[str, Any]:

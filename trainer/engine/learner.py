@@ -63,21 +63,22 @@ class Learner:
         self._unlike = not agreed.learned_alike
         self._news &= self._state.step == 0
 
-    def begin(self, step: int, tells: bool) -> Callable[[], str]:
-        """A step begins, and its random generators are seeded.
+    def begin(self, step: int, tells: bool) -> Callable[[], str] | None:
+        """A step begins.
 
         Args:
             step: its number.
             tells: whether this rank emits the event when steps go by units for the first time.
 
-        Returns what says, later in the step, why it must be computed by units; "" if it need not.
+        Returns what says, once and later in the step, why it must be computed by units, "" if it
+        need not; until then the random generators are its own. None where nobody needs to ask.
         """
         if self._news and tells:
             reason = self._state.learned.units
             self._emit("units", step=step, unit=self._unit, reason=reason)
         self._news = False
         if self._watch is None or self.by_units:
-            return lambda: ""
+            return None
         self._watch.begin()
         return self._watch.found
 

@@ -384,8 +384,9 @@ class Steps:
                 dataset_size=self._order.samples,
             )
         self._generations.taking(self._state.step, plan.indices)
-        self._seed_for(UPDATE if self._learner.by_units else plan.rank)
         watch = self._learner.begin(plan.number, plan.rank == 0)
+        if watch is None:
+            self._seed_for(UPDATE if self._learner.by_units else plan.rank)
         self._sums.grant()
         return Step(
             plan,
@@ -398,7 +399,7 @@ class Steps:
             micro=self._micro,
             means=self._state.learned.means,
             seed=self._seed_for if self._learner.has_units else lambda part: None,
-            watch=watch,
+            watch=watch or (lambda: ""),
         )
 
     def _taken_step(self) -> Step:

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from trainer.engine.generators import Fingerprint
+from trainer.engine.generators import Probe
 from trainer.engine.statistics import places_in
 
 UNITS = 8  # that a batch is cut into by default, at least,
@@ -67,19 +67,22 @@ class Watch:
         self._places = places_in(models)
         self._norms = [m for one in models for m in one.modules() if isinstance(m, _BatchNorm)]
         self._versions: list[int] = []
-        self._generators = Fingerprint()
+        self._generators = Probe()
 
     def known(self) -> str:
         """Why it depends, as far as the models tell before any step; "" if they do not."""
         return "batch statistics" if self._norms else ""
 
     def begin(self) -> None:
-        """A step begins; its random generators are seeded."""
+        """A step begins. No random number of it counts: either none is drawn, or it comes again."""
         self._versions = self._now()
-        self._generators = Fingerprint()
+        self._generators.begin()
 
     def found(self) -> str:
-        """Why it depends, as far as the step has come; "" if it does not."""
+        """Why it depends, as far as the step has come; "" if it does not.
+
+        To be asked once in a step; random generators are to be seeded then.
+        """
         if self._now() != self._versions:
             return "batch statistics"
         return "random numbers" if self._generators.moved else ""

@@ -14,7 +14,12 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from trainer.checkpoints.tree import flatten, unflatten
-from trainer.engine.generators import generators_state, load_generators_state, seed_step
+from trainer.engine.generators import (
+    Probe,
+    generators_state,
+    load_generators_state,
+    seed_step,
+)
 from trainer.engine.state import State
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -204,3 +209,29 @@ def test_generators_go_on_from_their_state_and_repeat_themselves_from_a_seed() -
     assert draw() == drawn
     seed_step(1, 2, 4)
     assert draw() != drawn
+
+
+@pytest.mark.parametrize(
+    "draw, moved",
+    [
+        (lambda: None, False),
+        (random.random, True),
+        (lambda: random.getrandbits(32), True),
+        (lambda: random.gauss(0, 1), True),
+        (np.random.rand, True),
+        (lambda: np.random.randn(312), True),
+        (lambda: np.random.bytes(4 * 624), True),  # as many as NumPy makes at once
+        (lambda: torch.rand(()), True),
+        (lambda: torch.randn(()), True),
+        (lambda: torch.randperm(2), True),
+        (lambda: torch.bernoulli(torch.tensor(0.5)), True),
+        (lambda: torch.rand((), generator=torch.Generator()), False),
+        (lambda: random.seed(0), True),  # then it gives other numbers than it would have
+    ],
+)
+def test_a_probe_finds_whoever_has_drawn_a_number(draw: Callable[[], Any], moved: bool) -> None:
+    probe = Probe()
+    for _ in range(2):
+        probe.begin()
+        draw()
+        assert probe.moved == moved
