@@ -161,6 +161,8 @@ class Loop:
         self._data: Any = task.dataset()
         self.validation: Any = task.validation()
         self._told: dict[str, bool] = {}  # which methods of the task take the step
+        own = getattr(task.should_stop, "__func__", None)
+        self._may_stop = own is not Task.should_stop  # else no rank needs to tell the others
         unit = default_unit(task.global_batch, task.micro_batch) if task.unit is None else task.unit
         self.order = order = Order(len(self._data), task.global_batch, task.seed, unit)
         self._total = total = task.epochs * order.steps_per_epoch
@@ -311,8 +313,10 @@ class Loop:
         newest = self._steps.newest()
         with self._steps.repeatable():
             metrics = self._evaluate(newest, self._steps.exchange)
-            ends = newest.rank == 0 and task.should_stop(metrics)
-            stops, *_ = self._steps.exchange(ends, "stop")
+            stops = False
+            if self._may_stop:
+                ends = newest.rank == 0 and task.should_stop(metrics)
+                stops, *_ = self._steps.exchange(ends, "stop")
             state.learned = dataclasses.replace(known, evaluated=state.step, stops=stops)
         if stops or state.step >= self._most:
             self._steps.stop()

@@ -4,6 +4,9 @@ A place is an attribute, an entry of a dict, a buffer: a mapping and a key. Valu
 change are kept as they are; short lists and dicts, and small tensors, are copied, and get their
 contents back in the same object, whoever else refers to it. A large tensor is only watched, by its
 version, unless a copy of it is asked for. Other objects are not looked into, nor are long lists.
+
+To remember the same places again, as each step does, takes a fraction of the first time: what is in
+them is mostly the same objects, and a mapping's are compared at once.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Container, Iterable, MutableMapping
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -20,6 +24,7 @@ from torch import Tensor, nn
 SMALL = 64 * 1024  # bytes of a tensor or an array that is copied without being asked for
 SHORT = 32  # entries of what is looked into without being asked for
 _PLAIN = frozenset({bool, int, float, str, bytes, complex, type(None)})
+_NO_PARTS = (Tensor, np.ndarray, dict, set)
 
 Mapping = MutableMapping[str, Any]
 Place = tuple[int, str]  # the id of a mapping, and a key
@@ -53,6 +58,10 @@ class Held:
         """Returns the value, with the contents that it had."""
         return self._value
 
+    def again(self) -> bool:
+        """Remembers the contents that the same value has now; False where it must be looked at."""
+        return True
+
 
 class _Tensor(Held):
     def __init__(self, value: Tensor, copied: bool) -> None:
@@ -75,6 +84,12 @@ class _Tensor(Held):
             self._version = self._value._version
         return self._value
 
+    def again(self) -> bool:
+        if self._copy is not None:
+            self._copy.copy_(self._value.detach())  # a version does not tell of all that write
+        self._version = self._value._version
+        return True
+
 
 class _Array(Held):
     def __init__(self, value: np.ndarray[Any, Any], copied: bool) -> None:
@@ -91,6 +106,11 @@ class _Array(Held):
             self._value[...] = self._copy
         return self._value
 
+    def again(self) -> bool:
+        if self._copy is not None:
+            self._copy[...] = self._value
+        return True
+
 
 class _Set(Held):
     def __init__(self, value: set[Any]) -> None:
@@ -104,6 +124,10 @@ class _Set(Held):
         self._value.clear()
         self._value.update(self._copy)
         return self._value
+
+    def again(self) -> bool:
+        self._copy = frozenset(self._value)
+        return True
 
 
 class _Several(Held):
@@ -123,6 +147,7 @@ class _Several(Held):
     ) -> None:
         super().__init__(value)
         self._of, self._fill = parts, fill
+        self._copied = copied
         self._parts = [(key, held(one, copied)) for key, one in parts(value)]
 
     def changed(self, now: Any) -> bool:
@@ -141,6 +166,16 @@ class _Several(Held):
     def back(self) -> Any:
         self._fill(self._value, [(key, one.back()) for key, one in self._parts])
         return self._value
+
+    def again(self) -> bool:
+        parts = self._of(self._value)
+        if len(parts) == len(self._parts) and all(
+            key == before and one is was._value
+            for (key, one), (before, was) in zip(parts, self._parts, strict=True)
+        ):
+            return all(was.again() for _, was in self._parts)
+        self._parts = [(key, held(one, self._copied)) for key, one in parts]
+        return not any(_may_hold_parts(one) for _, one in parts)
 
 
 def held(value: Any, copied: bool = False) -> Held:
@@ -165,6 +200,71 @@ def held(value: Any, copied: bool = False) -> Held:
     return Held(value)
 
 
+class _Entries:
+    """What some entries of a mapping held.
+
+    Args:
+        mapping: may change itself.
+        keys: of those that count; None for all.
+        copied: whether the value of a key is copied however large it is.
+    """
+
+    def __init__(
+        self, mapping: Mapping, keys: Iterable[str] | None, copied: Callable[[str], bool]
+    ) -> None:
+        self.mapping = mapping
+        self._keys = None if keys is None else list(keys)
+        self._copied = copied
+        self._was = self._now()
+        self._inside = {
+            key: held(value, copied(key))
+            for key, value in self._was.items()
+            if type(value) not in _PLAIN
+        }
+
+    def again(self) -> bool:
+        """Remembers what they hold now; False where other objects are, which must be looked at."""
+        was, now = self._was, self._now()
+        self._was = now
+        if was.keys() != now.keys():
+            return False
+        if not all(map(is_, was.values(), now.values())):
+            for key, value in now.items():
+                if value is was[key]:
+                    continue
+                if _may_hold_parts(value):
+                    return False
+                self._inside.pop(key, None)
+                if type(value) not in _PLAIN:
+                    self._inside[key] = held(value, self._copied(key))
+        return all(one.again() for one in self._inside.values())
+
+    def changed(self) -> Iterable[str]:
+        """The keys of those that hold something else now."""
+        for key, value in self._was.items():
+            before = self._inside.get(key) or Held(value)
+            if key not in self.mapping or before.changed(self.mapping[key]):
+                yield key
+
+    def put_back(self) -> str:
+        """Returns the key of the first that could not get back its contents; "" if all have."""
+        lost = ""
+        for key, before in self._inside.items():
+            lost = lost or (key if before.lost else "")
+            before.back()
+        if self._keys is None:
+            for key in self.mapping.keys() - self._was.keys():
+                del self.mapping[key]
+        self.mapping.update(self._was)
+        return lost
+
+    def _now(self) -> dict[str, Any]:
+        mapping = self.mapping
+        if self._keys is None:
+            return dict(mapping)
+        return {key: mapping[key] for key in self._keys if key in mapping}
+
+
 class Memory:
     """What some places held.
 
@@ -178,27 +278,24 @@ class Memory:
         of: Iterable[tuple[Mapping, Iterable[str] | None]] = (),
         copied: Container[Place] | bool = (),
     ) -> None:
-        self._held: list[tuple[Mapping, bool, dict[str, Any], dict[str, Held]]] = []
-        for mapping, keys in of:
-            was = dict(mapping) if keys is None else {k: mapping[k] for k in keys if k in mapping}
-            inside = {
-                key: held(
-                    value, copied if isinstance(copied, bool) else (id(mapping), key) in copied
-                )
-                for key, value in was.items()
-                if type(value) not in _PLAIN
-            }
-            self._held.append((mapping, keys is None, was, inside))
+        def whether(mapping: Mapping) -> Callable[[str], bool]:
+            if isinstance(copied, bool):
+                return lambda key: copied
+            return lambda key: (id(mapping), key) in copied
+
+        self._entries = [_Entries(mapping, keys, whether(mapping)) for mapping, keys in of]
+
+    def again(self) -> bool:
+        """Remembers what the same places hold now.
+
+        Returns False where other objects are in them than before, of which some may hold places
+        themselves: then nothing is remembered, and another memory is to be made.
+        """
+        return all(one.again() for one in self._entries)
 
     def changed(self) -> set[Place]:
         """The places that hold something else now."""
-        found = set()
-        for mapping, _, was, inside in self._held:
-            for key, value in was.items():
-                before = inside.get(key) or Held(value)
-                if key not in mapping or before.changed(mapping[key]):
-                    found.add((id(mapping), key))
-        return found
+        return {(id(one.mapping), key) for one in self._entries for key in one.changed()}
 
     def put_back(self) -> str:
         """Makes all places hold what they held. To be called again when they have changed again.
@@ -206,15 +303,16 @@ class Memory:
         Returns the key of the first that could not get back its contents; "" if all have.
         """
         lost = ""
-        for mapping, whole, was, inside in self._held:
-            for key, before in inside.items():
-                lost = lost or (key if before.lost else "")
-                before.back()
-            if whole:
-                for key in mapping.keys() - was.keys():
-                    del mapping[key]
-            mapping.update(was)
+        for one in self._entries:
+            lost = one.put_back() or lost
         return lost
+
+
+def _may_hold_parts(value: Any) -> bool:
+    """Whether a value, or what a list has of them, may be an object with places of its own."""
+    if isinstance(value, list | tuple | deque):
+        return not all(type(one) in _PLAIN for one in value)
+    return type(value) not in _PLAIN and not isinstance(value, _NO_PARTS)
 
 
 def _ways_of(

@@ -46,8 +46,11 @@ class Undo:
         self._buffers: dict[Place, tuple[int, int]] = {}
         self._versions: list[int] = []
         self._clones: dict[int, Tensor] = {}
+        self._optimizers = state.optimizers
+        self._groups: list[int] = []  # of theirs, by id
         self._before = Memory()
-        self._memory = Memory()
+        self._memory = self._before
+        self._fresh = False  # whether the memory is of all places that are known to change
         self._learned = False
         self._whole = False  # whether all parameters are copied
         self._summed = False
@@ -64,12 +67,14 @@ class Undo:
         self._examined = examine
         self._whole = whole
         self._summed = False
-        modules = self._all_of_modules() if examine else self._of_modules
-        self._before = self._memory = Memory(
-            [*self._small(), *modules],
-            True if examine and not self._learned else self._moving,
-        )
-        self._buffers = self._buffer_versions() if examine else {}
+        if examine:
+            self._before = self._memory = Memory(
+                [*self._small(), *self._all_of_modules()],
+                self._moving if self._learned else True,
+            )
+            self._buffers = self._buffer_versions()
+        else:
+            self._remember()
         self._watch(self._early)
 
     def summed(self, taken: bool = True) -> None:
@@ -87,7 +92,7 @@ class Undo:
 
     def left(self) -> None:
         """The block is over, and the step was taken; what follows the block may run again."""
-        self._memory = Memory([*self._small(), *self._of_modules], self._moving)
+        self._remember()
         self._watch(())
 
     def taken(self) -> None:
@@ -105,6 +110,7 @@ class Undo:
             for of in (one._buffers, vars(one))
         ]
         self._of_modules = [(of, names) for of, names in found if names]
+        self._fresh = False
 
     def undo(self) -> None:
         """The step is not taken, or what follows its block runs again. May be called again.
@@ -127,11 +133,19 @@ class Undo:
 
     # --- what there is ----------------------------------------------------------------
 
+    def _remember(self) -> None:
+        """Remembers everything that is small, and what moves."""
+        groups = [id(group) for one in self._optimizers for group in one.param_groups]
+        known = self._fresh and self._memory is not self._before and groups == self._groups
+        if not (known and self._memory.again()):
+            self._memory = Memory([*self._small(), *self._of_modules], self._moving)
+            self._groups, self._fresh = groups, True
+
     def _small(self) -> Iterator[tuple[Mapping, list[str] | None]]:
         """Values of the state, settings of optimizers, and what other parts have."""
         state = self._state
         yield vars(state), state.value_names
-        for optimizer in state.optimizers:
+        for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 yield group, [key for key in group if key != "params"]
         seen: set[int] = set()
@@ -148,14 +162,16 @@ class Undo:
 
     def _watch(self, copied: Container[int]) -> None:
         self._versions = [one._version for one in self._watched]
-        self._clones = {
-            id(p): p.detach().clone() for p in self._watched if self._whole or id(p) in copied
-        }
+        wanted = self._watched if self._whole else [p for p in self._watched if id(p) in copied]
+        self._clones = {id(p): p.detach().clone() for p in wanted}
 
     def _moved(self) -> set[int]:
         """The parameters that have changed since they are watched, by their ids."""
-        pairs = zip(self._watched, self._versions, strict=True)
-        return {id(one) for one, version in pairs if one._version != version}
+        now = [one._version for one in self._watched]
+        if now == self._versions:
+            return set()
+        pairs = zip(self._watched, now, self._versions, strict=True)
+        return {id(one) for one, version, before in pairs if version != before}
 
     def _buffer_versions(self) -> dict[Place, tuple[int, int]]:
         """Tells of each buffer whether it is written to, or replaced."""

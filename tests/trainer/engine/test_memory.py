@@ -66,6 +66,79 @@ def test_everything_is_as_it_was(
     assert memory.changed() == set()
 
 
+CHANGES = st.lists(
+    st.tuples(st.sampled_from(["spoil", "replace", "add", "delete"]), st.integers(0, 3), VALUES),
+    max_size=4,
+)
+
+
+@given(st.dictionaries(st.text(max_size=3), VALUES, max_size=4), st.booleans(), CHANGES)
+def test_remembered_again_it_is_as_if_remembered_for_the_first_time(
+    place: dict[str, Any], all_keys: bool, changes: list[tuple[str, int, Any]]
+) -> None:
+    memory = Memory([(place, None if all_keys else list(place))])
+    for how, index, value in changes:
+        key = next(iter(list(place)[index:]), "new")
+        if how == "spoil":
+            spoil(place.get(key))
+        elif how == "delete":
+            place.pop(key, None)
+        else:
+            place[key if how == "replace" else "new"] = value
+    before, objects = copy.deepcopy(place), dict(place)
+    if not memory.again():
+        memory = Memory([(place, None if all_keys else list(place))])
+    assert memory.changed() == set()
+    for key in before:
+        spoil(place[key])
+        place[key] = object() if all_keys else place[key]
+    assert memory.put_back() == ""
+    if all_keys:
+        assert place == before
+        assert all(place[key] is one for key, one in objects.items())
+
+
+def test_contents_are_remembered_again_in_whatever_way_they_were_written() -> None:
+    tensor, numbers = torch.zeros(3), np.zeros(2)
+    place: dict[str, Any] = {"t": tensor, "a": numbers, "l": [tensor, {1}], "d": deque([1])}
+    memory = Memory([(place, None)])
+    tensor.data[0] = 1  # without a new version
+    numbers[0] = 1
+    place["l"][1].add(2)
+    place["d"].append(2)
+    assert memory.again()
+    tensor += 5
+    numbers += 5
+    place["l"][1].clear()
+    place["d"].clear()
+    assert memory.put_back() == ""
+    assert tensor.tolist() == [1, 0, 0]
+    assert numbers.tolist() == [1, 0]
+    assert place["l"][1] == {1, 2}
+    assert place["d"] == deque([1, 2])
+
+
+class Part:
+    """It may hold places of its own."""
+
+
+@pytest.mark.parametrize(
+    "value, known",
+    [(1.5, True), ([1, 2], True), ({"a": 1}, True), (Part(), False), ([Part()], False)],
+    ids=["number", "numbers", "dict", "object", "objects"],
+)
+def test_where_another_object_has_come_one_must_look_anew(value: Any, known: bool) -> None:
+    place: dict[str, Any] = {"one": [1.0], "part": None}
+    memory = Memory([(place, None)])
+    assert memory.again()
+    place["part"] = value
+    assert memory.again() == known
+    place["one"].append(value)
+    memory = Memory([(place, None)])
+    place["one"].append(value)
+    assert memory.again() == known
+
+
 @dataclasses.dataclass
 class Point:
     x: float
