@@ -168,6 +168,7 @@ class Loop:
         self._total = total = task.epochs * order.steps_per_epoch
         self._most = total if most is None else min(most, total)
         self._state = TaskState(task, total, self._rehearse)
+        self._modules = list(self._state.model.modules())
         self._steps = Steps(
             self._state,
             order,
@@ -213,7 +214,8 @@ class Loop:
 
     def _take(self, step: Step) -> None:
         task, model = self._task, self._state.model
-        model.train()
+        if not all(module.training for module in self._modules):
+            model.train()
         counts = set()
         for part in step.split(task.micro_batch):
             batch, found = self.loss_of(part, step.plan)

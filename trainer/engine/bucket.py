@@ -97,17 +97,24 @@ def _shaped(flat: Tensor, parameter: Tensor) -> Tensor:
 
 
 def grouped(parameters: Iterable[nn.Parameter], bucket_bytes: int) -> list[list[nn.Parameter]]:
-    """Runs of parameters of one dtype and device, each up to ``bucket_bytes``."""
-    groups: list[list[nn.Parameter]] = []
-    room = 0
-    for parameter in parameters:
+    """Groups of parameters of one dtype and device, each up to ``bucket_bytes``.
+
+    What fills a bucket by itself is alone, and ends no other: each costs a collective. They come in
+    the order of their last parameters, in which backward completes them.
+    """
+    groups: list[list[tuple[int, nn.Parameter]]] = []
+    filling: dict[tuple[torch.dtype, torch.device], list[tuple[int, nn.Parameter]]] = {}
+    room: dict[tuple[torch.dtype, torch.device], int] = {}
+    for number, parameter in enumerate(parameters):
+        kind = parameter.dtype, parameter.device
         size = parameter.numel() * parameter.element_size()
-        alike = bool(groups) and (
-            groups[-1][0].dtype == parameter.dtype and groups[-1][0].device == parameter.device
-        )
-        if not alike or size > room:
-            groups.append([])
-            room = bucket_bytes
-        groups[-1].append(parameter)
-        room -= size
-    return groups
+        if size >= bucket_bytes:
+            groups.append([(number, parameter)])
+            continue
+        if size > room.get(kind, -1):
+            filling[kind], room[kind] = [], bucket_bytes
+            groups.append(filling[kind])
+        filling[kind].append((number, parameter))
+        room[kind] -= size
+    groups.sort(key=lambda group: group[-1][0])
+    return [[parameter for _, parameter in group] for group in groups]

@@ -20,6 +20,8 @@ MASK = 2**64 - 1
 _BLOCK = 2**16  # words that have a factor each; the blocks have one, too
 _ROWS = 64  # blocks that a GPU multiplies at once: 32 MiB
 _PRIME = 0x9E3779B97F4A7C15  # odd, its bits as good as random: that of the golden ratio
+_ONE, _SHIFT, _HALF = np.uint64(1), np.uint64(29), np.uint64(32)
+_FIRST, _SECOND = np.uint64(_PRIME), np.uint64(0xBF58476D1CE4E5B9)
 
 
 def digest(tensor: Tensor) -> Tensor:
@@ -73,11 +75,11 @@ class Prefixes:
 
 def _mixed(numbers: Tensor) -> NDArray[np.uint64]:
     """Each number as one whose bits are as good as random, by two multiplications."""
-    words: NDArray[np.uint64] = numbers.numpy().view(np.uint64)
-    words = (words + np.uint64(1)) * np.uint64(_PRIME)
-    words ^= words >> np.uint64(29)
-    words *= np.uint64(0xBF58476D1CE4E5B9)
-    words ^= words >> np.uint64(32)
+    words: NDArray[np.uint64] = numbers.numpy().view(np.uint64) + _ONE
+    words *= _FIRST
+    words ^= words >> _SHIFT
+    words *= _SECOND
+    words ^= words >> _HALF
     return words
 
 

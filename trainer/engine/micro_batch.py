@@ -41,18 +41,22 @@ class MicroBatch:
 
     def split(self, samples: Tensor, most: int | None) -> tuple[Tensor, ...]:
         """A share in parts of at most ``most`` samples, or of as many as are known to fit."""
-        count = len(samples)
+        count = samples.numel()
         if not count:
             return ()
         limits = [most or self._state.fits or count, self._state.cap or count]
         size = min(limits)
+        if size >= count:
+            return (samples,)
         if most and size == most:
             return tuple(samples.split(most))
         return tuple(samples.tensor_split(-(-count // size)))
 
     def fitted(self, parts: Sequence[Tensor]) -> None:
         """A step was applied whose backward passes took these parts."""
-        self._state.fits = max(self._state.fits, *map(len, parts), 0)
+        fits = max([one.numel() for one in parts], default=0)
+        if fits > self._state.fits:
+            self._state.fits = fits
 
     def require_room(self, error: BaseException, step: int, units: Sequence[Tensor] | None) -> None:
         """Raises Mistake when memory ran out by units: they are the same in every world.

@@ -111,8 +111,8 @@ class Nonfinite:
         """
         if step in self._state.avoided:
             raise LeftOut
-        parts = self._state.stateful()
-        what = what_is_not_finite(metrics, summed.norm, lambda: loss_scale(parts))
+        scale = lambda: loss_scale(self._state.stateful())  # noqa: E731
+        what = what_is_not_finite(metrics, summed.norm, scale)
         if not what:
             return
         ids = {rank: ids_of(rank) for rank in summed.nonfinite}

@@ -18,7 +18,8 @@ from trainer.engine.state import State
 
 SHARE = 0.001  # of the time of training that may go into digests of the state
 LEAST, MOST = 50, 10_000  # steps between two of them
-FIELDS = ("trained", "updates", "samples", "state")
+FIELDS = ("trained", "updates", "state", "samples")
+_ALIKE = slice(3)  # the fields that all ranks have alike
 
 
 class Told(NamedTuple):
@@ -27,14 +28,14 @@ class Told(NamedTuple):
     Attributes:
         trained: the digest of the names of the parameters that it trains.
         updates: how many optimizer steps its state has seen.
-        samples: the digest of the ids of the samples that it computes in this step.
         state: the digest of the state before this step; 0 when nobody was to compute one.
+        samples: the digest of the ids of the samples that it computes in this step.
     """
 
     trained: int = 0
     updates: int = 0
-    samples: int = 0
     state: int = 0
+    samples: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ def compare(told: Sequence[Told], samples: int) -> Difference | None:
         told: by each rank.
         samples: the digest of the ids of all samples of the step.
     """
-    first = told[0]
-    if any(one._replace(samples=first.samples) != first for one in told):
+    first = told[0][_ALIKE]
+    if any(one[_ALIKE] != first for one in told):
         for field in ("trained", "updates", "state"):
             difference = Difference.among(field, [getattr(one, field) for one in told])
             if difference is not None:

@@ -341,7 +341,7 @@ class Sums:
         if self._size == 1:
             return
         self.align()
-        own = Told(self.trained.layout, self._state.updates_taken, 0, self.replicas.digest_now())
+        own = Told(self.trained.layout, self._state.updates_taken, self.replicas.digest_now())
         row = Extras(0, 0, 1).written(Head(), [], [], 0, own)
         mine = torch.tensor([row], dtype=torch.float64, device="cpu")
         rows = hvd.allgather(mine, name="state.end").tolist()

@@ -251,6 +251,12 @@ def test_gradients_stay_where_they_are() -> None:
     assert in_world([1], views) == [True]
 
 
+def test_what_fills_a_bucket_is_alone_and_what_is_small_is_together() -> None:
+    parameters = [nn.Parameter(torch.zeros(numel)) for numel in (2, 9, 2, 9, 2, 9)]
+    groups = grouped(parameters, 36)
+    assert [[len(p) for p in group] for group in groups] == [[9], [9], [2, 2, 2], [9]]
+
+
 PARAMETERS = st.lists(
     st.builds(
         lambda numel, dtype: nn.Parameter(torch.zeros(numel, dtype=dtype)),
@@ -262,11 +268,15 @@ PARAMETERS = st.lists(
 
 
 @given(PARAMETERS, st.integers(1, 500))
-def test_groups_keep_the_order_one_precision_each_and_the_limit(
+def test_groups_come_in_the_order_of_their_last_with_one_precision_each_within_the_limit(
     parameters: list[nn.Parameter], limit: int
 ) -> None:
     groups = grouped(parameters, limit)
-    assert [id(p) for group in groups for p in group] == [id(p) for p in parameters]
+    places = {id(p): place for place, p in enumerate(parameters)}
+    found = [[places[id(p)] for p in group] for group in groups]
+    assert sorted(place for group in found for place in group) == sorted(places.values())
+    assert all(group == sorted(group) for group in found)
+    assert [group[-1] for group in found] == sorted(group[-1] for group in found)
     for group in groups:
         assert len({p.dtype for p in group}) == 1
         assert len(group) == 1 or sum(p.numel() * p.element_size() for p in group) <= limit
