@@ -47,11 +47,11 @@ class Bucket:
 
     def take(self, parameter: Tensor) -> None:
         """Backward has added to the parameter's gradient: it goes in the bucket."""
-        view = self.places[id(parameter)]
-        if parameter.grad is not view:  # the first of a step, or somebody called zero_grad()
-            assert parameter.grad is not None
-            with torch.no_grad():  # backward(create_graph=True) lets hooks run with it
-                view.copy_(parameter.grad)
+        view, gradient = self.places[id(parameter)], parameter.grad
+        if gradient is not view:  # the first of a step, or somebody called zero_grad()
+            assert gradient is not None
+            # After backward(create_graph=True) it has a history, which ends here.
+            view.copy_(gradient.detach() if gradient.requires_grad else gradient)
             parameter.grad = view
 
     def pack(self) -> list[bool]:
@@ -59,13 +59,16 @@ class Bucket:
 
         Returns which parameters have one.
         """
-        reached = [parameter.grad is not None for parameter in self.parameters]
-        for parameter, view, one in zip(self.parameters, self.views, reached, strict=True):
-            if one:
-                self.take(parameter)  # where the program has set it by itself
-                parameter.grad = None
-            else:
+        reached = []
+        for parameter, view in zip(self.parameters, self.views, strict=True):
+            gradient = parameter.grad
+            reached.append(gradient is not None)
+            if gradient is None:
                 view.zero_()
+            else:
+                if gradient is not view:  # where the program has set it by itself
+                    self.take(parameter)
+                parameter.grad = None
         if self.flat is not self.gradients:
             self.gradients.copy_(self.flat)
         self.sent = True

@@ -40,6 +40,8 @@ class Dealer:
         self._epoch = -1
         self._permutation = torch.empty(0, dtype=torch.int64, device="cpu")
         self._prefixes = Prefixes(self._permutation)
+        self._asked: tuple[int, int, tuple[float, ...]] | None = None
+        self._shared = (0, 0)
 
     def deal(self, step: int, rank: int, weights: Sequence[float], by_units: bool) -> Share:
         """Returns what a rank computes of the step that follows ``step`` completed ones.
@@ -59,7 +61,7 @@ class Dealer:
         start, stop = order.bounds(step)
         places = cuts(start, stop, order.unit) if by_units else range(start, stop + 1)
         count = len(places) - 1
-        low, high = share(0, count, rank, weights)
+        low, high = self._share(count, rank, tuple(weights))
         parts = None
         if by_units:
             own = itertools.pairwise(places[low : high + 1])
@@ -74,3 +76,10 @@ class Dealer:
             first_unit=low if by_units else 0,
             units=count if by_units else 0,
         )
+
+    def _share(self, count: int, rank: int, weights: tuple[float, ...]) -> tuple[int, int]:
+        """As ``share`` of ``count`` from 0; mostly that of the step before."""
+        asked = count, rank, weights
+        if asked != self._asked:
+            self._asked, self._shared = asked, share(0, count, rank, weights)
+        return self._shared

@@ -254,11 +254,10 @@ class GradientBuckets:
     # --- hooks ------------------------------------------------------------------------
 
     def _arrived(self, parameter: Tensor) -> None:
-        gradient = parameter.grad
-        if not self.open or gradient is None:  # or a hook of the program has taken it away
+        if not self.open or parameter.grad is None:  # or a hook of the program has taken it away
             return
         try:
-            self._take(parameter, gradient)
+            self._take(parameter, parameter.grad)
         except Exception as error:
             self.broken = error
             raise

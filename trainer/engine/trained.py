@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator
 from contextlib import suppress
+from operator import is_
 from typing import Any
 
 import torch
@@ -71,7 +72,7 @@ class Trained:
     def changed(self) -> bool:
         """Whether other parameters require a gradient than when ``follow`` was called."""
         now = [p for p in self._all if p.requires_grad]
-        return len(now) != len(self.parameters) or any(map(_other, now, self.parameters))
+        return len(now) != len(self.parameters) or not all(map(is_, now, self.parameters))
 
     def name(self, parameter: Any) -> str:
         """A parameter's name in the state, as ``model.0.weight``."""
@@ -228,10 +229,6 @@ class Trained:
                     f"{self.name(parameter)} is complex, and gradients of complex numbers are not "
                     "summed over workers; hold it as two real numbers (torch.view_as_real)",
                 )
-
-
-def _other(one: object, two: object) -> bool:
-    return one is not two
 
 
 class Guard:

@@ -170,16 +170,15 @@ def statistics_stay_ones_own(now: Now) -> None:
 
 
 def the_slice_of_another_rank(now: Now) -> None:
-    from trainer.engine import dealing
+    from trainer.engine.dealing import Dealer
 
-    def make(share: Any) -> Any:
-        def other(start: int, stop: int, rank: int, weights: Any) -> Any:
-            wrong = now.faulty()
-            return share(start, stop, 0 if wrong else rank, weights)
+    def make(deal: Any) -> Any:
+        def other(self: Any, step: int, rank: int, *rest: Any) -> Any:
+            return deal(self, step, 0 if now.faulty() else rank, *rest)
 
         return other
 
-    patched(dealing, "share", make)
+    patched(Dealer, "deal", make)
 
 
 def another_order_on_one_rank(now: Now) -> None:
