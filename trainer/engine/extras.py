@@ -13,10 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from trainer.engine.digest import MASK
 from trainer.engine.replicas import FIELDS, Told
 
 _LIMBS = 4  # of 16 bits, for each number of 64
+_SHIFTS = (48, 32, 16, 0)
 _ROW = len(FIELDS) * _LIMBS
+_SAMPLES = FIELDS.index("samples") * _LIMBS  # the last field, and the one that is no rank's alike
 
 
 class Head(NamedTuple):
@@ -57,14 +60,32 @@ class Read(NamedTuple):
     Attributes:
         head, metrics, statistics: the sums.
         norms: of each rank's own gradients; not finite where these, or its loss, are not.
-        told: by each rank.
+        rows: what each rank has told, as it travels.
     """
 
     head: Head
     metrics: list[float]
     statistics: list[float]
     norms: list[float]
-    told: list[Told]
+    rows: list[list[float]]
+
+    @property
+    def told(self) -> list[Told]:
+        """What each rank has told."""
+        return [Told(*_numbers(row)) for row in self.rows]
+
+    def alike(self, samples: int) -> bool:
+        """Whether ``compare`` finds no difference in what the ranks have told, without numbers.
+
+        Args:
+            samples: the digest of the ids of all samples of the step.
+        """
+        first = self.rows[0][:_SAMPLES]
+        if any(row[:_SAMPLES] != first for row in self.rows):
+            return False
+        limbs = map(sum, zip(*(row[_SAMPLES:] for row in self.rows), strict=True))
+        found = sum(int(limb) << shift for limb, shift in zip(limbs, _SHIFTS, strict=True))
+        return found & MASK == samples
 
     @property
     def nonfinite(self) -> list[int]:
@@ -106,17 +127,14 @@ class Extras:
         """One rank's ``length`` numbers; its norm is 0."""
         numbers = [*head, *metrics, *statistics, *[0.0] * (self.size or 1)]
         if self.size:
-            own = [float(v >> shift & 0xFFFF) for v in told for shift in (48, 32, 16, 0)]
+            own = [float(v >> shift & 0xFFFF) for v in told for shift in _SHIFTS]
             others = [0.0] * _ROW
             numbers += others * rank + own + others * (self.size - 1 - rank)
         return numbers
 
     def read(self, values: list[float]) -> Read:
         """What ``written`` wrote, summed."""
-        rows = [
-            Told(*_numbers(values[start : start + _ROW]))
-            for start in range(self._rows, self.length, _ROW)
-        ]
+        rows = [values[start : start + _ROW] for start in range(self._rows, self.length, _ROW)]
         of = _HEAD + self.metrics
         return Read(
             Head(*values[:_HEAD]),

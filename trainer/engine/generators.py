@@ -32,7 +32,8 @@ class Probe:
     def __init__(self) -> None:
         torchs = torch.Generator("cpu").manual_seed(_PROBE)
         numpys = np.random.RandomState(_PROBE & _NUMPY)
-        self._first = _next(random.Random(_PROBE), numpys, torchs)
+        self._drawn = torch.empty((), dtype=torch.int64, device="cpu")
+        self._first = self._next(random.Random(_PROBE), numpys, torchs)
         self._gpu: torch.Tensor | None = None
 
     def begin(self) -> None:
@@ -45,12 +46,11 @@ class Probe:
         """Whether any has given one since. To be asked once; they are to be seeded then."""
         now = _gpu_state()
         same = now is self._gpu if now is None or self._gpu is None else torch.equal(now, self._gpu)
-        return not same or self._first != _next(random, np.random, torch.default_generator)
+        return not same or self._first != self._next(random, np.random, torch.default_generator)
 
-
-def _next(python: Any, numpy: Any, torchs: torch.Generator) -> tuple[float, float, int]:
-    drawn = torch.empty((), dtype=torch.int64, device="cpu").random_(generator=torchs)
-    return python.random(), numpy.random_sample(), int(drawn)
+    def _next(self, python: Any, numpy: Any, torchs: torch.Generator) -> tuple[float, float, int]:
+        drawn = self._drawn.random_(generator=torchs).item()
+        return python.random(), numpy.random_sample(), int(drawn)
 
 
 def _seed(number: int) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from trainer.engine.generators import UPDATE
-from trainer.engine.learned import Learned
+from trainer.engine.learned import NOTHING, Learned
 from trainer.engine.micro_batch import MicroBatch
 from trainer.engine.mistake import Mistake
 from trainer.engine.nonfinite import LeftOut
@@ -114,7 +114,7 @@ class Step:
         self.applied = self.taken = taken is not None
         self.left_out = False
         self.learning = False
-        self.learned = Learned()
+        self.learned = NOTHING
         self.pause = False
         self.save = False
         self.digest = False
@@ -425,9 +425,10 @@ class Step:
                 f"step {self.number} is computed by units, and the program took its samples from "
                 "step.indices: loop over step.split(None), which gives one unit after another",
             )
-        new = {*self._measured} - {*self._means}
-        self.learned = Learned(tuple(sorted(new)), self._watch())
-        learned = self.learned != Learned()
+        new, units = self._measured.keys() - self._means, self._watch()
+        learned = bool(new or units)
+        if learned:
+            self.learned = Learned(tuple(sorted(new)), units)
         added = {name: sum(map(float, self._added[name])) for name in self._names}
         measured = [self._measured.get(name, ()) for name in self._means]
         return Own(

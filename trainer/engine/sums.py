@@ -18,7 +18,7 @@ from horovod.common.exceptions import HorovodInternalError
 from torch import Tensor, nn
 
 from trainer.engine.digest import MASK, digest_of_numbers
-from trainer.engine.extras import Extras, Head
+from trainer.engine.extras import Extras, Head, Read
 from trainer.engine.gradients import GradientBuckets
 from trainer.engine.replicas import Replicas, Told, compare
 from trainer.engine.state import State
@@ -236,7 +236,7 @@ class Sums:
         if head.stop > 0.5:
             buckets.forget()
             return Summed(pause=False, save=False, digest=False, metrics=(), stop=True)
-        self._compare(read.told, head.samples)
+        self._compare(read)
         if head.learned > 0.5:
             self._undo.summed(taken=False)
             raise Learning
@@ -350,10 +350,10 @@ class Sums:
         if difference is not None:
             self._verdict.judge(difference, self._state.step, self.rank)
 
-    def _compare(self, told: Sequence[Told], samples: float) -> None:
-        found = self._slice
-        if told:
-            difference = compare(told, found.whole)
+    def _compare(self, read: Read) -> None:
+        found, samples = self._slice, read.head.samples
+        if read.rows and not read.alike(found.whole):
+            difference = compare(read.told, found.whole)
             if self._mixed and difference is not None and difference.field == "state":
                 self.align()
             elif difference is not None:

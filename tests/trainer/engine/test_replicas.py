@@ -97,11 +97,26 @@ def test_what_each_rank_tells_is_exact_in_a_sum(
         for rank, row in enumerate(rows)
     ]
     summed = torch.tensor(written, dtype=dtype).sum(0)
-    found, numbers, of_norms, _, told = extras.read(summed.tolist())
-    assert told == [Told(*row) for row in rows]
-    assert found.samples == 3.0 * len(rows)
-    assert numbers == [len(rows)] * metrics
-    assert of_norms == [len(rows)] * statistics
+    read = extras.read(summed.tolist())
+    assert read.told == [Told(*row) for row in rows]
+    assert read.head.samples == 3.0 * len(rows)
+    assert read.metrics == [len(rows)] * metrics
+    assert read.statistics == [len(rows)] * statistics
+
+
+ROWS = st.lists(st.tuples(*[st.sampled_from([0, 1, 2**48, MASK])] * 4), min_size=1, max_size=4)
+
+
+@given(ROWS | WORDS.map(lambda one: [(one, 1, 2, one), (one, 1, 2, 5)]), st.booleans(), WORDS)
+def test_what_travels_is_alike_where_no_difference_is_found(
+    rows: list[tuple[int, int, int, int]], whole: bool, other: int
+) -> None:
+    told = [Told(*row) for row in rows]
+    extras = Extras(0, 0, len(told))
+    written = [extras.written(Head(), [], [], rank, one) for rank, one in enumerate(told)]
+    samples = sum(one.samples for one in told) & MASK if whole else other
+    read = extras.read(torch.tensor(written, dtype=torch.float32).sum(0).tolist())
+    assert read.alike(samples) == (compare(told, samples) is None)
 
 
 # --- verdicts --------------------------------------------------------------------------------
