@@ -11,11 +11,14 @@ taken between neighbours, so that what else the machine does falls on both. ``pr
 what all threads of one rank use per step; it tells what a step costs where cores are scarce, and
 is steadier than the clock.
 
-The case ``buckets`` trains with Swell's gradients in buckets of several sizes.
+The case ``buckets`` trains with Swell's gradients in buckets of several sizes. ``before`` has the
+steps of this version beside those of a commit of before steps were checked, whose files it takes
+out of git: what all checks together cost.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import subprocess
@@ -39,6 +42,7 @@ MODELS = {"small": [512] * 3, "medium": [1024] * 7, "large": [2048] * 7}
 STEPS = {"small": 400, "medium": 80, "large": 30}
 BATCH = 128
 BUCKETS_MIB = (0.25, 1, 2, 4, 8, 32)
+BEFORE = "9b173db"  # a commit
 
 Times = tuple[float, float]  # of a step: seconds, seconds of processor time
 Start = Callable[[Path, Mapping[str, str]], None]
@@ -126,6 +130,44 @@ def buckets(options: Options) -> Iterator[Row]:
         yield from _rows("swell", f"buckets of {size} MiB", times)
 
 
+def before(options: Options) -> Iterator[Row]:
+    """The steps of this version and of BEFORE, in turn; each measures itself."""
+    with tempfile.TemporaryDirectory(prefix="swell-before-") as name:
+        archive = subprocess.run(
+            ["git", "archive", BEFORE], cwd=ROOT, capture_output=True, check=True
+        )
+        subprocess.run(["tar", "x", "-C", name], input=archive.stdout, check=True)
+        roots = {"swell": ROOT, f"swell {BEFORE}": Path(name)}
+        for model in ("small", "medium"):
+            found: dict[str, list[Times]] = {system: [] for system in roots}
+            for turn in range(options.runs):
+                for system in sorted(roots, reverse=bool(turn % 2)):
+                    found[system].append(_measure_in(roots[system], model, options.quick))
+            for system, times in found.items():
+                yield from _rows(system, model, times)
+            pairs = list(zip(*found.values(), strict=True))
+            for index, metric in enumerate(("step", "processor time")):
+                ratios = [now[index] / then[index] for now, then in pairs]
+                yield Row.of(f"swell / {BEFORE}", model, metric, "x", ratios)
+
+
+def _measure_in(root: Path, model: str, quick: bool) -> Times:
+    """As ``measure``, with everything that is in another folder."""
+    call = f"print(json.dumps(steady.measure(steady.swell, {model!r}, {quick}, {{}})))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import json, steady; {call}"],
+        env={**os.environ, "PYTHONPATH": f"{root}:{root / 'benchmarks'}"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd=root,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{root} exited with {done.returncode}: {done.stderr[-2000:]}")
+    clock, cpu = json.loads(done.stdout)
+    return clock, cpu
+
+
 def _rows(system: str, case: str, times: Iterable[Times]) -> Iterator[Row]:
     clock, cpu = zip(*times, strict=True)
     yield Row.of(system, case, "step", "ms", [1000 * one for one in clock])
@@ -149,6 +191,7 @@ def _run(folder: Path, command: list[str], env: Mapping[str, str]) -> None:
 CASES: Mapping[str, Case] = {
     **{model: partial(compare, model) for model in MODELS},
     "buckets": buckets,
+    "before": before,
 }
 
 if __name__ == "__main__":

@@ -82,20 +82,17 @@ class State(Portable):
             self._add(name, part)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        own = name.startswith("_") or name == "device" or hasattr(type(self), name)
-        if not (own or name in self._stateful or name in self._values):
+        if name.startswith("_") or name == "device" or hasattr(type(self), name):
+            super().__setattr__(name, value)
+            return
+        if not (name in self._stateful or name in self._values):
             raise AttributeError(
                 f"{name!r} is no part of the state, so it would be lost with its worker; make it "
                 f"one: State(…, {name}=…)"
             )
-        if not own and name in self._values:
+        if name in self._values:
             self._require_own(name, _packed(name, value))
-        if (
-            not own
-            and name in self._stateful
-            and self._training
-            and value is not self.__dict__[name]
-        ):
+        if name in self._stateful and self._training and value is not self.__dict__[name]:
             raise Mistake(
                 "SW5128",
                 f"state.{name} is replaced while it is trained; change what it holds, as by "

@@ -275,8 +275,7 @@ class Steps:
                 self._generations.emit,
             )
             self._learner.look()
-            trained = self._sums.trained
-            self._hooks = OptimizerHooks(self._state, trained, lambda: self._step)
+            self._hooks = OptimizerHooks(self._state, self._sums.trained, lambda: self._step)
         horovod_init()
 
     @property
