@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +32,8 @@ class Bucket:
         self.wire = torch.zeros(numel + tail, dtype=dtype, device=first.device)
         self.gradients = self.wire[:numel]
         self.tail = self.wire[numel:]
+        on_cpu = first.device.type == "cpu"
+        self._plain = self.tail.numpy() if on_cpu else None  # the same memory, sooner reached
         self.flat = self.gradients.to(first.dtype)  # the same memory unless it is low
         self.parameters = parameters
         self.expected = self.missing = len(parameters)
@@ -73,6 +76,23 @@ class Bucket:
             self.gradients.copy_(self.flat)
         self.sent = True
         return reached
+
+    def fill_tail(self, numbers: list[float], place: int | None, norm: Tensor | None) -> None:
+        """Sets the numbers that travel with the gradients.
+
+        Args:
+            numbers: all of them.
+            place: of the one that ``norm`` is added to, which the device has computed.
+        """
+        if self._plain is None:
+            self.tail.copy_(torch.tensor(numbers, dtype=self.tail.dtype, device="cpu"))
+            if place is not None and norm is not None:
+                self.tail[place].add_(norm)  # nobody waits for the GPU
+            return
+        if place is not None and norm is not None:
+            numbers[place] += float(norm)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, as everywhere
+            self._plain[:] = numbers
 
     def unpack(self, reached: Iterator[float]) -> None:
         """Makes what was summed the parameters' gradients; None for what no rank has reached.

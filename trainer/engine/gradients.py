@@ -181,16 +181,15 @@ class GradientBuckets:
                 self._account(bucket)
         numbers = fill(self._late)
         self._pack(last)
-        last.tail.copy_(torch.tensor([*self._reached, *numbers], dtype=last.tail.dtype))
-        if norm_at is not None and self._norm is not None:
-            last.tail[len(self._reached) + norm_at].add_(self._norm)  # nobody waits for the device
+        count = len(self._reached)
+        place = None if norm_at is None else count + norm_at
+        last.fill_tail([*self._reached, *numbers], place, self._norm)
         self._submit(last.wire, f"gradients.{self._next}")
         self._next += 1
         self._armed = False
         self._summed = self._learned = True
         self._wait_for_all()
         summed: list[float] = last.tail.tolist()
-        count = len(self._reached)
         self._reached = summed[:count]
         return summed[count:]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -157,6 +158,15 @@ def views() -> bool:
     return len(places[0]) == 4 and places[0] == places[1]
 
 
+def numbers_of_any_size() -> list[float]:
+    module = model()
+    buckets = buckets_of(module, 3)
+    buckets.zero()
+    buckets.arm()
+    module(batch()).square().sum().backward()
+    return summed_by(buckets, 1e300, float("-inf"), 0.5)
+
+
 class Enough(Exception):
     """Nobody waits for these gradients any more."""
 
@@ -245,6 +255,10 @@ def test_a_backward_pass_can_be_ended_on_the_way() -> None:
     ((reached, found),) = in_world([1], a_backward_pass_that_is_ended)
     assert reached == 2  # of 4
     assert close(found, of_the_whole_batch())
+
+
+def test_a_number_that_is_too_large_arrives_as_infinite() -> None:
+    assert in_world([1, 1], numbers_of_any_size) == [[math.inf, -math.inf, 1.0]] * 2
 
 
 def test_gradients_stay_where_they_are() -> None:
