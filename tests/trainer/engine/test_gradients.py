@@ -158,6 +158,25 @@ def views() -> bool:
     return len(places[0]) == 4 and places[0] == places[1]
 
 
+def norms(spoils: int) -> tuple[list[float], float, float]:
+    """What the ranks' norms are said to be, this rank's, and that of the sums."""
+    import horovod.torch as hvd
+
+    module, rank = model(), hvd.rank()
+    buckets = buckets_of(module, hvd.size(), 100)
+    buckets.zero()
+    buckets.arm()
+    part = batch().tensor_split(hvd.size())[rank]
+    module(part).square().sum().backward()
+    if rank == spoils:
+        module[0].bias.grad[1] = math.inf  # by a program, at last
+    given = [p.grad for p in module.parameters() if p.grad is not None]
+    own = float(torch.cat([one.flatten() for one in given]).norm())
+    told = buckets.reduce(lambda late: [0.0] * hvd.size(), norm_at=rank)
+    buckets.settle()
+    return told, own, buckets.norm()
+
+
 def numbers_of_any_size() -> list[float]:
     module = model()
     buckets = buckets_of(module, 3)
@@ -255,6 +274,18 @@ def test_a_backward_pass_can_be_ended_on_the_way() -> None:
     ((reached, found),) = in_world([1], a_backward_pass_that_is_ended)
     assert reached == 2  # of 4
     assert close(found, of_the_whole_batch())
+
+
+@pytest.mark.parametrize("spoils", [0, 1, 2])
+def test_norms_of_the_ranks_tell_whose_gradients_are_not_finite(spoils: int) -> None:
+    found = in_world([1, 1], norms, spoils)
+    for told, _, summed in found:
+        finite = [math.isfinite(one) for one in told]
+        assert finite == [rank != spoils for rank in range(2)]
+        assert math.isfinite(summed) == all(finite)
+        assert not all(finite) or 0 < summed <= sum(told)
+        for one, (_, own, _) in zip(told, found, strict=True):
+            assert one >= own * 0.999 or not math.isfinite(one)
 
 
 def test_a_number_that_is_too_large_arrives_as_infinite() -> None:
