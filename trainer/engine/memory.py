@@ -64,11 +64,12 @@ class Held:
 
 
 class _Tensor(Held):
+    _copy: Tensor | None
+
     def __init__(self, value: Tensor, copied: bool) -> None:
         super().__init__(value)
-        copied = copied or value.numel() * value.element_size() <= SMALL
-        self._version = value._version
-        self._copy = value.detach().clone() if copied else None
+        self._copied = copied
+        self.again()
 
     def changed(self, now: Any) -> bool:
         return now is not self._value or self._value._version != self._version
@@ -85,16 +86,20 @@ class _Tensor(Held):
         return self._value
 
     def again(self) -> bool:
-        if self._copy is not None:
-            self._copy.copy_(self._value.detach())  # a version does not tell of all that write
-        self._version = self._value._version
+        value = self._value
+        copied = self._copied or value.numel() * value.element_size() <= SMALL
+        self._version = value._version  # it does not tell of all that write
+        self._copy = value.detach().clone() if copied else None
         return True
 
 
 class _Array(Held):
+    _copy: np.ndarray[Any, Any] | None
+
     def __init__(self, value: np.ndarray[Any, Any], copied: bool) -> None:
         super().__init__(value)
-        self._copy = value.copy() if copied or value.nbytes <= SMALL else None
+        self._copied = copied
+        self.again()
 
     def changed(self, now: Any) -> bool:
         if now is not self._value or self._copy is None:
@@ -107,8 +112,8 @@ class _Array(Held):
         return self._value
 
     def again(self) -> bool:
-        if self._copy is not None:
-            self._copy[...] = self._value
+        copied = self._copied or self._value.nbytes <= SMALL
+        self._copy = self._value.copy() if copied else None
         return True
 
 

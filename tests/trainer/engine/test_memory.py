@@ -118,6 +118,18 @@ def test_contents_are_remembered_again_in_whatever_way_they_were_written() -> No
     assert place["d"] == deque([1, 2])
 
 
+def test_what_has_grown_in_its_place_is_remembered_as_large_as_it_is() -> None:
+    tensor, numbers = torch.zeros(1), np.zeros(1)
+    memory = Memory([({"tensor": tensor, "numbers": numbers}, None)])
+    tensor.data = torch.arange(3.0)
+    numbers.resize(3, refcheck=False)
+    assert memory.again()
+    tensor.zero_()
+    numbers += 1
+    assert memory.put_back() == ""
+    assert (tensor.tolist(), numbers.tolist()) == ([0, 1, 2], [0, 0, 0])
+
+
 class Part:
     """It may hold places of its own."""
 
