@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 from launcher import home
-from launcher.commands.following import SAY_AFTER, see_through
+from launcher.api.reach import SAY_AFTER
+from launcher.commands.following import see_through
 from launcher.draft import Draft, LaunchError, create, ends_on_error, prepare
 from launcher.job.job import Job, TargetName
 from launcher.local.emulator import LocalError, Replicas, child_environment

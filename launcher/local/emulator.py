@@ -34,6 +34,7 @@ START_LIMIT = 60.0  # seconds
 STOP_LIMIT = 20.0
 IDLE = "30s"  # without a launch and without VMs
 LOOK_EVERY = 0.02
+NOT_STARTED = "SW2201"
 SILENT = "SW2202"  # the message about an emulator that does not answer
 
 
@@ -79,9 +80,14 @@ class Emulator:
         with self._changing:
             if self._stopped:
                 raise LocalError("SW2214", "the emulator was stopped, and its VMs with it")
-            where = self._found() or self._started()
-            self.endpoint = where.endpoint
-            self.token = read_token(self._state).text
+            try:
+                where = self._found() or self._started()
+                token = read_token(self._state).text
+            except LocalError:
+                raise
+            except (OSError, UserError) as error:
+                raise LocalError(NOT_STARTED, f"the emulator did not start: {error}") from None
+            self.endpoint, self.token = where.endpoint, token
 
     def stop(self) -> None:
         """Stops it and everything that it started, and waits until all that is gone."""
@@ -150,7 +156,7 @@ class Emulator:
         log = self._state / "emulator.log"
         said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
         why = said[-1] if said else "it said nothing"
-        return LocalError("SW2201", f"the emulator did not start: {why} (more in {log})")
+        return LocalError(NOT_STARTED, f"the emulator did not start: {why} (more in {log})")
 
     def _reap(self) -> None:
         """Lets go of a child that has ended. (One that lives is left to whoever adopts it.)"""
