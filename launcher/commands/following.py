@@ -6,6 +6,7 @@ network or a disk is done by others: the look at the run directory, the cancella
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import queue
@@ -32,6 +33,7 @@ from launcher.views.outlet import Outlet
 from launcher.views.output import Screen
 from launcher.views.summary import print_summary
 from trainer.rundir.events import Event, EventReader
+from trainer.rundir.private import append_private
 from trainer.rundir.usererror import UserError
 
 LOOK_EVERY = 0.25  # seconds
@@ -210,7 +212,7 @@ class Following:
         """The terminal is gone: from now on the output goes where a detached launch's does."""
         self._hung_up = True
         path = home.local_folder(self._run.id) / "launch.log"
-        self._out.redirect(path.open("a", encoding="utf-8"))
+        self._out.redirect(io.TextIOWrapper(append_private(path), "utf-8"))
         return (
             f"the terminal is gone and run {self._run.id} goes on; see swell status, swell logs "
             "--follow and swell cancel; once this process has ended, swell attach goes on with it"

@@ -27,7 +27,7 @@ from launcher.emulator.vms.life import anything_lives, kill_all
 from launcher.interruption import deferred
 from launcher.job.marketfile import Incident, Market, market_to_json
 from launcher.job.sizes import Size
-from trainer.rundir.private import make_private
+from trainer.rundir.private import append_private, make_private, write_private
 from trainer.rundir.usererror import UserError
 
 START_LIMIT = 60.0  # seconds
@@ -115,7 +115,7 @@ class Emulator:
     def _started(self) -> Whereabouts:
         make_private(self._state)
         market = self._state / "market.json"
-        market.write_text(json.dumps(market_to_json(self._market), indent=1) + "\n")
+        write_private(market, json.dumps(market_to_json(self._market), indent=1) + "\n")
         options = ["--state", str(self._state), "--market", str(market)]
         options += ["--buckets", str(self._buckets), "--vm", self._vm, "--idle", IDLE]
         options += ["--memory", str(Size(self._memory))] if self._memory else []
@@ -134,7 +134,7 @@ class Emulator:
         raise self._problem()
 
     def _spawn(self, options: list[str]) -> subprocess.Popen[bytes]:
-        with (self._state / "emulator.log").open("ab") as log:
+        with append_private(self._state / "emulator.log") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "launcher.emulator", *options],
                 stdin=subprocess.DEVNULL,

@@ -215,6 +215,35 @@ def answers(swell: ScriptedSwell, run: str) -> bool:
         return False
 
 
+def test_an_emulator_that_cannot_be_started_again_is_told_at_once_and_waited_for(
+    swell: ScriptedSwell,
+) -> None:
+    """Its VMs run meanwhile, and once its state is what it must be, it serves them again."""
+    launch = swell.start("launch", swell.job("wait"), "--run-id", "one")
+    until(lambda: swell.is_up("one"))
+    before = pids(swell, "one")
+    token = swell.state("one") / "token"
+    token.chmod(0o644)
+    os.kill(swell.emulator("one"), signal.SIGKILL)
+    assert launch.stdout is not None
+    said = ""
+    for line in launch.stdout:
+        said += line
+        if "SW3010" in line:
+            break
+    assert "has not told how attempt 1 goes for 5 s; trying for 595 s more" in said
+    assert f"did not start: swell emulator: {token} is not the token of this user alone" in said
+    assert "over:" not in said
+    token.chmod(0o600)
+    until(lambda: answers(swell, "one"))
+    assert pids(swell, "one") == before
+    RunDirectory(str(swell.run_dir("one"))).end("succeeded", "training is complete")
+    said, _ = launch.communicate(timeout=LIMIT)
+    assert launch.returncode == 0, said
+    assert "over: http://127.0.0.1:" in said
+    assert swell.nothing_is_left()
+
+
 def home_lives(swell: ScriptedSwell, run: str) -> bool:
     """Whether a launch looks after the run."""
     return is_held(swell.state(run) / "launch.lock")
@@ -285,6 +314,11 @@ def test_a_detached_run_goes_on(swell: ScriptedSwell) -> None:
     assert swell.status("one")["state"] == "cancelled"
     logs = swell("logs", "one", "--replica", "workerpool1-0").stdout
     assert "workerpool1-0 is up" in logs and "workerpool0-0" not in logs
+    local = swell.run_dir("one") / "local"
+    kept = {local, *local.glob("*.*"), *local.glob("logs/*/*"), *local.glob("vms/*/*/*.log")}
+    names = {path.name for path in kept}
+    assert {"launch.log", "launch.lock", "emulator.log", "workerpool1-0.jsonl"} <= names
+    assert not [path for path in kept if path.stat().st_mode & 0o077], "nobody else's to read"
 
 
 def test_a_launch_is_never_seen_as_gone_on_its_way_into_the_background(

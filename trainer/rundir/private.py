@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 
 def make_private(folder: Path) -> None:
@@ -21,6 +22,15 @@ def make_private(folder: Path) -> None:
     except OSError:  # it is there; or else it cannot be made
         if not folder.is_dir():
             raise
+
+
+def append_private(path: Path) -> BinaryIO:
+    """Opens a file to read it and to write at its end, unbuffered; made for its user alone.
+
+    One that is there already stays as it is. Raises OSError.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    return os.fdopen(handle, "a+b", buffering=0)
 
 
 def write_private(path: Path, text: str) -> None:
