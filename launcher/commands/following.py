@@ -21,6 +21,7 @@ from types import FrameType
 from typing import IO, Any, cast
 
 from launcher import home
+from launcher.api.reach import SAY_AFTER
 from launcher.commands.interrupts import handled_here
 from launcher.disks import troubles_of
 from launcher.run import Run
@@ -168,6 +169,7 @@ class Following:
         self._cancelling: _Task | None = None
         self._abandoning: _Task | None = None
         self._left_by = 0.0  # in monotonic seconds, once local VMs are being stopped
+        self._leave_told_by = float("inf")  # the same, once the run is being cancelled
         self._seen: list[str] = []  # troubles of the last look
         self._troubles: list[str] = []  # as told
         self._hung_up = False
@@ -241,6 +243,15 @@ class Following:
             view.show(line)
         self._troubles = troubles
 
+    @property
+    def _is_local(self) -> bool:
+        return self._run.draft.target == "local"
+
+    def _in_vain(self) -> str:
+        """What they are asked for in vain, in brackets."""
+        told = self._run.told()
+        return f" ({told[0]})" if told else ""
+
     def _stop_as_asked(self, view: View) -> None:
         """Cancels the run at the first request; at the second stops its local VMs, or leaves."""
         if self._asked.count and self._cancelling is None:
@@ -249,10 +260,18 @@ class Following:
             )
             reason = "cancelled by Ctrl-C or a signal"
             self._cancelling = _Task(lambda: self._run.cancel(reason))
+            self._leave_told_by = time.monotonic() + SAY_AFTER
         if self._cancelling is not None and (error := self._cancelling.told()):
             view.show(f"the run could not be cancelled: {error}; Ctrl-C again leaves it")
+        if time.monotonic() > self._leave_told_by and not self._run.ended:
+            self._leave_told_by = float("inf")
+            view.show(
+                f"waiting for the end of its machines{self._in_vain()}; Ctrl-C again "
+                f"{'stops them at once' if self._is_local else 'leaves them'}"
+            )
         if self._asked.count > 1 and self._abandoning is None:
-            view.show("stopping at once")
+            if self._is_local:
+                view.show("stopping at once")
             self._abandoning = _Task(self._run.abandon)
             self._left_by = time.monotonic() + ABANDON_LIMIT
         left = self._asked.count > 2 or (

@@ -156,6 +156,22 @@ def test_ctrl_c_cancels_at_once_though_the_run_directory_does_not_answer(
     assert command.state == "cancelled"
 
 
+def test_what_a_cancelled_run_still_waits_for_is_told_and_how_to_leave_it(
+    run: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "SAY_AFTER", 0.05)
+    run.waits_for = ["https://e has not cancelled attempt 1 for 5 s; asking until it does"]
+    command = Command(run)
+    command.until("cancelled attempt 1")
+    command.stop()
+    command.until(
+        "waiting for the end of its machines (https://e has not cancelled attempt 1 for 5 s; "
+        "asking until it does); Ctrl-C again stops them at once\n"
+    )
+    run.over.set()
+    assert command.ended().count("waiting for the end") == 1
+
+
 def test_a_second_ctrl_c_stops_local_vms_though_nothing_answers(
     run: Played, monkeypatch: pytest.MonkeyPatch
 ) -> None:

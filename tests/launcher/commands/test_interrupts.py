@@ -73,6 +73,29 @@ def test_a_command_that_hangs_is_ended(waits: str, daemon: bool, code: int) -> N
             process.kill()
 
 
+COMMAND = """
+import sys, threading, time, typer
+from launcher import cli
+@cli.app.command()
+def fails() -> None:
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    typer.echo("why")
+    raise typer.Exit(1)
+sys.argv[1:] = ["fails"]
+cli.main()
+"""
+
+
+def test_a_command_that_has_failed_waits_for_no_thread_of_a_client() -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", COMMAND], env=env, stdout=subprocess.PIPE) as one:
+        try:
+            said, _ = one.communicate(timeout=PATIENCE)
+            assert (one.returncode, said) == (1, b"why\n")
+        finally:
+            one.kill()
+
+
 @contextmanager
 def silent() -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0), backlog=99) as server:
