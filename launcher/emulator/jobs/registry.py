@@ -16,6 +16,7 @@ import logging
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from launcher.emulator.market.exchange import Exchange
 from launcher.emulator.resources import customjobs
 from launcher.emulator.resources.customjobs import JobState, Json, state_of
 from launcher.emulator.resources.errors import failed_precondition, invalid_argument, not_found
+from launcher.emulator.vms.life import kill_all
 from launcher.job.marketfile import Market
 from trainer.rundir.private import make_private, write_private
 
@@ -76,10 +78,14 @@ class Registry:
         market = market or Market()
         self._incidents = incidents.from_file(market.incidents)
         self._exchange = Exchange(market, state / "exchange.json", clock)
-        for path in sorted(self._jobs_folder.glob("*.json"), key=lambda path: int(path.stem)):
-            record = json.loads(path.read_text())
+        numbered = [path for path in self._jobs_folder.glob("*.json") if path.stem.isdecimal()]
+        for path in sorted(numbered, key=lambda path: int(path.stem)):
             self._last_id = int(path.stem)
-            self._records[record["name"]] = record
+            if record := _read_record(path):
+                self._records[record["name"]] = record
+            else:
+                log.error("%s is damaged: the job is given up, and its VMs with it", path)
+                kill_all(self._folders.vms / path.stem)
 
     async def resume(self) -> None:
         """Goes on with the jobs of the last emulator that had not ended."""
@@ -249,6 +255,16 @@ class Registry:
 
     def _save(self, record: Json) -> None:
         write_private(self._path(record["name"]), json.dumps(record, indent=1))
+
+
+def _read_record(path: Path) -> Json | None:
+    """A job as it was kept; None when it is damaged, as after the machine has lost its power."""
+    with suppress(ValueError, KeyError, TypeError):
+        record: Json = json.loads(path.read_text())
+        found = NAME.fullmatch(record["name"])
+        state_of(record)
+        return record if found and found[1] == path.stem else None
+    return None
 
 
 def job_name(project: str, location: str, job_id: str) -> str:

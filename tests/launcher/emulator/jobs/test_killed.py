@@ -262,6 +262,26 @@ def test_what_cannot_be_had_back_is_killed_and_has_failed(start: Start) -> None:
     assert emulator.processes() == []
 
 
+@pytest.mark.parametrize("found", ["", '{"name": "another"}'])
+def test_a_job_whose_record_is_damaged_is_given_up_and_keeps_no_other_from_going_on(
+    start: Start, found: str
+) -> None:
+    emulator = start()
+    lost, kept = emulator.create(pool(FOREVER)), emulator.create(pool(FOREVER))
+    for job in (lost, kept):
+        emulator.until(job, "RUNNING")
+    before, (gone,) = emulator.replicas(kept), emulator.replicas(lost).values()
+    emulator.stop(signal.SIGKILL)
+    number = lost.rpartition("/")[2]
+    (emulator.state / "jobs" / f"{number}.json").write_text(found)
+    emulator = another(start, emulator)
+    assert emulator.http.get(lost).status_code == 404
+    assert emulator.get(kept)["state"] == "JOB_STATE_RUNNING"
+    assert emulator.replicas(kept) == before
+    assert gone["pid"] not in emulator.processes()
+    assert emulator.http.delete(kept).status_code == 200
+
+
 def test_whoever_started_it_may_be_killed_before_it_serves(start: Start) -> None:
     emulator = start()
     job = emulator.create(pool(COUNT))
