@@ -36,6 +36,7 @@ from trainer.rundir.private import make_private, write_private
 
 NAME = re.compile(r"projects/[^/]+/locations/[^/]+/customJobs/(\d+)")
 GONE = "The emulator that ran this job was stopped, and its VMs with it."
+LOST = "The emulator's record of this job is damaged."
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class Registry:
         self._vms = vms or VmOptions()
         self._last_id = 0
         self._records: dict[str, Json] = {}
+        self._damaged: set[str] = set()  # ids of jobs whose records are
         self._running: dict[str, Job] = {}
         self._deleted: set[str] = set()
         # Jobs carry the secrets of their environment.
@@ -84,7 +86,8 @@ class Registry:
             if record := _read_record(path):
                 self._records[record["name"]] = record
             else:
-                log.error("%s is damaged: the job is given up, and its VMs with it", path)
+                log.error("%s is damaged: the job has failed, and its VMs are killed", path)
+                self._damaged.add(path.stem)
                 kill_all(self._folders.vms / path.stem)
 
     async def resume(self) -> None:
@@ -148,10 +151,13 @@ class Registry:
 
     def get(self, name: str) -> Json:
         """Returns the job; ApiError when there is none of that name."""
-        try:
-            return self._records[name]
-        except KeyError:
-            raise not_found(f"The CustomJob {name} does not exist.") from None
+        if record := self._records.get(name):
+            return record
+        found = NAME.fullmatch(name)
+        if found and found[1] in self._damaged:
+            failed = {"name": name, "jobSpec": {}, "state": JobState.FAILED.wire_name}
+            return {**failed, "error": {"code": UNAVAILABLE, "message": LOST}}
+        raise not_found(f"The CustomJob {name} does not exist.")
 
     def jobs(self, project: str, location: str) -> list[Json]:
         """Returns the jobs of a project in a location, newest first."""

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.emulator.jobs.lifecycle import UNAVAILABLE
 from launcher.emulator.resources.customjobs import JobState
 from launcher.emulator.state import whereabouts
 from launcher.emulator.vms.life import kill_all
@@ -263,7 +264,7 @@ def test_what_cannot_be_had_back_is_killed_and_has_failed(start: Start) -> None:
 
 
 @pytest.mark.parametrize("found", ["", '{"name": "another"}'])
-def test_a_job_whose_record_is_damaged_is_given_up_and_keeps_no_other_from_going_on(
+def test_a_job_whose_record_is_damaged_has_failed_and_keeps_no_other_from_going_on(
     start: Start, found: str
 ) -> None:
     emulator = start()
@@ -275,7 +276,8 @@ def test_a_job_whose_record_is_damaged_is_given_up_and_keeps_no_other_from_going
     number = lost.rpartition("/")[2]
     (emulator.state / "jobs" / f"{number}.json").write_text(found)
     emulator = another(start, emulator)
-    assert emulator.http.get(lost).status_code == 404
+    assert emulator.get(lost)["state"] == "JOB_STATE_FAILED", "so another attempt may follow"
+    assert emulator.get(lost)["error"]["code"] == UNAVAILABLE
     assert emulator.get(kept)["state"] == "JOB_STATE_RUNNING"
     assert emulator.replicas(kept) == before
     assert gone["pid"] not in emulator.processes()
