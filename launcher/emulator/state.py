@@ -66,7 +66,7 @@ def in_use(state: Path) -> bool:
 
 def announce(state: Path, where: Whereabouts) -> None:
     """Says where this process serves; it has claimed the state."""
-    write_private(_path(state), json.dumps(asdict(where)))
+    write_private(_path(state), json.dumps(asdict(where)), spare=True)
 
 
 def withdraw(state: Path) -> None:

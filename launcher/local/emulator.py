@@ -115,7 +115,9 @@ class Emulator:
     def _started(self) -> Whereabouts:
         make_private(self._state)
         market = self._state / "market.json"
-        write_private(market, json.dumps(market_to_json(self._market), indent=1) + "\n")
+        text = json.dumps(market_to_json(self._market), indent=1) + "\n"
+        if not market.exists() or market.read_text() != text:
+            write_private(market, text)
         options = ["--state", str(self._state), "--market", str(market)]
         options += ["--buckets", str(self._buckets), "--vm", self._vm, "--idle", IDLE]
         options += ["--memory", str(Size(self._memory))] if self._memory else []

@@ -21,6 +21,7 @@ from launcher.emulator.state import whereabouts
 from launcher.emulator.token import read_token
 from launcher.local.emulator import LocalError, Replicas
 from launcher.status.status import ABANDONED, UNATTENDED
+from tests.disks import disk, with_disks
 from tests.integration.command import LIMIT, Swell, until
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.locks import is_held
@@ -242,6 +243,31 @@ def test_an_emulator_that_cannot_be_started_again_is_told_at_once_and_waited_for
     assert launch.returncode == 0, said
     assert "over: http://127.0.0.1:" in said
     assert swell.nothing_is_left()
+
+
+@with_disks
+@pytest.mark.parametrize("lack", ["room", "inodes"])
+def test_neither_a_vm_nor_an_emulator_needs_a_disk_that_takes_anything_to_come_back(
+    swell: ScriptedSwell, lack: str
+) -> None:
+    with disk(swell.home, "size=8m,nr_inodes=4000") as mounted:
+        launch = swell.start("launch", swell.job("wait"), "--run-id", "one")
+        until(lambda: swell.is_up("one"))
+        before = pids(swell, "one")
+        mounted.fill() if lack == "room" else mounted.use_up_inodes()
+        os.kill(before["workerpool1-0"], signal.SIGKILL)
+        until(lambda: pids(swell, "one")["workerpool1-0"] not in (None, before["workerpool1-0"]))
+        before = pids(swell, "one")
+        os.kill(swell.emulator("one"), signal.SIGKILL)
+        until(lambda: answers(swell, "one"))
+        assert pids(swell, "one") == before
+        RunDirectory(str(swell.run_dir("one"))).end("succeeded", "training is complete")
+        said, _ = launch.communicate(timeout=LIMIT)
+        assert launch.returncode == 0, said
+        why = "is full" if lack == "room" else "has no inodes left"
+        assert f"the disk {swell.home} {why}: the run directory and the replicas' logs" in said
+        assert len(swell.status("one")["attempts"]) == 1
+        assert swell.nothing_is_left()
 
 
 def home_lives(swell: ScriptedSwell, run: str) -> bool:

@@ -18,6 +18,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from trainer.rundir.retry import NO_ROOM
@@ -33,10 +34,17 @@ def spare_of(path: Path) -> Path:
     return path.with_name(f"{_PREFIX}{path.name}")
 
 
-def keep_spare(path: Path, size: int = BLOCK) -> None:
-    """Makes the spare of a file of at most so many bytes, if there is room."""
+def keep_spare(path: Path, size: int = BLOCK, mode: int = 0o666) -> None:
+    """Makes the spare of a file of at most so many bytes, if there is room.
+
+    Args:
+        path: the file.
+        size: bytes.
+        mode: of the file that is made of it, as os.open takes it.
+    """
     spare = spare_of(path)
-    with suppress(OSError), spare.open("xb", buffering=0) as file:
+    made = partial(os.open, mode=mode)
+    with suppress(OSError), open(spare, "xb", buffering=0, opener=made) as file:
         try:
             if file.write(os.urandom(size)) < size:  # random: what disks cannot compress
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -121,7 +129,8 @@ def _renamed(spare: Path, path: Path, how: int) -> bool:
 
 
 def _filled(handle: int, data: bytes | memoryview) -> bool:
-    if len(data) > max(BLOCK, os.fstat(handle).st_size):
+    about = os.fstat(handle)
+    if len(data) > max(BLOCK, about.st_size, 512 * about.st_blocks):
         return False
     try:
         os.pwrite(handle, data, 0)

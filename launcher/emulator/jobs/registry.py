@@ -33,6 +33,7 @@ from launcher.emulator.resources.errors import failed_precondition, invalid_argu
 from launcher.emulator.vms.life import kill_all
 from launcher.job.marketfile import Market
 from trainer.rundir.private import make_private, write_private
+from trainer.rundir.spare import spare_of
 
 NAME = re.compile(r"projects/[^/]+/locations/[^/]+/customJobs/(\d+)")
 GONE = "The emulator that ran this job was stopped, and its VMs with it."
@@ -230,24 +231,26 @@ class Registry:
     def _save_running(self, record: Json, kept: Json) -> None:
         name = record["name"]
         if not state_of(record).terminal:  # else its end counts, once it is on record
-            write_private(
-                self._running_folder / f"{name.rpartition('/')[2]}.json", json.dumps(kept, indent=1)
-            )
+            # On a full disk, too: the next emulator starts none of its VMs again.
+            write_private(self._kept_in(name), json.dumps(kept, indent=1), spare=True)
         self._save(record)
         if state_of(record).terminal:
             self._forget(name)
 
     def _kept(self, name: str) -> Json | None:
         try:
-            kept = json.loads(
-                (self._running_folder / f"{name.rpartition('/')[2]}.json").read_text()
-            )
+            kept = json.loads(self._kept_in(name).read_text())
         except (OSError, ValueError):
             return None
         return kept if isinstance(kept, dict) else None
 
     def _forget(self, name: str) -> None:
-        (self._running_folder / f"{name.rpartition('/')[2]}.json").unlink(missing_ok=True)
+        kept = self._kept_in(name)
+        for path in (kept, spare_of(kept)):
+            path.unlink(missing_ok=True)
+
+    def _kept_in(self, name: str) -> Path:
+        return self._running_folder / f"{name.rpartition('/')[2]}.json"
 
     def _fail(self, record: Json) -> None:
         """Ends a job whose VMs are gone."""
