@@ -312,7 +312,7 @@ def test_vms_that_were_granted_and_not_made_are_made(start: Start) -> None:
     emulator.stop(signal.SIGKILL)
     kill_all(emulator.state / "vms")
     shutil.rmtree(emulator.state / "vms")
-    (path,) = (emulator.state / "running").iterdir()
+    (path,) = (emulator.state / "running").glob("[0-9]*.json")
     kept = json.loads(path.read_text())
     kept["machines"]["vms"] = {}
     kept["lifecycle"]["state"] = JobState.PENDING
