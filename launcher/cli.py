@@ -60,19 +60,21 @@ def main() -> None:
     try:
         app()
     except KeyboardInterrupt:  # it came when a command had begun to end
-        pass
+        code = CANCELLED
     except SystemExit as end:
-        if end.code != CANCELLED:
+        if not end.code or not isinstance(end.code, int):
             raise
+        code = end.code
     else:
         return
-    # Not by sys.exit(): whatever code that is given, Python ends by SIGINT if that came while it
-    # was executing a text, as it does to make a dataclass.
+    # Not by sys.exit(). It waits for the threads of clients, and those for what has not answered.
+    # And whatever code it is given, Python ends by SIGINT if that came while it was executing a
+    # text, as it does to make a dataclass.
     atexit._run_exitfuncs()
     with suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(CANCELLED)
+    os._exit(code)
 
 
 if __name__ == "__main__":

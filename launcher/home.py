@@ -33,7 +33,7 @@ from trainer.rundir.formats import (
 )
 from trainer.rundir.locks import hold, is_held
 from trainer.rundir.names import OUTCOME, OUTCOME_ROOM, RUN
-from trainer.rundir.private import make_private, write_private
+from trainer.rundir.private import append_private, make_private, write_private
 from trainer.rundir.untrusted import parse_json
 from trainer.rundir.usererror import UserError
 
@@ -248,7 +248,7 @@ def create(run_dir: RunDirectory, record: dict[str, Any]) -> None:
         entry = folder() / "index" / f"{run_id}.json"
         make_private(entry.parent)
         about = {"url": run_dir.url, "target": record.get("target"), "buckets": buckets}
-        entry.write_text(json.dumps({"id": run_id, **about}) + "\n")
+        write_private(entry, json.dumps({"id": run_id, **about}) + "\n")
 
 
 def require_new(run_id: str, run_dir: RunDirectory) -> None:
@@ -380,7 +380,9 @@ def launch_lock(run_id: str, refusal: str = "") -> Iterator[int]:
     folder = local_folder(run_id)
     make_private(folder)
     inherited = os.environ.pop(ENV_LOCK, None)
-    with open(int(inherited) if inherited else folder / "launch.lock", "a") as lock:
+    with (
+        open(int(inherited), "ab") if inherited else append_private(folder / "launch.lock")
+    ) as lock:
         if not hold(lock.fileno()):
             raise RunError("SW2007", refusal or f"--run-id {run_id}: is being launched already")
         yield lock.fileno()

@@ -88,6 +88,10 @@ class Run:
         """Whether the run, and everything it started, has ended."""
         return not self._thread.is_alive()
 
+    def told(self) -> list[str]:
+        """Lines about what the run waits for in vain: an API that does not answer, and why."""
+        return self._supervisor.told()
+
     def join(self, timeout: float) -> None:
         """Waits for the end of the run, and so many seconds at the most."""
         self._thread.join(timeout)

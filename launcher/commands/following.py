@@ -6,6 +6,7 @@ network or a disk is done by others: the look at the run directory, the cancella
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import queue
@@ -20,25 +21,25 @@ from types import FrameType
 from typing import IO, Any, cast
 
 from launcher import home
-from launcher.api.retry import USUAL
+from launcher.api.reach import SAY_AFTER
 from launcher.commands.interrupts import handled_here
 from launcher.disks import troubles_of
 from launcher.run import Run
 from launcher.status.status import Outcome, read_status
 from launcher.supervision.attempt import read_attempts
+from launcher.supervision.silence import Silence
 from launcher.terminal import visible
 from launcher.views.live import LiveView, PlainView, Scene, View
 from launcher.views.outlet import Outlet
 from launcher.views.output import Screen
 from launcher.views.summary import print_summary
-from trainer.rundir.attempts import ENDED
 from trainer.rundir.events import Event, EventReader
+from trainer.rundir.private import append_private
 from trainer.rundir.usererror import UserError
 
 LOOK_EVERY = 0.25  # seconds
 REMOTE_LOOKS = 20  # as many times more seldom on an object store, where each look is a request
 LAST_LOOK = 10.0  # seconds for what was written last, once the run has ended
-SAY_AFTER = 5.0  # seconds without an answer
 ABANDON_LIMIT = 20.0  # seconds in which local VMs are stopped
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
@@ -101,6 +102,7 @@ class Looks:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._reader = EventReader(run.directory)
+        self._silence = Silence()
         self._seen: queue.SimpleQueue[Look] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._look_on, name="swell-looks", daemon=True)
         self._thread.start()
@@ -110,6 +112,10 @@ class Looks:
         with suppress(queue.Empty):
             while True:
                 yield self._seen.get_nowait()
+
+    def told(self) -> list[str]:
+        """Lines about a look that does not come to its end."""
+        return self._silence.told()
 
     def finish(self, limit: float) -> Iterator[Look]:
         """Yields the rest, once the run has ended; waits so many seconds for it."""
@@ -121,10 +127,13 @@ class Looks:
         while True:
             ended = self._run.ended  # before the look: what is written last is then seen, too
             look = Look()
+            url = self._run.directory.url
+            self._silence.ask(f"{url} has not answered")
             try:
                 self._look(look)
             except (OSError, ValueError) as error:
-                look.troubles.append(f"{self._run.directory.url} cannot be read: {error}")
+                look.troubles.append(f"{url} cannot be read: {error}")
+            self._silence.answered()
             draft = self._run.draft
             look.troubles += troubles_of(draft.run_id, draft.directory, draft.target)
             self._seen.put(look)
@@ -160,9 +169,10 @@ class Following:
         self._cancelling: _Task | None = None
         self._abandoning: _Task | None = None
         self._left_by = 0.0  # in monotonic seconds, once local VMs are being stopped
-        self._troubles: list[str] = []
+        self._leave_told_by = float("inf")  # the same, once the run is being cancelled
+        self._seen: list[str] = []  # troubles of the last look
+        self._troubles: list[str] = []  # as told
         self._hung_up = False
-        self._waited = False  # whether it was told that the API does not answer
 
     def follow(self) -> str:
         """Shows the run. Returns the state in which it ended.
@@ -204,7 +214,7 @@ class Following:
         """The terminal is gone: from now on the output goes where a detached launch's does."""
         self._hung_up = True
         path = home.local_folder(self._run.id) / "launch.log"
-        self._out.redirect(path.open("a", encoding="utf-8"))
+        self._out.redirect(io.TextIOWrapper(append_private(path), "utf-8"))
         return (
             f"the terminal is gone and run {self._run.id} goes on; see swell status, swell logs "
             "--follow and swell cancel; once this process has ended, swell attach goes on with it"
@@ -216,35 +226,31 @@ class Following:
             self._stop_as_asked(view)
             ended = self._run.ended
             for look in self._looks.finish(LAST_LOOK) if ended else self._looks.new():
-                self._take(look, view)
+                self._seen = look.troubles
+                view.update(look.events, look.attempt, look.outcome)
+            self._tell([*self._seen, *self._looks.told(), *self._run.told()], view)
             if ended:
                 return self._run.wait()
             if self._asked.hung_up and not self._hung_up:
                 return None
             time.sleep(LOOK_EVERY)
 
-    def _take(self, look: Look, view: View) -> None:
-        if look.troubles != self._troubles:
-            for line in look.troubles:
-                if line not in self._troubles:
-                    view.show(line)
-            for line in self._troubles:
-                if line not in look.troubles:
-                    view.show(f"over: {line}")
-            self._troubles = look.troubles
-        view.update(look.events, look.attempt, look.outcome)
-        attempt = look.attempt
-        if attempt and not attempt.get("job") and attempt.get("state") not in ENDED:
-            waits = time.time() - float(attempt.get("created") or 0.0)
-            if waits > SAY_AFTER and not self._waited:
-                self._waited = True
-                left = max(0.0, USUAL.limit - waits)
-                view.show(
-                    f"{attempt.get('endpoint')} has not taken attempt {attempt.get('attempt')} "
-                    f"for {waits:.0f} s; trying for {left:.0f} s more"
-                )
-        else:
-            self._waited = False
+    def _tell(self, troubles: list[str], view: View) -> None:
+        """Says what is new of the troubles; when there is nothing new, which of them are over."""
+        new = [line for line in troubles if line not in self._troubles]
+        over = [line for line in self._troubles if line not in troubles]
+        for line in new or [f"over: {line}" for line in over]:
+            view.show(line)
+        self._troubles = troubles
+
+    @property
+    def _is_local(self) -> bool:
+        return self._run.draft.target == "local"
+
+    def _in_vain(self) -> str:
+        """What they are asked for in vain, in brackets."""
+        told = self._run.told()
+        return f" ({told[0]})" if told else ""
 
     def _stop_as_asked(self, view: View) -> None:
         """Cancels the run at the first request; at the second stops its local VMs, or leaves."""
@@ -254,10 +260,18 @@ class Following:
             )
             reason = "cancelled by Ctrl-C or a signal"
             self._cancelling = _Task(lambda: self._run.cancel(reason))
+            self._leave_told_by = time.monotonic() + SAY_AFTER
         if self._cancelling is not None and (error := self._cancelling.told()):
             view.show(f"the run could not be cancelled: {error}; Ctrl-C again leaves it")
+        if time.monotonic() > self._leave_told_by and not self._run.ended:
+            self._leave_told_by = float("inf")
+            view.show(
+                f"waiting for the end of its machines{self._in_vain()}; Ctrl-C again "
+                f"{'stops them at once' if self._is_local else 'leaves them'}"
+            )
         if self._asked.count > 1 and self._abandoning is None:
-            view.show("stopping at once")
+            if self._is_local:
+                view.show("stopping at once")
             self._abandoning = _Task(self._run.abandon)
             self._left_by = time.monotonic() + ABANDON_LIMIT
         left = self._asked.count > 2 or (

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 from launcher import home
-from launcher.commands.following import SAY_AFTER, see_through
+from launcher.api.reach import SAY_AFTER
+from launcher.commands.following import see_through
 from launcher.draft import Draft, LaunchError, create, ends_on_error, prepare
 from launcher.job.job import Job, TargetName
 from launcher.local.emulator import LocalError, Replicas, child_environment
@@ -18,6 +19,7 @@ from launcher.status.status import ABANDONED, is_abandoned
 from launcher.supervision.attempt import read_attempts
 from trainer.rundir.attempts import ENDED
 from trainer.rundir.directory import RunDirectory
+from trainer.rundir.private import append_private
 from trainer.rundir.usererror import Message
 
 DETACH_LIMIT = 60.0
@@ -48,7 +50,7 @@ def launch_detached(job: Job, target: TargetName, run_id: str | None) -> Draft:
     log = home.local_folder(draft.run_id) / "launch.log"
     with home.launch_lock(draft.run_id) as lock:
         create(draft)
-        with ends_on_error(draft.directory), log.open("ab") as output:
+        with ends_on_error(draft.directory), append_private(log) as output:
             child = subprocess.Popen(
                 [sys.executable, "-m", "launcher.cli", "attach", draft.run_id],
                 stdin=subprocess.DEVNULL,

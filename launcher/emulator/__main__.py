@@ -145,7 +145,8 @@ async def _serve(options: argparse.Namespace, market: Market) -> int:
     used = Used(Api(registry, secrets, None if options.open else token).app())
     listener = _listen(used, options.port, ports.get("api", 0))
     ports = {"api": listener.port, "storage": storage.port}
-    write_private(state / "ports.json", json.dumps(ports))
+    if ports != _ports(state):  # a disk that is full by now keeps no emulator from starting
+        write_private(state / "ports.json", json.dumps(ports))
     storage.start()
     # VMs find their buckets by it: it is passed on to them.
     os.environ["STORAGE_EMULATOR_HOST"] = f"http://{storage.authority}"

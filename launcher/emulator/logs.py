@@ -18,7 +18,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from trainer.rundir.private import make_private
+from trainer.rundir.private import append_private, make_private
 
 LONGEST_LINE = 16 * 1024  # bytes; longer ones become several entries
 LIMIT = 2**28  # bytes of one replica's log
@@ -72,7 +72,7 @@ class ReplicaLog:
         self.path = root / job_id / f"{replica}.jsonl"
         make_private(self.path.parent)
         self._last = _last_moment(self.path)
-        self._file = self.path.open("a+b", buffering=0)
+        self._file = append_private(self.path)
         _cut_to_lines(self._file.fileno())
 
     def stream(self, severity: str) -> StreamLog:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import resource
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from trainer.rundir.locks import hold, is_held
 from trainer.rundir.private import write_private
 from trainer.rundir.usererror import UserError
 
-LAST_CLOSED = 900  # the number of the lock's file
+LAST_CLOSED = 900  # the number of the lock's file, unless the limit of open files is below
 
 
 class StateInUse(UserError):
@@ -46,7 +47,8 @@ def claim(state: Path) -> int:
     first = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     # The kernel closes files in the order of their numbers. When this lock is free, the ports of an
     # emulator that was killed are, too.
-    handle = fcntl.fcntl(first, fcntl.F_DUPFD_CLOEXEC, LAST_CLOSED)
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    handle = fcntl.fcntl(first, fcntl.F_DUPFD_CLOEXEC, min(LAST_CLOSED, limit - 1))
     os.close(first)
     if hold(handle):
         announce(state, Whereabouts(os.getpid()))
@@ -64,7 +66,7 @@ def in_use(state: Path) -> bool:
 
 def announce(state: Path, where: Whereabouts) -> None:
     """Says where this process serves; it has claimed the state."""
-    write_private(_path(state), json.dumps(asdict(where)))
+    write_private(_path(state), json.dumps(asdict(where)), spare=True)
 
 
 def withdraw(state: Path) -> None:

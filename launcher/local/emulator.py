@@ -27,13 +27,14 @@ from launcher.emulator.vms.life import anything_lives, kill_all
 from launcher.interruption import deferred
 from launcher.job.marketfile import Incident, Market, market_to_json
 from launcher.job.sizes import Size
-from trainer.rundir.private import make_private
+from trainer.rundir.private import append_private, make_private, write_private
 from trainer.rundir.usererror import UserError
 
 START_LIMIT = 60.0  # seconds
 STOP_LIMIT = 20.0
 IDLE = "30s"  # without a launch and without VMs
 LOOK_EVERY = 0.02
+NOT_STARTED = "SW2201"
 SILENT = "SW2202"  # the message about an emulator that does not answer
 
 
@@ -79,9 +80,14 @@ class Emulator:
         with self._changing:
             if self._stopped:
                 raise LocalError("SW2214", "the emulator was stopped, and its VMs with it")
-            where = self._found() or self._started()
-            self.endpoint = where.endpoint
-            self.token = read_token(self._state).text
+            try:
+                where = self._found() or self._started()
+                token = read_token(self._state).text
+            except LocalError:
+                raise
+            except (OSError, UserError) as error:
+                raise LocalError(NOT_STARTED, f"the emulator did not start: {error}") from None
+            self.endpoint, self.token = where.endpoint, token
 
     def stop(self) -> None:
         """Stops it and everything that it started, and waits until all that is gone."""
@@ -109,7 +115,9 @@ class Emulator:
     def _started(self) -> Whereabouts:
         make_private(self._state)
         market = self._state / "market.json"
-        market.write_text(json.dumps(market_to_json(self._market), indent=1) + "\n")
+        text = json.dumps(market_to_json(self._market), indent=1) + "\n"
+        if not market.exists() or market.read_text() != text:
+            write_private(market, text)
         options = ["--state", str(self._state), "--market", str(market)]
         options += ["--buckets", str(self._buckets), "--vm", self._vm, "--idle", IDLE]
         options += ["--memory", str(Size(self._memory))] if self._memory else []
@@ -128,7 +136,7 @@ class Emulator:
         raise self._problem()
 
     def _spawn(self, options: list[str]) -> subprocess.Popen[bytes]:
-        with (self._state / "emulator.log").open("ab") as log:
+        with append_private(self._state / "emulator.log") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "launcher.emulator", *options],
                 stdin=subprocess.DEVNULL,
@@ -150,7 +158,7 @@ class Emulator:
         log = self._state / "emulator.log"
         said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
         why = said[-1] if said else "it said nothing"
-        return LocalError("SW2201", f"the emulator did not start: {why} (more in {log})")
+        return LocalError(NOT_STARTED, f"the emulator did not start: {why} (more in {log})")
 
     def _reap(self) -> None:
         """Lets go of a child that has ended. (One that lives is left to whoever adopts it.)"""

@@ -25,6 +25,7 @@ from dataclasses import replace
 from typing import Any
 
 from launcher.api.apierror import ApiError
+from launcher.api.retry import USUAL
 from launcher.api.vertex import JobState
 from launcher.job.customjob import CustomJob
 from launcher.supervision.attempt import UNSENT, Attempt, read_attempts
@@ -44,6 +45,7 @@ from launcher.supervision.policy import (
     Wait,
     decide,
 )
+from launcher.supervision.silence import Silence
 from launcher.supervision.verdict import verdict_of
 from launcher.target import Target
 from trainer.rundir.attempts import LOST, REFUSED, record_name
@@ -103,7 +105,7 @@ class Supervisor:
         self._events = EventWriter(run_dir, writer, clock, listener)
         self._attempts: dict[int, Attempt] = {}
         self._cancel_sent: set[int] = set()
-        self._answered: dict[int, float] = {}  # when the API last did, by attempt
+        self._silences: dict[int, Silence] = {}  # by attempt
         self._unwritten: set[int] = set()  # attempts whose records lag behind
         self._held = ""  # why the run directory is waited for
         self._since: dict[str, float] = {}  # when something was first seen here
@@ -113,6 +115,14 @@ class Supervisor:
     def lose_patience(self) -> None:
         """From now on an attempt is lost as soon as the API gives no answer. For other threads."""
         self._patience = 0.0
+        for silence in [*self._silences.values()]:
+            silence.patience = 0.0
+
+    def told(self) -> list[str]:
+        """Lines about what the run waits for in vain, for whoever watches. For other threads."""
+        asked = [*self._silences.items()]
+        waiting = [it for number, it in asked if not self._attempts[number].over]
+        return [line for silence in waiting for line in silence.told()]
 
     def run(self) -> dict[str, Any]:
         """Sees the run through. Returns outcome.json as it counts.
@@ -130,6 +140,8 @@ class Supervisor:
             except OSError as error:
                 if not may_pass(error):
                     raise
+                for silence in self._silences.values():
+                    silence.answered()
                 self._hold(error)
                 continue
             self._held = ""
@@ -229,13 +241,18 @@ class Supervisor:
             return True
         self._attempts[number] = attempt
         self._waits = None
+        limit = self._patience or USUAL.limit
+        silence = self._asking(number, f"{api.endpoint} has not taken attempt {number}", limit)
         try:
             job = api.submit(self._request(number, choice))
         except ApiError as error:
-            if not error.transient:
+            if error.transient:
+                silence.failed(shown(error))
+            else:
                 self._ended(number, REFUSED, shown(error), error.code, error.kind)
             self._refusals[number] = error
             return True
+        silence.answered()
         record = Attempt.from_json(self._run_dir.read_json(record_name(number)))
         if record.over:  # this took so long that somebody else has given it up
             with suppress(ApiError):  # it may have ended; and the run does not let it in
@@ -249,13 +266,16 @@ class Supervisor:
         """Finds out whether an attempt that is on record was sent. Returns whether it knows."""
         attempt = self._attempts[number]
         waited = self._seconds_since(f"attempt {number}")
+        api = self._target.api(attempt.region)
+        wanted = f"{api.endpoint} has not told whether it has attempt {number}"
+        silence = self._asking(number, wanted)
         try:
-            jobs = self._target.api(attempt.region).find(self._terms.run_id, number)
+            jobs = api.find(self._terms.run_id, number)
         except ApiError as error:
             if not error.transient:
                 raise
             return self._give_up_silence(number, error)
-        self._answered[number] = self._ticks()
+        silence.answered()
         if jobs:
             self._adopt(number, jobs[0])
         elif waited < self._target.settle:
@@ -269,7 +289,6 @@ class Supervisor:
     def _adopt(self, number: int, job: JobState) -> None:
         submitted = job.created or self._clock()
         attempt = replace(self._attempts[number], job=job.name, submitted=submitted)
-        self._answered[number] = self._ticks()
         self._events.emit(
             "attempt_started",
             attempt=number,
@@ -304,8 +323,10 @@ class Supervisor:
     def _look(self, number: int) -> None:
         attempt = self._attempts[number]
         assert attempt.job
+        api = self._target.api(attempt.region)
+        silence = self._asking(number, f"{api.endpoint} has not told how attempt {number} goes")
         try:
-            job = self._target.api(attempt.region).get(attempt.job)
+            job = api.get(attempt.job)
         except ApiError as error:
             if error.code == 404:
                 self._ended(number, LOST, shown(error), error.code, error.kind)
@@ -314,7 +335,7 @@ class Supervisor:
             else:
                 raise
             return
-        self._answered[number] = self._ticks()
+        silence.answered()
         if job.ended and not self._explains_itself_later(job):
             self._attempts[number] = self._with_state(attempt, job)
             self._ended(number, job.state, job.reason, job.code, at=job.finished)
@@ -334,11 +355,16 @@ class Supervisor:
             return False
         return self._seconds_since(f"the failure of {job.name}") < ERROR_WAIT
 
+    def _asking(self, number: int, wanted: str, limit: float | None = None) -> Silence:
+        silence = self._silences.get(number)
+        if silence is None:
+            silence = self._silences[number] = Silence(self._patience, self._ticks)
+        silence.ask(wanted, limit)
+        return silence
+
     def _give_up_silence(self, number: int, error: ApiError) -> bool:
         """Returns whether the attempt counts as lost."""
-        now = self._ticks()
-        silent = now - self._answered.setdefault(number, now)
-        lost = self._patience is not None and silent > self._patience
+        lost = self._silences[number].failed(shown(error))
         if lost:
             self._ended(number, LOST, shown(error), error.code, error.kind)
         return lost
@@ -347,13 +373,16 @@ class Supervisor:
         """Returns whether it was asked to end."""
         attempt = self._attempts[number]
         assert attempt.job
+        api = self._target.api(attempt.region)
+        silence = self._asking(number, f"{api.endpoint} has not cancelled attempt {number}")
         try:
-            self._target.api(attempt.region).cancel(attempt.job)
+            api.cancel(attempt.job)
         except ApiError as error:
             # A job that has ended meanwhile cannot be cancelled: looking again tells.
             if not error.transient:
                 self._cancel_sent.add(number)
             return False
+        silence.answered()
         self._cancel_sent.add(number)
         return True
 

@@ -129,10 +129,18 @@ def strangers(ours: Credentials) -> Iterator[tuple[str, object, str | None]]:
 
 
 class Recorder:
-    """Stands between a client and a server, and keeps what the client has sent."""
+    """Stands between a client and a server, and keeps what the client has sent.
 
-    def __init__(self, server: Address) -> None:
+    Args:
+        server: where the server is.
+        change: what becomes of what passes, given how much has passed before, and the next piece.
+    """
+
+    def __init__(
+        self, server: Address, change: Callable[[int, bytes], bytes] = lambda before, data: data
+    ) -> None:
         self.sent = b""
+        self._change = change
         self._server = server
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address: Address = self._listener.getsockname()
@@ -148,10 +156,12 @@ class Recorder:
 
     def _copy(self, source: socket.socket, target: socket.socket, keep: bool = False) -> None:
         with contextlib.suppress(OSError):
+            passed = 0
             while data := source.recv(65536):
                 if keep:
                     self.sent += data
-                target.sendall(data)
+                target.sendall(self._change(passed, data))
+                passed += len(data)
         for line in (source, target):
             with contextlib.suppress(OSError):
                 line.shutdown(socket.SHUT_RDWR)

@@ -21,6 +21,7 @@ from launcher.emulator.state import whereabouts
 from launcher.emulator.token import read_token
 from launcher.local.emulator import LocalError, Replicas
 from launcher.status.status import ABANDONED, UNATTENDED
+from tests.disks import disk, with_disks
 from tests.integration.command import LIMIT, Swell, until
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.locks import is_held
@@ -215,6 +216,60 @@ def answers(swell: ScriptedSwell, run: str) -> bool:
         return False
 
 
+def test_an_emulator_that_cannot_be_started_again_is_told_at_once_and_waited_for(
+    swell: ScriptedSwell,
+) -> None:
+    """Its VMs run meanwhile, and once its state is what it must be, it serves them again."""
+    launch = swell.start("launch", swell.job("wait"), "--run-id", "one")
+    until(lambda: swell.is_up("one"))
+    before = pids(swell, "one")
+    token = swell.state("one") / "token"
+    token.chmod(0o644)
+    os.kill(swell.emulator("one"), signal.SIGKILL)
+    assert launch.stdout is not None
+    said = ""
+    for line in launch.stdout:
+        said += line
+        if "SW3010" in line:
+            break
+    assert "has not told how attempt 1 goes for 5 s; trying for 595 s more" in said
+    assert f"did not start: swell emulator: {token} is not the token of this user alone" in said
+    assert "over:" not in said
+    token.chmod(0o600)
+    until(lambda: answers(swell, "one"))
+    assert pids(swell, "one") == before
+    RunDirectory(str(swell.run_dir("one"))).end("succeeded", "training is complete")
+    said, _ = launch.communicate(timeout=LIMIT)
+    assert launch.returncode == 0, said
+    assert "over: http://127.0.0.1:" in said
+    assert swell.nothing_is_left()
+
+
+@with_disks
+@pytest.mark.parametrize("lack", ["room", "inodes"])
+def test_neither_a_vm_nor_an_emulator_needs_a_disk_that_takes_anything_to_come_back(
+    swell: ScriptedSwell, lack: str
+) -> None:
+    with disk(swell.home, "size=8m,nr_inodes=4000") as mounted:
+        launch = swell.start("launch", swell.job("wait"), "--run-id", "one")
+        until(lambda: swell.is_up("one"))
+        before = pids(swell, "one")
+        mounted.fill() if lack == "room" else mounted.use_up_inodes()
+        os.kill(before["workerpool1-0"], signal.SIGKILL)
+        until(lambda: pids(swell, "one")["workerpool1-0"] not in (None, before["workerpool1-0"]))
+        before = pids(swell, "one")
+        os.kill(swell.emulator("one"), signal.SIGKILL)
+        until(lambda: answers(swell, "one"))
+        assert pids(swell, "one") == before
+        RunDirectory(str(swell.run_dir("one"))).end("succeeded", "training is complete")
+        said, _ = launch.communicate(timeout=LIMIT)
+        assert launch.returncode == 0, said
+        why = "is full" if lack == "room" else "has no inodes left"
+        assert f"the disk {swell.home} {why}: the run directory and the replicas' logs" in said
+        assert len(swell.status("one")["attempts"]) == 1
+        assert swell.nothing_is_left()
+
+
 def home_lives(swell: ScriptedSwell, run: str) -> bool:
     """Whether a launch looks after the run."""
     return is_held(swell.state(run) / "launch.lock")
@@ -285,6 +340,11 @@ def test_a_detached_run_goes_on(swell: ScriptedSwell) -> None:
     assert swell.status("one")["state"] == "cancelled"
     logs = swell("logs", "one", "--replica", "workerpool1-0").stdout
     assert "workerpool1-0 is up" in logs and "workerpool0-0" not in logs
+    local = swell.run_dir("one") / "local"
+    kept = {local, *local.glob("*.*"), *local.glob("logs/*/*"), *local.glob("vms/*/*/*.log")}
+    names = {path.name for path in kept}
+    assert {"launch.log", "launch.lock", "emulator.log", "workerpool1-0.jsonl"} <= names
+    assert not [path for path in kept if path.stat().st_mode & 0o077], "nobody else's to read"
 
 
 def test_a_launch_is_never_seen_as_gone_on_its_way_into_the_background(

@@ -83,3 +83,18 @@ def test_an_emulator_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("launcher.local.emulator.child_environment", lambda: nowhere)
     with pytest.raises(LocalError, match="the emulator did not start"), local(job(), "one"):
         pass
+
+
+def test_a_disk_or_a_token_that_keeps_the_emulator_from_starting_is_one_line_too(
+    swell_home: Path,
+) -> None:
+    state = swell_home / "runs" / "one" / "local"
+    state.mkdir(parents=True)
+    (state / "emulator.log").mkdir()
+    with pytest.raises(LocalError, match=r"did not start: .*Is a directory"), local(job(), "one"):
+        pass
+    (state / "emulator.log").rmdir()
+    (state / "token").write_text("known to all")
+    (state / "token").chmod(0o644)
+    with pytest.raises(LocalError, match=r"did not start: .*remove it"), local(job(), "one"):
+        pass

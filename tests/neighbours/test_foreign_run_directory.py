@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,12 +15,14 @@ import pytest
 from launcher import home
 from launcher.draft import reopen
 from launcher.home import checkpoint_directories, within
+from launcher.supervision.attempt import read_attempts
 from launcher.supervision.cancel import cancel_run
 from launcher.terminal import visible
 from tests.integration.command import Swell
 from tests.launcher.recorded_run import SPEC
 from trainer.rundir import formats
 from trainer.rundir.directory import RunDirectory
+from trainer.rundir.events import read_events
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e[/b]"
 
@@ -56,6 +59,30 @@ def trap() -> Iterator[Trap]:
     trap.shutdown()
     thread.join()
     trap.server_close()
+
+
+@pytest.mark.parametrize("writer", [False, True])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path, writer: bool) -> None:
+    """Neither for whoever would open its other end, nor for what they would write."""
+    folder = foreign(tmp_path / "a-run")
+    (folder / "events" / "a-writer").mkdir(parents=True)
+    pipes = ["outcome.json", "attempts/0001.json", "events/a-writer/000000.jsonl"]
+    (folder / "attempts").mkdir()
+    held = []
+    for pipe in pipes:
+        os.mkfifo(folder / pipe)
+        if writer:
+            held.append(os.open(folder / pipe, os.O_RDWR))
+    directory = RunDirectory(str(folder))
+    for pipe in pipes:
+        assert directory.store.read(pipe) == b""
+    with pytest.raises(ValueError, match=r"outcome\.json is damaged"):
+        directory.outcome()
+    with pytest.raises(ValueError, match=r"0001\.json is damaged"):
+        read_attempts(directory)
+    assert [event["event"] for event in read_events(directory)] in ([], ["unreadable"])
+    for handle in held:
+        os.close(handle)
 
 
 def foreign(folder: Path, target: str = "vertex", run_id: str = "a-run", **spec: Any) -> Path:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -94,7 +95,10 @@ def scratch_folder(env: Mapping[str, str]) -> Path:
     given = env.get(ENV_SCRATCH)
     folder = Path(given or Path(tempfile.gettempdir(), f"swell-{os.getuid()}"))
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
+    about = folder.lstat()
+    # In a folder that all share, who makes a link can turn it later.
+    theirs = not given and (not stat.S_ISDIR(about.st_mode) or about.st_mode & 0o022)
+    if theirs or folder.stat().st_uid != os.getuid():
         raise PermissionError(f"{folder} belongs to somebody else; set {ENV_SCRATCH} to another")
     return folder
 

@@ -3,13 +3,15 @@
 The agent keeps a child warm, also beside one that leads, because to import gRPC takes longer
 than to take over. They speak JSON lines over the child's standard input and output. First comes
 its ``Seat``, so that the run's secret in it is in no argv; then orders, each with an ``op``. The
-child answers only ``lead``, with ``{"leads": …}``. Its end is trainer.coordinator.__main__.
+child answers only ``lead``, with ``{"leads": …, "why": …}``. Its end is
+trainer.coordinator.__main__.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import sys
@@ -29,6 +31,8 @@ from trainer.worker.script import is_elastic
 
 WARM_LIMIT = 10.0  # seconds in which the child is warm
 CLOSE_GRACE = 3.0  # seconds to resign in
+
+log = logging.getLogger("swell.agent")
 
 
 def seat_of(
@@ -62,6 +66,7 @@ class Host:
         self._starting: asyncio.Future[None] | None = None
         self._leading: Process | None = None
         self._term = 0  # that it leads, or led
+        self._why_not = ""  # as last told
 
     def leads(self, term: int) -> bool:
         """Whether the coordinator leads ``term``, as far as can be known here."""
@@ -107,7 +112,17 @@ class Host:
             answer = b""
         if not answer:
             _kill(process)
-        leads = bool(answer) and json.loads(answer)["leads"] is True
+        said = json.loads(answer) if answer else {}
+        leads = said.get("leads") is True
+        why_not = said.get("why", "it was not told in time whose it is")
+        if why_not and why_not != self._why_not:
+            log.warning(
+                "term %d cannot be claimed here, trying again; until somebody leads, training goes "
+                "on as it is and nobody joins: %s",
+                term,
+                why_not,
+            )
+        self._why_not = why_not
         if leads:
             self._leading, self._warm, self._term = process, None, term
         return leads

@@ -31,8 +31,12 @@ async def serve(orders: asyncio.StreamReader) -> None:
         if order["op"] != "lead":
             return
         deposed = MemberId.parse(order["deposed"]) if order["deposed"] else None
-        coordinator = await lead(seat, order["term"], order["generation"], deposed)
-        print(json.dumps({"leads": coordinator is not None}), flush=True)
+        why = ""
+        try:
+            coordinator = await lead(seat, order["term"], order["generation"], deposed)
+        except OSError as error:  # a store that is away, a disk that is full
+            why = str(error)
+        print(json.dumps({"leads": coordinator is not None, "why": why}), flush=True)
     ended = asyncio.ensure_future(coordinator.ended.wait())
     closing = asyncio.ensure_future(_next(orders))
     await asyncio.wait({ended, closing}, return_when=asyncio.FIRST_COMPLETED)

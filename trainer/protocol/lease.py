@@ -29,6 +29,7 @@ from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import LEADER
 
 TARGET_LIMIT = 100  # characters of an address and a port
+AHEAD = 4  # terms for which there is room on a disk that is full
 
 
 @dataclass(frozen=True)
@@ -164,8 +165,9 @@ def read_claim(run_dir: RunDirectory, term: int) -> Claim:
 def create_claim(run_dir: RunDirectory, claim: Claim) -> bool:
     """Claims a term. Returns whether this caller got it."""
     created = run_dir.create_json(_name(claim.term), asdict(claim))
-    if created:
-        run_dir.store.keep_spare(_name(claim.term))  # a full disk deposes nobody
+    if created:  # a full disk deposes nobody, and lets those lead who come after
+        for term in range(claim.term, claim.term + 1 + AHEAD):
+            run_dir.store.keep_spare(_name(term))
     return created
 
 

@@ -16,6 +16,7 @@ import logging
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -29,11 +30,14 @@ from launcher.emulator.market.exchange import Exchange
 from launcher.emulator.resources import customjobs
 from launcher.emulator.resources.customjobs import JobState, Json, state_of
 from launcher.emulator.resources.errors import failed_precondition, invalid_argument, not_found
+from launcher.emulator.vms.life import kill_all
 from launcher.job.marketfile import Market
 from trainer.rundir.private import make_private, write_private
+from trainer.rundir.spare import spare_of
 
 NAME = re.compile(r"projects/[^/]+/locations/[^/]+/customJobs/(\d+)")
 GONE = "The emulator that ran this job was stopped, and its VMs with it."
+LOST = "The emulator's record of this job is damaged."
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +72,7 @@ class Registry:
         self._vms = vms or VmOptions()
         self._last_id = 0
         self._records: dict[str, Json] = {}
+        self._damaged: set[str] = set()  # ids of jobs whose records are
         self._running: dict[str, Job] = {}
         self._deleted: set[str] = set()
         # Jobs carry the secrets of their environment.
@@ -76,10 +81,15 @@ class Registry:
         market = market or Market()
         self._incidents = incidents.from_file(market.incidents)
         self._exchange = Exchange(market, state / "exchange.json", clock)
-        for path in sorted(self._jobs_folder.glob("*.json"), key=lambda path: int(path.stem)):
-            record = json.loads(path.read_text())
+        numbered = [path for path in self._jobs_folder.glob("*.json") if path.stem.isdecimal()]
+        for path in sorted(numbered, key=lambda path: int(path.stem)):
             self._last_id = int(path.stem)
-            self._records[record["name"]] = record
+            if record := _read_record(path):
+                self._records[record["name"]] = record
+            else:
+                log.error("%s is damaged: the job has failed, and its VMs are killed", path)
+                self._damaged.add(path.stem)
+                kill_all(self._folders.vms / path.stem)
 
     async def resume(self) -> None:
         """Goes on with the jobs of the last emulator that had not ended."""
@@ -142,10 +152,13 @@ class Registry:
 
     def get(self, name: str) -> Json:
         """Returns the job; ApiError when there is none of that name."""
-        try:
-            return self._records[name]
-        except KeyError:
-            raise not_found(f"The CustomJob {name} does not exist.") from None
+        if record := self._records.get(name):
+            return record
+        found = NAME.fullmatch(name)
+        if found and found[1] in self._damaged:
+            failed = {"name": name, "jobSpec": {}, "state": JobState.FAILED.wire_name}
+            return {**failed, "error": {"code": UNAVAILABLE, "message": LOST}}
+        raise not_found(f"The CustomJob {name} does not exist.")
 
     def jobs(self, project: str, location: str) -> list[Json]:
         """Returns the jobs of a project in a location, newest first."""
@@ -218,24 +231,26 @@ class Registry:
     def _save_running(self, record: Json, kept: Json) -> None:
         name = record["name"]
         if not state_of(record).terminal:  # else its end counts, once it is on record
-            write_private(
-                self._running_folder / f"{name.rpartition('/')[2]}.json", json.dumps(kept, indent=1)
-            )
+            # On a full disk, too: the next emulator starts none of its VMs again.
+            write_private(self._kept_in(name), json.dumps(kept, indent=1), spare=True)
         self._save(record)
         if state_of(record).terminal:
             self._forget(name)
 
     def _kept(self, name: str) -> Json | None:
         try:
-            kept = json.loads(
-                (self._running_folder / f"{name.rpartition('/')[2]}.json").read_text()
-            )
+            kept = json.loads(self._kept_in(name).read_text())
         except (OSError, ValueError):
             return None
         return kept if isinstance(kept, dict) else None
 
     def _forget(self, name: str) -> None:
-        (self._running_folder / f"{name.rpartition('/')[2]}.json").unlink(missing_ok=True)
+        kept = self._kept_in(name)
+        for path in (kept, spare_of(kept)):
+            path.unlink(missing_ok=True)
+
+    def _kept_in(self, name: str) -> Path:
+        return self._running_folder / f"{name.rpartition('/')[2]}.json"
 
     def _fail(self, record: Json) -> None:
         """Ends a job whose VMs are gone."""
@@ -249,6 +264,16 @@ class Registry:
 
     def _save(self, record: Json) -> None:
         write_private(self._path(record["name"]), json.dumps(record, indent=1))
+
+
+def _read_record(path: Path) -> Json | None:
+    """A job as it was kept; None when it is damaged, as after the machine has lost its power."""
+    with suppress(ValueError, KeyError, TypeError):
+        record: Json = json.loads(path.read_text())
+        found = NAME.fullmatch(record["name"])
+        state_of(record)
+        return record if found and found[1] == path.stem else None
+    return None
 
 
 def job_name(project: str, location: str, job_id: str) -> str:

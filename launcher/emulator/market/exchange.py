@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -22,6 +21,7 @@ from typing import Any, Protocol
 from launcher.emulator.market.incidents import Progress
 from launcher.emulator.market.market import Bid, capacity_of, grants, losses
 from launcher.job.marketfile import Market
+from trainer.rundir.private import write_private
 
 LONGEST_SLEEP = 3600.0  # seconds
 
@@ -114,10 +114,8 @@ class Exchange:
             "next_try": self._next_try,
             "runs": runs,
         }
-        aside = self._path.with_suffix(".new")
         try:
-            aside.write_text(json.dumps(kept))
-            os.replace(aside, self._path)
+            write_private(self._path, json.dumps(kept))
         except OSError as problem:  # a full disk must not end the market
             log.error("the market's progress cannot be saved: %s", problem)
 

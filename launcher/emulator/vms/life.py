@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 
 from launcher.emulator.vms import keeper
 from launcher.emulator.vms.processes import signal_session
+from trainer.rundir.private import append_private, make_private
 
 RECHECK_SECONDS = 0.01
 
@@ -83,11 +84,11 @@ class Life:
 
         Returns it when the command runs. Raises OSError when it cannot be started.
         """
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(folder)
         for old in _records(folder):
             old.unlink()
         path = folder / str(incarnation)
-        with path.open("ab", buffering=0) as record:
+        with append_private(path) as record:
             fcntl.flock(record, fcntl.LOCK_EX)
             order = {
                 "record": record.fileno(),
@@ -97,7 +98,7 @@ class Life:
                 "replica": output.replica,
                 "orphans": orphans,
             }
-            with (folder / "keeper.log").open("ab") as errors:
+            with append_private(folder / "keeper.log") as errors:
                 # The command dies with the thread that started it: that is the keeper's only one.
                 child = subprocess.Popen(
                     [sys.executable, "-I", "-S", keeper.__file__, json.dumps(order), *command],

@@ -18,9 +18,9 @@ from launcher.commands.following import Following, Left, Stops, see_through, sto
 from launcher.draft import Draft, create, prepare
 from launcher.job.job import Job
 from launcher.status.status import Outcome
+from launcher.supervision import silence
 from launcher.views.outlet import Outlet
 from tests.trainer.ranks import PATIENCE
-from trainer.rundir.attempts import record_name
 from trainer.rundir.directory import RunDirectory
 
 JOB = Job.model_validate({"name": "j", "task": "my.tasks:C", "pools": ["a2-highgpu-1g"]})
@@ -45,6 +45,10 @@ class Played:
         self.cancel_fails: Exception | None = None
         self.remote = False
         self.state = "succeeded"
+        self.waits_for: list[str] = []
+
+    def told(self) -> list[str]:
+        return self.waits_for
 
     @property
     def ended(self) -> bool:
@@ -152,6 +156,22 @@ def test_ctrl_c_cancels_at_once_though_the_run_directory_does_not_answer(
     assert command.state == "cancelled"
 
 
+def test_what_a_cancelled_run_still_waits_for_is_told_and_how_to_leave_it(
+    run: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "SAY_AFTER", 0.05)
+    run.waits_for = ["https://e has not cancelled attempt 1 for 5 s; asking until it does"]
+    command = Command(run)
+    command.until("cancelled attempt 1")
+    command.stop()
+    command.until(
+        "waiting for the end of its machines (https://e has not cancelled attempt 1 for 5 s; "
+        "asking until it does); Ctrl-C again stops them at once\n"
+    )
+    run.over.set()
+    assert command.ended().count("waiting for the end") == 1
+
+
 def test_a_second_ctrl_c_stops_local_vms_though_nothing_answers(
     run: Played, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,14 +260,27 @@ def test_a_full_disk_is_told_at_once(run: Played, monkeypatch: pytest.MonkeyPatc
     assert command.ended().count("the disk / is full\n") == 1
 
 
-def test_an_api_that_does_not_take_the_request_is_told_with_how_long_yet(run: Played) -> None:
-    waiting = {"attempt": 1, "endpoint": "https://e", "created": 0.0, "state": "", "job": None}
-    run.directory.write_json(record_name(1), waiting)
+def test_a_run_directory_that_does_not_answer_at_all_is_told_before_its_client_gives_up(
+    run: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(silence, "SAY_AFTER", 0.05)
+    hangs(run, monkeypatch)
     command = Command(run)
-    command.until("https://e has not taken attempt 1 for ")
-    command.until("trying for 0 s more")
+    command.until(f"{run.directory.url} has not answered for 0 s; asking until it does\n")
     run.over.set()
-    assert command.ended().count("has not taken attempt 1") == 1
+    command.ended()
+
+
+def test_what_the_run_waits_for_is_told_once_and_when_it_is_over(run: Played) -> None:
+    command = Command(run)
+    run.waits_for = ["https://e has not taken attempt 1 for 5 s; trying for 115 s more"]
+    command.until("trying for 115 s more\n")
+    run.waits_for = [*run.waits_for, "no route to host"]
+    command.until("no route to host\n")
+    run.waits_for = []
+    command.until("over: no route to host\n")
+    run.over.set()
+    assert command.ended().count("trying for 115 s more\n") == 2  # once, and that it is over
 
 
 ENDINGS: list[Callable[[], Any]] = [

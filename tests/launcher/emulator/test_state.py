@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from launcher.emulator.state import StateInUse, Whereabouts, announce, claim, in_use, whereabouts
+from launcher.emulator.state import (
+    LAST_CLOSED,
+    StateInUse,
+    Whereabouts,
+    announce,
+    claim,
+    in_use,
+    whereabouts,
+)
 from launcher.local import emulator as local
+from tests.disks import disk, with_disks
 
 # Works on a state, deaf to SIGTERM, and never gets so far as to serve.
 HANGS = """
@@ -32,6 +42,32 @@ def test_one_emulator_at_a_time_works_on_a_state(tmp_path: Path) -> None:
         claim(tmp_path)
     os.close(lock)
     assert not in_use(tmp_path)
+
+
+@with_disks
+def test_the_next_one_says_where_it_is_though_the_disk_is_full(tmp_path: Path) -> None:
+    with disk(tmp_path / "disk") as full:
+        lock = claim(full.path)
+        full.fill()
+        os.close(lock)
+        lock = claim(full.path)
+        for endpoint in ("http://a", "http://b"):
+            announce(full.path, where := Whereabouts(os.getpid(), endpoint))
+            assert whereabouts(full.path) == where
+        assert (full.path / "emulator.json").stat().st_mode & 0o077 == 0
+        assert not list(full.path.glob("*.new")), "nothing is left half written"
+        os.close(lock)
+
+
+def test_few_files_that_may_be_open_are_enough(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (LAST_CLOSED // 2, before[1]))
+    try:
+        lock = claim(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert lock == LAST_CLOSED // 2 - 1, "the last that is closed all the same"
+    os.close(lock)
 
 
 def test_its_user_alone_reads_where_it_serves_and_only_while_it_does(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ class Fixture:
         stop_grace: float = 600.0,
         patience: float | None = None,
         usd_per_hour: float | None = None,
+        ticks: Callable[[], float] | None = None,
     ) -> Supervisor:
         def request(number: int, choice: Choice) -> CustomJob:
             self.sent.append((number, choice.region))
@@ -75,7 +76,7 @@ class Fixture:
             target,
             request,
             clock=self.clock,
-            ticks=self.clock,
+            ticks=ticks or self.clock,
             sleep=self.clock.sleep,
         )
 
@@ -270,6 +271,23 @@ def test_an_api_that_stays_silent_is_given_up_where_that_means_something(tmp_pat
     assert fixture.attempts[0].state == LOST
 
 
+def test_what_does_not_answer_is_told_meanwhile(tmp_path: Path) -> None:
+    told: list[list[str]] = []
+    fixture = Fixture(tmp_path, lambda n: ["RUNNING", silence, silence, "SUCCEEDED"])
+    supervisor = fixture.supervisor(patience=600.0)
+
+    def silence() -> str:
+        fixture.clock.now += 30.0
+        told.append(supervisor.told())
+        raise ApiError("SW0001", "no answer", transient=True)
+
+    assert supervisor.run()["state"] == "succeeded"
+    (first,) = told[0]
+    assert first.endswith(" has not told how attempt 1 goes for 5 s; trying for 595 s more")
+    assert told[1] == [first, "no answer [SW0001]"]
+    assert supervisor.told() == []
+
+
 def test_a_job_that_was_deleted_is_no_more(tmp_path: Path) -> None:
     fixture = Fixture(tmp_path, lambda n: ["RUNNING", gone])
 
@@ -419,9 +437,8 @@ def test_a_clock_that_somebody_sets_is_no_silence(tmp_path: Path) -> None:
     """Nor is an hour in which the laptop slept."""
     looks: Looks = []
     fixture = Fixture(tmp_path, lambda n: looks)
-    supervisor = fixture.supervisor(patience=60.0)
-    supervisor._ticks = lambda: fixture.clock.now - jumped
     jumped = 0.0
+    supervisor = fixture.supervisor(patience=60.0, ticks=lambda: fixture.clock.now - jumped)
 
     def jump() -> str:
         nonlocal jumped

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from trainer.agent.code import CodeError, bring
+from trainer.agent.code import CodeError, bring, scratch_folder
 from trainer.agent.settings import Settings
 from trainer.protocol.session import CodeSettings, Program
 from trainer.rundir import bundle
@@ -36,6 +38,24 @@ def wheel(folder: Path) -> File:
         file.writestr(f"{about}/WHEEL", tag)
         file.writestr(f"{about}/RECORD", "greeting.py,,\n")
     return File(path.name, path.read_bytes())
+
+
+def test_what_somebody_else_has_put_in_place_of_the_scratch_folder_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name is no secret, and all users share the folder that it is in."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = tmp_path / f"swell-{os.getuid()}"
+    assert scratch_folder({}) == folder
+    folder.chmod(0o777)
+    with pytest.raises(PermissionError, match="somebody else"):
+        scratch_folder({})
+    folder.rename(tmp_path / "own")
+    (tmp_path / "own").chmod(0o700)
+    folder.symlink_to(tmp_path / "own")
+    with pytest.raises(PermissionError, match="somebody else"):
+        scratch_folder({})
+    assert scratch_folder({ENV_SCRATCH: str(folder)}) == folder, "a user may say so"
 
 
 class Vm:

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.disks import disk, with_disks
 from tests.trainer.ranks import PATIENCE
 from trainer.agent.coordinator_process import Host
 from trainer.coordinator.limits import Limits
@@ -98,6 +99,47 @@ def test_a_term_that_is_taken_is_not_led(run_dir: RunDirectory) -> None:
         await host.close()
 
     asyncio.run(body())
+
+
+@with_disks
+def test_on_a_full_disk_one_leads_after_the_other(tmp_path: Path) -> None:
+    async def body(run_dir: RunDirectory) -> None:
+        first, second = Host(seat(run_dir)), Host(seat(run_dir))
+        assert await first.lead(1, 0, None)
+        full.fill()
+        child().kill()
+        assert await second.lead(2, 0, None)
+        before = newest_claim(run_dir)
+        await until(lambda: newest_claim(run_dir) != before)  # it renews its claim
+        assert second.leads(2)
+        assert await first.lead(3, 0, None)
+        await first.close()
+        await second.close()
+
+    with disk(tmp_path / "disk") as full:
+        asyncio.run(body(RunDirectory(str(full.path))))
+
+
+@with_disks
+def test_why_nobody_can_lead_is_told_once_and_it_leads_as_soon_as_there_is_room(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body(run_dir: RunDirectory) -> None:
+        host = Host(seat(run_dir))
+        full.fill()  # before there was a claim, and with it room for the next
+        assert not await host.lead(1, 0, None)
+        warm = child()
+        assert not await host.lead(1, 0, None)
+        assert child() == warm, "it need not be started again"
+        (said,) = [record.getMessage() for record in caplog.records]
+        assert said.startswith("term 1 cannot be claimed here, trying again; until somebody leads")
+        assert "No space left on device" in said
+        full.make_room()
+        assert await host.lead(1, 0, None)
+        await host.close()
+
+    with disk(tmp_path / "disk") as full:
+        asyncio.run(body(RunDirectory(str(full.path))))
 
 
 def test_a_coordinator_that_is_killed_leads_no_longer_and_can_be_had_again(

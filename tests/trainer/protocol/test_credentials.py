@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.chaos.hostile import Recorder
 from trainer.protocol.authority import Authority, new_secret
 from trainer.protocol.credentials import (
     LIMIT,
@@ -189,6 +190,32 @@ def test_a_coordinator_speaks_only_with_who_shows_the_runs_certificate(credentia
             with pytest.raises(grpc.aio.AioRpcError) as error:
                 await ask(target, credentials)
             assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("spared", [None, 0, 400, 1000])
+def test_whoever_stands_between_reads_nothing_and_changes_nothing(spared: int | None) -> None:
+    """A bit that is flipped at the beginning, in the handshake or behind it ends the connection."""
+
+    def change(before: int, data: bytes) -> bytes:
+        if spared is None or before + len(data) <= spared:
+            return data
+        return data[:-1] + bytes([data[-1] ^ 1])
+
+    async def body() -> None:
+        async with echoing(OURS) as target:
+            host, _, port = target.rpartition(":")
+            between = Recorder((host, int(port)), change)
+            target = f"{host}:{between.address[1]}"
+            if spared is None:
+                assert await ask(target, OURS.for_client()) == b"hello"
+            else:
+                with pytest.raises((grpc.aio.AioRpcError, asyncio.TimeoutError)):
+                    await ask(target, OURS.for_client())
+            between.close()
+            for secret in (b"hello", OURS.token.encode(), OURS.key):
+                assert secret not in between.sent
 
     asyncio.run(body())
 

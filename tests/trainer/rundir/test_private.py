@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.rundir.private import make_private
+from trainer.rundir.private import append_private, make_private, write_private
 from trainer.rundir.store import Store
 
 
@@ -37,6 +37,15 @@ def test_what_is_there_stays_as_its_maker_wants_it(tmp_path: Path) -> None:
     make_private(tmp_path / "shared")
     assert mode(tmp_path / "shared") == 0o755
     assert mode(tmp_path / "shared/own") == 0o700
+
+
+def test_files_that_are_written_or_added_to_are_the_users_alone(tmp_path: Path) -> None:
+    write_private(tmp_path / "state.json", "{}")
+    for text in (b"one\n", b"two\n"):
+        with append_private(tmp_path / "log") as log:
+            log.write(text)
+    assert (tmp_path / "log").read_bytes() == b"one\ntwo\n"
+    assert {mode(tmp_path / name) for name in ("state.json", "log")} == {0o600}
 
 
 def test_what_cannot_be_a_folder_is_said(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.emulator.jobs.lifecycle import UNAVAILABLE
 from launcher.emulator.resources.customjobs import JobState
 from launcher.emulator.state import whereabouts
 from launcher.emulator.vms.life import kill_all
@@ -262,6 +263,27 @@ def test_what_cannot_be_had_back_is_killed_and_has_failed(start: Start) -> None:
     assert emulator.processes() == []
 
 
+@pytest.mark.parametrize("found", ["", '{"name": "another"}'])
+def test_a_job_whose_record_is_damaged_has_failed_and_keeps_no_other_from_going_on(
+    start: Start, found: str
+) -> None:
+    emulator = start()
+    lost, kept = emulator.create(pool(FOREVER)), emulator.create(pool(FOREVER))
+    for job in (lost, kept):
+        emulator.until(job, "RUNNING")
+    before, (gone,) = emulator.replicas(kept), emulator.replicas(lost).values()
+    emulator.stop(signal.SIGKILL)
+    number = lost.rpartition("/")[2]
+    (emulator.state / "jobs" / f"{number}.json").write_text(found)
+    emulator = another(start, emulator)
+    assert emulator.get(lost)["state"] == "JOB_STATE_FAILED", "so another attempt may follow"
+    assert emulator.get(lost)["error"]["code"] == UNAVAILABLE
+    assert emulator.get(kept)["state"] == "JOB_STATE_RUNNING"
+    assert emulator.replicas(kept) == before
+    assert gone["pid"] not in emulator.processes()
+    assert emulator.http.delete(kept).status_code == 200
+
+
 def test_whoever_started_it_may_be_killed_before_it_serves(start: Start) -> None:
     emulator = start()
     job = emulator.create(pool(COUNT))
@@ -290,7 +312,7 @@ def test_vms_that_were_granted_and_not_made_are_made(start: Start) -> None:
     emulator.stop(signal.SIGKILL)
     kill_all(emulator.state / "vms")
     shutil.rmtree(emulator.state / "vms")
-    (path,) = (emulator.state / "running").iterdir()
+    (path,) = (emulator.state / "running").glob("[0-9]*.json")
     kept = json.loads(path.read_text())
     kept["machines"]["vms"] = {}
     kept["lifecycle"]["state"] = JobState.PENDING
