@@ -50,7 +50,7 @@ FORKS.set_forkserver_preload(
         "trainer.coordinator.coordinator",
         "pytest",
         "hypothesis",
-        "sklearn.datasets",
+        "tests.trainer.frozen",
     ]
 )
 
