@@ -12,6 +12,4 @@ def test_processes_begin_with_all_that_they_need() -> None:
 
     Else each of many hundreds of processes would import anew what its test needs.
     """
-    assert alone(gc.get_freeze_count) > 100_000, (
-        "tests.trainer.frozen was not imported, or not last"
-    )
+    assert alone(gc.get_freeze_count) > 100_000, "tests.trainer.preloaded was not imported"
