@@ -37,7 +37,7 @@ from trainer.protocol.messages import (
 )
 from trainer.protocol.world import MemberId, World, arrange
 
-PATIENCE = 60.0  # seconds; only a test that fails waits so long
+PATIENCE = 600.0  # seconds; only a test that fails waits so long
 GLOO_TIMEOUT = 30.0  # seconds; gloo's own default
 _Kind = TypeVar("_Kind", bound=Message)
 
