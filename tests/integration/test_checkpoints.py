@@ -166,13 +166,17 @@ def test_a_store_that_takes_no_checkpoints_does_not_stop_training(swell: Swell) 
     faults = f"{storage_of(launch)}/emulator/v1/faults"
     rule = {"path": "checkpoints/step-", "method": "GET", "times": None, "status": 403}
     requests.post(faults, json=rule, timeout=600).raise_for_status()
-    until(lambda: launch.poll() is not None or swell.status("refused")["checkpoint"]["failed"])
+    until(lambda: launch.poll() is not None or _failed(swell) > 0, every=1.0)
     requests.delete(faults, timeout=600).raise_for_status()
     launch.wait()
     status = swell.status("refused")
     assert status["state"] == "succeeded" and status["step"] == 25 * 23
     assert status["checkpoint"]["step"] == 25 * 23 and status["checkpoint"]["failed"] == 0
     assert "was not written" in swell("logs", "refused").stdout
+
+
+def _failed(swell: Swell) -> int:
+    return int(swell.status("refused")["checkpoint"]["failed"])
 
 
 def storage_of(launch: subprocess.Popen[str]) -> str | None:
