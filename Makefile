@@ -15,6 +15,9 @@ VARIANT ?= cpu
 IMAGE ?= swell-trainer
 LOCK_ARGS ?=
 
+# Where this is set, every process of a test would compile Swell anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := .venv/bin
 DONE := .venv/done
 PIP := $(BIN)/python -m pip --disable-pip-version-check

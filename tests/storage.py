@@ -30,7 +30,7 @@ class StorageServer:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
         self._thread.start()
-        assert self._ready.wait(60)
+        assert self._ready.wait(600)
 
     def fail(self, **rule: Any) -> None:
         """Makes requests fail; see launcher.emulator.storage.faults."""

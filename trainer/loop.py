@@ -107,8 +107,7 @@ class TaskState(State):
                 self._add("scaler", self.precision.scaler)
             self._task._watch = self._watch
             if self._task.compile:
-                backend = self._task.compile if self._task.compile is not True else "inductor"
-                compile_in_place(self.model, backend)
+                compile_in_place(self.model, self._task.compile)
                 self._rehearse()
         return device
 

@@ -114,8 +114,12 @@ class Vm:
 
     def notify(self) -> None:
         """Tells the agent that the VM will be taken away."""
+        self.signal_agent(signal.SIGTERM)
+
+    def signal_agent(self, number: int) -> None:
+        """Sends a signal to the agent alone, if there is one."""
         if self.agent:
-            self.agent.send_signal(signal.SIGTERM)
+            self.agent.send_signal(number)
 
     def signal(self, number: int) -> int:
         """Sends a signal to everything in the VM; returns how many processes it found."""

@@ -22,7 +22,7 @@ from trainer.protocol.wire import METHOD, SERVICE
 from trainer.rundir.formats import PROTOCOL
 
 Address = tuple[str, int]
-PATIENCE = 5.0  # seconds
+PATIENCE = 60.0  # seconds; who is refused hears of it at once
 SLOW = 60  # connections at once
 
 

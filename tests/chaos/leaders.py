@@ -5,6 +5,7 @@ See tests.chaos.scenarios, whose form these have. In all of them the VMs' clocks
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 
@@ -55,8 +56,13 @@ def leader_hangs(run: Run) -> None:
 def coordinator_crashes(run: Run) -> None:
     """The coordinator alone dies: its agent starts it again, and no worker notices."""
     leader, term, generation = run.leader(), run.term, run.generation
+    # The others' agents wait: where the machine is busy, one of them might well be first.
+    for vm in others_than(leader, run):
+        vm.signal_agent(signal.SIGSTOP)
     leader.kill_coordinator()
     assert until_led_after(term, run) is leader
+    for vm in others_than(leader, run):
+        vm.signal_agent(signal.SIGCONT)
     run.until_steps(30)
     assert run.generation == generation, f"the workers noticed\n{run}"
 

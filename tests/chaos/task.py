@@ -33,8 +33,7 @@ from trainer.task import Task
 SAMPLES = 400
 BATCH = 8
 STEPS_PER_EPOCH = SAMPLES // BATCH
-EPOCHS = 20
-STEPS = EPOCHS * STEPS_PER_EPOCH
+EPOCHS = 12  # what is to happen to a run fills half of them
 SEED = 11
 
 

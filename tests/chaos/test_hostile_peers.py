@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from tests.chaos import hostile
-from tests.chaos.run import Run
+from tests.chaos.run import Run, Undisturbed
 from trainer.protocol.credentials import Credentials
 from trainer.protocol.lease import newest_claim
 from trainer.rundir.names import ENV_TOKEN
@@ -18,7 +18,7 @@ DISTURBED = {"loss", "drain", "paused", "leader_changed", "generation_formed", "
 
 
 @pytest.mark.timeout(600)
-def test_a_run_among_hostile_peers(folder: Path, undisturbed: dict[str, float]) -> None:
+def test_a_run_among_hostile_peers(folder: Path, undisturbed: Undisturbed) -> None:
     run = Run("process", folder, fresh=True)
     try:
         run.start()

@@ -19,7 +19,7 @@ import pytest
 
 from launcher.emulator.vms import netns
 from tests.chaos import leaders, scenarios
-from tests.chaos.run import Run
+from tests.chaos.run import Run, Undisturbed
 
 MISSING = netns.missing()
 KINDS = [
@@ -45,7 +45,7 @@ def cases() -> Iterator[Any]:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind, name", list(cases()))
-def test_a_run_survives(kind: str, name: str, folder: Path, undisturbed: dict[str, float]) -> None:
+def test_a_run_survives(kind: str, name: str, folder: Path, undisturbed: Undisturbed) -> None:
     alone = tuple(one for group in GROUPS.values() for one in group if one.__name__ == name)
     assert name in GROUPS or alone, f"no scenario is called {name}"
     chosen = [one for one in GROUPS.get(name, alone) if kind == "netns" or one not in NEEDS_LINK]

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.chaos.run import Run
+from tests.chaos.run import Run, Undisturbed
 from tests.chaos.storm import BACK, CRASHES, Storm, plan
+from tests.chaos.task import EPOCHS
 from tests.chaos.test_scenarios import KINDS
 
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
@@ -39,9 +40,10 @@ def test_a_plan_takes_and_gives_back(seed: int, events: int, has_link: bool) -> 
 
 @pytest.mark.timeout(60 + 60 * EVENTS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_run_survives_a_storm(kind: str, folder: Path, undisturbed: dict[str, float]) -> None:
+def test_a_run_survives_a_storm(kind: str, folder: Path, undisturbed: Undisturbed) -> None:
     print(f"CHAOS_SEED={SEED} CHAOS_EVENTS={EVENTS}")  # seen when the test fails
-    run = Run(kind, folder, settings={"spares": 1})
+    task = {"epochs": max(EPOCHS, EVENTS)}
+    run = Run(kind, folder, settings={"spares": 1}, task=task)
     try:
         run.start()
         storm = Storm(run)

@@ -116,13 +116,10 @@ def test_a_run_succeeds(swell: ScriptedSwell) -> None:
     status = swell.status("one")
     assert (status["state"], status["step"]) == ("succeeded", 3)
     assert status["metrics"] == {"loss": 0.5, "test_accuracy": 0.97}
+    told = json.loads(swell("status", "one", "--json").stdout)
+    assert told == {**status, "api": None}, "what other tests read themselves"
     assert not is_listening(emulator_port(swell, "one"))
     assert swell.nothing_is_left()
-
-
-def test_the_final_status_can_be_had_as_json(swell: ScriptedSwell) -> None:
-    launch = swell("launch", swell.job("succeed"), "--run-id", "one", "--json")
-    assert json.loads(launch.stdout)["state"] == "succeeded"
 
 
 def test_a_failed_task_is_shown_once(swell: ScriptedSwell) -> None:
@@ -377,9 +374,12 @@ def test_a_vm_is_taken_away_and_given_back(swell: ScriptedSwell) -> None:
     assert (late.returncode, late.stderr) == (2, "swell: one: has ended: cancelled [SW2011]\n")
 
 
-def test_a_run_id_is_used_once(swell: ScriptedSwell) -> None:
+def test_the_final_status_can_be_had_as_json_and_a_run_id_is_used_once(
+    swell: ScriptedSwell,
+) -> None:
     job = swell.job("succeed")
-    assert swell("launch", job, "--run-id", "one").returncode == 0
+    launch = swell("launch", job, "--run-id", "one", "--json")
+    assert json.loads(launch.stdout)["state"] == "succeeded" and launch.returncode == 0
     for more in ([], ["--detach"]):
         again = swell("launch", job, "--run-id", "one", *more)
         assert again.returncode == 2

@@ -75,7 +75,7 @@ def test_it_is_byte_for_byte_what_launch_sends(
     options = [part for text in overrides for part in ("--set", text)]
     shown = printed(job_file, "--run-id", "llama-1", "--format", "json", *options)
     run = launch(load_job(job_file, overrides), "vertex", "llama-1")
-    assert run.wait(60).state == "failed", "the API takes nothing"
+    assert run.wait(600).state == "failed", "the API takes nothing"
     assert sent == [shown]
 
 

@@ -124,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = dict(self.headers.items())
         request = Request(f"{self.server.behind}/{path}", body, headers, method=self.command)
         try:
-            with build_opener(ProxyHandler({})).open(request, timeout=30) as answer:
+            with build_opener(ProxyHandler({})).open(request, timeout=600) as answer:
                 self._answer(answer.status, {}, answer.read())
         except HTTPError as refusal:
             self._answer(refusal.code, {}, refusal.read())
@@ -178,7 +178,7 @@ def visit(page: str, places: list[str], mark: Path, behind: str = "") -> Seen:
             stderr=subprocess.DEVNULL,
         )
         try:
-            assert site.done.wait(120), "the page has not ended"
+            assert site.done.wait(600), "the page has not ended"
         finally:
             browser.terminate()
             browser.wait()

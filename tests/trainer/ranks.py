@@ -36,23 +36,13 @@ from trainer.protocol.messages import (
     encode,
 )
 from trainer.protocol.world import MemberId, World, arrange
-from trainer.worker import nursery
 
-PATIENCE = 60.0  # seconds; only a test that fails waits so long
+PATIENCE = 600.0  # seconds; only a test that fails waits so long
 GLOO_TIMEOUT = 30.0  # seconds; gloo's own default
 _Kind = TypeVar("_Kind", bound=Message)
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    [
-        *nursery.MODULES,
-        "trainer.worker.worker",
-        "trainer.coordinator.coordinator",
-        "pytest",
-        "hypothesis",
-        "sklearn.datasets",
-    ]
-)
+FORKS.set_forkserver_preload(["tests.trainer.preloaded"])
 
 
 def world_of(*slots: int, generation: int = 1) -> World:

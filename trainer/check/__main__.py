@@ -8,6 +8,7 @@ import json
 import sys
 from dataclasses import asdict
 
+from trainer.check import world
 from trainer.check.check import Checked, check, made
 from trainer.engine.units import idle
 from trainer.rundir.usererror import Message
@@ -29,6 +30,7 @@ def main() -> int:
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         print(Message("SW6212", f"swell: {given.task} gives no task: {error}"), file=sys.stderr)
         return 2
+    world.preload()
     checked = check(make, given.steps, given.world)
     if given.json:
         print(json.dumps(asdict(checked), indent=2))

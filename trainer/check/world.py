@@ -20,7 +20,12 @@ from trainer.worker import nursery
 GLOO_TIMEOUT = 30.0  # seconds
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload([*nursery.MODULES, "trainer.check.rank", "trainer.check.examination"])
+
+
+def preload() -> None:
+    """Lets processes begin with all that they need: once, by the program, before the first call."""
+    modules = [*nursery.MODULES, "trainer.check.rank", "trainer.check.examination"]
+    _forks.set_forkserver_preload(modules)
 
 
 class Failed(Exception):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -37,9 +41,6 @@ class Digits(Task):
         dtype: str = "float32",
         seed: int = 0,
     ) -> None:
-        # Imported here: the package is an extra.
-        from sklearn.datasets import load_digits
-
         self.epochs = epochs
         self.global_batch = batch
         self.seed = seed
@@ -48,9 +49,9 @@ class Digits(Task):
         if dtype not in ("float32", "float64"):
             raise ValueError(f"dtype is {dtype!r}; it must be float32 or float64")
         self._dtype = getattr(torch, dtype)
-        digits = load_digits()
-        images = torch.tensor(digits.images, dtype=self._dtype).unsqueeze(1) / 16.0
-        labels = torch.tensor(digits.target, dtype=torch.int64)
+        table = torch.from_numpy(numpy.loadtxt(_table(), delimiter=","))
+        images = table[:, :-1].reshape(-1, 1, 8, 8).to(self._dtype) / 16.0
+        labels = table[:, -1].to(torch.int64)
         testing = torch.arange(len(labels)) % TEST_EVERY == 0
         self._train = TensorDataset(images[~testing], labels[~testing])
         self._test = (images[testing], labels[testing])
@@ -94,3 +95,14 @@ class Digits(Task):
             "test_loss": functional.cross_entropy(logits, labels).item(),
             "test_accuracy": (logits.argmax(1) == labels).float().mean().item(),
         }
+
+
+def _table() -> Path:
+    """Where scikit-learn keeps the digits: a row of 64 pixels and a label for each.
+
+    The file is read without the package, which every worker would take a second to import.
+    """
+    found = find_spec("sklearn")
+    if found is None or not found.submodule_search_locations:
+        raise ModuleNotFoundError("No module named 'sklearn': pip install scikit-learn")
+    return Path(found.submodule_search_locations[0]) / "datasets/data/digits.csv.gz"

@@ -35,7 +35,7 @@ def test_all_are_looked_at_at_once_and_told_in_order() -> None:
     together = threading.Barrier(3)
 
     def look() -> Finding:
-        together.wait(60)
+        together.wait(600)
         return passed("yes")
 
     assert examine([Check(name, look) for name in "abc"]) == [(n, passed("yes")) for n in "abc"]

@@ -20,7 +20,7 @@ import httpx
 from launcher.emulator.vms import netns
 
 PARENT = "/v1/projects/local/locations/local/customJobs"
-PATIENCE = 60.0  # seconds; only a test that fails waits so long
+PATIENCE = 600.0  # seconds; only a test that fails waits so long
 T = TypeVar("T")
 
 

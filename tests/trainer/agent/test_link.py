@@ -32,7 +32,7 @@ def test_an_agent_of_another_protocol_says_whose_image_is_to_be_updated(
 
     async def body() -> None:
         async with leading(tmp_path):
-            await asyncio.wait_for(link.run(), 30.0)
+            await asyncio.wait_for(link.run(), 600.0)
 
     link = Link(seat(tmp_path).run_dir, seat(tmp_path), False, introduce, carry_out)
     with pytest.raises(Refused) as caught:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -259,3 +260,11 @@ def test_nursery_and_workers_die_with_their_agent() -> None:
     process.close()
     ours.close()
     theirs.close()
+
+
+def test_processes_of_the_tests_begin_with_all_that_they_need() -> None:
+    """No module may change what their server imports by being imported: there is only one server.
+
+    Else each of many hundreds of processes would import anew what its test needs.
+    """
+    assert alone(gc.get_freeze_count) > 100_000, "tests.trainer.preloaded was not imported"

@@ -18,7 +18,7 @@ def run_dir(tmp_path: Path) -> RunDirectory:
 
 async def watched(watch: OutcomeWatch) -> RunEnded:
     with pytest.raises(RunEnded) as ended:
-        await asyncio.wait_for(watch.watch(), 60)
+        await asyncio.wait_for(watch.watch(), 600)
     return ended.value
 
 

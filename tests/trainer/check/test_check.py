@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.trainer import ranks  # noqa: F401 - what processes begin with
 from tests.trainer.check import mistakes
 from trainer.check.check import Checked, check
 

@@ -158,7 +158,7 @@ def test_what_is_saved_is_the_state_at_the_call(
     write = Store.write
 
     def write_late(store: Store, name: str, data: bytes | memoryview) -> None:
-        assert trained.wait(60)
+        assert trained.wait(600)
         write(store, name, data)
 
     monkeypatch.setattr(Store, "write", write_late)

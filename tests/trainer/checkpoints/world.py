@@ -43,7 +43,7 @@ class ThreadExchange:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._barrier = threading.Barrier(size, timeout=60)
+        self._barrier = threading.Barrier(size, timeout=600)
         self._board: list[Any] = [None] * size
 
     def of(self, rank: int) -> RankExchange:

@@ -226,7 +226,7 @@ def test_leaders_may_overlap_but_what_they_order_does_not(
     finally:
         turns.end()
         for thread in threads:
-            thread.join(10)
+            thread.join(600)
     check(ran)
 
 

@@ -76,7 +76,7 @@ def test_submit_wait_list_and_delete(emulator: Emulator, client: Any) -> None:
     wanted = {"parent": PROJECT, "filter": 'state="JOB_STATE_SUCCEEDED" AND labels.team="red"'}
     assert [seen.name for seen in client.list_custom_jobs(request=wanted)] == [created.name]
 
-    client.delete_custom_job(name=created.name).result(timeout=60)
+    client.delete_custom_job(name=created.name).result(timeout=600)
     with pytest.raises(exceptions.NotFound):
         client.get_custom_job(name=created.name)
 

@@ -127,7 +127,7 @@ def test_its_state_keeps_secrets_to_itself(emulator: Emulator) -> None:
 
 def run(*options: str, stdin: int | None = None) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "launcher.emulator", *options]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=60, stdin=stdin)
+    return subprocess.run(argv, capture_output=True, text=True, timeout=600, stdin=stdin)
 
 
 def test_a_second_emulator_does_not_touch_a_state_directory_in_use(emulator: Emulator) -> None:
