@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -75,7 +76,9 @@ class Outside:
             return
         self._known.update(map(id, module.modules()))
         name = type(module).__name__
-        holds = [one for _, one in digests_of(tensors_of({name: module}, {}))]
+        holds: list[int] = []
+        with suppress(RuntimeError, TypeError, ValueError):  # tensors that are no plain numbers
+            holds = [one for _, one in digests_of(tensors_of({name: module}, {}))]
         if not holds:
             return
         number = sum(one.startswith(f"{name} ") for one in self._found) + 1

@@ -75,6 +75,12 @@ def test_nobody_looks_in_other_steps(model: nn.Linear) -> None:
     assert outside.told(3) == {}
 
 
+def test_a_lazy_one_is_passed_over(model: nn.Linear) -> None:
+    outside, lazy = Outside(State(model=model)), nn.LazyLinear(2)
+    assert told_of(outside, 1, lazy) == {}
+    assert [*told_of(outside, 2, lazy)] == ["Linear 1"], "it has become one"
+
+
 def test_ranks_that_differ_are_named() -> None:
     require_alike([{"Teacher 1": 5}, {}, {"Teacher 1": 5, "Tanh 1": 3}], step=2)
     with pytest.raises(Mistake) as raised:
