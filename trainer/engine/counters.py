@@ -2,12 +2,13 @@
 
 ``state_dict`` does not have it, nor which modules are in training mode, and a program that counts
 so works in a plain loop. So what has changed since the state was made travels with it: numbers and
-texts, NumPy's too, enums, dataclasses, small tensors, lists and dicts of them. What is large must
-be a buffer.
+texts, NumPy's too, enums, dataclasses, small tensors, lists and dicts of them, and those that
+helper objects of a module keep. What is large must be a buffer.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from trainer.checkpoints.tree import flatten
 from trainer.engine.digest import digest, digest_of
-from trainer.engine.memory import SMALL
+from trainer.engine.memory import SMALL, is_plain_object
 from trainer.engine.values import Unportable, packed, unpacked
 
 LONGEST = 1000  # entries of what travels
@@ -50,25 +51,38 @@ class Counters:
 
         Raises ValueError for a type that this process does not have.
         """
+        holders = self._holders()
         for path, tree in changed.items():
             owner, _, name = path.rpartition(".")
-            module = self._modules.get(owner)
-            if module is not None and name not in OWN:
-                value, own = unpacked(tree), getattr(module, name, None)
+            holder = holders.get(owner)
+            if holder is not None and name not in OWN:
+                value, own = unpacked(tree), getattr(holder, name, None)
                 if isinstance(value, Tensor) and isinstance(own, Tensor):
                     value = value.to(own.device)
-                setattr(module, name, value)
+                setattr(holder, name, value)
 
     def _now(self) -> Iterator[tuple[str, Any]]:
         """The path of each that travels, and its value as it travels."""
-        for owner, module in self._modules.items():
-            for name, value in vars(module).items():
+        for owner, holder in self._holders().items():
+            for name, value in vars(holder).items():
                 if type(value) in _PLAIN or (name not in OWN and _travels(value)):
                     path = f"{owner}.{name}".removeprefix(".")
                     try:
                         yield path, packed(value, path)
                     except Unportable:
                         continue
+
+    def _holders(self) -> dict[str, Any]:
+        """The modules, and the helper objects that are attributes of theirs, each once."""
+        found: dict[str, Any] = dict(self._modules)
+        seen: set[int] = set()
+        for owner, module in self._modules.items():
+            for name, value in vars(module).items():
+                helps = name not in OWN and not dataclasses.is_dataclass(value)
+                if helps and id(value) not in seen and is_plain_object(value):
+                    seen.add(id(value))
+                    found.setdefault(f"{owner}.{name}".removeprefix("."), value)
+        return found
 
 
 def _travels(value: Any) -> bool:

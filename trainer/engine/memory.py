@@ -1,9 +1,10 @@
 """What some places held: remembered, compared with what is there now, and put back.
 
 A place is an attribute, an entry of a dict, a buffer: a mapping and a key. Values that cannot
-change are kept as they are; short lists and dicts, and small tensors, are copied, and get their
+change are kept as they are; lists, dicts, plain objects and small tensors are copied, and get their
 contents back in the same object, whoever else refers to it. A large tensor is only watched, by its
-version, unless a copy of it is asked for. Other objects are not looked into, nor are long lists.
+version, and a large array by some of its numbers, unless a copy is asked for. What lies deep inside
+others is not looked into, nor are very long lists.
 
 To remember the same places again, as each step does, takes a fraction of the first time: what is in
 them is mostly the same objects, and a mapping's are compared at once.
@@ -11,23 +12,34 @@ them is mostly the same objects, and a mapping's are compared at once.
 
 from __future__ import annotations
 
-import dataclasses
+import copy
+import enum
+import inspect
+from array import array
 from collections import deque
-from collections.abc import Callable, Container, Iterable, MutableMapping
+from collections.abc import Callable, Container, Hashable, Iterable, MutableMapping
 from operator import is_
+from random import Random
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 SMALL = 64 * 1024  # bytes of a tensor or an array that is copied without being asked for
-SHORT = 32  # entries of what is looked into without being asked for
+SHORT = 32  # entries of what is copied with all that is in it
+LONGEST = 1000  # entries of what is looked into without being asked for
+DEEPEST = 1  # objects that are looked into, one in the other
+SAMPLE = 1000  # numbers of a large array that are watched
 _PLAIN = frozenset({bool, int, float, str, bytes, complex, type(None)})
+_CONTAINERS = (dict, list, deque, tuple, set, bytearray, array)
+_SEEN = (Tensor, np.ndarray, np.generic, enum.Enum, type, *_CONTAINERS)
 _NO_PARTS = (Tensor, np.ndarray, dict, set)
+_NO_HELPERS = (nn.Module, Optimizer, Random, ModuleType, type)
 
 Mapping = MutableMapping[str, Any]
-Place = tuple[int, str]  # the id of a mapping, and a key
 
 
 class Held:
@@ -66,13 +78,17 @@ class Held:
 class _Tensor(Held):
     _copy: Tensor | None
 
-    def __init__(self, value: Tensor, copied: bool) -> None:
+    def __init__(self, value: Tensor, copied: bool, small: int = SMALL) -> None:
         super().__init__(value)
         self._copied = copied
+        self._small = small
         self.again()
 
     def changed(self, now: Any) -> bool:
-        return now is not self._value or self._value._version != self._version
+        if now is not self._value or self._value._version != self._version:
+            return True
+        # Who writes to .data, or through NumPy, changes no version.
+        return self._copy is not None and not torch.equal(self._value, self._copy)
 
     @property
     def lost(self) -> bool:
@@ -87,7 +103,7 @@ class _Tensor(Held):
 
     def again(self) -> bool:
         value = self._value
-        copied = self._copied or value.numel() * value.element_size() <= SMALL
+        copied = self._copied or value.numel() * value.element_size() <= self._small
         self._version = value._version  # it does not tell of all that write
         self._copy = value.detach().clone() if copied else None
         return True
@@ -95,6 +111,7 @@ class _Tensor(Held):
 
 class _Array(Held):
     _copy: np.ndarray[Any, Any] | None
+    _sample: Any
 
     def __init__(self, value: np.ndarray[Any, Any], copied: bool) -> None:
         super().__init__(value)
@@ -103,8 +120,12 @@ class _Array(Held):
 
     def changed(self, now: Any) -> bool:
         if now is not self._value or self._copy is None:
-            return now is not self._value
+            return now is not self._value or self.lost
         return not np.array_equal(self._value, self._copy)
+
+    @property
+    def lost(self) -> bool:
+        return self._copy is None and not np.array_equal(self._sample, self._sample_now())
 
     def back(self) -> Any:
         if self._copy is not None and self._value.flags.writeable:
@@ -114,51 +135,67 @@ class _Array(Held):
     def again(self) -> bool:
         copied = self._copied or self._value.nbytes <= SMALL
         self._copy = self._value.copy() if copied else None
+        self._sample = None if copied else self._sample_now()
         return True
 
+    def _sample_now(self) -> Any:
+        return self._value.flat[:: max(1, self._value.size // SAMPLE)]
 
-class _Set(Held):
-    def __init__(self, value: set[Any]) -> None:
+
+class _Flat(Held):
+    """What holds nothing that could change by itself: a list of numbers, a set, a byte array."""
+
+    def __init__(self, value: Any) -> None:
         super().__init__(value)
-        self._copy = frozenset(value)
+        self._copy = copy.copy(value)
 
     def changed(self, now: Any) -> bool:
         return now is not self._value or bool(now != self._copy)
 
     def back(self) -> Any:
-        self._value.clear()
-        self._value.update(self._copy)
+        _fill(self._value, self._copy)
         return self._value
 
     def again(self) -> bool:
-        self._copy = frozenset(self._value)
+        self._copy = copy.copy(self._value)
+        return _is_flat(self._value)
+
+
+class _Long(Held):
+    """A very long container: whether it has grown or shrunk."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(value)
+        self._length = len(value)
+
+    def changed(self, now: Any) -> bool:
+        return now is not self._value or self.lost
+
+    @property
+    def lost(self) -> bool:
+        return len(self._value) != self._length
+
+    def again(self) -> bool:
+        self._length = len(self._value)
         return True
 
 
 class _Several(Held):
-    """What holds other values.
+    """What holds other values: a dict, a list, a deque, a tuple.
 
     Args:
-        parts: gives them, with their keys.
-        fill: gives them back to it.
+        each: remembers one of them.
     """
 
-    def __init__(
-        self,
-        value: Any,
-        copied: bool,
-        parts: Callable[[Any], list[tuple[Any, Any]]],
-        fill: Callable[[Any, list[tuple[Any, Any]]], None],
-    ) -> None:
+    def __init__(self, value: Any, each: Callable[[Any], Held]) -> None:
         super().__init__(value)
-        self._of, self._fill = parts, fill
-        self._copied = copied
-        self._parts = [(key, held(one, copied)) for key, one in parts(value)]
+        self._each = each
+        self._parts = [(key, each(one)) for key, one in _parts_of(value)]
 
     def changed(self, now: Any) -> bool:
         if now is not self._value:
             return True
-        parts = self._of(now)
+        parts = _parts_of(now)
         return len(parts) != len(self._parts) or any(
             key != before or was.changed(one)
             for (key, one), (before, was) in zip(parts, self._parts, strict=True)
@@ -169,26 +206,55 @@ class _Several(Held):
         return any(one.lost for _, one in self._parts)
 
     def back(self) -> Any:
-        self._fill(self._value, [(key, one.back()) for key, one in self._parts])
+        parts = [(key, one.back()) for key, one in self._parts]
+        if isinstance(self._value, dict):
+            _fill(self._value, dict(parts))
+        elif not isinstance(self._value, tuple):  # which holds what it held
+            _fill(self._value, [one for _, one in parts])
         return self._value
 
     def again(self) -> bool:
-        parts = self._of(self._value)
+        parts = _parts_of(self._value)
         if len(parts) == len(self._parts) and all(
             key == before and one is was._value
             for (key, one), (before, was) in zip(parts, self._parts, strict=True)
         ):
             return all(was.again() for _, was in self._parts)
-        self._parts = [(key, held(one, self._copied)) for key, one in parts]
+        if len(parts) > max(SHORT, len(self._parts)):
+            return False
+        self._parts = [(key, self._each(one)) for key, one in parts]
         return not any(_may_hold_parts(one) for _, one in parts)
 
 
-def held(value: Any, copied: bool = False) -> Held:
+class _Object(Held):
+    """An object of a class that knows nothing of torch: what its attributes were."""
+
+    def __init__(self, value: Any, copied: bool, depth: int) -> None:
+        super().__init__(value)
+        self._inside = held(vars(value), copied, depth)
+
+    def changed(self, now: Any) -> bool:
+        return now is not self._value or self._inside.changed(vars(now))
+
+    @property
+    def lost(self) -> bool:
+        return self._inside.lost
+
+    def back(self) -> Any:
+        self._inside.back()
+        return self._value
+
+    def again(self) -> bool:
+        return self._inside.again()
+
+
+def held(value: Any, copied: bool = False, depth: int = DEEPEST) -> Held:
     """What a value is now.
 
     Args:
         value: anything.
         copied: whether it is copied however large it is.
+        depth: how many objects to look into, one in the other.
     """
     if type(value) in _PLAIN or isinstance(value, nn.Parameter):  # which are watched elsewhere
         return Held(value)
@@ -196,13 +262,39 @@ def held(value: Any, copied: bool = False) -> Held:
         return _Tensor(value, copied)
     if isinstance(value, np.ndarray):
         return _Array(value, copied)
-    if isinstance(value, set) and (copied or len(value) <= SHORT):
-        return _Set(value)
-    if isinstance(value, dict | list | deque | tuple) and (copied or len(value) <= SHORT):
-        return _Several(value, copied, *_ways_of(value))
-    if dataclasses.is_dataclass(type(value)) and hasattr(value, "__dict__"):
-        return _Several(value, copied, lambda one: list(vars(one).items()), _fill_object)
+    if isinstance(value, _CONTAINERS):
+        return _held_container(value, copied, depth)
+    if depth and is_plain_object(value):
+        return _Object(value, copied, depth - 1)
     return Held(value)
+
+
+def is_plain_object(value: Any) -> bool:
+    """Whether a value is an object that can be looked into: a helper of the program's own.
+
+    Nothing of torch is, nor what tells its state itself, nor functions and classes, nor what holds
+    anything but plain values: a queue, a file, the iterator of a data loader go on by themselves.
+    """
+    if not hasattr(value, "__dict__") or hasattr(value, "state_dict") or inspect.isroutine(value):
+        return False
+    if isinstance(value, _NO_HELPERS) or type(value).__module__.partition(".")[0] == "torch":
+        return False
+    return all(map(is_plain, vars(value).values()))
+
+
+def is_plain(value: Any) -> bool:
+    """Whether all that a value is can be seen."""
+    return type(value) in _PLAIN or isinstance(value, _SEEN) or inspect.isroutine(value)
+
+
+def _held_container(value: Any, copied: bool, depth: int) -> Held:
+    if len(value) > LONGEST and not copied:
+        return _Long(value)
+    if _is_flat(value):
+        return Held(value) if isinstance(value, tuple) else _Flat(value)
+    if copied or len(value) <= SHORT:
+        return _Several(value, lambda one: held(one, copied, depth))
+    return _Several(value, lambda one: _Tensor(one, False, 0) if type(one) is Tensor else Held(one))
 
 
 class _Entries:
@@ -244,12 +336,9 @@ class _Entries:
                     self._inside[key] = held(value, self._copied(key))
         return all(one.again() for one in self._inside.values())
 
-    def changed(self) -> Iterable[str]:
-        """The keys of those that hold something else now."""
-        for key, value in self._was.items():
-            before = self._inside.get(key) or Held(value)
-            if key not in self.mapping or before.changed(self.mapping[key]):
-                yield key
+    def written(self) -> Iterable[str]:
+        """The keys of those whose objects hold something else inside now."""
+        return (key for key, before in self._inside.items() if before.changed(self._was[key]))
 
     def put_back(self) -> str:
         """Returns the key of the first that could not get back its contents; "" if all have."""
@@ -281,7 +370,7 @@ class Memory:
     def __init__(
         self,
         of: Iterable[tuple[Mapping, Iterable[str] | None]] = (),
-        copied: Container[Place] | bool = (),
+        copied: Container[Hashable] | bool = (),
     ) -> None:
         def whether(mapping: Mapping) -> Callable[[str], bool]:
             if isinstance(copied, bool):
@@ -298,9 +387,9 @@ class Memory:
         """
         return all(one.again() for one in self._entries)
 
-    def changed(self) -> set[Place]:
-        """The places that hold something else now."""
-        return {(id(one.mapping), key) for one in self._entries for key in one.changed()}
+    def written(self) -> set[tuple[int, str]]:
+        """The places whose objects hold something else inside now."""
+        return {(id(one.mapping), key) for one in self._entries for key in one.written()}
 
     def put_back(self) -> str:
         """Makes all places hold what they held. To be called again when they have changed again.
@@ -320,30 +409,29 @@ def _may_hold_parts(value: Any) -> bool:
     return type(value) not in _PLAIN and not isinstance(value, _NO_PARTS)
 
 
-def _ways_of(
-    value: Any,
-) -> tuple[Callable[[Any], list[tuple[Any, Any]]], Callable[[Any, list[tuple[Any, Any]]], None]]:
-    """How a container's parts are found, and how they are given back to it."""
+def _is_flat(value: Any) -> bool:
+    """Whether nothing in a container could change by itself."""
+    if isinstance(value, set | bytearray | array):
+        return True
+    return _PLAIN.issuperset(map(type, value.values() if isinstance(value, dict) else value))
+
+
+def _parts_of(value: Any) -> list[tuple[Any, Any]]:
+    """What a container holds, with keys."""
+    return list(value.items() if isinstance(value, dict) else enumerate(value))
+
+
+def _fill(value: Any, contents: Any) -> None:
+    """Gives a container back what it held."""
     if isinstance(value, dict):
-        return lambda one: list(one.items()), _fill_dict
-    numbered: Callable[[Any], list[tuple[Any, Any]]] = lambda one: list(enumerate(one))  # noqa: E731
-    return numbered, _leave if isinstance(value, tuple) else _fill_list
-
-
-def _fill_dict(value: dict[Any, Any], parts: list[tuple[Any, Any]]) -> None:
-    value.clear()
-    value.update(parts)
-
-
-def _fill_list(value: Any, parts: list[tuple[Any, Any]]) -> None:
-    value.clear()
-    value.extend(part for _, part in parts)
-
-
-def _fill_object(value: Any, parts: list[tuple[Any, Any]]) -> None:
-    vars(value).clear()
-    vars(value).update(parts)
-
-
-def _leave(value: Any, parts: list[tuple[Any, Any]]) -> None:
-    """A tuple's parts have got back their own contents; itself does not change."""
+        value.clear()
+        for key, one in contents.items():  # a Counter's update() would count
+            value[key] = one
+    elif isinstance(value, set):
+        value.clear()
+        value.update(contents)
+    elif isinstance(value, deque):
+        value.clear()
+        value.extend(contents)
+    else:
+        value[:] = contents

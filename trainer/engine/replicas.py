@@ -18,6 +18,7 @@ from trainer.engine.state import State
 
 SHARE = 0.001  # of the time of training that may go into digests of the state
 LEAST, MOST = 50, 10_000  # steps between two of them
+PASSES = 5  # over the state: one for the digest, and four for what moves in a step (undo)
 FIELDS = ("trained", "updates", "state", "samples")
 _ALIKE = slice(3)  # the fields that all ranks have alike
 
@@ -139,7 +140,7 @@ class Replicas:
         self._digest = 0
         if digest:
             self._digest = self.digest_now()
-            self._cost = self._clock() - now
+            self._cost = PASSES * (self._clock() - now)
         self._completed_at = self._clock()
 
     def forget(self) -> None:

@@ -18,6 +18,7 @@ from trainer.engine.learned import NOTHING, Learned
 from trainer.engine.micro_batch import MicroBatch
 from trainer.engine.mistake import Mistake
 from trainer.engine.nonfinite import GoesBack, LeftOut
+from trainer.engine.parts import Parts
 from trainer.engine.plan import Plan
 from trainer.engine.sums import Learning, Own, Slice, Summed, Sums
 from trainer.protocol.channel import Channel
@@ -29,25 +30,6 @@ class LoopEnded(Exception):
 
 class BlockOver(Exception):
     """Ends the block of a step that was taken before; only what follows it runs again."""
-
-
-class Parts:
-    """This rank's samples of a step in parts, each of them for one backward pass.
-
-    To be looped over. The last part's backward pass sums the gradients over the workers; where this
-    rank has no part, the end of the loop does.
-    """
-
-    def __init__(self, step: Step, parts: Sequence[Tensor]) -> None:
-        self._step = step
-        self._parts = parts
-
-    def __len__(self) -> int:
-        """How many parts this rank has; 0 if it has no sample in the step."""
-        return len(self._parts)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        yield from self._step.take(self._parts)
 
 
 class Step:
@@ -134,6 +116,7 @@ class Step:
         self._seed = seed
         self._watch = watch
         self._counted: list[Tensor | float] = []
+        self._asked = False  # whether the program knows what this worker's part is
         self._given: list[Tensor] | None = None  # by split(), if that was called
         self._channel = channel
         self._completed = completed
@@ -171,6 +154,7 @@ class Step:
     def indices(self) -> Tensor:
         """This rank's samples of the step: int64, shape [n]; n may be 0."""
         self._require_open()
+        self._asked = True
         return self.plan.indices
 
     @property
@@ -186,6 +170,7 @@ class Step:
     @property
     def size(self) -> int:
         """How many workers the world has."""
+        self._asked = True
         return self.plan.size
 
     @property
@@ -238,7 +223,7 @@ class Step:
         """
         own = self.indices
         parts = self.plan.parts
-        return Parts(self, self._micro.split(own, most) if parts is None else parts)
+        return Parts(self.take, self._micro.split(own, most) if parts is None else parts)
 
     def take(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
         """One part after another; see ``split``."""
@@ -426,6 +411,7 @@ class Step:
                 f"step {self.number} is computed by units, and the program took its samples from "
                 "step.indices: loop over step.split(None), which gives one unit after another",
             )
+        self._require_asked()
         new, units = self._measured.keys() - self._means, self._watch()
         learned = bool(new or units)
         if learned:
@@ -437,6 +423,7 @@ class Step:
             pause=not learned and self._channel.pause_requested(),
             save=self._save_due(),
             counted=sum(map(float, self._counted)),
+            counts=bool(self._counted),
             metrics=[
                 *added.values(),
                 *(float(len(self._added[name])) for name in self._names),
@@ -484,6 +471,18 @@ class Step:
         broken = self._broken or self._sums.buckets.broken
         if broken is not None:
             raise broken
+
+    def _require_asked(self) -> None:
+        """Raises Mistake when no worker can know which part of the step is its own."""
+        if self._asked or self._counted or self.plan.size == 1 or not self._sums.buckets.passes:
+            return
+        raise Mistake(
+            "SW5155",
+            f"step {self.number} asks for no part of its own, so {self.plan.size} workers compute "
+            "the same, or each what it likes, and their gradients are added up: loop over "
+            "step.split(None), take step.indices, or share what there is by step.rank and "
+            "step.size",
+        )
 
     def _require_open(self) -> None:
         if self.taken and self._open:

@@ -451,10 +451,9 @@ class Steps:
         self._progress.completed(step.metrics)
 
     def _settled(self, step: Step) -> str:
-        """What follows a step that was taken, once the loop's body is over.
+        """What follows a step that was taken, once the body is over, which may change the state.
 
-        It may go on after the block, and change the state there. Returns why the world is lost, if
-        it is.
+        Returns why the world is lost, if it is.
         """
         self._state.require_portable()
         self._sums.applied(step.stepped, step.digest)

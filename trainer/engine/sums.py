@@ -18,8 +18,10 @@ from horovod.common.exceptions import HorovodInternalError
 from torch import Tensor, nn
 
 from trainer.engine.digest import MASK, digest_of_numbers
+from trainer.engine.exchange import exchange
 from trainer.engine.extras import Extras, Head, Read
 from trainer.engine.gradients import GradientBuckets
+from trainer.engine.outside import Outside, require_alike
 from trainer.engine.replicas import Replicas, Told, compare
 from trainer.engine.state import State
 from trainer.engine.statistics import Statistics
@@ -59,6 +61,7 @@ class Own:
         stop: whether its program has ended the loop, and so computes no more.
         save: whether a checkpoint is due, as far as it knows.
         counted: what its loss is a sum over, if the program counts it; else 0.
+        counts: whether it does; what it counts may be nothing on this rank.
         metrics: its part of them.
         learned: whether it has learned what must be known before the step.
         finite: whether its loss is.
@@ -72,6 +75,7 @@ class Own:
     stop: bool = False
     learned: bool = False
     finite: bool = True
+    counts: bool = False
 
 
 class Learning(Exception):
@@ -130,6 +134,7 @@ class Sums:
         self._statistics = Statistics(state.models)
         self.unit_order = UnitOrder(state.models)
         self._undo = Undo(state)
+        self._outside = Outside(state)
         self.trained = Trained(state)
         self.replicas = Replicas(state)
         self.rank = 0
@@ -162,6 +167,7 @@ class Sums:
         """No step follows: the models are the program's again."""
         self._drop_buckets()
         self.unit_order.close()
+        self._outside.forget()
         self._guard.close()
         self._state.training(False)
 
@@ -181,6 +187,9 @@ class Sums:
             self._deal()
         self.buckets.zero(witness=self.replicas.examine, unused=self._unused)
         self._unused = []
+        if self.replicas.examine:
+            self.trained.require_schedules()
+            self._outside.watch()
         if self._counts_statistics:
             self._statistics.begin(samples.units)
 
@@ -219,7 +228,7 @@ class Sums:
                 learned=mine.learned,
                 samples=sum(map(len, mine.samples)),
                 counted=mine.counted,
-                uncounted=bool(mine.samples) and mine.counted == 0 and self._slice.share > 0,
+                uncounted=not mine.counts and bool(mine.samples) and self._slice.share > 0,
                 witness=witness,
                 magnitude=magnitude,
             )
@@ -248,6 +257,8 @@ class Sums:
         buckets.require_witnessed(total, magnitude, self._size)
         if self._counts_statistics:
             self._statistics.settle(read.statistics)
+        if self.replicas.examine:
+            self._require_outside_alike()
         self._undo.summed()
         bound = sum(read.norms) / divisor
         return Summed(
@@ -278,6 +289,7 @@ class Sums:
         """
         if self._buckets is not None:
             self._buckets.forget()
+        self._outside.forget()
         self._undo.undo()
         return self._state.torn
 
@@ -361,6 +373,10 @@ class Sums:
                 self._verdict.judge(difference, found.number, self.rank)
         if round(samples) != found.count:
             self._verdict.wrong_count(found.number, samples, found.count)
+
+    def _require_outside_alike(self) -> None:
+        number = self._slice.number
+        require_alike(exchange(self._outside.told(number), self._size, "outside"), number)
 
     def _told(self, own: Own) -> Told:
         if self._size == 1:

@@ -18,6 +18,7 @@ from torch.nn.modules import module as registration
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedParameter, is_lazy
 from torch.optim import LBFGS, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from trainer.checkpoints.tree import NotPortable, flatten
 from trainer.engine.digest import combined, digest_of
@@ -133,6 +134,18 @@ class Trained:
                     "between two steps, before `with step:`",
                 )
 
+    def require_schedules(self) -> None:
+        """Raises Mistake for an optimizer with a schedule that is no part of the state."""
+        scheduled = {id(one) for part in self._state.stateful().values() for one in _followed(part)}
+        for name, optimizer in self._state.optimizers_by_name().items():
+            if hasattr(optimizer.step, "_wrapped_by_lr_sched") and id(optimizer) not in scheduled:
+                raise Mistake(
+                    "SW5157",
+                    f"a schedule sets the learning rate of {name}, and is no part of the state: it "
+                    "would begin anew with every newcomer, and after a cold start; make it one: "
+                    "State(…, scheduler=scheduler)",
+                )
+
     def require_same_model(self) -> None:
         """Raises Mistake when a newcomer, which builds the models anew, could not hold this state.
 
@@ -229,6 +242,13 @@ class Trained:
                     f"{self.name(parameter)} is complex, and gradients of complex numbers are not "
                     "summed over workers; hold it as two real numbers (torch.view_as_real)",
                 )
+
+
+def _followed(part: object) -> Iterator[object]:
+    """The optimizers whose schedule a part is, or has inside."""
+    for one in (part, *getattr(part, "__dict__", {}).values()):
+        if isinstance(one, LRScheduler):
+            yield one.optimizer
 
 
 class Guard:

@@ -5,25 +5,37 @@ untouched by then, but not what the program itself has changed since the step wa
 its block, before it or after it: batch statistics, a counter, a value of the state, a learning
 rate, a schedule, an average of the weights. All of that would be changed twice.
 
-What is small is copied before every step. Parameters, and other large tensors, are only watched, by
+What is small is copied before every step, and of everything else it is remembered which object is
+where (trainer.engine.outline). Parameters, buffers and what optimizers keep are only watched, by
 their versions: those that have moved before the gradients were summed, or after the block, are
-copied from then on, the first ones before each step, the others when one has failed. What has moved
-and was not copied cannot be put back. Then the state is torn: it is nobody's to copy, and this
-worker receives another one's, or goes back to a checkpoint.
+copied from then on, the first ones before each step, the others after each block. Programs also
+write in ways that change no version (``.data``, NumPy): in the steps that are examined, contents
+are compared as well. What has moved and was not copied cannot be put back. Then the state is torn:
+it is nobody's to copy, and this worker receives another one's, or goes back to a checkpoint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+import copy
+from array import array
+from collections import deque
+from collections.abc import Container, Hashable, Iterator
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from trainer.engine.counters import OWN
-from trainer.engine.memory import Mapping, Memory, Place
-from trainer.engine.state import State
+from trainer.engine.memory import Mapping, Memory, is_plain, is_plain_object
+from trainer.engine.outline import Outline, Tensors
+from trainer.engine.state import State, digests_of
 from trainer.engine.statistics import places_in
+
+_CHANGE = (Tensor, np.ndarray, list, dict, tuple, set, deque, bytearray, array)
+_NUMBERS = (bool, int, float, str)
 
 
 class Undo:
@@ -35,26 +47,39 @@ class Undo:
 
     def __init__(self, state: State) -> None:
         self._state = state
+        self._optimizers = state.optimizers
         modules = {id(one): one for model in state.models for one in model.modules()}
         self._modules = list(modules.values())
         self._watched = list({id(p): p for m in state.models for p in m.parameters()}.values())
         # torch changes them without a new version, so nobody can see it.
-        self._moving = {(id(one._buffers), name) for one, name in places_in(state.models)}
-        self._of_modules: list[tuple[Mapping, list[str]]] = []  # their moving places
-        self._early: set[int] = set()  # parameters that move before the sum, by their ids
-        self._late: set[int] = set()  # and after the block
-        self._buffers: dict[Place, tuple[int, int]] = {}
+        self._moving: set[Hashable] = {
+            (id(one._buffers), name) for one, name in places_in(state.models)
+        }
+        self._changing: set[int] = set()  # torch's own modules whose attributes change, by vars
+        self._inside: list[tuple[Mapping, list[str]]] = []  # attributes that can change inside
+        # What moves before the sum, and after the block: parameters, and what optimizers keep.
+        self._early: set[Hashable] = set()
+        self._late: set[Hashable] = set()
         self._versions: list[int] = []
         self._clones: dict[int, Tensor] = {}
-        self._optimizers = state.optimizers
-        self._groups: list[int] = []  # of theirs, by id
-        self._before = Memory()
-        self._memory = self._before
-        self._fresh = False  # whether the memory is of all places that are known to change
+        self._trained: list[bool] = []
+        self._groups: list[tuple[list[Any], list[Any]]] = []
+        self._memory = Memory()
+        self._known: tuple[int, list[int]] = (-1, [])  # what the memory was made for
+        self._told: list[tuple[Any, Any]] = []  # by parts that keep what cannot be seen
+        self._attributes = Outline()
+        self._buffers = Tensors(
+            one._buffers for one in self._modules if one._buffers or not _is_torchs(one)
+        )
+        self._kept = Tensors()  # by optimizers
+        self._contents: dict[Hashable, int] = {}  # digests, in a step that is examined
         self._learned = False
         self._whole = False  # whether all parameters are copied
         self._summed = False
         self._examined = False
+        self._size = -1
+        self._states: list[int] = []  # the versions of what optimizers keep, before a step
+        self._of_states: tuple[list[int], list[Tensor]] = ([], [])
 
     def begin(self, examine: bool, whole: bool = False) -> None:
         """A step is given to the program.
@@ -64,18 +89,14 @@ class Undo:
             whole: whether to copy all parameters, too: the first step of a run may be the one that
                 shows what must be known before it, and nobody knows yet which of them move early.
         """
+        if examine or self._examined:
+            self._attributes = Outline(self._of_modules(examine), OWN)
         self._examined = examine
         self._whole = whole
         self._summed = False
-        if examine:
-            self._before = self._memory = Memory(
-                [*self._small(), *self._all_of_modules()],
-                self._moving if self._learned else True,
-            )
-            self._buffers = self._buffer_versions()
-        else:
-            self._remember()
-        self._watch(self._early)
+        self._remember(self._early, whole=examine and not self._learned)
+        self._contents = self._contents_now() if examine else {}
+        self._states = [one._version for one in self._of_optimizers()]
 
     def summed(self, taken: bool = True) -> None:
         """The gradients are summed: whatever has moved by now was no optimizer.
@@ -86,86 +107,166 @@ class Undo:
         if not self._summed:
             self._summed = True
             self._early |= self._moved()
+            if self._examined:
+                self._early |= self._changed(self._contents_now())
         if taken and self._whole:
             self._whole = False
             self._clones = {key: one for key, one in self._clones.items() if key in self._early}
 
     def left(self) -> None:
         """The block is over, and the step was taken; what follows the block may run again."""
-        self._remember()
-        self._watch(())
+        now = self._contents_now() if self._examined else {}
+        self._learn(now)
+        self._remember(self._late)
+        self._contents = now
+        self._states = []  # the optimizers have written to them
 
     def taken(self) -> None:
         """What follows the block is over, too."""
         self._late |= self._moved()
-        if not self._examined:
-            return
-        self._learned = True
-        self._moving |= self._before.changed()
-        now = self._buffer_versions()
-        self._moving |= {place for place in now if now[place] != self._buffers.get(place)}
-        found = [
-            (of, [name for name in of if (id(of), name) in self._moving])
-            for one in self._modules
-            for of in (one._buffers, vars(one))
-        ]
-        self._of_modules = [(of, names) for of, names in found if names]
-        self._fresh = False
+        now = self._contents_now() if self._examined else {}
+        self._learn(now)
+        if self._examined:
+            self._late |= self._changed(now)
+            self._contents = {}
+            self._learned = True
 
     def undo(self) -> None:
         """The step is not taken, or what follows its block runs again. May be called again.
 
         What cannot be put back tears the state.
         """
-        torn = ""
         moved = self._moved()
+        if self._contents:
+            moved |= self._changed(self._contents_now())
+        torn = ""
         with torch.no_grad():
             for one in self._watched:
                 if id(one) in self._clones:
                     one.copy_(self._clones[id(one)])
                 elif id(one) in moved:
                     torn = torn or self._name(one)
+        torn = torn or self._buffers.lost(moved) or self._kept.lost(moved)
+        torn = torn or self._written_by_none()
         torn = self._memory.put_back() or torn
+        for part, told in self._told:
+            part.load_state_dict(copy.deepcopy(told))
+        self._attributes.put_back()
+        self._buffers.put_back()
+        self._kept.put_back()
+        for one, trained in zip(self._watched, self._trained, strict=True):
+            if one.requires_grad != trained:
+                one.requires_grad_(trained)
+        for groups, before in self._groups:
+            groups[:] = before
         self._state.values_changed()
         if torn:
             self._state.tear(torn)
         self._watch(self._early | self._late)
+        self._keep(self._early | self._late)
 
     # --- what there is ----------------------------------------------------------------
 
-    def _remember(self) -> None:
-        """Remembers everything that is small, and what moves."""
+    def _remember(self, copied: Container[Hashable] = (), whole: bool = False) -> None:
+        """What there is now is what will be put back.
+
+        Args:
+            copied: the parameters that are copied, and what optimizers keep.
+            whole: whether everything else is copied, however large it is.
+        """
+        self._attributes.remember()
+        found = self._examined or self._attributes.size != self._size
+        if found:
+            self._size = self._attributes.size
+            self._find_inside()
         groups = [id(group) for one in self._optimizers for group in one.param_groups]
-        known = self._fresh and self._memory is not self._before and groups == self._groups
-        if not (known and self._memory.again()):
-            self._memory = Memory([*self._small(), *self._of_modules], self._moving)
-            self._groups, self._fresh = groups, True
+        known = (len(self._moving), groups)
+        if whole or found or known != self._known or not self._memory.again():
+            self._memory = Memory([*self._small(), *self._inside], whole or self._moving)
+            self._known = (-1, groups) if whole else known
+        parts = [one for one in self._state.stateful().values() if _keeps_unseen(one)]
+        self._told = [(one, copy.deepcopy(one.state_dict())) for one in parts]
+        self._buffers.remember()
+        self._buffers.copy(whole or self._moving)
+        self._watch(copied)
+        self._keep(copied)
+        self._trained = [one.requires_grad for one in self._watched]
+        self._groups = [(one.param_groups, [*one.param_groups]) for one in self._optimizers]
+
+    def _learn(self, now: dict[Hashable, int]) -> None:
+        """What has moved by itself is copied from now on."""
+        self._moving |= self._buffers.written()
+        if self._examined:
+            changed = self._changed(now)
+            self._moving |= {place for place, _ in self._buffers.named if place in changed}
+            written = self._memory.written()
+            self._moving |= written
+            self._changing |= self._attributes.replaced() | {of for of, _ in written}
+
+    def _of_modules(self, all_of_them: bool) -> Iterator[Mapping]:
+        """The attributes of modules. Those of torch's own modules change only if a program does it,
+        which a step that is examined will show.
+        """
+        for one in self._modules:
+            if all_of_them or not _is_torchs(one) or id(vars(one)) in self._changing:
+                yield vars(one)
 
     def _small(self) -> Iterator[tuple[Mapping, list[str] | None]]:
         """Values of the state, settings of optimizers, and what other parts have."""
         state = self._state
         yield vars(state), state.value_names
         for optimizer in self._optimizers:
+            own = vars(optimizer)
+            yield own, [key for key, value in own.items() if type(value) in _NUMBERS]
             for group in optimizer.param_groups:
                 yield group, [key for key in group if key != "params"]
         seen: set[int] = set()
         for part in state.stateful().values():
             yield from _inside(part, seen)
 
-    def _all_of_modules(self) -> Iterator[tuple[Mapping, list[str]]]:
-        """All attributes of modules, and the buffers that move: all, before the first step."""
-        for one in self._modules:
-            buffers = one._buffers
-            moving = [n for n in buffers if not self._learned or (id(buffers), n) in self._moving]
-            yield buffers, moving
-            yield vars(one), [name for name in vars(one) if name not in OWN]
+    def _find_inside(self) -> None:
+        """Finds the attributes of modules that can change inside, each object once."""
+        seen: set[int] = set()
+        self._inside = []
+        for of in self._of_modules(self._examined):
+            names = [
+                name
+                for name, value in of.items()
+                if name not in OWN and id(value) not in seen and _can_change(value)
+            ]
+            seen.update(id(of[name]) for name in names)
+            if names:
+                self._inside.append((of, names))
 
-    def _watch(self, copied: Container[int]) -> None:
+    def _keep(self, copied: Container[Hashable]) -> None:
+        """Remembers what optimizers keep: in examined steps, and where a program changes it."""
+        optimizers = self._optimizers
+        if self._examined or any(isinstance(one, tuple) for one in self._early | self._late):
+            of = (one for o in optimizers for one in (o.state, *o.state.values()))
+            self._kept = Tensors(of, copied)
+        elif self._kept.size:
+            self._kept = Tensors()
+
+    def _of_optimizers(self) -> list[Tensor]:
+        """The tensors that optimizers keep; they are found anew when parameters have come."""
+        states = [one.state for one in self._optimizers]
+        lengths = [*map(len, states)]
+        if self._examined or lengths != self._of_states[0]:
+            inside = (value for of in states for state in of.values() for value in state.values())
+            self._of_states = lengths, [one for one in inside if isinstance(one, Tensor)]
+        return self._of_states[1]
+
+    def _written_by_none(self) -> str:
+        """What a program, and no optimizer, has changed of what optimizers keep; "" if nothing."""
+        written = [one._version for one in self._of_optimizers()] != self._states
+        return "what an optimizer keeps" if self._states and written and not self._kept.size else ""
+
+    def _watch(self, copied: Container[Hashable]) -> None:
         self._versions = [one._version for one in self._watched]
         wanted = self._watched if self._whole else [p for p in self._watched if id(p) in copied]
         self._clones = {id(p): p.detach().clone() for p in wanted}
 
-    def _moved(self) -> set[int]:
+    def _moved(self) -> set[Hashable]:
         """The parameters that have changed since they are watched, by their ids."""
         now = [one._version for one in self._watched]
         if now == self._versions:
@@ -173,13 +274,16 @@ class Undo:
         pairs = zip(self._watched, now, self._versions, strict=True)
         return {id(one) for one, version, before in pairs if version != before}
 
-    def _buffer_versions(self) -> dict[Place, tuple[int, int]]:
-        """Tells of each buffer whether it is written to, or replaced."""
-        return {
-            (id(one._buffers), name): (0, 0) if buffer is None else (id(buffer), buffer._version)
-            for one in self._modules
-            for name, buffer in one._buffers.items()
-        }
+    def _changed(self, now: dict[Hashable, int]) -> set[Hashable]:
+        """What holds other numbers now than before: parameters, buffers, what optimizers keep."""
+        return {key for key, one in self._contents.items() if now.get(key, one) != one}
+
+    def _contents_now(self) -> dict[Hashable, int]:
+        tensors: list[tuple[Hashable, Tensor]] = [(id(one), one) for one in self._watched]
+        tensors += self._buffers.named
+        tensors += self._kept.named
+        found = digests_of(("", one) for _, one in tensors)
+        return {key: one for (key, _), (_, one) in zip(tensors, found, strict=True)}
 
     def _name(self, parameter: Tensor) -> str:
         named = self._state.named_parameters().items()
@@ -197,3 +301,24 @@ def _inside(part: object, seen: set[int]) -> Iterator[tuple[Mapping, None]]:
     for value in list(vars(part).values()):
         for one in value if isinstance(value, list | tuple) and len(value) <= 32 else (value,):
             yield from _inside(one, seen)
+
+
+def _is_torchs(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn.modules.")
+
+
+def _keeps_unseen(part: object) -> bool:
+    """Whether a part keeps what only its ``state_dict`` tells, such as a generator's position."""
+    if isinstance(part, nn.Module | Optimizer) or type(part).__module__.startswith("torch."):
+        return False
+    parts = (nn.Module, Optimizer, LRScheduler)
+    return not hasattr(part, "__dict__") or not all(
+        is_plain(one) or is_plain_object(one) or isinstance(one, parts)
+        for one in vars(part).values()
+    )
+
+
+def _can_change(value: object) -> bool:
+    return not isinstance(value, nn.Parameter) and (
+        isinstance(value, _CHANGE) or is_plain_object(value)
+    )

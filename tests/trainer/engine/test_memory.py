@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections import deque
+from array import array
+from collections import Counter, defaultdict, deque
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from trainer.engine.memory import SHORT, SMALL, Memory
+from trainer.engine.memory import LONGEST, SHORT, SMALL, Memory
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3)
 VALUES = st.recursive(
@@ -52,7 +53,7 @@ def test_everything_is_as_it_was(
 ) -> None:
     before, objects = copy.deepcopy(place), dict(place)
     memory = Memory([(place, None if all_keys else list(place))])
-    assert memory.changed() == set()
+    assert memory.written() == set()
     for _ in range(data.draw(st.integers(1, 2))):  # it may be put back more than once
         for key in list(place):
             spoil(place[key])
@@ -63,7 +64,7 @@ def test_everything_is_as_it_was(
         assert memory.put_back() == ""
         assert place == before
         assert all(place[key] is one for key, one in objects.items())
-    assert memory.changed() == set()
+    assert memory.written() == set()
 
 
 CHANGES = st.lists(
@@ -88,7 +89,7 @@ def test_remembered_again_it_is_as_if_remembered_for_the_first_time(
     before, objects = copy.deepcopy(place), dict(place)
     if not memory.again():
         memory = Memory([(place, None if all_keys else list(place))])
-    assert memory.changed() == set()
+    assert memory.written() == set()
     for key in before:
         spoil(place[key])
         place[key] = object() if all_keys else place[key]
@@ -158,17 +159,17 @@ class Point:
 
 
 def test_arrays_tensors_and_dataclasses_get_their_contents_back() -> None:
-    tensor, array = torch.arange(4.0), np.arange(4)
+    tensor, numbers = torch.arange(4.0), np.arange(4)
     point, past = Point(1.0, [0.5]), deque([1])
-    place: dict[str, Any] = {"t": [tensor], "a": array, "p": point, "d": past}
+    place: dict[str, Any] = {"t": [tensor], "a": numbers, "p": point, "d": past}
     memory = Memory([(place, None)])
     tensor += 1
-    array[:] = 9
+    numbers[:] = 9
     point.x, point.past = 2.0, [7.0]
     past.append(2)
-    assert {key for _, key in memory.changed()} == {"t", "a", "p", "d"}
+    assert {key for _, key in memory.written()} == {"t", "a", "p", "d"}
     assert memory.put_back() == ""
-    assert tensor.tolist() == array.tolist() == [0, 1, 2, 3]
+    assert tensor.tolist() == numbers.tolist() == [0, 1, 2, 3]
     assert (point, past) == (Point(1.0, [0.5]), deque([1]))
 
 
@@ -186,13 +187,65 @@ def test_a_large_tensor_is_only_watched_unless_a_copy_is_asked_for() -> None:
     assert Memory([(place, None)], True).put_back() == ""
 
 
-def test_a_long_list_is_not_looked_into_unless_a_copy_is_asked_for() -> None:
-    place = {"long": [0] * (SHORT + 1)}
-    for copied, length in ((False, SHORT + 2), (True, SHORT + 2)):
+def test_a_long_list_gets_its_numbers_and_objects_back() -> None:
+    tensors = [torch.zeros(1) for _ in range(SHORT + 1)]
+    place: dict[str, Any] = {"numbers": [0] * LONGEST, "tensors": list(tensors)}
+    memory = Memory([(place, None)])
+    place["numbers"][7] = 1
+    place["tensors"][7] = None
+    assert memory.put_back() == ""
+    assert place == {"numbers": [0] * LONGEST, "tensors": tensors}
+    tensors[7] += 1
+    assert memory.put_back() == "tensors", "each of so many is only watched"
+
+
+def test_a_very_long_list_is_not_copied_unless_it_is_asked_for() -> None:
+    place = {"long": [0] * (LONGEST + 1)}
+    for copied, lost, length in (((), "long", LONGEST + 2), (True, "", LONGEST + 2)):
         memory = Memory([(place, None)], copied)
         place["long"].append(1)
-        memory.put_back()
+        assert memory.put_back() == lost
         assert len(place["long"]) == length
+
+
+def test_what_is_written_past_the_versions_is_seen_and_put_back() -> None:
+    tensor, large = torch.zeros(2), np.zeros(SMALL)
+    place = {"tensor": tensor, "large": large}
+    memory = Memory([(place, None)])
+    tensor.data.add_(1)
+    tensor.numpy()[0] = 5
+    assert memory.written() == {(id(place), "tensor")}
+    assert memory.put_back() == ""
+    assert tensor.tolist() == [0, 0]
+    large += 1
+    assert memory.put_back() == "large", "of a large one some numbers are watched"
+
+
+class Helper:
+    """An object of a program's own."""
+
+    def __init__(self) -> None:
+        self.count, self.past, self.inner = 0, [0.0], None
+
+
+def test_helper_objects_and_odd_containers_get_their_contents_back() -> None:
+    """A Counter, which a MultiStepLR keeps, counts what it is updated with."""
+    helper, counter = Helper(), Counter({3: 1, 5: 2})
+    kept: dict[str, Any] = {"of": defaultdict(list, a=[1]), "bytes": bytearray(b"ab")}
+    kept |= {"helpers": [helper], "counter": counter, "array": array("d", [1.0])}
+    memory = Memory([(kept, None)])
+    helper.count, helper.new = 3, 1  # type: ignore[attr-defined]
+    helper.past.append(1.0)
+    counter[3] += 1
+    del counter[5]
+    kept["of"]["b"].append(1)
+    kept["bytes"][0] = 0
+    kept["array"].append(2.0)
+    assert memory.put_back() == ""
+    assert vars(helper) == vars(Helper())
+    assert counter == Counter({3: 1, 5: 2})
+    assert kept["of"] == {"a": [1]}
+    assert (kept["bytes"], kept["array"]) == (bytearray(b"ab"), array("d", [1.0]))
 
 
 @pytest.mark.parametrize("copied", [True, False])

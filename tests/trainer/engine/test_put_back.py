@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ExponentialLR
+from torch.optim.lr_scheduler import ExponentialLR, MultiStepLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tests.trainer.engine.loops import _follow
@@ -118,7 +118,7 @@ def weights_that_move_by_themselves(make: Any, log: list[Any]) -> None:
         def forward(self, x: Tensor) -> Tensor:
             with torch.no_grad():
                 for key, query in zip(self.key.parameters(), self.query.parameters(), strict=True):
-                    key.lerp_(query, 0.1)
+                    key.data = key.data * 0.9 + query.data * 0.1  # no version tells of it
                 next(self.query.parameters()).mul_(0.99)
             both: Tensor = self.query(x) + 0.5 * self.key(x)
             return both
@@ -131,6 +131,13 @@ def weights_that_move_by_themselves(make: Any, log: list[Any]) -> None:
             log.append(numbers(model))
 
 
+class Helper:
+    """What a module of a program's own may keep its counts in."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
 def attributes_of_modules(make: Any, log: list[Any]) -> None:
     class Counting(nn.Module):
         def __init__(self) -> None:
@@ -139,39 +146,58 @@ def attributes_of_modules(make: Any, log: list[Any]) -> None:
             self.calls = np.int64(0)
             self.seen: list[int] = []
             self.scale: Tensor = torch.ones((), dtype=torch.float64)
+            self.helper = Helper()
+            self.late: list[float] = []
+            self.begun = False
 
         def forward(self, x: Tensor) -> Tensor:
             self.calls += 1
             self.seen.append(1)
             self.scale *= 0.9
-            weighed: Tensor = self.inner(x) * (1 + int(self.calls) / 10 + len(self.seen) / 20)
+            self.helper.count += 1
+            if self.begun:
+                self.late.append(0.1)
+            weight = 1 + int(self.calls) / 10 + len(self.seen) / 20 + sum(self.late)
+            weighed: Tensor = self.inner(x) * (weight + self.helper.count / 50)
             scaled: Tensor = weighed * self.scale
             return scaled
 
     model = Counting()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
     for step in make(SAMPLES, BATCH, EPOCHS, model=model, optimizer=optimizer):
+        model.begun = step.number > LAST
         take(make, model, optimizer, step)
         if step.applied:
-            log.append([*numbers(model), float(model.calls), float(len(model.seen))])
+            counts = [model.calls, len(model.seen), len(model.late), model.helper.count]
+            log.append([*numbers(model), *map(float, counts)])
 
 
 def after_the_block(make: Any, log: list[Any]) -> None:
-    """Nothing here asks whether the step was taken."""
+    """Nothing here asks whether the step was taken. Some begins just before a worker is lost."""
     model = mlp()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    schedule = ExponentialLR(optimizer, 0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    schedule = MultiStepLR(optimizer, [2, LAST + 1, LAST + 1, LAST + 3], 0.7)
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    later = AveragedModel(model)
+    unseen = copy.deepcopy(model).requires_grad_(False)
     own = Average(model)
     parts = {"model": model, "optimizer": optimizer, "averaged": averaged}
+    parts |= {"later": later, "unseen": unseen}
     for step in make(SAMPLES, BATCH, EPOCHS, **parts, schedule=schedule, own=own):
         take(make, model, optimizer, step)
         schedule.step()
         averaged.update_parameters(model)
+        if step.number >= LAST:
+            later.update_parameters(model)
+        for average, weight in zip(unseen.parameters(), model.parameters(), strict=True):
+            average.data.mul_(0.9).add_(weight.data, alpha=0.1)
+        for kept in optimizer.state.values():
+            kept["momentum_buffer"].mul_(0.9)
         own.update(model)
         if step.applied:
-            weight = own.shadow["0.weight"].flatten().tolist()
-            log.append([*numbers(model, averaged), *weight, float(own.counts[0])])
+            shadow = own.shadow["0.weight"].flatten().tolist()
+            averages = [*numbers(model, averaged, later, unseen), float(later.n_averaged)]
+            log.append([*averages, *shadow, float(own.counts[0])])
 
 
 def a_scaler(make: Any, log: list[Any]) -> None:

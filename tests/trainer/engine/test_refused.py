@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -298,6 +299,36 @@ def a_rate_in_single_precision(p: Program) -> None:
         p.train(step)
 
 
+def no_part_of_its_own(p: Program) -> None:
+    """As with a data loader of its own, which gives the same to all workers."""
+    from trainer import elastic
+
+    state = elastic.State(model=p.model, optimizer=p.optimizer)
+    for step in elastic.steps(state, elastic.batches(24, 8), epochs=1):
+        with step:
+            p.model(X[:8]).mean().backward()
+            p.optimizer.step()
+
+
+def a_teacher_outside(p: Program) -> None:
+    teacher = copy.deepcopy(p.model).requires_grad_(False)
+    for step in p.run():
+        with step:
+            i = step.indices
+            (p.model(X[i]) - teacher(X[i])).square().sum().backward()
+            p.optimizer.step()
+        with torch.no_grad():
+            for one, other in zip(teacher.parameters(), p.model.parameters(), strict=True):
+                one.lerp_(other, 0.1)
+
+
+def a_schedule_outside(p: Program) -> None:
+    schedule = torch.optim.lr_scheduler.StepLR(p.optimizer, 2)
+    for step in p.run():
+        p.train(step)
+        schedule.step()
+
+
 ALIKE: dict[Callable[[Program], None], str] = {
     entered_twice: "`with step:` was entered twice in step 1",
     backward_before_the_block: "came to optimizer.step() before gradients were summed",
@@ -331,6 +362,9 @@ ALIKE: dict[Callable[[Program], None], str] = {
     tried_again: "backward() was tried again after it had failed",
     leaves_parts_out: "came to optimizer.step() before gradients were summed",
     caught: "backward() was called again",
+    no_part_of_its_own: "step 1 asks for no part of its own",
+    a_teacher_outside: "step 2: a Sequential computes in the step, changes from step to step",
+    a_schedule_outside: "a schedule sets the learning rate of optimizer, and is no part of the",
     a_set: "state.seen is a set, which does not travel; write sorted",
     a_numpy_object: "state.seen[0] is of NumPy's type",
 }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.trainer.engine.loops import require_alike
-from tests.trainer.engine.plain import Run, data, numbers
+from tests.trainer.engine.plain import Run, Swell, data, numbers
 
 WORLDS = (1, 2, 3)
 
@@ -413,7 +413,28 @@ def skips_its_last_part(make: Any, log: list[Any]) -> None:
         log.append(numbers(model))
 
 
+def counts_nothing(make: Any, log: list[Any]) -> None:
+    """A mean over what some samples have: those of a worker may have nothing of it."""
+    torch.manual_seed(0)
+    x, y = data(24)
+    tokens = (torch.arange(24) % 8 == 0).double() * 5
+    model = nn.Linear(4, 1).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    for step in make(24, 12, 2, model=model, optimizer=optimizer):
+        with step:
+            total = 1.0 if make is Swell else float(tokens[step.indices].sum())
+            for part in step.split(None):
+                if make is Swell:
+                    step.mean_over(tokens[part].sum())
+                losses = (model(x[part]) - y[part]).square().squeeze(1) * tokens[part]
+                (losses.sum() / total).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        log.append(numbers(model))
+
+
 GOOD: dict[str, Run] = {
+    "counts nothing": counts_nothing,
     "instances": instances,
     "numpy's numbers": numpys_numbers,
     "hooked later": hooked_later,

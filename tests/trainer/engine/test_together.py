@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 import signal
@@ -30,13 +31,16 @@ def loop(log: list[Any], dies_after: int = 0) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 1)).double()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
-    state = elastic.State(model=model, optimizer=optimizer, seen=0)
+    average = copy.deepcopy(model).requires_grad_(False)
+    state = elastic.State(model=model, optimizer=optimizer, average=average, seen=0)
     for step in elastic.steps(state, elastic.batches(SAMPLES, BATCH), epochs=2):
         with step:
             step.add(loss=1.0 / step.size)
             model(X[step.indices]).square().sum().backward()
             optimizer.step()
             state.seen += step.batch_size
+        for mean in average.parameters():
+            mean.data.mul_(0.5)
         log.append((step.number, step.applied, step.metrics.get("loss")))
         if step.epoch_done:
             if step.number == dies_after:
@@ -44,7 +48,8 @@ def loop(log: list[Any], dies_after: int = 0) -> None:
             with elastic.together():
                 ones = hvd.allreduce(torch.ones(1), op=hvd.Sum, name="mine")
                 log.append(f"{int(ones)} after {step.number}")
-    log.append((state.seen, [float(p.detach().sum()) for p in model.parameters()]))
+    both = [[float(p.detach().sum()) for p in one.parameters()] for one in (model, average)]
+    log.append((state.seen, *both))
 
 
 def logged() -> list[Any]:
@@ -69,6 +74,7 @@ def test_what_follows_a_step_runs_again_on_all_workers_when_one_was_lost_in_it()
     assert outcomes[1].log == again, "the newcomer has not taken the step, and knows its sums"
     undisturbed = alone(logged)[-1]
     assert outcomes[0].log[-1][0] == undisturbed[0] == 2 * SAMPLES, "each step counts once"
+    assert outcomes[0].log[-1][2] == undisturbed[2], "and what is moved after it, is once"
 
 
 def test_a_worker_lost_in_a_step_after_it_repeats_the_step_alone() -> None:

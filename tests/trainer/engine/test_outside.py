@@ -1,0 +1,89 @@
+"""Modules outside the state: those that stay as they were made, and those that must be parts."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from trainer.engine.mistake import Mistake
+from trainer.engine.outside import Outside, require_alike
+from trainer.engine.state import State
+
+X = torch.ones(1, 2)
+
+
+def linear(seed: int = 0) -> nn.Linear:
+    torch.manual_seed(seed)
+    return nn.Linear(2, 2)
+
+
+@pytest.fixture
+def model() -> nn.Linear:
+    return linear()
+
+
+def told_of(outside: Outside, step: int, *modules: nn.Module) -> dict[str, int]:
+    """What is told of a step in which some modules are called."""
+    outside.watch()
+    for one in modules:
+        one(X)
+    return outside.told(step)
+
+
+def test_a_teacher_that_stays_as_it_is_may_be_outside(model: nn.Linear) -> None:
+    outside, teacher = Outside(State(model=model)), nn.Sequential(linear(1), nn.Tanh())
+    first = told_of(outside, 1, model, teacher)
+    assert [*first] == ["Sequential 1"], "with all that is in it, once"
+    with torch.no_grad():
+        model.weight.add_(1)
+    assert told_of(outside, 2, model, teacher, teacher) == first
+
+
+def test_one_that_changes_is_refused(model: nn.Linear) -> None:
+    outside, teacher = Outside(State(model=model)), linear(1)
+    told_of(outside, 1, teacher)
+    with torch.no_grad():
+        teacher.weight.lerp_(model.weight, 0.1)
+    with pytest.raises(Mistake, match="step 2: a Linear computes in the step, changes"):
+        told_of(outside, 2, teacher)
+
+
+def test_a_copy_that_each_step_makes_anew_is_not(model: nn.Linear) -> None:
+    """As in meta-learning: it holds what the model holds, and is trained by hand then."""
+    outside, inner = Outside(State(model=model)), copy.deepcopy(model)
+    for step in (1, 2, 3):
+        with torch.no_grad():
+            model.weight.add_(1)
+        inner.load_state_dict(model.state_dict())
+        told_of(outside, step, inner)
+        with torch.no_grad():
+            inner.weight.mul_(2)
+
+
+def test_nobody_looks_in_other_steps(model: nn.Linear) -> None:
+    outside, teacher = Outside(State(model=model)), linear(1)
+    told_of(outside, 1, teacher)
+    with torch.no_grad():
+        teacher.weight.add_(1)
+    teacher(X)
+    outside.watch()
+    outside.forget()  # the step is not taken
+    teacher(X)
+    assert outside.told(3) == {}
+
+
+def test_a_lazy_one_is_passed_over(model: nn.Linear) -> None:
+    outside, lazy = Outside(State(model=model)), nn.LazyLinear(2)
+    assert told_of(outside, 1, lazy) == {}
+    assert [*told_of(outside, 2, lazy)] == ["Linear 1"], "it has become one"
+
+
+def test_ranks_that_differ_are_named() -> None:
+    require_alike([{"Teacher 1": 5}, {}, {"Teacher 1": 5, "Tanh 1": 3}], step=2)
+    with pytest.raises(Mistake) as raised:
+        require_alike([{"Teacher 1": 5}, {"Teacher 1": 6}, {"Teacher 1": 5}], step=2)
+    assert "a Teacher computes in the step" in str(raised.value)
+    assert "does not hold the same on ranks 0, 2 and 1" in str(raised.value)

@@ -1,0 +1,114 @@
+"""Modules that compute in a step and are no part of the state: a newcomer makes them anew.
+
+A frozen teacher, a feature extractor, a loss with weights may well stay outside: they are made
+alike on all ranks. One that changes while the model trains, such as an average that serves as a
+teacher, or that is not the same on all ranks, belongs to the state. In the steps that are examined
+it is seen which modules are called, and what they hold.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from trainer.engine.digest import combined
+from trainer.engine.mistake import Mistake
+from trainer.engine.state import State, digests_of, tensors_of
+
+_ID = "SW5156"
+_REMEDY = "make it one: State(…, teacher=teacher); a task returns it in state()"
+
+
+class Outside:
+    """Watches which modules outside a state compute.
+
+    Args:
+        state: the modules of its models are not meant.
+    """
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._before: WeakKeyDictionary[nn.Module, list[int]] = WeakKeyDictionary()
+        self._found: dict[str, int] = {}
+        self._known: set[int] = set()
+        self._handle: Any = None
+        self._moved = ""
+
+    def watch(self) -> None:
+        """A step begins whose modules are looked at."""
+        self.forget()
+        models = self._state.models
+        if any(type(one).__name__ == "OptimizedModule" for one in models):
+            return  # a hook would have it compiled once more
+        self._known = {id(one) for model in models for one in model.modules()}
+        self._handle = register_module_forward_pre_hook(self._called)
+
+    def forget(self) -> None:
+        """The step is over, or not taken."""
+        if self._handle is not None:
+            self._handle.remove()
+        self._handle, self._moved, self._found = None, "", {}
+
+    def told(self, step: int) -> dict[str, int]:
+        """What the modules hold that have computed here, as digests by their classes.
+
+        Raises Mistake for one that has changed since the last time.
+        """
+        found, moved = self._found, self._moved
+        self.forget()
+        if moved:
+            raise Mistake(
+                _ID,
+                f"step {step}: a {moved} computes in the step, changes from step to step, and is "
+                f"no part of the state: it would begin anew with every newcomer; {_REMEDY}",
+            )
+        return found
+
+    def _called(self, module: nn.Module, args: Any) -> None:
+        if id(module) in self._known or torch.compiler.is_compiling():
+            return
+        self._known.update(map(id, module.modules()))
+        name = type(module).__name__
+        holds: list[int] = []
+        with suppress(RuntimeError, TypeError, ValueError):  # tensors that are no plain numbers
+            holds = [one for _, one in digests_of(tensors_of({name: module}, {}))]
+        if not holds:
+            return
+        number = sum(one.startswith(f"{name} ") for one in self._found) + 1
+        self._found[f"{name} {number}"] = combined(holds)
+        if self._before.get(module, holds) != holds and not self._is_copy(holds):
+            self._moved = self._moved or name
+        self._before[module] = holds
+
+    def _is_copy(self, holds: Sequence[int]) -> bool:
+        """Whether a module holds what the state's models hold: made anew from them in each step."""
+        own = {one for _, one in digests_of(tensors_of(self._state.models_by_name(), {}))}
+        return own.issuperset(holds)
+
+
+def require_alike(told: Sequence[dict[str, int]], step: int) -> None:
+    """Raises Mistake when modules that compute outside the state differ between ranks.
+
+    Args:
+        told: by each rank; one without samples has called none.
+        step: in which they have computed.
+    """
+    for name in sorted({key for one in told for key in one}):
+        held = Counter(one[name] for one in told if name in one)
+        if len(held) > 1:
+            sides = " and ".join(
+                ", ".join(str(rank) for rank, one in enumerate(told) if one.get(name) == value)
+                for value in held
+            )
+            raise Mistake(
+                _ID,
+                f"step {step}: a {name.split()[0]} computes in the step, is no part of the state, "
+                f"and does not hold the same on ranks {sides}; {_REMEDY}",
+            )
