@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -93,7 +93,9 @@ SIDES: Mapping[str, Callable[[str], Memory]] = {
 def compare(precision: str, options: Options) -> Iterator[Row]:
     """All sides in one precision, in turn."""
     sides: Mapping[str, Callable[[str], Memory]] = {"plain loop": plain, **SIDES}
-    runs = [{name: measure(precision) for name, measure in sides.items()} for _ in range(options.runs)]
+    runs = [
+        {name: measure(precision) for name, measure in sides.items()} for _ in range(options.runs)
+    ]
     for index, metric in enumerate(("resident", "peak")):
         for name in sides:
             yield Row.of(name, precision, metric, "MiB", [run[name][index] for run in runs])

@@ -8,7 +8,6 @@ into a file of its own in the folder ``MEMORY_NOTES``.
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import torch
@@ -16,9 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from jobs import models  # noqa: E402
+from jobs import models
 
 BATCH = 2
 STEPS = 6  # after which memory is what it stays

@@ -34,9 +34,9 @@ from trainer.engine.progress import Progress
 from trainer.engine.saving import Saving
 from trainer.engine.setup import Setup
 from trainer.engine.state import State
-from trainer.engine.stay import horovod_init
 from trainer.engine.step import Step
 from trainer.engine.sums import Slice, Summed, Sums
+from trainer.engine.wires import join_unfused
 from trainer.protocol.channel import AgentChannel, Channel
 from trainer.protocol.session import Session
 
@@ -276,7 +276,7 @@ class Steps:
             )
             self._learner.look()
             self._hooks = OptimizerHooks(self._state, self._sums.trained, lambda: self._step)
-        horovod_init()
+        join_unfused()
 
     @property
     def _sums(self) -> Sums:
