@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import torch
@@ -67,6 +67,7 @@ class TaskState(State):
         precision: in which the model computes.
     """
 
+    averages = ("ema",)
     updating: Sequence[Optimizer] = ()
     following: Sequence[LRScheduler | None] = ()
     precision = Precision("fp32", torch.device("cpu"))
@@ -117,6 +118,11 @@ class TaskState(State):
         """The model that evaluations are about: the moving average, if there is one."""
         model: nn.Module = self.model if self._task.ema is None else self.ema
         return model
+
+    def load_parts(self, tree: dict[str, Any], parts: Container[str]) -> None:
+        if self._task.ema is not None and "ema" not in tree["parts"]:  # it begins with the model
+            tree = {**tree, "parts": {**tree["parts"], "ema": tree["parts"]["model"]}}
+        super().load_parts(tree, parts)
 
     def load(self, tree: dict[str, Any]) -> None:
         super().load(tree)

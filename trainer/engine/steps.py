@@ -260,12 +260,12 @@ class Steps:
     def _init(self) -> None:
         """``hvd.init()``, and before the first one what can only be made on the device."""
         if self._made_sums is None:
-            override = self._session.checkpoint.override
-            setup = Setup.of_program(self._state, self._order, self._total, self._seed)
-            setup = setup.overridden(override)
+            settings = self._session.checkpoint
+            made = Setup.of_program(self._state, self._order, self._total, self._seed)
+            setup = made.overridden(settings.override)
             emit = self._generations.emit
             self._beginning = Beginning(
-                self._state, setup, self._total, override, self._saving, emit
+                self._state, setup, self._total, settings, self._saving, emit
             )
             self._state.starts_from(self._beginning.start, self._beginning.begun)
             self._made_sums = Sums(
