@@ -171,7 +171,8 @@ class Loop:
         self._may_stop = own is not Task.should_stop  # else no rank needs to tell the others
         unit = default_unit(task.global_batch, task.micro_batch) if task.unit is None else task.unit
         self.order = order = Order(len(self._data), task.global_batch, task.seed, unit)
-        self._total = total = task.epochs * order.steps_per_epoch
+        whole = task.epochs * order.steps_per_epoch
+        self._total = total = whole if task.steps is None else task.steps
         self._most = total if most is None else min(most, total)
         self._state = TaskState(task, total, self._rehearse)
         self._modules = list(self._state.model.modules())

@@ -332,7 +332,7 @@ def _ways_of(
 
 def _fill_dict(value: dict[Any, Any], parts: list[tuple[Any, Any]]) -> None:
     value.clear()
-    value.update(parts)
+    dict.update(value, parts)  # that of a Counter counts
 
 
 def _fill_list(value: Any, parts: list[tuple[Any, Any]]) -> None:

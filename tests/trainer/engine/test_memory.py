@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections import deque
+from collections import Counter, deque
 from typing import Any
 
 import numpy as np
@@ -170,6 +170,14 @@ def test_arrays_tensors_and_dataclasses_get_their_contents_back() -> None:
     assert memory.put_back() == ""
     assert tensor.tolist() == array.tolist() == [0, 1, 2, 3]
     assert (point, past) == (Point(1.0, [0.5]), deque([1]))
+
+
+def test_a_counter_gets_its_counts_back() -> None:
+    place: dict[str, Any] = {"milestones": Counter({3: 1})}  # as MultiStepLR has them
+    memory = Memory([(place, None)])
+    place["milestones"][3] = 2
+    memory.put_back()
+    assert place == {"milestones": Counter({3: 1})}
 
 
 def test_a_large_tensor_is_only_watched_unless_a_copy_is_asked_for() -> None:
