@@ -260,10 +260,9 @@ class Steps:
     def _init(self) -> None:
         """``hvd.init()``, and before the first one what can only be made on the device."""
         if self._made_sums is None:
-            settings = self._session.checkpoint
+            settings, emit = self._session.checkpoint, self._generations.emit
             made = Setup.of_program(self._state, self._order, self._total, self._seed)
             setup = made.overridden(settings.override)
-            emit = self._generations.emit
             self._beginning = Beginning(
                 self._state, setup, self._total, settings, self._saving, emit
             )
