@@ -14,8 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from trainer.engine.mistake import Mistake
-
-LISTED = 10  # names in a message
+from trainer.engine.shapes import listed
 
 
 def renamed(name: str, table: Mapping[str, str]) -> str:
@@ -96,22 +95,17 @@ def fitted(
     said = [f"{len(own) - len(stays)} tensors of the models are those of {url}"]
     left = len(weights) - len(given)
     said += [f"{left} of its tensors are not used"] * bool(left)
-    said += [f"{_listed(stays)} begin as the program has made them"] * bool(stays)
+    said += [f"{listed(stays)} begin as the program has made them"] * bool(stays)
     return parts, said
 
 
 def _misfit(url: str, wrong: Sequence[str]) -> Mistake:
     return Mistake(
         "SW5152",
-        f"the weights {url} do not fit the model: {_listed(wrong, '; ')}. What can be done: "
+        f"the weights {url} do not fit the model: {listed(wrong)}. What can be done: "
         "--rename 'OLD*=NEW*' gives tensors of the file the model's names, --rename 'NAME=' leaves "
         "one out, --fresh NAME lets what the file lacks begin as the program has made it",
     )
-
-
-def _listed(texts: Sequence[str], between: str = ", ") -> str:
-    more = f" and {len(texts) - LISTED} more" if len(texts) > LISTED else ""
-    return between.join(texts[:LISTED]) + more
 
 
 def _place(tensor: Tensor) -> tuple[int, ...]:
