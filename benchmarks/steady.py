@@ -24,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -48,11 +48,11 @@ Times = tuple[float, float]  # of a step: seconds, seconds of processor time
 Start = Callable[[Path, Mapping[str, str]], None]
 
 
-def swell(folder: Path, env: Mapping[str, str]) -> None:
+def swell(folder: Path, env: Mapping[str, str], task: str = "jobs.fit:Mlp") -> None:
     """Raises RuntimeError when the run does not succeed."""
     addresses = ["127.0.0.2", "127.0.0.3"]
     settings = {
-        "program": {"task": "jobs.fit:Mlp"},
+        "program": {"task": task},
         "checkpoint": {"every": 3600.0},
         "min_workers": 2,
         "max_workers": 2,
@@ -70,13 +70,17 @@ def swell(folder: Path, env: Mapping[str, str]) -> None:
         raise RuntimeError(f"the agents exited with {codes}: {agents.run_dir.outcome()}")
 
 
-def horovod(folder: Path, env: Mapping[str, str]) -> None:
-    command = ["horovodrun", "-np", "2", "--gloo", sys.executable, str(JOBS / "horovod_plain.py")]
+def horovod(
+    folder: Path, env: Mapping[str, str], job: Sequence[str] = ("horovod_plain.py",)
+) -> None:
+    """``job`` is a program in jobs/ and its arguments."""
+    command = ["horovodrun", "-np", "2", "--gloo", sys.executable, str(JOBS / job[0]), *job[1:]]
     _run(folder, command, env)
 
 
-def ddp(folder: Path, env: Mapping[str, str]) -> None:
-    command = ["torchrun", "--standalone", "--nproc-per-node", "2", str(JOBS / "ddp.py")]
+def ddp(folder: Path, env: Mapping[str, str], job: Sequence[str] = ("ddp.py",)) -> None:
+    """``job`` is a program in jobs/ and its arguments."""
+    command = ["torchrun", "--standalone", "--nproc-per-node", "2", str(JOBS / job[0]), *job[1:]]
     _run(folder, command, env)
 
 
@@ -84,7 +88,13 @@ SYSTEMS: Mapping[str, Start] = {"swell": swell, "horovod": horovod, "ddp": ddp}
 
 
 def measure(start: Start, model: str, quick: bool, extra: Mapping[str, str]) -> Times:
-    """One run: the median step's time and processor time, in seconds."""
+    """One run of a model: the median step's time and processor time, in seconds."""
+    sizes = {"MLP_SIZES": ",".join(map(str, MODELS[model])), "MLP_BATCH": str(BATCH)}
+    return stamped(start, 20 if quick else STEPS[model], {**sizes, **extra})
+
+
+def stamped(start: Start, steps: int, extra: Mapping[str, str]) -> Times:
+    """One run of some steps: the median one's time and the mean processor time, in seconds."""
     with tempfile.TemporaryDirectory(prefix="swell-steady-") as name:
         folder = Path(name)
         stamps = folder / "stamps"
@@ -92,9 +102,7 @@ def measure(start: Start, model: str, quick: bool, extra: Mapping[str, str]) -> 
         env = {
             "PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}",
             "OMP_NUM_THREADS": "1",
-            "MLP_SIZES": ",".join(map(str, MODELS[model])),
-            "MLP_BATCH": str(BATCH),
-            "MLP_STEPS": str(SKIP + 20 if quick else SKIP + STEPS[model]),
+            "MLP_STEPS": str(SKIP + steps),
             "MLP_STAMPS": str(stamps),
             **extra,
         }

@@ -1,10 +1,13 @@
-"""Samples per second of ``trainer.fit``, beside a plain loop, in a world of one.
+"""Samples per second of ``trainer.fit``: beside a plain loop, and beside DDP and Horovod.
 
-A GPT of 10 M and a ResNet-18 on small images, data in memory, one thread. Both are in one process
-and take their steps in turn, so that what else the machine does falls on both; a ratio is the
-median over pairs of steps. ``at once`` computes the batch in one pass, without dropout, and with
-batch normalisation that a plain loop has, too; ``by units`` accumulates over parts of 4 samples,
-which the plain loop does as well.
+A GPT of 10 M and a ResNet-18 on small images, data in memory, one thread for each rank. ``at once``
+computes a rank's share in one pass, without dropout, and with batch normalisation that the others
+have, too; ``by units`` accumulates over parts of 4 samples, which the others do as well.
+
+In a world of one, ``fit`` and a plain loop are in one process and take their steps in turn, so that
+what else the machine does falls on both; a ratio is the median over pairs of steps. In a world of
+two, DDP under torchrun, DistributedOptimizer under horovodrun and ``fit`` under two agents run in
+turn, again and again, and a ratio is taken between neighbours.
 
 ``processor time`` is what all threads use in a step; it is steadier than the clock.
 """
@@ -21,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from steady import Times, ddp, horovod, stamped
+from steady import swell as agents
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -135,8 +140,32 @@ def _measured(model: str, unit: int, steps: int) -> list[float]:
     return [float(one) for one in ran.stdout.split()]
 
 
+def in_two(model: str, unit: int, options: Options) -> Iterator[Row]:
+    """One model, on two ranks."""
+    case = f"{model}, {'by units' if unit else 'at once'}, two ranks"
+    env = {"THROUGHPUT_MODEL": model, "THROUGHPUT_UNIT": str(unit)}
+    systems = {
+        "ddp": partial(ddp, job=("throughput.py", "ddp")),
+        "swell": partial(agents, task="jobs.throughput:Measured"),
+        "horovod": partial(horovod, job=("throughput.py", "horovod")),
+    }
+    found: dict[str, list[Times]] = {name: [] for name in systems}
+    for _ in range(options.runs):
+        for name, start in systems.items():
+            found[name].append(stamped(start, 5 if options.quick else STEPS, env))
+    for name, times in found.items():
+        yield Row.of(name, case, "throughput", "samples/s", [BATCH / clock for clock, _ in times])
+        yield Row.of(name, case, "processor time", "ms", [1000 * cpu for _, cpu in times])
+    for peer in ("ddp", "horovod"):
+        pairs = list(zip(found[peer], found["swell"], strict=True))
+        for place, metric in enumerate(("throughput", "throughput by processor time")):
+            ratios = [theirs[place] / ours[place] for theirs, ours in pairs]
+            yield Row.of(f"swell / {peer}", case, metric, "x", ratios)
+
+
 CASES: dict[str, Callable[[Options], Iterator[Row]]] = {
-    f"{model}{'-units' * bool(unit)}": partial(compare, model, unit)
+    f"{model}{'-units' * bool(unit)}{'-two' * (measured is in_two)}": partial(measured, model, unit)
+    for measured in (compare, in_two)
     for model in MODELS
     for unit in (0, UNIT)
 }

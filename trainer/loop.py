@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import torch
@@ -67,6 +67,7 @@ class TaskState(State):
         precision: in which the model computes.
     """
 
+    averages = ("ema",)
     updating: Sequence[Optimizer] = ()
     following: Sequence[LRScheduler | None] = ()
     precision = Precision("fp32", torch.device("cpu"))
@@ -117,6 +118,11 @@ class TaskState(State):
         model: nn.Module = self.model if self._task.ema is None else self.ema
         return model
 
+    def load_parts(self, tree: dict[str, Any], parts: Container[str]) -> None:
+        if self._task.ema is not None and "ema" not in tree["parts"]:  # it begins with the model
+            tree = {**tree, "parts": {**tree["parts"], "ema": tree["parts"]["model"]}}
+        super().load_parts(tree, parts)
+
     def load(self, tree: dict[str, Any]) -> None:
         super().load(tree)
         self.values_changed()
@@ -164,7 +170,8 @@ class Loop:
         self._may_stop = own is not Task.should_stop  # else no rank needs to tell the others
         unit = default_unit(task.global_batch, task.micro_batch) if task.unit is None else task.unit
         self.order = order = Order(len(self._data), task.global_batch, task.seed, unit)
-        self._total = total = task.epochs * order.steps_per_epoch
+        whole = task.epochs * order.steps_per_epoch
+        self._total = total = whole if task.steps is None else task.steps
         self._most = total if most is None else min(most, total)
         self._state = TaskState(task, total, self._rehearse)
         self._modules = list(self._state.model.modules())

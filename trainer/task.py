@@ -27,6 +27,7 @@ class Task:
 
     Attributes:
         epochs: passes over the data.
+        steps: of the whole run, instead of ``epochs``; it may end within one.
         global_batch: samples of one step over all workers, whatever their number.
         micro_batch: most samples of one forward pass. None for as many as are known to fit: a
             worker's whole share at first, and when shares grow, never more than went through once.
@@ -56,6 +57,7 @@ class Task:
     """
 
     epochs: int = 1
+    steps: int | None = None
     global_batch: int = 32
     micro_batch: int | None = None
     seed: int = 0

@@ -15,18 +15,18 @@ IMAGE, CLASSES = 32, 10
 class Block(nn.Module):
     """Attention and a perceptron, each beside what skips it."""
 
-    def __init__(self, dropout: float) -> None:
+    def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        layers = [nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH)]
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        layers = [nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)]
         self.mlp = nn.Sequential(*layers, nn.Dropout(dropout))
 
     def forward(self, x: Tensor) -> Tensor:
         batch, length, _ = x.shape
         q, k, v = (
             one.view(batch, length, HEADS, -1).transpose(1, 2)
-            for one in self.qkv(self.norm1(x)).split(WIDTH, dim=2)
+            for one in self.qkv(self.norm1(x)).split(x.shape[2], dim=2)
         )
         seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(seen.transpose(1, 2).reshape(x.shape))
@@ -35,13 +35,19 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """10 million parameters, with tied embeddings."""
+    """10 million parameters, unless it is made wider or deeper; with tied embeddings."""
 
-    def __init__(self, dropout: float) -> None:
+    def __init__(
+        self,
+        dropout: float,
+        width: int = WIDTH,
+        layers: int = LAYERS,
+        vocabulary: int = VOCABULARY,
+    ) -> None:
         super().__init__()
-        self.token, self.place = nn.Embedding(VOCABULARY, WIDTH), nn.Embedding(LENGTH, WIDTH)
-        self.blocks = nn.Sequential(*(Block(dropout) for _ in range(LAYERS)))
-        self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, VOCABULARY, bias=False)
+        self.token, self.place = nn.Embedding(vocabulary, width), nn.Embedding(LENGTH, width)
+        self.blocks = nn.Sequential(*(Block(width, dropout) for _ in range(layers)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
         self.head.weight = self.token.weight
 
     def forward(self, tokens: Tensor) -> Tensor:

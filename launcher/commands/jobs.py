@@ -57,8 +57,24 @@ def launch(
             "--from",
             metavar="URL",
             help="Begin from a checkpoint, .../checkpoints/step-N; with #weights from its models "
-            "alone, with #weights,optimizer from its optimizers, too, both at step 0. Like --set "
-            "checkpoint.start_from=URL.",
+            "alone, with #weights,optimizer from its optimizers, too, both at step 0. Or from "
+            "weights: a .safetensors or .pt file, a Hugging Face folder as FOLDER#weights. Like "
+            "--set checkpoint.start_from=URL.",
+        ),
+    ] = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OLD=NEW",
+            help="With --from weights: tensors of the file and their names in the model; * stands "
+            "for anything, and nothing for what is not wanted, as 'module.*=*' or 'head.*='.",
+        ),
+    ] = None,
+    fresh: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="With --from weights: what they lack, and begins as the program makes it.",
         ),
     ] = None,
     override: Annotated[
@@ -91,6 +107,14 @@ def launch(
         if start_from is not None:
             overrides.append(f"checkpoint.start_from={json.dumps(start_from)}")
         overrides += [f"checkpoint.override.{one}" for one in override or []]
+        if rename:
+            pairs = [one.partition("=") for one in rename]
+            if wrong := next((old + equals for old, equals, _ in pairs if not equals), ""):
+                fail(f"--rename {wrong}: has no new name; write OLD=NEW, or OLD= to leave it out")
+            table = {old: new for old, _, new in pairs}
+            overrides.append(f"checkpoint.rename={json.dumps(table)}")
+        if fresh:
+            overrides.append(f"checkpoint.fresh={json.dumps(fresh)}")
         if is_bare_script(job):
             loaded = load_script(job, args or [], pools or [], overrides, target.value, warn)
         elif args or pools:

@@ -141,6 +141,13 @@ def checkpoints(
     step: Annotated[
         int | None, typer.Option(help="With --export: which one, else the newest valid one.")
     ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="With --export: this part of the state alone, under its own names, as model.",
+        ),
+    ] = None,
     job: Annotated[
         str | None,
         typer.Option(
@@ -167,11 +174,11 @@ def checkpoints(
 
             buckets = list(load_job(job, []).checkpoint.buckets.values())
         if export is not None:
-            chosen = export_checkpoint(found, step, Path(export), buckets)
+            chosen = export_checkpoint(found, step, Path(export), buckets, part)
             typer.echo(f"the checkpoint of step {chosen} is in {export}")
             return
-        if step is not None:
-            fail("--step belongs to --export")
+        if step is not None or part is not None:
+            fail(f"--{'part' if step is None else 'step'} belongs to --export")
         rows = list_checkpoints(found, verify, buckets, warn)
         if as_json:
             typer.echo(json.dumps(rows, indent=2))

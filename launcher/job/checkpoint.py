@@ -12,9 +12,12 @@ from launcher.job.durations import Moment, Steps, parse_moment
 from launcher.job.machines import Region
 from launcher.job.model import JobModel
 from launcher.job.problem import DEPENDS, FORM, Problem
-from trainer.rundir.names import START_PARTS
+from trainer.rundir.names import START_FILES, START_PARTS, WEIGHTS
 
 _START = re.compile(rf"/checkpoints/step-\d+/?(#({'|'.join(START_PARTS)}))?\Z")
+# What another program has written: a file, or a folder that is said to have weights.
+_FILE = re.compile(rf"({'|'.join(map(re.escape, START_FILES))})(#{WEIGHTS})?\Z")
+_FOLDER = re.compile(rf"[^#]+#{WEIGHTS}\Z")
 
 
 class Checkpoint(JobModel):
@@ -24,11 +27,19 @@ class Checkpoint(JobModel):
     keep: int = Field(2, ge=1)  # the newest
     keep_every: Moment | None = None  # besides, those at multiples of so many steps
     keep_best: str = ""  # besides, the one with the highest value of a metric; "-loss": the lowest
-    # A checkpoint's URL; with #weights, or #weights,optimizer, a part of it.
+    # A checkpoint's URL; with #weights, or #weights,optimizer, a part of it. Or of weights.
     start_from: str | None = None
     override: dict[str, float] = Field(
         default_factory=dict,
         description="Settings of the optimizers that count more than those in start_from",
+    )
+    rename: dict[str, str] = Field(
+        default_factory=dict,
+        description="Names of tensors in the weights of start_from, and the model's; * is anything",
+    )
+    fresh: list[str] = Field(
+        default_factory=list,
+        description="What these weights lack, and begins as the program makes it",
     )
     buckets: dict[Region, Annotated[str, Field(min_length=1)]] = Field(
         default_factory=dict,
@@ -47,6 +58,8 @@ class Checkpoint(JobModel):
             "start_from": self.start_from or "",
             # Older images do not know it: they run the jobs that do not ask for it.
             **({"override": self.override} if self.override else {}),
+            **({"rename": self.rename} if self.rename else {}),
+            **({"fresh": self.fresh} if self.fresh else {}),
         }
 
     @classmethod
@@ -59,19 +72,33 @@ class Checkpoint(JobModel):
         start = fields.get("start_from")
         if isinstance(start, str) and not _is_start(start):
             where, _, parts = start.partition("#")
-            what = "is not a checkpoint; write RUN-DIRECTORY/checkpoints/step-N"
+            what = (
+                "is not a checkpoint; write RUN-DIRECTORY/checkpoints/step-N; or weights: a file "
+                f"({', '.join(START_FILES)}), or FOLDER#{WEIGHTS}"
+            )
             if parts and _is_start(where):
                 what = f"has #{parts[:40]}; write {' or '.join(f'#{one}' for one in START_PARTS)}"
             yield ("start_from",), FORM, what
         override = fields.get("override")
-        if isinstance(override, dict) and not (isinstance(start, str) and "#" not in start):
+        whole = isinstance(start, str) and "#" not in start and not _is_foreign(start)
+        if isinstance(override, dict) and not whole:
             for name in override:
                 what = "belongs to a start_from without #; add that or remove this"
                 yield ("override", name), DEPENDS, what
+        for name in ("rename", "fresh"):
+            if fields.get(name) and not (isinstance(start, str) and _is_foreign(start)):
+                what = "belongs to a start_from of weights; add that or remove this"
+                yield (name,), DEPENDS, what
 
 
 def _is_start(url: str) -> bool:
-    return _START.search(url) is not None
+    return _START.search(url) is not None or _is_foreign(url)
+
+
+def _is_foreign(url: str) -> bool:
+    """Whether it names weights that another program has written."""
+    a_folder = _FOLDER.match(url) is not None and "/step-" not in url
+    return _FILE.search(url) is not None or a_folder
 
 
 def _counts_steps(value: object) -> bool:

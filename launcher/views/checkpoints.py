@@ -84,7 +84,11 @@ def _unlooked(url: str) -> Message:
 
 
 def export_checkpoint(
-    run_dir: RunDirectory, step: int | None, path: Path, buckets: Iterable[str] = ()
+    run_dir: RunDirectory,
+    step: int | None,
+    path: Path,
+    buckets: Iterable[str] = (),
+    part: str | None = None,
 ) -> int:
     """Writes a checkpoint's tensors to one safetensors file. Returns the step.
 
@@ -93,9 +97,11 @@ def export_checkpoint(
         step: which one; None for the newest that is valid.
         path: the file to make; what is there is replaced once the new one is whole.
         buckets: see ``checkpoint_directories``.
+        part: the one part of the state, such as ``model``, that is written, under its own names.
 
-    Raises RunError when there is no such valid checkpoint, and when the newest is of a newer
-    format, or may be in a place that is not looked at: an older one in its stead would pass for it.
+    Raises RunError when there is no such valid checkpoint, or it has no such part; and when the
+    newest is of a newer format, or may be in a place that is not looked at: an older one in its
+    stead would pass for it.
     """
     import torch
     from safetensors.torch import save_file
@@ -123,10 +129,20 @@ def export_checkpoint(
         except FormatError as error:
             raise RunError(ANOTHER_VERSION, f"{place.url}: {error}: {UPDATE_LAUNCHER}") from None
         if tree is not None:
+            if part is not None:
+                parts = tree["parts"]
+                if part not in parts:
+                    raise RunError(
+                        "SW2030",
+                        f"{run_dir.url}: the checkpoint of step {chosen} has no part {part!r}; it "
+                        f"has {', '.join(parts)}",
+                    )
+                tree = parts[part]
             skeleton, tensors = flatten(tree)
+            named = dict(zip(names_in(skeleton), tensors, strict=True))
             aside = path.with_name(f".{path.name}.new")
             try:
-                save_file(dict(zip(names_in(skeleton), tensors, strict=True)), aside)
+                save_file(named, aside, {"format": "pt"})
                 aside.replace(path)
             finally:
                 aside.unlink(missing_ok=True)

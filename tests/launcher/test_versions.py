@@ -101,6 +101,18 @@ def test_an_older_runs_weights_are_exported(
     assert tensors["parts.model.0.weight"].isfinite().all()
 
 
+def test_one_part_is_exported_under_its_own_names(old: RunDirectory, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    answer = swell("checkpoints", "old-1", "--export", str(path), "--part", "model")
+    assert answer.exit_code == 0, answer.stderr
+    assert {"0.weight", "0.bias"} <= load_file(path).keys()
+    answer = swell("checkpoints", "old-1", "--export", str(path), "--part", "mode")
+    assert answer.exit_code == 2
+    assert "step 92 has no part 'mode'; it has " in answer.stderr and "model" in answer.stderr
+    answer = swell("checkpoints", "old-1", "--part", "model")
+    assert "--part belongs to --export" in answer.stderr
+
+
 def test_an_older_spec_need_not_be_a_job_file_of_today(old: RunDirectory) -> None:
     run = old.run()
     old.write_json(RUN, {**run, "spec": {**run["spec"], "pools": 3, "sails": True}})

@@ -27,9 +27,10 @@ from trainer.checkpoints.manifest import (
 from trainer.checkpoints.shardfile import ShardFile
 from trainer.checkpoints.shards import Assembly
 from trainer.checkpoints.tree import unflatten
+from trainer.checkpoints.weights import is_weights, load_weights
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.formats import FormatError
-from trainer.rundir.names import CHECKPOINTS, START_PARTS
+from trainer.rundir.names import CHECKPOINTS, START_FILES, START_PARTS, WEIGHTS
 from trainer.rundir.retry import StoreUnavailable
 from trainer.rundir.usererror import Unusable, UserError
 
@@ -39,6 +40,7 @@ FINE, INVALID, AWAY = 0, 1, 2
 ABOUT = "__about__"  # what the manifest says of it
 ORIGIN = "__origin__"  # the URL that a new run begins from
 PARTS = "__parts__"  # which of its parts count, if not all
+FOREIGN = "__weights__"  # tensors that another program has written, by its names, instead of parts
 
 Report = Callable[..., None]
 
@@ -124,10 +126,14 @@ def find_start(
 
     Args:
         places: the directories that have the run's checkpoints; the newest comes first.
-        url: of a checkpoint that a new run begins from; "" for none.
+        url: of a checkpoint, or of weights, that a new run begins from; "" for none.
         report, exchange, device: as for ``load_newest``, which says what it raises.
     """
     found = load_newest(places, report, exchange, device)
+    if found is None and is_weights(url):
+        weights = load_weights(url, exchange, device)
+        tree = {"step": 0, "parts": {}, "values": {}, FOREIGN: weights}
+        return {**tree, ORIGIN: url, PARTS: [WEIGHTS]}, 0
     if found is None and url:
         found = load_from(url, report, exchange, device)
     return found
@@ -167,7 +173,7 @@ def split_url(url: str) -> tuple[str, int, list[str]]:
         raise Unusable(
             "SW5004",
             f"{url} is not a checkpoint; write RUN-DIRECTORY/{CHECKPOINTS}/step-N, with {ways} for "
-            "a part of it",
+            f"a part of it; or a file of weights ({', '.join(START_FILES)}), or FOLDER#{WEIGHTS}",
         )
     return run_url, int(name), parts.split(",") if parts else []
 

@@ -12,12 +12,14 @@ from typing import Any
 import horovod.torch as hvd
 from torch.optim import Optimizer
 
-from trainer.checkpoints.restore import ABOUT, ORIGIN, PARTS
+from trainer.checkpoints.restore import ABOUT, FOREIGN, ORIGIN, PARTS
+from trainer.engine.fitting import fitted
 from trainer.engine.mistake import Mistake
 from trainer.engine.saving import Saving
 from trainer.engine.setup import HOW, Setup, differences, refrozen
 from trainer.engine.shapes import listed, precision, unlike
 from trainer.engine.state import State
+from trainer.protocol.session import CheckpointSettings
 from trainer.rundir.names import OPTIMIZER, START_PARTS
 
 
@@ -28,7 +30,8 @@ class Beginning:
         state: this rank's.
         now: the setup of its program, with ``override``.
         total: steps of the run.
-        override: settings of the optimizers that count more than those of program and checkpoint.
+        settings: of them ``override``, which counts more than what program and checkpoint say, and
+            how weights of another program fit.
         saving: finds what the run begins from.
         emit: emits an event, on rank 0.
 
@@ -41,14 +44,14 @@ class Beginning:
         state: State,
         now: Setup,
         total: int,
-        override: Mapping[str, float],
+        settings: CheckpointSettings,
         saving: Saving,
         emit: Callable[..., None],
     ) -> None:
         self.setup = now
         self._state = state
         self._total = total
-        self._override = override
+        self._settings = settings
         self._saving = saving
         self._emit = emit
         self._carried_out: Sequence[str] = ()
@@ -62,9 +65,15 @@ class Beginning:
         if found is None:
             return None
         tree, step = found
-        self._carried_out = require_usable(
-            tree, self._state, self.setup, self._total, self._override
-        )
+        said: list[str] = []
+        if FOREIGN in tree:
+            how, state = self._settings, self._state
+            models = {k: m for k, m in state.models_by_name().items() if k not in state.averages}
+            weights = tree.pop(FOREIGN)
+            tree["parts"], said = fitted(tree[ORIGIN], weights, models, how.rename, how.fresh)
+        override = self._settings.override
+        usable = require_usable(tree, self._state, self.setup, self._total, override)
+        self._carried_out = [*said, *usable]
         trained = {**tree.get("trained", {}), **self._trained_otherwise(tree)}
         avoided = [*tree.get("avoided", ()), *self._saving.avoided()]
         return {**tree, "trained": trained, "avoided": avoided}, step
@@ -81,7 +90,7 @@ class Beginning:
         origin = tree.get(ORIGIN)
         if origin is None:
             return
-        changes = [*self._carried_out, *override(self._state, self._override)]
+        changes = [*self._carried_out, *override(self._state, self._settings.override)]
         if hvd.rank() == 0:
             self._emit("begun", url=origin, step=self._state.step, changes=changes)
 

@@ -12,13 +12,10 @@ from torch import Tensor, nn
 class Bucket:
     """A flat buffer, the parameters whose gradients it holds, and what still has to arrive.
 
-    Horovod sums no bfloat16, and a low precision can carry neither sums nor counts
-    well: such gradients travel as float32.
-
     Attributes:
-        flat: the gradients; a view of ``wire`` unless their precision is low.
-        wire: what is sent: the gradients, then ``tail`` numbers.
-        gradients, tail: views of it.
+        gradients: all of them, in the precision of the parameters.
+        tail: ``tail`` further numbers, in float32 where that is higher.
+        contents: what is sent: both in one tensor, or apart where their precisions differ.
         parameters: in the order in which backward is expected to reach them.
         expected, missing: how many arrivals there are in a backward pass, and still to come.
         sent: whether it is on its way, or has been.
@@ -26,19 +23,22 @@ class Bucket:
 
     def __init__(self, parameters: list[nn.Parameter], tail: int) -> None:
         first = parameters[0]
+        dtype, device = first.dtype, first.device
         numel = sum(p.numel() for p in parameters)
-        low = first.dtype in (torch.bfloat16, torch.float16)
-        dtype = torch.float32 if low else first.dtype
-        self.wire = torch.zeros(numel + tail, dtype=dtype, device=first.device)
-        self.gradients = self.wire[:numel]
-        self.tail = self.wire[numel:]
-        on_cpu = first.device.type == "cpu"
+        if is_low(dtype):
+            self.gradients = torch.zeros(numel, dtype=dtype, device=device)
+            self.tail = torch.zeros(tail, dtype=torch.float32, device=device)
+            self.contents: tuple[Tensor, ...] = (self.gradients, self.tail)
+        else:
+            whole = torch.zeros(numel + tail, dtype=dtype, device=device)
+            self.gradients, self.tail = whole.split([numel, tail])
+            self.contents = (whole,)
+        on_cpu = device.type == "cpu"
         self._plain = self.tail.numpy() if on_cpu else None  # the same memory, sooner reached
-        self.flat = self.gradients.to(first.dtype)  # the same memory unless it is low
         self.parameters = parameters
         self.expected = self.missing = len(parameters)
         self.sent = False
-        views = self.flat.split([p.numel() for p in parameters])
+        views = self.gradients.split([p.numel() for p in parameters])
         self.views = [_shaped(view, p) for p, view in zip(parameters, views, strict=True)]
         self.places = {id(p): view for p, view in zip(parameters, self.views, strict=True)}
 
@@ -72,8 +72,6 @@ class Bucket:
                 if gradient is not view:  # where the program has set it by itself
                     self.take(parameter)
                 parameter.grad = None
-        if self.flat is not self.gradients:
-            self.gradients.copy_(self.flat)
         self.sent = True
         return reached
 
@@ -100,10 +98,13 @@ class Bucket:
         Args:
             reached: by how many ranks, for each parameter; as many are taken as there are.
         """
-        if self.flat is not self.gradients:
-            self.flat.copy_(self.gradients)
         for parameter, view in zip(self.parameters, self.views, strict=True):
             parameter.grad = view if next(reached) > 0.5 else None
+
+
+def is_low(dtype: torch.dtype) -> bool:
+    """Whether a precision is so low that sums and counts need a higher one."""
+    return dtype in (torch.bfloat16, torch.float16)
 
 
 def _shaped(flat: Tensor, parameter: Tensor) -> Tensor:

@@ -23,23 +23,20 @@ processors that backward needs.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import horovod.torch as hvd
 import torch
-from horovod.common.exceptions import HorovodInternalError
 from torch import Tensor, nn
 
 from trainer.engine.backward import BackwardEnd
-from trainer.engine.bucket import Bucket, grouped
+from trainer.engine.bucket import Bucket, grouped, is_low
 from trainer.engine.mistake import Mistake
+from trainer.engine.wires import Wires
 from trainer.engine.witness import Witness
 
 BUCKET_BYTES = 4 * 2**20  # see benchmarks/steady.py --only buckets
-SHORTEST_NAP = 50e-6  # seconds
-LONGEST_NAP = 1e-3  # seconds
+PIECE = 2**20  # numbers of a low precision that are widened at once
 
 
 class GradientBuckets:
@@ -75,8 +72,7 @@ class GradientBuckets:
         self._alone = size == 1
         self._check = check
         self._name = name
-        self._handles: list[int] = []
-        self._usual = 0.0  # seconds of a wait
+        self._wires = Wires()
         self._next = 0  # buckets go out in order, so that all ranks send them alike
         self._armed = False
         self._summed = False
@@ -120,7 +116,7 @@ class GradientBuckets:
         self.broken = None
         self.open = True
         self._end.forget()
-        self._handles.clear()
+        self._wires.forget()
         self._reached.clear()
         self._norm = None
         for bucket in self._buckets:
@@ -184,7 +180,7 @@ class GradientBuckets:
         count = len(self._reached)
         place = None if norm_at is None else count + norm_at
         last.fill_tail([*self._reached, *numbers], place, self._norm)
-        self._submit(last.wire, f"gradients.{self._next}")
+        self._submit(last.contents, f"gradients.{self._next}")
         self._next += 1
         self._armed = False
         self._summed = self._learned = True
@@ -207,7 +203,7 @@ class GradientBuckets:
             bucket = self._buckets[index]
             first[index] = bucket.gradients.clone()
             bucket.pack()
-            self._submit(bucket.gradients, f"gradients.late.{index}")
+            self._submit((bucket.gradients,), f"gradients.late.{index}")
         self._wait_for_all()
         for index, gradients in first.items():
             self._buckets[index].gradients.add_(gradients)
@@ -237,7 +233,7 @@ class GradientBuckets:
         """
         if self._witness is None:
             return
-        coarsest = max(torch.finfo(bucket.flat.dtype).eps for bucket in self._buckets)
+        coarsest = max(torch.finfo(bucket.gradients.dtype).eps for bucket in self._buckets)
         tolerance = (4 * size + 8) * coarsest * magnitude
         try:
             parameters = [p for bucket in self._buckets for p in bucket.parameters]
@@ -344,7 +340,7 @@ class GradientBuckets:
         bucket = self._buckets[self._next]
         self._account(bucket)
         self._pack(bucket)
-        self._submit(bucket.wire, f"gradients.{self._next}")
+        self._submit(bucket.contents, f"gradients.{self._next}")
         self._next += 1
 
     def _pack(self, bucket: Bucket) -> None:
@@ -362,21 +358,12 @@ class GradientBuckets:
             for parameter in bucket.parameters:
                 self._witness.saw(parameter)
 
-    def _submit(self, wire: Tensor, name: str) -> None:
+    def _submit(self, contents: Sequence[Tensor], name: str) -> None:
         if not self._alone:
-            self._handles.append(_allreduce(wire, name))
+            self._wires.send(contents, name)
 
     def _wait_for_all(self) -> None:
-        """Waits for all that was sent; at first for half as long as it has mostly taken."""
-        began = time.perf_counter()
-        if self._handles and self._usual > 2 * SHORTEST_NAP:
-            time.sleep(min(self._usual / 2, LONGEST_NAP))
-        for handle in self._handles:
-            _wait(handle, began)
-        if self._handles:
-            took = time.perf_counter() - began
-            self._usual = min(took, 2 * self._usual or took)
-        self._handles.clear()
+        self._wires.wait()
 
 
 def _norm(gradients: Tensor) -> Tensor:
@@ -384,31 +371,10 @@ def _norm(gradients: Tensor) -> Tensor:
 
     That of finite gradients is infinite when their squares are: then they are of no use, either.
     """
-    norm: Tensor = torch.linalg.vector_norm(gradients)
+    if not is_low(gradients.dtype):
+        norm: Tensor = torch.linalg.vector_norm(gradients)
+        return norm
+    # torch makes a copy of what it widens; and half has no room for squares.
+    wide = [torch.linalg.vector_norm(one, dtype=torch.float32) for one in gradients.split(PIECE)]
+    norm = torch.linalg.vector_norm(torch.stack(wide))
     return norm
-
-
-def _allreduce(tensor: Tensor, name: str) -> int:
-    handle: Any = hvd.allreduce_async_(tensor, op=hvd.Sum, name=name)
-    return int(handle)
-
-
-def _wait(handle: int, began: float) -> None:
-    """Waits for a collective, with sleeps that grow with the wait, since ``began``.
-
-    Horovod's own wait wakes 10,000 times a second: on a machine with more workers than
-    cores that costs those who still compute a third of the time.
-    """
-    while not hvd.poll(handle):
-        waited = time.perf_counter() - began
-        time.sleep(min(max(waited / 8, SHORTEST_NAP), LONGEST_NAP))
-    try:
-        hvd.synchronize(handle)
-    except HorovodInternalError as error:
-        if "Mismatched" in str(error):  # the ranks' buckets are not alike, so nobody was lost
-            raise Mistake(
-                "SW5111",
-                "the workers do not train the same parameters: requires_grad, their shapes or "
-                f"their precision differ between ranks ({error})",
-            ) from None
-        raise

@@ -56,6 +56,7 @@ class State(Portable):
         left_out: how many steps in a row have been left out, because something was not finite.
         avoided: the steps that are left out whatever comes of them.
         last_finite: the last step that was taken: in it everything was finite.
+        averages: the names of models that begin as another one does.
 
     Raises ValueError for a name that ``State`` uses itself, AttributeError when an attribute is
     set that is no part: it would be lost with its worker; and Mistake, in the line that sets it,
@@ -69,6 +70,7 @@ class State(Portable):
     left_out = 0
     avoided: tuple[int, ...] = ()
     last_finite = 0
+    averages: Container[str] = ()
 
     def __init__(self, *, device: torch.device | str | None = None, **parts: Any) -> None:
         self.device = None if device is None else torch.device(device)

@@ -34,9 +34,9 @@ from trainer.engine.progress import Progress
 from trainer.engine.saving import Saving
 from trainer.engine.setup import Setup
 from trainer.engine.state import State
-from trainer.engine.stay import horovod_init
 from trainer.engine.step import Step
 from trainer.engine.sums import Slice, Summed, Sums
+from trainer.engine.wires import join_unfused
 from trainer.protocol.channel import AgentChannel, Channel
 from trainer.protocol.session import Session
 
@@ -260,12 +260,11 @@ class Steps:
     def _init(self) -> None:
         """``hvd.init()``, and before the first one what can only be made on the device."""
         if self._made_sums is None:
-            override = self._session.checkpoint.override
-            setup = Setup.of_program(self._state, self._order, self._total, self._seed)
-            setup = setup.overridden(override)
-            emit = self._generations.emit
+            settings, emit = self._session.checkpoint, self._generations.emit
+            made = Setup.of_program(self._state, self._order, self._total, self._seed)
+            setup = made.overridden(settings.override)
             self._beginning = Beginning(
-                self._state, setup, self._total, override, self._saving, emit
+                self._state, setup, self._total, settings, self._saving, emit
             )
             self._state.starts_from(self._beginning.start, self._beginning.begun)
             self._made_sums = Sums(
@@ -276,7 +275,7 @@ class Steps:
             )
             self._learner.look()
             self._hooks = OptimizerHooks(self._state, self._sums.trained, lambda: self._step)
-        horovod_init()
+        join_unfused()
 
     @property
     def _sums(self) -> Sums:

@@ -48,6 +48,7 @@ class CheckpointSettings:
         keep, keep_every, keep_best: see trainer.checkpoints.retention.
         start_from: the URL of a checkpoint that a new run begins from; "" for none.
         override: settings of the optimizers, by name, that count more than its.
+        rename, fresh: how weights of another program fit; see trainer.engine.fitting.
     """
 
     every: float = 30.0
@@ -57,6 +58,8 @@ class CheckpointSettings:
     keep_best: str = ""
     start_from: str = ""
     override: dict[str, float] = field(default_factory=dict)
+    rename: dict[str, str] = field(default_factory=dict)
+    fresh: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

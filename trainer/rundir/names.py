@@ -39,6 +39,7 @@ CODE = "code"
 WEIGHTS = "weights"
 OPTIMIZER = "optimizer"
 START_PARTS = (WEIGHTS, f"{WEIGHTS},{OPTIMIZER}")
+START_FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")  # weights of other programs
 
 JSON_LIMIT = 8 * 2**20  # bytes; nothing that Swell writes as one JSON file comes near it
 

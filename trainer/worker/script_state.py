@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from horovod.common.elastic import ObjectState
 
-from trainer.checkpoints.restore import PARTS
+from trainer.checkpoints.restore import FOREIGN, ORIGIN, PARTS
 from trainer.engine.agreement import Agreement
 from trainer.engine.digest import combined
+from trainer.engine.mistake import Mistake
 from trainer.engine.portable import Portable, Sender
 from trainer.engine.state import digests_of, load_part, tensors_of
 from trainer.rundir.names import OPTIMIZER
@@ -79,6 +80,12 @@ class ScriptState(Portable):
         """
         if not isinstance(tree, dict) or "parts" not in tree or "values" not in tree:
             raise ValueError(f"the checkpoint of step {step} does not hold a script's state")
+        if FOREIGN in tree:
+            raise Mistake(
+                "SW5153",
+                f"a script loads weights by itself: {tree[ORIGIN]} is no checkpoint of Swell; "
+                "load it before elastic.checkpoint(state), or take a Task",
+            )
         handlers, parts = self._handlers, tree.get(PARTS, ())
         whole = not parts
         differ = sorted({*handlers} ^ {*tree["parts"]} | {*self._values} ^ {*tree["values"]})

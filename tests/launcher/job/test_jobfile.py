@@ -457,12 +457,17 @@ def test_checkpoints_by_time_or_by_steps() -> None:
     assert settings(every="500 steps", keep_every="10000 steps") == (0.0, 500, 10000, "")
     for parts in ("", "#weights", "#weights,optimizer"):
         assert settings(start_from=f"{start}{parts}")[3] == f"{start}{parts}"
+    for weights in ("gs://b/x.safetensors", "/gcs/b/x.pt#weights", "gs://b/gpt2#weights"):
+        assert settings(start_from=weights, rename={"a.*": "*"}, fresh=["b"])[3] == weights
     for wrong, said in (
         ({"every": 30}, "needs a unit"),
         ({"keep_every": "10min"}, "is not a number of steps"),
         ({"start_from": "gs://b/run"}, "is not a checkpoint"),
         ({"start_from": f"{start}#optimizer"}, "has #optimizer; write #weights or #weights,opt"),
         ({"start_from": f"{start}#weights,"}, "has #weights,; write"),
+        ({"start_from": "x.pt#optimizer"}, "has #optimizer; write #weights"),
+        ({"start_from": start, "rename": {"a": "b"}}, "belongs to a start_from of weights"),
+        ({"start_from": "x.pt", "override": {"lr": 0.1}}, "belongs to a start_from without #"),
         ({"override": {"lr": 0.1}}, "belongs to a start_from without #"),
         ({"start_from": f"{start}#weights", "override": {"lr": 0.1}}, "belongs to a start_from"),
     ):

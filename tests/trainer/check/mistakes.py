@@ -12,15 +12,23 @@ from torch.utils.data import TensorDataset
 from trainer import Task
 
 
+class Augmented(TensorDataset):
+    """Draws in each sample, as the transforms of images do."""
+
+    def __getitem__(self, index: int) -> Any:
+        x, y = super().__getitem__(index)
+        return x + 0.1 * torch.randn(x.shape), y
+
+
 class Sound(Task):
-    """A small regression with dropout."""
+    """A small regression with dropout and augmentation."""
 
     epochs = 3
     global_batch = 8
 
     def dataset(self) -> Any:
         x = torch.randn(24, 4, generator=torch.Generator().manual_seed(1))
-        return TensorDataset(x, x.sum(1, keepdim=True))
+        return Augmented(x, x.sum(1, keepdim=True))
 
     def model(self) -> Any:
         return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Dropout(0.1), nn.Linear(8, 1))
@@ -33,7 +41,7 @@ class Sound(Task):
         return (model(x) - y).square().mean()
 
     def validation(self) -> Any:
-        return self.dataset()
+        return TensorDataset(*self.dataset().tensors)
 
     def evaluate_batch(self, model: Any, batch: Any) -> dict[str, Any]:
         x, y = batch

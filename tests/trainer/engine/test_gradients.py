@@ -80,6 +80,16 @@ def summed(bucket_bytes: int, dtype: torch.dtype, micro: int) -> tuple[Numbers, 
     return gradients(module), extras
 
 
+def in_short_wires(dtype: torch.dtype) -> list[tuple[Numbers, list[float]]]:
+    """The same twice: in wires that carry all, and in few that carry five numbers each."""
+    from trainer.engine import wires
+
+    whole = summed(2**22, dtype, 1)
+    lengths: Any = wires
+    lengths.LENGTH, lengths.UNDER_WAY = 5, 2
+    return [whole, summed(2**22, dtype, 1)]
+
+
 class Branches(nn.Module):
     """Each rank uses another branch, and nobody uses the last."""
 
@@ -247,6 +257,11 @@ def test_low_precision_gradients_travel_and_counts_stay_exact(dtype: torch.dtype
         expected = of_the_whole_batch(dtype)
         assert found == [pytest.approx(numbers, rel=0.05, abs=0.1) for numbers in expected]
         assert extras == [1, SAMPLES]
+
+
+def test_low_precision_gradients_are_the_same_in_few_short_wires() -> None:
+    for whole, short in in_world([1, 1], in_short_wires, torch.bfloat16):
+        assert short == whole
 
 
 def test_parameters_of_several_precisions_have_buckets_of_their_own() -> None:

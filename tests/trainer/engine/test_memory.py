@@ -173,6 +173,14 @@ def test_arrays_tensors_and_dataclasses_get_their_contents_back() -> None:
     assert (point, past) == (Point(1.0, [0.5]), deque([1]))
 
 
+def test_a_counter_gets_its_counts_back() -> None:
+    place: dict[str, Any] = {"milestones": Counter({3: 1})}  # as MultiStepLR has them
+    memory = Memory([(place, None)])
+    place["milestones"][3] = 2
+    memory.put_back()
+    assert place == {"milestones": Counter({3: 1})}
+
+
 def test_a_large_tensor_is_only_watched_unless_a_copy_is_asked_for() -> None:
     large = torch.zeros(SMALL // 4 + 1)
     place = {"large": large}
