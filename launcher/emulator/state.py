@@ -80,8 +80,13 @@ def whereabouts(state: Path) -> Whereabouts | None:
         return None
     try:
         said = json.loads(_path(state).read_text())
+        os.kill(int(said["pid"]), 0)
     except FileNotFoundError:
         return None
+    except ProcessLookupError:  # of one that was killed: who has the lock has not said so yet
+        return None
+    except PermissionError:  # it lives
+        pass
     return Whereabouts(int(said["pid"]), str(said["endpoint"]), str(said["storage"]))
 
 

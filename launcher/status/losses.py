@@ -26,9 +26,11 @@ class Losses:
         self._gone: dict[_Incarnation, tuple[int, float]] = {}  # term, and when
         self._joined: dict[_Incarnation, int] = {}  # the highest term it is in
         self._came: dict[_Incarnation, float] = {}  # when
-        self._left: list[tuple[float, str]] = []  # when a replica left as planned
+        self._left: list[tuple[float, str]] = []  # when a replica left as planned: of a version
+        # that does not say which incarnation; else that says it, whatever clock was asked
+        self._leavers: set[_Incarnation] = set()
         self._ended: list[tuple[float, int | None]] = []  # when an attempt did, and its replicas
-        self._formed: dict[int, float] = {}  # by term: when its leader formed the first world
+        self._formed: list[tuple[int, float, frozenset[str]]] = []  # worlds: term, when, replicas
         self._taken: list[tuple[float, int | None]] = []  # when all machines of one were gone
 
     def until(self, end: float) -> int:
@@ -54,13 +56,17 @@ class Losses:
 
     def left(self, event: EventRecord) -> None:
         """A replica leaves as planned: it has notice, or its machine is not wanted any more."""
-        if event.member is not None:
+        if event.member is None:
+            return
+        if event.incarnation is not None:
+            self._leavers.add((event.member, event.incarnation))
+        else:
             self._left.append((event.time, event.member))
 
     def formed(self, event: EventRecord) -> None:
         """A leader has formed a world."""
         if event.term is not None:
-            self._formed[event.term] = min(self._formed.get(event.term, math.inf), event.time)
+            self._formed.append((event.term, event.time, frozenset(event.members or ())))
 
     def attempt_over(self, event: EventRecord) -> None:
         """All machines of an attempt are gone: by its end, or because they were taken."""
@@ -69,16 +75,31 @@ class Losses:
 
     def _unseen(self) -> Iterator[float]:
         """When somebody was lost of whom no leader has said so."""
-        for one, term in self._joined.items():
+        for one in self._joined:
+            term = self._last_term(one)
             told = one in self._gone and self._gone[one][0] >= term
             if told or self._has_left(one):
                 continue
-            missed = [at for later, at in self._formed.items() if later > term]
+            missed = [at for later, at, _ in self._formed if later > term]
             missed += [at for at, of in self._taken if at >= self._came[one] and _is_of(one[0], of)]
             if missed:
                 yield min(missed)
 
+    def _last_term(self, one: _Incarnation) -> int:
+        """The last in which a leader had it: one that adopts a world does not say who is in it."""
+        came = self._joined[one], self._came[one]
+        later = [
+            self._joined[other]
+            for other in self._joined
+            if other[0] == one[0] and (self._joined[other], self._came[other]) > came
+        ]
+        until = min(later, default=math.inf)
+        worlds = (term for term, _, members in self._formed if one[0] in members and term < until)
+        return max(came[0], *worlds, 0)
+
     def _has_left(self, one: _Incarnation) -> bool:
+        if one in self._leavers:
+            return True
         came = self._came[one]
         others = [at for other, at in self._came.items() if other[0] == one[0] and at > came]
         until = min(others, default=math.inf)

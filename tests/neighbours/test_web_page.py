@@ -9,7 +9,9 @@ and then what the page wants to talk to. The browser takes both for one place (D
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -165,7 +167,7 @@ def visit(page: str, places: list[str], mark: Path, behind: str = "") -> Seen:
     filled = {"token": TOKEN, "parent": PARENT, "bucket": BUCKET, "mark": str(mark)}
     with (
         _site(PAGE % {**filled, "places": json.dumps(places)}, behind) as site,
-        TemporaryDirectory() as profile,
+        TemporaryDirectory(ignore_cleanup_errors=True) as profile,
     ):
         own = f"http://127.0.0.1:{site.server_port}"
         command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
@@ -176,11 +178,12 @@ def visit(page: str, places: list[str], mark: Path, behind: str = "") -> Seen:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,  # the command may be a script, and the browser its child
         )
         try:
             assert site.done.wait(600), "the page has not ended"
         finally:
-            browser.terminate()
+            os.killpg(browser.pid, signal.SIGKILL)
             browser.wait()
         assert site.seen is not None
         return site.seen

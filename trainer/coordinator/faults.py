@@ -133,6 +133,7 @@ class Faults:
         ruling.orders.emit(
             "fault",
             member=member.replica,
+            incarnation=member.incarnation,
             rank=failure.rank,
             step=failure.step,
             reason=why,

@@ -243,8 +243,7 @@ class Membership:
         """Puts a loss on record; until the member is ready again, whatever follows is the same."""
         if not member.lost:
             member.lost = True
-            incarnation = member.id.incarnation
-            self._emit("loss", member, reason, incarnation=incarnation, gone=gone)
+            self._emit("loss", member, reason, gone=gone)
 
     def _tear(self, member: Member, now: float) -> None:
         """A member, or one of its workers, is gone: a hole in the world, if it was in it."""
@@ -497,4 +496,5 @@ class Membership:
     def _emit(self, event: str, member: Member, reason: str, **fields: Any) -> None:
         """Puts on record what happened to a member, and how far the run was."""
         fields |= {"generation": self.generation, "step": self.steps}
-        self._out.emit(event, member=member.id.replica, reason=reason, **fields)
+        fields |= {"member": member.id.replica, "incarnation": member.id.incarnation}
+        self._out.emit(event, reason=reason, **fields)

@@ -22,7 +22,7 @@ stop_asked                reason                            (launcher; a limit i
 leader_changed            term, member, address
 member_joined             member, slots, incarnation, term
 member_ready              member
-drain                     member, reason, deadline_seconds
+drain                     member, reason, deadline_seconds, incarnation
 loss                      member, reason, incarnation, term, gone (true: the whole member; else
                           one of its workers)
 paused                    generation, cause, step
@@ -66,9 +66,9 @@ resized                   generation, world_size, before    (a torchrun script's
                           effective batch changes)
 output_committed          generation, names, bytes          (what a torchrun script has written)
 task_failed               member, rank, step, reason (the traceback)
-fault                     member, rank, step, reason, whose (machine | newcomer), faults (of this
-                          machine), then (process | replica | out: what is replaced, or that
-                          the run goes on without it)
+fault                     member, incarnation, rank, step, reason, whose (machine | newcomer),
+                          faults (of this machine), then (process | replica | out: what is
+                          replaced, or that the run goes on without it)
 finished                  state, reason, step
 notification_failed       reason                            (launcher)
 unreadable                reason                            (made by readers; never written)

@@ -80,6 +80,17 @@ def test_its_user_alone_reads_where_it_serves_and_only_while_it_does(tmp_path: P
     assert whereabouts(tmp_path) is None
 
 
+def test_what_a_killed_one_has_said_counts_no_more_once_another_has_the_state(
+    tmp_path: Path,
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as killed:
+        killed.wait()
+    lock = claim(tmp_path)
+    announce(tmp_path, Whereabouts(killed.pid, "http://a", "http://b"))
+    assert in_use(tmp_path) and whereabouts(tmp_path) is None
+    os.close(lock)
+
+
 def test_one_that_never_serves_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "STOP_LIMIT", 0.2)
     program = [sys.executable, "-c", HANGS, str(tmp_path)]

@@ -167,8 +167,8 @@ def test_what_is_one_loss(events: list[Event], count: int) -> None:
     assert History(events).losses == count
 
 
-def world(term: int, at: float = 3.0) -> Event:
-    return {**formed(term, at, "leader", [A]), "term": term}
+def world(term: int, at: float = 3.0, of: str = A) -> Event:
+    return {**formed(term, at, "leader", [of]), "term": term}
 
 
 def ended(verdict: str, at: float = 4.0) -> Event:
@@ -177,6 +177,11 @@ def ended(verdict: str, at: float = 4.0) -> Event:
 
 def notice(member: str) -> Event:
     return event("drain", 2.5, member=member, reason="SIGTERM", deadline_seconds=15.0)
+
+
+def notice_by_another_clock(member: str) -> Event:
+    """An hour behind: of the incarnation that it names, whenever that was."""
+    return {**notice(member), "time": 2.5 - 3600.0, "incarnation": "a"}
 
 
 def fault(member: str, then: str) -> Event:
@@ -189,8 +194,11 @@ def fault(member: str, then: str) -> Event:
         ([joined(A, 1), joined(B, 1), joined(A, 2, "b"), world(2)], 2),  # two VMs, and one is back
         ([joined(A, 1), joined(B, 1), joined(A, 2), world(2)], 1),
         ([joined(A, 1), joined(B, 1), joined(A, 2)], 0),  # the others may be on their way
-        ([joined(A, 1), joined(B, 1), loss(B, 1), joined(A, 2), world(2), world(3)], 2),
+        ([joined(A, 1), joined(B, 1), loss(B, 1), joined(A, 2), world(2), world(3, of=C)], 2),
+        ([joined(A, 1), joined(B, 1), joined(B, 2), world(2)], 0),  # A was adopted with its world
+        ([joined(A, 1), joined(B, 1), joined(B, 2), joined(A, 3, "b"), world(3)], 2),
         ([joined(A, 1), joined(B, 1), notice(B), joined(A, 2), world(2)], 0),
+        ([joined(A, 1), joined(B, 1), notice_by_another_clock(B), joined(A, 2), world(2)], 0),
         ([joined(A, 1), joined(B, 1), fault(B, "replica"), joined(A, 2), world(2)], 0),
         ([joined(A, 1), joined(B, 1), fault(B, "process"), joined(A, 2), world(2)], 1),
         ([joined(A, 1), joined(B, 1), ended("stockout")], 2),  # taken, and nobody came after them

@@ -49,6 +49,8 @@ def test_everything_can_be_set() -> None:
             "keep_best": "-loss",
             "start_from": "gs://b/run/checkpoints/step-1",
             "override": {"lr": 0.1},
+            "rename": {"a": "b"},
+            "fresh": ["c"],
         },
         "code": {
             "sha256": SHA256,

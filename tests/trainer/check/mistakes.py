@@ -16,7 +16,7 @@ class Augmented(TensorDataset):
     """Draws in each sample, as the transforms of images do."""
 
     def __getitem__(self, index: int) -> Any:
-        x, y = super().__getitem__(index)
+        x, y = super().__getitem__(index)  # type: ignore[no-untyped-call]
         return x + 0.1 * torch.randn(x.shape), y
 
 

@@ -203,6 +203,7 @@ def test_a_newcomers_load_error_is_its_own_and_the_others_train_on() -> None:
         assert run.emitted("fault")[-1]["faults"] == faults
     assert run.emitted("fault")[0] == {
         "member": "workerpool1-2",
+        "incarnation": "first",
         "rank": 0,
         "step": 0,
         "reason": "FileNotFoundError: /data/train.bin",

@@ -96,6 +96,7 @@ def test_a_drain_pauses_the_world_and_goes_on_without_the_member() -> None:
     assert run.emitted("drain") == [
         {
             "member": "workerpool1-1",
+            "incarnation": "first",
             "reason": "preemption",
             "deadline_seconds": 30.0,
             "generation": 1,

@@ -179,8 +179,8 @@ def misuse(what: str) -> str:
         if what == "report":
             elastic.report(loss=1.0)
         if what == "no world":
-            steps_module: Any = importlib.import_module("trainer.engine.steps")
-            steps_module.horovod_init = no_route
+            wires: Any = importlib.import_module("trainer.engine.wires")
+            wires.horovod_init = no_route
         if what == "both":
             elastic.steps(state, elastic.batches(X, BATCH), epochs=1, total=3)
         if what == "no batches":

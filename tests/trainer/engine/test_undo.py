@@ -177,7 +177,7 @@ ALWAYS = (
 )
 AT_ONCE = (attributes, a_buffer_that_is_replaced, a_generator, what_is_trained)
 SECOND = (a_small_buffer, a_large_buffer, a_parameter)
-LOST = {
+LOST: dict[Callable[[Run], None], str] = {
     a_small_buffer: "small",
     a_large_buffer: "large",
     a_parameter: "model.frozen",

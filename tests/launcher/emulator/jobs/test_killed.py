@@ -293,15 +293,18 @@ def test_whoever_started_it_may_be_killed_before_it_serves(start: Start) -> None
     os.close(reader)
     program = [sys.executable, "-m", "launcher.emulator", "--state", str(emulator.state)]
     with subprocess.Popen(program, stdout=writer) as orphan:
-        os.close(writer)
-        where = wait_for(
-            lambda: whereabouts(emulator.state), lambda where: bool(where and where.endpoint)
-        )
-        assert where and where.pid == orphan.pid
-        counted = len(emulator.output(job, "workerpool0-0"))
-        wait_for(lambda: len(emulator.output(job, "workerpool0-0")) > counted + 20)
-        orphan.terminate()
-        assert orphan.wait() == 0
+        try:
+            os.close(writer)
+            where = wait_for(
+                lambda: whereabouts(emulator.state), lambda where: bool(where and where.endpoint)
+            )
+            assert where and where.pid == orphan.pid
+            counted = len(emulator.output(job, "workerpool0-0"))
+            wait_for(lambda: len(emulator.output(job, "workerpool0-0")) > counted + 20)
+            orphan.terminate()
+            assert orphan.wait() == 0
+        finally:
+            orphan.kill()
     assert emulator.processes() == []
 
 
