@@ -56,7 +56,8 @@ def test_faults_cost_their_machine_alone_and_no_step(swell: Swell) -> None:
         assert line in launch.stdout
     status = swell.status("one")
     assert (status["state"], status["steps_lost"]) == ("succeeded", 0)
-    assert status["metrics"]["workers"] == 2.0
+    # The third is out for good; the second may still be on its way back when the run ends.
+    assert status["metrics"]["workers"] in (1.0, 2.0)
     assert sum(one["seconds"] for one in status["pauses"]) < events[-1]["time"] - events[0]["time"]
     until(swell.nothing_is_left)
 
