@@ -162,17 +162,9 @@ def before(options: Options) -> Iterator[Row]:
 def _measure_in(root: Path, model: str, quick: bool) -> Times:
     """As ``measure``, with everything that is in another folder."""
     call = f"print(json.dumps(steady.measure(steady.swell, {model!r}, {quick}, {{}})))"
-    done = subprocess.run(
-        [sys.executable, "-c", f"import json, steady; {call}"],
-        env={**os.environ, "PYTHONPATH": f"{root}:{root / 'benchmarks'}"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        cwd=root,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{root} exited with {done.returncode}: {done.stderr[-2000:]}")
-    clock, cpu = json.loads(done.stdout)
+    command = [sys.executable, "-c", f"import json, steady; {call}"]
+    paths = {"PYTHONPATH": f"{root}:{root / 'benchmarks'}"}
+    clock, cpu = json.loads(_run(root, command, paths))
     return clock, cpu
 
 
@@ -182,7 +174,8 @@ def _rows(system: str, case: str, times: Iterable[Times]) -> Iterator[Row]:
     yield Row.of(system, case, "processor time", "ms", [1000 * one for one in cpu])
 
 
-def _run(folder: Path, command: list[str], env: Mapping[str, str]) -> None:
+def _run(folder: Path, command: list[str], env: Mapping[str, str]) -> str:
+    """Returns what it prints."""
     done = subprocess.run(
         [str(BIN / command[0]), *command[1:]],
         env={**os.environ, **env, "PATH": f"{BIN}:{os.environ['PATH']}"},
@@ -194,6 +187,7 @@ def _run(folder: Path, command: list[str], env: Mapping[str, str]) -> None:
     )
     if done.returncode:
         raise RuntimeError(f"{command[0]} exited with {done.returncode}: {done.stderr[-2000:]}")
+    return done.stdout
 
 
 CASES: Mapping[str, Case] = {

@@ -266,9 +266,10 @@ def test_a_run_directory_that_does_not_answer_at_all_is_told_before_its_client_g
     monkeypatch.setattr(silence, "SAY_AFTER", 0.05)
     hangs(run, monkeypatch)
     command = Command(run)
-    command.until(f"{run.directory.url} has not answered for 0 s; asking until it does\n")
-    run.over.set()
-    command.ended()
+    told = f"{run.directory.url} has not answered for 0 s; asking until it does\n"
+    command.until(told)
+    run.over.set()  # only now does its client give up
+    assert command.ended().count(told) == 1
 
 
 def test_what_the_run_waits_for_is_told_once_and_when_it_is_over(run: Played) -> None:

@@ -95,24 +95,6 @@ class Touched(Region):
         self._points.touch("cancel", super().cancel, name)
 
 
-def fleet(fixture: Fixture) -> Callable[[int], Looks]:
-    """Three at a time, of which two are lost, one finds nothing, and a fourth ends the run."""
-    lives: list[Looks] = [
-        ["PENDING", f"FAILED: {STOCKOUT}"],
-        ["RUNNING", "RUNNING", "FAILED: preempted"],
-        ["RUNNING", "RUNNING", "RUNNING", "RUNNING", "SUCCEEDED"],
-        ["FAILED: Internal error"],
-    ]
-
-    def life(number: int) -> Looks:
-        sent = len(fixture.vertex.jobs)
-        if sent < len(lives):
-            return lives[sent]
-        return ["RUNNING", fixture.ending("succeeded", "training is complete"), "SUCCEEDED"]
-
-    return life
-
-
 def touched(points: Points | None, region: Region) -> Region:
     return region if points is None else Touched(region, points)
 
@@ -143,13 +125,8 @@ def points(monkeypatch: pytest.MonkeyPatch) -> Callable[[Points | None], None]:
     return use
 
 
-def scenario(fixture: Fixture) -> Callable[[int], Looks]:
-    """A stockout, a preemption, a failure inside Vertex AI, and then the run succeeds."""
-    lives: list[Looks] = [
-        ["PENDING", f"FAILED: {STOCKOUT}"],
-        ["RUNNING", "FAILED: preempted"],
-        ["FAILED: Internal error"],
-    ]
+def in_turn(fixture: Fixture, lives: list[Looks]) -> Callable[[int], Looks]:
+    """What becomes of the jobs as they are sent; one after these ends the run."""
 
     def life(number: int) -> Looks:
         sent = len(fixture.vertex.jobs)
@@ -158,6 +135,27 @@ def scenario(fixture: Fixture) -> Callable[[int], Looks]:
         return ["RUNNING", fixture.ending("succeeded", "training is complete"), "SUCCEEDED"]
 
     return life
+
+
+def scenario(fixture: Fixture) -> Callable[[int], Looks]:
+    """A stockout, a preemption, a failure inside Vertex AI, and then the run succeeds."""
+    lives: list[Looks] = [
+        ["PENDING", f"FAILED: {STOCKOUT}"],
+        ["RUNNING", "FAILED: preempted"],
+        ["FAILED: Internal error"],
+    ]
+    return in_turn(fixture, lives)
+
+
+def fleet(fixture: Fixture) -> Callable[[int], Looks]:
+    """Three at a time, of which two are lost, one finds nothing, and a fourth ends the run."""
+    lives: list[Looks] = [
+        ["PENDING", f"FAILED: {STOCKOUT}"],
+        ["RUNNING", "RUNNING", "FAILED: preempted"],
+        ["RUNNING", "RUNNING", "RUNNING", "RUNNING", "SUCCEEDED"],
+        ["FAILED: Internal error"],
+    ]
+    return in_turn(fixture, lives)
 
 
 def cancelled(fixture: Fixture) -> Callable[[int], Looks]:

@@ -90,9 +90,14 @@ def _follow(channel: Any, loop: Loop) -> Outcome:
     return Outcome(log, error)
 
 
-def require_alike(run: Run, size: int) -> None:
-    """Fails unless training code trains in a world what it trains in a plain loop."""
+def alike(run: Run, size: int) -> int:
+    """How many ranks of a world train with training code what a plain loop does.
+
+    Fails with what differs where one does not.
+    """
     expected = plainly(run)
-    for outcome in trained(size, functools.partial(run, Swell)):
+    outcomes = trained(size, functools.partial(run, Swell))
+    for outcome in outcomes:
         assert outcome.error == ""
         require_same(outcome.log, expected)
+    return len(outcomes)

@@ -58,7 +58,7 @@ def test_a_copy_that_each_step_makes_anew_is_not(model: nn.Linear) -> None:
         with torch.no_grad():
             model.weight.add_(1)
         inner.load_state_dict(model.state_dict())
-        told_of(outside, step, inner)
+        assert [*told_of(outside, step, inner)] == ["Linear 1"], "it was looked at, and may be"
         with torch.no_grad():
             inner.weight.mul_(2)
 

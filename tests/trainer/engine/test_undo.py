@@ -189,16 +189,21 @@ def named(change: Any) -> str:
     return str(change.__name__)
 
 
+def put_back(run: Run) -> bool:
+    """Whether all is as it was once a step of it has failed; fails with what is not."""
+    before = run.holds()
+    run.fail()
+    assert run.holds() == before
+    return run.state.torn == ""
+
+
 @pytest.mark.parametrize("late", [False, True], ids=["before the sum", "after the block"])
 @pytest.mark.parametrize("change", ALWAYS, ids=named)
 def test_what_changes_in_every_step_is_put_back(change: Callable[[Run], None], late: bool) -> None:
     run = Run(change, late)
     for _ in range(4):
         run.take()
-    before = run.holds()
-    run.fail()
-    assert run.holds() == before
-    assert run.state.torn == ""
+    assert put_back(run)
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["before the sum", "after the block"])
@@ -209,10 +214,7 @@ def test_what_changes_for_the_first_time_in_a_step_that_fails_is_put_back(
     run = Run(change, late)
     for _ in range(4):
         run.take(changing=False)
-    before = run.holds()
-    run.fail()
-    assert run.holds() == before
-    assert run.state.torn == ""
+    assert put_back(run)
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["before the sum", "after the block"])
@@ -223,10 +225,7 @@ def test_what_begins_to_change_between_examined_steps_is_put_back_from_the_secon
     run = Run(change, late)
     for changing in (False, False, False, True):
         run.take(changing)
-    before = run.holds()
-    run.fail()
-    assert run.holds() == before
-    assert run.state.torn == ""
+    assert put_back(run)
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["before the sum", "after the block"])

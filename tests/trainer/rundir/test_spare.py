@@ -89,7 +89,9 @@ def test_there_is_a_whole_spare_or_none(tmp_path: Path) -> None:
 
 
 def test_where_there_is_no_disk_none_is_kept() -> None:
-    Store("memory://spare").keep_spare("leader/1.json")
+    store = Store("memory://spare")
+    store.keep_spare("leader/1.json")
+    assert store.names() == store.names("leader") == []
 
 
 def test_a_file_that_is_made_once_is_made_on_a_full_disk(

@@ -61,15 +61,16 @@ def begin(kept: Kept, text: str) -> int:
 
 
 def noted(file: Path) -> int:
-    until(lambda: file.exists() and file.read_text())
+    assert until(lambda: file.exists() and file.read_text())
     return int(file.read_text())
 
 
-def until(condition: Callable[[], object]) -> None:
+def until(condition: Callable[[], object]) -> bool:
+    """Returns whether it has come true."""
     deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
+    while not (true := condition()) and time.monotonic() < deadline:
         time.sleep(0.01)
+    return bool(true)
 
 
 def lives(pid: int) -> bool:
@@ -125,11 +126,11 @@ def test_a_process_that_a_signal_has_stopped_is_seen_and_ended_without_delay(kep
     process = begin(kept, STRAGGLER)
     assert not kept.beat().frozen
     os.kill(process, signal.SIGSTOP)
-    until(lambda: kept.beat().frozen)
+    assert until(lambda: kept.beat().frozen)
     os.kill(process, signal.SIGCONT)
-    until(lambda: not kept.beat().frozen)
+    assert until(lambda: not kept.beat().frozen)
     os.kill(process, signal.SIGSTOP)
-    until(lambda: kept.beat().frozen)
+    assert until(lambda: kept.beat().frozen)
     kept.leave()
     assert not lives(process)
 
@@ -137,15 +138,16 @@ def test_a_process_that_a_signal_has_stopped_is_seen_and_ended_without_delay(kep
 def test_a_killed_keeper_takes_its_process_along(kept: Kept) -> None:
     process = begin(kept, STRAGGLER)
     kept.process.kill()
-    until(lambda: not lives(process))
+    assert kept.process.wait(PATIENCE) == -signal.SIGKILL
+    assert until(lambda: not lives(process))
 
 
 def test_an_agent_that_is_gone_ends_keeper_and_process(tmp_path: Path) -> None:
     kept = Kept(tmp_path)
     process = begin(kept, STRAGGLER)
     kept.close_orders()
-    kept.process.wait(PATIENCE)
-    until(lambda: not lives(process))
+    assert kept.process.wait(PATIENCE) == 0
+    assert until(lambda: not lives(process))
     kept.close()
 
 

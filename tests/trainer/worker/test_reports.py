@@ -57,7 +57,9 @@ def test_a_report_comes_over(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_report(line) == Report(7, {"loss": 0.5, "lr": 1.0})
 
 
-def test_where_nobody_listens_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nobody_listens_nothing_happens(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     report(7, loss=0.5)
     here, there = os.pipe()
     os.close(here)
@@ -65,6 +67,7 @@ def test_where_nobody_listens_nothing_happens(monkeypatch: pytest.MonkeyPatch) -
     report(7, loss=0.5)
     os.close(there)
     report(7, loss=0.5)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_what_is_no_report_is_refused_where_it_is_made() -> None:
