@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
@@ -290,7 +291,8 @@ class Job(JobModel):
 
     def _varied(self, fallback: Fallback) -> dict[str, Any]:
         workers = [pool.workers if self.starts_agent(pool) else 0 for pool in self.pools]
-        return vary(self.to_dict(), fallback, workers, self.max_workers)
+        most = math.ceil(self.max_workers / self.fleet.jobs)
+        return vary(self.to_dict(), fallback, workers, most)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the job as plain JSON, without what was left at its default."""

@@ -12,7 +12,7 @@ from launcher.job.machines import MACHINES
 Fields = dict[str, Any]
 
 # Of the run as a whole, not of one way to run it.
-_OF_THE_RUN = ("fallback", "fleet", "resubmit", "limits", "local")
+_OF_THE_RUN = ("fallback", "resubmit", "limits", "local")
 
 
 def vary(
@@ -24,7 +24,7 @@ def vary(
         fields: of the job, as ``Job.to_dict`` has them.
         fallback: what is different.
         workers: how many workers each of its pools has, 0 for a pool that trains nothing.
-        most: the largest world of the run, in workers.
+        most: how many workers of one CustomJob the run has use for.
     """
     varied = {name: value for name, value in fields.items() if name not in _OF_THE_RUN}
     if isinstance(elastic := varied.get("elastic"), Mapping):  # the run's, not this job's

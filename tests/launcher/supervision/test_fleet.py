@@ -120,6 +120,22 @@ def test_what_is_lacking_by_kind() -> None:
     assert lack(fleet, [alive_attempt(n) for n in (1, 2, 3, 4)]) == Lack(0, 0)
 
 
+def test_the_workers_of_all_jobs_count_for_anchors_and_fallbacks_too() -> None:
+    wide = job(
+        fleet={"jobs": 4, "anchor": 1},
+        elastic={"min_workers": 80},  # of 128; one job has 32
+        fallback=[{"strategy": "standard", "after": "1h"}, {"machine": "a2-ultragpu-4g"}],
+    )
+    ways = [choice.name for choice in choices_of(wide, "local") if choice.region == "us-east4"]
+    assert ways == [
+        "4 x a3-highgpu-8g, spot, us-east4",
+        "4 x a3-highgpu-8g, standard, us-east4",
+        "8 x a2-ultragpu-4g, spot, us-east4",
+    ], "each as large as one of the jobs"
+    anchors = choices_of(wide.anchors(), "local")
+    assert {choice.name.split(", ")[1] for choice in anchors} == {"standard"}
+
+
 # --- regions --------------------------------------------------------------------------
 
 
