@@ -17,7 +17,6 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -28,7 +27,7 @@ from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.credentials import channel_options
 from trainer.protocol.lease import Claim, Contend, Follow, Wait, Watch, newest_claim
 from trainer.protocol.wire import KEEPALIVE, MESSAGE_LIMIT, METHOD, SERVICE
-from trainer.rundir.attempts import given_up
+from trainer.rundir.attempts import GivenUp
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.formats import ANOTHER_VERSION
 from trainer.rundir.usererror import UserError
@@ -36,7 +35,6 @@ from trainer.rundir.usererror import UserError
 PATIENCE = 3.0  # seconds for which the first lease is left to pool 0
 LOOK_AGAIN = 0.05  # seconds, after a stream has ended
 WARM_UP = 10.0  # seconds after a world has formed; before, its spares have the processors
-ASK_AGAIN = 2.0  # seconds between two questions whether the leader's attempt was given up
 REVIVALS = 10.0  # seconds in which a coordinator that has died is started again only once
 
 log = logging.getLogger("swell.agent")
@@ -69,6 +67,7 @@ class Link:
     ) -> None:
         self.term = 0  # of the leader that is obeyed
         self._run_dir = run_dir
+        self._given_up = GivenUp(run_dir)
         self._credentials = seat.credentials
         self._member = seat.member
         self._limits = limits = seat.limits
@@ -83,8 +82,6 @@ class Link:
         self._warming: asyncio.Future[None] | None = None
         self._beat_at: float | None = None  # when the leader last showed that it lives
         self._revived = float("-inf")
-        self._given_up: set[int] = set()  # attempts that the run goes on without
-        self._ask_at = float("-inf")
         self._watch = Watch(
             limits.lease_timeout,
             limits.lease_doubt,
@@ -147,18 +144,13 @@ class Link:
             and not self._host.leads(newest.term)
             and now - self._revived > REVIVALS
         )
-        orphan = orphan or (newest is not None and await self._disowned(newest, now))
+        orphan = orphan or (newest is not None and await self._disowned(newest))
         return self._watch.look(newest, now, silent=self._silent(now), orphan=orphan)
 
-    async def _disowned(self, claim: Claim, now: float) -> bool:
+    async def _disowned(self, claim: Claim) -> bool:
         """Whether its holder's attempt was given up: the run goes on without that."""
-        attempt = claim.attempt
-        if attempt not in {self._credentials.attempt, *self._given_up} and now >= self._ask_at:
-            self._ask_at = now + ASK_AGAIN
-            with suppress(OSError):
-                if await asyncio.to_thread(given_up, self._run_dir, attempt):
-                    self._given_up.add(attempt)
-        return attempt in self._given_up
+        own = claim.attempt == self._credentials.attempt
+        return not own and await self._given_up.includes(claim.attempt)
 
     def _silent(self, now: float) -> bool:
         silent = self._beat_at is not None and now - self._beat_at > self._limits.suspicion

@@ -12,7 +12,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from functools import partial
 from typing import Any
 
 from trainer.coordinator import succession
@@ -28,8 +27,7 @@ from trainer.protocol.lease import Claim
 from trainer.protocol.mesh import Meshes
 from trainer.protocol.wire import order_to_message, world_to_message
 from trainer.protocol.world import MemberId
-from trainer.rundir.attempts import given_up
-from trainer.rundir.directory import RunDirectory
+from trainer.rundir.attempts import GivenUp
 from trainer.rundir.events import EventWriter
 from trainer.rundir.names import OutcomeState
 from trainer.rundir.retry import NO_ROOM
@@ -62,7 +60,7 @@ async def lead(
     Returns the coordinator that leads, or None, with nothing left behind, if the term was taken.
     Raises OSError when the store does not say whose it is.
     """
-    server = Server(seat.credentials, seat.address, partial(_belongs, seat.run_dir))
+    server = Server(seat.credentials, seat.address, GivenUp(seat.run_dir))
     await server.start()
     claim = Claim(
         term,
@@ -80,13 +78,6 @@ async def lead(
     kind = Membership if seat.limits.max_restarts is None else Restarts
     machine = kind(seat.limits, seat.expected, clock(), leadership.generation, deposed)
     return Coordinator(seat, leadership, machine, server, hand_over_limit, clock)
-
-
-async def _belongs(run_dir: RunDirectory, attempt: int) -> bool:
-    """Whether an attempt is let in; while the store does not say, it is."""
-    with suppress(OSError):
-        return not await asyncio.to_thread(given_up, run_dir, attempt)
-    return True
 
 
 class Coordinator:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 
@@ -25,6 +25,7 @@ from trainer.protocol.wire import (
     world_from_message,
 )
 from trainer.protocol.world import MemberId
+from trainer.rundir.attempts import GivenUp
 
 # Whoever has not shown the run's certificate and token gets little, and not for long.
 STRANGERS = (
@@ -112,22 +113,17 @@ class Server:
     Args:
         credentials: of an attempt of the run; every agent must show some.
         address: the IP address to listen on.
-        belongs: asked whether an attempt's agents are let in.
+        given_up: whose agents are not let in.
 
     Attributes:
         target: where it listens, as ``address:port``.
         streams: to the agents that are connected.
     """
 
-    def __init__(
-        self,
-        credentials: Credentials,
-        address: str,
-        belongs: Callable[[int], Awaitable[bool]],
-    ) -> None:
+    def __init__(self, credentials: Credentials, address: str, given_up: GivenUp) -> None:
         self.streams = Streams()
         self._credentials = credentials
-        self._belongs = belongs
+        self._given_up = given_up
         self._listener: asyncio.Future[Listener] = asyncio.get_running_loop().create_future()
         self._stopping: asyncio.Future[None] | None = None
         self._server = grpc.aio.server(
@@ -174,7 +170,7 @@ class Server:
         if not self._credentials.shown_in(context.invocation_metadata() or ()):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the run's token is needed")
         attempt = attempt_of(context.auth_context().get("x509_subject_alternative_name", ()))
-        if attempt is None or not await self._belongs(attempt):
+        if attempt is None or await self._given_up.includes(attempt):
             log.warning("an agent of attempt %s is turned away: the run goes on without", attempt)
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the attempt was given up")
         listener = await asyncio.shield(self._listener)

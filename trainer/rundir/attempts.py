@@ -5,6 +5,8 @@ The launcher writes the records (launcher.supervision.attempt); the trainer asks
 
 from __future__ import annotations
 
+import asyncio
+import time
 from contextlib import suppress
 
 from trainer.rundir.directory import RunDirectory
@@ -12,6 +14,7 @@ from trainer.rundir.names import ATTEMPTS
 
 REFUSED = "REFUSED"  # the API did not take the request, or it was never sent
 LOST = "LOST"  # the API no longer knows the CustomJob, or no longer answers
+ASK_AGAIN = 1.0  # seconds for which an answer counts
 ENDED = frozenset(
     {"SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED", REFUSED, LOST}
 )
@@ -32,3 +35,32 @@ def given_up(run_dir: RunDirectory, number: int) -> bool:
         record = run_dir.read_json(record_name(number))
         return bool(record.get("left")) or record.get("state") in ENDED
     return False
+
+
+class GivenUp:
+    """Asks which attempts a run goes on without; of many that want to know, one asks.
+
+    Args:
+        run_dir: the run.
+    """
+
+    def __init__(self, run_dir: RunDirectory) -> None:
+        self._run_dir = run_dir
+        self._known: set[int] = set()  # none comes back
+        self._asked: dict[int, tuple[float, asyncio.Task[None]]] = {}  # when, by attempt
+
+    async def includes(self, attempt: int) -> bool:
+        """Whether an attempt was given up; while the store does not say, it was not."""
+        if attempt not in self._known:
+            now = time.monotonic()
+            asked_at, asking = self._asked.get(attempt, (0.0, None))
+            if asking is None or (asking.done() and now - asked_at >= ASK_AGAIN):
+                asking = asyncio.ensure_future(self._ask(attempt))
+                self._asked[attempt] = now, asking
+            await asyncio.shield(asking)  # whoever asks may be cancelled, and others wait, too
+        return attempt in self._known
+
+    async def _ask(self, attempt: int) -> None:
+        with suppress(OSError):
+            if await asyncio.to_thread(given_up, self._run_dir, attempt):
+                self._known.add(attempt)

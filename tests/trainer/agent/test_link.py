@@ -14,6 +14,7 @@ from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.authority import Authority
 from trainer.protocol.credentials import Credentials
 from trainer.protocol.lease import Claim, Contend, Follow, create_claim
+from trainer.rundir import attempts
 from trainer.rundir.attempts import record_name
 from trainer.rundir.formats import PROTOCOL
 
@@ -32,7 +33,10 @@ def test_an_agent_of_another_protocol_says_whose_image_is_to_be_updated(
 
     async def body() -> None:
         async with leading(tmp_path):
-            await asyncio.wait_for(link.run(), 600.0)
+            try:
+                await asyncio.wait_for(link.run(), 600.0)
+            finally:
+                await link.close(resign=False)
 
     link = Link(seat(tmp_path).run_dir, seat(tmp_path), False, introduce, carry_out)
     with pytest.raises(Refused) as caught:
@@ -45,14 +49,16 @@ def test_an_agent_of_another_protocol_says_whose_image_is_to_be_updated(
     )
 
 
-def test_a_leader_whose_attempt_was_given_up_is_deposed_by_the_others(tmp_path: Path) -> None:
+def test_a_leader_whose_attempt_was_given_up_is_deposed_by_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts, "ASK_AGAIN", 0.0)
     run_dir = seat(tmp_path).run_dir
     ours = Credentials.parse(Authority.new().issue(2))
     link = Link(run_dir, replace(seat(tmp_path), credentials=ours), False, lambda: None, carry_out)
     create_claim(run_dir, Claim(4, "workerpool0-0#a1", "127.0.0.1:1", attempt=1))
 
     async def looks() -> object:
-        link._ask_at = 0.0
         return await link._look()
 
     run_dir.write_json(record_name(1), {"state": "RUNNING"})

@@ -24,6 +24,7 @@ from tests.trainer.coordinator.leader import (
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.wire import SLOTS_LIMIT, slots_of, world_from_message
 from trainer.protocol.world import arrange
+from trainer.rundir import attempts
 from trainer.rundir.attempts import record_name
 from trainer.rundir.formats import PROTOCOL
 
@@ -43,8 +44,10 @@ def test_without_the_runs_token_nobody_gets_in(tmp_path: Path, token: str | None
 
 @pytest.mark.parametrize("record", [{"left": "no machines"}, {"state": "FAILED"}])
 def test_an_attempt_that_was_given_up_is_not_let_in_again(
-    tmp_path: Path, record: dict[str, str]
+    tmp_path: Path, record: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(attempts, "ASK_AGAIN", 0.0)
+
     async def body() -> None:
         async with leading(tmp_path) as leader, world_of_two(leader) as (a, b, _):
             leader.run_dir.write_json(record_name(1), {"state": "RUNNING", **record})
