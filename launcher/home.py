@@ -321,12 +321,6 @@ def local_folder(run_id: str) -> Path:
     return folder() / "runs" / run_id / "local"
 
 
-def has_authority(run_dir: RunDirectory) -> bool:
-    """Whether this machine can vouch for attempts beside those that run."""
-    kept = _authority_file(run_dir)
-    return _authority(kept, read_run(run_dir)) is not None
-
-
 def issue_secret(run_dir: RunDirectory, attempt: int, *, alone: bool) -> str:
     """Returns the secret of a run's next attempt.
 

@@ -91,9 +91,9 @@ class IncidentInjector:
 
     def _strike(self, job: Victim, number: int, now: float) -> None:
         incident = self._incidents[number]
-        attempt, _, name = incident.replica.rpartition("/")
-        if attempt and attempt != self._attempt:
-            return  # another job's
+        name = self._own(incident)
+        if name is None:
+            return
         replica = job.replica(name)
         state = replica.state if replica else None
         if job.state is not JobState.RUNNING or state is ReplicaState.STARTING:
@@ -107,14 +107,19 @@ class IncidentInjector:
             log.warning("the market finds no running %s to take", incident.replica)
 
     def _give_back(self, job: Victim, number: int) -> None:
-        attempt, _, name = self._incidents[number].replica.rpartition("/")
-        if attempt and attempt != self._attempt:
+        name = self._own(self._incidents[number])
+        if name is None:
             return
         self._progress[number] = Progress(self._progress[number].struck, over=True)
         replica = job.replica(name)
         if replica and replica.withheld:
             job.restore(name)
         self._exchange.save()  # last: what is not given back would stay away
+
+    def _own(self, incident: Incident) -> str | None:
+        """What the job calls the replica that an incident is of; None if that is another job's."""
+        attempt, _, name = incident.replica.rpartition("/")
+        return name if attempt in ("", self._attempt) else None
 
 
 def _step_reader(output: str | None) -> StepReader:
