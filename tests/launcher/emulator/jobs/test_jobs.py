@@ -250,6 +250,7 @@ def test_a_vm_vanishes_with_all_its_processes_and_comes_back_as_a_new_one(
     job = emulator.create(pool(FOREVER), pool("sleep 1000 & echo up; wait"))
     emulator.until_output(job, "workerpool1-0", "up")
     before = emulator.until_replica(job, "workerpool1-0", "RUNNING")
+    emulator.until(job, "RUNNING")
     assert emulator.act(job, "workerpool1-0", "preempt", silent=True).status_code == 200
     vanished = emulator.until_replica(job, "workerpool1-0", "VANISHED")
     assert vanished["pid"] == before["pid"]
