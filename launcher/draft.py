@@ -17,9 +17,11 @@ from launcher import home
 from launcher.job import customjob
 from launcher.job.fitness import output_of
 from launcher.job.job import Job, TargetName
+from launcher.job.machines import LOCAL
 from launcher.job.prices import load_prices
 from launcher.local.emulator import LocalError
-from launcher.packing.pack import UNREADABLE, Packed, PackingError, pack
+from launcher.packing.ignore import UNREADABLE, PackingError
+from launcher.packing.pack import Packed, pack
 from launcher.packing.sdist import package_url
 from launcher.supervision.choices import Choice, choices_of
 from launcher.supervision.fleet import Fleet
@@ -82,7 +84,7 @@ class Draft:
 
     def _fleet(self) -> Fleet:
         wanted = self.job.fleet
-        anchors = choices_of(self.job.anchors(), customjob.LOCAL) if wanted.anchor else ()
+        anchors = choices_of(self.job.anchors(), LOCAL) if wanted.anchor else ()
         return Fleet(wanted.jobs, wanted.anchor, tuple(anchors), wanted.across_regions)
 
     def request(self, attempt: int, choice: Choice, token: str) -> customjob.CustomJob:
@@ -117,7 +119,7 @@ def prepare(job: Job, target: TargetName, run_id: str | None = None) -> Draft:
     run_id = run_id or home.new_id(job.name, now)
     home.check_id(run_id)
     directory = home.directory_for(run_id, output_of(job, target), target)
-    choices = choices_of(job, customjob.LOCAL, load_prices(home.folder()))
+    choices = choices_of(job, LOCAL, load_prices(home.folder()))
     require_prices(job, choices)
     home.require_new(run_id, directory)
     record = {
@@ -166,7 +168,7 @@ def reopen(directory: RunDirectory) -> Draft:
             f"{record['id']}: is a local run of {record.get('by')}; attach to it there",
         )
     job = home.job_of(record)
-    choices = choices_of(job, customjob.LOCAL, load_prices(home.folder()))
+    choices = choices_of(job, LOCAL, load_prices(home.folder()))
     return Draft(record, job, directory, tuple(choices), _webhook_url(job))
 
 

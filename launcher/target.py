@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Protocol
+from typing import Literal, Protocol
 
 from launcher import home
 from launcher.api.apierror import SILENT, ApiError
@@ -21,10 +21,11 @@ from launcher.api.retry import Retries
 from launcher.api.transport import import_client
 from launcher.api.vertex import Jobs, JobState
 from launcher.job.barescript import job_of_script
-from launcher.job.customjob import LOCAL, CustomJob
-from launcher.job.fitness import misfits, warnings
+from launcher.job.customjob import CustomJob
+from launcher.job.fitness import absent, misfits, warnings
 from launcher.job.job import Job, TargetName
 from launcher.job.jobfile import JobFile, JobFileError, made_job, read_job
+from launcher.job.machines import LOCAL
 from launcher.job.problem import NO_VM, Problem
 from trainer.protocol.secretmanager import ENDPOINT
 from trainer.rundir.retry import Backoff
@@ -35,6 +36,9 @@ SETTLE = 180.0
 # For as long an emulator that has ended may fail to start again; VMs train on meanwhile.
 LOCAL_PATIENCE = 600.0
 LOCAL_BACKOFF = Backoff(first=0.05, longest=1.0, limit=30.0)
+
+
+Wanted = TargetName | Literal["any"]
 
 
 class JobsApi(Protocol):
@@ -151,7 +155,7 @@ def opened(
 
 def problems(job: Job, target: TargetName) -> list[Problem]:
     """Returns what keeps ``job`` from running on ``target``, launched from this machine."""
-    found = misfits(job, target)
+    found = [*misfits(job, target), *_of_the_program(job, target)]
     if target == "local":
         from launcher.emulator.vms.places import missing  # for Vertex AI no emulator is needed
 
@@ -161,10 +165,22 @@ def problems(job: Job, target: TargetName) -> list[Problem]:
     return found
 
 
+def _of_the_program(job: Job, target: Wanted) -> Iterator[Problem]:
+    """Yields what is wrong with the program's files: not sent, or not what the job says of them."""
+    from launcher.job.source import NO_PYTHON, disagreements
+    from launcher.packing.pack import left_behind
+
+    yield from left_behind(job)
+    for problem in disagreements(job):
+        # The VMs' Python may be a newer one than this machine's, and know more.
+        if problem[1] != NO_PYTHON or target == "local":
+            yield problem
+
+
 def load_job(
     path: str | os.PathLike[str],
     overrides: Sequence[str] = (),
-    target: TargetName | None = None,
+    target: Wanted | None = None,
     warn: Callable[[str], None] | None = None,
     variables: Mapping[str, str] = os.environ,
 ) -> Job:
@@ -173,7 +189,7 @@ def load_job(
     Args:
         path: the YAML file.
         overrides: ``a.b=value`` texts that replace single fields; values are YAML.
-        target: also check what this target needs.
+        target: also check what this target needs; "any": what all of them do.
         warn: called with each warning: one line, with its id.
         variables: what ``${NAME}`` in the file refers to.
 
@@ -204,8 +220,13 @@ def load_script(
     return _checked(made_job(tree, {}, script, overrides), target, warn)
 
 
-def _checked(file: JobFile, target: TargetName | None, warn: Callable[[str], None] | None) -> Job:
-    if target and (found := problems(file.job, target)):
+def _checked(file: JobFile, target: Wanted | None, warn: Callable[[str], None] | None) -> Job:
+    job = file.job
+    if target == "any":
+        found = [*absent(job), *_of_the_program(job, target)]
+    else:
+        found = problems(job, target) if target else []
+    if found:
         raise JobFileError.of(file.located(found))
     if warn:
         for warning in file.located(warnings(file.job)):

@@ -22,6 +22,7 @@ TREES = {
 # are none of these either: a ValueError or an OSError that gets to a command is given the id of a
 # file that refuses, or it is a fault and shows its traceback.
 NOT_FOR_USERS = {
+    "launcher/job/source.py _Unknown": "ends a look that cannot tell",
     "trainer/agent/agent.py Broken": "has the replica started again; the run's story says why",
     "trainer/agent/agent.py Rejoin": "starts the agent again",
     "trainer/agent/outcome_watch.py RunEnded": "ends the agent's tasks",

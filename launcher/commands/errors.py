@@ -60,7 +60,7 @@ def _exit_code(error: Exception) -> int | None:
     from launcher.draft import LaunchError
     from launcher.home import RunError
     from launcher.job.jobfile import JobFileError
-    from launcher.packing.pack import PackingError
+    from launcher.packing.ignore import PackingError
     from trainer.rundir.usererror import UserError
 
     if isinstance(error, JobFileError | LaunchError | PackingError | RunError):

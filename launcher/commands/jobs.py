@@ -157,7 +157,7 @@ def plan(
 
         format = format or (Format.table if sys.stdout.isatty() else Format.json)
         complete = format is Format.curl
-        loaded = load_job(job, overrides or [], "vertex" if complete else None, warn=warn)
+        loaded = load_job(job, overrides or [], "vertex" if complete else "any", warn=warn)
         if run_id is not None:
             home.check_id(run_id)
         packed = None

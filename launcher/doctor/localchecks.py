@@ -13,7 +13,8 @@ from launcher import home
 from launcher.doctor.checkup import Check, Finding, failed, passed
 from launcher.job.job import Job
 from launcher.job.problem import NO_VM
-from launcher.packing.pack import UNREADABLE, PackingError, in_bytes, pack, summary
+from launcher.packing.ignore import UNREADABLE, PackingError
+from launcher.packing.pack import in_bytes, pack, summary
 from launcher.supervision.webhook import WebhookError, find_url
 from trainer.rundir.private import make_private
 

@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Any
 
 from launcher.job.job import Job
+from launcher.job.machines import LOCAL
 from launcher.job.pool import AGENT_MODULE, Container, Package, Pool, Reservation
 from trainer.rundir.names import (
     ENV_ATTEMPT,
@@ -30,7 +31,6 @@ CustomJob = dict[str, Any]
 RUN_LABEL = "swell-run"
 ATTEMPT_LABEL = "swell-attempt"
 REDACTED = "(secret)"
-LOCAL = "local"  # project and region where the job names none, which only the local target allows
 
 
 def build(

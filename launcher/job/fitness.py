@@ -38,7 +38,7 @@ def _locally(job: Job) -> Iterator[Problem]:
     if job.local.vm == "container":
         yield from _in_containers(job)
     else:
-        yield from _absent(job)
+        yield from absent(job)
     yield from _hidden_packages(job)
 
 
@@ -58,8 +58,8 @@ def _hidden_packages(job: Job) -> Iterator[Problem]:
             )
 
 
-def _absent(job: Job) -> Iterator[Problem]:
-    """Yields what is not on this machine."""
+def absent(job: Job) -> Iterator[Problem]:
+    """Yields what a job names of this machine's, and is not there."""
     missing = list(job.code.missing()) if job.code else []
     yield from ((("code", field), ABSENT, what) for field, what in missing)
     for field, file in job.files():
@@ -69,7 +69,7 @@ def _absent(job: Job) -> Iterator[Problem]:
 
 def _in_containers(job: Job) -> Iterator[Problem]:
     """Containers have the files of their image, and what is at gs://."""
-    yield from _absent(job) if job.code else _files_of_the_image(job)
+    yield from absent(job) if job.code else _files_of_the_image(job)
     if job.output is not None and not job.output.startswith("gs://"):
         yield (
             ("output",),
@@ -85,7 +85,7 @@ def _in_containers(job: Job) -> Iterator[Problem]:
 
 
 def _on_vertex(job: Job) -> Iterator[Problem]:
-    yield from _absent(job) if job.code else _files_of_the_image(job)
+    yield from absent(job) if job.code else _files_of_the_image(job)
     if not job.project:
         yield ("project",), MISSING, "is missing; Vertex AI needs your Google Cloud project"
     if job.fleet.jobs > 1:

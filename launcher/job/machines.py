@@ -164,6 +164,7 @@ TPU = "SW1104"  # the message about TPUs, which Spot does not offer
 # To offer more, add entries above: everything else follows from them.
 MACHINES = {machine.name: machine for machine in _ALL}
 SERIES = sorted({machine.series.upper() for machine in _ALL})
+LOCAL = "local"  # project and region where the job names none, which only the local target allows
 REGIONS = sorted({region for machine in _ALL for region in machine.accelerator.regions})
 
 
@@ -195,13 +196,14 @@ def unknown_region(name: str) -> str:
     return f"{name[:60]!r} is not a region with {' or '.join(SERIES)} machines; {remedy}"
 
 
-def _region(name: str) -> str:
+def known_region(name: str) -> str:
+    """Returns ``name``. Raises the problem of a region that has none of the machines."""
     if name not in REGIONS:
         raise problem("SW1102", unknown_region(name))
     return name
 
 
-Region = Annotated[str, AfterValidator(_region), WithJsonSchema({"enum": REGIONS})]
+Region = Annotated[str, AfterValidator(known_region), WithJsonSchema({"enum": REGIONS})]
 Regions = Annotated[
     list[Region],
     Field(max_length=len(REGIONS)),

@@ -2,7 +2,7 @@
 
 Left behind is what ``.gitignore`` names (in the folder, in those inside it, and in those above it
 up to the repository's), what ``.swellignore`` names, which has the same syntax and the last word
-in its folder, what the job file excludes, and what is never code: ``NEVER``. Git's own global and
+in its folder, what the job file excludes, and what is never code (ignore.py). Git's own global and
 per-clone excludes are not read: they differ from machine to machine.
 
 Links inside the folder are followed, and what they lead to is packed; a link that leads out is
@@ -12,7 +12,6 @@ refused. So is what looks like a secret (secretfiles.py), and more than the job'
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,36 +20,32 @@ from pathlib import Path
 from typing import Any
 
 from launcher.job.code import Code
+from launcher.job.job import Job
 from launcher.job.pool import OWN_PACKAGES
-from launcher.job.problem import ABSENT
+from launcher.job.problem import ABSENT, NOT_SENT, Problem
 from launcher.job.sizes import Size
 from launcher.packing import sdist
+from launcher.packing.ignore import (
+    EXCLUDE,
+    NEVER_SENT,
+    Ignored,
+    PackingError,
+    Rule,
+    Rules,
+    rules_in,
+)
 from launcher.packing.secretfiles import suspicion
 from trainer.rundir import bundle
 from trainer.rundir.bundle import File
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import CODE
-from trainer.rundir.usererror import Message, UserError
+from trainer.rundir.usererror import Message
 
-IGNORE_FILES = (".gitignore", ".swellignore")  # the last has the last word
-NEVER = (
-    ".git/", ".hg/", ".svn/", "__pycache__/", "*.py[cod]", ".venv/", ".mypy_cache/",
-    ".pytest_cache/", ".ruff_cache/", ".ipynb_checkpoints/", "*.egg-info/", ".DS_Store",
-    ".gitignore", ".swellignore",
-)  # fmt: skip
 VENV = "pyvenv.cfg"  # what tells a virtual environment, whatever it is called
 LARGEST = 5  # of a folder that is too large, so many files are named
 TOLD = 20  # problems of one kind
 LEADS_OUT = "is a link that leads out of the folder; exclude it"
 LOOP = "is a link to a folder that holds it; exclude it"
-UNREADABLE = "SW2111"  # the message about a file that cannot be read
-DIR_MARK = "ps_d"  # in pathspec's patterns: the slash after a folder
-
-Patterns = Sequence[tuple[re.Pattern[str], bool]]
-
-
-class PackingError(UserError, ValueError):
-    """A folder that cannot be sent as it is."""
 
 
 @dataclass(frozen=True)
@@ -127,12 +122,45 @@ def pack(code: Code) -> Packed:
         raise PackingError(
             "SW2101", f"code: there is nothing to send in {root}; everything is ignored"
         )
-    if code.requirements and code.requirements not in {file.name for file in files}:
-        raise PackingError(
-            "SW2109", f"code.requirements: {code.requirements} is ignored; let it be sent"
-        )
     in_order = tuple(sorted(files, key=lambda file: file.name))
     return Packed(code.folder, in_order, code.requirements)
+
+
+def left_behind(job: Job) -> Iterator[Problem]:
+    """Yields each field that names a file of the code folder's which is not sent.
+
+    Raises PackingError when what is ignored cannot be told.
+    """
+    if job.code is None or not Path(job.code.folder).is_dir():
+        return
+    named: list[tuple[tuple[str, ...], str | None]]
+    named = [((field,), job.code.inside(file)) for field, file in job.files()]
+    named.append((("code", "requirements"), job.code.requirements))
+    root = Path(job.code.folder).resolve()
+    ignored = Ignored(root, job.code.exclude)
+    for at, name in named:
+        if name is None:
+            continue
+        inside = [folder for folder in Path(name).parents if (root / folder / VENV).exists()]
+        if inside:
+            what = f"{name} is in a virtual environment, {inside[0]}, which is not sent; move it"
+            yield at, NOT_SENT, what
+        elif found := ignored.why(name):
+            path, rule = found
+            what = name if path == name else f"{name} is in {path}, which"
+            yield at, NOT_SENT, f"{what} is ignored ({rule}); {_let_be_sent(name, rule)}"
+
+
+def _let_be_sent(name: str, rule: Rule) -> str:
+    """Returns how a file that ``rule`` ignores, itself or a folder above it, is sent after all."""
+    if rule.source == NEVER_SENT:
+        return "that is never sent; give it another name"
+    if rule.source == EXCLUDE:
+        return "exclude less"
+    folder, slash, _ = rule.source.rpartition("/")
+    folder = "" if folder.startswith("..") else folder + slash
+    line = name.removeprefix(folder)
+    return f"let it be sent with !{'/' if '/' in line else ''}{line} in {folder}.swellignore"
 
 
 def summary(packed: Packed) -> str:
@@ -154,34 +182,32 @@ class _Walk:
 
     def __init__(self, root: Path, code: Code) -> None:
         self._root = root
-        self._never = _Ignore(_patterns(NEVER))
-        self._job = _Ignore(_patterns(code.exclude))
+        self._ignored = Ignored(root, code.exclude)
         self._count = 0
 
     def files(self) -> Iterator[tuple[str, Path, Message | None]]:
         """Yields name, path and problem, if there is one, of what is not ignored."""
-        yield from self._folder(self._root, "", _above(self._root), (self._root,))
+        yield from self._folder(self._root, "", self._ignored.above, (self._root,))
 
     def _folder(
-        self, folder: Path, name: str, above: Sequence[_Ignore], chain: tuple[Path, ...]
+        self, folder: Path, name: str, above: Sequence[Rules], chain: tuple[Path, ...]
     ) -> Iterator[tuple[str, Path, Message | None]]:
-        ignores = [*above, *_ignores(folder, name)]
+        files = [*above, *rules_in(folder, name)]
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
             inner = f"{name}/{entry.name}" if name else entry.name
+            if self._ignored.rule(inner, entry.is_dir(), files):
+                continue
             if not entry.name.isprintable() or not bundle.is_plain(inner):
-                if not self._ignored(inner, ignores, entry.is_dir()):
-                    what = Message("SW2105", f"code: {inner!r} is no name to send; rename it")
-                    yield inner, Path(entry.path), what
+                what = Message("SW2105", f"code: {inner!r} is no name to send; rename it")
+                yield inner, Path(entry.path), what
                 continue
-            if self._ignored(inner, ignores, entry.is_dir()):
-                continue
-            yield from self._entry(entry, inner, ignores, chain)
+            yield from self._entry(entry, inner, files, chain)
 
     def _entry(
         self,
         entry: os.DirEntry[str],
         name: str,
-        ignores: Sequence[_Ignore],
+        files: Sequence[Rules],
         chain: tuple[Path, ...],
     ) -> Iterator[tuple[str, Path, Message | None]]:
         path = Path(entry.path)
@@ -215,93 +241,13 @@ class _Walk:
             elif "/" not in name and entry.name in OWN_PACKAGES:
                 yield name, path, _own(name)
             elif not (path / VENV).exists():
-                yield from self._folder(path, name, ignores, (*chain, path.resolve()))
+                yield from self._folder(path, name, files, (*chain, path.resolve()))
         elif not path.is_file():
             yield name, path, _unsendable(name, "is neither file nor folder; exclude it")
         elif name.removesuffix(".py") in OWN_PACKAGES and name.endswith(".py"):
             yield name, path, _own(name)
         else:
             yield name, path, None
-
-    def _ignored(self, name: str, ignores: Sequence[_Ignore], is_folder: bool) -> bool:
-        path = f"{name}/" if is_folder else name
-        if self._never.says(path):
-            return True
-        said = [ignore.says(path) for ignore in (*ignores, self._job)]
-        return next((one for one in reversed(said) if one is not None), False)
-
-
-@dataclass(frozen=True)
-class _Ignore:
-    """One ignore file.
-
-    Attributes:
-        patterns: each as a regular expression, and whether it ignores what it matches.
-        folder: where it is, from the root of the code; "" for the root itself.
-        below: where the root of the code is from there, for a file above it.
-    """
-
-    patterns: Patterns
-    folder: str = ""
-    below: str = ""
-
-    def says(self, path: str) -> bool | None:
-        """Whether ``path`` is ignored; None when nothing is said of it."""
-        inside = f"{self.below}/{path}" if self.below else path.removeprefix(f"{self.folder}/")
-        hits = (ignores for pattern, ignores in reversed(self.patterns) if _meets(pattern, inside))
-        return next(hits, None)
-
-
-def _meets(pattern: re.Pattern[str], path: str) -> bool:
-    """Whether a pattern is about ``path`` itself.
-
-    pathspec's own check takes a path for met, too, when a folder above it is. Here folders are
-    asked about before what is in them; once more would undo what later patterns bring back.
-    """
-    if DIR_MARK not in pattern.groupindex:
-        return bool(pattern.search(path.rstrip("/")))
-    ends = (match.span(DIR_MARK)[1] for match in pattern.finditer(path))
-    return any(end in (-1, len(path)) for end in ends)
-
-
-def _patterns(lines: Sequence[str]) -> Patterns:
-    from pathspec import GitIgnoreSpec
-
-    try:
-        spec = GitIgnoreSpec.from_lines(lines)
-    except ValueError as error:
-        raise PackingError(
-            "SW2107", f"code: a line to ignore files by is not understood: {error}"
-        ) from None
-    return [(p.regex, p.include) for p in spec.patterns if p.regex and p.include is not None]
-
-
-def _ignores(folder: Path, name: str) -> Iterator[_Ignore]:
-    for file in IGNORE_FILES:
-        if lines := _lines(folder / file):
-            yield _Ignore(_patterns(lines), folder=name)
-
-
-def _above(root: Path) -> Sequence[_Ignore]:
-    """Returns what the repository that ``root`` is in ignores, the outermost first."""
-    found: list[_Ignore] = []
-    folder = root
-    while not (folder / ".git").exists():
-        if folder.parent == folder:
-            return []  # in no repository
-        folder = folder.parent
-        if lines := _lines(folder / IGNORE_FILES[0]):
-            found.append(_Ignore(_patterns(lines), below=root.relative_to(folder).as_posix()))
-    return found[::-1]
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        return file.read_text(errors="replace").splitlines()
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise PackingError(UNREADABLE, f"code: {file} cannot be read: {error.strerror}") from None
 
 
 def _check_size(sizes: list[tuple[int, str]], limit: Size) -> None:

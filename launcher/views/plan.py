@@ -13,7 +13,7 @@ from launcher.job import customjob
 from launcher.job.customjob import CustomJob
 from launcher.job.durations import format_duration
 from launcher.job.job import Job
-from launcher.job.machines import Machine
+from launcher.job.machines import LOCAL, Machine
 from launcher.packing.pack import Packed, summary
 from launcher.plan import costs, quotas
 from launcher.supervision.choices import choices_of
@@ -77,7 +77,7 @@ def notes(job: Job, prices: PriceList) -> Iterator[str]:
 
 def _choices(job: Job, prices: PriceList) -> Iterator[str]:
     """Where the run may run, in order, when there are several ways."""
-    choices = choices_of(job, customjob.LOCAL)
+    choices = choices_of(job, LOCAL)
     if len(choices) == 1:
         return
     yield "tries, in this order:"

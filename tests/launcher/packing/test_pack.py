@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from launcher.job.code import Code
 from launcher.job.sizes import Size
-from launcher.packing.pack import PackingError, pack
+from launcher.packing.ignore import PackingError
+from launcher.packing.pack import pack
 from trainer.rundir import bundle
 
 KEY = "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEAtu7qkQ\n-----END RSA PRIVATE KEY-----\n"
@@ -84,34 +82,6 @@ def test_swells_ignore_file_and_the_job_have_the_last_word(tmp_path: Path) -> No
         put(tmp_path, name)
     assert names(tmp_path) == ["built.py", "extra.py", "train.py"]
     assert names(tmp_path, exclude=["/extra.py", "!a.bin"]) == ["a.bin", "built.py", "train.py"]
-
-
-LINES = ["*.py", "!a.py", "d/", "/d", "d/*", "!d/a.py", "**/e", "e/**", "?.py", "#a"]
-LINES += ["\\!x", "d/e/", "*", "!*/", "a.py ", "[ab].*", "!d", "**"]
-
-
-@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
-@settings(max_examples=40)  # each makes a repository
-@given(st.lists(st.sampled_from(LINES), max_size=4))
-def test_ignored_is_what_git_ignores(
-    tmp_path_factory: pytest.TempPathFactory, lines: list[str]
-) -> None:
-    folder = tmp_path_factory.mktemp("repository")
-    for name in ("a.py", "b.txt", "d/a.py", "d/e/a.py", "e/b.txt", "!x", "keep/e/f"):
-        put(folder, name)
-    put(folder, ".gitignore", "\n".join(lines) + "\n")
-    git = ["git", "-C", str(folder), "-c", "core.excludesFile=/dev/null"]
-    subprocess.run([*git, "init", "--quiet"], check=True)
-    listed = subprocess.run(
-        [*git, "ls-files", "--others", "--exclude-standard", "-z"], capture_output=True, check=True
-    )
-    wanted = sorted(set(listed.stdout.decode().split("\0")) - {"", ".gitignore"})
-    try:
-        assert names(folder) == wanted
-    except PackingError as error:
-        assert "everything is ignored" in str(error)
-        assert wanted == []
-    shutil.rmtree(folder)
 
 
 def test_the_repository_above_is_heard(tmp_path: Path) -> None:
@@ -264,9 +234,6 @@ def test_what_is_named_must_be_there(tmp_path: Path) -> None:
     assert "there is nothing to send" in refusal(tmp_path)
     put(tmp_path, "train.py")
     assert "old.pem is not among the code" in refusal(tmp_path, allow=["old.pem"])
-    put(tmp_path, "requirements.txt")
-    fields = {"requirements": "requirements.txt", "exclude": ["*.txt"]}
-    assert "requirements.txt is ignored" in refusal(tmp_path, **fields)
     assert "there is no folder" in refusal(tmp_path / "no")
 
 

@@ -36,5 +36,5 @@ def test_a_project_of_its_own_stays_as_it_is() -> None:
 
 
 def test_a_run_finds_its_package_by_the_hash() -> None:
-    url = sdist.package_url("gs://b/runs/one", "ab" * 32)
-    assert url == f"gs://b/runs/one/code/swell-code-{'ab' * 16}.tar.gz"
+    url = sdist.package_url("gs://bucket-b/runs/one", "ab" * 32)
+    assert url == f"gs://bucket-b/runs/one/code/swell-code-{'ab' * 16}.tar.gz"
