@@ -35,10 +35,18 @@ from pydantic import (
     field_validator,
 )
 
-from launcher.job.durations import Duration, Moment, format_duration, parse_duration
+from launcher.job.durations import (
+    Duration,
+    Moment,
+    Steps,
+    format_duration,
+    parse_duration,
+    parse_moment,
+)
+from launcher.job.machines import LOCAL, known_region
 from launcher.job.model import JobModel
 from launcher.job.pool import MachineName
-from launcher.job.problem import DEPENDS, FORM, MISSING, RANGE, TWICE, Problem, problem
+from launcher.job.problem import DEPENDS, FORM, MISSING, ORDER, RANGE, TWICE, Problem, problem
 from trainer.rundir.usererror import Unusable
 
 MOST_VMS = 100_000  # of one machine type; more is a slip of the finger
@@ -91,6 +99,17 @@ class Incident(JobModel):
             yield (), MISSING, "needs one of preempt and vanish; write preempt: workerpool1-0"
         if fields.get("notice") is not None and fields.get("vanish") is not None:
             yield ("notice",), DEPENDS, "belongs to preempt; vanish comes without notice"
+        at, back = (_steps(fields.get(name)) for name in ("at", "back"))
+        if at and back and back.count <= at.count:
+            yield ("back",), ORDER, f"is {back}, and it goes at {at}; write more than that"
+
+
+def _steps(value: Any) -> Steps | None:
+    try:
+        moment = parse_moment(value)
+    except Unusable:
+        return None  # that is said already
+    return moment if isinstance(moment, Steps) else None
 
 
 def _is_start(moment: Any) -> bool:
@@ -100,6 +119,10 @@ def _is_start(moment: Any) -> bool:
         return True  # that is said already
 
 
+def _region(name: str) -> str:
+    return name if name == LOCAL else known_region(name)
+
+
 Count = Annotated[int, Field(ge=0, le=MOST_VMS)]
 
 
@@ -107,7 +130,7 @@ class Capacity(JobModel):
     """How many VMs of one machine type there are over time, in one region or in each."""
 
     machine: MachineName
-    region: str | None = Field(None, min_length=1)
+    region: Annotated[str, AfterValidator(_region)] | None = None
     vms: dict[Duration, Count] | None = Field(None, min_length=1)
     trace: str | None = Field(None, min_length=1)
 

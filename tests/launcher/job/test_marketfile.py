@@ -154,3 +154,21 @@ def test_editors_can_check_a_market() -> None:
     text = json.dumps(schema)
     for field in ("capacity", "survivors", "incidents", "trace", "preempt"):
         assert f'"{field}"' in text
+
+
+def test_a_vm_comes_back_after_it_went(tmp_path: Path) -> None:
+    file = tmp_path / "market.yaml"
+    file.write_text("- {at: 150 steps, preempt: workerpool1-0, back: 150 steps}\n")
+    with pytest.raises(JobFileError, match=r"1: 0\.back: is 150 steps, and it goes at 150 steps"):
+        load_market(str(file))
+
+
+def test_a_region_of_the_capacity_is_one_there_is(tmp_path: Path) -> None:
+    file = tmp_path / "market.yaml"
+    entry = "capacity: [{{machine: a2-highgpu-1g, region: {}, vms: {{0s: 1}}}}]\n"
+    file.write_text(entry.format("us-centrall1"))
+    with pytest.raises(JobFileError, match=r"region: .* did you mean us-central1\?"):
+        load_market(str(file))
+    for region in ("us-central1", "local"):
+        file.write_text(entry.format(region))
+        assert load_market(str(file)).capacity[0].region == region
