@@ -16,18 +16,16 @@ import os
 import signal
 import sys
 import time
-import traceback
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 
 from trainer.protocol.session import Program, current_session
 from trainer.rundir.names import ENV_OUTPUT_DIR
+from trainer.worker.frames import told
 from trainer.worker.process import die_with_parent
 from trainer.worker.script import enter_code, run_program
 
 ENV_ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
-_RUNS_IT = (__file__, run_program.__code__.co_filename, "<frozen runpy>", "<frozen importlib")
 NO_SCRIPT = 2  # Python's exit code where there is no such file
 
 
@@ -90,17 +88,8 @@ def _settle_libraries() -> None:
 
 
 def _show(error: BaseException) -> None:
-    trace = _own_part(error.__traceback__)
-    error.__traceback__ = trace  # hooks such as torch's look there
-    text = "".join(traceback.format_exception(type(error), error, trace))
-    _note(f"{type(error).__name__}: {error}", text)
-    sys.excepthook(type(error), error, trace)
-
-
-def _own_part(trace: TracebackType | None) -> TracebackType | None:
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_RUNS_IT):
-        trace = trace.tb_next
-    return trace
+    _note(f"{type(error).__name__}: {error}", told(error))
+    sys.excepthook(type(error), error, error.__traceback__)
 
 
 def _note(what: str, text: str) -> None:

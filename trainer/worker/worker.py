@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import traceback
 
 from trainer.engine.mistake import StandsAlone
 from trainer.protocol.channel import AgentChannel
@@ -21,6 +20,7 @@ from trainer.protocol.session import Program, current_session
 from trainer.rundir.formats import UPDATE_IMAGE, FormatError
 from trainer.rundir.usererror import Message, UserError, shown
 from trainer.worker.failure import kind_of
+from trainer.worker.frames import told
 from trainer.worker.process import die_with_parent, lead_group, name_process
 
 EXIT_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
@@ -69,7 +69,7 @@ def main() -> int:
         if type(error).__name__ == "HorovodInternalError":  # in a collective of the program's own
             return start_again(error)
         # Who is at fault is decided elsewhere, by all that has happened.
-        channel.send(Failed(traceback.format_exc(), kind_of(error)))
+        channel.send(Failed(told(error), kind_of(error)))
         return 1
     return 0
 

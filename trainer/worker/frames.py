@@ -1,0 +1,43 @@
+"""Tracebacks for the people whose program it is: they begin with the program's own frames."""
+
+from __future__ import annotations
+
+import sysconfig
+import traceback
+from pathlib import Path
+from types import TracebackType
+
+_PACKAGE = Path(__file__).parents[1]
+_TASKS = str(_PACKAGE / "tasks")  # these are programs, too
+_RUN_BY = (str(_PACKAGE), "<frozen runpy>", "<frozen importlib")
+_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
+
+
+def told(error: BaseException) -> str:
+    """Returns the traceback of ``error``, and of those before it, as Python would show it.
+
+    The frames of whoever runs the program come first, and are left out where the program's
+    follow; of a file that cannot be parsed none are left.
+    """
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        one.__traceback__ = _users_part(one)  # hooks such as torch's look there
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+    return "".join(traceback.format_exception(error))
+
+
+def _users_part(error: BaseException) -> TracebackType | None:
+    inner = error.__traceback__
+    while inner is not None and _is_swells(inner.tb_frame.f_code.co_filename):
+        inner = inner.tb_next
+    if inner is None:
+        return None if isinstance(error, SyntaxError) else error.__traceback__
+    # Where a library raises that Swell itself has called, it matters who called it.
+    library = inner.tb_frame.f_code.co_filename.startswith(_LIBRARIES)
+    return error.__traceback__ if library else inner
+
+
+def _is_swells(file: str) -> bool:
+    return file.startswith(_RUN_BY) and not file.startswith(_TASKS)
