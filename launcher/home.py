@@ -118,14 +118,13 @@ def checkpoint_directories(
 
     Returns the URLs that it names and that are not opened, too.
     """
-    from launcher.job.checkpoint import Checkpoint
-    from launcher.job.model import valid
-
     run = read_run(run_dir)
     run_id = str(run["id"])
-    spec = run.get("spec")  # the rest of it may be such as today's job files cannot be
-    written = (spec.get("checkpoint") if isinstance(spec, dict) else None) or {}
-    named = (valid(Checkpoint, written) or Checkpoint()).buckets
+    spec = run.get("spec")  # it may be such as today's job files cannot be
+    checkpoint = spec.get("checkpoint") if isinstance(spec, dict) else None
+    written = checkpoint.get("buckets") if isinstance(checkpoint, dict) else None
+    every = written.items() if isinstance(written, dict) else ()
+    named = {str(region): url for region, url in every if url and isinstance(url, str)}
     known = _index().get(run_id, {})
     own = known.get("buckets") if known.get("url") == run_dir.url else None
     trusted = {*buckets, *(own if isinstance(own, list) else [])}

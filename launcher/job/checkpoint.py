@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from launcher.job.durations import Moment, Steps, parse_moment
+from launcher.job.durations import Moment, Steps, format_moment, parse_moment
 from launcher.job.machines import Region
 from launcher.job.model import JobModel
-from launcher.job.problem import DEPENDS, FORM, Problem
+from launcher.job.place import Place
+from launcher.job.problem import DEPENDS, FORM, RANGE, Problem, problem
 from trainer.rundir.names import START_FILES, START_PARTS, WEIGHTS
 
 _START = re.compile(rf"/checkpoints/step-\d+/?(#({'|'.join(START_PARTS)}))?\Z")
@@ -20,12 +22,22 @@ _FILE = re.compile(rf"({'|'.join(map(re.escape, START_FILES))})(#{WEIGHTS})?\Z")
 _FOLDER = re.compile(rf"[^#]+#{WEIGHTS}\Z")
 
 
+def _some(moment: timedelta | Steps) -> timedelta | Steps:
+    if moment in (Steps(0), timedelta()):
+        least = "1 step" if isinstance(moment, Steps) else "1s"
+        raise problem(RANGE, f"is {format_moment(moment)}, which is never; write at least {least}")
+    return moment
+
+
+Interval = Annotated[Moment, AfterValidator(_some)]
+
+
 class Checkpoint(JobModel):
     """How often a checkpoint is written, and how many of them are kept."""
 
-    every: Moment = Field("30s", validate_default=True)  # "10min", or "500 steps"
+    every: Interval = Field("30s", validate_default=True)  # "10min", or "500 steps"
     keep: int = Field(2, ge=1)  # the newest
-    keep_every: Moment | None = None  # besides, those at multiples of so many steps
+    keep_every: Interval | None = None  # besides, those at multiples of so many steps
     keep_best: str = ""  # besides, the one with the highest value of a metric; "-loss": the lowest
     # A checkpoint's URL; with #weights, or #weights,optimizer, a part of it. Or of weights.
     start_from: str | None = None
@@ -41,7 +53,7 @@ class Checkpoint(JobModel):
         default_factory=list,
         description="What these weights lack, and begins as the program makes it",
     )
-    buckets: dict[Region, Annotated[str, Field(min_length=1)]] = Field(
+    buckets: dict[Region, Place] = Field(
         default_factory=dict,
         description="By region: where the attempts there write theirs, gs://BUCKET/FOLDER",
     )

@@ -44,6 +44,7 @@ from launcher.job.model import (
 )
 from launcher.job.network import Network, PscInterface
 from launcher.job.notify import Notify
+from launcher.job.place import Place
 from launcher.job.pool import Container, Environment, ModuleName, Package, Pool, with_slots
 from launcher.job.problem import COUNT, FORM, NO_REPLICA, ORDER, RANGE, RESERVED, Problem, problem
 from launcher.job.scheduling import Scheduling
@@ -197,7 +198,7 @@ class Job(JobModel):
         None, description="The Google Cloud project"
     )
     regions: Regions = Field(default_factory=list, description="In order of preference")
-    output: Annotated[str, Field(min_length=1)] | None = Field(
+    output: Place | None = Field(
         None, description="Where run directories are made: gs://BUCKET/FOLDER"
     )
     labels: Labels = Field(default_factory=dict, description="Labels of the CustomJobs")

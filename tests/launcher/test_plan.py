@@ -113,7 +113,16 @@ def test_what_reaches_the_wire_means_what_the_plan_says(job_file: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "output", [None, "/tmp/runs/", "runs", "~/runs", "gs://b/runs/", "gs://b", "file:///tmp/runs"]
+    "output",
+    [
+        None,
+        "/tmp/runs/",
+        "runs",
+        "~/runs",
+        "gs://bucket-b/runs/",
+        "gs://bucket-b",
+        "file:///tmp/runs",
+    ],
 )
 def test_it_knows_the_run_directory_that_launch_makes(output: str | None) -> None:
     known = home.directory_url("one-1", output)

@@ -39,7 +39,7 @@ def test_without_podman_containers_are_refused_and_the_remedy_named(
 
 
 def test_vertex_ai_needs_nothing_of_this_machine() -> None:
-    elsewhere = {"project": "p", "regions": ["us-central1"], "output": "gs://b/runs"}
+    elsewhere = {"project": "p", "regions": ["us-central1"], "output": "gs://bucket-b/runs"}
     asked = job(local={"vm": "container"}, container="an-image", **elsewhere)
     assert problems(asked, "vertex") == []
     program = (

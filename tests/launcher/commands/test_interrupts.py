@@ -133,12 +133,12 @@ def test_a_bucket_that_cannot_be_reached_is_said_and_ctrl_c_acts(
             "SWELL_HOME": str(tmp_path),
             "STORAGE_EMULATOR_HOST": url,
         }
-        asked = [sys.executable, "-m", "launcher.cli", command, "gs://b/runs/one"]
+        asked = [sys.executable, "-m", "launcher.cli", command, "gs://bucket-b/runs/one"]
         with subprocess.Popen(asked, env=env, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None
             said = process.stderr.readline()
             assert said == (
-                "swell: gs://b/runs/one has not answered for 5 s; trying for 55 s more\n"
+                "swell: gs://bucket-b/runs/one has not answered for 5 s; trying for 55 s more\n"
             )
             process.send_signal(signal.SIGINT)
             try:

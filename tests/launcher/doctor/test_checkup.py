@@ -121,7 +121,7 @@ def test_a_machine_without_the_parts_is_told_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    found = local(output="gs://b/x")
+    found = local(output="gs://bucket-b/x")
     assert found["Python packages"].verdict == "fail"
     assert found["Python packages"].fix == "run: pip install 'swell[emulator,gcs,trainer,vertex]'"
     assert found["Horovod"] == failed(

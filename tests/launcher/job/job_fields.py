@@ -18,7 +18,7 @@ _TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
 _DURATION = st.sampled_from(["1s", "90min", "1h30min", "1.5s", "2d", "1s 250ms", "0.000001h"])
 _LABEL = st.text("abcdefghijklmnopqrstuvwxyz0123456789_-éñ", min_size=1, max_size=63)
 _IMAGE = st.sampled_from(["us-docker.pkg.dev/p/r/i:1", "host:5000/i@sha256:" + "0a" * 32])
-_PACKAGE_URI = st.sampled_from(["gs://b/p.tar.gz", "file:///tmp/p.whl", "/tmp/p.whl"])
+_PACKAGE_URI = st.sampled_from(["gs://bucket-b/p.tar.gz", "file:///tmp/p.whl", "/tmp/p.whl"])
 _ENV = st.dictionaries(_VARIABLE, _TEXT, max_size=4)
 _WORDS = st.lists(_TEXT, max_size=3)
 
@@ -157,7 +157,7 @@ _OPTIONAL = _some(
         "audit": st.booleans(),
         "on_nonfinite": st.sampled_from(["stop", "skip", "rollback"]),
         "project": st.just("my-project"),
-        "output": st.sampled_from(["gs://b/runs", "gs://b/$(HOME)/"]),
+        "output": st.sampled_from(["gs://bucket-b/runs", "gs://bucket-b/$(HOME)/"]),
         "service_account": st.just("a@p.iam.gserviceaccount.com"),
         "network": st.just("projects/1/global/networks/n"),
         "web_access": st.booleans(),

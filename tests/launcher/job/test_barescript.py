@@ -30,7 +30,7 @@ def test_pools_and_overrides_are_as_in_a_file(tmp_path: Path) -> None:
 
 def test_on_vertex_ai_its_folder_is_sent_along(tmp_path: Path) -> None:
     (tmp_path / "a.py").touch()
-    more = ["project=p", "regions=[us-central1]", "output=gs://b/r", "container=i/t"]
+    more = ["project=p", "regions=[us-central1]", "output=gs://bucket-b/r", "container=i/t"]
     job = load_script(str(tmp_path / "a.py"), [], [], more, "vertex")
     assert job.code and job.code.folder == str(tmp_path)
     assert job.settings()["program"]["script"] == "a.py"

@@ -15,7 +15,9 @@ from tests.launcher.job.job_fields import RUNTIMES, Fields, jobs
 
 
 def request_of(job: Job) -> customjob.CustomJob:
-    return customjob.build(job, run_id="run-1", run_dir="gs://b/run-1", token="hidden", attempt=1)
+    return customjob.build(
+        job, run_id="run-1", run_dir="gs://bucket-b/run-1", token="hidden", attempt=1
+    )
 
 
 def through_googles_types(request: customjob.CustomJob) -> Any:

@@ -34,7 +34,7 @@ def test_runs_of_containers_are_kept_in_a_bucket() -> None:
             "write code: FOLDER, which sends it along",
         ),
         (
-            {"package": {"executor": "an-image", "uris": ["gs://b/p.tar.gz"]}},
+            {"package": {"executor": "an-image", "uris": ["gs://bucket-b/p.tar.gz"]}},
             ("package",),
             "SW1119",
             "not installed in container VMs",
@@ -53,7 +53,7 @@ VERTEX = {
     "project": "p",
     "regions": ["us-central1"],
     "fallback": [{"regions": ["us-east1"], "after": "1h"}],
-    "output": "gs://b/runs",
+    "output": "gs://bucket-b/runs",
     "container": "an-image",
 }
 
@@ -89,7 +89,7 @@ def test_memory_is_a_size_with_a_unit() -> None:
 
 
 def test_a_program_without_an_agent_may_be_called_as_in_vertex_ais_samples() -> None:
-    package = {"executor": "an-image", "uris": ["gs://b/p.tar.gz"], "module": "trainer.task"}
+    package = {"executor": "an-image", "uris": ["gs://bucket-b/p.tar.gz"], "module": "trainer.task"}
     fields = {name: VERTEX[name] for name in VERTEX if name not in ("task", "container")}
     job = Job.model_validate({**fields, "package": package})
     assert misfits(job, "vertex") == []

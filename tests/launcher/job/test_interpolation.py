@@ -25,7 +25,7 @@ VARIABLES = {"A": "one", "EMPTY": "", "N": "3", "TRICK": "${A} $(A) *x: {"}
         ("${EMPTY}", ""),
         ("${EMPTY:-full}", "full"),
         ("${NONE:-}", ""),
-        ("${NONE:-gs://b/x y}", "gs://b/x y"),
+        ("${NONE:-gs://bucket-b/x y}", "gs://bucket-b/x y"),
         ("${A:-two}", "one"),
         ("$${A}", "${A}"),
         ("$${A} ${A}", "${A} one"),

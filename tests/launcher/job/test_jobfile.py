@@ -117,6 +117,18 @@ def test_ten_lines_are_a_job(tmp_path: Path) -> None:
         ("env: {SWELL_TOKEN: x}", "job.yaml:7: env: SWELL_TOKEN is set by Swell or Vertex AI"),
         ("env: {A B: x}", "job.yaml:7: env: 'A B' is not a variable name"),
         ("env: {A: 1}", "job.yaml:7: env.A: is 1; write text (in quotes"),
+        (
+            "checkpoint: {every: 0 steps}",
+            "job.yaml:7: checkpoint.every: is 0 steps, which is never; write at least 1 step",
+        ),
+        ("checkpoint: {every: 0s}", "job.yaml:7: checkpoint.every: is 0s, which is never"),
+        ("checkpoint: {keep_every: 0 steps}", "job.yaml:7: checkpoint.keep_every: is 0 steps"),
+        ("fallback: standard", "job.yaml:7: fallback: is 'standard'; write a list ([a, b]"),
+        (
+            "elastic:\n\tmin_workers: 1",
+            "job.yaml:8: is not YAML: while scanning for the next token found character that "
+            "cannot start any token; indent with spaces, not with a tab",
+        ),
         ("name: again", "job.yaml:7: name: is written twice; keep one"),
         ("args: &x {}", "job.yaml"),
         ("args: *x", "job.yaml:7: is not YAML: aliases (*name) are not supported; write it out"),
@@ -144,6 +156,10 @@ def test_a_bad_field_is_named_with_its_line(tmp_path: Path, more: str, problem: 
         ("- a\n", "job.yaml:1: is not a mapping"),
         ("hello", "job.yaml:1: is not a mapping"),
         (b"\xff\xfe\x00", "job.yaml: is not text in UTF-8"),
+        (
+            "name: j\n# für\n".encode("latin-1"),
+            "job.yaml:2: is not in UTF-8 (byte 0xfc); save it as UTF-8",
+        ),
         ("name: \x00", "job.yaml:1: is not YAML"),
         ("[" * 100_000, "job.yaml:1: is nested too deeply"),
         ("#" * (2**20 + 1), "job.yaml: is larger than 1 MiB"),
@@ -207,7 +223,7 @@ def test_a_task_file_is_found_beside_the_job_file(tmp_path: Path) -> None:
     assert load_job(path).task == f"{tmp_path}/mine.py:Task"
     with pytest.raises(JobFileError, match=r"job.yaml:2: task: there is no file .*/mine.py"):
         load_job(path, target="local")
-    (tmp_path / "mine.py").touch()
+    (tmp_path / "mine.py").write_text("class Task: ...\n")
     load_job(path, target="local")
 
 
@@ -415,7 +431,7 @@ def test_a_job_in_python_is_as_good_as_a_file() -> None:
         script="train.py",
         args=["--epochs", "3"],
         pools=[Pool(machine="a2-highgpu-1g"), *short],
-        package=Package(executor="i", uris=["gs://b/p.tar.gz"]),
+        package=Package(executor="i", uris=["gs://bucket-b/p.tar.gz"]),
         scheduling=Scheduling(strategy="standard"),
         timeout=timedelta(hours=3),
     )
@@ -427,7 +443,7 @@ def test_a_job_in_python_is_as_good_as_a_file() -> None:
 
 def test_an_override_is_written_only_where_there_is_one() -> None:
     job = {"name": "a", "task": "m:T", "pools": [{"machine": "a2-highgpu-1g"}]}
-    start = {"start_from": "gs://b/run/checkpoints/step-000000100"}
+    start = {"start_from": "gs://bucket-b/run/checkpoints/step-000000100"}
     for checkpoint, written in (
         (start, {}),
         ({**start, "override": {"lr": 1e-3, "weight_decay": 0}}, {"lr": 0.001, "weight_decay": 0}),
@@ -452,17 +468,21 @@ def test_checkpoints_by_time_or_by_steps() -> None:
         found = Job.model_validate({**job, "checkpoint": checkpoint}).settings()["checkpoint"]
         return tuple(found[name] for name in ("every", "every_steps", "keep_every", "start_from"))
 
-    start = "gs://b/run/checkpoints/step-000000100"
+    start = "gs://bucket-b/run/checkpoints/step-000000100"
     assert settings(every="10min") == (600.0, 0, 0, "")
     assert settings(every="500 steps", keep_every="10000 steps") == (0.0, 500, 10000, "")
     for parts in ("", "#weights", "#weights,optimizer"):
         assert settings(start_from=f"{start}{parts}")[3] == f"{start}{parts}"
-    for weights in ("gs://b/x.safetensors", "/gcs/b/x.pt#weights", "gs://b/gpt2#weights"):
+    for weights in (
+        "gs://bucket-b/x.safetensors",
+        "/gcs/b/x.pt#weights",
+        "gs://bucket-b/gpt2#weights",
+    ):
         assert settings(start_from=weights, rename={"a.*": "*"}, fresh=["b"])[3] == weights
     for wrong, said in (
         ({"every": 30}, "needs a unit"),
         ({"keep_every": "10min"}, "is not a number of steps"),
-        ({"start_from": "gs://b/run"}, "is not a checkpoint"),
+        ({"start_from": "gs://bucket-b/run"}, "is not a checkpoint"),
         ({"start_from": f"{start}#optimizer"}, "has #optimizer; write #weights or #weights,opt"),
         ({"start_from": f"{start}#weights,"}, "has #weights,; write"),
         ({"start_from": "x.pt#optimizer"}, "has #optimizer; write #weights"),

@@ -363,7 +363,7 @@ REFUSALS = {
     "full": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
     "over quota": OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
     "read-only": OSError(errno.EROFS, os.strerror(errno.EROFS)),
-    "away": StoreUnavailable("gs://b/run-1: 503"),
+    "away": StoreUnavailable("gs://bucket-b/run-1: 503"),
 }
 
 

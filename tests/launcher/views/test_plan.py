@@ -177,7 +177,7 @@ def code_job(tmp_path: Path) -> str:
         "name": "x",
         "module": "train",
         "code": "code",
-        "output": "gs://b/runs",
+        "output": "gs://bucket-b/runs",
         "pools": [
             "a2-highgpu-1g",
             {"machine": "a2-highgpu-1g", "package": {"executor": "i", "module": "train"}},
@@ -197,7 +197,7 @@ def test_the_code_is_planned_as_it_would_be_sent(code_job: str) -> None:
     assert "packageUris" not in str(first)
     [uri] = second["pythonPackageSpec"]["packageUris"]
     sha256 = summary.split()[6].rstrip(",")
-    assert uri.startswith(f"gs://b/runs/one/code/swell-code-{sha256}")
+    assert uri.startswith(f"gs://bucket-b/runs/one/code/swell-code-{sha256}")
 
 
 def test_code_that_cannot_be_sent_has_no_plan(code_job: str) -> None:
