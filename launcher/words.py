@@ -197,7 +197,7 @@ def _text(event: EventRecord) -> str | None:
             parts = f"parts have at most {count(samples, 'sample')} from now on"
             return f"rank {rank} is out of memory: {parts}"
         case EventRecord(event="task_failed", rank=int(rank), step=int(step)):
-            return f"the task raised in rank {rank} at step {step}"
+            return f"the program raised in rank {rank} at step {step}"
         case EventRecord(event="finished", state=str(state)) if ending := info_of(state).ending:
             at = f" at step {event.step}" if event.step else ""
             return f"the run {ending}{at}"

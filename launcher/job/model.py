@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -151,9 +151,10 @@ class JobModel(BaseModel):
             if model is None or name not in whole:
                 continue
             inner = whole[name]
-            many = isinstance(inner, list)
-            written_out = model.written_out
-            whole[name] = [written_out(i) for i in inner] if many else written_out(inner)
+            if isinstance(inner, list):
+                whole[name] = [model.written_out(i) for i in inner]
+            elif not _is_list(field.annotation):  # one entry alone is no list, and is said as it is
+                whole[name] = model.written_out(inner)
         return whole
 
     @classmethod
@@ -261,6 +262,10 @@ def _model_in(annotation: Any) -> type[JobModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, JobModel):
         return annotation
     return next(filter(None, map(_model_in, get_args(annotation))), None)
+
+
+def _is_list(annotation: Any) -> bool:
+    return get_origin(annotation) is list or any(map(_is_list, get_args(annotation)))
 
 
 def valid(model: type[Any], data: Any) -> Any:

@@ -52,8 +52,12 @@ def read_file(path: str, kind: str = "a job file") -> str:
         what = f"there is no such file; give the path of {kind}"
     except IsADirectoryError:
         what = f"is a directory; give the path of {kind} in it"
-    except UnicodeDecodeError:
+    except UnicodeDecodeError as error:
         what = "is not text in UTF-8; give the path of a YAML file"
+        if b"\0" not in data:  # such as Latin-1
+            line = data.count(b"\n", 0, error.start) + 1
+            what = f"{line}: is not in UTF-8 (byte 0x{data[error.start]:02x}); save it as UTF-8"
+            raise FileError(FILE, f"{path}:{what}") from None
     except (OSError, ValueError) as error:
         if isinstance(error, FileError):
             raise
@@ -85,6 +89,8 @@ def read_yaml(
         lines = text.splitlines()
         near = " ".join(lines[max(0, line - 2) : line])
         hint = '; inside { } and [ ] write "${NAME}" in quotes' if "${" in near else ""
+        if mark and mark.line < len(lines) and "\t" in lines[mark.line][: mark.column + 1]:
+            hint = "; indent with spaces, not with a tab"
         raise FileError(YAML, f"{file}:{line}: is not YAML: {what}{hint}") from None
     except UnicodeEncodeError:
         raise FileError(YAML, f"{file}:1: is not YAML: is not text in UTF-8") from None

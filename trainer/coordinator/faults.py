@@ -150,7 +150,7 @@ class Faults:
         """Why the run ends: the program is at fault."""
         if failure.kind == "crash":
             return str(Message("SW5005", self.strikes.told()))
-        return str(Message("SW5001", f"the task raised in {failure.where}\n{failure.reason}"))
+        return str(Message("SW5001", f"the program raised in {failure.where}\n{failure.reason}"))
 
 
 def _last_line(reason: str) -> str:

@@ -143,7 +143,9 @@ def test_what_all_machines_fail_in_alike_is_the_programs_fault() -> None:
         run.step(TaskFailed(member, rank, 7, ECC, "machine", True, 1))
         run.step(Crashed(member, "exit 1"))
     (finish,) = [one for one in run.orders if isinstance(one, Finish)]
-    assert finish.reason.startswith("the task raised in rank 0 (workerpool1-0) at step 7 [SW5001]")
+    assert finish.reason.startswith(
+        "the program raised in rank 0 (workerpool1-0) at step 7 [SW5001]"
+    )
 
 
 def test_two_broken_machines_are_not_the_program_when_another_was_lost_before() -> None:
