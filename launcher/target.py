@@ -17,8 +17,8 @@ from typing import Literal, Protocol
 
 from launcher import home
 from launcher.api.apierror import SILENT, ApiError
+from launcher.api.client import import_client
 from launcher.api.retry import Retries
-from launcher.api.transport import import_client
 from launcher.api.vertex import Jobs, JobState
 from launcher.job.barescript import job_of_script
 from launcher.job.customjob import CustomJob

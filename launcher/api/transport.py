@@ -8,10 +8,7 @@ meets a user.
 from __future__ import annotations
 
 import os
-import threading
-import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -28,26 +25,13 @@ from launcher.api.apierror import (
     read_answer,
     refusal,
 )
+from launcher.api.client import import_client
 from launcher.job.machines import MACHINES
 
 NO_CREDENTIALS = "SW3001"  # the message about a machine where nobody has logged in
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 INSTALL = "pip install 'swell[vertex]'"
 ENV_ENDPOINT = "SWELL_VERTEX_ENDPOINT"  # in place of Vertex AI's own, for an emulator
-
-_importing = threading.Lock()
-
-
-def import_client() -> None:
-    """Imports Google's client, which the first request would do otherwise.
-
-    One thread at a time: two that enter the package from different ends meet half-made
-    modules.
-    """
-    with _importing, suppress(ImportError):  # the first request says it
-        # That Google will stop supporting this Python is nothing for whoever starts a run.
-        warnings.filterwarnings("ignore", category=FutureWarning, module=r"google\.")
-        import google.cloud.aiplatform_v1  # noqa: F401
 
 
 def is_emulator(endpoint: str) -> bool:

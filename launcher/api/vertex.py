@@ -1,7 +1,7 @@
 """The CustomJob API: submit, find, get, list, cancel, delete, wait.
 
 Everything goes through google-cloud-aiplatform's JobServiceClient, to Vertex AI and to
-the emulator alike. The client takes more than a second to import, so that happens when
+the emulator alike. The client takes most of a second to import, so that happens when
 the first request is sent. What is transient (launcher.api.apierror says what) is tried again
 with growing pauses.
 
@@ -23,9 +23,10 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from launcher.api.apierror import ApiError, Service
+from launcher.api.client import import_client
 from launcher.api.reach import reaching
 from launcher.api.retry import Retries
-from launcher.api.transport import ENV_ENDPOINT, import_client, job_client, translated
+from launcher.api.transport import ENV_ENDPOINT, job_client, translated
 from launcher.job.customjob import ATTEMPT_LABEL, RUN_LABEL, CustomJob, serialise
 
 # The SDK's own list forgets the last two, and its wait then never ends.

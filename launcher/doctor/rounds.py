@@ -23,7 +23,8 @@ def checks_of(
     """
     if target == "local":
         return [*common_checks(job), *local_checks(job)]
-    from launcher.api.transport import ENV_ENDPOINT, import_client, is_emulator
+    from launcher.api.client import import_client
+    from launcher.api.transport import ENV_ENDPOINT, is_emulator
     from launcher.doctor.cloud import Cloud
     from launcher.doctor.vertexchecks import vertex_checks
 
