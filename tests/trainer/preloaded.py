@@ -22,6 +22,5 @@ MODULES = (
 gc.disable()
 for module in MODULES:
     import_module(module)
-gc.collect()
 gc.freeze()
 gc.enable()
