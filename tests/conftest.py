@@ -7,10 +7,14 @@
 
 from __future__ import annotations
 
+import gc
 import random
+from collections.abc import Generator
 
 import pytest
 from hypothesis import settings
+
+from tests.turns import in_turn
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
 settings.register_profile("quick", settings.get_profile("repeatable"), max_examples=10)
@@ -28,3 +32,20 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_report_header(config: pytest.Config) -> str:
     seed = config.getoption("--hypothesis-seed")
     return f"hypothesis seed: {seed if seed is not None else 'none (derandomized)'}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported and collected stays: nobody looks for garbage in it, now or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    workers = getattr(config, "workerinput", {"workercount": 1})["workercount"]
+    if workers > 1:
+        items[:] = in_turn(items, lambda item: item.nodeid.partition("::")[0], workers)
