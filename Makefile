@@ -48,8 +48,8 @@ quick: $(DONE)/swell  ## lint, types and everything pure, in a minute and a half
 	  $(BIN)/python -m pytest -q -n auto --dist worksteal --hypothesis-profile=quick $(PURE) $(PYTEST_ARGS); \
 	  tests=$$?; wait $$types && exit $$tests
 
-# One worker a core: with two, tests of real processes are in each other's way.
-WORKERS ?= auto
+# Where cores are few, two workers to each: tests of real processes wait as much as they compute.
+WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 5 ? 2 * cores : cores)))
 
 test: setup lint  ## lint, type check and all tests
 	@$(BIN)/mypy & types=$$!; \
