@@ -27,11 +27,12 @@ not elastic is ``1 job`` where it restarts, whatever Vertex AI does.
 ``as late as waiting`` compares with ``wait`` at the same start. The case ``six of eight`` is about
 8 machines, of which there are six: after an hour, or from the start.
 
-``--plot FILE`` (before the other options) draws all cases.
+``--plot JSON PICTURE`` draws what an earlier run has written with ``--json``.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -52,14 +53,7 @@ MACHINE = "a2-highgpu-1g"
 WANTED, FEWEST = 16, 4  # machines
 WORK = 20.0 * 3600  # seconds with all of them
 REGIONS = ("us-central1", "us-east1")
-LATEST = 2.0  # in the plot
-COLOURS = {
-    "1 job": "#222222",
-    "2 jobs": "#4fb0c6",
-    "4 jobs": "#1668a8",
-    "8 jobs": "#1c8a4c",
-    "8 jobs, anchor": "#e0912f",
-}
+EARLIEST, LATEST = 0.05, 2.0  # in the plot
 
 
 @dataclass(frozen=True)
@@ -201,49 +195,49 @@ CASES: dict[str, Callable[[Options], Iterator[Row]]] = {
 }
 
 
-def plot(path: str) -> None:
-    """Draws what each system takes, as a multiple of what it takes to wait."""
+def plot(figures: Path, path: Path) -> None:
+    """Draws the rows of an earlier run: how late each system is beside waiting, and what it costs.
+
+    Args:
+        figures: what ``--json`` has written.
+        path: the picture.
+    """
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    rows, columns = len(Survivors), len(MARKETS)
+    found = {(r["case"], r["system"], r["metric"]): r for r in json.loads(figures.read_text())}
+    rows, columns, shown = len(Survivors), len(MARKETS), [*SYSTEMS][::-1]
     figure, axes = pyplot.subplots(
-        rows, columns, figsize=(3 * columns, 9), sharex=True, sharey=True, layout="constrained"
+        rows, columns, figsize=(3.4 * columns, 9), sharex=True, sharey=True, layout="constrained"
     )
-    for survivors, row in zip(Survivors, axes, strict=True):
-        for market, panel in zip(MARKETS, row, strict=True):
-            waited = runs("wait", market, survivors)
-            panel.axvspan(1, LATEST, color="#b5403a", alpha=0.08, lw=0)
-            panel.axhline(1, color="#7a7a7a", lw=0.6)
-            for name, colour in COLOURS.items():
-                pairs = zip(runs(name, market, survivors), waited, strict=True)
-                points = [
-                    (a.hours / b.hours, a.usd / b.usd) for a, b in pairs if a.hours and b.hours
-                ]
-                panel.scatter(
-                    [late for late, _ in points],
-                    [cost for _, cost in points],
-                    s=20,
-                    alpha=0.7,
-                    label=name,
-                    color=colour,
-                    edgecolors="none",
-                )
+    for survivors, panels in zip(Survivors, axes, strict=True):
+        for market, panel in zip(MARKETS, panels, strict=True):
+            case = f"{market}, {survivors.value}"
+            panel.axvspan(1, LATEST, color="#b5403a", alpha=0.1, lw=0)
+            for place, system in enumerate(shown):
+                late = found[case, system, "as late as waiting"]
+                if late["median"] is not None:
+                    panel.plot([late["min"], late["max"]], [place] * 2, color="#1668a8", lw=3)
+                    panel.plot(late["median"], place, "o", color="#1668a8")
+                usd, trained = (found[case, system, of]["median"] for of in ("cost", "trained"))
+                note = f"{usd:,.0f} USD, {trained:.0f} %"
+                panel.text(EARLIEST * 1.1, place + 0.25, note, fontsize="x-small", color="#555555")
             panel.set_title(f"{market}; survivors: {survivors.value}", fontsize="medium")
-            panel.set_xlim(0, LATEST)
-            panel.set_ylim(0, 2)
-    figure.supxlabel("finished after, as a multiple of waiting in one region (red: later)")
-    figure.supylabel("cost, as a multiple of waiting in one region")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=9)
+            panel.set_xscale("log")
+            panel.set_xlim(EARLIEST, LATEST)
+            panel.set_ylim(-0.6, len(shown) - 0.1)
+            panel.set_yticks(range(len(shown)), shown)
+    figure.supxlabel(
+        "finished after, as a multiple of waiting in one region, smallest to largest; red: a fleet "
+        "that is there does not pay. Cost, and the share of the time in which it trained"
+    )
     figure.savefig(path)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--plot"]:
-        plot(sys.argv[2])
-        del sys.argv[1:3]
-        if len(sys.argv) == 1:
-            sys.exit(0)
+        plot(Path(sys.argv[2]), Path(sys.argv[3]))
+        sys.exit(0)
     sys.exit(benchmark(__doc__, CASES))
