@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from launcher.supervision.attempt import UNSENT, Attempt
@@ -293,6 +293,13 @@ LIVES = st.one_of(
 )
 
 
+@example(  # the second gets its machines in one region when others train in the other
+    lives=[dry(60.0), Life(1800.0, 7000.0), dry(60.0), preempted(7000.0), preempted(3000.0)],
+    jobs=3,
+    anchor=0,
+    across=False,
+    patience=None,
+)
 @settings(max_examples=60)
 @given(
     lives=st.lists(LIVES, max_size=40),
