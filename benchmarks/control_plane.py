@@ -1,12 +1,14 @@
-"""The control plane alone: a real coordinator, and 1,000 simulated agents.
+"""The control plane alone: a real coordinator, and 1,024 simulated agents.
 
 Every agent holds a real gRPC stream over a connection of its own; the coordinator runs in a
 process of its own, with a run directory on disk. The agents share one process, and there are no
 workers: an agent leaves a world, or is in it, the moment it is told to. All decode what they are
 told; that an agent also has to read who is in its world is measured for one, as each has a machine
-of its own for it.
+of its own for it. ``loss`` and ``job`` are measured twice: with one CustomJob, and with 64 of 16
+agents each, which have a certificate, a record and a name for each job, as in a fleet.
 
 - ``loss``: an agent's connection breaks; until the last of the others knows the new generation.
+- ``job``: the same for 16 agents at once, as when a fleet loses a job.
 - ``steady``: all agents show that they live, as often as in a run; what that costs.
 - ``membership``: the state machine alone, without any I/O: what one event costs.
 """
@@ -31,40 +33,54 @@ from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.wire import world_from_message
 from trainer.protocol.world import MemberId
 
-AGENTS, QUICK_AGENTS = 1000, 50
+AGENTS, QUICK_AGENTS = 1024, 64
+JOBS, QUICK_JOBS = 64, 4  # of a fleet with as many agents
 STEADY = 10.0  # seconds
 CONNECTING = 50  # agents that connect at the same time
 LIMIT = 120.0  # seconds
 
 
-class Fleet:
-    """All simulated agents, and what they know."""
+class Members:
+    """All simulated agents, and what they know.
 
-    def __init__(self, coordinator: CoordinatorProcess, count: int) -> None:
+    Args:
+        coordinator: of all of them.
+        count: how many.
+        jobs: over how many CustomJobs they are dealt.
+    """
+
+    def __init__(self, coordinator: CoordinatorProcess, count: int, jobs: int = 1) -> None:
+        each = count // jobs
         self.agents = [
             SimulatedAgent(
-                coordinator.target, coordinator.token, f"vm-{i:04}", 1, self._formed, self._aborted
+                coordinator.target,
+                coordinator.tokens[job],
+                replica if jobs == 1 else f"{job + 1}/{replica}",
+                1,
+                self._formed,
+                self._aborted,
             )
-            for i in range(count)
+            for job in range(jobs)
+            for replica in replicas(each)
         ]
         self.aborted_at = 0.0  # when the last of them was told so
         self.form = pb.Form()  # the newest
-        self._know: dict[int, int] = {}  # how many know a generation
+        self._know = 0  # how many know it
         self._changed = asyncio.Event()
 
     async def _formed(self, agent: SimulatedAgent, form: pb.Form) -> None:
-        self.form = form
-        generation = form.world.generation
-        self._know[generation] = self._know.get(generation, 0) + 1
+        if form.world.generation != self.form.world.generation:
+            self.form, self._know = form, 0
+        self._know += 1
         self._changed.set()
 
     async def _aborted(self, agent: SimulatedAgent) -> None:
         self.aborted_at = time.perf_counter()
         agent.stopped("a peer was lost")
 
-    async def all_know(self, generation: int) -> None:
-        """Waits until all that are left were told of ``generation``."""
-        while self._know.get(generation, 0) < len(self.agents):
+    async def all_know(self) -> None:
+        """Waits until all that are left were told of a world of all that are left."""
+        while not self._know == len(self.form.world.slots) == len(self.agents):
             self._changed.clear()
             await asyncio.wait_for(self._changed.wait(), LIMIT)
 
@@ -75,6 +91,14 @@ class Fleet:
             await asyncio.gather(*(stack.enter_async_context(agent) for agent in some))
             await asyncio.sleep(0)
 
+    async def lose(self, count: int) -> None:
+        """The connections of so many agents break, from the middle of the ranks on."""
+        middle = len(self.agents) // 2
+        middle -= middle % count  # where a fleet's job begins
+        victims = self.agents[middle : middle + count]
+        del self.agents[middle : middle + count]
+        await asyncio.gather(*(victim.vanish() for victim in victims))
+
     async def settle(self) -> None:
         """All enter the world and complete a step."""
         for agent in self.agents:
@@ -83,6 +107,11 @@ class Fleet:
         for agent in self.agents:
             agent.beat()
         await asyncio.sleep(0.5)
+
+
+def replicas(count: int) -> list[str]:
+    """The replicas of a CustomJob of two pools."""
+    return ["workerpool0-0", *(f"workerpool1-{i}" for i in range(count - 1))]
 
 
 def limits(workers: int) -> Limits:
@@ -99,51 +128,62 @@ def limits(workers: int) -> Limits:
     )
 
 
-def with_fleet(
-    count: int, measure: Callable[[CoordinatorProcess, Fleet], Awaitable[list[Row]]]
+def with_members(
+    count: int,
+    measure: Callable[[CoordinatorProcess, Members], Awaitable[list[Row]]],
+    jobs: int = 1,
 ) -> list[Row]:
     """Returns what ``measure`` finds with ``count`` agents that are in a world."""
 
     async def body(coordinator: CoordinatorProcess) -> list[Row]:
         async with AsyncExitStack() as stack:
-            fleet = Fleet(coordinator, count)
-            await fleet.connect(stack)
-            await fleet.all_know(1)
-            await fleet.settle()
-            return await measure(coordinator, fleet)
+            members = Members(coordinator, count, jobs)
+            await members.connect(stack)
+            await members.all_know()
+            await members.settle()
+            return await measure(coordinator, members)
 
     with tempfile.TemporaryDirectory(prefix="swell-bench-") as folder:
-        coordinator = CoordinatorProcess(Path(folder), limits(count), count)
+        coordinator = CoordinatorProcess(Path(folder), limits(count), count, jobs)
         try:
             return run(body(coordinator))
         finally:
             coordinator.close()
 
 
-def loss(options: Options) -> list[Row]:
-    """From a broken connection to the last agent that knows its new generation."""
+def losses(options: Options, whole_job: bool) -> list[Row]:
+    """From broken connections to the last agent that knows its new generation."""
     count = QUICK_AGENTS if options.quick else AGENTS
+    jobs = QUICK_JOBS if options.quick else JOBS
+    lost = count // jobs if whole_job else 1
+    return [
+        *_losses(options, count, 1, lost),
+        *_losses(options, count, jobs, lost),
+    ]
+
+
+def _losses(options: Options, count: int, jobs: int, lost: int) -> list[Row]:
     told: list[float | None] = []
     known: list[float | None] = []
     read: list[float | None] = []
     spent: list[float | None] = []
 
-    async def measure(coordinator: CoordinatorProcess, fleet: Fleet) -> list[Row]:
-        for generation in range(2, options.runs + 2):
-            victim = fleet.agents.pop(len(fleet.agents) // 2)
+    async def measure(coordinator: CoordinatorProcess, members: Members) -> list[Row]:
+        for _ in range(options.runs):
             before = coordinator.usage()
             began = time.perf_counter()
-            await victim.vanish()
-            await fleet.all_know(generation)
+            await members.lose(lost)
+            await members.all_know()
             known.append(time.perf_counter() - began)
-            told.append(fleet.aborted_at - began)
+            told.append(members.aborted_at - began)
             spent.append(coordinator.usage().seconds - before.seconds)
-            await fleet.settle()
+            await members.settle()
             began = time.perf_counter()
-            world = world_from_message(fleet.form.world)
-            assert len(world.places_of(fleet.agents[-1].member)) == 1
+            world = world_from_message(members.form.world)
+            assert len(world.places_of(members.agents[-1].member)) == 1
             read.append(time.perf_counter() - began)
-        case = f"loss, {count} agents"
+        dealt = f"{count} agents" if jobs == 1 else f"{jobs} jobs of {count // jobs} agents"
+        case = f"{lost} lost of {dealt}"
         memory = coordinator.usage().memory / 2**20
         return [
             Row.of("swell", case, "until the last was told to stop", "s", told),
@@ -153,7 +193,17 @@ def loss(options: Options) -> list[Row]:
             Row.of("swell", case, "memory of the coordinator", "MiB", [memory]),
         ]
 
-    return with_fleet(count, measure)
+    return with_members(count, measure, jobs)
+
+
+def loss(options: Options) -> list[Row]:
+    """One agent is lost."""
+    return losses(options, whole_job=False)
+
+
+def job(options: Options) -> list[Row]:
+    """As many as a fleet's job has are lost at once."""
+    return losses(options, whole_job=True)
 
 
 def steady(options: Options) -> list[Row]:
@@ -168,10 +218,10 @@ def steady(options: Options) -> list[Row]:
             agent.beat()
             await asyncio.sleep(heartbeat)
 
-    async def measure(coordinator: CoordinatorProcess, fleet: Fleet) -> list[Row]:
+    async def measure(coordinator: CoordinatorProcess, members: Members) -> list[Row]:
         beats = [
             asyncio.create_task(beat(agent, heartbeat * i / count))
-            for i, agent in enumerate(fleet.agents)
+            for i, agent in enumerate(members.agents)
         ]
         await asyncio.sleep(heartbeat)
         before, mine, began = coordinator.usage(), usage(), time.perf_counter()
@@ -195,7 +245,7 @@ def steady(options: Options) -> list[Row]:
             ),
         ]
 
-    return with_fleet(count, measure)
+    return with_members(count, measure)
 
 
 def membership(options: Options) -> Iterator[Row]:
@@ -236,4 +286,5 @@ def _one_life(count: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    sys.exit(benchmark(__doc__, {"loss": loss, "steady": steady, "membership": membership}, runs=5))
+    CASES = {"loss": loss, "job": job, "steady": steady, "membership": membership}
+    sys.exit(benchmark(__doc__, CASES, runs=5))

@@ -23,11 +23,12 @@ from trainer.coordinator.coordinator import lead
 from trainer.coordinator.limits import Limits
 from trainer.coordinator.seat import Seat
 from trainer.protocol import swell_pb2 as pb
-from trainer.protocol.authority import new_secret
+from trainer.protocol.authority import Authority
 from trainer.protocol.credentials import Credentials, channel_options
 from trainer.protocol.lease import newest_claim
 from trainer.protocol.wire import MESSAGE_LIMIT, METHOD, SERVICE, world_from_message
 from trainer.protocol.world import MemberId, World
+from trainer.rundir.attempts import record_name
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.formats import PROTOCOL
 
@@ -71,14 +72,20 @@ class CoordinatorProcess:
         folder: where its run directory goes.
         limits: its limits.
         workers: the slots that its run was asked for.
+        jobs: how many CustomJobs its run has; each has a record, and a certificate.
 
     Attributes:
         target: where it listens.
-        token: the secret of its run.
+        tokens: the secret of each job.
+        token: that of the first one, its own.
     """
 
-    def __init__(self, folder: Path, limits: Limits, workers: int) -> None:
-        self.token = new_secret()
+    def __init__(self, folder: Path, limits: Limits, workers: int, jobs: int = 1) -> None:
+        authority = Authority.new()
+        self.tokens = [authority.issue(number) for number in range(1, jobs + 1)]
+        self.token = self.tokens[0]
+        for number in range(1, jobs + 1):
+            RunDirectory(str(folder)).create_json(record_name(number), {"state": "RUNNING"})
         self._line, theirs = forks.Pipe()
         self._process = forks.Process(
             target=_coordinate, args=(theirs, folder, limits, workers, self.token), daemon=True
@@ -124,8 +131,8 @@ class SimulatedAgent:
     """One agent; ``async with`` it to connect.
 
     Args:
-        coordinator: where to connect to.
-        token: the run's secret.
+        target: where to connect to.
+        token: the secret of its job.
         name: of its replica.
         slots: how many workers it has.
         formed: called when it is to form a world.

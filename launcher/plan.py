@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from launcher import home
 from launcher.job import customjob
@@ -100,6 +103,33 @@ def quotas(job: Job) -> dict[str, int]:
             metric = metric.replace("_preemptible_", "_")
         need[metric] = need.get(metric, 0) + pool.replicas * pool.machine_type.gpus
     return need
+
+
+def world_sizes(job: Job) -> list[int]:
+    """Returns how many workers a world of the run may have: those of any of its replicas."""
+    sizes = {0}
+    for pool in job.pools:
+        if job.starts_agent(pool):
+            for _ in range(pool.replicas * job.fleet.jobs):
+                sizes |= {min(size + pool.workers, job.max_workers) for size in sizes}
+    return sorted(size for size in sizes if size >= job.elastic.min_workers)
+
+
+def ask_units(job: Job) -> dict[str, Any]:
+    """Returns how the batch of the job's task is cut; see trainer.check.units.
+
+    The task is made for it, from the files of this machine.
+
+    Raises CalledProcessError when that fails; why is on standard error by then.
+    """
+    program = job.settings()["program"]
+    # In a process of its own: the launcher is without torch.
+    line = [sys.executable, "-m", "trainer.check.units", program["task"]]
+    line += ["--args", json.dumps(program["task_args"]), "--sizes", json.dumps(world_sizes(job))]
+    folder = job.code.folder if job.code else None
+    asked = subprocess.run(line, cwd=folder, stdout=subprocess.PIPE, text=True, check=True)
+    units: dict[str, Any] = json.loads(asked.stdout.splitlines()[-1])  # after what the task prints
+    return units
 
 
 def _times(count: int, price: Price | None) -> float | None:

@@ -79,6 +79,12 @@ def number(value: float | str) -> str:
     return f"{value:.4g}" if abs(value) >= 1e-3 else f"{value:.2e}"
 
 
+def speed_in_words(speed: Mapping[str, float | None]) -> str:
+    """Returns ``12.5 steps/s, 400 samples/s``, as far as it is known."""
+    known = ((name, value) for name, value in speed.items() if value is not None)
+    return ", ".join(f"{number(value)} {name}/s" for name, value in known)
+
+
 def metrics_in_words(
     metrics: Mapping[str, float | str], nonfinite: Mapping[str, int]
 ) -> dict[str, str]:

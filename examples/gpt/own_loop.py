@@ -11,15 +11,18 @@ from trainer import decay_groups, elastic
 EPOCHS, BATCH, UNIT, RATE, WARMUP = 2, 32, 4, 3e-3, 5
 
 
-def train(dtype=torch.float32, bf16=True, compile=False, characters=20_000):
-    """Trains for all epochs, and returns the last step's loss."""
+def train(dtype=torch.float32, bf16=True, compile=None, characters=20_000):
+    """Trains for all epochs, and returns the last step's loss.
+
+    ``compile`` is a backend of torch.compile, such as "inductor".
+    """
     torch.manual_seed(0)
     text = Text(most=characters)
     model = GPT(text.vocabulary).to(dtype)
     groups = decay_groups(model, weight_decay=0.1)
     optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.95))
     state = elastic.State(model=model, optimizer=optimizer)
-    forward = torch.compile(model) if compile else model
+    forward = torch.compile(model, backend=compile) if compile else model
     batches = elastic.batches(text, BATCH, unit=UNIT)
     for step in elastic.steps(state, batches, epochs=EPOCHS):
         model.train()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,9 @@ from launcher.commands.options import (
     Vm,
 )
 from launcher.run_states import FAILED, info_of
+
+if TYPE_CHECKING:
+    from launcher.job.job import Job
 
 
 def launch(
@@ -146,6 +149,14 @@ def plan(
             "files: the code that is sent along."
         ),
     ] = None,
+    units: Annotated[
+        bool,
+        typer.Option(
+            "--units",
+            help="Print instead how long workers would wait where units do not divide; it makes "
+            "the job's task on this machine.",
+        ),
+    ] = False,
 ) -> None:
     """Print the CustomJob that launch would send, without sending it, and what it would cost."""
     with user_errors(offline=True):
@@ -160,6 +171,9 @@ def plan(
         loaded = load_job(job, overrides or [], "vertex" if complete else "any", warn=warn)
         if run_id is not None:
             home.check_id(run_id)
+        if units:
+            _plan_units(job, loaded)
+            return
         packed = None
         if loaded.code:
             from launcher.packing.pack import pack
@@ -181,6 +195,20 @@ def plan(
         else:
             text = customjob.serialise(request)
         typer.echo(text, nl=False)
+
+
+def _plan_units(path: str, job: Job) -> None:
+    import subprocess
+
+    from launcher.plan import ask_units
+    from launcher.views import plan as plans
+
+    if not job.task:
+        fail(f"--units: {path} has no task; a program of your own says how its batch is cut")
+    try:
+        typer.echo(plans.units(job, ask_units(job)), nl=False)
+    except subprocess.CalledProcessError as error:
+        raise typer.Exit(error.returncode) from None
 
 
 def doctor(

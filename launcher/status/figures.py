@@ -27,6 +27,10 @@ trained           seconds that steps took, each since the one before it in the s
 span              from the end of the run's first step to the end of the run, or until now while it
                   goes on; at least what steps and pauses add up to, as the two ends are read from
                   the clocks of two machines
+speed             steps per second, and samples of all workers per second, over the newest steps of
+                  the newest world: those of its last 10 to 20 s, where there are as many. As in
+                  ``trained`` its first step does not count; evaluations and checkpoints between two
+                  steps do. None while the run waits for machines
 ================  ================================================================================
 
 Durations are measured on one machine where there is one that saw all of it. A pause through which
@@ -85,6 +89,18 @@ def _pause(one: Generation, last_at: float) -> float | None:
     if one.idle is not None:
         return one.idle + (one.first_took or 0.0)
     return max(0.0, one.first_at - last_at) if math.isfinite(last_at) else None
+
+
+def speed(generation: Generation | None) -> dict[str, float | None]:
+    """Steps and samples per second; None where nobody has said what steps took, or samples."""
+    newest = None if generation is None else generation.speed
+    if newest is None:
+        return {"steps": None, "samples": None}
+    steps, samples = newest.last - newest.first + 1, newest.samples
+    return {
+        "steps": float(f"{steps / newest.seconds:.4g}"),
+        "samples": float(f"{samples / newest.seconds:.4g}") if samples else None,
+    }
 
 
 def goodput(generations: Iterable[Generation], until: float) -> float | None:

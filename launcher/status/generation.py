@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 MERGED = 10.0  # seconds of training up to which what was reported is kept as one
 
@@ -15,17 +15,26 @@ class Stretch:
     Attributes:
         first, last: of the steps.
         seconds: that they took, each since the one before in its world.
+        samples: that they took in these seconds; 0 where that is not known.
     """
 
     first: int
     last: int
     seconds: float
+    samples: int = 0
 
     def after(self, start: int | None) -> Stretch:
         """Without the first step of a world that began at ``start``, which takes no time here."""
         if start is None or self.first != start + 1:
             return self
-        return Stretch(self.first + 1, self.last, self.seconds)
+        return replace(self, first=self.first + 1)
+
+    def with_next(self, other: Stretch) -> Stretch | None:
+        """This one and ``other``, if that follows it."""
+        if other.first != self.last + 1:
+            return None
+        seconds, samples = self.seconds + other.seconds, self.samples + other.samples
+        return Stretch(self.first, other.last, seconds, samples)
 
     def until(self, step: int) -> float:
         """The seconds of those of them that are not after ``step``; all take equally long."""
@@ -75,15 +84,24 @@ class Generation:
         if at is not None:
             self.last_at = max(self.last_at, at)
 
-    def took(self, first: int, last: int, seconds: float) -> None:
+    def took(self, first: int, last: int, seconds: float, samples: int = 0) -> None:
         """Steps were reported, with what they took; steps may be reported twice."""
-        self.stretches.append(Stretch(first, last, seconds))
-        if len(self.stretches) > 1:
-            before, new = self.stretches[-2:]
-            if new.first == before.last + 1 and before.seconds + new.seconds <= MERGED:
-                self.stretches[-2:] = [
-                    Stretch(before.first, new.last, before.seconds + new.seconds)
-                ]
+        self.stretches.append(Stretch(first, last, seconds, samples))
+        both = self._last_two()
+        if both is not None and both.seconds <= MERGED:
+            self.stretches[-2:] = [both]
+
+    @property
+    def speed(self) -> Stretch | None:
+        """Its newest steps that were reported with what they took: some seconds of them."""
+        if not self.stretches:
+            return None
+        newest = (self._last_two() or self.stretches[-1]).after(self.start)
+        return newest if newest.seconds and newest.last >= newest.first else None
+
+    def _last_two(self) -> Stretch | None:
+        """Its last two stretches as one, if they follow each other."""
+        return self.stretches[-2].with_next(self.stretches[-1]) if self.stretches[1:] else None
 
     def trained(self, until: int) -> float:
         """Seconds that its steps took, each step once, without those after ``until``."""

@@ -119,6 +119,11 @@ class History:
             "reason": failed[-1][1] if failed else None,
         }
 
+    @property
+    def speed(self) -> dict[str, float | None]:
+        """How fast it trains in its newest world: ``{"steps", "samples"}`` per second."""
+        return figures.speed(None if self.waiting else self.current)
+
     def goodput(self, now: float | None) -> float | None:
         """The share of time that went into steps that count; None where steps are not known.
 
@@ -195,7 +200,7 @@ class History:
             generation.start = first - 1
         generation.reached(last, event.time - (event.age or 0.0))
         if event.seconds is not None:
-            generation.took(first, last, event.seconds)
+            generation.took(first, last, event.seconds, event.samples or 0)
         for name, values in series.items():
             for step, value in enumerate(values, first):
                 self._metric(name, generation.generation, step, value)

@@ -14,6 +14,7 @@
     pauses           [{cause, seconds, generation, step}]: from the last step before to the first
     goodput          share of the time since the first step that went into steps that count; these
                      are defined in launcher.status.figures
+    speed            {steps, samples}: a second, in the newest world; null where that is not known
     checkpoint       {step, age, failed, reason}: the newest one, its age in seconds, how many
                      since then could not be written, and why the last of these
     metrics          the newest value of each metric: a number, or "nan", "inf" or "-inf"
@@ -149,6 +150,7 @@ def build_status(
         "samples_left_out": samples.left_out if samples else None,
         "pauses": history.pauses,
         "goodput": history.goodput(None if over else now),
+        "speed": history.speed,
         "checkpoint": history.checkpoint(now),
         "metrics": named(metrics),
         "nonfinite": nonfinite,

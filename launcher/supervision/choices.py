@@ -189,8 +189,9 @@ def _lacking_since(attempts: Sequence[Attempt], others: int, created: float) -> 
 def _dry(choice: Choice, attempts: Sequence[Attempt]) -> Iterator[Attempt]:
     """Those in vain with a choice since one last got machines: before, that is another story."""
     began = max((it.started for it in attempts if it.started is not None), default=-math.inf)
+    name = choice.name
     for attempt in attempts:
-        mine = attempt.choice == choice.name and attempt.sent and attempt.over
+        mine = attempt.choice == name and attempt.sent and attempt.over
         if mine and (attempt.ended or 0.0) > began and verdict_of(attempt) in DRY:
             yield attempt
 

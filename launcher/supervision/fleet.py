@@ -4,8 +4,9 @@ A run without a ``fleet`` is a fleet of one. Which way each attempt goes is ``ch
 here is decided how many are to be sent, of which kind, and where they may be:
 
 - Anchors are sent first. Where there is none to be had, the others go on without.
-- While an attempt lives, those that join it are sent to its region, unless the fleet may span
-  regions: a world is as slow as the slowest connection in it.
+- Where attempts have machines for a world, the others are sent to that region, unless the fleet may
+  span regions: a world is as slow as the slowest connection in it. Those that are elsewhere are
+  given up then. While there is none, they may wait in several regions.
 - An attempt that somebody cancelled, or that succeeded by itself, is not replaced.
 - A choice whose last attempt failed in a way that would be the same again is not tried again.
 - No more than BURST are sent in a minute, however many are lacking.
@@ -13,6 +14,7 @@ here is decided how many are to be sent, of which kind, and where they may be:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -96,11 +98,28 @@ def open_choices(
     ]
 
 
-def bound_to(fleet: Fleet, attempts: Sequence[Attempt]) -> frozenset[str]:
-    """Returns the regions in which those that are alive hold the fleet; none if nothing does."""
+def bound_to(
+    fleet: Fleet, choices: Sequence[Choice], attempts: Sequence[Attempt]
+) -> frozenset[str]:
+    """Returns the region that holds the fleet, because a world can train there; none if none can.
+
+    Of several, that where an attempt has had its machines for longest.
+    """
     if fleet.across_regions:
         return frozenset()
-    return frozenset(attempt.region for attempt in alive(attempts) if not attempt.left)
+    workers = {it.name: it.job.slots for it in (*choices, *fleet.anchors)}
+    enough = choices[0].job.elastic.min_workers
+    there: Counter[str] = Counter()
+    for it in sorted(alive(attempts), key=lambda it: (it.started or it.created, it.attempt)):
+        if it.state == "RUNNING" and not it.left:
+            there[it.region] += workers.get(it.choice, enough)
+    return frozenset([region for region, count in there.items() if count >= enough][:1])
+
+
+def stray(regions: frozenset[str], attempts: Sequence[Attempt]) -> frozenset[int]:
+    """Returns the attempts to be given up: they are not where the fleet is held."""
+    away = (it for it in alive(attempts) if regions and it.region not in regions and not it.left)
+    return frozenset(it.attempt for it in away)
 
 
 def sent_too_fast(attempts: Sequence[Attempt], more: int, now: float) -> float:

@@ -20,6 +20,7 @@ Whatever fits, of each attempt that is not over:
 
 ==============================  ==================================================================
 on record, no CustomJob         Find it: it may have been sent
+not where the others train      Leave it, which makes it expired; then Cancel, once
 no machines for too long        Leave it, which makes it expired; then Cancel, once
 otherwise                       Watch
 ==============================  ==================================================================
@@ -72,6 +73,7 @@ from launcher.supervision.fleet import (
     lack,
     open_choices,
     sent_too_fast,
+    stray,
 )
 from launcher.supervision.limits import no_more_attempts, reached, spent
 from launcher.supervision.verdict import verdict_of
@@ -211,15 +213,20 @@ def decide(terms: Terms, situation: Situation, now: float) -> list[Action]:
     taken = spent(situation.attempts, now)
     if limit := situation.stop or reached(terms.limits, taken, now):
         return [*actions, *_at_a_limit(terms, situation, live, limit)] or [Watch()]
+    regions = bound_to(terms.fleet, terms.choices, situation.attempts)
+    away = stray(regions, situation.attempts)
     for attempt in live:
-        actions += _of_its_own(terms, situation, attempt, now)
+        if attempt.attempt in away:
+            actions.append(Leave(attempt.attempt, f"the run's other jobs train in {min(regions)}"))
+        else:
+            actions += _of_its_own(terms, situation, attempt, now)
     if not live and (end := _end_with(situation)):
         return [end]
     if limit := no_more_attempts(terms.limits, taken):
         if not live:
             return [End("limited", _and_last(limit, situation.attempts))]
     else:
-        actions += _replacements(terms, situation, now)
+        actions += _replacements(terms, situation, regions, now)
     if not live and not actions:
         return [_nothing_left(situation)]
     return actions or [Watch()]
@@ -289,14 +296,15 @@ def _end_with(situation: Situation) -> End | None:
     return None
 
 
-def _replacements(terms: Terms, situation: Situation, now: float) -> Iterator[Action]:
+def _replacements(
+    terms: Terms, situation: Situation, regions: frozenset[str], now: float
+) -> Iterator[Action]:
     """What is sent for what the run lacks, or the wait for it."""
     attempts, fleet = situation.attempts, terms.fleet
     lacking = lack(fleet, attempts)
     most = terms.limits.attempts
     room = lacking.total if most is None else most - sum(it.sent for it in attempts)
     kinds = [fleet.anchors] * lacking.anchors + [terms.choices] * lacking.others
-    regions = bound_to(fleet, attempts)
     live, number = len(alive(attempts)), max((it.attempt for it in attempts), default=0)
     sent = 0
     waits: list[Next] = []

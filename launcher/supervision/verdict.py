@@ -29,6 +29,7 @@ most telling ones first. ``outcome.json`` counts before all of this: see policy.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Literal
 
 from launcher.supervision.attempt import UNSENT, Attempt
@@ -119,6 +120,7 @@ def _refusal(attempt: Attempt) -> Verdict:
     return "internal" if transient else "rejected"
 
 
+@lru_cache(maxsize=1024)  # asked anew of every attempt at every decision
 def _failure(code: int, message: str) -> Verdict:
     if _MEMORY.search(message):
         return "user_error"

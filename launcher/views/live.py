@@ -18,7 +18,15 @@ from launcher.records import EventRecord
 from launcher.run_states import info_of
 from launcher.status.history import History
 from launcher.status.status import Outcome, state_of
-from launcher.words import at_clock, count, line_of, metrics_in_words, one_line, span
+from launcher.words import (
+    at_clock,
+    count,
+    line_of,
+    metrics_in_words,
+    one_line,
+    span,
+    speed_in_words,
+)
 from trainer.rundir.events import Event
 from trainer.rundir.numbers import number_in
 
@@ -116,15 +124,16 @@ def render(scene: Scene, now: float, width: int) -> RenderableType:
 
 
 def _step(history: History, width: int) -> RenderableType:
-    total = history.total_steps
+    total, speed = history.total_steps, speed_in_words(history.speed)
     if not total:
-        return Text(f"{history.step:,}")
+        return Text(f"{history.step:,}   {speed}".rstrip())
     label = f"{history.step:,} of {total:,}  "
+    speed = f"   {speed}" if speed else ""
     line = Table.grid()
-    line.add_column(no_wrap=True)
-    line.add_column()
-    bar = ProgressBar(total, history.step, width=max(10, min(50, width - len(label))))
-    line.add_row(label, bar)
+    for _ in range(3):
+        line.add_column(no_wrap=True)
+    left = width - len(label) - len(speed)
+    line.add_row(label, ProgressBar(total, history.step, width=max(10, min(50, left))), speed)
     return line
 
 

@@ -5,9 +5,9 @@ As JSON the request's text comes from ``customjob.serialise``, as that of the on
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from launcher.job import customjob
 from launcher.job.customjob import CustomJob
@@ -15,7 +15,7 @@ from launcher.job.durations import format_duration
 from launcher.job.job import Job
 from launcher.job.machines import LOCAL, Machine
 from launcher.packing.pack import Packed, summary
-from launcher.plan import costs, quotas
+from launcher.plan import costs, quotas, world_sizes
 from launcher.supervision.choices import choices_of
 from launcher.supervision.limits import usd_per_hour
 
@@ -73,6 +73,37 @@ def notes(job: Job, prices: PriceList) -> Iterator[str]:
         yield from _remarks(machine)
     yield from _choices(job, prices)
     yield f"prices: USD per hour, {prices.source}"
+
+
+MOST_SIZES = 16  # of worlds, that are shown one by one
+
+
+def units(job: Job, found: Mapping[str, Any]) -> str:
+    """Returns how long workers wait in which worlds because units do not divide.
+
+    Args:
+        job: the job.
+        found: what ``launcher.plan.ask_units`` says.
+    """
+    batch, unit, count = found["batch"], found["unit"], found["count"]
+    if not unit:
+        return "units: none, the task wants none\n"
+    when = "" if found["decided"] else ", if its model needs units"
+    head = f"units: {count} of {unit} samples in a step of {batch:,}{when}; "
+    waits = {int(size): part for size, part in found["waits"].items()}
+    sizes = world_sizes(job)
+    if not waits:
+        return f"{head}they divide in every world of {_range(sizes)}\n"
+    worst = sorted(waits, key=lambda size: -waits[size])[:MOST_SIZES]
+    shown = ", ".join(f"{size:,} ({waits[size]:.0%})" for size in sorted(worst))
+    others = len(waits) - len(worst)
+    more = f", and for less in {others} others" if others else ""
+    return f"{head}of {_range(sizes)}, workers wait for units in worlds of {shown}{more}\n"
+
+
+def _range(sizes: Sequence[int]) -> str:
+    few, most = (f"{size:,}" for size in (sizes[0], sizes[-1]))
+    return f"{most} workers" if few == most else f"{few} to {most} workers"
 
 
 def _choices(job: Job, prices: PriceList) -> Iterator[str]:

@@ -14,7 +14,7 @@ from rich.text import Text
 from launcher.api.transport import is_emulator
 from launcher.run_states import info_of
 from launcher.views.output import unpadded
-from launcher.words import count, metrics_in_words, one_line, span
+from launcher.words import count, metrics_in_words, one_line, span, speed_in_words
 from trainer.rundir.usererror import Message
 
 _ATTEMPTS = 5
@@ -121,6 +121,8 @@ def _facts(status: dict[str, Any]) -> Table:
     if status["pauses"]:
         total = sum(pause["seconds"] for pause in status["pauses"])
         table.add_row("paused", f"{total:.1f} s in all")
+    if speed := speed_in_words(status["speed"]):
+        table.add_row("speed", speed)
     if status["goodput"] is not None:
         table.add_row("goodput", f"{100 * status['goodput']:.1f} % of the time was training")
     return table

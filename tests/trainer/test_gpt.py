@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -21,11 +22,15 @@ from trainer.engine.units import cuts
 
 FOLDER = Path(__file__).parents[2] / "examples/gpt"
 CHARACTERS, STEPS = 4000, 8
+# Inductor, torch.compile's own choice, takes a compiler, and longer.
+BACKEND = os.environ.get("COMPILE_BACKEND", "aot_eager")
 # Of three one is killed in a step, later the two pause, and one that has nothing is rank 0.
 JOURNEY = [Stage((0, 1, 2), 1, 3, dies=1), Stage((0, 2), 3, 5, asks=1), Stage((3, 2, 0), 6)]
+# The same with fewer processes: each compiles the model for itself.
+FEWER = [Stage((0, 1), 1, 3, dies=1), Stage((0,), 3, 5, asks=0), Stage((2, 0), 6)]
 
 
-def plainly(low: bool, log: list[Any]) -> None:
+def plainly(low: bool, backend: str | None, log: list[Any]) -> None:
     """As nanoGPT has it: decay groups, a warm-up and a cosine, clipping, accumulation, dropout."""
     model_file, own_loop = _example("model"), _example("own_loop")
     torch.manual_seed(0)
@@ -35,6 +40,7 @@ def plainly(low: bool, log: list[Any]) -> None:
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=3e-3, betas=(0.9, 0.95))
+    forward = torch.compile(model, backend=backend) if backend else model
     order = Order(len(text), 32, 0)
     for number in range(STEPS):
         for group in optimizer.param_groups:
@@ -48,7 +54,7 @@ def plainly(low: bool, log: list[Any]) -> None:
             pairs = [text[int(i)] for i in samples[low_end:high_end]]
             x, y = (torch.stack(one) for one in zip(*pairs, strict=True))
             with torch.autocast("cpu", torch.bfloat16, enabled=low):
-                loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())
+                loss = F.cross_entropy(forward(x).flatten(0, 1), y.flatten())
             loss = loss * (len(x) / (stop - start))
             loss.backward()
             total += loss.item()
@@ -57,17 +63,19 @@ def plainly(low: bool, log: list[Any]) -> None:
         log.append(total)
 
 
-def as_task(low: bool, log: list[Any]) -> None:
+def as_task(low: bool, backend: str | None, log: list[Any]) -> None:
     task = _example("task")
     noting(log)
     precision = {"precision": "bf16"} if low else {"precision": "fp32", "dtype": torch.float64}
-    task.fit(task.Chars(characters=CHARACTERS, **precision))
+    task.fit(task.Chars(characters=CHARACTERS, compile=backend or False, **precision))
 
 
-def as_loop(low: bool, log: list[Any]) -> None:
+def as_loop(low: bool, backend: str | None, log: list[Any]) -> None:
     own_loop = _example("own_loop")
     noting(log)
-    own_loop.train(torch.float32 if low else torch.float64, bf16=low, characters=CHARACTERS)
+    own_loop.train(
+        torch.float32 if low else torch.float64, bf16=low, compile=backend, characters=CHARACTERS
+    )
 
 
 def noting(log: list[Any]) -> None:
@@ -89,31 +97,38 @@ def _example(name: str) -> Any:
 
 
 @functools.cache
-def expected(low: bool) -> list[float]:
+def expected(low: bool, backend: str | None) -> list[float]:
     from tests.trainer.ranks import alone
 
-    losses: list[float] = alone(_plain, low)
+    losses: list[float] = alone(_plain, low, backend)
     return losses
 
 
-def _plain(low: bool) -> list[float]:
+def _plain(low: bool, backend: str | None) -> list[float]:
     log: list[float] = []
-    plainly(low, log)
+    plainly(low, backend, log)
     return log
 
 
 @pytest.mark.parametrize(
-    "run, low, near",
-    [(as_task, False, 1e-9), (as_loop, False, 1e-9), (as_task, True, 2e-3)],
-    ids=["task", "loop", "task in bf16"],
+    "run, low, backend, near",
+    [
+        (as_task, False, None, 1e-9),
+        (as_loop, False, None, 1e-9),
+        (as_task, True, None, 2e-3),
+        (as_task, False, BACKEND, 1e-9),
+        (as_loop, False, BACKEND, 1e-9),
+    ],
+    ids=["task", "loop", "task in bf16", "compiled task", "compiled loop"],
 )
 def test_it_trains_as_in_a_plain_loop_through_a_loss_and_a_drain(
-    run: Any, low: bool, near: float
+    run: Any, low: bool, backend: str | None, near: float
 ) -> None:
-    outcomes = travelled(JOURNEY, functools.partial(run, low))
-    assert {member: len(one.log) for member, one in outcomes.items()} == {0: 8, 2: 8, 3: 3}
+    journey, steps = (FEWER, {0: 8, 2: 3}) if backend else (JOURNEY, {0: 8, 2: 8, 3: 3})
+    outcomes = travelled(journey, functools.partial(run, low, backend))
+    assert {member: len(one.log) for member, one in outcomes.items()} == steps
+    losses = expected(low, backend)
     for outcome in outcomes.values():
         assert outcome.error == ""
-        wanted = expected(low)[-len(outcome.log) :]
-        assert outcome.log == pytest.approx(wanted, rel=near)
-    assert expected(low)[-1] < expected(low)[0]
+        assert outcome.log == pytest.approx(losses[-len(outcome.log) :], rel=near)
+    assert losses[-1] < losses[0]

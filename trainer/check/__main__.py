@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from trainer.check import world
 from trainer.check.check import Checked, check, made
-from trainer.engine.units import idle
+from trainer.check.units import units_of
 from trainer.rundir.usererror import Message
 from trainer.task import Task
 
@@ -54,10 +54,10 @@ def _lines(checked: Checked, task: Task, size: int) -> list[str]:
         lines.append(f"memory   {memory:.0f} MiB at most{on_gpu}")
     if alone.units is not None:
         unit, reason = alone.units
-        units = -(-task.global_batch // unit)
-        waits = {size: idle(units, size) for size in range(1, units + 1)}
-        shown = ", ".join(f"{size}: {part:.0%}" for size, part in waits.items() if part)
-        lines.append(f"units    of {unit} samples, {units} a step: {reason}")
+        units = units_of(task, range(1, task.global_batch + 1))
+        waits = (it for it in units.waits.items() if it[0] <= units.count)
+        shown = ", ".join(f"{size}: {part:.0%}" for size, part in waits)
+        lines.append(f"units    of {unit} samples, {units.count} a step: {reason}")
         lines.append(f"         workers wait for units, by their number: {shown or 'never'}")
     if not checked.findings:
         lines.append("ok       nothing is wrong with it")

@@ -29,6 +29,7 @@ class Applied(NamedTuple):
         step: its number.
         metrics: its sums, by name; only those that were added to.
         seconds: since the step before it in this world; 0 without one.
+        samples: of all ranks; 0 without a data set.
         at: when it was completed, in monotonic seconds.
     """
 
@@ -36,6 +37,7 @@ class Applied(NamedTuple):
     step: int
     metrics: dict[str, float]
     seconds: float = 0.0
+    samples: int = 0
     at: float = 0.0
 
 
@@ -78,6 +80,7 @@ class StepLog:
             total_steps=self._total,
             count=len(batch),
             seconds=round(sum(one.seconds for one in batch), 6),
+            samples=sum(one.samples for one in batch if one.seconds),
             age=round(now - last.at, 6),
         )
 
@@ -123,8 +126,13 @@ class Progress:
         self._log.forget_after(self._state.step)
         self._since, self._first = self._generations.since, True
 
-    def completed(self, metrics: dict[str, float]) -> None:
-        """The state's newest step was applied; ``metrics`` may be empty."""
+    def completed(self, metrics: dict[str, float], samples: int = 0) -> None:
+        """The state's newest step was applied.
+
+        Args:
+            metrics: of it; may be empty.
+            samples: that all ranks took in it.
+        """
         generations, step, now = self._generations, self._state.step, self._clock()
         took, self._since = now - self._since, now
         if self._first and generations.rank == 0:
@@ -134,7 +142,7 @@ class Progress:
             )
         seconds = 0.0 if self._first else took
         self._first = False
-        self._log.add(Applied(generations.number, step, metrics, seconds, now))
+        self._log.add(Applied(generations.number, step, metrics, seconds, samples, now))
         if now - self._sent_at >= REPORT_EVERY:
             self.send()
 

@@ -447,7 +447,7 @@ class Steps:
         self._generations.step_completed()
         self._planner.measured(len(step.indices), step.computed, step.pause)
         state.metrics = dict(step.metrics)
-        self._progress.completed(step.metrics)
+        self._progress.completed(step.metrics, step.batch_size)
 
     def _settled(self, step: Step) -> str:
         """What follows a step that was taken, once the body is over, which may change the state.

@@ -181,6 +181,7 @@ class Steps:
         count: how many steps they are.
         seconds: that they took together, each since the one before; the first step of a world,
             which has none before it, takes none.
+        samples: of all ranks, that they took in these seconds; 0 without a data set.
         age: seconds since the last of them was completed.
     """
 
@@ -190,6 +191,7 @@ class Steps:
     total_steps: int | None = None
     count: int = 0
     seconds: float = 0.0
+    samples: int = 0
     age: float = 0.0
 
 

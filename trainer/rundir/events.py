@@ -35,8 +35,9 @@ first_step                generation, step, seconds         (a world's first ste
                           so long after its workers had begun)
 steps                     generation, first, count, metrics: {name: [one value per step]}, of
                           those that were added to, total_steps, seconds (that they took, each
-                          since the one before in this world), age (seconds since the last of
-                          them); a step may be reported twice
+                          since the one before in this world), samples (of all ranks, in these
+                          seconds), age (seconds since the last of them); a step may be reported
+                          twice
 state_sent                generation, bytes, total_bytes, seconds (so far; the last one has
                           sent all)
 evaluated                 step, metrics: {name: value}

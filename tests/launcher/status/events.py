@@ -32,11 +32,16 @@ def first(generation: int, at: float, step: int, seconds: float) -> Event:
 
 
 def steps(
-    generation: int, at: float, first: int, losses: list[Any], seconds: float | None = None
+    generation: int,
+    at: float,
+    first: int,
+    losses: list[Any],
+    seconds: float | None = None,
+    **more: Any,
 ) -> Event:
     told = {"count": len(losses), "seconds": seconds} if seconds is not None else {}
     metrics = {"loss": losses}
-    return event("steps", at, generation=generation, first=first, metrics=metrics, **told)
+    return event("steps", at, generation=generation, first=first, metrics=metrics, **told, **more)
 
 
 A, B, C = "workerpool0-0", "workerpool1-0", "workerpool1-1"

@@ -46,6 +46,42 @@ def test_a_run_that_waits_trains_less_and_less() -> None:
     assert figures(events, now=252.0)["goodput"] == round(49 / 147, 4)
 
 
+def paced(generation: int, at: float, start: int, times: list[float], batch: int) -> list[Event]:
+    """A world of steps that took so long; each of them is reported by itself."""
+    told, now = [formed(generation, at, "start", [A]), resumed(generation, at, "start", start)], at
+    for number, seconds in enumerate(times, start + 1):
+        timed = 0.0 if number == start + 1 else seconds  # none before it in its world
+        now += seconds
+        samples = batch if timed else 0
+        told.append(steps(generation, now, number, [1.0], timed, samples=samples))
+    return told
+
+
+def test_speed_is_of_the_newest_steps_without_the_first_of_the_world() -> None:
+    compiled = paced(1, 100.0, 0, [30.0, 0.5, 0.5, 1.0], batch=32)
+    assert figures(compiled, now=200.0)["speed"] == {"steps": 1.5, "samples": 48.0}
+    slower = paced(1, 100.0, 0, [30.0] + [0.1] * 1000 + [2.0] * 10, batch=32)
+    speed = figures(slower, now=1000.0)["speed"]
+    assert 0.5 <= speed["steps"] < 10 * 0.1 and speed["samples"] == pytest.approx(
+        32 * speed["steps"], rel=1e-3
+    ), "what the last 10 to 20 seconds had"
+
+
+def test_speed_has_the_time_between_steps_in_it_and_no_pause() -> None:
+    evaluated = paced(1, 100.0, 0, [1.0, 1.0, 1.0, 5.0, 1.0], batch=8)  # 4 s of it for that
+    assert figures(evaluated, now=120.0)["speed"] == {"steps": 0.5, "samples": 4.0}
+    after = paced(2, 160.0, 5, [3.0, 2.0], batch=8)
+    assert figures([*evaluated, *after], now=165.0)["speed"] == {"steps": 0.5, "samples": 4.0}
+    assert figures([*evaluated, *after[:3]], now=163.0)["speed"] == {"steps": None, "samples": None}
+
+
+def test_there_is_no_speed_while_nobody_trains() -> None:
+    trained = paced(1, 100.0, 0, [1.0] * 5, batch=8)
+    waiting = event("waiting", 110.0, slots=1, min_workers=2)
+    assert figures([*trained, waiting], now=111.0)["speed"] == {"steps": None, "samples": None}
+    assert figures([], now=1.0)["speed"] == {"steps": None, "samples": None}
+
+
 def test_a_pause_ends_with_a_completed_step_and_compiling_is_in_it() -> None:
     events = [*trains(1, 100.0, 0, 50), *trains(2, 156.0, 50, 50, "drain", seconds=2.0)]
     found = figures([*events, event("finished", 210.0, step=100)])

@@ -6,13 +6,14 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from launcher.supervision.attempt import UNSENT, Attempt
 from launcher.supervision.choices import Choice, choices_of, rounds
 from launcher.supervision.fleet import BURST, MINUTE, Fleet, Lack, lack
-from launcher.supervision.policy import End, Find, Situation, Submit, Terms, Watch, decide
+from launcher.supervision.policy import End, Find, Leave, Situation, Submit, Terms, Watch, decide
+from launcher.supervision.verdict import verdict_of
 from tests.launcher.supervision.fleet_run import (
     FleetRun,
     Life,
@@ -153,6 +154,34 @@ def test_a_fleet_without_machines_moves_on_together() -> None:
     assert len(run.alive) == 3
 
 
+def test_one_that_waits_holds_nobody_and_is_given_up_when_the_others_train_elsewhere() -> None:
+    fates = {1: dry(60.0), 2: dry(HOUR), 3: stays()}
+    run = FleetRun(job(), Fleet(2), lambda n, c, t: fates.get(n, stays())).play(HOUR)
+    assert run.sent[:3] == [(0.0, "us-central1")] * 2 + [(60.0, "us-east4")]
+    assert run.attempts[2].left == "the run's other jobs train in us-east4"
+    assert verdict_of(run.attempts[2]) == "expired"
+    assert [(it.attempt, it.region) for it in run.alive] == [(3, "us-east4"), (4, "us-east4")]
+
+
+def test_fewer_workers_than_can_train_hold_nobody() -> None:
+    wide = job(fleet=3, elastic={"min_workers": 64})  # of 96; a job has 32
+    fates = {1: stays(), 2: dry(60.0), 3: dry(120.0)}
+    run = FleetRun(wide, Fleet(3), lambda n, c, t: fates.get(n, stays())).play(HOUR)
+    there = ["us-central1"] * 3 + ["us-east4"] * 3
+    assert [region for _, region in run.sent] == there, "the last one in place of the first"
+    assert run.attempts[1].left and {it.region for it in run.alive} == {"us-east4"}
+
+
+def test_of_two_regions_that_have_machines_at_the_same_time_the_first_is_kept() -> None:
+    first = alive_attempt(1, region="us-east4", started=50.0)
+    later = [alive_attempt(n, started=60.0, submitted=0.0) for n in (2, 3)]
+    terms = Terms("r", tuple(choices_of(job(), "local")), 0.0, fleet=Fleet(3), stop_grace=600.0)
+    why = "the run's other jobs train in us-east4"
+    assert decide(terms, Situation((first, *later)), 60.0) == [Leave(2, why), Leave(3, why)]
+    across = replace(terms, fleet=Fleet(3, across_regions=True))
+    assert decide(across, Situation((first, *later)), 60.0) == [Watch()]
+
+
 def test_across_regions_each_goes_where_there_are_machines() -> None:
     fleet = Fleet(3, across_regions=True)
     run = FleetRun(
@@ -264,6 +293,13 @@ LIVES = st.one_of(
 )
 
 
+@example(  # the second gets its machines in one region when others train in the other
+    lives=[dry(60.0), Life(1800.0, 7000.0), dry(60.0), preempted(7000.0), preempted(3000.0)],
+    jobs=3,
+    anchor=0,
+    across=False,
+    patience=None,
+)
 @settings(max_examples=60)
 @given(
     lives=st.lists(LIVES, max_size=40),
@@ -281,7 +317,8 @@ def test_any_history_converges_on_what_is_wanted(
     regions: list[set[str]] = []
 
     def life(number: int, choice: Choice, now: float) -> Life:
-        regions.append({it.region for it in run.alive if not it.left} | {choice.region})
+        training = (it for it in run.alive if it.state == "RUNNING" and not it.left)
+        regions.append({it.region for it in training} | {choice.region})
         return lives[number - 1] if number <= len(lives) else stays()
 
     run = FleetRun(job(resubmit={"patience": patience}), fleet, life)
@@ -294,6 +331,7 @@ def test_any_history_converges_on_what_is_wanted(
         assert run.end.state == "failed" and not run.alive, "only what never gets anywhere"
         return
     assert len(run.alive) == jobs
+    assert across or len({it.region for it in run.alive}) == 1
     named = {choice.name for choice in anchors}
     assert sum(it.choice in named for it in run.alive) == anchor
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from launcher.views.live import PlainView, Scene, render, sparkline
-from tests.launcher.status.events import RIDE, A, B, C, event, steps
+from tests.launcher.status.events import RIDE, A, B, C, event, formed, resumed, steps
 from trainer.rundir.events import Event
 
 
@@ -18,10 +18,12 @@ def ridden() -> Scene:
     return scene
 
 
-def shown(width: int) -> list[str]:
+def shown(width: int, *more: Event) -> list[str]:
     console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    scene = ridden()
+    scene.add([*more])
     with console.capture() as captured:
-        console.print(render(ridden(), now=150.0, width=width))
+        console.print(render(scene, now=150.0, width=width))
     return captured.get().splitlines()
 
 
@@ -35,6 +37,15 @@ def test_the_live_view_fits(width: int) -> None:
     assert "loss 1   test_accuracy 0.9" in text
     assert "● workerpool0-0" in text and "✕ workerpool1-1" in text
     assert "workerpool1-1 is lost (silent)" in text
+
+
+@pytest.mark.parametrize("total", [None, 12_000])
+def test_the_live_view_says_how_fast_it_trains(total: int | None) -> None:
+    told = steps(4, 161.0, 17, [0.9] * 26, 10.0, samples=800, total_steps=total)
+    lines = shown(80, formed(4, 150.0, "grow", [A]), resumed(4, 150.5, "grow", 16), told)
+    (line,) = (line for line in lines if line.startswith("step "))
+    assert line.rstrip().endswith("2.5 steps/s, 80 samples/s"), "the first step is not timed"
+    assert len(line) <= 80 and max(map(len, lines)) <= 80
 
 
 def test_the_live_view_keeps_its_height() -> None:

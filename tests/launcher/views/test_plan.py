@@ -17,7 +17,7 @@ from launcher.cli import app
 from launcher.job.job import Job
 from launcher.job.machines import MACHINES, PRICES_AS_OF
 from launcher.job.prices import PriceList
-from launcher.plan import request_of
+from launcher.plan import request_of, world_sizes
 from launcher.views import plan
 from tests.launcher.job.job_fields import Fields, jobs
 from tests.launcher.job.limits_table import base_job
@@ -219,3 +219,66 @@ def test_warnings_go_beside_the_request_and_do_not_stop_it(job_file: str) -> Non
     assert answer.exit_code == 0
     json.loads(answer.stdout)
     assert answer.stderr.startswith(f"swell: warning: {job_file}:7: pools: mix NVIDIA_TESLA_A100")
+
+
+def fleet(**fields: Any) -> Job:
+    return Job.model_validate(yaml.safe_load(base_job()) | fields)
+
+
+def test_the_worlds_that_a_run_may_have_are_those_of_any_of_its_replicas() -> None:
+    pools = ["a2-highgpu-2g", "2 x a2-highgpu-2g"]
+    assert world_sizes(fleet(pools=pools)) == [2, 4, 6]
+    assert world_sizes(fleet(pools=pools, elastic={"min_workers": 4})) == [4, 6]
+    assert world_sizes(fleet(pools=["a2-highgpu-1g", "a2-highgpu-2g"])) == [1, 2, 3]
+    assert world_sizes(fleet(pools=pools, elastic={"max_workers": 3})) == [2, 3]
+    assert world_sizes(fleet(pools=["a2-highgpu-2g"], fleet=3)) == [2, 4, 6]
+
+
+def test_how_long_workers_wait_for_units_is_said_of_each_world() -> None:
+    job = fleet(pools=["a2-highgpu-1g", "7 x a2-highgpu-1g"])
+    found = {"batch": 64, "unit": 8, "count": 8, "decided": True, "waits": {"3": 0.111, "5": 0.2}}
+    assert plan.units(job, found) == (
+        "units: 8 of 8 samples in a step of 64; of 1 to 8 workers, workers wait for units in "
+        "worlds of 3 (11%), 5 (20%)\n"
+    )
+    assert plan.units(job, found | {"waits": {}, "decided": False}) == (
+        "units: 8 of 8 samples in a step of 64, if its model needs units; they divide in every "
+        "world of 1 to 8 workers\n"
+    )
+    assert plan.units(job, found | {"unit": 0}) == "units: none, the task wants none\n"
+    many = {str(size): size / 100 for size in range(1, 21)}
+    worst = ", ".join(f"{size} ({size}%)" for size in range(5, 21))
+    assert plan.units(job, found | {"waits": many}).endswith(
+        f"worlds of {worst}, and for less in 4 others\n"
+    )
+
+
+def test_the_task_itself_says_how_its_batch_is_cut(tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/train.py").write_text(
+        "from trainer import Task\n"
+        "class Small(Task):\n"
+        "    def __init__(self, unit):\n"
+        "        self.global_batch, self.unit = 8, unit\n"
+        "print('what a program prints at its start')\n"
+    )
+    path = tmp_path / "job.yaml"
+    path.write_text(
+        "name: small\ntask: code/train.py:Small\nargs: {unit: 2}\ncode: code\n"
+        "pools: [a2-highgpu-1g, 2 x a2-highgpu-1g]\n"
+    )
+    assert printed(str(path), "--units") == (
+        "units: 4 of 2 samples in a step of 8; of 1 to 3 workers, workers wait for units in "
+        "worlds of 3 (33%)\n"
+    )
+
+
+def test_a_program_of_ones_own_is_not_asked_for_units(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("name: small\nmodule: mine\npools: [a2-highgpu-1g]\n")
+    answer = CliRunner().invoke(app, ["plan", str(path), "--units"])
+    assert answer.exit_code == 2
+    assert answer.stderr == (
+        f"swell: --units: {path} has no task; a program of your own says how its batch is cut "
+        "[SW1201]\n"
+    )

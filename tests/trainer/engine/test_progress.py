@@ -98,10 +98,10 @@ class Worker:
     def batches(self) -> list[Steps]:
         return [message for message in self.told if isinstance(message, Steps)]
 
-    def steps(self, count: int, metrics: bool = True) -> None:
+    def steps(self, count: int, metrics: bool = True, samples: int = 0) -> None:
         for _ in range(count):
             self.state.step += 1
-            self.progress.completed({"loss": self.state.step / 10} if metrics else {})
+            self.progress.completed({"loss": self.state.step / 10} if metrics else {}, samples)
             self.now += 0.1
 
 
@@ -116,6 +116,13 @@ def test_the_step_is_sent_several_times_a_second_and_no_metric_twice() -> None:
     assert [one for one in worker.told if isinstance(one, messages.Progress)] == [
         messages.Progress(generation=4, step=step, saving=1.5) for step in (1, 3, 5)
     ]
+
+
+def test_samples_are_those_of_the_seconds_that_are_told() -> None:
+    worker = Worker()
+    worker.steps(5, samples=32)
+    told = [(one.count, one.seconds, one.samples) for one in worker.batches]
+    assert told == [(1, 0.0, 0), (2, 0.2, 64), (2, 0.2, 64)], "the first step of a world takes none"
 
 
 def test_only_rank_0_sends_metrics_and_another_that_becomes_it_has_them() -> None:
