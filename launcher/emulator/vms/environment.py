@@ -47,7 +47,13 @@ def image_environment(workers: int = 1) -> dict[str, str]:
         workers: as for ``base_environment``.
     """
     threads = max(1, (os.cpu_count() or 1) // max(1, workers))
-    return {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)}
+    return {
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": str(threads),
+        # gcsfs asks for the layout of a bucket by gRPC first, and waits a minute where, as here,
+        # only REST is served. What it is told there is that names are flat, which they are.
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+    }
 
 
 def container_environment(

@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 
 from launcher.emulator.resources.customjobs import Package, Pool
 from launcher.emulator.vms.cluster_spec import FORMS, cluster_spec, hostname
-from launcher.emulator.vms.environment import base_environment, container_environment, expand
+from launcher.emulator.vms.environment import (
+    base_environment,
+    container_environment,
+    expand,
+    image_environment,
+)
 from launcher.emulator.vms.interpreter import Interpreter
 
 
@@ -71,6 +76,15 @@ def test_a_vm_inherits_only_what_says_where_things_are(tmp_path: Path) -> None:
     assert environment["PATH"].startswith(f"{tmp_path}/python/bin:")
     assert environment["HOME"] == "/home/me" and environment["PYTHONPATH"] == "/src"
     assert "AWS_SECRET" not in environment and "/mine" not in environment["PATH"]
+
+
+def test_gcsfs_does_not_ask_for_what_only_grpc_serves(tmp_path: Path) -> None:
+    """It would wait a minute for it, for each bucket: in VMs with an image, and in all others."""
+    for environment in (
+        image_environment(),
+        base_environment(Interpreter(tmp_path / "python"), host={}),
+    ):
+        assert environment["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] == "false"
 
 
 def pool(index: int, replicas: int, package: Package | None = None) -> Pool:

@@ -132,7 +132,6 @@ def test_packages_come_from_cloud_storage(emulator: Emulator, tmp_path: Path) ->
         )
         spec["pythonPackageSpec"]["env"] += [
             {"name": "STORAGE_EMULATOR_HOST", "value": f"http://127.0.0.1:{server.server_port}"},
-            {"name": "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "value": "false"},
         ]
         job = create(emulator, spec)
         emulator.until(job, "SUCCEEDED", "FAILED")
