@@ -20,7 +20,7 @@ from launcher.emulator.api.filters import parse_filter
 from launcher.emulator.api.secretmanager import Secrets
 from launcher.emulator.jobs.registry import Registry, job_name
 from launcher.emulator.market.incidents import DEFAULT_NOTICE
-from launcher.emulator.resources import customjobs
+from launcher.emulator.resources import customjobs, readmask, unserved
 from launcher.emulator.resources.customjobs import Json
 from launcher.emulator.resources.errors import ApiError, invalid_argument, not_found
 from launcher.emulator.token import Token
@@ -28,8 +28,11 @@ from launcher.job.durations import parse_duration
 
 BODY_LIMIT = 8 * 2**20  # bytes
 MAX_PAGE = 1000
-JOBS = "/v1/projects/{project}/locations/{location}/customJobs"
-OPERATIONS = "/v1/projects/{project}/locations/{location}/operations"
+VERBS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+VERSIONS = ("v1", "v1beta1")  # of Vertex AI's API; CustomJobs are the same in both
+LOCATION = "/projects/{project}/locations/{location}"
+JOBS = LOCATION + "/customJobs"
+OPERATIONS = LOCATION + "/operations"
 EXTRA = "/emulator/v1/projects/{project}/locations/{location}/customJobs/{job_id}"
 NUMBER = re.compile(r"[0-9]{1,19}")
 
@@ -57,13 +60,17 @@ class Api:
 
     def app(self) -> Starlette:
         """Returns the application to serve."""
-        routes: list[tuple[str, str, Handler]] = [
+        versioned: list[tuple[str, str, Handler]] = [
             ("POST", JOBS, self.create),
             ("GET", JOBS, self.list),
             ("POST", JOBS + "/{job_id}:cancel", self.cancel),
             ("GET", JOBS + "/{job_id}", self.get),
             ("DELETE", JOBS + "/{job_id}", self.delete),
             ("GET", OPERATIONS + "/{job_id}", self.operation),
+            *((verb, LOCATION + "/{rest:path}", self.unserved) for verb in VERBS),
+        ]
+        routes: list[tuple[str, str, Handler]] = [
+            *((verb, f"/{api}{path}", one) for api in VERSIONS for verb, path, one in versioned),
             ("POST", "/v2/entries:list", self.entries),
             ("GET", EXTRA + "/replicas", self.replicas),
             ("POST", EXTRA + "/replicas/{replica}:preempt", self.preempt),
@@ -93,7 +100,7 @@ class Api:
         )
 
     async def list(self, request: Request) -> Response:
-        """GET customJobs, with filter, pageSize and pageToken."""
+        """GET customJobs, with filter, readMask, pageSize and pageToken."""
         jobs = self._registry.jobs(request.path_params["project"], request.path_params["location"])
         expression = parse_filter(request.query_params.get("filter", ""))
         for term in expression.terms():
@@ -106,8 +113,10 @@ class Api:
         jobs = [job for job in jobs if not after or _id(job) < int(after)]
         size = _page_size(request.query_params.get("pageSize"))
         page = jobs[:size]
+        mask = readmask.parse(request.query_params.get("readMask"))
         as_integers = _enums_as_integers(request)
-        answer: Json = {"customJobs": [customjobs.encode(job, as_integers) for job in page]}
+        encoded = [customjobs.encode(job, as_integers) for job in page]
+        answer: Json = {"customJobs": [readmask.masked(job, mask) for job in encoded]}
         if len(jobs) > size:
             answer["nextPageToken"] = str(_id(page[-1]))
         return JSONResponse(answer)
@@ -126,13 +135,19 @@ class Api:
         """DELETE one job; answers an operation that is already done."""
         name = _name(request)
         await self._registry.delete(name)
-        return JSONResponse(_deletion(name))
+        return JSONResponse(_deletion(request, name))
 
     async def operation(self, request: Request) -> Response:
         """GET the operation that a deletion has answered; it is done."""
         name = _name(request)
         self._registry.require_deleted(name)
-        return JSONResponse(_deletion(name))
+        return JSONResponse(_deletion(request, name))
+
+    async def unserved(self, request: Request) -> Response:
+        """Anything else of a location: what is Vertex AI's is refused by its name."""
+        collection = re.split("[/:]", request.path_params["rest"])[0]
+        unserved.check_collection(collection)
+        raise not_found(f"{request.method} {request.url.path} is not part of this API.")
 
     async def entries(self, request: Request) -> Response:
         """POST entries:list of Cloud Logging."""
@@ -184,9 +199,10 @@ def _job(request: Request, job: Json) -> Response:
     return JSONResponse(customjobs.encode(job, _enums_as_integers(request)))
 
 
-def _deletion(name: str) -> Json:
+def _deletion(request: Request, name: str) -> Json:
     """The operation of a job's deletion, which has the job's number."""
-    kind = "type.googleapis.com/google.cloud.aiplatform.v1.DeleteOperationMetadata"
+    version = request.url.path.split("/")[1]
+    kind = f"type.googleapis.com/google.cloud.aiplatform.{version}.DeleteOperationMetadata"
     return {
         "name": name.replace("/customJobs/", "/operations/"),
         "metadata": {"@type": kind},

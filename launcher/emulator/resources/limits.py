@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from launcher.emulator.resources.errors import invalid_argument
+from launcher.emulator.resources.unserved import INSTEAD, unimplemented
 from launcher.job.machines import MACHINES
 
 Json = dict[str, Any]
@@ -21,6 +22,7 @@ DISK_SIZES = (100, 64_000)  # GB
 SPOT_SERIES = ("a2-", "a3-")  # what may be a Spot VM in training
 LABEL_KEY = re.compile(r"(?!\d)[\w-]{1,64}")  # lowercase is checked apart
 LABEL_VALUE = re.compile(r"[\w-]{0,64}")
+TENSORBOARD = re.compile(r"projects/[^/]+/locations/[^/]+/tensorboards/[^/]+")
 
 
 def check(job: Json) -> None:
@@ -46,6 +48,7 @@ def check(job: Json) -> None:
     if sum(_count(spec) for spec in specs) > MAX_REPLICAS:
         raise invalid_argument(f"{at} ask for more than {MAX_REPLICAS} replicas.")
     _check_scheduling(job["jobSpec"].get("scheduling", {}))
+    _check_resources(job["jobSpec"])
 
 
 def pool_specs(job: Json) -> list[Json]:
@@ -78,6 +81,22 @@ def _check_scheduling(scheduling: Json) -> None:
             raise invalid_argument(f"{at}.{name} must not be negative.")
     if "maxWaitDuration" in scheduling and scheduling.get("strategy") != "FLEX_START":
         raise invalid_argument(f"{at}.maxWaitDuration needs the strategy FLEX_START.")
+
+
+def _check_resources(spec: Json) -> None:
+    """What a job uses besides its VMs."""
+    if "persistentResourceId" in spec:
+        raise unimplemented("persistent resources", INSTEAD["persistentResources"])
+    if name := spec.get("tensorboard"):
+        if not TENSORBOARD.fullmatch(name):
+            raise invalid_argument(
+                "jobSpec.tensorboard must be projects/PROJECT/locations/REGION/tensorboards/ID, "
+                f"got {name[:80]!r}."
+            )
+        if not spec.get("serviceAccount"):
+            raise invalid_argument(
+                "jobSpec.serviceAccount is required when jobSpec.tensorboard is given."
+            )
 
 
 def _check_pool(spec: Json, at: str, strategy: str) -> None:

@@ -131,7 +131,7 @@ class Message:
             raise invalid_argument(f"{at} must be an object, got {_shown(value)}.")
         parsed: dict[str, Any] = {}
         for given, item in value.items():
-            name = _camel_case(given)
+            name = camel_case(given)
             inside = f"{at}.{name}" if at else name
             if name in self.output:
                 continue
@@ -185,7 +185,8 @@ def unknown_name(name: str, at: str) -> ApiError:
     return ApiError(400, "INVALID_ARGUMENT", message, [details])
 
 
-def _camel_case(name: str) -> str:
+def camel_case(name: str) -> str:
+    """A field's name as answers have it; requests may write it in either case."""
     return re.sub(r"_([a-z0-9])", lambda match: match[1].upper(), name)
 
 

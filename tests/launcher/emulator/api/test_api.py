@@ -9,6 +9,7 @@ import pytest
 from tests.launcher.emulator.running import PARENT, Emulator, pool
 
 LOGS = "/v2/entries:list"
+LOCATION = "/v1/projects/local/locations/local"
 
 
 def test_curl_users_get_enum_names_and_googles_client_gets_numbers(emulator: Emulator) -> None:
@@ -76,7 +77,10 @@ def test_a_list_request_that_is_wrong(
         ("DELETE", f"{PARENT}/12345", b"", 404, "NOT_FOUND"),
         ("POST", f"{PARENT}/12345:cancel", b"{}", 404, "NOT_FOUND"),
         ("GET", f"/emulator{PARENT}/12345/replicas", b"", 404, "NOT_FOUND"),
-        ("GET", "/v1/projects/local/locations/local/endpoints", b"", 404, "NOT_FOUND"),
+        ("GET", f"{LOCATION}/nonsense", b"", 404, "NOT_FOUND"),
+        ("GET", f"{LOCATION}/endpoints", b"", 501, "UNIMPLEMENTED"),
+        ("POST", f"{LOCATION}/trainingPipelines", b"{}", 501, "UNIMPLEMENTED"),
+        ("POST", f"{LOCATION}/hyperparameterTuningJobs/1:cancel", b"{}", 501, "UNIMPLEMENTED"),
         ("PATCH", PARENT, b"{}", 404, "NOT_FOUND"),
     ],
 )
@@ -88,6 +92,59 @@ def test_errors_have_googles_form(
     error = answer.json()["error"]
     assert (error["code"], error["status"]) == (code, status)
     assert error["message"]
+
+
+def test_what_vertex_ai_alone_serves_is_refused_with_what_to_do(emulator: Emulator) -> None:
+    answer = emulator.http.post(f"{LOCATION}/trainingPipelines", json={})
+    assert answer.json()["error"]["message"] == (
+        "The emulator does not serve trainingPipelines, as Vertex AI does: "
+        "create the CustomJob that the pipeline would start."
+    )
+    one = pool("true")
+    body = {
+        "displayName": "a job",
+        "jobSpec": {"workerPoolSpecs": [one], "persistentResourceId": "mine"},
+    }
+    answer = emulator.http.post(PARENT, json=body)
+    assert answer.status_code == 501
+    assert "leave persistentResourceId out" in answer.json()["error"]["message"]
+
+
+def test_a_list_has_the_fields_that_it_is_asked_for(emulator: Emulator) -> None:
+    job = emulator.create(pool("true"), scheduling={"strategy": "SPOT"})
+    emulator.until(job, "SUCCEEDED")
+    name = job.removeprefix("/v1/")
+    for mask, expected in {
+        "name": {"name": name},
+        "name,display_name": {"name": name, "displayName": "a job"},
+        "jobSpec.scheduling": {"jobSpec": {"scheduling": {"strategy": "SPOT"}}},
+        "job_spec.scheduling.strategy,state": {
+            "jobSpec": {"scheduling": {"strategy": "SPOT"}},
+            "state": "JOB_STATE_SUCCEEDED",
+        },
+        "endTime,error": {"endTime": emulator.get(job)["endTime"]},
+    }.items():
+        (listed,) = emulator.http.get(PARENT, params={"readMask": mask}).json()["customJobs"]
+        assert listed == expected, mask
+    for mask in ("*", "", "name,*"):
+        (listed,) = emulator.http.get(PARENT, params={"readMask": mask}).json()["customJobs"]
+        assert listed == emulator.get(job), mask
+    for mask in ("colour", "jobSpec.colour", "name.first", "jobSpec.workerPoolSpecs.machineSpec"):
+        answer = emulator.http.get(PARENT, params={"readMask": mask})
+        assert answer.status_code == 400 and mask in answer.json()["error"]["message"]
+
+
+def test_the_beta_of_the_api_has_the_same_jobs(emulator: Emulator) -> None:
+    body = {"displayName": "beta", "jobSpec": {"workerPoolSpecs": [pool("exec sleep 1000")]}}
+    beta = PARENT.replace("/v1/", "/v1beta1/")
+    made = emulator.http.post(beta, json=body).json()["name"]
+    assert emulator.http.get(f"/v1beta1/{made}").json()["name"] == made
+    assert [one["name"] for one in emulator.http.get(beta).json()["customJobs"]] == [made]
+    assert emulator.http.post(f"/v1beta1/{made}:cancel", json={}).json() == {}
+    emulator.until(f"/v1/{made}", "CANCELLED")
+    done = emulator.http.delete(f"/v1beta1/{made}").json()
+    assert done["metadata"]["@type"].endswith("aiplatform.v1beta1.DeleteOperationMetadata")
+    assert emulator.http.get(f"/v1beta1/{done['name']}").json() == done
 
 
 @pytest.mark.parametrize(

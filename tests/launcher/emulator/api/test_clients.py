@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from launcher.emulator import sdk
 from tests.launcher.emulator.running import Emulator, wait_for
 
 LOCATION = "projects/a-project/locations/us-central1"
@@ -97,20 +100,15 @@ def test_curl(emulator: Emulator) -> None:
     emulator.until(f"/v1/{running['name']}", "CANCELLED")
 
 
-def test_the_sdk(emulator: Emulator) -> None:
+def test_the_sdk(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     aiplatform = pytest.importorskip("google.cloud.aiplatform")
     exceptions = pytest.importorskip("google.api_core.exceptions")
-    credentials = pytest.importorskip("google.oauth2.credentials")
     types = pytest.importorskip("google.cloud.aiplatform_v1.types")
 
-    aiplatform.init(
-        project="a-project",
-        location="us-central1",
-        staging_bucket="gs://a-bucket",
-        api_endpoint=emulator.endpoint,
-        api_transport="rest",
-        credentials=credentials.Credentials(emulator.token),
-    )
+    for name in ("STORAGE_EMULATOR_HOST", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+    sdk.init(emulator.state, project="a-project", staging_bucket="gs://a-bucket")
+    assert os.environ["STORAGE_EMULATOR_HOST"].startswith("http://127.0.0.1:")
     spot = types.Scheduling.Strategy.SPOT
     job = aiplatform.CustomJob(display_name="a job", worker_pool_specs=[pool("echo hello")])
     failing = aiplatform.CustomJob(display_name="fails", worker_pool_specs=[pool("exit 1")])
@@ -145,3 +143,8 @@ def test_the_sdk(emulator: Emulator) -> None:
     job.delete()
     with pytest.raises(exceptions.NotFound):
         aiplatform.CustomJob.get(job.resource_name)
+
+
+def test_the_sdk_is_told_when_there_is_no_emulator(tmp_path: Path) -> None:
+    with pytest.raises(sdk.NotRunning, match=f"swell emulator --state {tmp_path}"):
+        sdk.init(tmp_path)

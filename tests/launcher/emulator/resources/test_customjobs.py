@@ -85,6 +85,25 @@ def test_the_pools_to_run() -> None:
     assert customjobs.output_directory(job) == "gs://bucket/run"
 
 
+BOARD = "projects/p/locations/us-central1/tensorboards/1"
+
+
+def test_a_tensorboard_needs_a_service_account() -> None:
+    with pytest.raises(ApiError, match=r"serviceAccount is required when jobSpec\.tensorboard"):
+        customjobs.parse(changed("jobSpec.tensorboard", BOARD))
+    with pytest.raises(ApiError, match=r"jobSpec\.tensorboard must be projects/PROJECT"):
+        customjobs.parse(changed("jobSpec.tensorboard", "my-board"))
+    job = changed("jobSpec.tensorboard", BOARD)
+    job["jobSpec"]["serviceAccount"] = "a@p.iam.gserviceaccount.com"
+    assert customjobs.parse(job) == job
+
+
+def test_a_persistent_resource_is_not_served() -> None:
+    with pytest.raises(ApiError, match="persistent resources") as refused:
+        customjobs.parse(changed("jobSpec.persistentResourceId", "mine"))
+    assert (refused.value.code, refused.value.status) == (501, "UNIMPLEMENTED")
+
+
 POOLS = "jobSpec.workerPoolSpecs"
 
 
