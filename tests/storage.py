@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from launcher.emulator.listener import Listener
+from launcher.emulator.storage.blobs import Content
+from launcher.emulator.storage.listing import Query
 from launcher.emulator.storage.objects import Objects
 from launcher.emulator.storage.server import Storage
 
@@ -21,10 +23,12 @@ class StorageServer:
 
     Attributes:
         endpoint: its base URL.
+        folder: where its objects are kept.
         objects: what it serves, to look at directly.
     """
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.objects = Objects(folder)
         self._storage = Storage(self.objects)
         self._ready = threading.Event()
@@ -43,6 +47,19 @@ class StorageServer:
     def rules(self) -> list[dict[str, Any]]:
         """The faults that are in force."""
         return self._storage.faults.rules()
+
+    def content(self, data: bytes) -> Content:
+        """Content that is ready to be put."""
+        with self.objects.receiving() as receiver:
+            receiver.write(data)
+        return receiver.content()
+
+    def empty(self) -> None:
+        """Removes all buckets, with all that is in them."""
+        for bucket in self.objects.buckets():
+            for one in self.objects.list(bucket.name, Query(versions=True)).objects:
+                self.objects.delete(bucket.name, one.name, generation=one.generation)
+            self.objects.delete_bucket(bucket.name)
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)

@@ -97,7 +97,7 @@ RULES = {
         "it stands in for Vertex AI, which does not know who asks",
     ),
     "launcher.emulator.storage": (
-        ["launcher.job.durations"],
+        ["launcher.job.durations", "launcher.job.place"],
         "it stands in for Cloud Storage, and may become a package of its own",
     ),
 }

@@ -13,15 +13,10 @@ from typing import Any
 
 from fsspec.spec import AbstractFileSystem
 
-from launcher.emulator.storage.objects import (
-    ANY,
-    ConditionFailed,
-    Conditions,
-    NoSuchThing,
-    Object,
-    Objects,
-    Taken,
-)
+from launcher.emulator.storage.errors import ConditionFailed, NoSuchThing, Taken
+from launcher.emulator.storage.listing import BEGIN, Query
+from launcher.emulator.storage.objects import Objects
+from launcher.emulator.storage.resource import ANY, Conditions, Object
 
 
 class LocalBuckets(AbstractFileSystem):  # type: ignore[misc]
@@ -85,10 +80,10 @@ class LocalBuckets(AbstractFileSystem):  # type: ignore[misc]
         bucket, name = self._split(path)
         prefix = f"{name}/" if name else ""
         found: list[dict[str, Any]] = []
-        start = ""
+        start = BEGIN
         try:
             while True:
-                page = self._objects.list(bucket, prefix, "/", start)
+                page = self._objects.list(bucket, Query(prefix, "/", start))
                 found += [_described(one) for one in page.objects]
                 found += [_folder(f"{bucket}/{one}".rstrip("/")) for one in page.prefixes]
                 if page.next is None:

@@ -14,10 +14,12 @@ from launcher.api.apierror import Service, read_answer, refusal
 from launcher.emulator.api import entries
 from launcher.emulator.api.filters import parse_filter
 from launcher.emulator.market.traces import TraceError, read_trace
-from launcher.emulator.resources import customjobs
+from launcher.emulator.resources import customjobs, readmask
 from launcher.emulator.resources.errors import ApiError
-from launcher.emulator.storage import uploads
-from launcher.emulator.storage.objects import Refused
+from launcher.emulator.storage import globs, masks, multipart, wire, xml_requests
+from launcher.emulator.storage.blobs import Content
+from launcher.emulator.storage.errors import Refused
+from launcher.emulator.storage.resource import ANY
 from launcher.job.jobfile import JobFileError, load_market
 from launcher.job.prices import read_prices
 from launcher.logs.cloudlog import read_entry
@@ -237,7 +239,7 @@ MULTIPART = (
 @target(damaged(MULTIPART))
 def multipart_uploads(data: bytes) -> None:
     try:
-        uploads._parts(data, b"x")
+        multipart.described(data, b"x")
     except Refused:
         return
 
@@ -248,6 +250,69 @@ def bodies_of_the_storage(data: bytes) -> None:
         return {"type": "http.request", "body": data, "more_body": False}
 
     try:
-        LOOP.run_until_complete(uploads.read_json(Request({"type": "http"}, receive)))
+        LOOP.run_until_complete(wire.read_json(Request({"type": "http", "headers": []}, receive)))
     except Refused:
+        return
+
+
+BATCH = (
+    b"--x\r\nContent-Type: application/http\r\nContent-ID: <a+1>\r\n\r\n"
+    b"DELETE /storage/v1/b/b/o/a HTTP/1.1\r\nContent-Length: 0\r\n\r\n--x--"
+)
+
+
+@target(damaged(BATCH))
+def batches_of_requests(data: bytes) -> None:
+    try:
+        for part in multipart.parts(data, b"x"):
+            multipart.headed(part)
+    except Refused:
+        return
+
+
+@target(damaged(b"**/{a,[!b-d]}?\\*", b"[a-z", b"{a,{b,c}}"))
+def patterns_of_names(data: bytes) -> None:
+    try:
+        globs.compiled(data.decode("utf-8", "replace")).fullmatch("a/b.txt")
+    except Refused:
+        return
+
+
+@target(damaged(b"items(name,metadata/x),nextPageToken", b"items/*/name", b"*"))
+def partial_answers(data: bytes) -> None:
+    answer = {"kind": "storage#objects", "items": [{"name": "a", "metadata": {"x": "1"}}]}
+    try:
+        masks.selected(answer, data.decode("utf-8", "replace"))
+    except Refused:
+        return
+
+
+PARTS = (
+    b"<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>x</ETag></Part>"
+    b"</CompleteMultipartUpload>"
+)
+
+
+@target(damaged(PARTS))
+def lists_of_parts(data: bytes) -> None:
+    part = Content("blob", 1, "", "x")
+    try:
+        xml_requests._chosen(data, xml_requests.Upload("b", "a", {}, ANY, {1: part}))
+    except Refused:
+        return
+
+
+@target(damaged(b"WyJhIiwgMV0=", b"", b"W10="))
+def page_tokens(data: bytes) -> None:
+    try:
+        wire.listing({"pageToken": data.decode("utf-8", "replace")})
+    except Refused:
+        return
+
+
+@target(damaged(b"name,jobSpec.scheduling", b"*,a"))
+def read_masks(data: bytes) -> None:
+    try:
+        readmask.masked({"name": "a"}, readmask.parse(data.decode("utf-8", "replace")))
+    except ApiError:
         return

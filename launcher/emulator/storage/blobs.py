@@ -12,12 +12,15 @@ import google_crc32c
 
 @dataclass(frozen=True)
 class Content:
-    """Bytes that were received, in a file of the blobs' folder that nothing refers to yet."""
+    """Bytes that were received, in a file of the blobs' folder that nothing refers to yet.
+
+    Those that were put together from parts have no ``md5``.
+    """
 
     blob: str
     size: int
     crc32c: str
-    md5: str
+    md5: str | None
 
 
 class Receiver:

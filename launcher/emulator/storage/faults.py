@@ -28,7 +28,7 @@ from urllib.parse import unquote
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from launcher.emulator.storage.objects import Refused
+from launcher.emulator.storage.errors import Refused
 from launcher.job.durations import parse_duration
 
 KNOWN = {"method", "path", "skip", "times", "status", "cut", "delay", "when"}

@@ -6,34 +6,59 @@ that it is unknown, and begins again.
 
 from __future__ import annotations
 
-import json
 import re
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from launcher.emulator.storage import wire
+from launcher.emulator.storage import multipart, wire
 from launcher.emulator.storage.blobs import Content, Receiver
-from launcher.emulator.storage.objects import Conditions, NoSuchThing, Object, Objects, Refused
+from launcher.emulator.storage.errors import Busy, Corrupted, Ended, NoSuchThing, Refused
+from launcher.emulator.storage.objects import Objects
+from launcher.emulator.storage.resource import Conditions, Object
 
-JSON_LIMIT = 2**20  # bytes
 MULTIPART_LIMIT = 256 * 2**20
-CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
+QUANTUM = 256 * 2**10  # what Cloud Storage keeps of a chunk that is not the last is whole ones
+CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,18})-(\d{1,18}|\*)|\*)/(\d{1,18}|\*)")
 
 
 @dataclass
 class Session:
-    """One resumable upload that has not ended."""
+    """One resumable upload that has not ended.
+
+    Attributes:
+        claimed: checksums that its content must have.
+        length: how long its content was announced to be, if it was.
+    """
 
     bucket: str
     name: str
-    claimed: dict[str, Any]  # checksums that its content must have
+    claimed: dict[str, Any]
+    length: int | None
     fields: dict[str, Any]
     conditions: Conditions
     receiver: Receiver
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What a request to a resumable upload says of its body.
+
+    Attributes:
+        first: where in the content it begins; None for a question of how much is there.
+        last: its last byte, if that is said.
+        total: the length of the whole content, if that is said.
+        open: whether it says neither, and ends the content.
+    """
+
+    first: int | None
+    last: int | None
+    total: int | None
+    open: bool
 
 
 class Uploads:
@@ -47,45 +72,47 @@ class Uploads:
         self._objects = objects
         self._sessions: dict[str, Session] = {}
         self._done: dict[str, Object] = {}  # whose client may not have heard the answer
+        self._ending: set[str] = set()  # whose object is being made
+        self._failed: set[str] = set()
 
-    async def media(self, request: Request, bucket: str, conditions: Conditions) -> Object:
+    async def media(self, request: Request, bucket: str) -> Object:
         """The body is the content."""
-        fields = {}
+        query = request.query_params
+        given, conditions = _given(request, {}), wire.conditions(request)
         if kind := request.headers.get("content-type"):
-            fields["contentType"] = kind
-        name = request.query_params.get("name", "")
-        with self._objects.receiving() as receiver:
-            async for piece in request.stream():
-                await run_in_threadpool(receiver.write, piece)
-        return await self._put(bucket, name, {}, receiver.content(), fields, conditions)
+            given["contentType"] = kind
+        content = await receive(request, self._objects)
+        claims = [wire.checksums(request.headers)]
+        return await self._put(bucket, query.get("name", ""), claims, content, given, conditions)
 
-    async def multipart(self, request: Request, bucket: str, conditions: Conditions) -> Object:
+    async def multipart(self, request: Request, bucket: str) -> Object:
         """The body is a part of JSON and a part of content."""
-        boundary = re.search(
-            r'boundary=(?:"([^"]+)"|([^;\s]+))', request.headers.get("content-type", "")
-        )
-        if boundary is None:
-            raise Refused("A multipart upload needs a boundary.")
-        body = await _body(request, MULTIPART_LIMIT)
-        description, kind, content = _parts(body, (boundary[1] or boundary[2]).encode())
-        given = wire.fields(description)
+        boundary = multipart.boundary(request.headers.get("content-type", ""))
+        body = await wire.read_body(request, MULTIPART_LIMIT)
+        description, kind, content = multipart.described(body, boundary)
+        given = _given(request, description)
         given.setdefault("contentType", kind)
-        name = str(description.get("name") or request.query_params.get("name", ""))
+        name = _name(request, description)
+        conditions = wire.conditions(request)
         with self._objects.receiving() as receiver:
             await run_in_threadpool(receiver.write, content)
-        return await self._put(bucket, name, description, receiver.content(), given, conditions)
+        claims = [wire.checksums(request.headers), description]
+        return await self._put(bucket, name, claims, receiver.content(), given, conditions)
 
-    async def begin(self, request: Request, bucket: str, conditions: Conditions) -> str:
+    async def begin(self, request: Request, bucket: str) -> str:
         """Begins a resumable upload. Returns its id."""
-        description = await read_json(request)
-        given = wire.fields(description)
+        description = await wire.read_json(request)
+        given = _given(request, description)
         if kind := request.headers.get("x-upload-content-type"):
             given.setdefault("contentType", kind)
-        name = str(description.get("name") or request.query_params.get("name", ""))
-        await run_in_threadpool(self._check, bucket, name, conditions)
+        name, conditions = _name(request, description), wire.conditions(request)
+        length = wire.number(
+            request.headers.get("x-upload-content-length"), "X-Upload-Content-Length"
+        )
+        await run_in_threadpool(self._objects.require, bucket, name, conditions)
         session = uuid.uuid4().hex
         self._sessions[session] = Session(
-            bucket, name, description, given, conditions, self._objects.receiver()
+            bucket, name, description, length, given, conditions, self._objects.receiver()
         )
         return session
 
@@ -97,115 +124,140 @@ class Uploads:
         """
         if done := self._done.get(session_id):
             return done
-        session = self._sessions.get(session_id)
-        if session is None:
-            raise NoSuchThing("This upload does not exist, or has ended.")
+        session = self._find(session_id)
+        chunk = _chunk(request, session)
         receiver = session.receiver
-        header = request.headers.get("content-range")
-        asked = CONTENT_RANGE.fullmatch(header or "")
-        if header and asked is None:
-            raise Refused(f"Invalid Content-Range: {header[:60]!r}")
-        first = int(asked[1]) if asked and asked[1] else receiver.size if asked else 0
-        if first > receiver.size:
-            raise Refused(f"The upload has {receiver.size} bytes; {first} is behind that.")
-        repeated = receiver.size - first
-        async for piece in request.stream():
-            fresh = piece[repeated:]
-            repeated = max(0, repeated - len(piece))
-            await run_in_threadpool(receiver.write, fresh)
-        total = asked[3] if asked else str(receiver.size)
-        if total == "*" or receiver.size < int(total):
+        if chunk.first is not None:
+            await self._receive(request, chunk, receiver)
+        total = receiver.size if chunk.open else chunk.total
+        if total is None or receiver.size < total:
             return receiver.size
-        if receiver.size > int(total):
+        if receiver.size > total:
             raise Refused(f"The upload has {receiver.size} bytes, more than the {total} announced.")
         del self._sessions[session_id]
-        made = await self._put(
-            session.bucket,
-            session.name,
-            session.claimed,
-            receiver.content(),
-            session.fields,
-            session.conditions,
-        )
-        self._done[session_id] = made
-        return made
+        self._ending.add(session_id)
+        try:
+            self._done[session_id] = await self._put(
+                session.bucket,
+                session.name,
+                [session.claimed, wire.checksums(request.headers)],
+                receiver.content(),
+                session.fields,
+                session.conditions,
+            )
+        except BaseException:
+            self._failed.add(session_id)
+            raise
+        finally:
+            self._ending.discard(session_id)
+        return self._done[session_id]
 
     def cancel(self, session_id: str) -> None:
-        """Forgets an upload; NoSuchThing."""
-        session = self._sessions.pop(session_id, None)
-        if session is None:
-            raise NoSuchThing("This upload does not exist, or has ended.")
-        session.receiver.drop()
+        """Forgets an upload, also one that is complete; NoSuchThing, Ended."""
+        if self._done.pop(session_id, None) is None:
+            self._find(session_id).receiver.drop()
+            del self._sessions[session_id]
 
-    def _check(self, bucket: str, name: str, conditions: Conditions) -> None:
-        self._objects.bucket(bucket)
-        try:
-            found = self._objects.get(bucket, name)
-        except NoSuchThing:
-            found = None
-        conditions.check(found)
+    def _find(self, session_id: str) -> Session:
+        if session_id in self._ending:
+            raise Busy("This upload is ending: ask again.")
+        if session_id in self._failed:
+            raise Ended("This upload has failed: begin another one.")
+        session = self._sessions.get(session_id)
+        if session is None:
+            raise NoSuchThing("This upload does not exist.")
+        return session
+
+    async def _receive(self, request: Request, chunk: Chunk, receiver: Receiver) -> None:
+        assert chunk.first is not None
+        if chunk.first > receiver.size:
+            raise Refused(
+                f"Invalid request. According to the Content-Range header, the upload offset is "
+                f"{chunk.first} byte(s), which exceeds already uploaded size of "
+                f"{receiver.size} byte(s)."
+            )
+        repeated = receiver.size - chunk.first
+        held = bytearray()
+        size = 0
+        async for piece in request.stream():
+            size += len(piece)
+            held += piece[repeated:]
+            repeated = max(0, repeated - len(piece))
+            whole = len(held) - len(held) % QUANTUM
+            if whole:
+                await run_in_threadpool(receiver.write, bytes(held[:whole]))
+                del held[:whole]
+        if chunk.last is not None and chunk.first + size != chunk.last + 1:
+            raise Refused(f"The body has {size} bytes, and Content-Range says otherwise.")
+        if chunk.open or chunk.first + size == chunk.total:
+            await run_in_threadpool(receiver.write, bytes(held))
+        elif size < QUANTUM:
+            raise Refused(
+                f"Invalid request. The number of bytes uploaded is required to be equal or greater "
+                f"than {QUANTUM}, except for the final request. The received request contained "
+                f"{size} bytes."
+            )
 
     async def _put(
         self,
         bucket: str,
         name: str,
-        claimed: dict[str, Any],
+        claims: Sequence[dict[str, Any]],
         content: Content,
         fields: dict[str, Any],
         conditions: Conditions,
     ) -> Object:
-        for key, actual in (("crc32c", content.crc32c), ("md5Hash", content.md5)):
-            if claimed.get(key) not in (None, actual):
-                raise Refused(f"Provided {key} does not match the one calculated: {actual}")
+        try:
+            for claimed in claims:
+                verify(claimed, content)
+        except Corrupted:
+            self._objects.drop(content)
+            raise
         return await run_in_threadpool(self._objects.put, bucket, name, content, fields, conditions)
 
 
-async def read_json(request: Request) -> dict[str, Any]:
-    """The body as an object; an empty body is an empty object. Raises Refused."""
-    return _json(await _body(request, JSON_LIMIT))
+async def receive(request: Request, objects: Objects) -> Content:
+    """Takes in a request's body."""
+    with objects.receiving() as receiver:
+        async for piece in request.stream():
+            await run_in_threadpool(receiver.write, piece)
+    return receiver.content()
 
 
-async def _body(request: Request, limit: int) -> bytes:
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > limit:
-            raise Refused(f"The body is larger than {limit} bytes.")
-    return bytes(body)
+def verify(claimed: dict[str, Any], content: Content) -> None:
+    """Raises Corrupted when content has other checksums than its client says."""
+    for key, actual in (("crc32c", content.crc32c), ("md5Hash", content.md5)):
+        if claimed.get(key) not in (None, "", actual):
+            raise Corrupted(
+                f"Provided {key} {str(claimed[key])[:40]!r} doesn't match calculated {actual!r}."
+            )
 
 
-def _json(body: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(body or b"{}")
-    except (ValueError, RecursionError) as error:
-        raise Refused(f"The body is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise Refused("The body must be a JSON object.")
-    return value
+def _given(request: Request, description: dict[str, Any]) -> dict[str, Any]:
+    """What is said of a new object, in its description and in the request."""
+    encoding = request.query_params.get("contentEncoding")
+    return wire.fields({**description, **({"contentEncoding": encoding} if encoding else {})})
 
 
-def _parts(body: bytes, boundary: bytes) -> tuple[dict[str, Any], str, bytes]:
-    """Returns the JSON, the content's type and the content of a multipart/related body.
-
-    gcsfs ends lines with LF alone where RFC 2046 wants CRLF; both are understood.
-    """
-    mark = b"--" + boundary
-    begin = re.match(rb"\s*" + re.escape(mark) + rb"\r?\n", body)
-    middle = re.compile(rb"\r?\n" + re.escape(mark) + rb"\r?\n").search(body)
-    end = body.rfind(b"\n" + mark + b"--")
-    if begin is None or middle is None or end < middle.end():
-        raise Refused("The multipart body is not two parts.")
-    if body[end - 1 : end] == b"\r":
-        end -= 1
-    _, description = _part(body[begin.end() : middle.start()])
-    kind, content = _part(body[middle.end() : end])
-    return _json(description), kind, content
+def _name(request: Request, description: dict[str, Any]) -> str:
+    asked, said = request.query_params.get("name"), description.get("name")
+    if asked and said and asked != said:
+        raise Refused(f"Value '{said}' in content does not agree with value '{asked}'.")
+    return str(said or asked or "")
 
 
-def _part(part: bytes) -> tuple[str, bytes]:
-    blank = re.search(rb"\r?\n\r?\n", part)
-    if blank is None:
-        raise Refused("A part has no headers.")
-    kind = re.search(rb"(?i)content-type:\s*([^\r\n]+)", part[: blank.start()])
-    text = kind[1].decode("latin-1").strip() if kind else "application/octet-stream"
-    return text, part[blank.end() :]
+def _chunk(request: Request, session: Session) -> Chunk:
+    header = request.headers.get("content-range")
+    if header is None:
+        return Chunk(0, None, None, open=True)
+    said = CONTENT_RANGE.fullmatch(header)
+    if said is None:
+        raise Refused(f"Invalid Content-Range: {header[:60]!r}")
+    total = None if said[3] == "*" else int(said[3])
+    if None not in (total, session.length) and total != session.length:
+        raise Refused(f"{total} bytes in all are not the {session.length} announced at first.")
+    if said[1] is None:
+        return Chunk(None, None, total, open=False)
+    total = session.length if total is None else total
+    last = None if said[2] == "*" else int(said[2])
+    return Chunk(int(said[1]), last, total, open=last is None and total is None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -12,14 +13,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from launcher.emulator.storage.objects import (
-    ConditionFailed,
-    Conditions,
-    NoSuchThing,
-    Objects,
-    Refused,
-    Taken,
-)
+from launcher.emulator.storage.errors import ConditionFailed, NoSuchThing, Refused, Taken
+from launcher.emulator.storage.listing import BEGIN, Query
+from launcher.emulator.storage.objects import Objects, Source
+from launcher.emulator.storage.resource import Conditions
 
 ROOT = Path(__file__).parents[4]
 NAMES = st.sampled_from(["a", "a/b", "a/b/c", "ab", "b/ü", "\U0010ffff", "a/\U0010ffff"])
@@ -33,15 +30,36 @@ def put(objects: Objects, name: str, data: bytes, conditions: Conditions = Condi
 
 
 class AgainstModel(RuleBasedStateMachine):
-    """Two views of one folder must both be the model: {name: (content, generation)}."""
+    """Two views of one folder must both be the model.
 
-    @initialize()
-    def begin(self) -> None:
+    That is {name: (content, generation)} of what is live and, in a bucket with versioning,
+    {(name, generation): content} of what was.
+    """
+
+    @initialize(versioned=st.booleans())
+    def begin(self, versioned: bool) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="swell-objects-")
         self.views = [Objects(Path(self.folder.name)) for _ in range(2)]
-        self.views[0].create_bucket("bucket")
+        settings = {"versioning": {"enabled": versioned}}
+        self.views[0].create_bucket("bucket", settings=settings)
+        self.versioned = versioned
         self.model: dict[str, tuple[bytes, int]] = {}
+        self.old: dict[tuple[str, int], bytes] = {}
         self.newest = 0
+
+    def make(self, name: str, data: bytes, generation: int) -> None:
+        """An object is made, of a higher generation than all before it."""
+        assert generation > self.newest
+        self.newest = generation
+        self.retire(name)
+        self.model[name] = (data, generation)
+
+    def retire(self, name: str) -> None:
+        """An object makes way."""
+        if name in self.model:
+            data, generation = self.model.pop(name)
+            if self.versioned:
+                self.old[name, generation] = data
 
     @rule(view=st.integers(0, 1), name=NAMES, data=CONTENT, expect=st.sampled_from([None, 0, -1]))
     def put(self, view: int, name: str, data: bytes, expect: int | None) -> None:
@@ -51,41 +69,53 @@ class AgainstModel(RuleBasedStateMachine):
             with pytest.raises(ConditionFailed):
                 put(self.views[view], name, data, Conditions(wanted))
             return
-        generation = put(self.views[view], name, data, Conditions(wanted))
-        assert generation > self.newest
-        self.newest = generation
-        self.model[name] = (data, generation)
+        self.make(name, data, put(self.views[view], name, data, Conditions(wanted)))
 
     @rule(view=st.integers(0, 1), name=NAMES)
     def delete(self, view: int, name: str) -> None:
-        if self.model.pop(name, None) is None:
+        if name not in self.model:
             with pytest.raises(NoSuchThing):
                 self.views[view].delete("bucket", name)
         else:
             self.views[view].delete("bucket", name)
+            self.retire(name)
+
+    @rule(view=st.integers(0, 1), which=st.integers(0, 5))
+    def delete_for_good(self, view: int, which: int) -> None:
+        live = [(name, generation) for name, (_, generation) in self.model.items()]
+        versions = sorted([*self.old, *live])
+        if which >= len(versions):
+            with pytest.raises(NoSuchThing):
+                self.views[view].delete("bucket", "a", generation=self.newest + 1)
+            return
+        name, generation = versions[which]
+        self.views[view].delete("bucket", name, generation=generation)
+        if self.old.pop((name, generation), None) is None:
+            del self.model[name]
 
     @rule(view=st.integers(0, 1), name=NAMES, goal=NAMES)
     def move(self, view: int, name: str, goal: str) -> None:
         if name not in self.model:
             with pytest.raises(NoSuchThing):
-                self.views[view].move("bucket", name, goal)
+                self.views[view].move(Source("bucket", name), goal)
         elif name == goal:
             with pytest.raises(Refused):
-                self.views[view].move("bucket", name, goal)
+                self.views[view].move(Source("bucket", name), goal)
         else:
-            self.newest = self.views[view].move("bucket", name, goal).generation
-            self.model[goal] = (self.model.pop(name)[0], self.newest)
+            made = self.views[view].move(Source("bucket", name), goal)
+            data, _ = self.model[name]
+            self.retire(name)
+            self.make(goal, data, made.generation)
 
     @rule(view=st.integers(0, 1), sources=st.lists(NAMES, min_size=1, max_size=3), goal=NAMES)
     def compose(self, view: int, sources: list[str], goal: str) -> None:
-        parts = [(name, Conditions()) for name in sources]
+        parts = [Source("bucket", name) for name in sources]
         if not set(sources) <= set(self.model):
             with pytest.raises(NoSuchThing):
-                self.views[view].compose("bucket", parts, goal, {})
+                self.views[view].compose(parts, "bucket", goal, {})
             return
-        made = self.views[view].compose("bucket", parts, goal, {})
-        self.model[goal] = (b"".join(self.model[name][0] for name in sources), made.generation)
-        self.newest = made.generation
+        made = self.views[view].compose(parts, "bucket", goal, {})
+        self.make(goal, b"".join(self.model[name][0] for name in sources), made.generation)
 
     @rule(
         view=st.integers(0, 1),
@@ -94,9 +124,9 @@ class AgainstModel(RuleBasedStateMachine):
         limit=st.integers(1, 4),
     )
     def listing(self, view: int, prefix: str, delimiter: str, limit: int) -> None:
-        names, prefixes, start = [], [], ""
+        names, prefixes, start = [], [], BEGIN
         while True:
-            page = self.views[view].list("bucket", prefix, delimiter, start, limit=limit)
+            page = self.views[view].list("bucket", Query(prefix, delimiter, start, limit=limit))
             assert len(page.objects) + len(page.prefixes) <= limit
             names += [one.name for one in page.objects]
             prefixes += page.prefixes
@@ -116,8 +146,15 @@ class AgainstModel(RuleBasedStateMachine):
                 found, file = view.open("bucket", name)
                 with file:
                     assert (file.read(), found.generation) == (data, generation)
+            for (name, generation), data in self.old.items():
+                found, file = view.open("bucket", name, generation=generation)
+                with file:
+                    assert file.read() == data and found.deleted is not None
+            listed = view.list("bucket", Query(versions=True)).objects
+            live = [(name, generation) for name, (_, generation) in self.model.items()]
+            assert [(one.name, one.generation) for one in listed] == sorted([*self.old, *live])
             blobs = list((Path(self.folder.name) / "blobs").iterdir())
-            assert len(blobs) == len(self.model), "content that nothing refers to is left"
+            assert len(blobs) == len(listed), "content that nothing refers to is left"
 
     def teardown(self) -> None:
         if hasattr(self, "folder"):
@@ -132,7 +169,9 @@ TestAgainstModel.settings = settings(max_examples=25, stateful_step_count=20, de
 RACER = """
 import sys
 from pathlib import Path
-from launcher.emulator.storage.objects import ConditionFailed, Conditions, Objects
+from launcher.emulator.storage.errors import ConditionFailed
+from launcher.emulator.storage.objects import Objects
+from launcher.emulator.storage.resource import Conditions
 
 objects, racer = Objects(Path(sys.argv[1])), sys.argv[2].encode()
 print("ready", flush=True)
@@ -200,3 +239,40 @@ def test_buckets_come_back(tmp_path: Path) -> None:
     with pytest.raises(Taken):
         again.delete_bucket("bucket")
     assert put(again, "b", b"") > again.get("bucket", "a").generation
+
+
+def test_a_folder_of_before_there_were_versions_is_read_and_goes_on(tmp_path: Path) -> None:
+    """Its index has neither old versions nor settings, and its emulator may serve it still."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "one").write_bytes(b"data")
+    index = sqlite3.connect(tmp_path / "index.sqlite")
+    index.executescript(
+        """
+        CREATE TABLE buckets (name TEXT PRIMARY KEY, location TEXT, created REAL);
+        CREATE TABLE objects (
+            bucket TEXT, name TEXT, generation INTEGER, metageneration INTEGER, blob TEXT,
+            size INTEGER, crc32c TEXT, md5 TEXT, created REAL, updated REAL, fields TEXT,
+            PRIMARY KEY (bucket, name)
+        );
+        CREATE TABLE counter (last INTEGER);
+        INSERT INTO counter VALUES (7);
+        INSERT INTO buckets VALUES ('bucket', 'US', 1.0);
+        INSERT INTO objects VALUES (
+            'bucket', 'a', 7, 1, 'one', 4, 'rth90Q==', 'jXd/OF09/siBXSD3SWAm3A==', 1, 1, '{}'
+        );
+        """
+    )
+    index.close()
+    objects = Objects(tmp_path)
+    found, file = objects.open("bucket", "a")
+    with file:
+        assert (file.read(), found.generation, found.storage_class) == (b"data", 7, "STANDARD")
+    assert not objects.bucket("bucket").versioned
+    objects.change_bucket("bucket", {"versioning": {"enabled": True}})
+    assert put(objects, "a", b"new") > 7
+    with objects.open("bucket", "a", generation=7)[1] as file:
+        assert file.read() == b"data"
+    index = sqlite3.connect(tmp_path / "index.sqlite")
+    columns = [row[1] for row in index.execute("PRAGMA table_info(objects)")]
+    assert len(columns) == 11, "as the emulators of that time want it"
+    index.close()

@@ -2,63 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import gcsfs
 import httpx
 import pytest
-
-os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # before gcsfs is imported
-
-import gcsfs
 from google.api_core import exceptions
-from google.auth.credentials import AnonymousCredentials
-from google.cloud import storage  # type: ignore[attr-defined]
+from google.cloud import storage
 from google.cloud.storage.exceptions import InvalidResponse
 
-from tests.storage import StorageServer, storage_server
+from tests.storage import StorageServer
 
 MIB = 2**20
-
-
-@pytest.fixture(scope="module")
-def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageServer]:
-    with storage_server(tmp_path_factory.mktemp("storage")) as server:
-        yield server
-
-
-@pytest.fixture
-def server(_server: StorageServer) -> Iterator[StorageServer]:
-    """A server with one empty bucket named ``bucket``."""
-    _server.objects.create_bucket("bucket")
-    yield _server
-    _server.heal()
-    for bucket in _server.objects.buckets():
-        for one in _server.objects.list(bucket.name).objects:
-            _server.objects.delete(bucket.name, one.name)
-        _server.objects.delete_bucket(bucket.name)
-
-
-@pytest.fixture
-def gcs(server: StorageServer) -> gcsfs.GCSFileSystem:
-    return gcsfs.GCSFileSystem(endpoint_url=server.endpoint, token="anon")
-
-
-@pytest.fixture
-def client(server: StorageServer) -> storage.Client:
-    return storage.Client(
-        project="a-project",
-        credentials=AnonymousCredentials(),  # type: ignore[no-untyped-call]
-        client_options={"api_endpoint": server.endpoint},
-    )
-
-
-@pytest.fixture
-def http(server: StorageServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.endpoint, timeout=60) as http:
-        yield http
 
 
 def content(size: int) -> bytes:
@@ -190,7 +146,7 @@ def test_the_client_patches_composes_copies_and_renames(client: storage.Client) 
 def test_the_client_lists_page_by_page(client: storage.Client, server: StorageServer) -> None:
     names = [f"{folder}/{number}" for folder in "abc" for number in range(5)] + ["d"]
     for name in names:
-        server.objects.put("bucket", name, _content(server, b""), {})
+        server.objects.put("bucket", name, server.content(b""), {})
     bucket = client.bucket("bucket")
     for size in (1, 2, 7, 100):
         assert [blob.name for blob in client.list_blobs(bucket, page_size=size)] == names
@@ -253,7 +209,7 @@ def test_a_resumable_upload_is_refused_at_its_end_too(
 def test_a_read_that_knows_what_is_there_is_told_so(
     http: httpx.Client, server: StorageServer
 ) -> None:
-    made = server.objects.put("bucket", "a", _content(server, b"1"), {})
+    made = server.objects.put("bucket", "a", server.content(b"1"), {})
     query = {"ifGenerationNotMatch": made.generation}
     assert http.get("/storage/v1/b/bucket/o/a", params=query).status_code == 304
 
@@ -272,7 +228,7 @@ def test_a_read_that_knows_what_is_there_is_told_so(
 def test_ranges(
     http: httpx.Client, server: StorageServer, asked: str, status: int, expected: bytes | None
 ) -> None:
-    server.objects.put("bucket", "a", _content(server, b"0123456789"), {})
+    server.objects.put("bucket", "a", server.content(b"0123456789"), {})
     answer = http.get("/download/storage/v1/b/bucket/o/a", headers={"Range": asked})
     assert answer.status_code == status
     if expected is not None:
@@ -285,6 +241,7 @@ def test_ranges(
         ("POST", "/storage/v1/b", b"{", 400),
         ("POST", "/storage/v1/b", b"[]", 400),
         ("POST", "/storage/v1/b", b'{"name": "../x"}', 400),
+        ("POST", "/storage/v1/b", b'{"name": "google-mine"}', 400),
         ("POST", "/storage/v1/b", b" " * (2 * MIB), 400),
         ("GET", "/storage/v1/b/none/o", b"", 404),
         ("GET", "/storage/v1/b/bucket/o/none", b"", 404),
@@ -301,7 +258,9 @@ def test_ranges(
         ("POST", "/upload/storage/v1/b/none/o?uploadType=media&name=a", b"x", 404),
         ("POST", "/storage/v1/b/bucket/o/a/compose", b'{"sourceObjects": 5}', 400),
         ("POST", "/storage/v1/b/bucket/o/a/compose", b'{"sourceObjects": []}', 400),
-        ("PATCH", "/nonsense", b"", 404),
+        ("PATCH", "/storage/v1/nonsense", b"", 404),
+        ("PATCH", "/storage/v2/b", b"", 404),
+        ("DELETE", "/storage/v1/b", b"", 405),
         ("POST", "/emulator/v1/faults", b'{"status": 200}', 400),
         ("POST", "/emulator/v1/faults", b'{"status": 503, "cut": true}', 400),
         ("POST", "/emulator/v1/faults", b'{"cut": true, "path": "("}', 400),
@@ -351,9 +310,3 @@ def test_a_late_answer(http: httpx.Client, server: StorageServer) -> None:
     server.fail(delay="50ms")
     assert http.get("/storage/v1/b/bucket").status_code == 200
     assert server.rules()[0]["times"] == 0
-
-
-def _content(server: StorageServer, data: bytes) -> Any:
-    with server.objects.receiving() as receiver:
-        receiver.write(data)
-    return receiver.content()
