@@ -9,7 +9,7 @@ import sys
 from dataclasses import asdict
 
 from trainer.check import world
-from trainer.check.check import Checked, check, made
+from trainer.check.check import NO_TASK, Checked, check, made
 from trainer.check.units import units_of
 from trainer.rundir.usererror import Message
 from trainer.task import Task
@@ -28,7 +28,7 @@ def main() -> int:
     try:
         task = make()
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        print(Message("SW6212", f"swell: {given.task} gives no task: {error}"), file=sys.stderr)
+        print(Message(NO_TASK, f"swell: {given.task} gives no task: {error}"), file=sys.stderr)
         return 2
     world.preload()
     checked = check(make, given.steps, given.world)

@@ -14,6 +14,7 @@ from trainer.rundir.usererror import Message
 from trainer.task import Task
 from trainer.worker.loading import load_class
 
+NO_TASK = "SW6212"  # the message about a name that gives none
 NEAR = 1e-3  # by which losses of two worlds may differ; rounding in float32 stays below it
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-from trainer.check.check import made
+from trainer.check.check import NO_TASK, made
 from trainer.engine.units import cuts, default_unit, idle
 from trainer.rundir.usererror import Message
 from trainer.task import Task
@@ -58,7 +58,7 @@ def main() -> int:
     try:
         task = made(given.task, given.args)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        print(Message("SW6212", f"swell: {given.task} gives no task: {error}"), file=sys.stderr)
+        print(Message(NO_TASK, f"swell: {given.task} gives no task: {error}"), file=sys.stderr)
         return 2
     print(json.dumps(asdict(units_of(task, given.sizes))))
     return 0
