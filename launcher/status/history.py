@@ -197,7 +197,7 @@ class History:
         if event.seconds is not None:
             generation.took(first, last, event.seconds)
         for name, values in series.items():
-            for step, value in enumerate(values, first):
+            for step, value in enumerate(values, last + 1 - len(values)):
                 self._metric(name, generation.generation, step, value)
 
     def _on_paused(self, event: EventRecord) -> None:
@@ -300,6 +300,10 @@ class History:
         if math.isfinite(number):
             self._finite[name] = max(at, self._finite.get(name, at))
             if self._strange.get(name, at) < at:
-                del self._strange[name]
+                generation, step, newest = self._metrics[name]
+                if math.isfinite(newest):
+                    del self._strange[name]
+                else:  # what is told here comes late
+                    self._strange[name] = generation, step
         elif at >= self._finite.get(name, at):
             self._strange[name] = min(at, self._strange.get(name, at))

@@ -205,7 +205,7 @@ def _read(run_dir: RunDirectory, audited: bool) -> dict[str, Any]:
         found = run_dir.outcome()
     return build_status(
         str(run["id"]),
-        History(read_events(run_dir)),
+        History(read_events(run_dir, brief=True)),
         read_attempts(run_dir),
         Outcome.of(found) if found else None,
         read_audit(run_dir) if audited else (),

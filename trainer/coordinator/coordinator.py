@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 from trainer.coordinator import succession
+from trainer.coordinator.compactor import Compactor
 from trainer.coordinator.leadership import Leadership
 from trainer.coordinator.membership import Membership
 from trainer.coordinator.restarts import Restarts
@@ -139,6 +140,7 @@ class Coordinator:
                 self._events.flush_often(),
             )
         ]
+        self._compactor = Compactor(seat.run_dir)
         server.listen(Listener(leadership.term, self._take, self._collect, self._pass_on))
 
     async def stop(self, *, resign: bool = False) -> None:
@@ -148,6 +150,7 @@ class Coordinator:
         """
         self._leadership.step_down()
         self._succession.close()
+        self._compactor.stop()
         for task in self._tasks:
             task.cancel()
         self._server.streams.end()
@@ -161,6 +164,7 @@ class Coordinator:
     async def _withdraw(self) -> None:
         """Once somebody else leads, or may, sends everybody away to look for the new leader."""
         await self._leadership.over.wait()
+        self._compactor.stop()
         self._server.streams.end()
         await self._server.stop()
         self.ended.set()
