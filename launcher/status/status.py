@@ -22,6 +22,8 @@
                      over, and false where samples were left out
     reason           why the run ended
     troubles         what is wrong while the run goes on, in words: a disk here that is full
+    waits_for        what the run waits for, for how long, and until when, in words; null while it
+                     goes on (see trainer.coordinator.explanation)
     spent            {usd, seconds, attempts, remaining: {usd, seconds, attempts, until}}: what the
                      attempts have taken, usd by estimate, and what the limits leave; null where
                      there is no price, or no limit (see launcher.supervision.limits)
@@ -155,6 +157,7 @@ def build_status(
         "epochs": samples.epochs if samples else None,
         "reason": reason,
         "troubles": list(troubles),
+        "waits_for": None if over else history.held_up(now),
         "spent": account(
             limits or Limits(),
             [Attempt.from_json(attempt) for attempt in attempts],

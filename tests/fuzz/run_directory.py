@@ -105,6 +105,7 @@ EVENTS: list[dict[str, Any]] = [
     },
     {"event": "rank_failed", "time": 5.0, "member": "a", "rank": 1, "generation": 1, "step": 2},
     {"event": "resized", "time": 5.0, "generation": 1, "world_size": 2, "before": 3},
+    {"event": "held_up", "time": 5.0, "reason": "x", "seconds": 9.0, "limit": 20.0, "then": "y"},
     {"event": "waiting", "time": 5.0, "slots": 1, "min_workers": 2},
     {"event": "checkpoint_committed", "time": 6.0, "step": 2, "bytes": 10, "seconds": 0.1},
     {
@@ -162,7 +163,6 @@ def events(lines: list[bytes]) -> None:
     Console(file=io.StringIO(), width=80).print(render(scene, 10.0, 80))
 
 
-@target(st.tuples(json_of(OUTCOME), json_of(ATTEMPT)))
 SEGMENT = {"file": "000000001-ab.jsonl", "events": 1, "bytes": 9, "since": 0.0, "until": 1.0}
 PUT_TOGETHER = formats.SEGMENTS.stamp()
 INDEX_FILE = {**PUT_TOGETHER, "segments": [SEGMENT], "covers": {"a": 1}}
@@ -196,6 +196,7 @@ def events_put_together(given: tuple[bytes, list[bytes], list[bytes]]) -> None:
             use()
 
 
+@target(st.tuples(json_of(OUTCOME), json_of(ATTEMPT)))
 def outcomes_and_attempts(given: tuple[bytes, bytes]) -> None:
     outcome, attempt = given
     run_dir = directory(

@@ -30,6 +30,8 @@ generation_formed         generation, world_size, cause, members, term
 resumed                   generation, world_size, cause, step, lost_steps, seconds; of a
                           torchrun script without step and lost_steps: its first `steps` tell
 waiting                   slots, min_workers                (below min_workers)
+held_up                   generation, step, reason (what is waited for), seconds (so far),
+                          limit (seconds, after which it is over), then (what happens then)
 stalled                   generation, step, seconds         (no step, but everybody lives)
 first_step                generation, step, seconds         (a world's first step is completed,
                           so long after its workers had begun)
