@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -141,7 +142,7 @@ def month(steps: int) -> Callable[[RunDirectory], None]:
             if step > newest or step % TOGETHER == 0 or step % WORLD == 0:
                 rank_0.flush()
                 leader.flush()
-            if step % TOGETHER == 0 or (step > newest and step % DUE == 0):
+            if step % TOGETHER == 0 or (newest < step <= steps - DUE and step % DUE == 0):
                 compaction.round()
         leader.flush()
         run = {"id": "month", "target": "vertex", "settings": {}, "created": clock.now, "by": "me"}
@@ -260,17 +261,18 @@ def measured(what: Callable[[str], object], url: str, root: Path = ROOT) -> Any:
     return json.loads(done.stdout)
 
 
-def command(url: str) -> float:
-    """Seconds that ``swell status`` takes."""
+def command(url: str) -> tuple[float, float]:
+    """Seconds that ``swell status`` takes, by the clock and of the processors."""
     with tempfile.TemporaryDirectory() as home:
-        began = time.perf_counter()
+        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         subprocess.run(
             [sys.executable, "-m", "launcher.cli", "status", url, "--json"],
             env={**os.environ, "SWELL_HOME": home, "PYTHONPATH": str(ROOT)},
             check=True,
             stdout=subprocess.DEVNULL,
         )
-        return time.perf_counter() - began
+        wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
 # --- cases ----------------------------------------------------------------------------
@@ -281,9 +283,9 @@ def of_a_month(options: Options) -> Iterator[Row]:
     steps = QUICK_MONTH if options.quick else MONTH
     case = f"{steps:,} steps"
     with bucket(month(steps)) as url:
-        yield Row.of(
-            "swell", case, "swell status", "s", [command(url) for _ in range(options.runs)]
-        )
+        clock, cpu = zip(*(command(url) for _ in range(options.runs)), strict=True)
+        yield Row.of("swell", case, "swell status", "s", clock)
+        yield Row.of("swell", case, "swell status, processor time", "s", cpu)
         for name, what in (
             ("status", timed_status),
             ("resubmission", timed_resubmission),

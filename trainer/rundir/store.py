@@ -44,7 +44,7 @@ os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 A = TypeVar("A")
 T = TypeVar("T")
 
-AT_ONCE = 16  # requests to an object store, each of which waits for an answer
+AT_ONCE = 32  # requests to an object store, each of which waits for an answer
 
 # Stores whose clients are known, and tested, to create exclusively; any other has to show it.
 _EXCLUSIVE = frozenset({"file", "local", "memory", "gs", "gcs"})
