@@ -128,7 +128,7 @@ def _for_start(at: Standing) -> Wait:
 
 def _for_step(at: Standing, now: float) -> Wait | None:
     since, pace = at.pace.progress_at, at.pace.seconds
-    if now - since < USUAL * pace:
+    if now - since < USUAL * pace or math.isinf(at.timeouts.stall):  # nobody tells its steps
         return None
     usual = f"the last ones took {pace:.2g} s each" if pace else "no step is measured yet"
     alone = at.team.slots == 1

@@ -72,6 +72,13 @@ def test_of_a_world_of_one_a_step_is_waited_for_without_end() -> None:
     assert then == "that is told, and nothing else is done"
 
 
+def test_no_step_is_waited_for_of_a_script_that_tells_none() -> None:
+    run = Run(expected=1, max_restarts=3)
+    run.start(A)
+    run.wait(1000.0)
+    assert run.machine.explain(run.now) is None
+
+
 def test_a_world_that_stops_waits_for_those_who_have_not_left() -> None:
     run = Run(expected=3)
     run.start(A, B, C)
