@@ -60,6 +60,7 @@ class EventRecord:
     generation: int | None = None
     gone: bool | None = None
     incarnation: str | None = None
+    limit: float | None = None
     lost_steps: int | None = None
     member: str | None = None
     members: list[str] | None = None

@@ -234,11 +234,16 @@ def look_after(draft: Draft, resources: ExitStack) -> Run:
         draft.terms(target.stop_grace),
         target,
         request,
-        steps=lambda attempt: (History(read_events(directory)).step, None),
+        steps=lambda attempt: (completed_steps(directory), None),
         listener=listener,
         sleep=sleep,
     )
     return Run(draft, target, supervisor, poke, resources.pop_all())
+
+
+def completed_steps(directory: RunDirectory) -> int:
+    """How many steps a run has completed. Raises OSError and ValueError as EventReader does."""
+    return History(read_events(directory, brief=True)).step
 
 
 def _over(directory: RunDirectory) -> bool:

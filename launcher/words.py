@@ -98,6 +98,15 @@ def metrics_in_words(
     return {name: number(value) + since.get(name, "") for name, value in metrics.items()}
 
 
+def wait_in_words(event: EventRecord, seconds: float) -> str:
+    """Says what a run waits for, for so many seconds, and what comes after that."""
+    left = None if event.limit is None else event.limit - seconds
+    said = f"waiting for {span(seconds)}: {one_line(event.reason or '')}"
+    if left is None or left < 0 or event.then is None:
+        return said
+    return f"{said}; in {span(left)} {one_line(event.then)}"
+
+
 def _text(event: EventRecord) -> str | None:
     first, *_ = (event.reason or "").strip().splitlines() or [""]
     why = f" ({first})" if first else ""
@@ -162,6 +171,8 @@ def _text(event: EventRecord) -> str | None:
                 f"the world has {count(size, 'worker')}, not {before} any more: a batch that the "
                 f"script sets for each worker is {times} times as large in all"
             )
+        case EventRecord(event="held_up", reason=str(), seconds=float(seconds)):
+            return wait_in_words(event, seconds)
         case EventRecord(event="stalled", seconds=float(seconds)):
             return f"no step for {span(seconds)}, although all workers live"
         case EventRecord(event="waiting", slots=int(slots), min_workers=int(least)):

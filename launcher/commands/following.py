@@ -101,7 +101,7 @@ class Looks:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._reader = EventReader(run.directory)
+        self._reader = EventReader(run.directory, brief=True)
         self._silence = Silence()
         self._seen: queue.SimpleQueue[Look] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._look_on, name="swell-looks", daemon=True)

@@ -55,6 +55,9 @@ from launcher.job.variant import vary
 TargetName = Literal["local", "vertex"]
 
 LEAST_LEASE = timedelta(seconds=4)  # a bucket lets the claim be rewritten once a second
+# So long, at least, may workers take to leave a world (trainer.coordinator.limits): a stall that is
+# shorter could not be kept.
+LEAST_STALL = timedelta(minutes=3)
 MAX_LABELS = 62  # of 64: Swell adds two
 
 JobName = Annotated[
@@ -134,6 +137,13 @@ class Elastic(JobModel):
         if timeout is not None and timeout < LEAST_LEASE:
             raise problem(RANGE, f"is too short; write at least {format_duration(LEAST_LEASE)}")
         return timeout
+
+    @field_validator("stall")
+    @classmethod
+    def _stall_can_be_kept(cls, stall: timedelta) -> timedelta:
+        if stall < LEAST_STALL:
+            raise problem(RANGE, f"is too short; write at least {format_duration(LEAST_STALL)}")
+        return stall
 
     @classmethod
     def _clashes(cls, fields: Any) -> Iterator[Problem]:

@@ -13,9 +13,12 @@ from launcher.records import EventRecord
 from launcher.status import figures
 from launcher.status.generation import Generation
 from launcher.status.losses import Losses
+from launcher.words import wait_in_words
 from trainer.rundir.events import Event
 from trainer.rundir.numbers import number_in
 
+# After these nothing that was told of is waited for any more.
+WENT_ON = frozenset({"generation_formed", "resumed", "first_step", "steps", "paused", "finished"})
 ONE_NOTICE = 15.0  # seconds in which no replica is given notice twice
 
 
@@ -35,6 +38,8 @@ class History:
         self._stride = 0  # steps from one report of a torchrun script to the next, at least
         self.total_steps: int | None = None
         self.waiting = False
+        self._held_up: EventRecord | None = None  # the newest
+        self._went_on_at = -math.inf  # when it was seen last that something happens
         self.unreadable: str | None = None  # why some events could not be read
         self.members: dict[str, str] = {}  # replica → its state: joining, ready, active, …
         self._saved: tuple[float, int] | None = None  # when, and which step
@@ -54,6 +59,8 @@ class History:
         handler = getattr(self, f"_on_{record.event}", None)
         if handler is not None:
             handler(record)
+        if record.event in WENT_ON:
+            self._went_on_at = max(self._went_on_at, record.time)
         if record.total_steps is not None:
             self.total_steps = record.total_steps
 
@@ -123,6 +130,13 @@ class History:
     def speed(self) -> dict[str, float | None]:
         """How fast it trains in its newest world: ``{"steps", "samples"}`` per second."""
         return figures.speed(None if self.waiting else self.current)
+
+    def held_up(self, now: float) -> str | None:
+        """What the run waits for, in words; None while it goes on. ``now`` is in Unix seconds."""
+        told = self._held_up
+        if told is None or told.time < self._went_on_at or told.seconds is None:
+            return None
+        return wait_in_words(told, told.seconds + max(0.0, now - told.time))
 
     def goodput(self, now: float | None) -> float | None:
         """The share of time that went into steps that count; None where steps are not known.
@@ -202,7 +216,7 @@ class History:
         if event.seconds is not None:
             generation.took(first, last, event.seconds, event.samples or 0)
         for name, values in series.items():
-            for step, value in enumerate(values, first):
+            for step, value in enumerate(values, last + 1 - len(values)):
                 self._metric(name, generation.generation, step, value)
 
     def _on_paused(self, event: EventRecord) -> None:
@@ -288,6 +302,10 @@ class History:
     def _on_unreadable(self, event: EventRecord) -> None:
         self.unreadable = event.reason
 
+    def _on_held_up(self, event: EventRecord) -> None:
+        if self._held_up is None or event.time >= self._held_up.time:
+            self._held_up = event
+
     def _on_waiting(self, event: EventRecord) -> None:
         self.waiting = True
 
@@ -305,6 +323,10 @@ class History:
         if math.isfinite(number):
             self._finite[name] = max(at, self._finite.get(name, at))
             if self._strange.get(name, at) < at:
-                del self._strange[name]
+                generation, step, newest = self._metrics[name]
+                if math.isfinite(newest):
+                    del self._strange[name]
+                else:  # what is told here comes late
+                    self._strange[name] = generation, step
         elif at >= self._finite.get(name, at):
             self._strange[name] = min(at, self._strange.get(name, at))

@@ -23,6 +23,8 @@
                      over, and false where samples were left out
     reason           why the run ended
     troubles         what is wrong while the run goes on, in words: a disk here that is full
+    waits_for        what the run waits for, for how long, and until when, in words; null while it
+                     goes on (see trainer.coordinator.explanation)
     spent            {usd, seconds, attempts, remaining: {usd, seconds, attempts, until}}: what the
                      attempts have taken, usd by estimate, and what the limits leave; null where
                      there is no price, or no limit (see launcher.supervision.limits)
@@ -157,6 +159,7 @@ def build_status(
         "epochs": samples.epochs if samples else None,
         "reason": reason,
         "troubles": list(troubles),
+        "waits_for": None if over else history.held_up(now),
         "spent": account(
             limits or Limits(),
             [Attempt.from_json(attempt) for attempt in attempts],
@@ -207,7 +210,7 @@ def _read(run_dir: RunDirectory, audited: bool) -> dict[str, Any]:
         found = run_dir.outcome()
     return build_status(
         str(run["id"]),
-        History(read_events(run_dir)),
+        History(read_events(run_dir, brief=True)),
         read_attempts(run_dir),
         Outcome.of(found) if found else None,
         read_audit(run_dir) if audited else (),

@@ -86,5 +86,5 @@ class Attempt:
 def read_attempts(run_dir: RunDirectory) -> list[dict[str, Any]]:
     """Returns the records of a run's attempts in their order, with every field as it should be."""
     names = [name for name in run_dir.store.names(ATTEMPTS) if name.endswith(".json")]
-    records = [run_dir.read_json(f"{ATTEMPTS}/{name}") for name in names]
+    records = run_dir.store.each(run_dir.read_json, [f"{ATTEMPTS}/{name}" for name in names])
     return [Attempt.from_json(record).to_json() for record in records]

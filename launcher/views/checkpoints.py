@@ -38,7 +38,7 @@ def list_checkpoints(
     from trainer.checkpoints.manifest import folder_of, read_manifest
     from trainer.checkpoints.restore import read_shard
 
-    records = map(EventRecord.of, read_events(run_dir))
+    records = map(EventRecord.of, read_events(run_dir, brief=True))
     written = {one.step: one.time for one in records if one.event == "checkpoint_committed"}
     rows = []
     found, left = _found(run_dir, buckets)

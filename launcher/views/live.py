@@ -73,7 +73,7 @@ class Scene:
             self.history.add(event)
             record = EventRecord.of(event)
             if record.event == "steps" and record.metrics:
-                self._add_losses(record.first, record.metrics.get("loss"))
+                self._add_losses(record.first, record.count, record.metrics.get("loss"))
             line = None if record.event in QUIET else line_of(event)
             if record.event == "checkpoint_failed":  # each of its ranks may say so
                 line = None if record.step in self._unsaved else line
@@ -84,12 +84,13 @@ class Scene:
         self.recent.extend(lines)
         return lines
 
-    def _add_losses(self, first: int | None, values: object) -> None:
+    def _add_losses(self, first: int | None, count: int | None, values: object) -> None:
         if first is None or not isinstance(values, list):
             return
-        new = values[max(0, self._plotted + 1 - first) :]  # a step may be reported twice
+        last = first + max(count or 0, len(values)) - 1
+        new = values[max(0, len(values) - max(0, last - self._plotted)) :]  # perhaps told before
         self.losses.extend(v for v in map(number_in, new) if v is not None)
-        self._plotted = max(self._plotted, first + len(values) - 1)
+        self._plotted = max(self._plotted, last)
 
 
 def render(scene: Scene, now: float, width: int) -> RenderableType:

@@ -54,7 +54,7 @@ def _print(console: Console, status: dict[str, Any], where: str, seconds: float 
     console.print(Text.assemble(("  run directory", "dim"), f"   {where}"), soft_wrap=True)
     if page := (status.get("api") or {}).get("console"):
         console.print(Text.assemble(("  console      ", "dim"), f"   {page}"), soft_wrap=True)
-    for line in status.get("troubles") or ():
+    for line in [*(status.get("troubles") or ()), *filter(None, [status.get("waits_for")])]:
         console.print(Text(f"\n{line}", style="bold yellow"), soft_wrap=True)
     reason = str(status.get("reason") or "").strip()
     if state != "succeeded" and reason:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -28,6 +29,7 @@ from trainer.protocol.lease import newest_claim
 from trainer.protocol.session import CodeSettings, Program
 from trainer.protocol.world import MemberId
 from trainer.rundir import bundle, formats
+from trainer.rundir.compaction import Compaction
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
 from trainer.rundir.untrusted import DEPTH, parse_json
@@ -103,6 +105,7 @@ EVENTS: list[dict[str, Any]] = [
     },
     {"event": "rank_failed", "time": 5.0, "member": "a", "rank": 1, "generation": 1, "step": 2},
     {"event": "resized", "time": 5.0, "generation": 1, "world_size": 2, "before": 3},
+    {"event": "held_up", "time": 5.0, "reason": "x", "seconds": 9.0, "limit": 20.0, "then": "y"},
     {"event": "waiting", "time": 5.0, "slots": 1, "min_workers": 2},
     {"event": "checkpoint_committed", "time": 6.0, "step": 2, "bytes": 10, "seconds": 0.1},
     {
@@ -158,6 +161,39 @@ def events(lines: list[bytes]) -> None:
     for _, line in scene.add(read_events(run_dir)):
         assert line.isprintable()
     Console(file=io.StringIO(), width=80).print(render(scene, 10.0, 80))
+
+
+SEGMENT = {"file": "000000001-ab.jsonl", "events": 1, "bytes": 9, "since": 0.0, "until": 1.0}
+PUT_TOGETHER = formats.SEGMENTS.stamp()
+INDEX_FILE = {**PUT_TOGETHER, "segments": [SEGMENT], "covers": {"a": 1}}
+
+
+@target(
+    st.tuples(
+        json_of(INDEX_FILE),
+        st.lists(json_of(PUT_TOGETHER, {"batch": ["a", 0]}, *EVENTS), max_size=8),
+        st.lists(json_of({**PUT_TOGETHER, "batches": {"a": [0, 1]}}, *EVENTS), max_size=8),
+    )
+)
+def events_put_together(given: tuple[bytes, list[bytes], list[bytes]]) -> None:
+    """What reads segments and gists, by an index; what compacts further."""
+    index, segment, gist = given
+    run_dir = directory(
+        events__index__000000001DOTjson=index,
+        runDOTjson=as_json(RUN),
+        **{
+            "events__segments__000000001-abDOTjsonl": b"\n".join(segment),
+            "events__gists__000000001-abDOTjsonl": b"\n".join(gist),
+            "events__a__000001DOTjsonl": as_json(EVENTS[0]),
+        },
+    )
+    for use in (
+        lambda: read_events(run_dir),
+        lambda: json.dumps(read_status(run_dir), allow_nan=False),
+        Compaction(run_dir, due=1).round,
+    ):
+        with suppress(ValueError, FileNotFoundError):
+            use()
 
 
 @target(st.tuples(json_of(OUTCOME), json_of(ATTEMPT)))

@@ -46,6 +46,16 @@ WORTH_A_LINE = [
         event("stalled", generation=3, step=7, seconds=600.5),
         "no step for 10:00, although all workers live",
     ),
+    (
+        event(
+            "held_up", reason="2 of 3 slots are ready", seconds=10.0, limit=60.0, then="it begins"
+        ),
+        "waiting for 10 s: 2 of 3 slots are ready; in 50 s it begins",
+    ),
+    (
+        event("held_up", reason="1 of 2 slots are ready", seconds=30.0),
+        "waiting for 30 s: 1 of 2 slots are ready",
+    ),
     (event("resumed", generation=1, cause="start", step=0), "training starts at step 0"),
     (
         event("resumed", generation=2, cause="loss", step=14, lost_steps=1, seconds=3.0),

@@ -9,12 +9,15 @@ trainer.coordinator.leadership.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 from trainer.coordinator import succession
+from trainer.coordinator.compactor import Compactor
+from trainer.coordinator.explanation import Telling
 from trainer.coordinator.leadership import Leadership
 from trainer.coordinator.membership import Membership
 from trainer.coordinator.restarts import Restarts
@@ -112,6 +115,7 @@ class Coordinator:
         self._clock = clock
         self._events = EventWriter(seat.run_dir, f"leader-{leadership.term:06d}")
         self._meshes = Meshes()
+        self._telling = Telling()
         self._commands: asyncio.Queue[signals.Command] = asyncio.Queue()
         self._succession = Succession(
             leadership,
@@ -139,6 +143,7 @@ class Coordinator:
                 self._events.flush_often(),
             )
         ]
+        self._compactor = Compactor(seat.run_dir)
         server.listen(Listener(leadership.term, self._take, self._collect, self._pass_on))
 
     async def stop(self, *, resign: bool = False) -> None:
@@ -148,6 +153,7 @@ class Coordinator:
         """
         self._leadership.step_down()
         self._succession.close()
+        self._compactor.stop()
         for task in self._tasks:
             task.cancel()
         self._server.streams.end()
@@ -161,6 +167,7 @@ class Coordinator:
     async def _withdraw(self) -> None:
         """Once somebody else leads, or may, sends everybody away to look for the new leader."""
         await self._leadership.over.wait()
+        self._compactor.stop()
         self._server.streams.end()
         await self._server.stop()
         self.ended.set()
@@ -277,6 +284,22 @@ class Coordinator:
         while self._leadership.holds():
             await asyncio.sleep(TICK)
             self._take(signals.Tick())
+            self._explain(self._clock())
+
+    def _explain(self, now: float) -> None:
+        """Says what is waited for, if nothing happens for some time."""
+        wait = self._machine.explain(now)
+        if wait is None or not self._telling.is_due(wait, now):
+            return
+        self._events.emit(
+            "held_up",
+            generation=self._machine.generation,
+            step=self._machine.steps,
+            reason=wait.what,
+            seconds=round(now - wait.since, 1),
+            limit=round(wait.until - wait.since, 1) if math.isfinite(wait.until) else None,
+            then=wait.then or None,
+        )
 
     async def _beat(self) -> None:
         """Shows those who may contend early that this leader lives."""

@@ -47,6 +47,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from trainer.coordinator.explanation import Standing, Wait, explain
 from trainer.coordinator.faults import Faults
 from trainer.coordinator.limits import Limits, Timeouts
 from trainer.coordinator.liveness import Look, Pace, forming_limit, overdue
@@ -89,11 +90,9 @@ class Membership:
         self._team = Team()  # of the world; nobody in WAITING
         self._reformation = Reformation("leader" if last_generation else "start")
         self._faults = Faults(self.members)
-        self._stopping_since = now
-        self._aborted = False
-        self._forming_since = self._formed_at = now
+        self._stopping_since = self._forming_since = self._formed_at = now
+        self._aborted = self._waiting_emitted = False
         self.pace = Pace(now)
-        self._waiting_emitted = False
         # Until then members of an earlier leader's world may be on their way to this one.
         self._adopting_until = now + limits.adoption_wait if last_generation else now
         self._out = signals.Orders()
@@ -101,6 +100,12 @@ class Membership:
     def timeouts(self, now: float) -> Timeouts:
         """The timeouts for steps as long as they are at present."""
         return self.pace.timeouts(self.limits, now, running=self.phase is Phase.RUNNING)
+
+    def explain(self, now: float) -> Wait | None:
+        """What is waited for; None while everything takes its usual course."""
+        who = self.phase, self.members, self._team, self.generation, self.steps, self.pace
+        since = self._formed_at, self._forming_since, self._stopping_since, self._aborted
+        return explain(Standing(*who, self.limits, self.timeouts(now), *since), now)
 
     def step(self, event: signals.Event, now: float) -> list[signals.Command]:
         """Takes one event and returns the commands that follow from it, in order."""
@@ -316,9 +321,7 @@ class Membership:
     def _enter_stopping(self, cause: Cause, now: float) -> None:
         cause = self._reformation.blame(cause)
         self._out.emit("paused", generation=self.generation, cause=cause, step=self.steps)
-        self.phase = Phase.STOPPING
-        self._stopping_since = now
-        self._aborted = False
+        self.phase, self._stopping_since, self._aborted = Phase.STOPPING, now, False
 
     def _tick(self, now: float) -> None:
         timeouts, only = self.timeouts(now), self.members.only_holder
@@ -326,7 +329,8 @@ class Membership:
             inside = member.id in self._team and not member.stopped
             look = Look(now, self.pace.progress_at, timeouts, self.limits, inside, member is only)
             if reason := look.why_lost(member):
-                self._give_up(member, reason, now)
+                self._out.append(signals.Release(member.id, reason, rejoin=True))
+                self._lose(member, reason, now)
             elif look.is_stuck(member):
                 member.leaving_since = None
                 self._out.append(signals.Replace(member.id))
@@ -349,10 +353,6 @@ class Membership:
                     self._break(now, "break")
         elif self.phase is Phase.STOPPING:
             self._insist(timeouts, now)
-
-    def _give_up(self, member: Member, reason: str, now: float) -> None:
-        self._out.append(signals.Release(member.id, reason, rejoin=True))
-        self._lose(member, reason, now)
 
     def _hang(self, member: Member, reason: str) -> None:
         if not member.hung:
@@ -422,9 +422,7 @@ class Membership:
         if enough:
             self._form(chosen, now)
         else:
-            self.phase = Phase.WAITING
-            self._team = Team()
-            self._waiting_emitted = False
+            self.phase, self._team, self._waiting_emitted = Phase.WAITING, Team(), False
 
     def _settle_waiting(self, now: float) -> None:
         if self.generation == 0:

@@ -16,13 +16,17 @@ class Roster(dict[MemberId, Member]):
     Args:
         limits: of this run.
         expected: slots that the run was asked for; the first world waits for them.
+
+    Attributes:
+        expected: as many of them as a world may have.
+        enough_at: since when there have been enough for one; None while there are not.
     """
 
     def __init__(self, limits: Limits, expected: int) -> None:
         super().__init__()
         self._limits = limits
-        self._expected = max(limits.min_workers, min(expected, limits.max_workers))
-        self._enough_at: float | None = None  # since when there have been min_workers
+        self.expected = max(limits.min_workers, min(expected, limits.max_workers))
+        self.enough_at: float | None = None
 
     def chosen(self) -> list[Member]:
         """Who would be in a world formed now, in the order of ranks."""
@@ -69,11 +73,11 @@ class Roster(dict[MemberId, Member]):
         """
         usable = self.there
         if usable < self._limits.min_workers:
-            self._enough_at = None
+            self.enough_at = None
             return []
-        if self._enough_at is None:
-            self._enough_at = now
-        if usable < self._expected and now - self._enough_at < self._limits.start_wait:
+        if self.enough_at is None:
+            self.enough_at = now
+        if usable < self.expected and now - self.enough_at < self._limits.start_wait:
             return []
         chosen = self.chosen()
         enough = slots_in(chosen) >= self._limits.min_workers

@@ -4,6 +4,7 @@ run.json                      the spec as launched, the run token's hash, who an
 attempts/0003.json            one submitted CustomJob: name, region, state, why it ended
 leader/000007.json            exclusive-create objects; the highest number is the term
 events/<writer>/<seq>.jsonl   what happened, in batches (see trainer.rundir.events)
+events/{index,segments,gists}/    the same of before, put together (see trainer.rundir.segments)
 audit/<writer>.jsonl          sample ids that each worker contributed (only when asked for);
                               on an object store audit/<writer>/<seq>.jsonl
 code/<sha256>.tar.gz          the user's code (see trainer.rundir.bundle)

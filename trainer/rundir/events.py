@@ -30,14 +30,16 @@ generation_formed         generation, world_size, cause, members, term
 resumed                   generation, world_size, cause, step, lost_steps, seconds; of a
                           torchrun script without step and lost_steps: its first `steps` tell
 waiting                   slots, min_workers                (below min_workers)
+held_up                   generation, step, reason (what is waited for), seconds (so far),
+                          limit (seconds, after which it is over), then (what happens then)
 stalled                   generation, step, seconds         (no step, but everybody lives)
 first_step                generation, step, seconds         (a world's first step is completed,
                           so long after its workers had begun)
 steps                     generation, first, count, metrics: {name: [one value per step]}, of
-                          those that were added to, total_steps, seconds (that they took, each
-                          since the one before in this world), samples (of all ranks, in these
-                          seconds), age (seconds since the last of them); a step may be reported
-                          twice
+                          those that were added to (fewer values are of the last steps),
+                          total_steps, seconds (that they took, each since the one before in
+                          this world), samples (of all ranks, in these seconds), age (seconds
+                          since the last of them); a step may be reported twice
 state_sent                generation, bytes, total_bytes, seconds (so far; the last one has
                           sent all)
 evaluated                 step, metrics: {name: value}
@@ -75,31 +77,39 @@ notification_failed       reason                            (launcher)
 unreadable                reason                            (made by readers; never written)
 ========================  =======================================================
 
-Events are buffered and written as numbered batches, because object stores cannot
-append: ``events/<writer>/<seq>.jsonl``. The first line of each says its format, and which Swell
-wrote it. A reader does not guess what a newer format means: of a writer of one, all that it makes
-known is one ``unreadable``.
+Events are buffered and written as numbered batches, because object stores cannot append: see
+trainer.rundir.batches. The leader puts batches together (trainer.rundir.compaction), which readers
+do not notice. A reader does not guess what a newer format means: of a writer of one, all that it
+makes known is one ``unreadable``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Literal, get_args
 
 from trainer.rundir import formats
+from trainer.rundir.batches import BATCH_LIMIT, Batch, encode, newer, parse, unreadable
+from trainer.rundir.batches import Event as Event
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import EVENTS
 from trainer.rundir.numbers import dumped
+from trainer.rundir.seen import Seen
+from trainer.rundir.segments import (
+    INDEX,
+    LOOKS,
+    READ_LIMIT,
+    Index,
+    Segment,
+    events_in,
+    read_index,
+    spans_in,
+)
 from trainer.rundir.store import TooLarge
-from trainer.rundir.untrusted import parse_json
-
-Event = dict[str, Any]
 
 # Why one generation ends and the next forms. Of several causes the one furthest right counts:
 # that a collective broke ("break") says least.
@@ -107,8 +117,6 @@ Cause = Literal[
     "grow", "drain", "break", "repeat", "rollback", "failure", "loss", "leader", "start"
 ]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
-BATCH_LIMIT = 64 * 2**20  # bytes of one batch that a reader takes in
-LINE_LIMIT = 8 * 2**20  # bytes of one event
 FLUSH_EVERY = 0.5  # seconds
 
 
@@ -152,9 +160,8 @@ class EventWriter:
         """Writes what is buffered. What could not be written stays buffered; OSError is raised."""
         with self._flushing:
             while self._batch or self._take():
-                name = f"{EVENTS}/{self._writer}/{self._next:06d}.jsonl"
-                lines = [json.dumps(formats.EVENTS.stamp()), *self._batch]
-                self._run_dir.store.write(name, ("\n".join(lines) + "\n").encode())
+                batch = Batch(self._writer, self._next)
+                self._run_dir.store.write(batch.name, encode(self._batch))
                 self._next += 1
                 self._batch = []
 
@@ -172,83 +179,104 @@ class EventWriter:
 
 
 class EventReader:
-    """Reads a run's events; each call of ``read_new`` returns those not returned before."""
+    """Reads a run's events; each call of ``read_new`` returns those not returned before.
 
-    def __init__(self, run_dir: RunDirectory) -> None:
+    What it reads is what is new: of a run that was never looked at the segments and the batches
+    since, several at once, and later batches alone, as long as it looks often enough.
+
+    Args:
+        run_dir: the run.
+        brief: whether the gist of what is in segments will do (see trainer.rundir.gist): all
+            events but the single steps.
+    """
+
+    def __init__(self, run_dir: RunDirectory, *, brief: bool = False) -> None:
+        self._run_dir = run_dir
         self._store = run_dir.store
-        self._seen: set[str] = set()
-        self._unreadable: set[str] = set()  # writers of a newer format
+        self._brief = brief
+        self._seen = Seen()
+        self._index = Index()  # all that it covers was returned
+        self._unreadable: set[str] = set()  # writers of a newer format; or the index is
 
     def read_new(self) -> list[Event]:
         """Returns events written since the last call, in order of time.
 
         Lines that are not JSON objects with ``event`` and ``time`` are skipped: the
         store is not trusted. Of each writer of a newer format there is one ``unreadable``.
+
+        Raises OSError when the store does not answer, and ValueError for a damaged index.
         """
-        events: list[Event] = []
-        new: list[str] = []  # seen only when all were read: a store may fail on the way
-        unreadable: set[str] = set()
-        for writer in self._store.names(EVENTS):
-            for batch in self._store.names(f"{EVENTS}/{writer}"):
-                name = f"{EVENTS}/{writer}/{batch}"
-                if name not in self._seen:
-                    with suppress(TooLarge):
-                        data = self._store.read(name, BATCH_LIMIT)
-                        if (why := _newer(data, f"{EVENTS}/{writer}")) is None:
-                            events.extend(_parse(data))
-                        elif writer not in self._unreadable | unreadable:
-                            events.append(_unreadable(data, why))
-                            unreadable.add(writer)
-                    new.append(name)
-        self._seen.update(new)
-        self._unreadable |= unreadable
-        return sorted(events, key=lambda event: event["time"])
+        read: dict[str, bytes] = {}  # by name: what has one never changes
+        for looks in range(1, LOOKS + 1):
+            try:
+                return self._look(read)
+            except FileNotFoundError:  # it is in a segment by now, or that is in a larger one
+                if looks == LOOKS:
+                    raise
+        raise AssertionError("it has looked often enough")
 
-
-def read_events(run_dir: RunDirectory) -> list[Event]:
-    """Returns all events of a run in order of time."""
-    return EventReader(run_dir).read_new()
-
-
-def _parse(data: bytes) -> Iterator[Event]:
-    for line in data.splitlines():
-        if len(line) > LINE_LIMIT:
-            continue
+    def _look(self, read: dict[str, bytes]) -> list[Event]:
+        # Before the index: what is gone by then, that covers.
+        files = self._store.files(EVENTS)
+        unread: dict[str, Event] = {}  # of a newer format, by what is
         try:
-            event = parse_json(line)
-        except ValueError:
-            continue
-        if (
-            isinstance(event, dict)
-            and isinstance(event.get("event"), str)
-            and isinstance(event.get("time"), int | float)
-            and math.isfinite(event["time"])  # else nothing could be put in order
-        ):
-            yield _upgraded(event)
+            index = read_index(self._run_dir, self._index)
+        except formats.FormatError as error:
+            index = Index()
+            unread[INDEX] = unreadable(b"", error)
+        new = {batch for batch in map(Batch.of, files) if batch and batch not in self._seen}
+        events: list[Event] = []
+        if self._seen.lacks(index, new):
+            new = {batch for batch in new if not index.covered(batch)}
+            found = [one for one in index.segments if one not in self._index.segments]
+            names = [one.gist if self._brief else one.name for one in found]
+            self._read(names, READ_LIMIT, read)
+            events += self._from_segments(found, read)
+        self._read([batch.name for batch in new], BATCH_LIMIT, read)
+        for batch in sorted(new):
+            data = read[batch.name]
+            if (why := newer(data, f"{EVENTS}/{batch.writer}")) is None:
+                events += parse(data)
+            else:
+                unread.setdefault(batch.writer, unreadable(data, why))
+        events += [event for what, event in unread.items() if what not in self._unreadable]
+        self._seen.add(new, index)
+        self._index = index
+        self._unreadable.update(unread)
+        return sorted(events, key=lambda event: float(event["time"]))
+
+    def _from_segments(self, segments: list[Segment], read: dict[str, bytes]) -> list[Event]:
+        """The events in segments that were not returned."""
+        events: list[Event] = []
+        in_full = []
+        for one in segments:
+            seen = None
+            if self._brief:
+                seen = self._seen.of(spans_in(read[one.gist], f"{self._run_dir.url}/{one.gist}"))
+            if seen is None:
+                in_full.append(one)
+            elif not seen:
+                events += parse(read[one.gist])
+        self._read([one.name for one in in_full], READ_LIMIT, read)
+        for one in in_full:
+            found = events_in(read[one.name])
+            events += [event for batch, event in found if batch not in self._seen]
+        return events
+
+    def _read(self, names: Iterable[str], limit: int, read: dict[str, bytes]) -> None:
+        """Reads files that are not read yet, each up to so many bytes."""
+
+        def one(name: str) -> None:
+            try:
+                read[name] = self._store.read(name, limit)
+            except TooLarge:
+                if limit != BATCH_LIMIT:
+                    raise
+                read[name] = b""  # nobody has written that as a batch
+
+        self._store.each(one, [name for name in names if name not in read])
 
 
-def _newer(data: bytes, where: str) -> formats.FormatError | None:
-    """Returns why a batch cannot be read: it is of a newer format. A damaged one is not."""
-    line, _, _ = data[:LINE_LIMIT].partition(b"\n")
-    try:
-        head = parse_json(line)
-        if isinstance(head, dict) and "event" not in head:
-            formats.EVENTS.found(head, where)
-    except formats.FormatError as error:
-        return error
-    except ValueError:
-        return None
-    return None
-
-
-def _unreadable(data: bytes, error: formats.FormatError) -> Event:
-    """What is known of a batch of a newer format: that there is one, and when it began."""
-    times = [event["time"] for event in _parse(data)]
-    return {"event": "unreadable", "time": min(times, default=0.0), "reason": str(error)}
-
-
-def _upgraded(event: Event) -> Event:
-    """An event that an older version wrote, in the form of this one."""
-    if event["event"] == "leader_changed" and "epoch" in event:
-        event["term"] = event.pop("epoch")
-    return event
+def read_events(run_dir: RunDirectory, *, brief: bool = False) -> list[Event]:
+    """Returns all events of a run in order of time; ``brief``: see EventReader."""
+    return EventReader(run_dir, brief=brief).read_new()

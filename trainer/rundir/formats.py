@@ -82,6 +82,11 @@ RUN_GOES_ON = 2  # the oldest that agents take, and that swell attach goes on wi
 #   2  has it as `term`.
 EVENTS = Format(2)
 
+# events/index, events/segments and events/gists, with the same numbers: who knows events up to 2
+# does not know of them, and finds a writer of a newer format there.
+#   3  is the first (trainer.rundir.segments).
+SEGMENTS = Format(3)
+
 # checkpoints/*/manifest.json.
 #   1, 2  were never in use.
 #   3     `about` has the leader's term as `leader_term`, at first as `leader_epoch`.

@@ -17,8 +17,9 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,7 +41,10 @@ from trainer.rundir.retry import (
 # Before gcsfs is imported: its probe for other kinds of buckets can hang for a minute.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
+A = TypeVar("A")
 T = TypeVar("T")
+
+AT_ONCE = 32  # requests to an object store, each of which waits for an answer
 
 # Stores whose clients are known, and tested, to create exclusively; any other has to show it.
 _EXCLUSIVE = frozenset({"file", "local", "memory", "gs", "gcs"})
@@ -153,6 +157,22 @@ class Store:
         names = {str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in found}
         return sorted(name for name in names if not name.startswith("."))
 
+    def files(self, folder: str = "") -> list[str]:
+        """The sorted names of all files in ``folder``, however deep, seen from there.
+
+        Of what comes and goes while the list is made, anything may be in it.
+        """
+        path = self.path(folder)
+        try:
+            if self._local:
+                found = [os.path.join(at, name) for at, _, names in os.walk(path) for name in names]
+            else:
+                found = self._retried(folder, lambda: self.fs.find(path))
+        except FileNotFoundError:
+            return []
+        names = (str(entry)[len(path) + 1 :] for entry in found)
+        return sorted(name for name in names if "/." not in f"/{name}")
+
     def size(self, name: str) -> int:
         """How many bytes ``name`` holds. Raises FileNotFoundError."""
         self.fs.invalidate_cache()
@@ -170,6 +190,22 @@ class Store:
             self._retried(name, lambda: self.fs.rm(self.path(name), recursive=True))
         except FileNotFoundError:
             return
+
+    def delete_file(self, name: str) -> None:
+        """Removes the file ``name``; nothing happens if it is not there."""
+        with suppress(FileNotFoundError):
+            self._retried(name, lambda: self.fs.rm_file(self.path(name)))
+
+    def each(self, work: Callable[[A], T], of: Iterable[A]) -> list[T]:
+        """Returns what ``work`` returns for each; on an object store several are asked at once.
+
+        Raises what the first that fails has raised.
+        """
+        many = list(of)
+        if self._local or len(many) < 2:
+            return [work(one) for one in many]
+        with ThreadPoolExecutor(min(AT_ONCE, len(many)), "swell-store") as pool:
+            return list(pool.map(work, many))
 
     def _prove_exclusive(self) -> None:
         """Creates a file twice: the second attempt must be refused."""

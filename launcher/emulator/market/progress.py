@@ -18,7 +18,7 @@ class StepReader:
     """
 
     def __init__(self, url: str | None) -> None:
-        self._events = EventReader(RunDirectory(url)) if url else None
+        self._events = EventReader(RunDirectory(url), brief=True) if url else None
         self._completed = 0
 
     def completed(self) -> int:

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from launcher.job.job import Job
+from launcher.job.job import LEAST_STALL, Job
 from launcher.job.jobfile import JobFileError
 from launcher.target import load_job
 from trainer.agent.settings import Settings
+from trainer.coordinator.limits import Limits
 
 GOOD = """\
 name: digits
@@ -41,6 +42,12 @@ def test_the_examples_are_valid() -> None:
     assert load_job(EXAMPLES / "digits.yaml", (), "local", warnings.append).name == "digits"
     assert load_job(EXAMPLES / "vertex.yaml", (), "vertex", warnings.append, {}).slots == 32
     assert warnings == []
+
+
+def test_the_shortest_stall_is_kept() -> None:
+    """Where steps are short: what is waited for before a world is broken off grows with them."""
+    least = LEAST_STALL.total_seconds()
+    assert Limits(stall=least).timeouts(pace=1.0).stall == least
 
 
 def test_ten_lines_are_a_job(tmp_path: Path) -> None:

@@ -27,6 +27,11 @@ def test_a_generation_that_nobody_saw_begin_began_where_its_steps_do() -> None:
     assert history.current and history.current.start == 20
 
 
+def test_a_metric_is_not_finite_since_its_last_finite_step_also_when_that_is_told_late() -> None:
+    told = [steps(1, 1.0, 1, ["nan"]), steps(1, 3.0, 3, ["nan"]), steps(1, 2.0, 2, [1.0])]
+    assert History(told).nonfinite == {"loss": 3}
+
+
 def of_script(*worlds: tuple[float, str, list[int]]) -> History:
     """A torchrun script's history: when each world began, why, and the steps it reported."""
     history = History()

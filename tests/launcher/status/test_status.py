@@ -49,6 +49,7 @@ def test_the_status_of_a_run_that_rode_the_market() -> None:
         "epochs": None,
         "reason": None,
         "troubles": [],
+        "waits_for": None,
         "spent": {
             "usd": 0.0,
             "seconds": 0.0,
@@ -57,6 +58,19 @@ def test_the_status_of_a_run_that_rode_the_market() -> None:
         },
         "api": None,
     }
+
+
+def test_what_a_run_waits_for_is_said_until_it_goes_on() -> None:
+    told = event("held_up", 150.0, reason="step 17", seconds=10.0, limit=600.0, then="it is left")
+
+    def waits_for(*events: Event, now: float = 155.0, outcome: Outcome | None = None) -> Any:
+        status = build_status("one", History([*RIDE, *events]), RUNNING, outcome, now=now)
+        return status["waits_for"]
+
+    assert waits_for(told) == "waiting for 15 s: step 17; in 9:45 it is left"
+    assert waits_for(told, now=10_000.0) == "waiting for 2:44:20: step 17"
+    assert waits_for(told, steps(3, 151.0, 17, [1.0])) is None
+    assert waits_for(told, outcome=Outcome("succeeded", "", {})) is None
 
 
 @given(st.permutations(RIDE))

@@ -20,8 +20,10 @@ from tests.trainer.coordinator.leader import (
     with_leader,
     world_of_two,
 )
+from trainer.coordinator import explanation
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.world import arrange
+from trainer.rundir.events import Event, read_events
 from trainer.rundir.formats import PROTOCOL
 from trainer.rundir.store import Store
 
@@ -34,6 +36,22 @@ async def test_two_agents_are_formed_into_a_world(leader: Leader) -> None:
             (str(A), 1, "127.0.0.1"),
             (str(B), 1, "127.0.0.1"),
         ]
+
+
+def test_what_is_waited_for_is_on_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explanation, "FIRST", 0.0)
+
+    async def body() -> None:
+        async with leading(tmp_path) as leader, Agent(leader.target) as a:
+            await a.hello(A)
+            told: list[Event] = []
+            while not any("1 of 2" in one.get("reason", "") for one in told):
+                await a.send(ready=pb.Ready())
+                await asyncio.sleep(0.05)
+                told = [one for one in read_events(leader.run_dir) if one["event"] == "held_up"]
+        assert told[-1]["reason"] == "1 of 2 slots are ready"
+
+    asyncio.run(body())
 
 
 @with_leader

@@ -24,7 +24,7 @@ def test_what_is_known_is_read(number: int, data: st.DataObject) -> None:
 
 
 def test_what_is_written_is_known() -> None:
-    for one in (formats.RUN, formats.EVENTS, formats.MANIFEST):
+    for one in (formats.RUN, formats.EVENTS, formats.SEGMENTS, formats.MANIFEST):
         assert one.found(one.stamp(), "x") == one.number
 
 

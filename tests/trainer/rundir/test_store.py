@@ -76,6 +76,35 @@ def test_names_sees_what_came_later(store: Store) -> None:
     assert store.names() == ["a", "b"]
 
 
+def test_files_are_found_however_deep_they_are(store: Store) -> None:
+    for name in ("folder/b", "folder/deeper/still/a", "folder/.hidden", "other"):
+        store.write(name, b"")
+    assert store.files("folder") == ["b", "deeper/still/a"]
+    store.write("folder/c", b"")
+    assert store.files("folder") == ["b", "c", "deeper/still/a"]
+    assert store.files() == ["folder/b", "folder/c", "folder/deeper/still/a", "other"]
+    assert store.files("nothing/here") == []
+
+
+def test_a_file_is_deleted_by_itself(store: Store) -> None:
+    for name in ("folder/a", "folder/b"):
+        store.write(name, b"")
+    store.delete_file("folder/a")
+    store.delete_file("folder/a")
+    store.delete_file("no/such/file")
+    assert store.files() == ["folder/b"]
+
+
+def test_many_are_asked_for_at_once_and_come_in_order(store: Store) -> None:
+    names = [f"folder/{number:02}" for number in range(40)]
+    for name in names:
+        store.write(name, name.encode())
+    assert store.each(store.read, names) == [name.encode() for name in names]
+    with pytest.raises(FileNotFoundError):
+        store.each(store.read, [*names, "nothing"])
+    assert store.each(store.read, []) == []
+
+
 def test_files_and_folders_exist(store: Store) -> None:
     assert not store.exists("folder/file")
     store.write("folder/file", b"")
