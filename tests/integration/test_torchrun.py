@@ -181,7 +181,8 @@ def check_repeats(logs: Logs, events: list[Event], status: dict[str, Any]) -> No
 def drained_in_time(world: dict[str, Any], events: list[Event]) -> bool:
     """Whether a world took the place of one that had left before the notice left no more time."""
     at = float(world["at"])
-    notices = [one["time"] for one in events if one["event"] == "drain" and one["time"] <= at]
+    notices = [float(one["time"]) for one in events if one["event"] == "drain"]
+    notices = [notice for notice in notices if notice <= at]
     return world["cause"] == "drain" and at - max(notices) < SHORTEST_GRACE
 
 

@@ -220,7 +220,7 @@ class WorkerProcess:
                 with suppress(ProcessLookupError, PermissionError, OverflowError):
                     if group > 1:
                         os.killpg(group, signal.SIGKILL)
-        if self._writer is not None:
+        if self._writer is not None and self._writer.transport.get_write_buffer_size():
             self._writer.transport.abort()  # nobody will read what waits
         if not line.is_closing():
             line.pause_reading()

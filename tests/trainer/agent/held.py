@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import socket
 from collections.abc import Iterator
@@ -44,6 +45,8 @@ def serve(line: Connection) -> None:
     """What `python -m trainer.worker` does, in a fork of the tests' server."""
     from trainer.worker.worker import main
 
+    # As a nursery that an agent starts: what is forked of it may have loaders.
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     worker_nursery.serve(socket.socket(fileno=os.dup(line.fileno())))
     os._exit(main())
 

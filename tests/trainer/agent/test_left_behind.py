@@ -167,8 +167,8 @@ async def ends(process: int) -> None:
     """Waits for the end of a process, whoever's it is."""
     handle = os.pidfd_open(process)
     try:
-        over = await asyncio.to_thread(select.select, [handle], [], [], PATIENCE)
-        assert over[0], "it lives on"
+        over, *_ = await asyncio.to_thread(select.select, [handle], [], [], PATIENCE)
+        assert over, "it lives on"
     finally:
         os.close(handle)
 
@@ -327,8 +327,7 @@ def test_nobody_but_a_worker_itself_has_its_line(tmp_path: Path) -> None:
             assert await held.receive() == Ready()
             lines.append(pipes("self") - before)
             before |= lines[-1]
-        pids = [held.worker.pid for held in workers]
-        assert pids[0] and pids[1]
+        pids = [held.worker.pid or 0 for held in workers]
         assert [len(lines[0] & pipes(one)) for one in pids] == [2, 0]
         assert [len(lines[1] & pipes(one)) for one in pids] == [0, 2]
         assert not (lines[0] | lines[1]) & pipes(nursery_process)

@@ -47,7 +47,7 @@ def test_jobs_are_listed_newest_first_by_pages_and_filters(emulator: Emulator) -
 
 @pytest.mark.parametrize("name", ["../../jobs/1", "$(reboot)", "\x1b[2J\u202e\0", "é" * 128])
 def test_a_job_may_have_any_name_and_is_itself_alone(emulator: Emulator, name: str) -> None:
-    job = emulator.create(pool("true"), displayName="a job")
+    job = emulator.create(pool("true"))
     named = emulator.http.post(PARENT, json={**emulator.get(job), "displayName": name}).json()
     assert named["displayName"] == name
     emulator.until(f"/v1/{named['name']}", "SUCCEEDED")
