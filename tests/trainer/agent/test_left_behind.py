@@ -216,7 +216,7 @@ os.rename("{noted}.part", "{noted}")
 LOADS = """
 import os
 from torch.utils.data import DataLoader
-batches = iter(DataLoader(range(64), num_workers=1))
+batches = iter(DataLoader(range(64), num_workers=1, multiprocessing_context="fork"))
 with open("{noted}.part", "w") as file:
     file.write(str(batches._workers[0].pid))
 os.rename("{noted}.part", "{noted}")
