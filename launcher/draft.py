@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from launcher.supervision.policy import Terms
 from launcher.supervision.webhook import WebhookError, find_url
 from launcher.target import problems
 from trainer.protocol.credentials import AUTHORITY
-from trainer.rundir import formats
+from trainer.rundir import clock, formats
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import RUN
 from trainer.rundir.usererror import Message, UserError, shown
@@ -115,7 +114,7 @@ def prepare(job: Job, target: TargetName, run_id: str | None = None) -> Draft:
     """
     require_fit(job, target)
     packed, url = _packed(job), _webhook_url(job)
-    now = time.time()
+    now = clock.now()
     run_id = run_id or home.new_id(job.name, now)
     home.check_id(run_id)
     directory = home.directory_for(run_id, output_of(job, target), target)

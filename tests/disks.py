@@ -55,10 +55,10 @@ class Disk:
         else:
             self._ballast.unlink()
 
-    def remount(self, how: str) -> None:
-        """Makes it ``ro`` or ``rw``; for writers that have files open, too."""
+    def remount(self, how: str) -> bool:
+        """Makes it ``ro`` or ``rw``, unless somebody is just writing. Returns whether it is."""
         command = ["mount", "-o", f"remount,{how},{self._options}", str(self.path)]
-        subprocess.run(command, check=True)
+        return subprocess.run(command, capture_output=True).returncode == 0
 
 
 @contextmanager

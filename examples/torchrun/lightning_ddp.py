@@ -79,7 +79,11 @@ def main() -> None:
     data = DataLoader(TensorDataset(x, x.sum(dim=1, keepdim=True)), batch_size=8, shuffle=True)
     asked = SaveWhenAsked(args.pause)
     every = ModelCheckpoint(
-        OUTPUT, filename="{step}", every_n_train_steps=args.save_every, save_top_k=-1
+        OUTPUT,
+        filename="{step}",
+        every_n_train_steps=args.save_every,
+        save_top_k=-1,
+        enable_version_counter=False,  # a step that was just saved when asked is no other one
     )
     trainer = pl.Trainer(
         strategy="ddp",

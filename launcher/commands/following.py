@@ -33,6 +33,7 @@ from launcher.views.live import LiveView, PlainView, Scene, View
 from launcher.views.outlet import Outlet
 from launcher.views.output import Screen
 from launcher.views.summary import print_summary
+from trainer.rundir import clock
 from trainer.rundir.events import Event, EventReader
 from trainer.rundir.private import append_private
 from trainer.rundir.usererror import UserError
@@ -196,7 +197,7 @@ class Following:
         except (OSError, ValueError) as error:
             print(visible(f"the run directory cannot be read: {error}"), file=self._out)
             return
-        took = time.time() - self._started
+        took = clock.now() - self._started
         print_summary(self._console(), status, self._run.directory.url, took)
         if as_json is not None:
             print(json.dumps(status, indent=2), file=as_json)

@@ -18,6 +18,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+from trainer.rundir import clock
 from trainer.rundir.private import append_private, make_private
 
 LONGEST_LINE = 16 * 1024  # bytes; longer ones become several entries
@@ -30,8 +31,8 @@ Entry = dict[str, Any]
 
 
 def utc_now() -> datetime:
-    """The time of day that timestamps are made from."""
-    return datetime.now(timezone.utc)
+    """The time of day that timestamps are made from; see trainer.rundir.clock."""
+    return datetime.fromtimestamp(clock.now(), timezone.utc)
 
 
 def timestamp(moment: datetime) -> str:

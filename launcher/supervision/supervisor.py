@@ -48,6 +48,7 @@ from launcher.supervision.policy import (
 from launcher.supervision.silence import Silence
 from launcher.supervision.verdict import verdict_of
 from launcher.target import Target
+from trainer.rundir import clock
 from trainer.rundir.attempts import LOST, REFUSED, record_name
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventWriter
@@ -72,7 +73,7 @@ class Supervisor:
         steps: returns how many steps the run has completed, and how many of them with a worker of
             the attempt of this number; None where that is not known.
         listener: called with each event that this writes; see EventWriter.
-        clock: returns Unix seconds.
+        clock: returns Unix seconds; see trainer.rundir.clock.
         ticks: returns seconds that pass alike, whoever sets the clock of this machine; those in
             which it slept do not count.
         sleep: waits for so many seconds, or less.
@@ -87,7 +88,7 @@ class Supervisor:
         *,
         steps: Callable[[int], tuple[int, int | None]] = lambda attempt: (0, None),
         listener: Callable[[Event], object] = lambda event: None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = clock.now,
         ticks: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
@@ -97,6 +98,7 @@ class Supervisor:
         self._request = request
         self._steps = steps
         self._clock = clock
+        self._behind = 0.0  # seconds by which that is behind what is on record
         self._ticks = ticks
         self._sleep = sleep
         self._patience = target.patience
@@ -163,7 +165,7 @@ class Supervisor:
             None if stop is None else str(stop.get("reason")),
             0.0 if stop is None else self._seconds_since("stop"),
         )
-        actions = decide(self._terms, situation, self._clock())
+        actions = decide(self._terms, situation, self._now())
         if Done() in actions:
             known = len(self._attempts)
             self._read_attempts()
@@ -232,7 +234,7 @@ class Supervisor:
             choice.region,
             api.endpoint,
             choice.name,
-            created=self._clock(),
+            created=self._now(),
             usd_per_hour=choice.usd_per_hour,
         )
         # On record before it is sent: after a crash in between, the label finds the job.
@@ -259,7 +261,7 @@ class Supervisor:
                 api.cancel(job.name)
             self._read_attempts()
         else:
-            self._adopt(number, job)
+            self._adopt(number, job, self._now())
         return True
 
     def _find(self, number: int) -> bool:
@@ -277,7 +279,8 @@ class Supervisor:
             return self._give_up_silence(number, error)
         silence.answered()
         if jobs:
-            self._adopt(number, jobs[0])
+            now = self._now()
+            self._adopt(number, jobs[0], min(jobs[0].created or now, now))
         elif waited < self._target.settle:
             return False
         elif why := self._refusals.get(number):
@@ -286,8 +289,7 @@ class Supervisor:
             self._ended(number, REFUSED, "it was never sent: its launcher had ended", kind=UNSENT)
         return True
 
-    def _adopt(self, number: int, job: JobState) -> None:
-        submitted = job.created or self._clock()
+    def _adopt(self, number: int, job: JobState, submitted: float) -> None:
         attempt = replace(self._attempts[number], job=job.name, submitted=submitted)
         self._events.emit(
             "attempt_started",
@@ -306,7 +308,7 @@ class Supervisor:
 
     def _wait(self, wait: Wait) -> float:
         """Says once what is waited for. Returns for how many seconds yet."""
-        seconds = max(0.0, wait.until - self._clock())
+        seconds = max(0.0, wait.until - self._now())
         if self._waits is None or self._waits != wait:
             self._waits = wait
             self._events.emit(
@@ -338,17 +340,24 @@ class Supervisor:
         silence.answered()
         if job.ended and not self._explains_itself_later(job):
             self._attempts[number] = self._with_state(attempt, job)
-            self._ended(number, job.state, job.reason, job.code, at=job.finished)
+            finished = self._date(attempt, job, job.finished)
+            self._ended(number, job.state, job.reason, job.code, at=finished)
         elif job.state != attempt.state or (job.started and attempt.started is None):
             self._record(self._with_state(attempt, job))
 
     def _with_state(self, attempt: Attempt, job: JobState) -> Attempt:
-        started = attempt.started or job.started or None
+        started = attempt.started or self._date(attempt, job, job.started) or None
         if started is None and job.state == "RUNNING":
-            started = self._clock()
+            started = self._now()
         state = attempt.state if job.ended else job.state  # its end is recorded by itself
         endpoint = self._target.api(attempt.region).endpoint
         return replace(attempt, state=state, started=started, endpoint=endpoint)
+
+    def _date(self, attempt: Attempt, job: JobState, at: float) -> float:
+        """A date of the API's, by the clock that the attempt was submitted by: the two may be an
+        hour apart. 0 for none, and never one that is still to come."""
+        ahead = attempt.submitted - job.created if attempt.submitted and job.created else 0.0
+        return min(at + ahead, self._now()) if at else 0.0
 
     def _explains_itself_later(self, job: JobState) -> bool:
         if job.state != "FAILED" or job.reason or job.code:
@@ -398,7 +407,7 @@ class Supervisor:
             reason=reason,
             code=code,
             kind=kind,
-            ended=at or self._clock(),
+            ended=at or self._now(),
             step=step,
             trained=trained,
         )
@@ -424,8 +433,16 @@ class Supervisor:
         self._unwritten.discard(attempt.attempt)
 
     def _read_attempts(self) -> None:
-        records = (Attempt.from_json(record) for record in read_attempts(self._run_dir))
+        records = [Attempt.from_json(record) for record in read_attempts(self._run_dir)]
         self._attempts = {attempt.attempt: attempt for attempt in records}
+        for it in records:
+            newest = max(it.created, it.submitted or 0.0, it.started or 0.0, it.ended or 0.0)
+            self._behind = max(self._behind, newest - self._clock())
+
+    def _now(self) -> float:
+        """Unix seconds, by the clock that is ahead of those of all who have looked after the run:
+        else what has happened would be still to come here, and a pause after it."""
+        return self._clock() + self._behind
 
     def _seconds_since(self, what: str) -> float:
         """Seconds since ``what`` was first seen here: clocks of machines are not compared."""

@@ -20,7 +20,6 @@ import json
 import os
 import queue
 import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from launcher.job.notify import Notify
 from launcher.run_states import info_of
 from launcher.words import one_line
+from trainer.rundir import clock
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventWriter
 from trainer.rundir.numbers import named, numbers_in
@@ -143,7 +143,7 @@ class Webhook:
         run_id: str,
         run_dir: RunDirectory,
         patience: Patience = Patience(),
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = clock.now,
     ) -> None:
         self._on = notify.on
         self._url = url

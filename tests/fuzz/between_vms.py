@@ -252,7 +252,7 @@ def records(*said: messages.Message) -> list[dict[str, Any]]:
 
 FORM = pb.Form(world=WORLD, gloo_timeout=30.0)
 TOLD = records(
-    messages.Alive(waiting=True),
+    messages.Alive(waiting=True, frozen=False, group=4711),
     messages.Ready(),
     messages.Started(generation=1, rank=0, step=4, idle=0.5, bytes=100, seconds=0.1),
     messages.Progress(generation=1, step=5, saving=0.5),

@@ -15,8 +15,12 @@ import pytest
 
 from launcher import home
 from launcher.emulator.state import whereabouts
-from launcher.local.emulator import stop
+from launcher.emulator.token import read_token
+from launcher.local.emulator import LocalError, Replicas, stop
+from launcher.status.history import History
 from launcher.status.status import read_status
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.events import EventReader
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 600.0  # seconds; only a hang takes as long
@@ -96,6 +100,19 @@ class Swell:
         where = whereabouts(self.state(run))
         return where is not None and bool(where.endpoint)
 
+    def vms(self, run: str) -> dict[str, int]:
+        """The processes of a run's VMs, by replica; none while no emulator tells."""
+        where = whereabouts(self.state(run))
+        if where is None or not where.endpoint:
+            return {}  # what is written of one that was killed says nothing
+        job = str(self.status(run)["attempts"][-1]["job"])
+        token = read_token(self.state(run)).text
+        try:
+            replicas = Replicas(where.endpoint, job, token).list()
+        except LocalError:
+            return {}
+        return {it["replica"]: it["pid"] for it in replicas}
+
     def state(self, run: str) -> Path:
         """The state of a run's emulator."""
         return self.home / "runs" / run / "local"
@@ -125,6 +142,25 @@ def until(condition: Callable[[], object], limit: float = LIMIT, every: float = 
     while not condition():
         assert time.monotonic() < deadline, "did not come true"
         time.sleep(every)
+
+
+class Progress:
+    """How far a run is, by its log: what is new in that is read, and not all of it each time.
+
+    Args:
+        run_dir: the run's.
+    """
+
+    def __init__(self, run_dir: RunDirectory) -> None:
+        self._reader = EventReader(run_dir)
+        self._history = History()
+
+    @property
+    def step(self) -> int:
+        """Steps completed, as far as is known now."""
+        for event in self._reader.read_new():
+            self._history.add(event)
+        return self._history.step
 
 
 def resumed_at(status: Mapping[str, Any]) -> int:

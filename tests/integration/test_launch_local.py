@@ -1,6 +1,7 @@
 """``swell launch`` on the local target, as a user meets it: real processes, and nothing left.
 
-The replicas run a small script in place of the trainer, so that these tests need no torch.
+The replicas run a small script in place of the trainer, so that these tests need no torch. What
+outlives what is in test_outlived.py.
 """
 
 from __future__ import annotations
@@ -17,67 +18,9 @@ from pathlib import Path
 import pytest
 
 from launcher import home
-from launcher.emulator.state import whereabouts
-from launcher.emulator.token import read_token
-from launcher.local.emulator import LocalError, Replicas
-from launcher.status.status import ABANDONED, UNATTENDED
-from tests.disks import disk, with_disks
-from tests.integration.command import LIMIT, Swell, until
-from trainer.rundir.directory import RunDirectory
-from trainer.rundir.locks import is_held
-
-REPLICA = """
-import json, os, signal, sys, time
-from trainer.rundir.events import EventWriter
-from trainer.rundir.directory import RunDirectory
-
-ending = sys.argv[1]
-task = json.loads(os.environ["CLUSTER_SPEC"])["task"]
-name = f"{task['type']}-{task['index']}"
-run = RunDirectory(os.environ["SWELL_RUN_DIR"])
-print("replica", name, "is up", flush=True)
-if ending == "deaf":
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    open(os.environ["SWELL_RUN_DIR"] + "/up-" + name, "w").close()
-    while True:
-        time.sleep(1)
-if name == "workerpool0-0":
-    events = EventWriter(run, name)
-    members = ["workerpool0-0", "workerpool1-0"]
-    events.emit("generation_formed", generation=1, world_size=2, cause="start", members=members)
-    events.emit("resumed", generation=1, world_size=2, cause="start", step=0, lost_steps=0)
-    events.emit("steps", generation=1, first=1, metrics={"loss": [2.0, 1.0, 0.5]})
-    events.flush()
-    if ending == "fail":
-        run.end("failed", "the task raised in rank 0\\nTraceback:\\nZeroDivisionError: 1/0")
-    elif ending == "succeed":
-        run.end("succeeded", "training is complete", metrics={"test_accuracy": 0.97})
-while run.outcome() is None:
-    open(os.environ["SWELL_RUN_DIR"] + "/up-" + name, "w").close()
-    time.sleep(0.05)
-sys.exit(1 if run.outcome()["state"] == "failed" else 0)
-"""
-
-
-class ScriptedSwell(Swell):
-    """The command, and jobs whose replicas run the script."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.script = folder / "replica.py"
-        self.script.write_text(REPLICA)
-
-    def job(self, ending: str) -> str:
-        path = self.folder / f"{ending}.yaml"
-        path.write_text(
-            f"name: {ending}\n"
-            f"container: {{command: [python, {json.dumps(str(self.script))}, {ending}]}}\n"
-            "pools: [{machine: a2-highgpu-1g}, {machine: a2-highgpu-1g}]\n"
-        )
-        return str(path)
-
-    def is_up(self, run: str) -> bool:
-        return len(list(self.run_dir(run).glob("up-*"))) == 2
+from launcher.status.status import ABANDONED
+from tests.integration.command import LIMIT, until
+from tests.integration.scripted import ScriptedSwell
 
 
 @pytest.fixture
@@ -164,127 +107,6 @@ def test_ctrl_c_while_it_starts(swell: ScriptedSwell) -> None:
     launch.send_signal(signal.SIGINT)
     said, _ = launch.communicate(timeout=LIMIT)
     assert launch.returncode == 3 and "Traceback" not in said
-    assert swell.nothing_is_left()
-
-
-def pids(swell: ScriptedSwell, run: str) -> dict[str, int]:
-    """The processes of a run's VMs."""
-    where = whereabouts(swell.state(run))
-    assert where is not None and where.endpoint
-    job = str(swell.status(run)["attempts"][-1]["job"])
-    token = read_token(swell.state(run)).text
-    return {it["replica"]: it["pid"] for it in Replicas(where.endpoint, job, token).list()}
-
-
-@pytest.mark.parametrize("killed", ["launch", "emulator", "both"])
-def test_a_run_outlives_its_launch_and_its_emulator(swell: ScriptedSwell, killed: str) -> None:
-    launch = swell.start("launch", swell.job("wait"), "--run-id", "one")
-    until(lambda: swell.is_up("one"))
-    before = pids(swell, "one")
-    if killed != "launch":
-        os.kill(swell.emulator("one"), signal.SIGKILL)
-    if killed != "emulator":
-        launch.kill()
-        launch.communicate()
-        status = swell.status("one")
-        assert status["state"] == "running"
-        assert status["reason"] == UNATTENDED
-        swell.start("attach", "one")
-        until(lambda: home_lives(swell, "one"))
-    until(lambda: answers(swell, "one"))
-    assert pids(swell, "one") == before, "the same VMs, which nothing has happened to"
-    for name in before:
-        (swell.run_dir("one") / f"up-{name}").unlink()
-    until(lambda: swell.is_up("one"))
-    RunDirectory(str(swell.run_dir("one"))).end("succeeded", "training is complete")
-    followed = swell.launches[-1]
-    followed.communicate(timeout=LIMIT)
-    assert followed.returncode == 0
-    assert swell.nothing_is_left()
-    [attempt] = swell.status("one")["attempts"]
-    assert attempt["state"] == "SUCCEEDED"
-
-
-def answers(swell: ScriptedSwell, run: str) -> bool:
-    """Whether a run's emulator serves; what is written of one that was killed says nothing."""
-    try:
-        return swell.serves(run) and bool(pids(swell, run))
-    except LocalError:
-        return False
-
-
-def test_an_emulator_that_cannot_be_started_again_is_told_at_once_and_waited_for(
-    swell: ScriptedSwell,
-) -> None:
-    """Its VMs run meanwhile, and once its state is what it must be, it serves them again."""
-    launch = swell.start("launch", swell.job("wait"), "--run-id", "one")
-    until(lambda: swell.is_up("one"))
-    before = pids(swell, "one")
-    token = swell.state("one") / "token"
-    token.chmod(0o644)
-    os.kill(swell.emulator("one"), signal.SIGKILL)
-    assert launch.stdout is not None
-    said = ""
-    for line in launch.stdout:
-        said += line
-        if "SW3010" in line:
-            break
-    assert "has not told how attempt 1 goes for 5 s; trying for 595 s more" in said
-    assert f"did not start: swell emulator: {token} is not the token of this user alone" in said
-    assert "over:" not in said
-    token.chmod(0o600)
-    until(lambda: answers(swell, "one"))
-    assert pids(swell, "one") == before
-    RunDirectory(str(swell.run_dir("one"))).end("succeeded", "training is complete")
-    said, _ = launch.communicate(timeout=LIMIT)
-    assert launch.returncode == 0, said
-    assert "over: http://127.0.0.1:" in said
-    assert swell.nothing_is_left()
-
-
-@with_disks
-@pytest.mark.parametrize("lack", ["room", "inodes"])
-def test_neither_a_vm_nor_an_emulator_needs_a_disk_that_takes_anything_to_come_back(
-    swell: ScriptedSwell, lack: str
-) -> None:
-    with disk(swell.home, "size=8m,nr_inodes=4000") as mounted:
-        launch = swell.start("launch", swell.job("wait"), "--run-id", "one")
-        until(lambda: swell.is_up("one"))
-        before = pids(swell, "one")
-        mounted.fill() if lack == "room" else mounted.use_up_inodes()
-        os.kill(before["workerpool1-0"], signal.SIGKILL)
-        until(lambda: pids(swell, "one")["workerpool1-0"] not in (None, before["workerpool1-0"]))
-        before = pids(swell, "one")
-        os.kill(swell.emulator("one"), signal.SIGKILL)
-        until(lambda: answers(swell, "one"))
-        assert pids(swell, "one") == before
-        RunDirectory(str(swell.run_dir("one"))).end("succeeded", "training is complete")
-        said, _ = launch.communicate(timeout=LIMIT)
-        assert launch.returncode == 0, said
-        why = "is full" if lack == "room" else "has no inodes left"
-        assert f"the disk {swell.home} {why}: the run directory and the replicas' logs" in said
-        assert len(swell.status("one")["attempts"]) == 1
-        assert swell.nothing_is_left()
-
-
-def home_lives(swell: ScriptedSwell, run: str) -> bool:
-    """Whether a launch looks after the run."""
-    return is_held(swell.state(run) / "launch.lock")
-
-
-def test_an_emulator_that_nobody_needs_ends_by_itself_and_its_run_is_over(
-    swell: ScriptedSwell,
-) -> None:
-    launch = swell.start("launch", swell.job("wait"), "--run-id", "one")
-    until(lambda: swell.is_up("one"))
-    launch.kill()
-    launch.communicate()
-    os.kill(swell.emulator("one"), signal.SIGKILL)
-    RunDirectory(str(swell.run_dir("one"))).end("succeeded", "training is complete")
-    until(swell.nothing_is_left)  # the VMs end by themselves
-    answer = swell("attach", "one")
-    assert answer.returncode == 0, answer.stdout
-    assert swell.status("one")["attempts"][-1]["state"] == "SUCCEEDED"
     assert swell.nothing_is_left()
 
 
@@ -411,31 +233,3 @@ def test_a_run_from_python(swell: ScriptedSwell) -> None:
     )
     assert (answer.stdout, answer.stderr) == ("succeeded 0.97 3\n", "")
     assert swell.nothing_is_left()
-
-
-def test_neither_a_reader_that_goes_away_nor_a_terminal_that_hangs_up_ends_a_run(
-    swell: ScriptedSwell,
-) -> None:
-    launch = swell.start("launch", swell.job("wait"), "--run-id", "unheard")
-    assert launch.stdout is not None
-    launch.stdout.readline()
-    launch.stdout.close()
-    until(lambda: swell.is_up("unheard"))
-    launch.send_signal(signal.SIGHUP)
-    log = swell.run_dir("unheard") / "local" / "launch.log"
-    until(lambda: log.exists() and "the terminal is gone" in log.read_text())
-    assert launch.poll() is None
-    RunDirectory(str(swell.run_dir("unheard"))).end("succeeded", "training is complete")
-    assert launch.wait(LIMIT) == 0
-    assert "unheard succeeded" in log.read_text(), "what follows is there"
-
-
-@pytest.mark.parametrize("to", ["/dev/full", None])
-def test_output_that_nothing_takes_does_not_change_how_a_run_ends(
-    swell: ScriptedSwell, to: str | None
-) -> None:
-    """A file on a full disk; a standard output that is closed."""
-    redirected = f"> {to} 2>&1" if to else ">&- 2>&-"
-    command = f"{sys.executable} -m launcher.cli launch {swell.job('fail')} {redirected}"
-    done = subprocess.run(["sh", "-c", command], env=swell.environment(), timeout=LIMIT)
-    assert done.returncode == 1

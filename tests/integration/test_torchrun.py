@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import pytest
 from tests.integration.command import ROOT, Swell, until
 from trainer.outputs.outputs import Outputs
 from trainer.rundir.directory import RunDirectory
-from trainer.rundir.events import read_events
+from trainer.rundir.events import Event, read_events
 
+SHORTEST_GRACE = 12.0  # seconds, of the 15 of a notice, before which no process is killed
 SCRIPTS = Path(__file__).parent / "torchrun_scripts"
 EXAMPLES = ROOT / "examples" / "torchrun"
 
@@ -24,11 +26,12 @@ EXAMPLES = ROOT / "examples" / "torchrun"
 # Three ranks, on a VM each or on two.
 APART = "[{machine: a2-highgpu-1g}, {machine: a2-highgpu-1g, replicas: 2}]"
 TOGETHER = "[{machine: a2-highgpu-2g}, {machine: a2-highgpu-1g}]"
+Logs = list[tuple[str, str]]  # whose, and a line
 
 
 def launched(
     swell: Swell, torchrun: dict[str, Any], market: list[dict[str, str]], pools: str = APART
-) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+) -> tuple[subprocess.CompletedProcess[str], Logs]:
     """Runs a script. Returns the launch, and what was printed."""
     job = swell.folder / "job.yaml"
     job.write_text(
@@ -36,18 +39,51 @@ def launched(
         f"local: {{market: {json.dumps(market)}}}\n"
     )
     launch = swell("launch", str(job), "--run-id", "one")
-    logs = swell("logs", "one").stdout.splitlines()
+    logs = [line.split(" ", 2) for line in swell("logs", "one").stdout.splitlines()]
     until(swell.nothing_is_left)
-    return launch, [line.split(" ", 2)[2] for line in logs if line.count(" ") > 1]
+    return launch, [(line[1], line[2]) for line in logs if len(line) == 3]
 
 
-def said(logs: list[str], pattern: str) -> list[re.Match[str]]:
-    return [found for line in logs if (found := re.fullmatch(pattern, line))]
+def said(logs: Logs, pattern: str) -> list[re.Match[str]]:
+    return [found for _, line in logs if (found := re.fullmatch(pattern, line))]
 
 
 def numbers(names: Iterable[str]) -> set[int]:
     """The steps that checkpoints are named after."""
     return {int(one) for name in names for one in re.findall(r"\d+", name)}
+
+
+@dataclass
+class Life:
+    """What a script did in one world, by its own log.
+
+    Attributes:
+        size: of the world.
+        begun: the step that it went on from.
+        last: the last that it made.
+        saved: the step that it saved when it was asked to end; None if it did not.
+    """
+
+    size: int
+    begun: int
+    last: int
+    saved: int | None = None
+
+
+def lives(logs: Logs) -> list[Life]:
+    """Those of rank 0 that made a step. It stays on one machine, whose log is in order."""
+    found: list[Life] = []
+    for whose, line in logs:
+        if whose != "workerpool0-0":
+            continue
+        if begins := re.fullmatch(r"rank 0 of (\d) begins at step (\d+)", line):
+            found.append(Life(int(begins[1]), int(begins[2]), int(begins[2])))
+        elif step := re.fullmatch(r"step (\d+) loss \S+", line):
+            assert int(step[1]) == found[-1].last + 1
+            found[-1].last = int(step[1])
+        elif saved := re.fullmatch(r"rank 0 saved step (\d+) and ends", line):
+            found[-1].saved = int(saved[1])
+    return [life for life in found if life.last > life.begun]
 
 
 @dataclass(frozen=True)
@@ -81,11 +117,12 @@ def test_a_script_lives_through_a_drain_a_silent_loss_and_a_return(
         "script": str(example.script),
         "args": example.args,
         "preload": example.preload,
+        "grace": "10min",  # but what a notice leaves
         "sizes": [2, 3],
         "progress": r"step (?P<step>\d+) loss (?P<loss>[\d.]+)",
     }
     launch, logs = launched(swell, torchrun, market)
-    assert launch.returncode == 0, "\n".join([launch.stdout, launch.stderr, *logs])
+    assert launch.returncode == 0, "\n".join([launch.stdout, launch.stderr, *map(" ".join, logs)])
     events = read_events(RunDirectory(str(swell.run_dir("one"))))
     worlds = [one for one in events if one["event"] == "generation_formed"]
     assert worlds[0]["world_size"] == 3
@@ -112,11 +149,7 @@ def test_a_script_lives_through_a_drain_a_silent_loss_and_a_return(
     assert {*steps} == {*range(1, 301)}
     status = swell.status("one")
     assert status["step"] == 300 and status["metrics"]["loss"] > 0
-    assert status["steps_lost"] == len(steps) - 300, "by the script's own log"
-    saves = [one for one in events if one["event"] == "output_committed"]
-    for world in status["generations"][1:]:
-        before = [name for one in saves if one["time"] < world["at"] for name in one["names"]]
-        assert world["step"] >= max(numbers(before), default=0), "only what was not saved"
+    check_repeats(logs, events, status)
     # What it has written is there when all VMs are gone.
     outputs = Outputs(RunDirectory(str(swell.run_dir("one"))), swell.folder / "back" / "output")
     outputs.begin(99, 0, 1, outputs.newest())
@@ -124,6 +157,33 @@ def test_a_script_lives_through_a_drain_a_silent_loss_and_a_return(
     kept = saved | {*range(0, 301, example.saves_every)}
     assert there
     assert numbers(there) <= kept
+
+
+def check_repeats(logs: Logs, events: list[Event], status: dict[str, Any]) -> None:
+    """What a script does again is told, and no more than docs/from-torchrun.md says."""
+    told = [one for one in status["generations"] if one["step"] is not None]
+    begun = lives(logs)
+    assert [(one["world_size"], one["step"]) for one in told] == [
+        (life.size, life.begun) for life in begun
+    ]
+    repeated = [before.last - after.begun for before, after in pairwise(begun)]
+    assert status["steps_lost"] == sum(repeated) and min(repeated) >= 0, "by the script's own log"
+    saves = [one for one in events if one["event"] == "output_committed"]
+    for world, (before, after) in zip(told[1:], pairwise(begun), strict=True):
+        earlier = [one for one in saves if one["generation"] < world["generation"]]
+        names = [name for one in earlier for name in one["names"]]
+        if numbers(names) or not names:  # else it has one file, whatever the step
+            assert after.begun == max(numbers(names), default=0), "all that was committed is kept"
+        if world["cause"] == "grow" or drained_in_time(world, events):
+            assert after.begun == before.saved == before.last, "all had saved, and nothing is lost"
+
+
+def drained_in_time(world: dict[str, Any], events: list[Event]) -> bool:
+    """Whether a world took the place of one that had left before the notice left no more time."""
+    at = float(world["at"])
+    notices = [float(one["time"]) for one in events if one["event"] == "drain"]
+    notices = [notice for notice in notices if notice <= at]
+    return world["cause"] == "drain" and at - max(notices) < SHORTEST_GRACE
 
 
 def test_a_script_that_fails_at_once_is_tried_once_and_told_of_by_rank(swell: Swell) -> None:
@@ -134,4 +194,4 @@ def test_a_script_that_fails_at_once_is_tried_once_and_told_of_by_rank(swell: Sw
     told = launch.stdout + launch.stderr
     assert "the script fails at once on every rank [SW5020]" in told
     assert "ranks 0-2" in told and "KeyError: 'no pears for 3'" in told
-    assert len([line for line in logs if line == "KeyError: 'no pears for 3'"]) == 3, "one try"
+    assert len([line for _, line in logs if line == "KeyError: 'no pears for 3'"]) == 3, "one try"

@@ -22,7 +22,7 @@ from trainer.outputs.outputs import Outputs
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventWriter
 
-LOOK_EVERY = 2.0  # seconds
+LOOK_EVERY = 1.0  # seconds; a checkpoint is committed some such looks after it has settled
 AGAIN = 1.0  # seconds, when the store has refused something
 
 T = TypeVar("T")
@@ -67,7 +67,11 @@ class OutputWatch:
         return cls(Outputs(RunDirectory(run_dir.url), root), events.emit)
 
     async def newest(self) -> str:
-        """The name of the newest version, to which a generation is to be restored."""
+        """The name of the newest version, to which a generation is to be restored.
+
+        What the last generation left in its end is committed before.
+        """
+        self._tell(await self._insist(self._outputs.close))
         version = await self._insist(self._outputs.newest)
         return version.name if version.entries else ""
 

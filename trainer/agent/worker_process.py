@@ -63,6 +63,7 @@ class WorkerProcess:
         self.ends = False
         self._process: Process | Forked | None = None
         self._process_frozen = False  # a keeper's
+        self._process_group = 0  # the same
         self._writer: asyncio.StreamWriter | None = None
         self._listening: asyncio.Task[None] | None = None
         self._burial: asyncio.Task[None] | None = None
@@ -215,8 +216,12 @@ class WorkerProcess:
         assert self._process is not None
         code = await self._process.wait()
         if code != 0:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            for group in (self._process.pid, self._process_group):
+                with suppress(ProcessLookupError, PermissionError, OverflowError):
+                    if group > 1:
+                        os.killpg(group, signal.SIGKILL)
+        if self._writer is not None and self._writer.transport.get_write_buffer_size():
+            self._writer.transport.abort()  # nobody will read what waits
         if not line.is_closing():
             line.pause_reading()
             with suppress(BlockingIOError):
@@ -229,8 +234,9 @@ class WorkerProcess:
 
     def _note(self, message: Message) -> None:
         match message:
-            case messages.Alive(waiting, frozen):
+            case messages.Alive(waiting, frozen, group):
                 self.waiting, self._process_frozen = waiting, frozen
+                self._process_group = group
             case messages.Ready():
                 self.ready = True
             case messages.Received(_, received):

@@ -76,15 +76,19 @@ class Outputs:
 
     # --- before a generation ----------------------------------------------------------
 
+    def close(self) -> Version | None:
+        """Commits what the VMs of a generation that has ended held then, if all have said it.
+
+        Returns the version that this has committed. Raises OSError.
+        """
+        generation = self._newest_generation()
+        return self._close(generation) if generation else None
+
     def newest(self) -> Version:
-        """The newest version there is; before it says so, a generation that has ended is
-        committed, if all its VMs have said what they hold. Raises OSError."""
-        generations = [int(one) for one in self._run_dir.store.names(RECEIPTS) if one.isdecimal()]
-        if generations:
-            self._close(max(generations))
+        """The newest version there is. Raises OSError."""
         version = self._newest_written()
         with suppress(OSError, ValueError):
-            self._sweep(max(generations, default=0), version)
+            self._sweep(self._newest_generation(), version)
         return version
 
     def version(self, name: str) -> Version:
@@ -207,16 +211,21 @@ class Outputs:
                     self._read[index] = latest, receipt
         return {index: receipt for index, (_, receipt) in self._read.items()}
 
-    def _close(self, generation: int) -> None:
-        """Commits what all VMs of a generation held at its end, if all have said it."""
+    def _newest_generation(self) -> int:
+        names = self._run_dir.store.names(RECEIPTS)
+        return max((int(name) for name in names if name.isdecimal()), default=0)
+
+    def _close(self, generation: int) -> Version | None:
         self._read = {}
         receipts = self._receipts(generation)
         self._read = {}
         committer = Committer(self._newest_written(), generation)
-        if all(one.final for one in receipts.values()):
-            version = committer.consider(receipts)
-            if version is not None:
-                self._write(version)
+        if not all(one.final for one in receipts.values()):
+            return None
+        version = committer.consider(receipts)
+        if version is not None:
+            self._write(version)
+        return version
 
     def _newest_written(self) -> Version:
         return newest_version(self._run_dir)

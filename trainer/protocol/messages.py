@@ -100,10 +100,12 @@ class Alive:
     Attributes:
         waiting: whether that thread waits for its peers, in a collective.
         frozen: of a keeper: whether its process is stopped by a signal.
+        group: of a keeper: the process group that its process leads; 0 without one.
     """
 
     waiting: bool
     frozen: bool = False
+    group: int = 0
 
 
 @dataclass(frozen=True)

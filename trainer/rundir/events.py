@@ -87,12 +87,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Literal, get_args
 
-from trainer.rundir import formats
+from trainer.rundir import clock, formats
 from trainer.rundir.batches import BATCH_LIMIT, Batch, encode, newer, parse, unreadable
 from trainer.rundir.batches import Event as Event
 from trainer.rundir.directory import RunDirectory
@@ -126,7 +125,7 @@ class EventWriter:
     Args:
         run_dir: where to write.
         writer: a name that no other living writer of the run uses.
-        clock: returns Unix time in seconds.
+        clock: returns Unix time in seconds; see trainer.rundir.clock.
         listener: called with each event when it is added; must neither block nor raise.
     """
 
@@ -134,7 +133,7 @@ class EventWriter:
         self,
         run_dir: RunDirectory,
         writer: str,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = clock.now,
         listener: Callable[[Event], object] = lambda event: None,
     ) -> None:
         self._run_dir = run_dir

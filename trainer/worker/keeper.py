@@ -83,6 +83,7 @@ class Keeper:
         self._event_files = EventFiles(Path(output)) if by_tensorboard and output else None
         self._sources: dict[int, Source] = {}  # by descriptor: what the process says
         self._process: int | None = None  # the script's, while it lives
+        self._group = 0  # that it leads, until nothing of it is left
         self._frozen = False
         self._variables: dict[str, str] = {}
         self._born: dict[str, str] | None = None
@@ -129,10 +130,12 @@ class Keeper:
         nothing_left = self._reap(now)
         self._do(self._keeping.tick(now))
         if nothing_left:
+            self._group = 0
+            self._close_sources()
             self._do(self._keeping.gone())
         if now - self._alive_at >= ALIVE_EVERY:
             self._alive_at = now
-            self._say(Alive(self._keeping.waiting, self._frozen))
+            self._say(Alive(self._keeping.waiting, self._frozen, self._group))
 
     # --- the agent --------------------------------------------------------------------
 
@@ -186,6 +189,7 @@ class Keeper:
         keeper = os.getpid()
         self._process = os.fork()
         if self._process:
+            self._group, self._alive_at = self._process, 0.0
             for end in ends.values():
                 os.close(end)
             return
@@ -238,6 +242,13 @@ class Keeper:
         if self._event_files and self._keeping.reports and self._process is not None:
             for report in self._event_files.read():
                 self._do(self._keeping.progressed(report.step, report.metrics))
+
+    def _close_sources(self) -> None:
+        """Nobody is left to say anything: who was handed a pipe does not speak for the next one."""
+        self._listen()
+        for here in self._sources:
+            os.close(here)
+        self._sources.clear()
 
     def _terminate(self) -> None:
         asked = self._descendants() if self._process is None else [self._process]

@@ -264,6 +264,8 @@ async def _json(request: Request) -> dict[str, Any]:
             raise ApiError(413, "INVALID_ARGUMENT", f"The body is larger than {BODY_LIMIT} bytes.")
     try:
         value = json.loads(data or b"{}")
+        # A UnicodeEncodeError for half a character: no answer could say it, nor any list it is in.
+        json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise invalid_argument(f"The body is not JSON: {error}.") from None
     if not isinstance(value, dict):

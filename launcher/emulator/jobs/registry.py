@@ -32,6 +32,7 @@ from launcher.emulator.resources.customjobs import JobState, Json, state_of
 from launcher.emulator.resources.errors import failed_precondition, invalid_argument, not_found
 from launcher.emulator.vms.life import kill_all
 from launcher.job.marketfile import Market
+from trainer.rundir import clock
 from trainer.rundir.private import make_private, write_private
 from trainer.rundir.spare import spare_of
 
@@ -49,7 +50,7 @@ class Registry:
         state: the state directory, which is this process's; made if it is not there.
         market: the Spot market that all jobs share.
         new_id: returns the id of the next job, a number.
-        clock: the time of day in seconds, for the market.
+        clock: the time of day in seconds, for the market; see trainer.rundir.clock.
         vms: what the VMs are.
 
     Raises TraceError when a trace of the market cannot be read, and OSError when
@@ -61,7 +62,7 @@ class Registry:
         state: Path,
         market: Market | None = None,
         new_id: Callable[[], int] = time.time_ns,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = clock.now,
         vms: VmOptions | None = None,
     ) -> None:
         self.logs = state / "logs"

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, Protocol
 from launcher.emulator.market.incidents import Progress
 from launcher.emulator.market.market import Bid, capacity_of, grants, losses
 from launcher.job.marketfile import Market
+from trainer.rundir import clock
 from trainer.rundir.private import write_private
 
 LONGEST_SLEEP = 3600.0  # seconds
@@ -59,7 +59,7 @@ class Exchange:
     Raises TraceError when a trace of the market cannot be read.
     """
 
-    def __init__(self, market: Market, path: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, market: Market, path: Path, clock: Callable[[], float] = clock.now) -> None:
         self.market = market
         self._capacity = capacity_of(market)
         self._path = path

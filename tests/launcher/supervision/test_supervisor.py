@@ -51,6 +51,7 @@ class Fixture:
         patience: float | None = None,
         usd_per_hour: float | None = None,
         ticks: Callable[[], float] | None = None,
+        ahead: float = 0.0,
     ) -> Supervisor:
         def request(number: int, choice: Choice) -> CustomJob:
             self.sent.append((number, choice.region))
@@ -67,7 +68,7 @@ class Fixture:
             Terms(
                 "run-1",
                 choices,
-                1000.0,
+                1000.0 + ahead,
                 self.job.resubmit,
                 self.job.limits,
                 self.fleet,
@@ -75,7 +76,7 @@ class Fixture:
             ),
             target,
             request,
-            clock=self.clock,
+            clock=lambda: self.clock() + ahead,
             ticks=ticks or self.clock,
             sleep=self.clock.sleep,
         )
@@ -449,3 +450,47 @@ def test_a_clock_that_somebody_sets_is_no_silence(tmp_path: Path) -> None:
     looks += ["RUNNING", jump, "RUNNING", "SUCCEEDED"]
     assert supervisor.run()["state"] == "succeeded"
     assert len(fixture.attempts) == 1
+
+
+@pytest.mark.parametrize("ahead", [-HOUR, HOUR])
+def test_this_machines_clock_may_be_an_hour_off_the_apis(tmp_path: Path, ahead: float) -> None:
+    """No pause is longer for it, or left out; no limit is reached, and no patience lost."""
+
+    def looks(number: int) -> Looks:
+        if number == 1:
+            return ["PENDING", "RUNNING", "FAILED: Internal error"]
+        return ["PENDING", "PENDING", "RUNNING", "RUNNING", "SUCCEEDED"]
+
+    fixture = Fixture(tmp_path, looks)
+    fixture.job = job(limits={"time": "30min"}, resubmit={"patience": "30min"})
+    fixture.clock.now = began = 10 * HOUR
+    assert fixture.supervisor(ahead=ahead).run()["state"] == "succeeded"
+    first, second = fixture.attempts
+    assert first.ended and second.started and second.ended
+    assert 30 <= second.created - first.ended <= 60
+    assert 0 < second.ended - second.started < 60
+    assert fixture.clock.now - began < HOUR
+
+
+def test_who_goes_on_with_a_run_may_have_a_clock_that_is_behind(tmp_path: Path) -> None:
+    """What is on record is not waited for until it has happened here, too."""
+
+    def looks(number: int) -> Looks:
+        return ["FAILED: Internal error"] if number == 1 else ["RUNNING", "SUCCEEDED"]
+
+    fixture = Fixture(tmp_path, looks)
+    fixture.clock.now = began = 10 * HOUR
+    first = fixture.supervisor(ahead=HOUR)
+    first._sleep = lambda seconds: _interrupt(fixture)
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    assert fixture.supervisor().run()["state"] == "succeeded"
+    assert len(fixture.attempts) == 2
+    assert fixture.clock.now - began < HOUR / 2
+
+
+def _interrupt(fixture: Fixture) -> None:
+    """Ends a supervisor once the first attempt has."""
+    fixture.clock.sleep(10.0)
+    if fixture.attempts[0].over:
+        raise KeyboardInterrupt

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 
-from tests.trainer.ranks import PATIENCE
+from tests.trainer.ranks import PATIENCE, Process
 from trainer.agent.nursery import Nursery
 from trainer.agent.worker_process import WorkerProcess
 from trainer.protocol.messages import Message
+from trainer.worker import nursery as worker_nursery
 
 
 class Held:
@@ -32,3 +39,26 @@ class Held:
 
     async def ended(self) -> int:
         return await asyncio.wait_for(self.exit, PATIENCE)
+
+
+def serve(line: Connection) -> None:
+    """What `python -m trainer.worker` does, in a fork of the tests' server."""
+    from trainer.worker.worker import main
+
+    # As a nursery that an agent starts: what is forked of it may have loaders.
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+    worker_nursery.serve(socket.socket(fileno=os.dup(line.fileno())))
+    os._exit(main())
+
+
+@contextmanager
+def given() -> Iterator[tuple[socket.socket, Process]]:
+    """A nursery that has imported everything already."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    process = Process(serve, connection := Connection(theirs.detach()))
+    connection.close()
+    try:
+        yield ours, process
+    finally:
+        ours.close()
+        process.close()

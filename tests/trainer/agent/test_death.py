@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from pathlib import Path
 
 import pytest
 
+from tests.starvation import starvation, with_starvation
+from tests.trainer.agent.held import Held
+from tests.trainer.ranks import PATIENCE
 from trainer.agent.death import MemoryKills, describe, kind_of
+from trainer.protocol.messages import Form, Ready
 
 
 @pytest.mark.parametrize(
@@ -54,3 +59,20 @@ def test_the_kernels_kills_for_want_of_memory_are_told_from_others(tmp_path: Pat
     events.write_text("low 0\noom 4\noom_kill 3\n")
     assert kills.rose()
     assert not kills.rose(), "it was asked about that one before"
+
+
+@with_starvation
+def test_a_worker_that_the_kernel_has_killed_for_want_of_memory(echo: dict[str, str]) -> None:
+    async def body() -> None:
+        held, kills = Held(), MemoryKills()
+        with starvation() as group:
+            await held.start(echo)
+            assert await held.receive() == Ready()
+            assert held.worker.pid is not None
+            group.take(held.worker.pid)
+            held.worker.send(Form(1, {"KEY": "x" * 2**22}, ()))  # it has no room for that
+            assert await held.ended() == -signal.SIGKILL
+            await held.worker.close(PATIENCE)
+        assert kills.rose(), "as the kernel counts"
+
+    asyncio.run(body())

@@ -9,8 +9,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.trainer.agent.held import Held
+from tests.trainer.agent.held import Held, given
 from tests.trainer.ranks import FORKS, PATIENCE, Process, alone
 from trainer.agent.nursery import Nursery, given_nursery
 from trainer.agent.settings import Settings
@@ -47,27 +46,6 @@ open(os.environ["ABOUT"], "w").write(json.dumps({
     "threads": torch.get_num_threads(),
 }))
 """
-
-
-def serve(line: Connection) -> None:
-    """What `python -m trainer.worker` does, in a fork of the tests' server."""
-    from trainer.worker.worker import main
-
-    worker_nursery.serve(socket.socket(fileno=os.dup(line.fileno())))
-    os._exit(main())
-
-
-@contextmanager
-def given() -> Iterator[tuple[socket.socket, Process]]:
-    """A nursery that has imported everything already."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    process = Process(serve, connection := Connection(theirs.detach()))
-    connection.close()
-    try:
-        yield ours, process
-    finally:
-        ours.close()
-        process.close()
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import select
 import signal
 from collections.abc import Coroutine
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -207,80 +205,6 @@ def test_a_real_worker_tells_why_it_failed() -> None:
         await held.worker.close(PATIENCE)
 
     run(body())
-
-
-# Children of a worker that go on when it is dead: each has the worker's end of the pipe.
-FORKED = """
-child = os.fork()
-if not child:
-    time.sleep(600)
-say("event", name="forked", fields={"child": child})
-"""
-# Without the handlers of Python, as a library in C forks.
-FORKED_IN_C = FORKED.replace("os.fork()", "__import__('ctypes').CDLL(None).fork()")
-WITH_A_SESSION = FORKED.replace("time.sleep", "os.setsid(); time.sleep")
-# It writes only once its parent has said its own: what is between the two would be its fault.
-NOISY = "turn = os.pipe()\n" + FORKED.replace(
-    "time.sleep(600)",
-    "os.setsid(); os.read(turn[0], 1)\n    while True: os.write(writes, b'x' * 99)",
-)
-NOISY += "os.write(turn[1], b'.')\n"
-
-
-@pytest.mark.parametrize("first", [FORKED, FORKED_IN_C, WITH_A_SESSION, NOISY])
-def test_a_dead_one_is_told_though_a_child_holds_its_line(echo: dict[str, str], first: str) -> None:
-    async def body() -> None:
-        held = Held()
-        await held.start({**echo, "FIRST": first})
-        forked = await held.receive()
-        assert isinstance(forked, Event)
-        try:
-            held.worker.kill()
-            assert await held.ended() == -signal.SIGKILL
-            await held.worker.close(PATIENCE)
-        finally:
-            with suppress(ProcessLookupError):
-                os.kill(forked.fields["child"], signal.SIGKILL)
-
-    run(body())
-
-
-def test_what_it_said_last_is_heard_though_a_child_holds_its_line(echo: dict[str, str]) -> None:
-    async def body() -> None:
-        held = Held()
-        last = "\nfor n in range(500): say('event', name='last', fields={'n': n})\nos._exit(3)"
-        await held.start({**echo, "FIRST": WITH_A_SESSION + last})
-        forked = await held.receive()
-        assert isinstance(forked, Event)
-        try:
-            assert await held.ended() == 3
-            said = [held.messages.get_nowait() for _ in range(held.messages.qsize())]
-            assert [one.fields["n"] for one in said if isinstance(one, Event)] == [*range(500)]
-            await held.worker.close(PATIENCE)
-        finally:
-            os.kill(forked.fields["child"], signal.SIGKILL)
-
-    run(body())
-
-
-def test_what_a_dead_one_leaves_behind_goes_with_it(echo: dict[str, str]) -> None:
-    """Its children may hold what its successor needs: a GPU, a port."""
-
-    async def body() -> None:
-        held = Held()
-        await held.start({**echo, "FIRST": f"os.setpgid(0, 0)\n{FORKED}"})
-        forked = await held.receive()
-        assert isinstance(forked, Event)
-        child = os.pidfd_open(forked.fields["child"])
-        try:
-            held.worker.kill()
-            assert await held.ended() == -signal.SIGKILL
-            assert await asyncio.to_thread(select.select, [child], [], [], PATIENCE) != ([], [], [])
-            await held.worker.close(PATIENCE)
-        finally:
-            os.close(child)
-
-    asyncio.run(body())
 
 
 def test_one_that_has_closed_its_line_is_killed(

@@ -6,8 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.trainer.outputs.vms import ONE, TWO, WHOLE_ONE, Tree, Vms
+from trainer.agent.output_watch import LOOK_EVERY
 from trainer.outputs import folder as folder_module
 from trainer.outputs.outputs import QUIET, VERSIONS
 from trainer.rundir.store import Store
@@ -67,6 +70,29 @@ def test_checkpoints_that_come_faster_than_they_are_asked_for_are_committed(vms:
     for version in versions:
         for name, files in version.entries.items():
             assert set(files) == {f"{name}/0", f"{name}/1"}, "whole"
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), count=st.integers(1, 4))
+def test_a_finished_checkpoint_is_committed_within_seconds_whenever_vms_look(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, count: int
+) -> None:
+    """So what a silent loss costs beyond the script's own interval is bounded (docs)."""
+    vms = Vms(tmp_path_factory.mktemp("run"), count)
+    vms.begin(1, [*range(count)])
+    phases = st.integers(0, 63).map(lambda part: part / 64 * LOOK_EVERY)  # exact, as floats
+    firsts = [data.draw(phases) for _ in range(count)]
+    looks = sorted(
+        (first + n * LOOK_EVERY, vm) for vm, first in enumerate(firsts) for n in range(9)
+    )
+    writers = data.draw(st.sets(st.integers(0, count - 1), min_size=1))
+    for vm in writers:
+        vms.write(vm, {f"checkpoint-1/{vm}": "whole"})
+    for vms.now, vm in looks:
+        if vms.outputs[vm].look():
+            break
+    assert vms.outputs[0].newest().entries.keys() == {"checkpoint-1"}
+    assert vms.now < QUIET + 3 * LOOK_EVERY
 
 
 def test_survivors_go_back_to_what_is_committed_and_keep_the_rest_aside(vms: Vms) -> None:

@@ -49,6 +49,7 @@ class Vms:
 
     def begin(self, generation: int, vms: list[int]) -> Version:
         """A generation of these VMs begins, the first of them with rank 0."""
+        self.outputs[vms[0]].close()
         version = self.outputs[vms[0]].newest()
         for index, vm in enumerate(vms):
             self.outputs[vm].begin(generation, index, len(vms), version)

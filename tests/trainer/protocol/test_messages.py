@@ -53,7 +53,7 @@ MESSAGES: dict[Any, st.SearchStrategy[Message]] = {
     Abort: st.builds(Abort, whole),
     Save: st.builds(Save, whole, whole, real),
     Exit: st.just(Exit()),
-    Alive: st.builds(Alive, st.booleans(), st.booleans()),
+    Alive: st.builds(Alive, st.booleans(), st.booleans(), whole),
     Ready: st.just(Ready()),
     Received: st.builds(Received, whole, whole),
     Started: st.builds(Started, whole, whole, whole, real | st.none(), whole, real),

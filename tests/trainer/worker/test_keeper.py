@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from tests.trainer.ranks import PATIENCE
 from tests.trainer.worker.kept import Kept
 from trainer.protocol.messages import Abort, Done, Exited, Failed, Pause, Progress, Steps, Stopped
+from trainer.reporting import ENV_REPORT
 from trainer.rundir.names import ENV_OUTPUT_DIR
 
 NOTED = """
@@ -42,6 +44,12 @@ LEAVES_A_CHILD = NOTED + (
     "child = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE,"
     " start_new_session=True)\n"
     "child.stdout.readline(); (folder / 'child').write_text(str(child.pid)); note('main')\n"
+)
+# Another program, which is none of its children, has what it says how far it is with.
+HANDS_OVER = NOTED + (
+    "import socket\nthere = socket.socket(socket.AF_UNIX)\nthere.connect(str(folder / 'there'))\n"
+    f"socket.send_fds(there, [b'.'], [int(os.environ[{ENV_REPORT!r}])])\n"
+    "note('main'); time.sleep(600)"
 )
 
 
@@ -206,6 +214,23 @@ def test_rank_0_tells_how_far_it_is_and_no_other_does(kept: Kept) -> None:
     (kept.folder / "main").unlink()
     kept.start({"RANK": "1"})
     assert isinstance(kept.receive(), Done)
+
+
+def test_who_was_handed_a_process_s_line_speaks_for_no_later_one(kept: Kept) -> None:
+    with socket.socket(socket.AF_UNIX) as there:
+        there.bind(str(kept.folder / "there"))
+        there.listen()
+        begin(kept, HANDS_OVER)
+        connection, _ = there.accept()
+        with connection:
+            _, (line, *_), *_ = socket.recv_fds(connection, 1, 1)
+    os.write(line, b'{"step": 3, "metrics": {}}\n')
+    assert kept.until(Progress).step == 3
+    kept.leave()
+    begin(kept, STRAGGLER)
+    with pytest.raises(BrokenPipeError):
+        os.write(line, b'{"step": 4, "metrics": {}}\n')
+    os.close(line)
 
 
 def test_output_that_is_read_for_steps_comes_out_as_it_went_in(tmp_path: Path) -> None:

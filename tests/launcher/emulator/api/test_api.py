@@ -45,6 +45,36 @@ def test_jobs_are_listed_newest_first_by_pages_and_filters(emulator: Emulator) -
     assert emulator.http.get(PARENT.replace("local", "elsewhere")).json() == {"customJobs": []}
 
 
+@pytest.mark.parametrize("name", ["../../jobs/1", "$(reboot)", "\x1b[2J\u202e\0", "é" * 128])
+def test_a_job_may_have_any_name_and_is_itself_alone(emulator: Emulator, name: str) -> None:
+    job = emulator.create(pool("true"))
+    named = emulator.http.post(PARENT, json={**emulator.get(job), "displayName": name}).json()
+    assert named["displayName"] == name
+    emulator.until(f"/v1/{named['name']}", "SUCCEEDED")
+    listed = emulator.http.get(PARENT).json()["customJobs"]
+    assert [one["displayName"] for one in listed] == [name, "a job"]
+
+
+HALF = '"\\ud800"'  # of a character: JSON can say it, and UTF-8 cannot
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        f'"displayName": {HALF}',
+        f'"labels": {{"team": {HALF}}}',
+        f'"labels": {{{HALF}: "x"}}',
+        f'"jobSpec": {{"workerPoolSpecs": [{{"containerSpec": {{"args": [{HALF}]}}}}]}}',
+    ],
+)
+def test_what_no_answer_could_say_is_refused(emulator: Emulator, field: str) -> None:
+    """Else the list of all jobs could never be answered again."""
+    answer = emulator.http.post(PARENT, content=f"{{{field}}}")
+    assert answer.status_code == 400
+    assert "surrogates not allowed" in answer.json()["error"]["message"]
+    assert emulator.http.get(PARENT).status_code == 200
+
+
 @pytest.mark.parametrize(
     "parameters, says",
     [

@@ -1,0 +1,42 @@
+"""The clock by which what happens to a run is dated.
+
+Dates on record are subtracted from one another: how long an attempt has run, how long a pause was.
+So a process looks at this machine's clock once, and counts on by itself: when somebody sets the
+clock, or a time server does, an hour is neither made nor lost, a limit not reached, and nobody
+waits for an hour to come back. Time in which the machine slept counts, for the run went on
+elsewhere.
+
+Clocks of different machines, and of processes that were started before and after, are not compared
+to the second anywhere; a date that people give (``limits.deadline``) is one of this clock, too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+# Where it is unknown, the monotonic clock does count what the machine sleeps (macOS).
+BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+TRIES = 5
+
+
+def since_boot() -> float:
+    """Seconds since this machine was started, those in which it slept included."""
+    return time.clock_gettime(BOOT_CLOCK)
+
+
+def steady_clock(
+    date: Callable[[], float] = time.time, ticks: Callable[[], float] = since_boot
+) -> Callable[[], float]:
+    """Returns a clock of Unix seconds that nobody sets.
+
+    Args:
+        date: Unix seconds, asked now.
+        ticks: seconds since whenever; they pass alike.
+    """
+    # Both at the same moment: who is interrupted in between asks again.
+    ahead = max(date() - ticks() for _ in range(TRIES))
+    return lambda: ahead + ticks()
+
+
+now = steady_clock()  # this process's
