@@ -56,12 +56,13 @@ def digests_of(tensors: Iterable[tuple[str, Tensor]]) -> list[tuple[str, int]]:
 
 def _kept(optimizer: Optimizer) -> Iterator[tuple[Tensor | None, Any, Any]]:
     """What an optimizer keeps, as (parameter, key, value): of its parameters, then of no one."""
+    table: Mapping[Any, Any] = optimizer.state
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            kept = optimizer.state.get(parameter, {})
+            kept = table.get(parameter, {})
             for key, value in sorted(kept.items()) if isinstance(kept, dict) else [("state", kept)]:
                 yield parameter, key, value
-    for key, value in optimizer.state.items():
+    for key, value in table.items():
         if not isinstance(key, Tensor):
             yield None, key, value
 
