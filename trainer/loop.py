@@ -49,6 +49,7 @@ from trainer.training.evaluation import due, evaluate
 from trainer.training.numbers import pairs, parted
 from trainer.training.precision import Precision
 from trainer.training.recompute import recompute
+from trainer.training.samplemean import require_samples
 
 
 class TaskState(State):
@@ -231,6 +232,8 @@ class Loop:
                 loss, count = loss
                 step.mean_over(count)
             else:
+                if self._steps.examines and step.plan.parts is None:
+                    require_samples(loss, step.number)
                 # Each part's mean loss, by its part of the global batch: they sum to the mean.
                 loss = loss * (len(part) / step.batch_size)
             step.add(loss=loss)

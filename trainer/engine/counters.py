@@ -11,17 +11,18 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
 from trainer.checkpoints.tree import flatten
+from trainer.engine.collected import LONGEST, collected, is_collected, taken_over
 from trainer.engine.digest import digest, digest_of
-from trainer.engine.memory import SMALL, is_plain_object
+from trainer.engine.memory import SMALL, attributes_of, is_plain_object
 from trainer.engine.values import Unportable, packed, unpacked
 
-LONGEST = 1000  # entries of what travels
 OWN = frozenset(vars(nn.Module())) - {"training"}  # what torch keeps in a module
 _PLAIN = (int, float, bool, str)
 
@@ -56,7 +57,8 @@ class Counters:
             owner, _, name = path.rpartition(".")
             holder = holders.get(owner)
             if holder is not None and name not in OWN:
-                value, own = unpacked(tree), getattr(holder, name, None)
+                own = getattr(holder, name, None)
+                value = taken_over(tree, own) if is_collected(tree) else unpacked(tree)
                 if isinstance(value, Tensor) and isinstance(own, Tensor):
                     value = value.to(own.device)
                 setattr(holder, name, value)
@@ -64,13 +66,13 @@ class Counters:
     def _now(self) -> Iterator[tuple[str, Any]]:
         """The path of each that travels, and its value as it travels."""
         for owner, holder in self._holders().items():
-            for name, value in vars(holder).items():
-                if type(value) in _PLAIN or (name not in OWN and _travels(value)):
-                    path = f"{owner}.{name}".removeprefix(".")
-                    try:
-                        yield path, packed(value, path)
-                    except Unportable:
-                        continue
+            for name, value in attributes_of(holder).items():
+                path = f"{owner}.{name}".removeprefix(".")
+                if type(value) in _PLAIN:
+                    yield path, value
+                elif name not in OWN:
+                    for tree in _trees_of(value, path):
+                        yield path, tree
 
     def _holders(self) -> dict[str, Any]:
         """The modules, and the helper objects that are attributes of theirs, each once."""
@@ -78,11 +80,21 @@ class Counters:
         seen: set[int] = set()
         for owner, module in self._modules.items():
             for name, value in vars(module).items():
-                helps = name not in OWN and not dataclasses.is_dataclass(value)
+                helps = name not in OWN and not _travels(value)
                 if helps and id(value) not in seen and is_plain_object(value):
                     seen.add(id(value))
                     found.setdefault(f"{owner}.{name}".removeprefix("."), value)
         return found
+
+
+def _trees_of(value: Any, path: str) -> Iterator[Any]:
+    """A value as it travels; nothing for what does not."""
+    if _travels(value):
+        with suppress(Unportable):
+            yield packed(value, path)
+            return
+    if (tree := collected(value)) is not None:
+        yield tree
 
 
 def _travels(value: Any) -> bool:
@@ -96,8 +108,9 @@ def _travels(value: Any) -> bool:
         return len(value) <= LONGEST and all(map(_travels, value))
     if isinstance(value, dict):
         return len(value) <= LONGEST and all(map(_travels, value.values()))
-    kinds = (*_PLAIN, type(None), np.generic, enum.Enum)
-    return isinstance(value, kinds) or hasattr(value, "__dataclass_fields__")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return all(_travels(getattr(value, one.name)) for one in dataclasses.fields(value))
+    return isinstance(value, (*_PLAIN, type(None), np.generic, enum.Enum))
 
 
 def _mark(tree: Any) -> Any:

@@ -80,6 +80,7 @@ class GradientBuckets:
         self._passes = 0
         self._witness: Witness | None = None
         self._kept: dict[int, Tensor] = {}
+        self._unreached = False  # whether backward is still to come, in a step that is examined
         self._reached: list[float] = []  # by how many ranks, for each parameter of the buckets
         self._norm: Tensor | None = None  # of what this rank has sent; at most their sum
         self.broken: Exception | None = None
@@ -110,6 +111,7 @@ class GradientBuckets:
         kept = {id(p): p.grad.clone() for p in unused if p.grad is not None}
         self._kept = {key: gradient for key, gradient in kept.items() if bool(gradient.any())}
         self._witness = Witness(self._of) if witness else None
+        self._unreached = witness
         self._armed = self._summed = self._late = False
         self._passes = 0
         self._next = 0
@@ -275,6 +277,9 @@ class GradientBuckets:
                 f"the gradient of {self._name(parameter)} is sparse, and sparse gradients are not "
                 "summed over workers; make it dense (nn.Embedding(…, sparse=False))",
             )
+        if self._unreached:
+            self._unreached = False
+            self._require_unset(parameter)
         # Not before the hooks of its last parameter are over, which may change its gradient.
         if self._armed and self._learned:
             while self._next < len(self._buckets) - 1 and self._buckets[self._next].missing <= 0:
@@ -293,6 +298,23 @@ class GradientBuckets:
             return
         self._count(parameter, bucket)
         bucket.missing -= 1
+
+    def _require_unset(self, first: Tensor) -> None:
+        """Raises Mistake when the program has set gradients before backward reaches the first one.
+
+        Zeros are nothing to add.
+        """
+        for parameter in (p for bucket in self._buckets for p in bucket.parameters):
+            if parameter is first or parameter.grad is None or id(parameter) in self._kept:
+                continue
+            if bool(parameter.grad.any()):
+                raise Mistake(
+                    "SW5161",
+                    f"the gradient of {self._name(parameter)} was set before backward(), which "
+                    "adds to it, so it would count once for each worker; add it after backward() "
+                    "and the loop over split(), when gradients are summed; what depends on a "
+                    "worker's samples belongs into the loss",
+                )
 
     def _require_cleared(self, parameter: Tensor, writes: int) -> None:
         """Raises Mistake when a gradient of the step before has not been cleared.

@@ -17,7 +17,8 @@ import enum
 import inspect
 from array import array
 from collections import deque
-from collections.abc import Callable, Container, Hashable, Iterable, MutableMapping
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, MutableMapping
+from dataclasses import is_dataclass
 from operator import is_
 from random import Random
 from types import ModuleType
@@ -32,6 +33,7 @@ SMALL = 64 * 1024  # bytes of a tensor or an array that is copied without being 
 SHORT = 32  # entries of what is copied with all that is in it
 LONGEST = 1000  # entries of what is looked into without being asked for
 DEEPEST = 1  # objects that are looked into, one in the other
+NESTED = 5  # dataclasses that are, too
 SAMPLE = 1000  # numbers of a large array that are watched
 _PLAIN = frozenset({bool, int, float, str, bytes, complex, type(None)})
 _CONTAINERS = (dict, list, deque, tuple, set, bytearray, array)
@@ -153,7 +155,7 @@ class _Flat(Held):
         return now is not self._value or bool(now != self._copy)
 
     def back(self) -> Any:
-        _fill(self._value, self._copy)
+        fill(self._value, self._copy)
         return self._value
 
     def again(self) -> bool:
@@ -207,10 +209,10 @@ class _Several(Held):
 
     def back(self) -> Any:
         parts = [(key, one.back()) for key, one in self._parts]
-        if isinstance(self._value, dict):
-            _fill(self._value, dict(parts))
+        if isinstance(self._value, dict | Slots):
+            fill(self._value, dict(parts))
         elif not isinstance(self._value, tuple):  # which holds what it held
-            _fill(self._value, [one for _, one in parts])
+            fill(self._value, [one for _, one in parts])
         return self._value
 
     def again(self) -> bool:
@@ -231,10 +233,11 @@ class _Object(Held):
 
     def __init__(self, value: Any, copied: bool, depth: int) -> None:
         super().__init__(value)
-        self._inside = held(vars(value), copied, depth)
+        self._attributes = attributes_of(value)
+        self._inside = held(self._attributes, copied, depth)
 
     def changed(self, now: Any) -> bool:
-        return now is not self._value or self._inside.changed(vars(now))
+        return now is not self._value or self._inside.changed(self._attributes)
 
     @property
     def lost(self) -> bool:
@@ -262,29 +265,74 @@ def held(value: Any, copied: bool = False, depth: int = DEEPEST) -> Held:
         return _Tensor(value, copied)
     if isinstance(value, np.ndarray):
         return _Array(value, copied)
-    if isinstance(value, _CONTAINERS):
+    if isinstance(value, (*_CONTAINERS, Slots)):
         return _held_container(value, copied, depth)
-    if depth and is_plain_object(value):
-        return _Object(value, copied, depth - 1)
+    if (depth or is_dataclass(value)) and is_plain_object(value):
+        return _Object(value, copied, max(0, depth - 1))
     return Held(value)
 
 
-def is_plain_object(value: Any) -> bool:
+def is_plain_object(value: Any, nested: int = NESTED) -> bool:
     """Whether a value is an object that can be looked into: a helper of the program's own.
 
     Nothing of torch is, nor what tells its state itself, nor functions and classes, nor what holds
     anything but plain values: a queue, a file, the iterator of a data loader go on by themselves.
+
+    Args:
+        value: anything.
+        nested: how many dataclasses may be one in the other.
     """
-    if not hasattr(value, "__dict__") or hasattr(value, "state_dict") or inspect.isroutine(value):
+    kind = type(value)
+    if isinstance(value, _NO_HELPERS) or kind.__module__.partition(".")[0] in ("torch", "builtins"):
         return False
-    if isinstance(value, _NO_HELPERS) or type(value).__module__.partition(".")[0] == "torch":
+    if hasattr(value, "state_dict") or inspect.isroutine(value):
         return False
-    return all(map(is_plain, vars(value).values()))
+    if not (hasattr(value, "__dict__") or hasattr(kind, "__slots__")):
+        return False
+    return all(is_plain(one, nested) for one in attributes_of(value).values())
 
 
-def is_plain(value: Any) -> bool:
+def is_plain(value: Any, nested: int = NESTED) -> bool:
     """Whether all that a value is can be seen."""
-    return type(value) in _PLAIN or isinstance(value, _SEEN) or inspect.isroutine(value)
+    if type(value) in _PLAIN or isinstance(value, _SEEN) or inspect.isroutine(value):
+        return True
+    return nested > 0 and is_dataclass(value) and is_plain_object(value, nested - 1)
+
+
+def attributes_of(value: Any) -> Mapping:
+    """The attributes of an object, which may have them in slots."""
+    return vars(value) if hasattr(value, "__dict__") else Slots(value)
+
+
+class Slots(MutableMapping[str, Any]):
+    """The attributes of an object that has no ``__dict__``."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+        slots = (getattr(kind, "__slots__", ()) for kind in type(value).__mro__)
+        names = [name for one in slots for name in ((one,) if isinstance(one, str) else one)]
+        self._names = [name for name in names if not name.startswith("__")]
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return getattr(self._value, name)
+        except AttributeError:
+            raise KeyError(name) from None
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        object.__setattr__(self._value, name, value)
+
+    def __delitem__(self, name: str) -> None:
+        object.__delattr__(self._value, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self._names if hasattr(self._value, name))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __copy__(self) -> dict[str, Any]:
+        return dict(self)
 
 
 def _held_container(value: Any, copied: bool, depth: int) -> Held:
@@ -413,17 +461,19 @@ def _is_flat(value: Any) -> bool:
     """Whether nothing in a container could change by itself."""
     if isinstance(value, set | bytearray | array):
         return True
-    return _PLAIN.issuperset(map(type, value.values() if isinstance(value, dict) else value))
+    return _PLAIN.issuperset(
+        map(type, value.values() if isinstance(value, dict | Slots) else value)
+    )
 
 
 def _parts_of(value: Any) -> list[tuple[Any, Any]]:
     """What a container holds, with keys."""
-    return list(value.items() if isinstance(value, dict) else enumerate(value))
+    return list(value.items() if isinstance(value, dict | Slots) else enumerate(value))
 
 
-def _fill(value: Any, contents: Any) -> None:
-    """Gives a container back what it held."""
-    if isinstance(value, dict):
+def fill(value: Any, contents: Any) -> None:
+    """Makes a container hold these contents, and nothing else."""
+    if isinstance(value, dict | Slots):
         value.clear()
         for key, one in contents.items():  # a Counter's update() would count
             value[key] = one

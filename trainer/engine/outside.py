@@ -8,19 +8,21 @@ it is seen which modules are called, and what they hold.
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from trainer.engine.contents import digests_of, tensors_of
 from trainer.engine.digest import combined
 from trainer.engine.mistake import Mistake
-from trainer.engine.state import State, digests_of, tensors_of
+from trainer.engine.state import State
 
 _ID = "SW5156"
 _REMEDY = "make it one: State(…, teacher=teacher); a task returns it in state()"
@@ -38,23 +40,28 @@ class Outside:
         self._before: WeakKeyDictionary[nn.Module, list[int]] = WeakKeyDictionary()
         self._found: dict[str, int] = {}
         self._known: set[int] = set()
-        self._handle: Any = None
+        self._handles: list[Any] = []
+        self._there: list[ref[nn.Module]] | None = None
         self._moved = ""
 
     def watch(self) -> None:
         """A step begins whose modules are looked at."""
         self.forget()
         models = self._state.models
-        if any(type(one).__name__ == "OptimizedModule" for one in models):
-            return  # a hook would have it compiled once more
         self._known = {id(one) for model in models for one in model.modules()}
-        self._handle = register_module_forward_pre_hook(self._called)
+        if any(map(_is_compiled, models)):  # a hook of all modules would have it compiled once more
+            found = [one() for one in self._others()]
+            self._handles = [
+                one.register_forward_pre_hook(self._called) for one in found if one is not None
+            ]
+        else:
+            self._handles = [register_module_forward_pre_hook(self._called)]
 
     def forget(self) -> None:
         """The step is over, or not taken."""
-        if self._handle is not None:
-            self._handle.remove()
-        self._handle, self._moved, self._found = None, "", {}
+        while self._handles:
+            self._handles.pop().remove()
+        self._moved, self._found = "", {}
 
     def told(self, step: int) -> dict[str, int]:
         """What the modules hold that have computed here, as digests by their classes.
@@ -71,8 +78,16 @@ class Outside:
             )
         return found
 
+    def _others(self) -> list[ref[nn.Module]]:
+        """The modules outside the state that there are when it is first asked; it takes long."""
+        if self._there is None:
+            found = [one for one in gc.get_objects() if issubclass(type(one), nn.Module)]
+            inside = {id(one) for whole in found if _is_compiled(whole) for one in _inside(whole)}
+            self._there = [ref(one) for one in found if id(one) not in self._known | inside]
+        return self._there
+
     def _called(self, module: nn.Module, args: Any) -> None:
-        if id(module) in self._known or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or id(module) in self._known:
             return
         self._known.update(map(id, module.modules()))
         name = type(module).__name__
@@ -91,6 +106,14 @@ class Outside:
         """Whether a module holds what the state's models hold: made anew from them in each step."""
         own = {one for _, one in digests_of(tensors_of(self._state.models_by_name(), {}))}
         return own.issuperset(holds)
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return type(module).__name__ == "OptimizedModule"
+
+
+def _inside(module: nn.Module) -> Iterator[nn.Module]:
+    return (one for one in module.modules() if one is not module)
 
 
 def require_alike(told: Sequence[dict[str, int]], step: int) -> None:

@@ -10,7 +10,7 @@ attribute. Which parameters are trained, and by which group of an optimizer, is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
@@ -22,9 +22,10 @@ from torch.optim import Optimizer
 from trainer.checkpoints.restore import PARTS
 from trainer.checkpoints.tree import NotPortable, flatten
 from trainer.engine.buffers import load_buffers, transient_buffers
+from trainer.engine.contents import digests_of, numbers_of, tensors_of
 from trainer.engine.counters import Counters
 from trainer.engine.device import device_of
-from trainer.engine.digest import MASK, combined, digest, digest_of
+from trainer.engine.digest import combined, digest_of
 from trainer.engine.generators import generators_state, load_generators_state
 from trainer.engine.learned import Learned
 from trainer.engine.mistake import UNPORTABLE, Mistake
@@ -166,6 +167,7 @@ class State(Portable):
         models, optimizers = self.models_by_name(), self.optimizers_by_name()
         found = digests_of(tensors_of(models, optimizers))
         for name, optimizer in optimizers.items():
+            found.append((f"{name}: the numbers that it keeps", digest_of(numbers_of(optimizer))))
             for number, group in enumerate(optimizer.param_groups):
                 plain = {
                     key: value.tolist() if isinstance(value, Tensor) else value
@@ -455,39 +457,3 @@ def load_part(part: Any, state: dict[str, Any], *, exact: bool = True) -> None:
         for key, value in state["state"].get(name, {}).items():
             if isinstance(value, Tensor) and own[key].dtype != value.dtype:
                 own[key] = value.detach().clone().to(own[key].device)
-
-
-def tensors_of(
-    models: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer], *, buffers: bool = True
-) -> Iterator[tuple[str, Tensor]]:
-    """The tensors that replicas have alike, by name.
-
-    Args:
-        models, optimizers: by their names.
-        buffers: whether those of the models are among them.
-    """
-    names: dict[int, str] = {}
-    for part, model in models.items():
-        for name, parameter in model.named_parameters():
-            names[id(parameter)] = f"{part}.{name}"
-            yield f"{part}.{name}", parameter
-        for name, buffer in model.named_buffers() if buffers else ():
-            yield f"{part}.{name}", buffer
-    for part, optimizer in optimizers.items():
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                for key, value in sorted(optimizer.state.get(parameter, {}).items()):
-                    if isinstance(value, Tensor):
-                        yield f"{part}: {key} of {names.get(id(parameter), '?')}", value
-
-
-def digests_of(tensors: Iterable[tuple[str, Tensor]]) -> list[tuple[str, int]]:
-    """Each tensor's digest, by name; all of them come from a device in one copy."""
-    named = [(name, digest(tensor)) for name, tensor in tensors]
-    found = [0] * len(named)
-    for device in {one.device for _, one in named}:
-        places = [i for i, (_, one) in enumerate(named) if one.device == device]
-        told = torch.stack([named[i][1] for i in places]).tolist()
-        for place, value in zip(places, told, strict=True):
-            found[place] = value & MASK
-    return [(name, value) for (name, _), value in zip(named, found, strict=True)]

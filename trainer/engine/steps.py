@@ -229,6 +229,11 @@ class Steps:
         return isinstance(self._generations.channel, AgentChannel)
 
     @property
+    def examines(self) -> bool:
+        """Whether everything is looked at in the running step."""
+        return self._sums.replicas.examine
+
+    @property
     def results(self) -> dict[str, float]:
         """What was reported at last."""
         return self._results
@@ -293,7 +298,7 @@ class Steps:
             if not step.taken:
                 self._sums.applied(step.stepped, digest=False)
             if lost:
-                self._put_back()
+                self._sums.undo()
                 self._generations.leave(self._state, lost)
         elif step.again:
             self._take_smaller_parts(step)
@@ -304,10 +309,10 @@ class Steps:
                 why = f"{self._state.torn} cannot be put back"
                 self._generations.leave(self._state, why, step.cause)
         elif step.failed:
-            self._put_back()
+            self._sums.undo()
             self._generations.leave(self._state, step.failed, step.cause)
         elif step.stopped:
-            self._put_back()
+            self._sums.undo()
             self._state.stopped = True
         elif not (step.applied or step.left_out):
             raise RuntimeError(
@@ -338,13 +343,9 @@ class Steps:
 
     def _take_back(self) -> None:
         """A step that nobody has applied comes again."""
-        self._put_back()
+        self._sums.undo()
         if self._audit is not None:
             self._audit.withdraw()
-
-    def _put_back(self) -> None:
-        """What the program has done after a block as if its step had been taken."""
-        self._sums.undo()
 
     def _finish(self) -> None:
         """All steps are done. Rank 0 goes on; the others stand by in case it is lost.

@@ -184,6 +184,7 @@ class Sums:
         moved = statistics != self._extras.statistics
         if self.trained.follow() or self._buckets is None or moved:
             self._drop_buckets()
+            self.trained.require_own_gradients()
             self._deal()
         self.buckets.zero(witness=self.replicas.examine, unused=self._unused)
         self._unused = []

@@ -7,6 +7,7 @@ worker, and a module that comes later would be missing in a newcomer.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterator
 from contextlib import suppress
 from operator import is_
@@ -134,6 +135,18 @@ class Trained:
                     "between two steps, before `with step:`",
                 )
 
+    def require_own_gradients(self) -> None:
+        """Raises Mistake when gradients are parts of tensors that the program has made."""
+        held = [p for p in self.parameters if p.grad is not None and p.numel()]
+        shared = Counter(p.grad.untyped_storage().data_ptr() for p in held if p.grad is not None)
+        if held and len(held) == len(self.parameters) and all(n > 1 for n in shared.values()):
+            raise Mistake(
+                "SW5160",
+                f"the gradients of {self.name(held[0])} and others are parts of one tensor of the "
+                "program's own, which backward does not fill here, as gradients are summed in "
+                "buckets: read and change those of each parameter (nn.utils.clip_grad_norm_)",
+            )
+
     def require_schedules(self) -> None:
         """Raises Mistake for an optimizer with a schedule that is no part of the state."""
         scheduled = {id(one) for part in self._state.stateful().values() for one in _followed(part)}
@@ -220,15 +233,7 @@ class Trained:
                 )
         for name, model in self._state.models_by_name().items():
             for path, module in model.named_modules():
-                if isinstance(module, _BatchNorm) and type(module).__name__ == "SyncBatchNorm":
-                    where = f"{name}.{path}".rstrip(".")
-                    raise Mistake(
-                        "SW5147",
-                        f"{where} is a SyncBatchNorm, whose collectives wait for each other when "
-                        "workers have unequal numbers of parts; take BatchNorm, and units: each "
-                        "of them has its own statistics, the same in every world (unit in a Task, "
-                        "or batches(…, unit=8))",
-                    )
+                _refuse_module(f"{name}.{path}".rstrip("."), module)
         for parameter in self._all:
             if isinstance(parameter, UninitializedParameter):
                 raise Mistake(
@@ -242,6 +247,32 @@ class Trained:
                     f"{self.name(parameter)} is complex, and gradients of complex numbers are not "
                     "summed over workers; hold it as two real numbers (torch.view_as_real)",
                 )
+
+
+def _refuse_module(name: str, module: nn.Module) -> None:
+    if isinstance(module, _BatchNorm) and type(module).__name__ == "SyncBatchNorm":
+        raise Mistake(
+            "SW5147",
+            f"{name} is a SyncBatchNorm, whose collectives wait for each other when workers have "
+            "unequal numbers of parts; take BatchNorm, and units: each of them has its own "
+            "statistics, the same in every world (unit in a Task, or batches(…, unit=8))",
+        )
+    if not isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        return
+    if module.scale_grad_by_freq:
+        raise Mistake(
+            "SW5158",
+            f"{name} scales gradients by how often a word occurs in a batch "
+            "(scale_grad_by_freq), and each worker sees the words of its own samples only; leave "
+            "it off, and weigh the samples in the loss if that is needed",
+        )
+    if module.max_norm is not None:
+        raise Mistake(
+            "SW5159",
+            f"{name} shortens rows in its forward pass (max_norm), and each worker those of its "
+            "own samples only; leave it off, and shorten them after optimizer.step(), under "
+            "torch.no_grad(): weight.renorm_(2, 0, max_norm)",
+        )
 
 
 def _followed(part: object) -> Iterator[object]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 from array import array
 from collections import deque
-from collections.abc import Container, Hashable, Iterator
+from collections.abc import Container, Hashable, Iterator, MutableMapping
 from typing import Any
 
 import numpy as np
@@ -28,10 +28,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from trainer.engine.contents import digests_of
 from trainer.engine.counters import OWN
 from trainer.engine.memory import Mapping, Memory, is_plain, is_plain_object
 from trainer.engine.outline import Outline, Tensors
-from trainer.engine.state import State, digests_of
+from trainer.engine.state import State
 from trainer.engine.statistics import places_in
 
 _CHANGE = (Tensor, np.ndarray, list, dict, tuple, set, deque, bytearray, array)
@@ -59,6 +60,7 @@ class Undo:
         self._inside: list[tuple[Mapping, list[str]]] = []  # attributes that can change inside
         # What moves before the sum, and after the block: parameters, and what optimizers keep.
         self._early: set[Hashable] = set()
+        self._numbers = False  # whether other things than tensors do that optimizers keep
         self._late: set[Hashable] = set()
         self._versions: list[int] = []
         self._clones: dict[int, Tensor] = {}
@@ -109,6 +111,7 @@ class Undo:
             self._early |= self._moved()
             if self._examined:
                 self._early |= self._changed(self._contents_now())
+                self._numbers |= bool(self._kept.replaced())
         if taken and self._whole:
             self._whole = False
             self._clones = {key: one for key, one in self._clones.items() if key in self._early}
@@ -128,6 +131,7 @@ class Undo:
         self._learn(now)
         if self._examined:
             self._late |= self._changed(now)
+            self._numbers |= bool(self._kept.replaced())
             self._contents = {}
             self._learned = True
 
@@ -240,19 +244,24 @@ class Undo:
 
     def _keep(self, copied: Container[Hashable]) -> None:
         """Remembers what optimizers keep: in examined steps, and where a program changes it."""
-        optimizers = self._optimizers
-        if self._examined or any(isinstance(one, tuple) for one in self._early | self._late):
-            of = (one for o in optimizers for one in (o.state, *o.state.values()))
-            self._kept = Tensors(of, copied)
+        wanted = self._examined or self._numbers
+        if wanted or any(isinstance(one, tuple) for one in self._early | self._late):
+            self._kept = Tensors(self._mappings(), copied)
         elif self._kept.size:
             self._kept = Tensors()
+
+    def _mappings(self) -> Iterator[MutableMapping[Any, Any]]:
+        """Where optimizers keep things: mostly a mapping for each parameter."""
+        for optimizer in self._optimizers:
+            yield optimizer.state
+            yield from (one for one in optimizer.state.values() if isinstance(one, dict))
 
     def _of_optimizers(self) -> list[Tensor]:
         """The tensors that optimizers keep; they are found anew when parameters have come."""
         states = [one.state for one in self._optimizers]
         lengths = [*map(len, states)]
         if self._examined or lengths != self._of_states[0]:
-            inside = (value for of in states for state in of.values() for value in state.values())
+            inside = (value for mapping in self._mappings() for value in mapping.values())
             self._of_states = lengths, [one for one in inside if isinstance(one, Tensor)]
         return self._of_states[1]
 

@@ -10,10 +10,11 @@ from horovod.common.elastic import ObjectState
 
 from trainer.checkpoints.restore import FOREIGN, ORIGIN, PARTS
 from trainer.engine.agreement import Agreement
+from trainer.engine.contents import digests_of, tensors_of
 from trainer.engine.digest import combined
 from trainer.engine.mistake import Mistake
 from trainer.engine.portable import Portable, Sender
-from trainer.engine.state import digests_of, load_part, tensors_of
+from trainer.engine.state import load_part
 from trainer.rundir.names import OPTIMIZER
 
 

@@ -256,6 +256,35 @@ def test_helper_objects_and_odd_containers_get_their_contents_back() -> None:
     assert (kept["bytes"], kept["array"]) == (bytearray(b"ab"), array("d", [1.0]))
 
 
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    point: Point
+    count: int = 0
+
+
+def test_dataclasses_in_others_and_slots_get_their_contents_back() -> None:
+    slotted = Slotted(Point(1.0, [0.5]))
+    kept: dict[str, Any] = {"tables": {"a": [slotted]}}
+    memory = Memory([(kept, None)])
+    for _ in range(2):
+        slotted.count += 1
+        slotted.point.x += 1
+        slotted.point.past.append(1.0)
+        assert {key for _, key in memory.written()} == {"tables"}
+        assert memory.put_back() == ""
+        assert slotted == Slotted(Point(1.0, [0.5]))
+        assert memory.again()
+
+
+def test_dataclasses_that_refer_to_each_other_are_left_alone() -> None:
+    node = Slotted(Point(1.0, []))
+    node.point.x = node  # type: ignore[assignment]
+    memory = Memory([({"node": node}, None)])
+    node.count += 1
+    assert memory.put_back() == ""
+    assert node.count == 1
+
+
 @pytest.mark.parametrize("copied", [True, False])
 def test_a_parameter_is_left_alone(copied: bool) -> None:
     """It is watched by whoever trains it."""

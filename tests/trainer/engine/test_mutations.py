@@ -1,12 +1,14 @@
 """Faults that are put into the engine on purpose are noticed by the run that has them.
 
 Each begins in the middle of a run, on one rank or on all. The state is examined every few steps
-here, and not by what that costs, so that the runs are short.
+here, and not by what that costs, so that the runs are short. With REAL_INTERVAL=1 it is examined
+when Swell itself would do so; that takes minutes.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -17,9 +19,10 @@ from torch import nn
 
 from tests.trainer.engine.loops import trained
 
-SAMPLES, BATCH, STEPS = 24, 8, 60
-FROM = 12  # the step from which there is a fault
-EVERY = 10  # steps
+REAL = "REAL_INTERVAL" in os.environ
+SAMPLES, BATCH, STEPS = 24, 8, 12_000 if REAL else 60
+FROM = 137 if REAL else 12  # the step from which there is a fault
+EVERY = 10  # steps from one examination to the next, unless it is the real interval
 X = torch.randn(SAMPLES, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 Fault = Callable[["Now"], None]
@@ -36,12 +39,13 @@ class Now:
         return now is not None and now.number >= FROM and rank in (None, now.rank)
 
 
-def run(fault: Fault, log: list[Any]) -> None:
+def run(fault: Fault, log: list[Any], total: int = STEPS) -> None:
     from trainer import elastic
     from trainer.engine import gradients, replicas
 
-    settings: Any = replicas
-    settings.SHARE, settings.LEAST = 1e9, EVERY
+    if not REAL:
+        settings: Any = replicas
+        settings.SHARE, settings.LEAST = 1e9, EVERY
     sizes: Any = gradients
     sizes.BUCKET_BYTES = 64  # several buckets
     now = Now()
@@ -51,7 +55,7 @@ def run(fault: Fault, log: list[Any]) -> None:
     model = model.double()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.5)
     state = elastic.State(model=model, optimizer=optimizer)
-    for step in elastic.steps(state, elastic.batches(SAMPLES, BATCH), total=STEPS):
+    for step in elastic.steps(state, elastic.batches(SAMPLES, BATCH), total=total):
         now.step = step
         model[0].requires_grad_(step.number != FROM)
         with step:
@@ -59,7 +63,9 @@ def run(fault: Fault, log: list[Any]) -> None:
                 (model(X[part]).square().sum() / step.batch_size).backward()
             optimizer.step()
             optimizer.zero_grad()
-        log.append((step.number, [p.detach().sum().item() for p in model.parameters()]))
+        running: Any = elastic.running()
+        every = running._sums.replicas.every
+        log.append((step.number, every, [p.detach().sum().item() for p in model.parameters()]))
 
 
 def patched(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
@@ -305,7 +311,8 @@ def test_a_fault_in_the_engine_is_noticed(fault: Fault) -> None:
     for error in errors:
         assert re.search(NOTICED[fault], error), error
     completed = max(len(outcome.log) for outcome in found)
-    assert completed <= FROM + EVERY, f"noticed after {completed - FROM} steps"
+    every = max((told for outcome in found for _, told, _ in outcome.log[FROM - 2 :]), default=0)
+    assert completed <= FROM + every, f"noticed after {completed - FROM} steps"
 
 
 def nothing(now: Now) -> None:
@@ -327,9 +334,12 @@ def a_hook_is_skipped(now: Now) -> None:
 
 @pytest.mark.parametrize("fault", [a_hook_is_skipped, a_bucket_goes_too_early])
 def test_what_is_mended_on_the_way_trains_as_ever(fault: Fault) -> None:
-    expected = trained(2, functools.partial(run, nothing))
-    found = trained(2, functools.partial(run, fault))
+    total = FROM + 48
+    expected = trained(2, functools.partial(run, nothing, total=total))
+    found = trained(2, functools.partial(run, fault, total=total))
     assert [one.error for one in [*expected, *found]] == [""] * 4
-    assert found[0].log == found[1].log
-    for (number, numbers), (_, wanted) in zip(found[0].log, expected[0].log, strict=True):
+    trained_by_one, trained_by_two = ([numbers for *_, numbers in one.log] for one in found)
+    assert trained_by_one == trained_by_two
+    for number, numbers in enumerate(trained_by_one, 1):
+        wanted = expected[0].log[number - 1][-1]
         assert numbers == pytest.approx(wanted, rel=1e-9), f"step {number}"

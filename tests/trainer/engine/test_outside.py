@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -73,6 +74,17 @@ def test_nobody_looks_in_other_steps(model: nn.Linear) -> None:
     outside.forget()  # the step is not taken
     teacher(X)
     assert outside.told(3) == {}
+
+
+def test_beside_a_compiled_model_too(model: nn.Linear) -> None:
+    """A hook of all modules would have that compiled once more."""
+    teacher: Any = nn.Sequential(linear(1), nn.Tanh())
+    outside = Outside(State(model=torch.compile(model, backend="eager")))
+    assert [*told_of(outside, 1, model, teacher)] == ["Sequential 1"]
+    with torch.no_grad():
+        teacher[0].weight.add_(1)
+    with pytest.raises(Mistake, match="step 2: a Sequential computes in the step, changes"):
+        told_of(outside, 2, teacher)
 
 
 def test_a_lazy_one_is_passed_over(model: nn.Linear) -> None:

@@ -216,7 +216,44 @@ def a_scaler(make: Any, log: list[Any]) -> None:
             log.append([*numbers(model), scaler.get_scale()])
 
 
+class Ahead(torch.optim.Optimizer):
+    """Counts, and goes ahead, before the loss is evaluated there."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {"lr": 0.05})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        parameters = self.param_groups[0]["params"]
+        for p in parameters:
+            self.state[p]["count"] = self.state[p].get("count", 0) + 1
+            p.mul_(0.99)
+        with torch.enable_grad():
+            loss = closure()
+        for p in parameters:
+            p.sub_(p.grad * self.param_groups[0]["lr"] / self.state[p]["count"])
+        return loss
+
+
+def before_a_closure(make: Any, log: list[Any]) -> None:
+    model = mlp()
+    optimizer = Ahead(model.parameters())
+    for step in make(SAMPLES, BATCH, EPOCHS, model=model, optimizer=optimizer):
+        with step:
+
+            def closure(step: Any = step) -> Tensor:
+                optimizer.zero_grad()
+                loss = loss_of(make, model, step)
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)
+        if step.applied:
+            log.append([*numbers(model), float(optimizer.state[model[0].weight]["count"])])
+
+
 PROGRAMS = (
+    before_a_closure,
     values_and_rates,
     weights_that_move_by_themselves,
     attributes_of_modules,

@@ -24,6 +24,19 @@ def sparse(p: Program) -> None:
             p.optimizer.step()
 
 
+def scaled_by_frequency(p: Program) -> None:
+    p.model = nn.Sequential(nn.Embedding(9, 4, scale_grad_by_freq=True), nn.Linear(4, 1))
+    p.optimizer = torch.optim.SGD(p.model.parameters(), lr=0.1)
+    for step in p.run():
+        p.train(step)
+
+
+def rows_of_a_largest_norm(p: Program) -> None:
+    p.model.words = nn.EmbeddingBag(9, 4, max_norm=1.0)
+    for step in p.run():
+        p.train(step)
+
+
 def complex_numbers(p: Program) -> None:
     p.model.phase = nn.Parameter(torch.zeros(2, dtype=torch.complex64))
     for step in p.run():
@@ -153,6 +166,31 @@ def set_by_hand(p: Program) -> None:
             for parameter, gradient in zip(p.model.parameters(), found, strict=True):
                 parameter.grad = gradient
             nn.utils.clip_grad_norm_(p.model.parameters(), 0.05)
+            p.optimizer.step()
+
+
+def set_before_backward(p: Program) -> None:
+    """Weight decay by hand, where each worker would add it."""
+    for step in p.run():
+        with step:
+            for parameter in p.model.parameters():
+                parameter.grad = 0.1 * parameter.detach()
+            p.loss(step).backward()
+            p.optimizer.step()
+
+
+def in_one_tensor(p: Program) -> None:
+    """Gradients are parts of a flat tensor, by which the program clips them all at once."""
+    parameters = list(p.model.parameters())
+    flat = torch.zeros(sum(one.numel() for one in parameters))
+    parts = flat.split([one.numel() for one in parameters])
+    for parameter, part in zip(parameters, parts, strict=True):
+        parameter.grad = part.view_as(parameter)
+    for step in p.run():
+        with step:
+            flat.zero_()
+            p.loss(step).backward()
+            flat.mul_(1 / flat.norm().clamp(min=1))
             p.optimizer.step()
 
 
@@ -340,6 +378,8 @@ ALIKE: dict[Callable[[Program], None], str] = {
     what_an_optimizer_keeps: "history is a deque",
     a_rate_in_single_precision: "lr is a NumPy float32; write float(",
     sparse: "model.0.weight is sparse",
+    scaled_by_frequency: "model.0 scales gradients by how often a word occurs in a batch",
+    rows_of_a_largest_norm: "model.words shortens rows in its forward pass (max_norm)",
     complex_numbers: "model.phase is complex",
     lbfgs: "optimizer is an LBFGS",
     lazy: "model.0.weight is not initialized",
@@ -357,6 +397,8 @@ ALIKE: dict[Callable[[Program], None], str] = {
     a_list_of_parts: "loop over split() itself, and neither over a list of it",
     two_passes_of_a_part: "add up losses of the same samples before one backward()",
     set_by_hand: "call step.reduce() on all workers before gradients are used",
+    set_before_backward: "was set before backward(), which adds to it",
+    in_one_tensor: "are parts of one tensor of the program's own",
     another_model_outside: "each worker would train its own",
     another_model_in_place: "state.model is replaced while it is trained",
     tried_again: "backward() was tried again after it had failed",

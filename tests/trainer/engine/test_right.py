@@ -433,7 +433,43 @@ def counts_nothing(make: Any, log: list[Any]) -> None:
         log.append(numbers(model))
 
 
+class Table(torch.optim.SGD):
+    """Keeps things under keys that are no parameters: a number, a tensor, a dict."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, lr=1e-2)
+        table: Any = self.state
+        table["count"], table["norm"] = 0, torch.zeros((), dtype=torch.float64)
+        table["history"] = {"last": 0.0}
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        table: Any = self.state
+        table["count"] += 1
+        for p in self.param_groups[0]["params"]:
+            table["norm"] += p.grad.norm()
+        table["history"]["last"] = float(table["norm"])
+        self.param_groups[0]["lr"] = 1e-2 / (1 + table["count"] + table["history"]["last"])
+        return super().step(closure)
+
+
+def keeps_a_table(make: Any, log: list[Any]) -> None:
+    """An optimizer keeps what is of no parameter."""
+    torch.manual_seed(0)
+    x, y = data(24)
+    model = nn.Linear(4, 1).double()
+    optimizer = Table(model.parameters())
+    for step in make(24, 8, 2, model=model, optimizer=optimizer):
+        with step:
+            i = step.indices
+            ((model(x[i]) - y[i]).square().sum() / step.batch_size).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        log.append(numbers(model))
+
+
 GOOD: dict[str, Run] = {
+    "keeps a table": keeps_a_table,
     "counts nothing": counts_nothing,
     "instances": instances,
     "numpy's numbers": numpys_numbers,

@@ -1,0 +1,55 @@
+"""A loss that is a mean over something else than samples is told by its graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainer.engine.mistake import Mistake
+from trainer.training.samplemean import require_samples
+
+TOKENS, CLASSES = 6, 3
+LOGITS = torch.linspace(-1, 1, TOKENS * CLASSES).view(TOKENS, CLASSES).requires_grad_()
+ALL = torch.arange(TOKENS) % CLASSES
+PADDED = ALL.masked_fill(torch.arange(TOKENS) > 3, -100)
+WEIGHTS = torch.tensor([1.0, 2.0, 3.0])
+
+MEANS_OVER_SAMPLES: dict[str, Callable[[], Tensor]] = {
+    "all targets": lambda: F.cross_entropy(LOGITS, ALL),
+    "smoothed": lambda: F.cross_entropy(LOGITS, ALL, label_smoothing=0.1) * 2,
+    "summed and counted": lambda: F.cross_entropy(LOGITS, PADDED, reduction="sum"),
+    "each by itself": lambda: F.cross_entropy(LOGITS, PADDED, reduction="none").sum(),
+    "weighted, and counted": lambda: F.cross_entropy(LOGITS, ALL, weight=WEIGHTS, reduction="sum"),
+    "weights that are 1": lambda: F.cross_entropy(LOGITS, ALL, weight=torch.ones(CLASSES)),
+    "another loss": lambda: F.mse_loss(LOGITS, torch.zeros(TOKENS, CLASSES)),
+    "no graph": lambda: torch.ones(()),
+}
+MEANS_OVER_OTHERS: dict[str, Callable[[], Tensor]] = {
+    "padding ignored": lambda: F.cross_entropy(LOGITS, PADDED),
+    "by a module": lambda: nn.CrossEntropyLoss()(LOGITS, PADDED),
+    "of log probabilities": lambda: F.nll_loss(LOGITS.log_softmax(1), PADDED),
+    "of sequences": lambda: F.cross_entropy(LOGITS.t().unsqueeze(0), PADDED.unsqueeze(0)),
+    "weights of classes": lambda: F.cross_entropy(LOGITS, ALL, weight=WEIGHTS),
+    "smoothed": lambda: F.cross_entropy(LOGITS, PADDED, label_smoothing=0.1),
+    "one of two losses": lambda: 0.1 * LOGITS.square().mean() + 2 * F.cross_entropy(LOGITS, PADDED),
+}
+
+
+@pytest.mark.parametrize("name", MEANS_OVER_SAMPLES)
+def test_a_mean_over_samples_is_one(name: str) -> None:
+    require_samples(MEANS_OVER_SAMPLES[name](), step=1)
+
+
+@pytest.mark.parametrize("name", MEANS_OVER_OTHERS)
+def test_another_mean_is_refused(name: str) -> None:
+    with pytest.raises(Mistake, match=r"step 7: loss\(\) has returned a mean over 6 targets that"):
+        require_samples(MEANS_OVER_OTHERS[name](), step=7)
+
+
+def test_the_message_tells_what_counts() -> None:
+    with pytest.raises(Mistake, match=r"6 targets that count as 4 .* return \(sum, count\)"):
+        require_samples(F.cross_entropy(LOGITS, PADDED), step=1)
