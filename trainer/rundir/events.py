@@ -30,7 +30,8 @@ generation_formed         generation, world_size, cause, members, term
 resumed                   generation, world_size, cause, step, lost_steps, seconds; of a
                           torchrun script without step and lost_steps: its first `steps` tell
 waiting                   slots, min_workers                (below min_workers)
-stalled                   generation, step, seconds         (no step, but everybody lives)
+stalled                   generation, step, seconds, member (no step, but everybody lives; of a
+                          world of one worker also where that is: nobody breaks it off)
 first_step                generation, step, seconds         (a world's first step is completed,
                           so long after its workers had begun)
 steps                     generation, first, count, metrics: {name: [one value per step]}, of
@@ -48,6 +49,8 @@ checkpoint_rejected       step, reason
 checkpoint_failed         step, reason, failures            (in a row; the store did not take it,
                           or a rank did not write its share)
 checkpoint_skipped        step, reason                      (the notice is too short for it)
+no_best                   step, reason                      (what keep_best goes by is not among
+                          what was reported)
 audit_failed              step, reason                      (the samples of this step and those that
                           follow are not on record yet)
 store_unavailable         reason, seconds                   (the start waits for it, so long)
