@@ -120,9 +120,7 @@ def checkpoint_directories(
     """
     run = read_run(run_dir)
     run_id = str(run["id"])
-    spec = run.get("spec")  # it may be such as today's job files cannot be
-    checkpoint = spec.get("checkpoint") if isinstance(spec, dict) else None
-    written = checkpoint.get("buckets") if isinstance(checkpoint, dict) else None
+    written = checkpoint_in(run).get("buckets")
     every = written.items() if isinstance(written, dict) else ()
     named = {str(region): url for region, url in every if url and isinstance(url, str)}
     known = _index().get(run_id, {})
@@ -137,6 +135,13 @@ def checkpoint_directories(
         else:
             left.append(url)
     return opened, left
+
+
+def checkpoint_in(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the job's ``checkpoint`` as run.json has it; today no job file may be such."""
+    spec = run.get("spec")
+    written = spec.get("checkpoint") if isinstance(spec, dict) else None
+    return written if isinstance(written, dict) else {}
 
 
 def within(url: str, own: str) -> bool:

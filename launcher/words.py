@@ -107,6 +107,22 @@ def wait_in_words(event: EventRecord, seconds: float) -> str:
     return f"{said}; in {span(left)} {one_line(event.then)}"
 
 
+def stall_in_words(seconds: float, member: str | None) -> str:
+    """Says that there is no step although everybody lives.
+
+    Args:
+        seconds: for how long.
+        member: the replica of the only worker, which is not broken off; None if there are several.
+    """
+    said = f"no step for {span(seconds)}, although all workers live"
+    if member is None:
+        return said
+    return (
+        f"no step for {span(seconds)}, although {member} lives: nobody else has its state, so "
+        f"nobody ends it; swell logs RUN --replica {member} says what it does, swell cancel ends it"
+    )
+
+
 def _text(event: EventRecord) -> str | None:
     first, *_ = (event.reason or "").strip().splitlines() or [""]
     why = f" ({first})" if first else ""
@@ -174,7 +190,7 @@ def _text(event: EventRecord) -> str | None:
         case EventRecord(event="held_up", reason=str(), seconds=float(seconds)):
             return wait_in_words(event, seconds)
         case EventRecord(event="stalled", seconds=float(seconds)):
-            return f"no step for {span(seconds)}, although all workers live"
+            return stall_in_words(seconds, event.member)
         case EventRecord(event="waiting", slots=int(slots), min_workers=int(least)):
             return f"waiting for machines: {slots} of at least {count(least, 'worker')}"
         # Training's.
@@ -190,6 +206,8 @@ def _text(event: EventRecord) -> str | None:
             return f"checkpoint of step {step} is unusable{why}"
         case EventRecord(event="checkpoint_failed", step=int(step)):
             return f"the checkpoint of step {step} could not be written{why}"
+        case EventRecord(event="no_best", reason=str(reason)):
+            return reason
         case EventRecord(event="checkpoint_skipped", step=int(step)):
             return f"step {step} is not saved{why}"
         case EventRecord(event="audit_failed", step=int(step)):

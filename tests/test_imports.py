@@ -82,6 +82,7 @@ RULES = {
             "trainer.protocol.secretmanager",
             "trainer.checkpoints.manifest",
             "trainer.checkpoints.restore",
+            "trainer.checkpoints.retention",
             "trainer.checkpoints.tree",
             "trainer.outputs",
         ],

@@ -54,6 +54,7 @@ from trainer.engine.step import Step
 from trainer.engine.steps import Steps
 from trainer.protocol.channel import current_channel
 from trainer.protocol.session import current_session
+from trainer.training.numbers import plain
 
 __all__ = [
     "Plan",
@@ -162,9 +163,10 @@ def together() -> AbstractContextManager[None]:
 def report(**metrics: float) -> None:
     """Reports results, such as an evaluation's; the newest become the run's final metrics.
 
-    Only rank 0's count. Raises RuntimeError before the first step.
+    Only rank 0's count. What is reported of one state in several calls counts together. Raises
+    RuntimeError before the first step, and Mistake for what is no number.
     """
-    _loop().report({name: float(value) for name, value in metrics.items()})
+    _loop().report(plain(metrics))
 
 
 def checkpoint(state: Any) -> None:

@@ -46,7 +46,7 @@ from trainer.task import Task
 from trainer.training.average import average, averaging
 from trainer.training.compiled import compile_in_place
 from trainer.training.evaluation import due, evaluate
-from trainer.training.numbers import pairs, parted
+from trainer.training.numbers import pairs, parted, plain
 from trainer.training.precision import Precision
 from trainer.training.recompute import recompute
 from trainer.training.samplemean import require_samples
@@ -342,7 +342,7 @@ class Loop:
         model.eval()
         with torch.no_grad(), self._state.precision.autocast():
             own = self._call("evaluate", model, step=plan)
-        metrics = {name: float(value) for name, value in own.items()}
+        metrics = plain(own)
         if data is not None:
             most = task.eval_batch or task.micro_batch or task.global_batch
             metrics |= evaluate(len(data), most, plan, exchange, compute)

@@ -22,8 +22,9 @@ pauses            for each generation but the first that has completed a step: t
 paused            the sum of the pauses
 goodput           trained / span, at most 1
 trained           seconds that steps took, each since the one before it in the same world. No step
-                  counts twice, none that was done again later, and no first step of a world: it is
-                  part of a pause
+                  counts twice, none that was done again later, none that was left out because
+                  something in it was not finite, and no first step of a world: it is part of a
+                  pause. Of steps that were reported together all count alike
 span              from the end of the run's first step to the end of the run, or until now while it
                   goes on; at least what steps and pauses add up to, as the two ends are read from
                   the clocks of two machines
@@ -40,7 +41,7 @@ no worker lived is a difference between clocks of two machines.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from launcher.status.generation import Generation
@@ -103,19 +104,22 @@ def speed(generation: Generation | None) -> dict[str, float | None]:
     }
 
 
-def goodput(generations: Iterable[Generation], until: float) -> float | None:
+def goodput(
+    generations: Iterable[Generation], until: float, left_out: Collection[int] = ()
+) -> float | None:
     """The share of a run's time that went into steps that count; None before its second step.
 
     Args:
         generations: in order.
         until: when the run ended, or now, in Unix seconds.
+        left_out: steps that changed nothing.
     """
     known = list(generations)
     began = min((one.first_at for one in known if one.first_at is not None), default=math.inf)
     taken = sum(one.trained(NEVER) for one in known)
     span = max(until - began, taken + sum(float(one["seconds"]) for one in pauses(known)))
     limits = _limits(known)
-    trained = sum(one.trained(limit) for one, limit in zip(known, limits, strict=True))
+    trained = sum(one.trained(limit, left_out) for one, limit in zip(known, limits, strict=True))
     if not span > 0 or not any(one.stretches for one in known):
         return None
     return round(min(1.0, trained / span), 4)

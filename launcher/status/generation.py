@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 MERGED = 10.0  # seconds of training up to which what was reported is kept as one
@@ -103,11 +104,17 @@ class Generation:
         """Its last two stretches as one, if they follow each other."""
         return self.stretches[-2].with_next(self.stretches[-1]) if self.stretches[1:] else None
 
-    def trained(self, until: int) -> float:
-        """Seconds that its steps took, each step once, without those after ``until``."""
+    def trained(self, until: int, left_out: Collection[int] = ()) -> float:
+        """Seconds that its steps took, each step once, without those after ``until``.
+
+        Nor do those count that were ``left_out``.
+        """
         total, known = 0.0, 0
         begun = [one.after(self.start) for one in self.stretches]
         for one in sorted(begun, key=lambda one: (one.first, -one.last)):
             total += max(0.0, one.until(min(until, one.last)) - one.until(min(until, known)))
+            for step in left_out:
+                if max(known, one.first - 1) < step <= min(until, one.last):
+                    total -= one.until(step) - one.until(step - 1)
             known = max(known, one.last)
         return total

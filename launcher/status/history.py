@@ -13,7 +13,8 @@ from launcher.records import EventRecord
 from launcher.status import figures
 from launcher.status.generation import Generation
 from launcher.status.losses import Losses
-from launcher.words import wait_in_words
+from launcher.status.saves import Saves
+from launcher.words import stall_in_words, wait_in_words
 from trainer.rundir.events import Event
 from trainer.rundir.numbers import number_in
 
@@ -40,9 +41,11 @@ class History:
         self.waiting = False
         self._held_up: EventRecord | None = None  # the newest
         self._went_on_at = -math.inf  # when it was seen last that something happens
+        self._stalled: EventRecord | None = None  # the newest
+        self._left_at: dict[int, float] = {}  # when each generation was
         self.unreadable: str | None = None  # why some events could not be read
         self.members: dict[str, str] = {}  # replica → its state: joining, ready, active, …
-        self._saved: tuple[float, int] | None = None  # when, and which step
+        self._saves = Saves()
         self._unsaved: dict[int, tuple[float, str]] = {}  # by step: when, and why not
         self._metrics: dict[str, tuple[int, int, float]] = {}
         self._finite: dict[str, tuple[int, int]] = {}  # the newest step of which it was
@@ -117,7 +120,7 @@ class History:
 
     def checkpoint(self, now: float) -> dict[str, Any]:
         """The newest checkpoint, and those that failed since. ``now`` is in Unix seconds."""
-        at, step = self._saved or (-math.inf, None)
+        at, step = self._saves.newest or (-math.inf, None)
         failed = sorted(one for one in self._unsaved.values() if one[0] > at)
         return {
             "step": step,
@@ -148,19 +151,35 @@ class History:
             return None
         over = math.isfinite(self._ended_at)
         until = self._ended_at if over else self._last_event if now is None else now
-        return figures.goodput(self.in_order, until)
+        return figures.goodput(self.in_order, until, self._left_out)
+
+    def stall(self, now: float) -> str | None:
+        """That no step comes although everybody lives, in words; None if steps come.
+
+        Args:
+            now: Unix seconds.
+        """
+        told, current = self._stalled, self.current
+        if told is None or told.seconds is None or self.step > (told.step or 0):
+            return None
+        left_at = self._left_at.get(told.generation or 0, -math.inf)
+        if current is None or told.generation != current.generation or left_at > told.time:
+            return None
+        waited = told.seconds + max(0.0, now - told.time)
+        return stall_in_words(waited, told.member) if math.isfinite(waited) else None
 
     def stretches(self) -> list[tuple[int, int, int]]:
-        """Returns (generation, first step, last step) of the steps that each one owns."""
-        began = sorted(
-            (g.generation, g.start) for g in self.generations.values() if g.start is not None
-        )
-        ends = [*(start for _, start in began), self.step][1:]
-        return [
-            (number, start + 1, end)
-            for (number, start), end in zip(began, ends, strict=False)
-            if end > start
-        ]
+        """Returns (generation, first step, last step) of the steps that each one owns.
+
+        Those are the steps that no later one has done again.
+        """
+        found, end = [], self.step
+        for generation in reversed(self.in_order):
+            if (start := generation.start) is not None:
+                if end > start:
+                    found.append((generation.generation, start + 1, end))
+                end = min(end, start)
+        return found[::-1]
 
     def _generation(self, event: EventRecord) -> Generation:
         number = event.generation
@@ -220,6 +239,8 @@ class History:
                 self._metric(name, generation.generation, step, value)
 
     def _on_paused(self, event: EventRecord) -> None:
+        number = event.generation or 0
+        self._left_at[number] = max(event.time, self._left_at.get(number, event.time))
         if event.generation is not None and event.generation in self.generations:
             self.generations[event.generation].reached(event.step or 0)
 
@@ -253,13 +274,19 @@ class History:
             return
         if event.action in ("skip", "rollback"):
             self._left_out.add(event.step)
+        if event.action == "rollback" and event.checkpoint is not None:
+            self._saves.went_back(event.checkpoint, event.time)
         number = max(self.generations, default=0)
         for name, value in (event.metrics or {}).items():
             self._metric(name, number, event.step, value)
 
     def _on_checkpoint_committed(self, event: EventRecord) -> None:
         if event.step is not None:
-            self._saved = max(self._saved or (-math.inf, 0), (event.time, event.step))
+            self._saves.committed(event.step, event.time)
+
+    def _on_checkpoint_rejected(self, event: EventRecord) -> None:
+        if event.step is not None:
+            self._saves.rejected(event.step, event.time)
 
     def _on_checkpoint_failed(self, event: EventRecord) -> None:
         why = event.time, event.reason or ""
@@ -305,6 +332,10 @@ class History:
     def _on_held_up(self, event: EventRecord) -> None:
         if self._held_up is None or event.time >= self._held_up.time:
             self._held_up = event
+
+    def _on_stalled(self, event: EventRecord) -> None:
+        if self._stalled is None or event.time >= self._stalled.time:
+            self._stalled = event
 
     def _on_waiting(self, event: EventRecord) -> None:
         self.waiting = True

@@ -22,7 +22,8 @@
     epochs           [{epoch, samples, left_out, exactly_once}]; exactly_once is null until it is
                      over, and false where samples were left out
     reason           why the run ended
-    troubles         what is wrong while the run goes on, in words: a disk here that is full
+    troubles         what is wrong while the run goes on, in words: a disk here that is full, a
+                     worker that lives and comes to no step
     waits_for        what the run waits for, for how long, and until when, in words; null while it
                      goes on (see trainer.coordinator.explanation)
     spent            {usd, seconds, attempts, remaining: {usd, seconds, attempts, until}}: what the
@@ -35,6 +36,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -121,7 +123,8 @@ def build_status(
     metrics, nonfinite = history.metrics, history.nonfinite
     if outcome is not None:
         metrics.update(outcome.metrics)
-        nonfinite = {name: step for name, step in nonfinite.items() if name not in outcome.metrics}
+        ends = {name for name, value in outcome.metrics.items() if math.isfinite(value)}
+        nonfinite = {name: step for name, step in nonfinite.items() if name not in ends}
     last = attempts[-1] if attempts else {}
     reason = last.get("reason") or None
     if outcome or abandoned or unattended:
@@ -158,8 +161,8 @@ def build_status(
         "nonfinite": nonfinite,
         "epochs": samples.epochs if samples else None,
         "reason": reason,
-        "troubles": list(troubles),
         "waits_for": None if over else history.held_up(now),
+        "troubles": [*troubles, *filter(None, [None if over else history.stall(now)])],
         "spent": account(
             limits or Limits(),
             [Attempt.from_json(attempt) for attempt in attempts],

@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
-from launcher.home import RunError, checkpoint_directories
+from launcher import home
+from launcher.home import RunError
 from launcher.records import EventRecord
+from launcher.words import number
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
 from trainer.rundir.formats import ANOTHER_VERSION, UPDATE_LAUNCHER, FormatError
+from trainer.rundir.numbers import named, numbers_in
 from trainer.rundir.usererror import Message
 
 
@@ -24,10 +27,13 @@ def list_checkpoints(
     buckets: Iterable[str] = (),
     warn: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
-    """Returns ``{"step", "bytes", "age", "world_size", "valid", "reason", "url"}`` by step.
+    """Returns ``{"step", "bytes", "age", "world_size", "metrics", "best", "valid", "reason",
+    "url"}`` by step.
 
-    ``age`` is in seconds, None where no event says when it was written. ``valid`` is None unless
-    ``verify`` is true or the manifest itself cannot be used: damaged, or of a newer format.
+    ``age`` is in seconds, None where no event says when it was written. ``metrics`` are those of
+    the checkpoint's own state. ``best`` is true of the one that ``keep_best`` keeps, of those that
+    there are. ``valid`` is None unless ``verify`` is true or the manifest itself cannot be used:
+    damaged, or of a newer format.
 
     Args:
         run_dir: the run.
@@ -35,8 +41,9 @@ def list_checkpoints(
         buckets: see ``checkpoint_directories``.
         warn: called with a line about each place that is not looked at.
     """
-    from trainer.checkpoints.manifest import folder_of, read_manifest
+    from trainer.checkpoints.manifest import folder_of, metrics_of, read_manifest
     from trainer.checkpoints.restore import read_shard
+    from trainer.checkpoints.retention import Retention
 
     records = map(EventRecord.of, read_events(run_dir, brief=True))
     written = {one.step: one.time for one in records if one.event == "checkpoint_committed"}
@@ -44,14 +51,16 @@ def list_checkpoints(
     found, left = _found(run_dir, buckets)
     for url in left:
         warn(str(_unlooked(url)))
-    for step, place in found:
+    for step, place, names in found:
         row: dict[str, Any] = {"step": step, "bytes": None, "age": None, "world_size": None}
+        row |= {"metrics": {}, "best": False}
         if step in written:
             row["age"] = round(time.time() - written[step], 1)
         row |= {"valid": None, "reason": "", "url": f"{place.url}/{folder_of(step)}"}
         try:
             manifest = read_manifest(place, step)
             row |= {"bytes": manifest.bytes, "world_size": manifest.about.get("world_size")}
+            row["metrics"] = named(numbers_in(metrics_of(place, manifest, names)))
             for shard in manifest.shards if verify else []:
                 read_shard(place, step, shard)
             row["valid"] = True if verify else None
@@ -60,19 +69,35 @@ def list_checkpoints(
         except (ValueError, FileNotFoundError) as error:
             row |= {"valid": False, "reason": str(error)}
         rows.append(row)
+    best = home.checkpoint_in(home.read_run(run_dir)).get("keep_best")
+    rule = Retention(best=best if isinstance(best, str) else "")
+    usable = [(row, at) for at, row in enumerate(rows) if row["valid"] is not False]
+    valued = [(rule.value(row["metrics"]), at) for row, at in usable]
+    if known := [(value, at) for value, at in valued if value is not None]:
+        rows[max(known)[1]]["best"] = True
     return rows
 
 
-def _found(
-    run_dir: RunDirectory, buckets: Iterable[str]
-) -> tuple[list[tuple[int, RunDirectory]], list[str]]:
-    """The steps of all checkpoints in order, and the directory that each is in; and the URLs that
-    were not looked at."""
-    from trainer.checkpoints.manifest import committed_steps
+class _Found(NamedTuple):
+    """A checkpoint: its step, the directory that has it, and the names in its folder."""
 
-    places, left = checkpoint_directories(run_dir, buckets)
-    found = [(step, place) for place in places for step in committed_steps(place)]
-    return sorted(found, key=lambda one: one[0]), left
+    step: int
+    place: RunDirectory
+    names: list[str]
+
+
+def _found(run_dir: RunDirectory, buckets: Iterable[str]) -> tuple[list[_Found], list[str]]:
+    """All checkpoints in the order of their steps, and the URLs that were not looked at."""
+    from trainer.checkpoints.manifest import MANIFEST, folders
+
+    places, left = home.checkpoint_directories(run_dir, buckets)
+    found = [
+        _Found(step, place, names)
+        for place in places
+        for step, names in folders(place).items()
+        if MANIFEST in names
+    ]
+    return sorted(found, key=lambda one: one.step), left
 
 
 def _unlooked(url: str) -> Message:
@@ -110,14 +135,14 @@ def export_checkpoint(
     from trainer.checkpoints.tree import flatten, names_in
 
     there, left = _found(run_dir, buckets)
-    if left and step not in [one for one, _ in there]:
+    if left and step not in [one.step for one in there]:
         raise RunError.of([_unlooked(url) for url in left])
-    chosen_from = [one for one in there if step in (None, one[0])]
+    chosen_from = [one for one in there if step in (None, one.step)]
     if step is not None and not chosen_from:
-        steps = [one for one, _ in there]
+        steps = [one.step for one in there]
         raise RunError("SW2015", f"{run_dir.url}: has no checkpoint of step {step}; it has {steps}")
     wrong: list[str] = []
-    for chosen, place in reversed(chosen_from):
+    for chosen, place, _ in reversed(chosen_from):
         try:
             tree = load(
                 place,
@@ -156,9 +181,12 @@ def print_checkpoints(console: Console, rows: list[dict[str, Any]]) -> None:
     """Prints the rows of ``list_checkpoints`` as a table."""
     places = [row["url"].rpartition("/checkpoints/")[0] for row in rows]
     several = len({*places}) > 1
+    measured = any(row["metrics"] for row in rows)
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
     for name in ("step", "size", "age", "written by", "valid"):
         table.add_column(name, justify="left" if name == "valid" else "right", no_wrap=True)
+    if measured:
+        table.add_column("metrics", overflow="fold")
     if several:
         table.add_column("in", overflow="fold")
     for row, place in zip(rows, places, strict=True):
@@ -169,6 +197,13 @@ def print_checkpoints(console: Console, rows: list[dict[str, Any]]) -> None:
             "?" if row["age"] is None else f"{row['age']:,.0f} s",
             f"{row['world_size'] or '?'} ranks",
             valid,
+            *([_measured(row)] if measured else []),
             *([place] if several else []),
         )
     console.print(table)
+
+
+def _measured(row: dict[str, Any]) -> str:
+    """The metrics of a checkpoint in few digits, and whether it is the best."""
+    said = ", ".join(f"{name} {number(value)}" for name, value in row["metrics"].items())
+    return f"{said} (the best)" if row["best"] else said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -42,7 +43,7 @@ _SIGNS = {
     "lost": ("✕", "red"),
     "away": ("·", "dim"),
 }
-_BLOCKS = "▁▂▃▄▅▆▇█"
+_BLOCKS, _CROSS = "▁▂▃▄▅▆▇█", "✕"
 
 
 class Scene:
@@ -190,16 +191,23 @@ def _replicas(scene: Scene, width: int) -> RenderableType:
 
 
 def sparkline(values: list[float], width: int) -> str:
-    """Returns ``values`` as ``width`` little bars, each the mean of its share of them."""
-    values = [value for value in values if value == value and abs(value) != float("inf")]
-    if not values:
-        return ""
+    """Returns ``values`` as ``width`` little bars, each the mean of its share of them.
+
+    A share in which one is no finite number is a cross.
+    """
+    largest = max((abs(one) for one in values if math.isfinite(one)), default=0.0)
+    exponent = -math.frexp(largest)[1]  # so that no sum and no quotient is beyond all numbers
     width = min(width, len(values))
-    edges = [round(i * len(values) / width) for i in range(width + 1)]
-    means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges) if b > a]
-    low, high = min(means), max(means)
+    edges = [round(i * len(values) / width) for i in range(width + 1)] if width else []
+    scaled = [math.ldexp(one, exponent) for one in values]
+    shares = [scaled[a:b] for a, b in itertools.pairwise(edges)]
+    means = [sum(share) / len(share) for share in shares]
+    known = [mean for mean in means if math.isfinite(mean)]
+    low, high = min(known, default=0.0), max(known, default=0.0)
     scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
-    return "".join(_BLOCKS[round((mean - low) * scale)] for mean in means)
+    return "".join(
+        _BLOCKS[round((mean - low) * scale)] if math.isfinite(mean) else _CROSS for mean in means
+    )
 
 
 class View(Protocol):

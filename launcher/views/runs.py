@@ -4,7 +4,8 @@
 
     run, created     its id; when, in Unix seconds
     state            as in swell status
-    step             steps completed; null when the run directory was not read
+    step             steps completed; null when the run directory was not read, and for a script
+                     that does not say
     target           local | vertex
     url              the run directory
     job              the resource name of its last CustomJob; null without one
@@ -159,7 +160,7 @@ def _row(source: _Source) -> Row:
     last = status["attempts"][-1] if status["attempts"] else {}
     return row | {
         "state": status["state"],
-        "step": status["step"],
+        "step": None if status["steps_lost"] is None else status["step"],
         "url": source.directory.url,
         "job": last.get("job") or row["job"],
     }

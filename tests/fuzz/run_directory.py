@@ -107,6 +107,9 @@ EVENTS: list[dict[str, Any]] = [
     {"event": "resized", "time": 5.0, "generation": 1, "world_size": 2, "before": 3},
     {"event": "held_up", "time": 5.0, "reason": "x", "seconds": 9.0, "limit": 20.0, "then": "y"},
     {"event": "waiting", "time": 5.0, "slots": 1, "min_workers": 2},
+    {"event": "stalled", "time": 6.0, "generation": 1, "step": 2, "seconds": 600.5, "member": "a"},
+    {"event": "checkpoint_rejected", "time": 6.0, "step": 2, "reason": "x"},
+    {"event": "no_best", "time": 6.0, "step": 2, "reason": "keep_best goes by x"},
     {"event": "checkpoint_committed", "time": 6.0, "step": 2, "bytes": 10, "seconds": 0.1},
     {
         "event": "fault",

@@ -74,3 +74,22 @@ def test_a_crash_at_one_sample_ends_the_run_with_the_samples(swell: Swell) -> No
     assert told in launch.stdout
     assert (status["step"], status["losses"]) == (14, 3)
     until(swell.nothing_is_left)
+
+
+def test_a_plain_script_that_crashes_at_one_step_is_not_begun_for_ever(swell: Swell) -> None:
+    """The other worker cannot go on without the one that crashes, and ends with it."""
+    path = swell.folder / "job.yaml"
+    script = Path(__file__).parent / "horovod_scripts" / "dies_at_a_step.py"
+    path.write_text(
+        f"name: plain\nscript: {script}\npools: [a2-highgpu-2g]\n"
+        "elastic: {min_workers: 2, spares: 0}\n"
+    )
+    launch = swell("launch", str(path), "--run-id", "one")
+    assert launch.returncode == 1, launch.stdout
+    status = swell.status("one")
+    assert status["reason"] == (
+        "step 7, or what follows step 6, has ended a worker's process 3 times, and no other had "
+        "been lost: a worker was killed by SIGSEGV, in rank 1 (workerpool0-0) [SW5005]"
+    )
+    assert 6 <= status["steps_lost"] <= 12, "six steps, twice, as far as rank 0 has told of them"
+    until(swell.nothing_is_left)

@@ -7,6 +7,7 @@ after what the engine does, so that no load can make a figure wrong that is righ
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from trainer.rundir.events import Event, read_events
 
 SCRIPT = Path(__file__).parent / "faulty" / "recorded.py"
 STEPS, SAVED, HELD = 60, 50, 35
+PER_SECOND, LIMIT = 3.0, 5000  # USD: what the three machines cost, and the most
 JOB = """
 name: figures
 script: {script}
@@ -28,12 +30,19 @@ pools: [a2-highgpu-1g, {{machine: a2-highgpu-1g, replicas: 2}}]
 elastic: {{min_workers: 1, spares: 0, suspicion: 5s}}
 checkpoint: {{every: 10 steps, keep: 9}}
 audit: true
+limits: {{cost: {limit} USD}}
 local:
   market:
     - {{at: 8 steps, preempt: workerpool1-1, notice: 10s}}
     - {{at: 18 steps, vanish: workerpool1-0}}
     - {{at: {last} steps, vanish: workerpool0-0, back: 30s}}
 """
+# Of the summary's table.
+ROW = re.compile(
+    r"^ +(?P<number>\d+) +(?P<size>\d+) +(?P<cause>[a-z]+) +(?P<start>\d+|never began)"
+    r"(?: +(?P<pause>[\d.]+) s)?$",
+    re.MULTILINE,
+)
 Range = tuple[float, float]
 
 
@@ -103,9 +112,11 @@ def test_every_figure_is_the_one_that_the_workers_own_record_gives(swell: Swell)
     """A drain, a silent loss, an outage in which nobody holds the state, and an end not saved."""
     record = swell.folder / "record"
     record.mkdir()
+    swell.home.mkdir()
+    (swell.home / "prices.yaml").write_text(f"a2-highgpu-1g: {{spot: {PER_SECOND / 3 * 3600}}}\n")
     job = swell.folder / "job.yaml"
     args = json.dumps([str(record), str(HELD)])
-    job.write_text(JOB.format(script=SCRIPT, args=args, last=HELD - 1))
+    job.write_text(JOB.format(script=SCRIPT, args=args, last=HELD - 1, limit=LIMIT))
     launched = time.time()
     launch = swell("launch", str(job), "--run-id", "one")
     assert launch.returncode == 1, launch.stdout + launch.stderr
@@ -140,6 +151,7 @@ def test_every_figure_is_the_one_that_the_workers_own_record_gives(swell: Swell)
     assert [(one["generation"], one["step"]) for one in found] == [
         (one.number, one.start) for one in worlds[1:]
     ]
+    assert [one["cause"] for one in found][-3:-1] == ["drain", "loss"]
     paused = [0.0, 0.0]
     for pause, (old, new) in zip(found, pairwise(worlds), strict=True):
         low, high = between(old.lines[-1], new.lines[0])
@@ -185,12 +197,28 @@ def test_every_figure_is_the_one_that_the_workers_own_record_gives(swell: Swell)
     assert {one["samples"] for one in status["epochs"]} == {120}
     assert status["metrics"] == {"loss": worlds[-1].lines[-1]["loss"]}
 
-    # What was spent, of one attempt.
+    # What was spent, of one attempt: its machines cost as much whether they are there or not.
     spent = status["spent"]
     assert spent["attempts"] == len(status["attempts"]) == 1
     assert span[0] <= spent["seconds"] <= asked - launched
+    assert PER_SECOND * span[0] <= spent["usd"] <= PER_SECOND * (asked - launched)
+    assert abs(spent["usd"] - PER_SECOND * spent["seconds"]) <= PER_SECOND * 0.05 + 0.01
+    left = {"usd": round(LIMIT - spent["usd"], 2), "seconds": None, "attempts": None, "until": None}
+    assert spent["remaining"] == left
 
-    # The summary says the same.
+    # The summary says the same, and so does its table of generations.
+    rows = {int(one["number"]): one for one in map(re.Match.groupdict, ROW.finditer(launch.stdout))}
+    assert [(number, one["size"], one["cause"], one["start"]) for number, one in rows.items()] == [
+        (
+            one["generation"],
+            str(one["world_size"]),
+            one["cause"],
+            "never began" if one["step"] is None else str(one["step"]),
+        )
+        for one in status["generations"]
+    ]
+    costs = {one["generation"]: f"{one['seconds']:.2f}" for one in found}
+    assert {number: one["pause"] for number, one in rows.items() if one["pause"]} == costs
     said = " ".join(launch.stdout[launch.stdout.index("one failed") :].split())
     for line in (
         f"steps {STEPS} completed, {lost} lost",
@@ -199,6 +227,7 @@ def test_every_figure_is_the_one_that_the_workers_own_record_gives(swell: Swell)
         "; 1 failed since (",
         "samples 5 epochs of 120, each sample exactly once in each",
         f"goodput {100 * status['goodput']:.1f} % of the time was training",
+        f"spent about {spent['usd']:,.2f} USD ({left['usd']:,.2f} left)",
     ):
         assert line in said, said
     total = float(said.partition("paused ")[2].split(" s in all")[0])

@@ -80,7 +80,8 @@ def test_a_run_goes_back_leaves_a_step_out_and_keeps_the_best(swell: Swell) -> N
     assert [one["exactly_once"] for one in status["epochs"]] == [True, False, True, True]
     assert (status["metrics"]["accuracy"], status["nonfinite"]) == (0.4, {})
     rows = json.loads(swell("checkpoints", "back", "--json").stdout)
-    assert [row["step"] for row in rows] == [16, 32], "0.9, and the newest"
+    found = [(row["step"], row["metrics"], row["best"]) for row in rows]
+    assert found == [(16, {"accuracy": 0.9}, True), (32, {"accuracy": 0.4}, False)]
     require_json(swell.run_dir("back"))
 
 

@@ -56,6 +56,12 @@ WORTH_A_LINE = [
         event("held_up", reason="1 of 2 slots are ready", seconds=30.0),
         "waiting for 30 s: 1 of 2 slots are ready",
     ),
+    (
+        event("stalled", generation=3, step=7, seconds=600.5, member="a"),
+        "no step for 10:00, although a lives: nobody else has its state, so nobody ends it; swell "
+        "logs RUN --replica a says what it does, swell cancel ends it",
+    ),
+    (event("no_best", step=3, reason="keep_best goes by x"), "keep_best goes by x"),
     (event("resumed", generation=1, cause="start", step=0), "training starts at step 0"),
     (
         event("resumed", generation=2, cause="loss", step=14, lost_steps=1, seconds=3.0),

@@ -8,12 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["", "machine", "unsure", "crash"]
+from trainer.protocol.ends import EXIT_AGAIN, name_of_signal
+
+Kind = Literal["", "machine", "unsure", "crash", "killed", "again"]
 
 OUT_OF_MEMORY = "the machine was out of memory"
 # Where the kernel counts whom it has killed for want of memory: this control group, the machine.
 _COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
-_EXIT_AGAIN = 75  # another process must take its place
 
 
 class MemoryKills:
@@ -53,10 +54,12 @@ def kind_of(code: int, *, expected: bool, out_of_memory: bool) -> Kind:
         expected: whether it was ordered to end, or killed, by this agent, or has said why it ends.
         out_of_memory: whether the kernel has killed processes for want of memory meanwhile.
     """
-    if expected or code == _EXIT_AGAIN:
+    if expected:
         return ""
+    if code == EXIT_AGAIN:
+        return "again"
     if code == -signal.SIGKILL:
-        return "unsure" if out_of_memory else ""  # somebody's order
+        return "unsure" if out_of_memory else "killed"  # somebody's order, as a rule
     return "machine" if code == -signal.SIGBUS else "crash"
 
 
@@ -64,5 +67,5 @@ def describe(code: int, *, out_of_memory: bool = False) -> str:
     """What an exit code says, for an event's reason."""
     if code < 0:
         why = f": {OUT_OF_MEMORY}" if out_of_memory and code == -signal.SIGKILL else ""
-        return f"a worker was killed by {signal.Signals(-code).name}{why}"
+        return f"a worker was killed by {name_of_signal(-code)}{why}"
     return f"a worker exited with code {code}"

@@ -41,7 +41,9 @@ def crashed(worker: WorkerProcess, reason: str, kind: str, spare: bool) -> pb.Cr
     """
     told = pb.Crashed(reason=reason, spare=spare)
     if kind:
-        taking = worker.taking or messages.Taking(worker.step, [], 0)
+        taking = worker.taking
+        if taking is None or taking.step != worker.step:  # that step is over
+            taking = messages.Taking(worker.step, [], 0)
         failure = pb.Failure(
             kind=kind,
             rank=max(0, worker.rank),

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from trainer.check import world
 from trainer.check.check import NO_TASK, Checked, check, made
 from trainer.check.units import units_of
+from trainer.rundir.numbers import dumped
 from trainer.rundir.usererror import Message
 from trainer.task import Task
 
@@ -33,7 +34,7 @@ def main() -> int:
     world.preload()
     checked = check(make, given.steps, given.world)
     if given.json:
-        print(json.dumps(asdict(checked), indent=2))
+        print(dumped(asdict(checked), indent=2))
     else:
         print("\n".join(_lines(checked, task, given.world)))
     return 1 if checked.findings else 0

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import suppress
@@ -24,12 +24,12 @@ from threading import Event, Lock
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from trainer.checkpoints.leftovers import Leftovers
 from trainer.checkpoints.manifest import (
     MANIFEST,
     Manifest,
+    commit,
     folder_of,
     receipt_name,
     receipts_of,
@@ -37,6 +37,7 @@ from trainer.checkpoints.manifest import (
     sha256_of,
     signed,
     write_metrics,
+    writing_of,
 )
 from trainer.checkpoints.retention import Retention
 from trainer.checkpoints.scribe import Scribe
@@ -136,6 +137,9 @@ class Checkpointer:
         self._in_use = 0
         self._lock = Lock()
         self.committed: int | None = None  # the last step that this rank knows to be there
+        self._began_with: int | None = None
+        self._damaged: set[int] = set()
+        self.unwritten: set[int] = set()  # steps of which not all that was to be said is there
         self.good: int | None = None  # up to here checkpoints are known to be; None for all
         self.failures = 0  # in a row
         self.failure = ""  # why the last of these
@@ -174,6 +178,7 @@ class Checkpointer:
         digest: int = 0,
         wait: bool = False,
         until: float | None = None,
+        beside: bool = False,
         lost: Callable[[], bool] = lambda: False,
         then: Callable[[], None] = lambda: None,
     ) -> bool:
@@ -194,6 +199,8 @@ class Checkpointer:
             until: this state may be lost soon: it is written though another one is still being
                 written, unless that would take longer than until this time of the clock (math.inf
                 for no limit), going by the speed measured last.
+            beside: whether it is of a world that goes on, and so does what is written in that; one
+                of the same name is waited for.
             lost: whether a rank of this world is known to be lost: it may write no more.
             then: called when this rank is done with it, well or not, unless False is returned; from
                 a thread.
@@ -205,10 +212,13 @@ class Checkpointer:
         TypeError, naming the place, for state that a checkpoint cannot hold.
         """
         began = self._clock()
-        self.enter(world)
-        if wait and self.busy(world):
+        urgent = wait or until is not None
+        if not beside:
+            self.enter(world)
+        if (wait or beside) and self.busy(world):
             for one in self._open:
-                one.done.wait()
+                if wait or one.world == world:
+                    one.done.wait()
         if self.busy(world) and rank == 0:
             return False
         skeleton, tensors = flatten(tree)
@@ -216,7 +226,6 @@ class Checkpointer:
         if until is not None and (why := self._why_too_late(layout.bytes, until)):
             self._report("checkpoint_skipped", step=step, reason=why)
             return False
-        urgent = wait or until is not None
         try:
             room = self._take_room(layout.bytes, urgent)
         except OSError as error:
@@ -225,7 +234,7 @@ class Checkpointer:
             return True
         if room is None:
             return False
-        copied = _copy(layout, tensors, room)
+        copied = layout.copy(tensors, room.memory)
         writing = Writing(
             step=step,
             world=world,
@@ -256,19 +265,32 @@ class Checkpointer:
             with suppress(OSError):  # what was not deleted stays
                 self._leftovers.tidy(self.committed, self._retention, self.good)
 
-    def evaluated(self, step: int, metrics: Mapping[str, float]) -> bool:
-        """The state of ``step`` was evaluated, after this process had begun to write it.
+    def begins(self, step: int, damaged: Collection[int] = ()) -> None:
+        """This process begins with the run's checkpoint of ``step``; others were found damaged."""
+        self._began_with = step
+        self._damaged = {*damaged}
 
-        Returns False if it has not written it. What the store does not take is reported.
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """The state of ``step`` was evaluated, after this process had begun to write it, or with
+        its checkpoint.
+
+        Returns False if it has done neither. What the store does not take is reported.
         """
-        last = self._last
-        if last is None or last.step != step:
-            return False
         try:
-            write_metrics(self._place, step, last.name, metrics)
+            writing = self._writing_of(step)
+            if writing:
+                write_metrics(self._place, step, writing, metrics)
+                self._leftovers.forget()
         except OSError as error:
             self._failed(step, f"its metrics were not written: {error}")
-        return True
+            return True
+        return bool(writing)
+
+    def _writing_of(self, step: int) -> str:
+        """Which writing of a step's state is its checkpoint, or will be; "" if none is known."""
+        known = step in (self.committed, self._began_with)
+        own = "" if self._last is None or self._last.step != step else self._last.name
+        return (writing_of(self._place, step) if known else "") or own
 
     def went_back(self, step: int) -> None:
         """The checkpoints after ``step`` are gone, and others will be written in their place."""
@@ -353,9 +375,21 @@ class Checkpointer:
             writing.done.set()
             writing.then()
 
+    def _is_of(self, writing: Writing) -> bool:
+        """Whether a manifest that is there is no damaged one from before."""
+        if writing.step not in self._damaged:
+            return True
+        return writing_of(self._place, writing.step) == writing.name
+
+    def _is_there(self, step: int) -> None:
+        self.failures = 0
+        self.committed = step
+        self.unwritten.discard(step)
+
     def _failed(self, step: int, reason: str) -> None:
         self.failures += 1
         self.failure = reason
+        self.unwritten.add(step)
         # In this replica's log, too: the event waits for the store.
         log.warning("the checkpoint of step %d was not written: %s", step, reason)
         self._report("checkpoint_failed", step=step, reason=reason, failures=self.failures)
@@ -394,9 +428,8 @@ class Checkpointer:
         began, wait, there = self._clock(), POLL, 0
         while True:
             names = self._place.store.names(folder)
-            if MANIFEST in names:
-                self.failures = 0
-                self.committed = writing.step
+            if MANIFEST in names and self._is_of(writing):
+                self._is_there(writing.step)
                 return
             found = receipts_of(writing.name, names)
             if len(found) == writing.size:
@@ -442,10 +475,8 @@ class Checkpointer:
             shards,
             receipts[0]["about"],
         )
-        name = f"{folder_of(writing.step)}/{MANIFEST}"
-        created = self._place.create_json(name, manifest.to_json())
-        self.failures = 0
-        self.committed = writing.step
+        created = commit(self._place, manifest, damaged=writing.step in self._damaged)
+        self._is_there(writing.step)
         if not created:
             return  # this step has its checkpoint
         self._report(
@@ -455,15 +486,3 @@ class Checkpointer:
             seconds=round(self._clock() - writing.began, 4),
         )
         self._leftovers.tidy(writing.step, self._retention, self.good)
-
-
-def _copy(layout: Layout, tensors: Sequence[Tensor], room: Room) -> Callable[[], None]:
-    """Copies a share into its room. Returns a function that waits until it is there."""
-    for shard, part in zip(layout.shards, layout.parts, strict=True):
-        shard.fill(room.memory[part.offset : part.offset + part.size], tensors)
-    if any(tensor.is_cuda for tensor in tensors):
-        # The next step may overwrite what is still being copied: the stream orders them.
-        event = torch.cuda.Event()
-        event.record()
-        return event.synchronize
-    return lambda: None

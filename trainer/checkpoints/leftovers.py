@@ -39,7 +39,7 @@ class Leftovers:
         self._seen: dict[int, tuple[list[str], float]] = {}
 
     def forget(self) -> None:
-        """Steps that have had checkpoints may get others."""
+        """Steps that have had checkpoints may get others, or other metrics."""
         self._metrics.clear()
 
     def tidy(self, written: int, retention: Retention, good: int | None = None) -> None:

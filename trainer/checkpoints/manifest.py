@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -147,6 +148,22 @@ def committed_steps(run_dir: RunDirectory) -> list[int]:
     return [step for step, names in folders(run_dir).items() if MANIFEST in names]
 
 
+def commit(run_dir: RunDirectory, manifest: Manifest, damaged: bool = False) -> bool:
+    """Makes a checkpoint of what was written. Returns False if its step has one. Raises OSError.
+
+    Args:
+        run_dir: the directory that is to have it.
+        manifest: of the checkpoint.
+        damaged: whether one that the step has is known to be of no use, and gives way.
+    """
+    name, value = f"{folder_of(manifest.step)}/{MANIFEST}", manifest.to_json()
+    created = run_dir.create_json(name, value)
+    if not created and damaged and writing_of(run_dir, manifest.step) != manifest.writing:
+        run_dir.store.delete(name)
+        created = run_dir.create_json(name, value)
+    return created
+
+
 def read_manifest(run_dir: RunDirectory, step: int) -> Manifest:
     """Reads a checkpoint's manifest.
 
@@ -156,6 +173,16 @@ def read_manifest(run_dir: RunDirectory, step: int) -> Manifest:
         return Manifest.from_json(run_dir.read_json(f"{folder_of(step)}/{MANIFEST}"), step)
     except RecursionError:
         raise ValueError("the manifest is nested too deeply") from None
+
+
+def writing_of(run_dir: RunDirectory, step: int) -> str:
+    """Which writing has become the checkpoint of ``step``; "" without one, or if it is damaged.
+
+    Raises OSError.
+    """
+    with suppress(ValueError, FileNotFoundError):
+        return read_manifest(run_dir, step).writing
+    return ""
 
 
 def write_metrics(
@@ -177,10 +204,17 @@ def read_metrics(run_dir: RunDirectory, step: int, names: Iterable[str]) -> dict
     Raises OSError.
     """
     try:
-        manifest = read_manifest(run_dir, step)
-        later = run_dir.read_json(f"{folder_of(step)}/{METRICS}") if METRICS in names else {}
+        return metrics_of(run_dir, read_manifest(run_dir, step), names)
     except (ValueError, FileNotFoundError):
         return {}
+
+
+def metrics_of(run_dir: RunDirectory, manifest: Manifest, names: Iterable[str]) -> dict[str, Any]:
+    """As ``read_metrics``, of a checkpoint whose manifest is known."""
+    later: dict[str, Any] = {}
+    if METRICS in names:
+        with suppress(ValueError, FileNotFoundError):
+            later = run_dir.read_json(f"{folder_of(manifest.step)}/{METRICS}")
     if later.get("writing") != manifest.writing:  # what is left of one that was here before
         later = {}
     found: dict[str, Any] = {}

@@ -17,6 +17,7 @@ from trainer.checkpoints.restore import Exchange, shared
 from trainer.rundir.directory import RunDirectory
 
 FILE = "rollbacks.json"
+NONE_GOOD = "there is no checkpoint that is known to be good"
 OFTEN = 3  # times to one checkpoint; more, and it is not the samples
 
 
@@ -80,7 +81,7 @@ def go_back(
         steps = [(place, step) for place in places for step in committed_steps(place)]
         to = max((step for _, step in steps if step <= good), default=None)
         if to is None:
-            return [None, "there is no checkpoint that is known to be good"]
+            return [None, NONE_GOOD]
         rollbacks = Rollbacks.of(run_dir)
         if rollbacks.counts.get(to, 0) >= OFTEN:
             return [None, f"it has gone back to the checkpoint of step {to} {OFTEN} times already"]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -240,6 +240,17 @@ class Layout:
                 parts.append(Part(number, end, shard.size))
                 end += -(-shard.size // _ALIGN) * _ALIGN
         return cls(rank, size, slots, len(planned), shards, parts, end)
+
+    def copy(self, tensors: Sequence[Tensor], memory: Tensor) -> Callable[[], None]:
+        """Copies this rank's shards to ``memory``. Returns a function that waits for them."""
+        for shard, part in zip(self.shards, self.parts, strict=True):
+            shard.fill(memory[part.offset : part.offset + part.size], tensors)
+        if any(tensor.is_cuda for tensor in tensors):
+            # The next step may overwrite what is still being copied: the stream orders them.
+            event = torch.cuda.Event()
+            event.record()
+            return event.synchronize
+        return lambda: None
 
 
 class Assembly:

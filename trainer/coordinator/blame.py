@@ -11,16 +11,25 @@ wrong again, and what one machine does wrong costs that machine alone. The first
     machine          else                                         machine    counts against it
     unsure           the third time before a step is passed       program    the run ends
     unsure           else                                         machine    counts against it
+    crash            before it has trained, the first at a step   newcomer   counts against it
     crash            the third time before a step is passed       program    the run ends
     crash            else                                         nobody     another process
+    killed, again    the tenth time before a step is passed       program    the run ends
+    killed, again    else                                         nobody     another process
 
 ``machine`` is what hardware says of itself: a memory error of the GPU, a bus error. ``unsure`` is
 what either may cause: any other error of the GPU, memory or disk that is full, a data loader that
-dies. ``crash`` is the end of a process in native code. Before the first step of a run nobody holds
-a state; an error while loading is a newcomer's then, too, once another member could load.
+dies. ``crash`` is the end of a process in native code. ``killed`` is one that was killed without a
+word: by somebody, or by what limits its memory without saying so. ``again`` is one that has ended
+so that another takes its place: a collective of its own has failed. Before the first step of a run
+nobody holds a state; an error while loading is a newcomer's then, too, once another member could
+load.
 
-A crash counts only where no peer was lost in its world, for a peer's death can abort others. What
-was counted is forgotten when the run has passed the furthest step that it had ever begun.
+A crash counts only where no peer was lost in its world, for a peer's death can abort others; one
+that ended to be replaced is no such peer, and counts only where nothing else has happened. The
+first one at a step is a newcomer's own, if others train: what comes after it at that step may have
+taken its place. What was counted is forgotten when the run has passed the furthest step that it had
+ever begun.
 
 What counts against a machine: the first time another process takes the place of the one that
 failed; the second time the replica is started again, on another machine where the cloud has one;
@@ -33,12 +42,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Kind = Literal["", "program", "machine", "unsure", "crash"]
+Kind = Literal["", "program", "machine", "unsure", "crash", "killed", "again"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Whose = Literal["program", "machine", "newcomer", "nobody"]
 Then = Literal["process", "replica", "out"]
 
 STRIKES = 3  # failures at one step that are no accident
+KILLS = 10  # the same, of those that others may have caused
 NAMED = 20  # sample ids in a message
 
 
@@ -79,7 +89,8 @@ def whose(failure: Failure, *, alike: bool, held: bool, times: int) -> Whose:
         failure: what happened.
         alike: whether all machines of a world of several have failed in it, none of them by loss.
         held: whether another member holds the state of a completed step, or could load.
-        times: failures before the furthest step is passed, this one among them.
+        times: failures of its sort before the furthest step is passed, this one among them; 0 for
+            the first crash, of a process that has not trained.
     """
     match failure.kind:
         case "program":
@@ -88,8 +99,12 @@ def whose(failure: Failure, *, alike: bool, held: bool, times: int) -> Whose:
             return "program" if alike else "machine"
         case "unsure":
             return "program" if alike or times >= STRIKES else "machine"
+        case "crash" if held and not failure.trained and not times:
+            return "newcomer"
         case "crash":
             return "program" if times >= STRIKES else "nobody"
+        case "killed" | "again":
+            return "program" if times >= KILLS else "nobody"
     return "nobody"
 
 
@@ -124,17 +139,24 @@ class Strikes:
 
     def reached(self, step: int) -> None:
         """So many steps are completed."""
-        if self._failures and step > self._furthest - 1:
-            self._failures.clear()
+        if step >= self._furthest:
+            self.forget()
+
+    def forget(self) -> None:
+        """None of them counts any more."""
+        self._failures.clear()
 
     def told(self) -> str:
-        """What the end of the run says of crashes."""
+        """What the end of the run says of them."""
         last = self._failures[-1]
         samples = next((one for one in reversed(self._failures) if one.samples), last)
         ids = ", ".join(map(str, samples.samples[:NAMED]))
         more = "" if samples.count <= NAMED else f" and {samples.count - NAMED} more"
         had = f"; it had the samples {ids}{more}" if ids else ""
+        # Without samples it may not have been in the step yet: it evaluated, or saved.
+        after = "" if ids else f", or what follows step {last.step},"
+        alone = ", and no other had been lost" if last.kind == "crash" else ""
         return (
-            f"step {last.step + 1} has ended a worker's process {self.times} times, and no other "
-            f"had been lost: {last.reason}, in rank {last.rank} ({last.replica}){had}"
+            f"step {last.step + 1}{after} has ended a worker's process {self.times} times{alone}: "
+            f"{last.reason}, in rank {last.rank} ({last.replica}){had}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from trainer.coordinator.blame import KINDS, Failure, Kind, Strikes, Whose, then, whose
@@ -9,6 +10,9 @@ from trainer.coordinator.roster import Roster
 from trainer.protocol import signals
 from trainer.protocol.world import MemberId
 from trainer.rundir.usererror import Message
+
+_OTHERS = ("killed", "again")  # ends that others cause, as a rule
+_DEATHS = ("crash", *_OTHERS)  # of a process, without a word of what it met
 
 
 @dataclass
@@ -41,15 +45,32 @@ class Faults:
 
     Attributes:
         strikes: what may be the program's doing, until the step is passed.
+        kills: what is somebody else's, unless it comes again and again.
         peer_lost: whether a member of the newest world was lost, of which others may die.
     """
 
     def __init__(self, members: Roster) -> None:
         self.strikes = Strikes()
+        self.kills = Strikes()
         self.peer_lost = False
         self._members = members
         self._open: dict[MemberId, list[Failure]] = {}
         self._counts: dict[str, int] = {}  # by replica
+
+    @property
+    def careful(self) -> bool:
+        """Whether workers are to say which samples they are about to take."""
+        return self.strikes.any or self.kills.any
+
+    def reached(self, step: int) -> None:
+        """So many steps are completed."""
+        self.strikes.reached(step)
+        self.kills.reached(step)
+
+    def forget(self) -> None:
+        """The run gets on, as far as anybody can tell."""
+        self.strikes.forget()
+        self.kills.forget()
 
     def note(self, member: MemberId, raw: signals.Failure | signals.TaskFailed) -> Failure:
         """A worker has failed; ``judge`` says later what comes of it."""
@@ -57,14 +78,27 @@ class Faults:
         self._open.setdefault(member, []).append(failure)
         return failure
 
-    def crashed(self, member: MemberId, raw: signals.Failure | None, *, inside: bool) -> None:
-        """A worker's process has ended, in the world (``inside``) or outside.
+    def crashed(
+        self, member: MemberId, raw: signals.Failure | None, inside: bool, left: bool
+    ) -> None:
+        """A worker's process has ended.
 
-        What dies before it is ready is its agent's to count. The end of one who is not to blame
-        counts as the loss of a peer.
+        What dies before it is ready is its agent's to count. The end of one who was killed counts
+        as the loss of a peer; that of one who ends to be replaced says nothing where all are to
+        leave anyway.
+
+        Args:
+            member: whose it was.
+            raw: how, if that may be somebody's fault.
+            inside: whether it was in the world, and had not left it.
+            left: whether all are to leave that world.
         """
-        if raw is not None and (inside or raw.kind != "crash"):
+        if raw is not None and raw.kind == "again":
+            if inside and not left:
+                self.note(member, raw)
+        elif raw is not None and (inside or raw.kind not in _DEATHS):
             self.note(member, raw)
+            self.peer_lost |= raw.kind == "killed"
         elif inside and not self.has_failed(member):
             self.peer_lost = True
 
@@ -100,18 +134,21 @@ class Faults:
         held = self.others_train(steps) or loads
         failures = [
             # A process that died may have been further than its last word.
-            (member, replace(one, step=max(one.step, steps)) if one.kind == "crash" else one)
+            (member, replace(one, step=max(one.step, steps)) if one.kind in _DEATHS else one)
             for member, some in self._open.items()
             for one in some
         ]
         self._open.clear()
-        failed = len({member for member, one in failures if one.kind})
+        failed = len({member for member, one in failures if one.kind not in ("", *_OTHERS)})
         if not self.peer_lost:
-            self.strikes.add([one for _, one in failures if one.kind in ("unsure", "crash")])
+            self._count([one for _, one in failures if one.kind in ("unsure", "crash")], held)
+        self._count_kills([one for _, one in failures])
         alike = machines > 1 and not self.peer_lost and failed == machines
         ruling = Ruling(step=steps)
         for member, failure in failures:
-            who = whose(failure, alike=alike, held=held, times=self.strikes.times)
+            times = (self.kills if failure.kind in _OTHERS else self.strikes).times
+            times = max(times, self.peer_lost)
+            who = whose(failure, alike=alike, held=held, times=times)
             if who == "program":
                 ruling.ends, ruling.step = self._told(failure), failure.step
                 return ruling
@@ -123,6 +160,21 @@ class Faults:
                 Message("SW5006", f"no machine is left that can train; the last: {why}")
             )
         return ruling
+
+    def _count(self, failures: Sequence[Failure], held: bool) -> None:
+        """What dies before it has trained, while others train, may be its machine's fault alone.
+
+        Not if others have died at this step: it has taken the place of one of them.
+        """
+        new = all(one.kind == "crash" and not one.trained for one in failures)
+        if not (new and held) or self.strikes.any:
+            self.strikes.add(failures)
+
+    def _count_kills(self, failures: Sequence[Failure]) -> None:
+        """Who ended to be replaced has most often lost a peer: then that is what counts."""
+        killed = [one for one in failures if one.kind == "killed"]
+        alone = not self.peer_lost and all(one.kind == "again" for one in failures)
+        self.kills.add(killed or (failures if alone else ()))
 
     def _blame(self, member: MemberId, failure: Failure, who: Whose, ruling: Ruling) -> None:
         """It is a machine's fault. Its agent replaces the process by itself."""
@@ -148,8 +200,9 @@ class Faults:
 
     def _told(self, failure: Failure) -> str:
         """Why the run ends: the program is at fault."""
-        if failure.kind == "crash":
-            return str(Message("SW5005", self.strikes.told()))
+        if failure.kind in _DEATHS:
+            strikes = self.kills if failure.kind in _OTHERS else self.strikes
+            return str(Message("SW5005", strikes.told()))
         return str(Message("SW5001", f"the program raised in {failure.where}\n{failure.reason}"))
 
 

@@ -224,7 +224,7 @@ class Membership:
 
     def _crashed(self, member: Member, event: signals.Crashed, now: float) -> None:
         inside = member.id in self._team and not member.stopped
-        self._faults.crashed(member.id, event.failure, inside=inside)
+        self._faults.crashed(member.id, event.failure, inside, self.phase is Phase.STOPPING)
         self._mourn(member, event.reason)
         if member.state is not State.DRAINING:
             member.state = State.JOINING
@@ -291,7 +291,7 @@ class Membership:
                 self._reformation.end()  # a step since the first report: all of that world lives
             self.steps = step
             self._reformation.advance()
-            self._faults.strikes.reached(step)
+            self._faults.reached(step)
 
     def _stopped(self, member: Member, event: signals.Stopped, now: float) -> None:
         if event.generation != self.generation or member.id not in self._team:
@@ -346,10 +346,10 @@ class Membership:
                 self._break(now, "break")
         elif self.phase is Phase.RUNNING:
             if (took := now - self.pace.progress_at) > timeouts.stall:
-                fields = {"generation": self.generation, "step": self.steps}
+                fields = {"generation": self.generation, "step": self.steps, **self._team.alone}
                 self._out.emit("stalled", seconds=round(took, 1), **fields)
                 self.pace.stalled()
-                if self._team.slots > 1:  # else it waits for nobody
+                if not self._team.alone:  # who is waits for nobody, and nobody has its state
                     self._break(now, "break")
         elif self.phase is Phase.STOPPING:
             self._insist(timeouts, now)
@@ -452,7 +452,7 @@ class Membership:
             member.enter(rank)
         self._team = Team.of(chosen)
         self._faults.peer_lost = False
-        self._out.append(signals.Form(self.world, self._faults.strikes.any))
+        self._out.append(signals.Form(self.world, self._faults.careful))
         self._out.emit("generation_formed", **self._reformation.form(self.world, self.steps))
 
     # --- who is at fault --------------------------------------------------------------

@@ -124,6 +124,7 @@ class Restarts(Membership):
         lived = self.phase is Phase.RUNNING and now - self._formed_at > AT_ONCE
         if lived and not self._furthest:
             self._reformation.advance()  # as far as can be known, it does what it should
+            self._faults.forget()
 
     def _settle_stopping(self, now: float) -> None:
         if self._team.has_left(now) and (why := self._tries.left()):

@@ -29,6 +29,11 @@ class Team(dict[MemberId, Member]):
         return slots_in(self.values())
 
     @property
+    def alone(self) -> dict[str, str]:
+        """Where the one worker is that this world consists of, as an event says it; {} if more."""
+        return {"member": next(iter(self)).replica} if self.slots == 1 else {}
+
+    @property
     def started(self) -> bool:
         """Whether all have begun to train in this world."""
         return all(one.started for one in self.values())

@@ -47,6 +47,8 @@ class Generations:
         rank: its rank there, once it has joined.
         size: that world's size.
         agreed: what its ranks brought into it.
+        careful: whether workers have died in the steps that come: then this one says at once which
+            samples it takes, and that it has taken them.
         failed: why the newest world was left, if nobody asked for it.
         since: when this worker began in the newest world, in seconds of the clock.
     """
@@ -58,7 +60,7 @@ class Generations:
         self.rank = 0
         self.size = 1
         self.agreed = Agreement(())
-        self._careful = False  # whether to say before each step which samples it takes
+        self.careful = False
         self.failed = ""
         self._clock = clock
         self.since = clock()
@@ -167,7 +169,7 @@ class Generations:
 
     def taking(self, step: int, samples: torch.Tensor) -> None:
         """The step after ``step`` begins; it may be the last that is heard of this worker."""
-        if self._careful:
+        if self.careful:
             self.channel.send(messages.Taking(step, samples[:TOLD].tolist(), len(samples)))
 
     def step_completed(self) -> None:
@@ -182,7 +184,7 @@ class Generations:
     def _start(self, order: messages.Form, state: Portable, init: Callable[[], None]) -> bool:
         self.number = order.generation
         self.leader_term = order.term
-        self._careful = order.careful
+        self.careful = order.careful
         self.failed = ""
         self._unanswered = 0
         self._stay = Stay(self.channel, order)

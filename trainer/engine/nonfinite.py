@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from horovod.common.exceptions import HorovodInternalError
 
+from trainer.checkpoints.rollbacks import NONE_GOOD
 from trainer.engine.mistake import Mistake
 from trainer.engine.state import State
 from trainer.engine.sums import Summed
@@ -168,7 +169,8 @@ class Nonfinite:
         again = f"the newest good checkpoint is {good}" if good else "there is no good checkpoint"
         remedy = "begin again with a lower learning rate, or without such data"
         more = ", or set on_nonfinite: skip or rollback" if self.policy == "stop" else ""
-        return Mistake("SW5129", f"{what}; {again}; {remedy}{more}")
+        said = [what, *([] if what.endswith(NONE_GOOD) else [again]), f"{remedy}{more}"]
+        return Mistake("SW5129", "; ".join(said))
 
 
 def _with(rank: int, samples: Sequence[int]) -> str:

@@ -143,7 +143,7 @@ class Progress:
         seconds = 0.0 if self._first else took
         self._first = False
         self._log.add(Applied(generations.number, step, metrics, seconds, samples, now))
-        if now - self._sent_at >= REPORT_EVERY:
+        if generations.careful or now - self._sent_at >= REPORT_EVERY:
             self.send()
 
     def send(self) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from trainer.checkpoints.checkpoint import Checkpointer
 from trainer.checkpoints.manifest import committed_steps, folder_of
-from trainer.checkpoints.restore import find_start, shared
+from trainer.checkpoints.restore import ORIGIN, find_start, shared
 from trainer.checkpoints.retention import Retention
 from trainer.checkpoints.rollbacks import Rollbacks, go_back
 from trainer.checkpoints.schedule import Schedule
@@ -68,7 +68,8 @@ class Saving:
         self._checkpointer = Checkpointer.of(session, generations.emit)
         self._schedule = Schedule(session.checkpoint.every, session.checkpoint.every_steps)
         self._retention = Retention(best=session.checkpoint.keep_best)
-        self._best = -math.inf  # of what this rank knows to be saved
+        self._measured = False  # whether it is known, or was said, what the best goes by
+        self._values: dict[int, float] = {}  # by step: of what was the best when it was evaluated
 
     @property
     def seconds(self) -> float:
@@ -83,18 +84,24 @@ class Saving:
         """
         if self._checkpointer is None:
             return None
-        emit = self._generations.emit
+        emit, collective = self._generations.emit, self._generations.channel.collective
         find = functools.partial(
             find_start,
             self._session.checkpoint_dirs,
             self._session.checkpoint.start_from,
             emit,
-            WorldExchange(self._generations.channel.collective),
+            WorldExchange(collective),
             self._state.prepare(),
         )
         found = patiently(find, emit)
         if found is not None:
-            self._schedule.saved(found[1])
+            tree, step = found
+            self._schedule.saved(step)
+            if tree.get(ORIGIN) is None:  # those after it have been tried first
+                exchange, place = WorldExchange(collective), self._session.checkpoint_dirs[0]
+                after = lambda: [one for one in committed_steps(place) if one > step]  # noqa: E731
+                damaged = patiently(lambda: shared(exchange, after), emit)
+                self._checkpointer.begins(step, damaged)
         return found
 
     def avoided(self) -> tuple[int, ...]:
@@ -127,7 +134,7 @@ class Saving:
         )
         if to is not None:
             checkpointer.went_back(to)
-            self._best = -math.inf  # the best may be among those that are gone
+            self._values.clear()  # the best may be among those that are gone
         return to, why
 
     def newest_until(self, step: int) -> str:
@@ -191,14 +198,35 @@ class Saving:
         if checkpointer is None or self._generations.rank != 0 or not metrics:
             return
         saved = saved or checkpointer.evaluated(step, metrics)
+        self._require_measured(metrics)
+        self._values.pop(step, None)  # it may have been said to be better before
         value = self._retention.value(metrics)
         if value is None or value <= self._best:
             return
-        self._best = value
-        if not saved:
-            if self._save("-best", until=math.inf):
-                self._schedule.saved(step)
-            self.enter()
+        self._values[step] = value
+        if not saved and self._save("-best", until=math.inf, beside=True):
+            self._schedule.saved(step)
+
+    def _require_measured(self, metrics: Mapping[str, Any]) -> None:
+        """Says once that nobody measures what ``keep_best`` goes by: it may have another name."""
+        wanted = self._retention.best.removeprefix("-")
+        if not wanted or self._measured:
+            return
+        self._measured = True
+        if wanted not in metrics:
+            there = ", ".join(sorted(metrics)) or "nothing"
+            said = Message(
+                "SW5163",
+                f"keep_best goes by {wanted}, and none was reported so far; reported was {there}: "
+                "no checkpoint is the best yet",
+            )
+            self._generations.emit("no_best", step=self._state.step, reason=str(said))
+
+    @property
+    def _best(self) -> float:
+        """The best of what this rank knows to be saved, or to be on its way."""
+        lost = self._checkpointer.unwritten if self._checkpointer is not None else ()
+        return max((v for step, v in self._values.items() if step not in lost), default=-math.inf)
 
     def finish(self) -> None:
         """Saves the last state, and waits for it; all ranks call it, in the same world.
@@ -206,6 +234,8 @@ class Saving:
         Rank 0 holds all of the state: if another was lost before it had written its share, rank 0
         writes everything. If that fails, it is tried again for a while; see ``unsaved``.
         """
+        if self._generations.rank == 0 and self._checkpointer is not None:
+            self._require_measured(self._about().get("metrics", {}))
         self.save(wait=True)
         if self._generations.rank == 0 and self._save("-alone", wait=True):
             for wait in self._again.waits():

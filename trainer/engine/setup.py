@@ -13,9 +13,11 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from trainer.engine.curves import Curve, curves_of, differences_of
 from trainer.engine.data import Order
 from trainer.engine.shapes import listed
 from trainer.engine.state import State
+from trainer.rundir.numbers import number_in
 
 ORDER = 1  # version of the order of samples (trainer.engine.data): a step's samples follow from it
 # Settings of a group that say how a step is computed, not what; and what a schedule has set.
@@ -56,6 +58,7 @@ class Setup:
         frozen: the parameters that the program has made, and does not train at first.
         optimizers: by name.
         schedules: by name; of each, its class (as ``class``) and settings, as texts.
+        curves: by name; of each, what its functions give (see trainer.engine.curves).
     """
 
     samples: int | None = None
@@ -68,6 +71,7 @@ class Setup:
     frozen: tuple[str, ...] | None = None
     optimizers: Mapping[str, OptimizerSetup] = field(default_factory=dict)
     schedules: Mapping[str, Mapping[str, str]] | None = None
+    curves: Mapping[str, Mapping[str, Curve | None]] | None = None
 
     @classmethod
     def of_program(
@@ -82,6 +86,11 @@ class Setup:
             random: the seed of what is random in a step.
         """
         parameters = state.named_parameters()
+        schedules = {
+            name: part
+            for name, part in state.stateful().items()
+            if isinstance(getattr(part, "optimizer", None), Optimizer)
+        }
         data = {} if order is None else {**vars(order), "order": ORDER}
         return cls(
             **data,
@@ -91,11 +100,8 @@ class Setup:
             optimizers={
                 name: OptimizerSetup.of(one) for name, one in state.optimizers_by_name().items()
             },
-            schedules={
-                name: _schedule(part)
-                for name, part in state.stateful().items()
-                if isinstance(getattr(part, "optimizer", None), Optimizer)
-            },
+            schedules={name: _schedule(part) for name, part in schedules.items()},
+            curves={name: curves_of(part, total) for name, part in schedules.items()},
         )
 
     @classmethod
@@ -125,6 +131,7 @@ class Setup:
             frozen=None if "frozen" not in about else tuple(about["frozen"]),
             optimizers=optimizers,
             schedules=about.get("schedules"),
+            curves=_curves(about.get("curves")),
         )
 
     def overridden(self, values: Mapping[str, float]) -> Setup:
@@ -149,6 +156,7 @@ class Setup:
             "seed": self.random,
             "frozen": None if self.frozen is None else list(self.frozen),
             "schedules": self.schedules,
+            "curves": None if self.curves is None else _plain_curves(self.curves),
         }
         return {
             **{name: value for name, value in known.items() if value is not None},
@@ -167,7 +175,7 @@ class Differences:
         kinds: of optimizers for which the state is none.
         data: what makes the step another place in the data.
         settings: of optimizers; they could be set to others.
-        schedules: of schedules, which are functions of the step.
+        schedules: of schedules, which are functions of the step, and loaded with the state.
         carried_out: what can be done as the program says now.
     """
 
@@ -212,6 +220,8 @@ def differences(then: Setup, now: Setup, step: int) -> Differences:
             was, became = then.schedules.get(name, _NONE), there.get(name, _NONE)
             if was["class"] == became["class"]:
                 schedules += _changed(name, was, became)
+                known = None if then.curves is None else then.curves.get(name)
+                carried += differences_of(name, known, (now.curves or {}).get(name, {}))
             else:
                 schedules.append(f"{name} was {_a(was['class'])} and is {_a(became['class'])}")
     found = (kinds, data, settings, schedules, carried)
@@ -272,6 +282,27 @@ def _changed(name: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> list
         for key in sorted(then.keys() & now.keys())
         if then[key] != now[key]
     ]
+
+
+def _plain_curves(curves: Mapping[str, Mapping[str, Curve | None]]) -> dict[str, Any]:
+    """Curves in the form in which JSON has them: as pairs."""
+    return {
+        name: {place: None if one is None else [*one.items()] for place, one in of.items()}
+        for name, of in curves.items()
+    }
+
+
+def _curves(plain: Mapping[str, Any] | None) -> dict[str, dict[str, Curve | None]] | None:
+    """The inverse of ``_plain_curves``."""
+    if plain is None:
+        return None
+    return {
+        name: {
+            place: None if pairs is None else {n: number_in(value) or 0.0 for n, value in pairs}
+            for place, pairs in of.items()
+        }
+        for name, of in plain.items()
+    }
 
 
 def _settings(groups: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:

@@ -89,13 +89,8 @@ class Steps:
         self._progress = Progress(
             self._generations, state, lambda: self._saving.seconds, total_steps=total
         )
-        self._nonfinite = Nonfinite(
-            on_nonfinite,
-            state,
-            self._generations.emit,
-            self._saving.newest_until,
-            self._saving.go_back,
-        )
+        emit, saving = self._generations.emit, self._saving
+        self._nonfinite = Nonfinite(on_nonfinite, state, emit, saving.newest_until, saving.go_back)
         state.loop = Loop.of(order, total)
         self._learner = Learner(state, order, watch, self.exchange, self._generations.emit)
         self._planner = Planner(
@@ -163,12 +158,13 @@ class Steps:
     def report(self, metrics: dict[str, float]) -> None:
         """Takes results, such as an evaluation's; the newest are the run's final metrics.
 
-        They are of the state as it is: a checkpoint of it, and no other, has them.
+        All that is reported of one state counts together: a checkpoint of it, and no other, has it.
         """
         state, step = self._state, self._step
-        self._results = dict(metrics)
         # In the block, after the update, it is the state of the step that is not counted yet.
-        self._evaluated = state.step + (step is not None and step.running and not state.clean)
+        evaluated = state.step + (step is not None and step.running and not state.clean)
+        before = self._results if evaluated == self._evaluated else {}
+        self._results, self._evaluated = {**before, **metrics}, evaluated
         if metrics and self._generations.rank == 0:
             self._generations.emit("evaluated", step=self._evaluated, metrics=metrics)
         if step is None or not (step.running or step.applied or step.left_out):
@@ -300,6 +296,8 @@ class Steps:
             if lost:
                 self._sums.undo()
                 self._generations.leave(self._state, lost)
+            else:  # what follows it may have been an evaluation
+                self._saving.evaluated(self._own_results, self._is_last)
         elif step.again:
             self._take_smaller_parts(step)
         elif step.learning:
@@ -465,12 +463,14 @@ class Steps:
                     self._sums.align()
         except HorovodInternalError as error:
             return str(error) or "a collective failed"
-        # The last one is saved anyway.
-        saved = self._state.step >= self._total or self._state.stopped or self._stopping
-        if step.save:
-            saved = self._saving.save() or saved
-        self._saving.evaluated(self._own_results, saved)
+        saved = step.save and self._saving.save()
+        self._saving.evaluated(self._own_results, saved or self._is_last)
         return ""
+
+    @property
+    def _is_last(self) -> bool:
+        """Whether no step follows: what the state is then is saved anyway."""
+        return self._state.step >= self._total or self._state.stopped or self._stopping
 
     def _digest(self) -> int:
         return 0 if self._made_sums is None else self._made_sums.digest()

@@ -32,7 +32,8 @@ resumed                   generation, world_size, cause, step, lost_steps, secon
 waiting                   slots, min_workers                (below min_workers)
 held_up                   generation, step, reason (what is waited for), seconds (so far),
                           limit (seconds, after which it is over), then (what happens then)
-stalled                   generation, step, seconds         (no step, but everybody lives)
+stalled                   generation, step, seconds, member (no step, but everybody lives; of a
+                          world of one worker also where that is: nobody breaks it off)
 first_step                generation, step, seconds         (a world's first step is completed,
                           so long after its workers had begun)
 steps                     generation, first, count, metrics: {name: [one value per step]}, of
@@ -50,6 +51,8 @@ checkpoint_rejected       step, reason
 checkpoint_failed         step, reason, failures            (in a row; the store did not take it,
                           or a rank did not write its share)
 checkpoint_skipped        step, reason                      (the notice is too short for it)
+no_best                   step, reason                      (what keep_best goes by is not among
+                          what was reported)
 audit_failed              step, reason                      (the samples of this step and those that
                           follow are not on record yet)
 store_unavailable         reason, seconds                   (the start waits for it, so long)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,6 +43,18 @@ def pairs(numbers: Mapping[str, Any], samples: int) -> dict[str, tuple[Any, Any]
                 "over the batch, or (sum, count)",
             )
         found[name] = (total, count)
+    return found
+
+
+def plain(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics as plain numbers, finite or not. Raises Mistake, naming it, for what is none."""
+    found = {}
+    for name, one in metrics.items():
+        try:
+            found[name] = float(one)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            said = f"the metric {name!r} is {reprlib.repr(one)}; give one number"
+            raise Mistake("SW5146", said) from None
     return found
 
 

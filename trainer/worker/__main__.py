@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
+from trainer.protocol.ends import EXIT_AGAIN
 from trainer.worker import nursery
-from trainer.worker.worker import EXIT_AGAIN, main
+from trainer.worker.worker import main
 
 if __name__ == "__main__":
     if (agent := nursery.inherited()) is not None:

@@ -25,6 +25,7 @@ from typing import Any
 
 from trainer.protocol import messages
 from trainer.protocol.channel import ALIVE_EVERY, ENV_CONTROL
+from trainer.protocol.ends import end_of
 from trainer.protocol.messages import Alive, Failed, FromWorker, Ready, ToWorker, decode, encode
 from trainer.protocol.session import Session
 from trainer.reporting import ENV_REPORT
@@ -288,7 +289,7 @@ class Keeper:
         """Why the process has failed: its traceback, if it left one."""
         told = _traceback_in(self._error_file) if code else ""
         if not told:
-            told = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            told = end_of(code)
         return told[-REASON_LIMIT:]
 
 

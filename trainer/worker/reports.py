@@ -53,7 +53,7 @@ class Pattern:
         if found is None:
             return None
         values = {}
-        for name, text in found.groupdict().items():
+        for name, text in found.groupdict(b"").items():  # a group may take no part in a match
             with suppress(ValueError, TypeError):
                 values[name] = float(text.replace(b",", b""))
         step = values.pop("step", -1.0)

@@ -14,6 +14,7 @@ import sys
 
 from trainer.engine.mistake import StandsAlone
 from trainer.protocol.channel import AgentChannel
+from trainer.protocol.ends import EXIT_AGAIN
 from trainer.protocol.messages import Failed
 from trainer.protocol.nursery import WORKER
 from trainer.protocol.session import Program, current_session
@@ -22,8 +23,6 @@ from trainer.rundir.usererror import Message, UserError, shown
 from trainer.worker.failure import kind_of
 from trainer.worker.frames import told
 from trainer.worker.process import die_with_parent, lead_group, name_process
-
-EXIT_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 
 
 def main() -> int:

@@ -157,6 +157,71 @@ def test_the_last_step_is_that_of_the_end() -> None:
     assert figures([*trains(1, 100.0, 0, 50), event("finished", 155.0, step=51)])["step"] == 51
 
 
+def left_out(step: int, action: str = "skip", **more: Any) -> Event:
+    return event("nonfinite", 130.0, step=step, action=action, **more)
+
+
+def test_steps_that_were_left_out_are_no_training() -> None:
+    events = [*trains(1, 100.0, 0, 50), *(left_out(step) for step in range(11, 31))]
+    found = figures([*events, event("finished", 154.0, step=50)])
+    assert found["steps_left_out"] == 20
+    assert found["goodput"] == round(29 / 49, 4), "20 of 49 seconds changed nothing"
+
+
+def test_a_step_that_was_left_out_and_is_no_part_of_what_counts_is_not_taken_off_twice() -> None:
+    """The first one of a world is part of a pause, and what was done again counts for nothing."""
+    events = [*trains(1, 100.0, 0, 50), *trains(2, 160.0, 40, 20, "loss", seconds=10.0)]
+    before = figures([*events, event("finished", 190.0, step=60)])["goodput"]
+    for step in (1, 41, 70):
+        found = figures([*events, left_out(step), event("finished", 190.0, step=60)])
+        assert found["goodput"] == before
+    again = steps(1, 154.5, 1, [1.0] * 10, 9.0)  # reported twice
+    found = figures([*events, again, left_out(5), event("finished", 190.0, step=60)])
+    span = 190.0 - 105.0
+    assert before == round((39 + 19) / span, 4)
+    assert found["goodput"] == round((38 + 19) / span, 4)
+
+
+def committed(step: int, at: float) -> Event:
+    return event("checkpoint_committed", at, step=step, bytes=9, seconds=0.1)
+
+
+@pytest.mark.parametrize(
+    "events, newest",
+    [
+        ([committed(10, 1.0), committed(20, 2.0)], 20),
+        ([committed(10, 1.0), committed(20, 2.0), committed(15, 3.0)], 15),  # from step 10 again
+        ([committed(10, 1.0), committed(20, 200.0), left_out(21, "rollback", checkpoint=10)], 20),
+        ([committed(10, 1.0), committed(20, 2.0), left_out(21, "rollback", checkpoint=10)], 10),
+        ([committed(20, 2.0), left_out(21, "rollback", checkpoint=10)], None),
+        ([committed(10, 1.0), committed(20, 2.0), left_out(21, "skip", checkpoint=10)], 20),
+        ([committed(10, 1.0), committed(20, 2.0), event("checkpoint_rejected", 3.0, step=20)], 10),
+        ([committed(20, 4.0), event("checkpoint_rejected", 3.0, step=20)], 20),  # written anew
+    ],
+)
+def test_the_newest_checkpoint_is_one_that_is_there_and_can_be_used(
+    events: list[Event], newest: int | None
+) -> None:
+    for order in (events, events[::-1]):
+        assert figures(order)["checkpoint"]["step"] == newest
+
+
+def test_a_step_is_owned_by_the_last_world_that_has_done_it() -> None:
+    """A world that begins, and goes back to a checkpoint before it has completed a step."""
+    events = [*trains(1, 100.0, 0, 11), formed(2, 116.0, "loss", [A])]
+    events += [resumed(2, 117.0, "loss", 11, seconds=2.0), *trains(3, 120.0, 8, 22, "rollback")]
+    assert History(events).stretches() == [(1, 1, 8), (3, 9, 30)]
+    audit = [
+        {"generation": world, "step": step, "epoch": 0, "dataset_size": 30, "ids": [step]}
+        for world, start, last in ((1, 0, 11), (2, 11, 12), (3, 8, 30))
+        for step in range(start + 1, last + 1)
+    ]
+    outcome = Outcome("succeeded", "", {})
+    status = build_status("one", History(events), [], outcome, audit, now=999.0)
+    assert (status["samples_repeated"], status["samples_skipped"]) == (0, 0)
+    assert [one["exactly_once"] for one in status["epochs"]] == [True]
+
+
 def test_a_run_of_one_step_has_no_share_of_time() -> None:
     assert figures(trains(1, 100.0, 0, 1)[:3], now=300.0)["goodput"] is None
 

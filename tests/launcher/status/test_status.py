@@ -155,6 +155,37 @@ def test_a_step_that_ended_the_run_tells_its_loss_too() -> None:
     assert build_status("one", History([*RIDE, *left]), RUNNING, None)["steps_left_out"] == 2
 
 
+def test_a_run_that_ends_with_a_metric_that_is_no_number_says_since_when() -> None:
+    odd = [event("evaluated", 150.0 + n, step=n, metrics={"accuracy": "nan"}) for n in (18, 20)]
+    outcome = Outcome("succeeded", "", {"accuracy": float("nan")})
+    status = build_status("one", History([*RIDE, *odd]), RUNNING, outcome)
+    assert (status["metrics"]["accuracy"], status["nonfinite"]) == ("nan", {"accuracy": 18})
+    healed = Outcome("succeeded", "", {"accuracy": 0.5})
+    assert build_status("one", History([*RIDE, *odd]), RUNNING, healed)["nonfinite"] == {}
+
+
+def test_a_worker_that_lives_and_comes_to_no_step_is_a_trouble_until_it_does() -> None:
+    still = event("stalled", 200.0, generation=3, step=16, seconds=600.0, member=A)
+
+    def troubles(*more: Event, over: bool = False) -> list[str]:
+        outcome = Outcome("failed", "", {}) if over else None
+        found: list[str] = build_status(
+            "one", History([*RIDE, still, *more]), RUNNING, outcome, now=260.0
+        )["troubles"]
+        return found
+
+    assert troubles() == [
+        f"no step for 11:00, although {A} lives: nobody else has its state, so nobody ends it; "
+        f"swell logs RUN --replica {A} says what it does, swell cancel ends it"
+    ]
+    assert troubles(steps(3, 250.0, 17, [1.0])) == []
+    assert troubles(formed(4, 250.0, "grow", [A, B])) == []
+    assert troubles(event("paused", 250.0, generation=3, step=16, cause="loss")) == []
+    assert troubles(over=True) == []
+    several = event("stalled", 201.0, generation=3, step=16, seconds=601.0)
+    assert troubles(several) == ["no step for 11:00, although all workers live"]
+
+
 def test_since_when_does_not_depend_on_the_order_of_events() -> None:
     found = [steps(1, 1.0, 1, [1.0, "nan"]), steps(1, 2.0, 3, ["nan", "nan"])]
     assert History(found).nonfinite == History(found[::-1]).nonfinite == {"loss": 2}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from launcher.views.live import PlainView, Scene, render, sparkline
@@ -84,9 +86,17 @@ def test_progress_is_told_now_and_then() -> None:
 
 def test_a_sparkline_shows_the_shape() -> None:
     assert sparkline([3.0, 2.0, 1.0], 24) == "█▅▁"
-    assert sparkline([1.0, float("nan")], 24) == "▁"
+    assert sparkline([1.0, float("nan")], 24) == "▁✕"
+    assert sparkline([float("inf"), float("-inf")], 24) == "✕✕"
+    assert sparkline([1.0, 2.0, 3.0, float("nan")], 2) == "▁✕"
     assert len(sparkline([float(i) for i in range(500)], 24)) == 24
     assert sparkline([], 24) == ""
+
+
+@given(st.lists(st.floats(), max_size=40), st.integers(1, 20))
+def test_a_sparkline_has_a_bar_for_any_numbers(values: list[float], width: int) -> None:
+    """Also for such whose sum, or whose distance, is no number that there is."""
+    assert len(sparkline(values, width)) == min(width, len(values))
 
 
 def test_a_checkpoint_that_several_ranks_could_not_write_is_one_line() -> None:

@@ -20,6 +20,7 @@ from launcher.supervision.attempt import read_attempts
 from launcher.views.runs import list_runs, print_runs
 from tests.launcher.faulty_server import FaultyServer, refuses
 from tests.launcher.recorded_run import PARENT, SPEC, custom_job, record_attempt, record_run
+from trainer.rundir.events import EventWriter
 from trainer.rundir.retry import ONCE
 
 pytest.importorskip("google.cloud.aiplatform_v1")
@@ -193,3 +194,15 @@ def test_what_is_not_asked(server: FaultyServer) -> None:
     server.jobs[f"{PARENT}/7"] = custom_job("unknown", 7)
     answer = ask_api(unknown.run(), read_attempts(unknown), once) or {}
     assert (answer["job"], answer["state"]) == (f"{PARENT}/7", "RUNNING")
+
+
+def test_of_a_script_that_does_not_say_there_is_no_step() -> None:
+    directory = record_run("script", target="local")
+    events = EventWriter(directory, "agent")
+    events.emit("generation_formed", generation=1, world_size=1, cause="start", members=["a"])
+    events.emit("resumed", generation=1, world_size=1, cause="start")
+    events.flush()
+    assert [row["step"] for row in list_runs([], **OPTIONS)] == [None]
+    events.emit("steps", generation=1, first=7, count=1, metrics={})
+    events.flush()
+    assert [row["step"] for row in list_runs([], **OPTIONS)] == [7]

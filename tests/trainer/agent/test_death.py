@@ -23,6 +23,7 @@ from trainer.protocol.messages import Form, Ready
         (-9, False, "a worker was killed by SIGKILL"),
         (-9, True, "a worker was killed by SIGKILL: the machine was out of memory"),
         (-6, True, "a worker was killed by SIGABRT"),
+        (-40, False, "a worker was killed by SIGRTMIN+6"),
     ],
 )
 def test_an_exit_code_in_words(code: int, starved: bool, text: str) -> None:
@@ -39,12 +40,16 @@ def test_an_exit_code_in_words(code: int, starved: bool, text: str) -> None:
         (0, False, False, "crash"),  # nobody told it to
         (-signal.SIGBUS, False, False, "machine"),
         (-signal.SIGKILL, False, True, "unsure"),  # its program's doing, or a neighbour's
-        (-signal.SIGKILL, False, False, ""),  # somebody's
+        (-signal.SIGKILL, False, False, "killed"),  # somebody's, as a rule
+        (-signal.SIGKILL, True, False, ""),
+        (-signal.SIGILL, False, False, "crash"),
+        (-40, False, False, "crash"),  # Python has no name for it
         (-signal.SIGKILL, True, True, ""),  # its agent's
         (1, True, False, ""),  # it has said why
         (1, False, False, "crash"),
         (0, True, False, ""),
-        (75, False, False, ""),  # another process must take its place
+        (75, False, False, "again"),  # another process must take its place
+        (75, True, False, ""),
     ],
 )
 def test_whose_fault_an_end_may_be(code: int, expected: bool, starved: bool, kind: str) -> None:

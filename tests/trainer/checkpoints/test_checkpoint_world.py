@@ -429,3 +429,17 @@ def test_a_world_saves_and_loads_through_gcsfs(server: StorageServer) -> None:
     world.save(2)
     assert world.told("checkpoint_committed") == [1, 2]
     assert world.loaded() == (2, 2000.0)
+
+
+def test_all_ranks_write_anew_what_they_found_damaged(tmp_path: Path) -> None:
+    world = World(str(tmp_path), 3)
+    for step in (1, 2):
+        world.save(step)
+    (tmp_path / folder_of(2) / MANIFEST).write_bytes(b"{")
+    again = World(str(tmp_path), 3)
+    assert again.loaded() == (1, 1000.0)
+    for rank in again.ranks:
+        rank.begins(1, damaged=[2])
+    again.save(2)
+    assert again.told("checkpoint_committed") == [2]
+    assert World(str(tmp_path), 2).loaded() == (2, 2000.0)

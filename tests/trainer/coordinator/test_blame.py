@@ -40,9 +40,17 @@ from trainer.protocol.world import MemberId
         ("unsure", True, True, False, 3, "program"),
         ("unsure", True, False, True, 1, "program"),
         ("crash", True, True, False, 1, "nobody"),
+        ("crash", False, True, False, 0, "newcomer"),
+        ("crash", False, True, False, 1, "nobody"),  # others have died there
+        ("crash", False, False, False, 1, "nobody"),
+        ("crash", False, True, False, 3, "program"),
         ("crash", True, False, True, 2, "nobody"),
         ("crash", True, False, False, 3, "program"),
         ("", True, True, False, 9, "nobody"),
+        ("killed", True, True, False, 9, "nobody"),
+        ("killed", True, False, True, 10, "program"),
+        ("again", True, True, True, 9, "nobody"),
+        ("again", True, True, False, 10, "program"),
     ],
 )
 def test_who_is_at_fault(
@@ -73,6 +81,16 @@ def test_strikes_are_forgotten_when_the_furthest_step_is_passed() -> None:
     assert strikes.times == 2, "the furthest step is another one"
     strikes.reached(41)
     assert not strikes.any
+
+
+def test_without_samples_it_may_have_been_what_follows_the_step_before() -> None:
+    """An evaluation, or the copy for a checkpoint."""
+    strikes = Strikes()
+    strikes.add([crash(40)])
+    assert strikes.told() == (
+        "step 41, or what follows step 40, has ended a worker's process 1 times, and no other had "
+        "been lost: SIGSEGV, in rank 0 (workerpool1-0)"
+    )
 
 
 def test_what_is_told_of_crashes_has_step_rank_and_samples() -> None:

@@ -158,7 +158,8 @@ def test_a_worker_alone_that_evaluates_for_hours_is_told_of_and_not_broken_off()
     run.wait(1.0)
     run.step(Progress(A, 1, 4))
     assert run.wait(7200.0) == []
-    assert [one["seconds"] for one in run.emitted("stalled")] == [600.5, 1200.5, 2400.5, 4800.5]
+    told = [(one["seconds"], one["member"]) for one in run.emitted("stalled")]
+    assert told == [(seconds, A.replica) for seconds in (600.5, 1200.5, 2400.5, 4800.5)]
     run.step(Progress(A, 1, 5))
     assert (run.phase, run.machine.generation) == (Phase.RUNNING, 1)
 

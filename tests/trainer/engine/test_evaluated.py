@@ -84,3 +84,37 @@ def test_the_best_is_the_one_that_was_evaluated(
     if where == "loop":  # nothing else was evaluated
         del wanted[2]
     assert found == wanted
+
+
+class ToldInParts:
+    """A loop that says two numbers of a state, in two calls, and what it goes by first."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def __call__(self, log: list[Any]) -> None:
+        from trainer import elastic
+
+        settings = CheckpointSettings(every=0.0, every_steps=3, keep_best="score", keep=1)
+        os.environ.update(Session(self.url, f"w-{os.getpid()}", checkpoint=settings).to_env())
+        model = nn.Linear(1, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        state = elastic.State(model=model, optimizer=optimizer)
+        for step in elastic.steps(state, total=6):
+            with step:
+                (model(torch.ones(1)).sum() / step.size).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            if step.number in SCORES:
+                elastic.report(score=SCORES[step.number])
+                elastic.report(others=float(step.number))
+            elastic.running()._saving._checkpointer.flush()  # type: ignore[union-attr]
+        log.append(elastic.running().results)  # type: ignore[union-attr]
+
+
+def test_what_is_reported_of_one_state_in_parts_counts_together(tmp_path: Path) -> None:
+    (outcome,) = trained(1, ToldInParts(str(tmp_path)))
+    assert (outcome.error, outcome.log) == ("", [{"score": 0.4, "others": 6.0}])
+    run_dir = RunDirectory(str(tmp_path))
+    found = {step: read_metrics(run_dir, step, names) for step, names in folders(run_dir).items()}
+    assert found == {2: {"score": 0.9, "others": 2.0}, 6: {"score": 0.4, "others": 6.0}}

@@ -233,8 +233,10 @@ def test_statistics_that_are_no_numbers_are_no_success_and_a_mask_may_be_infinit
 # --- rollback ------------------------------------------------------------------------------
 
 
-def going_back(channel: Any, url: str, writer: str, bad: tuple[int, ...], policy: str) -> list[Any]:
-    """Trains with a checkpoint after each step; on every rank the samples of ``bad`` are NaN."""
+def going_back(
+    channel: Any, url: str, writer: str, bad: tuple[int, ...], policy: str, dies_after: int = 99
+) -> list[Any]:
+    """Trains with a checkpoint after each second step; the samples of the steps ``bad`` are NaN."""
     from trainer import elastic
     from trainer.protocol.channel import AgentChannel
 
@@ -261,6 +263,8 @@ def going_back(channel: Any, url: str, writer: str, bad: tuple[int, ...], policy
                 state.seen = [*state.seen, step.number]
             elastic.running()._saving._checkpointer.flush()  # type: ignore[union-attr]
             log.append((step.number, step.left_out))
+            if step.number == dies_after:
+                raise SystemExit
         elastic.running().done()  # type: ignore[union-attr]
     except SystemExit:
         pass
@@ -269,8 +273,8 @@ def going_back(channel: Any, url: str, writer: str, bad: tuple[int, ...], policy
     return [log, state.seen, model.weight.tolist()]
 
 
-def plainly(left_out: int) -> list[Any]:
-    """The weights of the same loop by plain PyTorch, without one of the steps."""
+def plainly(*left_out: int) -> list[Any]:
+    """The weights of the same loop by plain PyTorch, without some of the steps."""
     from trainer.engine.data import Order
 
     torch.manual_seed(0)
@@ -280,7 +284,7 @@ def plainly(left_out: int) -> list[Any]:
     order = Order(40, 4, 0)
     for step in range(10):
         start, stop = order.bounds(step)
-        if step + 1 != left_out:
+        if step + 1 not in left_out:
             loss = model(x[order.permutation(0)[start:stop]]).square().sum() / 4
             optimizer.zero_grad()
             loss.backward()
@@ -335,14 +339,66 @@ class Worlds:
         self.told.append(message)
 
 
-def gone_back(url: str, bad: tuple[int, ...], policy: str) -> tuple[list[Any], list[Any]]:
+def gone_back(
+    url: str, bad: tuple[int, ...], policy: str, dies_after: int = 99
+) -> tuple[list[Any], list[Any]]:
     from trainer import elastic
 
     channel = Worlds(20)
     vars(elastic)["current_channel"] = lambda: channel
-    result = going_back(channel, url, "w", bad, policy)
+    result = going_back(channel, url, "w", bad, policy, dies_after)
     events = [one.fields for one in channel.told if isinstance(one, Event)]
     return result, [one for one in events if "action" in one]
+
+
+@pytest.mark.parametrize(
+    "bad, to",
+    [
+        ((10,), [8]),  # the last one
+        ((7, 8), [4, 4]),  # one after the other
+        ((5, 9), [2, 6]),
+    ],
+)
+def test_wherever_it_goes_back_the_end_is_that_without_those_steps(
+    tmp_path: Path, bad: tuple[int, ...], to: list[int]
+) -> None:
+    (log, _, weights), events = alone(gone_back, str(tmp_path), bad, "rollback")
+    assert [one["checkpoint"] for one in events] == to
+    left_out = {number for number, was in log if was}
+    assert left_out == {*bad} and log[-1][0] == 10
+    assert torch.tensor(weights).allclose(torch.tensor(plainly(*bad)), rtol=1e-9)
+
+
+@pytest.mark.parametrize("bad", [(1,), (10,), (1, 10), (1, 2, 3), (4, 5, 9, 10)])
+def test_whichever_steps_are_skipped_the_end_is_that_without_them(
+    tmp_path: Path, bad: tuple[int, ...]
+) -> None:
+    """The first one, the last one, several in a row; and the end is saved."""
+    (_, seen, weights), events = alone(gone_back, str(tmp_path), bad, "skip")
+    assert [(one["step"], one["action"]) for one in events] == [(step, "skip") for step in bad]
+    assert seen == [step for step in range(1, 11) if step not in bad]
+    assert torch.tensor(weights).allclose(torch.tensor(plainly(*bad)), rtol=1e-9)
+    assert committed_steps(RunDirectory(str(tmp_path)))[-1] == 10
+
+
+@pytest.mark.parametrize("dies_after", [6, 7])
+def test_who_begins_with_a_checkpoint_knows_which_ones_are_good(
+    tmp_path: Path, dies_after: int
+) -> None:
+    """The first step of a process is bad, and the checkpoint that it began with may be why."""
+    (_, seen, _), _ = alone(gone_back, str(tmp_path), (), "rollback", dies_after)
+    assert seen[-1] == dies_after
+    (_, _, weights), events = alone(gone_back, str(tmp_path), (7,), "rollback")
+    assert [(one["step"], one["checkpoint"]) for one in events] == [(7, 4)]
+    assert torch.tensor(weights).allclose(torch.tensor(plainly(7)), rtol=1e-9)
+
+
+def test_who_begins_with_a_checkpoint_has_skipped_what_is_skipped_in_it(tmp_path: Path) -> None:
+    bad = tuple(range(2, 11))
+    (log, _, _), _ = alone(gone_back, str(tmp_path), bad, "skip", 7)  # step 6 is saved by then
+    assert [was for _, was in log] == [False] + [True] * 6
+    (_, seen, _), events = alone(gone_back, str(tmp_path), bad, "skip")
+    assert (seen, [one["step"] for one in events]) == ([1], [7, 8, 9, 10])
 
 
 def test_it_does_not_go_back_for_ever(tmp_path: Path) -> None:

@@ -173,3 +173,18 @@ def test_the_first_step_of_each_world_is_told_with_what_it_took() -> None:
         {"generation": 4, "step": 1, "seconds": 2.5},
         {"generation": 4, "step": 4, "seconds": 1.5},
     ]
+
+
+def test_where_workers_have_died_each_step_is_told_at_once() -> None:
+    """Else whoever dies in what follows a step would seem to have died in it."""
+    told: list[messages.FromWorker] = []
+    generations, state = Generations(LoneChannel(told.append)), Portable()
+    progress = Progress(generations, state, lambda: 0.0, clock=lambda: 1.0)
+    for careful in (False, True):
+        generations.careful = careful
+        told.clear()
+        for _ in range(3):
+            state.step += 1
+            progress.completed({})
+        steps = [one.step for one in told if isinstance(one, messages.Progress)]
+        assert steps == ([4, 5, 6] if careful else [1])

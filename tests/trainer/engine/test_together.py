@@ -6,6 +6,7 @@ import copy
 import functools
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,10 @@ from torch import nn
 from tests.trainer.engine.loops import _follow
 from tests.trainer.ranks import alone, formed, workers
 from trainer import Task
+from trainer.checkpoints.manifest import folders, read_metrics
 from trainer.protocol.messages import Done, Stopped
+from trainer.protocol.session import CheckpointSettings, Session
+from trainer.rundir.directory import RunDirectory
 
 SAMPLES, BATCH = 12, 4
 STEPS_PER_EPOCH, STEPS = 3, 6
@@ -137,3 +141,58 @@ def test_an_evaluation_of_a_task_is_repeated_too(victim: int) -> None:
         outcome = survivor.exit()
     assert not outcome.error
     assert outcome.log == ["evaluates"] * 3 + [{"workers": 1.0}]
+
+
+class Judged:
+    """A loop of seven steps that is evaluated by all after two of them, the first being the best.
+
+    Args:
+        url: of its run directory.
+        dies_at: the step after which a worker dies in the evaluation.
+        every: steps between two checkpoints.
+    """
+
+    def __init__(self, url: str, dies_at: int = 0, every: int = 100) -> None:
+        self.url, self.dies_at, self.every = url, dies_at, every
+
+    def __call__(self, log: list[Any]) -> None:
+        import horovod.torch as hvd
+
+        from trainer import elastic
+
+        settings = CheckpointSettings(every=0.0, every_steps=self.every, keep_best="score", keep=1)
+        os.environ.update(Session(self.url, f"w-{os.getpid()}", checkpoint=settings).to_env())
+        model = nn.Linear(1, 1, bias=False)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        state = elastic.State(model=model, optimizer=optimizer)
+        for step in elastic.steps(state, total=7):
+            with step:
+                (-model(torch.ones(1)).sum() / step.size).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            if step.number in (3, 5):
+                with elastic.together():
+                    if step.number == self.dies_at:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    hvd.allreduce(torch.ones(1), op=hvd.Sum, name="mine")
+                    elastic.report(score=1.0 / step.number)
+            elastic.running()._saving._checkpointer.flush()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("every", [3, 100])
+@pytest.mark.parametrize("victim", [0, 1])
+def test_what_an_evaluation_that_was_repeated_has_found_is_the_best(
+    tmp_path: Path, victim: int, every: int
+) -> None:
+    url = str(tmp_path)
+    loops = [Judged(url, 3 if rank == victim else 0, every) for rank in range(2)]
+    with workers(_follow, *[[one] for one in loops]) as two:
+        survivor = two[1 - victim]
+        with formed(1, two):
+            survivor.until(Stopped)
+        with formed(2, [survivor]):
+            survivor.until(Done)
+        assert survivor.exit().error == ""
+    run_dir = RunDirectory(url)
+    found = {step: read_metrics(run_dir, step, names) for step, names in folders(run_dir).items()}
+    assert found == {3: {"score": 1 / 3}, 7: {}}

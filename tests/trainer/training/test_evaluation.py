@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -16,7 +17,9 @@ from torch.utils.data import TensorDataset
 from tests.conformance.journey import Stage
 from tests.trainer.engine.loops import Outcome, trained, travelled
 from tests.trainer.training.test_recipe import Recipe
+from trainer.engine.mistake import Mistake
 from trainer.training.evaluation import due
+from trainer.training.numbers import plain
 
 HELD_OUT, PART = 23, 4
 
@@ -184,3 +187,31 @@ def test_random_numbers_in_an_evaluation_do_not_depend_on_the_world() -> None:
     (outcome,) = trained(1, functools.partial(fitted, Augmented))
     for other in trained(2, functools.partial(fitted, Augmented)):
         assert evaluations(other) == evaluations(outcome)
+
+
+@pytest.mark.parametrize(
+    "value, said",
+    [
+        ("high", "'high'"),
+        (None, "None"),
+        ([1.0, 2.0], "[1.0, 2.0]"),
+        (torch.ones(2), "tensor([1., 1.])"),
+        (10**400, "1"),
+        (1j, "1j"),
+    ],
+    ids=str,
+)
+def test_a_metric_that_is_no_number_is_named(value: Any, said: str) -> None:
+    with pytest.raises(Mistake) as raised:
+        plain({"loss": 1.0, "accuracy": value})
+    assert str(raised.value).startswith(f"the metric 'accuracy' is {said}")
+
+
+def test_metrics_may_be_tensors_and_any_number() -> None:
+    found = plain({"a": torch.tensor([2.0]), "b": True, "c": float("nan"), "d": -math.inf})
+    assert {name: str(value) for name, value in found.items()} == {
+        "a": "2.0",
+        "b": "1.0",
+        "c": "nan",
+        "d": "-inf",
+    }

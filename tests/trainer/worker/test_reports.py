@@ -12,6 +12,13 @@ from trainer.worker.reports import Lines, Pattern, Report, parse_report
 STEP = r"step (?P<step>[\d,]+).*loss[= ](?P<loss>\S+)"
 
 
+def test_a_group_that_takes_no_part_in_a_line_is_no_metric() -> None:
+    pattern = Pattern(r"step (?P<step>\d+)(?: loss (?P<loss>\S+))?(?: acc (?P<acc>\S+))?")
+    assert pattern.find(b"step 3") == Report(3)
+    assert pattern.find(b"step 4 acc -inf") == Report(4, {"acc": float("-inf")})
+    assert Pattern(r"(?P<loss>\d)|(?P<step>\d)x").find(b"5") is None, "a line without a step"
+
+
 @pytest.mark.parametrize(
     ("line", "found"),
     [
@@ -84,3 +91,18 @@ def test_what_is_no_report_is_refused_where_it_is_made() -> None:
 )  # fmt: skip
 def test_what_is_no_report_is_passed_over(line: bytes) -> None:
     assert parse_report(line) is None
+
+
+def test_numbers_that_json_lacks_come_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = os.pipe()
+    monkeypatch.setenv(ENV_REPORT, str(there))
+    report(7, up=float("inf"), down=float("-inf"), odd=float("nan"))
+    os.close(there)
+    told = parse_report(os.read(here, LINE_LIMIT))
+    os.close(here)
+    assert told is not None
+    assert {name: str(value) for name, value in told.metrics.items()} == {
+        "up": "inf",
+        "down": "-inf",
+        "odd": "nan",
+    }
