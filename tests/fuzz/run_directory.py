@@ -104,6 +104,23 @@ EVENTS: list[dict[str, Any]] = [
     {"event": "rank_failed", "time": 5.0, "member": "a", "rank": 1, "generation": 1, "step": 2},
     {"event": "resized", "time": 5.0, "generation": 1, "world_size": 2, "before": 3},
     {"event": "waiting", "time": 5.0, "slots": 1, "min_workers": 2},
+    {
+        "event": "connected",
+        "time": 5.0,
+        "member": "2/workerpool0-0",
+        "peer": "1/workerpool0-0",
+        "latency": 0.001,
+        "bandwidth": 1e9,
+    },
+    {
+        "event": "unreachable",
+        "time": 5.0,
+        "member": "2/workerpool0-0",
+        "peer": "1/workerpool0-0",
+        "address": "10.1.0.2",
+        "peer_address": "10.0.0.2",
+        "reason": "timed out",
+    },
     {"event": "checkpoint_committed", "time": 6.0, "step": 2, "bytes": 10, "seconds": 0.1},
     {
         "event": "fault",

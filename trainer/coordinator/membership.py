@@ -19,27 +19,10 @@ The world is in one of these phases::
                                        └──all Stopped or gone──► FORMING (the next generation)
     any ──done, the program at fault──► ENDED       (trainer.coordinator.blame)
 
-Who waits for what, and for how long. The limits are in ``trainer.coordinator.limits``; p is the
-measured time of a step (trainer.coordinator.liveness; 0: not known yet). In seconds:
-
-============  ======  ======  =======  ==============================================
-limit         p = 0   p = 10  p = 600  when it is over
-============  ======  ======  =======  ==============================================
-heartbeat        0.3     0.3      0.3  an agent, and each worker, shows that it lives
-suspicion        1.5     1.5     15.0  an agent is silent and no step completes: lost
-hang            10.0    10.0     30.0  a worker is silent and no step completes: hung
-abort            3.0     3.0      3.0  in a broken collective still: killed
-gloo_timeout     9.5    29.5     63.0  a collective without an answer fails by itself
-last_copy       12.5    32.5     66.0  as abort, for the last clean copy of the state
-pause           17.5    67.5   1871.0  the world has not left together: broken off
-linger          77.5   177.5   4931.0  as abort, for a worker that computes meanwhile
-forming         60.0    60.0    126.0  all wait for one another: broken off
-stall         3600.0   600.0  12000.0  no step, although everybody lives: broken off
-============  ======  ======  =======  ==============================================
-
-The only holder of the state is given up after stall alone, or when its connection is gone; who
-computes, not even then. After each stall the next is twice as long. A drain has the deadline of its
-notice; a running step that will not end before it is broken off at once, and repeated.
+Who waits for what, and for how long, is a table in ``trainer.coordinator.limits``. A drain has the
+deadline of its notice; a running step that will not end before it is broken off at once, and
+repeated. Who comes is admitted once it has shown that it reaches all other jobs of the run
+(``trainer.coordinator.admission``).
 """
 
 from __future__ import annotations
@@ -47,9 +30,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from trainer.coordinator.admission import Admission
 from trainer.coordinator.faults import Faults
 from trainer.coordinator.limits import Limits, Timeouts
-from trainer.coordinator.liveness import Look, Pace, forming_limit, overdue
+from trainer.coordinator.liveness import Look, Pace, forming_limit, overdue, stalled_for
 from trainer.coordinator.member import NEVER, Member, Phase, State, enough_since, slots_in
 from trainer.coordinator.reformation import Reformation
 from trainer.coordinator.roster import Roster
@@ -87,6 +71,7 @@ class Membership:
         self.generation = last_generation  # that of ``world``, once there is one
         self._taken = self.steps = 0  # the newest that a member brought; the most steps reported
         self._team = Team()  # of the world; nobody in WAITING
+        self._admission = Admission()
         self._reformation = Reformation("leader" if last_generation else "start")
         self._faults = Faults(self.members)
         self._stopping_since = now
@@ -144,6 +129,9 @@ class Membership:
                 self._finish(signals.Finish(state, told, event.step, event.metrics))
             case signals.TaskFailed():
                 self._task_failed(member, event, now)
+            case signals.Proved():
+                self._out += self._admission.take(event, now)
+                self._admit(list(self.members.values()), now)
 
     def _lives(self, member: Member, event: signals.Progress, now: float) -> None:
         member.note_frozen(event.frozen, now)
@@ -157,6 +145,7 @@ class Membership:
             self.members[event.member] = Member(event.member, event.slots, State.JOINING, now)
             fields = {"slots": event.slots, "incarnation": event.member.incarnation}
             self._out.emit("member_joined", member=event.member.replica, **fields)
+            self._out += self._admission.join(event.member, now)
         member = self.members[event.member]
         member.heard, member.away = now, False
         brought = event.world
@@ -181,6 +170,7 @@ class Membership:
         self._formed_at = now
         others = [self.members[one] for one in world.members if one in self.members]
         self._team = Team.of(self.members.adopt(world, self._deposed, now))
+        self._admission.adopt(world.members)
         bringer.state = State.ACTIVE
         for member in others:
             if member is not bringer:
@@ -196,14 +186,20 @@ class Membership:
     def _ready(self, member: Member, now: float) -> None:
         member.expected_until = NEVER
         member.leaving_since, member.lost = None, False
-        if member.state is State.JOINING:
-            member.state = State.READY
-            member.ready_since = now
-            member.stopped = True  # all its workers wait: none is in the generation any more
-            self._out.emit("member_ready", member=member.id.replica)
-            if self.phase is not Phase.STOPPING:
-                self._faults.forgive(member.id)
-                self._judge_loading()
+        member.warm = True
+        self._admit([member], now)
+
+    def _admit(self, members: list[Member], now: float) -> None:
+        """Those of them are ready whose workers are warm, and who reach all other jobs."""
+        for member in members:
+            if member.warm and member.state is State.JOINING and self._admission.admits(member.id):
+                member.state = State.READY
+                member.ready_since = now
+                member.stopped = True  # all its workers wait: none is in the generation any more
+                self._out.emit("member_ready", member=member.id.replica)
+                if self.phase is not Phase.STOPPING:
+                    self._faults.forgive(member.id)
+                    self._judge_loading()
 
     def _drain(self, member: Member, event: signals.Drain, now: float) -> None:
         if member.state is State.DRAINING:
@@ -224,7 +220,7 @@ class Membership:
         if member.state is not State.DRAINING:
             member.state = State.JOINING
             member.expected_until = now + self.limits.hold_off if event.spare else NEVER
-        member.clean = False
+        member.clean = member.warm = False
         member.holds &= member.slots > 1  # its other workers may; they will say so
         self._tear(member, now)
         self._judge_loading()
@@ -259,6 +255,7 @@ class Membership:
     def _forget(self, member: Member) -> None:
         del self.members[member.id]
         self._team.pop(member.id, None)
+        self._admission.leave(member.id)
 
     def _started(self, member: Member, event: signals.Started, now: float) -> None:
         forming = self.phase is Phase.FORMING
@@ -322,6 +319,8 @@ class Membership:
 
     def _tick(self, now: float) -> None:
         timeouts, only = self.timeouts(now), self.members.only_holder
+        self._out += self._admission.look(now)
+        self._admit(list(self.members.values()), now)  # whom it did not reach may be gone
         for member in list(self.members.values()):
             inside = member.id in self._team and not member.stopped
             look = Look(now, self.pace.progress_at, timeouts, self.limits, inside, member is only)
@@ -341,7 +340,7 @@ class Membership:
             if now - self._forming_since > forming_limit(self._team.values(), timeouts):
                 self._break(now, "break")
         elif self.phase is Phase.RUNNING:
-            if (took := now - self.pace.progress_at) > timeouts.stall:
+            if took := stalled_for(now, self.pace, timeouts, self.limits, only):
                 fields = {"generation": self.generation, "step": self.steps}
                 self._out.emit("stalled", seconds=round(took, 1), **fields)
                 self.pace.stalled()
