@@ -231,14 +231,32 @@ def look_after(draft: Draft, resources: ExitStack) -> Run:
 
     supervisor = Supervisor(
         directory,
-        draft.terms(target.stop_grace),
+        draft.terms(target.stop_grace, target.apart),
         target,
         request,
         steps=lambda attempt: (History(read_events(directory)).step, None),
+        unreached=_Outsiders(draft).told,
         listener=listener,
         sleep=sleep,
     )
     return Run(draft, target, supervisor, poke, resources.pop_all())
+
+
+class _Outsiders:
+    """Which attempts of a fleet are kept out of its world, as its events say so far."""
+
+    def __init__(self, draft: Draft) -> None:
+        self._alone = draft.job.fleet.jobs == 1
+        self._reader = EventReader(draft.directory)
+        self._history = History()
+
+    def told(self) -> dict[int, str]:
+        """See Supervisor. Raises OSError when the events cannot be read."""
+        if self._alone:  # there is nobody whom it could not reach
+            return {}
+        for event in self._reader.read_new():
+            self._history.add(event)
+        return self._history.unreached
 
 
 def _over(directory: RunDirectory) -> bool:
