@@ -48,7 +48,7 @@ class Admission:
         self._reached: dict[MemberId, set[str]] = {}  # jobs with which it has connected both ways
         self._trials: dict[tuple[MemberId, str], Trial] = {}  # by who is outside, and the other job
         self._failed: dict[tuple[MemberId, str], float] = {}  # when last
-        self._told: set[tuple[str, str]] = set()  # jobs of which it is on record how they connect
+        self._told: set[str] = set()  # jobs of which it is on record how they connect to another
         self._turn = 0
         self._looked = NEVER
 
@@ -154,9 +154,8 @@ class Admission:
         del self._trials[outsider, peer.job]
         self._reached[outsider].add(peer.job)
         self._reached[peer].add(outsider.job)
-        jobs = min(outsider.job, peer.job), max(outsider.job, peer.job)
-        if jobs not in self._told:
-            self._told.add(jobs)
+        if outsider.job not in self._told:
+            self._told |= {outsider.job, peer.job}
             both = trial.shown.values()
             out.emit(
                 "connected",

@@ -90,7 +90,7 @@ def test_every_member_shows_it_with_one_of_each_other_job() -> None:
     assert other in run.machine.members
 
 
-def test_jobs_that_reach_each_other_are_on_record_once() -> None:
+def test_how_a_job_reaches_another_is_on_record_once() -> None:
     run = Run(expected=4)
     run.ready(A, B, A2, B2)
     for one, other in ((A, B), (A, B2), (A2, B), (A2, B2)):
