@@ -43,7 +43,8 @@ class Admission:
     """Asks for proofs, and knows who has given them. All times are membership's, in seconds."""
 
     def __init__(self) -> None:
-        self._outside: dict[MemberId, None] = {}  # in the order in which they came
+        self._here: dict[MemberId, None] = {}  # who can be asked, in the order in which they came
+        self._outside: dict[MemberId, None] = {}  # those of them who are not admitted
         self._admitted: dict[str, set[MemberId]] = {}  # by job
         self._reached: dict[MemberId, set[str]] = {}  # jobs with which it has connected both ways
         self._trials: dict[tuple[MemberId, str], Trial] = {}  # by who is outside, and the other job
@@ -55,6 +56,7 @@ class Admission:
     def join(self, member: MemberId, now: float) -> list[Command]:
         """A member has come: asks it, and one of every other job, to connect to each other."""
         out = Orders()
+        self._here[member] = None
         if self._is_inside(member):
             return out
         self._outside[member] = None
@@ -63,12 +65,13 @@ class Admission:
         return out
 
     def adopt(self, members: Iterable[MemberId]) -> None:
-        """These form a world that an earlier leader has made."""
+        """These form a world that an earlier leader has made, whether they have come or not."""
         for member in members:
             self._let_in(member)
 
     def leave(self, member: MemberId) -> None:
         """A member is gone."""
+        self._here.pop(member, None)
         self._outside.pop(member, None)
         self._reached.pop(member, None)
         inside = self._admitted.get(member.job, set())
@@ -132,7 +135,7 @@ class Admission:
     def _jobs(self) -> dict[str, list[MemberId]]:
         """Who can be asked, by job."""
         jobs: dict[str, list[MemberId]] = {}
-        for member in self._reached:
+        for member in self._here:
             jobs.setdefault(member.job, []).append(member)
         return jobs
 

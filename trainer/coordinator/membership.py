@@ -145,12 +145,12 @@ class Membership:
             self.members[event.member] = Member(event.member, event.slots, State.JOINING, now)
             fields = {"slots": event.slots, "incarnation": event.member.incarnation}
             self._out.emit("member_joined", member=event.member.replica, **fields)
-            self._out += self._admission.join(event.member, now)
         member = self.members[event.member]
         member.heard, member.away = now, False
         brought = event.world
         if brought is not None and self.world is None and brought.generation >= self.generation:
             self._adopt(brought, member, now)
+        self._out += self._admission.join(member.id, now)
         if member.id in self._team and brought != self.world:
             self._missed(member, now)
         stranger = member.id not in self._team

@@ -216,6 +216,14 @@ def test_those_who_train_have_shown_it_to_a_leader_that_takes_over() -> None:
     assert {pair[0] for pair in asked(run.step(Joined(C, 1)))} >= {C}
 
 
+def test_who_has_not_come_to_a_leader_that_takes_over_is_not_asked() -> None:
+    run = Run(last_generation=3)
+    run.step(Joined(A, 1, world(3, A, B)), Progress(A, 3, 7))
+    assert asked(run.step(Joined(C, 1))) == {(A, C), (C, A)}
+    run.step(Joined(B, 1, world(3, A, B)))
+    assert asked(run.wait(1.5)) == {(B, C), (C, B)}
+
+
 # --- any order ------------------------------------------------------------------------
 
 MEMBERS = [MemberId(f"{job}/workerpool{pool}-0", "x") for job in (1, 2, 3) for pool in (0, 1)]
