@@ -10,7 +10,7 @@ steps_lost        steps that were completed, and had to be done again: for each 
                   back it began behind the furthest step that was known before
 drains            notices that a replica would be taken away; one that several leaders hear of
                   counts once. When the run ends, all leave: neither that nor what follows counts;
-                  nor do those of a job that was given up before it trained
+                  nor do those of a job of a fleet that was given up
 losses            replicas that went, or lost a worker, without notice; when a job of a fleet fails
                   with one of its VMs, each of its replicas did. All that dies with a VM is one
                   loss, and so is a VM that several leaders miss; a member that only went over to

@@ -85,7 +85,7 @@ class Losses:
         over.append((event.time, event.attempt))
 
     def give_up(self, attempt: int) -> None:
-        """An attempt of a fleet was given up that was never in a world: nothing is lost by it."""
+        """An attempt of a fleet was given up: that its machines go is no loss."""
         self._given_up.add(attempt)
 
     def _unseen(self) -> Iterator[float]:
