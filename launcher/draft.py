@@ -47,6 +47,7 @@ class Draft:
         job: what to train, and on what.
         directory: the run directory.
         choices: where it may run, in order, each with its price.
+        anchors: the same for the jobs of a fleet that are on demand; none where it has none.
         webhook_url: where its news goes; empty when the job has no webhook.
         packed: the code that ``create`` sends; None when there is none to send.
     """
@@ -55,6 +56,7 @@ class Draft:
     job: Job
     directory: RunDirectory
     choices: tuple[Choice, ...]
+    anchors: tuple[Choice, ...]
     webhook_url: str
     packed: Packed | None = None
 
@@ -68,8 +70,8 @@ class Draft:
         """The name of its target."""
         return str(self.record.get("target"))
 
-    def terms(self, stop_grace: float) -> Terms:
-        """Returns what the launcher's policy goes by; see Terms for ``stop_grace``."""
+    def terms(self, stop_grace: float, apart: float) -> Terms:
+        """Returns what the launcher's policy goes by; see Terms for the arguments."""
         return Terms(
             self.run_id,
             self.choices,
@@ -77,14 +79,14 @@ class Draft:
             self.job.resubmit,
             self.job.limits,
             self._fleet(),
+            apart,
             saves=self.job.starts_agent(self.job.pools[0]),
             stop_grace=stop_grace,
         )
 
     def _fleet(self) -> Fleet:
         wanted = self.job.fleet
-        anchors = choices_of(self.job.anchors(), LOCAL) if wanted.anchor else ()
-        return Fleet(wanted.jobs, wanted.anchor, tuple(anchors), wanted.across_regions)
+        return Fleet(wanted.jobs, wanted.anchor, self.anchors, wanted.across_regions)
 
     def request(self, attempt: int, choice: Choice, token: str) -> customjob.CustomJob:
         """Returns the CustomJob of an attempt; see ``customjob.build`` for ``token``."""
@@ -118,8 +120,8 @@ def prepare(job: Job, target: TargetName, run_id: str | None = None) -> Draft:
     run_id = run_id or home.new_id(job.name, now)
     home.check_id(run_id)
     directory = home.directory_for(run_id, output_of(job, target), target)
-    choices = choices_of(job, LOCAL, load_prices(home.folder()))
-    require_prices(job, choices)
+    choices, anchors = _choices(job)
+    require_prices(job, [*choices, *anchors])
     home.require_new(run_id, directory)
     record = {
         "id": run_id,
@@ -131,7 +133,7 @@ def prepare(job: Job, target: TargetName, run_id: str | None = None) -> Draft:
         "by": home.whoami(),
         **formats.RUN.stamp(),
     }
-    return Draft(record, job, directory, tuple(choices), url, packed)
+    return Draft(record, job, directory, choices, anchors, url, packed)
 
 
 def create(draft: Draft) -> None:
@@ -167,8 +169,7 @@ def reopen(directory: RunDirectory) -> Draft:
             f"{record['id']}: is a local run of {record.get('by')}; attach to it there",
         )
     job = home.job_of(record)
-    choices = choices_of(job, LOCAL, load_prices(home.folder()))
-    return Draft(record, job, directory, tuple(choices), _webhook_url(job))
+    return Draft(record, job, directory, *_choices(job), _webhook_url(job))
 
 
 @contextmanager
@@ -204,6 +205,13 @@ def require_prices(job: Job, choices: Iterable[Choice]) -> None:
             f"limits.cost: the price of {unknown[0]} is unknown; "
             "write it into the price file (docs/job.md), or remove the limit",
         )
+
+
+def _choices(job: Job) -> tuple[tuple[Choice, ...], tuple[Choice, ...]]:
+    """The run's choices and those of its anchors, each with its price."""
+    prices = load_prices(home.folder())
+    anchors = choices_of(job.anchors(), LOCAL, prices) if job.fleet.anchor else []
+    return tuple(choices_of(job, LOCAL, prices)), tuple(anchors)
 
 
 def _packed(job: Job) -> Packed | None:

@@ -391,6 +391,14 @@ def launch_lives(run_id: str) -> bool:
     return is_held(local_folder(run_id) / "launch.lock")
 
 
+def is_fleet(run: dict[str, Any]) -> bool:
+    """Whether the run whose run.json this is may have several jobs at a time."""
+    spec = run.get("spec")
+    fleet = spec.get("fleet") if isinstance(spec, dict) else None
+    jobs = fleet.get("jobs") if isinstance(fleet, dict) else fleet
+    return isinstance(jobs, int) and jobs > 1
+
+
 def require_replica(run: dict[str, Any], replica: str) -> None:
     """Raises RunError when the run whose run.json this is has no such replica.
 

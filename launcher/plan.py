@@ -33,7 +33,7 @@ def request_of(job: Job, run_id: str, packed: Packed | None = None) -> CustomJob
     code = package_url(url, packed.sha256) if packed else ""
     region = job.regions[0] if job.regions else ""
     request = customjob.build(
-        job,
+        job.anchors() if job.fleet.anchor else job,  # those are sent first
         run_id=run_id,
         run_dir=url,
         token=token,
@@ -95,13 +95,15 @@ def costs(job: Job, prices: PriceList) -> list[PoolCost]:
 
 
 def quotas(job: Job) -> dict[str, int]:
-    """Returns how many GPUs the job needs of each quota, by the name of the quota's metric."""
+    """Returns how many GPUs all jobs need of each quota, by the name of the quota's metric."""
     need: dict[str, int] = {}
-    for pool in job.pools:
-        metric = pool.machine_type.accelerator.spot_quota
-        if job.scheduling.strategy == "standard":
-            metric = metric.replace("_preemptible_", "_")
-        need[metric] = need.get(metric, 0) + pool.replicas * pool.machine_type.gpus
+    for one, times in jobs_of(job):
+        for pool in one.pools:
+            metric = pool.machine_type.accelerator.spot_quota
+            if one.scheduling.strategy == "standard":
+                metric = metric.replace("_preemptible_", "_")
+            gpus = times * pool.replicas * pool.machine_type.gpus
+            need[metric] = need.get(metric, 0) + gpus
     return need
 
 
@@ -130,6 +132,14 @@ def ask_units(job: Job) -> dict[str, Any]:
     asked = subprocess.run(line, cwd=folder, stdout=subprocess.PIPE, text=True, check=True)
     units: dict[str, Any] = json.loads(asked.stdout.splitlines()[-1])  # after what the task prints
     return units
+
+
+def jobs_of(job: Job) -> list[tuple[Job, int]]:
+    """Returns the jobs that a run begins with, and how many there are of each: anchors first."""
+    fleet = job.fleet
+    anchors = [(job.anchors(), fleet.anchor)] if fleet.anchor else []
+    others = [(job, fleet.jobs - fleet.anchor)] if fleet.jobs > fleet.anchor else []
+    return anchors + others
 
 
 def _times(count: int, price: Price | None) -> float | None:

@@ -46,8 +46,10 @@ class EventRecord:
     event: str = ""
     time: float = 0.0
     action: str | None = None
+    address: str | None = None
     age: float | None = None
     attempt: int | None = None
+    bandwidth: float | None = None
     before: int | None = None
     cause: str | None = None
     changes: list[str] | None = None
@@ -60,6 +62,7 @@ class EventRecord:
     generation: int | None = None
     gone: bool | None = None
     incarnation: str | None = None
+    latency: float | None = None
     limit: float | None = None
     lost_steps: int | None = None
     member: str | None = None
@@ -67,6 +70,8 @@ class EventRecord:
     metrics: dict[str, Any] | None = None  # of any kind: each reader asks what it can use
     min_workers: int | None = None
     names: list[str] | None = None
+    peer: str | None = None
+    peer_address: str | None = None
     rank: int | None = None
     reason: str | None = None
     region: str | None = None

@@ -231,10 +231,11 @@ def look_after(draft: Draft, resources: ExitStack) -> Run:
 
     supervisor = Supervisor(
         directory,
-        draft.terms(target.stop_grace),
+        draft.terms(target.stop_grace, target.apart),
         target,
         request,
         steps=lambda attempt: (completed_steps(directory), None),
+        unreached=_Outsiders(draft).told,
         listener=listener,
         sleep=sleep,
     )
@@ -244,6 +245,23 @@ def look_after(draft: Draft, resources: ExitStack) -> Run:
 def completed_steps(directory: RunDirectory) -> int:
     """How many steps a run has completed. Raises OSError and ValueError as EventReader does."""
     return History(read_events(directory, brief=True)).step
+
+
+class _Outsiders:
+    """Which attempts of a fleet are kept out of its world, as its events say so far."""
+
+    def __init__(self, draft: Draft) -> None:
+        self._alone = draft.job.fleet.jobs == 1
+        self._reader = EventReader(draft.directory, brief=True)
+        self._history = History()
+
+    def told(self) -> dict[int, str]:
+        """See Supervisor. Raises OSError when the events cannot be read."""
+        if self._alone:  # there is nobody whom it could not reach
+            return {}
+        for event in self._reader.read_new():
+            self._history.add(event)
+        return self._history.unreached
 
 
 def _over(directory: RunDirectory) -> bool:

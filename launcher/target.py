@@ -70,6 +70,7 @@ class Target:
         patience: seconds without an answer after which an attempt counts as lost; None for never.
         settle: seconds after which a request that left no trace was not sent.
         stop_grace: seconds that a run gets to save a checkpoint when a limit is reached.
+        apart: seconds after which a job is given up that the others of its fleet do not reach.
         secrets: Secret Manager's endpoint.
         token: what an emulator wants to be shown.
         halt: stops all VMs at once; None where that is not in this machine's hands.
@@ -80,6 +81,7 @@ class Target:
     patience: float | None = None
     settle: float = SETTLE
     stop_grace: float = 600.0
+    apart: float = 300.0
     secrets: str = ENDPOINT
     token: str = field(default="", repr=False)
     halt: Callable[[], None] | None = None
@@ -137,6 +139,7 @@ def local(job: Job, run_id: str, over: Callable[[], bool] = lambda: True) -> Ite
             patience=LOCAL_PATIENCE,
             settle=0.0,  # one launch at a time looks after a local run
             stop_grace=60.0,
+            apart=15.0,
             secrets=emulator.endpoint,
             token=emulator.token,
             halt=emulator.stop,

@@ -156,6 +156,13 @@ def _text(event: EventRecord) -> str | None:
             return f"{member} coordinates"
         case EventRecord(event="member_ready", member=str(member)):
             return f"{member} is ready"
+        case EventRecord(
+            event="connected", member=str(member), peer=str(peer), latency=float(latency)
+        ):
+            rate = "" if event.bandwidth is None else f", {event.bandwidth / 1e6:,.0f} MB/s"
+            return f"{member} and {peer} reach each other: {1000 * latency:.1f} ms{rate}"
+        case EventRecord(event="unreachable", member=str(member)):
+            return f"{member} is not let into the world{why}"
         case EventRecord(event="drain", member=str(member)):
             notice = f" in {span(event.deadline_seconds)}" if event.deadline_seconds else ""
             return f"{member} will be taken away{notice}; it leaves at the next step"

@@ -92,7 +92,7 @@ class Look:
     """What one look at a run has found."""
 
     events: list[Event] = field(default_factory=list)
-    attempt: dict[str, Any] = field(default_factory=dict)
+    attempts: list[dict[str, Any]] = field(default_factory=list)
     outcome: Outcome | None = None
     troubles: list[str] = field(default_factory=list)
 
@@ -144,8 +144,7 @@ class Looks:
 
     def _look(self, look: Look) -> None:
         directory = self._run.directory
-        attempts, outcome = read_attempts(directory), directory.outcome()
-        look.attempt = attempts[-1] if attempts else {}
+        look.attempts, outcome = read_attempts(directory), directory.outcome()
         look.outcome = Outcome.of(outcome) if outcome else None
         look.events = self._reader.read_new()
 
@@ -165,7 +164,8 @@ class Following:
         self._asked = asked
         draft = run.draft
         self._started = float(draft.record["created"])
-        self._scene = Scene(run.id, draft.job.replicas(), self._started)
+        job = draft.job
+        self._scene = Scene(run.id, job.replicas(), self._started, job.fleet.jobs)
         self._looks = Looks(run)
         self._cancelling: _Task | None = None
         self._abandoning: _Task | None = None
@@ -228,7 +228,7 @@ class Following:
             ended = self._run.ended
             for look in self._looks.finish(LAST_LOOK) if ended else self._looks.new():
                 self._seen = look.troubles
-                view.update(look.events, look.attempt, look.outcome)
+                view.update(look.events, look.attempts, look.outcome)
             self._tell([*self._seen, *self._looks.told(), *self._run.told()], view)
             if ended:
                 return self._run.wait()

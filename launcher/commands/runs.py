@@ -40,7 +40,8 @@ def status(run: RunName, as_json: AsJson = False) -> None:
 
         found = home.find(run)
         known = read_status(found)
-        known["api"] = ask_api(home.read_run(found), known["attempts"])
+        known["apis"] = ask_api(home.read_run(found), known["attempts"])
+        known["api"] = known["apis"][-1] if known["apis"] else None
         if as_json:
             typer.echo(json.dumps(known, indent=2))
             return

@@ -29,6 +29,7 @@ from launcher.emulator.storage.objects import Objects
 from launcher.emulator.storage.server import Storage
 from launcher.emulator.token import keep_token
 from launcher.emulator.vms.cluster_spec import FORMS
+from launcher.emulator.vms.links import Links
 from launcher.emulator.vms.places import KINDS, missing
 from launcher.emulator.vms.processes import adopt_orphans, kill_children
 from launcher.job.durations import parse_duration
@@ -140,6 +141,7 @@ async def _serve(options: argparse.Namespace, market: Market) -> int:
         token,
         lambda bearer, named: [access_route(secrets, bearer, named)],
         [storage.reserved],
+        Links(market.isolated),
     )
     registry = Registry(state, market, vms=vms)
     used = Used(Api(registry, secrets, None if options.open else token).app())

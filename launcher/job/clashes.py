@@ -279,6 +279,13 @@ def _fleet(written: Written) -> Iterator[Problem]:
     if most and most < jobs:
         what = f"is {most}, and the fleet begins with {jobs}; write at least that"
         yield ("limits", "attempts"), ORDER, what
+    fleet = written.given("fleet")
+    anchors = fleet.anchor if isinstance(fleet, Fleet) else whole(fleet, "anchor", 0)
+    for pool in (written.whole_pools or []) if anchors else []:
+        if not pool.machine_type.standard:
+            what = f"needs machines on demand, and {pool.machine} is to be had with spot and "
+            yield ("fleet", "anchor"), "SW1107", f"{what}flex_start only; remove it"
+            return
 
 
 def _sizes(written: Written) -> Iterator[Problem]:

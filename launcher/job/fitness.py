@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from launcher.job.job import Job, TargetName
+from launcher.job.marketfile import whole_market
 from launcher.job.pool import DEFAULT_IMAGE, Package, swells_own
-from launcher.job.problem import ABSENT, MISSING, NO_EFFECT, NOT_SENT, RESERVED, Problem
+from launcher.job.problem import ABSENT, DEPENDS, MISSING, NO_EFFECT, NOT_SENT, RESERVED, Problem
 
 NO_BUCKET = "SW1115"  # the message about a place that is not at gs:// and must be
 LOCAL_BUCKET = "gs://swell-local"  # for local runs that name no place and need a bucket
@@ -39,6 +40,9 @@ def _locally(job: Job) -> Iterator[Problem]:
         yield from _in_containers(job)
     else:
         yield from absent(job)
+    if job.local.vm == "process" and whole_market(job.local.market).isolated:
+        what = "needs VMs that have networks; write local: {vm: netns}, or remove it"
+        yield ("local", "market", "isolated"), DEPENDS, what
     yield from _hidden_packages(job)
 
 
@@ -88,9 +92,7 @@ def _on_vertex(job: Job) -> Iterator[Problem]:
     yield from absent(job) if job.code else _files_of_the_image(job)
     if not job.project:
         yield ("project",), MISSING, "is missing; Vertex AI needs your Google Cloud project"
-    if job.fleet.jobs > 1:
-        what = f"is {job.fleet.jobs}; several jobs at a time run on the local target alone so far"
-        yield ("fleet",), "SW1121", what
+    yield from _without_network(job)
     if not job.regions:
         yield ("regions",), MISSING, "is missing; write for example [us-central1]"
     if not (job.output or "").startswith("gs://"):
@@ -100,6 +102,22 @@ def _on_vertex(job: Job) -> Iterator[Problem]:
             at = ("checkpoint", "buckets", region)
             yield at, NO_BUCKET, "is no bucket; write gs://BUCKET/FOLDER"
     yield from dict.fromkeys(_runtimes_on_vertex(job))  # pools that share the job's share a problem
+
+
+def _without_network(job: Job) -> Iterator[Problem]:
+    """Two CustomJobs reach each other in a network of the user's, if at all."""
+    if job.fleet.jobs == 1:
+        return
+    ways = [job, *(job.variant(it) for it in job.fallback)]
+    machines = [pool.machine_type for way in ways for pool in way.pools]
+    apart = next((it.name for it in machines if not it.accelerator.peers), None)
+    if job.network and apart:
+        what = f"does not go with {apart}, for which Vertex AI peers with no network"
+        yield ("network",), "SW1121", f"{what}; write psc_interface instead, with an attachment"
+    elif not job.network and not job.psc_interface:
+        what = f"is {job.fleet.jobs}, and two jobs reach each other only in a network of yours"
+        also = "" if apart else ", or network"
+        yield ("fleet",), "SW1121", f"{what}; add psc_interface, with an attachment{also}"
 
 
 def _buckets_of_no_use(job: Job) -> Iterator[Problem]:

@@ -30,12 +30,17 @@ class Price:
 
 @dataclass(frozen=True)
 class Accelerator:
-    """A GPU type under Vertex's name, with its memory, its Spot quota and where it trains."""
+    """A GPU type under Vertex's name, with its memory, its Spot quota and where it trains.
+
+    ``peers`` is whether its machines can be in a network of yours by VPC peering; if not, by a
+    network attachment alone.
+    """
 
     name: str
     memory_gb: int
     spot_quota: str
     regions: tuple[str, ...]
+    peers: bool = True
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,7 @@ _H100_MEGA = Accelerator(
         "us-west1",
         "us-west4",
     ),
+    peers=False,
 )
 _H200 = Accelerator(
     "NVIDIA_H200_141GB",
@@ -139,6 +145,7 @@ _H200 = Accelerator(
         "us-south1",
         "us-west1",
     ),
+    peers=False,
 )
 
 _ALL = (

@@ -6,6 +6,7 @@ Either a list of incidents, or a whole market::
     notice: 30s                  # or none
     survivors: keep              # or restart, or fail: what becomes of a job's other VMs
     retry: 5min                  # how often a job without any VM is tried again
+    isolated: false              # whether the VMs of one job reach those of no other
     seed: 7                      # decides which VMs are taken
     capacity:
       - {machine: a2-highgpu-1g, region: us-central1, vms: {0s: 8, 10min: 3, 1h: 8}}
@@ -158,6 +159,7 @@ class Market(JobModel):
     notice: Notice = Field("30s", validate_default=True)
     survivors: Literal["keep", "restart", "fail"] = "keep"
     retry: Duration = Field("5min", validate_default=True)
+    isolated: bool = False
     seed: int = 0
     capacity: list[Capacity] = Field(default_factory=list)
     incidents: list[Incident] = Field(default_factory=list)

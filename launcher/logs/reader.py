@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -108,7 +109,7 @@ def _local_line(written: bytes, replica: str) -> Line | None:
 
 
 class VertexLog:
-    """The lines of a run on Vertex AI: of all its CustomJobs, one after the other.
+    """The lines of a run on Vertex AI: of all its CustomJobs. In a fleet each says of which it is.
 
     A run has ended when its outcome says so. Its launch may be gone before that, so now and then
     the API is asked as well. Then some more looks are taken, for lines that come late.
@@ -131,14 +132,17 @@ class VertexLog:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._directory = directory
-        self._project = str(home.read_run(directory).get("spec", {}).get("project") or "")
-        self._replica = replica
+        run = home.read_run(directory)
+        self._project = str(run.get("spec", {}).get("project") or "")
+        self._is_fleet = home.is_fleet(run)
+        self._of, self._replica = of_attempt(replica)
         self._since = since
         self._retries = retries
         self._clock = clock
         self._logs: dict[str, CloudLog] = {}
         self._complete: set[str] = set()  # jobs of which no further line can come
-        self._asked: tuple[str, float, bool] = ("", 0.0, False)  # job, when, whether it had ended
+        self._asked: dict[str, float] = {}  # when the API was asked about a job
+        self._over_by_api: set[str] = set()  # jobs
         self._ended_at: float | None = None
         self.poll, self._linger = CLOUD_POLL, CLOUD_LINGER
         if any(is_emulator(str(attempt["endpoint"])) for attempt in self._attempts()):
@@ -148,8 +152,8 @@ class VertexLog:
         """See Log. Raises ApiError."""
         now = self._clock()
         for attempt in self._attempts():
-            job = str(attempt["job"])
-            if job in self._complete:
+            job, number = str(attempt["job"]), int(attempt["attempt"])
+            if job in self._complete or self._of not in (None, number):
                 continue
             if job not in self._logs:
                 self._logs[job] = CloudLog(
@@ -159,7 +163,9 @@ class VertexLog:
                     since=self._since,
                     retries=self._retries,
                 )
-            yield from self._logs[job].read_new()
+            for line in self._logs[job].read_new():
+                named = f"{number}/{line.replica}" if self._is_fleet else line.replica
+                yield replace(line, replica=named)
             ended = attempt.get("ended")
             if isinstance(ended, int | float) and now - ended > self._linger:
                 self._complete.add(job)
@@ -176,20 +182,29 @@ class VertexLog:
         if self._directory.outcome() is not None:
             return True
         attempts = self._attempts()
-        if not attempts:
-            return False
-        job, now = str(attempts[-1]["job"]), self._clock()
-        known, asked, ended = self._asked
-        if known != job:  # it was alive when it was submitted
-            self._asked = (job, now, False)
-        elif not ended and now - asked >= ASK_EVERY:
-            api = jobs_of(attempts[-1], self._project, self._retries)
-            self._asked = (job, now, api.get(job).ended)
-        return self._asked[2]
+        return bool(attempts) and all([self._has_ended(attempt) for attempt in attempts])
+
+    def _has_ended(self, attempt: dict[str, Any]) -> bool:
+        """Whether a CustomJob is over; of one that is not on record as that, the API is asked."""
+        job, now = str(attempt["job"]), self._clock()
+        if attempt.get("ended") or job in self._over_by_api:
+            return True
+        asked = self._asked.setdefault(job, now)  # it was alive when it was submitted
+        if now - asked >= ASK_EVERY:
+            self._asked[job] = now
+            if jobs_of(attempt, self._project, self._retries).get(job).ended:
+                self._over_by_api.add(job)
+        return job in self._over_by_api
 
     def _attempts(self) -> list[dict[str, Any]]:
         attempts = read_attempts(self._directory)
         return [one for one in attempts if is_job(str(one.get("job") or ""))]
+
+
+def of_attempt(replica: str | None) -> tuple[int | None, str | None]:
+    """Returns the attempt that a replica's name speaks of, if it does, and its name there."""
+    attempt, _, name = (replica or "").rpartition("/")
+    return int(attempt) if attempt.isdecimal() else None, name or None
 
 
 def open_log(
@@ -222,7 +237,7 @@ def open_log(
 
 def _attempts_of(run: dict[str, Any], directory: RunDirectory) -> Callable[[str], int | None]:
     """Returns what tells the number of an attempt by its CustomJob's id, in a fleet."""
-    if home.job_of(run).fleet.jobs == 1:
+    if not home.is_fleet(run):
         return lambda job: None
     known: dict[str, int] = {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from launcher.api.apierror import ApiError
@@ -11,36 +12,44 @@ from launcher.api.transport import is_emulator
 from launcher.api.vertex import console_url, jobs_of
 from trainer.rundir.attempts import ENDED
 
+AT_ONCE = 8  # CustomJobs
+
 
 def ask_api(
     run: dict[str, Any], attempts: list[dict[str, Any]], retries: Retries | None = None
-) -> dict[str, Any] | None:
-    """Asks the API about the last CustomJob of a run on Vertex AI.
+) -> list[dict[str, Any]]:
+    """Asks the API about the CustomJobs of a run on Vertex AI that are not on record as ended.
 
     Args:
         run: run.json.
         attempts: the run's attempts, in order.
         retries: how what is transient is tried again.
 
-    Returns ``{"job", "state", "reason", "error", "id", "console"}``: ``error`` says why there is
-    no answer, ``id`` is that message's (docs/messages.md), and then ``state`` is null. None when
-    there is nothing to ask: for a local run, and for an attempt that is on record as ended.
+    Returns ``{"attempt", "job", "state", "reason", "error", "id", "console"}`` for each, in order:
+    ``error`` says why there is no answer, ``id`` is that message's (docs/messages.md), and then
+    ``state`` is null. Nothing for a local run.
     """
-    if run.get("target") != "vertex" or not attempts or attempts[-1].get("state") in ENDED:
-        return None
-    last = attempts[-1]
-    answer: dict[str, Any] = dict.fromkeys(("job", "state", "reason", "error", "id", "console"))
+    live = [attempt for attempt in attempts if attempt.get("state") not in ENDED]
+    if run.get("target") != "vertex" or not live:
+        return []
+    with ThreadPoolExecutor(AT_ONCE) as asking:
+        return list(asking.map(lambda attempt: _ask(run, attempt, retries), live))
+
+
+def _ask(run: dict[str, Any], attempt: dict[str, Any], retries: Retries | None) -> dict[str, Any]:
+    answer: dict[str, Any] = {"attempt": attempt.get("attempt")}
+    answer |= dict.fromkeys(("job", "state", "reason", "error", "id", "console"))
     project = str(run.get("spec", {}).get("project") or "")
     try:
-        api = jobs_of(last, project, retries or Retries(BRIEF))
-        if last.get("job"):
-            job = api.get(str(last["job"]))
-        elif found := api.find(str(run["id"]), int(last["attempt"])):
+        api = jobs_of(attempt, project, retries or Retries(BRIEF))
+        if attempt.get("job"):
+            job = api.get(str(attempt["job"]))
+        elif found := api.find(str(run["id"]), int(attempt["attempt"])):
             job = found[0]
         else:
             return {**answer, "error": "the CustomJob has not been created", "id": "SW3020"}
     except (ApiError, Unreachable) as error:
-        return {**answer, "job": last.get("job"), "error": str(error), "id": error.id}
+        return {**answer, "job": attempt.get("job"), "error": str(error), "id": error.id}
     return {
         **answer,
         "job": job.name,

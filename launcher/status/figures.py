@@ -9,10 +9,12 @@ step              steps completed: those of the newest generation, the last one 
 steps_lost        steps that were completed, and had to be done again: for each generation, how far
                   back it began behind the furthest step that was known before
 drains            notices that a replica would be taken away; one that several leaders hear of
-                  counts once. When the run ends, all leave: neither that nor what follows counts
-losses            replicas that went, or lost a worker, without notice. All that dies with a VM is
-                  one loss, and so is a VM that several leaders miss; a member that only went over
-                  to another leader is none. Where no leader was left to see it, a replica that has
+                  counts once. When the run ends, all leave: neither that nor what follows counts;
+                  nor do those of a job of a fleet that was given up
+losses            replicas that went, or lost a worker, without notice; when a job of a fleet fails
+                  with one of its VMs, each of its replicas did. All that dies with a VM is one
+                  loss, and so is a VM that several leaders miss; a member that only went over to
+                  another leader is none. Where no leader was left to see it, a replica that has
                   not come to the next one when that forms a world was lost
 pauses            for each generation but the first that has completed a step: the seconds from the
                   last step before it to its first step. What it took to notice, to form the world,

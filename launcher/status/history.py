@@ -12,7 +12,7 @@ from typing import Any
 from launcher.records import EventRecord
 from launcher.status import figures
 from launcher.status.generation import Generation
-from launcher.status.losses import Losses
+from launcher.status.losses import Losses, job_of
 from launcher.status.saves import Saves
 from launcher.words import stall_in_words, wait_in_words
 from trainer.rundir.events import Event
@@ -31,7 +31,8 @@ class History:
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self.generations: dict[int, Generation] = {}
-        self._notices: list[float] = []  # when
+        self._notices: list[tuple[float, int | None]] = []  # when, and in which job of a fleet
+        self._given_up: set[int | None] = set()  # attempts: that their machines go is no news
         self._drained: dict[str, float] = {}  # when each replica was drained last
         self._losses = Losses()
         self._told_lost: dict[int, int] = {}  # steps, by generation, as its leader knew
@@ -45,6 +46,7 @@ class History:
         self._left_at: dict[int, float] = {}  # when each generation was
         self.unreadable: str | None = None  # why some events could not be read
         self.members: dict[str, str] = {}  # replica → its state: joining, ready, active, …
+        self._apart: dict[int, tuple[float, str]] = {}  # by attempt: when first, and what
         self._saves = Saves()
         self._unsaved: dict[int, tuple[float, str]] = {}  # by step: when, and why not
         self._metrics: dict[str, tuple[int, int, float]] = {}
@@ -85,7 +87,7 @@ class History:
     @property
     def drains(self) -> int:
         """How many replicas were given notice."""
-        return sum(at <= self._ended_at for at in self._notices)
+        return sum(at <= self._ended_at and job not in self._given_up for at, job in self._notices)
 
     @property
     def steps_lost(self) -> int:
@@ -117,6 +119,13 @@ class History:
     def pauses(self) -> list[dict[str, Any]]:
         """What each re-formation cost."""
         return list(figures.pauses(self.in_order))
+
+    @property
+    def unreached(self) -> dict[int, str]:
+        """What keeps attempts out of the world that none of their members has been in, in words."""
+        members = (member for one in self.generations.values() for member in one.members)
+        inside = {job_of(member) for member in members}
+        return {job: why for job, (_, why) in self._apart.items() if job not in inside}
 
     def checkpoint(self, now: float) -> dict[str, Any]:
         """The newest checkpoint, and those that failed since. ``now`` is in Unix seconds."""
@@ -299,7 +308,7 @@ class History:
         member, at = str(event.member), event.time
         # A leader that takes over hears of it, too: it is the same notice.
         if abs(at - self._drained.get(member, -math.inf)) > ONE_NOTICE:
-            self._notices.append(at)
+            self._notices.append((at, job_of(member)))
         self._drained[member] = at
         self._losses.left(event)
         self._member(event, "draining")
@@ -315,7 +324,11 @@ class History:
     def _on_attempt_ended(self, event: EventRecord) -> None:
         self._losses.attempt_over(event)
 
-    _on_attempt_left = _on_attempt_ended
+    def _on_attempt_left(self, event: EventRecord) -> None:
+        self._losses.attempt_over(event)
+        if event.attempt is not None:
+            self._given_up.add(event.attempt)
+            self._losses.give_up(event.attempt)
 
     def _on_member_joined(self, event: EventRecord) -> None:
         self._losses.joined(event)
@@ -325,6 +338,12 @@ class History:
         # A leader that takes over hears again of members that have long been training.
         if self.members.get(event.member or "") != "active":
             self._member(event, "ready")
+
+    def _on_unreachable(self, event: EventRecord) -> None:
+        if event.member and (job := job_of(event.member)) is not None:
+            here, there = event.address or "?", event.peer_address or "?"
+            why = f"{event.reason}; they are at {here} and {there}"
+            self._apart[job] = min(self._apart.get(job, (event.time, why)), (event.time, why))
 
     def _on_unreadable(self, event: EventRecord) -> None:
         self.unreadable = event.reason

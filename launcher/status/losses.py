@@ -12,6 +12,12 @@ _TAKEN = frozenset({"stockout", "preempted", "internal"})
 _Incarnation = tuple[str, str]  # of a replica
 
 
+def job_of(member: str) -> int | None:
+    """The attempt that a member is of, as its name says in a fleet; None elsewhere."""
+    job, slash, _ = member.partition("/")
+    return int(job) if slash and job.isdecimal() else None
+
+
 class Losses:
     """Counts losses.
 
@@ -32,10 +38,15 @@ class Losses:
         self._ended: list[tuple[float, int | None]] = []  # when an attempt did, and its replicas
         self._formed: list[tuple[int, float, frozenset[str]]] = []  # worlds: term, when, replicas
         self._taken: list[tuple[float, int | None]] = []  # when all machines of one were gone
+        self._given_up: set[int | None] = set()  # attempts of a fleet
 
     def until(self, end: float) -> int:
         """How many there were, up to a time in Unix seconds."""
-        gone = [at for one, (term, at) in self._gone.items() if self._joined.get(one, 0) <= term]
+        gone = [
+            at
+            for one, (term, at) in self._gone.items()
+            if self._joined.get(one, 0) <= term and job_of(one[0]) not in self._given_up
+        ]
         return sum(at <= end for at in [*self._plain, *gone, *self._unseen()])
 
     def lost(self, event: EventRecord) -> None:
@@ -73,12 +84,16 @@ class Losses:
         over = self._taken if event.verdict in _TAKEN else self._ended
         over.append((event.time, event.attempt))
 
+    def give_up(self, attempt: int) -> None:
+        """An attempt of a fleet was given up: that its machines go is no loss."""
+        self._given_up.add(attempt)
+
     def _unseen(self) -> Iterator[float]:
         """When somebody was lost of whom no leader has said so."""
         for one in self._joined:
             term = self._last_term(one)
             told = one in self._gone and self._gone[one][0] >= term
-            if told or self._has_left(one):
+            if told or self._has_left(one) or job_of(one[0]) in self._given_up:
                 continue
             missed = [at for later, at, _ in self._formed if later > term]
             missed += [at for at, of in self._taken if at >= self._came[one] and _is_of(one[0], of)]

@@ -23,14 +23,16 @@
                      over, and false where samples were left out
     reason           why the run ended
     troubles         what is wrong while the run goes on, in words: a disk here that is full, a
-                     worker that lives and comes to no step
+                     worker that lives and comes to no step, a job of a fleet that the others do
+                     not reach
     waits_for        what the run waits for, for how long, and until when, in words; null while it
                      goes on (see trainer.coordinator.explanation)
     spent            {usd, seconds, attempts, remaining: {usd, seconds, attempts, until}}: what the
                      attempts have taken, usd by estimate, and what the limits leave; null where
                      there is no price, or no limit (see launcher.supervision.limits)
     api              {job, state, reason, error, console}: what the API says of a CustomJob on
-                     Vertex AI that is not on record as ended; else null (see launcher.status.api)
+                     Vertex AI that is not on record as ended; else null (see launcher.status.api).
+                     Of several it is the newest; ``apis`` has all, each with its ``attempt``
 
 """
 
@@ -51,13 +53,14 @@ from launcher.local.emulator import goes_on
 from launcher.status.history import History
 from launcher.status.samples import account as account_samples
 from launcher.status.samples import read_audit
-from launcher.supervision.attempt import Attempt, read_attempts
+from launcher.supervision.attempt import APART, Attempt, read_attempts
 from launcher.supervision.limits import account
 from trainer.rundir.attempts import ENDED
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
 from trainer.rundir.formats import UPDATE_LAUNCHER
 from trainer.rundir.numbers import named, numbers_in
+from trainer.rundir.usererror import Message
 
 ABANDONED = (
     "the process that launched it is gone, and its local VMs with it; swell attach goes on with it"
@@ -125,15 +128,14 @@ def build_status(
         metrics.update(outcome.metrics)
         ends = {name for name, value in outcome.metrics.items() if math.isfinite(value)}
         nonfinite = {name: step for name, step in nonfinite.items() if name not in ends}
-    last = attempts[-1] if attempts else {}
-    reason = last.get("reason") or None
+    reason = None if live_of(attempts) else last_reason(attempts)
     if outcome or abandoned or unattended:
         reason = outcome.reason if outcome else ABANDONED if abandoned else UNATTENDED
     if outcome is None and history.unreadable:  # what is shown is not all there is
         reason = f"{history.unreadable}: {UPDATE_LAUNCHER}"
     return {
         "run": run_id,
-        "state": state_of(history, last, outcome, abandoned),
+        "state": state_of(history, attempts, outcome, abandoned),
         "step": history.step,
         "attempts": attempts,
         "generations": [
@@ -162,33 +164,67 @@ def build_status(
         "epochs": samples.epochs if samples else None,
         "reason": reason,
         "waits_for": None if over else history.held_up(now),
-        "troubles": [*troubles, *filter(None, [None if over else history.stall(now)])],
+        "troubles": [*troubles, *([] if over else _troubles(history, attempts, now))],
         "spent": account(
             limits or Limits(),
             [Attempt.from_json(attempt) for attempt in attempts],
             now,
         ),
         "api": None,  # only swell status asks
+        "apis": [],
     }
+
+
+def _troubles(history: History, attempts: list[dict[str, Any]], now: float) -> list[str]:
+    stall = history.stall(now)
+    return [*apart(history, attempts), *([stall] if stall else [])]
+
+
+def apart(history: History, attempts: list[dict[str, Any]]) -> list[str]:
+    """Returns a line for each attempt that the others of its fleet do not reach: what to do."""
+    live = {it["attempt"] for it in live_of(attempts) if not it.get("left")}
+    return [
+        str(
+            Message(
+                APART,
+                f"attempt {job} is not let into the world, which goes on without it: {why}; give "
+                "all jobs one network, by psc_interface or network, that lets their VMs connect to "
+                "each other on all ports (docs/job.md)",
+            )
+        )
+        for job, why in sorted(history.unreached.items())
+        if job in live
+    ]
+
+
+def live_of(attempts: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns those attempts of which something may still run."""
+    return [attempt for attempt in attempts if attempt.get("state") not in ENDED]
+
+
+def last_reason(attempts: Iterable[dict[str, Any]]) -> str | None:
+    """Returns why the attempt that ended last has ended."""
+    last = max(attempts, key=lambda it: (it.get("ended") or 0.0, it["attempt"]), default={})
+    return last.get("reason") or None
 
 
 def state_of(
     history: History,
-    attempt: dict[str, Any],
+    attempts: Iterable[dict[str, Any]],
     outcome: Outcome | None,
     abandoned: bool = False,
 ) -> str:
-    """Returns a run's state in one word; ``attempt`` is its last one, or empty."""
+    """Returns a run's state in one word."""
     if outcome is not None:
         return outcome.state
     if abandoned:
         return "failed"
     if history.waiting:
         return "waiting"
-    if attempt.get("state") in ENDED:
-        return "queued"  # for the next attempt
-    started = attempt.get("state") == "RUNNING" or history.generations
-    return "running" if attempt and started else "queued"
+    live = live_of(attempts)
+    running = any(attempt.get("state") == "RUNNING" for attempt in live)
+    # Without any that lives, it waits for the next.
+    return "running" if live and (running or history.generations) else "queued"
 
 
 def read_status(run_dir: RunDirectory, audited: bool = True) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import ATTEMPTS
 
 SUBMITTING = "SUBMITTING"
+UNREACHABLE = "unreachable"  # the kind of one that others do not reach
+APART = "SW5011"  # the message about such
 UNSENT = "unsent"  # the kind of a refusal: its launcher ended before it sent the request
 
 
@@ -34,8 +36,8 @@ class Attempt:
         state: of the CustomJob, or SUBMITTING, REFUSED, LOST.
         reason: why it ended, in the API's words.
         code: of the CustomJob's error (google.rpc.Code), or the HTTP status of a refusal.
-        kind: of a refusal (see launcher.api.apierror), or "unsent".
-        left: why it was given up for another, before it had its machines; empty if it was not.
+        kind: of a refusal (see launcher.api.apierror), "unsent", or "unreachable".
+        left: why it was given up, before it had its machines or had trained; empty if it was not.
         created: when the record was.
         submitted: when the API had taken it.
         started: when all its replicas were up for the first time.

@@ -133,7 +133,7 @@ def fruitless(attempts: Sequence[Attempt]) -> list[list[Attempt]]:
     found: list[Attempt] = []
     for attempt in by_end(attempts)[::-1]:
         verdict = verdict_of(attempt)
-        if verdict == "unsent" or verdict in DRY:
+        if verdict in ("unsent", "unreachable") or verdict in DRY:
             continue
         if _trained(attempt, attempts):
             break

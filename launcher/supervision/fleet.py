@@ -8,7 +8,8 @@ here is decided how many are to be sent, of which kind, and where they may be:
   span regions: a world is as slow as the slowest connection in it. Those that are elsewhere are
   given up then. While there is none, they may wait in several regions.
 - An attempt that somebody cancelled, or that succeeded by itself, is not replaced.
-- A choice whose last attempt failed in a way that would be the same again is not tried again.
+- A choice whose last attempt failed in a way that would be the same again is not tried again; nor,
+  while others live, one whose attempts these have not reached.
 - No more than BURST are sent in a minute, however many are lacking.
 """
 
@@ -80,7 +81,7 @@ def lack(fleet: Fleet, attempts: Sequence[Attempt]) -> Lack:
 
 
 def open_choices(
-    choices: Sequence[Choice], attempts: Sequence[Attempt], regions: frozenset[str]
+    choices: Sequence[Choice], attempts: Sequence[Attempt], regions: frozenset[str], others: int
 ) -> list[Choice]:
     """Returns those that may be tried, in order.
 
@@ -88,9 +89,12 @@ def open_choices(
         choices: all.
         attempts: those so far.
         regions: the only ones where; any if there is none.
+        others: how many are alive beside which it will run.
     """
     last = {attempt.choice: attempt for attempt in by_end(attempts) if attempt.sent}
     hopeless = {name for name, attempt in last.items() if verdict_of(attempt) in HOPELESS}
+    if others:
+        hopeless |= {it.choice for it in by_end(attempts) if verdict_of(it) == "unreachable"}
     return [
         choice
         for choice in choices

@@ -22,6 +22,8 @@ Whatever fits, of each attempt that is not over:
 on record, no CustomJob         Find it: it may have been sent
 not where the others train      Leave it, which makes it expired; then Cancel, once
 no machines for too long        Leave it, which makes it expired; then Cancel, once
+apart from all others for       Leave it, which makes it unreachable; then Cancel, once
+too long
 otherwise                       Watch
 ==============================  ==================================================================
 
@@ -48,6 +50,8 @@ unsent                                   at once
 succeeded, cancelled, beside others      none: the fleet is smaller by one
 user_error, rejected, gone, beside       another choice, if there is one
 others
+unreachable                              another choice, if there is one; while others live, none
+                                         is sent again where one was that they did not reach
 =======================================  =========================================================
 
 While others train, no end of an attempt ends the run. Vertex AI's own retries of a job come before
@@ -63,7 +67,7 @@ from typing import Any
 
 from launcher.job.durations import format_duration
 from launcher.job.fallback import Limits, Resubmit
-from launcher.supervision.attempt import Attempt
+from launcher.supervision.attempt import APART, UNREACHABLE, Attempt
 from launcher.supervision.choices import Choice, Next, by_end, fruitless, next_choice
 from launcher.supervision.fleet import (
     HOPELESS,
@@ -96,6 +100,8 @@ class Terms:
         resubmit: how long it pauses.
         limits: what it may take.
         fleet: how many attempts it wants alive.
+        apart: seconds for which members of an attempt that has its machines may fail to reach
+            those of the others, before it is given up.
         saves: whether its replicas can be asked for a last checkpoint.
         stop_grace: seconds that they get for it when a limit is reached.
     """
@@ -106,6 +112,7 @@ class Terms:
     resubmit: Resubmit = field(default_factory=Resubmit)
     limits: Limits = field(default_factory=Limits)
     fleet: Fleet = field(default_factory=Fleet)
+    apart: float = 300.0
     saves: bool = True
     stop_grace: float = field(kw_only=True)
 
@@ -121,6 +128,8 @@ class Situation:
         since_outcome: seconds since the outcome was first seen.
         stop: why the run was asked to stop, if it was.
         since_stop: seconds since that was first seen.
+        unreached: attempts that never were in the world, because their members and those of others
+            do not reach each other: why, and seconds since that was first seen.
     """
 
     attempts: tuple[Attempt, ...] = ()
@@ -129,6 +138,7 @@ class Situation:
     since_outcome: float = 0.0
     stop: str | None = None
     since_stop: float = 0.0
+    unreached: Mapping[int, tuple[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -168,10 +178,11 @@ class Stop:
 
 @dataclass(frozen=True)
 class Leave:
-    """Write down that an attempt is given up for another."""
+    """Write down that an attempt is given up, for another as a rule; ``kind`` as in Attempt."""
 
     attempt: int
     reason: str
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -261,15 +272,25 @@ def _of_its_own(
     terms: Terms, situation: Situation, attempt: Attempt, now: float
 ) -> Iterator[Action]:
     """What becomes of an attempt that may have its machines by now, or not for a long time."""
-    patience = terms.resubmit.patience
+    patience, number = terms.resubmit.patience, attempt.attempt
     if attempt.left:
         if _cancels(situation, attempt):
-            yield Cancel(attempt.attempt)
+            yield Cancel(number)
+    elif number in situation.unreached:
+        why, seconds = situation.unreached[number]
+        if seconds >= terms.apart and _others_train(situation, number):
+            yield Leave(number, str(Message(APART, why)), UNREACHABLE)
     elif patience is None or attempt.started is not None or attempt.submitted is None:
         return
     elif now - attempt.submitted >= patience.total_seconds():
         why = f"resubmit.patience: it has had no machines for {format_duration(patience)}"
-        yield Leave(attempt.attempt, why)
+        yield Leave(number, why)
+
+
+def _others_train(situation: Situation, number: int) -> bool:
+    """Whether any other is alive that may be in the world."""
+    others = (it for it in alive(situation.attempts) if it.attempt != number and not it.left)
+    return any(it.attempt not in situation.unreached for it in others)
 
 
 def _end_with(situation: Situation) -> End | None:
@@ -343,7 +364,7 @@ def _next(
     others: int,
     now: float,
 ) -> Next | None:
-    may = open_choices(choices, situation.attempts, regions)
+    may = open_choices(choices, situation.attempts, regions, others)
     if not may:
         return None
     return next_choice(

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -72,6 +72,7 @@ class Supervisor:
             else can submit that number any more.
         steps: returns how many steps the run has completed, and how many of them with a worker of
             the attempt of this number; None where that is not known.
+        unreached: returns what keeps attempts out of the world, in words; see Situation.
         listener: called with each event that this writes; see EventWriter.
         clock: returns Unix seconds; see trainer.rundir.clock.
         ticks: returns seconds that pass alike, whoever sets the clock of this machine; those in
@@ -87,6 +88,7 @@ class Supervisor:
         request: Callable[[int, Choice], CustomJob],
         *,
         steps: Callable[[int], tuple[int, int | None]] = lambda attempt: (0, None),
+        unreached: Callable[[], Mapping[int, str]] = dict,
         listener: Callable[[Event], object] = lambda event: None,
         clock: Callable[[], float] = clock.now,
         ticks: Callable[[], float] = time.monotonic,
@@ -97,6 +99,7 @@ class Supervisor:
         self._target = target
         self._request = request
         self._steps = steps
+        self._unreached = unreached
         self._clock = clock
         self._behind = 0.0  # seconds by which that is behind what is on record
         self._ticks = ticks
@@ -164,6 +167,10 @@ class Supervisor:
             0.0 if outcome is None else self._seconds_since("outcome"),
             None if stop is None else str(stop.get("reason")),
             0.0 if stop is None else self._seconds_since("stop"),
+            {
+                number: (why, self._seconds_since(f"attempt {number} is unreached"))
+                for number, why in self._unreached().items()
+            },
         )
         actions = decide(self._terms, situation, self._now())
         if Done() in actions:
@@ -194,8 +201,9 @@ class Supervisor:
                 return number - 1 != max(self._attempts, default=0) or self._submit(number, choice)
             case Find(number):
                 return self._find(number)
-            case Leave(number, reason):
-                self._record(replace(self._attempts[number], left=reason))
+            case Leave(number, reason, kind):
+                left = replace(self._attempts[number], left=reason)
+                self._record(replace(left, kind=kind or left.kind))
                 self._events.emit("attempt_left", attempt=number, reason=reason)
             case Cancel(number):
                 return self._cancel(number)
@@ -401,12 +409,13 @@ class Supervisor:
         self, number: int, state: str, reason: str, code: int = 0, kind: str = "", at: float = 0.0
     ) -> None:
         step, trained = self._steps(number)
+        known = self._attempts[number]
         attempt = replace(
-            self._attempts[number],
+            known,
             state=state,
             reason=reason,
             code=code,
-            kind=kind,
+            kind=kind or known.kind,
             ended=at or self._now(),
             step=step,
             trained=trained,

@@ -8,6 +8,7 @@ stockout     got no machines, or lost them all and got none back
 quota        asked for more than the project may have
 preempted    lost its machines, or the service that ran it, through nobody's fault
 expired      waited for machines for as long as it was told to: flex_start's, or any
+unreachable  was given up: its machines and those that train do not reach each other
 internal     failed inside Vertex AI, or could not be sent because that did not answer
 crash        ended with SIGABRT or SIGSEGV (6, 134, 11, 139), which may be transient, or with
              the agent's own 134: only a fresh attempt can help
@@ -32,7 +33,7 @@ import re
 from functools import lru_cache
 from typing import Literal
 
-from launcher.supervision.attempt import UNSENT, Attempt
+from launcher.supervision.attempt import UNREACHABLE, UNSENT, Attempt
 from trainer.rundir.attempts import LOST, REFUSED
 
 Verdict = Literal[
@@ -41,6 +42,7 @@ Verdict = Literal[
     "quota",
     "preempted",
     "expired",
+    "unreachable",
     "internal",
     "crash",
     "unknown",
@@ -93,6 +95,8 @@ def verdict_of(attempt: Attempt) -> Verdict:
     state = attempt.state
     if state == "SUCCEEDED":
         return "succeeded"
+    if attempt.kind == UNREACHABLE:
+        return "unreachable"
     if state == "CANCELLED" and attempt.left:
         return "expired"
     if state == "CANCELLED":

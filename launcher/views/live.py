@@ -18,7 +18,7 @@ from rich.text import Text
 from launcher.records import EventRecord
 from launcher.run_states import info_of
 from launcher.status.history import History
-from launcher.status.status import Outcome, state_of
+from launcher.status.status import Outcome, live_of, state_of
 from launcher.words import (
     at_clock,
     count,
@@ -51,14 +51,17 @@ class Scene:
 
     Args:
         run_id: the run's id.
-        replicas: the names of all replicas, in order.
+        replicas: the names of a job's replicas, in order.
         started: when the run was created, in Unix seconds.
+        jobs: how many jobs are wanted at a time.
     """
 
-    def __init__(self, run_id: str, replicas: list[str], started: float) -> None:
+    def __init__(self, run_id: str, replicas: list[str], started: float, jobs: int = 1) -> None:
         self.run_id = run_id
-        self.replicas = replicas
         self.started = started
+        self.jobs = jobs
+        self.live: dict[int, str] = {}  # the states of the attempts that are not over
+        self._replicas = replicas
         self.state = "queued"
         self.history = History()
         self.recent: deque[tuple[float, str]] = deque(maxlen=RECENT)
@@ -84,6 +87,18 @@ class Scene:
                 lines.append((record.time, line))
         self.recent.extend(lines)
         return lines
+
+    def know(self, attempts: list[dict[str, Any]], outcome: Outcome | None) -> None:
+        """Takes in how the attempts are, and how the run ended, if it has."""
+        self.live = {it["attempt"]: str(it["state"]).lower() for it in live_of(attempts)}
+        self.state = state_of(self.history, attempts, outcome)
+
+    @property
+    def replicas(self) -> list[str]:
+        """The names of all replicas that there are to be, in order; a fleet's say of which job."""
+        if self.jobs == 1:
+            return self._replicas
+        return [f"{job}/{name}" for job in self.live for name in self._replicas]
 
     def _add_losses(self, first: int | None, count: int | None, values: object) -> None:
         if first is None or not isinstance(values, list):
@@ -114,6 +129,8 @@ def render(scene: Scene, now: float, width: int) -> RenderableType:
     if history.metrics:
         body.add_row("metrics", _metrics(scene))
     body.add_row("world", _world(scene))
+    if scene.jobs > 1:
+        body.add_row("jobs", _jobs(scene))
     body.add_row("replicas", _replicas(scene, width - 12))
     happened = Table.grid(padding=(0, 2, 0, 0))
     happened.add_column(style="dim", min_width=9, no_wrap=True)
@@ -166,6 +183,15 @@ def _world(scene: Scene) -> Text:
     return text
 
 
+def _jobs(scene: Scene) -> Text:
+    """How many of the jobs run, and how the others are."""
+    others = {job: state for job, state in scene.live.items() if state != "running"}
+    text = Text(f"{len(scene.live) - len(others)} of {scene.jobs} running", style="bold")
+    for job, state in others.items():
+        text.append(f"   attempt {job} {state}", style="not bold")
+    return text
+
+
 def _replicas(scene: Scene, width: int) -> RenderableType:
     states = {name: scene.history.members.get(name, "away") for name in scene.replicas}
     cell = max((len(name) for name in states), default=0) + 4
@@ -213,8 +239,10 @@ def sparkline(values: list[float], width: int) -> str:
 class View(Protocol):
     """Shows a run as it goes on."""
 
-    def update(self, events: list[Event], attempt: dict[str, Any], outcome: Outcome | None) -> None:
-        """Takes in new events, the last attempt and how the run ended, if it has."""
+    def update(
+        self, events: list[Event], attempts: list[dict[str, Any]], outcome: Outcome | None
+    ) -> None:
+        """Takes in new events, all attempts, and how the run ended, if it has."""
 
     def show(self, line: str) -> None:
         """Shows one line of the launcher's own."""
@@ -236,10 +264,12 @@ class LiveView:
     def _render(self) -> RenderableType:
         return render(self._scene, self._clock(), self._console.width)
 
-    def update(self, events: list[Event], attempt: dict[str, Any], outcome: Outcome | None) -> None:
+    def update(
+        self, events: list[Event], attempts: list[dict[str, Any]], outcome: Outcome | None
+    ) -> None:
         """See View."""
         self._scene.add(events)
-        self._scene.state = state_of(self._scene.history, attempt, outcome)
+        self._scene.know(attempts, outcome)
 
     def show(self, line: str) -> None:
         """See View."""
@@ -268,11 +298,13 @@ class PlainView:
         self._said_progress = clock()
         self._said_step = 0
 
-    def update(self, events: list[Event], attempt: dict[str, Any], outcome: Outcome | None) -> None:
+    def update(
+        self, events: list[Event], attempts: list[dict[str, Any]], outcome: Outcome | None
+    ) -> None:
         """See View."""
         for at, line in self._scene.add(events):
             self._write(f"{at_clock(at)}  {line}")
-        self._scene.state = state_of(self._scene.history, attempt, outcome)
+        self._scene.know(attempts, outcome)
         history, now = self._scene.history, self._clock()
         if history.step > self._said_step and now - self._said_progress >= PROGRESS_EVERY:
             self._said_progress, self._said_step = now, history.step

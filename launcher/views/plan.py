@@ -1,4 +1,5 @@
-"""What ``swell plan`` prints: a run's first request, and what its machines cost.
+"""What ``swell plan`` prints: a run's first request, and what its machines cost. Of a fleet it
+shows one job, and says how many there are.
 
 As JSON the request's text comes from ``customjob.serialise``, as that of the one that is sent does.
 """
@@ -15,7 +16,7 @@ from launcher.job.durations import format_duration
 from launcher.job.job import Job
 from launcher.job.machines import LOCAL, Machine
 from launcher.packing.pack import Packed, summary
-from launcher.plan import costs, quotas, world_sizes
+from launcher.plan import costs, jobs_of, quotas, world_sizes
 from launcher.supervision.choices import choices_of
 from launcher.supervision.limits import usd_per_hour
 
@@ -27,6 +28,11 @@ TRAFFIC = (
     "the run keeps its directory wherever it runs: in another region than the bucket's, its "
     "checkpoints are traffic between regions, which is slower and costs extra; checkpoint.buckets "
     "keeps them where they are written"
+)
+
+ACROSS = (
+    "jobs of several regions form one world: the gradients of every step are traffic between "
+    "regions, which costs extra, and each step is as slow as the slowest connection"
 )
 
 
@@ -64,6 +70,7 @@ def as_curl(request: CustomJob, project: str, region: str) -> str:
 def notes(job: Job, prices: PriceList) -> Iterator[str]:
     """Yields what must be said beside the table: quotas, and what the prices are worth."""
     where = f" in {', '.join(job.regions)}" if job.regions else ""
+    yield from _fleet(job, prices)
     if job.scheduling.strategy == "spot":
         for quota, count in quotas(job).items():
             yield f"needs the quota {quota} of at least {count}{where}"
@@ -104,6 +111,22 @@ def units(job: Job, found: Mapping[str, Any]) -> str:
 def _range(sizes: Sequence[int]) -> str:
     few, most = (f"{size:,}" for size in (sizes[0], sizes[-1]))
     return f"{most} workers" if few == most else f"{few} to {most} workers"
+
+
+def _fleet(job: Job, prices: PriceList) -> Iterator[str]:
+    """How many of the jobs there are at a time, and what they cost together."""
+    fleet = job.fleet
+    if fleet.jobs == 1:
+        return
+    total: float | None = 0.0
+    for one, times in jobs_of(job):
+        usd = usd_per_hour(one, prices)
+        total = None if usd is None or total is None else total + times * usd
+    price = "of unknown price" if total is None else f"{total:,.2f} $/h"
+    anchors = f", {fleet.anchor} of them on demand and sent first" if fleet.anchor else ""
+    yield f"up to {fleet.jobs} such jobs at a time, whose workers form one world{anchors}: {price}"
+    if fleet.across_regions:
+        yield ACROSS
 
 
 def _choices(job: Job, prices: PriceList) -> Iterator[str]:

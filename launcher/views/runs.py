@@ -8,7 +8,8 @@
                      that does not say
     target           local | vertex
     url              the run directory
-    job              the resource name of its last CustomJob; null without one
+    job              the resource name of its last CustomJob, of those that live if any does; null
+                     without one
     api_state        what the API says of that CustomJob; null when it was not asked or knows none
 """
 
@@ -29,7 +30,7 @@ from rich.text import Text
 from launcher import home
 from launcher.api.vertex import Jobs, JobState, runs_among
 from launcher.run_states import State, info_of
-from launcher.status.status import read_status
+from launcher.status.status import live_of, read_status
 from launcher.views.output import print_wide
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.usererror import Message
@@ -157,7 +158,8 @@ def _row(source: _Source) -> Row:
     if source.directory is None:
         return row
     status = read_status(source.directory, audited=False)
-    last = status["attempts"][-1] if status["attempts"] else {}
+    attempts = status["attempts"]
+    last = (live_of(attempts) or attempts or [{}])[-1]
     return row | {
         "state": status["state"],
         "step": None if status["steps_lost"] is None else status["step"],

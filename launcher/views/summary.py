@@ -13,6 +13,7 @@ from rich.text import Text
 
 from launcher.api.transport import is_emulator
 from launcher.run_states import info_of
+from launcher.status.status import live_of
 from launcher.views.output import unpadded
 from launcher.words import count, metrics_in_words, one_line, span, speed_in_words
 from trainer.rundir.usererror import Message
@@ -52,7 +53,7 @@ def _print(console: Console, status: dict[str, Any], where: str, seconds: float 
     console.print(Padding(_facts(status), (0, 0, 0, 2)))
     # Paths and tracebacks keep their lines, to be copied.
     console.print(Text.assemble(("  run directory", "dim"), f"   {where}"), soft_wrap=True)
-    if page := (status.get("api") or {}).get("console"):
+    for page in filter(None, (api["console"] for api in status.get("apis") or ())):
         console.print(Text.assemble(("  console      ", "dim"), f"   {page}"), soft_wrap=True)
     for line in [*(status.get("troubles") or ()), *filter(None, [status.get("waits_for")])]:
         console.print(Text(f"\n{line}", style="bold yellow"), soft_wrap=True)
@@ -129,29 +130,36 @@ def _facts(status: dict[str, Any]) -> Table:
 
 
 def _attempts(status: dict[str, Any]) -> Iterator[tuple[str, Text]]:
-    """Yields the run's CustomJobs as on record, and what the API says of the last."""
-    attempts, api = status["attempts"], status.get("api")
-    if not api and len(attempts) < 2 and all(is_emulator(str(a["endpoint"])) for a in attempts):
+    """Yields the run's CustomJobs as on record, and what the API says of those that live."""
+    attempts, apis = status["attempts"], {it["attempt"]: it for it in status.get("apis") or ()}
+    if not apis and len(attempts) < 2 and all(is_emulator(str(a["endpoint"])) for a in attempts):
         return
-    for attempt in attempts[-_ATTEMPTS:]:
+    live = [it["attempt"] for it in live_of(attempts)]
+    ended = [it["attempt"] for it in attempts if it["attempt"] not in live]
+    shown = {*live, *ended[-max(1, _ATTEMPTS - len(live)) :]}
+    for attempt in attempts:
+        number = attempt["attempt"]
+        if number not in shown:
+            continue
+        api = apis.get(number)
         job = str(attempt.get("job") or (api or {}).get("job") or "")
         which = f"CustomJob {job.rpartition('/')[2]} in " if job else ""
         reason = one_line(str(attempt.get("reason") or ""))
         why = f": {reason}" if reason and reason != str(status.get("reason")) else ""
         state = str(attempt["state"]).lower()
-        yield f"attempt {attempt['attempt']}", Text(f"{which}{attempt['region']}, {state}{why}")
-    if not api:
-        return
+        yield f"attempt {number}", Text(f"{which}{attempt['region']}, {state}{why}")
+        if api:
+            yield "Vertex AI", _answer(api, attempt)
+
+
+def _answer(api: dict[str, Any], attempt: dict[str, Any]) -> Text:
+    """What the API says of an attempt's CustomJob."""
     if api["error"]:
         error = str(Message(api.get("id") or "", api["error"]))
-        yield "Vertex AI", Text(error.expandtabs(4), style="yellow")
-    else:
-        differs = api["state"] != attempts[-1]["state"]
-        reason = f": {one_line(api['reason'])}" if api["reason"] else ""
-        yield (
-            "Vertex AI",
-            Text(f"{api['state'].lower()}{reason}", style="yellow" if differs else ""),
-        )
+        return Text(error.expandtabs(4), style="yellow")
+    differs = api["state"] != attempt["state"]
+    reason = f": {one_line(api['reason'])}" if api["reason"] else ""
+    return Text(f"{api['state'].lower()}{reason}", style="yellow" if differs else "")
 
 
 def _checkpoint(status: dict[str, Any]) -> Text | None:

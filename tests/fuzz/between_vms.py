@@ -53,6 +53,7 @@ SAID = [
     pb.FromAgent(start=pb.Start(generation=1, address="10.0.0.1", port=15001)),
     pb.FromAgent(rank_failed=pb.RankFailed(generation=1, rank=1, code=-9, seconds=1.0)),
     pb.FromAgent(task_failed=pb.TaskFailed(rank=0, step=3, reason="x")),
+    pb.FromAgent(proved=pb.Proved(peer=str(B), latency=0.001, bandwidth=1e9)),
     pb.FromAgent(
         row=pb.Row(
             generation=1, scope="global", size=2, row=pb.Addresses(rank=0, addresses=b"8" * 8)
@@ -84,6 +85,9 @@ FIELDS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "drain": st.fixed_dictionaries({"reason": st.text(), "deadline": real}),
     "done": st.fixed_dictionaries(
         {"generation": small, "step": whole, "metrics": st.dictionaries(st.text(), real)}
+    ),
+    "proved": st.fixed_dictionaries(
+        {"peer": name, "failed": st.text(), "latency": real, "bandwidth": real}
     ),
     "task_failed": st.fixed_dictionaries({"rank": small, "step": whole, "reason": st.text()}),
 }

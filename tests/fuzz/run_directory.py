@@ -110,6 +110,23 @@ EVENTS: list[dict[str, Any]] = [
     {"event": "stalled", "time": 6.0, "generation": 1, "step": 2, "seconds": 600.5, "member": "a"},
     {"event": "checkpoint_rejected", "time": 6.0, "step": 2, "reason": "x"},
     {"event": "no_best", "time": 6.0, "step": 2, "reason": "keep_best goes by x"},
+    {
+        "event": "connected",
+        "time": 5.0,
+        "member": "2/workerpool0-0",
+        "peer": "1/workerpool0-0",
+        "latency": 0.001,
+        "bandwidth": 1e9,
+    },
+    {
+        "event": "unreachable",
+        "time": 5.0,
+        "member": "2/workerpool0-0",
+        "peer": "1/workerpool0-0",
+        "address": "10.1.0.2",
+        "peer_address": "10.0.0.2",
+        "reason": "timed out",
+    },
     {"event": "checkpoint_committed", "time": 6.0, "step": 2, "bytes": 10, "seconds": 0.1},
     {
         "event": "fault",

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from typing import Any
 
+import pytest
+
+from launcher.emulator.vms import netns
 from tests.integration.command import Swell, until
 from tests.integration.test_elastic_run import EPOCHS, check_nothing_lost, undisturbed
+from trainer.protocol.lease import newest_claim
 from trainer.rundir.directory import RunDirectory
-from trainer.rundir.events import read_events
+from trainer.rundir.events import Event, read_events
 
 __all__ = ["undisturbed"]  # a fixture
 
-# Waits at a step until somebody opens the gate: who joins then, joins a run that trains.
+# Waits before some steps until somebody opens their gates: what is to happen before them does.
 TASK = """
 import time
 from pathlib import Path
@@ -20,25 +28,122 @@ from trainer.tasks.digits import Digits
 
 
 class Gated(Digits):
-    def __init__(self, gate, **rest):
+    def __init__(self, gates, at, **rest):
         super().__init__(**rest)
-        self.gate = gate
+        self.gates, self.at = Path(gates), at
 
     def before_update(self, model, step):
-        while step.number >= 100 and not Path(self.gate).exists():
-            time.sleep(0.05)
+        if step.number in self.at:
+            (self.gates / f"at {step.number}").touch()
+            while not (self.gates / str(step.number)).exists():
+                time.sleep(0.05)
 """
 JOB = """
 name: fleet
 task: {folder}/gated.py:Gated
-args: {{gate: {folder}/gate, epochs: {epochs}, batch: 64, width: 8, dtype: float64}}
-fleet: 2
-pools: [{{machine: a2-highgpu-1g}}, {{machine: a2-highgpu-1g, replicas: 1}}]
-elastic: {{suspicion: 5s, spares: 0}}
+args: {{gates: {folder}, at: {gates}, epochs: {epochs}, batch: 64, width: 8, dtype: float64}}
+fleet: {fleet}
+pools: {pools}
+elastic: {{suspicion: 5s, spares: 0, start_wait: {start_wait}}}
 resubmit: {{pause: 1s, longest: 2s}}
 audit: true
-local: {{market: {market}}}
+local: {{vm: {vm}, market: {market}}}
 """
+ONE = ["a2-highgpu-1g"]
+
+
+class Fleet:
+    """A run of several jobs, as it goes on.
+
+    Args:
+        swell: the command.
+        gates: before which steps it waits.
+        rest: fields of the job file.
+    """
+
+    def __init__(self, swell: Swell, *gates: int, market: dict[str, Any], **rest: Any) -> None:
+        self._swell = swell
+        (swell.folder / "gated.py").write_text(TASK)
+        fields = {"pools": ONE, "start_wait": "60s", "vm": "process", **rest}
+        job = swell.folder / "fleet.yaml"
+        job.write_text(
+            JOB.format(
+                folder=swell.folder,
+                gates=list(gates),
+                epochs=EPOCHS,
+                market=json.dumps({"notice": "none", "survivors": "fail", **market}),
+                **{name: json.dumps(value) for name, value in fields.items()},
+            )
+        )
+        self.launch: subprocess.Popen[str] = swell.start("launch", str(job), "--run-id", "fleet")
+        self.output = ""
+
+    def until(self, condition: Any) -> None:
+        until(lambda: self.launch.poll() is not None or condition())
+        assert self.launch.poll() is None, self.launch.communicate()[0]
+
+    def waits_at(self, step: int) -> None:
+        """The world that trains has come to a gate."""
+        self.until((self._swell.folder / f"at {step}").exists)
+
+    def open(self, step: int) -> None:
+        """Lets it go on."""
+        (self._swell.folder / str(step)).touch()
+
+    def end(self) -> None:
+        self.output, _ = self.launch.communicate()
+        assert self.launch.returncode == 0, self.output
+
+    @property
+    def events(self) -> list[Event]:
+        return read_events(self.directory) if self._swell.run_dir("fleet").exists() else []
+
+    @property
+    def directory(self) -> RunDirectory:
+        return RunDirectory(str(self._swell.run_dir("fleet")))
+
+    def ready(self) -> set[str]:
+        """All members that have ever been ready."""
+        return {str(e["member"]) for e in self.events if e["event"] == "member_ready"}
+
+    def ended(self) -> set[int]:
+        """The attempts that are over."""
+        return {e["attempt"] for e in self.events if e["event"] == "attempt_ended"}
+
+    def worlds(self) -> list[tuple[int, int]]:
+        """Of all that formed: how many workers, and from which step."""
+        return [(e["world_size"], e["step"]) for e in self.events if e["event"] == _FORMED]
+
+    def jobs(self) -> list[int]:
+        """The attempts in the newest world."""
+        members = [e["members"] for e in self.events if e["event"] == _FORMED][-1]
+        return sorted({int(member.partition("/")[0]) for member in members})
+
+    def leading_job(self) -> int:
+        """The attempt of the VM whose coordinator leads."""
+        claim = newest_claim(self.directory)
+        assert claim is not None
+        return claim.attempt
+
+    def set_market_forward(self, hours: int) -> None:
+        """Its clock is set while nobody looks: its emulator is killed, and its VMs live on."""
+        self.launch.send_signal(signal.SIGSTOP)
+        os.kill(self._swell.emulator("fleet"), signal.SIGKILL)
+        kept = self._swell.state("fleet") / "exchange.json"
+        exchange = json.loads(kept.read_text())
+        kept.write_text(json.dumps({**exchange, "began": exchange["began"] - 3600 * hours}))
+        self.launch.send_signal(signal.SIGCONT)
+
+
+_FORMED = "generation_formed"
+
+
+@pytest.fixture
+def stopped(swell: Swell) -> Iterator[None]:
+    """Whatever was stopped can end."""
+    yield
+    for launch in swell.launches:
+        launch.send_signal(signal.SIGCONT)
 
 
 def test_a_job_that_fails_with_its_vm_costs_no_step_and_is_replaced(
@@ -46,15 +151,10 @@ def test_a_job_that_fails_with_its_vm_costs_no_step_and_is_replaced(
 ) -> None:
     """As Vertex AI documents it: what cannot be had again ends the whole CustomJob."""
     lost = {"at": "20 steps", "vanish": "2/workerpool1-0"}
-    (swell.folder / "gated.py").write_text(TASK)
-    job = swell.folder / "fleet.yaml"
-    market = json.dumps({"survivors": "fail", "incidents": [lost]})
-    job.write_text(JOB.format(folder=swell.folder, epochs=EPOCHS, market=market))
-    launch = swell.start("launch", str(job), "--run-id", "fleet")
-    until(lambda: launch.poll() is not None or ready(swell, "3/") == 2)
-    (swell.folder / "gate").touch()
-    output, _ = launch.communicate()
-    assert launch.returncode == 0, output
+    run = Fleet(swell, 100, fleet=2, pools=ONE * 2, market={"incidents": [lost]})
+    run.until(lambda: len([member for member in run.ready() if member.startswith("3/")]) == 2)
+    run.open(100)
+    run.end()
 
     status = check_nothing_lost(swell, "fleet", undisturbed, gaps=True)
     assert [attempt["state"] for attempt in status["attempts"]] == [
@@ -63,15 +163,91 @@ def test_a_job_that_fails_with_its_vm_costs_no_step_and_is_replaced(
         "SUCCEEDED",
     ]
     assert status["attempts"][1]["reason"].startswith("Resources are insufficient")
-    worlds = [(one["world_size"], one["step"]) for one in status["generations"]]
+    worlds = run.worlds()
     assert worlds[0] == (4, 0)
     assert {size for size, step in worlds if 20 <= step < 100} >= {2}, "the others train on"
-    assert worlds[-1][0] == 4 and worlds[-1][1] >= 100, "and the replacement joins them"
+    assert worlds[-1][0] == 4 and worlds[-1][1] >= 99, "and the replacement joins them"
 
 
-def ready(swell: Swell, job: str) -> int:
-    """How many VMs of a job have said that they are ready."""
-    events = read_events(RunDirectory(str(Path(swell.run_dir("fleet")))))
-    return len(
-        {e["member"] for e in events if e["event"] == "member_ready" and job in str(e["member"])}
+@pytest.mark.skipif("FLEET_ALL" not in os.environ, reason="a soak: set FLEET_ALL=1")
+@pytest.mark.usefixtures("stopped")
+def test_it_begins_with_what_there_is_and_outlives_all_its_spot_jobs_and_its_leaders(
+    swell: Swell, undisturbed: list[float]
+) -> None:
+    """Three jobs, one of them on demand: Spot VMs for one at first, then for two, none, two."""
+    spot = {"machine": "a2-highgpu-1g", "vms": {"0s": 1, "1h": 2, "2h": 0, "3h": 2}}
+    run = Fleet(
+        swell,
+        *(30, 60, 90, 120, 150),
+        fleet={"jobs": 3, "anchor": 1},
+        start_wait="1s",
+        market={"capacity": [spot]},
     )
+    # There is room for two of the three.
+    run.waits_at(30)
+    begun_with = run.jobs()
+    run.set_market_forward(1)
+    run.until(lambda: len(run.ready()) == 3)
+    run.open(30)
+    run.waits_at(60)
+    all_three = run.jobs()
+    # All Spot VMs are gone; the anchor is not.
+    run.set_market_forward(1)
+    run.until(lambda: run.ended() >= set(all_three[1:]))
+    run.open(60)
+    run.waits_at(90)
+    left = run.jobs()
+    # They are back.
+    before = run.ready()
+    run.set_market_forward(1)
+    run.until(lambda: len(run.ready() - before) == 2)
+    run.open(90)
+    run.waits_at(120)
+    back = run.jobs()
+    # The leader's whole job is gone.
+    leader, before = run.leading_job(), run.ready()
+    taken = swell("preempt", "fleet", f"{leader}/workerpool0-0", "--silent")
+    assert taken.returncode == 0, taken.stdout + taken.stderr
+    run.until(lambda: leader in run.ended())
+    run.open(120)
+    run.waits_at(150)
+    without = run.jobs()
+    run.until(lambda: run.ready() - before)
+    run.open(150)
+    run.end()
+
+    status = check_nothing_lost(swell, "fleet", undisturbed, gaps=True)
+    assert begun_with == [1, 2] and all_three == [1, 2, 3] and left == [1]
+    assert len(back) == 3 and set(back) & set(all_three) == {1}
+    assert leader not in without and set(without) >= set(back) - {leader}, "the others go on"
+    assert run.worlds()[-1][0] == 3, "and are joined by a replacement"
+    choices = {attempt["attempt"]: attempt["choice"] for attempt in status["attempts"]}
+    assert "standard" in choices[1] and all("spot" in choices[job] for job in (2, 3))
+
+
+@pytest.mark.skipif(netns.missing() is not None, reason=str(netns.missing()))
+def test_jobs_that_do_not_reach_each_other_never_disturb_one_another(
+    swell: Swell, undisturbed: list[float]
+) -> None:
+    """The first trains undisturbed; the other is not let in, is given up, and not replaced."""
+    run = Fleet(
+        swell, 60, fleet=2, start_wait="1s", vm="netns", market={"isolated": True, "notice": "30s"}
+    )
+    run.waits_at(60)
+    run.until(lambda: run.ended())
+    run.open(60)
+    run.end()
+
+    status = check_nothing_lost(swell, "fleet", undisturbed)
+    assert len(status["attempts"]) == 2, status["attempts"]
+    [inside] = run.jobs()
+    [outside] = {1, 2} - {inside}
+    assert status["attempts"][inside - 1]["state"] == "SUCCEEDED"
+    apart = status["attempts"][outside - 1]
+    assert (apart["state"], apart["kind"]) == ("CANCELLED", "unreachable")
+    assert "[SW5011]" in apart["left"]
+    assert run.worlds() == [(1, 0)] and status["pauses"] == []
+    told = [event for event in run.events if event["event"] == "unreachable"]
+    assert {event["member"] for event in told} == {f"{outside}/workerpool0-0"}
+    assert told[0]["address"] != told[0]["peer_address"]
+    assert f"{outside}/workerpool0-0 is not let into the world" in run.output

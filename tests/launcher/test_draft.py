@@ -81,8 +81,19 @@ def test_a_run_goes_on_as_it_was_launched(tmp_path: Path) -> None:
     assert again.packed is None, "the code is there already"
     for choice in draft.choices:
         assert again.request(1, choice, "token") == draft.request(1, choice, "token")
-    assert again.terms(60.0) == draft.terms(60.0)
+    assert again.terms(60.0, 30.0) == draft.terms(60.0, 30.0)
     assert [choice.usd_per_hour for choice in again.choices] == [1.8]
+
+
+def test_a_fleets_anchors_have_their_price_or_limits_of_cost_would_never_be_reached() -> None:
+    draft = prepare(job(fleet={"jobs": 2, "anchor": 1}, limits={"cost": "50 USD"}), "local", "one")
+    create(draft)
+    for one in (draft, reopen(draft.directory)):
+        assert [choice.usd_per_hour for choice in one.terms(60.0, 30.0).fleet.anchors] == [3.67]
+    spot_alone = {"pools": ["a2-ultragpu-1g"], "limits": {"cost": "50 USD"}}
+    prepare(job(**spot_alone, fleet=2), "local", "two")
+    with pytest.raises(LaunchError, match="a2-ultragpu-1g, standard, local is unknown"):
+        prepare(job(**spot_alone, fleet={"jobs": 2, "anchor": 1}), "local", "two")
 
 
 def test_a_run_that_is_there_has_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

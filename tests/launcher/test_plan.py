@@ -54,7 +54,15 @@ def printed(*arguments: str) -> str:
 BUCKETS = ["regions=[us-central1]", "checkpoint.buckets={us-central1: gs://central/runs}"]
 
 
-@pytest.mark.parametrize("overrides", [[], ["pools.1.replicas=7"], ["env={A: $(HOME) é}"], BUCKETS])
+NETWORK = "network=projects/1/global/networks/n"
+FLEET = [NETWORK, "fleet=3"]
+ANCHORED = [NETWORK, "fleet={jobs: 3, anchor: 1}"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [[], ["pools.1.replicas=7"], ["env={A: $(HOME) é}"], BUCKETS, FLEET, ANCHORED],
+)
 def test_it_is_byte_for_byte_what_launch_sends(
     job_file: str, monkeypatch: pytest.MonkeyPatch, swell_home: Path, overrides: list[str]
 ) -> None:
@@ -76,7 +84,8 @@ def test_it_is_byte_for_byte_what_launch_sends(
     shown = printed(job_file, "--run-id", "llama-1", "--format", "json", *options)
     run = launch(load_job(job_file, overrides), "vertex", "llama-1")
     assert run.wait(600).state == "failed", "the API takes nothing"
-    assert sent == [shown]
+    assert sent[0] == shown
+    assert len(sent) == load_job(job_file, overrides).fleet.jobs
 
 
 class Wire(BaseHTTPRequestHandler):
@@ -152,4 +161,12 @@ def test_the_quota_is_that_of_the_gpu_and_of_the_strategy() -> None:
     assert quotas(standard) == {
         "custom_model_training_nvidia_a100_gpus": 8,
         "custom_model_training_nvidia_h100_gpus": 16,
+    }
+
+
+def test_the_quota_is_that_of_all_jobs_of_a_fleet() -> None:
+    fields = {"name": "j", "task": "m:C", "pools": ["a2-highgpu-8g", "2 x a2-highgpu-8g"]}
+    assert quotas(Job.model_validate({**fields, "fleet": {"jobs": 4, "anchor": 1}})) == {
+        "custom_model_training_nvidia_a100_gpus": 24,
+        "custom_model_training_preemptible_nvidia_a100_gpus": 72,
     }

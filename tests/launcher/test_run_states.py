@@ -36,11 +36,12 @@ def test_status_shows_no_other_state() -> None:
     waiting: Event = {"event": "waiting", "time": 1.0}
     formed: Event = {"event": "generation_formed", "time": 1.0, "generation": 1}
     histories = [History(), History([waiting]), History([formed])]
-    attempts = [{}, *({"state": s} for s in (SUBMITTING, "PENDING", "RUNNING", *ENDED))]
+    states = (SUBMITTING, "PENDING", "RUNNING", *ENDED)
+    attempts = [[], *([{"attempt": 1, "state": state}] for state in states)]
     outcomes = [None, *(Outcome(state, "", {}) for state in ENDS)]
     shown = {
-        state_of(history, attempt, outcome, abandoned)
-        for history, attempt, outcome, abandoned in product(
+        state_of(history, them, outcome, abandoned)
+        for history, them, outcome, abandoned in product(
             histories, attempts, outcomes, (False, True)
         )
     }

@@ -30,6 +30,20 @@ WORTH_A_LINE = [
     (event("stockout", attempt=1, region="us-east1"), "no capacity in us-east1"),
     (event("member_ready", member="workerpool1-0"), "workerpool1-0 is ready"),
     (
+        event(
+            "connected",
+            member="2/workerpool0-0",
+            peer="1/workerpool1-0",
+            latency=0.0012,
+            bandwidth=1.25e9,
+        ),
+        "2/workerpool0-0 and 1/workerpool1-0 reach each other: 1.2 ms, 1,250 MB/s",
+    ),
+    (
+        event("unreachable", member="2/workerpool0-0", reason="a does not reach b: timed out"),
+        "2/workerpool0-0 is not let into the world (a does not reach b: timed out)",
+    ),
+    (
         event("drain", member="workerpool1-0", reason="notice", deadline_seconds=15.0),
         "workerpool1-0 will be taken away in 15 s; it leaves at the next step",
     ),

@@ -25,21 +25,20 @@ from trainer.agent.nursery import Nursery, for_keepers
 from trainer.agent.outcome_watch import OutcomeWatch, RunEnded
 from trainer.agent.output_watch import OutputWatch
 from trainer.agent.processes import free_port
+from trainer.agent.proof import Proof
 from trainer.agent.replica import Replica, find_checkpoint_urls
 from trainer.agent.settings import Settings
 from trainer.agent.slots import Slots
-from trainer.agent.telling import crashed, done, failed, progress
+from trainer.agent.telling import crashed, done, failed, hello_of, progress, unreached
 from trainer.agent.worker_process import WorkerProcess
 from trainer.protocol import messages
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.credentials import Credentials
 from trainer.protocol.messages import Message
-from trainer.protocol.session import Session
 from trainer.protocol.wire import save_from_message
 from trainer.protocol.world import Place
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventWriter
-from trainer.rundir.formats import PROTOCOL
 from trainer.rundir.names import ENV_OUTPUT_DIR, ENV_RUN_ID, ENV_TOKEN, EXIT_FAILED, EXIT_OK
 
 WORKER_GRACE = 3.0  # seconds for a worker to exit by itself
@@ -101,7 +100,11 @@ class Agent:
             replica.is_primary,
             self._introduce,
             self._carry_out,
+            lambda claim, why: self._events.emit(
+                "unreachable", **unreached(self.member, replica.address, claim, why)
+            ),
         )
+        self._proof = Proof(credentials, replica.address, lambda it: self._link.say(proved=it))
         self._generation: Generation | None = None  # the newest
         self._decided = pb.Start()  # the newest that was decided here
         self._start = pb.Start()  # the newest that was heard of
@@ -131,6 +134,8 @@ class Agent:
         self._conclusion = loop.create_future()
         if self._nursery is not None:
             await self._nursery.start(self._env_of_all())
+        if self.member.job:
+            await self._proof.open()
         tasks = [
             loop.create_task(work)
             for work in (
@@ -168,6 +173,7 @@ class Agent:
             if self._nursery is not None:
                 await self._nursery.close()
             await self._link.close(resign=goes_on)
+            await self._proof.close()
             with suppress(OSError):
                 self._events.flush()
 
@@ -179,13 +185,7 @@ class Agent:
 
     def _introduce(self) -> None:
         """Says who this is, and everything that a new leader has to know."""
-        hello = pb.Hello(
-            member=str(self.member),
-            slots=self._replica.slots,
-            address=self._replica.address,
-            term=self._link.term,
-            protocol=PROTOCOL,
-        )
+        hello = hello_of(self.member, self._replica, self._link.term, self._proof.port)
         generation = self._generation
         if generation is not None:
             hello.world.CopyFrom(generation.to_message())
@@ -251,6 +251,8 @@ class Agent:
                 self._slots.all[holder].active.send(told)
             case "release":
                 self._release(order.release)
+            case "prove":
+                self._proof.give(order.prove)
             case "finish":
                 self._conclude(RunEnded(order.finish.state, order.finish.reason))
 
@@ -356,21 +358,14 @@ class Agent:
     # --- workers --------------------------------------------------------------------
 
     def _worker_env(self, slot: int, serial: int, spare: bool) -> dict[str, str]:
-        settings = self._settings
-        session = Session(
+        torchrun = self._settings.torchrun
+        session = self._settings.session(
             run_dir_url=self._run_dir.url,
             checkpoint_urls=self._checkpoint_urls,
-            writer=f"{str(self.member).replace('#', '-')}-{slot}-{serial}",
+            writer=f"{self.member.file_name}-{slot}-{serial}",
             slot=slot,
             spare=spare,
-            program=settings.program,
-            torchrun=settings.torchrun and for_keepers(settings.torchrun),
-            checkpoint=settings.checkpoint,
-            code=settings.code,
-            balance=settings.balance,
-            job_sha256=settings.job_sha256,
-            audit=settings.audit,
-            on_nonfinite=settings.on_nonfinite or "",
+            torchrun=torchrun and for_keepers(torchrun),
         )
         output = {ENV_OUTPUT_DIR: str(self._output.root)} if self._output else {}
         return {**self._env_of_all(), **session.to_env(), **output}

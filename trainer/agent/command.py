@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from trainer.agent.networks import settings_here
 from trainer.protocol.credentials import AUTHORITY, fingerprint
 from trainer.protocol.session import Program
 from trainer.rundir import formats
@@ -222,10 +221,6 @@ def main() -> int:
     except (ValueError, OSError) as error:
         print(f"swell-agent: {shown(error, UNREACHABLE)}", file=sys.stderr)
         return EXIT_FAILED
-    added, why = settings_here(os.environ)
-    os.environ.update(added)
-    if why:
-        print(f"swell-agent: {why}", flush=True)
     from trainer.agent import startup  # takes a while to import: not for --help
 
     return startup.main()

@@ -22,12 +22,13 @@ from typing import Any
 import grpc
 
 from trainer.agent.coordinator_process import Host
+from trainer.agent.reach import Reach
 from trainer.coordinator.seat import Seat
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.credentials import channel_options
 from trainer.protocol.lease import Claim, Contend, Follow, Wait, Watch, newest_claim
 from trainer.protocol.wire import KEEPALIVE, MESSAGE_LIMIT, METHOD, SERVICE
-from trainer.rundir.attempts import GivenUp
+from trainer.rundir.attempts import GivenUp, alone
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.formats import ANOTHER_VERSION
 from trainer.rundir.usererror import UserError
@@ -55,6 +56,7 @@ class Link:
         natural_leader: whether this agent should lead at the start: pool 0's does.
         introduce: called when a stream is open, to say what a new leader has to know.
         carry_out: called with every order that is not the link's own.
+        unreached: called with the claim of a leader that lives and is out of reach, and why.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Link:
         natural_leader: bool,
         introduce: Callable[[], None],
         carry_out: Callable[[pb.FromCoordinator], Awaitable[None]],
+        unreached: Callable[[Claim, str], None] = lambda claim, why: None,
     ) -> None:
         self.term = 0  # of the leader that is obeyed
         self._run_dir = run_dir
@@ -75,6 +78,8 @@ class Link:
         self._host = Host(seat)
         self._introduce = introduce
         self._carry_out = carry_out
+        self._unreached = unreached
+        self._reach = Reach(seat.credentials.attempt)
         self._outbox: asyncio.Queue[pb.FromAgent] | None = None
         self._may_lead = True
         self._newest: Claim | None = None  # as last seen
@@ -138,6 +143,11 @@ class Link:
             log.warning("the run directory does not answer, trying again: %s", error)
             return Wait()
         now = time.monotonic()
+        if newest is not None and self._reach.look(newest, now):
+            log.warning(
+                "%s at %s is out of reach: %s", newest.member, newest.target, self._reach.why
+            )
+            self._unreached(newest, self._reach.why)
         orphan = (
             newest is not None
             and newest.leader == self._member
@@ -145,7 +155,18 @@ class Link:
             and now - self._revived > REVIVALS
         )
         orphan = orphan or (newest is not None and await self._disowned(newest))
-        return self._watch.look(newest, now, silent=self._silent(now), orphan=orphan)
+        decision = self._watch.look(newest, now, silent=self._silent(now), orphan=orphan)
+        if isinstance(decision, Contend) and not await self._may_contend(now):
+            return Wait()
+        return decision
+
+    async def _may_contend(self, now: float) -> bool:
+        if self._reach.may_contend(now):
+            return True
+        try:  # there may be nobody left whom it could be out of reach of
+            return await asyncio.to_thread(alone, self._run_dir, self._credentials.attempt)
+        except OSError:
+            return False
 
     async def _disowned(self, claim: Claim) -> bool:
         """Whether its holder's attempt was given up: the run goes on without that."""
@@ -218,6 +239,7 @@ class Link:
                 response_deserializer=pb.FromCoordinator.FromString,
             )
             call = join(requests(), metadata=self._credentials.metadata)
+            reaching = asyncio.create_task(self._reaching(channel, claim))
             self._outbox = outbox
             try:
                 self._introduce()
@@ -245,8 +267,15 @@ class Link:
                         ANOTHER_VERSION,
                         f"the coordinator of {claim.member} refuses this agent: {error.details()}",
                     ) from None
+                self._reach.why = str(error.details())
                 if not self._broken:  # else it was said
                     log.info("the coordinator at %s is gone: %s", claim.target, error.details())
             finally:
+                reaching.cancel()
                 self._outbox = None
                 self._broken = True
+
+    async def _reaching(self, channel: grpc.aio.Channel, claim: Claim) -> None:
+        """Each side has shown the other its certificate."""
+        await channel.channel_ready()
+        self._reach.connected(claim)

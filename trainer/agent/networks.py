@@ -3,6 +3,9 @@
 A network is used when its library is on this machine (an installer of Google's puts it there,
 on one machine type each) and the interfaces that its settings name exist. Otherwise NCCL finds
 its own way, over sockets. What the user has set stays as it is.
+
+Between the jobs of a fleet none is used: they need not be on one such network, and what one rank
+uses all must. There NCCL is told to use sockets, on the interface that has the VM's address.
 """
 
 from __future__ import annotations
@@ -59,6 +62,20 @@ def fast_networks() -> list[FastNetwork]:
         )
         for one in json.loads(FILE.read_text(encoding="utf-8"))["networks"]
     ]
+
+
+def between_jobs(environ: Mapping[str, str], interface: str) -> tuple[dict[str, str], str]:
+    """The variables to add for the workers of a fleet, and a line that says why.
+
+    Args:
+        environ: the environment so far.
+        interface: the network interface at which other jobs reach this VM.
+    """
+    plain = json.loads(FILE.read_text(encoding="utf-8"))["between_jobs"]
+    wanted = {name: value for name, (value, _) in plain.items()}
+    wanted["NCCL_SOCKET_IFNAME"] = f"={interface}"  # this one, not all that begin so
+    added = {name: value for name, value in wanted.items() if name not in environ}
+    return added, f"between the jobs of a fleet NCCL uses sockets, on {interface}"
 
 
 def settings_here(

@@ -16,6 +16,7 @@ from trainer.protocol.session import (
     CheckpointSettings,
     CodeSettings,
     Program,
+    Session,
     TorchrunSettings,
 )
 from trainer.rundir import formats
@@ -106,6 +107,33 @@ class Settings:
             return TypeAdapter(cls).validate_json(json.dumps(settings))
         except ValidationError as error:
             raise _explained(error) from None
+
+    def session(
+        self,
+        *,
+        run_dir_url: str,
+        checkpoint_urls: list[str],
+        writer: str,
+        slot: int,
+        spare: bool,
+        torchrun: TorchrunSettings | None,
+    ) -> Session:
+        """What a worker has to know of the run; see trainer.protocol.session for the rest."""
+        return Session(
+            run_dir_url=run_dir_url,
+            checkpoint_urls=checkpoint_urls,
+            writer=writer,
+            slot=slot,
+            spare=spare,
+            program=self.program,
+            torchrun=torchrun,
+            checkpoint=self.checkpoint,
+            code=self.code,
+            balance=self.balance,
+            job_sha256=self.job_sha256,
+            audit=self.audit,
+            on_nonfinite=self.on_nonfinite or "",
+        )
 
     def limits(self, local: bool = True) -> Limits:
         """The limits for membership, and for who leads.

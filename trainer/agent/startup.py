@@ -13,6 +13,7 @@ from socket import socket
 from trainer.agent.agent import Agent, Broken, Rejoin
 from trainer.agent.code import bring
 from trainer.agent.link import Refused
+from trainer.agent.networks import between_jobs, settings_here
 from trainer.agent.nursery import Nursery, given_nursery
 from trainer.agent.replica import find_replica, hostname_trap
 from trainer.agent.settings import read_run
@@ -45,11 +46,16 @@ async def serve(env: Mapping[str, str], nursery_line: socket | None = None) -> i
     replica = find_replica(env, claim.target.rpartition(":")[0] if claim else "")
     if settings.fleet > 1:  # every job has a workerpool0-0
         replica = replace(replica, name=f"{credentials.attempt}/{replica.name}")
+        added, why = between_jobs(env, replica.interface)
+    else:
+        added, why = settings_here(env)
+    if why:
+        print(f"swell-agent: {why}", flush=True)
     if trap := hostname_trap(replica.address):
         log.warning("%s", trap)
     settings = await asyncio.to_thread(bring, run_dir, settings, env)
     nursery = Nursery.of_run(settings, nursery_line)
-    return await Agent(replica, run_dir, settings, credentials, env, nursery).run()
+    return await Agent(replica, run_dir, settings, credentials, {**env, **added}, nursery).run()
 
 
 def main() -> int:

@@ -1,13 +1,57 @@
-"""What an agent tells its coordinator of its workers, as messages of the protocol."""
+"""What an agent tells its coordinator of itself and of its workers, as messages of the protocol."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from trainer.agent.replica import Replica
 from trainer.agent.slots import Slot
 from trainer.agent.worker_process import WorkerProcess
 from trainer.protocol import messages
 from trainer.protocol import swell_pb2 as pb
+from trainer.protocol.lease import Claim
+from trainer.protocol.world import MemberId
+from trainer.rundir.formats import PROTOCOL
+
+
+def hello_of(member: MemberId, replica: Replica, term: int, proof_port: int) -> pb.Hello:
+    """Who this is.
+
+    Args:
+        member: it.
+        replica: where it runs.
+        term: of the leader that it means to speak to.
+        proof_port: where it answers members of other jobs; 0 if there are none.
+    """
+    return pb.Hello(
+        member=str(member),
+        slots=replica.slots,
+        address=replica.address,
+        term=term,
+        protocol=PROTOCOL,
+        proof_port=proof_port,
+    )
+
+
+def unreached(member: MemberId, address: str, claim: Claim, why: str) -> dict[str, Any]:
+    """What the event ``unreachable`` says of a leader that no message reaches.
+
+    Args:
+        member: who does not reach it.
+        address: where that is.
+        claim: the leader's.
+        why: in words.
+    """
+    leader = claim.member.partition("#")[0]
+    return {
+        "member": member.replica,
+        "incarnation": member.incarnation,
+        "peer": leader,
+        "address": address,
+        "peer_address": claim.target.rpartition(":")[0],
+        "reason": f"{member.replica} does not reach {leader}: {why}",
+    }
 
 
 def progress(generation: int, slots: Sequence[Slot], now: float) -> pb.Progress:

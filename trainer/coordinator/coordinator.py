@@ -238,6 +238,9 @@ class Coordinator:
                 streams.send(pb.FromCoordinator(form=form), world.members)
             case signals.Pause(world) | signals.Abort(world):
                 streams.send(order_to_message(command), world.members)
+            case signals.Prove(member, peer):
+                prove = pb.Prove(peer=str(peer), target=streams.proofs.get(peer, ""))
+                streams.send(pb.FromCoordinator(prove=prove), [member])
             case signals.Replace(member) | signals.Save(member) | signals.Release(member):
                 streams.send(order_to_message(command), [member])
             case signals.Finish():

@@ -3,6 +3,27 @@
 Those that are fixed for a run are its ``Limits``. How patient the coordinator is with a world
 depends on how long its steps take: a false alarm costs a step, so it may take longer to be sure
 where steps are long. ``Limits.timeouts(pace)`` gives those for steps of ``pace`` seconds.
+
+Who waits for what, and for how long. p is the measured time of a step
+(trainer.coordinator.liveness; 0: not known yet). In seconds:
+
+============  ======  ======  =======  ==============================================
+limit         p = 0   p = 10  p = 600  when it is over
+============  ======  ======  =======  ==============================================
+heartbeat        0.3     0.3      0.3  an agent, and each worker, shows that it lives
+suspicion        1.5     1.5     15.0  an agent is silent and no step completes: lost
+hang            10.0    10.0     30.0  a worker is silent and no step completes: hung
+abort            3.0     3.0      3.0  in a broken collective still: killed
+gloo_timeout     9.5    29.5     63.0  a collective without an answer fails by itself
+last_copy       12.5    32.5     66.0  as abort, for the last clean copy of the state
+pause           17.5    67.5   1871.0  the world has not left together: broken off
+linger          77.5   177.5   4931.0  as abort, for a worker that computes meanwhile
+forming         60.0    60.0    126.0  all wait for one another: broken off
+stall         3600.0   600.0  12000.0  no step, although everybody lives: broken off
+============  ======  ======  =======  ==============================================
+
+The only holder of the state is given up after stall alone, or when its connection is gone; who
+computes, not even then. After each stall the next is twice as long.
 """
 
 from __future__ import annotations

@@ -131,6 +131,22 @@ class Look:
         return None
 
 
+def stalled_for(
+    now: float, pace: Pace, timeouts: Timeouts, limits: Limits, only: Member | None
+) -> float | None:
+    """For how many seconds there has been no step although all live; None if that is no stall.
+
+    The only holder of the state may not live: its patience is a stall, which grows with each. So
+    while it is silent, or a worker of it, that is no stall: it would be waited for without end.
+    """
+    took = now - pace.progress_at
+    if took <= timeouts.stall:
+        return None
+    look = Look(now, pace.progress_at, timeouts, limits)
+    silent = only is not None and (look.why_lost(only) or look.why_hung(only))
+    return None if silent else took
+
+
 def forming_limit(team: Collection[Member], timeouts: Timeouts) -> float:
     """How long a world may form, in seconds; longer if somebody is at work, say reads a file."""
     all_wait = all(one.started or one.waiting for one in team)

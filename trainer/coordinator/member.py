@@ -41,6 +41,7 @@ class Member:
     state: State
     heard: float
     ready_since: float = NEVER
+    warm: bool = False  # all its workers are; READY, once it is admitted, too
     expected_until: float = NEVER  # its spare is about to be ready
     drain_until: float = math.inf
     away: bool = False  # its connection broke, and nobody else holds the state
@@ -66,7 +67,7 @@ class Member:
         """It is in the world that forms now, at this place."""
         self.rank = rank
         self.state = State.ACTIVE
-        self.started = self.stopped = self.clean = False
+        self.started = self.stopped = self.clean = self.warm = False
         self.waiting = self.hung = self.lost = False
         self.quiet = 0.0
         self.leaving_since = None

@@ -19,27 +19,10 @@ The world is in one of these phases::
                                        └──all Stopped or gone──► FORMING (the next generation)
     any ──done, the program at fault──► ENDED       (trainer.coordinator.blame)
 
-Who waits for what, and for how long. The limits are in ``trainer.coordinator.limits``; p is the
-measured time of a step (trainer.coordinator.liveness; 0: not known yet). In seconds:
-
-============  ======  ======  =======  ==============================================
-limit         p = 0   p = 10  p = 600  when it is over
-============  ======  ======  =======  ==============================================
-heartbeat        0.3     0.3      0.3  an agent, and each worker, shows that it lives
-suspicion        1.5     1.5     15.0  an agent is silent and no step completes: lost
-hang            10.0    10.0     30.0  a worker is silent and no step completes: hung
-abort            3.0     3.0      3.0  in a broken collective still: killed
-gloo_timeout     9.5    29.5     63.0  a collective without an answer fails by itself
-last_copy       12.5    32.5     66.0  as abort, for the last clean copy of the state
-pause           17.5    67.5   1871.0  the world has not left together: broken off
-linger          77.5   177.5   4931.0  as abort, for a worker that computes meanwhile
-forming         60.0    60.0    126.0  all wait for one another: broken off
-stall         3600.0   600.0  12000.0  no step, although everybody lives: broken off
-============  ======  ======  =======  ==============================================
-
-The only holder of the state is given up after stall alone, or when its connection is gone; who
-computes, not even then. After each stall the next is twice as long. A drain has the deadline of its
-notice; a running step that will not end before it is broken off at once, and repeated.
+Who waits for what, and for how long, is a table in ``trainer.coordinator.limits``. A drain has the
+deadline of its notice; a running step that will not end before it is broken off at once, and
+repeated. Who comes is admitted once it has shown that it reaches all other jobs of the run
+(``trainer.coordinator.admission``).
 """
 
 from __future__ import annotations
@@ -47,10 +30,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from trainer.coordinator.admission import Admission
 from trainer.coordinator.explanation import Standing, Wait, explain
 from trainer.coordinator.faults import Faults
 from trainer.coordinator.limits import Limits, Timeouts
-from trainer.coordinator.liveness import Look, Pace, forming_limit, overdue
+from trainer.coordinator.liveness import Look, Pace, forming_limit, overdue, stalled_for
 from trainer.coordinator.member import NEVER, Member, Phase, State, enough_since, slots_in
 from trainer.coordinator.reformation import Reformation
 from trainer.coordinator.roster import Roster
@@ -88,6 +72,7 @@ class Membership:
         self.generation = last_generation  # that of ``world``, once there is one
         self._taken = self.steps = 0  # the newest that a member brought; the most steps reported
         self._team = Team()  # of the world; nobody in WAITING
+        self._admission = Admission()
         self._reformation = Reformation("leader" if last_generation else "start")
         self._faults = Faults(self.members)
         self._stopping_since = self._forming_since = self._formed_at = now
@@ -149,6 +134,9 @@ class Membership:
                 self._finish(signals.Finish(state, told, event.step, event.metrics))
             case signals.TaskFailed():
                 self._task_failed(member, event, now)
+            case signals.Proved():
+                self._out += self._admission.take(event, now)
+                self._admit(list(self.members.values()), now)
 
     def _lives(self, member: Member, event: signals.Progress, now: float) -> None:
         member.note_frozen(event.frozen, now)
@@ -167,6 +155,7 @@ class Membership:
         brought = event.world
         if brought is not None and self.world is None and brought.generation >= self.generation:
             self._adopt(brought, member, now)
+        self._out += self._admission.join(member.id, now)
         if member.id in self._team and brought != self.world:
             self._missed(member, now)
         stranger = member.id not in self._team
@@ -186,6 +175,7 @@ class Membership:
         self._formed_at = now
         others = [self.members[one] for one in world.members if one in self.members]
         self._team = Team.of(self.members.adopt(world, self._deposed, now))
+        self._admission.adopt(world.members)
         bringer.state = State.ACTIVE
         for member in others:
             if member is not bringer:
@@ -201,14 +191,20 @@ class Membership:
     def _ready(self, member: Member, now: float) -> None:
         member.expected_until = NEVER
         member.leaving_since, member.lost = None, False
-        if member.state is State.JOINING:
-            member.state = State.READY
-            member.ready_since = now
-            member.stopped = True  # all its workers wait: none is in the generation any more
-            self._out.emit("member_ready", member=member.id.replica)
-            if self.phase is not Phase.STOPPING:
-                self._faults.forgive(member.id)
-                self._judge_loading()
+        member.warm = True
+        self._admit([member], now)
+
+    def _admit(self, members: list[Member], now: float) -> None:
+        """Those of them are ready whose workers are warm, and who reach all other jobs."""
+        for member in members:
+            if member.warm and member.state is State.JOINING and self._admission.admits(member.id):
+                member.state = State.READY
+                member.ready_since = now
+                member.stopped = True  # all its workers wait: none is in the generation any more
+                self._out.emit("member_ready", member=member.id.replica)
+                if self.phase is not Phase.STOPPING:
+                    self._faults.forgive(member.id)
+                    self._judge_loading()
 
     def _drain(self, member: Member, event: signals.Drain, now: float) -> None:
         if member.state is State.DRAINING:
@@ -229,7 +225,7 @@ class Membership:
         if member.state is not State.DRAINING:
             member.state = State.JOINING
             member.expected_until = now + self.limits.hold_off if event.spare else NEVER
-        member.clean = False
+        member.clean = member.warm = False
         member.holds &= member.slots > 1  # its other workers may; they will say so
         self._tear(member, now)
         self._judge_loading()
@@ -264,6 +260,7 @@ class Membership:
     def _forget(self, member: Member) -> None:
         del self.members[member.id]
         self._team.pop(member.id, None)
+        self._admission.leave(member.id)
 
     def _started(self, member: Member, event: signals.Started, now: float) -> None:
         forming = self.phase is Phase.FORMING
@@ -297,8 +294,7 @@ class Membership:
         if event.generation != self.generation or member.id not in self._team:
             return
         self._progressed(event.generation, event.step, now)
-        member.stopped = True
-        member.step = event.step
+        member.stopped, member.step = True, event.step
         member.clean = member.holds = event.clean
         if self.phase is not Phase.STOPPING or event.failed:
             # A collective broke, perhaps before anybody reported a loss.
@@ -314,8 +310,7 @@ class Membership:
 
     def _abort(self, now: float) -> None:
         if self.world is not None and not self._aborted:
-            self._aborted = True
-            self._stopping_since = now
+            self._aborted, self._stopping_since = True, now
             self._out.append(signals.Abort(self.world))
 
     def _enter_stopping(self, cause: Cause, now: float) -> None:
@@ -325,6 +320,8 @@ class Membership:
 
     def _tick(self, now: float) -> None:
         timeouts, only = self.timeouts(now), self.members.only_holder
+        self._out += self._admission.look(now)
+        self._admit(list(self.members.values()), now)  # whom it did not reach may be gone
         for member in list(self.members.values()):
             inside = member.id in self._team and not member.stopped
             look = Look(now, self.pace.progress_at, timeouts, self.limits, inside, member is only)
@@ -345,9 +342,9 @@ class Membership:
             if now - self._forming_since > forming_limit(self._team.values(), timeouts):
                 self._break(now, "break")
         elif self.phase is Phase.RUNNING:
-            if (took := now - self.pace.progress_at) > timeouts.stall:
-                fields = {"generation": self.generation, "step": self.steps, **self._team.alone}
-                self._out.emit("stalled", seconds=round(took, 1), **fields)
+            if took := stalled_for(now, self.pace, timeouts, self.limits, only):
+                fields = {"seconds": round(took, 1), **self._team.alone}
+                self._out.emit("stalled", generation=self.generation, step=self.steps, **fields)
                 self.pace.stalled()
                 if not self._team.alone:  # who is waits for nobody, and nobody has its state
                     self._break(now, "break")
@@ -433,18 +430,16 @@ class Membership:
         if slots_in(chosen) < self.limits.min_workers:
             if now >= self._adopting_until and not self._waiting_emitted:
                 self._waiting_emitted = True
-                fields = {"slots": self.members.there, "min_workers": self.limits.min_workers}
-                self._out.emit("waiting", **fields)
-        elif now >= self._adopting_until and self.members.gathered(
-            enough_since(chosen, self.limits.min_workers), now
-        ):
-            self._form(chosen, now)
+                least = self.limits.min_workers
+                self._out.emit("waiting", slots=self.members.there, min_workers=least)
+        elif now >= self._adopting_until:
+            if self.members.gathered(enough_since(chosen, self.limits.min_workers), now):
+                self._form(chosen, now)
 
     def _form(self, chosen: list[Member], now: float) -> None:
         self.generation = max(self.generation, self._taken) + 1
         self.world = arrange(self.generation, [(one.id, one.slots) for one in chosen])
-        self.phase = Phase.FORMING
-        self._forming_since = now
+        self.phase, self._forming_since = Phase.FORMING, now
         self.pace.restart(now)
         for member in self.members.values():
             member.rank = float("inf")
@@ -486,8 +481,7 @@ class Membership:
         return bool(ruling.ends)
 
     def _finish(self, finish: signals.Finish) -> None:
-        self.phase = Phase.ENDED
-        self.steps = max(self.steps, finish.step)
+        self.phase, self.steps = Phase.ENDED, max(self.steps, finish.step)
         self._out.emit("finished", state=finish.state, reason=finish.reason, step=self.steps)
         self._out.append(replace(finish, step=self.steps))
 

@@ -47,10 +47,12 @@ class Streams:
 
     Attributes:
         addresses: where members live, as far as any agent has said.
+        proofs: where they answer the agents of other jobs, as ``address:port``.
     """
 
     def __init__(self) -> None:
         self.addresses: dict[MemberId, str] = {}
+        self.proofs: dict[MemberId, str] = {}
         self._streams: dict[MemberId, Stream] = {}
 
     def open(self, member: MemberId) -> Stream:
@@ -181,6 +183,8 @@ class Server:
                 log.warning("%.80r is turned away: %s", hello.member, why)
                 await context.abort(grpc.StatusCode.UNIMPLEMENTED, why)
             member = MemberId.parse(hello.member)
+            if member.job not in ("", str(attempt)):
+                raise ValueError(f"{member} has the certificate of attempt {attempt}")
             world = world_from_message(hello.world) if hello.HasField("world") else None
         except (StopAsyncIteration, ValueError, DecodeError, asyncio.TimeoutError):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the stream begins with a hello")
@@ -190,6 +194,8 @@ class Server:
             return
         stream = self.streams.open(member)
         self.streams.addresses[member] = hello.address
+        if hello.proof_port:
+            self.streams.proofs[member] = f"{hello.address}:{hello.proof_port}"
         if world is not None:
             for one in hello.world.slots:
                 self.streams.addresses.setdefault(MemberId.parse(one.member), one.address)

@@ -180,6 +180,23 @@ class RankFailed:
 
 
 @dataclass(frozen=True)
+class Proved:
+    """The member has tried to connect to ``peer``, which is of another job, as it was asked to.
+
+    ``failed`` is why it could not; empty if it could. ``latency`` is in seconds, there and back,
+    ``bandwidth`` in bytes per second, over one connection.
+    """
+
+    member: MemberId
+    peer: MemberId
+    failed: str = ""
+    address: str = ""
+    peer_address: str = ""
+    latency: float = 0.0
+    bandwidth: float = 0.0
+
+
+@dataclass(frozen=True)
 class Tick:
     """Time passed."""
 
@@ -196,6 +213,7 @@ Event = (
     | Done
     | TaskFailed
     | RankFailed
+    | Proved
     | Tick
 )
 
@@ -267,6 +285,14 @@ class Release:
 
 
 @dataclass(frozen=True)
+class Prove:
+    """Ask a member to show that it can connect to ``peer``, which is of another job."""
+
+    member: MemberId
+    peer: MemberId
+
+
+@dataclass(frozen=True)
 class Finish:
     """End the run."""
 
@@ -284,7 +310,7 @@ class Emit:
     fields: dict[str, Any]
 
 
-Command = Form | Pause | Abort | Replace | Save | Release | Finish | Emit
+Command = Form | Pause | Abort | Replace | Save | Release | Prove | Finish | Emit
 
 
 class Orders(list[Command]):

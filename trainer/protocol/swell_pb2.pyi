@@ -33,7 +33,7 @@ class Addresses(_message.Message):
     def __init__(self, rank: _Optional[int] = ..., addresses: _Optional[bytes] = ...) -> None: ...
 
 class FromAgent(_message.Message):
-    __slots__ = ("hello", "ready", "started", "progress", "stopped", "crashed", "drain", "row", "done", "task_failed", "start", "rank_failed")
+    __slots__ = ("hello", "ready", "started", "progress", "stopped", "crashed", "drain", "row", "done", "task_failed", "start", "rank_failed", "proved")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     STARTED_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +46,7 @@ class FromAgent(_message.Message):
     TASK_FAILED_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     RANK_FAILED_FIELD_NUMBER: _ClassVar[int]
+    PROVED_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     ready: Ready
     started: Started
@@ -58,23 +59,26 @@ class FromAgent(_message.Message):
     task_failed: TaskFailed
     start: Start
     rank_failed: RankFailed
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., started: _Optional[_Union[Started, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., crashed: _Optional[_Union[Crashed, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., row: _Optional[_Union[Row, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., task_failed: _Optional[_Union[TaskFailed, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., rank_failed: _Optional[_Union[RankFailed, _Mapping]] = ...) -> None: ...
+    proved: Proved
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., started: _Optional[_Union[Started, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., crashed: _Optional[_Union[Crashed, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., row: _Optional[_Union[Row, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., task_failed: _Optional[_Union[TaskFailed, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., rank_failed: _Optional[_Union[RankFailed, _Mapping]] = ..., proved: _Optional[_Union[Proved, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("member", "slots", "address", "world", "term", "protocol")
+    __slots__ = ("member", "slots", "address", "world", "term", "protocol", "proof_port")
     MEMBER_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     WORLD_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    PROOF_PORT_FIELD_NUMBER: _ClassVar[int]
     member: str
     slots: int
     address: str
     world: World
     term: int
     protocol: int
-    def __init__(self, member: _Optional[str] = ..., slots: _Optional[int] = ..., address: _Optional[str] = ..., world: _Optional[_Union[World, _Mapping]] = ..., term: _Optional[int] = ..., protocol: _Optional[int] = ...) -> None: ...
+    proof_port: int
+    def __init__(self, member: _Optional[str] = ..., slots: _Optional[int] = ..., address: _Optional[str] = ..., world: _Optional[_Union[World, _Mapping]] = ..., term: _Optional[int] = ..., protocol: _Optional[int] = ..., proof_port: _Optional[int] = ...) -> None: ...
 
 class Ready(_message.Message):
     __slots__ = ()
@@ -231,8 +235,24 @@ class RankFailed(_message.Message):
     reason: str
     def __init__(self, generation: _Optional[int] = ..., rank: _Optional[int] = ..., code: _Optional[int] = ..., seconds: _Optional[float] = ..., reason: _Optional[str] = ...) -> None: ...
 
+class Proved(_message.Message):
+    __slots__ = ("peer", "failed", "address", "peer_address", "latency", "bandwidth")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    PEER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_FIELD_NUMBER: _ClassVar[int]
+    BANDWIDTH_FIELD_NUMBER: _ClassVar[int]
+    peer: str
+    failed: str
+    address: str
+    peer_address: str
+    latency: float
+    bandwidth: float
+    def __init__(self, peer: _Optional[str] = ..., failed: _Optional[str] = ..., address: _Optional[str] = ..., peer_address: _Optional[str] = ..., latency: _Optional[float] = ..., bandwidth: _Optional[float] = ...) -> None: ...
+
 class FromCoordinator(_message.Message):
-    __slots__ = ("form", "pause", "abort", "columns", "replace", "save", "release", "finish", "beat", "succeed", "start")
+    __slots__ = ("form", "pause", "abort", "columns", "replace", "save", "release", "finish", "beat", "succeed", "start", "prove")
     FORM_FIELD_NUMBER: _ClassVar[int]
     PAUSE_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
@@ -244,6 +264,7 @@ class FromCoordinator(_message.Message):
     BEAT_FIELD_NUMBER: _ClassVar[int]
     SUCCEED_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
+    PROVE_FIELD_NUMBER: _ClassVar[int]
     form: Form
     pause: Pause
     abort: Abort
@@ -255,7 +276,8 @@ class FromCoordinator(_message.Message):
     beat: Beat
     succeed: Succeed
     start: Start
-    def __init__(self, form: _Optional[_Union[Form, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., columns: _Optional[_Union[Columns, _Mapping]] = ..., replace: _Optional[_Union[Replace, _Mapping]] = ..., save: _Optional[_Union[Save, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., succeed: _Optional[_Union[Succeed, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ...) -> None: ...
+    prove: Prove
+    def __init__(self, form: _Optional[_Union[Form, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., columns: _Optional[_Union[Columns, _Mapping]] = ..., replace: _Optional[_Union[Replace, _Mapping]] = ..., save: _Optional[_Union[Save, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., succeed: _Optional[_Union[Succeed, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., prove: _Optional[_Union[Prove, _Mapping]] = ...) -> None: ...
 
 class Form(_message.Message):
     __slots__ = ("world", "gloo_timeout", "careful")
@@ -322,6 +344,14 @@ class Beat(_message.Message):
 class Succeed(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class Prove(_message.Message):
+    __slots__ = ("peer", "target")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    peer: str
+    target: str
+    def __init__(self, peer: _Optional[str] = ..., target: _Optional[str] = ...) -> None: ...
 
 class Finish(_message.Message):
     __slots__ = ("state", "reason")

@@ -16,6 +16,8 @@ from trainer.rundir.formats import PROTOCOL
 
 SERVICE = "swell.Coordinator"
 METHOD = "Join"
+PROOF_SERVICE = "swell.Proof"  # which agents of a fleet serve each other
+PROOF_METHOD = "Show"
 MESSAGE_LIMIT = 64 * 2**20  # bytes; the largest name all members of a world (45 each), or
 # the addresses that all ranks made for one member's ranks (8 or 28 each)
 
@@ -101,7 +103,7 @@ def save_from_message(message: pb.Save, now: float) -> Save:
 def event_from_message(member: MemberId, message: pb.FromAgent) -> signals.Event | None:
     """What an agent's message means to membership; None for those that do not concern it.
 
-    Raises ValueError for a message without a body.
+    Raises ValueError for a message without a body, or about nobody.
     """
     kind = message.WhichOneof("body")
     if kind == "ready":
@@ -152,6 +154,17 @@ def event_from_message(member: MemberId, message: pb.FromAgent) -> signals.Event
         rank = message.rank_failed
         return signals.RankFailed(
             member, rank.generation, rank.rank, rank.code, rank.seconds, rank.reason
+        )
+    if kind == "proved":
+        proved = message.proved
+        return signals.Proved(
+            member,
+            MemberId.parse(proved.peer),
+            proved.failed,
+            proved.address,
+            proved.peer_address,
+            proved.latency,
+            proved.bandwidth,
         )
     if kind in ("row", "start"):
         return None

@@ -25,6 +25,11 @@ class MemberId(NamedTuple):
         return f"{self.replica}#{self.incarnation}"
 
     @property
+    def job(self) -> str:
+        """The CustomJob that it is of, by its attempt's number; empty where a run has one job."""
+        return self.replica.rpartition("/")[0]
+
+    @property
     def file_name(self) -> str:
         """As part of a path or a URL, where it is one name."""
         return f"{self.replica.replace('/', '-')}-{self.incarnation}"

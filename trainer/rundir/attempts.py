@@ -37,6 +37,13 @@ def given_up(run_dir: RunDirectory, number: int) -> bool:
     return False
 
 
+def alone(run_dir: RunDirectory, number: int) -> bool:
+    """Whether the run goes on without all attempts on record but one. Raises OSError as above."""
+    names = [name for name in run_dir.store.names(ATTEMPTS) if name != f"{number:04d}.json"]
+    numbers = [int(name[:-5]) for name in names if name[:-5].isdecimal()]
+    return all(given_up(run_dir, one) for one in numbers)
+
+
 class GivenUp:
     """Asks which attempts a run goes on without; of many that want to know, one asks.
 

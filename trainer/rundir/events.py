@@ -22,6 +22,12 @@ stop_asked                reason                            (launcher; a limit i
 leader_changed            term, member, address
 member_joined             member, slots, incarnation, term
 member_ready              member
+connected                 member, peer, latency (seconds, there and back), bandwidth (bytes per
+                          second): the first member of its job that has shown that it and one of
+                          another job reach each other
+unreachable               member, peer, address, peer_address, reason, incarnation (a member of
+                          another job, or the leader, does not reach it, or it does not reach that
+                          one: it is not let into the world)
 drain                     member, reason, deadline_seconds, incarnation
 loss                      member, reason, incarnation, term, gone (true: the whole member; else
                           one of its workers)

@@ -27,6 +27,7 @@ from launcher.emulator.vms.environment import (
 from launcher.emulator.vms.install import install_command
 from launcher.emulator.vms.interpreter import Interpreter
 from launcher.emulator.vms.life import Life, Output, kill_all
+from launcher.emulator.vms.links import Links
 from launcher.emulator.vms.metadata import Identity, Metadata, numeric_project
 from launcher.emulator.vms.places import Guest, Place, Site, open_site
 from launcher.emulator.vms.program import ENTRY_POINT, Program
@@ -67,6 +68,7 @@ class VmOptions:
         routes: what a VM can ask at its metadata server's port besides, given its access token
             and the values of its job's variables.
         held: open files of the emulator that its VMs need to be there again, should it be killed.
+        links: what lets the VMs of several jobs reach each other.
     """
 
     kind: str = "process"
@@ -76,6 +78,7 @@ class VmOptions:
     token: Token = field(default_factory=Token.new)
     routes: Callable[[str, frozenset[str]], Sequence[Route]] = lambda bearer, named: ()
     held: Sequence[int] = ()
+    links: Links = field(default_factory=Links)
 
 
 class Machines:
@@ -169,6 +172,7 @@ class Machines:
         if self._storage:
             await self._storage.stop()
         if self._site:
+            self._options.links.remove(self._site.number)
             try:
                 await asyncio.to_thread(self._site.close)
             except OSError as problem:
@@ -183,6 +187,7 @@ class Machines:
         guests = {name: self._guest(name, pool) for name, pool in self._pool_of.items()}
         site = open_site(self._options.kind, guests, self._logs.parent, inherit)
         self._site = site
+        self._options.links.add(site.number)
         if site.gateway and self._options.storage:
             # These VMs do not reach the one on this machine's loopback.
             app = self._options.storage.app()

@@ -10,7 +10,8 @@ Every network has a number that nobody else on this machine uses, and everything
 is named after it::
 
     swell7           this machine's own interface into it, 198.18.7.1, and the switch: a
-                     namespace with a bridge, so that no firewall of this machine filters it
+                     namespace with a bridge, so that no firewall of this machine filters it; also
+                     the way to networks that this one is linked to, at 198.18.7.254
     swell7-0, -1, …  the hosts: namespaces with an eth0, 198.18.7.2 and on, their files in
                      /etc/netns, and a cgroup (version 2, where there is one) that kills or
                      stops everything in them at once, whatever session it is in
@@ -19,8 +20,9 @@ Its owner claims it by an abstract socket, which goes with its process however t
 it without being its owner, as a VM's keeper does, has ``held`` open: a lock on the switch's folder
 in /etc/netns. Another owner may inherit a network that is in use; one that is neither owned nor
 used is removed by the next owner who makes a network. 198.18.0.0/15 is
-meant for tests and routed nowhere (RFC 2544). Hosts reach each other and this machine,
-nothing else, and no name server: look-ups of unknown names fail at once.
+meant for tests and routed nowhere (RFC 2544). Hosts reach each other, this machine, and the hosts
+of networks that theirs is linked to (``link``), nothing else, and no name server: look-ups of
+unknown names fail at once.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ from pathlib import Path
 
 from launcher.emulator.vms import commands
 
-MAX_HOSTS = 253
+MAX_HOSTS = 252
+ROUTER = 254  # the last part of a switch's address
+RANGE = "198.18.0.0/15"
 NUMBERS = range(512)  # the /24 networks of 198.18.0.0/15
 NAME = re.compile(r"swell(\d{1,3})(-\d+)?")
 NAMESPACES = Path("/run/netns")
@@ -52,6 +56,7 @@ RECHECK_SECONDS = 0.005
 CLAIM_SECONDS = 10.0
 
 JOIN = 'echo $$ > "$0" && exec "$@"'  # a cgroup
+FORWARD = "echo 1 > /proc/sys/net/ipv4/ip_forward"
 RENAME = '"$0" "$1" && shift && exec "$@"'  # with the command hostname
 
 
@@ -95,7 +100,8 @@ class Host:
             f"link set eth0 address {_mac(number, own)} up",
             f"addr add {self.address}/24 dev eth0",
             # A cloud's network answers for a VM that has vanished as for one that lives.
-            *(_neighbour(number, last, "eth0") for last in peers),
+            *(_neighbour(number, last, "eth0") for last in [*peers, ROUTER]),
+            f"route add {RANGE} via {_address(number, ROUTER)}",
         ]
 
     def command(self, argv: Sequence[str]) -> list[str]:
@@ -235,7 +241,15 @@ class Network:
 
     def _make(self) -> None:
         _ip("netns", "add", self.name)
-        _batch(self.name, "link set lo up", "link add bridge type bridge", "link set bridge up")
+        _batch(
+            self.name,
+            "link set lo up",
+            f"link add bridge address {_mac(self.number, ROUTER)} type bridge",
+            "link set bridge up",
+            f"addr add {_address(self.number, ROUTER)}/24 dev bridge",
+            *(_neighbour(self.number, index + 2, "bridge") for index in range(len(self.hosts))),
+        )
+        _ip("netns", "exec", self.name, _tool("sh"), "-c", FORWARD)
         _batch(
             None,
             f"link add {self.name} address {_mac(self.number, 1)} type veth"
@@ -247,6 +261,27 @@ class Network:
         _batch(self.name, "link set uplink master bridge up")
         for host in self.hosts:
             host._make()
+
+
+def link(one: int, other: int) -> None:
+    """Lets the hosts of two networks reach each other, for as long as both are there.
+
+    Raises OSError when that cannot be done.
+    """
+    with contextlib.suppress(OSError):
+        _ip("-n", f"swell{one}", "link", "show", f"to{other}")
+        return  # an earlier owner has done it
+    _batch(
+        f"swell{one}",
+        f"link add to{other} type veth peer name to{one} netns swell{other}",
+        f"link set to{other} up",
+        f"route add {_address(other, 0)}/24 via {_address(other, ROUTER)} dev to{other} onlink",
+    )
+    _batch(
+        f"swell{other}",
+        f"link set to{one} up",
+        f"route add {_address(one, 0)}/24 via {_address(one, ROUTER)} dev to{one} onlink",
+    )
 
 
 def collect() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from launcher.job.fitness import LOCAL_BUCKET, NO_BUCKET, misfits, output_of
 from launcher.job.job import Job
-from launcher.job.problem import NO_EFFECT, NOT_SENT, RESERVED
+from launcher.job.problem import DEPENDS, NO_EFFECT, NOT_SENT, RESERVED
 
 BASE = {"name": "j", "task": "package.module:Class", "pools": ["a2-highgpu-1g"]}
 
@@ -48,6 +48,8 @@ def test_what_containers_cannot_see_is_refused_with_the_remedy(
     assert (path, id) == (field, kind) and what in said
 
 
+NETWORK = "projects/1/global/networks/n"
+ATTACHMENT = {"attachment": "projects/p/regions/us-central1/networkAttachments/a"}
 VERTEX = {
     **BASE,
     "project": "p",
@@ -96,3 +98,42 @@ def test_a_program_without_an_agent_may_be_called_as_in_vertex_ais_samples() -> 
     ((path, id, what),) = misfits(job, "local")
     assert (path, id) == (("package", "module"), RESERVED)
     assert what.startswith("is in trainer, which on this machine is Swell's own package; give")
+
+
+@pytest.mark.parametrize(
+    ("fields", "path", "said"),
+    [
+        ({"fleet": 2}, ("fleet",), "add psc_interface, with an attachment, or network"),
+        (
+            {"fleet": 2, "fallback": [{"machine": "a3-megagpu-8g"}]},
+            ("fleet",),
+            "add psc_interface, with an attachment",
+        ),
+        (
+            {"fleet": 2, "network": NETWORK, "fallback": [{"machine": "a3-megagpu-8g"}]},
+            ("network",),
+            "does not go with a3-megagpu-8g",
+        ),
+    ],
+)
+def test_a_fleet_on_vertex_needs_a_network_that_its_machines_can_be_in(
+    fields: dict[str, object], path: tuple[str, ...], said: str
+) -> None:
+    ((at, id, what),) = misfits(Job.model_validate({**VERTEX, **fields}), "vertex")
+    assert (at, id) == (path, "SW1121") and said in what
+    assert ("or network" in what) == ("or network" in said)
+
+
+@pytest.mark.parametrize("fields", [{"network": NETWORK}, {"psc_interface": ATTACHMENT}])
+def test_a_fleet_with_a_network_goes_to_vertex(fields: dict[str, object]) -> None:
+    fleet = Job.model_validate({**VERTEX, "fleet": 2, "fallback": [], **fields})
+    assert misfits(fleet, "vertex") == []
+    alone = Job.model_validate({**VERTEX, "fallback": [{"machine": "a3-megagpu-8g"}]})
+    assert misfits(alone, "vertex") == [], "one job needs none"
+
+
+def test_jobs_that_are_isolated_have_vms_with_networks() -> None:
+    isolated = {"market": {"isolated": True}}
+    ((path, id, what),) = misfits(job(local={"vm": "process", **isolated}), "local")
+    assert (path, id) == (("local", "market", "isolated"), DEPENDS) and "vm: netns" in what
+    assert misfits(job(local={"vm": "netns", **isolated}), "local") == []

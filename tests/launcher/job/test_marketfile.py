@@ -25,6 +25,7 @@ speed: 60
 notice: none
 survivors: restart
 retry: 10min
+isolated: true
 seed: 7
 capacity:
   - {machine: a2-highgpu-1g, region: us-central1, vms: {0s: 8, 10min: 3}}
@@ -48,6 +49,7 @@ def test_a_whole_market(tmp_path: Path) -> None:
             "notice": None,
             "survivors": "restart",
             "retry": timedelta(minutes=10),
+            "isolated": True,
             "seed": 7,
             "capacity": [
                 {

@@ -166,6 +166,40 @@ class TestVertex:
         asked = [body["filter"].partition('job_id="')[2][0] for body in server.bodies]
         assert asked == ["1", "2", "2", "3"], "a job that is long over is not asked about again"
 
+    @pytest.mark.parametrize(
+        ("replica", "messages"),
+        [
+            (None, {"1/workerpool0-0": "hello of 1", "2/workerpool0-0": "hello of 2"}),
+            ("2/workerpool0-0", {"2/workerpool0-0": "hello of 2"}),
+        ],
+    )
+    def test_in_a_fleet_each_line_says_which_job_it_is_of(
+        self, server: FaultyServer, replica: str | None, messages: dict[str, str]
+    ) -> None:
+        directory = record_run("one", fleet=2)
+        record_attempt(directory, server.endpoint, 1)
+        record_attempt(directory, server.endpoint, 2)
+        lines = VertexLog(directory, replica, retries=Retries(ONCE)).read_new()
+        assert {line.replica: line.message for line in lines} == messages
+        tasks = {body["filter"].partition("task_name=")[2][:15] for body in server.bodies}
+        assert tasks == ({'"workerpool0-0"'} if replica else {""})
+
+    def test_a_fleet_lives_as_long_as_any_of_its_jobs(self, server: FaultyServer) -> None:
+        directory, clock = record_run("one", fleet=2), Clock()
+        for number in (1, 2):
+            record_attempt(directory, server.endpoint, number)
+        server.jobs[f"{PARENT}/1"] = custom_job("one", 1)
+        server.jobs[f"{PARENT}/2"] = custom_job("one", 2, state="FAILED")
+        log = self.log(directory, clock)
+        for _ in range(3):
+            assert log.lives()
+            clock.now += ASK_EVERY
+        server.jobs[f"{PARENT}/1"] = custom_job("one", 1, state="FAILED")
+        clock.now += ASK_EVERY
+        assert log.lives()
+        clock.now += EMULATOR_LINGER
+        assert not log.lives()
+
     def test_it_lives_until_some_time_after_the_outcome(self, server: FaultyServer) -> None:
         directory, clock = record_run("one"), Clock()
         record_attempt(directory, server.endpoint)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from launcher.status.history import History
-from tests.launcher.status.events import RIDE, A, C, event, steps
+from tests.launcher.status.events import RIDE, A, C, event, formed, steps
 
 
 def test_a_notice_that_a_second_leader_hears_of_is_counted_once() -> None:
@@ -80,3 +80,24 @@ def test_of_a_script_that_says_nothing_nothing_is_claimed() -> None:
     history = of_script((0.0, "start", []), (10.0, "loss", []))
     assert not history.steps_known
     assert history.goodput(None) is None
+
+
+def test_a_job_that_never_was_in_a_world_is_told_of_with_both_addresses_and_why() -> None:
+    apart = event(
+        "unreachable",
+        9.0,
+        member="2/workerpool0-0",
+        peer="1/workerpool0-0",
+        address="10.1.0.2",
+        peer_address="10.0.0.2",
+        reason="2/workerpool0-0 does not reach 1/workerpool0-0: timed out",
+    )
+    history = History(
+        [formed(1, 8.0, "start", ["1/workerpool0-0"]), apart, {**apart, "time": 19.0}]
+    )
+    assert history.unreached == {
+        2: "2/workerpool0-0 does not reach 1/workerpool0-0: timed out; they are at 10.1.0.2 and "
+        "10.0.0.2"
+    }
+    history.add(formed(2, 30.0, "grow", ["1/workerpool0-0", "2/workerpool1-0"]))
+    assert history.unreached == {}

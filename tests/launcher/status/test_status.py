@@ -57,6 +57,7 @@ def test_the_status_of_a_run_that_rode_the_market() -> None:
             "remaining": {"usd": None, "seconds": None, "attempts": None, "until": None},
         },
         "api": None,
+        "apis": [],
     }
 
 
@@ -220,3 +221,17 @@ FIELDS = ("generation", "step", "first", "metrics", "member", "members", "cause"
 def test_nothing_in_the_store_breaks_the_status(events: list[Event]) -> None:
     text = json.dumps(build_status("one", History(events), [], None), allow_nan=False)
     assert json.loads(text)["run"] == "one"
+
+
+def test_an_attempt_that_the_others_do_not_reach_is_a_trouble_until_it_is_given_up() -> None:
+    one, two = "1/workerpool0-0", "2/workerpool0-0"
+    apart = event("unreachable", 9.0, member=two, peer=one, reason=f"{two} does not reach {one}: x")
+    history = History([formed(1, 8.0, "start", [one]), apart])
+    alive = [{"attempt": 1, "state": "RUNNING"}, {"attempt": 2, "state": "RUNNING"}]
+    [line] = build_status("r", history, alive, None, now=10.0)["troubles"]
+    assert line.startswith("attempt 2 is not let into the world") and line.endswith("[SW5011]")
+    assert f"{two} does not reach {one}: x" in line and "psc_interface or network" in line
+    left = [alive[0], {**alive[1], "left": "no way"}]
+    assert build_status("r", history, left, None, now=10.0)["troubles"] == []
+    over = Outcome("succeeded", "done", {})
+    assert build_status("r", history, alive, over, now=10.0)["troubles"] == []

@@ -37,12 +37,14 @@ class Life:
         lives: seconds from its submission to its end.
         how: fields of its record at its end.
         trained: steps that it has taken part in.
+        apart: whether it and the others do not reach each other.
     """
 
     machines: float | None = 0.0
     lives: float = math.inf
     how: tuple[tuple[str, Any], ...] = (("state", "FAILED"), ("reason", "preempted"))
     trained: int = 100
+    apart: bool = False
 
 
 def stays() -> Life:
@@ -59,6 +61,10 @@ def dry(after: float = 60.0) -> Life:
 
 def fails(reason: str, after: float = 60.0) -> Life:
     return Life(0.0, after, (("state", "FAILED"), ("reason", reason)), 0)
+
+
+def apart() -> Life:
+    return Life(trained=0, apart=True)
 
 
 def cancelled(after: float) -> Life:
@@ -106,9 +112,24 @@ class FleetRun:
 
     def decide(self) -> list[Action]:
         situation = Situation(
-            tuple(self.attempts.values()), None, frozenset(self._cancel_sent), stop=self.stopped
+            tuple(self.attempts.values()),
+            None,
+            frozenset(self._cancel_sent),
+            stop=self.stopped,
+            unreached=self._unreached(),
         )
         return decide(self.terms, situation, self.now)
+
+    def _unreached(self) -> dict[int, tuple[str, float]]:
+        """Those that are apart from some that train; alone, each of them would train itself."""
+        up = [it for it in self.alive if it.started is not None]
+        if all(self._lives[it.attempt].apart for it in up):
+            return {}
+        return {
+            it.attempt: ("no way", self.now - (it.started or 0.0))
+            for it in up
+            if self._lives[it.attempt].apart
+        }
 
     @property
     def alive(self) -> list[Attempt]:
@@ -118,8 +139,8 @@ class FleetRun:
         match action:
             case Submit(number, choice):
                 self._submit(number, choice)
-            case Leave(number, reason):
-                self.attempts[number] = replace(self.attempts[number], left=reason)
+            case Leave(number, reason, kind):
+                self.attempts[number] = replace(self.attempts[number], left=reason, kind=kind)
             case Cancel(number):
                 self._cancel_sent.add(number)
                 self._over(number, self.now, state="CANCELLED")

@@ -15,8 +15,10 @@ from launcher.supervision.fleet import BURST, MINUTE, Fleet, Lack, lack
 from launcher.supervision.policy import End, Find, Leave, Situation, Submit, Terms, Watch, decide
 from launcher.supervision.verdict import verdict_of
 from tests.launcher.supervision.fleet_run import (
+    POLL,
     FleetRun,
     Life,
+    apart,
     cancelled,
     dry,
     fails,
@@ -262,6 +264,43 @@ def test_all_that_fail_with_the_users_error_end_the_run() -> None:
     assert len(run.sent) == 4
 
 
+# --- jobs that do not reach each other ------------------------------------------------
+
+
+def test_a_job_that_the_others_do_not_reach_is_given_up_after_a_time_and_no_more_are_sent() -> None:
+    run = FleetRun(ONE_REGION, Fleet(3), lambda n, c, t: apart() if n == 2 else stays())
+    run.play(24 * HOUR)
+    assert [at for at, _ in run.sent] == [0.0] * 3 and run.end is None
+    given_up = run.attempts[2]
+    assert given_up.left == "no way [SW5011]" and verdict_of(given_up) == "unreachable"
+    assert run.terms.apart <= (given_up.ended or 0.0) <= run.terms.apart + POLL
+
+
+def test_another_choice_is_tried_instead() -> None:
+    fleet = Fleet(2, across_regions=True)
+    run = FleetRun(job(), fleet, lambda n, c, t: apart() if n == 2 else stays()).play(24 * HOUR)
+    assert [region for _, region in run.sent] == ["us-central1"] * 2 + ["us-east4"]
+    assert len(run.alive) == 2
+
+
+def test_when_the_others_are_gone_it_may_be_sent_where_they_did_not_reach_it() -> None:
+    def life(number: int, choice: Choice, now: float) -> Life:
+        return {1: preempted(4000.0), 2: apart()}.get(number, stays())
+
+    run = FleetRun(ONE_REGION, Fleet(2), life).play(4 * HOUR)
+    assert len(run.alive) == 1 and run.end is None
+    alone = [at for at, _ in run.sent]
+    assert alone == [0.0, 0.0, 4000.0], "one, when the first is gone, and none beside it"
+
+
+def test_jobs_that_are_all_apart_from_one_that_is_gone_are_kept() -> None:
+    """Who would train instead, if they were given up?"""
+    run = FleetRun(ONE_REGION, Fleet(2), lambda n, c, t: preempted(60.0) if n == 1 else apart())
+    run.play(60.0)
+    situation = Situation(tuple(run.attempts.values()), unreached={2: ("no way", 9999.0)})
+    assert not any(isinstance(it, Leave) for it in decide(run.terms, situation, 60.0))
+
+
 # --- limits ---------------------------------------------------------------------------
 
 
@@ -302,7 +341,7 @@ LIVES = st.one_of(
 )
 @settings(max_examples=60)
 @given(
-    lives=st.lists(LIVES, max_size=40),
+    lives=st.lists(LIVES | st.just(apart()), max_size=40),
     jobs=st.integers(1, 8),
     anchor=st.integers(0, 2),
     across=st.booleans(),
@@ -330,8 +369,11 @@ def test_any_history_converges_on_what_is_wanted(
     if run.end is not None:
         assert run.end.state == "failed" and not run.alive, "only what never gets anywhere"
         return
-    assert len(run.alive) == jobs
+    lost = {it.choice for it in run.attempts.values() if verdict_of(it) == "unreachable"}
+    assert run.alive and (len(run.alive) == jobs or lost)
     assert across or len({it.region for it in run.alive}) == 1
+    if lost:  # the fleet may be smaller by what there is no way to
+        return
     named = {choice.name for choice in anchors}
     assert sum(it.choice in named for it in run.alive) == anchor
 

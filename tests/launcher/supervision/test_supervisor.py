@@ -19,6 +19,7 @@ from launcher.supervision.choices import Choice, choices_of
 from launcher.supervision.fleet import Fleet
 from launcher.supervision.policy import Terms
 from launcher.supervision.supervisor import ERROR_WAIT, Supervisor
+from launcher.supervision.verdict import verdict_of
 from launcher.target import SETTLE, JobsApi, Target
 from tests.launcher.faked_vertex import Clock, Looks, Region, Vertex
 from tests.launcher.supervision.policy_run import STOCKOUT, job
@@ -52,6 +53,7 @@ class Fixture:
         usd_per_hour: float | None = None,
         ticks: Callable[[], float] | None = None,
         ahead: float = 0.0,
+        unreached: Callable[[], dict[int, str]] = dict,
     ) -> Supervisor:
         def request(number: int, choice: Choice) -> CustomJob:
             self.sent.append((number, choice.region))
@@ -76,6 +78,7 @@ class Fixture:
             ),
             target,
             request,
+            unreached=unreached,
             clock=lambda: self.clock() + ahead,
             ticks=ticks or self.clock,
             sleep=self.clock.sleep,
@@ -123,6 +126,21 @@ def test_a_stockout_is_followed_by_the_next_region(tmp_path: Path) -> None:
     assert fixture.run()["state"] == "succeeded"
     assert fixture.sent == [(1, "us-central1"), (2, "us-east4")]
     assert "stockout" in fixture.events()
+
+
+def test_a_job_that_the_others_do_not_reach_is_cancelled_and_none_is_sent_for_it(
+    tmp_path: Path,
+) -> None:
+    done: list[Callable[[], str]] = []
+    lives: dict[int, Looks] = {1: [*["RUNNING"] * 60, lambda: done[0](), "SUCCEEDED"]}
+    fixture = Fixture(tmp_path, lambda n: lives.get(n, ["RUNNING"] * 99), Fleet(2))
+    fixture.job = job(regions=["us-central1"])
+    done.append(fixture.ending("succeeded", "training is complete"))
+    fixture.run(unreached=lambda: {2: "2/workerpool0-0 does not reach 1/workerpool0-0"})
+    trained, apart = fixture.attempts
+    assert (trained.state, apart.state) == ("SUCCEEDED", "CANCELLED")
+    assert verdict_of(apart) == "unreachable" and apart.left.endswith("1/workerpool0-0 [SW5011]")
+    assert apart.ended and 300.0 <= apart.ended - 1000.0 <= 400.0
 
 
 def test_what_a_run_waits_for_is_told_once(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.supervision.attempt import UNSENT, Attempt
+from launcher.supervision.attempt import UNREACHABLE, UNSENT, Attempt
 from launcher.supervision.verdict import Verdict, verdict_of
 from trainer.rundir.attempts import LOST, REFUSED
 
@@ -95,6 +95,14 @@ def test_a_program_that_speaks_of_capacity_is_no_stockout() -> None:
 )
 def test_the_state_says_enough(state: str, verdict: Verdict) -> None:
     assert verdict_of(Attempt(1, state=state)) == verdict
+
+
+@pytest.mark.parametrize("state", ["CANCELLED", "FAILED", LOST])
+def test_one_that_was_given_up_as_unreachable_is_that_however_it_ends(state: str) -> None:
+    attempt = Attempt(
+        1, state=state, kind=UNREACHABLE, left="no way", reason="exited with status 1"
+    )
+    assert verdict_of(attempt) == "unreachable"
 
 
 @pytest.mark.parametrize(

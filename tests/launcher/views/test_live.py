@@ -65,7 +65,7 @@ def test_plain_lines_have_no_control_codes() -> None:
     lines: list[str] = []
     view = PlainView(lines.append, Scene("one", [A], 0.0), clock=lambda: 0.0)
     nasty: Event = {"event": "loss", "time": 1.0, "member": "a\x1b[31m", "reason": "b\r\nc"}
-    view.update([*RIDE, nasty], {"state": "RUNNING"}, None)
+    view.update([*RIDE, nasty], [{"attempt": 1, "state": "RUNNING"}], None)
     assert all(line.isprintable() for line in lines)
     assert any(
         line.endswith("training goes on at step 14 after a pause of 3 s, 1 step lost")
@@ -77,10 +77,10 @@ def test_progress_is_told_now_and_then() -> None:
     lines: list[str] = []
     now = [0.0]
     view = PlainView(lines.append, Scene("one", [A], 0.0), clock=lambda: now[0])
-    view.update(RIDE[:4], {}, None)
+    view.update(RIDE[:4], [], None)
     assert not any("step 10" in line for line in lines)
     now[0] = 60.0
-    view.update([], {}, None)
+    view.update([], [], None)
     assert lines[-1].endswith("step 10, loss 3")
 
 
@@ -119,5 +119,35 @@ def test_a_loss_that_is_no_number_any_more_is_told_with_the_step() -> None:
     lines: list[str] = []
     times = iter([0.0, 20.0])
     view = PlainView(lines.append, Scene("one", [A], 0.0), clock=lambda: next(times))
-    view.update(events, {"state": "RUNNING"}, None)
+    view.update(events, [{"attempt": 1, "state": "RUNNING"}], None)
     assert lines[-1].endswith("step 19, loss nan (since step 18), test_accuracy 0.9")
+
+
+def test_a_fleet_is_shown_with_all_jobs_that_live_and_their_replicas() -> None:
+    one, two = "1/workerpool0-0", "3/workerpool0-0"
+    scene = Scene("one", [A], started=0.0, jobs=3)
+    scene.add([formed(1, 1.0, "start", [one]), event("member_joined", 2.0, member=two)])
+    states = {1: "RUNNING", 2: "FAILED", 3: "RUNNING", 4: "QUEUED"}
+    scene.know([{"attempt": number, "state": state} for number, state in states.items()], None)
+    console = Console(width=100, file=io.StringIO(), force_terminal=False)
+    with console.capture() as captured:
+        console.print(render(scene, now=150.0, width=100))
+    text = captured.get()
+    assert scene.state == "running" and "2 of 3 running   attempt 4 queued" in text
+    assert f"● {one}" in text and f"○ {two}" in text and "· 4/workerpool0-0" in text
+    assert "2/workerpool0-0" not in text, "it is over"
+
+
+@pytest.mark.parametrize(
+    ("states", "state"),
+    [
+        (["RUNNING", "FAILED"], "running"),
+        (["FAILED", "RUNNING"], "running"),
+        (["FAILED", "QUEUED"], "queued"),
+        (["FAILED", "FAILED"], "queued"),
+    ],
+)
+def test_a_fleet_runs_as_long_as_any_of_its_jobs(states: list[str], state: str) -> None:
+    scene = Scene("one", [A], started=0.0, jobs=2)
+    scene.know([{"attempt": n, "state": it} for n, it in enumerate(states, start=1)], None)
+    assert scene.state == state

@@ -125,6 +125,23 @@ def test_the_table_says_what_it_costs_and_what_it_saves() -> None:
     ]
 
 
+def test_of_a_fleet_it_is_said_how_many_jobs_there_are_and_what_they_cost() -> None:
+    pools = ["a2-highgpu-8g", "a2-highgpu-8g"]
+    lines = table_of(pools=pools, fleet=4).splitlines()
+    assert lines[3].split()[:3] == ["total", "2", "16"], "of one job"
+    assert "up to 4 such jobs at a time, whose workers form one world: 115.44 $/h" in lines, (
+        "4 x 2 x 14.43"
+    )
+    anchored = table_of(
+        pools=pools, fleet={"jobs": 4, "anchor": 1, "across_regions": True}
+    ).splitlines()
+    assert (
+        "up to 4 such jobs at a time, whose workers form one world, 1 of them on demand and sent "
+        "first: 145.36 $/h" in anchored
+    ), "3 x 2 x 14.43 + 2 x 29.39"
+    assert plan.ACROSS in anchored and plan.ACROSS not in lines
+
+
 def test_unknown_prices_are_said_to_be_unknown() -> None:
     text = table_of(pools=["a2-highgpu-1g", "2 x a3-ultragpu-8g", "a2-highgpu-2g"])
     lines = text.splitlines()

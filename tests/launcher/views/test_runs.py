@@ -154,14 +154,21 @@ def test_status_has_the_apis_word_beside_the_run_directorys(server: FaultyServer
     }
     status = json.loads(CliRunner().invoke(app, ["status", "one", "--json"]).stdout)
     assert status["attempts"][0]["state"] == "PENDING"
-    assert status["api"] == {
-        "job": f"{PARENT}/1",
-        "state": "FAILED",
-        "reason": "Resources are insufficient in region: us-central1.",
-        "error": None,
-        "id": None,
-        "console": None,
-    }
+    assert (
+        status["apis"]
+        == [status["api"]]
+        == [
+            {
+                "attempt": 1,
+                "job": f"{PARENT}/1",
+                "state": "FAILED",
+                "reason": "Resources are insufficient in region: us-central1.",
+                "error": None,
+                "id": None,
+                "console": None,
+            }
+        ]
+    )
     shown = CliRunner().invoke(app, ["status", "one"]).stdout
     assert "attempt 1       CustomJob 1 in us-central1, pending" in shown
     assert "Vertex AI       failed: Resources are insufficient" in shown
@@ -178,6 +185,30 @@ def test_status_without_an_answer_is_still_a_status(server: FaultyServer) -> Non
     assert "[SW" not in api["error"] and api["id"] == "SW3007"
 
 
+def test_of_a_fleet_all_that_live_are_asked_about(server: FaultyServer) -> None:
+    directory = record_run("one", fleet=3)
+    states = {1: "RUNNING", 2: "FAILED", 3: "PENDING"}
+    for number, state in states.items():
+        record_attempt(directory, server.endpoint, number, state=state)
+    server.jobs[f"{PARENT}/1"] = custom_job("one", 1)
+    server.jobs[f"{PARENT}/3"] = custom_job("one", 3, state="QUEUED", attempt=3)
+    status = json.loads(CliRunner().invoke(app, ["status", "one", "--json"]).stdout)
+    assert [(it["attempt"], it["state"]) for it in status["apis"]] == [
+        (1, "RUNNING"),
+        (3, "QUEUED"),
+    ]
+    assert status["api"] == status["apis"][-1]
+    shown = CliRunner().invoke(app, ["status", "one"]).stdout.splitlines()
+    rows = [line.split()[:2] for line in shown if line.strip().startswith(("attempt", "Vertex"))]
+    assert rows == [
+        ["attempt", "1"],
+        ["Vertex", "AI"],
+        ["attempt", "2"],
+        ["attempt", "3"],
+        ["Vertex", "AI"],
+    ]
+
+
 def test_what_is_not_asked(server: FaultyServer) -> None:
     once = Retries(ONCE)
     local = record_run("local", target="local")
@@ -185,14 +216,14 @@ def test_what_is_not_asked(server: FaultyServer) -> None:
     over = record_run("over")
     record_attempt(over, server.endpoint, state="SUCCEEDED")
     for directory in (local, over, record_run("none")):
-        assert ask_api(directory.run(), read_attempts(directory), once) is None
+        assert ask_api(directory.run(), read_attempts(directory), once) == []
     assert server.requests == []
     unknown = record_run("unknown")
     record_attempt(unknown, server.endpoint, job=None, state="SUBMITTING")
-    answer = ask_api(unknown.run(), read_attempts(unknown), once) or {}
+    [answer] = ask_api(unknown.run(), read_attempts(unknown), once)
     assert (answer["error"], answer["id"]) == ("the CustomJob has not been created", "SW3020")
     server.jobs[f"{PARENT}/7"] = custom_job("unknown", 7)
-    answer = ask_api(unknown.run(), read_attempts(unknown), once) or {}
+    [answer] = ask_api(unknown.run(), read_attempts(unknown), once)
     assert (answer["job"], answer["state"]) == (f"{PARENT}/7", "RUNNING")
 
 

@@ -9,11 +9,21 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.coordinator.leader import leading, seat
+from trainer.agent import reach
 from trainer.agent.link import Link, Refused
+from trainer.agent.processes import free_port
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.authority import Authority
 from trainer.protocol.credentials import Credentials
-from trainer.protocol.lease import Claim, Contend, Follow, create_claim
+from trainer.protocol.lease import (
+    Claim,
+    Contend,
+    Follow,
+    Wait,
+    create_claim,
+    newest_term,
+    renew_claim,
+)
 from trainer.rundir import attempts
 from trainer.rundir.attempts import record_name
 from trainer.rundir.formats import PROTOCOL
@@ -65,5 +75,44 @@ def test_a_leader_whose_attempt_was_given_up_is_deposed_by_the_others(
     assert isinstance(asyncio.run(looks()), Follow)
     run_dir.write_json(record_name(1), {"state": "RUNNING", "left": "it has had no machines"})
     assert asyncio.run(looks()) == Contend(5)
+    run_dir.write_json(record_name(3), {"state": "RUNNING"})
+    assert asyncio.run(looks()) == Wait(), "who has reached no leader leaves it to those who have"
     theirs = Link(run_dir, seat(tmp_path), False, lambda: None, carry_out)
     assert isinstance(asyncio.run(theirs._look()), Follow), "those of the attempt itself follow it"
+
+
+def test_a_leader_that_lives_and_is_out_of_reach_is_told_of_and_not_contended_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reach, "LATE", 0.0)
+    run_dir = seat(tmp_path).run_dir
+    ours = Credentials.parse(Authority.new().issue(2))
+    told: asyncio.Queue[tuple[Claim, str]] = asyncio.Queue()
+    link = Link(
+        run_dir,
+        replace(seat(tmp_path), credentials=ours),
+        False,
+        lambda: None,
+        carry_out,
+        lambda claim, why: told.put_nowait((claim, why)),
+    )
+    claim = Claim(4, "1/workerpool0-0#a1", f"127.0.0.1:{free_port()}", attempt=1)
+    create_claim(run_dir, claim)
+
+    async def follow() -> tuple[Claim, str]:
+        following = asyncio.create_task(link.run())
+        try:
+            counter = 0
+            while told.empty():
+                counter += 1
+                renew_claim(run_dir, replace(claim, counter=counter))
+                await asyncio.sleep(0.05)
+            return told.get_nowait()
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+            await link.close(resign=False)
+
+    unreached, why = asyncio.run(follow())
+    assert unreached.member == claim.member and why
+    assert newest_term(run_dir) == 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from launcher.job.machines import MACHINES
-from trainer.agent.networks import FastNetwork, fast_networks, settings_here
+from trainer.agent.networks import FastNetwork, between_jobs, fast_networks, settings_here
 
 ALL_NICS = [f"eth{n}" for n in range(9)]
 PLUGGED = [one for one in fast_networks() if one.library]
@@ -54,3 +54,10 @@ def test_without_its_interfaces_a_network_is_not_used_and_that_is_said() -> None
     network = next(one for one in PLUGGED if one.interfaces())
     assert here(network, ["lo", "eth0"])[0] == {}
     assert "no interface eth1" in here(network, ["lo", "eth0"])[1]
+
+
+def test_between_jobs_all_use_sockets_on_the_interface_that_they_reach_each_other_by() -> None:
+    added, why = between_jobs({"NCCL_DEBUG": "INFO"}, "eth0")
+    assert added["NCCL_NET"] == "Socket" and added["NCCL_NET_PLUGIN"] == "none"
+    assert added["NCCL_SOCKET_IFNAME"] == "=eth0" and "eth0" in why
+    assert between_jobs(added, "eth0")[0] == {}, "what is set stays"

@@ -23,6 +23,31 @@ def test_a_world_of_one_is_not_given_up_for_silence() -> None:
     assert (run.emitted("loss"), run.machine.generation) == ([], 1)
 
 
+def test_one_that_fell_silent_some_time_after_its_last_step_is_not_waited_for_without_end() -> None:
+    """With each stall the patience grows; but that is none, for who is silent may not live."""
+    run = Run(expected=1)
+    run.start(A)
+    run.step(Progress(A, 1, step=7))
+    run.wait(20.0)
+    run.wait(run.machine.timeouts(run.now).stall + 5.0, alive=())
+    assert [one["member"] for one in run.emitted("loss")] == [A.replica]
+    assert run.emitted("stalled") == []
+
+
+def test_nor_is_one_whose_worker_did() -> None:
+    run = Run(expected=1)
+    run.start(A)
+    run.step(Progress(A, 1, step=7))
+    run.wait(20.0)
+    stall, quiet = run.machine.timeouts(run.now).stall, 0.0
+    while quiet < stall + 5.0:
+        quiet += 1.0
+        run.wait(1.0, shown={A: {"quiet": quiet}})
+    assert [one["reason"].partition(" for ")[0] for one in run.emitted("loss")] == [
+        "a worker has shown no life"
+    ]
+
+
 def test_its_worker_is_not_killed_for_showing_no_life() -> None:
     run = Run(expected=1)
     run.start(A)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trainer.coordinator.membership_run import A, B, C, Run, Shown, drained, given_up, world
-from trainer.coordinator import membership
+from trainer.coordinator import limits
 from trainer.coordinator.limits import Limits, Timeouts
 from trainer.coordinator.member import Phase
 from trainer.protocol.signals import (
@@ -451,14 +451,12 @@ def test_the_limits_are_a_hierarchy_for_steps_of_any_length(
 
 
 def test_the_table_in_the_docstring_is_what_the_limits_say() -> None:
-    rows = re.findall(
-        r"^(\w+) +([\d.]+) +([\d.]+) +([\d.]+)  ", membership.__doc__ or "", re.MULTILINE
-    )
-    limits = Limits()
+    rows = re.findall(r"^(\w+) +([\d.]+) +([\d.]+) +([\d.]+)  ", limits.__doc__ or "", re.MULTILINE)
+    usual = Limits()
     printed = {name: tuple(map(float, values)) for name, *values in rows}
-    known = [limits.timeouts(pace) for pace in (0.0, 10.0, 600.0)]
+    known = [usual.timeouts(pace) for pace in (0.0, 10.0, 600.0)]
     expected = {
         name: tuple(getattr(timeouts, name) for timeouts in known)
         for name in (field.name for field in fields(Timeouts))
     }
-    assert printed == {"heartbeat": (limits.heartbeat,) * 3, **expected}
+    assert printed == {"heartbeat": (usual.heartbeat,) * 3, **expected}

@@ -59,6 +59,11 @@ def test_what_is_no_world_is_refused(slots: list[pb.Slots]) -> None:
     "body, event",
     [
         ({"ready": pb.Ready()}, signals.Ready(A)),
+        (
+            {"proved": pb.Proved(peer=str(B), address="10.0.0.1", latency=0.1, bandwidth=1e9)},
+            signals.Proved(A, B, "", "10.0.0.1", "", 0.1, 1e9),
+        ),
+        ({"proved": pb.Proved(peer=str(B), failed="x")}, signals.Proved(A, B, "x")),
         ({"started": pb.Started(generation=2, step=7)}, signals.Started(A, 2, 7, None)),
         ({"started": pb.Started(step=7, idle=0.0)}, signals.Started(A, 0, 7, 0.0)),
         (

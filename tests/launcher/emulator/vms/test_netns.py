@@ -37,6 +37,18 @@ me = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 me.sendto(sys.argv[2].encode(), (sys.argv[1], 7000))
 """
 
+# Says how a host answers to whom nobody listens at this port.
+CONNECT = """
+import errno, socket, sys
+try:
+    socket.create_connection((sys.argv[1], 7001), 1.5)
+except TimeoutError:
+    print("silence")
+except OSError as error:
+    print(errno.errorcode[error.errno])
+"""
+REACHED = "ECONNREFUSED"
+
 # Sends to an address that may not be there, as fast as it can.
 PESTER = """
 import socket, sys
@@ -97,6 +109,11 @@ def lives(pid: int) -> bool:
 
 def say(host: Host, to: str, word: str) -> int:
     return subprocess.run(host.command([sys.executable, "-c", SAY, to, word])).returncode
+
+
+def connect(host: Host, address: str) -> str:
+    """How an address answers a host: REACHED, the name of an error, or silence."""
+    return output(host, sys.executable, "-c", CONNECT, address)
 
 
 def output(host: Host, *command: str) -> str:
@@ -228,7 +245,37 @@ def test_two_networks_have_their_own_numbers_and_do_not_meet() -> None:
     with Network(["vm-a"]) as one, Network(["vm-a"]) as other:
         assert one.number != other.number
         assert one.hosts[0].address != other.hosts[0].address
-        assert say(one.hosts[0], other.hosts[0].address, "hello") != 0, "no route"
+        assert connect(one.hosts[0], other.hosts[0].address) == "ENETUNREACH"
+
+
+@needs_namespaces
+def test_hosts_of_linked_networks_reach_each_other_and_those_of_no_others() -> None:
+    with Network(["vm-a"]) as one, Network(["vm-a", "vm-b"]) as two, Network(["vm-a"]) as three:
+        netns.link(one.number, two.number)
+        netns.link(one.number, two.number)  # as an owner does that inherits them
+        there = two.hosts[1]
+        assert connect(one.hosts[0], there.address) == REACHED
+        assert connect(there, one.hosts[0].address) == REACHED
+        assert connect(three.hosts[0], there.address) == "ENETUNREACH"
+        netns.link(three.number, one.number)
+        assert connect(three.hosts[0], one.hosts[0].address) == REACHED
+        assert connect(three.hosts[0], there.address) == "ENETUNREACH", "links lead no further"
+        there.renew()
+        assert connect(one.hosts[0], there.address) == REACHED
+        there.cut()
+        assert connect(one.hosts[0], there.address) == "silence", "as in a cloud's network"
+
+
+@needs_namespaces
+def test_a_network_goes_with_its_links_and_another_takes_its_number() -> None:
+    with Network(["vm-a"]) as one:
+        with Network(["vm-a"]) as two:
+            netns.link(one.number, two.number)
+            gone = two.hosts[0].address
+        assert connect(one.hosts[0], gone) == "ENETUNREACH"
+        with Network(["vm-a"]) as again:
+            netns.link(again.number, one.number)
+            assert connect(one.hosts[0], again.hosts[0].address) == REACHED
 
 
 CRASH = """
