@@ -432,9 +432,10 @@ class Membership:
                 self._waiting_emitted = True
                 least = self.limits.min_workers
                 self._out.emit("waiting", slots=self.members.there, min_workers=least)
-        elif now >= self._adopting_until:
-            if self.members.gathered(enough_since(chosen, self.limits.min_workers), now):
-                self._form(chosen, now)
+        elif now >= self._adopting_until and self.members.gathered(
+            enough_since(chosen, self.limits.min_workers), now
+        ):
+            self._form(chosen, now)
 
     def _form(self, chosen: list[Member], now: float) -> None:
         self.generation = max(self.generation, self._taken) + 1

@@ -31,8 +31,8 @@ def tensors_of(
         for name, buffer in model.named_buffers() if buffers else ():
             yield f"{part}.{name}", buffer
     for part, optimizer in optimizers.items():
-        for parameter, key, value in _kept(optimizer):
-            of = "" if parameter is None else f" of {names.get(id(parameter), '?')}"
+        for owner, key, value in _kept(optimizer):
+            of = "" if owner is None else f" of {names.get(id(owner), '?')}"
             for tensor in _inside(value):
                 yield f"{part}: {key}{of}", tensor
 

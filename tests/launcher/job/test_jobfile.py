@@ -480,11 +480,7 @@ def test_checkpoints_by_time_or_by_steps() -> None:
     assert settings(every="500 steps", keep_every="10000 steps") == (0.0, 500, 10000, "")
     for parts in ("", "#weights", "#weights,optimizer"):
         assert settings(start_from=f"{start}{parts}")[3] == f"{start}{parts}"
-    for weights in (
-        "gs://bucket-b/x.safetensors",
-        "/gcs/b/x.pt#weights",
-        "gs://bucket-b/gpt2#weights",
-    ):
+    for weights in ("gs://b/x.safetensors", "/gcs/b/x.pt#weights", "gs://b/gpt2#weights"):
         assert settings(start_from=weights, rename={"a.*": "*"}, fresh=["b"])[3] == weights
     for wrong, said in (
         ({"every": 30}, "needs a unit"),

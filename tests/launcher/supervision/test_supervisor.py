@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,97 +13,17 @@ import pytest
 from launcher.api.apierror import ApiError
 from launcher.api.vertex import JobState
 from launcher.job.customjob import ATTEMPT_LABEL, CustomJob
-from launcher.supervision.attempt import UNSENT, Attempt, read_attempts
-from launcher.supervision.choices import Choice, choices_of
+from launcher.supervision.attempt import UNSENT, Attempt
+from launcher.supervision.choices import choices_of
 from launcher.supervision.fleet import Fleet
-from launcher.supervision.policy import Terms
-from launcher.supervision.supervisor import ERROR_WAIT, Supervisor
+from launcher.supervision.supervisor import ERROR_WAIT
 from launcher.supervision.verdict import verdict_of
-from launcher.target import SETTLE, JobsApi, Target
-from tests.launcher.faked_vertex import Clock, Looks, Region, Vertex
+from launcher.target import SETTLE
+from tests.launcher.faked_vertex import Looks, Region
 from tests.launcher.supervision.policy_run import STOCKOUT, job
+from tests.launcher.supervision.supervised import Fixture
 from trainer.rundir.attempts import LOST, REFUSED, record_name
-from trainer.rundir.directory import RunDirectory
-from trainer.rundir.events import read_events
 from trainer.rundir.retry import ONCE, StoreUnavailable
-
-Wrap = Callable[[Region], JobsApi]
-ONE = Fleet()
-
-
-class Fixture:
-    """One run directory, one Vertex AI, and as many supervisors as are asked for."""
-
-    def __init__(
-        self, path: Path, lives: Callable[[int], Looks], fleet: Fleet = ONE, **limits: Any
-    ) -> None:
-        self.run_dir = RunDirectory(str(path))
-        self.clock = Clock()
-        self.vertex = Vertex(lives, self.clock)
-        self.sent: list[tuple[int, str]] = []
-        self.job = job(limits=limits)
-        self.fleet = fleet
-
-    def supervisor(
-        self,
-        wrap: Wrap = lambda region: region,
-        stop_grace: float = 600.0,
-        patience: float | None = None,
-        usd_per_hour: float | None = None,
-        ticks: Callable[[], float] | None = None,
-        ahead: float = 0.0,
-        unreached: Callable[[], dict[int, str]] = dict,
-    ) -> Supervisor:
-        def request(number: int, choice: Choice) -> CustomJob:
-            self.sent.append((number, choice.region))
-            return {"labels": {ATTEMPT_LABEL: str(number)}}
-
-        choices = tuple(
-            replace(choice, usd_per_hour=usd_per_hour) for choice in choices_of(self.job, "local")
-        )
-        target = Target(
-            lambda region: wrap(self.vertex.region(region)), poll=10.0, patience=patience
-        )
-        return Supervisor(
-            self.run_dir,
-            Terms(
-                "run-1",
-                choices,
-                1000.0 + ahead,
-                self.job.resubmit,
-                self.job.limits,
-                self.fleet,
-                stop_grace=stop_grace,
-            ),
-            target,
-            request,
-            unreached=unreached,
-            clock=lambda: self.clock() + ahead,
-            ticks=ticks or self.clock,
-            sleep=self.clock.sleep,
-        )
-
-    def run(self, **more: Any) -> dict[str, Any]:
-        outcome = self.supervisor(**more).run()
-        assert not self.vertex.alive
-        assert self.vertex.most_alive <= self.fleet.jobs
-        return outcome
-
-    @property
-    def attempts(self) -> list[Attempt]:
-        return [Attempt.from_json(record) for record in read_attempts(self.run_dir)]
-
-    def events(self) -> list[str]:
-        return [event["event"] for event in read_events(self.run_dir)]
-
-    def ending(self, state: Any, reason: str) -> Callable[[], str]:
-        """A look that sees the run end meanwhile."""
-
-        def look() -> str:
-            self.run_dir.end(state, reason)
-            return "RUNNING"
-
-        return look
 
 
 def test_a_run_that_the_trainer_ends(tmp_path: Path) -> None:
@@ -450,65 +369,3 @@ def test_a_run_directory_that_lets_nobody_in_is_no_reason_to_wait(tmp_path: Path
     looks += ["RUNNING", refusing.begin, "RUNNING"]
     with pytest.raises(PermissionError):
         fixture.supervisor().run()
-
-
-def test_a_clock_that_somebody_sets_is_no_silence(tmp_path: Path) -> None:
-    """Nor is an hour in which the laptop slept."""
-    looks: Looks = []
-    fixture = Fixture(tmp_path, lambda n: looks)
-    jumped = 0.0
-    supervisor = fixture.supervisor(patience=60.0, ticks=lambda: fixture.clock.now - jumped)
-
-    def jump() -> str:
-        nonlocal jumped
-        jumped += HOUR
-        fixture.clock.now += HOUR
-        raise ApiError("SW3013", "the network is not there yet", transient=True)
-
-    looks += ["RUNNING", jump, "RUNNING", "SUCCEEDED"]
-    assert supervisor.run()["state"] == "succeeded"
-    assert len(fixture.attempts) == 1
-
-
-@pytest.mark.parametrize("ahead", [-HOUR, HOUR])
-def test_this_machines_clock_may_be_an_hour_off_the_apis(tmp_path: Path, ahead: float) -> None:
-    """No pause is longer for it, or left out; no limit is reached, and no patience lost."""
-
-    def looks(number: int) -> Looks:
-        if number == 1:
-            return ["PENDING", "RUNNING", "FAILED: Internal error"]
-        return ["PENDING", "PENDING", "RUNNING", "RUNNING", "SUCCEEDED"]
-
-    fixture = Fixture(tmp_path, looks)
-    fixture.job = job(limits={"time": "30min"}, resubmit={"patience": "30min"})
-    fixture.clock.now = began = 10 * HOUR
-    assert fixture.supervisor(ahead=ahead).run()["state"] == "succeeded"
-    first, second = fixture.attempts
-    assert first.ended and second.started and second.ended
-    assert 30 <= second.created - first.ended <= 60
-    assert 0 < second.ended - second.started < 60
-    assert fixture.clock.now - began < HOUR
-
-
-def test_who_goes_on_with_a_run_may_have_a_clock_that_is_behind(tmp_path: Path) -> None:
-    """What is on record is not waited for until it has happened here, too."""
-
-    def looks(number: int) -> Looks:
-        return ["FAILED: Internal error"] if number == 1 else ["RUNNING", "SUCCEEDED"]
-
-    fixture = Fixture(tmp_path, looks)
-    fixture.clock.now = began = 10 * HOUR
-    first = fixture.supervisor(ahead=HOUR)
-    first._sleep = lambda seconds: _interrupt(fixture)
-    with pytest.raises(KeyboardInterrupt):
-        first.run()
-    assert fixture.supervisor().run()["state"] == "succeeded"
-    assert len(fixture.attempts) == 2
-    assert fixture.clock.now - began < HOUR / 2
-
-
-def _interrupt(fixture: Fixture) -> None:
-    """Ends a supervisor once the first attempt has."""
-    fixture.clock.sleep(10.0)
-    if fixture.attempts[0].over:
-        raise KeyboardInterrupt

@@ -22,7 +22,7 @@ from launcher.supervision.fleet import Fleet
 from launcher.supervision.supervisor import Supervisor
 from tests.launcher.faked_vertex import Looks, Region
 from tests.launcher.supervision.policy_run import STOCKOUT
-from tests.launcher.supervision.test_supervisor import ONE, Fixture
+from tests.launcher.supervision.supervised import ONE, Fixture
 from trainer.rundir.store import Store
 
 MOST_POINTS = 400  # far more than the scenario has

@@ -249,7 +249,7 @@ def before_a_closure(make: Any, log: list[Any]) -> None:
 
             optimizer.step(closure)
         if step.applied:
-            log.append([*numbers(model), float(optimizer.state[model[0].weight]["count"])])
+            log.append([*numbers(model), float(optimizer.state[next(model.parameters())]["count"])])
 
 
 PROGRAMS = (

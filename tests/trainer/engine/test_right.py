@@ -15,9 +15,6 @@ from tests.trainer.engine.plain import Run, Swell, data, numbers
 WORLDS = (1, 2, 3)
 
 
-# --- ordinary training code ------------------------------------------------------------------
-
-
 def clipped(make: Any, log: list[Any]) -> None:
     """17 samples in batches of 16: in every second step all ranks but one have no sample."""
     torch.manual_seed(0)
