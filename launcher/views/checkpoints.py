@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from launcher import home
 from launcher.home import RunError
@@ -178,29 +179,34 @@ def export_checkpoint(
 
 
 def print_checkpoints(console: Console, rows: list[dict[str, Any]]) -> None:
-    """Prints the rows of ``list_checkpoints`` as a table."""
-    places = [row["url"].rpartition("/checkpoints/")[0] for row in rows]
-    several = len({*places}) > 1
-    measured = any(row["metrics"] for row in rows)
+    """Prints the rows of ``list_checkpoints`` as a table, or one for each place that has some."""
+    by_place: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_place.setdefault(row["url"].rpartition("/checkpoints/")[0], []).append(row)
+    for place, there in by_place.items():
+        if len(by_place) > 1:
+            console.print(Text(place), soft_wrap=True)
+        console.print(_table(there))
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
     for name in ("step", "size", "age", "written by", "valid"):
         table.add_column(name, justify="left" if name == "valid" else "right", no_wrap=True)
+    measured = any(row["metrics"] for row in rows)
     if measured:
         table.add_column("metrics", overflow="fold")
-    if several:
-        table.add_column("in", overflow="fold")
-    for row, place in zip(rows, places, strict=True):
-        valid = {None: "not checked", True: "yes", False: f"no: {row['reason']}"}[row["valid"]]
+    for row in rows:
+        why = f"no: {row.get('reason')}"
         table.add_row(
             f"{row['step']:,}",
             "?" if row["bytes"] is None else f"{row['bytes'] / 2**20:,.1f} MiB",
             "?" if row["age"] is None else f"{row['age']:,.0f} s",
             f"{row['world_size'] or '?'} ranks",
-            valid,
+            {None: "not checked", True: "yes", False: why}[row["valid"]],
             *([_measured(row)] if measured else []),
-            *([place] if several else []),
         )
-    console.print(table)
+    return table
 
 
 def _measured(row: dict[str, Any]) -> str:

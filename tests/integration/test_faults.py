@@ -91,5 +91,5 @@ def test_a_plain_script_that_crashes_at_one_step_is_not_begun_for_ever(swell: Sw
         "step 7, or what follows step 6, has ended a worker's process 3 times, and no other had "
         "been lost: a worker was killed by SIGSEGV, in rank 1 (workerpool0-0) [SW5005]"
     )
-    assert 6 <= status["steps_lost"] <= 12, "six steps, twice, as far as rank 0 has told of them"
+    assert 6 <= status["steps_lost"] <= 14, "six or seven, twice, as far as rank 0 has told"
     until(swell.nothing_is_left)

@@ -191,7 +191,7 @@ class Membership:
     def _ready(self, member: Member, now: float) -> None:
         member.expected_until = NEVER
         member.leaving_since, member.lost = None, False
-        member.warm = True
+        member.warm = member.state is State.JOINING  # else it is about to be asked to leave
         self._admit([member], now)
 
     def _admit(self, members: list[Member], now: float) -> None:
@@ -330,14 +330,14 @@ class Membership:
                 self._lose(member, reason, now)
             elif look.is_stuck(member):
                 member.leaving_since = None
-                self._out.append(signals.Replace(member.id))
+                self._replace(member)
             elif reason := look.why_hung(member):
                 self._hang(member, reason)
                 if inside:
                     self._break(now)
                 else:
                     member.frozen_since = None
-                    self._out.append(signals.Replace(member.id))
+                    self._replace(member)
         if self.phase is Phase.FORMING:
             if now - self._forming_since > forming_limit(self._team.values(), timeouts):
                 self._break(now, "break")
@@ -371,7 +371,11 @@ class Membership:
             if member.state is State.ACTIVE:
                 member.state = State.JOINING
                 member.expected_until = now + self.limits.hold_off  # if it has a spare
-            self._out.append(signals.Replace(member.id))
+            self._replace(member)
+
+    def _replace(self, member: Member) -> None:
+        member.warm = False
+        self._out.append(signals.Replace(member.id))
 
     def _settle(self, now: float) -> None:
         """Moves on wherever nothing has to be waited for any more."""

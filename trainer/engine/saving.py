@@ -97,7 +97,8 @@ class Saving:
         if found is not None:
             tree, step = found
             self._schedule.saved(step)
-            if tree.get(ORIGIN) is None:  # those after it have been tried first
+            begins = isinstance(tree, dict) and tree.get(ORIGIN) is not None
+            if not begins:  # those after it have been tried first
                 exchange, place = WorldExchange(collective), self._session.checkpoint_dirs[0]
                 after = lambda: [one for one in committed_steps(place) if one > step]  # noqa: E731
                 damaged = patiently(lambda: shared(exchange, after), emit)

@@ -108,10 +108,13 @@ class IncidentInjector:
 
     def _give_back(self, job: Victim, number: int) -> None:
         name = self._own(self._incidents[number])
-        replica = job.replica(name) if name else None
-        if name is None or (replica and replica.state is ReplicaState.NOTICED):
-            return  # whoever has got notice keeps all of its time
+        if name is None:
+            return
         self._progress[number] = Progress(self._progress[number].struck, over=True)
+        replica = job.replica(name)
+        if replica and replica.state is ReplicaState.NOTICED:
+            said = "%s comes back before its notice is over: it goes at once"
+            log.warning(said, self._incidents[number].replica)
         if replica and replica.withheld:
             job.restore(name)
         self._exchange.save()  # last: what is not given back would stay away

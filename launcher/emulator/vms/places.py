@@ -17,7 +17,6 @@ whose link is cut, as a bucket may of one that has lost its peers alone.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from launcher.emulator.vms import containers, netns
 from launcher.emulator.vms.address import LoopbackAddress
 from launcher.emulator.vms.containers import ContainerSite
 from launcher.emulator.vms.host_places import NamespaceSite
-from launcher.emulator.vms.processes import signal_session
+from launcher.emulator.vms.processes import signal_session, stop_session
 from launcher.emulator.vms.program import Program
 
 KINDS = ("process", "netns", "container")
@@ -176,7 +175,7 @@ class LoopbackPlace:
 
     def vanish(self, session: int | None) -> None:
         if session is not None:
-            signal_session(session, signal.SIGSTOP)
+            stop_session(session)
 
     def signal(self, session: int | None, number: int) -> int:
         return signal_session(session, number) if session else 0

@@ -67,6 +67,27 @@ def signal_session(session: int, number: int) -> int:
     return _signal([p for p in process_table() if p.session == session], number, spare=session)
 
 
+def stop_session(session: int) -> None:
+    """Stops a session, and whatever its processes have started, in a session of its own or not."""
+    signal_session(session, signal.SIGSTOP)
+    found: set[int] = set()
+    while new := _started_by(session) - found:  # until nothing that runs can start another
+        for pid in new:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGSTOP)
+        found |= new
+
+
+def _started_by(session: int) -> set[int]:
+    """The descendants of a session that are in another one."""
+    table = [one for one in process_table() if not one.dead]
+    inside = {one.pid for one in table if one.session == session}
+    found: set[int] = set()
+    while new := {one.pid for one in table if one.parent in inside | found} - inside - found:
+        found |= new
+    return found
+
+
 def kill_children(spare: int | None = None) -> int:
     """Kills and reaps all children of this process but ``spare``. Returns how many it found."""
     children = [p for p in process_table() if p.parent == os.getpid() and p.pid != spare]

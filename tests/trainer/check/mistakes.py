@@ -58,7 +58,8 @@ class OtherModel(Sound):
     def model(self) -> Any:
         model = super().model()
         nn.init.normal_(
-            model[0].bias, generator=torch.Generator().manual_seed(os.getpid() + id(model))
+            model[0].bias,
+            generator=torch.Generator().manual_seed(int.from_bytes(os.urandom(4), "big")),
         )
         return model
 

@@ -112,9 +112,9 @@ def test_it_tells_again_and_again_that_it_lives_and_whether_it_waits(line: Line)
                 pass
             return dict(message)
 
-        assert next_where(False) == {"op": "alive", "waiting": False, "frozen": False}
+        assert next_where(False) == {"op": "alive", "waiting": False, "frozen": False, "group": 0}
         with line.channel.collective():
-            assert next_where(True) == {"op": "alive", "waiting": True, "frozen": False}
+            assert next_where(True) == {"op": "alive", "waiting": True, "frozen": False, "group": 0}
         assert next_where(False)
 
 

@@ -1,4 +1,4 @@
-"""The market's incidents befall a job: in their order, and with all of a notice's time."""
+"""The market's incidents befall a job, and what they cut short is said."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ NAME = "workerpool1-0"
 
 
 class Job:
-    """A running job of one replica, whose notice lasts for some looks."""
+    """A running job of one replica, with notice until it is given back."""
 
     state = JobState.RUNNING
 
-    def __init__(self, looks: int) -> None:
+    def __init__(self) -> None:
         self.story: list[str] = []
-        self._looks = looks
         self._replica = Replica(ReplicaState.RUNNING, 1)
 
     @property
@@ -34,11 +33,6 @@ class Job:
 
     def replica(self, name: str) -> Replica | None:
         assert name == NAME
-        if self._replica.state is ReplicaState.NOTICED:
-            self.story.append("has notice")
-            if self.story.count("has notice") > self._looks:
-                self._replica.state = ReplicaState.PREEMPTED
-                self.story.append("is gone")
         return self._replica
 
     def preempt(self, replica: str, notice: timedelta | None) -> None:
@@ -51,13 +45,13 @@ class Job:
         self.story.append("restored")
 
 
-def test_a_vm_comes_back_when_its_notice_is_over_and_not_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_notice_that_is_cut_short_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(injector, "POLL", 0.0)
     incidents = [{"at": "0s", "preempt": NAME, "notice": "5s", "back": "0.001s"}]
     market = Market.model_validate({"incidents": incidents})
-    job = Job(looks=4)
+    job = Job()
 
     async def run() -> None:
         exchange = Exchange(market, tmp_path / "exchange.json")
@@ -66,4 +60,6 @@ def test_a_vm_comes_back_when_its_notice_is_over_and_not_before(
         await asyncio.wait_for(at_work.run(job, since=exchange.now), timeout=600)
 
     asyncio.run(run())
-    assert job.story == ["noticed", *["has notice"] * 5, "is gone", "restored"]
+    assert job.story == ["noticed", "restored"]
+    (said,) = [one.getMessage() for one in caplog.records]
+    assert said.startswith("workerpool1-0 comes back before its notice is over: it goes at once")
