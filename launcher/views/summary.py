@@ -107,12 +107,10 @@ def _facts(status: dict[str, Any]) -> Table:
         table.add_row("steps", "not known: the script does not say (torchrun.progress, or report)")
     else:
         table.add_row("steps", f"{status['step']:,} completed, {lost or 'none'} lost{out}")
-    left = [
-        f"{count(status['drains'], 'replica')} with notice" if status["drains"] else "",
-        f"{count(status['losses'], 'replica')} without" if status["losses"] else "",
-    ]
-    if any(left):
-        table.add_row("taken away", ", ".join(filter(None, left)))
+    if status["drains"]:
+        table.add_row("taken away", f"{count(status['drains'], 'replica')}, with notice")
+    if status["losses"]:  # the machine, or a worker of it
+        table.add_row("lost", f"{count(status['losses'], 'replica')}, without notice")
     if saved := _checkpoint(status):
         table.add_row("checkpoint", saved)
     if status["samples_repeated"] is not None:

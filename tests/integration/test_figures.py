@@ -222,7 +222,8 @@ def test_every_figure_is_the_one_that_the_workers_own_record_gives(swell: Swell)
     said = " ".join(launch.stdout[launch.stdout.index("one failed") :].split())
     for line in (
         f"steps {STEPS} completed, {lost} lost",
-        "taken away 1 replica with notice, 2 replicas without",
+        "taken away 1 replica, with notice",
+        "lost 2 replicas, without notice",
         f"checkpoint of step {SAVED}, ",
         "; 1 failed since (",
         "samples 5 epochs of 120, each sample exactly once in each",

@@ -25,7 +25,7 @@ def test_the_summary_of_a_success() -> None:
     text = summary(Outcome("succeeded", "training is complete", {"test_accuracy": 0.95}))
     assert "digits-1 succeeded after 1:01" in text
     assert "16 completed, 1 lost" in text
-    assert "1 replica with notice, 1 replica without" in text
+    assert "1 replica, with notice" in text and "1 replica, without notice" in text
     assert "test accuracy   0.95" in text
     assert re.search(r"speed +0.06667 steps/s\n", text)
     assert "/runs/" + "x" * 100 in text, "a path is not broken"
