@@ -110,10 +110,18 @@ def test_training_goes_on_whatever_happens_to_the_machine_that_launched_it(
 ) -> None:
     """Its clock is set twice, it sleeps for an hour, and its disk is read-only for a while."""
     with disk(swell.folder / "disk", "size=64m") as mounted:
-        goes_on(swell, mounted)
+        told = f"the disk {mounted.path} is read-only: the run directory cannot be written"
+        live_through_it(swell, mounted, told)
+        status = swell.status("one")
+        assert (status["state"], status["step"]) == ("succeeded", EPOCHS * STEPS_PER_EPOCH)
+        assert [epoch["exactly_once"] for epoch in status["epochs"]] == [True] * EPOCHS
+        assert (status["losses"], status["drains"], status["steps_lost"]) == (0, 0, 0)
+        assert len(status["attempts"]) == 1
+        assert swell.nothing_is_left()
 
 
-def goes_on(swell: ClockedSwell, mounted: Disk) -> None:
+def live_through_it(swell: ClockedSwell, mounted: Disk, told: str) -> None:
+    """Trains with its run directory on that disk; it is read-only until the launch has told so."""
     job = swell.job(f"{DIGITS}output: {mounted.path}/runs\n")
     launch = swell.start("launch", job, "--run-id", "one")
     progress = Progress(RunDirectory(str(mounted.path / "runs" / "one")))
@@ -134,14 +142,7 @@ def goes_on(swell: ClockedSwell, mounted: Disk) -> None:
         os.kill(process, signal.SIGCONT)
     until(partial(mounted.remount, "ro"), every=0.01)
     assert launch.stdout is not None
-    told = f"the disk {mounted.path} is read-only: the run directory cannot be written"
     assert any(told in line for line in launch.stdout)
     until(partial(mounted.remount, "rw"))
     said, _ = launch.communicate(timeout=LIMIT)
     assert launch.returncode == 0, said
-    status = swell.status("one")
-    assert (status["state"], status["step"]) == ("succeeded", EPOCHS * STEPS_PER_EPOCH)
-    assert [epoch["exactly_once"] for epoch in status["epochs"]] == [True] * EPOCHS
-    assert (status["losses"], status["drains"], status["steps_lost"]) == (0, 0, 0)
-    assert len(status["attempts"]) == 1
-    assert swell.nothing_is_left()

@@ -173,6 +173,16 @@ async def ends(process: int) -> None:
         os.close(handle)
 
 
+async def killed(held: Held, helper: int) -> None:
+    """A worker is killed, and its helper with it, whose end nobody can miss."""
+    over = asyncio.create_task(ends(helper))
+    await asyncio.sleep(0)  # it waits before there is anything to wait for
+    held.worker.kill()
+    assert await held.ended() == -signal.SIGKILL
+    await over
+    await held.worker.close(PATIENCE)
+
+
 def test_what_a_dead_one_leaves_behind_goes_with_it(echo: dict[str, str]) -> None:
     """Its children may hold what its successor needs: a GPU, a port."""
 
@@ -180,12 +190,7 @@ def test_what_a_dead_one_leaves_behind_goes_with_it(echo: dict[str, str]) -> Non
         held = Held()
         await held.start({**echo, "FIRST": f"os.setpgid(0, 0)\n{FORKED}"})
         by = await holder(held)
-        over = asyncio.create_task(ends(by))
-        await asyncio.sleep(0)
-        held.worker.kill()
-        assert await held.ended() == -signal.SIGKILL
-        await over
-        await held.worker.close(PATIENCE)
+        await killed(held, by)
 
     asyncio.run(body())
 
@@ -302,12 +307,7 @@ def test_what_helps_a_killed_worker_goes_with_it(tmp_path: Path, kind: str, firs
         heard = held.worker.heard
         while held.worker.heard == heard:  # of a keeper: that there is a process
             await asyncio.sleep(0.01)
-        over = asyncio.create_task(ends(helper))
-        await asyncio.sleep(0)
-        held.worker.kill()
-        assert await held.ended() == -signal.SIGKILL
-        await over
-        await held.worker.close(PATIENCE)
+        await killed(held, helper)
         await nursery.close()
 
     with given() as (line, _):

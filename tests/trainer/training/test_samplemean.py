@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -39,17 +40,28 @@ MEANS_OVER_OTHERS: dict[str, Callable[[], Tensor]] = {
 }
 
 
+def refusal(loss: Tensor, step: int) -> str | None:
+    """Why a task's loss is refused; None for one that is not."""
+    try:
+        require_samples(loss, step)
+    except Mistake as mistake:
+        return str(mistake)
+    return None
+
+
 @pytest.mark.parametrize("name", MEANS_OVER_SAMPLES)
 def test_a_mean_over_samples_is_one(name: str) -> None:
-    require_samples(MEANS_OVER_SAMPLES[name](), step=1)
+    assert refusal(MEANS_OVER_SAMPLES[name](), step=1) is None
 
 
 @pytest.mark.parametrize("name", MEANS_OVER_OTHERS)
 def test_another_mean_is_refused(name: str) -> None:
-    with pytest.raises(Mistake, match=r"step 7: loss\(\) has returned a mean over 6 targets that"):
-        require_samples(MEANS_OVER_OTHERS[name](), step=7)
+    said = refusal(MEANS_OVER_OTHERS[name](), step=7)
+    assert said is not None
+    assert "step 7: loss() has returned a mean over 6 targets that" in said
 
 
 def test_the_message_tells_what_counts() -> None:
-    with pytest.raises(Mistake, match=r"6 targets that count as 4 .* return \(sum, count\)"):
-        require_samples(F.cross_entropy(LOGITS, PADDED), step=1)
+    said = refusal(F.cross_entropy(LOGITS, PADDED), step=1)
+    assert said is not None
+    assert re.search(r"6 targets that count as 4 .* return \(sum, count\)", said)
