@@ -156,9 +156,10 @@ def opened(
     return nullcontext(vertex(job)) if name == "vertex" else local(job, run_id, over)
 
 
-def problems(job: Job, target: TargetName) -> list[Problem]:
+def problems(job: Job, target: Wanted) -> list[Problem]:
     """Returns what keeps ``job`` from running on ``target``, launched from this machine."""
-    found = [*misfits(job, target), *_of_the_program(job, target)]
+    fit = absent(job) if target == "any" else misfits(job, target)
+    found = [*fit, *_of_the_program(job, target)]
     if target == "local":
         from launcher.emulator.vms.places import missing  # for Vertex AI no emulator is needed
 
@@ -224,12 +225,7 @@ def load_script(
 
 
 def _checked(file: JobFile, target: Wanted | None, warn: Callable[[str], None] | None) -> Job:
-    job = file.job
-    if target == "any":
-        found = [*absent(job), *_of_the_program(job, target)]
-    else:
-        found = problems(job, target) if target else []
-    if found:
+    if target and (found := problems(file.job, target)):
         raise JobFileError.of(file.located(found))
     if warn:
         for warning in file.located(warnings(file.job)):

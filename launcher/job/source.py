@@ -62,12 +62,8 @@ def _sources(job: Job) -> Iterator[tuple[str, Path]]:
     if where.startswith("trainer.tasks."):
         yield "task", Path(__file__).parents[2].joinpath(*where.split(".")).with_suffix(".py")
     elif where and not where.endswith(".py") and job.code:
-        inner = Path(job.code.folder, *where.split("."))
-        yield "task", next((f for f in (inner / "__init__.py",) if f.is_file()), _py(inner))
-
-
-def _py(module: Path) -> Path:
-    return module.with_name(f"{module.name}.py")
+        package = Path(job.code.folder, *where.split(".")) / "__init__.py"
+        yield "task", package if package.is_file() else package.parent.with_suffix(".py")
 
 
 def _in_file(job: Job, name: str, file: Path) -> Iterator[Problem]:
