@@ -23,7 +23,7 @@ IMAGE = os.environ.get("SWELL_TEST_IMAGE", "")
 DIGITS = os.environ.get("SWELL_TEST_DIGITS_IMAGE", "")
 ROOT = Path(__file__).parents[2]
 LIMIT = 900.0  # seconds; only a hang takes as long
-RUN_LIMIT = 600.0  # the same for a run: what it said is told then
+RUN_LIMIT = 800.0  # the same for a run: what it said is told then
 
 pytestmark = [
     pytest.mark.skipif(not IMAGE, reason="no image to test: make test-container builds one"),
@@ -198,7 +198,7 @@ def test_the_digits_survive_a_preemption_and_a_silent_loss_on_three_containers(
         f"""
 name: digits
 task: trainer.tasks.digits:Digits
-args: {{epochs: 64, batch: 64, width: 24, dtype: float64}}
+args: {{epochs: 44, batch: 64, width: 24, dtype: float64}}
 container: {DIGITS}
 pools:
   - {{machine: a2-highgpu-1g}}
@@ -213,7 +213,8 @@ local:
     )
     assert status["state"] == "succeeded", status
     causes = [one["cause"] for one in status["generations"]]
-    assert causes[0] == "start" and {"drain", "loss", "grow"} <= set(causes), causes
+    assert causes[0] == "start" and {"drain", "grow"} <= set(causes), causes
+    assert {"loss", "leader"} & set(causes), causes  # who vanished may have been the leader
     assert status["generations"][-1]["world_size"] == 3, "both came back"
 
 
