@@ -207,8 +207,8 @@ elastic: {{min_workers: 2, suspicion: 5s}}
 local:
   memory: 3GiB
   market:
-    - {{at: 100 steps, preempt: workerpool1-0, notice: 5s, back: 110 steps}}
-    - {{at: 220 steps, vanish: workerpool1-1, back: 240 steps}}
+    - {{at: 100 steps, preempt: workerpool1-0, notice: 5s, back: 160 steps}}
+    - {{at: 260 steps, vanish: workerpool1-1, back: 280 steps}}
 """
     )
     assert status["state"] == "succeeded", status
