@@ -30,14 +30,14 @@ FOREVER = "sleep 1000 & wait"
 COUNT = "n=0; while :; do echo $n; n=$((n+1)); sleep 0.02; done"
 # Says what its metadata server says, and when it is told.
 ASK = """
-import os, signal, time, urllib.request
+import http.client, os, signal, time, urllib.request
 signal.signal(signal.SIGTERM, lambda *_: print("told", flush=True))
 url = f"http://{os.environ['GCE_METADATA_HOST']}/computeMetadata/v1/instance/preempted"
 while True:
     try:
         ask = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
         print(urllib.request.urlopen(ask).read().decode(), flush=True)
-    except OSError:
+    except (OSError, http.client.HTTPException):  # the emulator dies, in the midst of an answer too
         pass
     time.sleep(0.05)
 """
