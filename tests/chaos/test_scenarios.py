@@ -29,15 +29,13 @@ ONLY = os.environ.get("CHAOS_ONLY")
 GROUPS = {**scenarios.GROUPS, **leaders.GROUPS}
 NEEDS_LINK = (*scenarios.NEEDS_LINK, *leaders.NEEDS_LINK)
 HOUR = 3600.0  # seconds
-ALSO_AS_PROCESSES = "workers"  # with agents that start their nurseries themselves
 
 
 def cases() -> Iterator[Any]:
     """The kind of VM, and the name of the scenario or of the group."""
     for name in [ONLY] if ONLY else GROUPS:
         yield pytest.param("netns", name, marks=NETNS)
-        also = [] if name in (ONLY, ALSO_AS_PROCESSES) else PROCESS
-        yield pytest.param("process", name, marks=also)
+        yield pytest.param("process", name, marks=[] if ONLY else PROCESS)
 
 
 @pytest.mark.timeout(900)
@@ -55,7 +53,7 @@ def test_a_run_survives(kind: str, name: str, folder: Path, undisturbed: Undistu
         settings["checkpoint"] = {"every": 2.0}
         clocks = (HOUR, -HOUR, 0.0, HOUR / 2)  # who leads must not depend on them
     # One of them with agents as they start everywhere else: they start their nurseries, too.
-    fresh = kind == "process" and name == ALSO_AS_PROCESSES
+    fresh = kind == "process" and name == "workers"
     run = Run(kind, folder, vms=4, settings=settings, clocks=clocks, fresh=fresh)
     try:
         run.start()
