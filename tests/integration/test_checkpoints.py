@@ -158,7 +158,8 @@ def test_a_store_that_takes_no_checkpoints_does_not_stop_training(swell: Swell) 
     """Nobody may list them for a while: the status says so; the run ends with one all the same."""
     job = swell.folder / "refused.yaml"
     job.write_text(JOB.format(epochs=25, pools=TOGETHER, market="[]"))
-    launch = swell.start("launch", str(job), "--run-id", "refused")
+    seldom = ("--set", "checkpoint.every=25 steps")  # each that fails takes a moment
+    launch = swell.start("launch", str(job), "--run-id", "refused", *seldom)
     until(lambda: storage_of(launch))
     faults = f"{storage_of(launch)}/emulator/v1/faults"
     rule = {"path": "checkpoints/step-", "method": "GET", "times": None, "status": 403}
