@@ -24,7 +24,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo quick test storm kills fuzz check lint types proto image test-container locks clean
+.PHONY: help setup demo quick test soak storm kills fuzz check lint types proto image test-container locks clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,8 +56,11 @@ test: setup lint  ## lint, type check and all tests
 	  $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS); \
 	  tests=$$?; wait $$types && exit $$tests
 
+soak: setup  ## what is marked as a soak: variants of what make test shows
+	@$(BIN)/python -m pytest -m soak -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
 storm: setup  ## 50 random events from a seed, printed at the start (CHAOS_SEED=N repeats them)
-	@CHAOS_EVENTS=50 $(BIN)/python -m pytest tests/chaos/test_storm.py $(PYTEST_ARGS)
+	@CHAOS_EVENTS=50 $(BIN)/python -m pytest -m "" tests/chaos/test_storm.py $(PYTEST_ARGS)
 
 kills: setup  ## 30 runs whose launch, emulator or both are killed, thrice each (KILL_SEED=N repeats)
 	@KILL_RUNS=30 $(BIN)/python -m pytest tests/integration/test_kills.py $(PYTEST_ARGS)

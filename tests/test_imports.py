@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -143,7 +144,10 @@ def _inside(name: str, package: str) -> bool:
     return name == package or name.startswith(f"{package}.")
 
 
-IMPORTS = {name: set(_imports(path)) for name, path in MODULES.items()}
+@cache
+def imports() -> dict[str, set[str]]:
+    """What each module imports; read by the tests that ask, and not while they are collected."""
+    return {name: set(_imports(path)) for name, path in MODULES.items()}
 
 
 @pytest.mark.parametrize("package", RULES)
@@ -151,7 +155,7 @@ def test_a_package_imports_what_it_may(package: str) -> None:
     allowed, why = RULES[package]
     found = [
         f"{name} imports {other}"
-        for name, others in IMPORTS.items()
+        for name, others in imports().items()
         if _inside(name, package)
         for other in others & MODULES.keys()
         if other not in ("trainer", "launcher")
@@ -161,7 +165,7 @@ def test_a_package_imports_what_it_may(package: str) -> None:
 
 
 def test_no_modules_import_each_other() -> None:
-    _assert_no_circle({name: others & MODULES.keys() for name, others in IMPORTS.items()})
+    _assert_no_circle({name: others & MODULES.keys() for name, others in imports().items()})
 
 
 def test_no_folders_import_each_other() -> None:
@@ -173,7 +177,7 @@ def test_no_folders_import_each_other() -> None:
         return name if path.parent in halls else ".".join(path.relative_to(ROOT).parent.parts)
 
     arrows: dict[str, set[str]] = {room(name): set() for name in MODULES}
-    for name, others in IMPORTS.items():
+    for name, others in imports().items():
         arrows[room(name)] |= {room(other) for other in others & MODULES.keys()} - {room(name)}
     _assert_no_circle(arrows)
 

@@ -7,16 +7,12 @@ import builtins
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/messages.md"
 ID = re.compile(r"SW\d{4}")
-TREES = {
-    path.relative_to(ROOT).as_posix(): ast.parse(path.read_bytes())
-    for folder in ("launcher", "trainer")
-    for path in sorted((ROOT / folder).rglob("*.py"))
-}
 
 # What else is raised, and why no user meets it as a message of its own. Errors that Python defines
 # are none of these either: a ValueError or an OSError that gets to a command is given the id of a
@@ -58,6 +54,16 @@ NOT_FOR_USERS = {
 }
 
 
+@cache
+def trees() -> dict[str, ast.Module]:
+    """The modules of launcher and trainer, by file."""
+    return {
+        path.relative_to(ROOT).as_posix(): ast.parse(path.read_bytes())
+        for folder in ("launcher", "trainer")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+    }
+
+
 def rows() -> list[list[str]]:
     """The rows of the page's tables: id, kind, when, what to do."""
     lines = PAGE.read_text().splitlines()
@@ -68,7 +74,7 @@ def rows() -> list[list[str]]:
 def ids_in_code() -> dict[str, set[str]]:
     """Each id, and the files that have it as a text of its own."""
     found = defaultdict(set)
-    for file, tree in TREES.items():
+    for file, tree in trees().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 for id in ID.findall(node.value):
@@ -114,7 +120,7 @@ def exceptions() -> Iterator[tuple[str, list[str]]]:
     }
     classes = [
         (f"{file} {node.name}", node.name, [ast.unparse(base) for base in node.bases])
-        for file, tree in TREES.items()
+        for file, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.ClassDef)
     ]

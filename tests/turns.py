@@ -17,14 +17,19 @@ SECONDS = {
     "tests/chaos/test_scenarios.py": 40,
     "tests/chaos/test_storm.py": 50,
     "tests/integration/test_checkpoints.py": 25,
+    "tests/integration/test_code.py": 10,
     "tests/integration/test_elastic_run.py": 15,
     "tests/integration/test_faults.py": 30,
     "tests/integration/test_figures.py": 60,
     "tests/integration/test_fleet.py": 30,
     "tests/integration/test_kills.py": 40,
+    "tests/integration/test_machine.py": 10,
     "tests/integration/test_nonfinite.py": 10,
+    "tests/integration/test_outlived.py": 10,
     "tests/integration/test_scripts.py": 20,
-    "tests/integration/test_torchrun.py": 40,
+    "tests/integration/test_torchrun.py": 30,
+    "tests/integration/test_whole_runs.py": 12,
+    "tests/launcher/emulator/vms/test_interpreter.py": 10,
 }
 # Their tests share something that takes long to make.
 WHOLE = frozenset({"tests/integration/test_checkpoints.py"})

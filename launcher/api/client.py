@@ -1,9 +1,10 @@
 """Google's client, imported without all that nobody here asks it for.
 
-google-cloud-aiplatform imports every service of Vertex AI as soon as the package is named, which
-takes most of the time that ``swell launch`` needs to begin. Swell wants one of them. So the package
-is put in its place without having run; it runs when something else of it is asked for, by a program
-that launches jobs and uses Vertex AI beside, for instance.
+google-cloud-aiplatform imports every service of Vertex AI as soon as the package is named, and all
+messages as soon as one is, which takes most of the time that ``swell launch`` needs to begin. Swell
+wants one of them. So both packages are put in their places without having run; each runs when
+something else of it is asked for, by a program that launches jobs and uses Vertex AI beside, for
+instance.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 PACKAGE = "google.cloud.aiplatform_v1"
+MESSAGES = f"{PACKAGE}.types"
 SERVICE = f"{PACKAGE}.services.job_service"
 
 _importing = threading.RLock()
@@ -33,18 +35,19 @@ def import_client() -> None:
         # That Google will stop supporting this Python is nothing for whoever starts a run.
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"google\.")
         if PACKAGE not in sys.modules:
-            _put_in_place()
+            _put_in_place(PACKAGE)
+            _put_in_place(MESSAGES)
         import_module(SERVICE)
 
 
-def _put_in_place() -> None:
-    spec = find_spec(PACKAGE)
+def _put_in_place(full: str) -> None:
+    spec = find_spec(full)
     if spec is None:
-        raise ImportError(f"there is no {PACKAGE}")
+        raise ImportError(f"there is no {full}")
     package = module_from_spec(spec)
     package.__class__ = _Asleep
-    sys.modules[PACKAGE] = package
-    around, _, name = PACKAGE.rpartition(".")
+    sys.modules[full] = package
+    around, _, name = full.rpartition(".")
     setattr(sys.modules[around], name, package)
 
 

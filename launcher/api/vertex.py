@@ -220,7 +220,7 @@ class Jobs:
     def _message(self, request: CustomJob) -> Any:
         import_client()
         try:
-            from google.cloud.aiplatform_v1.types import CustomJob as Message
+            from google.cloud.aiplatform_v1.types.custom_job import CustomJob as Message
         except ImportError as error:
             raise translated(error, self._service) from None
         try:

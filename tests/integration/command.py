@@ -132,8 +132,9 @@ class Swell:
         return self.nothing_is_left()
 
     def environment(self) -> dict[str, str]:
-        """What the command runs with."""
-        return {**os.environ, "SWELL_HOME": str(self.home), "PYTHONPATH": str(ROOT)}
+        """What the command runs with. Threads that share cores with other tests would spin."""
+        ours = {"SWELL_HOME": str(self.home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        return {**os.environ, **ours}
 
 
 def until(condition: Callable[[], object], limit: float = LIMIT, every: float = 0.1) -> None:

@@ -54,7 +54,7 @@ def project(folder: Path) -> Path:
         "data/large.bin": "x",
         "job.yaml": "name: project\nscript: train.py\nargs: ['2']\noutput: gs://bucket/runs\n"
         "code: {folder: ., requirements: requirements.txt}\n"
-        "pools: [a2-highgpu-1g, a2-highgpu-1g]\nelastic: {min_workers: 2, spares: 0}\n",
+        "pools: [a2-highgpu-2g]\nelastic: {min_workers: 2, spares: 0}\n",
     }.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)

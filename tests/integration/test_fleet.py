@@ -169,7 +169,7 @@ def test_a_job_that_fails_with_its_vm_costs_no_step_and_is_replaced(
     assert worlds[-1][0] == 4 and worlds[-1][1] >= 99, "and the replacement joins them"
 
 
-@pytest.mark.skipif("FLEET_ALL" not in os.environ, reason="a soak: set FLEET_ALL=1")
+@pytest.mark.soak
 @pytest.mark.usefixtures("stopped")
 def test_it_begins_with_what_there_is_and_outlives_all_its_spot_jobs_and_its_leaders(
     swell: Swell, undisturbed: list[float]

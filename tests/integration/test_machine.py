@@ -36,7 +36,7 @@ DIGITS = f"""
 name: digits
 task: trainer.tasks.digits:Digits
 args: {{epochs: {EPOCHS}, batch: 64, width: 8, dtype: float64}}
-pools: [a2-highgpu-1g, a2-highgpu-1g]
+pools: [a2-highgpu-2g]
 elastic: {{spares: 0, suspicion: 10s}}
 checkpoint: {{every: 50 steps}}
 audit: true

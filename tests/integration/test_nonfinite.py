@@ -64,7 +64,7 @@ def require_json(run_dir: Path) -> None:
 
 
 def test_a_run_goes_back_leaves_a_step_out_and_keeps_the_best(swell: Swell) -> None:
-    job = written(swell.folder, LOOP, "[a2-highgpu-1g, a2-highgpu-1g]", "on_nonfinite: rollback")
+    job = written(swell.folder, LOOP, "[a2-highgpu-2g]", "on_nonfinite: rollback")
     launch = swell("launch", job, "--run-id", "back")
     assert launch.returncode == 0, launch.stdout + launch.stderr
     said = launch.stdout.splitlines()

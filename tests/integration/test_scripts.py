@@ -10,6 +10,7 @@ from typing import Any
 from tests.integration.command import ROOT, Swell, until
 
 SCRIPTS = Path(__file__).parent / "horovod_scripts"
+TWO = "[a2-highgpu-1g, a2-highgpu-1g]"
 
 
 def launched(
@@ -18,7 +19,7 @@ def launched(
     args: list[str],
     market: list[dict[str, str]],
     *,
-    replicas: int = 2,
+    pools: str = "[{machine: a2-highgpu-1g}, {machine: a2-highgpu-1g, replicas: 2}]",
     elastic: str = "min_workers: 1, spares: 0, suspicion: 5s",
     audit: bool = False,
     more: str = "",
@@ -27,7 +28,7 @@ def launched(
     job = swell.folder / "job.yaml"
     job.write_text(
         f"name: script\nscript: {script}\nargs: {json.dumps(args)}\n"
-        f"pools: [{{machine: a2-highgpu-1g}}, {{machine: a2-highgpu-1g, replicas: {replicas}}}]\n"
+        f"pools: {pools}\n"
         f"elastic: {{{elastic}}}\naudit: {str(audit).lower()}\n"
         f"{more}local: {{market: {json.dumps(market)}}}\n"
     )
@@ -67,7 +68,7 @@ def test_an_elastic_script_lives_through_a_drain_a_loss_and_a_rejoin(swell: Swel
 
 def test_an_object_state_counts_on_and_its_callbacks_are_called(swell: Swell) -> None:
     market = [{"at": "20 steps", "preempt": "workerpool1-0", "notice": "15s", "back": "2s"}]
-    _, logs = launched(swell, SCRIPTS / "object_state.py", ["250"], market, replicas=1)
+    _, logs = launched(swell, SCRIPTS / "object_state.py", ["250"], market, pools=TWO)
     (counted,) = said(logs, r"counted 250 rounds after (\d+) resets")
     resets = said(logs, r"reset: size (\d)")
     assert int(counted[1]) >= 1
@@ -79,7 +80,7 @@ def test_a_plain_script_waits_for_the_full_world_and_goes_on_from_its_own_checkp
 ) -> None:
     market = [{"at": "50 steps", "vanish": "workerpool1-0", "back": "2s"}]
     args = [str(swell.folder), "4"]
-    status, logs = launched(swell, SCRIPTS / "plain_digits.py", args, market, replicas=1)
+    status, logs = launched(swell, SCRIPTS / "plain_digits.py", args, market, pools=TWO)
     begun = said(logs, r"rank (\d) of (\d) begins at epoch (\d)")
     assert {one[2] for one in begun} == {"2"}, "never in a smaller world"
     assert int(begun[0][3]) == 0
@@ -134,13 +135,11 @@ def test_a_script_that_trains_nothing_together_is_told_so(swell: Swell) -> None:
 def test_a_horovod_script_that_checkpoints_its_commits_survives_the_loss_of_everything(
     swell: Swell,
 ) -> None:
-    market = [
-        {"at": "40 steps", "vanish": replica, "back": "2s"}
-        for replica in ("workerpool0-0", "workerpool1-0")
-    ]
+    market = [{"at": "40 steps", "vanish": "workerpool0-0", "back": "2s"}]
     script, args = ROOT / "examples" / "horovod_elastic.py", ["--epochs", "4"]
     more = "checkpoint: {every: 10 steps, keep: 99}\n"
-    status, logs = launched(swell, script, args, market, replicas=1, more=more)
+    pools = "[a2-highgpu-2g]"  # with both workers
+    status, logs = launched(swell, script, args, market, pools=pools, more=more)
     begins = said(logs, r"begins in epoch (\d+) after (\d+) batches")
     assert (begins[0][1], begins[0][2]) == ("0", "0")
     # A commit at the end of an epoch counts as a step, too. One that comes later begins, too.

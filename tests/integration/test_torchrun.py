@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,9 @@ SCRIPTS = Path(__file__).parent / "torchrun_scripts"
 EXAMPLES = ROOT / "examples" / "torchrun"
 
 
-# Three ranks, on a VM each or on two.
+# Ranks on a VM each.
 APART = "[{machine: a2-highgpu-1g}, {machine: a2-highgpu-1g, replicas: 2}]"
-TOGETHER = "[{machine: a2-highgpu-2g}, {machine: a2-highgpu-1g}]"
+PAIR = "[{machine: a2-highgpu-1g}, {machine: a2-highgpu-1g}]"
 Logs = list[tuple[str, str]]  # whose, and a line
 
 
@@ -91,21 +91,79 @@ class Example:
     """A script that says where it begins, each step, and what it saves when it is asked to end."""
 
     script: Path
-    args: tuple[str, ...] = ("--steps", "300", "--pause", "0.04")
+    steps: int = 300
+    args: tuple[str, ...] = ("--steps", "{steps}", "--pause", "{pause}")
+    pause: float = 0.04
+    sizes: tuple[int, int] = (2, 3)
     saves_every: int = 20
     preload: tuple[str, ...] = ()
 
+    def rode(self, swell: Swell, market: list[dict[str, str]], pools: str) -> list[Event]:
+        """Runs it to its end, in worlds of two sizes. Returns the worlds, as they formed.
 
-LIVE_ON = [
-    Example(SCRIPTS / "ddp.py", ("300",), saves_every=10),
+        Whatever became of the VMs, each step was made, and what was saved was gone on from.
+        """
+        torchrun = {
+            "script": str(self.script),
+            "args": [one.format(steps=self.steps, pause=self.pause) for one in self.args],
+            "preload": self.preload,
+            "grace": "10min",  # but what a notice leaves
+            "sizes": self.sizes,
+            "progress": r"step (?P<step>\d+) loss (?P<loss>[\d.]+)",
+        }
+        launch, logs = launched(swell, torchrun, market, pools)
+        said_all = "\n".join([launch.stdout, launch.stderr, *map(" ".join, logs)])
+        assert launch.returncode == 0, said_all
+        events = read_events(RunDirectory(str(swell.run_dir("one"))))
+        worlds = [one for one in events if one["event"] == "generation_formed"]
+        assert worlds[0]["world_size"] == max(self.sizes)
+        begins = [(int(one[1]), int(one[2]), int(one[3])) for one in
+                  said(logs, r"rank (\d) of (\d) begins at step (\d+)")]  # fmt: skip
+        for world in worlds[1:]:
+            assert any(size == world["world_size"] for _, size, _ in begins)
+        saved = {int(one[1]) for one in said(logs, r"rank \d saved step (\d+) and ends")}
+        assert saved & {step for _, _, step in begins}, "what all saved is gone on from"
+        by_itself = {*range(0, self.steps, self.saves_every)}
+        assert {step for _, _, step in begins} <= saved | by_itself
+        for size in {size for _, size, _ in begins}:
+            by_world = [step for _, other, step in begins if other == size]
+            together = all(by_world.count(step) % size == 0 for step in by_world)
+            assert together, "all from the same step"
+        trained = said(logs, rf"rank (\d) of (\d) has trained {self.steps} steps")
+        assert len(trained) == worlds[-1]["world_size"]
+        resized = [one for one in events if one["event"] == "resized"]
+        assert [(one["before"], one["world_size"]) for one in resized[:1]] == [self.sizes[::-1]]
+        steps = [int(one[1]) for one in said(logs, r"step (\d+) loss \S+")]
+        assert {*steps} == {*range(1, self.steps + 1)}
+        status = swell.status("one")
+        assert status["step"] == self.steps and status["metrics"]["loss"] > 0
+        check_repeats(logs, events, status)
+        # What it has written is there when all VMs are gone.
+        outputs = Outputs(RunDirectory(str(swell.run_dir("one"))), swell.folder / "back" / "output")
+        outputs.begin(99, 0, 1, outputs.newest())
+        there = {path.name for path in (swell.folder / "back" / "output").iterdir()}
+        assert there and numbers(there) <= saved | by_itself | {self.steps}
+        return worlds
+
+
+# What each is beside a loop over DDP's steps: how it saves when it is asked to, and resumes.
+FRAMEWORKS = [
     Example(EXAMPLES / "fsdp2.py"),
     Example(EXAMPLES / "hf_trainer.py", preload=("transformers.trainer",)),
     Example(EXAMPLES / "accelerated.py", preload=("accelerate",)),
     Example(EXAMPLES / "lightning_ddp.py", preload=("lightning.pytorch",)),
 ]
+LIVE_ON: list[Any] = [
+    Example(SCRIPTS / "ddp.py", args=("{steps}",), saves_every=10),
+    *(pytest.param(one, marks=pytest.mark.soak) for one in FRAMEWORKS),
+]
 
 
-@pytest.mark.parametrize("example", LIVE_ON, ids=lambda example: example.script.stem)
+def name(example: Example) -> str:
+    return example.script.stem
+
+
+@pytest.mark.parametrize("example", LIVE_ON, ids=name)
 def test_a_script_lives_through_a_drain_a_silent_loss_and_a_return(
     swell: Swell, example: Example
 ) -> None:
@@ -113,50 +171,23 @@ def test_a_script_lives_through_a_drain_a_silent_loss_and_a_return(
         {"at": "30 steps", "preempt": "workerpool1-0", "notice": "15s", "back": "80 steps"},
         {"at": "180 steps", "vanish": "workerpool1-1"},
     ]
-    torchrun = {
-        "script": str(example.script),
-        "args": example.args,
-        "preload": example.preload,
-        "grace": "10min",  # but what a notice leaves
-        "sizes": [2, 3],
-        "progress": r"step (?P<step>\d+) loss (?P<loss>[\d.]+)",
-    }
-    launch, logs = launched(swell, torchrun, market)
-    assert launch.returncode == 0, "\n".join([launch.stdout, launch.stderr, *map(" ".join, logs)])
-    events = read_events(RunDirectory(str(swell.run_dir("one"))))
-    worlds = [one for one in events if one["event"] == "generation_formed"]
-    assert worlds[0]["world_size"] == 3
+    worlds = example.rode(swell, market, APART)
     assert {"drain", "loss"} <= {one["cause"] for one in worlds}
     drained = next(n for n, one in enumerate(worlds) if one["cause"] == "drain")
     assert "workerpool1-0" not in worlds[drained]["members"]
     # By itself, or with what follows the loss: by then it may only just have come.
     assert any("workerpool1-0" in one["members"] for one in worlds[drained + 1 :])
-    begins = [(int(one[1]), int(one[2]), int(one[3])) for one in
-              said(logs, r"rank (\d) of (\d) begins at step (\d+)")]  # fmt: skip
-    for world in worlds[1:]:
-        assert any(size == world["world_size"] for _, size, _ in begins)
-    saved = {int(one[1]) for one in said(logs, r"rank \d saved step (\d+) and ends")}
-    assert saved & {step for _, _, step in begins}, "what all saved in the drain is gone on from"
-    assert {step for _, _, step in begins} <= saved | {*range(0, 300, example.saves_every)}
-    for size in {size for _, size, _ in begins}:
-        by_world = [step for _, other, step in begins if other == size]
-        assert all(by_world.count(step) % size == 0 for step in by_world), "all from the same step"
-    trained = said(logs, r"rank (\d) of (\d) has trained 300 steps")
-    assert len(trained) == worlds[-1]["world_size"]
-    resized = [(one["before"], one["world_size"]) for one in events if one["event"] == "resized"]
-    assert resized[:1] == [(3, 2)]
-    steps = [int(one[1]) for one in said(logs, r"step (\d+) loss \S+")]
-    assert {*steps} == {*range(1, 301)}
-    status = swell.status("one")
-    assert status["step"] == 300 and status["metrics"]["loss"] > 0
-    check_repeats(logs, events, status)
-    # What it has written is there when all VMs are gone.
-    outputs = Outputs(RunDirectory(str(swell.run_dir("one"))), swell.folder / "back" / "output")
-    outputs.begin(99, 0, 1, outputs.newest())
-    there = {path.name for path in (swell.folder / "back" / "output").iterdir()}
-    kept = saved | {*range(0, 301, example.saves_every)}
-    assert there
-    assert numbers(there) <= kept
+
+
+@pytest.mark.parametrize("example", FRAMEWORKS, ids=name)
+def test_a_framework_saves_when_it_is_asked_to_and_goes_on_in_a_smaller_world(
+    swell: Swell, example: Example
+) -> None:
+    """Its own part in the story above, which make soak tells of it in full."""
+    market = [{"at": "20 steps", "preempt": "workerpool1-0", "notice": "15s"}]
+    short = replace(example, steps=140, pause=0.06, sizes=(1, 2))
+    worlds = short.rode(swell, market, PAIR)
+    assert worlds[-1]["cause"] == "drain"
 
 
 def check_repeats(logs: Logs, events: list[Event], status: dict[str, Any]) -> None:
@@ -189,9 +220,9 @@ def drained_in_time(world: dict[str, Any], events: list[Event]) -> bool:
 def test_a_script_that_fails_at_once_is_tried_once_and_told_of_by_rank(swell: Swell) -> None:
     script = swell.folder / "broken.py"
     script.write_text("import os\nraise KeyError('no pears for ' + os.environ['WORLD_SIZE'])\n")
-    launch, logs = launched(swell, {"script": str(script)}, [], TOGETHER)
+    launch, logs = launched(swell, {"script": str(script)}, [], "[a2-highgpu-2g]")
     assert launch.returncode == 1
     told = launch.stdout + launch.stderr
     assert "the script fails at once on every rank [SW5020]" in told
-    assert "ranks 0-2" in told and "KeyError: 'no pears for 3'" in told
-    assert len([line for _, line in logs if line == "KeyError: 'no pears for 3'"]) == 3, "one try"
+    assert "ranks 0-1" in told and "KeyError: 'no pears for 2'" in told
+    assert len([line for _, line in logs if line == "KeyError: 'no pears for 2'"]) == 2, "one try"

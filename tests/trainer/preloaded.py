@@ -17,6 +17,7 @@ MODULES = (
     "trainer.coordinator.coordinator",
     "pytest",
     "hypothesis",
+    "tests.trainer.engine.loops",  # what most of the engine's tests run
 )
 
 gc.disable()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import os
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -23,8 +22,7 @@ from trainer.engine.units import cuts
 FOLDER = Path(__file__).parents[2] / "examples/gpt"
 CHARACTERS, STEPS = 4000, 8
 # A soak: aot_eager takes 85 s of one processor for both; inductor a compiler, and longer.
-BACKEND = os.environ.get("COMPILE_BACKEND")
-COMPILED = pytest.mark.skipif(not BACKEND, reason="a soak: set COMPILE_BACKEND=aot_eager")
+BACKEND = "aot_eager"
 # Of three one is killed in a step, later the two pause, and one that has nothing is rank 0.
 JOURNEY = [Stage((0, 1, 2), 1, 3, dies=1), Stage((0, 2), 3, 5, asks=1), Stage((3, 2, 0), 6)]
 # The same with fewer processes: each compiles the model for itself.
@@ -117,8 +115,8 @@ def _plain(low: bool, backend: str | None) -> list[float]:
         (as_task, False, None, 1e-9),
         (as_loop, False, None, 1e-9),
         (as_task, True, None, 2e-3),
-        pytest.param(as_task, False, BACKEND, 1e-9, marks=COMPILED),
-        pytest.param(as_loop, False, BACKEND, 1e-9, marks=COMPILED),
+        pytest.param(as_task, False, BACKEND, 1e-9, marks=pytest.mark.soak),
+        pytest.param(as_loop, False, BACKEND, 1e-9, marks=pytest.mark.soak),
     ],
     ids=["task", "loop", "task in bf16", "compiled task", "compiled loop"],
 )

@@ -20,6 +20,7 @@ PASSED_ON = (
     "PYTHONPATH",
     "LD_LIBRARY_PATH",
     "CUDA_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS",  # else each worker has its share of the cores
     "STORAGE_EMULATOR_HOST",  # set by the emulator itself: where gs:// is
 )
 
@@ -32,7 +33,8 @@ def base_environment(
     Args:
         interpreter: the VM's own, which is first on PATH; the emulator's environment is next.
         workers: how many workers of all VMs share this machine's cores. Each is told its
-            share: threads that wait for one another on too few cores cost four times the time.
+            share, unless the emulator was told a number: threads that wait for one another on
+            too few cores cost four times the time.
         host: the emulator's own environment.
     """
     environment = {"LANG": "C.UTF-8", "HOME": "/", **image_environment(workers)}

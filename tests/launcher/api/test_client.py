@@ -29,20 +29,22 @@ def told(program: str) -> Any:
     return json.loads(answer.stdout.splitlines()[-1])
 
 
-def services(*lines: str) -> list[str]:
-    """The services of Google's that have been imported after these lines."""
-    ask = f"names = [one for one in sys.modules if one.startswith({PACKAGE + '.services.'!r})]"
+def services(*lines: str, kind: str = "services") -> list[str]:
+    """The services of Google's, or its kinds of messages, that are imported after these lines."""
+    ask = f"names = [one for one in sys.modules if one.startswith('{PACKAGE}.{kind}.')]"
     found = told("\n".join([*lines, ask, "print(json.dumps(names))"]))
     return sorted({name.split(".")[4] for name in found})
 
 
 IMPORT = "from launcher.api.client import import_client; import_client()"
 CLIENT = "from google.cloud.aiplatform_v1.services.job_service import JobServiceClient"
-MESSAGE = "from google.cloud.aiplatform_v1.types import CustomJob"
+MESSAGE = "from google.cloud.aiplatform_v1.types.custom_job import CustomJob"
 
 
 def test_one_service_is_imported_and_no_other() -> None:
     assert services(IMPORT, CLIENT, MESSAGE) == ["job_service"]
+    few = services(IMPORT, CLIENT, MESSAGE, kind="types")
+    assert {"custom_job", "job_service"} <= {*few} and "tensorboard" not in few
 
 
 def test_a_program_that_uses_the_package_beside_finds_all_of_it() -> None:
@@ -55,6 +57,8 @@ def test_a_program_that_uses_the_package_beside_finds_all_of_it() -> None:
         f"import {PACKAGE}; google.cloud.aiplatform_v1.PipelineServiceClient",
     ):
         assert services(IMPORT, use) == whole, use
+    use = f"from {PACKAGE}.types import Tensorboard"
+    assert services(IMPORT, use, kind="types") == services(use, kind="types")
 
 
 def test_the_classes_are_the_same_by_whatever_name() -> None:

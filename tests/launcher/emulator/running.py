@@ -130,8 +130,15 @@ class Emulator:
         """Waits for a replica's state. Returns the replica."""
         return wait_for(lambda: self.replicas(job)[name], lambda replica: replica["state"] == state)
 
-    def act(self, job: str, name: str, verb: str, **body: Any) -> httpx.Response:
-        """Preempts or restores a replica."""
+    def act(self, job: str, name: str, verb: str, **body: Any) -> None:
+        """Preempts or restores a replica. It may have printed before it counts as running."""
+        if verb == "preempt":
+            self.until_replica(job, name, "RUNNING")
+        answer = self.ask(job, name, verb, **body)
+        assert answer.status_code == 200, answer.text
+
+    def ask(self, job: str, name: str, verb: str, **body: Any) -> httpx.Response:
+        """What the emulator answers to whoever would preempt or restore a replica."""
         return self.http.post(f"/emulator{job}/replicas/{name}:{verb}", json=body)
 
     def output(self, job: str, replica: str) -> list[str]:

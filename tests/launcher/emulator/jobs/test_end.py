@@ -38,7 +38,7 @@ def busy(emulator: Emulator) -> tuple[str, list[tuple[str, int]]]:
     for name in names:
         emulator.until_output(job, name, "up")
     emulator.until(job, "RUNNING")
-    assert emulator.act(job, "workerpool1-0", "preempt", silent=True).status_code == 200
+    emulator.act(job, "workerpool1-0", "preempt", silent=True)
     emulator.until_replica(job, "workerpool1-0", "VANISHED")
     served = [emulator.output(job, name)[0] for name in names]
     served.append(emulator.endpoint.removeprefix("http://"))

@@ -211,7 +211,7 @@ def test_a_preempted_vm_is_told_and_killed_when_its_notice_is_over(
     job = emulator.create(pool(FOREVER), pool(listener, 2))
     emulator.until_output(job, "workerpool1-1", "at first FALSE")
     pid = emulator.replicas(job)["workerpool1-1"]["pid"]
-    assert emulator.act(job, "workerpool1-1", "preempt", notice="2s").status_code == 200
+    emulator.act(job, "workerpool1-1", "preempt", notice="2s")
     emulator.until_output(job, "workerpool1-1", "SIGTERM")
     emulator.until_output(job, "workerpool1-1", "then TRUE")
     gone = wait_for(
@@ -220,9 +220,9 @@ def test_a_preempted_vm_is_told_and_killed_when_its_notice_is_over(
     assert gone["state"] == "PREEMPTED"
     assert not Path(f"/proc/{pid}").exists()
     assert emulator.get(job)["state"] == "JOB_STATE_RUNNING"
-    assert emulator.act(job, "workerpool1-1", "preempt").status_code == 400
+    assert emulator.ask(job, "workerpool1-1", "preempt").status_code == 400
 
-    assert emulator.act(job, "workerpool1-1", "restore").status_code == 200
+    emulator.act(job, "workerpool1-1", "restore")
     back = emulator.until_replica(job, "workerpool1-1", "RUNNING")
     assert (back["address"], back["restarts"]) == (gone["address"], 0)
     emulator.until_output(job, "workerpool1-1", "at first FALSE", times=2)
@@ -251,7 +251,7 @@ def test_a_vm_vanishes_with_all_its_processes_and_comes_back_as_a_new_one(
     emulator.until_output(job, "workerpool1-0", "up")
     before = emulator.until_replica(job, "workerpool1-0", "RUNNING")
     emulator.until(job, "RUNNING")
-    assert emulator.act(job, "workerpool1-0", "preempt", silent=True).status_code == 200
+    emulator.act(job, "workerpool1-0", "preempt", silent=True)
     vanished = emulator.until_replica(job, "workerpool1-0", "VANISHED")
     assert vanished["pid"] == before["pid"]
     session = [pid for pid in emulator.processes() if os.getsid(pid) == before["pid"]]
@@ -291,7 +291,7 @@ def test_what_cannot_be_done_to_a_replica_is_refused(
 ) -> None:
     job = emulator.create(pool(FOREVER))
     emulator.until(job, "RUNNING")
-    answer = emulator.act(job, replica, verb, **body)
+    answer = emulator.ask(job, replica, verb, **body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (code, code)
     assert says in answer.json()["error"]["message"]
 

@@ -30,14 +30,14 @@ FOREVER = "sleep 1000 & wait"
 COUNT = "n=0; while :; do echo $n; n=$((n+1)); sleep 0.02; done"
 # Says what its metadata server says, and when it is told.
 ASK = """
-import os, signal, time, urllib.request
+import http.client, os, signal, time, urllib.request
 signal.signal(signal.SIGTERM, lambda *_: print("told", flush=True))
 url = f"http://{os.environ['GCE_METADATA_HOST']}/computeMetadata/v1/instance/preempted"
 while True:
     try:
         ask = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
         print(urllib.request.urlopen(ask).read().decode(), flush=True)
-    except OSError:
+    except (OSError, http.client.HTTPException):  # the emulator dies, in the midst of an answer too
         pass
     time.sleep(0.05)
 """
@@ -121,7 +121,7 @@ def test_a_notice_goes_on_and_is_over_when_it_was_to_be(start: Start) -> None:
     replica = emulator.replicas(job)["workerpool1-0"]
     assert replica["pid"] and replica["state"] == "PREEMPTED"
     assert emulator.output(job, "workerpool1-0").count("told") == 1
-    assert emulator.act(job, "workerpool1-1", "restore").status_code == 200
+    emulator.act(job, "workerpool1-1", "restore")
     emulator.until_replica(job, "workerpool1-1", "RUNNING")
 
 
@@ -133,7 +133,7 @@ def test_a_vm_that_vanished_stays_away_until_it_is_given_back(start: Start) -> N
     emulator.until_replica(job, "workerpool1-0", "VANISHED")
     emulator = again(start, emulator)
     assert emulator.replicas(job)["workerpool1-0"]["state"] == "VANISHED"
-    assert emulator.act(job, "workerpool1-0", "restore").status_code == 200
+    emulator.act(job, "workerpool1-0", "restore")
     emulator.until_output(job, "workerpool1-0", "0", times=2)
     assert emulator.get(job)["state"] == "JOB_STATE_RUNNING"
 

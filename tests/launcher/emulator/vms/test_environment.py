@@ -78,6 +78,14 @@ def test_a_vm_inherits_only_what_says_where_things_are(tmp_path: Path) -> None:
     assert "AWS_SECRET" not in environment and "/mine" not in environment["PATH"]
 
 
+def test_each_worker_has_its_share_of_the_cores_or_what_somebody_has_said(tmp_path: Path) -> None:
+    interpreter = Interpreter(tmp_path / "python")
+    shared = base_environment(interpreter, 10_000, {})
+    assert shared["OMP_NUM_THREADS"] == "1"
+    said = base_environment(interpreter, 10_000, {"OMP_NUM_THREADS": "3"})
+    assert said["OMP_NUM_THREADS"] == "3"
+
+
 def test_gcsfs_does_not_ask_for_what_only_grpc_serves(tmp_path: Path) -> None:
     """It would wait a minute for it, for each bucket: in VMs with an image, and in all others."""
     for environment in (

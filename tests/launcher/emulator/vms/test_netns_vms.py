@@ -110,7 +110,7 @@ def test_a_silently_lost_vm_is_cut_off_lives_on_and_is_gone_later(emulator: Emul
     hears(emulator, job, "workerpool0-0", "second")
     hears(emulator, job, "workerpool1-0", "first")
     pid = emulator.replicas(job)["workerpool1-0"]["pid"]
-    assert emulator.act(job, "workerpool1-0", "preempt", silent=True).status_code == 200
+    emulator.act(job, "workerpool1-0", "preempt", silent=True)
     hears(emulator, job, "workerpool0-0", "nobody")
     hears(emulator, job, "workerpool1-0", "nobody")
     assert emulator.replicas(job)["workerpool1-0"]["pid"] == pid, "it lives on, alone"
