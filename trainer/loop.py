@@ -212,7 +212,7 @@ class Loop:
                     alone = dataclasses.replace(self._steps.newest(), rank=0, size=1)
                     self._evaluate(alone, lambda value, name: [value])
                 self._steps.done()
-        except Exception:
+        except BaseException:
             self._steps.abandon()
             raise
         finally:

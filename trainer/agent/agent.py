@@ -415,8 +415,8 @@ class Agent:
     async def _worker_exited(self, worker: WorkerProcess, code: int) -> None:
         was_active = self._slots.is_active(worker)
         starved = code == -signal.SIGKILL and self._memory_kills.rose()
-        reason = describe(code, out_of_memory=starved)
         kind = kind_of(code, expected=worker.ends, out_of_memory=starved)
+        reason = describe(code, told=kind != "crash", out_of_memory=starved)
         if not worker.ready:
             self._early_deaths += 1
         if was_active and self._generation is not None:

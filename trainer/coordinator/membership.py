@@ -458,7 +458,8 @@ class Membership:
     # --- who is at fault --------------------------------------------------------------
 
     def _task_failed(self, member: Member, event: signals.TaskFailed, now: float) -> None:
-        told = {"reason": event.reason, "rank": event.rank, "step": event.step}
+        rank = event.rank if event.rank >= 0 else None
+        told = {"reason": event.reason, "rank": rank, "step": event.step}
         self._out.emit("task_failed", member=member.id.replica, **told)
         inside = event.generation == self.generation and member.id in self._team
         failure = self._faults.note(member.id, event)

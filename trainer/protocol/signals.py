@@ -89,8 +89,8 @@ class Stopped:
 class Failure:
     """How a worker failed, as its agent sees it (see ``trainer.coordinator.blame``).
 
-    ``step`` is how many steps it had completed, ``trained`` whether this process had completed one;
-    ``samples`` are ids of the ``count`` that it had in its step, as far as they are known.
+    ``rank`` is -1 before its first world, ``step`` how many steps it had completed, ``trained``
+    whether this process had completed one; ``samples`` are ids of the ``count`` that it had in its step, as far as they are known.
     """
 
     kind: str
@@ -152,7 +152,7 @@ class Done:
 class TaskFailed:
     """The user's code raised, in ``generation``, or outside one (0).
 
-    ``kind`` and ``trained`` are as in Failure.
+    ``rank``, ``kind`` and ``trained`` are as in Failure.
     """
 
     member: MemberId

@@ -25,11 +25,11 @@ from trainer.protocol.session import Program
 _ELASTIC_NAMES = ("elastic", "trainer")
 
 
-def run_as_main(program: Program) -> None:
-    """Runs a script or module as ``__main__``.
+def run_as_main(program: Program) -> SystemExit | None:
+    """Runs a script or module as ``__main__``. Returns how it exited, if it did.
 
-    Raises whatever it raises, SystemExit with a code other than 0 as RuntimeError,
-    FileNotFoundError when there is no such script, and ImportError for a module.
+    Raises whatever else it raises, FileNotFoundError when there is no such script, and ImportError
+    for a module.
     """
     # A killed process must not take its newest lines with it.
     for stream in (sys.stdout, sys.stderr):
@@ -38,8 +38,8 @@ def run_as_main(program: Program) -> None:
     try:
         run_program(program)
     except SystemExit as ending:
-        if ending.code not in (None, 0):
-            raise RuntimeError(f"{program} exited with {ending.code!r}") from None
+        return ending
+    return None
 
 
 def run_program(program: Program) -> None:

@@ -20,6 +20,7 @@ from trainer.protocol.nursery import WORKER
 from trainer.protocol.session import Program, current_session
 from trainer.rundir.formats import UPDATE_IMAGE, FormatError
 from trainer.rundir.usererror import Message, UserError, shown
+from trainer.worker.exited import exited
 from trainer.worker.failure import kind_of
 from trainer.worker.frames import told
 from trainer.worker.process import die_with_parent, lead_group, name_process
@@ -64,7 +65,10 @@ def main() -> int:
     except UserError as error:  # ours says what to do; where it was raised is of no use
         channel.send(Failed(shown(error)))
         return 1
-    except Exception as error:
+    except SystemExit as ending:
+        channel.send(Failed(exited(ending)))
+        return 1
+    except BaseException as error:  # not every library's is an Exception
         if type(error).__name__ == "HorovodInternalError":  # in a collective of the program's own
             return start_again(error)
         # Who is at fault is decided elsewhere, by all that has happened.
@@ -103,10 +107,13 @@ def run_script(program: Program, channel: AgentChannel) -> int:
     hooks.install()
     elastic.keep_states_with(hooks.keep)
     try:
-        run_as_main(program)
+        ending = run_as_main(program)
         loop = elastic.running()
+        complete = loop is not None and loop.complete
         if channel.over:
             pass
+        elif ending is not None and (ending.code or not (complete or hooks.used)):
+            raise ending
         elif loop is not None and loop.complete:
             loop.done()
         elif hooks.used:
