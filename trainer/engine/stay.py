@@ -15,6 +15,7 @@ from typing import Any
 from horovod.common.exceptions import HorovodInternalError
 from horovod.torch import mpi_ops
 
+from trainer.engine import own_groups
 from trainer.engine.sockets import break_connections, open_sockets
 from trainer.protocol.channel import Channel
 from trainer.protocol.messages import Form
@@ -66,11 +67,15 @@ class Stay:
         self.check_aborted()
 
     def leave(self) -> None:
-        """Shuts Horovod down. The state in memory stays; a second call does nothing."""
+        """Shuts Horovod down, and what the program has made for collectives of its own.
+
+        The state in memory stays; a second call does nothing.
+        """
         if self._left.is_set():
             return
         with self._channel.collective():
             horovod_shutdown()
+            own_groups.leave()
         self._channel.on_abort(None)
         with self._lock:
             self._left.set()

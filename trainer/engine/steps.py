@@ -28,6 +28,7 @@ from trainer.engine.learner import Learner
 from trainer.engine.micro_batch import MicroBatch
 from trainer.engine.nonfinite import Nonfinite, Policy
 from trainer.engine.optimizer_hooks import OptimizerHooks
+from trainer.engine.own_groups import losses
 from trainer.engine.plan import Plan
 from trainer.engine.planner import Planner
 from trainer.engine.progress import Progress
@@ -82,7 +83,7 @@ class Steps:
         self._session = session
         self._metrics = metrics
         self._seed = seed
-        self._between = between
+        self._between = losses()(between)
         self._generations = Generations(channel)
         self._audit = None if order is None else Audit.open(session, self._generations.emit)
         self._saving = Saving(session, self._generations, state, self._about, self._digest)
@@ -191,7 +192,8 @@ class Steps:
         """What all ranks do together between two steps; see ``trainer.elastic.together``."""
         try:
             self._generations.check_aborted()
-            yield
+            with losses():
+                yield
         except HorovodInternalError as error:
             if self.complete or self._step is None or not self._step.applied:
                 raise

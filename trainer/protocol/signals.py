@@ -90,7 +90,8 @@ class Failure:
     """How a worker failed, as its agent sees it (see ``trainer.coordinator.blame``).
 
     ``rank`` is -1 before its first world, ``step`` how many steps it had completed, ``trained``
-    whether this process had completed one; ``samples`` are ids of the ``count`` that it had in its step, as far as they are known.
+    whether this process had completed one; ``samples`` are ids of the ``count`` that it had in
+    its step, as far as they are known.
     """
 
     kind: str

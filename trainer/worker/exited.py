@@ -36,7 +36,7 @@ def place_of(error: BaseException) -> str:
     frames = [
         one
         for one in traceback.extract_tb(error.__traceback__)
-        if not is_swells(one.filename) and not one.filename.startswith(LIBRARIES)
+        if not is_swells(one.filename) and not one.filename.startswith(("<", *LIBRARIES))
     ]
     if not frames:
         return ""

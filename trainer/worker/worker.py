@@ -69,7 +69,10 @@ def main() -> int:
         channel.send(Failed(exited(ending)))
         return 1
     except BaseException as error:  # not every library's is an Exception
-        if type(error).__name__ == "HorovodInternalError":  # in a collective of the program's own
+        from trainer.engine.own_groups import lost
+
+        # A peer is gone, as a collective of the program's own has found.
+        if type(error).__name__ == "HorovodInternalError" or lost(error):
             return start_again(error)
         # Who is at fault is decided elsewhere, by all that has happened.
         channel.send(Failed(told(error), kind_of(error)))
@@ -131,7 +134,7 @@ def run_script(program: Program, channel: AgentChannel) -> int:
     return 0
 
 
-def start_again(reason: Exception) -> int:
+def start_again(reason: BaseException) -> int:
     """Says why this process ends; returns the exit code that lets another take its place."""
     print(f"starting again: {reason}", file=sys.stderr, flush=True)
     return EXIT_AGAIN
