@@ -242,7 +242,7 @@ def _text(event: EventRecord) -> str | None:
             far = f"after step {step}" if step else "before it had completed a step"
             return f"the program raised in rank {rank} ({member}) {far}"
         case EventRecord(event="task_failed", member=str(member)):
-            return f"the program raised on {member} while it loaded"
+            return f"the program raised in a worker of {member} while it loaded"
         case EventRecord(event="finished", state=str(state)) if ending := info_of(state).ending:
             at = f" at step {event.step}" if event.step else ""
             return f"the run {ending}{at}"

@@ -136,7 +136,10 @@ WORTH_A_LINE = [
         event("task_failed", member="a", rank=0, step=0),
         "the program raised in rank 0 (a) before it had completed a step",
     ),
-    (event("task_failed", member="a", step=0), "the program raised on a while it loaded"),
+    (
+        event("task_failed", member="a", step=0),
+        "the program raised in a worker of a while it loaded",
+    ),
     (event("finished", state="limited", step=9), "the run has reached a limit at step 9"),
     (event("finished", state="succeeded"), "the run is complete"),
 ]

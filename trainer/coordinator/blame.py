@@ -80,7 +80,7 @@ class Failure:
     def where(self) -> str:
         """Which worker it was, and how far; it may have been in the next step, or evaluated."""
         if self.rank < 0:
-            return f"{self.replica} while it loaded"
+            return f"a worker of {self.replica} while it loaded"
         return f"rank {self.rank} ({self.replica}) {after(self.step)}"
 
 

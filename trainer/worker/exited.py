@@ -14,8 +14,8 @@ from trainer.rundir.usererror import Message
 from trainer.worker.frames import LIBRARIES, is_swells, told
 
 _INSTEAD = (
-    "to end the run early, as complete, call elastic.stop() in a loop, or return True from a "
-    "task's should_stop(); to end it as failed, raise an error that says why"
+    "to complete it early call elastic.stop(), or return True from should_stop(); to fail it raise "
+    "an error"
 )
 
 
@@ -23,8 +23,8 @@ def exited(ending: SystemExit) -> str:
     """What a user is told of an exit before training was complete: its traceback, and a message."""
     code = "" if ending.code is None else repr(ending.code)
     place = place_of(ending)
-    what = f"the program has called sys.exit({code}){place and f' at {place}'}"
-    message = Message("SW5008", f"{what}, and training is not complete: {_INSTEAD}")
+    call = f"sys.exit({code}){place and f' at {place}'}"
+    message = Message("SW5008", f"{call} ends a worker, and no run: {_INSTEAD}")
     return f"{told(ending).rstrip()}\n{message}"
 
 

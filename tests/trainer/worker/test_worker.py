@@ -44,8 +44,8 @@ class Exiting(Task):
         exec(ending)
 """
 INSTEAD = (
-    "to end the run early, as complete, call elastic.stop() in a loop, or return True from a "
-    "task's should_stop(); to end it as failed, raise an error that says why [SW5008]"
+    "ends a worker, and no run: to complete it early call elastic.stop(), or return True from "
+    "should_stop(); to fail it raise an error [SW5008]"
 )
 
 
@@ -115,9 +115,7 @@ def test_who_exits_is_told_where_that_was_and_what_to_do(task: str, ending: str,
     first, *_, last = reason.splitlines()
     assert first == "Traceback (most recent call last):"
     place = f"{task.partition(':')[0]}:{1 + TASK.splitlines().index('        exec(ending)')}"
-    assert (
-        last == f"the program has called {call} at {place}, and training is not complete: {INSTEAD}"
-    )
+    assert last == f"{call} at {place} {INSTEAD}"
     assert ("ZeroDivisionError" in reason) is ("1 / 0" in ending)
 
 
