@@ -401,7 +401,7 @@ class Agent:
                 if generation is not None and self._output is not None:
                     self._output.stop()  # nobody goes on with what it was writing
                     self._link.say(rank_failed=generation.note_failed(message))
-            case messages.Done() if self._settings.torchrun is not None:
+            case messages.Done(by_all=True):
                 if generation is not None:
                     generation.note_done(worker.slot, message)
                 self._say_done()
@@ -446,12 +446,12 @@ class Agent:
         return started is not None
 
     def _say_done(self) -> None:
-        """The processes of all keepers have ended well, and what they wrote is copied, if so."""
+        """The script has ended well in all slots, and what it wrote is copied, if so."""
         generation = self._generation
         done = None if generation is None else generation.done()
         if generation is None or done is None:
             return
-        if self._copied == generation.number:
+        if self._output is None or self._copied == generation.number:
             self._link.say(done=done)
         else:
             self._do_meanwhile(self._copy_all)

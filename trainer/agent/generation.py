@@ -153,7 +153,7 @@ class Generation:
         self._stopped[slot] = messages.Stopped(self.number, step, clean=False, failed="crashed")
 
     def note_done(self, slot: int, message: messages.Done) -> None:
-        """The process of a slot's keeper has ended well."""
+        """A slot's script has ended well."""
         self._done[slot] = message
 
     def note_failed(self, message: messages.Exited) -> pb.RankFailed:
@@ -196,13 +196,16 @@ class Generation:
         return self._failures
 
     def done(self) -> pb.Done | None:
-        """That the processes of all keepers have ended well, if they have."""
+        """That the script has ended well in all slots, if it has."""
         if len(self._done) < len(self.places) or self._stopped:
             return None
         done = self._done.values()
         metrics = {name: value for one in done for name, value in one.metrics.items()}
         step = max(one.step for one in done)
-        return pb.Done(generation=self.number, step=step, metrics=metrics)
+        unsaved = "\n".join(dict.fromkeys(one.unsaved for one in done if one.unsaved))
+        return pb.Done(
+            generation=self.number, step=step, metrics=metrics, unsaved=unsaved, by_all=True
+        )
 
     def started(self) -> pb.Started | None:
         """That all workers have begun, if they have."""

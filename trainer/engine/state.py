@@ -242,11 +242,11 @@ class State(Portable):
                     return f"{part}.{name}"
         names = {id(parameter): name for name, parameter in parameters.items()}
         for part, optimizer in self.optimizers_by_name().items():
-            for parameter, kept in optimizer.state.items():
-                for key, value in kept.items() if id(parameter) in names else ():
-                    alike = isinstance(value, Tensor) and value.shape == parameter.shape
+            for trained, kept in optimizer.state.items():
+                for key, value in kept.items() if id(trained) in names else ():
+                    alike = isinstance(value, Tensor) and value.shape == trained.shape
                     if alike and not value.isfinite().all():
-                        return f"{part}'s {key} of {names[id(parameter)]}"
+                        return f"{part}'s {key} of {names[id(trained)]}"
         return ""
 
     def starts_from(

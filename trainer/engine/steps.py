@@ -83,7 +83,7 @@ class Steps:
         self._session = session
         self._metrics = metrics
         self._seed = seed
-        self._between = losses()(between)
+        self._between = between
         self._generations = Generations(channel)
         self._audit = None if order is None else Audit.open(session, self._generations.emit)
         self._saving = Saving(session, self._generations, state, self._about, self._digest)

@@ -137,7 +137,7 @@ class Left:
 
 @dataclass(frozen=True)
 class Done:
-    """Training is complete, as rank 0's member reports; of a torchrun script, as each does.
+    """Training is complete, as rank 0's member reports; ``by_all``: as each does, of a script.
 
     ``unsaved`` says what is not saved.
     """
@@ -147,6 +147,7 @@ class Done:
     step: int
     metrics: dict[str, float] = field(default_factory=dict)
     unsaved: str = ""
+    by_all: bool = False
 
 
 @dataclass(frozen=True)

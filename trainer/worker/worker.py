@@ -122,11 +122,16 @@ def run_script(program: Program, channel: AgentChannel) -> int:
         elif hooks.used:
             hooks.end()
         elif loop is not None:
-            raise RuntimeError("the loop over elastic.steps() was left early; use elastic.stop()")
+            raise UserError(
+                "SW5012",
+                "the loop over elastic.steps() was left early, by a break or a return: call "
+                "elastic.stop() instead, which ends it on all workers after the same step",
+            )
         else:
-            raise RuntimeError(
+            raise UserError(
+                "SW5013",
                 f"{program} ended, but it trained nothing together "
-                "with other workers: it called neither hvd.init(), nor elastic.steps(), nor fit()"
+                "with other workers: it called neither hvd.init(), nor elastic.steps(), nor fit()",
             )
     except (HorovodInternalError, NoWorker) as error:
         # A peer was lost, and a plain script cannot go on without it: start afresh.
