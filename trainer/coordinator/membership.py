@@ -341,7 +341,7 @@ class Membership:
         if self.phase is Phase.FORMING:
             if now - self._forming_since > forming_limit(self._team.values(), timeouts):
                 self._break(now, "break")
-        elif self.phase is Phase.RUNNING:
+        elif self.phase is Phase.RUNNING and not self._team.ends:
             if took := stalled_for(now, self.pace, timeouts, self.limits, only):
                 fields = {"seconds": round(took, 1), **self._team.alone}
                 self._out.emit("stalled", generation=self.generation, step=self.steps, **fields)

@@ -49,6 +49,11 @@ class Team(dict[MemberId, Member]):
         """Whether the script has ended well for one of them: it is about to for all."""
         return bool(self._done)
 
+    @property
+    def late(self) -> list[Member]:
+        """Those for whose workers it has not ended."""
+        return [one for one in self.values() if one.id not in self._done]
+
     def note_done(self, done: Done, generation: int) -> None:
         """Training is complete, or ``by_all`` the script has ended well for a member's workers.
 

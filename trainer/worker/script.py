@@ -2,7 +2,7 @@
 
 What may train in it: Horovod's API, elastic or plain (``trainer.worker.horovod_hooks``), a loop
 over ``trainer.elastic.steps``, or ``trainer.fit``. The run is complete when the script ends
-on rank 0.
+on rank 0; one that sums its gradients by Horovod itself, when it ends on all ranks.
 
 A *plain* script knows nothing of elasticity: it runs in a world of fixed size, and when
 a worker is lost it starts again from the top, on all ranks, in fresh processes. It goes

@@ -15,7 +15,9 @@ def test_a_script_is_complete_when_it_has_ended_on_all_machines() -> None:
     run.start(A, B, C)
     run.ready(D)  # nobody is let in any more, once it ends
     assert run.step(Done(B, 1, step=30, by_all=True), Done(A, 1, step=30, by_all=True)) == []
-    assert run.wait(30.0) == []
+    assert run.wait(1000.0) == [], "it may save, or evaluate"
+    waits = run.machine.explain(run.now)
+    assert waits is not None and waits.what == "the script to end on workerpool1-2, too"
     (finish,) = run.step(Done(C, 1, step=30, metrics={"loss": 0.5}, by_all=True))
     assert finish == Finish("succeeded", "training is complete", 30, {"loss": 0.5})
     assert len(run.emitted("finished")) == 1
