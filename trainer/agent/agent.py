@@ -446,15 +446,18 @@ class Agent:
         return started is not None
 
     def _say_done(self) -> None:
-        """The script has ended well in all slots, and what it wrote is copied, if so."""
+        """The script has ended well: here, or in all slots where what it wrote is copied first."""
         generation = self._generation
-        done = None if generation is None else generation.done()
-        if generation is None or done is None:
+        if generation is None:
             return
-        if self._output is None or self._copied == generation.number:
-            self._link.say(done=done)
-        else:
-            self._do_meanwhile(self._copy_all)
+        if self._output is None:
+            for one in generation.ended:
+                self._link.say(done=done(one))
+        elif (all_done := generation.done()) is not None:
+            if self._copied == generation.number:
+                self._link.say(done=all_done)
+            else:
+                self._do_meanwhile(self._copy_all)
 
     async def _copy_all(self, generation: Generation) -> None:
         assert self._output is not None

@@ -195,17 +195,19 @@ class Generation:
         """The failures of keepers' processes."""
         return self._failures
 
+    @property
+    def ended(self) -> list[messages.Done]:
+        """What the slots say in which the script has ended well."""
+        return list(self._done.values())
+
     def done(self) -> pb.Done | None:
-        """That the script has ended well in all slots, if it has."""
+        """That the processes of all keepers have ended well, if they have."""
         if len(self._done) < len(self.places) or self._stopped:
             return None
         done = self._done.values()
         metrics = {name: value for one in done for name, value in one.metrics.items()}
         step = max(one.step for one in done)
-        unsaved = "\n".join(dict.fromkeys(one.unsaved for one in done if one.unsaved))
-        return pb.Done(
-            generation=self.number, step=step, metrics=metrics, unsaved=unsaved, by_all=True
-        )
+        return pb.Done(generation=self.number, step=step, metrics=metrics)
 
     def started(self) -> pb.Started | None:
         """That all workers have begun, if they have."""

@@ -114,10 +114,12 @@ def failed(worker: WorkerProcess, reason: str, kind: str) -> pb.TaskFailed:
 
 
 def done(message: messages.Done) -> pb.Done:
-    """Training is complete, as rank 0 says."""
+    """Training is complete, as rank 0 says; of a script, as each rank does."""
     return pb.Done(
         generation=message.generation,
         step=message.step,
         metrics=message.metrics,
         unsaved=message.unsaved,
+        by_all=message.by_all,
+        rank=message.rank,
     )

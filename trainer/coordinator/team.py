@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 
 from trainer.coordinator.member import Member, State, slots_in
@@ -21,7 +22,7 @@ class Team(dict[MemberId, Member]):
 
     def __init__(self, members: Iterable[tuple[MemberId, Member]] = ()) -> None:
         super().__init__(members)
-        self._done: dict[MemberId, Done] = {}
+        self._done: dict[tuple[MemberId, int], Done] = {}  # by rank, too
         self._finish: Finish | None = None
 
     @classmethod
@@ -46,16 +47,17 @@ class Team(dict[MemberId, Member]):
 
     @property
     def ends(self) -> bool:
-        """Whether the script has ended well for one of them: it is about to for all."""
+        """Whether the script has ended well on a rank: it is about to on all."""
         return bool(self._done)
 
     @property
     def late(self) -> list[Member]:
-        """Those for whose workers it has not ended."""
-        return [one for one in self.values() if one.id not in self._done]
+        """Those on some of whose ranks it has not ended."""
+        ended = Counter(member for member, _ in self._done)
+        return [one for one in self.values() if ended[one.id] < one.slots]
 
     def note_done(self, done: Done, generation: int) -> None:
-        """Training is complete, or ``by_all`` the script has ended well for a member's workers.
+        """Training is complete, or ``by_all`` the script has ended well on a rank.
 
         Args:
             done: who says so, and how.
@@ -64,12 +66,12 @@ class Team(dict[MemberId, Member]):
         if not done.by_all:
             self._finish = _finish_of([done])
         elif done.generation == generation and done.member in self:
-            self._done[done.member] = done
+            self._done[done.member, done.rank] = done
 
     @property
     def complete(self) -> Finish | None:
         """How the run ends, if it does: all who are not lost have ended well."""
-        if self._done and self._done.keys() >= self.keys():
+        if self._done and not self.late:
             return _finish_of(list(self._done.values()))
         return self._finish
 
@@ -79,19 +81,20 @@ class Team(dict[MemberId, Member]):
         Whoever has ended takes part in none: the script would wait for it for ever.
         """
         match event:
-            case Stopped(failed=failed):
-                broken = bool(failed)
-            case Crashed(failure=Failure(kind="again")):
-                broken = not member.stopped
+            case Stopped(failed=failed) if failed:
+                others = list(self._done.values())
+            case Crashed(failure=Failure(kind="again", rank=rank)) if not member.stopped:
+                others = [one for one in self._done.values() if one.rank != rank]
             case _:
                 return ""
-        ended = next((one for one in self._done.values() if one.member != member.id), None)
-        if ended is None or not broken or member.id not in self:
+        if not others or member.id not in self:
             return ""
+        ended = others[0]
         told = (
-            f"the script has ended on {ended.member.replica} after step {ended.step}, and "
-            f"{member.id.replica} was to train on with it: all ranks of a Horovod script must end "
-            "alike, so let them agree (by an allreduce) before one leaves its loop"
+            f"the script has ended on rank {ended.rank} ({ended.member.replica}) after step "
+            f"{ended.step}, and {member.id.replica} was to train on with it: all ranks of a "
+            "Horovod script must end alike, so let them agree (by an allreduce) before one leaves "
+            "its loop"
         )
         return str(Message("SW5009", told))
 

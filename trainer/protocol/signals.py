@@ -137,7 +137,7 @@ class Left:
 
 @dataclass(frozen=True)
 class Done:
-    """Training is complete, as rank 0's member reports; ``by_all``: as each does, of a script.
+    """Training is complete, as rank 0 says; ``by_all``: of a script, as each ``rank`` does.
 
     ``unsaved`` says what is not saved.
     """
@@ -148,6 +148,7 @@ class Done:
     metrics: dict[str, float] = field(default_factory=dict)
     unsaved: str = ""
     by_all: bool = False
+    rank: int = 0
 
 
 @dataclass(frozen=True)
