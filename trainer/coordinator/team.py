@@ -78,11 +78,11 @@ class Team(dict[MemberId, Member]):
     def unalike(self, member: Member, event: Event) -> str:
         """Why the run ends, if a member's collective has failed as the script has ended on others.
 
-        Whoever has ended takes part in none: the script would wait for it for ever.
+        Whoever has ended takes part in none, so that no world could complete it.
         """
         match event:
-            case Stopped(failed=failed) if failed:
-                others = list(self._done.values())
+            case Stopped(failed=failed, generation=number) if failed:
+                others = [one for one in self._done.values() if one.generation == number]
             case Crashed(failure=Failure(kind="again", rank=rank)) if not member.stopped:
                 others = [one for one in self._done.values() if one.rank != rank]
             case _:

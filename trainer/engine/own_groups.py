@@ -37,7 +37,7 @@ def lost(error: BaseException | None) -> bool:
 
 def as_lost(error: BaseException | None) -> BaseException | None:
     """The same as Horovod would have raised it, if it means that a peer is gone."""
-    if not lost(error):
+    if error is None or not lost(error):
         return error
     told: Exception = HorovodInternalError(str(error).partition("\n")[0])
     told.__cause__ = error
@@ -50,8 +50,8 @@ def losses() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if (known := as_lost(error)) is not error and known is not None:
-            raise known from error
+        if lost(error):
+            raise HorovodInternalError(str(error).partition("\n")[0]) from error
         raise
 
 
