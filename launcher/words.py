@@ -238,8 +238,11 @@ def _text(event: EventRecord) -> str | None:
         case EventRecord(event="micro_batch_halved", rank=int(rank), samples=int(samples)):
             parts = f"parts have at most {count(samples, 'sample')} from now on"
             return f"rank {rank} is out of memory: {parts}"
-        case EventRecord(event="task_failed", rank=int(rank), step=int(step)):
-            return f"the program raised in rank {rank} at step {step}"
+        case EventRecord(event="task_failed", rank=int(rank), step=int(step), member=member):
+            far = f"after step {step}" if step else "before it had completed a step"
+            return f"the program raised in rank {rank} ({member}) {far}"
+        case EventRecord(event="task_failed", member=str(member)):
+            return f"the program raised in a worker of {member} while it loaded"
         case EventRecord(event="finished", state=str(state)) if ending := info_of(state).ending:
             at = f" at step {event.step}" if event.step else ""
             return f"the run {ending}{at}"

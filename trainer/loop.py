@@ -34,6 +34,7 @@ from trainer.engine.device import to_device
 from trainer.engine.generators import seed_step
 from trainer.engine.mistake import NOT_ALIKE, Mistake
 from trainer.engine.nonfinite import policy_of
+from trainer.engine.own_groups import losses
 from trainer.engine.plan import Plan
 from trainer.engine.state import State
 from trainer.engine.step import Step
@@ -212,7 +213,7 @@ class Loop:
                     alone = dataclasses.replace(self._steps.newest(), rank=0, size=1)
                     self._evaluate(alone, lambda value, name: [value])
                 self._steps.done()
-        except Exception:
+        except BaseException:
             self._steps.abandon()
             raise
         finally:
@@ -322,7 +323,7 @@ class Loop:
         if not due(state.step, known.evaluated, every, self._most):
             return
         newest = self._steps.newest()
-        with self._steps.repeatable():
+        with self._steps.repeatable(), losses():
             metrics = self._evaluate(newest, self._steps.exchange)
             stops = False
             if self._may_stop:

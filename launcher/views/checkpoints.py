@@ -14,7 +14,7 @@ from rich.text import Text
 from launcher import home
 from launcher.home import RunError
 from launcher.records import EventRecord
-from launcher.words import number
+from launcher.words import count, number
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
 from trainer.rundir.formats import ANOTHER_VERSION, UPDATE_LAUNCHER, FormatError
@@ -202,7 +202,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
             f"{row['step']:,}",
             "?" if row["bytes"] is None else f"{row['bytes'] / 2**20:,.1f} MiB",
             "?" if row["age"] is None else f"{row['age']:,.0f} s",
-            f"{row['world_size'] or '?'} ranks",
+            count(row["world_size"], "rank") if row["world_size"] else "? ranks",
             {None: "not checked", True: "yes", False: why}[row["valid"]],
             *([_measured(row)] if measured else []),
         )

@@ -128,7 +128,18 @@ WORTH_A_LINE = [
         event("micro_batch_halved", rank=1, samples=8, step=4, reason="x"),
         "rank 1 is out of memory: parts have at most 8 samples from now on",
     ),
-    (event("task_failed", member="a", rank=3, step=9), "the program raised in rank 3 at step 9"),
+    (
+        event("task_failed", member="a", rank=3, step=9),
+        "the program raised in rank 3 (a) after step 9",
+    ),
+    (
+        event("task_failed", member="a", rank=0, step=0),
+        "the program raised in rank 0 (a) before it had completed a step",
+    ),
+    (
+        event("task_failed", member="a", step=0),
+        "the program raised in a worker of a while it loaded",
+    ),
     (event("finished", state="limited", step=9), "the run has reached a limit at step 9"),
     (event("finished", state="succeeded"), "the run is complete"),
 ]

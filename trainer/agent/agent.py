@@ -401,7 +401,7 @@ class Agent:
                 if generation is not None and self._output is not None:
                     self._output.stop()  # nobody goes on with what it was writing
                     self._link.say(rank_failed=generation.note_failed(message))
-            case messages.Done() if self._settings.torchrun is not None:
+            case messages.Done(by_all=True):
                 if generation is not None:
                     generation.note_done(worker.slot, message)
                 self._say_done()
@@ -415,8 +415,8 @@ class Agent:
     async def _worker_exited(self, worker: WorkerProcess, code: int) -> None:
         was_active = self._slots.is_active(worker)
         starved = code == -signal.SIGKILL and self._memory_kills.rose()
-        reason = describe(code, out_of_memory=starved)
         kind = kind_of(code, expected=worker.ends, out_of_memory=starved)
+        reason = describe(code, told=kind != "crash", out_of_memory=starved)
         if not worker.ready:
             self._early_deaths += 1
         if was_active and self._generation is not None:
@@ -446,15 +446,18 @@ class Agent:
         return started is not None
 
     def _say_done(self) -> None:
-        """The processes of all keepers have ended well, and what they wrote is copied, if so."""
+        """The script has ended well: here, or in all slots where what it wrote is copied first."""
         generation = self._generation
-        done = None if generation is None else generation.done()
-        if generation is None or done is None:
+        if generation is None:
             return
-        if self._copied == generation.number:
-            self._link.say(done=done)
-        else:
-            self._do_meanwhile(self._copy_all)
+        if self._output is None:
+            for one in generation.ended:
+                self._link.say(done=done(one))
+        elif (all_done := generation.done()) is not None:
+            if self._copied == generation.number:
+                self._link.say(done=all_done)
+            else:
+                self._do_meanwhile(self._copy_all)
 
     async def _copy_all(self, generation: Generation) -> None:
         assert self._output is not None

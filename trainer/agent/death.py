@@ -63,9 +63,16 @@ def kind_of(code: int, *, expected: bool, out_of_memory: bool) -> Kind:
     return "machine" if code == -signal.SIGBUS else "crash"
 
 
-def describe(code: int, *, out_of_memory: bool = False) -> str:
-    """What an exit code says, for an event's reason."""
+def describe(code: int, *, told: bool = True, out_of_memory: bool = False) -> str:
+    """What an exit code says, for an event's reason.
+
+    Args:
+        code: it.
+        told: whether it is known why the process ended.
+        out_of_memory: as above.
+    """
     if code < 0:
         why = f": {OUT_OF_MEMORY}" if out_of_memory and code == -signal.SIGKILL else ""
         return f"a worker was killed by {name_of_signal(-code)}{why}"
-    return f"a worker exited with code {code}"
+    why = "" if told else ", without an error: by os._exit(), or in native code"
+    return f"a worker exited with code {code}{why}"

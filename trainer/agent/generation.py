@@ -153,7 +153,7 @@ class Generation:
         self._stopped[slot] = messages.Stopped(self.number, step, clean=False, failed="crashed")
 
     def note_done(self, slot: int, message: messages.Done) -> None:
-        """The process of a slot's keeper has ended well."""
+        """A slot's script has ended well."""
         self._done[slot] = message
 
     def note_failed(self, message: messages.Exited) -> pb.RankFailed:
@@ -194,6 +194,11 @@ class Generation:
     def failures(self) -> list[pb.RankFailed]:
         """The failures of keepers' processes."""
         return self._failures
+
+    @property
+    def ended(self) -> list[messages.Done]:
+        """What the slots say in which the script has ended well."""
+        return list(self._done.values())
 
     def done(self) -> pb.Done | None:
         """That the processes of all keepers have ended well, if they have."""

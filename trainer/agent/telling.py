@@ -90,7 +90,7 @@ def crashed(worker: WorkerProcess, reason: str, kind: str, spare: bool) -> pb.Cr
             taking = messages.Taking(worker.step, [], 0)
         failure = pb.Failure(
             kind=kind,
-            rank=max(0, worker.rank),
+            rank=worker.rank,
             step=worker.step,
             reason=reason,
             trained=worker.trained,
@@ -104,7 +104,7 @@ def crashed(worker: WorkerProcess, reason: str, kind: str, spare: bool) -> pb.Cr
 def failed(worker: WorkerProcess, reason: str, kind: str) -> pb.TaskFailed:
     """The program has raised in a worker; ``reason`` is what it said, ``kind`` as above."""
     return pb.TaskFailed(
-        rank=max(0, worker.rank),
+        rank=worker.rank,
         step=worker.step,
         reason=reason,
         kind=kind,
@@ -114,10 +114,12 @@ def failed(worker: WorkerProcess, reason: str, kind: str) -> pb.TaskFailed:
 
 
 def done(message: messages.Done) -> pb.Done:
-    """Training is complete, as rank 0 says."""
+    """Training is complete, as rank 0 says; of a script, as each rank does."""
     return pb.Done(
         generation=message.generation,
         step=message.step,
         metrics=message.metrics,
         unsaved=message.unsaved,
+        by_all=message.by_all,
+        rank=message.rank,
     )

@@ -59,7 +59,7 @@ class Failure:
     Attributes:
         kind: see above; "" where it is nobody's fault, as for a process that was killed.
         replica: where.
-        rank: in its world.
+        rank: in its world; below 0 before it was in one.
         step: how many steps it had completed.
         reason: what it said, or how it ended.
         trained: whether this process had completed a step.
@@ -78,8 +78,10 @@ class Failure:
 
     @property
     def where(self) -> str:
-        """Which worker it was, in the step after those that it had completed."""
-        return f"rank {self.rank} ({self.replica}) at step {self.step}"
+        """Which worker it was, and how far; it may have been in the next step, or evaluated."""
+        if self.rank < 0:
+            return f"a worker of {self.replica} while it loaded"
+        return f"rank {self.rank} ({self.replica}) {after(self.step)}"
 
 
 def whose(failure: Failure, *, alike: bool, held: bool, times: int) -> Whose:
@@ -106,6 +108,11 @@ def whose(failure: Failure, *, alike: bool, held: bool, times: int) -> Whose:
         case "killed" | "again":
             return "program" if times >= KILLS else "nobody"
     return "nobody"
+
+
+def after(step: int) -> str:
+    """How far a worker was that had completed so many steps."""
+    return f"after step {step}" if step else "before it had completed a step"
 
 
 def then(faults: int) -> Then:

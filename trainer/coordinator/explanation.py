@@ -92,7 +92,7 @@ def explain(at: Standing, now: float) -> Wait | None:
         case Phase.FORMING:
             return _for_start(at)
         case Phase.RUNNING:
-            return _for_step(at, now)
+            return _for_end(at) if at.team.ends else _for_step(at, now)
         case Phase.STOPPING:
             return _for_leave(at)
         case _:
@@ -136,6 +136,11 @@ def _for_step(at: Standing, now: float) -> Wait | None:
     then = "that is told, and nothing else is done" if alone else "another world forms"
     what = f"step {at.steps + 1}; {usual}, and {lives}"
     return Wait(what, since, since + at.timeouts.stall, then)
+
+
+def _for_end(at: Standing) -> Wait:
+    """For the script to end on all machines, as it has on one."""
+    return Wait(f"the script to end on {_names(at.team.late)}, too", at.pace.progress_at)
 
 
 def _for_leave(at: Standing) -> Wait | None:

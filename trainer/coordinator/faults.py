@@ -186,7 +186,7 @@ class Faults:
             "fault",
             member=member.replica,
             incarnation=member.incarnation,
-            rank=failure.rank,
+            rank=failure.rank if failure.rank >= 0 else None,
             step=failure.step,
             reason=why,
             whose=who,
@@ -197,6 +197,8 @@ class Faults:
             again = follows == "replica"
             ruling.orders.append(signals.Release(member, why, rejoin=again, broken=True))
             ruling.out.append(member)
+            if not again:
+                self._members.expect_without(self._members[member])
 
     def _told(self, failure: Failure) -> str:
         """Why the run ends: the program is at fault."""

@@ -71,8 +71,7 @@ class Membership:
         self.world: World | None = None  # the newest; in WAITING it is over
         self.generation = last_generation  # that of ``world``, once there is one
         self._taken = self.steps = 0  # the newest that a member brought; the most steps reported
-        self._team = Team()  # of the world; nobody in WAITING
-        self._admission = Admission()
+        self._team, self._admission = Team(), Admission()  # of the world; nobody in WAITING
         self._reformation = Reformation("leader" if last_generation else "start")
         self._faults = Faults(self.members)
         self._stopping_since = self._forming_since = self._formed_at = now
@@ -111,6 +110,9 @@ class Membership:
         return self._out
 
     def _take(self, member: Member, event: signals.Event, now: float) -> None:
+        if told := self._team.unalike(member, event):
+            self._finish(signals.Finish("failed", told, self.steps))
+            return
         match event:
             case signals.Progress():
                 self._lives(member, event, now)
@@ -129,9 +131,7 @@ class Membership:
             case signals.Left():
                 self._lose(member, event.reason, now)
             case signals.Done():
-                state = "failed" if event.unsaved else "succeeded"
-                told = event.unsaved or "training is complete"
-                self._finish(signals.Finish(state, told, event.step, event.metrics))
+                self._team.note_done(event, self.generation)
             case signals.TaskFailed():
                 self._task_failed(member, event, now)
             case signals.Proved():
@@ -341,7 +341,7 @@ class Membership:
         if self.phase is Phase.FORMING:
             if now - self._forming_since > forming_limit(self._team.values(), timeouts):
                 self._break(now, "break")
-        elif self.phase is Phase.RUNNING:
+        elif self.phase is Phase.RUNNING and not self._team.ends:
             if took := stalled_for(now, self.pace, timeouts, self.limits, only):
                 fields = {"seconds": round(took, 1), **self._team.alone}
                 self._out.emit("stalled", generation=self.generation, step=self.steps, **fields)
@@ -379,6 +379,8 @@ class Membership:
 
     def _settle(self, now: float) -> None:
         """Moves on wherever nothing has to be waited for any more."""
+        if (finish := self._team.complete) and self.phase is not Phase.ENDED:
+            self._finish(finish)
         if self.members.holder_is_away:
             return
         if self.phase is Phase.RUNNING:
@@ -392,7 +394,8 @@ class Membership:
         assert self.world is not None
         draining = self._team.draining
         settled = now - self._formed_at >= self.limits.admission_interval
-        if not draining and not (settled and self.members.newcomers_wait(now)):
+        wanted = draining or (settled and self.members.newcomers_wait(now))
+        if self._team.ends or not wanted:
             return
         self._enter_stopping("drain" if draining else "grow", now)
         if self._leaves_in_time(now):
@@ -458,8 +461,8 @@ class Membership:
     # --- who is at fault --------------------------------------------------------------
 
     def _task_failed(self, member: Member, event: signals.TaskFailed, now: float) -> None:
-        told = {"reason": event.reason, "rank": event.rank, "step": event.step}
-        self._out.emit("task_failed", member=member.id.replica, **told)
+        told = {"rank": event.rank if event.rank >= 0 else None, "step": event.step}
+        self._out.emit("task_failed", member=member.id.replica, reason=event.reason, **told)
         inside = event.generation == self.generation and member.id in self._team
         failure = self._faults.note(member.id, event)
         others_train = self._faults.others_train(self.steps)

@@ -18,15 +18,23 @@ class Roster(dict[MemberId, Member]):
         expected: slots that the run was asked for; the first world waits for them.
 
     Attributes:
-        expected: as many of them as a world may have.
         enough_at: since when there have been enough for one; None while there are not.
     """
 
     def __init__(self, limits: Limits, expected: int) -> None:
         super().__init__()
         self._limits = limits
-        self.expected = max(limits.min_workers, min(expected, limits.max_workers))
+        self._asked = expected
         self.enough_at: float | None = None
+
+    @property
+    def expected(self) -> int:
+        """How many workers the first world waits for: those that may come, and that it may have."""
+        return max(self._limits.min_workers, min(self._asked, self._limits.max_workers))
+
+    def expect_without(self, member: Member) -> None:
+        """A member is out of the run for good: nobody waits for its workers."""
+        self._asked -= member.slots
 
     def chosen(self) -> list[Member]:
         """Who would be in a world formed now, in the order of ranks."""

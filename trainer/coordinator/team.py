@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 
 from trainer.coordinator.member import Member, State, slots_in
-from trainer.protocol.signals import Save
+from trainer.protocol.signals import Crashed, Done, Event, Failure, Finish, Save, Stopped
 from trainer.protocol.world import MemberId
+from trainer.rundir.usererror import Message
 
 RESERVE = 3.0  # seconds of a notice that are kept for what comes after the processes' end
 
@@ -17,6 +19,11 @@ class Team(dict[MemberId, Member]):
 
     One that is given up is in it no more, although the world itself does not change.
     """
+
+    def __init__(self, members: Iterable[tuple[MemberId, Member]] = ()) -> None:
+        super().__init__(members)
+        self._done: dict[tuple[MemberId, int], Done] = {}  # by rank, too
+        self._finish: Finish | None = None
 
     @classmethod
     def of(cls, members: Iterable[Member]) -> Team:
@@ -37,6 +44,59 @@ class Team(dict[MemberId, Member]):
     def started(self) -> bool:
         """Whether all have begun to train in this world."""
         return all(one.started for one in self.values())
+
+    @property
+    def ends(self) -> bool:
+        """Whether the script has ended well on a rank: it is about to on all."""
+        return bool(self._done)
+
+    @property
+    def late(self) -> list[Member]:
+        """Those on some of whose ranks it has not ended."""
+        ended = Counter(member for member, _ in self._done)
+        return [one for one in self.values() if ended[one.id] < one.slots]
+
+    def note_done(self, done: Done, generation: int) -> None:
+        """Training is complete, or ``by_all`` the script has ended well on a rank.
+
+        Args:
+            done: who says so, and how.
+            generation: that of this team.
+        """
+        if not done.by_all:
+            self._finish = _finish_of([done])
+        elif done.generation == generation and done.member in self:
+            self._done[done.member, done.rank] = done
+
+    @property
+    def complete(self) -> Finish | None:
+        """How the run ends, if it does: all who are not lost have ended well."""
+        if self._done and not self.late:
+            return _finish_of(list(self._done.values()))
+        return self._finish
+
+    def unalike(self, member: Member, event: Event) -> str:
+        """Why the run ends, if a member's collective has failed as the script has ended on others.
+
+        Whoever has ended takes part in none, so that no world could complete it.
+        """
+        match event:
+            case Stopped(failed=failed, generation=number) if failed:
+                others = [one for one in self._done.values() if one.generation == number]
+            case Crashed(failure=Failure(kind="again", rank=rank)) if not member.stopped:
+                others = [one for one in self._done.values() if one.rank != rank]
+            case _:
+                return ""
+        if not others or member.id not in self:
+            return ""
+        ended = others[0]
+        told = (
+            f"the script has ended on rank {ended.rank} ({ended.member.replica}) after step "
+            f"{ended.step}, and {member.id.replica} was to train on with it: all ranks of a "
+            "Horovod script must end alike, so let them agree (by an allreduce) before one leaves "
+            "its loop"
+        )
+        return str(Message("SW5009", told))
 
     @property
     def draining(self) -> list[Member]:
@@ -86,3 +146,10 @@ class Team(dict[MemberId, Member]):
             if member.state is State.ACTIVE:
                 member.state = State.READY
                 member.ready_since = now
+
+
+def _finish_of(all_done: list[Done]) -> Finish:
+    metrics = {name: value for one in all_done for name, value in one.metrics.items()}
+    unsaved = next((one.unsaved for one in all_done if one.unsaved), "")
+    state, told = ("failed", unsaved) if unsaved else ("succeeded", "training is complete")
+    return Finish(state, told, max(one.step for one in all_done), metrics)

@@ -16,7 +16,7 @@ from trainer.checkpoints.restore import ABOUT, FOREIGN, ORIGIN, PARTS
 from trainer.engine.fitting import fitted
 from trainer.engine.mistake import Mistake
 from trainer.engine.saving import Saving
-from trainer.engine.setup import HOW, Setup, differences, refrozen
+from trainer.engine.setup import HOW, Setup, differences, is_number, refrozen
 from trainer.engine.shapes import listed, precision, unlike
 from trainer.engine.state import State
 from trainer.protocol.session import CheckpointSettings
@@ -129,7 +129,7 @@ def require_usable(
         if OPTIMIZER in parts and kinds:
             raise _misfit(origin, kinds)
         return tuple(precise)
-    wrong = [*kinds, *found.data, *found.settings, *found.schedules]
+    wrong = [*kinds, *found.data, *found.settings, *found.fixed, *found.schedules]
     if not wrong and total <= step:
         done = f"it is of step {step}, and this run has {total} steps in all"
         raise _misfit(origin, [done], "let it train longer", with_optimizer=True)
@@ -145,7 +145,8 @@ def require_usable(
 def override(state: State, values: Mapping[str, float]) -> list[str]:
     """Sets settings of all optimizers that have them, and lets their schedules follow.
 
-    Returns what was set, in words. Raises Mistake for one that no optimizer has.
+    Returns what was set, in words. Raises Mistake for one that no optimizer has, or that is no
+    number.
     """
     said = []
     for name, value in values.items():
@@ -162,6 +163,14 @@ def override(state: State, values: Mapping[str, float]) -> list[str]:
                 f"are {', '.join(sorted(known)) or 'none'}",
             )
         for part, optimizer in having.items():
+            was = optimizer.param_groups[0][name]
+            if not (is_number(was) or hasattr(was, "fill_")):
+                raise Mistake(
+                    "SW5131",
+                    f"--override {name}={value:g}: {part}'s {name} is {was}, and no number; set it "
+                    "in the program, and begin with #weights,optimizer, or #weights if its state "
+                    "is another one then",
+                )
             for group in optimizer.param_groups:
                 _set(group, name, value)
             if name == "lr":

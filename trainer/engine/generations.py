@@ -158,9 +158,11 @@ class Generations:
         """Says that the state of ``step`` is in a checkpoint, or why it is ``unsaved``."""
         self.channel.send(messages.Saved(step, unsaved))
 
-    def done(self, step: int, metrics: dict[str, float], unsaved: str = "") -> None:
-        """Says that training is complete, and what of it is not saved."""
-        self.channel.send(messages.Done(self.number, self.rank, step, metrics, unsaved))
+    def done(
+        self, step: int, metrics: dict[str, float], unsaved: str = "", by_all: bool = False
+    ) -> None:
+        """Says that training is complete, and what of it is not saved; see messages.Done."""
+        self.channel.send(messages.Done(self.number, self.rank, step, metrics, unsaved, by_all))
 
     def agree(self, state: Portable) -> Agreement:
         """Tells all ranks what this one holds. A collective: every rank must call it."""

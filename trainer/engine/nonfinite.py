@@ -151,7 +151,8 @@ class Nonfinite:
         """Raises Mistake when the state at the end of all steps is of no use."""
         name = self._state.not_finite()
         if name:
-            raise self._end(f"step {step}: {name} is not finite at the end of training")
+            what = f"step {step}: {name} is not finite at the end of training"
+            raise self._end(what, seen=False)
 
     def _action(self, step: int) -> tuple[Policy, int | None, str]:
         """What is done, the checkpoint to go back to, and why the run is to end."""
@@ -163,12 +164,13 @@ class Nonfinite:
         to, why = self._go_back(step, self._state.last_finite - 1)
         return ("stop", None, why) if to is None else ("rollback", to, "")
 
-    def _end(self, what: str) -> Mistake:
+    def _end(self, what: str, seen: bool = True) -> Mistake:
+        """Why the run ends; ``seen``: it is what a policy would have been about."""
         # That of the last step may hold what has led to this: no step has been taken since.
         good = self._good(self._state.last_finite - 1)
         again = f"the newest good checkpoint is {good}" if good else "there is no good checkpoint"
         remedy = "begin again with a lower learning rate, or without such data"
-        more = ", or set on_nonfinite: skip or rollback" if self.policy == "stop" else ""
+        more = ", or set on_nonfinite: skip or rollback" if seen and self.policy == "stop" else ""
         said = [what, *([] if what.endswith(NONE_GOOD) else [again]), f"{remedy}{more}"]
         return Mistake("SW5129", "; ".join(said))
 

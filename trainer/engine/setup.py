@@ -175,6 +175,7 @@ class Differences:
         kinds: of optimizers for which the state is none.
         data: what makes the step another place in the data.
         settings: of optimizers; they could be set to others.
+        fixed: of these, what is no number: a pair of betas.
         schedules: of schedules, which are functions of the step, and loaded with the state.
         carried_out: what can be done as the program says now.
     """
@@ -182,6 +183,7 @@ class Differences:
     kinds: tuple[str, ...] = ()
     data: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
     schedules: tuple[str, ...] = ()
     carried_out: tuple[str, ...] = ()
 
@@ -204,6 +206,7 @@ def differences(then: Setup, now: Setup, step: int) -> Differences:
             carried.append(f"{listed(names, 3)} {'is' if len(names) == 1 else 'are'} {become} now")
     kinds: list[str] = []
     settings: dict[str, None] = {}  # each once, whatever groups have it
+    fixed: dict[str, None] = {}
     for name in sorted(then.optimizers.keys() & now.optimizers.keys()):
         before, after = then.optimizers[name], now.optimizers[name]
         unlike = _unlike(name, before, after)
@@ -212,7 +215,10 @@ def differences(then: Setup, now: Setup, step: int) -> Differences:
             for one, other in zip(before.groups, after.groups, strict=False):
                 if not before.kind:  # a schedule may have changed all others by now
                     one = {"lr": one.get("lr")}
-                settings |= dict.fromkeys(_changed(name, one, other))
+                numbers = {key: value for key, value in other.items() if is_number(value)}
+                rest = {key: value for key, value in other.items() if key not in numbers}
+                settings |= dict.fromkeys(_changed(name, one, numbers))
+                fixed |= dict.fromkeys(_changed(name, one, rest))
     schedules: list[str] = []
     if then.schedules is not None:
         there = now.schedules or {}
@@ -224,8 +230,13 @@ def differences(then: Setup, now: Setup, step: int) -> Differences:
                 carried += differences_of(name, known, (now.curves or {}).get(name, {}))
             else:
                 schedules.append(f"{name} was {_a(was['class'])} and is {_a(became['class'])}")
-    found = (kinds, data, settings, schedules, carried)
+    found = (kinds, data, settings, fixed, schedules, carried)
     return Differences(*map(tuple, found))
+
+
+def is_number(value: Any) -> bool:
+    """Whether a setting can be another number; a switch is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def refrozen(then: Setup, now: Setup) -> tuple[list[str], list[str]]:

@@ -21,16 +21,20 @@ def open_sockets() -> frozenset[int]:
 
 
 def break_connections(
-    keep: Collection[int], peers: Collection[str], spare_port: int | None = None
+    keep: Collection[int],
+    peers: Collection[str],
+    spare_port: int | None = None,
+    listening: Collection[int] | None = None,
 ) -> int:
     """Shuts down this process's TCP sockets that belong to a generation.
 
     Args:
         keep: inodes of sockets that are older than the generation.
         peers: addresses of the members; established connections elsewhere (a store,
-            say) are left alone. Listening and connecting sockets have no peer yet and
-            are always shut down.
+            say) are left alone. Connecting sockets have no peer yet and are always shut down.
         spare_port: connections to this local port are left alone (the rendezvous server).
+        listening: inodes of the listening sockets that are the generation's; None for all. Others
+            are the program's own, whose library may not survive it: torch's gloo aborts.
 
     Returns:
         How many sockets were shut down.
@@ -40,7 +44,11 @@ def break_connections(
         if inode in keep:
             continue
         with _borrowed(fd, inode) as sock:
-            if sock is not None and _is_peer(sock, peers, spare_port):
+            if sock is None or not _is_ip(sock):
+                continue
+            accepts = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            ours = listening is None or inode in listening
+            if ours if accepts else _is_peer(sock, peers, spare_port):
                 try:
                     sock.shutdown(socket.SHUT_RDWR)
                     broken += 1
@@ -49,15 +57,16 @@ def break_connections(
     return broken
 
 
+def _is_ip(sock: socket.socket) -> bool:
+    kind = sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
+    return sock.family in (socket.AF_INET, socket.AF_INET6) and kind == socket.SOCK_STREAM
+
+
 def _is_peer(sock: socket.socket, peers: Collection[str], spare_port: int | None) -> bool:
-    if sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return False
-    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) != socket.SOCK_STREAM:
-        return False
     try:
         host, port = sock.getpeername()[:2]
     except OSError:
-        return True  # listening, or still connecting
+        return True  # still connecting
     return host.removeprefix("::ffff:") in peers and port != spare_port
 
 

@@ -31,6 +31,7 @@ from trainer.engine.learned import Learned
 from trainer.engine.mistake import UNPORTABLE, Mistake
 from trainer.engine.portable import Portable
 from trainer.engine.shapes import precision, require_same
+from trainer.engine.statistics import places_in
 from trainer.engine.values import Unportable, packed, unpacked
 from trainer.protocol.session import current_session
 from trainer.rundir.names import OPTIMIZER
@@ -223,17 +224,29 @@ class State(Portable):
         return distance
 
     def not_finite(self) -> str:
-        """The name of the first parameter that is not finite, or buffer with NaN; "" without one.
+        """The name of the first parameter or buffer that is of no use; "" without one.
 
-        Infinity in a buffer may be meant: in a mask.
+        Infinity in a buffer may be meant, as in a mask, but not in running statistics, which no
+        later batch mends; nor in what an optimizer keeps for each element of a parameter, which
+        would never change again.
         """
-        for name, parameter in self.named_parameters().items():
+        parameters = self.named_parameters()
+        for name, parameter in parameters.items():
             if not parameter.detach().isfinite().all():
                 return name
+        statistics = {id(getattr(*place)) for place in places_in(self.models)}
         for part, model in self.models_by_name().items():
             for name, buffer in model.named_buffers():
-                if buffer.isnan().any():
+                bad = ~buffer.isfinite() if id(buffer) in statistics else buffer.isnan()
+                if bad.any():
                     return f"{part}.{name}"
+        names = {id(parameter): name for name, parameter in parameters.items()}
+        for part, optimizer in self.optimizers_by_name().items():
+            for trained, kept in optimizer.state.items():
+                for key, value in kept.items() if id(trained) in names else ():
+                    alike = isinstance(value, Tensor) and value.shape == trained.shape
+                    if alike and not value.isfinite().all():
+                        return f"{part}'s {key} of {names[id(trained)]}"
         return ""
 
     def starts_from(

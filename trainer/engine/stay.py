@@ -12,9 +12,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from horovod.common.exceptions import HorovodInternalError
 from horovod.torch import mpi_ops
 
+from trainer.engine import own_groups
 from trainer.engine.sockets import break_connections, open_sockets
 from trainer.protocol.channel import Channel
 from trainer.protocol.messages import Form
@@ -46,6 +48,7 @@ class Stay:
         self._order = order
         self._channel = channel
         self._older = open_sockets()
+        self._listening: frozenset[int] | None = None  # Horovod's, once it has joined
         self._lock = threading.Lock()
         self._breaker: threading.Thread | None = None
         self._left = threading.Event()
@@ -63,14 +66,20 @@ class Stay:
         os.environ.update(self._order.env)
         with self._channel.collective():
             init()
+        if not torch.cuda.is_available():  # else NCCL listens later, and may wait there
+            self._listening = open_sockets() - self._older
         self.check_aborted()
 
     def leave(self) -> None:
-        """Shuts Horovod down. The state in memory stays; a second call does nothing."""
+        """Shuts Horovod down, and what the program has made for collectives of its own.
+
+        The state in memory stays; a second call does nothing.
+        """
         if self._left.is_set():
             return
         with self._channel.collective():
             horovod_shutdown()
+            own_groups.leave()
         self._channel.on_abort(None)
         with self._lock:
             self._left.set()
@@ -97,5 +106,6 @@ class Stay:
         peers = {*self._order.addresses, "127.0.0.1"}
         port = self._order.env.get("HOROVOD_GLOO_RENDEZVOUS_PORT")
         while not self._left.is_set():
-            break_connections(self._older, peers, int(port) if port else None)
+            spare_port = int(port) if port else None
+            break_connections(self._older, peers, spare_port, self._listening)
             self._left.wait(BREAK_AGAIN)

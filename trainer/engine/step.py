@@ -18,6 +18,7 @@ from trainer.engine.learned import NOTHING, Learned
 from trainer.engine.micro_batch import MicroBatch
 from trainer.engine.mistake import Mistake
 from trainer.engine.nonfinite import GoesBack, LeftOut
+from trainer.engine.own_groups import as_lost
 from trainer.engine.parts import Parts
 from trainer.engine.plan import Plan
 from trainer.engine.sums import Learning, Own, Slice, Summed, Sums
@@ -336,6 +337,7 @@ class Step:
             self._open = False
             self._sums.forget()
             return isinstance(error, BlockOver)
+        error = as_lost(error)
         try:
             if error is None:
                 self.reduce()  # nobody stepped: all ranks must still do alike

@@ -28,6 +28,7 @@ from trainer.engine.learner import Learner
 from trainer.engine.micro_batch import MicroBatch
 from trainer.engine.nonfinite import Nonfinite, Policy
 from trainer.engine.optimizer_hooks import OptimizerHooks
+from trainer.engine.own_groups import losses
 from trainer.engine.plan import Plan
 from trainer.engine.planner import Planner
 from trainer.engine.progress import Progress
@@ -191,7 +192,8 @@ class Steps:
         """What all ranks do together between two steps; see ``trainer.elastic.together``."""
         try:
             self._generations.check_aborted()
-            yield
+            with losses():
+                yield
         except HorovodInternalError as error:
             if self.complete or self._step is None or not self._step.applied:
                 raise

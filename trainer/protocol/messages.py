@@ -255,6 +255,7 @@ class Done:
 
     Attributes:
         unsaved: what of it is not saved, and why; empty if all is.
+        by_all: whether it is so only once all ranks have said it; else rank 0's word counts.
     """
 
     generation: int
@@ -262,6 +263,7 @@ class Done:
     step: int
     metrics: dict[str, float]
     unsaved: str = ""
+    by_all: bool = False
 
 
 @dataclass(frozen=True)

@@ -89,8 +89,9 @@ class Stopped:
 class Failure:
     """How a worker failed, as its agent sees it (see ``trainer.coordinator.blame``).
 
-    ``step`` is how many steps it had completed, ``trained`` whether this process had completed one;
-    ``samples`` are ids of the ``count`` that it had in its step, as far as they are known.
+    ``rank`` is -1 before its first world, ``step`` how many steps it had completed, ``trained``
+    whether this process had completed one; ``samples`` are ids of the ``count`` that it had in
+    its step, as far as they are known.
     """
 
     kind: str
@@ -136,7 +137,7 @@ class Left:
 
 @dataclass(frozen=True)
 class Done:
-    """Training is complete, as rank 0's member reports; of a torchrun script, as each does.
+    """Training is complete, as rank 0 says; ``by_all``: of a script, as each ``rank`` does.
 
     ``unsaved`` says what is not saved.
     """
@@ -146,13 +147,15 @@ class Done:
     step: int
     metrics: dict[str, float] = field(default_factory=dict)
     unsaved: str = ""
+    by_all: bool = False
+    rank: int = 0
 
 
 @dataclass(frozen=True)
 class TaskFailed:
     """The user's code raised, in ``generation``, or outside one (0).
 
-    ``kind`` and ``trained`` are as in Failure.
+    ``rank``, ``kind`` and ``trained`` are as in Failure.
     """
 
     member: MemberId

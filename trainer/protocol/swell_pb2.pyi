@@ -175,7 +175,7 @@ class Row(_message.Message):
     def __init__(self, generation: _Optional[int] = ..., scope: _Optional[str] = ..., size: _Optional[int] = ..., row: _Optional[_Union[Addresses, _Mapping]] = ...) -> None: ...
 
 class Done(_message.Message):
-    __slots__ = ("generation", "step", "metrics", "unsaved")
+    __slots__ = ("generation", "step", "metrics", "unsaved", "by_all", "rank")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -187,11 +187,15 @@ class Done(_message.Message):
     STEP_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
     UNSAVED_FIELD_NUMBER: _ClassVar[int]
+    BY_ALL_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
     generation: int
     step: int
     metrics: _containers.ScalarMap[str, float]
     unsaved: str
-    def __init__(self, generation: _Optional[int] = ..., step: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., unsaved: _Optional[str] = ...) -> None: ...
+    by_all: bool
+    rank: int
+    def __init__(self, generation: _Optional[int] = ..., step: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., unsaved: _Optional[str] = ..., by_all: bool = ..., rank: _Optional[int] = ...) -> None: ...
 
 class TaskFailed(_message.Message):
     __slots__ = ("rank", "step", "reason", "kind", "trained", "generation")

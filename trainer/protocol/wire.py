@@ -143,7 +143,9 @@ def event_from_message(member: MemberId, message: pb.FromAgent) -> signals.Event
     if kind == "done":
         done = message.done
         metrics = dict(done.metrics)
-        return signals.Done(member, done.generation, done.step, metrics, done.unsaved)
+        return signals.Done(
+            member, done.generation, done.step, metrics, done.unsaved, done.by_all, done.rank
+        )
     if kind == "task_failed":
         failed = message.task_failed
         kind, trained = failed.kind or "program", failed.trained or not failed.kind

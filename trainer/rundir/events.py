@@ -77,7 +77,7 @@ rank_failed               generation, member, rank, step, reason (a torchrun scr
 resized                   generation, world_size, before    (a torchrun script's world: its
                           effective batch changes)
 output_committed          generation, names, bytes          (what a torchrun script has written)
-task_failed               member, rank, step, reason (the traceback)
+task_failed               member, rank, step, reason (the traceback; no rank before the first world)
 fault                     member, incarnation, rank, step, reason, whose (machine | newcomer),
                           faults (of this machine), then (process | replica | out: what is
                           replaced, or that the run goes on without it)

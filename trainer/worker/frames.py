@@ -10,7 +10,7 @@ from types import TracebackType
 _PACKAGE = Path(__file__).parents[1]
 _TASKS = str(_PACKAGE / "tasks")  # these are programs, too
 _RUN_BY = (str(_PACKAGE), "<frozen runpy>", "<frozen importlib")
-_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
+LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 
 
 def told(error: BaseException) -> str:
@@ -30,14 +30,15 @@ def told(error: BaseException) -> str:
 
 def _users_part(error: BaseException) -> TracebackType | None:
     inner = error.__traceback__
-    while inner is not None and _is_swells(inner.tb_frame.f_code.co_filename):
+    while inner is not None and is_swells(inner.tb_frame.f_code.co_filename):
         inner = inner.tb_next
     if inner is None:
         return None if isinstance(error, SyntaxError) else error.__traceback__
     # Where a library raises that Swell itself has called, it matters who called it.
-    library = inner.tb_frame.f_code.co_filename.startswith(_LIBRARIES)
+    library = inner.tb_frame.f_code.co_filename.startswith(LIBRARIES)
     return error.__traceback__ if library else inner
 
 
-def _is_swells(file: str) -> bool:
+def is_swells(file: str) -> bool:
+    """Whether a frame of this file is of whoever runs the program."""
     return file.startswith(_RUN_BY) and not file.startswith(_TASKS)

@@ -149,15 +149,14 @@ class Hooks:
             self._generations.finish()
 
     def end(self) -> None:
-        """The script has ended well. On rank 0 the run is complete; others wait to be told.
+        """The script has ended well. The run is complete when it has on all ranks; each waits.
 
         Raises NoWorker when another world is formed instead: this process cannot be in it.
         """
         if self._generations.inside:
             self._saving.finish()
         self.shutdown()
-        if self._generations.rank == 0:
-            self._generations.done(self._script.step, {}, self._saving.unsaved())
+        self._generations.done(self._script.step, {}, self._saving.unsaved(), by_all=True)
         self._generations.enter(self._script, init=_no_more)
 
     # --- hvd.elastic ------------------------------------------------------------------

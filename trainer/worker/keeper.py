@@ -312,7 +312,7 @@ def main(session: Session) -> int:
     for field_name, module in wanted:
         try:
             importlib.import_module(module)
-        except Exception as error:
+        except BaseException as error:  # it may call sys.exit()
             what = f"torchrun.{field_name}: {module} cannot be imported: {error!r}"
             os.write(writes, encode(Failed(str(Message("SW5022", what)))))
             return 1

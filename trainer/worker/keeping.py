@@ -126,7 +126,7 @@ class Keeping:
         generation = self._form.generation
         self.phase = Phase.OVER
         if code == 0:
-            return [messages.Done(generation, self._rank, self._step, {})]
+            return [messages.Done(generation, self._rank, self._step, {}, by_all=True)]
         return [messages.Exited(generation, self._rank, code, now - self._since, reason)]
 
     @property

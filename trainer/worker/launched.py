@@ -42,8 +42,8 @@ def run(program: Program) -> int:
     try:
         run_program(program)
     except SystemExit as ending:
-        if isinstance(ending.code, str):
-            _note("SystemExit", ending.code)
+        if ending.code:  # a torchrun would not know where it was
+            _note(f"SystemExit: {ending.code}", told(ending))
         raise
     except BaseException as error:
         _show(error)

@@ -54,7 +54,7 @@ def serve(agent: socket.socket) -> None:
     try:
         for module in modules_of(os.environ.pop(ENV_MODULES, None)):
             import_module(module)
-    except Exception:  # a worker that is started will say what is wrong
+    except BaseException:  # a worker that is started will say what is wrong
         os._exit(1)
     if not can_be_forked():
         os._exit(1)

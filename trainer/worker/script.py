@@ -2,7 +2,7 @@
 
 What may train in it: Horovod's API, elastic or plain (``trainer.worker.horovod_hooks``), a loop
 over ``trainer.elastic.steps``, or ``trainer.fit``. The run is complete when the script ends
-on rank 0.
+on rank 0; one that sums its gradients by Horovod itself, when it ends on all ranks.
 
 A *plain* script knows nothing of elasticity: it runs in a world of fixed size, and when
 a worker is lost it starts again from the top, on all ranks, in fresh processes. It goes
@@ -25,11 +25,11 @@ from trainer.protocol.session import Program
 _ELASTIC_NAMES = ("elastic", "trainer")
 
 
-def run_as_main(program: Program) -> None:
-    """Runs a script or module as ``__main__``.
+def run_as_main(program: Program) -> SystemExit | None:
+    """Runs a script or module as ``__main__``. Returns how it exited, if it did.
 
-    Raises whatever it raises, SystemExit with a code other than 0 as RuntimeError,
-    FileNotFoundError when there is no such script, and ImportError for a module.
+    Raises whatever else it raises, FileNotFoundError when there is no such script, and ImportError
+    for a module.
     """
     # A killed process must not take its newest lines with it.
     for stream in (sys.stdout, sys.stderr):
@@ -38,8 +38,8 @@ def run_as_main(program: Program) -> None:
     try:
         run_program(program)
     except SystemExit as ending:
-        if ending.code not in (None, 0):
-            raise RuntimeError(f"{program} exited with {ending.code!r}") from None
+        return ending
+    return None
 
 
 def run_program(program: Program) -> None:

@@ -20,6 +20,7 @@ from trainer.protocol.nursery import WORKER
 from trainer.protocol.session import Program, current_session
 from trainer.rundir.formats import UPDATE_IMAGE, FormatError
 from trainer.rundir.usererror import Message, UserError, shown
+from trainer.worker.exited import exited
 from trainer.worker.failure import kind_of
 from trainer.worker.frames import told
 from trainer.worker.process import die_with_parent, lead_group, name_process
@@ -64,8 +65,14 @@ def main() -> int:
     except UserError as error:  # ours says what to do; where it was raised is of no use
         channel.send(Failed(shown(error)))
         return 1
-    except Exception as error:
-        if type(error).__name__ == "HorovodInternalError":  # in a collective of the program's own
+    except SystemExit as ending:
+        channel.send(Failed(exited(ending)))
+        return 1
+    except BaseException as error:  # not every library's is an Exception
+        from trainer.engine.own_groups import lost
+
+        # A peer is gone, as a collective of the program's own has found.
+        if type(error).__name__ == "HorovodInternalError" or lost(error):
             return start_again(error)
         # Who is at fault is decided elsewhere, by all that has happened.
         channel.send(Failed(told(error), kind_of(error)))
@@ -103,20 +110,28 @@ def run_script(program: Program, channel: AgentChannel) -> int:
     hooks.install()
     elastic.keep_states_with(hooks.keep)
     try:
-        run_as_main(program)
+        ending = run_as_main(program)
         loop = elastic.running()
+        complete = loop is not None and loop.complete
         if channel.over:
             pass
+        elif ending is not None and (ending.code or not (complete or hooks.used)):
+            raise ending
         elif loop is not None and loop.complete:
             loop.done()
         elif hooks.used:
             hooks.end()
         elif loop is not None:
-            raise RuntimeError("the loop over elastic.steps() was left early; use elastic.stop()")
+            raise UserError(
+                "SW5012",
+                "the loop over elastic.steps() was left early, by a break or a return: call "
+                "elastic.stop() instead, which ends it on all workers after the same step",
+            )
         else:
-            raise RuntimeError(
+            raise UserError(
+                "SW5013",
                 f"{program} ended, but it trained nothing together "
-                "with other workers: it called neither hvd.init(), nor elastic.steps(), nor fit()"
+                "with other workers: it called neither hvd.init(), nor elastic.steps(), nor fit()",
             )
     except (HorovodInternalError, NoWorker) as error:
         # A peer was lost, and a plain script cannot go on without it: start afresh.
@@ -124,7 +139,7 @@ def run_script(program: Program, channel: AgentChannel) -> int:
     return 0
 
 
-def start_again(reason: Exception) -> int:
+def start_again(reason: BaseException) -> int:
     """Says why this process ends; returns the exit code that lets another take its place."""
     print(f"starting again: {reason}", file=sys.stderr, flush=True)
     return EXIT_AGAIN

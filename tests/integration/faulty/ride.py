@@ -31,7 +31,7 @@ def once(fault: str) -> bool:
 if HERE == "workerpool1-1" and once("busy before anybody trains"):
     raise RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable")
 if ON_BAD_MACHINE and (MARKS / "second ECC error").exists() and once("load error"):
-    raise FileNotFoundError("/data is not mounted here")
+    sys.exit("/data is not mounted here")
 torch.manual_seed(0)
 model = torch.nn.Linear(4, 1)
 optimizer = torch.optim.Adam(model.parameters(), lr=0.01)

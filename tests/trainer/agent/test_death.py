@@ -16,18 +16,23 @@ from trainer.protocol.messages import Form, Ready
 
 
 @pytest.mark.parametrize(
-    "code, starved, text",
+    "code, told, starved, text",
     [
-        (1, False, "a worker exited with code 1"),
-        (0, False, "a worker exited with code 0"),
-        (-9, False, "a worker was killed by SIGKILL"),
-        (-9, True, "a worker was killed by SIGKILL: the machine was out of memory"),
-        (-6, True, "a worker was killed by SIGABRT"),
-        (-40, False, "a worker was killed by SIGRTMIN+6"),
+        (1, True, False, "a worker exited with code 1"),
+        (
+            0,
+            False,
+            False,
+            "a worker exited with code 0, without an error: by os._exit(), or in native code",
+        ),
+        (-9, False, False, "a worker was killed by SIGKILL"),
+        (-9, False, True, "a worker was killed by SIGKILL: the machine was out of memory"),
+        (-6, False, True, "a worker was killed by SIGABRT"),
+        (-40, False, False, "a worker was killed by SIGRTMIN+6"),
     ],
 )
-def test_an_exit_code_in_words(code: int, starved: bool, text: str) -> None:
-    assert describe(code, out_of_memory=starved) == text
+def test_an_exit_code_in_words(code: int, told: bool, starved: bool, text: str) -> None:
+    assert describe(code, told=told, out_of_memory=starved) == text
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def test_what_all_machines_fail_in_alike_is_the_programs_fault() -> None:
         run.step(Crashed(member, "exit 1"))
     (finish,) = [one for one in run.orders if isinstance(one, Finish)]
     assert finish.reason.startswith(
-        "the program raised in rank 0 (workerpool1-0) at step 7 [SW5001]"
+        "the program raised in rank 0 (workerpool1-0) after step 7 [SW5001]"
     )
 
 
@@ -269,6 +269,19 @@ def test_who_cannot_load_before_the_first_step_is_judged_by_whether_others_can()
     alone.step(Ready(B))
     assert alone.emitted("fault")[-1]["member"] == "workerpool1-0"
     assert alone.emitted("finished") == []
+
+
+def test_the_first_world_waits_for_nobody_who_is_out() -> None:
+    run = Run(expected=3)
+    run.step(*(signals.Joined(one, 1) for one in (A, B, C)), Ready(B), Ready(C))
+    for _ in range(2):
+        run.step(TaskFailed(A, -1, 0, LOAD, "program", False))
+        run.step(signals.Joined(A, 1))  # another process, and then another machine
+    assert run.emitted("generation_formed") == []
+    run.step(TaskFailed(A, -1, 0, LOAD, "program", False))
+    assert [one["then"] for one in run.emitted("fault")] == ["process", "replica", "out"]
+    assert run.emitted("generation_formed")[-1]["world_size"] == 2
+    assert "rank" not in run.emitted("fault")[-1], "it never had one"
 
 
 def test_an_error_of_a_worker_that_has_trained_ends_the_run_at_once() -> None:

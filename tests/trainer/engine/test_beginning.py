@@ -165,6 +165,18 @@ def test_of_an_older_checkpoint_less_is_known() -> None:
     assert kind.startswith("optimizer had the settings dampening, lr, maximize, momentum, nesterov")
 
 
+def test_settings_that_are_no_numbers_cannot_be_overridden() -> None:
+    then, now = (
+        Setup.of_program(
+            State(model=one, optimizer=Adam(one.parameters(), betas=betas)), None, 9, 0
+        )
+        for one, betas in ((nn.Linear(1, 1), (0.9, 0.999)), (nn.Linear(1, 1), (0.5, 0.999)))
+    )
+    found = differences(then, now, 7)
+    assert found.settings == ()
+    assert found.fixed == ("optimizer's betas was [0.9, 0.999] and is [0.5, 0.999]",)
+
+
 # --- override ------------------------------------------------------------------------------
 
 
@@ -195,6 +207,18 @@ def test_an_override_of_what_no_optimizer_has_is_refused(name: str) -> None:
         Mistake, match=rf"--override {name}=2: no optimizer .* there are dampening, "
     ):
         override(state, {name: 2.0})
+
+
+@pytest.mark.parametrize(
+    "name, was", [("betas", r"\(0\.9, 0\.999\)"), ("amsgrad", "False"), ("nesterov", "False")]
+)
+def test_an_override_of_what_is_no_number_is_refused(name: str, was: str) -> None:
+    model = nn.Linear(1, 1)
+    kind = SGD if name == "nesterov" else Adam
+    state = State(model=model, optimizer=kind(model.parameters(), lr=0.1))
+    told = rf"--override {name}=1: optimizer's {name} is {was}, and no number; set it in the "
+    with pytest.raises(Mistake, match=told):
+        override(state, {name: 1.0})
 
 
 # --- runs ----------------------------------------------------------------------------------

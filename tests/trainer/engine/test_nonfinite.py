@@ -228,6 +228,22 @@ def test_statistics_that_are_no_numbers_are_no_success_and_a_mask_may_be_infinit
     assert norm.running_mean is not None
     norm.running_mean[1] = math.nan
     assert state.not_finite() == "model.0.running_mean"
+    norm.reset_running_stats()
+    assert norm.running_var is not None
+    norm.running_var[0] = math.inf  # of large numbers, which it has normalised to 0
+    assert state.not_finite() == "model.0.running_var"
+
+
+def test_what_an_optimizer_has_overflowed_is_no_success() -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.Adam(model.parameters())
+    state = State(model=model, optimizer=optimizer)
+    for gradient, found in ((1.0, ""), (1e25, "optimizer's exp_avg_sq of model.weight")):
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, gradient)
+        optimizer.step()
+        assert all(one.isfinite().all() for one in model.parameters())
+        assert state.not_finite() == found
 
 
 # --- rollback ------------------------------------------------------------------------------

@@ -131,6 +131,14 @@ def test_older_sockets_are_left_alone(net: Net) -> None:
     net.open().connect(listener.getsockname())
 
 
+def test_where_the_program_itself_listens_it_goes_on(net: Net) -> None:
+    ours, programs = net.listener(), net.listener()
+    assert break_connections(net.keep, LOOPBACK, listening={_inode(ours)}) == 1
+    net.open().connect(programs.getsockname())
+    with pytest.raises(ConnectionRefusedError):
+        net.open().connect(ours.getsockname())
+
+
 def test_connections_to_others_than_peers_are_left_alone(net: Net) -> None:
     near, far = net.pair("127.0.0.2")
     # near has a foreign peer; far's is near, at 127.0.0.1.

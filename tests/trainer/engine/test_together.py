@@ -122,16 +122,41 @@ class Counting(Task):
         return {"workers": float(ones)}
 
 
-def fits(log: list[Any], dies: bool = False) -> None:
+class Grouped(Counting):
+    """The same by a process group of torch's, which lasts as long as a world; in the second one."""
+
+    def __init__(self, log: list[Any], dies: bool, folder: str) -> None:
+        super().__init__(log, dies)
+        self.folder = folder
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        import horovod.torch as hvd
+        from torch import distributed
+
+        if self.dies and distributed.is_initialized():
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.log.append("evaluates")
+        if not distributed.is_initialized():
+            place, size = f"file://{self.folder}/{hvd.size()}", hvd.size()
+            distributed.init_process_group("gloo", place, rank=hvd.rank(), world_size=size)
+        ones = torch.ones(1)
+        distributed.all_reduce(ones)
+        return {"workers": float(ones)}
+
+
+def fits(log: list[Any], dies: bool = False, folder: str = "") -> None:
     from trainer import fit
     from trainer.protocol.channel import current_channel
 
-    log.append(fit(Counting(log, dies), current_channel()))
+    task = Grouped(log, dies, folder) if folder else Counting(log, dies)
+    log.append(fit(task, current_channel()))
 
 
+@pytest.mark.parametrize("by", ["horovod", "torch"])
 @pytest.mark.parametrize("victim", [0, 1])
-def test_an_evaluation_of_a_task_is_repeated_too(victim: int) -> None:
-    plans = [[functools.partial(fits, dies=rank == victim)] for rank in range(2)]
+def test_an_evaluation_of_a_task_is_repeated_too(tmp_path: Path, victim: int, by: str) -> None:
+    folder = str(tmp_path) if by == "torch" else ""
+    plans = [[functools.partial(fits, dies=rank == victim, folder=folder)] for rank in range(2)]
     with workers(_follow, *plans) as two:
         survivor = two[1 - victim]
         with formed(1, two):

@@ -94,8 +94,12 @@ def test_what_is_no_world_is_refused(slots: list[pb.Slots]) -> None:
         ),
         ({"drain": pb.Drain(reason="SIGTERM", deadline=15)}, signals.Drain(A, "SIGTERM", 15)),
         (
-            {"done": pb.Done(generation=2, step=9, metrics={"loss": 0.5}, unsaved="x")},
-            signals.Done(A, 2, 9, {"loss": 0.5}, "x"),
+            {
+                "done": pb.Done(
+                    generation=2, step=9, metrics={"loss": 0.5}, unsaved="x", by_all=True, rank=3
+                )
+            },
+            signals.Done(A, 2, 9, {"loss": 0.5}, "x", by_all=True, rank=3),
         ),
         (
             {"task_failed": pb.TaskFailed(rank=1, step=3, reason="x")},

@@ -82,7 +82,7 @@ def at_work(*members: Worker) -> None:
         member.until(Progress)
 
 
-def test_a_script_is_warm_when_it_asks_for_a_world_and_done_when_rank_0_ends() -> None:
+def test_a_script_is_warm_when_it_asks_for_a_world_and_done_when_all_ranks_end() -> None:
     with workers(scripted, [6], [6]) as two:
         ready(*two)
         with formed(1, two) as started:
@@ -90,12 +90,25 @@ def test_a_script_is_warm_when_it_asks_for_a_world_and_done_when_rank_0_ends() -
                 (0, 0, 0),
                 (1, 0, 0),
             ]
-            done = two[0].until(Done)
-            assert (done.rank, done.step) == (0, 6)
+            done = [one.until(Done) for one in two]
+            assert [(one.rank, one.step, one.by_all) for one in done] == [
+                (0, 6, True),
+                (1, 6, True),
+            ]
         one, other = (worker.exit() for worker in two)
     assert one["weight"] == other["weight"], "they were made equal and trained together"
     assert (one["round"], one["steps"]) == (6, 6)
     assert [one["told"], other["told"]] == [["0/2 from 0"], ["1/2 from 0"]]
+
+
+@pytest.mark.parametrize("leaver", [0, 1])
+def test_a_rank_that_ends_alone_breaks_a_collective_of_the_others(leaver: int) -> None:
+    plans = [[3 if rank == leaver else ON_AND_ON] for rank in range(2)]
+    with workers(scripted, *plans) as two:
+        ready(*two)
+        with formed(1, two):
+            assert two[leaver].until(Done).step == 3
+            assert two[1 - leaver].until(Stopped).failed
 
 
 def test_a_script_that_is_never_needed_ends_well() -> None:

@@ -123,7 +123,7 @@ def test_a_process_that_fails_is_told_of_and_what_it_left_behind_is_ended() -> N
 
 def test_a_process_that_ends_well_is_done_and_can_still_be_called_back() -> None:
     keeping = running()
-    assert keeping.exited(0, "", 5.0) == [Done(3, 1, 0, {})]
+    assert keeping.exited(0, "", 5.0) == [Done(3, 1, 0, {}, by_all=True)]
     assert keeping.gone() == [], "the world goes on"
     assert keeping.take(Abort(3), 6.0) == [Terminate()]
     assert keeping.gone() == [WHOLE]
@@ -170,7 +170,7 @@ def test_how_far_the_script_is_stays_with_its_generation() -> None:
         Progress(3, 7),
         Steps(3, 7, {"loss": [0.5]}),
     ]
-    assert keeping.exited(0, "", 9.0) == [Done(3, 1, 7, {})]
+    assert keeping.exited(0, "", 9.0) == [Done(3, 1, 7, {}, by_all=True)]
     keeping.take(Abort(3), 9.0)
     assert keeping.gone() == [Stopped(3, 7, True, "", whole=True)]
     assert keeping.progressed(8, {}) == [], "too late"

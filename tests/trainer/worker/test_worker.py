@@ -38,7 +38,15 @@ class Raising(Task):
 
 def deeply_nested(text):
     raise ZeroDivisionError(text)
+
+class Exiting(Task):
+    def __init__(self, ending):
+        exec(ending)
 """
+INSTEAD = (
+    "ends a worker, and no run: to complete it early call elastic.stop(), or return True from "
+    "should_stop(); to fail it raise an error [SW5008]"
+)
 
 
 def worker(channel: Any, session: Session) -> int:
@@ -89,6 +97,34 @@ def test_what_the_users_code_raises_is_told_with_its_traceback(
     assert reason.startswith("Traceback (most recent call last):")
     assert last in reason.splitlines()[-1]
     assert place in reason
+
+
+@pytest.mark.parametrize(
+    "ending, call",
+    [
+        ("raise SystemExit(3)", "sys.exit(3)"),
+        ("exit()", "sys.exit()"),
+        ("import sys; sys.exit('no data')", "sys.exit('no data')"),
+        ("import argparse; argparse.ArgumentParser().parse_args(['--x'])", "sys.exit(2)"),
+        ("import sys\ntry: 1 / 0\nexcept Exception: sys.exit(1)", "sys.exit(1)"),
+    ],
+)
+def test_who_exits_is_told_where_that_was_and_what_to_do(task: str, ending: str, call: str) -> None:
+    reason, code = failed(Session(program=Program(f"{task[:-7]}Exiting", {"ending": ending})))
+    assert code == 1
+    first, *_, last = reason.splitlines()
+    assert first == "Traceback (most recent call last):"
+    place = f"{task.partition(':')[0]}:{1 + TASK.splitlines().index('        exec(ending)')}"
+    assert last == f"{call} at {place} {INSTEAD}"
+    assert ("ZeroDivisionError" in reason) is ("1 / 0" in ending)
+
+
+@pytest.mark.parametrize("name", ["KeyboardInterrupt", "GeneratorExit", "asyncio.CancelledError"])
+def test_what_is_no_exception_of_pythons_common_kind_is_told_too(task: str, name: str) -> None:
+    ending = f"import asyncio; raise {name}('by a library')"
+    reason, code = failed(Session(program=Program(f"{task[:-7]}Exiting", {"ending": ending})))
+    assert code == 1
+    assert reason.splitlines()[-1].endswith(f"{name.rpartition('.')[2]}: by a library")
 
 
 def test_what_swell_itself_has_to_say_is_told_with_its_id_and_no_traceback(task: str) -> None:

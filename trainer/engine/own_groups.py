@@ -1,0 +1,64 @@
+"""Process groups of torch.distributed that a program has made for collectives of its own.
+
+A group is one of processes that are all there. So it lasts as long as the world that it was made
+in: whoever leaves that world leaves the group, and the program makes another one in the next. When
+a peer is lost, torch raises a RuntimeError with the words of what carried the collective: that is
+no fault of the program's, and means what Horovod's own HorovodInternalError does.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from horovod.common.exceptions import HorovodInternalError
+
+# A timeout is not among them: connections to a lost peer are broken long before, so that whoever
+# waits for longer waits for one that lives, and does not come.
+_WORDS = re.compile(
+    r"(?is) gloo/transport/ .* (?: by\ peer | broken\ pipe | socket\ closed | refused )"
+    r"| ncclRemoteError | NCCL\ communicator\ was\ aborted | remote\ process\ exited",
+    re.VERBOSE,
+)
+_LATE = re.compile(r"(?i)time(?:d )?out")
+
+
+def lost(error: BaseException | None) -> bool:
+    """Whether a collective of the program's own has failed because a peer is gone."""
+    if not isinstance(error, RuntimeError):
+        return False
+    if "DistNetworkError" in {one.__name__ for one in type(error).__mro__}:
+        return not _LATE.search(str(error))
+    return _WORDS.search(str(error)) is not None
+
+
+def as_lost(error: BaseException | None) -> BaseException | None:
+    """The same as Horovod would have raised it, if it means that a peer is gone."""
+    if error is None or not lost(error):
+        return error
+    told: Exception = HorovodInternalError(str(error).partition("\n")[0])
+    told.__cause__ = error
+    return told
+
+
+@contextmanager
+def losses() -> Iterator[None]:
+    """What is done in it may have collectives of its own: raises HorovodInternalError for them."""
+    try:
+        yield
+    except RuntimeError as error:
+        if lost(error):
+            raise HorovodInternalError(str(error).partition("\n")[0]) from error
+        raise
+
+
+def leave() -> None:
+    """Leaves the program's groups of several processes, if it has made one."""
+    distributed: Any = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return
+    if distributed.get_world_size() > 1:
+        distributed.destroy_process_group()
