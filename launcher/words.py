@@ -98,13 +98,19 @@ def metrics_in_words(
     return {name: number(value) + since.get(name, "") for name, value in metrics.items()}
 
 
-def wait_in_words(event: EventRecord, seconds: float) -> str:
-    """Says what a run waits for, for so many seconds, and what comes after that."""
-    left = None if event.limit is None else event.limit - seconds
-    said = f"waiting for {span(seconds)}: {one_line(event.reason or '')}"
-    if left is None or left < 0 or event.then is None:
+def wait_in_words(what: str, seconds: float, left: float | None, then: str | None) -> str:
+    """Says what a run waits for, for so many seconds, and what comes after that.
+
+    Args:
+        what: is waited for.
+        seconds: for so long already.
+        left: seconds until that is over, whatever comes; None if it may last.
+        then: what comes then.
+    """
+    said = f"waiting for {span(seconds)}: {one_line(what)}"
+    if left is None or left < 0 or then is None:
         return said
-    return f"{said}; in {span(left)} {one_line(event.then)}"
+    return f"{said}; in {span(left)} {one_line(then)}"
 
 
 def stall_in_words(seconds: float, member: str | None) -> str:
@@ -194,8 +200,9 @@ def _text(event: EventRecord) -> str | None:
                 f"the world has {count(size, 'worker')}, not {before} any more: a batch that the "
                 f"script sets for each worker is {times} times as large in all"
             )
-        case EventRecord(event="held_up", reason=str(), seconds=float(seconds)):
-            return wait_in_words(event, seconds)
+        case EventRecord(event="held_up", reason=str(awaited), seconds=float(seconds)):
+            left = None if event.limit is None else event.limit - seconds
+            return wait_in_words(awaited, seconds, left, event.then)
         case EventRecord(event="stalled", seconds=float(seconds)):
             return stall_in_words(seconds, event.member)
         case EventRecord(event="waiting", slots=int(slots), min_workers=int(least)):

@@ -19,7 +19,7 @@ attempt_left              attempt, reason                   (launcher; another i
 moved                     attempt, region, home             (launcher; the run directory stays)
 stockout                  attempt, region, reason           (launcher)
 stop_asked                reason                            (launcher; a limit is reached)
-leader_changed            term, member, address
+leader_changed            term, member, address, attempt
 member_joined             member, slots, incarnation, term
 member_ready              member
 connected                 member, peer, latency (seconds, there and back), bandwidth (bytes per
