@@ -21,6 +21,7 @@ from trainer.rundir.numbers import number_in
 
 # After these nothing that was told of is waited for any more.
 WENT_ON = frozenset({"generation_formed", "resumed", "first_step", "steps", "paused", "finished"})
+STEPPED = frozenset({"resumed", "first_step", "steps"})  # training goes on, or a script
 ONE_NOTICE = 15.0  # seconds in which no replica is given notice twice
 
 
@@ -45,6 +46,7 @@ class History:
         self._due: EventRecord | None = None  # the newest attempt that was waited with
         self._led: set[int | None] = set()  # attempts; None of an image that does not say
         self._went_on_at = -math.inf  # when it was seen last that something happens
+        self.stepped_at = -math.inf  # when a world was seen last that trains
         self._stalled: EventRecord | None = None  # the newest
         self._left_at: dict[int, float] = {}  # when each generation was
         self.unreadable: str | None = None  # why some events could not be read
@@ -69,6 +71,8 @@ class History:
             handler(record)
         if record.event in WENT_ON:
             self._went_on_at = max(self._went_on_at, record.time)
+        if record.event in STEPPED:
+            self.stepped_at = max(self.stepped_at, record.time)
         if record.total_steps is not None:
             self.total_steps = record.total_steps
 

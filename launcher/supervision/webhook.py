@@ -1,13 +1,16 @@
-"""Tells a webhook of a run's end, of stockouts and failovers.
+"""Tells a webhook of a run's end, of stockouts, failovers and stalls.
 
 A POST of JSON, which Slack takes as it is::
 
     text         what happened, in a line for people
-    news         end | stockout | failover
+    news         end | stockout | failover | stall
     run, url     the run's id, and its directory
     time         Unix seconds
     state, reason, metrics    of an end: as in outcome.json; the reason's first line
     attempt, region, reason   of a stockout and of a failover (the attempt that begins)
+    over, since, until        of a stall: whether it is over; when it began; when it is over,
+                              whatever comes, or was (null if it may last). Unix seconds
+    waits_for, then           of one that is not over: what is waited for, and what comes after that
 
 Nothing of this ever holds the run up or fails it: a thread sends, tries again what may pass, and at
 the end of the run is waited for a few seconds at most. What could not be told becomes an event,
@@ -33,10 +36,13 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from launcher.job.notify import Notify
 from launcher.run_states import info_of
+from launcher.status.history import History
+from launcher.supervision.attempt import read_attempts
+from launcher.supervision.stalls import Message, Stalls
 from launcher.words import one_line
 from trainer.rundir import clock
 from trainer.rundir.directory import RunDirectory
-from trainer.rundir.events import Event, EventWriter
+from trainer.rundir.events import Event, EventReader, EventWriter
 from trainer.rundir.numbers import named, numbers_in
 from trainer.rundir.retry import Backoff
 from trainer.rundir.usererror import UserError
@@ -44,8 +50,6 @@ from trainer.rundir.usererror import UserError
 PAUSES = Backoff(first=3.0, longest=12.0, limit=21.0, jitter=0.0)  # four tries in all
 WAITING = 100  # messages; more than that are not kept for a webhook that does not take them
 URL_LIMIT = 4096
-
-Message = dict[str, Any]
 
 
 class WebhookError(UserError, ValueError):
@@ -117,11 +121,13 @@ class Patience:
         timeout: seconds without an answer after which a try has failed.
         backoff: the waits before each further try.
         closing: seconds that the end of a run waits, at most, for what is still to be sent.
+        looking: seconds between two looks at whether the run stands still.
     """
 
     timeout: float = 10.0
     backoff: Backoff = PAUSES
     closing: float = 15.0
+    looking: float = 30.0
 
 
 class Webhook:
@@ -151,6 +157,10 @@ class Webhook:
         self._run_dir = run_dir
         self._patience = patience
         self._clock = clock
+        self._reader = EventReader(run_dir, brief=True)
+        self._history = History()
+        self._stalls = Stalls()
+        self._began = clock()
         self._events = EventWriter(run_dir, f"webhook-{os.urandom(4).hex()}", clock)
         self._queue: queue.Queue[Message | None] = queue.Queue(WAITING)
         self._hurry = threading.Event()
@@ -197,8 +207,30 @@ class Webhook:
         return None
 
     def _send_all(self) -> None:
-        while (message := self._queue.get()) is not None:
+        looking = self._patience.looking if "stall" in self._on else None
+        while True:
+            try:
+                message = self._queue.get(timeout=looking)
+            except queue.Empty:
+                self._look()
+                continue
+            if message is None:
+                return
             self._send(message)
+
+    def _look(self) -> None:
+        """Whether the run stands still, or goes on again."""
+        with suppress(OSError, ValueError):  # the next look may tell
+            for event in self._reader.read_new():
+                self._history.add(event)
+            attempts = read_attempts(self._run_dir)
+            if self._outcome() is not None:  # that is told by itself
+                return
+            history = self._history
+            wait = history.unled(attempts, self._began) or history.held_up
+            message = self._stalls.look(wait, history.stepped_at, self._clock())
+            if message is not None:
+                self._put(message)
 
     def _send(self, message: Message) -> None:
         why: str | None = None
