@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Mapping
 
@@ -246,7 +247,11 @@ def _text(event: EventRecord) -> str | None:
             parts = f"parts have at most {count(samples, 'sample')} from now on"
             return f"rank {rank} is out of memory: {parts}"
         case EventRecord(event="task_failed", rank=int(rank), step=int(step)):
-            return f"the program raised in rank {rank} at step {step}"
+            # Of a traceback, what was raised; of a message with an id, its first line.
+            ours = re.search(r" \[SW\d{4}\]$", first)
+            last = (event.reason or "").strip().rpartition("\n")[2]
+            what = f": {first if ours else last}" if first else ""
+            return f"the program failed in rank {rank} at step {step}{what}"
         case EventRecord(event="finished", state=str(state)) if ending := info_of(state).ending:
             at = f" at step {event.step}" if event.step else ""
             return f"the run {ending}{at}"

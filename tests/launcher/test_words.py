@@ -128,7 +128,14 @@ WORTH_A_LINE = [
         event("micro_batch_halved", rank=1, samples=8, step=4, reason="x"),
         "rank 1 is out of memory: parts have at most 8 samples from now on",
     ),
-    (event("task_failed", member="a", rank=3, step=9), "the program raised in rank 3 at step 9"),
+    (
+        event("task_failed", member="a", rank=3, step=9, reason="Traceback …:\nValueError: x"),
+        "the program failed in rank 3 at step 9: ValueError: x",
+    ),
+    (
+        event("task_failed", member="a", rank=3, step=9, reason="no mean [SW5162]\nmore"),
+        "the program failed in rank 3 at step 9: no mean [SW5162]",
+    ),
     (event("finished", state="limited", step=9), "the run has reached a limit at step 9"),
     (event("finished", state="succeeded"), "the run is complete"),
 ]

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from trainer.protocol.ends import EXIT_AGAIN, name_of_signal
+from trainer.rundir.usererror import Message
+from trainer.worker.script import ENDED
 
 Kind = Literal["", "machine", "unsure", "crash", "killed", "again"]
 
+DIED = "SW5027"  # the message about workers that die before they are ready
 OUT_OF_MEMORY = "the machine was out of memory"
 # Where the kernel counts whom it has killed for want of memory: this control group, the machine.
 _COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
@@ -68,4 +71,20 @@ def describe(code: int, *, out_of_memory: bool = False) -> str:
     if code < 0:
         why = f": {OUT_OF_MEMORY}" if out_of_memory and code == -signal.SIGKILL else ""
         return f"a worker was killed by {name_of_signal(-code)}{why}"
-    return f"a worker exited with code {code}"
+    return f"a worker ended itself with exit code {code}, as os._exit({code}) does"
+
+
+def never_ready(deaths: int, code: int, reason: str) -> str:
+    """Why a replica gives up: what to say of workers that end before their program is loaded.
+
+    Args:
+        deaths: how many, one after another.
+        code: the last one's exit code.
+        reason: the same in words, as above.
+    """
+    if code >= 0:
+        what = f"the program ended its own process before it trained, {deaths} times in a row"
+    else:
+        what = f"{deaths} workers in a row died before they were ready"
+    said = f"{what}: {reason}; what it had printed is above in its log (swell logs)"
+    return str(Message(ENDED if code >= 0 else DIED, said))

@@ -203,7 +203,7 @@ class Faults:
         if failure.kind in _DEATHS:
             strikes = self.kills if failure.kind in _OTHERS else self.strikes
             return str(Message("SW5005", strikes.told()))
-        return str(Message("SW5001", f"the program raised in {failure.where}\n{failure.reason}"))
+        return str(Message("SW5001", f"the program failed in {failure.where}\n{failure.reason}"))
 
 
 def _last_line(reason: str) -> str:

@@ -96,7 +96,7 @@ def run_script(program: Program, channel: AgentChannel) -> int:
 
     from trainer import elastic
     from trainer.worker.horovod_hooks import Hooks, NoWorker
-    from trainer.worker.script import run_as_main
+    from trainer.worker.script import ScriptError, run_as_main
 
     set_threads()
     hooks = Hooks(channel)
@@ -112,11 +112,17 @@ def run_script(program: Program, channel: AgentChannel) -> int:
         elif hooks.used:
             hooks.end()
         elif loop is not None:
-            raise RuntimeError("the loop over elastic.steps() was left early; use elastic.stop()")
+            raise ScriptError(
+                "SW5025",
+                f"{program} left its loop over elastic.steps() early; to end it, call "
+                "elastic.stop(), which ends it on all workers after the same step",
+            )
         else:
-            raise RuntimeError(
-                f"{program} ended, but it trained nothing together "
-                "with other workers: it called neither hvd.init(), nor elastic.steps(), nor fit()"
+            raise ScriptError(
+                "SW5024",
+                f"{program} ended, but it trained nothing together with other workers: it called "
+                "neither hvd.init(), nor elastic.steps(), nor fit(); if torchrun starts it, write "
+                "torchrun: in place of script:",
             )
     except (HorovodInternalError, NoWorker) as error:
         # A peer was lost, and a plain script cannot go on without it: start afresh.

@@ -162,7 +162,7 @@ def test_what_all_machines_fail_in_alike_is_the_programs_fault() -> None:
         run.step(Crashed(member, "exit 1"))
     (finish,) = [one for one in run.orders if isinstance(one, Finish)]
     assert finish.reason.startswith(
-        "the program raised in rank 0 (workerpool1-0) at step 7 [SW5001]"
+        "the program failed in rank 0 (workerpool1-0) at step 7 [SW5001]"
     )
 
 

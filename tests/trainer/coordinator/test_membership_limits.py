@@ -398,7 +398,7 @@ def test_an_error_in_the_users_code_ends_the_run() -> None:
     assert isinstance(finish, Finish)
     assert finish.state == "failed"
     assert finish.reason == (
-        "the program raised in rank 1 (workerpool1-1) at step 12 [SW5001]\n"
+        "the program failed in rank 1 (workerpool1-1) at step 12 [SW5001]\n"
         "Traceback\nValueError: no"
     )
     assert run.emitted("task_failed")[0]["rank"] == 1
