@@ -18,6 +18,7 @@ from launcher.api.delivery import delivered
 from launcher.draft import Draft, create, ends_on_error, prepare, reopen
 from launcher.job.customjob import CustomJob
 from launcher.job.job import Job, TargetName
+from launcher.lastwords import last_words
 from launcher.status.history import History
 from launcher.status.status import Outcome, read_status
 from launcher.supervision.attempt import read_attempts
@@ -236,6 +237,7 @@ def look_after(draft: Draft, resources: ExitStack) -> Run:
         request,
         steps=lambda attempt: (completed_steps(directory), None),
         unreached=_Outsiders(draft).told,
+        last_words=partial(last_words, directory, draft.run_id),
         listener=listener,
         sleep=sleep,
     )

@@ -246,6 +246,8 @@ def _text(event: EventRecord) -> str | None:
         case EventRecord(event="micro_batch_halved", rank=int(rank), samples=int(samples)):
             parts = f"parts have at most {count(samples, 'sample')} from now on"
             return f"rank {rank} is out of memory: {parts}"
+        case EventRecord(event="agent_failed", member=str(member), reason=str()):
+            return f"{member} cannot take part: {first}"
         case EventRecord(event="task_failed", rank=int(rank), step=int(step)):
             # Of a traceback, what was raised; of a message with an id, its first line.
             ours = re.search(r" \[SW\d{4}\]$", first)

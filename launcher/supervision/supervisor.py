@@ -73,6 +73,8 @@ class Supervisor:
         steps: returns how many steps the run has completed, and how many of them with a worker of
             the attempt of this number; None where that is not known.
         unreached: returns what keeps attempts out of the world, in words; see Situation.
+        last_words: returns what the replicas of a failed attempt have said last, from its number,
+            its CustomJob and why it failed.
         listener: called with each event that this writes; see EventWriter.
         clock: returns Unix seconds; see trainer.rundir.clock.
         ticks: returns seconds that pass alike, whoever sets the clock of this machine; those in
@@ -89,6 +91,7 @@ class Supervisor:
         *,
         steps: Callable[[int], tuple[int, int | None]] = lambda attempt: (0, None),
         unreached: Callable[[], Mapping[int, str]] = dict,
+        last_words: Callable[[int, str, str], str] = lambda attempt, job, reason: "",
         listener: Callable[[Event], object] = lambda event: None,
         clock: Callable[[], float] = clock.now,
         ticks: Callable[[], float] = time.monotonic,
@@ -100,6 +103,7 @@ class Supervisor:
         self._request = request
         self._steps = steps
         self._unreached = unreached
+        self._last_words = last_words
         self._clock = clock
         self._behind = 0.0  # seconds by which that is behind what is on record
         self._ticks = ticks
@@ -409,11 +413,15 @@ class Supervisor:
         self, number: int, state: str, reason: str, code: int = 0, kind: str = "", at: float = 0.0
     ) -> None:
         step, trained = self._steps(number)
-        known = self._attempts[number]
+        known, told = self._attempts[number], ""
+        if state == "FAILED":
+            with suppress(OSError, ValueError):
+                told = self._last_words(number, known.job or "", reason)
         attempt = replace(
             known,
             state=state,
             reason=reason,
+            told=told,
             code=code,
             kind=kind or known.kind,
             ended=at or self._now(),

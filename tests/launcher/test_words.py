@@ -129,6 +129,10 @@ WORTH_A_LINE = [
         "rank 1 is out of memory: parts have at most 8 samples from now on",
     ),
     (
+        event("agent_failed", member="a", attempt=1, reason="no secret [SW4006]"),
+        "a cannot take part: no secret [SW4006]",
+    ),
+    (
         event("task_failed", member="a", rank=3, step=9, reason="Traceback …:\nValueError: x"),
         "the program failed in rank 3 at step 9: ValueError: x",
     ),

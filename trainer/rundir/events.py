@@ -77,6 +77,8 @@ rank_failed               generation, member, rank, step, reason (a torchrun scr
 resized                   generation, world_size, before    (a torchrun script's world: its
                           effective batch changes)
 output_committed          generation, names, bytes          (what a torchrun script has written)
+agent_failed              member, attempt, reason           (a replica that cannot begin, or whose
+                          agent itself has failed)
 task_failed               member, rank, step, reason (the traceback)
 fault                     member, incarnation, rank, step, reason, whose (machine | newcomer),
                           faults (of this machine), then (process | replica | out: what is
