@@ -36,13 +36,10 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from launcher.job.notify import Notify
 from launcher.run_states import info_of
-from launcher.status.history import History
-from launcher.supervision.attempt import read_attempts
-from launcher.supervision.stalls import Message, Stalls
 from launcher.words import one_line
 from trainer.rundir import clock
 from trainer.rundir.directory import RunDirectory
-from trainer.rundir.events import Event, EventReader, EventWriter
+from trainer.rundir.events import Event, EventWriter
 from trainer.rundir.numbers import named, numbers_in
 from trainer.rundir.retry import Backoff
 from trainer.rundir.usererror import UserError
@@ -50,6 +47,8 @@ from trainer.rundir.usererror import UserError
 PAUSES = Backoff(first=3.0, longest=12.0, limit=21.0, jitter=0.0)  # four tries in all
 WAITING = 100  # messages; more than that are not kept for a webhook that does not take them
 URL_LIMIT = 4096
+
+Message = dict[str, Any]
 
 
 class WebhookError(UserError, ValueError):
@@ -139,6 +138,7 @@ class Webhook:
         run_id: the run.
         run_dir: its directory.
         patience: how long it is waited for.
+        stalled: asked every now and then whether the run stands still: what is to be told.
         clock: returns Unix seconds.
     """
 
@@ -149,6 +149,7 @@ class Webhook:
         run_id: str,
         run_dir: RunDirectory,
         patience: Patience = Patience(),
+        stalled: Callable[[], Message | None] = lambda: None,
         clock: Callable[[], float] = clock.now,
     ) -> None:
         self._on = notify.on
@@ -157,10 +158,7 @@ class Webhook:
         self._run_dir = run_dir
         self._patience = patience
         self._clock = clock
-        self._reader = EventReader(run_dir, brief=True)
-        self._history = History()
-        self._stalls = Stalls()
-        self._began = clock()
+        self._stalled = stalled
         self._events = EventWriter(run_dir, f"webhook-{os.urandom(4).hex()}", clock)
         self._queue: queue.Queue[Message | None] = queue.Queue(WAITING)
         self._hurry = threading.Event()
@@ -212,25 +210,13 @@ class Webhook:
             try:
                 message = self._queue.get(timeout=looking)
             except queue.Empty:
-                self._look()
+                with suppress(OSError, ValueError):  # the next look may tell
+                    if stall := self._stalled():
+                        self._put(stall)
                 continue
             if message is None:
                 return
             self._send(message)
-
-    def _look(self) -> None:
-        """Whether the run stands still, or goes on again."""
-        with suppress(OSError, ValueError):  # the next look may tell
-            for event in self._reader.read_new():
-                self._history.add(event)
-            attempts = read_attempts(self._run_dir)
-            if self._outcome() is not None:  # that is told by itself
-                return
-            history = self._history
-            wait = history.unled(attempts, self._began) or history.held_up
-            message = self._stalls.look(wait, history.stepped_at, self._clock())
-            if message is not None:
-                self._put(message)
 
     def _send(self, message: Message) -> None:
         why: str | None = None

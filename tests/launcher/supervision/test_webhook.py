@@ -19,6 +19,7 @@ from launcher.job.job import Job
 from launcher.job.notify import News, Notify
 from launcher.job.pool import Pool
 from launcher.run import launch
+from launcher.status.stalls import Lookout
 from launcher.supervision.webhook import (
     Patience,
     Webhook,
@@ -143,7 +144,8 @@ def test_a_stall_is_told_once_and_when_it_is_over(server: Server, run_dir: RunDi
     events.flush()
     run_dir.create_json("attempts/0001.json", {"attempt": 1, "state": "RUNNING"})
     patience = Patience(looking=0.01)
-    with Webhook(Notify(url_env="A"), server.url, "one", run_dir, patience, lambda: now[0]):
+    look = Lookout(run_dir, 1000.0, lambda: now[0]).look
+    with Webhook(Notify(url_env="A"), server.url, "one", run_dir, patience, look):
         until(lambda: len(server.got) == 1)
         now[0] = 1050.0
         events.emit("resumed", step=0, cause="start")

@@ -1,24 +1,64 @@
 """When a run stands still for so long that somebody wants to hear of it, and when that is over.
 
-Pure. What it waits for may change meanwhile (machines, then a leader, then its program): that is
-one stall, told of once.
+What it waits for may change meanwhile (machines, then a leader, then its program): that is one
+stall, told of once.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+from launcher.status.history import History
 from launcher.status.waits import Wait
+from launcher.supervision.attempt import read_attempts
 from launcher.words import at_clock, span
+from trainer.rundir import clock
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.events import EventReader
 
 TOLD_AFTER = 300.0  # seconds of waiting
 
 Message = dict[str, Any]
 
 
+class Lookout:
+    """Looks now and then whether a run stands still, or goes on again.
+
+    Args:
+        run_dir: the run.
+        created: when it was, in Unix seconds.
+        clock: returns Unix seconds.
+    """
+
+    def __init__(
+        self, run_dir: RunDirectory, created: float, clock: Callable[[], float] = clock.now
+    ) -> None:
+        self._run_dir = run_dir
+        self._created = created
+        self._clock = clock
+        self._reader = EventReader(run_dir, brief=True)
+        self._history = History()
+        self._stalls = Stalls()
+
+    def look(self) -> Message | None:
+        """Returns what is to be told; None most of the time, and once the run has ended.
+
+        Raises OSError and ValueError when the run directory cannot be read.
+        """
+        history = self._history
+        for event in self._reader.read_new():
+            history.add(event)
+        attempts = read_attempts(self._run_dir)
+        if self._run_dir.outcome() is not None:  # that is told by itself
+            return None
+        wait = history.unled(attempts, self._created) or history.held_up
+        return self._stalls.look(wait, history.stepped_at, self._clock())
+
+
 class Stalls:
-    """Knows whether a stall was told of."""
+    """Knows whether a stall was told of. Pure."""
 
     def __init__(self) -> None:
         self._since: float | None = None  # of the stall that was told of

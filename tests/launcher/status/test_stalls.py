@@ -7,8 +7,8 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
+from launcher.status.stalls import TOLD_AFTER, Stalls
 from launcher.status.waits import Wait
-from launcher.supervision.stalls import TOLD_AFTER, Stalls
 from launcher.words import at_clock
 
 STEP = Wait("step 17; the last ones took 2 s each", 100.0, 700.0, "another world forms")
