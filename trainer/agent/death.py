@@ -10,11 +10,11 @@ from typing import Literal
 
 from trainer.protocol.ends import EXIT_AGAIN, name_of_signal
 from trainer.rundir.usererror import Message
-from trainer.worker.script import ENDED
+from trainer.worker.script import ENDED_ITSELF
 
 Kind = Literal["", "machine", "unsure", "crash", "killed", "again"]
 
-DIED = "SW5027"  # the message about workers that die before they are ready
+NEVER_READY = "SW5027"  # the message about workers that die before they are ready
 OUT_OF_MEMORY = "the machine was out of memory"
 # Where the kernel counts whom it has killed for want of memory: this control group, the machine.
 _COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
@@ -87,4 +87,4 @@ def never_ready(deaths: int, code: int, reason: str) -> str:
     else:
         what = f"{deaths} workers in a row died before they were ready"
     said = f"{what}: {reason}; what it had printed is above in its log (swell logs)"
-    return str(Message(ENDED if code >= 0 else DIED, said))
+    return str(Message(ENDED_ITSELF if code >= 0 else NEVER_READY, said))

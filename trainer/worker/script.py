@@ -22,7 +22,7 @@ from pathlib import Path
 from trainer.protocol.session import Program
 from trainer.rundir.usererror import UserError
 
-ENDED = "SW5023"  # the message about a program that ends its own process
+ENDED_ITSELF = "SW5023"  # the message about a program that ends its own process
 # A script that names one of these is written for worlds that change.
 _ELASTIC_NAMES = ("elastic", "trainer")
 
@@ -46,7 +46,7 @@ def run_as_main(program: Program) -> None:
     except SystemExit as ending:
         if ending.code not in (None, 0):
             raise ScriptError(
-                ENDED,
+                ENDED_ITSELF,
                 f"{program} ended with sys.exit({ending.code!r}); what it had printed is above in "
                 "its log (swell logs). Where all is well, let it end by itself, or with 0",
             ) from None
