@@ -117,7 +117,7 @@ def located(found: Sequence[tuple[Path_, str, str]], places: Places, file: str) 
         known = max((n for n in range(len(loc) + 1) if loc[:n] in places), default=0)
         place = places.get(loc[:known], f"{file}:1")
         # Deeper than what was written: a missing field is named, a detail of a value is not.
-        field = ".".join(map(str, loc if id == MISSING else loc[:known]))
+        field = ".".join(map(str, loc if id == MISSING else loc[: known or 1]))
         line = place.rpartition(":")[2]
         order = float(line) if line.isdecimal() else 0.0
         text = f"{place}: {field}: {what}" if field else f"{place}: {what}"

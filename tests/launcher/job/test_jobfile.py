@@ -267,7 +267,7 @@ class TestOverrides:
             ("pools.2.machine=x", "pools: has no entry 2; there are 2 (0 to 1)"),
             ("pools.x.machine=x", "pools: has no entry x; there are 2 (0 to 1)"),
             ("name.x=1", "name: is a single value; x cannot be set in it"),
-            ("nonsense", "is not an override; write --set pools.1.replicas=7"),
+            ("args.0", "has no value; write --set args.0=VALUE"),
             ("=1", "is not an override"),
             ("a..b=1", "is not an override"),
             ("args=[1", "the value is not YAML"),
@@ -278,6 +278,13 @@ class TestOverrides:
         found = problems(tmp_path, GOOD, override)
         assert len(found) == 1
         assert found[0].startswith(f"--set {override}: {problem}")
+
+    def test_what_an_override_has_put_where_nothing_was_is_named_with_its_field(
+        self, tmp_path: Path
+    ) -> None:
+        text = "name: x\nscript: train.py\npools: [a2-highgpu-1g]\n"
+        (found,) = problems(tmp_path, text, "args.0=3")
+        assert found.startswith("--set args.0=3: args: is a mapping; a script takes a list")
 
 
 @pytest.mark.parametrize(
