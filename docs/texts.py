@@ -197,23 +197,23 @@ def _returned(tree: ast.Module) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _line(text: str) -> str:
-    shown = " ".join(text.split()).replace("`", "'")
-    return f"- `{shown}`"
+def _cell(text: str) -> str:
+    shown = " ".join(text.split()).replace("`", "'").replace("|", r"\|")
+    return f"`{shown}`"
 
 
 def page() -> str:
     """Returns the text of docs/texts.md."""
     sources = Sources()
     texts = sources.texts()
-    out = [INTRODUCTION]
+    out = [INTRODUCTION, "| id | text |", "|---|---|"]
     for id in sorted(sources.all):
-        out.append(f"## {id}\n")
-        out += [_line(text) for text in texts.get(id, {})] or ["- The text is another's, as it is."]
-        out.append("")
+        found = [_cell(text) for text in texts.get(id, {})] or ["that of what is reported"]
+        out += [f"| {id} | {text} |" for text in found]
     for title, file in NEWS:
-        out += [f"## {title}\n", *map(_line, _returned(sources.trees[file])), ""]
-    return "\n".join(out).rstrip("\n") + "\n"
+        said = [f"| {_cell(text)} |" for text in _returned(sources.trees[file])]
+        out += [f"\n## {title}\n", "| text |", "|---|", *said]
+    return "\n".join(out) + "\n"
 
 
 if __name__ == "__main__":

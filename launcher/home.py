@@ -203,7 +203,11 @@ def id_of(run: Mapping[str, Any], run_dir: RunDirectory) -> str:
     """
     run_id = str(run.get("id"))
     if not _ID.fullmatch(run_id):
-        raise RunError(DAMAGED, f"{run_dir.url}/{RUN} is damaged: {run_id[:80]!r} is not a run id")
+        raise RunError(
+            DAMAGED,
+            f"{run_dir.url}/{RUN} is damaged: {run_id[:80]!r} is not a run id; "
+            "restore it, or launch a new run from one of its checkpoints (--from)",
+        )
     return run_id
 
 

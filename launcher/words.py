@@ -171,8 +171,8 @@ def _text(event: EventRecord) -> str | None:
         case EventRecord(event="unreachable", member=str(member)):
             return f"{member} is not let into the world{why}"
         case EventRecord(event="drain", member=str(member)):
-            notice = f" in {span(event.deadline_seconds)}" if event.deadline_seconds else ""
-            return f"{member} will be taken away{notice}; it leaves at the next step"
+            # For how long it counts on its machine is not how long it has that.
+            return f"{member} has notice that it will be taken away; it leaves at the next step"
         case EventRecord(event="loss", member=str(member)):
             return f"{member} is lost{why}"
         case EventRecord(

@@ -298,7 +298,7 @@ class Supervisor:
         elif why := self._refusals.get(number):
             self._ended(number, REFUSED, str(why), why.code, why.kind)
         else:
-            self._ended(number, REFUSED, "it was never sent: its launcher had ended", kind=UNSENT)
+            self._ended(number, REFUSED, "it was never sent: its launch had ended", kind=UNSENT)
         return True
 
     def _adopt(self, number: int, job: JobState, submitted: float) -> None:

@@ -68,7 +68,7 @@ def find_url(notify: Notify, environment: Mapping[str, str] = os.environ) -> str
                 url = opened.read(URL_LIMIT)
         except OSError as error:
             raise WebhookError(
-                "SW2020", f"{field}: {where} cannot be read: {error.strerror}"
+                "SW2020", f"{field}: {where} cannot be read: {error.strerror}; name another"
             ) from None
     url = url.strip()
     if not url:
@@ -81,7 +81,9 @@ def find_url(notify: Notify, environment: Mapping[str, str] = os.environ) -> str
     except ValueError:
         right = False
     if not right or not url.isascii() or not url.isprintable() or " " in url:
-        raise WebhookError("SW2021", f"{field}: {where} does not hold an http:// or https:// URL")
+        raise WebhookError(
+            "SW2021", f"{field}: {where} does not hold an http:// or https:// URL; put one there"
+        )
     return url
 
 

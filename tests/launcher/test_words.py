@@ -45,7 +45,7 @@ WORTH_A_LINE = [
     ),
     (
         event("drain", member="workerpool1-0", reason="notice", deadline_seconds=15.0),
-        "workerpool1-0 will be taken away in 15 s; it leaves at the next step",
+        "workerpool1-0 has notice that it will be taken away; it leaves at the next step",
     ),
     (event("loss", member="workerpool1-0", reason="silent"), "workerpool1-0 is lost (silent)"),
     (

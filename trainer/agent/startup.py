@@ -41,7 +41,7 @@ async def serve(env: Mapping[str, str], nursery_line: socket | None = None) -> i
     """
     url = env.get(ENV_RUN_DIR)
     if not url:
-        raise Unusable("SW4001", f"{ENV_RUN_DIR} must be set: the launcher does it")
+        raise Unusable("SW4001", f"{ENV_RUN_DIR} must be set: start the image with swell launch")
     run_dir = RunDirectory(url)
     run, settings = read_run(run_dir)
     credentials = find_credentials(env, run)

@@ -111,12 +111,12 @@ def _for_members(at: Standing) -> Wait:
     chosen, enough_at = slots_in(at.members.chosen()), at.members.enough_at
     if chosen < least:
         wanted = " or ".join(map(str, at.limits.sizes or [least]))
-        return Wait(f"a world of {wanted} workers; {there} slots are ready{others}", began)
+        return Wait(f"a world of {wanted} workers; {_ready(there)}{others}", began)
     if at.generation == 0 and enough_at is not None:
         what = f"{there} of {at.members.expected} slots are ready{others}"
         until = enough_at + at.limits.start_wait
         return Wait(what, enough_at, until, f"the run begins with {chosen}")
-    return Wait(f"others; {there} slots are ready{others}", began)
+    return Wait(f"other machines; {_ready(there)}{others}", began)
 
 
 def _others(at: Standing) -> str:
@@ -150,7 +150,7 @@ def _for_step(at: Standing, now: float) -> Wait | None:
     usual = f"the last ones took {pace:.2g} s each" if pace else "no step is measured yet"
     alone = at.team.slots == 1
     lives = "its only worker lives" if alone else f"all {at.team.slots} workers live"
-    then = "that is told, and nothing else is done" if alone else "another world forms"
+    then = "it is told once more, and the wait goes on" if alone else "another world forms"
     what = f"step {at.steps + 1}; {usual}, and {lives}"
     return Wait(what, since, since + at.timeouts.stall, then)
 
@@ -167,6 +167,10 @@ def _for_leave(at: Standing) -> Wait | None:
         return None
     until = max(one.expected_until for one in spares)
     return Wait(f"the spare worker of {_names(spares)}", at.stopping_since, until, "others go on")
+
+
+def _ready(slots: int) -> str:
+    return "1 slot is ready" if slots == 1 else f"{slots} slots are ready"
 
 
 def _names(members: Sequence[Member]) -> str:

@@ -170,7 +170,7 @@ def test_a_bad_field_is_named_with_its_line(tmp_path: Path, more: str, problem: 
         ("name: \x00", "job.yaml:1: is not YAML"),
         ("[" * 100_000, "job.yaml:1: is nested too deeply"),
         ("#" * (2**20 + 1), "job.yaml: is larger than 1 MiB"),
-        ("{}: 1", "job.yaml:1: a field's name must be text"),
+        ("{}: 1", "job.yaml:1: a field's name must be text; put it in quotes"),
     ],
 )
 def test_what_is_not_a_job_file_is_refused_in_one_line(
@@ -412,7 +412,7 @@ def test_a_file_that_is_wrong_a_thousand_times_is_told_of_a_hundred(tmp_path: Pa
     assert found[0] == (
         "job.yaml:9: local.market.0.notcie: is not a known field; did you mean notice?"
     )
-    assert found[-1] == "job.yaml: there are 900 more problems"
+    assert found[-1] == "job.yaml: there are 900 more problems; mend these first"
 
 
 @pytest.mark.parametrize(

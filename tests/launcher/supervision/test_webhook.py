@@ -290,11 +290,23 @@ def test_the_url_is_found(tmp_path: Path) -> None:
     [
         (None, "the variable HOOK is missing or empty; put the webhook's URL there"),
         ("  ", "the variable HOOK is missing or empty; put the webhook's URL there"),
-        (SECRET, "the variable HOOK does not hold an http:// or https:// URL"),
-        (f"ftp://{SECRET}", "the variable HOOK does not hold an http:// or https:// URL"),
-        (f"https:///{SECRET}", "the variable HOOK does not hold an http:// or https:// URL"),
-        (f"https://[{SECRET}", "the variable HOOK does not hold an http:// or https:// URL"),
-        (f"https://a/{SECRET}\nX: y", "the variable HOOK does not hold an http:// or https:// URL"),
+        (SECRET, "the variable HOOK does not hold an http:// or https:// URL; put one there"),
+        (
+            f"ftp://{SECRET}",
+            "the variable HOOK does not hold an http:// or https:// URL; put one there",
+        ),
+        (
+            f"https:///{SECRET}",
+            "the variable HOOK does not hold an http:// or https:// URL; put one there",
+        ),
+        (
+            f"https://[{SECRET}",
+            "the variable HOOK does not hold an http:// or https:// URL; put one there",
+        ),
+        (
+            f"https://a/{SECRET}\nX: y",
+            "the variable HOOK does not hold an http:// or https:// URL; put one there",
+        ),
     ],
 )
 def test_a_url_that_is_none_is_said_without_it(value: str | None, why: str) -> None:

@@ -105,7 +105,7 @@ def test_of_a_world_of_one_a_step_is_waited_for_without_end() -> None:
     run.wait(30.0)
     what, _, _, then = said(run)
     assert "its only worker lives" in what
-    assert then == "that is told, and nothing else is done"
+    assert then == "it is told once more, and the wait goes on"
 
 
 def test_no_step_is_waited_for_of_a_script_that_tells_none() -> None:
