@@ -121,8 +121,9 @@ class Sources:
     def texts(self) -> dict[str, dict[str, str]]:
         """By id, its texts, each with the file that has it."""
         found: dict[str, dict[str, str]] = defaultdict(dict)
+        usual = self._usual()
         for file, tree in self.trees.items():
-            known = {**self._imported(tree), **self._ids[file]}
+            known = {**self._imported(tree), **self._ids[file], **usual}
             seen: set[ast.AST] = set()
             for part in _functions(tree):
                 names = Names(part)
@@ -131,6 +132,16 @@ class Sources:
                         seen.add(node)
                         for id, text in _in(node, names, known):
                             found[id].setdefault(text, file)
+        return found
+
+    def _usual(self) -> dict[str, str]:
+        """The ids of calls that name none: those that a function takes else, by its name."""
+        found: dict[str, str] = {}
+        for tree in self.trees.values():
+            for node in ast.walk(tree):
+                if isinstance(node, ast.FunctionDef):
+                    ids = [id for it in node.args.defaults for id in _ids_of(it, {})]
+                    found |= {f"{node.name}()": id for id in ids}
         return found
 
     def _imported(self, tree: ast.Module) -> dict[str, str]:
@@ -157,6 +168,8 @@ def _in(node: ast.AST, names: Names, known: dict[str, str]) -> Iterator[tuple[st
     else:
         return
     ids = [id for value in values for id in _ids_of(value, known)]
+    if not ids and isinstance(node, ast.Call) and (name := f"{ast.unparse(node.func)}()") in known:
+        ids = [known[name]]
     others = [it for it in values if not _ids_of(it, known)]
     said = [text for it in others if (text := rendered(it, names)) and " " in text]
     # Whoever else makes the text: a function, an error.

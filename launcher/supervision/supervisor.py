@@ -352,8 +352,10 @@ class Supervisor:
         silence.answered()
         if job.ended and not self._explains_itself_later(job):
             self._attempts[number] = self._with_state(attempt, job)
-            finished = self._date(attempt, job, job.finished)
-            self._ended(number, job.state, job.reason, job.code, at=finished)
+            finished, reason = self._date(attempt, job, job.finished), job.reason
+            if job.state == "CANCELLED" and number in self._cancel_sent:  # by nobody else
+                reason = f"cancelled by its launch: {attempt.left or 'the run has ended'}"
+            self._ended(number, job.state, reason, job.code, at=finished)
         elif job.state != attempt.state or (job.started and attempt.started is None):
             self._record(self._with_state(attempt, job))
 

@@ -99,7 +99,9 @@ def test_a_vm_that_hangs_after_the_end_does_not_go_on_costing(tmp_path: Path) ->
     fixture = Fixture(tmp_path, lambda n: looks)
     looks += [fixture.ending("failed", "the task raised"), "RUNNING"]
     assert fixture.run()["reason"] == "the task raised"
-    assert fixture.attempts[0].state == "CANCELLED"
+    (attempt,) = fixture.attempts
+    assert attempt.state == "CANCELLED"
+    assert attempt.reason == "cancelled by its launch: the run has ended", "not by its user"
 
 
 def test_a_limit_lets_the_run_save_a_checkpoint(tmp_path: Path) -> None:
