@@ -24,6 +24,7 @@ _CAUSES = {
     "loss": "a worker was lost",
     "leader": "another coordinator leads",
 }
+_WHOSE = {"newcomer": "it could not begin", "script": "the others go on, as in Horovod"}
 _THEN = {
     "process": "another process takes its place",
     "replica": "its replica is started anew",
@@ -232,7 +233,7 @@ def _text(event: EventRecord) -> str | None:
         case EventRecord(event="worker_replaced", rank=int(rank)):
             return f"the worker of rank {rank} is replaced{why}"
         case EventRecord(event="fault", member=str(member), then=str(then)) if then in _THEN:
-            whose = "it could not begin" if event.whose == "newcomer" else "the machine is at fault"
+            whose = _WHOSE.get(event.whose or "", "the machine is at fault")
             return f"{member} has failed{why}: {whose}; {_THEN[then]}"
         case EventRecord(event="begun", url=str(url), step=int(step)):
             changes = "".join(f"; {one}" for one in event.changes or ())

@@ -80,8 +80,8 @@ output_committed          generation, names, bytes          (what a torchrun scr
 agent_failed              member, attempt, reason           (a replica that cannot begin, or whose
                           agent itself has failed)
 task_failed               member, rank, step, reason (the traceback)
-fault                     member, incarnation, rank, step, reason, whose (machine | newcomer),
-                          faults (of this machine), then (process | replica | out: what is
+fault                     member, incarnation, rank, step, reason, whose (machine | newcomer |
+                          script), faults (of this machine), then (process | replica | out: what is
                           replaced, or that the run goes on without it)
 finished                  state, reason, step
 notification_failed       reason                            (launcher)

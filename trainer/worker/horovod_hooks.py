@@ -62,10 +62,12 @@ class Hooks:
 
     Attributes:
         used: whether the script ever called ``hvd.init()``.
+        elastic: whether a function of ``hvd.elastic.run`` was ever called: then others go on where
+            one raises.
     """
 
     def __init__(self, channel: Channel) -> None:
-        self.used = False
+        self.used = self.elastic = False
         self._channel = channel
         self._generations = Generations(channel)
         self._script = ScriptState()
@@ -167,6 +169,7 @@ class Hooks:
 
         @functools.wraps(func)
         def run(state: Any, *args: Any, **kwargs: Any) -> Any:
+            self.elastic = True
             self._watch(state)
             unchanged = False
             while True:

@@ -20,7 +20,7 @@ from trainer.protocol.nursery import WORKER
 from trainer.protocol.session import Program, current_session
 from trainer.rundir.formats import UPDATE_IMAGE, FormatError
 from trainer.rundir.usererror import Message, UserError, shown
-from trainer.worker.failure import kind_of
+from trainer.worker.failure import kind_in_elastic, kind_of
 from trainer.worker.frames import told
 from trainer.worker.process import die_with_parent, lead_group, name_process
 
@@ -127,6 +127,13 @@ def run_script(program: Program, channel: AgentChannel) -> int:
     except (HorovodInternalError, NoWorker) as error:
         # A peer was lost, and a plain script cannot go on without it: start afresh.
         return start_again(error)
+    except Exception as error:
+        refused = isinstance(error, UserError) and not isinstance(error, ScriptError)
+        if not hooks.elastic or refused:
+            raise
+        said = shown(error) if isinstance(error, ScriptError) else told(error)
+        channel.send(Failed(said, kind_in_elastic(error)))
+        return 1
     return 0
 
 
