@@ -25,7 +25,7 @@ def on_reset():
 def count(state):
     while state.round < rounds:
         ones = hvd.allreduce(torch.ones(1), op=hvd.Sum, name="ones")
-        if state.round > 150 and 0 < hvd.rank() and not raised.exists():
+        if state.round > 150 and hvd.rank() > 0 and not raised.exists():
             raised.touch()
             raise ConnectionResetError("this machine's line to its data")
         state.total += int(ones.item()) // hvd.size()
