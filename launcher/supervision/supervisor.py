@@ -45,6 +45,7 @@ from launcher.supervision.policy import (
     Wait,
     decide,
 )
+from launcher.supervision.removal import Removal
 from launcher.supervision.silence import Silence
 from launcher.supervision.verdict import verdict_of
 from launcher.target import Target
@@ -52,7 +53,7 @@ from trainer.rundir import clock
 from trainer.rundir.attempts import LOST, REFUSED, record_name
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventWriter
-from trainer.rundir.names import OutcomeState
+from trainer.rundir.names import RUN, OutcomeState
 from trainer.rundir.retry import may_pass
 from trainer.rundir.usererror import shown
 
@@ -120,6 +121,7 @@ class Supervisor:
         self._since: dict[str, float] = {}  # when something was first seen here
         self._refusals: dict[int, ApiError] = {}  # of requests that may have arrived all the same
         self._waits: Wait | None = None
+        self._removal = Removal(run_dir.url)
 
     def lose_patience(self) -> None:
         """From now on an attempt is lost as soon as the API gives no answer. For other threads."""
@@ -131,7 +133,8 @@ class Supervisor:
         """Lines about what the run waits for in vain, for whoever watches. For other threads."""
         asked = [*self._silences.items()]
         waiting = [it for number, it in asked if not self._attempts[number].over]
-        return [line for silence in waiting for line in silence.told()]
+        told = [line for silence in waiting for line in silence.told()]
+        return [self._removal.told, *told] if self._removal.told else told
 
     def run(self) -> dict[str, Any]:
         """Sees the run through. Returns outcome.json as it counts.
@@ -163,6 +166,10 @@ class Supervisor:
             with suppress(OSError):
                 self._record(self._attempts[number])
         outcome = self._run_dir.outcome()
+        there = outcome is not None or self._run_dir.store.exists(RUN)
+        if self._removal.look(there, self._ticks()):
+            end_run(self._run_dir, self._events, "failed", self._removal.told)
+            return None
         stop = self._run_dir.stop_asked() if outcome is None and self._attempts else None
         situation = Situation(
             tuple(self._attempts.values()),
