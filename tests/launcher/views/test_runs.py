@@ -130,7 +130,7 @@ def test_the_command(server: FaultyServer, three: None, tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["runs", "-q", "--since", "2h"]).stdout == ""
     assert CliRunner().invoke(app, ["runs", "-q", "--region", "us-central1"]).stdout == "new\n"
     nothing = CliRunner().invoke(app, ["runs", "--state", "waiting"])
-    assert nothing.stdout == "There is no such run.\n"
+    assert nothing.stdout == "No run is like that; without options, swell runs lists all.\n"
     server.faults = [refuses(403, "PERMISSION_DENIED", "No.")]
     refused = CliRunner().invoke(app, asked)
     assert (refused.exit_code, refused.stdout) == (1, "")
