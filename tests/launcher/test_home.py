@@ -108,6 +108,6 @@ def test_a_launch_hands_its_lock_over(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_directory_that_was_removed_is_told_of(tmp_path: Path) -> None:
-    with pytest.raises(home.RunError, match=r"there is no run\.json in it; was it removed") as error:
+    with pytest.raises(home.RunError, match=r"no run\.json in it; was it removed") as error:
         home.read_run(RunDirectory(str(tmp_path / "gone")))
     assert error.value.id == "SW2005"

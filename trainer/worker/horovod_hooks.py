@@ -62,8 +62,8 @@ class Hooks:
 
     Attributes:
         used: whether the script ever called ``hvd.init()``.
-        elastic: whether a function of ``hvd.elastic.run`` was ever called: then others go on where
-            one raises.
+        elastic: whether a function of ``hvd.elastic.run`` runs, or has raised: then the others go
+            on, as in Horovod.
     """
 
     def __init__(self, channel: Channel) -> None:
@@ -176,7 +176,9 @@ class Hooks:
                 try:
                     if not unchanged:
                         self._synchronise(state)
-                    return func(state, *args, **kwargs)
+                    found = func(state, *args, **kwargs)
+                    self.elastic = False
+                    return found
                 except HorovodInternalError as error:
                     self._failed = str(error) or "a collective failed"
                     self._generations.break_off()  # so that everybody's fails
