@@ -11,9 +11,11 @@ from contextlib import suppress
 import typer
 
 from launcher.commands import jobs, output, runs, tools
+from launcher.commands.errors import warn
 from launcher.commands.interrupts import watch_interrupts
 from launcher.run_states import CANCELLED
-from launcher.terminal import guard
+from launcher.terminal import guard, reopen_closed
+from trainer.rundir.usererror import Message
 
 app = typer.Typer(
     name="swell",
@@ -51,7 +53,11 @@ app.command(
 
 def main() -> None:
     """The entry point of ``swell``."""
+    lost = reopen_closed()
     guard()
+    if lost == ["stdout"]:
+        said = "standard output is closed, and what this prints is lost; swell status shows a run"
+        warn(str(Message("SW2053", said)))
     # What is imported stays: looking through it for garbage takes a tenth of a short command.
     gc.set_threshold(100_000, 50, 100)
     # Else pydantic looks through all installed packages for plugins of its own, on every start.

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from launcher.job.job import Job
 
 ENV_LOCK = "SWELL_LAUNCH_LOCK"
+NO_RUN = "SW2005"  # the message about a folder that is no run directory
 UNREADABLE = "SW2006"  # the message about a run directory that cannot be read
 ELSEWHERE = "SW2008"  # the message about a local run of another machine
 _BUCKET = re.compile(r"[a-z0-9]+://[^/:]+(?=/|$)")
@@ -183,13 +184,16 @@ def _opened(url: str, target: str) -> RunDirectory:
 def read_run(run_dir: RunDirectory) -> dict[str, Any]:
     """Returns run.json, of any format that is known.
 
-    Raises RunError when it is of a newer one, or damaged, FileNotFoundError, and OSError.
+    Raises RunError when it is of a newer one, damaged or not there, and OSError.
     """
     try:
         with reaching(run_dir.url):
             run = run_dir.run()
         id_of(run, run_dir)
         return run
+    except FileNotFoundError:
+        gone = f"there is no {RUN} in it; was it removed?"
+        raise RunError(NO_RUN, f"{run_dir.url}: is not a run directory: {gone}") from None
     except FormatError as error:
         raise RunError(ANOTHER_VERSION, f"{error}: {UPDATE_LAUNCHER}") from None
     except ValueError as error:
@@ -203,7 +207,11 @@ def id_of(run: Mapping[str, Any], run_dir: RunDirectory) -> str:
     """
     run_id = str(run.get("id"))
     if not _ID.fullmatch(run_id):
-        raise RunError(DAMAGED, f"{run_dir.url}/{RUN} is damaged: {run_id[:80]!r} is not a run id")
+        raise RunError(
+            DAMAGED,
+            f"{run_dir.url}/{RUN} is damaged: {run_id[:80]!r} is not a run id; "
+            "restore it, or launch a new run from one of its checkpoints (--from)",
+        )
     return run_id
 
 
@@ -309,7 +317,7 @@ def find(name: str) -> RunDirectory:
         except (ValueError, OSError, ImportError) as error:
             why = " ".join(str(error).split())
             raise RunError(UNREADABLE, f"{name}: cannot be read: {why}") from None
-        raise RunError("SW2005", f"{name}: is not a run directory: there is no {RUN} in it")
+        raise RunError(NO_RUN, f"{name}: is not a run directory: there is no {RUN} in it")
     matches = [run_id for run_id in known if name and run_id.startswith(name)]
     if len(matches) == 1:
         return open_directory(known[matches[0]])

@@ -18,7 +18,9 @@ from launcher.api.delivery import delivered
 from launcher.draft import Draft, create, ends_on_error, prepare, reopen
 from launcher.job.customjob import CustomJob
 from launcher.job.job import Job, TargetName
+from launcher.lastwords import last_words
 from launcher.status.history import History
+from launcher.status.stalls import Lookout
 from launcher.status.status import Outcome, read_status
 from launcher.supervision.attempt import read_attempts
 from launcher.supervision.choices import Choice
@@ -236,6 +238,7 @@ def look_after(draft: Draft, resources: ExitStack) -> Run:
         request,
         steps=lambda attempt: (completed_steps(directory), None),
         unreached=_Outsiders(draft).told,
+        last_words=partial(last_words, directory, draft.run_id),
         listener=listener,
         sleep=sleep,
     )
@@ -277,5 +280,9 @@ def _webhook(draft: Draft) -> Iterator[Callable[[Event], object]]:
     if notify is None:
         yield lambda event: None
         return
-    with Webhook(notify, draft.webhook_url, draft.run_id, draft.directory) as webhook:
+    lookout = Lookout(draft.directory, float(draft.record["created"]))
+    webhook = Webhook(
+        notify, draft.webhook_url, draft.run_id, draft.directory, stalled=lookout.look
+    )
+    with webhook:
         yield webhook.hear

@@ -10,6 +10,7 @@ between them through ``visible``, too.
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 from typing import IO
@@ -50,6 +51,28 @@ class GuardedStream(io.TextIOWrapper):
         """Writes ``text``, visibly."""
         super().write(visible(text))
         return len(text)
+
+
+def reopen_closed() -> list[str]:
+    """Puts something in the place of standard streams that this process was started without.
+
+    Else the next file or socket that is opened gets such a number, and whoever prints, here or in a
+    process that is started, writes into that. Returns the names of those that are lost for output.
+    """
+    lost = []
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:  # cannot be, as those below it are open
+                os.dup2(opened, number)
+                os.close(opened)
+            os.set_inheritable(number, True)
+            stream = os.fdopen(number, "w" if number else "r", closefd=False)
+            setattr(sys, name, stream)
+            lost += [name] if number else []
+    return lost
 
 
 def guard() -> None:

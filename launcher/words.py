@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Mapping
 
@@ -23,6 +24,7 @@ _CAUSES = {
     "loss": "a worker was lost",
     "leader": "another coordinator leads",
 }
+_WHOSE = {"newcomer": "it could not begin", "script": "the others go on, as in Horovod"}
 _THEN = {
     "process": "another process takes its place",
     "replica": "its replica is started anew",
@@ -98,13 +100,19 @@ def metrics_in_words(
     return {name: number(value) + since.get(name, "") for name, value in metrics.items()}
 
 
-def wait_in_words(event: EventRecord, seconds: float) -> str:
-    """Says what a run waits for, for so many seconds, and what comes after that."""
-    left = None if event.limit is None else event.limit - seconds
-    said = f"waiting for {span(seconds)}: {one_line(event.reason or '')}"
-    if left is None or left < 0 or event.then is None:
+def wait_in_words(what: str, seconds: float, left: float | None, then: str | None) -> str:
+    """Says what a run waits for, for so many seconds, and what comes after that.
+
+    Args:
+        what: is waited for.
+        seconds: for so long already.
+        left: seconds until that is over, whatever comes; None if it may last.
+        then: what comes then.
+    """
+    said = f"waiting for {span(seconds)}: {one_line(what)}"
+    if left is None or left < 0 or then is None:
         return said
-    return f"{said}; in {span(left)} {one_line(event.then)}"
+    return f"{said}; in {span(left)} {one_line(then)}"
 
 
 def stall_in_words(seconds: float, member: str | None) -> str:
@@ -164,8 +172,8 @@ def _text(event: EventRecord) -> str | None:
         case EventRecord(event="unreachable", member=str(member)):
             return f"{member} is not let into the world{why}"
         case EventRecord(event="drain", member=str(member)):
-            notice = f" in {span(event.deadline_seconds)}" if event.deadline_seconds else ""
-            return f"{member} will be taken away{notice}; it leaves at the next step"
+            # For how long it counts on its machine is not how long it has that.
+            return f"{member} has notice that it will be taken away; it leaves at the next step"
         case EventRecord(event="loss", member=str(member)):
             return f"{member} is lost{why}"
         case EventRecord(
@@ -194,8 +202,9 @@ def _text(event: EventRecord) -> str | None:
                 f"the world has {count(size, 'worker')}, not {before} any more: a batch that the "
                 f"script sets for each worker is {times} times as large in all"
             )
-        case EventRecord(event="held_up", reason=str(), seconds=float(seconds)):
-            return wait_in_words(event, seconds)
+        case EventRecord(event="held_up", reason=str(awaited), seconds=float(seconds)):
+            left = None if event.limit is None else event.limit - seconds
+            return wait_in_words(awaited, seconds, left, event.then)
         case EventRecord(event="stalled", seconds=float(seconds)):
             return stall_in_words(seconds, event.member)
         case EventRecord(event="waiting", slots=int(slots), min_workers=int(least)):
@@ -224,7 +233,7 @@ def _text(event: EventRecord) -> str | None:
         case EventRecord(event="worker_replaced", rank=int(rank)):
             return f"the worker of rank {rank} is replaced{why}"
         case EventRecord(event="fault", member=str(member), then=str(then)) if then in _THEN:
-            whose = "it could not begin" if event.whose == "newcomer" else "the machine is at fault"
+            whose = _WHOSE.get(event.whose or "", "the machine is at fault")
             return f"{member} has failed{why}: {whose}; {_THEN[then]}"
         case EventRecord(event="begun", url=str(url), step=int(step)):
             changes = "".join(f"; {one}" for one in event.changes or ())
@@ -238,11 +247,17 @@ def _text(event: EventRecord) -> str | None:
         case EventRecord(event="micro_batch_halved", rank=int(rank), samples=int(samples)):
             parts = f"parts have at most {count(samples, 'sample')} from now on"
             return f"rank {rank} is out of memory: {parts}"
-        case EventRecord(event="task_failed", rank=int(rank), step=int(step), member=member):
+        case EventRecord(event="agent_failed", member=str(member), reason=str()):
+            return f"{member} cannot take part: {first}"
+        case EventRecord(event="task_failed", member=str(member), rank=rank, step=step):
+            # Of a traceback, what was raised; of a message with an id, its first line.
+            ours = re.search(r" \[SW\d{4}\]$", first)
+            last = (event.reason or "").strip().rpartition("\n")[2]
+            what = f": {first if ours else last}" if first else ""
+            if rank is None:
+                return f"the program failed in a worker of {member} while it loaded{what}"
             far = f"after step {step}" if step else "before it had completed a step"
-            return f"the program raised in rank {rank} ({member}) {far}"
-        case EventRecord(event="task_failed", member=str(member)):
-            return f"the program raised in a worker of {member} while it loaded"
+            return f"the program failed in rank {rank} ({member}) {far}{what}"
         case EventRecord(event="finished", state=str(state)) if ending := info_of(state).ending:
             at = f" at step {event.step}" if event.step else ""
             return f"the run {ending}{at}"

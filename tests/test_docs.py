@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from docs.commands import page as commands_page
+from docs.texts import page as texts_page
 from launcher.job.job import Job
 
 ROOT = Path(__file__).parents[1]
@@ -114,6 +115,11 @@ def test_the_tests_that_a_page_names_are_there(page: Path) -> None:
 def test_the_page_about_the_commands_is_current() -> None:
     current = (ROOT / "docs/commands.md").read_text() == commands_page()
     assert current, "run: python docs/commands.py > docs/commands.md"
+
+
+def test_the_page_of_all_messages_is_current() -> None:
+    current = (ROOT / "docs/texts.md").read_text() == texts_page()
+    assert current, "run: python docs/texts.py > docs/texts.md"
 
 
 def test_the_index_has_every_page() -> None:

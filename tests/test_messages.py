@@ -99,6 +99,11 @@ def test_the_ids_in_the_code_are_those_on_the_page() -> None:
     assert sorted(ids_in_code()) == sorted(in_use)
 
 
+def test_the_page_of_all_texts_has_each_id() -> None:
+    page = (ROOT / "docs/texts.md").read_text()
+    assert set(ID.findall(page)) == set(ids_in_code())
+
+
 def test_an_id_and_a_kind_are_explained_once() -> None:
     ids, kinds = [row[0] for row in rows()], [row[1] for row in rows() if not retired(row)]
     assert ids == sorted(ids), "in order, and so that the next free one is easily found"

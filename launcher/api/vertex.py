@@ -227,7 +227,9 @@ class Jobs:
             return Message.from_json(serialise(request))
         except Exception as error:  # protobuf's, which says the field
             why = " ".join(str(error).split())
-            raise ApiError("SW3015", f"the request is not a CustomJob: {why}") from None
+            raise ApiError(
+                "SW3015", f"the request is not a CustomJob: {why}; update google-cloud-aiplatform"
+            ) from None
 
     def _labelled(self, wanted: Mapping[str, str]) -> Sequence[JobState]:
         terms = [f'labels.{name}="{value}"' for name, value in wanted.items()]

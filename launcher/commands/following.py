@@ -324,7 +324,10 @@ def see_through(start: Callable[[], Run], as_json: bool) -> str:
 
         def gone(error: OSError) -> None:
             if not asked.hung_up:
-                said = f"nobody takes the output any more ({error.strerror}); run {run.id} goes on"
+                said = (
+                    f"nobody takes the output any more ({error.strerror}); run {run.id} goes on, "
+                    f"and swell status {run.id} shows it"
+                )
                 with suppress(OSError):
                     os.write(2, visible(f"swell: {said}\n").encode())
 

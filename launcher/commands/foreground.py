@@ -23,6 +23,7 @@ from trainer.rundir.private import append_private
 from trainer.rundir.usererror import Message
 
 DETACH_LIMIT = 60.0
+ENDED_AT_ONCE = "the launch ended at once, without a word; launch without --detach to see why"
 
 
 def launch_and_follow(job: Job, target: TargetName, run_id: str | None, as_json: bool) -> str:
@@ -89,12 +90,14 @@ def _await_start(child: subprocess.Popen[bytes], directory: RunDirectory, log: P
         if code is not None:
             lines = log.read_text(errors="replace").strip().splitlines()
             why = "\n".join(line.removeprefix("swell: ") for line in lines)
-            ended = Message("", why) if why else Message("SW2017", "the launch ended at once")
+            ended = Message("", why) if why else Message("SW2017", ENDED_AT_ONCE)
             if not attempts:  # else a CustomJob may be there, which swell attach finds
                 directory.end("failed", str(ended))
             raise (LaunchError if code == BAD_INPUT else LocalError).of([ended])
         time.sleep(0.05)
-    raise LocalError("SW2018", f"the run has not started yet; see {log}")
+    raise LocalError(
+        "SW2018", f"the run has not started within {DETACH_LIMIT:.0f} s; {log} says how far it is"
+    )
 
 
 def local_replica(directory: RunDirectory, replica: str) -> tuple[Replicas, str]:
@@ -114,7 +117,9 @@ def local_replica(directory: RunDirectory, replica: str) -> tuple[Replicas, str]
         )
     home.require_replica(run, replica)
     if outcome := directory.outcome():
-        raise home.RunError("SW2011", f"{run_id}: has ended: {outcome.get('state')}")
+        raise home.RunError(
+            "SW2011", f"{run_id}: has ended ({outcome.get('state')}); it has no VMs"
+        )
     if is_abandoned(run, directory):
         raise home.RunError("SW2012", f"{run_id}: {ABANDONED}")
     number, _, name = replica.rpartition("/")

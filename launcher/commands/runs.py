@@ -125,7 +125,7 @@ def list_runs(
         elif rows:
             listing.print_runs(Screen(), rows, bool(apis))
         elif states or target or name or since or regions or apis:
-            typer.echo("There is no such run.")
+            typer.echo("No run is like that; without options, swell runs lists all.")
         else:
             typer.echo("There are no runs yet; start one with: swell launch JOB")
 
@@ -260,7 +260,7 @@ def preempt(
     """Take a VM away from a local run, as the Spot market does, or give it back."""
     with user_errors():
         if (notice is not None) + silent + restore > 1:
-            fail("choose one of --notice, --silent and --restore")
+            fail("--notice, --silent and --restore exclude each other; write one")
         from launcher import home
         from launcher.commands.foreground import local_replica
 

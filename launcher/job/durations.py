@@ -65,7 +65,7 @@ def parse_duration(value: object) -> timedelta:
     if duration < timedelta():
         raise Unusable(RANGE, "is negative; a duration is zero or more")
     if duration > _LONGEST:
-        raise Unusable(RANGE, f"is too long; at most {format_duration(_LONGEST)}")
+        raise Unusable(RANGE, f"is too long; write at most {format_duration(_LONGEST)}")
     return duration
 
 

@@ -131,7 +131,7 @@ class Resubmit(JobModel):
             return
         pause, longest = fields.get("pause"), fields.get("longest")
         if isinstance(pause, timedelta) and isinstance(longest, timedelta) and pause > longest:
-            yield ("longest",), ORDER, "is shorter than pause; write at least that"
+            yield ("longest",), ORDER, "is shorter than pause; write at least as much as that"
 
 
 class Limits(JobModel):

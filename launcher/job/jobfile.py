@@ -111,7 +111,9 @@ def _override(
     here = f"--set {override}"
     dotted, equals, text = override.partition("=")
     names = dotted.strip().split(".")
-    if not equals or not all(names):
+    if not equals and all(names):
+        raise JobFileError(OVERRIDE, f"{here}: has no value; write --set {dotted.strip()}=VALUE")
+    if not all(names):
         raise JobFileError(OVERRIDE, f"{here}: is not an override; write --set pools.1.replicas=7")
     try:
         value, inside = read_yaml(text, here, variables)
@@ -143,6 +145,7 @@ def _override(
             at[key] = value
         elif isinstance(at, dict) and at.get(name) is None:
             at[key] = {}
+            places[path] = here
         at = at[key]
     for old in [place for place in places if place[: len(path)] == path]:
         del places[old]

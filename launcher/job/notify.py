@@ -1,4 +1,4 @@
-"""``notify:`` in a job file: a webhook to tell of the run's end, of stockouts and failovers."""
+"""``notify:`` in a job file: a webhook to tell of the end, of stockouts, failovers and stalls."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pydantic import Field, ValidationInfo, field_validator
 from launcher.job.model import JobModel, Text, beside
 from launcher.job.problem import CONFLICT, MISSING, NUL, Problem, problem
 
-News = Literal["end", "stockout", "failover"]
-EVERYTHING: list[News] = ["end", "stockout", "failover"]
+News = Literal["end", "stockout", "failover", "stall"]
+EVERYTHING: list[News] = ["end", "stockout", "failover", "stall"]
 
 
 class Notify(JobModel):

@@ -93,7 +93,7 @@ def read_yaml(
             hint = "; indent with spaces, not with a tab"
         raise FileError(YAML, f"{file}:{line}: is not YAML: {what}{hint}") from None
     except UnicodeEncodeError:
-        raise FileError(YAML, f"{file}:1: is not YAML: is not text in UTF-8") from None
+        raise FileError(YAML, f"{file}:1: is not text in UTF-8; save it as UTF-8") from None
     except yaml.YAMLError as error:  # a character that YAML does not allow
         what = " ".join(str(error).split())
         raise FileError(YAML, f"{file}:1: is not YAML: {what}") from None
@@ -117,7 +117,7 @@ def located(found: Sequence[tuple[Path_, str, str]], places: Places, file: str) 
         known = max((n for n in range(len(loc) + 1) if loc[:n] in places), default=0)
         place = places.get(loc[:known], f"{file}:1")
         # Deeper than what was written: a missing field is named, a detail of a value is not.
-        field = ".".join(map(str, loc if id == MISSING else loc[:known]))
+        field = ".".join(map(str, loc if id == MISSING else loc[: known or 1]))
         line = place.rpartition(":")[2]
         order = float(line) if line.isdecimal() else 0.0
         text = f"{place}: {field}: {what}" if field else f"{place}: {what}"
@@ -125,7 +125,7 @@ def located(found: Sequence[tuple[Path_, str, str]], places: Places, file: str) 
     told = [line for _, line in sorted(lines, key=lambda pair: pair[0])]
     if len(told) <= MOST:
         return told
-    more = f"{file}: there are {len(told) - MOST:,} more problems"
+    more = f"{file}: there are {len(told) - MOST:,} more problems; mend these first"
     return [*told[:MOST], Message(MORE, more)]
 
 
@@ -165,7 +165,9 @@ class _Reader:
         while not isinstance(key := next(events), yaml.MappingEndEvent):
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarEvent):
-                raise FileError(YAML, f"{self._file}:{line}: a field's name must be text")
+                raise FileError(
+                    YAML, f"{self._file}:{line}: a field's name must be text; put it in quotes"
+                )
             if key.value in fields:
                 field = ".".join(map(str, (*path, key.value)))
                 raise FileError(TWICE, f"{self._file}:{line}: {field}: is written twice; keep one")

@@ -261,7 +261,7 @@ class Replicas:
             try:
                 said = str(json.load(error)["error"]["message"])
             except (ValueError, KeyError, TypeError):
-                said = f"the emulator answered {error.code}"
+                said = f"the emulator answered {error.code}; see its log, emulator.log"
             raise LocalError("SW2203", said) from None
         except (URLError, OSError, ValueError) as error:
             raise LocalError(SILENT, f"the emulator does not answer: {error}") from None

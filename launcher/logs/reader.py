@@ -94,12 +94,13 @@ class LocalLog:
                 if not written.endswith(b"\n"):  # still being written
                     break
                 self._offsets[path] = self._offsets.get(path, 0) + len(written)
-                line = _local_line(written, replica)
+                line = local_line(written, replica)
                 if line and (self._since is None or line.time >= self._since):
                     yield line
 
 
-def _local_line(written: bytes, replica: str) -> Line | None:
+def local_line(written: bytes, replica: str) -> Line | None:
+    """Returns the line that an emulator has written; None for what it has not."""
     try:
         entry = json.loads(written)
         severity, message = str(entry["severity"]), str(entry["message"])

@@ -13,6 +13,7 @@ from launcher.api.vertex import console_url, jobs_of
 from trainer.rundir.attempts import ENDED
 
 AT_ONCE = 8  # CustomJobs
+NOT_CREATED = "the CustomJob has not been created; swell attach RUN, if its launch is gone"
 
 
 def ask_api(
@@ -47,7 +48,7 @@ def _ask(run: dict[str, Any], attempt: dict[str, Any], retries: Retries | None) 
         elif found := api.find(str(run["id"]), int(attempt["attempt"])):
             job = found[0]
         else:
-            return {**answer, "error": "the CustomJob has not been created", "id": "SW3020"}
+            return {**answer, "error": NOT_CREATED, "id": "SW3020"}
     except (ApiError, Unreachable) as error:
         return {**answer, "job": attempt.get("job"), "error": str(error), "id": error.id}
     return {

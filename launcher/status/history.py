@@ -14,12 +14,14 @@ from launcher.status import figures
 from launcher.status.generation import Generation
 from launcher.status.losses import Losses, job_of
 from launcher.status.saves import Saves
-from launcher.words import stall_in_words, wait_in_words
+from launcher.status.waits import Wait, without_leader
+from launcher.words import stall_in_words
 from trainer.rundir.events import Event
 from trainer.rundir.numbers import number_in
 
 # After these nothing that was told of is waited for any more.
 WENT_ON = frozenset({"generation_formed", "resumed", "first_step", "steps", "paused", "finished"})
+STEPPED = frozenset({"resumed", "first_step", "steps"})  # training goes on, or a script
 ONE_NOTICE = 15.0  # seconds in which no replica is given notice twice
 
 
@@ -41,7 +43,10 @@ class History:
         self.total_steps: int | None = None
         self.waiting = False
         self._held_up: EventRecord | None = None  # the newest
+        self._due: EventRecord | None = None  # the newest attempt that was waited with
+        self._led: set[int | None] = set()  # attempts; None of an image that does not say
         self._went_on_at = -math.inf  # when it was seen last that something happens
+        self.stepped_at = -math.inf  # when a world was seen last that trains
         self._stalled: EventRecord | None = None  # the newest
         self._left_at: dict[int, float] = {}  # when each generation was
         self.unreadable: str | None = None  # why some events could not be read
@@ -66,6 +71,8 @@ class History:
             handler(record)
         if record.event in WENT_ON:
             self._went_on_at = max(self._went_on_at, record.time)
+        if record.event in STEPPED:
+            self.stepped_at = max(self.stepped_at, record.time)
         if record.total_steps is not None:
             self.total_steps = record.total_steps
 
@@ -143,12 +150,28 @@ class History:
         """How fast it trains in its newest world: ``{"steps", "samples"}`` per second."""
         return figures.speed(None if self.waiting else self.current)
 
-    def held_up(self, now: float) -> str | None:
-        """What the run waits for, in words; None while it goes on. ``now`` is in Unix seconds."""
+    @property
+    def held_up(self) -> Wait | None:
+        """What the run waits for, as its leader says; None while it goes on."""
         told = self._held_up
         if told is None or told.time < self._went_on_at or told.seconds is None:
             return None
-        return wait_in_words(told, told.seconds + max(0.0, now - told.time))
+        since = told.time - told.seconds
+        until = math.inf if told.limit is None else since + told.limit
+        return Wait(told.reason or "", since, until, told.then)
+
+    def unled(self, attempts: Iterable[dict[str, Any]], created: float) -> Wait | None:
+        """What the run waits for while nobody leads it; None if somebody does.
+
+        Args:
+            attempts: the run's, in order.
+            created: when the run was, in Unix seconds.
+        """
+        known, due, soon = list(attempts), self._due, None
+        if due and due.seconds is not None and (due.attempt or 0) > len(known):
+            what = f"attempt {due.attempt}, which is due ({due.choice})"
+            soon = Wait(what, due.time, due.time + due.seconds, "it is sent")
+        return without_leader(known, self._led, soon, created)
 
     def goodput(self, now: float | None) -> float | None:
         """The share of time that went into steps that count; None where steps are not known.
@@ -351,6 +374,13 @@ class History:
     def _on_held_up(self, event: EventRecord) -> None:
         if self._held_up is None or event.time >= self._held_up.time:
             self._held_up = event
+
+    def _on_attempt_due(self, event: EventRecord) -> None:
+        if self._due is None or event.time >= self._due.time:
+            self._due = event
+
+    def _on_leader_changed(self, event: EventRecord) -> None:
+        self._led.add(event.attempt)
 
     def _on_stalled(self, event: EventRecord) -> None:
         if self._stalled is None or event.time >= self._stalled.time:

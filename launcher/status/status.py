@@ -26,7 +26,8 @@
                      worker that lives and comes to no step, a job of a fleet that the others do
                      not reach
     waits_for        what the run waits for, for how long, and until when, in words; null while it
-                     goes on (see trainer.coordinator.explanation)
+                     goes on (see trainer.coordinator.explanation, and launcher.status.waits for
+                     the time before it has a leader)
     spent            {usd, seconds, attempts, remaining: {usd, seconds, attempts, until}}: what the
                      attempts have taken, usd by estimate, and what the limits leave; null where
                      there is no price, or no limit (see launcher.supervision.limits)
@@ -59,7 +60,7 @@ from trainer.rundir.attempts import ENDED
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
 from trainer.rundir.formats import UPDATE_LAUNCHER
-from trainer.rundir.numbers import named, numbers_in
+from trainer.rundir.numbers import named, number_in, numbers_in
 from trainer.rundir.usererror import Message
 
 ABANDONED = (
@@ -103,6 +104,7 @@ def build_status(
     now: float | None = None,
     troubles: Iterable[str] = (),
     unattended: bool = False,
+    created: float | None = None,
 ) -> dict[str, Any]:
     """Returns the status of a run, as the module says.
 
@@ -117,8 +119,10 @@ def build_status(
         now: Unix seconds; those of this machine's clock when None.
         troubles: see there.
         unattended: whether that launch is gone, and its VMs are not.
+        created: when the run was, in Unix seconds; now when None.
     """
     now = time.time() if now is None else now
+    wait = history.unled(attempts, now if created is None else created) or history.held_up
     over = outcome is not None or abandoned
     samples = account_samples(
         audit, history.stretches(), outcome is not None and outcome.state == "succeeded"
@@ -163,7 +167,7 @@ def build_status(
         "nonfinite": nonfinite,
         "epochs": samples.epochs if samples else None,
         "reason": reason,
-        "waits_for": None if over else history.held_up(now),
+        "waits_for": None if over or wait is None else wait.in_words(now),
         "troubles": [*troubles, *([] if over else _troubles(history, attempts, now))],
         "spent": account(
             limits or Limits(),
@@ -257,6 +261,7 @@ def _read(run_dir: RunDirectory, audited: bool) -> dict[str, Any]:
         _limits(run),
         troubles=() if found else troubles_of(str(run["id"]), run_dir, str(run.get("target"))),
         unattended=unattended,
+        created=number_in(run.get("created")),
     )
 
 

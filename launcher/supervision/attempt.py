@@ -35,6 +35,7 @@ class Attempt:
         job: projects/P/locations/L/customJobs/ID, once that is known.
         state: of the CustomJob, or SUBMITTING, REFUSED, LOST.
         reason: why it ended, in the API's words.
+        told: what its replicas said last of why they failed, on lines of its own.
         code: of the CustomJob's error (google.rpc.Code), or the HTTP status of a refusal.
         kind: of a refusal (see launcher.api.apierror), "unsent", or "unreachable".
         left: why it was given up, before it had its machines or had trained; empty if it was not.
@@ -54,6 +55,7 @@ class Attempt:
     job: str | None = None
     state: str = SUBMITTING
     reason: str = ""
+    told: str = ""
     code: int = 0
     kind: str = ""
     left: str = ""
@@ -69,6 +71,12 @@ class Attempt:
     def over(self) -> bool:
         """Whether nothing of this attempt can still run."""
         return self.state in ENDED
+
+    @property
+    def story(self) -> str:
+        """Why it ended, with all that is known."""
+        why = self.reason or f"the CustomJob ended {self.state}"
+        return f"{why}\n{self.told}" if self.told else why
 
     @property
     def sent(self) -> bool:

@@ -304,15 +304,14 @@ def _end_with(situation: Situation) -> End | None:
         return End("succeeded", "the CustomJob succeeded")
     if verdict == "cancelled":
         return End("cancelled", "the CustomJob was cancelled")
-    reason = last.reason or f"the CustomJob ended {last.state}"
     if verdict in HOPELESS:
-        return End("failed", reason)
+        return End("failed", last.story)
     failed = fruitless(situation.attempts)
     unlike = (n for n, them in enumerate(failed) if any(verdict_of(it) != verdict for it in them))
     alike = next(unlike, len(failed))
     most = MAX_FRUITLESS.get(verdict)
     if most is not None and failed and last in failed[0] and alike >= most:
-        said = f"{alike} attempts in a row completed no step; the last: {reason}"
+        said = f"{alike} attempts in a row completed no step; the last: {last.story}"
         return End("failed", str(Message("SW5010", said)))
     return None
 
@@ -353,7 +352,7 @@ def _nothing_left(situation: Situation) -> End:
     Each was given up while others trained.
     """
     hopeless = [it for it in by_end(situation.attempts) if verdict_of(it) in HOPELESS]
-    return End("failed", hopeless[-1].reason or f"the CustomJob ended {hopeless[-1].state}")
+    return End("failed", hopeless[-1].story)
 
 
 def _next(

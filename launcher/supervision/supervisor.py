@@ -45,6 +45,7 @@ from launcher.supervision.policy import (
     Wait,
     decide,
 )
+from launcher.supervision.removal import Removal
 from launcher.supervision.silence import Silence
 from launcher.supervision.verdict import verdict_of
 from launcher.target import Target
@@ -52,7 +53,7 @@ from trainer.rundir import clock
 from trainer.rundir.attempts import LOST, REFUSED, record_name
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventWriter
-from trainer.rundir.names import OutcomeState
+from trainer.rundir.names import RUN, OutcomeState
 from trainer.rundir.retry import may_pass
 from trainer.rundir.usererror import shown
 
@@ -73,6 +74,8 @@ class Supervisor:
         steps: returns how many steps the run has completed, and how many of them with a worker of
             the attempt of this number; None where that is not known.
         unreached: returns what keeps attempts out of the world, in words; see Situation.
+        last_words: returns what the replicas of a failed attempt have said last, from its number,
+            its CustomJob and why it failed.
         listener: called with each event that this writes; see EventWriter.
         clock: returns Unix seconds; see trainer.rundir.clock.
         ticks: returns seconds that pass alike, whoever sets the clock of this machine; those in
@@ -89,6 +92,7 @@ class Supervisor:
         *,
         steps: Callable[[int], tuple[int, int | None]] = lambda attempt: (0, None),
         unreached: Callable[[], Mapping[int, str]] = dict,
+        last_words: Callable[[int, str, str], str] = lambda attempt, job, reason: "",
         listener: Callable[[Event], object] = lambda event: None,
         clock: Callable[[], float] = clock.now,
         ticks: Callable[[], float] = time.monotonic,
@@ -100,6 +104,7 @@ class Supervisor:
         self._request = request
         self._steps = steps
         self._unreached = unreached
+        self._last_words = last_words
         self._clock = clock
         self._behind = 0.0  # seconds by which that is behind what is on record
         self._ticks = ticks
@@ -116,6 +121,7 @@ class Supervisor:
         self._since: dict[str, float] = {}  # when something was first seen here
         self._refusals: dict[int, ApiError] = {}  # of requests that may have arrived all the same
         self._waits: Wait | None = None
+        self._removal = Removal(run_dir.url)
 
     def lose_patience(self) -> None:
         """From now on an attempt is lost as soon as the API gives no answer. For other threads."""
@@ -127,7 +133,8 @@ class Supervisor:
         """Lines about what the run waits for in vain, for whoever watches. For other threads."""
         asked = [*self._silences.items()]
         waiting = [it for number, it in asked if not self._attempts[number].over]
-        return [line for silence in waiting for line in silence.told()]
+        told = [line for silence in waiting for line in silence.told()]
+        return [self._removal.told, *told] if self._removal.told else told
 
     def run(self) -> dict[str, Any]:
         """Sees the run through. Returns outcome.json as it counts.
@@ -159,6 +166,10 @@ class Supervisor:
             with suppress(OSError):
                 self._record(self._attempts[number])
         outcome = self._run_dir.outcome()
+        there = outcome is not None or self._run_dir.store.exists(RUN)
+        if self._removal.look(there, self._ticks()):
+            end_run(self._run_dir, self._events, "failed", self._removal.told)
+            return None
         stop = self._run_dir.stop_asked() if outcome is None and self._attempts else None
         situation = Situation(
             tuple(self._attempts.values()),
@@ -294,7 +305,7 @@ class Supervisor:
         elif why := self._refusals.get(number):
             self._ended(number, REFUSED, str(why), why.code, why.kind)
         else:
-            self._ended(number, REFUSED, "it was never sent: its launcher had ended", kind=UNSENT)
+            self._ended(number, REFUSED, "it was never sent: its launch had ended", kind=UNSENT)
         return True
 
     def _adopt(self, number: int, job: JobState, submitted: float) -> None:
@@ -348,8 +359,10 @@ class Supervisor:
         silence.answered()
         if job.ended and not self._explains_itself_later(job):
             self._attempts[number] = self._with_state(attempt, job)
-            finished = self._date(attempt, job, job.finished)
-            self._ended(number, job.state, job.reason, job.code, at=finished)
+            finished, reason = self._date(attempt, job, job.finished), job.reason
+            if job.state == "CANCELLED" and number in self._cancel_sent:  # by nobody else
+                reason = f"cancelled by its launch: {attempt.left or 'the run has ended'}"
+            self._ended(number, job.state, reason, job.code, at=finished)
         elif job.state != attempt.state or (job.started and attempt.started is None):
             self._record(self._with_state(attempt, job))
 
@@ -409,11 +422,15 @@ class Supervisor:
         self, number: int, state: str, reason: str, code: int = 0, kind: str = "", at: float = 0.0
     ) -> None:
         step, trained = self._steps(number)
-        known = self._attempts[number]
+        known, told = self._attempts[number], ""
+        if state == "FAILED":
+            with suppress(OSError, ValueError):
+                told = self._last_words(number, known.job or "", reason)
         attempt = replace(
             known,
             state=state,
             reason=reason,
+            told=told,
             code=code,
             kind=kind or known.kind,
             ended=at or self._now(),

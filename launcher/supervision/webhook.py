@@ -1,13 +1,16 @@
-"""Tells a webhook of a run's end, of stockouts and failovers.
+"""Tells a webhook of a run's end, of stockouts, failovers and stalls.
 
 A POST of JSON, which Slack takes as it is::
 
     text         what happened, in a line for people
-    news         end | stockout | failover
+    news         end | stockout | failover | stall
     run, url     the run's id, and its directory
     time         Unix seconds
     state, reason, metrics    of an end: as in outcome.json; the reason's first line
     attempt, region, reason   of a stockout and of a failover (the attempt that begins)
+    over, since, until        of a stall: whether it is over; when it began; when it is over,
+                              whatever comes, or was (null if it may last). Unix seconds
+    waits_for, then           of one that is not over: what is waited for, and what comes after that
 
 Nothing of this ever holds the run up or fails it: a thread sends, tries again what may pass, and at
 the end of the run is waited for a few seconds at most. What could not be told becomes an event,
@@ -65,7 +68,7 @@ def find_url(notify: Notify, environment: Mapping[str, str] = os.environ) -> str
                 url = opened.read(URL_LIMIT)
         except OSError as error:
             raise WebhookError(
-                "SW2020", f"{field}: {where} cannot be read: {error.strerror}"
+                "SW2020", f"{field}: {where} cannot be read: {error.strerror}; name another"
             ) from None
     url = url.strip()
     if not url:
@@ -78,7 +81,9 @@ def find_url(notify: Notify, environment: Mapping[str, str] = os.environ) -> str
     except ValueError:
         right = False
     if not right or not url.isascii() or not url.isprintable() or " " in url:
-        raise WebhookError("SW2021", f"{field}: {where} does not hold an http:// or https:// URL")
+        raise WebhookError(
+            "SW2021", f"{field}: {where} does not hold an http:// or https:// URL; put one there"
+        )
     return url
 
 
@@ -117,11 +122,13 @@ class Patience:
         timeout: seconds without an answer after which a try has failed.
         backoff: the waits before each further try.
         closing: seconds that the end of a run waits, at most, for what is still to be sent.
+        looking: seconds between two looks at whether the run stands still.
     """
 
     timeout: float = 10.0
     backoff: Backoff = PAUSES
     closing: float = 15.0
+    looking: float = 30.0
 
 
 class Webhook:
@@ -133,6 +140,7 @@ class Webhook:
         run_id: the run.
         run_dir: its directory.
         patience: how long it is waited for.
+        stalled: asked every now and then whether the run stands still: what is to be told.
         clock: returns Unix seconds.
     """
 
@@ -143,6 +151,7 @@ class Webhook:
         run_id: str,
         run_dir: RunDirectory,
         patience: Patience = Patience(),
+        stalled: Callable[[], Message | None] = lambda: None,
         clock: Callable[[], float] = clock.now,
     ) -> None:
         self._on = notify.on
@@ -151,6 +160,7 @@ class Webhook:
         self._run_dir = run_dir
         self._patience = patience
         self._clock = clock
+        self._stalled = stalled
         self._events = EventWriter(run_dir, f"webhook-{os.urandom(4).hex()}", clock)
         self._queue: queue.Queue[Message | None] = queue.Queue(WAITING)
         self._hurry = threading.Event()
@@ -197,7 +207,17 @@ class Webhook:
         return None
 
     def _send_all(self) -> None:
-        while (message := self._queue.get()) is not None:
+        looking = self._patience.looking if "stall" in self._on else None
+        while True:
+            try:
+                message = self._queue.get(timeout=looking)
+            except queue.Empty:
+                with suppress(OSError, ValueError):  # the next look may tell
+                    if stall := self._stalled():
+                        self._put(stall)
+                continue
+            if message is None:
+                return
             self._send(message)
 
     def _send(self, message: Message) -> None:

@@ -19,6 +19,7 @@ from launcher.records import EventRecord
 from launcher.run_states import info_of
 from launcher.status.history import History
 from launcher.status.status import Outcome, live_of, state_of
+from launcher.status.waits import Telling, Wait
 from launcher.words import (
     at_clock,
     count,
@@ -60,6 +61,7 @@ class Scene:
         self.run_id = run_id
         self.started = started
         self.jobs = jobs
+        self.unled: Wait | None = None  # what it waits for while nobody leads it
         self.live: dict[int, str] = {}  # the states of the attempts that are not over
         self._replicas = replicas
         self.state = "queued"
@@ -92,6 +94,7 @@ class Scene:
         """Takes in how the attempts are, and how the run ended, if it has."""
         self.live = {it["attempt"]: str(it["state"]).lower() for it in live_of(attempts)}
         self.state = state_of(self.history, attempts, outcome)
+        self.unled = None if outcome else self.history.unled(attempts, self.started)
 
     @property
     def replicas(self) -> list[str]:
@@ -128,7 +131,7 @@ def render(scene: Scene, now: float, width: int) -> RenderableType:
     body.add_row("step", _step(history, width - 12))
     if history.metrics:
         body.add_row("metrics", _metrics(scene))
-    body.add_row("world", _world(scene))
+    body.add_row("world", _world(scene, now))
     if scene.jobs > 1:
         body.add_row("jobs", _jobs(scene))
     body.add_row("replicas", _replicas(scene, width - 12))
@@ -168,8 +171,11 @@ def _in_words(history: History) -> Iterable[tuple[str, str]]:
     return metrics_in_words(history.metrics, history.nonfinite).items()
 
 
-def _world(scene: Scene) -> Text:
+def _world(scene: Scene, now: float) -> Text:
     history, current = scene.history, scene.history.current
+    if scene.unled is not None:
+        said = scene.unled.in_words(now)
+        return Text(said, style="yellow", overflow="ellipsis", no_wrap=True)
     if current is None or current.world_size is None:
         return Text("not formed yet; the first generation waits for its workers", style="dim")
     text = Text(count(current.world_size, "worker"), style="bold")
@@ -297,6 +303,7 @@ class PlainView:
         self._clock = clock
         self._said_progress = clock()
         self._said_step = 0
+        self._telling = Telling()
 
     def update(
         self, events: list[Event], attempts: list[dict[str, Any]], outcome: Outcome | None
@@ -306,6 +313,9 @@ class PlainView:
             self._write(f"{at_clock(at)}  {line}")
         self._scene.know(attempts, outcome)
         history, now = self._scene.history, self._clock()
+        wait = self._scene.unled
+        if wait is not None and self._telling.is_due(wait, now):
+            self._write(f"{at_clock(now)}  {wait.in_words(now)}")
         if history.step > self._said_step and now - self._said_progress >= PROGRESS_EVERY:
             self._said_progress, self._said_step = now, history.step
             total = f" of {history.total_steps:,}" if history.total_steps else ""

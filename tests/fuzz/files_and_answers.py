@@ -23,7 +23,7 @@ from launcher.emulator.storage.resource import ANY
 from launcher.job.jobfile import JobFileError, load_market
 from launcher.job.prices import read_prices
 from launcher.logs.cloudlog import read_entry
-from launcher.logs.reader import _local_line
+from launcher.logs.reader import local_line
 from launcher.target import load_job
 from tests.fuzz.inputs import anything, as_json, changed, damaged, json_of
 from tests.fuzz.target import LOOP, target
@@ -160,7 +160,7 @@ def log_entries(entry: Any) -> None:
         data = as_json(entry)
     except ValueError:
         return
-    _local_line(data, "workerpool0-0")
+    local_line(data, "workerpool0-0")
 
 
 POOL = {

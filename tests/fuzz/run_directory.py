@@ -140,6 +140,7 @@ EVENTS: list[dict[str, Any]] = [
         "then": "process",
     },
     {"event": "micro_batch_halved", "time": 6.0, "rank": 0, "step": 1, "samples": 4},
+    {"event": "agent_failed", "time": 6.0, "member": "a", "attempt": 1, "reason": "x"},
     {"event": "task_failed", "time": 6.0, "member": "a", "rank": 0, "step": 1, "reason": "x"},
     {
         "event": "nonfinite",

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -152,15 +153,28 @@ def test_neither_a_reader_that_goes_away_nor_a_terminal_that_hangs_up_ends_a_run
     assert "unheard succeeded" in log.read_text(), "what follows is there"
 
 
-@pytest.mark.parametrize("to", ["/dev/full", None])
+CLOSED = ["<&-", ">&-", "2>&-"]
+
+
+@pytest.mark.parametrize(
+    "redirected",
+    ["> /dev/full 2>&1", *(" ".join(some) for n in (1, 2, 3) for some in combinations(CLOSED, n))],
+)
 def test_output_that_nothing_takes_does_not_change_how_a_run_ends(
-    swell: ScriptedSwell, to: str | None
+    swell: ScriptedSwell, redirected: str
 ) -> None:
-    """A file on a full disk; a standard output that is closed."""
-    redirected = f"> {to} 2>&1" if to else ">&- 2>&-"
+    """A file on a full disk; standard streams that are closed, in all combinations."""
     command = f"{sys.executable} -m launcher.cli launch {swell.job('fail')} {redirected}"
-    done = subprocess.run(["sh", "-c", command], env=swell.environment(), timeout=LIMIT)
+    done = subprocess.run(
+        ["sh", "-c", command],
+        env=swell.environment(),
+        timeout=LIMIT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 1
+    assert ("[SW2053]" in done.stderr) == (redirected in (">&-", "<&- >&-")), "somebody is told"
+    assert "Traceback" not in done.stderr and "Errno" not in done.stderr
 
 
 def full_pipe() -> tuple[int, int]:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.integration.command import ROOT, Swell, until
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.events import read_events
 
 SCRIPTS = Path(__file__).parent / "horovod_scripts"
 TWO = "[a2-highgpu-1g, a2-highgpu-1g]"
@@ -67,12 +69,17 @@ def test_an_elastic_script_lives_through_a_drain_a_loss_and_a_rejoin(swell: Swel
 
 
 def test_an_object_state_counts_on_and_its_callbacks_are_called(swell: Swell) -> None:
+    """Also after one rank has raised: as in Horovod, the others go on without it."""
     market = [{"at": "20 steps", "preempt": "workerpool1-0", "notice": "15s", "back": "2s"}]
-    _, logs = launched(swell, SCRIPTS / "object_state.py", ["250"], market, pools=TWO)
+    args = ["250", str(swell.folder / "raised")]
+    _, logs = launched(swell, SCRIPTS / "object_state.py", args, market, pools=TWO)
     (counted,) = said(logs, r"counted 250 rounds after (\d+) resets")
     resets = said(logs, r"reset: size (\d)")
     assert int(counted[1]) >= 1
     assert "1" in {one[1] for one in resets}
+    assert said(logs, "ConnectionResetError: this machine's line to its data")
+    events = read_events(RunDirectory(str(swell.run_dir("one"))))
+    assert [one["whose"] for one in events if one["event"] == "fault"] == ["script"]
 
 
 def test_a_plain_script_waits_for_the_full_world_and_goes_on_from_its_own_checkpoint(

@@ -105,3 +105,9 @@ def test_a_launch_hands_its_lock_over(monkeypatch: pytest.MonkeyPatch) -> None:
     with home.launch_lock("one"):
         assert home.ENV_LOCK not in os.environ, "it is not for children of the child"
     assert not home.launch_lives("one")
+
+
+def test_a_run_directory_that_was_removed_is_told_of(tmp_path: Path) -> None:
+    with pytest.raises(home.RunError, match=r"no run\.json in it; was it removed") as error:
+        home.read_run(RunDirectory(str(tmp_path / "gone")))
+    assert error.value.id == "SW2005"

@@ -141,3 +141,25 @@ def test_nobody_goes_around_the_guard() -> None:
                 if console or to_file or called.startswith(streams):
                     found.add(name)
     assert found == set(PRINTERS)
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)])
+def test_no_file_gets_the_number_of_a_standard_stream_that_was_closed(
+    closed: tuple[int, ...], tmp_path: Path
+) -> None:
+    program = (
+        "import os, sys\n"
+        "from launcher.terminal import reopen_closed\n"
+        "lost, file = reopen_closed(), open(sys.argv[1], 'w')\n"
+        "assert file.fileno() > 2, file.fileno()\n"
+        "print('lost'); print('lost', file=sys.stderr); sys.stdout.flush()\n"
+        "os.system('echo lost; echo lost >&2')\n"  # by whoever is started
+        "file.write(' '.join(lost))\n"
+    )
+    path = tmp_path / "file"
+    streams = " ".join(("<&-", ">&-", "2>&-")[number] for number in closed)
+    command = f'exec "$0" -c "$1" "$2" {streams}'
+    subprocess.run(
+        ["sh", "-c", command, sys.executable, program, path], cwd=ROOT, check=True, timeout=60.0
+    )
+    assert path.read_text().split() == [("", "stdout", "stderr")[n] for n in closed if n]

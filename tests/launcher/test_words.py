@@ -45,7 +45,7 @@ WORTH_A_LINE = [
     ),
     (
         event("drain", member="workerpool1-0", reason="notice", deadline_seconds=15.0),
-        "workerpool1-0 will be taken away in 15 s; it leaves at the next step",
+        "workerpool1-0 has notice that it will be taken away; it leaves at the next step",
     ),
     (event("loss", member="workerpool1-0", reason="silent"), "workerpool1-0 is lost (silent)"),
     (
@@ -129,16 +129,24 @@ WORTH_A_LINE = [
         "rank 1 is out of memory: parts have at most 8 samples from now on",
     ),
     (
-        event("task_failed", member="a", rank=3, step=9),
-        "the program raised in rank 3 (a) after step 9",
+        event("agent_failed", member="a", attempt=1, reason="no secret [SW4006]"),
+        "a cannot take part: no secret [SW4006]",
+    ),
+    (
+        event("task_failed", member="a", rank=3, step=9, reason="Traceback …:\nValueError: x"),
+        "the program failed in rank 3 (a) after step 9: ValueError: x",
+    ),
+    (
+        event("task_failed", member="a", rank=3, step=9, reason="no mean [SW5162]\nmore"),
+        "the program failed in rank 3 (a) after step 9: no mean [SW5162]",
     ),
     (
         event("task_failed", member="a", rank=0, step=0),
-        "the program raised in rank 0 (a) before it had completed a step",
+        "the program failed in rank 0 (a) before it had completed a step",
     ),
     (
         event("task_failed", member="a", step=0),
-        "the program raised in a worker of a while it loaded",
+        "the program failed in a worker of a while it loaded",
     ),
     (event("finished", state="limited", step=9), "the run has reached a limit at step 9"),
     (event("finished", state="succeeded"), "the run is complete"),

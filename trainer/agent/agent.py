@@ -18,7 +18,7 @@ from typing import Any
 
 from trainer.agent import preemption
 from trainer.agent.coordinator_process import seat_of
-from trainer.agent.death import MemoryKills, describe, kind_of
+from trainer.agent.death import MemoryKills, describe, kind_of, never_ready
 from trainer.agent.generation import Generation
 from trainer.agent.link import Link
 from trainer.agent.nursery import Nursery, for_keepers
@@ -422,10 +422,7 @@ class Agent:
         if was_active and self._generation is not None:
             self._generation.note_crashed(worker.slot, worker.step)
         if self._early_deaths >= EARLY_DEATHS:
-            self._say_failed(
-                worker,
-                f"{self._early_deaths} workers in a row died before they were ready: {reason}",
-            )
+            self._say_failed(worker, never_ready(self._early_deaths, code, reason))
             return
         warm = was_active and any(spare.idle for spare in self._slots.all[worker.slot].spares)
         if was_active:

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from trainer.protocol.ends import EXIT_AGAIN, name_of_signal
+from trainer.rundir.usererror import Message
+from trainer.worker.script import ENDED_ITSELF
 
 Kind = Literal["", "machine", "unsure", "crash", "killed", "again"]
 
+NEVER_READY = "SW5027"  # the message about workers that die before they are ready
 OUT_OF_MEMORY = "the machine was out of memory"
 # Where the kernel counts whom it has killed for want of memory: this control group, the machine.
 _COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
@@ -74,5 +77,23 @@ def describe(code: int, *, told: bool = True, out_of_memory: bool = False) -> st
     if code < 0:
         why = f": {OUT_OF_MEMORY}" if out_of_memory and code == -signal.SIGKILL else ""
         return f"a worker was killed by {name_of_signal(-code)}{why}"
-    why = "" if told else ", without an error: by os._exit(), or in native code"
-    return f"a worker exited with code {code}{why}"
+    if told:
+        return f"a worker exited with code {code}"
+    how = f"without an error: as os._exit({code}) does, or native code"
+    return f"a worker ended itself with exit code {code}, {how}"
+
+
+def never_ready(deaths: int, code: int, reason: str) -> str:
+    """Why a replica gives up: what to say of workers that end before their program is loaded.
+
+    Args:
+        deaths: how many, one after another.
+        code: the last one's exit code.
+        reason: the same in words, as above.
+    """
+    if code >= 0:
+        what = f"the program ended its own process before it trained, {deaths} times in a row"
+    else:
+        what = f"{deaths} workers in a row died before they were ready"
+    said = f"{what}: {reason}; what it had printed is above in its log (swell logs)"
+    return str(Message(ENDED_ITSELF if code >= 0 else NEVER_READY, said))

@@ -260,7 +260,9 @@ class Link:
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.UNAUTHENTICATED:
                     raise Refused(
-                        "SW4010", f"the coordinator refuses this agent: {error.details()}"
+                        "SW4010",
+                        f"the coordinator refuses this agent: {error.details()}; the run goes on "
+                        "without its attempt",
                     ) from None
                 if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                     raise Refused(

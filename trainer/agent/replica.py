@@ -106,7 +106,10 @@ def parse_cluster_spec(text: str | None) -> tuple[str, int]:
         OverflowError,
         RecursionError,
     ) as error:
-        raise Unusable("SW4003", f"CLUSTER_SPEC is not what Vertex documents: {error!r}") from error
+        raise Unusable(
+            "SW4003",
+            f"CLUSTER_SPEC is not what Vertex documents: {error!r}; report it, with {text[:200]!r}",
+        ) from error
     if kind in ("chief", "master"):
         kind = "workerpool0"
     return f"{kind}-{index}", max(1, replicas)

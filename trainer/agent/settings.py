@@ -101,7 +101,7 @@ class Settings:
         """
         settings = run.get("settings")
         if not isinstance(settings, dict):
-            raise Unusable(WRONG, "run.json has no settings")
+            raise Unusable(WRONG, "run.json has no settings; launch the run again")
         try:
             # As JSON: strict as Python, an object would have to be a dataclass already.
             return TypeAdapter(cls).validate_json(json.dumps(settings))

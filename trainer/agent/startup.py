@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from socket import socket
 
@@ -15,12 +17,13 @@ from trainer.agent.code import bring
 from trainer.agent.link import Refused
 from trainer.agent.networks import between_jobs, settings_here
 from trainer.agent.nursery import Nursery, given_nursery
-from trainer.agent.replica import find_replica, hostname_trap
+from trainer.agent.replica import find_replica, hostname_trap, parse_cluster_spec
 from trainer.agent.settings import read_run
 from trainer.protocol.credentials import find_credentials
 from trainer.protocol.lease import newest_claim
 from trainer.rundir.directory import RunDirectory
-from trainer.rundir.names import ENV_RUN_DIR, EXIT_FAILED, EXIT_REPLACE, EXIT_RETRY
+from trainer.rundir.events import EventWriter
+from trainer.rundir.names import ENV_ATTEMPT, ENV_RUN_DIR, EXIT_FAILED, EXIT_REPLACE, EXIT_RETRY
 from trainer.rundir.retry import START_LIMIT, UNREACHABLE, patiently
 from trainer.rundir.usererror import Unusable, shown
 
@@ -38,7 +41,7 @@ async def serve(env: Mapping[str, str], nursery_line: socket | None = None) -> i
     """
     url = env.get(ENV_RUN_DIR)
     if not url:
-        raise Unusable("SW4001", f"{ENV_RUN_DIR} must be set: the launcher does it")
+        raise Unusable("SW4001", f"{ENV_RUN_DIR} must be set: start the image with swell launch")
     run_dir = RunDirectory(url)
     run, settings = read_run(run_dir)
     credentials = find_credentials(env, run)
@@ -75,8 +78,23 @@ def main() -> int:
         return EXIT_REPLACE
     except (ValueError, Refused) as error:
         print(f"swell-agent: {shown(error)}", file=sys.stderr)
+        tell(os.environ, shown(error))
         return EXIT_FAILED
     except OSError as error:
         why = shown(error, UNREACHABLE)
         print(f"swell-agent: what the run is kept in does not answer: {why}", file=sys.stderr)
+        tell(os.environ, f"what the run is kept in does not answer: {why}")  # perhaps by now
         return EXIT_RETRY
+    except Exception as error:  # a fault: its traceback is in the log
+        tell(os.environ, f"its agent has failed: {type(error).__name__}: {error}")
+        raise
+
+
+def tell(env: Mapping[str, str], why: str) -> None:
+    """Puts on record why this replica cannot take part, where its run's user looks."""
+    with suppress(Exception):  # what is wrong may be any of this
+        name, _ = parse_cluster_spec(env.get("CLUSTER_SPEC"))
+        writer = f"replica-{name}-{secrets.token_hex(4)}"
+        events = EventWriter(RunDirectory(env[ENV_RUN_DIR]), writer)
+        events.emit("agent_failed", member=name, attempt=int(env[ENV_ATTEMPT]), reason=why)
+        events.flush()

@@ -111,7 +111,11 @@ def load_newest(
             return _with_about(*loaded), step
     if found:
         where = " and ".join(f"{place.url}/{CHECKPOINTS}" for place in places)
-        raise NoneValid("SW5003", f"none of the {len(found)} checkpoints in {where} is valid")
+        raise NoneValid(
+            "SW5003",
+            f"none of the {len(found)} checkpoints in {where} is valid; "
+            "swell checkpoints RUN --verify says what is wrong with each",
+        )
     return None
 
 
@@ -156,7 +160,11 @@ def load_from(
     run_url, step, parts = split_url(url)
     loaded = _load(RunDirectory(run_url), step, report, exchange, device)
     if loaded is None:
-        raise NoneValid("SW5003", f"{url.partition('#')[0]} is not a valid checkpoint")
+        raise NoneValid(
+            "SW5003",
+            f"{url.partition('#')[0]} is not a valid checkpoint; "
+            "swell checkpoints RUN lists those that are",
+        )
     tree = {**_with_about(*loaded), ORIGIN: url}
     return ({**tree, PARTS: parts}, 0) if parts else (tree, step)
 

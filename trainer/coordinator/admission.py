@@ -85,12 +85,16 @@ class Admission:
 
     def admits(self, member: MemberId) -> bool:
         """Whether a member may be in the next world; if so, from now on."""
-        if not self._is_inside(member):
-            others = self._admitted.keys() - {member.job}
-            if not others <= self._reached.get(member, set()):
-                return False
-            self._let_in(member)
+        if self.lacking(member):
+            return False
+        self._let_in(member)
         return True
+
+    def lacking(self, member: MemberId) -> set[str]:
+        """The jobs that a member has yet to reach, and to be reached by, to be admitted."""
+        if self._is_inside(member):
+            return set()
+        return self._admitted.keys() - {member.job} - self._reached.get(member, set())
 
     def take(self, proved: Proved, now: float) -> list[Command]:
         """A member has tried to connect to another."""

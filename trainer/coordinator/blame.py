@@ -7,9 +7,13 @@ wrong again, and what one machine does wrong costs that machine alone. The first
     ───────────────  ───────────────────────────────────────────  ─────────  ──────────────────
     program          in training, or nobody else holds a state    program    the run ends
     program          before it has trained, while others train    newcomer   counts against it
-    machine, unsure  on all machines of a world alike             program    the run ends
+    raised           nobody else holds a state                    program    the run ends
+    raised           before it has trained                        newcomer   counts against it
+    machine, unsure, on all machines of a world alike             program    the run ends
+    raised
     machine          else                                         machine    counts against it
-    unsure           the third time before a step is passed       program    the run ends
+    unsure, raised   the third time before a step is passed       program    the run ends
+    raised           else                                         script     counts against it
     unsure           else                                         machine    counts against it
     crash            before it has trained, the first at a step   newcomer   counts against it
     crash            the third time before a step is passed       program    the run ends
@@ -19,11 +23,12 @@ wrong again, and what one machine does wrong costs that machine alone. The first
 
 ``machine`` is what hardware says of itself: a memory error of the GPU, a bus error. ``unsure`` is
 what either may cause: any other error of the GPU, memory or disk that is full, a data loader that
-dies. ``crash`` is the end of a process in native code. ``killed`` is one that was killed without a
-word: by somebody, or by what limits its memory without saying so. ``again`` is one that has ended
-so that another takes its place: a collective of its own has failed. Before the first step of a run
-nobody holds a state; an error while loading is a newcomer's then, too, once another member could
-load.
+dies. ``raised`` is any other error that a script of Elastic Horovod raises: Horovod leaves the host
+and goes on, for it may be a file or a connection of that machine's. ``crash`` is the end of a
+process in native code. ``killed`` is one that was killed without a word: by somebody, or by what
+limits its memory without saying so. ``again`` is one that has ended so that another takes its
+place: a collective of its own has failed. Before the first step of a run nobody holds a state; an
+error while loading is a newcomer's then, too, once another member could load.
 
 A crash counts only where no peer was lost in its world, for a peer's death can abort others; one
 that ended to be replaced is no such peer, and counts only where nothing else has happened. The
@@ -42,9 +47,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Kind = Literal["", "program", "machine", "unsure", "crash", "killed", "again"]
+Kind = Literal["", "program", "machine", "unsure", "raised", "crash", "killed", "again"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-Whose = Literal["program", "machine", "newcomer", "nobody"]
+Whose = Literal["program", "machine", "newcomer", "script", "nobody"]
 Then = Literal["process", "replica", "out"]
 
 STRIKES = 3  # failures at one step that are no accident
@@ -101,6 +106,10 @@ def whose(failure: Failure, *, alike: bool, held: bool, times: int) -> Whose:
             return "program" if alike else "machine"
         case "unsure":
             return "program" if alike or times >= STRIKES else "machine"
+        case "raised" if not held or alike or times >= STRIKES:
+            return "program"
+        case "raised":
+            return "script" if failure.trained else "newcomer"
         case "crash" if held and not failure.trained and not times:
             return "newcomer"
         case "crash":

@@ -132,6 +132,7 @@ class Coordinator:
             term=leadership.term,
             member=seat.member.replica,
             address=server.target,
+            attempt=seat.credentials.attempt,
         )
         self._tasks = [
             asyncio.create_task(work)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from trainer.coordinator.admission import Admission
 from trainer.coordinator.limits import Limits, Timeouts
 from trainer.coordinator.liveness import AWAY, Pace, forming_limit
 from trainer.coordinator.member import Member, Phase, State, slots_in
@@ -27,6 +28,7 @@ class Standing:
 
     Attributes:
         phase, members, team, generation, steps, pace, limits, timeouts: see Membership.
+        admission: who of several jobs has shown that it reaches the others.
         formed_at: when the world ran, or this leader began.
         forming_since: when it began to form, or somebody has last received some of the state.
         stopping_since: when it was asked to leave.
@@ -39,6 +41,7 @@ class Standing:
     generation: int
     steps: int
     pace: Pace
+    admission: Admission
     limits: Limits
     timeouts: Timeouts
     formed_at: float
@@ -100,21 +103,35 @@ def explain(at: Standing, now: float) -> Wait | None:
 
 
 def _for_members(at: Standing) -> Wait:
-    joining = [one for one in at.members.values() if one.state is State.JOINING]
-    loads = f"; {_names(joining)} load{'s' * (len(joining) == 1)} the program" if joining else ""
+    others = _others(at)
     there, least = at.members.there, at.limits.min_workers
     began = at.formed_at if at.generation == 0 else at.stopping_since
     if there < least:
-        return Wait(f"{there} of {least} slots are ready{loads}", began)
+        return Wait(f"{there} of {least} slots are ready{others}", began)
     chosen, enough_at = slots_in(at.members.chosen()), at.members.enough_at
     if chosen < least:
         wanted = " or ".join(map(str, at.limits.sizes or [least]))
-        return Wait(f"a world of {wanted} workers; {there} slots are ready{loads}", began)
+        return Wait(f"a world of {wanted} workers; {_ready(there)}{others}", began)
     if at.generation == 0 and enough_at is not None:
-        what = f"{there} of {at.members.expected} slots are ready{loads}"
+        what = f"{there} of {at.members.expected} slots are ready{others}"
         until = enough_at + at.limits.start_wait
         return Wait(what, enough_at, until, f"the run begins with {chosen}")
-    return Wait(f"others; {there} slots are ready{loads}", began)
+    return Wait(f"other machines; {_ready(there)}{others}", began)
+
+
+def _others(at: Standing) -> str:
+    """Who is there and not ready yet, and why."""
+    joining = [one for one in at.members.values() if one.state is State.JOINING]
+    said = ""
+    if loading := [one for one in joining if not one.warm]:
+        said += f"; {_names(loading)} load{'s' * (len(loading) == 1)} the program"
+    lacking = {one.id: at.admission.lacking(one.id) for one in joining if one.warm}
+    if jobs := set().union(*lacking.values()):
+        apart = _names([one for one in joining if lacking.get(one.id)])
+        attempts = " and ".join(sorted(jobs, key=lambda job: (len(job), job)))
+        those = f"attempt{'s' * (len(jobs) > 1)} {attempts}"
+        said += f"; {apart} and {those} have yet to show that they reach each other"
+    return said
 
 
 def _for_start(at: Standing) -> Wait:
@@ -133,7 +150,7 @@ def _for_step(at: Standing, now: float) -> Wait | None:
     usual = f"the last ones took {pace:.2g} s each" if pace else "no step is measured yet"
     alone = at.team.slots == 1
     lives = "its only worker lives" if alone else f"all {at.team.slots} workers live"
-    then = "that is told, and nothing else is done" if alone else "another world forms"
+    then = "it is told once more, and the wait goes on" if alone else "another world forms"
     what = f"step {at.steps + 1}; {usual}, and {lives}"
     return Wait(what, since, since + at.timeouts.stall, then)
 
@@ -155,6 +172,10 @@ def _for_leave(at: Standing) -> Wait | None:
         return None
     until = max(one.expected_until for one in spares)
     return Wait(f"the spare worker of {_names(spares)}", at.stopping_since, until, "others go on")
+
+
+def _ready(slots: int) -> str:
+    return "1 slot is ready" if slots == 1 else f"{slots} slots are ready"
 
 
 def _names(members: Sequence[Member]) -> str:

@@ -141,7 +141,7 @@ class Faults:
         self._open.clear()
         failed = len({member for member, one in failures if one.kind not in ("", *_OTHERS)})
         if not self.peer_lost:
-            self._count([one for _, one in failures if one.kind in ("unsure", "crash")], held)
+            self._count([one for _, one in failures if _counts(one)], held)
         self._count_kills([one for _, one in failures])
         alike = machines > 1 and not self.peer_lost and failed == machines
         ruling = Ruling(step=steps)
@@ -152,7 +152,7 @@ class Faults:
             if who == "program":
                 ruling.ends, ruling.step = self._told(failure), failure.step
                 return ruling
-            if who in ("machine", "newcomer"):
+            if who in ("machine", "newcomer", "script"):
                 self._blame(member, failure, who, ruling)
         if ruling.leaves_nobody(self._members):
             why = _last_line(failures[-1][1].reason)
@@ -205,7 +205,12 @@ class Faults:
         if failure.kind in _DEATHS:
             strikes = self.kills if failure.kind in _OTHERS else self.strikes
             return str(Message("SW5005", strikes.told()))
-        return str(Message("SW5001", f"the program raised in {failure.where}\n{failure.reason}"))
+        return str(Message("SW5001", f"the program failed in {failure.where}\n{failure.reason}"))
+
+
+def _counts(failure: Failure) -> bool:
+    """Whether it may be the program's doing, if it comes again."""
+    return failure.kind in ("unsure", "crash") or (failure.kind == "raised" and failure.trained)
 
 
 def _last_line(reason: str) -> str:

@@ -89,7 +89,8 @@ class Membership:
         """What is waited for; None while everything takes its usual course."""
         who = self.phase, self.members, self._team, self.generation, self.steps, self.pace
         since = self._formed_at, self._forming_since, self._stopping_since, self._aborted
-        return explain(Standing(*who, self.limits, self.timeouts(now), *since), now)
+        at = Standing(*who, self._admission, self.limits, self.timeouts(now), *since)
+        return explain(at, now)
 
     def step(self, event: signals.Event, now: float) -> list[signals.Command]:
         """Takes one event and returns the commands that follow from it, in order."""

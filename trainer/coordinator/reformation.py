@@ -42,7 +42,7 @@ class Reformation:
         if self.setbacks < limit:
             return None
         told = f"{self.setbacks} worlds in a row were lost before they completed a step"
-        return str(Message("SW5002", told))
+        return str(Message("SW5002", f"{told}; the replicas' logs say of what (swell logs)"))
 
     def form(self, world: World, steps: int) -> dict[str, Any]:
         """A world forms, after so many steps. Returns what ``generation_formed`` says of it."""

@@ -65,7 +65,11 @@ class Trained:
             return False
         self.parameters = [p for p in self._all if p.requires_grad]
         if not self.parameters:
-            raise Mistake("SW5101", "the state's models have no parameter with requires_grad")
+            raise Mistake(
+                "SW5101",
+                "no parameter of the state's models requires a gradient, so there is nothing to "
+                "train; leave some unfrozen",
+            )
         self.layout = combined([digest_of(self.name(p)) for p in self.parameters])
         self._dtypes = [p.dtype for p in self.parameters]
         return True

@@ -141,10 +141,14 @@ def find_credentials(env: Mapping[str, str], run: Mapping[str, Any]) -> Credenti
         where, text = version, read_secret(version, env)
     if not text:
         raise Unusable(
-            "SW4006", f"{ENV_TOKEN} or {ENV_TOKEN_SECRET} must be set: the launcher does it"
+            "SW4006", f"{ENV_TOKEN} or {ENV_TOKEN_SECRET} must be set: swell launch does it"
         )
     if run.get(AUTHORITY) != fingerprint(text):
-        raise Unusable("SW4007", f"{where} is not the secret of the run {run.get('id')}")
+        raise Unusable(
+            "SW4007",
+            f"{where} is not the secret of the run {run.get('id')}; a newer attempt may have taken "
+            "over",
+        )
     try:
         return Credentials.parse(text)
     except ValueError as error:

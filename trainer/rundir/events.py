@@ -19,7 +19,7 @@ attempt_left              attempt, reason                   (launcher; another i
 moved                     attempt, region, home             (launcher; the run directory stays)
 stockout                  attempt, region, reason           (launcher)
 stop_asked                reason                            (launcher; a limit is reached)
-leader_changed            term, member, address
+leader_changed            term, member, address, attempt
 member_joined             member, slots, incarnation, term
 member_ready              member
 connected                 member, peer, latency (seconds, there and back), bandwidth (bytes per
@@ -77,9 +77,11 @@ rank_failed               generation, member, rank, step, reason (a torchrun scr
 resized                   generation, world_size, before    (a torchrun script's world: its
                           effective batch changes)
 output_committed          generation, names, bytes          (what a torchrun script has written)
+agent_failed              member, attempt, reason           (a replica that cannot begin, or whose
+                          agent itself has failed)
 task_failed               member, rank, step, reason (the traceback; no rank before the first world)
-fault                     member, incarnation, rank, step, reason, whose (machine | newcomer),
-                          faults (of this machine), then (process | replica | out: what is
+fault                     member, incarnation, rank, step, reason, whose (machine | newcomer |
+                          script), faults (of this machine), then (process | replica | out: what is
                           replaced, or that the run goes on without it)
 finished                  state, reason, step
 notification_failed       reason                            (launcher)

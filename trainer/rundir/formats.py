@@ -99,7 +99,8 @@ MANIFEST = Format(4)
 #   1  says so.
 #   2  failures say whose fault they may be, Stopped why; what ranks tell each other when a world
 #      begins, and with each step, has grown.
-PROTOCOL = 2
+#   3  what an Elastic Horovod script raises is a kind of failure of its own.
+PROTOCOL = 3
 
 
 def require_usable(run: Mapping[str, Any], where: str) -> None:

@@ -10,7 +10,7 @@ import errno
 import re
 from typing import Literal
 
-Kind = Literal["program", "machine", "unsure"]
+Kind = Literal["program", "machine", "unsure", "raised"]
 
 # What CUDA and NCCL say of hardware: docs.nvidia.com/cuda/cuda-runtime-api, "cudaError_t".
 _HARDWARE = re.compile(
@@ -45,3 +45,9 @@ def kind_of(error: BaseException) -> Kind:
             return "machine"
         return "program" if _PROGRAM.search(text) else "unsure"
     return "program"
+
+
+def kind_in_elastic(error: BaseException) -> Kind:
+    """Whose fault ``error`` may be where a script of Elastic Horovod raises it, in its function."""
+    kind = kind_of(error)
+    return "raised" if kind == "program" else kind

@@ -62,10 +62,12 @@ class Hooks:
 
     Attributes:
         used: whether the script ever called ``hvd.init()``.
+        elastic: whether a function of ``hvd.elastic.run`` runs, or has raised: then the others go
+            on, as in Horovod.
     """
 
     def __init__(self, channel: Channel) -> None:
-        self.used = False
+        self.used = self.elastic = False
         self._channel = channel
         self._generations = Generations(channel)
         self._script = ScriptState()
@@ -166,13 +168,16 @@ class Hooks:
 
         @functools.wraps(func)
         def run(state: Any, *args: Any, **kwargs: Any) -> Any:
+            self.elastic = True
             self._watch(state)
             unchanged = False
             while True:
                 try:
                     if not unchanged:
                         self._synchronise(state)
-                    return func(state, *args, **kwargs)
+                    found = func(state, *args, **kwargs)
+                    self.elastic = False
+                    return found
                 except HorovodInternalError as error:
                     self._failed = str(error) or "a collective failed"
                     self._generations.break_off()  # so that everybody's fails

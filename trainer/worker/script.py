@@ -20,16 +20,22 @@ import sys
 from pathlib import Path
 
 from trainer.protocol.session import Program
+from trainer.rundir.usererror import UserError
 
+ENDED_ITSELF = "SW5023"  # the message about a program that ends its own process
 # A script that names one of these is written for worlds that change.
 _ELASTIC_NAMES = ("elastic", "trainer")
+
+
+class ScriptError(UserError, RuntimeError):
+    """A script that is not there, or has ended where it should not."""
 
 
 def run_as_main(program: Program) -> SystemExit | None:
     """Runs a script or module as ``__main__``. Returns how it exited, if it did.
 
-    Raises whatever else it raises, FileNotFoundError when there is no such script, and ImportError
-    for a module.
+    Raises whatever else it raises, ScriptError when there is no such script, and ImportError for a
+    module.
     """
     # A killed process must not take its newest lines with it.
     for stream in (sys.stdout, sys.stderr):
@@ -96,7 +102,11 @@ def _names(node: ast.AST) -> list[str]:
 
 def _run_path(script: str, args: list[str]) -> None:
     if not Path(script).is_file():
-        raise FileNotFoundError(f"there is no script {script} in {os.getcwd()}")
+        raise ScriptError(
+            "SW5026",
+            f"there is no {script} in {os.getcwd()} on this VM; send it along with code: "
+            "(docs/code.md), or have it in the image",
+        )
     sys.argv = [script, *args]
     # `python script.py` looks beside the script, `python -m module` in the current folder.
     sys.path[0] = str(Path(script).resolve().parent)

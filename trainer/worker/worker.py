@@ -21,7 +21,7 @@ from trainer.protocol.session import Program, current_session
 from trainer.rundir.formats import UPDATE_IMAGE, FormatError
 from trainer.rundir.usererror import Message, UserError, shown
 from trainer.worker.exited import exited
-from trainer.worker.failure import kind_of
+from trainer.worker.failure import kind_in_elastic, kind_of
 from trainer.worker.frames import told
 from trainer.worker.process import die_with_parent, lead_group, name_process
 
@@ -102,8 +102,9 @@ def run_script(program: Program, channel: AgentChannel) -> int:
     from horovod.common.exceptions import HorovodInternalError
 
     from trainer import elastic
+    from trainer.engine.own_groups import lost
     from trainer.worker.horovod_hooks import Hooks, NoWorker
-    from trainer.worker.script import run_as_main
+    from trainer.worker.script import ScriptError, run_as_main
 
     set_threads()
     hooks = Hooks(channel)
@@ -122,21 +123,34 @@ def run_script(program: Program, channel: AgentChannel) -> int:
         elif hooks.used:
             hooks.end()
         elif loop is not None:
-            raise UserError(
+            raise ScriptError(
                 "SW5012",
-                "the loop over elastic.steps() was left early, by a break or a return: call "
-                "elastic.stop() instead, which ends it on all workers after the same step",
+                f"{program} left its loop over elastic.steps() early, by a break or a return; to "
+                "end it, call elastic.stop(), which ends it on all workers after the same step",
             )
         else:
-            raise UserError(
+            raise ScriptError(
                 "SW5013",
-                f"{program} ended, but it trained nothing together "
-                "with other workers: it called neither hvd.init(), nor elastic.steps(), nor fit()",
+                f"{program} ended, but it trained nothing together with other workers: it called "
+                "neither hvd.init(), nor elastic.steps(), nor fit(); if torchrun starts it, write "
+                "torchrun: in place of script:",
             )
     except (HorovodInternalError, NoWorker) as error:
         # A peer was lost, and a plain script cannot go on without it: start afresh.
         return start_again(error)
+    except (Exception, SystemExit) as error:
+        refused = isinstance(error, UserError) and not isinstance(error, ScriptError)
+        if not hooks.elastic or refused or lost(error):
+            raise
+        channel.send(Failed(_said(error), kind_in_elastic(error)))
+        return 1
     return 0
+
+
+def _said(error: Exception | SystemExit) -> str:
+    if isinstance(error, SystemExit):
+        return exited(error)
+    return shown(error) if isinstance(error, UserError) else told(error)
 
 
 def start_again(reason: BaseException) -> int:

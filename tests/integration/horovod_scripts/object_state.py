@@ -1,14 +1,18 @@
-"""Elastic Horovod with an ObjectState and a reset callback. Knows nothing of Swell."""
+"""Elastic Horovod with an ObjectState and a reset callback. Knows nothing of Swell.
+
+One rank raises once; a file says that it has.
+"""
 
 import sys
 import time
+from pathlib import Path
 
 import horovod.torch as hvd
 import torch
 from horovod.common.elastic import ObjectState
 
 hvd.init()
-rounds = int(sys.argv[1])
+rounds, raised = int(sys.argv[1]), Path(sys.argv[2])
 sizes = []
 
 
@@ -21,6 +25,9 @@ def on_reset():
 def count(state):
     while state.round < rounds:
         ones = hvd.allreduce(torch.ones(1), op=hvd.Sum, name="ones")
+        if state.round > 20 and hvd.rank() > 0 and not raised.exists():
+            raised.touch()
+            raise ConnectionResetError("this machine's line to its data")
         state.total += int(ones.item()) // hvd.size()
         state.round += 1
         time.sleep(0.03)

@@ -318,5 +318,6 @@ def test_whoever_has_closed_the_pipe_does_not_change_how_it_ended(
         run.state = "failed"
         assert see_through(lambda: run, as_json=True) == "failed"  # type: ignore[arg-type,return-value]
     assert (
-        "nobody takes the output any more (Broken pipe); run one goes on" in capfd.readouterr().err
+        "nobody takes the output any more (Broken pipe); run one goes on, "
+        "and swell status one shows it" in capfd.readouterr().err
     )

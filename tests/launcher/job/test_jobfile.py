@@ -170,7 +170,7 @@ def test_a_bad_field_is_named_with_its_line(tmp_path: Path, more: str, problem: 
         ("name: \x00", "job.yaml:1: is not YAML"),
         ("[" * 100_000, "job.yaml:1: is nested too deeply"),
         ("#" * (2**20 + 1), "job.yaml: is larger than 1 MiB"),
-        ("{}: 1", "job.yaml:1: a field's name must be text"),
+        ("{}: 1", "job.yaml:1: a field's name must be text; put it in quotes"),
     ],
 )
 def test_what_is_not_a_job_file_is_refused_in_one_line(
@@ -267,7 +267,8 @@ class TestOverrides:
             ("pools.2.machine=x", "pools: has no entry 2; there are 2 (0 to 1)"),
             ("pools.x.machine=x", "pools: has no entry x; there are 2 (0 to 1)"),
             ("name.x=1", "name: is a single value; x cannot be set in it"),
-            ("nonsense", "is not an override; write --set pools.1.replicas=7"),
+            ("args.0", "has no value; write --set args.0=VALUE"),
+            ("regions.0=us-east4", "regions: is a mapping; write a list"),
             ("=1", "is not an override"),
             ("a..b=1", "is not an override"),
             ("args=[1", "the value is not YAML"),
@@ -405,7 +406,7 @@ def test_a_file_that_is_wrong_a_thousand_times_is_told_of_a_hundred(tmp_path: Pa
     assert found[0] == (
         "job.yaml:9: local.market.0.notcie: is not a known field; did you mean notice?"
     )
-    assert found[-1] == "job.yaml: there are 900 more problems"
+    assert found[-1] == "job.yaml: there are 900 more problems; mend these first"
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ RIDE = [
     first(3, 126.0, 15, 2.0),
     steps(3, 141.0, 15, [1.5, 1.0], 15.0),
     event("evaluated", 141.0, step=16, metrics={"test_accuracy": 0.9}),
+    event("leader_changed", 97.0, term=1, member=A, attempt=1),
 ]
 # Of the 40 s since step 1: 9 for steps 2 to 10; 6 of the 8 for 12 to 15, as 15 was done again;
 # 15 for step 16.

@@ -45,6 +45,7 @@ class Fixture:
         ticks: Callable[[], float] | None = None,
         ahead: float = 0.0,
         unreached: Callable[[], dict[int, str]] = dict,
+        last_words: Callable[[int, str, str], str] = lambda attempt, job, reason: "",
     ) -> Supervisor:
         def request(number: int, choice: Choice) -> CustomJob:
             self.sent.append((number, choice.region))
@@ -70,6 +71,7 @@ class Fixture:
             target,
             request,
             unreached=unreached,
+            last_words=last_words,
             clock=lambda: self.clock() + ahead,
             ticks=ticks or self.clock,
             sleep=self.clock.sleep,

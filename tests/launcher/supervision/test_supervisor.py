@@ -62,6 +62,22 @@ def test_a_job_that_the_others_do_not_reach_is_cancelled_and_none_is_sent_for_it
     assert apart.ended and 300.0 <= apart.ended - 1000.0 <= 400.0
 
 
+def test_what_replicas_have_said_last_stands_in_why_the_run_failed(tmp_path: Path) -> None:
+    exited = "Replica workerpool0-0 exited with status 1; its log says more."
+    fixture = Fixture(tmp_path, lambda n: ["RUNNING", f"FAILED: {exited}"])
+    asked = []
+
+    def last_words(*attempt: object) -> str:
+        asked.append(attempt)
+        return "workerpool0-0: no secret [SW4006]"
+
+    outcome = fixture.run(last_words=last_words)
+    assert outcome["reason"] == f"{exited}\nworkerpool0-0: no secret [SW4006]"
+    (attempt,) = fixture.attempts
+    assert asked == [(1, attempt.job, exited)]
+    assert attempt.reason == exited, "by what the API says it was decided"
+
+
 def test_what_a_run_waits_for_is_told_once(tmp_path: Path) -> None:
     fixture = Fixture(tmp_path, lambda n: ["FAILED: Internal error"] if n == 1 else ["SUCCEEDED"])
     assert fixture.run()["state"] == "succeeded"
@@ -83,7 +99,9 @@ def test_a_vm_that_hangs_after_the_end_does_not_go_on_costing(tmp_path: Path) ->
     fixture = Fixture(tmp_path, lambda n: looks)
     looks += [fixture.ending("failed", "the task raised"), "RUNNING"]
     assert fixture.run()["reason"] == "the task raised"
-    assert fixture.attempts[0].state == "CANCELLED"
+    (attempt,) = fixture.attempts
+    assert attempt.state == "CANCELLED"
+    assert attempt.reason == "cancelled by its launch: the run has ended", "not by its user"
 
 
 def test_a_limit_lets_the_run_save_a_checkpoint(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from launcher.job.job import Job
 from launcher.job.notify import News, Notify
 from launcher.job.pool import Pool
 from launcher.run import launch
+from launcher.status.stalls import Lookout
 from launcher.supervision.webhook import (
     Patience,
     Webhook,
@@ -92,6 +94,13 @@ def told(
         run_dir.end("succeeded", "training is complete", metrics={"loss": 0.5})
 
 
+def until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 120.0
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def failures(run_dir: RunDirectory) -> list[str]:
     return [e["reason"] for e in read_events(run_dir) if e["event"] == "notification_failed"]
 
@@ -126,6 +135,28 @@ def test_stockout_failover_and_end_are_told(server: Server, run_dir: RunDirector
         },
     ]
     assert failures(run_dir) == []
+
+
+def test_a_stall_is_told_once_and_when_it_is_over(server: Server, run_dir: RunDirectory) -> None:
+    events, now = EventWriter(run_dir, "leader-000001", lambda: now[0]), [1000.0]
+    events.emit("leader_changed", term=1, member="workerpool0-0", attempt=1)
+    events.emit("held_up", reason="1 of 2 slots are ready", seconds=600.0)
+    events.flush()
+    run_dir.create_json("attempts/0001.json", {"attempt": 1, "state": "RUNNING"})
+    patience = Patience(looking=0.01)
+    look = Lookout(run_dir, 1000.0, lambda: now[0]).look
+    with Webhook(Notify(url_env="A"), server.url, "one", run_dir, patience, look):
+        until(lambda: len(server.got) == 1)
+        now[0] = 1050.0
+        events.emit("resumed", step=0, cause="start")
+        events.flush()
+        until(lambda: len(server.got) == 2)
+    assert [(one["news"], one["over"], one["since"]) for one in server.got] == [
+        ("stall", False, 400.0),
+        ("stall", True, 400.0),
+    ]
+    assert server.got[0]["waits_for"] == "1 of 2 slots are ready"
+    assert server.got[1]["text"] == "swell: run one goes on after 10:50 without a step"
 
 
 def test_only_what_is_asked_for_is_told(server: Server, run_dir: RunDirectory) -> None:
@@ -259,11 +290,23 @@ def test_the_url_is_found(tmp_path: Path) -> None:
     [
         (None, "the variable HOOK is missing or empty; put the webhook's URL there"),
         ("  ", "the variable HOOK is missing or empty; put the webhook's URL there"),
-        (SECRET, "the variable HOOK does not hold an http:// or https:// URL"),
-        (f"ftp://{SECRET}", "the variable HOOK does not hold an http:// or https:// URL"),
-        (f"https:///{SECRET}", "the variable HOOK does not hold an http:// or https:// URL"),
-        (f"https://[{SECRET}", "the variable HOOK does not hold an http:// or https:// URL"),
-        (f"https://a/{SECRET}\nX: y", "the variable HOOK does not hold an http:// or https:// URL"),
+        (SECRET, "the variable HOOK does not hold an http:// or https:// URL; put one there"),
+        (
+            f"ftp://{SECRET}",
+            "the variable HOOK does not hold an http:// or https:// URL; put one there",
+        ),
+        (
+            f"https:///{SECRET}",
+            "the variable HOOK does not hold an http:// or https:// URL; put one there",
+        ),
+        (
+            f"https://[{SECRET}",
+            "the variable HOOK does not hold an http:// or https:// URL; put one there",
+        ),
+        (
+            f"https://a/{SECRET}\nX: y",
+            "the variable HOOK does not hold an http:// or https:// URL; put one there",
+        ),
     ],
 )
 def test_a_url_that_is_none_is_said_without_it(value: str | None, why: str) -> None:

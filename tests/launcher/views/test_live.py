@@ -151,3 +151,39 @@ def test_a_fleet_runs_as_long_as_any_of_its_jobs(states: list[str], state: str) 
     scene = Scene("one", [A], started=0.0, jobs=2)
     scene.know([{"attempt": n, "state": it} for n, it in enumerate(states, start=1)], None)
     assert scene.state == state
+
+
+QUEUED = {
+    "attempt": 1,
+    "state": "QUEUED",
+    "region": "us-east1",
+    "job": "jobs/1",
+    "created": 100.0,
+    "submitted": 100.0,
+}
+
+
+def test_plain_lines_say_what_a_run_waits_for_that_nobody_leads_yet() -> None:
+    lines: list[str] = []
+    now = [105.0]
+    view = PlainView(lines.append, Scene("one", [A], 100.0), clock=lambda: now[0])
+    for at in (105.0, 112.0, 125.0, 140.0):
+        now[0] = at
+        view.update([], [QUEUED], None)
+    leader = event("leader_changed", 141.0, term=1, member=A, attempt=1)
+    view.update([leader], [QUEUED | {"state": "RUNNING"}], None)
+    what = "machines for attempt 1 in us-east1: its CustomJob is queued, no VM of it exists yet"
+    assert [line.partition("  ")[2] for line in lines] == [
+        f"waiting for 12 s: {what}",
+        f"waiting for 40 s: {what}",
+    ]
+
+
+def test_the_live_view_says_so_in_one_line() -> None:
+    console = Console(width=80, file=io.StringIO())
+    scene = Scene("one", [A], 100.0)
+    scene.know([QUEUED], None)
+    with console.capture() as captured:
+        console.print(render(scene, now=142.0, width=80))
+    (line,) = (line for line in captured.get().splitlines() if line.startswith("world"))
+    assert "waiting for 42 s: machines for attempt 1 in us-east1" in line and len(line) <= 80

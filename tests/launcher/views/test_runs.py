@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from launcher.api.retry import Retries
 from launcher.api.vertex import Jobs
 from launcher.cli import app
-from launcher.status.api import ask_api
+from launcher.status.api import NOT_CREATED, ask_api
 from launcher.supervision.attempt import read_attempts
 from launcher.views.runs import list_runs, print_runs
 from tests.launcher.faulty_server import FaultyServer, refuses
@@ -130,7 +130,7 @@ def test_the_command(server: FaultyServer, three: None, tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["runs", "-q", "--since", "2h"]).stdout == ""
     assert CliRunner().invoke(app, ["runs", "-q", "--region", "us-central1"]).stdout == "new\n"
     nothing = CliRunner().invoke(app, ["runs", "--state", "waiting"])
-    assert nothing.stdout == "There is no such run.\n"
+    assert nothing.stdout == "No run is like that; without options, swell runs lists all.\n"
     server.faults = [refuses(403, "PERMISSION_DENIED", "No.")]
     refused = CliRunner().invoke(app, asked)
     assert (refused.exit_code, refused.stdout) == (1, "")
@@ -221,7 +221,7 @@ def test_what_is_not_asked(server: FaultyServer) -> None:
     unknown = record_run("unknown")
     record_attempt(unknown, server.endpoint, job=None, state="SUBMITTING")
     [answer] = ask_api(unknown.run(), read_attempts(unknown), once)
-    assert (answer["error"], answer["id"]) == ("the CustomJob has not been created", "SW3020")
+    assert (answer["error"], answer["id"]) == (NOT_CREATED, "SW3020")
     server.jobs[f"{PARENT}/7"] = custom_job("unknown", 7)
     [answer] = ask_api(unknown.run(), read_attempts(unknown), once)
     assert (answer["job"], answer["state"]) == (f"{PARENT}/7", "RUNNING")

@@ -11,7 +11,7 @@ import pytest
 from tests.starvation import starvation, with_starvation
 from tests.trainer.agent.held import Held
 from tests.trainer.ranks import PATIENCE
-from trainer.agent.death import MemoryKills, describe, kind_of
+from trainer.agent.death import MemoryKills, describe, kind_of, never_ready
 from trainer.protocol.messages import Form, Ready
 
 
@@ -23,7 +23,8 @@ from trainer.protocol.messages import Form, Ready
             0,
             False,
             False,
-            "a worker exited with code 0, without an error: by os._exit(), or in native code",
+            "a worker ended itself with exit code 0, without an error: as os._exit(0) does, or "
+            "native code",
         ),
         (-9, False, False, "a worker was killed by SIGKILL"),
         (-9, False, True, "a worker was killed by SIGKILL: the machine was out of memory"),
@@ -86,3 +87,15 @@ def test_a_worker_that_the_kernel_has_killed_for_want_of_memory(echo: dict[str, 
         assert kills.rose(), "as the kernel counts"
 
     asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    "code, first, id",
+    [
+        (0, "the program ended its own process before it trained, 5 times in a row", "[SW5023]"),
+        (-11, "5 workers in a row died before they were ready", "[SW5027]"),
+    ],
+)
+def test_workers_that_never_come_to_be_ready_in_words(code: int, first: str, id: str) -> None:
+    said = never_ready(5, code, describe(code))
+    assert said.startswith(f"{first}: {describe(code)}; what it had printed") and said.endswith(id)

@@ -39,6 +39,12 @@ from trainer.protocol.world import MemberId
         ("unsure", True, True, False, 2, "machine"),
         ("unsure", True, True, False, 3, "program"),
         ("unsure", True, False, True, 1, "program"),
+        ("raised", True, True, False, 2, "script"),
+        ("raised", True, True, False, 3, "program"),
+        ("raised", True, True, True, 1, "program"),
+        ("raised", True, False, False, 1, "program"),
+        ("raised", False, True, False, 0, "newcomer"),
+        ("raised", False, False, False, 0, "program"),
         ("crash", True, True, False, 1, "nobody"),
         ("crash", False, True, False, 0, "newcomer"),
         ("crash", False, True, False, 1, "nobody"),  # others have died there
@@ -162,7 +168,7 @@ def test_what_all_machines_fail_in_alike_is_the_programs_fault() -> None:
         run.step(Crashed(member, "exit 1"))
     (finish,) = [one for one in run.orders if isinstance(one, Finish)]
     assert finish.reason.startswith(
-        "the program raised in rank 0 (workerpool1-0) after step 7 [SW5001]"
+        "the program failed in rank 0 (workerpool1-0) after step 7 [SW5001]"
     )
 
 
@@ -187,6 +193,45 @@ def test_an_error_of_the_gpu_that_follows_the_step_is_the_programs_fault() -> No
         again(run, member)
     fails(run, C, "unsure", reason=text)
     assert run.emitted("finished")[0]["state"] == "failed"
+
+
+RAISED = "Traceback\nConnectionResetError: [Errno 104] Connection reset by peer"
+
+
+def test_where_a_horovod_script_raises_the_others_go_on_and_its_machine_bears_it() -> None:
+    run = Run(expected=3)
+    run.start(A, B, C)
+    run.step(Progress(A, 1, step=7))
+    fails(run, B, "raised", reason=RAISED)
+    assert run.world == world(2, A, C), "the others go on"
+    again(run, B)
+    run.step(Progress(A, run.world.generation, step=9))
+    fails(run, B, "raised", step=9, reason=RAISED)
+    assert [(one["then"], one["whose"]) for one in run.emitted("fault")] == [
+        ("process", "script"),
+        ("replica", "script"),
+    ]
+    assert not run.emitted("finished")
+
+
+def test_what_a_horovod_script_raises_three_times_at_a_step_ends_the_run() -> None:
+    run = Run(expected=3)
+    run.start(A, B, C)
+    run.step(Progress(A, 1, step=7))
+    for member in (A, B):
+        fails(run, member, "raised", reason=RAISED)
+        assert not run.emitted("finished")
+        again(run, member)
+    fails(run, C, "raised", reason=RAISED)
+    assert run.emitted("finished")[0]["state"] == "failed"
+
+
+def test_what_a_horovod_script_raises_where_nobody_else_has_the_state_ends_the_run() -> None:
+    run = Run(expected=1)
+    run.start(A, step=7)
+    fails(run, A, "raised", reason=RAISED)
+    (finished,) = run.emitted("finished")
+    assert finished["reason"].endswith(RAISED)
 
 
 def test_when_no_machine_is_left_the_run_says_why_it_ends() -> None:

@@ -11,7 +11,19 @@ from tests.trainer.coordinator.membership_run import A, B, C, Run
 from trainer.coordinator.explanation import Telling, Wait
 from trainer.coordinator.liveness import AWAY
 from trainer.coordinator.member import Phase
-from trainer.protocol.signals import Crashed, Done, Drain, Joined, Left, Progress, Started, Stopped
+from trainer.protocol.signals import (
+    Crashed,
+    Done,
+    Drain,
+    Joined,
+    Left,
+    Progress,
+    Proved,
+    Ready,
+    Started,
+    Stopped,
+)
+from trainer.protocol.world import MemberId
 
 
 def said(run: Run) -> tuple[str, float, float, str]:
@@ -19,6 +31,14 @@ def said(run: Run) -> tuple[str, float, float, str]:
     wait = run.machine.explain(run.now)
     assert wait is not None
     return wait.what, run.now - wait.since, wait.until - wait.since, wait.then
+
+
+def both(one: MemberId, other: MemberId) -> list[Proved]:
+    """They connect to each other, both ways."""
+    return [
+        Proved(a, b, "", "10.0.0.1", "10.1.0.1", 0.002, 5e8)
+        for a, b in [(one, other), (other, one)]
+    ]
 
 
 def test_a_run_that_begins_waits_for_enough_slots() -> None:
@@ -35,6 +55,22 @@ def test_a_run_that_has_enough_waits_for_those_it_has_asked_for() -> None:
     run.ready(A, B)
     run.wait(4.0)
     assert said(run) == ("2 of 3 slots are ready", 4.0, 60.0, "the run begins with 2")
+
+
+def test_a_fleet_waits_for_those_whom_the_other_jobs_do_not_reach_yet() -> None:
+    one, two, three = (MemberId(f"{job}/workerpool0-0", "first") for job in (1, 2, 10))
+    run = Run(expected=3, min_workers=3)
+    run.ready(one, two)
+    run.step(Joined(three, 1))
+    run.wait(4.0)
+    loads, apart = "10/workerpool0-0 loads the program", "have yet to show that they reach each"
+    left = f"; 2/workerpool0-0 and attempt 1 {apart} other"
+    assert said(run)[0] == f"1 of 3 slots are ready; {loads}{left}"
+    run.step(Ready(three), *both(two, one))
+    left = f"; 10/workerpool0-0 and attempts 1 and 2 {apart} other"
+    assert said(run)[0] == f"2 of 3 slots are ready{left}"
+    run.step(*both(three, one), *both(three, two))
+    assert "reach" not in said(run)[0]
 
 
 def test_a_world_that_forms_waits_for_those_who_have_not_begun() -> None:
@@ -69,7 +105,7 @@ def test_of_a_world_of_one_a_step_is_waited_for_without_end() -> None:
     run.wait(30.0)
     what, _, _, then = said(run)
     assert "its only worker lives" in what
-    assert then == "that is told, and nothing else is done"
+    assert then == "it is told once more, and the wait goes on"
 
 
 def test_no_step_is_waited_for_of_a_script_that_tells_none() -> None:

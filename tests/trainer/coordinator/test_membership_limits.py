@@ -366,7 +366,10 @@ def test_worlds_that_are_lost_again_and_again_without_a_step_end_the_run() -> No
     for generation in (1, 2):
         assert run.step(Stopped(A, generation, step=0, failed="no route"))[-1] == Form(run.world)
     assert run.step(Stopped(A, 3, step=0, failed="no route"))[-1] == Finish(
-        "failed", "3 worlds in a row were lost before they completed a step [SW5002]", 0
+        "failed",
+        "3 worlds in a row were lost before they completed a step; the replicas' logs say of what "
+        "(swell logs) [SW5002]",
+        0,
     )
     assert run.phase is Phase.ENDED
 
@@ -407,7 +410,7 @@ def test_an_error_in_the_users_code_ends_the_run() -> None:
     assert isinstance(finish, Finish)
     assert finish.state == "failed"
     assert finish.reason == (
-        "the program raised in rank 1 (workerpool1-1) after step 12 [SW5001]\n"
+        "the program failed in rank 1 (workerpool1-1) after step 12 [SW5001]\n"
         "Traceback\nValueError: no"
     )
     assert run.emitted("task_failed")[0]["rank"] == 1

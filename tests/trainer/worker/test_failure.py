@@ -7,7 +7,7 @@ import errno
 import pytest
 import torch
 
-from trainer.worker.failure import kind_of
+from trainer.worker.failure import kind_in_elastic, kind_of
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,8 @@ def test_an_error_of_the_accelerator_is_known_by_its_class() -> None:
 
     assert kind_of(AcceleratorError("uncorrectable NVLink error detected")) == "machine"
     assert kind_of(AcceleratorError("something else")) == "unsure"
+
+
+def test_what_an_elastic_horovod_script_raises_is_not_known_to_be_the_programs() -> None:
+    assert kind_in_elastic(ValueError("x")) == "raised"
+    assert kind_in_elastic(MemoryError()) == "unsure", "what the machine may have done stays that"

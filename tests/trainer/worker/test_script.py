@@ -74,7 +74,10 @@ def test_a_module_sees_its_name_and_arguments(folder: Path) -> None:
 @pytest.mark.parametrize(
     "how, error",
     [
-        ('{"script": "nothing.py"}', "FileNotFoundError: there is no script nothing.py in "),
+        (
+            '{"script": "nothing.py"}',
+            "trainer.worker.script.ScriptError: there is no nothing.py in ",
+        ),
         ('{"module": "nothing"}', "ImportError: No module named nothing"),
     ],
 )

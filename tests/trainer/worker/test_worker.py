@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.trainer.ranks import Process, Worker, alone
+from tests.trainer.ranks import Meeting, Process, Worker, alone, form, workers, world_of
 from trainer.protocol.channel import ENV_CONTROL
 from trainer.protocol.messages import Exit, Failed, Ready
 from trainer.protocol.session import (
@@ -130,6 +130,48 @@ def test_what_is_no_exception_of_pythons_common_kind_is_told_too(task: str, name
 def test_what_swell_itself_has_to_say_is_told_with_its_id_and_no_traceback(task: str) -> None:
     args = {"text": "there is none; write one", "when": "ours"}
     assert failed(Session(program=Program(task, args))) == ("there is none; write one [SW0001]", 1)
+
+
+SCRIPT = """
+import sys
+import horovod.torch as hvd
+from horovod.common.elastic import ObjectState
+
+@hvd.elastic.run
+def train(state):
+    if sys.argv[1] == "inside":
+        raise ConnectionResetError("its line to the data")
+
+hvd.init()
+train(ObjectState(hvd.broadcast_object, hvd.rank))
+if sys.argv[1] == "exit":
+    sys.exit("no data")
+raise ConnectionResetError("its line to the data")
+"""
+
+
+@pytest.mark.parametrize(
+    "where, kind, reason",
+    [
+        ("inside", "raised", "ConnectionResetError: its line to the data"),
+        ("after", "program", "ConnectionResetError: its line to the data"),
+        ("exit", "program", "ended with sys.exit('no data'); what it had printed is above in"),
+    ],
+)
+def test_what_a_script_raises_in_its_elastic_function_may_be_of_its_machine_alone(
+    tmp_path: Path, where: str, kind: str, reason: str
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    session = Session(program=Program(script=str(script), args=[where]))
+    with workers(worker, [session]) as (one,):
+        one.until(Ready)
+        with Meeting(world_of(1, generation=1)) as meeting:
+            form(meeting, [one])
+            while not isinstance(message := one.receive(), Failed):
+                pass
+        assert (message.kind, one.process.result()) == (kind, 1)
+        assert reason in message.reason.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

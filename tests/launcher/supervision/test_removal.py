@@ -1,0 +1,50 @@
+"""A run directory that is removed ends its run, and one that comes back does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from launcher.supervision.removal import AWAY_FOR, Removal
+from tests.launcher.supervision.supervised import Fixture
+from trainer.rundir.names import RUN
+
+SAID = "x was removed while the run went on: it has no run.json any more; launch a new run [SW2031]"
+
+
+def test_it_is_told_at_once_and_sure_after_a_minute() -> None:
+    removal = Removal("x")
+    assert not removal.look(True, 0.0) and not removal.told
+    assert not removal.look(False, 10.0)
+    assert removal.told == SAID
+    assert removal.look(False, 10.0 + AWAY_FOR)
+
+
+def test_one_that_comes_back_counts_anew() -> None:
+    removal = Removal("x")
+    assert not any(removal.look(there, at) for at, there in [(0, True), (10, False), (60, True)])
+    assert not removal.told
+    assert not removal.look(False, 65.0)
+    assert not removal.look(False, 120.0)
+
+
+@given(st.lists(st.floats(0.0, 1e4)))
+def test_what_never_was_there_is_not_removed(times: list[float]) -> None:
+    removal = Removal("x")
+    assert not any(removal.look(False, at) for at in sorted(times))
+
+
+def test_its_run_has_failed_and_its_custom_job_is_cancelled(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path, lambda n: ["RUNNING", gone, *["RUNNING"] * 20])
+    fixture.run_dir.write_json(RUN, {"id": "run-1"})
+
+    def gone() -> str:
+        fixture.run_dir.store.delete_file(RUN)
+        return "RUNNING"
+
+    outcome = fixture.run()
+    assert outcome["state"] == "failed"
+    assert outcome["reason"] == SAID.replace("x", fixture.run_dir.url, 1)
+    assert fixture.attempts[0].state == "CANCELLED"
