@@ -253,7 +253,7 @@ class Loop:
         undo = Undo(state)
         undo.begin(examine=True, whole=True)
         start, stop = order.bounds(0)
-        first = order.permutation(0)[start : min(start + (order.unit or order.batch), stop)]
+        first = order.take(0, start, min(start + (order.unit or order.batch), stop))
         state.model.train()
         loss, _ = parted(self.loss_of(first, self.newest())[1])
         state.precision.backward(loss[0] if isinstance(loss, tuple) else loss)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from trainer.engine.agreement import Agreement
 from trainer.engine.balance import Balance, Speed
 from trainer.engine.data import Order
-from trainer.engine.dealing import Dealer
+from trainer.engine.dealing import Dealer, Share
 from trainer.engine.generations import Generations
 from trainer.engine.plan import Plan
 from trainer.engine.state import State
@@ -61,7 +61,7 @@ class Planner:
             rank=rank,
             size=self._generations.size,
             device=state.device or state.prepare(),
-            **vars(self._dealer.deal(before, rank, self._balance.weights, self._by_units())),
+            **vars(self._deal(before, rank)),
         )
 
     def newest(self) -> Plan:
@@ -71,10 +71,12 @@ class Planner:
 
     def ids_of(self, rank: int) -> list[int]:
         """The samples of a rank in the next step."""
-        weights = self._balance.weights
-        dealt = self._dealer.deal(self._state.step, rank, weights, self._by_units())
-        ids: list[int] = dealt.indices.tolist()
+        ids: list[int] = self._deal(self._state.step, rank).indices.tolist()
         return ids
+
+    def _deal(self, before: int, rank: int) -> Share:
+        version = self._state.order_version
+        return self._dealer.deal(before, rank, self._balance.weights, self._by_units(), version)
 
     def measured(self, samples: int, seconds: float, pause: bool) -> None:
         """A step was completed; all ranks call it alike.

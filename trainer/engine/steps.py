@@ -494,5 +494,5 @@ class Steps:
             "metrics": self._own_results,
         }
         if self._order is not None:
-            about |= self._order.place(self._state.step)
+            about |= self._order.place(self._state.step) | {"order": self._state.order_version}
         return about
