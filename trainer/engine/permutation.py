@@ -68,7 +68,7 @@ def permutation(samples: int, key: str) -> Permutation:
     return Permutation(samples, key)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # an epoch, and the next one when batches are made ahead
 def shuffled(samples: int, key: str) -> Tensor:
     """A whole permutation by torch, int64, shape [samples]: it takes as much memory, and time."""
     digest = hashlib.sha256(key.encode()).digest()

@@ -36,6 +36,7 @@ from trainer.engine.setup import Setup
 from trainer.engine.state import State
 from trainer.engine.step import Step
 from trainer.engine.sums import Slice, Summed, Sums
+from trainer.engine.supply import Supply
 from trainer.engine.wires import join_unfused
 from trainer.protocol.channel import AgentChannel, Channel
 from trainer.protocol.session import Session
@@ -57,6 +58,7 @@ class Steps:
         watch: whether to compute by units only from the step on that shows that it matters.
         between: called where all ranks hold the same state, before a checkpoint of it and before
             the next step: on all ranks, and again in the next world if one of them was lost.
+        supply: gives steps their batches; None for a program that makes them itself.
 
     Attributes:
         complete: whether all steps are done and this worker, rank 0, is the one to go on.
@@ -74,6 +76,7 @@ class Steps:
         on_nonfinite: Policy = "stop",
         watch: bool = False,
         between: Callable[[], None] = lambda: None,
+        supply: Supply | None = None,
     ) -> None:
         self.complete = False
         self._state = state
@@ -83,9 +86,16 @@ class Steps:
         self._metrics = metrics
         self._seed = seed
         self._between = between
+        self._supply = supply or Supply()
         self._generations = Generations(channel)
         self._audit = None if order is None else Audit.open(session, self._generations.emit)
-        self._saving = Saving(session, self._generations, state, self._about, self._digest)
+        self._saving = Saving(
+            session,
+            self._generations,
+            state,
+            self._about,
+            lambda: self._made_sums.digest() if self._made_sums else 0,
+        )
         self._progress = Progress(
             self._generations, state, lambda: self._saving.seconds, total_steps=total
         )
@@ -126,6 +136,7 @@ class Steps:
                 self._step = None
             if not self._generations.inside and not self._enter():
                 self._saving.close()
+                self._supply.close()
                 if (why := self._generations.failed) and not self.under_agent:
                     # The one world of a process alone has failed: nobody forms another.
                     raise RuntimeError(f"training cannot go on: {why}")
@@ -240,6 +251,8 @@ class Steps:
         """Everything that can be done before a world needs this worker."""
         if not (self._session.spare and torch.cuda.is_available()):
             self._state.prepare()
+        if not self._session.spare:
+            self._supply.start()
         warm_up()
         self._generations.ready()
         self._ready = True
@@ -373,18 +386,12 @@ class Steps:
         plan = self._planner.plan()
         if self._audit is not None:
             assert self._order is not None
-            self._audit.contribute(
-                generation=self._generations.number,
-                step=plan.number,
-                epoch=plan.epoch,
-                rank=plan.rank,
-                ids=plan.indices.tolist(),
-                dataset_size=self._order.samples,
-            )
+            self._audit.take(self._generations.number, plan, self._order.samples)
         self._generations.taking(self._state.step, plan.indices)
         watch = self._learner.begin(plan.number, plan.rank == 0)
         if watch is None:
             self._seed_for(UPDATE if self._learner.by_units else plan.rank)
+        self._supply.begin(plan, watch is not None, self._planner, self._micro)
         self._sums.grant()
         return Step(
             plan,
@@ -397,7 +404,8 @@ class Steps:
             micro=self._micro,
             means=self._state.learned.means,
             seed=self._seed_for if self._learner.has_units else lambda part: None,
-            watch=watch or (lambda: ""),
+            watch=self._supply.watch(watch),
+            supply=self._supply,
         )
 
     def _taken_step(self) -> Step:
@@ -446,7 +454,7 @@ class Steps:
         self._generations.step_completed()
         self._planner.measured(len(step.indices), step.computed, step.pause)
         state.metrics = dict(step.metrics)
-        self._progress.completed(step.metrics, step.batch_size)
+        self._progress.completed(step.metrics, step.batch_size, step.data_wait)
 
     def _settled(self, step: Step) -> str:
         """What follows a step that was taken, once the body is over, which may change the state.
@@ -472,15 +480,13 @@ class Steps:
         """Whether no step follows: what the state is then is saved anyway."""
         return self._state.step >= self._total or self._state.stopped or self._stopping
 
-    def _digest(self) -> int:
-        return 0 if self._made_sums is None else self._made_sums.digest()
-
     def _let_go(self) -> None:
         """The program's models and optimizers are its own again."""
         if self._made_sums is not None:
             self._made_sums.close()
         if self._hooks is not None:
             self._hooks.close()
+        self._supply.close()
 
     @property
     def _own_results(self) -> dict[str, float]:
