@@ -103,7 +103,7 @@ class Watched(Loop):
         self._began = time.perf_counter()
         super()._take(step)
         self._seen.seconds.append(time.perf_counter() - self._began)
-        self._seen.data.append(step.data_wait)
+        self._seen.data.append(step.data_wait or 0.0)
 
     def _update(self, step: Step) -> None:
         named = self.state.model.named_parameters()

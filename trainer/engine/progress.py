@@ -31,7 +31,7 @@ class Applied(NamedTuple):
         seconds: since the step before it in this world; 0 without one.
         samples: of all ranks; 0 without a data set.
         at: when it was completed, in monotonic seconds.
-        waited: seconds that this rank has waited for its data in it.
+        waited: seconds that this rank has waited for its batches; None where nobody knows.
     """
 
     generation: int
@@ -40,7 +40,7 @@ class Applied(NamedTuple):
     seconds: float = 0.0
     samples: int = 0
     at: float = 0.0
-    waited: float = 0.0
+    waited: float | None = None
 
 
 class StepLog:
@@ -75,6 +75,7 @@ class StepLog:
 
     def _message(self, batch: list[Applied], now: float) -> messages.Steps:
         first, last = batch[0], batch[-1]
+        waits = [one.waited for one in batch if one.seconds and one.waited is not None]
         return messages.Steps(
             generation=first.generation,
             first=first.step,
@@ -84,7 +85,7 @@ class StepLog:
             seconds=round(sum(one.seconds for one in batch), 6),
             samples=sum(one.samples for one in batch if one.seconds),
             age=round(now - last.at, 6),
-            data_wait=round(sum(one.waited for one in batch if one.seconds), 6),
+            data_wait=round(sum(waits), 6) if waits else None,
         )
 
 
@@ -129,13 +130,15 @@ class Progress:
         self._log.forget_after(self._state.step)
         self._since, self._first = self._generations.since, True
 
-    def completed(self, metrics: dict[str, float], samples: int = 0, waited: float = 0.0) -> None:
+    def completed(
+        self, metrics: dict[str, float], samples: int = 0, waited: float | None = None
+    ) -> None:
         """The state's newest step was applied.
 
         Args:
             metrics: of it; may be empty.
             samples: that all ranks took in it.
-            waited: seconds that this rank has waited for its data.
+            waited: seconds that this rank has waited for its batches; None where nobody knows.
         """
         generations, step, now = self._generations, self._state.step, self._clock()
         took, self._since = now - self._since, now

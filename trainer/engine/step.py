@@ -143,9 +143,9 @@ class Step(Planned):
         return self._supply.batch(self._seed, self._sums.check)
 
     @property
-    def data_wait(self) -> float:
-        """Seconds that this worker has waited for its batches in this step."""
-        return self._supply.waited
+    def data_wait(self) -> float | None:
+        """Seconds that this worker waited for its batches in this step; None without ``data=``."""
+        return self._supply.waited if self._supply.known else None
 
     @property
     def size(self) -> int:

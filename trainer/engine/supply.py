@@ -75,9 +75,9 @@ class Supply:
         self._watched = False
 
     @property
-    def has_loaders(self) -> bool:
-        """Whether batches are made by other processes."""
-        return self._loaders is not None
+    def known(self) -> bool:
+        """Whether batches come from here, and not from the program."""
+        return self._make is not None
 
     @property
     def pids(self) -> list[int]:

@@ -218,7 +218,7 @@ class Loaders(Generic[_Key]):
             self._killed[guilty.key] += 1
             if self._killed[guilty.key] >= PATIENCE:
                 raise LoadersLost(
-                    f"{PATIENCE} loader processes {how} while they made "
+                    f"{PATIENCE} loader processes were lost (the last one {how}) while they made "
                     f"{listed(guilty.indices)}; perhaps memory is short: fewer workers need less, "
                     "and the kernel's log tells who was killed for it"
                 )
