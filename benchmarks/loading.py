@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from rows import Options, Row, benchmark
+from rows import Case, Options, Row, benchmark
 
 ROOT = Path(__file__).parents[1]
 JOB = ROOT / "benchmarks" / "jobs" / "loading.py"
@@ -100,7 +100,7 @@ def _most() -> int:
     return int(line.split()[1]) * 1024
 
 
-CASES = {**{case: partial(loaded, case) for case in DEVICE}, "order": order}
+CASES: dict[str, Case] = {case: partial(loaded, case) for case in DEVICE} | {"order": order}
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--order"]:

@@ -135,7 +135,8 @@ def steps(
         collate: makes one batch of a list of samples; torch's ``default_collate`` if None.
 
     Raises ValueError unless exactly one of ``epochs`` (with ``batches``) and ``total``
-    is given, and for an ``on_nonfinite`` that there is not; RuntimeError for a second loop in a
+    is given, and for an ``on_nonfinite`` that there is not, or such ``workers``; NoLoaders for data
+    that cannot be given to loaders; RuntimeError for a second loop in a
     worker of a run.
     """
     policy = policy_of(current_session().on_nonfinite, on_nonfinite)

@@ -45,7 +45,8 @@ class Supply:
         waited: seconds that the running step has waited for its batches.
         drew: whether loaders have drawn random numbers for it, if that is watched.
 
-    Raises NoLoaders when loaders cannot be given what they need.
+    Raises NoLoaders when loaders cannot be given what they need, and ValueError for a number of
+    ``workers`` or of ``prefetch`` that there cannot be.
     """
 
     def __init__(
@@ -56,6 +57,11 @@ class Supply:
         seed: int | None = None,
         most: int | None = None,
     ) -> None:
+        if workers < 0 or prefetch < 1:
+            raise ValueError(
+                f"workers={workers}, prefetch={prefetch}: write workers=0 for no loaders, or more, "
+                "and at least prefetch=1"
+            )
         self.waited = 0.0
         self.drew = False
         self.most = most

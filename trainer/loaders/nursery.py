@@ -11,6 +11,8 @@ when the process that trains does, and so do the loaders.
 
 from __future__ import annotations
 
+import ctypes
+import logging
 import multiprocessing.spawn
 import os
 import random
@@ -27,8 +29,13 @@ from trainer.loaders.sample import Trouble
 
 FORK, ENDED = b"fork", b"ended"
 NUMBER = struct.Struct("=Q")
+INSIDE = "SWELL_LOADERS"  # set in the environment of the nursery
 # A loader computes with one thread, and no library starts others when it is imported.
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+ENVIRONMENT = {INSIDE: "1", **dict.fromkeys(THREADS, "1")}
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+log = logging.getLogger("swell.loaders")
 
 
 def surroundings(module: str) -> dict[str, Any]:
@@ -57,6 +64,12 @@ def main(fd: int) -> None:
     except BaseException as error:
         send(line, Trouble.of(error))
         return
+    if (threads := len(os.listdir("/proc/self/task"))) > 1:
+        log.warning(
+            "loaders are forked of a process with %d threads, and may hang: modules of the program "
+            "start them when they are imported; start threads where a sample is read",
+            threads,
+        )
     children: list[int] = []
     while True:
         message, fds, _, _ = socket.recv_fds(line, 64, 1)
@@ -91,6 +104,8 @@ def _serve(line: socket.socket, make: Callable[[Any], Any]) -> None:
     import numpy
     import torch
 
+    # Whatever it is doing: what is made for the dead is of no use.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     torch.set_num_threads(1)
     # Who is forked has the random numbers of all others, until something seeds them.
     random.seed()

@@ -103,7 +103,7 @@ class _Pickler(pickle.Pickler):
             return NotImplemented
         if value.layout is not torch.strided or value.is_quantized or value.is_conj():
             return NotImplemented
-        flat = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+        flat: Any = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
         return _tensor, (pickle.PickleBuffer(flat), value.dtype, tuple(value.shape))
 
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from trainer.loaders.nursery import ENDED, ENVIRONMENT, FORK, NUMBER, surroundings
+from trainer.loaders.nursery import ENDED, ENVIRONMENT, FORK, INSIDE, NUMBER, surroundings
 from trainer.loaders.parcel import Parcel, receive, send
 from trainer.loaders.sample import Trouble, listed
 from trainer.rundir.usererror import UserError
@@ -82,10 +82,16 @@ class Loaders(Generic[_Key]):
         count: how many processes.
         module: that defines what is pickled, as it may be found in no other way.
 
-    Raises NoLoaders when ``make`` cannot be pickled.
+    Raises NoLoaders when ``make`` cannot be pickled, and in a process of loaders.
     """
 
     def __init__(self, make: Callable[[Any], Any], count: int, module: str = "__main__") -> None:
+        if INSIDE in os.environ:
+            raise NoLoaders(
+                "SW5173",
+                "the program trains when it is imported, and loader processes import it to find "
+                'what batches are made of; put what trains under `if __name__ == "__main__":`',
+            )
         self._count = count
         self._module = module
         try:

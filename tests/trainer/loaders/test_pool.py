@@ -163,6 +163,25 @@ def test_what_cannot_be_pickled_is_said_before_anything_starts() -> None:
         Loaders(lambda request: request, 1)
 
 
+UNGUARDED = """
+from tests.trainer.loaders.made import Batches
+from trainer.loaders.pool import Loaders, Wanted
+class Own(Batches): pass
+pool = Loaders(Own(), 1)
+pool.want([Wanted(0, [1], [1])])
+pool.get(Wanted(0, [1], [1]))
+"""
+
+
+def test_a_program_that_trains_when_it_is_imported_is_told_so(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(UNGUARDED)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, env=env)
+    assert ended.returncode == 1
+    assert 'put what trains under `if __name__ == "__main__":`' in ended.stderr
+
+
 def test_what_cannot_be_taken_over_is_said(start: Start) -> None:
     pool = start(Unready())
     pool.want([item(0)])
