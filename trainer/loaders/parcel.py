@@ -73,8 +73,8 @@ def receive(line: socket.socket) -> Any:
     """Returns the next value that was sent. Raises EOFError when nobody sends any more."""
     try:
         head, fds, _, _ = socket.recv_fds(line, _HEAD.size, 1)
-    except ConnectionError:
-        head, fds = b"", []
+    except ConnectionError:  # the sender has left something unread; what it sent is there still
+        head, fds, _, _ = socket.recv_fds(line, _HEAD.size, 1)
     if not head or not fds:
         raise EOFError
     (fd,) = fds

@@ -93,6 +93,17 @@ def test_what_has_arrived_can_be_written_to_and_outlives_the_sender(
         receive(lines[1])
 
 
+def test_what_was_sent_arrives_though_its_sender_has_left_something_unread(
+    lines: tuple[socket.socket, socket.socket],
+) -> None:
+    send(lines[1], "unread")
+    send(lines[0], "last words")
+    lines[0].close()
+    assert receive(lines[1]) == "last words"
+    with pytest.raises(EOFError):
+        receive(lines[1])
+
+
 def test_no_descriptor_is_left_of_it(lines: tuple[socket.socket, socket.socket]) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):
