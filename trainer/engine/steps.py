@@ -89,13 +89,7 @@ class Steps:
         self._supply = supply or Supply()
         self._generations = Generations(channel)
         self._audit = None if order is None else Audit.open(session, self._generations.emit)
-        self._saving = Saving(
-            session,
-            self._generations,
-            state,
-            self._about,
-            lambda: self._made_sums.digest() if self._made_sums else 0,
-        )
+        self._saving = Saving(session, self._generations, state, self._about, self._digest)
         self._progress = Progress(
             self._generations, state, lambda: self._saving.seconds, total_steps=total
         )
@@ -103,13 +97,9 @@ class Steps:
         self._nonfinite = Nonfinite(on_nonfinite, state, emit, saving.newest_until, saving.go_back)
         state.loop = Loop.of(order, total)
         self._learner = Learner(state, order, watch, self.exchange, self._generations.emit)
+        follow = session.balance == "speed"
         self._planner = Planner(
-            state,
-            order,
-            total,
-            self._generations,
-            lambda: self._learner.by_units,
-            follow=session.balance == "speed",
+            state, order, total, self._generations, lambda: self._learner.by_units, follow
         )
         self._micro = MicroBatch(state)
         self._made_sums: Sums | None = None
@@ -254,6 +244,7 @@ class Steps:
         if not self._session.spare:
             self._supply.start()
         warm_up()
+        self._supply.wait()
         self._generations.ready()
         self._ready = True
 
@@ -479,6 +470,9 @@ class Steps:
     def _is_last(self) -> bool:
         """Whether no step follows: what the state is then is saved anyway."""
         return self._state.step >= self._total or self._state.stopped or self._stopping
+
+    def _digest(self) -> int:
+        return 0 if self._made_sums is None else self._made_sums.digest()
 
     def _let_go(self) -> None:
         """The program's models and optimizers are its own again."""

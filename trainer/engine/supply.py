@@ -95,6 +95,11 @@ class Supply:
         if self._loaders is not None:
             self._loaders.start()
 
+    def wait(self) -> None:
+        """Waits until loaders that were started are ready. Raises NoLoaders, LoadersLost."""
+        if self._loaders is not None:
+            self._loaders.wait()
+
     def close(self) -> None:
         """Ends the loaders."""
         if self._loaders is not None:

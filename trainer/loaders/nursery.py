@@ -5,6 +5,8 @@ safely. It takes over what batches are made by, once, and then forks a loader wh
 each is there in a hundredth of a second, and all of them share the memory of the data set. It ends
 when the process that trains does, and so do the loaders.
 
+It says None when it is ready, or sends the Trouble that it has, and is asked:
+
     fork     (with the loader's socket)     nothing is answered
     ended    (the number of a loader)       how it has ended: as os.waitpid says it
 """
@@ -70,6 +72,7 @@ def main(fd: int) -> None:
             "start them when they are imported; start threads where a sample is read",
             threads,
         )
+    send(line, None)
     children: list[int] = []
     while True:
         message, fds, _, _ = socket.recv_fds(line, 64, 1)

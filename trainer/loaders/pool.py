@@ -108,6 +108,7 @@ class Loaders(Generic[_Key]):
         self._loaders: dict[int, _Loader[_Key]] = {}  # by the descriptor of their line
         self._forked = 0  # of this nursery
         self._begun = 0  # nurseries
+        self._ready = False
         self._pending: deque[Wanted[_Key]] = deque()
         self._made: dict[_Key, Any] = {}
         self._unwanted: set[_Key] = set()  # and being made
@@ -144,9 +145,17 @@ class Loaders(Generic[_Key]):
             )
         send(self._line, surroundings(self._module))
         self._make.send(self._line)
-        self._forked = 0
+        self._forked, self._ready = 0, False
         for _ in range(self._count):
             self._fork()
+
+    def wait(self) -> None:
+        """Waits until those that were started are ready.
+
+        Raises NoLoaders when they cannot be, and LoadersLost.
+        """
+        while self._process is not None and not self._ready:
+            self._take(LOOK_EVERY)
 
     def want(self, wanted: Iterable[Wanted[_Key]]) -> None:
         """From now on this is wanted, the first of it first, and nothing else."""
@@ -240,7 +249,7 @@ class Loaders(Generic[_Key]):
         try:
             self._line.send(ENDED + NUMBER.pack(number))
             self._line.settimeout(GRACE)
-            (status,) = NUMBER.unpack(self._line.recv(NUMBER.size))
+            (status,) = NUMBER.unpack(self._line.recv(64))
         except (OSError, struct.error):  # the nursery is gone, too
             return "has ended"
         finally:
@@ -296,12 +305,15 @@ class Loaders(Generic[_Key]):
             self._unwanted.discard(one.key)
 
     def _hear(self) -> None:
-        """The nursery says something: that it cannot begin; or it is gone."""
+        """The nursery says something: that it is ready, or cannot be; or it is gone."""
         assert self._line is not None
         try:
             trouble = receive(self._line)
         except EOFError:
             self._begin_again()
+            return
+        if trouble is None:
+            self._ready = True
             return
         self._end()
         raise NoLoaders(
