@@ -56,6 +56,7 @@ class EventRecord:
     checkpoint: int | None = None
     choice: str | None = None
     count: int | None = None
+    data_wait: float | None = None
     deadline_seconds: float | None = None
     faults: int | None = None
     first: int | None = None

@@ -82,9 +82,12 @@ def number(value: float | str) -> str:
 
 
 def speed_in_words(speed: Mapping[str, float | None]) -> str:
-    """Returns ``12.5 steps/s, 400 samples/s``, as far as it is known."""
-    known = ((name, value) for name, value in speed.items() if value is not None)
-    return ", ".join(f"{number(value)} {name}/s" for name, value in known)
+    """Returns ``12.5 steps/s, 400 samples/s, data wait 3 %``, as far as it is known."""
+    rates = ((name, speed.get(name)) for name in ("steps", "samples"))
+    said = [f"{number(value)} {name}/s" for name, value in rates if value is not None]
+    if (waited := speed.get("data_wait")) is not None:
+        said.append(f"data wait {100 * waited:.0f} %")
+    return ", ".join(said)
 
 
 def metrics_in_words(

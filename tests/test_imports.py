@@ -30,12 +30,13 @@ RULES = {
         ["trainer.rundir", "trainer.protocol"],
         "it decides for workers of any kind, and starts in a second: without torch",
     ),
+    "trainer.loaders": (["trainer.rundir"], "they make what they are asked for, and know no steps"),
     "trainer.engine": (
-        ["trainer.rundir", "trainer.protocol", "trainer.checkpoints"],
+        ["trainer.rundir", "trainer.protocol", "trainer.checkpoints", "trainer.loaders"],
         "it trains in any world; who forms worlds is nothing to it",
     ),
     "trainer.training": (
-        ["trainer.rundir", "trainer.protocol", "trainer.engine"],
+        ["trainer.rundir", "trainer.protocol", "trainer.engine", "trainer.loaders"],
         "what a task asks for is the same for every task; what a task is, they need not know",
     ),
     "trainer.check": (
@@ -62,6 +63,7 @@ RULES = {
             "trainer.elastic",
             "trainer.loop",
             "trainer.reporting",
+            "trainer.loaders.sample",
         ],
         "it knows its agent by what they say to each other alone",
     ),

@@ -35,6 +35,8 @@ Started alone (``python own_loop.py``) it is a world of one. In a job file it is
 - Whatever must survive goes in the State: parts with a ``state_dict`` (models,
   optimizers, schedulers, scalers) and plain values (``state.best = 0.9``).
 - All workers must be built alike: seed what is random before the State is made.
+- ``steps(…, data=dataset, workers=4)`` has batches made ahead, by processes: take ``step.batch``
+  in the loop over ``split()``.
 - With random numbers in training (dropout, augmentation) or batch normalisation, the numbers are
   the same in every world if the batch is computed by units: ``batches(…, unit=8)``. Then
   ``split()`` gives one unit after another, each with random numbers of its own.
@@ -46,14 +48,18 @@ from collections.abc import Callable, Iterator, Sized
 from contextlib import AbstractContextManager
 from typing import Any
 
+from torch.utils.data import default_collate
+
 from trainer.engine.data import Order
 from trainer.engine.nonfinite import Policy, policy_of
 from trainer.engine.plan import Plan
 from trainer.engine.state import State
 from trainer.engine.step import Step
 from trainer.engine.steps import Steps
+from trainer.engine.supply import Supply
 from trainer.protocol.channel import current_channel
 from trainer.protocol.session import current_session
+from trainer.training.fetch import Collated
 from trainer.training.numbers import plain
 
 __all__ = [
@@ -98,6 +104,10 @@ def steps(
     metrics: tuple[str, ...] = ("loss",),
     seed: int | None = 0,
     on_nonfinite: str | None = None,
+    data: Any = None,
+    workers: int = 0,
+    prefetch: int = 2,
+    collate: Callable[[list[Any]], Any] | None = None,
 ) -> Iterator[Step]:
     """Gives one step after another, to be taken inside ``with step:``.
 
@@ -118,9 +128,15 @@ def steps(
             not finite: ``stop`` ends the run, ``skip`` leaves the step out, ``rollback`` goes
             back to the newest good checkpoint, and leaves it out then. What the job file says
             counts more; ``stop`` where neither says anything.
+        data: the data set that ``step.batch`` takes samples from: anything with integer indexing.
+        workers: processes of each rank that make batches ahead of the steps; with 0 a batch is
+            made when it is asked for.
+        prefetch: parts of batches that are made ahead for each of these processes.
+        collate: makes one batch of a list of samples; torch's ``default_collate`` if None.
 
     Raises ValueError unless exactly one of ``epochs`` (with ``batches``) and ``total``
-    is given, and for an ``on_nonfinite`` that there is not; RuntimeError for a second loop in a
+    is given, and for an ``on_nonfinite`` that there is not, or such ``workers``; NoLoaders for data
+    that cannot be given to loaders; RuntimeError for a second loop in a
     worker of a run.
     """
     policy = policy_of(current_session().on_nonfinite, on_nonfinite)
@@ -131,7 +147,10 @@ def steps(
             raise ValueError("epochs= needs batches=; without a data set give total=")
         total = epochs * batches.steps_per_epoch
     assert total is not None
-    return _steps(state, batches, total, metrics, seed, policy)
+    supply = Supply()
+    if data is not None:
+        supply = Supply(Collated(data, collate or default_collate), workers, prefetch, seed)
+    return _steps(state, batches, total, metrics, seed, policy, supply)
 
 
 def stop() -> None:
@@ -197,12 +216,14 @@ def _steps(
     metrics: tuple[str, ...],
     seed: int | None,
     policy: Policy,
+    supply: Supply,
 ) -> Iterator[Step]:
     global _running
     channel = current_channel()
     if _running is not None and _running.under_agent:
         raise RuntimeError("a run has one loop over elastic.steps(); this is a second one")
-    _running = Steps(state, order, total, channel, current_session(), metrics, seed, policy)
+    session = current_session()
+    _running = Steps(state, order, total, channel, session, metrics, seed, policy, supply=supply)
     try:
         yield from _running
     except BaseException:

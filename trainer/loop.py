@@ -20,7 +20,6 @@ not do, too. One step, on every rank::
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Container, Sequence
 from typing import Any
 
@@ -39,6 +38,7 @@ from trainer.engine.plan import Plan
 from trainer.engine.state import State
 from trainer.engine.step import Step
 from trainer.engine.steps import Steps
+from trainer.engine.supply import Supply
 from trainer.engine.undo import Undo
 from trainer.engine.units import default_unit
 from trainer.protocol.channel import Channel, current_channel
@@ -47,6 +47,7 @@ from trainer.task import Task
 from trainer.training.average import average, averaging
 from trainer.training.compiled import compile_in_place
 from trainer.training.evaluation import due, evaluate
+from trainer.training.fetch import Fetch, takes_step
 from trainer.training.numbers import pairs, parted, plain
 from trainer.training.precision import Precision
 from trainer.training.recompute import recompute
@@ -166,6 +167,11 @@ class Loop:
     ) -> None:
         self._task = task
         self._data: Any = task.dataset()
+        self._fetch = Fetch(task, self._data)
+        # Before the model is made: a loader needs none.
+        self._supply = Supply(
+            self._fetch, task.workers, task.prefetch, task.seed, most=task.micro_batch
+        )
         self.validation: Any = task.validation()
         self._told: dict[str, bool] = {}  # which methods of the task take the step
         own = getattr(task.should_stop, "__func__", None)
@@ -188,6 +194,7 @@ class Loop:
             on_nonfinite=policy_of(session.on_nonfinite, task.on_nonfinite),
             watch=task.unit is None and not task.compile,
             between=self._between,
+            supply=self._supply,
         )
 
     @property
@@ -217,6 +224,7 @@ class Loop:
             self._steps.abandon()
             raise
         finally:
+            self._supply.close()
             self._state.let_go()
         return self._steps.results
 
@@ -226,7 +234,7 @@ class Loop:
             model.train()
         counts = set()
         for part in step.split(task.micro_batch):
-            batch, found = self.loss_of(part, step.plan)
+            batch, found = self._loss(step.batch, step.plan)
             loss, numbers = parted(found)
             counts.add(isinstance(loss, tuple))
             if isinstance(loss, tuple):
@@ -254,7 +262,7 @@ class Loop:
         undo = Undo(state)
         undo.begin(examine=True, whole=True)
         start, stop = order.bounds(0)
-        first = order.permutation(0)[start : min(start + (order.unit or order.batch), stop)]
+        first = order.take(0, start, min(start + (order.unit or order.batch), stop))
         state.model.train()
         loss, _ = parted(self.loss_of(first, self.newest())[1])
         state.precision.backward(loss[0] if isinstance(loss, tuple) else loss)
@@ -263,7 +271,9 @@ class Loop:
 
     def loss_of(self, part: Tensor, plan: Plan) -> tuple[Any, Any]:
         """A batch of the samples ``part``, and what ``loss`` returns of it."""
-        batch = self._call("batch", self._data, part, step=plan)
+        return self._loss(self._fetch(part, plan), plan)
+
+    def _loss(self, batch: Any, plan: Plan) -> tuple[Any, Any]:
         batch = to_device(batch, plan.device, self._task.channels_last)
         with self._state.precision.autocast():
             return batch, self._call("loss", self._state.model, batch, step=plan)
@@ -307,11 +317,7 @@ class Loop:
         """Calls a method of the task, with the step if it takes one more argument."""
         method = getattr(self._task, name)
         if name not in self._told:
-            try:
-                inspect.signature(method).bind(*args, step)
-                self._told[name] = True
-            except TypeError:
-                self._told[name] = False
+            self._told[name] = takes_step(method, *args)
         return method(*args, step) if self._told[name] else method(*args)
 
     def _between(self) -> None:

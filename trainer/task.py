@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from trainer.loaders.sample import samples_of
 from trainer.training.precision import Name as PrecisionName
 from trainer.training.schedule import Schedule
 
@@ -31,6 +32,9 @@ class Task:
         global_batch: samples of one step over all workers, whatever their number.
         micro_batch: most samples of one forward pass. None for as many as are known to fit: a
             worker's whole share at first, and when shares grow, never more than went through once.
+        workers: processes of each rank that make batches ahead of the steps; with 0 a batch is made
+            when its step needs it.
+        prefetch: parts of batches that are made ahead for each of these processes.
         seed: fixes the order of the data and the state of torch's random generators.
         on_nonfinite: ``stop``, ``skip`` or ``rollback``, when the loss or gradients are not finite
             (see ``trainer.elastic.steps``); what the job file says counts more.
@@ -60,6 +64,8 @@ class Task:
     steps: int | None = None
     global_batch: int = 32
     micro_batch: int | None = None
+    workers: int = 0
+    prefetch: int = 2
     seed: int = 0
     on_nonfinite: str | None = None
     unit: int | None = None
@@ -104,8 +110,12 @@ class Task:
         return Schedule.of(self.schedule).scheduler(optimizer, total_steps, self.global_batch)
 
     def batch(self, dataset: Any, indices: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """The samples ``indices`` (int64, shape [n]) as one batch on the CPU."""
-        return torch.utils.data.default_collate([dataset[int(i)] for i in indices])
+        """The samples ``indices`` (int64, shape [n]) as one batch on the CPU.
+
+        With ``workers`` it is called in loader processes, on the task as it was when ``dataset()``
+        had been called; where that changes, take it from the step.
+        """
+        return torch.utils.data.default_collate(samples_of(dataset, indices.tolist()))
 
     def loss(self, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, Tensor | float]:
         """``loss(model, batch)`` or ``loss(model, batch, step)``: what is minimised, a scalar.

@@ -95,14 +95,19 @@ def _pause(one: Generation, last_at: float) -> float | None:
 
 
 def speed(generation: Generation | None) -> dict[str, float | None]:
-    """Steps and samples per second; None where nobody has said what steps took, or samples."""
+    """Steps and samples per second, and the part of the time that batches were waited for.
+
+    None where nobody has said what steps took, their samples, or their waits.
+    """
     newest = None if generation is None else generation.speed
     if newest is None:
-        return {"steps": None, "samples": None}
+        return {"steps": None, "samples": None, "data_wait": None}
     steps, samples = newest.last - newest.first + 1, newest.samples
+    waited = newest.data_wait
     return {
         "steps": float(f"{steps / newest.seconds:.4g}"),
         "samples": float(f"{samples / newest.seconds:.4g}") if samples else None,
+        "data_wait": None if waited is None else round(min(1.0, waited / newest.seconds), 4),
     }
 
 

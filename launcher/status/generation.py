@@ -17,12 +17,14 @@ class Stretch:
         first, last: of the steps.
         seconds: that they took, each since the one before in its world.
         samples: that they took in these seconds; 0 where that is not known.
+        data_wait: of these seconds, those that batches were waited for; None likewise.
     """
 
     first: int
     last: int
     seconds: float
     samples: int = 0
+    data_wait: float | None = None
 
     def after(self, start: int | None) -> Stretch:
         """Without the first step of a world that began at ``start``, which takes no time here."""
@@ -35,7 +37,8 @@ class Stretch:
         if other.first != self.last + 1:
             return None
         seconds, samples = self.seconds + other.seconds, self.samples + other.samples
-        return Stretch(self.first, other.last, seconds, samples)
+        waits = [one for one in (self.data_wait, other.data_wait) if one is not None]
+        return Stretch(self.first, other.last, seconds, samples, sum(waits) if waits else None)
 
     def until(self, step: int) -> float:
         """The seconds of those of them that are not after ``step``; all take equally long."""
@@ -85,9 +88,9 @@ class Generation:
         if at is not None:
             self.last_at = max(self.last_at, at)
 
-    def took(self, first: int, last: int, seconds: float, samples: int = 0) -> None:
+    def took(self, stretch: Stretch) -> None:
         """Steps were reported, with what they took; steps may be reported twice."""
-        self.stretches.append(Stretch(first, last, seconds, samples))
+        self.stretches.append(stretch)
         both = self._last_two()
         if both is not None and both.seconds <= MERGED:
             self.stretches[-2:] = [both]

@@ -11,7 +11,7 @@ from typing import Any
 
 from launcher.records import EventRecord
 from launcher.status import figures
-from launcher.status.generation import Generation
+from launcher.status.generation import Generation, Stretch
 from launcher.status.losses import Losses, job_of
 from launcher.status.saves import Saves
 from launcher.status.waits import Wait, without_leader
@@ -147,7 +147,7 @@ class History:
 
     @property
     def speed(self) -> dict[str, float | None]:
-        """How fast it trains in its newest world: ``{"steps", "samples"}`` per second."""
+        """How fast it trains in its newest world; see ``figures.speed``."""
         return figures.speed(None if self.waiting else self.current)
 
     @property
@@ -265,7 +265,8 @@ class History:
             generation.start = first - 1
         generation.reached(last, event.time - (event.age or 0.0))
         if event.seconds is not None:
-            generation.took(first, last, event.seconds, event.samples or 0)
+            samples, waited = event.samples or 0, event.data_wait
+            generation.took(Stretch(first, last, event.seconds, samples, waited))
         for name, values in series.items():
             for step, value in enumerate(values, last + 1 - len(values)):
                 self._metric(name, generation.generation, step, value)
@@ -289,7 +290,8 @@ class History:
         elif step > generation.last:
             stride = step - generation.last
             self._stride = min(self._stride or stride, stride)
-            generation.took(generation.last + 1, step, max(0.0, at - generation.last_at))
+            seconds = max(0.0, at - generation.last_at)
+            generation.took(Stretch(generation.last + 1, step, seconds))
 
     @property
     def steps_known(self) -> bool:

@@ -91,6 +91,8 @@ EVENTS: list[dict[str, Any]] = [
         "generation": 1,
         "first": 1,
         "metrics": {"loss": [2.0, 1.0]},
+        "seconds": 0.5,
+        "data_wait": 0.25,
         "total_steps": 100,
     },
     {"event": "evaluated", "time": 4.0, "step": 2, "metrics": {"accuracy": 0.5}},

@@ -6,12 +6,24 @@ from typing import Any
 
 import pytest
 
-from launcher.words import line_of, number, span
+from launcher.words import line_of, number, span, speed_in_words
 from trainer.rundir.events import CAUSES, Event
 
 
 def event(name: str, **fields: Any) -> Event:
     return {"event": name, "time": 1.0, **fields}
+
+
+@pytest.mark.parametrize(
+    "speed, words",
+    [
+        ({"steps": None, "samples": None, "data_wait": None}, ""),
+        ({"steps": 12.5, "samples": 400.0, "data_wait": None}, "12.5 steps/s, 400 samples/s"),
+        ({"steps": 2.0, "samples": None, "data_wait": 0.126}, "2 steps/s, data wait 13 %"),
+    ],
+)
+def test_speed_is_told_as_far_as_it_is_known(speed: dict[str, float | None], words: str) -> None:
+    assert speed_in_words(speed) == words
 
 
 WORTH_A_LINE = [

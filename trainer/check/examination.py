@@ -47,7 +47,7 @@ def _examine(task: Task, other: Task) -> Iterator[Message]:
     try:
         loop.state.prepare()
         yield from _optimizers(loop.state.model, loop.state.updating)
-        indices = loop.order.permutation(0)[: min(loop.order.samples, task.global_batch)]
+        indices = loop.order.take(0, 0, min(loop.order.samples, task.global_batch))
         trial = Trial(loop, indices)
         yield from trial.loss()
         yield from trial.evaluation()

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
@@ -90,7 +89,6 @@ class Watched(Loop):
         self._seen = seen = Seen()
         super().__init__(task, Visit(env, seen), Session(), most=steps)
         self._began = time.perf_counter()
-        self._fetching = 0.0
 
     def run_and_see(self) -> Seen:
         """Trains, and returns what was seen; what the engine refuses is a finding."""
@@ -101,18 +99,11 @@ class Watched(Loop):
         self._seen.memory = _memory()
         return self._seen
 
-    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        began = time.perf_counter()
-        found = super()._call(name, *args, **kwargs)
-        if name == "batch":
-            self._fetching += time.perf_counter() - began
-        return found
-
     def _take(self, step: Step) -> None:
-        self._began, self._fetching = time.perf_counter(), 0.0
+        self._began = time.perf_counter()
         super()._take(step)
         self._seen.seconds.append(time.perf_counter() - self._began)
-        self._seen.data.append(self._fetching)
+        self._seen.data.append(step.data_wait or 0.0)
 
     def _update(self, step: Step) -> None:
         named = self.state.model.named_parameters()

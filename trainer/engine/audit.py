@@ -23,6 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from trainer.engine.plan import Plan
 from trainer.protocol.session import Session
 from trainer.rundir.names import AUDIT
 from trainer.rundir.private import make_private
@@ -88,6 +89,11 @@ class Audit:
             "dataset_size": dataset_size,
         }
         self._note(self._line)
+
+    def take(self, generation: int, plan: Plan, dataset_size: int) -> None:
+        """Notes that a rank is about to contribute its share of a step."""
+        ids, place = plan.indices.tolist(), (generation, plan.number, plan.epoch, plan.rank)
+        self.contribute(*place, ids, dataset_size)
 
     def leave_out(self) -> None:
         """Notes that what it was about to contribute last has become part of no step."""

@@ -4,18 +4,23 @@ Step k of epoch e takes samples [kB, (k+1)B) of a permutation fixed by (seed, e)
 ranks of the world split that slice; another world splits it differently, but takes
 the same slice. So the position in the data *is* the number of steps completed, and
 each sample of an epoch is used exactly once however often the world changes.
+
+How samples are permuted has a version, which is part of the state: a run that was begun with an
+older one goes on in it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from trainer.engine.permutation import permutation, shuffled
+
+WHOLE, BY_PLACE = 1, 2  # versions of the order: see trainer.engine.permutation
+NEWEST = BY_PLACE
 _UNIT = 1_000_000  # the weight of the fastest rank
 
 
@@ -28,12 +33,14 @@ class Order:
         batch: the global batch B: samples of one step over all ranks.
         seed: fixes the permutations.
         unit: the samples of a unit (see trainer.engine.units); 0 without units.
+        version: of how samples are permuted.
     """
 
     samples: int
     batch: int
     seed: int
     unit: int = 0
+    version: int = NEWEST
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.batch < 1:
@@ -53,11 +60,16 @@ class Order:
         """The epoch (from 0) of the step that follows ``step`` completed steps."""
         return step // self.steps_per_epoch
 
+    def take(self, epoch: int, start: int, stop: int) -> Tensor:
+        """The samples [start, stop) in the order of epoch ``epoch``: int64, shape [n]."""
+        key = f"{self.seed}/{epoch}"
+        if self.version == WHOLE:
+            return shuffled(self.samples, key)[start:stop]
+        return permutation(self.samples, key).take(start, stop)
+
     def permutation(self, epoch: int) -> Tensor:
-        """The order of epoch ``epoch``: int64, shape [samples]."""
-        digest = hashlib.sha256(f"{self.seed}/{epoch}".encode()).digest()
-        generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        return torch.randperm(self.samples, generator=generator, device="cpu")
+        """The whole order of epoch ``epoch``: int64, shape [samples]."""
+        return self.take(epoch, 0, self.samples)
 
     def bounds(self, step: int) -> tuple[int, int]:
         """The slice [start, stop) of its epoch's permutation that the next step takes."""

@@ -73,14 +73,17 @@ class Prefixes:
         return (int(self._sums[stop - 1]) - before) & MASK if stop > start else 0
 
 
-def _mixed(numbers: Tensor) -> NDArray[np.uint64]:
-    """Each number as one whose bits are as good as random, by two multiplications."""
-    words: NDArray[np.uint64] = numbers.numpy().view(np.uint64) + _ONE
+def scramble(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Makes each number, in its place, one whose bits are as good as random."""
     words *= _FIRST
     words ^= words >> _SHIFT
     words *= _SECOND
     words ^= words >> _HALF
     return words
+
+
+def _mixed(numbers: Tensor) -> NDArray[np.uint64]:
+    return scramble(numbers.numpy().view(np.uint64) + _ONE)
 
 
 def _row_sums(blocks: Tensor, factors: Tensor) -> Tensor:

@@ -22,6 +22,11 @@ def seed_step(seed: int, step: int, part: int) -> None:
     _seed(hash((seed, step, part)) & (2**63 - 1))
 
 
+def seed_batch(seed: int, step: int, part: int) -> None:
+    """Seeds all generators for what is random in a batch, whatever is drawn in its step besides."""
+    _seed(hash((seed, step, part, 1)) & (2**63 - 1))
+
+
 class Probe:
     """Tells whether any generator has given a number.
 

@@ -46,3 +46,44 @@ class Plan:
     def progress(self) -> float:
         """The part of the run that lies behind, from 0 in the first step to below 1."""
         return (self.number - 1) / self.total
+
+
+class Planned:
+    """Has what a plan says of its step, without the detour; a base class."""
+
+    plan: Plan
+
+    @property
+    def number(self) -> int:
+        """The step's number, from 1."""
+        return self.plan.number
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return self.plan.total
+
+    @property
+    def progress(self) -> float:
+        """The part of the run that lies behind, from 0 in the first step to below 1."""
+        return self.plan.progress
+
+    @property
+    def epoch(self) -> int:
+        """The epoch, from 0."""
+        return self.plan.epoch
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of the step over all ranks: what a summed loss is divided by."""
+        return self.plan.batch_size
+
+    @property
+    def rank(self) -> int:
+        """This worker's rank in the world."""
+        return self.plan.rank
+
+    @property
+    def device(self) -> torch.device:
+        """Where this worker computes."""
+        return self.plan.device

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from trainer.engine.agreement import Agreement
 from trainer.engine.balance import Balance, Speed
 from trainer.engine.data import Order
-from trainer.engine.dealing import Dealer
+from trainer.engine.dealing import Dealer, Share
 from trainer.engine.generations import Generations
 from trainer.engine.plan import Plan
 from trainer.engine.state import State
@@ -41,6 +42,7 @@ class Planner:
         self._by_units = by_units
         self._follow = follow
         self._dealer = Dealer(order)
+        self._ahead = Dealer(order)  # it is elsewhere in the data
         self._speed = Speed()
         self._balance = Balance([0.0], follow=False)
         self._tell_speed = False
@@ -53,16 +55,19 @@ class Planner:
 
     def plan(self, before: int | None = None) -> Plan:
         """What this rank computes in the step after so many; without a number the next."""
-        state, rank = self._state, self._generations.rank
-        before = state.step if before is None else before
-        return Plan(
-            number=before + 1,
-            total=self._total,
-            rank=rank,
-            size=self._generations.size,
-            device=state.device or state.prepare(),
-            **vars(self._dealer.deal(before, rank, self._balance.weights, self._by_units())),
-        )
+        return self._plan(self._dealer, self._state.step if before is None else before)
+
+    def ahead(self, number: int) -> Plan:
+        """What this rank computes in a step to come, if nothing changes until then."""
+        return self._plan(self._ahead, number - 1)
+
+    @property
+    def known(self) -> tuple[Any, ...]:
+        """What all plans of this world follow from."""
+        state, world = self._state, self._generations
+        weights = tuple(self._balance.weights)
+        limits = state.order_version, state.fits, state.cap
+        return world.number, world.rank, world.size, weights, self._by_units(), *limits
 
     def newest(self) -> Plan:
         """What the newest step was about, for what follows it."""
@@ -71,10 +76,23 @@ class Planner:
 
     def ids_of(self, rank: int) -> list[int]:
         """The samples of a rank in the next step."""
-        weights = self._balance.weights
-        dealt = self._dealer.deal(self._state.step, rank, weights, self._by_units())
-        ids: list[int] = dealt.indices.tolist()
+        ids: list[int] = self._deal(self._dealer, self._state.step, rank).indices.tolist()
         return ids
+
+    def _plan(self, dealer: Dealer, before: int) -> Plan:
+        state, rank = self._state, self._generations.rank
+        return Plan(
+            number=before + 1,
+            total=self._total,
+            rank=rank,
+            size=self._generations.size,
+            device=state.device or state.prepare(),
+            **vars(self._deal(dealer, before, rank)),
+        )
+
+    def _deal(self, dealer: Dealer, before: int, rank: int) -> Share:
+        version = self._state.order_version
+        return dealer.deal(before, rank, self._balance.weights, self._by_units(), version)
 
     def measured(self, samples: int, seconds: float, pause: bool) -> None:
         """A step was completed; all ranks call it alike.

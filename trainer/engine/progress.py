@@ -31,6 +31,7 @@ class Applied(NamedTuple):
         seconds: since the step before it in this world; 0 without one.
         samples: of all ranks; 0 without a data set.
         at: when it was completed, in monotonic seconds.
+        waited: seconds that this rank has waited for its batches; None where nobody knows.
     """
 
     generation: int
@@ -39,6 +40,7 @@ class Applied(NamedTuple):
     seconds: float = 0.0
     samples: int = 0
     at: float = 0.0
+    waited: float | None = None
 
 
 class StepLog:
@@ -73,6 +75,7 @@ class StepLog:
 
     def _message(self, batch: list[Applied], now: float) -> messages.Steps:
         first, last = batch[0], batch[-1]
+        waits = [one.waited for one in batch if one.seconds and one.waited is not None]
         return messages.Steps(
             generation=first.generation,
             first=first.step,
@@ -82,6 +85,7 @@ class StepLog:
             seconds=round(sum(one.seconds for one in batch), 6),
             samples=sum(one.samples for one in batch if one.seconds),
             age=round(now - last.at, 6),
+            data_wait=round(sum(waits), 6) if waits else None,
         )
 
 
@@ -126,12 +130,15 @@ class Progress:
         self._log.forget_after(self._state.step)
         self._since, self._first = self._generations.since, True
 
-    def completed(self, metrics: dict[str, float], samples: int = 0) -> None:
+    def completed(
+        self, metrics: dict[str, float], samples: int = 0, waited: float | None = None
+    ) -> None:
         """The state's newest step was applied.
 
         Args:
             metrics: of it; may be empty.
             samples: that all ranks took in it.
+            waited: seconds that this rank has waited for its batches; None where nobody knows.
         """
         generations, step, now = self._generations, self._state.step, self._clock()
         took, self._since = now - self._since, now
@@ -142,7 +149,7 @@ class Progress:
             )
         seconds = 0.0 if self._first else took
         self._first = False
-        self._log.add(Applied(generations.number, step, metrics, seconds, samples, now))
+        self._log.add(Applied(generations.number, step, metrics, seconds, samples, now, waited))
         if generations.careful or now - self._sent_at >= REPORT_EVERY:
             self.send()
 

@@ -19,7 +19,6 @@ from trainer.engine.shapes import listed
 from trainer.engine.state import State
 from trainer.rundir.numbers import number_in
 
-ORDER = 1  # version of the order of samples (trainer.engine.data): a step's samples follow from it
 # Settings of a group that say how a step is computed, not what; and what a schedule has set.
 HOW = frozenset({"params", "foreach", "fused", "capturable", "differentiable", "initial_lr"})
 _NONE = {"class": "schedule of no kind"}
@@ -51,8 +50,7 @@ class Setup:
     """How a program trains; None, and nothing, for what is not known.
 
     Attributes:
-        samples, batch, seed, unit, order: of its data (see trainer.engine.data.Order); ``order`` is
-            the version of how the samples are ordered.
+        samples, batch, seed, unit, version: of its data (see trainer.engine.data.Order).
         total: steps of the whole run.
         random: the seed of what is random in a step.
         frozen: the parameters that the program has made, and does not train at first.
@@ -65,7 +63,7 @@ class Setup:
     batch: int | None = None
     seed: int | None = None
     unit: int | None = None
-    order: int | None = None
+    version: int | None = None
     total: int | None = None
     random: int | None = None
     frozen: tuple[str, ...] | None = None
@@ -91,7 +89,7 @@ class Setup:
             for name, part in state.stateful().items()
             if isinstance(getattr(part, "optimizer", None), Optimizer)
         }
-        data = {} if order is None else {**vars(order), "order": ORDER}
+        data = {} if order is None else vars(order)
         return cls(
             **data,
             total=total,
@@ -125,7 +123,7 @@ class Setup:
             batch=about.get("global_batch"),
             seed=about.get("order_seed"),
             unit=about.get("unit"),
-            order=about.get("order"),
+            version=about.get("order"),
             total=about.get("total_steps"),
             random=about.get("seed"),
             frozen=None if "frozen" not in about else tuple(about["frozen"]),
@@ -151,7 +149,7 @@ class Setup:
             "global_batch": self.batch,
             "order_seed": self.seed,
             "unit": self.unit,
-            "order": self.order,
+            "order": self.version,
             "total_steps": self.total,
             "seed": self.random,
             "frozen": None if self.frozen is None else list(self.frozen),
@@ -198,6 +196,8 @@ def differences(then: Setup, now: Setup, step: int) -> Differences:
         carried.append(f"{_units(now.unit)} instead of {_units(then.unit)}")
     if _differ(then.total, now.total):
         carried.append(f"{now.total} steps in all instead of {then.total}")
+    if then.version and now.version and then.version < now.version:
+        carried.append(f"the samples come in the order of version {then.version}, as they did then")
     if _differ(then.random, now.random):
         carried.append(f"what is random is that of seed {now.random} instead of {then.random}")
     thawed, frozen = refrozen(then, now)
@@ -261,8 +261,11 @@ def _of_data(then: Setup, now: Setup, step: int) -> tuple[list[str], list[str]]:
     order = []
     if _differ(then.seed, now.seed):
         order.append(f"the data's order was that of seed {then.seed} and is that of {now.seed}")
-    if _differ(then.order, now.order):
-        order.append(f"the data's order was made by version {then.order}, and is by {now.order}")
+    if then.version and now.version and then.version > now.version:
+        data.append(
+            f"the data's order is of version {then.version}, and this is a Swell of before, with "
+            f"version {now.version}"
+        )
     between_epochs = True
     if then.batch and then.samples:
         between_epochs = step % -(-then.samples // then.batch) == 0

@@ -24,6 +24,7 @@ from trainer.checkpoints.tree import NotPortable, flatten
 from trainer.engine.buffers import load_buffers, transient_buffers
 from trainer.engine.contents import digests_of, numbers_of, tensors_of
 from trainer.engine.counters import Counters
+from trainer.engine.data import NEWEST, WHOLE
 from trainer.engine.device import device_of
 from trainer.engine.digest import combined, digest_of
 from trainer.engine.generators import generators_state, load_generators_state
@@ -58,6 +59,7 @@ class State(Portable):
         left_out: how many steps in a row have been left out, because something was not finite.
         avoided: the steps that are left out whatever comes of them.
         last_finite: the last step that was taken: in it everything was finite.
+        order_version: of how the samples are ordered (see trainer.engine.data).
         averages: the names of models that begin as another one does.
 
     Raises ValueError for a name that ``State`` uses itself, AttributeError when an attribute is
@@ -72,6 +74,7 @@ class State(Portable):
     left_out = 0
     avoided: tuple[int, ...] = ()
     last_finite = 0
+    order_version = NEWEST
     averages: Container[str] = ()
 
     def __init__(self, *, device: torch.device | str | None = None, **parts: Any) -> None:
@@ -278,6 +281,7 @@ class State(Portable):
             "left_out": self.left_out,
             "avoided": list(self.avoided),
             "finite": self.last_finite,
+            "order": self.order_version,
             "metrics": dict(self.metrics),
             "learned": self.learned.plain,
             "trained": {name: one.requires_grad for name, one in self.named_parameters().items()},
@@ -336,6 +340,7 @@ class State(Portable):
         self.left_out = tree.get("left_out", 0)
         self.avoided = tuple(tree.get("avoided", ()))
         self.last_finite = tree.get("finite", tree["step"])
+        self.order_version = tree.get("order", WHOLE)
         self.metrics = tree.get("metrics", {})
         self.learned = Learned.of(tree.get("learned"))
         self.step = tree["step"]

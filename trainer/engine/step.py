@@ -20,20 +20,13 @@ from trainer.engine.mistake import Mistake
 from trainer.engine.nonfinite import GoesBack, LeftOut
 from trainer.engine.own_groups import as_lost
 from trainer.engine.parts import Parts
-from trainer.engine.plan import Plan
-from trainer.engine.sums import Learning, Own, Slice, Summed, Sums
+from trainer.engine.plan import Plan, Planned
+from trainer.engine.sums import BlockOver, Learning, LoopEnded, Own, Slice, Summed, Sums
+from trainer.engine.supply import Supply
 from trainer.protocol.channel import Channel
 
 
-class LoopEnded(Exception):
-    """Ends the block of a step that nobody takes."""
-
-
-class BlockOver(Exception):
-    """Ends the block of a step that was taken before; only what follows it runs again."""
-
-
-class Step:
+class Step(Planned):
     """A step that is taken by all ranks together, or by none.
 
     Inside ``with step:`` come the backward pass and the optimizer's step. Gradients are
@@ -57,6 +50,7 @@ class Step:
         means: the names of the means that there is room for.
         seed: seeds the random generators for a unit, or for the update.
         watch: says why the step must be computed by units; "" if it need not.
+        supply: gives batches.
 
     Attributes:
         applied: whether the step was taken.
@@ -93,8 +87,10 @@ class Step:
         means: tuple[str, ...] = (),
         seed: Callable[[int], None] = lambda part: None,
         watch: Callable[[], str] = lambda: "",
+        supply: Supply | None = None,
     ) -> None:
         self.plan = plan
+        self._supply = supply or Supply()
         self.applied = self.taken = taken is not None
         self.left_out = False
         self.learning = False
@@ -129,28 +125,6 @@ class Step:
         self._broken: BaseException | None = None
         self._began = 0.0
 
-    # What the plan says, without the detour.
-
-    @property
-    def number(self) -> int:
-        """The step's number, from 1."""
-        return self.plan.number
-
-    @property
-    def total(self) -> int:
-        """Steps of the whole run."""
-        return self.plan.total
-
-    @property
-    def progress(self) -> float:
-        """The part of the run that lies behind, from 0 in the first step to below 1."""
-        return self.plan.progress
-
-    @property
-    def epoch(self) -> int:
-        """The epoch, from 0."""
-        return self.plan.epoch
-
     @property
     def indices(self) -> Tensor:
         """This rank's samples of the step: int64, shape [n]; n may be 0."""
@@ -159,25 +133,26 @@ class Step:
         return self.plan.indices
 
     @property
-    def batch_size(self) -> int:
-        """Samples of the step over all ranks: what a summed loss is divided by."""
-        return self.plan.batch_size
+    def batch(self) -> Any:
+        """The samples of the part that ``split()`` has given, or all of ``indices``, on ``device``.
+
+        Of the data set that ``steps(data=…)`` has; loaders have made it ahead, if there are any.
+        Raises SampleError for a sample that cannot be made.
+        """
+        self._require_open()
+        self._asked = True
+        return self._supply.batch(self._seed, self._sums.check)
 
     @property
-    def rank(self) -> int:
-        """This worker's rank in the world."""
-        return self.plan.rank
+    def data_wait(self) -> float | None:
+        """Seconds that this worker waited for its batches in this step; None without ``data=``."""
+        return self._supply.waited if self._supply.known else None
 
     @property
     def size(self) -> int:
         """How many workers the world has."""
         self._asked = True
         return self.plan.size
-
-    @property
-    def device(self) -> torch.device:
-        """Where this worker computes."""
-        return self.plan.device
 
     @property
     def epoch_done(self) -> bool:
@@ -238,6 +213,7 @@ class Step:
                 unit = self.plan.first_unit + number - 1
                 self._sums.begin_unit(unit)
                 self._seed(unit)
+            self._supply.give(part)
             if number < len(parts):
                 buckets.disarm()
             else:

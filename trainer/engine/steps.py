@@ -37,6 +37,7 @@ from trainer.engine.setup import Setup
 from trainer.engine.state import State
 from trainer.engine.step import Step
 from trainer.engine.sums import Slice, Summed, Sums
+from trainer.engine.supply import Supply
 from trainer.engine.wires import join_unfused
 from trainer.protocol.channel import AgentChannel, Channel
 from trainer.protocol.session import Session
@@ -58,6 +59,7 @@ class Steps:
         watch: whether to compute by units only from the step on that shows that it matters.
         between: called where all ranks hold the same state, before a checkpoint of it and before
             the next step: on all ranks, and again in the next world if one of them was lost.
+        supply: gives steps their batches; None for a program that makes them itself.
 
     Attributes:
         complete: whether all steps are done and this worker, rank 0, is the one to go on.
@@ -75,6 +77,7 @@ class Steps:
         on_nonfinite: Policy = "stop",
         watch: bool = False,
         between: Callable[[], None] = lambda: None,
+        supply: Supply | None = None,
     ) -> None:
         self.complete = False
         self._state = state
@@ -84,6 +87,7 @@ class Steps:
         self._metrics = metrics
         self._seed = seed
         self._between = between
+        self._supply = supply or Supply()
         self._generations = Generations(channel)
         self._audit = None if order is None else Audit.open(session, self._generations.emit)
         self._saving = Saving(session, self._generations, state, self._about, self._digest)
@@ -94,13 +98,9 @@ class Steps:
         self._nonfinite = Nonfinite(on_nonfinite, state, emit, saving.newest_until, saving.go_back)
         state.loop = Loop.of(order, total)
         self._learner = Learner(state, order, watch, self.exchange, self._generations.emit)
+        follow = session.balance == "speed"
         self._planner = Planner(
-            state,
-            order,
-            total,
-            self._generations,
-            lambda: self._learner.by_units,
-            follow=session.balance == "speed",
+            state, order, total, self._generations, lambda: self._learner.by_units, follow
         )
         self._micro = MicroBatch(state)
         self._made_sums: Sums | None = None
@@ -127,6 +127,7 @@ class Steps:
                 self._step = None
             if not self._generations.inside and not self._enter():
                 self._saving.close()
+                self._supply.close()
                 if (why := self._generations.failed) and not self.under_agent:
                     # The one world of a process alone has failed: nobody forms another.
                     raise RuntimeError(f"training cannot go on: {why}")
@@ -242,7 +243,10 @@ class Steps:
         """Everything that can be done before a world needs this worker."""
         if not (self._session.spare and torch.cuda.is_available()):
             self._state.prepare()
+        if not self._session.spare:
+            self._supply.start()
         warm_up()
+        self._supply.wait()
         self._generations.ready()
         self._ready = True
 
@@ -375,18 +379,12 @@ class Steps:
         plan = self._planner.plan()
         if self._audit is not None:
             assert self._order is not None
-            self._audit.contribute(
-                generation=self._generations.number,
-                step=plan.number,
-                epoch=plan.epoch,
-                rank=plan.rank,
-                ids=plan.indices.tolist(),
-                dataset_size=self._order.samples,
-            )
+            self._audit.take(self._generations.number, plan, self._order.samples)
         self._generations.taking(self._state.step, plan.indices)
         watch = self._learner.begin(plan.number, plan.rank == 0)
         if watch is None:
             self._seed_for(UPDATE if self._learner.by_units else plan.rank)
+        self._supply.begin(plan, watch is not None, self._planner, self._micro)
         self._sums.grant()
         return Step(
             plan,
@@ -399,7 +397,8 @@ class Steps:
             micro=self._micro,
             means=self._state.learned.means,
             seed=self._seed_for if self._learner.has_units else lambda part: None,
-            watch=watch or (lambda: ""),
+            watch=self._supply.watch(watch),
+            supply=self._supply,
         )
 
     def _taken_step(self) -> Step:
@@ -448,7 +447,7 @@ class Steps:
         self._generations.step_completed()
         self._planner.measured(len(step.indices), step.computed, step.pause)
         state.metrics = dict(step.metrics)
-        self._progress.completed(step.metrics, step.batch_size)
+        self._progress.completed(step.metrics, step.batch_size, step.data_wait)
 
     def _settled(self, step: Step) -> str:
         """What follows a step that was taken, once the body is over, which may change the state.
@@ -483,6 +482,7 @@ class Steps:
             self._made_sums.close()
         if self._hooks is not None:
             self._hooks.close()
+        self._supply.close()
 
     @property
     def _own_results(self) -> dict[str, float]:
@@ -496,5 +496,5 @@ class Steps:
             "metrics": self._own_results,
         }
         if self._order is not None:
-            about |= self._order.place(self._state.step)
+            about |= self._order.place(self._state.step) | {"order": self._state.order_version}
         return about

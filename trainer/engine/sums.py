@@ -82,6 +82,14 @@ class Learning(Exception):
     """The step is not taken: something was learned in it that must be known before it."""
 
 
+class LoopEnded(Exception):
+    """Ends the block of a step that nobody takes."""
+
+
+class BlockOver(Exception):
+    """Ends the block of a step that was taken before; only what follows it runs again."""
+
+
 @dataclass(frozen=True)
 class Summed:
     """What has come of them.
@@ -129,7 +137,7 @@ class Sums:
         emit: Callable[..., None] = lambda event, **fields: None,
     ) -> None:
         self._state = state
-        self._check = check
+        self.check = check
         self._metrics = metrics
         self._statistics = Statistics(state.models)
         self.unit_order = UnitOrder(state.models)
@@ -411,7 +419,7 @@ class Sums:
             self.trained.parameters,
             tail=self._extras.length,
             size=self._size,
-            check=self._check,
+            check=self.check,
             name=self.trained.name,
         )
 

@@ -185,6 +185,8 @@ class Steps:
             which has none before it, takes none.
         samples: of all ranks, that they took in these seconds; 0 without a data set.
         age: seconds since the last of them was completed.
+        data_wait: of the ``seconds``, those that rank 0 has waited for its batches; None where
+            nobody knows.
     """
 
     generation: int
@@ -195,6 +197,7 @@ class Steps:
     seconds: float = 0.0
     samples: int = 0
     age: float = 0.0
+    data_wait: float | None = None
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,9 @@ steps                     generation, first, count, metrics: {name: [one value p
                           those that were added to (fewer values are of the last steps),
                           total_steps, seconds (that they took, each since the one before in
                           this world), samples (of all ranks, in these seconds), age (seconds
-                          since the last of them); a step may be reported twice
+                          since the last of them), data_wait (of the seconds, those that rank 0
+                          has waited for its batches, where that is known); a step may be
+                          reported twice
 state_sent                generation, bytes, total_bytes, seconds (so far; the last one has
                           sent all)
 evaluated                 step, metrics: {name: value}

@@ -10,6 +10,8 @@ import errno
 import re
 from typing import Literal
 
+from trainer.loaders.sample import SampleError
+
 Kind = Literal["program", "machine", "unsure", "raised"]
 
 # What CUDA and NCCL say of hardware: docs.nvidia.com/cuda/cuda-runtime-api, "cudaError_t".
@@ -29,6 +31,8 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.ESTALE})
 
 def kind_of(error: BaseException) -> Kind:
     """Whose fault ``error`` may be."""
+    if isinstance(error, SampleError) and error.__cause__ is not None:
+        return kind_of(error.__cause__)
     names = {one.__name__ for one in type(error).__mro__}
     text = str(error)
     gpu = "AcceleratorError" in names or re.search(r"(?i)\b(?:CUDA|NCCL|cuDNN|HIP) error\b", text)
@@ -36,7 +40,7 @@ def kind_of(error: BaseException) -> Kind:
         if error.errno in _DISK:
             return "machine"
         return "unsure" if error.errno in _FULL else "program"
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or "LoadersLost" in names:
         return "unsure"
     if isinstance(error, RuntimeError) and _LOADER.search(text):
         return "unsure"

@@ -59,7 +59,11 @@ def paced(generation: int, at: float, start: int, times: list[float], batch: int
 
 def test_speed_is_of_the_newest_steps_without_the_first_of_the_world() -> None:
     compiled = paced(1, 100.0, 0, [30.0, 0.5, 0.5, 1.0], batch=32)
-    assert figures(compiled, now=200.0)["speed"] == {"steps": 1.5, "samples": 48.0}
+    assert figures(compiled, now=200.0)["speed"] == {
+        "steps": 1.5,
+        "samples": 48.0,
+        "data_wait": None,
+    }
     slower = paced(1, 100.0, 0, [30.0] + [0.1] * 1000 + [2.0] * 10, batch=32)
     speed = figures(slower, now=1000.0)["speed"]
     assert 0.5 <= speed["steps"] < 10 * 0.1 and speed["samples"] == pytest.approx(
@@ -69,17 +73,43 @@ def test_speed_is_of_the_newest_steps_without_the_first_of_the_world() -> None:
 
 def test_speed_has_the_time_between_steps_in_it_and_no_pause() -> None:
     evaluated = paced(1, 100.0, 0, [1.0, 1.0, 1.0, 5.0, 1.0], batch=8)  # 4 s of it for that
-    assert figures(evaluated, now=120.0)["speed"] == {"steps": 0.5, "samples": 4.0}
+    assert figures(evaluated, now=120.0)["speed"] == {
+        "steps": 0.5,
+        "samples": 4.0,
+        "data_wait": None,
+    }
     after = paced(2, 160.0, 5, [3.0, 2.0], batch=8)
-    assert figures([*evaluated, *after], now=165.0)["speed"] == {"steps": 0.5, "samples": 4.0}
-    assert figures([*evaluated, *after[:3]], now=163.0)["speed"] == {"steps": None, "samples": None}
+    assert figures([*evaluated, *after], now=165.0)["speed"] == {
+        "steps": 0.5,
+        "samples": 4.0,
+        "data_wait": None,
+    }
+    assert figures([*evaluated, *after[:3]], now=163.0)["speed"] == {
+        "steps": None,
+        "samples": None,
+        "data_wait": None,
+    }
 
 
 def test_there_is_no_speed_while_nobody_trains() -> None:
     trained = paced(1, 100.0, 0, [1.0] * 5, batch=8)
     waiting = event("waiting", 110.0, slots=1, min_workers=2)
-    assert figures([*trained, waiting], now=111.0)["speed"] == {"steps": None, "samples": None}
-    assert figures([], now=1.0)["speed"] == {"steps": None, "samples": None}
+    assert figures([*trained, waiting], now=111.0)["speed"] == {
+        "steps": None,
+        "samples": None,
+        "data_wait": None,
+    }
+    assert figures([], now=1.0)["speed"] == {"steps": None, "samples": None, "data_wait": None}
+
+
+def test_what_batches_were_waited_for_is_a_part_of_the_time_of_those_steps() -> None:
+    told = [formed(1, 100.0, "start", [A]), resumed(1, 100.0, "start", 0)]
+    for number, waited in enumerate([0.1, 0.2, 0.6], 1):
+        seconds = 0.0 if number == 1 else 1.0
+        told.append(steps(1, 100.0 + number, number, [1.0], seconds, data_wait=waited))
+    assert figures(told, now=104.0)["speed"]["data_wait"] == pytest.approx(0.4, abs=0.051)
+    unknown = steps(1, 105.0, 4, [1.0], 1.0)
+    assert figures([*told[:2], unknown], now=106.0)["speed"]["data_wait"] is None
 
 
 def test_a_pause_ends_with_a_completed_step_and_compiling_is_in_it() -> None:

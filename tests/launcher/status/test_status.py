@@ -42,7 +42,8 @@ def test_the_status_of_a_run_that_rode_the_market() -> None:
             {"cause": "loss", "seconds": 5.0, "generation": 3, "step": 14},
         ],
         "goodput": round(RIDE_TRAINED / RIDE_SPAN, 4),
-        "speed": {"steps": 0.06667, "samples": None},  # one step in 15 s; nobody counts samples
+        # One step in 15 s; nobody counts samples.
+        "speed": {"steps": 0.06667, "samples": None, "data_wait": None},
         "checkpoint": NO_CHECKPOINT,
         "metrics": {"loss": 1.0, "test_accuracy": 0.9},
         "nonfinite": {},

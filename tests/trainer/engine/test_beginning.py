@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import (
 
 from tests.trainer.engine.loops import trained
 from trainer.engine.beginning import override
-from trainer.engine.data import Order
+from trainer.engine.data import NEWEST, Order
 from trainer.engine.mistake import Mistake
 from trainer.engine.setup import Differences, Setup, differences
 from trainer.engine.shapes import precision
@@ -95,6 +95,14 @@ def test_the_same_program_does_not_differ(optimizer: Any, schedule: Any) -> None
             partial(made, order=Order(20, 4, 0, unit=2)),
             {"carried_out": ["units of 2 samples instead of no units"]},
         ),
+        (
+            partial(made, order=Order(20, 4, 0, version=NEWEST + 1)),
+            {
+                "carried_out": [
+                    f"the samples come in the order of version {NEWEST}, as they did then"
+                ]
+            },
+        ),
         (partial(made, total=99), {"carried_out": ["99 steps in all instead of 10"]}),
         (partial(made, lambda p: SGD(p, lr=0.2)), None),
         (
@@ -146,6 +154,15 @@ def test_between_two_epochs_the_order_may_change() -> None:
     assert list(found(made(), now, step=5)) == ["carried_out"]
     assert list(found(made(), now, step=4)) == ["data"]
     assert list(found(made(), made(order=Order(24, 4, 9)), step=5)) == ["data", "carried_out"]
+
+
+def test_the_order_of_a_newer_swell_is_not_guessed() -> None:
+    then, now = made(order=Order(20, 4, 0, version=NEWEST + 1)), made()
+    said = (
+        f"the data's order is of version {NEWEST + 1}, and this is a Swell of before, with "
+        f"version {NEWEST}"
+    )
+    assert found(then, now, step=5) == {"data": [said]}, "between two epochs, too"
 
 
 def test_of_an_older_checkpoint_less_is_known() -> None:

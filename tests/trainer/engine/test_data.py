@@ -10,15 +10,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.engine.data import Order, share, shares
+from trainer.engine.data import BY_PLACE, WHOLE, Order, share, shares
+from trainer.engine.dealing import AT_ONCE, Dealer
+from trainer.engine.digest import digest_of_numbers
 
 SIZES = st.integers(1, 200)
-PERMUTATION = [8, 3, 1, 9, 4, 0, 7, 2, 6, 5]
+PERMUTATIONS = {WHOLE: [8, 3, 1, 9, 4, 0, 7, 2, 6, 5], BY_PLACE: [1, 5, 9, 6, 3, 2, 8, 4, 7, 0]}
 
 
 @st.composite
 def orders(draw: st.DrawFn) -> Order:
-    return Order(draw(SIZES), draw(SIZES), draw(st.integers(-(2**63), 2**63)))
+    seed, version = draw(st.integers(-(2**63), 2**63)), draw(st.sampled_from([WHOLE, BY_PLACE]))
+    return Order(draw(SIZES), draw(SIZES), seed, version=version)
 
 
 @given(orders(), st.integers(0, 3), st.data())
@@ -100,9 +103,36 @@ def test_a_permutation_depends_on_nothing_but_seed_and_epoch(order: Order, epoch
     assert sorted(one.tolist()) == list(range(order.samples))
 
 
-def test_a_permutation_is_the_same_on_every_machine() -> None:
-    # A run goes on at another place: these numbers must never change.
-    assert Order(10, 4, seed=7).permutation(0).tolist() == PERMUTATION
+@pytest.mark.parametrize("version", PERMUTATIONS)
+def test_an_order_is_the_same_on_every_machine(version: int) -> None:
+    # A run goes on at another place, and with another Swell: these numbers must never change.
+    order = Order(10, 4, seed=7, version=version)
+    assert order.permutation(0).tolist() == PERMUTATIONS[version]
+
+
+@given(orders(), st.integers(0, 3), st.lists(st.integers(0, 10**4), max_size=20))
+def test_what_is_dealt_is_the_step_s_part_of_the_order(
+    order: Order, epoch: int, places: list[int]
+) -> None:
+    dealer, permutation = Dealer(order), order.permutation(epoch)
+    for place in places:  # in any sequence
+        step = epoch * order.steps_per_epoch + place % order.steps_per_epoch
+        dealt = [dealer.deal(step, rank, [1, 1], False, order.version) for rank in range(2)]
+        whole = permutation[slice(*order.bounds(step))]
+        assert torch.equal(torch.cat([one.indices for one in dealt]), whole)
+        assert {one.samples for one in dealt} == {digest_of_numbers(whole)}
+
+
+@pytest.mark.parametrize("version", [WHOLE, BY_PLACE])
+def test_what_is_computed_together_leaves_no_seam(version: int) -> None:
+    order = Order(3 * AT_ONCE + 5, 1000, 0, 8, version)
+    dealer, permutation = Dealer(order), order.permutation(1)
+    for step in range(order.steps_per_epoch, 2 * order.steps_per_epoch):
+        dealt = dealer.deal(step, 0, [1], True, version)
+        whole = permutation[slice(*order.bounds(step))]
+        assert dealt.parts is not None
+        assert torch.equal(torch.cat(dealt.parts), whole) and torch.equal(dealt.indices, whole)
+        assert dealt.samples == digest_of_numbers(whole)
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:

@@ -11,6 +11,7 @@ import functools
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -188,16 +189,20 @@ def the_slice_of_another_rank(now: Now) -> None:
 
 
 def another_order_on_one_rank(now: Now) -> None:
-    from trainer.engine.data import Order
+    from trainer.engine.dealing import Dealer
+    from trainer.engine.digest import Prefixes
 
-    def make(permutation: Any) -> Any:
-        def other(self: Any, epoch: int) -> Any:
-            found = permutation(self, epoch)
-            return found.flip(0) if now.faulty() else found
+    def make(stretch_with: Any) -> Any:
+        def other(self: Any, *args: Any) -> Any:
+            found = stretch_with(self, *args)
+            if not now.faulty():
+                return found
+            samples = found.samples.flip(0)
+            return replace(found, samples=samples, prefixes=Prefixes(samples))
 
         return other
 
-    patched(Order, "permutation", make)
+    patched(Dealer, "_stretch_with", make)
 
 
 def a_sample_is_left_out(now: Now) -> None:

@@ -125,6 +125,16 @@ def test_samples_are_those_of_the_seconds_that_are_told() -> None:
     assert told == [(1, 0.0, 0), (2, 0.2, 64), (2, 0.2, 64)], "the first step of a world takes none"
 
 
+def test_what_batches_were_waited_for_is_of_the_seconds_that_are_told() -> None:
+    log = StepLog()
+    for step, seconds in enumerate([0.0, 0.5, 0.5], 1):  # the first step of a world takes none
+        log.add(Applied(1, step, {}, seconds, waited=0.1))
+    (told,) = log.take()
+    assert (told.seconds, told.data_wait) == (1.0, 0.2)
+    log.add(Applied(1, 4, {}, 0.5))
+    assert log.take()[0].data_wait is None, "nobody knows: the program makes its batches itself"
+
+
 def test_only_rank_0_sends_metrics_and_another_that_becomes_it_has_them() -> None:
     worker = Worker(rank=1)
     worker.steps(3)

@@ -7,6 +7,8 @@ import errno
 import pytest
 import torch
 
+from trainer.loaders.pool import LoadersLost
+from trainer.loaders.sample import SampleError
 from trainer.worker.failure import kind_in_elastic, kind_of
 
 
@@ -34,6 +36,15 @@ from trainer.worker.failure import kind_in_elastic, kind_of
 )
 def test_an_error_says_whose_fault_it_may_be(error: BaseException, kind: str) -> None:
     assert kind_of(error) == kind
+
+
+def test_an_error_of_a_sample_is_that_of_its_cause() -> None:
+    error = SampleError("sample 5 of the data set: OSError: …")
+    error.__cause__ = OSError(errno.EIO, "Input/output error")
+    assert kind_of(error) == "machine"
+    error.__cause__ = ValueError("no picture")
+    assert kind_of(error) == "program"
+    assert kind_of(LoadersLost("3 loader processes were lost")) == "unsure"
 
 
 def test_an_error_of_the_accelerator_is_known_by_its_class() -> None:

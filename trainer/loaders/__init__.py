@@ -1,0 +1,1 @@
+"""Processes that make batches ahead of the steps that take them."""
