@@ -106,7 +106,7 @@ def _on_vertex(job: Job) -> Iterator[Problem]:
 
 def _without_network(job: Job) -> Iterator[Problem]:
     """Two CustomJobs reach each other in a network of the user's, if at all."""
-    if job.fleet.jobs == 1:
+    if not job.is_fleet:
         return
     ways = [job, *(job.variant(it) for it in job.fallback)]
     machines = [pool.machine_type for way in ways for pool in way.pools]

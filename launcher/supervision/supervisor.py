@@ -9,6 +9,8 @@ another one goes on from there, on any machine. That leads neither to two Custom
 - A record without a CustomJob may have been sent or not. The job is looked for by its labels; if
   it is not there after the target's ``settle``, in which its sender would have given up and Vertex
   AI would show it, the attempt counts as never sent, and the next number is submitted.
+- What a fleet is asked to be is read before every decision, and each version of it is created by
+  one (trainer.rundir.wanted). So nobody replaces an attempt twice.
 - What the run directory does not take now (it does not answer, or its disk is full) waits, for as
   long as that is so: the run itself goes on meanwhile.
 - Every attempt has a token of its own, and run.json the hash of the newest: should a CustomJob that
@@ -28,6 +30,7 @@ from launcher.api.apierror import ApiError
 from launcher.api.retry import USUAL
 from launcher.api.vertex import JobState
 from launcher.job.customjob import CustomJob
+from launcher.supervision.asked import Asked
 from launcher.supervision.attempt import UNSENT, Attempt, read_attempts
 from launcher.supervision.choices import DRY, Choice
 from launcher.supervision.fleet import alive
@@ -38,10 +41,10 @@ from launcher.supervision.policy import (
     End,
     Find,
     Leave,
+    Renew,
     Situation,
     Stop,
     Submit,
-    Terms,
     Wait,
     decide,
 )
@@ -49,7 +52,7 @@ from launcher.supervision.silence import Silence
 from launcher.supervision.verdict import verdict_of
 from launcher.target import Target
 from trainer.rundir import clock
-from trainer.rundir.attempts import LOST, REFUSED, record_name
+from trainer.rundir.attempts import LOST, REFUSED, REPLACED, record_name
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventWriter
 from trainer.rundir.names import OutcomeState
@@ -66,13 +69,14 @@ class Supervisor:
 
     Args:
         run_dir: the run; run.json is there already.
-        terms: what it was launched with.
+        asked: its terms.
         target: where its CustomJobs go.
         request: makes the CustomJob of an attempt from its number and choice; called when nobody
             else can submit that number any more.
         steps: returns how many steps the run has completed, and how many of them with a worker of
             the attempt of this number; None where that is not known.
         unreached: returns what keeps attempts out of the world, in words; see Situation.
+        inside: returns how many members of each attempt are in the world; see Situation.
         listener: called with each event that this writes; see EventWriter.
         clock: returns Unix seconds; see trainer.rundir.clock.
         ticks: returns seconds that pass alike, whoever sets the clock of this machine; those in
@@ -83,23 +87,25 @@ class Supervisor:
     def __init__(
         self,
         run_dir: RunDirectory,
-        terms: Terms,
+        asked: Asked,
         target: Target,
         request: Callable[[int, Choice], CustomJob],
         *,
         steps: Callable[[int], tuple[int, int | None]] = lambda attempt: (0, None),
         unreached: Callable[[], Mapping[int, str]] = dict,
+        inside: Callable[[], Mapping[int, int]] = dict,
         listener: Callable[[Event], object] = lambda event: None,
         clock: Callable[[], float] = clock.now,
         ticks: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._run_dir = run_dir
-        self._terms = terms
+        self._asked = asked
         self._target = target
         self._request = request
         self._steps = steps
         self._unreached = unreached
+        self._inside = inside
         self._clock = clock
         self._behind = 0.0  # seconds by which that is behind what is on record
         self._ticks = ticks
@@ -160,6 +166,9 @@ class Supervisor:
                 self._record(self._attempts[number])
         outcome = self._run_dir.outcome()
         stop = self._run_dir.stop_asked() if outcome is None and self._attempts else None
+        if outcome is None:
+            self._asked.read()
+        terms = self._asked.terms
         situation = Situation(
             tuple(self._attempts.values()),
             outcome,
@@ -171,8 +180,9 @@ class Supervisor:
                 number: (why, self._seconds_since(f"attempt {number} is unreached"))
                 for number, why in self._unreached().items()
             },
+            {} if terms.fleet.since is None else self._inside(),
         )
-        actions = decide(self._terms, situation, self._now())
+        actions = decide(terms, situation, self._now())
         if Done() in actions:
             known = len(self._attempts)
             self._read_attempts()
@@ -204,7 +214,11 @@ class Supervisor:
             case Leave(number, reason, kind):
                 left = replace(self._attempts[number], left=reason)
                 self._record(replace(left, kind=kind or left.kind))
-                self._events.emit("attempt_left", attempt=number, reason=reason)
+                told = "attempt_replaced" if kind == REPLACED else "attempt_left"
+                self._events.emit(told, attempt=number, reason=reason)
+            case Renew(numbers):
+                live = frozenset(it.attempt for it in alive([*self._attempts.values()]))
+                return self._asked.renew(numbers, live)
             case Cancel(number):
                 return self._cancel(number)
             case Stop(reason):
@@ -280,7 +294,7 @@ class Supervisor:
         wanted = f"{api.endpoint} has not told whether it has attempt {number}"
         silence = self._asking(number, wanted)
         try:
-            jobs = api.find(self._terms.run_id, number)
+            jobs = api.find(self._asked.terms.run_id, number)
         except ApiError as error:
             if not error.transient:
                 raise
@@ -308,7 +322,7 @@ class Supervisor:
         )
         self._record(self._with_state(attempt, job))
         home = min(self._attempts.values(), key=lambda it: it.attempt).region
-        buckets = self._terms.choices[0].job.checkpoint.buckets
+        buckets = self._asked.terms.choices[0].job.checkpoint.buckets
         away = attempt.region != home and attempt.region not in buckets
         if away and not self._run_dir.store.is_local:
             self._events.emit("moved", attempt=number, region=attempt.region, home=home)

@@ -79,10 +79,10 @@ def test_a_run_goes_on_as_it_was_launched(tmp_path: Path) -> None:
     create(draft)
     again = reopen(draft.directory)
     assert again.packed is None, "the code is there already"
-    for choice in draft.choices:
+    for choice in draft.ways.choices:
         assert again.request(1, choice, "token") == draft.request(1, choice, "token")
     assert again.terms(60.0, 30.0) == draft.terms(60.0, 30.0)
-    assert [choice.usd_per_hour for choice in again.choices] == [1.8]
+    assert [choice.usd_per_hour for choice in again.ways.choices] == [1.8]
 
 
 def test_a_fleets_anchors_have_their_price_or_limits_of_cost_would_never_be_reached() -> None:

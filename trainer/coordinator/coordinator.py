@@ -34,10 +34,12 @@ from trainer.rundir.attempts import GivenUp
 from trainer.rundir.events import EventWriter
 from trainer.rundir.names import OutcomeState
 from trainer.rundir.retry import NO_ROOM
+from trainer.rundir.wanted import Wanted, newest_wanted
 
 TICK = 0.1  # seconds
 # What is lost to one leader may be with the next.
 BY_TERM = frozenset({"member_joined", "loss", "generation_formed"})
+WANTED_EVERY = 2.0  # seconds between two looks at what the run is asked to be
 FINISH_AGAIN = 0.5  # seconds, when the store does not take the outcome
 
 
@@ -141,6 +143,7 @@ class Coordinator:
                 self._beat(),
                 self._carry_out_all(),
                 self._events.flush_often(),
+                *([self._heed()] if seat.changes else []),
             )
         ]
         self._compactor = Compactor(seat.run_dir)
@@ -288,6 +291,17 @@ class Coordinator:
             await asyncio.sleep(TICK)
             self._take(signals.Tick())
             self._explain(self._clock())
+
+    async def _heed(self) -> None:
+        """Takes in how large worlds may be, whenever somebody asks the run to be another."""
+        known: Wanted | None = None
+        while self._leadership.holds():
+            with suppress(OSError):  # a store that is away for a moment
+                found = await asyncio.to_thread(newest_wanted, self._seat.run_dir, known)
+                if found is not None and found != known:
+                    known = found
+                    self._take(signals.Bounded(found.max_workers))
+            await asyncio.sleep(WANTED_EVERY)
 
     def _explain(self, now: float) -> None:
         """Says what is waited for, if nothing happens for some time."""

@@ -101,6 +101,8 @@ class Membership:
             self._tick(now)
         elif isinstance(event, signals.Joined):
             self._joined(event, now)
+        elif isinstance(event, signals.Bounded):
+            self.members.most = max(event.max_workers, self.limits.min_workers)
         elif (member := self.members.get(event.member)) is not None:
             member.heard = now
             self._take(member, event, now)

@@ -19,6 +19,7 @@ class Roster(dict[MemberId, Member]):
 
     Attributes:
         expected: as many of them as a world may have.
+        most: how many workers a world may have, unless it may have certain sizes only.
         enough_at: since when there have been enough for one; None while there are not.
     """
 
@@ -26,13 +27,14 @@ class Roster(dict[MemberId, Member]):
         super().__init__()
         self._limits = limits
         self.expected = max(limits.min_workers, min(expected, limits.max_workers))
+        self.most = limits.max_workers
         self.enough_at: float | None = None
 
     def chosen(self) -> list[Member]:
         """Who would be in a world formed now, in the order of ranks."""
         if self._limits.sizes:
             return choose_of_size(list(self.values()), self._limits.sizes)
-        return choose(list(self.values()), self._limits.min_workers, self._limits.max_workers)
+        return choose(list(self.values()), self._limits.min_workers, self.most)
 
     @property
     def there(self) -> int:

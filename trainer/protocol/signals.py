@@ -197,6 +197,13 @@ class Proved:
 
 
 @dataclass(frozen=True)
+class Bounded:
+    """From now on no world is to have more than so many workers."""
+
+    max_workers: int
+
+
+@dataclass(frozen=True)
 class Tick:
     """Time passed."""
 
@@ -214,6 +221,7 @@ Event = (
     | TaskFailed
     | RankFailed
     | Proved
+    | Bounded
     | Tick
 )
 

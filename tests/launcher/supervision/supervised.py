@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.job.customjob import ATTEMPT_LABEL, CustomJob
+from launcher.supervision.asked import Asked
 from launcher.supervision.attempt import Attempt, read_attempts
 from launcher.supervision.choices import Choice, choices_of
 from launcher.supervision.fleet import Fleet
@@ -53,20 +54,21 @@ class Fixture:
         choices = tuple(
             replace(choice, usd_per_hour=usd_per_hour) for choice in choices_of(self.job, "local")
         )
+        terms = Terms(
+            "run-1",
+            choices,
+            1000.0 + ahead,
+            self.job.resubmit,
+            self.job.limits,
+            self.fleet,
+            stop_grace=stop_grace,
+        )
         target = Target(
             lambda region: wrap(self.vertex.region(region)), poll=10.0, patience=patience
         )
         return Supervisor(
             self.run_dir,
-            Terms(
-                "run-1",
-                choices,
-                1000.0 + ahead,
-                self.job.resubmit,
-                self.job.limits,
-                self.fleet,
-                stop_grace=stop_grace,
-            ),
+            Asked(self.run_dir, terms),
             target,
             request,
             unreached=unreached,
