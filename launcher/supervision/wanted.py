@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from launcher.job.fallback import Fallback
 from launcher.job.fleet import MAX_JOBS
 from launcher.job.job import Job
-from launcher.job.scheduling import Strategy
 from launcher.supervision.choices import Choice, choices_of
 from launcher.supervision.fleet import Fleet
 from trainer.rundir.usererror import UserError
@@ -38,7 +37,7 @@ class Change:
     jobs: int | None = None
     region: str | None = None
     machine: str | None = None
-    strategy: Strategy | None = None
+    strategy: str | None = None
 
 
 @dataclass(frozen=True)
