@@ -23,6 +23,7 @@ from launcher.status.status import Outcome, read_status
 from launcher.supervision.asked import Asked
 from launcher.supervision.attempt import read_attempts
 from launcher.supervision.choices import Choice
+from launcher.supervision.replacement import Inside
 from launcher.supervision.supervisor import Supervisor, end_run
 from launcher.supervision.webhook import Webhook
 from launcher.target import Target, opened
@@ -243,7 +244,7 @@ def look_after(draft: Draft, resources: ExitStack) -> Run:
         request,
         steps=lambda attempt: (completed_steps(directory), None),
         unreached=world.unreached,
-        inside=world.inside,
+        world=world.inside,
         listener=listener,
         sleep=sleep,
     )
@@ -267,9 +268,10 @@ class _World:
         """See Supervisor. Raises OSError when the events cannot be read."""
         return self._read().unreached
 
-    def inside(self) -> dict[int, int]:
+    def inside(self) -> Inside:
         """See Supervisor. Raises OSError when the events cannot be read."""
-        return self._read().inside
+        history = self._read()
+        return Inside(history.inside, history.trains)
 
     def _read(self) -> History:
         if not self._alone:  # else there is nobody beside whom it would be

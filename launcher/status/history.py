@@ -130,15 +130,15 @@ class History:
 
     @property
     def inside(self) -> dict[int, int]:
-        """How many members each attempt of a fleet has in the newest world; none until it trains.
-
-        Nothing of a world that has formed, and does not hold its state on all workers yet.
-        """
+        """How many members each attempt of a fleet has in the newest world."""
         current = self.current
-        if current is None or current.start is None:
-            return {}
-        jobs = filter(None, map(job_of, current.members))
+        jobs = [] if current is None else filter(None, map(job_of, current.members))
         return dict(Counter(jobs))
+
+    @property
+    def trains(self) -> bool:
+        """Whether the newest world holds its state on all its workers."""
+        return self.current is not None and self.current.start is not None
 
     def checkpoint(self, now: float) -> dict[str, Any]:
         """The newest checkpoint, and those that failed since. ``now`` is in Unix seconds."""

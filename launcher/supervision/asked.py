@@ -46,16 +46,20 @@ class Asked:
             with suppress(ValueError):  # nobody asks for such; the terms stay what they are
                 self.terms = self._terms_of(found)
 
-    def renew(self, attempts: frozenset[int], live: frozenset[int]) -> bool:
-        """Asks for others in place of ``attempts``, unless somebody asks for something just now.
+    def add(self, more: Wanted, live: frozenset[int]) -> bool:
+        """Asks for what ``more`` says of attempts, unless somebody asks for something just now.
 
         Args:
-            attempts: they are outdated from then on.
+            more: those to renew, and those that are to leave.
             live: those that are alive: of others that is not said any more.
 
         Returns whether this call did it.
         """
         assert self._wanted is not None
-        renew = tuple(sorted(attempts | live & {*self._wanted.renew}))
-        version = self._wanted.version + 1
-        return create_wanted(self._run_dir, replace(self._wanted, version=version, renew=renew))
+        known = self._wanted
+        renew, leave = (
+            tuple(sorted({*new, *(live & {*old})}))
+            for new, old in ((more.renew, known.renew), (more.leave, known.leave))
+        )
+        wanted = replace(known, version=known.version + 1, renew=renew, leave=leave)
+        return create_wanted(self._run_dir, wanted)

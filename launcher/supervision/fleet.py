@@ -44,6 +44,7 @@ class Fleet:
         across_regions: whether attempts of different regions may train together.
         since: when that was asked for, in Unix seconds; None for since the run was launched.
         renew: attempts to be replaced though they are of a choice that is wanted.
+        leave: attempts that are to leave the world, whatever they are of.
     """
 
     jobs: int = 1
@@ -52,6 +53,7 @@ class Fleet:
     across_regions: bool = False
     since: float | None = None
     renew: frozenset[int] = frozenset()
+    leave: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,13 @@ def alive(attempts: Sequence[Attempt]) -> list[Attempt]:
 def outdated(
     fleet: Fleet, choices: Sequence[Choice], attempts: Sequence[Attempt]
 ) -> frozenset[int]:
-    """Returns the attempts that are alive, and to be replaced."""
+    """Returns the attempts that are alive, and are to be replaced or to go."""
     if fleet.since is None:
         return frozenset()
     named = {choice.name for choice in (*choices, *fleet.anchors)}
-    live = alive(attempts)
+    told = fleet.renew | fleet.leave
     return frozenset(
-        it.attempt for it in live if it.attempt in fleet.renew or it.choice not in named
+        it.attempt for it in alive(attempts) if it.attempt in told or it.choice not in named
     )
 
 

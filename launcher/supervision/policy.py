@@ -21,8 +21,9 @@ Whatever fits, of each attempt that is not over:
 
 ==============================  ==================================================================
 on record, no CustomJob         Find it: it may have been sent
-not wanted any more             Leave it, which makes it replaced, when the world can do without
-                                (launcher.supervision.replacement); then Cancel, once
+not wanted any more             Retire it, once, when the world can do without it
+                                (launcher.supervision.replacement); when it is out of the world
+                                Leave it, which makes it replaced; then Cancel, once
 not where the others train      Leave it, which makes it expired; then Cancel, once
 no machines for too long        Leave it, which makes it expired; then Cancel, once
 apart from all others for       Leave it, which makes it unreachable; then Cancel, once
@@ -84,7 +85,7 @@ from launcher.supervision.fleet import (
     stray,
 )
 from launcher.supervision.limits import no_more_attempts, reached, spent
-from launcher.supervision.replacement import dismissed, due
+from launcher.supervision.replacement import Inside, due, gone, retired
 from launcher.supervision.verdict import verdict_of
 from trainer.rundir.attempts import REPLACED
 from trainer.rundir.names import OutcomeState
@@ -138,7 +139,7 @@ class Situation:
         since_stop: seconds since that was first seen.
         unreached: attempts that never were in the world, because their members and those of others
             do not reach each other: why, and seconds since that was first seen.
-        inside: how many members of each attempt are in the newest world, and train.
+        world: who trains, and who is to leave the world.
     """
 
     attempts: tuple[Attempt, ...] = ()
@@ -148,7 +149,7 @@ class Situation:
     stop: str | None = None
     since_stop: float = 0.0
     unreached: Mapping[int, tuple[str, float]] = field(default_factory=dict)
-    inside: Mapping[int, int] = field(default_factory=dict)
+    world: Inside = field(default_factory=Inside)
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,14 @@ class Leave:
 
 @dataclass(frozen=True)
 class Renew:
-    """Ask for others in place of these attempts, for anybody who looks after the run."""
+    """Write down that others are wanted in place of these attempts."""
+
+    attempts: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Retire:
+    """Write down that these attempts are to leave the world."""
 
     attempts: frozenset[int]
 
@@ -222,7 +230,7 @@ class Done:
     """Nothing is left to do."""
 
 
-Action = Submit | Wait | Find | Watch | Stop | Leave | Renew | Cancel | End | Done
+Action = Submit | Wait | Find | Watch | Stop | Leave | Renew | Retire | Cancel | End | Done
 
 
 def decide(terms: Terms, situation: Situation, now: float) -> list[Action]:
@@ -243,10 +251,12 @@ def decide(terms: Terms, situation: Situation, now: float) -> list[Action]:
         return [*actions, *_at_a_limit(terms, situation, live, limit)] or [Watch()]
     regions = bound_to(terms.fleet, terms.choices, situation.attempts)
     away = stray(regions, situation.attempts, outdated(terms.fleet, terms.choices, live))
-    going = dismissed(terms.fleet, terms.choices, situation.attempts, situation.inside)
+    out = gone(terms.fleet, situation.attempts, situation.world)
+    if going := retired(terms.fleet, terms.choices, situation.attempts, situation.world):
+        actions.append(Retire(going))
     for attempt in live:
-        if attempt.attempt in going:
-            actions.append(Leave(attempt.attempt, going[attempt.attempt], REPLACED))
+        if attempt.attempt in out:
+            actions.append(Leave(attempt.attempt, "it is not wanted any more", REPLACED))
         elif attempt.attempt in away:
             actions.append(Leave(attempt.attempt, f"the run's other jobs train in {min(regions)}"))
         else:

@@ -4,19 +4,22 @@ What a run is asked to be may change while it goes on (trainer.rundir.wanted). A
 outdated when it is of no choice that is wanted any more, or when its timeout is near. Others are
 sent beside it (launcher.supervision.fleet), and it stays until they train:
 
-- An outdated attempt goes when one that is wanted trains in its place, with all its replicas in
-  the newest world. One that has no machines yet goes at once.
+- An outdated attempt is to leave when one that is wanted trains in its place, with all its replicas
+  in the newest world.
 - Of those that train, the last one stays until another does, whatever has become of the others.
 - Where fewer are wanted than are alive, first those go that do not train yet, then the newest;
   anchors last.
+- Whoever is to leave does so at a step boundary: the coordinator sees to that. Then, or when that
+  has taken LIMIT, it is left as REPLACED, and its CustomJob is cancelled. One that has no machines
+  yet is left at once.
 
-Whoever goes is left as REPLACED: its CustomJob is cancelled, its VMs get notice, and its workers
-leave the world at a step boundary. That is no failure, and nothing rests for it.
+That an attempt is replaced is no failure, and nothing rests for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from launcher.supervision.attempt import Attempt
@@ -26,48 +29,71 @@ from launcher.supervision.fleet import Fleet, alive, outdated, wanted_alive
 USUAL_TIMEOUT = timedelta(days=7)  # of a CustomJob that has none of its own
 LEAD = timedelta(hours=1)  # before its timeout, from which on an attempt is outdated; half of it
 # at the most
+LIMIT = 600.0  # seconds to leave the world in: a step may be long
 
 
-def dismissed(
-    fleet: Fleet,
-    choices: Sequence[Choice],
-    attempts: Sequence[Attempt],
-    inside: Mapping[int, int],
-) -> dict[int, str]:
-    """Returns the attempts that are to go now, each with the reason.
+@dataclass(frozen=True)
+class Inside:
+    """The newest world, as far as it is known.
+
+    Attributes:
+        members: how many each attempt has in it.
+        trains: whether all of them hold its state.
+        leaving: for how many seconds attempts have been known to be told to leave.
+    """
+
+    members: Mapping[int, int] = field(default_factory=dict)
+    trains: bool = False
+    leaving: Mapping[int, float] = field(default_factory=dict)
+
+
+def retired(
+    fleet: Fleet, choices: Sequence[Choice], attempts: Sequence[Attempt], world: Inside
+) -> frozenset[int]:
+    """Returns the attempts that are to leave now, besides those that are told so already.
 
     Args:
         fleet: what is wanted.
         choices: where its attempts may run, anchors apart.
         attempts: all there are.
-        inside: how many members of each are in the newest world.
+        world: who trains.
     """
     if fleet.since is None:
-        return {}
+        return frozenset()
     old = outdated(fleet, choices, attempts)
-    staying = [it for it in alive(attempts) if not it.left]
+    staying = [it for it in alive(attempts) if not it.left and it.attempt not in fleet.leave]
     current = [it for it in staying if it.attempt not in old]
-    members = {it.name: it.members for it in (*fleet.anchors, *choices)}
-    made = [it for it in current if inside.get(it.attempt, 0) >= members[it.choice]]
+    enough = {it.name: it.members for it in (*fleet.anchors, *choices)}
+    made = [
+        it
+        for it in current
+        if world.trains and world.members.get(it.attempt, 0) >= enough[it.choice]
+    ]
     anchors = {it.name for it in fleet.anchors}
     wanted = wanted_alive(fleet, attempts)
 
     def worth(attempt: Attempt) -> tuple[bool, bool, bool, bool, int]:
         number, started = attempt.attempt, attempt.started is not None
-        return attempt in made, number in inside, started, attempt.choice in anchors, -number
+        return attempt in made, number in world.members, started, attempt.choice in anchors, -number
 
-    fewer = "1 job is wanted" if fleet.jobs == 1 else f"{fleet.jobs} jobs are wanted"
-    by_worth = sorted(current, key=worth, reverse=True)
-    going = {it.attempt: fewer for it in by_worth[max(1, wanted) :]}
-    replaced = []
-    for attempt in sorted((it for it in staying if it.attempt in old), key=worth, reverse=True):
-        if attempt.started is None and attempt.job is not None:
-            going[attempt.attempt] = "another is wanted, and it has no machines yet"
-        else:
-            replaced.append(attempt)
-    for attempt in replaced[max(wanted - len(made), 0 if made else 1) :]:
-        going[attempt.attempt] = "another trains in its place" if made else fewer
-    return going
+    current.sort(key=worth, reverse=True)
+    waiting = [it for it in staying if it.attempt in old]
+    waiting.sort(key=worth, reverse=True)
+    queued = [it for it in waiting if it.started is None]
+    replaced = [it for it in waiting if it.started is not None]
+    kept = max(wanted - len(made), 0 if made else 1)
+    return frozenset(it.attempt for it in current[max(1, wanted) :] + queued + replaced[kept:])
+
+
+def gone(fleet: Fleet, attempts: Sequence[Attempt], world: Inside) -> frozenset[int]:
+    """Returns the attempts that have left the world as they were told to, or take too long."""
+    return frozenset(
+        it.attempt
+        for it in alive(attempts)
+        if it.attempt in fleet.leave
+        and not it.left
+        and (it.attempt not in world.members or world.leaving.get(it.attempt, 0.0) >= LIMIT)
+    )
 
 
 def due(

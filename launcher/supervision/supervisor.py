@@ -42,12 +42,14 @@ from launcher.supervision.policy import (
     Find,
     Leave,
     Renew,
+    Retire,
     Situation,
     Stop,
     Submit,
     Wait,
     decide,
 )
+from launcher.supervision.replacement import Inside
 from launcher.supervision.silence import Silence
 from launcher.supervision.verdict import verdict_of
 from launcher.target import Target
@@ -58,6 +60,7 @@ from trainer.rundir.events import Event, EventWriter
 from trainer.rundir.names import OutcomeState
 from trainer.rundir.retry import may_pass
 from trainer.rundir.usererror import shown
+from trainer.rundir.wanted import Wanted
 
 # Seconds for which a failed CustomJob may not say why; Vertex AI takes one minute.
 ERROR_WAIT = 120.0
@@ -76,7 +79,7 @@ class Supervisor:
         steps: returns how many steps the run has completed, and how many of them with a worker of
             the attempt of this number; None where that is not known.
         unreached: returns what keeps attempts out of the world, in words; see Situation.
-        inside: returns how many members of each attempt are in the world; see Situation.
+        world: returns who trains, as far as the run's events tell; see Situation.
         listener: called with each event that this writes; see EventWriter.
         clock: returns Unix seconds; see trainer.rundir.clock.
         ticks: returns seconds that pass alike, whoever sets the clock of this machine; those in
@@ -93,7 +96,7 @@ class Supervisor:
         *,
         steps: Callable[[int], tuple[int, int | None]] = lambda attempt: (0, None),
         unreached: Callable[[], Mapping[int, str]] = dict,
-        inside: Callable[[], Mapping[int, int]] = dict,
+        world: Callable[[], Inside] = Inside,
         listener: Callable[[Event], object] = lambda event: None,
         clock: Callable[[], float] = clock.now,
         ticks: Callable[[], float] = time.monotonic,
@@ -105,7 +108,7 @@ class Supervisor:
         self._request = request
         self._steps = steps
         self._unreached = unreached
-        self._inside = inside
+        self._world = world
         self._clock = clock
         self._behind = 0.0  # seconds by which that is behind what is on record
         self._ticks = ticks
@@ -180,7 +183,7 @@ class Supervisor:
                 number: (why, self._seconds_since(f"attempt {number} is unreached"))
                 for number, why in self._unreached().items()
             },
-            {} if terms.fleet.since is None else self._inside(),
+            self._inside(terms.fleet.leave) if terms.fleet.since is not None else Inside(),
         )
         actions = decide(terms, situation, self._now())
         if Done() in actions:
@@ -217,8 +220,9 @@ class Supervisor:
                 told = "attempt_replaced" if kind == REPLACED else "attempt_left"
                 self._events.emit(told, attempt=number, reason=reason)
             case Renew(numbers):
-                live = frozenset(it.attempt for it in alive([*self._attempts.values()]))
-                return self._asked.renew(numbers, live)
+                return self._ask(Wanted(renew=tuple(numbers)))
+            case Retire(numbers):
+                return self._ask(Wanted(leave=tuple(numbers)))
             case Cancel(number):
                 return self._cancel(number)
             case Stop(reason):
@@ -230,6 +234,14 @@ class Supervisor:
                 return False
         self._events.flush()
         return True
+
+    def _ask(self, more: Wanted) -> bool:
+        live = frozenset(it.attempt for it in alive([*self._attempts.values()]))
+        return self._asked.add(more, live)
+
+    def _inside(self, leave: frozenset[int]) -> Inside:
+        leaving = {number: self._seconds_since(f"attempt {number} leaves") for number in leave}
+        return replace(self._world(), leaving=leaving)
 
     def _rest(self, actions: Sequence[Action]) -> None:
         """Waits until there may be something new, and looks at what is alive."""

@@ -83,7 +83,8 @@ def fleet_of(job: Job, ways: Ways, wanted: Wanted | None = None) -> Fleet:
     fleet = Fleet(job.fleet.jobs, job.fleet.anchor, ways.anchors, job.fleet.across_regions)
     if wanted is None or not wanted.version:
         return fleet
-    return replace(fleet, jobs=wanted.jobs, since=wanted.at, renew=frozenset(wanted.renew))
+    renew, leave = frozenset(wanted.renew), frozenset(wanted.leave)
+    return replace(fleet, jobs=wanted.jobs, since=wanted.at, renew=renew, leave=leave)
 
 
 def launched(job: Job, ways: Ways, created: float) -> Wanted:

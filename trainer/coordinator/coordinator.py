@@ -19,6 +19,7 @@ from trainer.coordinator import succession
 from trainer.coordinator.compactor import Compactor
 from trainer.coordinator.explanation import Telling
 from trainer.coordinator.leadership import Leadership
+from trainer.coordinator.member import State
 from trainer.coordinator.membership import Membership
 from trainer.coordinator.restarts import Restarts
 from trainer.coordinator.seat import Seat
@@ -293,7 +294,7 @@ class Coordinator:
             self._explain(self._clock())
 
     async def _heed(self) -> None:
-        """Takes in how large worlds may be, whenever somebody asks the run to be another."""
+        """Takes in what the run is asked to be: how large worlds may be, and who is to leave."""
         known: Wanted | None = None
         while self._leadership.holds():
             with suppress(OSError):  # a store that is away for a moment
@@ -301,7 +302,17 @@ class Coordinator:
                 if found is not None and found != known:
                     known = found
                     self._take(signals.Bounded(found.max_workers))
+            if known is not None:
+                self._send_away({str(number) for number in known.leave})
             await asyncio.sleep(WANTED_EVERY)
+
+    def _send_away(self, jobs: set[str]) -> None:
+        """Has the members of these jobs leave; the one that hosts this leader as the last."""
+        own = self._seat.member
+        there = self._machine.members.values()
+        leaving = [it.id for it in there if it.id.job in jobs and it.state is not State.DRAINING]
+        for member in sorted(leaving, key=lambda one: one == own):
+            self._take(signals.Drain(member, "not wanted any more", math.inf))
 
     def _explain(self, now: float) -> None:
         """Says what is waited for, if nothing happens for some time."""

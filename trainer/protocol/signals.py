@@ -119,11 +119,19 @@ class Crashed:
 
 @dataclass(frozen=True)
 class Drain:
-    """The member was given notice: it must leave within ``deadline`` seconds."""
+    """The member was given notice: it must leave within ``deadline`` seconds.
+
+    Of one that is not wanted any more it is math.inf, and it stays out.
+    """
 
     member: MemberId
     reason: str
     deadline: float
+
+    @property
+    def seconds(self) -> float | None:
+        """The deadline, if there is one."""
+        return self.deadline if math.isfinite(self.deadline) else None
 
 
 @dataclass(frozen=True)

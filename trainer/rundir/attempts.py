@@ -14,7 +14,7 @@ from trainer.rundir.names import ATTEMPTS
 
 REFUSED = "REFUSED"  # the API did not take the request, or it was never sent
 LOST = "LOST"  # the API no longer knows the CustomJob, or no longer answers
-REPLACED = "replaced"  # the kind of one that is not wanted any more; it leaves the world by notice
+REPLACED = "replaced"  # the kind of one that is not wanted any more
 ASK_AGAIN = 1.0  # seconds for which an answer counts
 ENDED = frozenset(
     {"SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED", REFUSED, LOST}
@@ -34,8 +34,7 @@ def given_up(run_dir: RunDirectory, number: int) -> bool:
     """
     with suppress(FileNotFoundError, ValueError):
         record = run_dir.read_json(record_name(number))
-        left = bool(record.get("left")) and record.get("kind") != REPLACED
-        return left or record.get("state") in ENDED
+        return bool(record.get("left")) or record.get("state") in ENDED
     return False
 
 

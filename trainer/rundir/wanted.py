@@ -26,8 +26,10 @@ class Wanted:
         jobs: CustomJobs at a time.
         region, machine, strategy: in place of the job file's, for all of them; empty for those.
         renew: numbers of attempts to be replaced by others like them: their timeout is near.
+        leave: numbers of attempts that are to leave the world: others train in their place, or
+            fewer are wanted. They leave at a step boundary; then their CustomJobs are cancelled.
         max_workers: no world is larger; with room for those that replace others.
-        by: who asked last for something else than that attempts be renewed; empty for nobody.
+        by: who asked last for other jobs, or another place; empty for nobody.
         at: when that was, in Unix seconds; else when the run was launched.
     """
 
@@ -37,6 +39,7 @@ class Wanted:
     machine: str = ""
     strategy: str = ""
     renew: tuple[int, ...] = ()
+    leave: tuple[int, ...] = ()
     max_workers: int = 1
     by: str = ""
     at: float = 0.0
@@ -45,22 +48,23 @@ class Wanted:
     def from_json(cls, version: int, record: Mapping[str, Any]) -> Wanted:
         """The version of a record. Raises ValueError for what ``to_json`` never returns."""
         known = {field.name: record.get(field.name, field.default) for field in fields(cls)}
-        renew = known["renew"]
+        numbers = known["renew"], known["leave"]
         counts = (known["jobs"], known["max_workers"])
         texts = (known["region"], known["machine"], known["strategy"], known["by"])
         if (
             not all(type(count) is int and count >= 1 for count in counts)
             or not all(isinstance(text, str) for text in texts)
-            or not isinstance(renew, (list, tuple))
-            or not all(type(number) is int for number in renew)
+            or not all(isinstance(one, list | tuple) for one in numbers)
+            or not all(type(number) is int for one in numbers for number in one)
             or type(known["at"]) not in (int, float)
         ):
             raise ValueError(f"{name_of(version)} is not what a run is asked to be")
-        return cls(**{**known, "version": version, "renew": tuple(renew)})
+        renew, leave = map(tuple, numbers)
+        return cls(**{**known, "version": version, "renew": renew, "leave": leave})
 
     def to_json(self) -> dict[str, Any]:
         """The record."""
-        return {**asdict(self), "renew": list(self.renew)}
+        return {**asdict(self), "renew": list(self.renew), "leave": list(self.leave)}
 
 
 def name_of(version: int) -> str:

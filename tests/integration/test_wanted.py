@@ -1,0 +1,40 @@
+"""A fleet is asked to be another while it trains: the new jobs train before the old ones go."""
+
+from __future__ import annotations
+
+from tests.integration.command import Swell
+from tests.integration.test_elastic_run import check_nothing_lost, undisturbed
+from tests.integration.test_fleet import Fleet
+
+__all__ = ["undisturbed"]  # a fixture
+
+
+def ask(swell: Swell, *command: str) -> None:
+    asked = swell(*command)
+    assert asked.returncode == 0, asked.stdout + asked.stderr
+
+
+def check_that_nobody_was_lost(run: Fleet) -> None:
+    causes = {event["cause"] for event in run.events if event["event"] == "generation_formed"}
+    assert causes <= {"start", "grow", "drain", "leader"}
+
+
+def test_a_run_moves_to_another_region_and_grows_without_losing_a_step(
+    swell: Swell, undisturbed: list[float]
+) -> None:
+    run = Fleet(swell, fleet=1, regions=["us-central1"], market={}, slowly=True)
+    run.until(lambda: run.worlds() and run.step() > 3)
+    ask(swell, "move", "fleet", "--region", "us-east4")
+    run.until(lambda: run.ended() == {1})
+    moved = run.jobs()
+    ask(swell, "resize", "fleet", "--jobs", "2")
+    run.until(lambda: run.jobs() == [2, 3])
+    run.hurry()
+    run.end()
+
+    status = check_nothing_lost(swell, "fleet", undisturbed)
+    check_that_nobody_was_lost(run)
+    assert moved == [2]
+    regions = [attempt["region"] for attempt in status["attempts"]]
+    assert regions == ["us-central1", "us-east4", "us-east4"]
+    assert [attempt["kind"] for attempt in status["attempts"]] == ["replaced", "", ""]
