@@ -45,7 +45,9 @@ class Gated(Digits):
 JOB = """
 name: fleet
 task: {folder}/gated.py:Gated
-args: {{gates: {folder}, at: {gates}, slowly: {slowly}, epochs: {epochs}, batch: 64, width: 8, dtype: float64}}
+args:
+  {{gates: {folder}, at: {gates}, slowly: {slowly}, epochs: {epochs}, batch: 64, width: 8,
+    dtype: float64}}
 fleet: {fleet}
 regions: {regions}
 pools: {pools}

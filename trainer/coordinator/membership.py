@@ -257,7 +257,7 @@ class Membership:
 
     def _release_drained(self, member: Member) -> None:
         self._forget(member)
-        stays_out = member.drain_until == NEVER  # nobody takes its VM
+        stays_out = member.drain_until == float("inf")  # nobody takes its VM
         self._out.append(signals.Release(member.id, "drained", rejoin=False, broken=stays_out))
 
     def _forget(self, member: Member) -> None:
