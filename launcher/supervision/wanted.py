@@ -79,10 +79,12 @@ def _given(fields: dict[str, str | None]) -> dict[str, str]:
 
 
 def fleet_of(job: Job, ways: Ways, wanted: Wanted | None = None) -> Fleet:
-    """Returns the fleet that a job has, or is asked to be."""
+    """Returns the fleet that a job has, or is asked to be. Raises ValueError if it is too large."""
     fleet = Fleet(job.fleet.jobs, job.fleet.anchor, ways.anchors, job.fleet.across_regions)
     if wanted is None or not wanted.version:
         return fleet
+    if wanted.jobs > MAX_JOBS:
+        raise ValueError(f"{wanted.jobs} jobs are more than {MAX_JOBS}")
     renew, leave = frozenset(wanted.renew), frozenset(wanted.leave)
     return replace(fleet, jobs=wanted.jobs, since=wanted.at, renew=renew, leave=leave)
 

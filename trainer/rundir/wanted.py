@@ -8,6 +8,7 @@ has none: it is what its job file says.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
@@ -57,6 +58,7 @@ class Wanted:
             or not all(isinstance(one, list | tuple) for one in numbers)
             or not all(type(number) is int for one in numbers for number in one)
             or type(known["at"]) not in (int, float)
+            or not math.isfinite(known["at"])
         ):
             raise ValueError(f"{name_of(version)} is not what a run is asked to be")
         renew, leave = map(tuple, numbers)
