@@ -50,7 +50,7 @@ def ask(directory: RunDirectory, change: Change) -> str:
     if why := unfit(job):
         raise home.RunError(UNFIT, f"{run_id}: {why}")
     if outcome := directory.outcome():
-        raise home.RunError("SW2011", f"{run_id}: has ended: {outcome.get('state')}")
+        raise home.RunError(home.OVER, f"{run_id}: has ended: {outcome.get('state')}")
     at_first = launched(job, ways_of_job(job), float(record["created"]))
     while True:
         before = newest_wanted(directory, at_first) or at_first

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 ENV_LOCK = "SWELL_LAUNCH_LOCK"
 UNREADABLE = "SW2006"  # the message about a run directory that cannot be read
+OVER = "SW2011"  # the message that a run has ended
 ELSEWHERE = "SW2008"  # the message about a local run of another machine
 _BUCKET = re.compile(r"[a-z0-9]+://[^/:]+(?=/|$)")
 _ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")

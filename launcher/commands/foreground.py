@@ -114,7 +114,7 @@ def local_replica(directory: RunDirectory, replica: str) -> tuple[Replicas, str]
         )
     home.require_replica(run, replica)
     if outcome := directory.outcome():
-        raise home.RunError("SW2011", f"{run_id}: has ended: {outcome.get('state')}")
+        raise home.RunError(home.OVER, f"{run_id}: has ended: {outcome.get('state')}")
     if is_abandoned(run, directory):
         raise home.RunError("SW2012", f"{run_id}: {ABANDONED}")
     number, _, name = replica.rpartition("/")

@@ -243,7 +243,7 @@ def test_who_is_not_wanted_any_more_is_asked_to_leave(tmp_path: Path) -> None:
     async def body() -> None:
         async with (
             leading(tmp_path, changes=True, min_workers=1) as leader,
-            world_of_two(leader, mine, other) as (a, b, world),
+            world_of_two(leader, mine, other) as (a, b, _),
         ):
             for agent in (a, b):
                 await agent.send(started=pb.Started(generation=1, step=0))
