@@ -153,10 +153,10 @@ def _problems(job: Job, asked: Wanted, choices: Sequence[Choice], slots: int) ->
     if not 1 <= asked.jobs <= MAX_JOBS:
         yield f"{asked.jobs} jobs: a fleet has 1 to {MAX_JOBS}"
     if asked.jobs < job.fleet.anchor:
-        yield f"{asked.jobs} jobs are fewer than its anchors, {job.fleet.anchor}"
+        yield f"the number of jobs, {asked.jobs}, is less than fleet.anchor, {job.fleet.anchor}"
     workers, least = asked.jobs * choices[0].job.slots, job.elastic.min_workers
     if workers < least:
-        yield f"{workers} workers are fewer than elastic.min_workers, {least}"
+        yield f"its workers, {workers}, would be fewer than elastic.min_workers, {least}"
     if not _fits_one_more(job, asked.jobs, slots):
         most, needed = job.elastic.max_workers, (asked.jobs + 1) * slots
         yield (

@@ -95,12 +95,15 @@ def test_a_run_that_cannot_change_says_why(fields: dict[str, Any], said: str) ->
 @pytest.mark.parametrize(
     "args, said",
     [
-        (("move", "--region", "us-moon1"), "is not a region with a2 or a3 machines"),
+        (("move", "--region", "us-moon1"), "is not a region with A2 or A3 machines"),
         (("move", "--machine", "n1"), "is not a machine of the series"),
         (("move", "--region", "us-east1", "--machine", "a3-highgpu-8g"), "us-east1"),
         (("move",), "give --region, --machine or --strategy"),
         (("resize", "--jobs", "65"), "65 jobs: a fleet has 1 to 64 [SW2032]"),
-        (("resize", "--jobs", "1"), "2 workers are fewer than elastic.min_workers, 3 [SW2032]"),
+        (
+            ("resize", "--jobs", "1"),
+            "its workers, 2, would be fewer than elastic.min_workers, 3 [SW2032]",
+        ),
     ],
 )
 def test_what_it_cannot_be_is_refused_and_nothing_is_written(
@@ -124,18 +127,18 @@ def test_there_must_be_room_for_one_job_more_than_are_wanted() -> None:
 def test_fewer_jobs_than_anchors_are_refused() -> None:
     a_run(fleet={"jobs": 3, "anchor": 2})
     code, output = swell("resize", "one", "--jobs", "1")
-    assert code == 2 and "1 jobs are fewer than its anchors, 2" in output
+    assert code == 2 and "the number of jobs, 1, is less than fleet.anchor, 2" in output
 
 
 def test_a_limit_of_cost_needs_the_price_of_what_is_asked_for() -> None:
     a_run(limits={"cost": "50 USD"}, regions=["us-central1"])
-    code, output = swell("move", "one", "--machine", "a3-ultragpu-8g")
+    code, output = swell("move", "one", "--machine", "a2-highgpu-2g")
     assert code == 2 and "SW2014" in output
 
 
 def test_on_vertex_it_needs_the_network_that_the_new_machines_can_be_in() -> None:
     network = "projects/1/global/networks/n"
-    a_run("vertex", network=network, project="p", output="gs://b/r", regions=["us-east4"])
+    a_run("vertex", network=network, project="p", output="gs://bucket/runs")
     code, output = swell("move", "one", "--machine", "a3-megagpu-8g")
     assert code == 2 and "Vertex AI peers with no network" in output
 
