@@ -85,7 +85,10 @@ class Draft:
 
         Raises ValueError when it cannot be that.
         """
-        ways = self.ways if wanted is None else ways_of_job(self.job, wanted)
+        ways = self.ways
+        if wanted is not None:
+            ways = ways_of_job(self.job, wanted)
+            require_prices(self.job, [*ways.choices, *ways.anchors])
         return Terms(
             self.run_id,
             ways.choices,
