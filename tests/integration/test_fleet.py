@@ -50,6 +50,7 @@ args:
     dtype: float64}}
 fleet: {fleet}
 regions: {regions}
+timeout: {timeout}
 pools: {pools}
 elastic: {{suspicion: 5s, spares: 0, start_wait: {start_wait}}}
 resubmit: {{pause: 1s, longest: 2s}}
@@ -80,7 +81,7 @@ class Fleet:
     ) -> None:
         self._swell = swell
         (swell.folder / "gated.py").write_text(TASK)
-        fields = {"pools": ONE, "start_wait": "60s", "vm": "process", **rest}
+        fields = {"pools": ONE, "start_wait": "60s", "vm": "process", "timeout": "1h", **rest}
         job = swell.folder / "fleet.yaml"
         job.write_text(
             JOB.format(
