@@ -16,6 +16,13 @@ and two do it to whatever leads the others, and then to a host:
 (The leader is Swell's coordinator, horovodrun's driver, or the torchrun that holds the store. The
 driver runs beside the hosts; that it is lost with the first of them is played by killing it.)
 
+Three more are of Swell alone, with a launch and the emulator (moving.py):
+
+    move                     a fleet of one job goes to another region
+    resize up, resize down   it has another job, or one less
+
+There ``pause`` is the longest time between two steps, from the command until all is over.
+
 What is measured comes from the workers' own stamps (see jobs/mlp.py), all of one clock:
 
     to the next step   from the event to the first step that a new world completed
@@ -44,6 +51,7 @@ from functools import partial
 from pathlib import Path
 
 import psutil
+from moving import CHANGES, Moved, moved
 
 from launcher.emulator.vms import netns
 from launcher.emulator.vms.netns import Host, Network
@@ -71,6 +79,14 @@ CRASHES_APART = 3.0  # seconds
 QUIET = 2.0  # seconds in which nothing starts; Swell's spares do 1 s after a world has begun
 WATCH = 0.05  # seconds between two looks
 
+MODEL = {
+    "PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}",
+    "OMP_NUM_THREADS": "1",
+    "MLP_SIZES": SIZES,
+    "MLP_BATCH": str(BATCH),
+    "MLP_STEPS": "1000000",
+}
+
 Make = Callable[[Network, Path, Mapping[str, str]], System]
 SYSTEMS: Mapping[str, Make] = {
     "swell": Swell,
@@ -89,15 +105,7 @@ class Trial:
         self.network = network
         self._stamps = folder / "stamps"
         self._stamps.mkdir()
-        env = {
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}",
-            "OMP_NUM_THREADS": "1",
-            "MLP_SIZES": SIZES,
-            "MLP_BATCH": str(BATCH),
-            "MLP_STEPS": "1000000",
-            "MLP_STAMPS": str(self._stamps),
-        }
-        self.system = make(network, folder, env)
+        self.system = make(network, folder, {**MODEL, "MLP_STAMPS": str(self._stamps)})
 
     def start(self, count: int) -> None:
         """Starts ``count`` hosts, and returns when all train and nothing else is busy."""
@@ -229,7 +237,22 @@ def compare(case: str, options: Options) -> Iterator[Row]:
             yield Row.of(name, case, f"not recovered within {LIMIT:.0f} s", "share", missing)
 
 
-CASES: Mapping[str, Case] = {case: partial(compare, case) for case in EVENTS}
+def change(case: str, options: Options) -> Iterator[Row]:
+    """Swell alone: its machines are others while it trains."""
+    found: list[Moved] = []
+    for run in range(options.runs):
+        with tempfile.TemporaryDirectory(prefix="swell-moving-") as name:
+            found.append(moved(CHANGES[case], Path(name), MODEL))
+        print(f"{case} {run + 1}/{options.runs}: {found[-1]}", file=sys.stderr, flush=True)
+    yield Row.of("swell", case, "until it is over", "s", [one.seconds for one in found])
+    yield Row.of("swell", case, "pause", "s", [one.pause for one in found])
+    yield Row.of("swell", case, "steps lost", "steps", [one.lost for one in found])
+
+
+CASES: Mapping[str, Case] = {
+    **{case: partial(compare, case) for case in EVENTS},
+    **{case: partial(change, case) for case in CHANGES},
+}
 
 if __name__ == "__main__":
     if why := netns.missing():

@@ -50,6 +50,10 @@ NOTES = {
     "checkpoints": "[checkpoints.md](checkpoints.md) says what is in one.",
     "output": "[from-torchrun.md](from-torchrun.md#files-that-outlive-a-machine) has the folder.",
     "logs": "On Vertex AI they come from Cloud Logging.",
+    "resize": "[failover.md](failover.md#machines-that-change-while-a-run-trains) says what "
+    "happens, and which runs can be asked.",
+    "move": "[failover.md](failover.md#machines-that-change-while-a-run-trains) says what "
+    "happens, and which runs can be asked. What is left out stays as it is.",
     "preempt": "[local.md](local.md) has the market, which does the same by itself.",
     "image check": "[containers/README.md](../containers/README.md) says what an image needs.",
     "emulator": "`swell emulator stop RUN`, or `stop --state DIR`, ends one with its VMs. For curl "

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import typer
 
-from launcher.commands import jobs, output, runs, tools
+from launcher.commands import jobs, output, runs, tools, wanted
 from launcher.commands.errors import warn
 from launcher.commands.interrupts import watch_interrupts
 from launcher.run_states import CANCELLED
@@ -38,6 +38,8 @@ app.command(name="runs")(runs.list_runs)
 app.command()(runs.checkpoints)
 app.command()(output.output)
 app.command()(runs.logs)
+app.command()(wanted.resize)
+app.command()(wanted.move)
 app.command()(runs.cancel)
 app.command()(runs.preempt)
 app.command()(tools.check)

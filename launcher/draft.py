@@ -22,9 +22,9 @@ from launcher.local.emulator import LocalError
 from launcher.packing.ignore import UNREADABLE, PackingError
 from launcher.packing.pack import Packed, pack
 from launcher.packing.sdist import package_url
-from launcher.supervision.choices import Choice, choices_of
-from launcher.supervision.fleet import Fleet
+from launcher.supervision.choices import Choice
 from launcher.supervision.policy import Terms
+from launcher.supervision.wanted import Ways, fleet_of, launched, renews, unfit, ways_of
 from launcher.supervision.webhook import WebhookError, find_url
 from launcher.target import problems
 from trainer.protocol.credentials import AUTHORITY
@@ -32,6 +32,7 @@ from trainer.rundir import clock, formats
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import RUN
 from trainer.rundir.usererror import Message, UserError, shown
+from trainer.rundir.wanted import Wanted
 
 
 class LaunchError(UserError, ValueError):
@@ -46,8 +47,7 @@ class Draft:
         record: run.json.
         job: what to train, and on what.
         directory: the run directory.
-        choices: where it may run, in order, each with its price.
-        anchors: the same for the jobs of a fleet that are on demand; none where it has none.
+        ways: where it may run, in order, each with its price.
         webhook_url: where its news goes; empty when the job has no webhook.
         packed: the code that ``create`` sends; None when there is none to send.
     """
@@ -55,8 +55,7 @@ class Draft:
     record: dict[str, Any]
     job: Job
     directory: RunDirectory
-    choices: tuple[Choice, ...]
-    anchors: tuple[Choice, ...]
+    ways: Ways
     webhook_url: str
     packed: Packed | None = None
 
@@ -70,23 +69,38 @@ class Draft:
         """The name of its target."""
         return str(self.record.get("target"))
 
-    def terms(self, stop_grace: float, apart: float) -> Terms:
-        """Returns what the launcher's policy goes by; see Terms for the arguments."""
+    @property
+    def launched(self) -> Wanted | None:
+        """What it is while nobody asks for anything else; None where nobody can."""
+        if unfit(self.job) is not None:
+            return None
+        return launched(self.job, self.ways, float(self.record["created"]))
+
+    def terms(self, stop_grace: float, apart: float, wanted: Wanted | None = None) -> Terms:
+        """Returns what the launcher's policy goes by; see Terms for the first arguments.
+
+        Args:
+            stop_grace, apart: see there.
+            wanted: what the run is asked to be.
+
+        Raises ValueError when it cannot be that.
+        """
+        ways = self.ways
+        if wanted is not None:
+            ways = ways_of_job(self.job, wanted)
+            require_prices(self.job, [*ways.choices, *ways.anchors])
         return Terms(
             self.run_id,
-            self.choices,
+            ways.choices,
             float(self.record["created"]),
             self.job.resubmit,
             self.job.limits,
-            self._fleet(),
+            fleet_of(self.job, ways, wanted),
             apart,
             saves=self.job.starts_agent(self.job.pools[0]),
+            renews=renews(self.job, self.ways),
             stop_grace=stop_grace,
         )
-
-    def _fleet(self) -> Fleet:
-        wanted = self.job.fleet
-        return Fleet(wanted.jobs, wanted.anchor, self.anchors, wanted.across_regions)
 
     def request(self, attempt: int, choice: Choice, token: str) -> customjob.CustomJob:
         """Returns the CustomJob of an attempt; see ``customjob.build`` for ``token``."""
@@ -120,8 +134,8 @@ def prepare(job: Job, target: TargetName, run_id: str | None = None) -> Draft:
     run_id = run_id or home.new_id(job.name, now)
     home.check_id(run_id)
     directory = home.directory_for(run_id, output_of(job, target), target)
-    choices, anchors = _choices(job)
-    require_prices(job, [*choices, *anchors])
+    ways = ways_of_job(job)
+    require_prices(job, [*ways.choices, *ways.anchors])
     home.require_new(run_id, directory)
     record = {
         "id": run_id,
@@ -133,7 +147,7 @@ def prepare(job: Job, target: TargetName, run_id: str | None = None) -> Draft:
         "by": home.whoami(),
         **formats.RUN.stamp(),
     }
-    return Draft(record, job, directory, choices, anchors, url, packed)
+    return Draft(record, job, directory, ways, url, packed)
 
 
 def create(draft: Draft) -> None:
@@ -169,7 +183,7 @@ def reopen(directory: RunDirectory) -> Draft:
             f"{record['id']}: is a local run of {record.get('by')}; attach to it there",
         )
     job = home.job_of(record)
-    return Draft(record, job, directory, *_choices(job), _webhook_url(job))
+    return Draft(record, job, directory, ways_of_job(job), _webhook_url(job))
 
 
 @contextmanager
@@ -207,11 +221,9 @@ def require_prices(job: Job, choices: Iterable[Choice]) -> None:
         )
 
 
-def _choices(job: Job) -> tuple[tuple[Choice, ...], tuple[Choice, ...]]:
-    """The run's choices and those of its anchors, each with its price."""
-    prices = load_prices(home.folder())
-    anchors = choices_of(job.anchors(), LOCAL, prices) if job.fleet.anchor else []
-    return tuple(choices_of(job, LOCAL, prices)), tuple(anchors)
+def ways_of_job(job: Job, wanted: Wanted | None = None) -> Ways:
+    """Returns where a run may go, with this machine's prices; see ``ways_of``."""
+    return ways_of(job, LOCAL, load_prices(home.folder()), wanted)
 
 
 def _packed(job: Job) -> Packed | None:

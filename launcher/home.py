@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 ENV_LOCK = "SWELL_LAUNCH_LOCK"
 NO_RUN = "SW2005"  # the message about a folder that is no run directory
 UNREADABLE = "SW2006"  # the message about a run directory that cannot be read
+OVER = "SW2011"  # the message that a run has ended
 ELSEWHERE = "SW2008"  # the message about a local run of another machine
 _BUCKET = re.compile(r"[a-z0-9]+://[^/:]+(?=/|$)")
 _ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -402,9 +403,7 @@ def launch_lives(run_id: str) -> bool:
 def is_fleet(run: dict[str, Any]) -> bool:
     """Whether the run whose run.json this is may have several jobs at a time."""
     spec = run.get("spec")
-    fleet = spec.get("fleet") if isinstance(spec, dict) else None
-    jobs = fleet.get("jobs") if isinstance(fleet, dict) else fleet
-    return isinstance(jobs, int) and jobs > 1
+    return isinstance(spec, dict) and spec.get("fleet") is not None
 
 
 def require_replica(run: dict[str, Any], replica: str) -> None:
@@ -417,7 +416,7 @@ def require_replica(run: dict[str, Any], replica: str) -> None:
     job = job_of(run)
     names = job.replicas()
     attempt, slash, name = replica.rpartition("/")
-    if job.fleet.jobs == 1 or not attempt.isdecimal():
+    if not job.is_fleet or not attempt.isdecimal():
         attempt, slash, name = "", "", replica
     if name not in names:
         near = get_close_matches(name, names, n=1)

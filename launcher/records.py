@@ -51,6 +51,7 @@ class EventRecord:
     attempt: int | None = None
     bandwidth: float | None = None
     before: int | None = None
+    by: str | None = None
     cause: str | None = None
     changes: list[str] | None = None
     checkpoint: int | None = None
@@ -63,9 +64,11 @@ class EventRecord:
     generation: int | None = None
     gone: bool | None = None
     incarnation: str | None = None
+    jobs: int | None = None
     latency: float | None = None
     limit: float | None = None
     lost_steps: int | None = None
+    machine: str | None = None
     member: str | None = None
     members: list[str] | None = None
     metrics: dict[str, Any] | None = None  # of any kind: each reader asks what it can use
@@ -81,6 +84,7 @@ class EventRecord:
     slots: int | None = None
     state: str | None = None
     step: int | None = None
+    strategy: str | None = None
     term: int | None = None
     then: str | None = None
     total_steps: int | None = None

@@ -22,8 +22,10 @@ from launcher.lastwords import last_words
 from launcher.status.history import History
 from launcher.status.stalls import Lookout
 from launcher.status.status import Outcome, read_status
+from launcher.supervision.asked import Asked
 from launcher.supervision.attempt import read_attempts
 from launcher.supervision.choices import Choice
+from launcher.supervision.replacement import Inside
 from launcher.supervision.supervisor import Supervisor, end_run
 from launcher.supervision.webhook import Webhook
 from launcher.target import Target, opened
@@ -231,14 +233,21 @@ def look_after(draft: Draft, resources: ExitStack) -> Run:
         poke.wait(seconds)
         poke.clear()
 
+    world = _World(draft)
     supervisor = Supervisor(
         directory,
-        draft.terms(target.stop_grace, target.apart),
+        Asked(
+            directory,
+            draft.terms(target.stop_grace, target.apart),
+            draft.launched,
+            lambda wanted: draft.terms(target.stop_grace, target.apart, wanted),
+        ),
         target,
         request,
         steps=lambda attempt: (completed_steps(directory), None),
-        unreached=_Outsiders(draft).told,
+        unreached=world.unreached,
         last_words=partial(last_words, directory, draft.run_id),
+        world=world.inside,
         listener=listener,
         sleep=sleep,
     )
@@ -250,21 +259,28 @@ def completed_steps(directory: RunDirectory) -> int:
     return History(read_events(directory, brief=True)).step
 
 
-class _Outsiders:
-    """Which attempts of a fleet are kept out of its world, as its events say so far."""
+class _World:
+    """Which attempts of a fleet are in its world, and which are kept out, as its events say."""
 
     def __init__(self, draft: Draft) -> None:
-        self._alone = draft.job.fleet.jobs == 1
+        self._alone = not draft.job.is_fleet
         self._reader = EventReader(draft.directory, brief=True)
         self._history = History()
 
-    def told(self) -> dict[int, str]:
+    def unreached(self) -> dict[int, str]:
         """See Supervisor. Raises OSError when the events cannot be read."""
-        if self._alone:  # there is nobody whom it could not reach
-            return {}
-        for event in self._reader.read_new():
-            self._history.add(event)
-        return self._history.unreached
+        return self._read().unreached
+
+    def inside(self) -> Inside:
+        """See Supervisor. Raises OSError when the events cannot be read."""
+        history = self._read()
+        return Inside(history.inside, history.trains)
+
+    def _read(self) -> History:
+        if not self._alone:  # else there is nobody beside whom it would be
+            for event in self._reader.read_new():
+                self._history.add(event)
+        return self._history
 
 
 def _over(directory: RunDirectory) -> bool:

@@ -149,6 +149,12 @@ def _text(event: EventRecord) -> str | None:
             return f"attempt {attempt} is due in {span(seconds)}: {choice}"
         case EventRecord(event="attempt_left", attempt=int(attempt)):
             return f"attempt {attempt} is given up for another{why}"
+        case EventRecord(event="attempt_replaced", attempt=int(attempt)):
+            return f"attempt {attempt} is to leave{why}"
+        case EventRecord(event="wanted", jobs=int(jobs)):
+            asked = [count(jobs, "job"), event.region, event.machine, event.strategy]
+            who = f" (asked by {one_line(event.by)})" if event.by else ""
+            return f"wanted from now on: {', '.join(filter(None, asked))}{who}"
         case EventRecord(event="moved", region=str(region)):
             return (
                 f"the run moves to {region}; its run directory does not: checkpoints are traffic "

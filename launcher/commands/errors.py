@@ -61,9 +61,10 @@ def _exit_code(error: Exception) -> int | None:
     from launcher.home import RunError
     from launcher.job.jobfile import JobFileError
     from launcher.packing.ignore import PackingError
+    from launcher.supervision.wanted import WantedError
     from trainer.rundir.usererror import UserError
 
-    if isinstance(error, JobFileError | LaunchError | PackingError | RunError):
+    if isinstance(error, JobFileError | LaunchError | PackingError | RunError | WantedError):
         return BAD_INPUT
     if isinstance(error, UserError | OSError | ImportError):
         return FAILED

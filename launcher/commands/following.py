@@ -165,7 +165,8 @@ class Following:
         draft = run.draft
         self._started = float(draft.record["created"])
         job = draft.job
-        self._scene = Scene(run.id, job.replicas(), self._started, job.fleet.jobs)
+        jobs = job.fleet.jobs if job.is_fleet else 0
+        self._scene = Scene(run.id, job.replicas(), self._started, jobs)
         self._looks = Looks(run)
         self._cancelling: _Task | None = None
         self._abandoning: _Task | None = None

@@ -118,7 +118,7 @@ def local_replica(directory: RunDirectory, replica: str) -> tuple[Replicas, str]
     home.require_replica(run, replica)
     if outcome := directory.outcome():
         raise home.RunError(
-            "SW2011", f"{run_id}: has ended ({outcome.get('state')}); it has no VMs"
+            home.OVER, f"{run_id}: has ended ({outcome.get('state')}); it has no VMs"
         )
     if is_abandoned(run, directory):
         raise home.RunError("SW2012", f"{run_id}: {ABANDONED}")

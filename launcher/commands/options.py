@@ -23,6 +23,14 @@ class Vm(str, Enum):
     container = "container"
 
 
+class Strategy(str, Enum):
+    """How Vertex AI finds machines for a CustomJob."""
+
+    spot = "spot"
+    standard = "standard"
+    flex_start = "flex_start"
+
+
 class Format(str, Enum):
     """How a plan is printed."""
 

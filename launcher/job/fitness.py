@@ -92,7 +92,7 @@ def _on_vertex(job: Job) -> Iterator[Problem]:
     yield from absent(job) if job.code else _files_of_the_image(job)
     if not job.project:
         yield ("project",), MISSING, "is missing; Vertex AI needs your Google Cloud project"
-    yield from _without_network(job)
+    yield from without_network(job)
     if not job.regions:
         yield ("regions",), MISSING, "is missing; write for example [us-central1]"
     if not (job.output or "").startswith("gs://"):
@@ -104,9 +104,9 @@ def _on_vertex(job: Job) -> Iterator[Problem]:
     yield from dict.fromkeys(_runtimes_on_vertex(job))  # pools that share the job's share a problem
 
 
-def _without_network(job: Job) -> Iterator[Problem]:
+def without_network(job: Job) -> Iterator[Problem]:
     """Two CustomJobs reach each other in a network of the user's, if at all."""
-    if job.fleet.jobs == 1:
+    if not job.is_fleet:
         return
     ways = [job, *(job.variant(it) for it in job.fallback)]
     machines = [pool.machine_type for way in ways for pool in way.pools]

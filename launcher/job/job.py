@@ -277,6 +277,11 @@ class Job(JobModel):
         return self.runtime(pool).starts_agent
 
     @property
+    def is_fleet(self) -> bool:
+        """Whether its CustomJobs are made to train beside others: the job file says ``fleet``."""
+        return "fleet" in self.model_fields_set
+
+    @property
     def slots(self) -> int:
         """How many workers there are when every replica is there."""
         return sum(pool.workers for pool in self.pools if self.starts_agent(pool))
@@ -337,7 +342,7 @@ class Job(JobModel):
             "audit": self.audit,
             # Older images do not know it: they run the jobs that do not ask for it.
             **({"on_nonfinite": self.on_nonfinite} if self.on_nonfinite else {}),
-            **({"fleet": self.fleet.jobs} if self.fleet.jobs > 1 else {}),
+            **({"fleet": self.fleet.jobs} if self.is_fleet else {}),
         }
 
     def _program(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Events come from several machines: what does not have the documented form is ign
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -133,6 +134,18 @@ class History:
         members = (member for one in self.generations.values() for member in one.members)
         inside = {job_of(member) for member in members}
         return {job: why for job, (_, why) in self._apart.items() if job not in inside}
+
+    @property
+    def inside(self) -> dict[int, int]:
+        """How many members each attempt of a fleet has in the newest world."""
+        current = self.current
+        jobs = [] if current is None else filter(None, map(job_of, current.members))
+        return dict(Counter(jobs))
+
+    @property
+    def trains(self) -> bool:
+        """Whether the newest world holds its state on all its workers."""
+        return self.current is not None and self.current.start is not None
 
     def checkpoint(self, now: float) -> dict[str, Any]:
         """The newest checkpoint, and those that failed since. ``now`` is in Unix seconds."""
@@ -354,6 +367,8 @@ class History:
         if event.attempt is not None:
             self._given_up.add(event.attempt)
             self._losses.give_up(event.attempt)
+
+    _on_attempt_replaced = _on_attempt_left
 
     def _on_member_joined(self, event: EventRecord) -> None:
         self._losses.joined(event)

@@ -37,7 +37,7 @@ class Attempt:
         reason: why it ended, in the API's words.
         told: what its replicas said last of why they failed, on lines of its own.
         code: of the CustomJob's error (google.rpc.Code), or the HTTP status of a refusal.
-        kind: of a refusal (see launcher.api.apierror), "unsent", or "unreachable".
+        kind: of a refusal (see launcher.api.apierror), "unsent", "unreachable", or "replaced".
         left: why it was given up, before it had its machines or had trained; empty if it was not.
         created: when the record was.
         submitted: when the API had taken it.

@@ -21,11 +21,12 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from launcher.job.fallback import Resubmit
+from launcher.job.fallback import Fallback, Resubmit
 from launcher.job.job import Job
 from launcher.supervision.attempt import Attempt
 from launcher.supervision.limits import usd_per_hour
@@ -55,6 +56,11 @@ class Choice:
     usd_per_hour: float | None = None
 
     @property
+    def members(self) -> int:
+        """How many of its replicas take part in the training."""
+        return sum(it.replicas for it in self.job.pools if self.job.starts_agent(it))
+
+    @property
     def name(self) -> str:
         """The choice in words, which tell it from the run's others."""
         machines = groupby(self.job.pools, lambda pool: pool.machine)
@@ -62,16 +68,29 @@ class Choice:
         return f"{' + '.join(counted)}, {self.job.scheduling.strategy}, {self.region}"
 
 
-def choices_of(job: Job, local_region: str, prices: PriceList | None = None) -> list[Choice]:
+def choices_of(
+    job: Job,
+    local_region: str,
+    prices: PriceList | None = None,
+    instead: Fallback | None = None,
+) -> list[Choice]:
     """Returns the choices of a job, in their order.
 
     Args:
         job: what to run.
         local_region: where a job runs that names no region.
         prices: what machines cost; without them no choice says what it costs.
+        instead: what is wanted in place of what the job says, and each of its fallbacks.
+
+    Raises pydantic.ValidationError when ``instead`` is nothing for the job itself; a fallback that
+    it is nothing for is left out.
     """
-    ways = [(job, 0.0)]
-    ways += [(job.variant(it), it.after.total_seconds()) for it in job.fallback]
+    ways = [(job if instead is None else job.variant(instead), 0.0)]
+    for fallback in job.fallback:
+        variant = job.variant(fallback)
+        with suppress(ValueError):
+            variant = variant if instead is None else variant.variant(instead)
+            ways.append((variant, fallback.after.total_seconds()))
     found: dict[str, Choice] = {}
     for variant, after in ways:
         usd = usd_per_hour(variant, prices) if prices else None
@@ -104,7 +123,7 @@ def next_choice(
     Args:
         choices: all there are, in order; at least one.
         attempts: those so far.
-        created: when the run was, in Unix seconds.
+        created: when the run was, or what is wanted of it now was asked for, in Unix seconds.
         now: Unix seconds.
         resubmit: how long pauses are.
         seed: what the pauses' jitter is drawn from.
@@ -133,7 +152,7 @@ def fruitless(attempts: Sequence[Attempt]) -> list[list[Attempt]]:
     found: list[Attempt] = []
     for attempt in by_end(attempts)[::-1]:
         verdict = verdict_of(attempt)
-        if verdict in ("unsent", "unreachable") or verdict in DRY:
+        if verdict in ("unsent", "unreachable", "replaced") or verdict in DRY:
             continue
         if _trained(attempt, attempts):
             break
@@ -170,7 +189,8 @@ def _trained(attempt: Attempt, attempts: Sequence[Attempt]) -> bool:
 def _after_failures(attempts: Sequence[Attempt], pauses: Backoff, seed: str) -> float:
     """When the run may be sent again at all."""
     failed = fruitless(attempts)
-    last = next((it for it in by_end(attempts)[::-1] if it.sent), None)
+    ended = by_end(attempts)[::-1]
+    last = next((it for it in ended if it.sent and verdict_of(it) != "replaced"), None)
     return _rested(failed[::-1], pauses, seed) if failed and last in failed[0] else 0.0
 
 
@@ -182,7 +202,7 @@ def _lacking_since(attempts: Sequence[Attempt], others: int, created: float) -> 
     for at, change in sorted(changes, key=lambda it: (it[0], -it[1])):
         running += change
         if change < 0 and running == others:
-            since = at
+            since = max(since, at)
     return since
 
 

@@ -7,7 +7,10 @@ here is decided how many are to be sent, of which kind, and where they may be:
 - Where attempts have machines for a world, the others are sent to that region, unless the fleet may
   span regions: a world is as slow as the slowest connection in it. Those that are elsewhere are
   given up then. While there is none, they may wait in several regions.
-- An attempt that somebody cancelled, or that succeeded by itself, is not replaced.
+- An attempt that somebody cancelled, or that succeeded by itself, is not replaced; until somebody
+  asks for another fleet.
+- What replaces an outdated attempt (launcher.supervision.replacement) is sent beside it: so more
+  may be alive than are wanted, but no more than twice as many.
 - A choice whose last attempt failed in a way that would be the same again is not tried again; nor,
   while others live, one whose attempts these have not reached.
 - No more than BURST are sent in a minute, however many are lacking.
@@ -22,6 +25,7 @@ from dataclasses import dataclass
 from launcher.supervision.attempt import Attempt
 from launcher.supervision.choices import Choice, by_end
 from launcher.supervision.verdict import verdict_of
+from trainer.rundir.attempts import REPLACED
 
 # Vertex AI's quota is 60 submissions in a minute for each region; others use it, too.
 BURST, MINUTE = 30, 60.0
@@ -38,12 +42,18 @@ class Fleet:
         anchor: how many of them with one of ``anchors``.
         anchors: where those may run, in order.
         across_regions: whether attempts of different regions may train together.
+        since: when that was asked for, in Unix seconds; None for since the run was launched.
+        renew: attempts to be replaced though they are of a choice that is wanted.
+        leave: attempts that are to leave the world, whatever they are of.
     """
 
     jobs: int = 1
     anchor: int = 0
     anchors: tuple[Choice, ...] = ()
     across_regions: bool = False
+    since: float | None = None
+    renew: frozenset[int] = frozenset()
+    leave: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -69,19 +79,44 @@ def alive(attempts: Sequence[Attempt]) -> list[Attempt]:
     return [attempt for attempt in attempts if not attempt.over]
 
 
-def lack(fleet: Fleet, attempts: Sequence[Attempt]) -> Lack:
+def outdated(
+    fleet: Fleet, choices: Sequence[Choice], attempts: Sequence[Attempt]
+) -> frozenset[int]:
+    """Returns the attempts that are alive, and are to be replaced or to go."""
+    if fleet.since is None:
+        return frozenset()
+    named = {choice.name for choice in (*choices, *fleet.anchors)}
+    told = fleet.renew | fleet.leave
+    return frozenset(
+        it.attempt for it in alive(attempts) if it.attempt in told or it.choice not in named
+    )
+
+
+def wanted_alive(fleet: Fleet, attempts: Sequence[Attempt]) -> int:
+    """Returns how many are wanted alive, those apart that are settled."""
+    since = 0.0 if fleet.since is None else fleet.since
+    ended = (attempt for attempt in by_end(attempts) if (attempt.ended or 0.0) >= since)
+    return max(0, fleet.jobs - sum(verdict_of(attempt) in SETTLED for attempt in ended))
+
+
+def lack(fleet: Fleet, choices: Sequence[Choice], attempts: Sequence[Attempt]) -> Lack:
     """Returns how many are to be sent, if nothing speaks against it."""
-    live = alive(attempts)
-    settled = sum(verdict_of(attempt) in SETTLED for attempt in by_end(attempts))
-    total = max(0, fleet.jobs - settled - len(live))
+    wanted, live = wanted_alive(fleet, attempts), alive(attempts)
+    old = outdated(fleet, choices, attempts)
+    kept = [it for it in live if it.attempt not in old and it.kind != REPLACED]
+    total = max(0, min(wanted - len(kept), 2 * wanted - len(live)))
     named = {choice.name for choice in fleet.anchors}
-    anchored = sum(attempt.choice in named for attempt in live)
+    anchored = sum(attempt.choice in named for attempt in kept)
     anchors = min(total, max(0, fleet.anchor - anchored))
     return Lack(anchors, total - anchors)
 
 
 def open_choices(
-    choices: Sequence[Choice], attempts: Sequence[Attempt], regions: frozenset[str], others: int
+    choices: Sequence[Choice],
+    attempts: Sequence[Attempt],
+    regions: frozenset[str],
+    others: int,
+    since: float = 0.0,
 ) -> list[Choice]:
     """Returns those that may be tried, in order.
 
@@ -90,11 +125,13 @@ def open_choices(
         attempts: those so far.
         regions: the only ones where; any if there is none.
         others: how many are alive beside which it will run.
+        since: when they were asked for; what was sent before speaks against none.
     """
-    last = {attempt.choice: attempt for attempt in by_end(attempts) if attempt.sent}
+    ended = [it for it in by_end(attempts) if it.sent and it.created >= since]
+    last = {attempt.choice: attempt for attempt in ended}
     hopeless = {name for name, attempt in last.items() if verdict_of(attempt) in HOPELESS}
     if others:
-        hopeless |= {it.choice for it in by_end(attempts) if verdict_of(it) == "unreachable"}
+        hopeless |= {it.choice for it in ended if verdict_of(it) == "unreachable"}
     return [
         choice
         for choice in choices
@@ -114,16 +151,23 @@ def bound_to(
     workers = {it.name: it.job.slots for it in (*choices, *fleet.anchors)}
     enough = choices[0].job.elastic.min_workers
     there: Counter[str] = Counter()
-    for it in sorted(alive(attempts), key=lambda it: (it.started or it.created, it.attempt)):
+    old = outdated(fleet, choices, attempts)
+    stays = (it for it in alive(attempts) if it.attempt not in old)
+    for it in sorted(stays, key=lambda it: (it.started or it.created, it.attempt)):
         if it.state == "RUNNING" and not it.left:
             there[it.region] += workers.get(it.choice, enough)
     return frozenset([region for region, count in there.items() if count >= enough][:1])
 
 
-def stray(regions: frozenset[str], attempts: Sequence[Attempt]) -> frozenset[int]:
-    """Returns the attempts to be given up: they are not where the fleet is held."""
+def stray(
+    regions: frozenset[str], attempts: Sequence[Attempt], old: frozenset[int]
+) -> frozenset[int]:
+    """Returns the attempts to be given up: they are not where the fleet is held.
+
+    Those that are outdated, ``old``, go when they are replaced.
+    """
     away = (it for it in alive(attempts) if regions and it.region not in regions and not it.left)
-    return frozenset(it.attempt for it in away)
+    return frozenset(it.attempt for it in away) - old
 
 
 def sent_too_fast(attempts: Sequence[Attempt], more: int, now: float) -> float:

@@ -14,12 +14,16 @@ has reached a limit             Stop if anything runs (it saves a checkpoint and
 has nothing alive               End, if the last one's end says so, or nothing may be sent:
                                 see the next table
 lacks attempts                  Submit as many as it lacks, each where ``choices`` says, or Wait
+has some whose timeout is near  Renew them, once: others are lacking in their place from then on
 ==============================  ==================================================================
 
 Whatever fits, of each attempt that is not over:
 
 ==============================  ==================================================================
 on record, no CustomJob         Find it: it may have been sent
+not wanted any more             Retire it, once, when the world can do without it
+                                (launcher.supervision.replacement); when it is out of the world
+                                Leave it, which makes it replaced; then Cancel, once
 not where the others train      Leave it, which makes it expired; then Cancel, once
 no machines for too long        Leave it, which makes it expired; then Cancel, once
 apart from all others for       Leave it, which makes it unreachable; then Cancel, once
@@ -46,7 +50,7 @@ stockout, quota, expired                 another choice at once, if there is one
 preempted, timeout, after some steps     the first choice, at once
 the same, and internal, crash, unknown,  the first choice, after a pause, twice as long each time
 without a step
-unsent                                   at once
+unsent, replaced                         at once
 succeeded, cancelled, beside others      none: the fleet is smaller by one
 user_error, rejected, gone, beside       another choice, if there is one
 others
@@ -76,11 +80,14 @@ from launcher.supervision.fleet import (
     bound_to,
     lack,
     open_choices,
+    outdated,
     sent_too_fast,
     stray,
 )
 from launcher.supervision.limits import no_more_attempts, reached, spent
+from launcher.supervision.replacement import Inside, due, gone, retired
 from launcher.supervision.verdict import verdict_of
+from trainer.rundir.attempts import REPLACED
 from trainer.rundir.names import OutcomeState
 from trainer.rundir.usererror import Message
 
@@ -91,7 +98,7 @@ MAX_FRUITLESS = {"crash": 3, "unknown": 3, "internal": 8, "preempted": 20, "time
 
 @dataclass(frozen=True)
 class Terms:
-    """What a run was launched with, as far as the policy goes by it.
+    """What a run was launched with, and asked to be since, as far as the policy goes by it.
 
     Attributes:
         run_id: the run.
@@ -103,6 +110,7 @@ class Terms:
         apart: seconds for which members of an attempt that has its machines may fail to reach
             those of the others, before it is given up.
         saves: whether its replicas can be asked for a last checkpoint.
+        renews: whether another attempt can take the place of one that trains.
         stop_grace: seconds that they get for it when a limit is reached.
     """
 
@@ -114,6 +122,7 @@ class Terms:
     fleet: Fleet = field(default_factory=Fleet)
     apart: float = 300.0
     saves: bool = True
+    renews: bool = False
     stop_grace: float = field(kw_only=True)
 
 
@@ -130,6 +139,7 @@ class Situation:
         since_stop: seconds since that was first seen.
         unreached: attempts that never were in the world, because their members and those of others
             do not reach each other: why, and seconds since that was first seen.
+        world: who trains, and who is to leave the world.
     """
 
     attempts: tuple[Attempt, ...] = ()
@@ -139,6 +149,7 @@ class Situation:
     stop: str | None = None
     since_stop: float = 0.0
     unreached: Mapping[int, tuple[str, float]] = field(default_factory=dict)
+    world: Inside = field(default_factory=Inside)
 
 
 @dataclass(frozen=True)
@@ -186,6 +197,20 @@ class Leave:
 
 
 @dataclass(frozen=True)
+class Renew:
+    """Write down that others are wanted in place of these attempts."""
+
+    attempts: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Retire:
+    """Write down that these attempts are to leave the world."""
+
+    attempts: frozenset[int]
+
+
+@dataclass(frozen=True)
 class Cancel:
     """Cancel an attempt's CustomJob."""
 
@@ -205,7 +230,7 @@ class Done:
     """Nothing is left to do."""
 
 
-Action = Submit | Wait | Find | Watch | Stop | Leave | Cancel | End | Done
+Action = Submit | Wait | Find | Watch | Stop | Leave | Renew | Retire | Cancel | End | Done
 
 
 def decide(terms: Terms, situation: Situation, now: float) -> list[Action]:
@@ -225,9 +250,14 @@ def decide(terms: Terms, situation: Situation, now: float) -> list[Action]:
     if limit := situation.stop or reached(terms.limits, taken, now):
         return [*actions, *_at_a_limit(terms, situation, live, limit)] or [Watch()]
     regions = bound_to(terms.fleet, terms.choices, situation.attempts)
-    away = stray(regions, situation.attempts)
+    away = stray(regions, situation.attempts, outdated(terms.fleet, terms.choices, live))
+    out = gone(terms.fleet, situation.attempts, situation.world)
+    if going := retired(terms.fleet, terms.choices, situation.attempts, situation.world):
+        actions.append(Retire(going))
     for attempt in live:
-        if attempt.attempt in away:
+        if attempt.attempt in out:
+            actions.append(Leave(attempt.attempt, "it is not wanted any more", REPLACED))
+        elif attempt.attempt in away:
             actions.append(Leave(attempt.attempt, f"the run's other jobs train in {min(regions)}"))
         else:
             actions += _of_its_own(terms, situation, attempt, now)
@@ -238,6 +268,8 @@ def decide(terms: Terms, situation: Situation, now: float) -> list[Action]:
             return [End("limited", _and_last(limit, situation.attempts))]
     else:
         actions += _replacements(terms, situation, regions, now)
+        near = due(terms.fleet, terms.choices, live, now) if terms.renews else None
+        actions += [Renew(near)] if near else []
     if not live and not actions:
         return [_nothing_left(situation)]
     return actions or [Watch()]
@@ -295,7 +327,7 @@ def _others_train(situation: Situation, number: int) -> bool:
 
 def _end_with(situation: Situation) -> End | None:
     """The end of the run that the end of its last attempt is, if it is one."""
-    ended = by_end(situation.attempts)
+    ended = [it for it in by_end(situation.attempts) if verdict_of(it) != "replaced"]
     if not ended:
         return None
     last = ended[-1]
@@ -321,7 +353,7 @@ def _replacements(
 ) -> Iterator[Action]:
     """What is sent for what the run lacks, or the wait for it."""
     attempts, fleet = situation.attempts, terms.fleet
-    lacking = lack(fleet, attempts)
+    lacking = lack(fleet, terms.choices, attempts)
     most = terms.limits.attempts
     room = lacking.total if most is None else most - sum(it.sent for it in attempts)
     kinds = [fleet.anchors] * lacking.anchors + [terms.choices] * lacking.others
@@ -363,13 +395,14 @@ def _next(
     others: int,
     now: float,
 ) -> Next | None:
-    may = open_choices(choices, situation.attempts, regions, others)
+    since = min(terms.fleet.since or 0.0, now)
+    may = open_choices(choices, situation.attempts, regions, others, since)
     if not may:
         return None
     return next_choice(
         may,
         situation.attempts,
-        created=terms.created,
+        created=max(since, terms.created),
         now=now,
         resubmit=terms.resubmit,
         seed=terms.run_id,

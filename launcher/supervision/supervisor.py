@@ -9,6 +9,8 @@ another one goes on from there, on any machine. That leads neither to two Custom
 - A record without a CustomJob may have been sent or not. The job is looked for by its labels; if
   it is not there after the target's ``settle``, in which its sender would have given up and Vertex
   AI would show it, the attempt counts as never sent, and the next number is submitted.
+- What a fleet is asked to be is read before every decision, and each version of it is created by
+  one (trainer.rundir.wanted). So nobody replaces an attempt twice.
 - What the run directory does not take now (it does not answer, or its disk is full) waits, for as
   long as that is so: the run itself goes on meanwhile.
 - Every attempt has a token of its own, and run.json the hash of the newest: should a CustomJob that
@@ -28,6 +30,7 @@ from launcher.api.apierror import ApiError
 from launcher.api.retry import USUAL
 from launcher.api.vertex import JobState
 from launcher.job.customjob import CustomJob
+from launcher.supervision.asked import Asked
 from launcher.supervision.attempt import UNSENT, Attempt, read_attempts
 from launcher.supervision.choices import DRY, Choice
 from launcher.supervision.fleet import alive
@@ -38,24 +41,27 @@ from launcher.supervision.policy import (
     End,
     Find,
     Leave,
+    Renew,
+    Retire,
     Situation,
     Stop,
     Submit,
-    Terms,
     Wait,
     decide,
 )
 from launcher.supervision.removal import Removal
+from launcher.supervision.replacement import Inside
 from launcher.supervision.silence import Silence
 from launcher.supervision.verdict import verdict_of
 from launcher.target import Target
 from trainer.rundir import clock
-from trainer.rundir.attempts import LOST, REFUSED, record_name
+from trainer.rundir.attempts import LOST, REFUSED, REPLACED, record_name
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventWriter
 from trainer.rundir.names import RUN, OutcomeState
 from trainer.rundir.retry import may_pass
 from trainer.rundir.usererror import shown
+from trainer.rundir.wanted import Wanted
 
 # Seconds for which a failed CustomJob may not say why; Vertex AI takes one minute.
 ERROR_WAIT = 120.0
@@ -67,7 +73,7 @@ class Supervisor:
 
     Args:
         run_dir: the run; run.json is there already.
-        terms: what it was launched with.
+        asked: its terms.
         target: where its CustomJobs go.
         request: makes the CustomJob of an attempt from its number and choice; called when nobody
             else can submit that number any more.
@@ -76,6 +82,7 @@ class Supervisor:
         unreached: returns what keeps attempts out of the world, in words; see Situation.
         last_words: returns what the replicas of a failed attempt have said last, from its number,
             its CustomJob and why it failed.
+        world: returns who trains, as far as the run's events tell; see Situation.
         listener: called with each event that this writes; see EventWriter.
         clock: returns Unix seconds; see trainer.rundir.clock.
         ticks: returns seconds that pass alike, whoever sets the clock of this machine; those in
@@ -86,25 +93,27 @@ class Supervisor:
     def __init__(
         self,
         run_dir: RunDirectory,
-        terms: Terms,
+        asked: Asked,
         target: Target,
         request: Callable[[int, Choice], CustomJob],
         *,
         steps: Callable[[int], tuple[int, int | None]] = lambda attempt: (0, None),
         unreached: Callable[[], Mapping[int, str]] = dict,
         last_words: Callable[[int, str, str], str] = lambda attempt, job, reason: "",
+        world: Callable[[], Inside] = Inside,
         listener: Callable[[Event], object] = lambda event: None,
         clock: Callable[[], float] = clock.now,
         ticks: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._run_dir = run_dir
-        self._terms = terms
+        self._asked = asked
         self._target = target
         self._request = request
         self._steps = steps
         self._unreached = unreached
         self._last_words = last_words
+        self._world = world
         self._clock = clock
         self._behind = 0.0  # seconds by which that is behind what is on record
         self._ticks = ticks
@@ -171,6 +180,9 @@ class Supervisor:
             end_run(self._run_dir, self._events, "failed", self._removal.told)
             return None
         stop = self._run_dir.stop_asked() if outcome is None and self._attempts else None
+        if outcome is None:
+            self._asked.read()
+        terms = self._asked.terms
         situation = Situation(
             tuple(self._attempts.values()),
             outcome,
@@ -182,8 +194,9 @@ class Supervisor:
                 number: (why, self._seconds_since(f"attempt {number} is unreached"))
                 for number, why in self._unreached().items()
             },
+            self._inside(terms.fleet.leave) if terms.fleet.since is not None else Inside(),
         )
-        actions = decide(self._terms, situation, self._now())
+        actions = decide(terms, situation, self._now())
         if Done() in actions:
             known = len(self._attempts)
             self._read_attempts()
@@ -215,7 +228,12 @@ class Supervisor:
             case Leave(number, reason, kind):
                 left = replace(self._attempts[number], left=reason)
                 self._record(replace(left, kind=kind or left.kind))
-                self._events.emit("attempt_left", attempt=number, reason=reason)
+                told = "attempt_replaced" if kind == REPLACED else "attempt_left"
+                self._events.emit(told, attempt=number, reason=reason)
+            case Renew(numbers):
+                return self._ask(Wanted(renew=tuple(numbers)))
+            case Retire(numbers):
+                return self._ask(Wanted(leave=tuple(numbers)))
             case Cancel(number):
                 return self._cancel(number)
             case Stop(reason):
@@ -227,6 +245,14 @@ class Supervisor:
                 return False
         self._events.flush()
         return True
+
+    def _ask(self, more: Wanted) -> bool:
+        live = frozenset(it.attempt for it in alive([*self._attempts.values()]))
+        return self._asked.add(more, live)
+
+    def _inside(self, leave: frozenset[int]) -> Inside:
+        leaving = {number: self._seconds_since(f"attempt {number} leaves") for number in leave}
+        return replace(self._world(), leaving=leaving)
 
     def _rest(self, actions: Sequence[Action]) -> None:
         """Waits until there may be something new, and looks at what is alive."""
@@ -291,7 +317,7 @@ class Supervisor:
         wanted = f"{api.endpoint} has not told whether it has attempt {number}"
         silence = self._asking(number, wanted)
         try:
-            jobs = api.find(self._terms.run_id, number)
+            jobs = api.find(self._asked.terms.run_id, number)
         except ApiError as error:
             if not error.transient:
                 raise
@@ -319,7 +345,7 @@ class Supervisor:
         )
         self._record(self._with_state(attempt, job))
         home = min(self._attempts.values(), key=lambda it: it.attempt).region
-        buckets = self._terms.choices[0].job.checkpoint.buckets
+        buckets = self._asked.terms.choices[0].job.checkpoint.buckets
         away = attempt.region != home and attempt.region not in buckets
         if away and not self._run_dir.store.is_local:
             self._events.emit("moved", attempt=number, region=attempt.region, home=home)

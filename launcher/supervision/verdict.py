@@ -18,6 +18,7 @@ user_error   ended because of the user's program: a Python error, out of memory
 rejected     was refused: permissions, credentials, a request that is wrong
 gone         was deleted, or its API fell silent for good
 cancelled    was cancelled by somebody
+replaced     was not wanted any more
 unsent       was on record, and never sent
 ===========  ===============================================================================
 
@@ -34,7 +35,7 @@ from functools import lru_cache
 from typing import Literal
 
 from launcher.supervision.attempt import UNREACHABLE, UNSENT, Attempt
-from trainer.rundir.attempts import LOST, REFUSED
+from trainer.rundir.attempts import LOST, REFUSED, REPLACED
 
 Verdict = Literal[
     "succeeded",
@@ -51,6 +52,7 @@ Verdict = Literal[
     "rejected",
     "gone",
     "cancelled",
+    "replaced",
     "unsent",
 ]
 
@@ -93,6 +95,8 @@ _DENIALS = frozenset({PERMISSION_DENIED, UNAUTHENTICATED, NOT_FOUND, FAILED_PREC
 def verdict_of(attempt: Attempt) -> Verdict:
     """Returns why ``attempt``, which is over, ended."""
     state = attempt.state
+    if attempt.kind == REPLACED:
+        return "replaced"
     if state == "SUCCEEDED":
         return "succeeded"
     if attempt.kind == UNREACHABLE:

@@ -54,10 +54,10 @@ class Scene:
         run_id: the run's id.
         replicas: the names of a job's replicas, in order.
         started: when the run was created, in Unix seconds.
-        jobs: how many jobs are wanted at a time.
+        jobs: how many jobs of a fleet are wanted at a time; 0 where there is ever one.
     """
 
-    def __init__(self, run_id: str, replicas: list[str], started: float, jobs: int = 1) -> None:
+    def __init__(self, run_id: str, replicas: list[str], started: float, jobs: int = 0) -> None:
         self.run_id = run_id
         self.started = started
         self.jobs = jobs
@@ -80,6 +80,8 @@ class Scene:
             record = EventRecord.of(event)
             if record.event == "steps" and record.metrics:
                 self._add_losses(record.first, record.count, record.metrics.get("loss"))
+            if record.event == "wanted" and record.jobs is not None:
+                self.jobs = record.jobs
             line = None if record.event in QUIET else line_of(event)
             if record.event == "checkpoint_failed":  # each of its ranks may say so
                 line = None if record.step in self._unsaved else line
@@ -99,7 +101,7 @@ class Scene:
     @property
     def replicas(self) -> list[str]:
         """The names of all replicas that there are to be, in order; a fleet's say of which job."""
-        if self.jobs == 1:
+        if not self.jobs:
             return self._replicas
         return [f"{job}/{name}" for job in self.live for name in self._replicas]
 
@@ -132,7 +134,7 @@ def render(scene: Scene, now: float, width: int) -> RenderableType:
     if history.metrics:
         body.add_row("metrics", _metrics(scene))
     body.add_row("world", _world(scene, now))
-    if scene.jobs > 1:
+    if scene.jobs:
         body.add_row("jobs", _jobs(scene))
     body.add_row("replicas", _replicas(scene, width - 12))
     happened = Table.grid(padding=(0, 2, 0, 0))

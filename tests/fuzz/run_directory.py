@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 from safetensors.torch import save
 
+from launcher.job.job import Job
 from launcher.status.samples import account, read_audit
 from launcher.status.status import read_status
+from launcher.supervision.wanted import fleet_of, ways_of
 from launcher.views.live import Scene, render
 from launcher.views.summary import print_summary
 from tests.fuzz.inputs import anything, as_json, changed, damaged, json_of
@@ -33,8 +35,10 @@ from trainer.rundir.compaction import Compaction
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
 from trainer.rundir.untrusted import DEPTH, parse_json
+from trainer.rundir.wanted import Wanted, newest_wanted
 
 A = MemberId("workerpool0-0", "a")
+JOB = Job.model_validate({"name": "j", "task": "m:T", "fleet": 2, "pools": ["a2-highgpu-1g"]})
 
 
 def directory(**files: bytes) -> RunDirectory:
@@ -44,6 +48,24 @@ def directory(**files: bytes) -> RunDirectory:
     for name, data in files.items():
         run_dir.store.write(name.replace("__", "/").replace("DOT", "."), data)
     return run_dir
+
+
+WANTED = Wanted(jobs=2, region="us-east4", renew=(1,), leave=(1,), max_workers=8, by="me", at=9.0)
+
+
+@target(st.tuples(json_of(WANTED.to_json()), st.sampled_from([1, 2, 3])))
+def what_is_wanted(given: tuple[bytes, int]) -> None:
+    data, version = given
+    whole = as_json({**WANTED.to_json(), "version": 1})
+    files = {f"wanted__{number:06d}DOTjson": whole for number in (1, 2)}
+    run_dir = directory(**{**files, f"wanted__{version:06d}DOTjson": data})
+    found = newest_wanted(run_dir)
+    if found is not None:
+        assert 1 <= found.version <= 3
+        assert Wanted.from_json(found.version, found.to_json()) == found
+        with suppress(ValueError):
+            ways = ways_of(JOB, "local", None, found)
+            assert fleet_of(JOB, ways, found).jobs <= 64
 
 
 CLAIM = {"term": 7, "member": str(A), "target": "10.0.0.1:5", "generation": 3, "counter": 9}

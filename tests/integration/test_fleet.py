@@ -6,12 +6,13 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from launcher.emulator.vms import netns
+from launcher.status.history import History
 from tests.integration.command import Swell, until
 from tests.integration.test_elastic_run import EPOCHS, check_nothing_lost, undisturbed
 from trainer.protocol.lease import newest_claim
@@ -21,6 +22,7 @@ from trainer.rundir.events import Event, read_events
 __all__ = ["undisturbed"]  # a fixture
 
 # Waits before some steps until somebody opens their gates: what is to happen before them does.
+# Where something is to happen while it trains, it trains slowly until somebody is done with that.
 TASK = """
 import time
 from pathlib import Path
@@ -28,11 +30,13 @@ from trainer.tasks.digits import Digits
 
 
 class Gated(Digits):
-    def __init__(self, gates, at, **rest):
+    def __init__(self, gates, at, slowly, **rest):
         super().__init__(**rest)
-        self.gates, self.at = Path(gates), at
+        self.gates, self.at, self.slowly = Path(gates), at, slowly
 
     def before_update(self, model, step):
+        if self.slowly and not (self.gates / "hurry").exists():
+            time.sleep(0.5)
         if step.number in self.at:
             (self.gates / f"at {step.number}").touch()
             while not (self.gates / str(step.number)).exists():
@@ -41,8 +45,12 @@ class Gated(Digits):
 JOB = """
 name: fleet
 task: {folder}/gated.py:Gated
-args: {{gates: {folder}, at: {gates}, epochs: {epochs}, batch: 64, width: 8, dtype: float64}}
+args:
+  {{gates: {folder}, at: {gates}, slowly: {slowly}, epochs: {epochs}, batch: 64, width: 8,
+    dtype: float64}}
 fleet: {fleet}
+regions: {regions}
+timeout: {timeout}
 pools: {pools}
 elastic: {{suspicion: 5s, spares: 0, start_wait: {start_wait}}}
 resubmit: {{pause: 1s, longest: 2s}}
@@ -58,18 +66,29 @@ class Fleet:
     Args:
         swell: the command.
         gates: before which steps it waits.
+        slowly: whether it trains slowly until ``hurry``.
         rest: fields of the job file.
     """
 
-    def __init__(self, swell: Swell, *gates: int, market: dict[str, Any], **rest: Any) -> None:
+    def __init__(
+        self,
+        swell: Swell,
+        *gates: int,
+        market: dict[str, Any],
+        slowly: bool = False,
+        regions: Sequence[str] = (),
+        **rest: Any,
+    ) -> None:
         self._swell = swell
         (swell.folder / "gated.py").write_text(TASK)
-        fields = {"pools": ONE, "start_wait": "60s", "vm": "process", **rest}
+        fields = {"pools": ONE, "start_wait": "60s", "vm": "process", "timeout": "1h", **rest}
         job = swell.folder / "fleet.yaml"
         job.write_text(
             JOB.format(
                 folder=swell.folder,
                 gates=list(gates),
+                slowly=json.dumps(slowly),
+                regions=json.dumps(list(regions)),
                 epochs=EPOCHS,
                 market=json.dumps({"notice": "none", "survivors": "fail", **market}),
                 **{name: json.dumps(value) for name, value in fields.items()},
@@ -90,6 +109,10 @@ class Fleet:
         """Lets it go on."""
         (self._swell.folder / str(step)).touch()
 
+    def hurry(self) -> None:
+        """Lets it train as fast as it can from now on."""
+        (self._swell.folder / "hurry").touch()
+
     def end(self) -> None:
         self.output, _ = self.launch.communicate()
         assert self.launch.returncode == 0, self.output
@@ -101,6 +124,10 @@ class Fleet:
     @property
     def directory(self) -> RunDirectory:
         return RunDirectory(str(self._swell.run_dir("fleet")))
+
+    def step(self) -> int:
+        """How many steps are completed."""
+        return History(self.events).step
 
     def ready(self) -> set[str]:
         """All members that have ever been ready."""

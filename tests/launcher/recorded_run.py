@@ -29,7 +29,7 @@ def record_run(
     """Writes run.json where this machine finds it."""
     directory = home.directory_for(run_id, None)
     record = {"id": run_id, "target": target, "created": created, "by": by}
-    record |= {"spec": {**SPEC, "fleet": fleet}}
+    record |= {"spec": {**SPEC, "fleet": fleet} if fleet > 1 else SPEC}
     record |= formats.RUN.stamp()
     home.create(directory, record)
     return directory

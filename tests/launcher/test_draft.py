@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +80,10 @@ def test_a_run_goes_on_as_it_was_launched(tmp_path: Path) -> None:
     create(draft)
     again = reopen(draft.directory)
     assert again.packed is None, "the code is there already"
-    for choice in draft.choices:
+    for choice in draft.ways.choices:
         assert again.request(1, choice, "token") == draft.request(1, choice, "token")
     assert again.terms(60.0, 30.0) == draft.terms(60.0, 30.0)
-    assert [choice.usd_per_hour for choice in again.choices] == [1.8]
+    assert [choice.usd_per_hour for choice in again.ways.choices] == [1.8]
 
 
 def test_a_fleets_anchors_have_their_price_or_limits_of_cost_would_never_be_reached() -> None:
@@ -141,3 +142,26 @@ def test_a_start_that_is_broken_off_ends_the_run(
         raise error
     outcome = directory.outcome()
     assert outcome and outcome["state"] == state and outcome["reason"].startswith(reason)
+
+
+def test_the_terms_are_those_of_what_is_asked_and_of_nothing_that_cannot_be() -> None:
+    draft = prepare(job(fleet=2, limits={"cost": "50 USD"}), "local", "one")
+    assert draft.launched is not None
+    asked = replace(draft.launched, version=1, jobs=3, region="us-east1", strategy="standard")
+    terms = draft.terms(60.0, 30.0, asked)
+    assert (terms.fleet.jobs, terms.fleet.since) == (3, draft.record["created"])
+    assert {(one.region, one.job.scheduling.strategy) for one in terms.choices} == {
+        ("us-east1", "standard")
+    }
+    for wrong in (
+        replace(asked, jobs=65),
+        replace(asked, region="us-moon1"),
+        replace(asked, machine="a2-highgpu-2g"),  # its price is unknown
+    ):
+        with pytest.raises(ValueError):
+            draft.terms(60.0, 30.0, wrong)
+
+
+def test_what_is_no_fleet_cannot_be_asked() -> None:
+    assert prepare(job(), "local", "one").launched is None
+    assert prepare(job(fleet=1), "local", "two").launched is not None

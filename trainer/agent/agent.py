@@ -334,6 +334,7 @@ class Agent:
         log.info("out of the world: %s", release.reason)
         self._released = True
         if release.broken:
+            self._link.renounce()
             return  # this machine is not needed any more
         asyncio.get_running_loop().call_later(
             FALSE_NOTICE, self._conclude, Rejoin("the VM was not taken away after all")

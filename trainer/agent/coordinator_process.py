@@ -51,14 +51,15 @@ def seat_of(
     run: Settings,
 ) -> Seat:
     """What the coordinator of a replica's agent has to know."""
-    slots = replica.replicas * replica.slots * run.fleet
+    slots = replica.replicas * replica.slots * (run.fleet or 1)
     program = run.program
     own = run.torchrun is None and not program.task
     if own and not is_elastic(program.script, program.module):
         # A plain script cannot take it that the world changes: it is always the full one.
         run = replace(run, min_workers=slots, max_workers=slots)
     limits = run.limits(run_dir.store.is_local)
-    return Seat(run_dir, credentials, member, replica.address, slots, limits)
+    changes = run.fleet is not None
+    return Seat(run_dir, credentials, member, replica.address, slots, limits, changes)
 
 
 class Host:

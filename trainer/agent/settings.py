@@ -50,7 +50,7 @@ class Settings:
         job_sha256: the job's checksum, for the record.
         audit: whether workers log the sample ids of every step.
         on_nonfinite: see trainer.protocol.session; None where the job does not say.
-        fleet: how many CustomJobs form the world.
+        fleet: how many CustomJobs form the world at first; None where there is ever one.
 
     Raises ValueError, also when the values do not agree with each other.
     """
@@ -73,7 +73,7 @@ class Settings:
     job_sha256: str = ""
     audit: bool = False
     on_nonfinite: Literal["stop", "skip", "rollback"] | None = None
-    fleet: int = 1
+    fleet: int | None = None
 
     def __post_init__(self) -> None:
         program, code = self.program, self.code

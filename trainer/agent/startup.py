@@ -47,7 +47,7 @@ async def serve(env: Mapping[str, str], nursery_line: socket | None = None) -> i
     credentials = find_credentials(env, run)
     claim = patiently(lambda: newest_claim(run_dir), limit=START_LIMIT)  # its holder is a peer
     replica = find_replica(env, claim.target.rpartition(":")[0] if claim else "")
-    if settings.fleet > 1:  # every job has a workerpool0-0
+    if settings.fleet is not None:  # every job has a workerpool0-0
         replica = replace(replica, name=f"{credentials.attempt}/{replica.name}")
         added, why = between_jobs(env, replica.interface)
     else:

@@ -19,6 +19,7 @@ from trainer.coordinator import succession
 from trainer.coordinator.compactor import Compactor
 from trainer.coordinator.explanation import Telling
 from trainer.coordinator.leadership import Leadership
+from trainer.coordinator.member import State
 from trainer.coordinator.membership import Membership
 from trainer.coordinator.restarts import Restarts
 from trainer.coordinator.seat import Seat
@@ -34,11 +35,13 @@ from trainer.rundir.attempts import GivenUp
 from trainer.rundir.events import EventWriter
 from trainer.rundir.names import OutcomeState
 from trainer.rundir.retry import NO_ROOM
+from trainer.rundir.wanted import Wanted, newest_wanted
 
 TICK = 0.1  # seconds
 OVERSLEPT = 0.5  # seconds by which a tick may be late; what is more was nobody's silence
 # What is lost to one leader may be with the next.
 BY_TERM = frozenset({"member_joined", "loss", "generation_formed"})
+WANTED_EVERY = 2.0  # seconds between two looks at what the run is asked to be
 FINISH_AGAIN = 0.5  # seconds, when the store does not take the outcome
 
 
@@ -143,6 +146,7 @@ class Coordinator:
                 self._beat(),
                 self._carry_out_all(),
                 self._events.flush_often(),
+                *([self._heed()] if seat.changes else []),
             )
         ]
         self._compactor = Compactor(seat.run_dir)
@@ -294,6 +298,27 @@ class Coordinator:
                 self._machine.members.excuse(late)
             self._take(signals.Tick())
             self._explain(self._clock())
+
+    async def _heed(self) -> None:
+        """Takes in what the run is asked to be: how large worlds may be, and who is to leave."""
+        known: Wanted | None = None
+        while self._leadership.holds():
+            with suppress(OSError):  # a store that is away for a moment
+                found = await asyncio.to_thread(newest_wanted, self._seat.run_dir, known)
+                if found is not None and found != known:
+                    known = found
+                    self._take(signals.Bounded(found.max_workers))
+            if known is not None:
+                self._send_away({str(number) for number in known.leave})
+            await asyncio.sleep(WANTED_EVERY)
+
+    def _send_away(self, jobs: set[str]) -> None:
+        """Has the members of these jobs leave; the one that hosts this leader as the last."""
+        own = self._seat.member
+        there = self._machine.members.values()
+        leaving = [it.id for it in there if it.id.job in jobs and it.state is not State.DRAINING]
+        for member in sorted(leaving, key=lambda one: one == own):
+            self._take(signals.Drain(member, "not wanted any more", math.inf))
 
     def _explain(self, now: float) -> None:
         """Says what is waited for, if nothing happens for some time."""

@@ -101,6 +101,8 @@ class Membership:
             self._tick(now)
         elif isinstance(event, signals.Joined):
             self._joined(event, now)
+        elif isinstance(event, signals.Bounded):
+            self.members.most = max(event.max_workers, self.limits.min_workers)
         elif (member := self.members.get(event.member)) is not None:
             member.heard = now
             self._take(member, event, now)
@@ -210,10 +212,10 @@ class Membership:
     def _drain(self, member: Member, event: signals.Drain, now: float) -> None:
         if member.state is State.DRAINING:
             return
-        self._emit("drain", member, event.reason, deadline_seconds=event.deadline)
+        self._emit("drain", member, event.reason, deadline_seconds=event.seconds)
+        member.drain_until = now + event.deadline
         if member.state is State.ACTIVE:
             member.state = State.DRAINING
-            member.drain_until = now + event.deadline
             if self.phase is Phase.STOPPING:
                 self._reformation.blame("drain")  # it is served by the stop under way
         else:
@@ -256,7 +258,8 @@ class Membership:
 
     def _release_drained(self, member: Member) -> None:
         self._forget(member)
-        self._out.append(signals.Release(member.id, "drained", rejoin=False))
+        stays_out = member.drain_until == float("inf")  # nobody takes its VM
+        self._out.append(signals.Release(member.id, "drained", rejoin=False, broken=stays_out))
 
     def _forget(self, member: Member) -> None:
         del self.members[member.id]

@@ -18,6 +18,7 @@ class Roster(dict[MemberId, Member]):
         expected: slots that the run was asked for; the first world waits for them.
 
     Attributes:
+        most: how many workers a world may have, unless it may have certain sizes only.
         enough_at: since when there have been enough for one; None while there are not.
     """
 
@@ -25,6 +26,7 @@ class Roster(dict[MemberId, Member]):
         super().__init__()
         self._limits = limits
         self._asked = expected
+        self.most = limits.max_workers
         self.enough_at: float | None = None
 
     @property
@@ -40,7 +42,7 @@ class Roster(dict[MemberId, Member]):
         """Who would be in a world formed now, in the order of ranks."""
         if self._limits.sizes:
             return choose_of_size(list(self.values()), self._limits.sizes)
-        return choose(list(self.values()), self._limits.min_workers, self._limits.max_workers)
+        return choose(list(self.values()), self._limits.min_workers, self.most)
 
     @property
     def there(self) -> int:

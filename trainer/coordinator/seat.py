@@ -24,6 +24,7 @@ class Seat:
         address: the IP address to listen on.
         expected: the slots that the run was asked for.
         limits: those of membership and of the lease.
+        changes: whether how large worlds may be can be asked to change (see trainer.rundir.wanted).
     """
 
     run_dir: RunDirectory
@@ -32,6 +33,7 @@ class Seat:
     address: str
     expected: int
     limits: Limits
+    changes: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain values, the run's secret among them."""
@@ -42,6 +44,7 @@ class Seat:
             "address": self.address,
             "expected": self.expected,
             "limits": asdict(self.limits),
+            "changes": self.changes,
         }
 
     @classmethod
@@ -58,4 +61,5 @@ class Seat:
             value["address"],
             value["expected"],
             Limits(**{**limits, "sizes": tuple(limits["sizes"])}),
+            value["changes"],
         )

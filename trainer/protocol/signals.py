@@ -120,11 +120,19 @@ class Crashed:
 
 @dataclass(frozen=True)
 class Drain:
-    """The member was given notice: it must leave within ``deadline`` seconds."""
+    """The member was given notice: it must leave within ``deadline`` seconds.
+
+    Of one that is not wanted any more it is math.inf, and it stays out.
+    """
 
     member: MemberId
     reason: str
     deadline: float
+
+    @property
+    def seconds(self) -> float | None:
+        """The deadline, if there is one."""
+        return self.deadline if math.isfinite(self.deadline) else None
 
 
 @dataclass(frozen=True)
@@ -200,6 +208,13 @@ class Proved:
 
 
 @dataclass(frozen=True)
+class Bounded:
+    """From now on no world is to have more than so many workers."""
+
+    max_workers: int
+
+
+@dataclass(frozen=True)
 class Tick:
     """Time passed."""
 
@@ -217,6 +232,7 @@ Event = (
     | TaskFailed
     | RankFailed
     | Proved
+    | Bounded
     | Tick
 )
 

@@ -14,6 +14,7 @@ from trainer.rundir.names import ATTEMPTS
 
 REFUSED = "REFUSED"  # the API did not take the request, or it was never sent
 LOST = "LOST"  # the API no longer knows the CustomJob, or no longer answers
+REPLACED = "replaced"  # the kind of one that is not wanted any more
 ASK_AGAIN = 1.0  # seconds for which an answer counts
 ENDED = frozenset(
     {"SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED", REFUSED, LOST}

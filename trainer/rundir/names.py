@@ -29,6 +29,7 @@ OUTCOME = "outcome.json"
 OUTCOME_ROOM = 2**16  # bytes that are kept for it on a disk that may be full by then
 STOP = "stop.json"
 ATTEMPTS = "attempts"
+WANTED = "wanted"
 LEADER = "leader"
 EVENTS = "events"
 AUDIT = "audit"

@@ -10,12 +10,14 @@ from typing import Any
 from launcher.job.job import Job
 from launcher.supervision.attempt import Attempt
 from launcher.supervision.choices import Choice, choices_of
-from launcher.supervision.fleet import Fleet, alive
+from launcher.supervision.fleet import Fleet, alive, outdated
 from launcher.supervision.policy import (
     Action,
     Cancel,
     End,
     Leave,
+    Renew,
+    Retire,
     Situation,
     Stop,
     Submit,
@@ -23,9 +25,13 @@ from launcher.supervision.policy import (
     Wait,
     decide,
 )
+from launcher.supervision.replacement import Inside
 from tests.launcher.supervision.policy_run import STOCKOUT
+from trainer.rundir.attempts import REPLACED
 
 POLL = 600.0
+MEMBERS = 4  # of each attempt
+WARM = 60.0  # seconds from an attempt's machines to its workers being in the world
 
 
 @dataclass(frozen=True)
@@ -78,9 +84,16 @@ class FleetRun:
         job: what is run.
         fleet: how many are wanted.
         life: returns what becomes of an attempt from its number, its choice and the time.
+        renews: whether attempts are renewed before their timeout.
     """
 
-    def __init__(self, job: Job, fleet: Fleet, life: Callable[[int, Choice, float], Life]) -> None:
+    def __init__(
+        self,
+        job: Job,
+        fleet: Fleet,
+        life: Callable[[int, Choice, float], Life],
+        renews: bool = False,
+    ) -> None:
         self.terms = Terms(
             "run-1",
             tuple(choices_of(job, "local")),
@@ -88,17 +101,40 @@ class FleetRun:
             job.resubmit,
             job.limits,
             fleet,
+            renews=renews,
             stop_grace=600.0,
         )
         self.attempts: dict[int, Attempt] = {}
         self.sent: list[tuple[float, str]] = []  # when, and in which region
         self.now = 0.0
         self.most_alive = 0
+        self.most_beside = 0  # of those that were wanted, beside what is to go
         self.stopped: str | None = None
         self.end: End | None = None
         self._life = life
         self._lives: dict[int, Life] = {}
         self._cancel_sent: set[int] = set()
+
+    def ask(self, jobs: int | None = None, ways: Job | None = None) -> None:
+        """Asks for so many jobs from now on, of the choices of another job."""
+        terms, fleet = self.terms, self.terms.fleet
+        choices = terms.choices if ways is None else tuple(choices_of(ways, "local"))
+        wanted = fleet.jobs if jobs is None else jobs
+        self.terms = replace(
+            terms, choices=choices, fleet=replace(fleet, jobs=wanted, since=self.now)
+        )
+
+    @property
+    def training(self) -> list[Attempt]:
+        """Those whose workers are in the world."""
+        there = (it for it in self.alive if it.started is not None and not it.left)
+        return [
+            it
+            for it in there
+            if self.now >= (it.started or 0.0) + WARM
+            and it.attempt not in self._unreached()
+            and it.attempt not in self.terms.fleet.leave
+        ]
 
     def play(self, until: float) -> FleetRun:
         """Goes on until then, in seconds, or to the run's end."""
@@ -106,7 +142,7 @@ class FleetRun:
             acted = [self._carry_out(action) for action in self.decide()]
             if True not in acted:
                 waits = [one for one in acted if not isinstance(one, bool)]
-                self.now = min([self.now + POLL, *waits, *self._changes()])
+                self.now = min([until, self.now + POLL, *waits, *self._changes()])
             self._age()
         return self
 
@@ -117,6 +153,7 @@ class FleetRun:
             frozenset(self._cancel_sent),
             stop=self.stopped,
             unreached=self._unreached(),
+            world=Inside({it.attempt: MEMBERS for it in self.training}, True),
         )
         return decide(self.terms, situation, self.now)
 
@@ -141,6 +178,15 @@ class FleetRun:
                 self._submit(number, choice)
             case Leave(number, reason, kind):
                 self.attempts[number] = replace(self.attempts[number], left=reason, kind=kind)
+            case Renew(numbers):
+                fleet = self.terms.fleet
+                since = 0.0 if fleet.since is None else fleet.since
+                changed = replace(fleet, since=since, renew=fleet.renew | numbers)
+                self.terms = replace(self.terms, fleet=changed)
+            case Retire(numbers):
+                assert not numbers & self.terms.fleet.leave, "once"
+                fleet = self.terms.fleet
+                self.terms = replace(self.terms, fleet=replace(fleet, leave=fleet.leave | numbers))
             case Cancel(number):
                 self._cancel_sent.add(number)
                 self._over(number, self.now, state="CANCELLED")
@@ -170,14 +216,19 @@ class FleetRun:
             submitted=self.now,
         )
         self.most_alive = max(self.most_alive, len(self.alive))
+        live = self.alive
+        old = outdated(self.terms.fleet, self.terms.choices, live)
+        beside = [it for it in live if it.attempt not in old and it.kind != REPLACED]
+        self.most_beside = max(self.most_beside, len(beside) - self.terms.fleet.jobs)
 
     def _changes(self) -> Iterator[float]:
         """When something becomes of what is alive."""
         for attempt in self.alive:
             life = self._lives[attempt.attempt]
             times = [attempt.created + life.lives]
-            if attempt.started is None and life.machines is not None:
-                times.append(attempt.created + life.machines)
+            if life.machines is not None:
+                has = attempt.created + life.machines
+                times += [has, has + WARM]
             yield from (at for at in times if at > self.now)
 
     def _age(self) -> None:

@@ -117,10 +117,10 @@ def test_where_there_is_no_anchor_the_others_go_on_without() -> None:
 def test_what_is_lacking_by_kind() -> None:
     fleet = Fleet(4, anchor=2, anchors=ON_DEMAND)
     anchor = alive_attempt(1, choice=ON_DEMAND[0].name)
-    assert lack(fleet, []) == Lack(2, 2)
-    assert lack(fleet, [anchor, alive_attempt(2)]) == Lack(1, 1)
-    assert lack(fleet, [alive_attempt(n) for n in (1, 2, 3)]) == Lack(1, 0)
-    assert lack(fleet, [alive_attempt(n) for n in (1, 2, 3, 4)]) == Lack(0, 0)
+    assert lack(fleet, (ONE_WAY,), []) == Lack(2, 2)
+    assert lack(fleet, (ONE_WAY,), [anchor, alive_attempt(2)]) == Lack(1, 1)
+    assert lack(fleet, (ONE_WAY,), [alive_attempt(n) for n in (1, 2, 3)]) == Lack(1, 0)
+    assert lack(fleet, (ONE_WAY,), [alive_attempt(n) for n in (1, 2, 3, 4)]) == Lack(0, 0)
 
 
 def test_the_workers_of_all_jobs_count_for_anchors_and_fallbacks_too() -> None:

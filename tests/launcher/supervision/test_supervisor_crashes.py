@@ -24,6 +24,7 @@ from tests.launcher.faked_vertex import Looks, Region
 from tests.launcher.supervision.policy_run import STOCKOUT
 from tests.launcher.supervision.supervised import ONE, Fixture
 from trainer.rundir.store import Store
+from trainer.rundir.wanted import newest_wanted
 
 MOST_POINTS = 400  # far more than the scenario has
 
@@ -158,6 +159,21 @@ def fleet(fixture: Fixture) -> Callable[[int], Looks]:
     return in_turn(fixture, lives)
 
 
+def moved(fixture: Fixture) -> Callable[[int], Looks]:
+    """One trains; two are wanted, in another region; and one of those that come ends the run."""
+    lives: list[Looks] = [
+        ["RUNNING", fixture.asking(2, "us-east4")],
+        [f"FAILED: {STOCKOUT}"],
+        ["RUNNING"],
+    ]
+    return in_turn(fixture, lives)
+
+
+def renewed(fixture: Fixture) -> Callable[[int], Looks]:
+    """One whose timeout is near is replaced, and its replacement ends the run."""
+    return in_turn(fixture, [["PENDING", "RUNNING"]])
+
+
 def cancelled(fixture: Fixture) -> Callable[[int], Looks]:
     """Somebody cancels the run from elsewhere; the job must be gone in the end."""
     return lambda number: ["RUNNING", fixture.ending("cancelled", "by somebody"), "RUNNING"]
@@ -171,10 +187,11 @@ def limited(fixture: Fixture) -> Callable[[int], Looks]:
 def begun(path: Path, make: Callable[[Fixture], Callable[[int], Looks]]) -> Fixture:
     """A world in which the scenario's jobs live."""
     lives: list[Callable[[int], Looks]] = []
-    limits = {"time": "30s"} if make is limited else {}
-    fixture = Fixture(
-        path, lambda number: lives[0](number), Fleet(3) if make is fleet else ONE, **limits
-    )
+    more: dict[str, Any] = {"time": "30s"} if make is limited else {}
+    if make is renewed:
+        more["timeout"] = "2min"
+    wanted = Fleet(3) if make is fleet else ONE
+    fixture = Fixture(path, lambda number: lives[0](number), wanted, **more)
     lives.append(make(fixture))
     return fixture
 
@@ -203,11 +220,12 @@ def play(
 def check(fixture: Fixture, outcome: str, point: str, late: bool = False) -> None:
     vertex = fixture.vertex
     assert not vertex.alive, point
-    assert vertex.most_alive <= fixture.fleet.jobs, point
+    beside = fixture.most_wanted if newest_wanted(fixture.run_dir) else 0
+    assert vertex.most_alive <= fixture.most_wanted + beside, point
     found = fixture.run_dir.outcome()
     assert found and found["state"] == outcome, point
     states = [job.state.state for job in vertex.jobs.values()]
-    if fixture.fleet.jobs == 1:
+    if fixture.most_wanted == 1:
         assert states.count("SUCCEEDED") == (outcome == "succeeded"), point
     # Every job is on record, once, and as it ended.
     recorded = [attempt.job for attempt in fixture.attempts if attempt.kind != UNSENT]
@@ -220,7 +238,14 @@ def check(fixture: Fixture, outcome: str, point: str, late: bool = False) -> Non
             assert attempt.state == vertex.jobs[attempt.job].state.state, point
 
 
-SCENARIOS = {"succeeded": scenario, "cancelled": cancelled, "limited": limited, "fleet": fleet}
+SCENARIOS = {
+    "succeeded": scenario,
+    "cancelled": cancelled,
+    "limited": limited,
+    "fleet": fleet,
+    "moved": moved,
+    "renewed": renewed,
+}
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
@@ -233,7 +258,7 @@ def test_killed_once_at_every_point(
     for at in range(1, MOST_POINTS):
         point = Points(at, after)
         fixture, supervisors = play(tmp_path / str(at), make, points, point)
-        how = "succeeded" if outcome == "fleet" else outcome
+        how = outcome if outcome in ("cancelled", "limited") else "succeeded"
         check(fixture, how, f"{outcome}: killed at point {at}, {point.hit}")
         if supervisors == 1:
             break  # there are no more points
@@ -253,7 +278,7 @@ def test_killed_twice(tmp_path: Path, points: Callable[[Points | None], None], s
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["a turn", "to the end"])
-@pytest.mark.parametrize("make", [scenario, fleet])
+@pytest.mark.parametrize("make", [scenario, fleet, moved, renewed])
 def test_another_acts_at_every_point(
     tmp_path: Path,
     points: Callable[[Points | None], None],

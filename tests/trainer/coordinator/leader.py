@@ -32,11 +32,12 @@ TOKEN = OURS.token
 A, B = MemberId("workerpool0-0", "a1"), MemberId("workerpool1-0", "b1")
 
 
-def seat(path: Path, member: str = "leader#0", **limits: Any) -> Seat:
+def seat(path: Path, member: str = "leader#0", changes: bool = False, **limits: Any) -> Seat:
     """Where a run of two workers is led from."""
     fixed = Limits(**{"min_workers": 2, "max_workers": 2, "hold_off": 0.0, **limits})
     where = RunDirectory(str(path))
-    return Seat(where, OURS, MemberId.parse(member), "127.0.0.1", fixed.max_workers, fixed)
+    who = MemberId.parse(member)
+    return Seat(where, OURS, who, "127.0.0.1", fixed.max_workers, fixed, changes)
 
 
 @dataclass(frozen=True)
@@ -144,11 +145,13 @@ async def leading(
 
 
 @asynccontextmanager
-async def world_of_two(leader: Leader) -> AsyncIterator[tuple[Agent, Agent, Any]]:
+async def world_of_two(
+    leader: Leader, first: MemberId = A, second: MemberId = B
+) -> AsyncIterator[tuple[Agent, Agent, Any]]:
     """Two agents in a world that was just formed. Yields what they were sent."""
     async with Agent(leader.target) as a, Agent(leader.target) as b:
-        await a.hello(A)
-        await b.hello(B)
+        await a.hello(first)
+        await b.hello(second)
         for agent in (a, b):
             await agent.send(ready=pb.Ready())
         worlds = [(await agent.until("form")).world for agent in (a, b)]

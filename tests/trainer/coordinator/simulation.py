@@ -433,7 +433,7 @@ class Simulation:
                 self._check_form(command.world)
             elif isinstance(command, signals.Release):
                 self._gone.add(command.member)
-                own = None if isinstance(event, signals.Tick) else event.member
+                own = getattr(event, "member", None)
                 assert command.member in known or command.member == own, "released whom?"
                 assert command.member not in machine.members
             elif isinstance(command, signals.Replace):

@@ -23,10 +23,11 @@ from tests.trainer.coordinator.leader import (
 )
 from trainer.coordinator import explanation
 from trainer.protocol import swell_pb2 as pb
-from trainer.protocol.world import arrange
+from trainer.protocol.world import MemberId, arrange
 from trainer.rundir.events import Event, read_events
 from trainer.rundir.formats import PROTOCOL
 from trainer.rundir.store import Store
+from trainer.rundir.wanted import Wanted, create_wanted
 
 
 @with_leader
@@ -256,3 +257,34 @@ async def test_a_store_that_is_away_delays_the_end_and_no_more(leader: Leader) -
         await a.send(done=pb.Done(generation=1, step=9))
         assert (await a.until("finish")).state == "succeeded"
     assert leader.run_dir.outcome() is not None
+
+
+def test_who_is_not_wanted_any_more_is_asked_to_leave(tmp_path: Path) -> None:
+    """And how large worlds may be follows what is wanted."""
+    mine, other = MemberId("workerpool0-0", "a1"), MemberId("1/workerpool0-0", "b1")
+
+    async def body() -> None:
+        async with (
+            leading(tmp_path, changes=True, min_workers=1) as leader,
+            world_of_two(leader, mine, other) as (a, b, _),
+        ):
+            for agent in (a, b):
+                await agent.send(started=pb.Started(generation=1, step=0))
+            wanted = Wanted(1, jobs=2, leave=(1,), max_workers=2)
+            assert create_wanted(leader.run_dir, wanted)
+            assert (await a.until("pause")).generation == 1
+            for agent in (a, b):
+                await agent.send(stopped=pb.Stopped(generation=1, step=3, clean=True))
+            release = await b.until("release")
+            assert (release.rejoin, release.broken) == (False, True)
+            assert [one.member for one in (await a.until("form")).world.slots] == [str(mine)]
+
+    asyncio.run(body())
+
+
+def test_what_a_run_that_nobody_can_ask_is_asked_is_not_looked_for(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with leading(tmp_path) as leader:
+            assert not any("_heed" in repr(task) for task in leader.coordinator._tasks)
+
+    asyncio.run(body())

@@ -1,0 +1,163 @@
+"""A fleet that changes its machines while it trains, from ``swell launch`` on: see recovery.py.
+
+Its VMs are processes on this machine, one for each job; the market is the emulator's.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from launcher.status.status import read_status
+from launcher.supervision.attempt import read_attempts
+from stamps import Stamp, read_stamps
+from trainer.rundir.attempts import ENDED
+from trainer.rundir.directory import RunDirectory
+
+ROOT = Path(__file__).parents[1]
+RUN = "moving"
+LIMIT = 300.0  # seconds, for anything to happen
+WATCH = 0.2  # seconds between two looks
+WARM = 15  # steps of a world that trains
+JOB = """
+name: moving
+task: jobs.fit:Mlp
+fleet: {jobs}
+regions: [us-central1]
+pools: [a2-highgpu-1g]
+elastic: {{start_wait: 1s}}
+checkpoint: {{every: 1h}}
+local: {{vm: process}}
+"""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is asked of a run.
+
+    Attributes:
+        jobs: that it has before.
+        command: what is asked, for ``swell``.
+        after: how many it has afterwards.
+        gone: how many attempts have ended then.
+    """
+
+    jobs: int
+    command: tuple[str, ...]
+    after: int
+    gone: int
+
+
+CHANGES: Mapping[str, Change] = {
+    "move": Change(1, ("move", RUN, "--region", "us-east4"), 1, 1),
+    "resize up": Change(1, ("resize", RUN, "--jobs", "2"), 2, 0),
+    "resize down": Change(2, ("resize", RUN, "--jobs", "1"), 1, 1),
+}
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What a change did to training.
+
+    Attributes:
+        seconds: from the command until the old jobs had ended, or the new ones trained.
+        pause: the longest time between two steps meanwhile.
+        lost: steps that had been completed, and were done again.
+    """
+
+    seconds: float
+    pause: float
+    lost: int
+
+
+class Fleet:
+    """A run that trains, until it is closed.
+
+    Args:
+        folder: where all of it is.
+        env: what is trained; see jobs/mlp.py.
+        jobs: how many it has.
+    """
+
+    def __init__(self, folder: Path, env: Mapping[str, str], jobs: int) -> None:
+        self._env = {**os.environ, **env, "SWELL_HOME": str(folder / "home")}
+        self._run_dir = folder / "home" / "runs" / RUN
+        self._stamps = folder / "stamps"
+        self._stamps.mkdir()
+        self._env["MLP_STAMPS"] = str(self._stamps)
+        job = folder / "job.yaml"
+        job.write_text(JOB.format(jobs=jobs))
+        self._launch = self._swell("launch", str(job), "--run-id", RUN)
+
+    def trains(self, size: int) -> bool:
+        """Whether a world of so many workers does."""
+        last = self.stamps()[-WARM * size :]
+        return len(last) == WARM * size and all(one.size == size for one in last)
+
+    def stamps(self) -> list[Stamp]:
+        """All of its workers' so far."""
+        return read_stamps(self._stamps)
+
+    def ended(self) -> int:
+        """How many of its attempts are over."""
+        records = read_attempts(RunDirectory(str(self._run_dir)))
+        return sum(record["state"] in ENDED for record in records)
+
+    def lost(self) -> int:
+        """Steps that were completed, and done again."""
+        return int(read_status(RunDirectory(str(self._run_dir)))["steps_lost"])
+
+    def ask(self, *command: str) -> None:
+        """Asks it to be another."""
+        if self._swell(*command).wait():
+            raise RuntimeError(f"swell {' '.join(command)} failed")
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Waits for it; RuntimeError if that does not come."""
+        deadline = time.monotonic() + LIMIT
+        while not condition():
+            if time.monotonic() > deadline or self._launch.poll() is not None:
+                raise RuntimeError("the run has not come so far")
+            time.sleep(WATCH)
+
+    def close(self) -> None:
+        """Ends it."""
+        self._swell("cancel", RUN).wait()
+        self._launch.wait()
+
+    def _swell(self, *command: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "launcher.cli", *command],
+            env=self._env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+
+
+def moved(change: Change, folder: Path, env: Mapping[str, str]) -> Moved:
+    """One change, once."""
+    fleet = Fleet(folder, env, change.jobs)
+    try:
+        fleet.until(lambda: fleet.trains(change.jobs))
+        event = time.time()
+        fleet.ask(*change.command)
+        fleet.until(lambda: fleet.ended() >= change.gone and fleet.trains(change.after))
+        until = time.time()
+        return Moved(until - event, longest_pause(fleet.stamps(), event), fleet.lost())
+    finally:
+        fleet.close()
+
+
+def longest_pause(stamps: list[Stamp], event: float) -> float:
+    """The longest time after ``event`` between the first to complete a step and the next step's."""
+    first: dict[int, float] = {}
+    for one in stamps:
+        first.setdefault(one.step, one.time)
+    times = [at for _, at in sorted(first.items()) if at > event]
+    return max(later - earlier for earlier, later in pairwise(times))
