@@ -24,8 +24,10 @@ them on demand; ``1 job, fallbacks`` also begins with 8 machines where there are
 demand when nothing has run for an hour; ``on demand`` takes no Spot machine. What a run has that is
 not elastic is ``1 job`` where it restarts, whatever Vertex AI does.
 
-``as late as waiting`` compares with ``wait`` at the same start. The case ``six of eight`` is about
-8 machines, of which there are six: after an hour, or from the start.
+``as late as waiting`` compares with ``wait`` at the same start. The case ``fleets that stay`` has
+those of ``ample, keep`` in the first region alone: what is left of their delay is not due to
+moves. The case ``six of eight`` is about 8 machines, of which there are six: after an hour, or from
+the start.
 
 ``--plot JSON PICTURE`` draws what an earlier run has written with ``--json``.
 """
@@ -173,6 +175,21 @@ def compare(market: str, survivors: Survivors, options: Options) -> Iterator[Row
         yield Row.of(system, case, "attempts", "", [float(run.attempts) for run in found])
 
 
+def fleets_that_stay(options: Options) -> Iterator[Row]:
+    """Yields how late fleets are that may not move where a fleet does not pay."""
+    it, survivors = MARKETS["ample"], Survivors.KEEP
+    waited = runs("wait", "ample", survivors, options.quick)
+    for jobs in (2, 4, 8):
+        fleet = job(jobs, regions=list(REGIONS[:1]))
+        ratios = []
+        for seed, known in enumerate(waited):
+            capacity = it.capacity(it.period * seed / it.starts)
+            hours = simulate(fleet, WORK * WANTED, capacity, survivors, seed).hours
+            ratios.append(hours / known.hours if hours and known.hours else None)
+        case = f"ample, {survivors.value}, one region"
+        yield Row.of(f"{jobs} jobs", case, "as late as waiting", "x", ratios)
+
+
 def six_of_eight(options: Options) -> Iterator[Row]:
     """Yields what becomes of a run of 8 machines where there are six: at once, or after an hour."""
     systems = {"1 job": waiting(8), **{f"{n} jobs": job(n, 8) for n in (2, 4, 8)}}
@@ -191,6 +208,7 @@ def six_of_eight(options: Options) -> Iterator[Row]:
 
 CASES: dict[str, Callable[[Options], Iterator[Row]]] = {
     **{f"{m}, {s.value}": partial(compare, m, s) for m in MARKETS for s in Survivors},
+    "fleets that stay": fleets_that_stay,
     "six of eight": six_of_eight,
 }
 
