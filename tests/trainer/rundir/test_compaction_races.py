@@ -6,6 +6,7 @@ import errno
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import count
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -104,12 +105,12 @@ def covered(events: Iterable[Event]) -> list[int]:
 
 
 class Leader:
-    """Compacts, round after round, until it is stopped."""
+    """Compacts, round after round, until it is stopped; if ``due`` is large, it only tidies."""
 
-    def __init__(self, ground: Ground, limit: int = LIMIT, lag: int = 0, page: float | None = None):
-        self.view = View(ground, lag, page)
+    def __init__(self, run: Run, limit: int = LIMIT, due: int = DUE, **late: Any) -> None:
+        self.view = View(run.ground, **late)
         self.over = False
-        self._compaction = Compaction(seen_by(self.view), lambda: self.over, due=DUE, limit=limit)
+        self._compaction = Compaction(seen_by(self.view), lambda: self.over, due=due, limit=limit)
         self.actor = self.view.actor = Actor(self._lead)
 
     def _lead(self) -> None:
@@ -121,8 +122,8 @@ class Leader:
 class Reader:
     """Looks now and then; what it was told, and what was there when it began its last look."""
 
-    def __init__(self, run: Run, brief: bool, lag: int = 0, page: float | None = None) -> None:
-        self.view = View(run.ground, lag, page)
+    def __init__(self, run: Run, brief: bool, **late: Any) -> None:
+        self.view = View(run.ground, **late)
         self.told: list[Event] = []
         self.actor: Actor | None = None
         self._run = run
@@ -159,7 +160,7 @@ class Reader:
 # --- any order ----------------------------------------------------------------------------
 
 lags = st.sampled_from([0, 0, 1, 3, 20])
-pages = st.one_of(st.none(), st.floats(0, 0.99))
+lates = st.fixed_dictionaries({"lag": lags, "page": st.one_of(st.none(), st.floats(0, 0.99))})
 who = st.integers(0, 4)
 
 
@@ -173,18 +174,18 @@ class Races(RuleBasedStateMachine):
         self.readers: list[Reader] = []
         self.keeps = False
 
-    @initialize(full=st.tuples(lags, pages), brief=st.tuples(lags, pages))
-    def begin(self, full: tuple[int, float | None], brief: tuple[int, float | None]) -> None:
-        self.readers = [Reader(self.run, False, *full), Reader(self.run, True, *brief)]
+    @initialize(full=lates, brief=lates)
+    def begin(self, full: dict[str, Any], brief: dict[str, Any]) -> None:
+        self.readers = [Reader(self.run, False, **full), Reader(self.run, True, **brief)]
 
     @rule(name=st.sampled_from("abc"), batches=st.integers(1, 4), fate=st.sampled_from(FATES))
     def write(self, name: str, batches: int, fate: Fate) -> None:
         self.run.write(name, batches, fate)
 
     @precondition(lambda self: len(self.leaders) < 3)
-    @rule(limit=st.sampled_from([300, LIMIT, 10**6]), lag=lags, page=pages)
-    def lead(self, limit: int, lag: int, page: float | None) -> None:
-        self.leaders.append(Leader(self.run.ground, limit, lag, page))
+    @rule(limit=st.sampled_from([300, LIMIT, 10**6]), due=st.sampled_from([DUE, 1000]), late=lates)
+    def lead(self, limit: int, due: int, late: dict[str, Any]) -> None:
+        self.leaders.append(Leader(self.run, limit, due, **late))
 
     @rule(which=st.integers(0, 1))
     def look(self, which: int) -> None:
@@ -260,14 +261,17 @@ def grown() -> Run:
 
 
 @pytest.mark.parametrize("end", ["thaws", "dies"])
-def test_a_leader_is_frozen_at_any_operation_and_the_next_one_at_any_of_its_own(end: str) -> None:
+@pytest.mark.parametrize("due", [DUE, 1000], ids=["compacts", "tidies"])
+def test_a_leader_is_frozen_at_any_operation_and_the_next_one_at_any_of_its_own(
+    due: int, end: str
+) -> None:
     """The second goes on for so long; then the first does, or is gone; then the second."""
     pairs = 0
-    for first, second in ((i, j) for i in range(1, 40) for j in range(0, 80, 8)):
+    for first, second in ((i, j) for i in range(1, 40) for j in range(0, 80, 10)):
         run = grown()
-        frozen = Leader(run.ground)
+        frozen = Leader(run)
         frozen.actor.go_on(first)
-        leader = Leader(run.ground)
+        leader = Leader(run, due=due)
         leader.actor.go_on(second)
         run.write("d", DUE)
         leader.actor.go_on(second)
