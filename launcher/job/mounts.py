@@ -91,5 +91,6 @@ def _lines(source: bytes) -> Iterator[int]:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return  # that it is not Python is said elsewhere
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and f"{node.value}/".startswith(f"{MOUNTS}/"):
-            yield node.lineno
+        match node:
+            case ast.Constant(value=str(text)) if f"{text}/".startswith(f"{MOUNTS}/"):
+                yield node.lineno
