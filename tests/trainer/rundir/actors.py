@@ -2,15 +2,16 @@
 
 What a store promises is what Cloud Storage does: each operation is done at one moment, and what is
 read by its name is what there is. A list may be as old as it likes, but not older than the one
-before it, nor than what whoever asks has done; and it may come in pages, each of a later moment.
+before it, nor than what whoever asks has done. A list of all files may take a while, as on a disk:
+then some of it is of one moment, and the rest of a later one.
 """
 
 from __future__ import annotations
 
 import threading
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Literal, TypeVar
+from zlib import crc32
 
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.retry import ONCE, StoreUnavailable
@@ -125,19 +126,19 @@ class View(Store):
     Args:
         ground: what all share.
         lag: by how many changes a list is late, at most.
-        page: a list comes in two pages, of which the first ends before this part of it.
+        parts: which part of a list of files is earlier than the rest; None if all is of one moment.
 
     Attributes:
-        lag, page: see there.
+        lag, parts: see there.
         actor: who waits for its turn; None when it is always that.
         fate: of the next operation.
         since: how often the ground had changed when the last list of files was begun.
     """
 
-    def __init__(self, ground: Ground, lag: int = 0, page: float | None = None) -> None:
+    def __init__(self, ground: Ground, lag: int = 0, parts: int | None = None) -> None:
         super().__init__("memory://ground", retry=ONCE)
         self.lag = lag
-        self.page = page
+        self.parts = parts
         self.actor: Actor | None = None
         self.fate: Fate = ""
         self.since = 0
@@ -173,14 +174,18 @@ class View(Store):
         self._operation(delete, changes=True)
 
     def files(self, folder: str = "") -> list[str]:
-        inside = f"{folder}/"
-        found = self._listed(inside)
-        return [name[len(inside) :] for name in found]
+        inside, parts = f"{folder}/", self.parts
+        found = self._operation(lambda: self._list(inside))
+        self.since = self._seen
+        if parts is not None:
+            later = self._operation(lambda: self._list(inside))
+            found = [name for name in found if _part(name, parts)]
+            found += [name for name in later if not _part(name, parts)]
+        return sorted(name[len(inside) :] for name in found)
 
     def names(self, folder: str = "") -> list[str]:
-        inside, since = f"{folder}/", self.since
-        found = self._listed(inside)
-        self.since = since
+        inside = f"{folder}/"
+        found = self._operation(lambda: self._list(inside))
         return sorted({name[len(inside) :].partition("/")[0] for name in found})
 
     def size(self, name: str) -> int:
@@ -192,20 +197,9 @@ class View(Store):
     def each(self, work: Callable[[A], T], of: Iterable[A]) -> list[T]:
         return [work(one) for one in of]
 
-    def _listed(self, inside: str) -> Sequence[str]:
-        first = self._operation(lambda: self._list(inside))
-        self.since = self._seen
-        if self.page is None:
-            return first
-        second = self._operation(lambda: self._list(inside))
-        if not first:
-            return second
-        ends = first[int(self.page * len(first))]
-        return [*first[: bisect_left(first, ends)], *second[bisect_left(second, ends) :]]
-
     def _list(self, inside: str) -> list[str]:
         self._seen = max(self._seen, self._ground.now - self.lag)
-        return sorted(name for name in self._ground.names[self._seen] if name.startswith(inside))
+        return [name for name in self._ground.names[self._seen] if name.startswith(inside)]
 
     def _operation(self, do: Callable[[], T], changes: bool = False) -> T:
         if self.actor is not None:
@@ -219,6 +213,10 @@ class View(Store):
         if fate == "after":
             raise StoreUnavailable("the answer was lost")
         return result
+
+
+def _part(name: str, parts: int) -> bool:
+    return bool(crc32(f"{parts} {name}".encode()) & 1)
 
 
 def seen_by(view: View) -> RunDirectory:

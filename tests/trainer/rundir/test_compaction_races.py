@@ -149,7 +149,7 @@ class Reader:
     def check(self) -> None:
         """It is told the rest, now that it is left in peace."""
         self.view.actor, self.view.fate = None, ""
-        self.view.lag, self.view.page = 0, None
+        self.view.lag, self.view.parts = 0, None
         self.look()
         assert covered(self.told) == covered(self._run.written())
         if not self._brief:
@@ -160,7 +160,7 @@ class Reader:
 # --- any order ----------------------------------------------------------------------------
 
 lags = st.sampled_from([0, 0, 1, 3, 20])
-lates = st.fixed_dictionaries({"lag": lags, "page": st.one_of(st.none(), st.floats(0, 0.99))})
+lates = st.fixed_dictionaries({"lag": lags, "parts": st.sampled_from([None, 1, 2, 3, 4])})
 who = st.integers(0, 4)
 
 
