@@ -26,8 +26,9 @@ not elastic is ``1 job`` where it restarts, whatever Vertex AI does.
 
 ``as late as waiting`` compares with ``wait`` at the same start. The case ``fleets that stay`` has
 those of ``ample, keep`` in the first region alone: what is left of their delay is not due to
-moves. The case ``six of eight`` is about 8 machines, of which there are six: after an hour, or from
-the start.
+moves. In ``who knows`` the launcher learns after ten minutes, by whatever means, that a job has no
+machine any more, and gives it up for another region. The case ``six of eight`` is about 8 machines,
+of which there are six: after an hour, or from the start.
 
 ``--plot JSON PICTURE`` draws what an earlier run has written with ``--json``.
 """
@@ -175,19 +176,33 @@ def compare(market: str, survivors: Survivors, options: Options) -> Iterator[Row
         yield Row.of(system, case, "attempts", "", [float(run.attempts) for run in found])
 
 
+def against_waiting(
+    market: str, options: Options, fleet: Job, knows_after: float | None = None
+) -> list[float | None]:
+    """Returns how late a run is, as a multiple of waiting, at each start; others are kept."""
+    it, survivors = MARKETS[market], Survivors.KEEP
+    ratios: list[float | None] = []
+    for seed, known in enumerate(runs("wait", market, survivors, options.quick)):
+        capacity = it.capacity(it.period * seed / it.starts)
+        hours = simulate(fleet, WORK * WANTED, capacity, survivors, seed, knows_after).hours
+        ratios.append(hours / known.hours if hours and known.hours else None)
+    return ratios
+
+
 def fleets_that_stay(options: Options) -> Iterator[Row]:
     """Yields how late fleets are that may not move where a fleet does not pay."""
-    it, survivors = MARKETS["ample"], Survivors.KEEP
-    waited = runs("wait", "ample", survivors, options.quick)
     for jobs in (2, 4, 8):
-        fleet = job(jobs, regions=list(REGIONS[:1]))
-        ratios = []
-        for seed, known in enumerate(waited):
-            capacity = it.capacity(it.period * seed / it.starts)
-            hours = simulate(fleet, WORK * WANTED, capacity, survivors, seed).hours
-            ratios.append(hours / known.hours if hours and known.hours else None)
-        case = f"ample, {survivors.value}, one region"
-        yield Row.of(f"{jobs} jobs", case, "as late as waiting", "x", ratios)
+        ratios = against_waiting("ample", options, job(jobs, regions=list(REGIONS[:1])))
+        yield Row.of(f"{jobs} jobs", "ample, keep, one region", "as late as waiting", "x", ratios)
+
+
+def who_knows(options: Options) -> Iterator[Row]:
+    """Yields how late runs are whose launcher knows soon that a job has no machine."""
+    for market in ("ample", "tight", "scarce"):
+        for jobs in (1, 2, 4, 8):
+            ratios = against_waiting(market, options, job(jobs), 600.0)
+            name = "1 job" if jobs == 1 else f"{jobs} jobs"
+            yield Row.of(name, f"{market}, keep, known", "as late as waiting", "x", ratios)
 
 
 def six_of_eight(options: Options) -> Iterator[Row]:
@@ -209,6 +224,7 @@ def six_of_eight(options: Options) -> Iterator[Row]:
 CASES: dict[str, Callable[[Options], Iterator[Row]]] = {
     **{f"{m}, {s.value}": partial(compare, m, s) for m in MARKETS for s in Survivors},
     "fleets that stay": fleets_that_stay,
+    "who knows": who_knows,
     "six of eight": six_of_eight,
 }
 
