@@ -24,8 +24,11 @@ them on demand; ``1 job, fallbacks`` also begins with 8 machines where there are
 demand when nothing has run for an hour; ``on demand`` takes no Spot machine. What a run has that is
 not elastic is ``1 job`` where it restarts, whatever Vertex AI does.
 
-``as late as waiting`` compares with ``wait`` at the same start. The case ``six of eight`` is about
-8 machines, of which there are six: after an hour, or from the start.
+``as late as waiting`` compares with ``wait`` at the same start. The case ``fleets that stay`` has
+those of ``ample, keep`` in the first region alone: what is left of their delay is not due to
+moves. In ``who knows`` the launcher learns after ten minutes, by whatever means, that a job has no
+machine any more, and gives it up for another region. The case ``six of eight`` is about 8 machines,
+of which there are six: after an hour, or from the start.
 
 ``--plot JSON PICTURE`` draws what an earlier run has written with ``--json``.
 """
@@ -173,6 +176,35 @@ def compare(market: str, survivors: Survivors, options: Options) -> Iterator[Row
         yield Row.of(system, case, "attempts", "", [float(run.attempts) for run in found])
 
 
+def against_waiting(
+    market: str, options: Options, fleet: Job, knows_after: float | None = None
+) -> list[float | None]:
+    """Returns how late a run is, as a multiple of waiting, at each start; others are kept."""
+    it, survivors = MARKETS[market], Survivors.KEEP
+    ratios: list[float | None] = []
+    for seed, known in enumerate(runs("wait", market, survivors, options.quick)):
+        capacity = it.capacity(it.period * seed / it.starts)
+        hours = simulate(fleet, WORK * WANTED, capacity, survivors, seed, knows_after).hours
+        ratios.append(hours / known.hours if hours and known.hours else None)
+    return ratios
+
+
+def fleets_that_stay(options: Options) -> Iterator[Row]:
+    """Yields how late fleets are that may not move where a fleet does not pay."""
+    for jobs in (2, 4, 8):
+        ratios = against_waiting("ample", options, job(jobs, regions=list(REGIONS[:1])))
+        yield Row.of(f"{jobs} jobs", "ample, keep, one region", "as late as waiting", "x", ratios)
+
+
+def who_knows(options: Options) -> Iterator[Row]:
+    """Yields how late runs are whose launcher knows soon that a job has no machine."""
+    for market in ("ample", "tight", "scarce"):
+        for jobs in (1, 2, 4, 8):
+            ratios = against_waiting(market, options, job(jobs), 600.0)
+            name = "1 job" if jobs == 1 else f"{jobs} jobs"
+            yield Row.of(name, f"{market}, keep, known", "as late as waiting", "x", ratios)
+
+
 def six_of_eight(options: Options) -> Iterator[Row]:
     """Yields what becomes of a run of 8 machines where there are six: at once, or after an hour."""
     systems = {"1 job": waiting(8), **{f"{n} jobs": job(n, 8) for n in (2, 4, 8)}}
@@ -191,6 +223,8 @@ def six_of_eight(options: Options) -> Iterator[Row]:
 
 CASES: dict[str, Callable[[Options], Iterator[Row]]] = {
     **{f"{m}, {s.value}": partial(compare, m, s) for m in MARKETS for s in Survivors},
+    "fleets that stay": fleets_that_stay,
+    "who knows": who_knows,
     "six of eight": six_of_eight,
 }
 

@@ -95,9 +95,13 @@ class Launcher:
     Args:
         job: what is run.
         seed: the id of the run, which decides how long it pauses.
+        knows_after: seconds after which it knows, and gives up, an attempt that has lost all its
+            machines; None as it is, when it waits for Vertex AI to end that.
     """
 
-    def __init__(self, job: Job, seed: str) -> None:
+    def __init__(self, job: Job, seed: str, knows_after: float | None = None) -> None:
+        self._knows_after = math.inf if knows_after is None else knows_after
+        self._bare_since: dict[int, float] = {}
         anchors = choices_of(job.anchors(), "local") if job.fleet.anchor else ()
         self._terms = Terms(
             seed,
@@ -124,6 +128,20 @@ class Launcher:
                 record = replace(record, ended=now, step=step)
             self.attempts[job.number] = record
             self.due = now
+
+    def give_up(self, cloud: Cloud, now: float) -> bool:
+        """Leaves attempts of which it knows that they have lost all. Returns whether it has any."""
+        bare = [job.number for job in cloud.jobs.values() if job.started and not job.machines]
+        self._bare_since = {number: self._bare_since.get(number, now) for number in bare}
+        known = [
+            number
+            for number, since in self._bare_since.items()
+            if now - since >= self._knows_after and not self.attempts[number].left
+        ]
+        for number in known:
+            self.attempts[number] = replace(self.attempts[number], left="it has no machines")
+            self.due = now
+        return bool(known)
 
     def act(self, cloud: Cloud, now: float) -> bool:
         """Does what is due. Returns whether that has changed anything."""
@@ -174,7 +192,14 @@ class Result:
     timeline: list[tuple[float, int]] = field(default_factory=list)
 
 
-def simulate(job: Job, work: float, capacity: Capacity, survivors: Survivors, seed: int) -> Result:
+def simulate(
+    job: Job,
+    work: float,
+    capacity: Capacity,
+    survivors: Survivors,
+    seed: int,
+    knows_after: float | None = None,
+) -> Result:
     """Returns what a run takes.
 
     Args:
@@ -183,8 +208,9 @@ def simulate(job: Job, work: float, capacity: Capacity, survivors: Survivors, se
         capacity: the machines that there are for it.
         survivors: what becomes of the other machines of a CustomJob that loses one.
         seed: decides which machines are lost, and how long the run pauses.
+        knows_after: see Launcher.
     """
-    cloud, launcher = Cloud(capacity, survivors, seed), Launcher(job, f"run-{seed}")
+    cloud, launcher = Cloud(capacity, survivors, seed), Launcher(job, f"run-{seed}", knows_after)
     training, result = Training(work, job.elastic.min_workers), Result()
     now = 0.0
     while now < LONGEST and training.finished is None:
@@ -193,7 +219,8 @@ def simulate(job: Job, work: float, capacity: Capacity, survivors: Survivors, se
             over = cloud.trade(now)
             training.form(cloud.workers(now), now)
             launcher.look(cloud, over, training.step, now)
-            changed = launcher.act(cloud, now)
+            gave_up = launcher.give_up(cloud, now)
+            changed = launcher.act(cloud, now) or gave_up
         until = min(cloud.next_change(now), launcher.due, LONGEST)
         result.timeline.append((now / 3600, training.machines))
         training.go_on(now, until)

@@ -6,7 +6,6 @@ or newer must neither keep anybody from reading the rest, nor pass for something
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,8 +29,8 @@ def read_record(kind: type[_Kind], record: Mapping[str, Any]) -> _Kind:
         kind: a pydantic dataclass that is STRICT and has a default for every field.
         record: a JSON object; other fields than those of ``kind`` are passed over.
     """
-    names = [field.name for field in dataclasses.fields(kind)]
-    given = {name: record[name] for name in names if name in record}
+    known = kind.__dataclass_fields__
+    given = {name: value for name, value in record.items() if name in known}
     try:
         return kind(**given)
     except ValidationError as error:

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal, Protocol
@@ -228,6 +228,17 @@ def _checked(file: JobFile, target: Wanted | None, warn: Callable[[str], None] |
     if target and (found := problems(file.job, target)):
         raise JobFileError.of(file.located(found))
     if warn:
-        for warning in file.located(warnings(file.job)):
+        found = [*warnings(file.job), *(_of_sources(file.job) if target == "local" else ())]
+        for warning in file.located(found):
             warn(str(warning))
     return file.job
+
+
+def _of_sources(job: Job) -> Iterator[Problem]:
+    """Yields what in the sources of a job may surprise on local VMs."""
+    from launcher.job.mounts import in_source
+    from launcher.packing.pack import python_sources
+
+    with suppress(OSError, ValueError):  # whoever packs them says what is wrong with them
+        for field, name, path in python_sources(job):
+            yield from in_source(job, field, name, path.read_bytes())

@@ -39,8 +39,9 @@ def status(run: RunName, as_json: AsJson = False) -> None:
         from launcher.status.status import read_status
 
         found = home.find(run)
-        known = read_status(found)
-        known["apis"] = ask_api(home.read_run(found), known["attempts"])
+        launched = home.read_run(found)
+        known = read_status(found, run=launched)
+        known["apis"] = ask_api(launched, known["attempts"])
         known["api"] = known["apis"][-1] if known["apis"] else None
         if as_json:
             typer.echo(json.dumps(known, indent=2))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from launcher.job import mounts
 from launcher.job.job import Job, TargetName
 from launcher.job.marketfile import whole_market
 from launcher.job.pool import DEFAULT_IMAGE, Package, swells_own
@@ -44,6 +45,7 @@ def _locally(job: Job) -> Iterator[Problem]:
         what = "needs VMs that have networks; write local: {vm: netns}, or remove it"
         yield ("local", "market", "isolated"), DEPENDS, what
     yield from _hidden_packages(job)
+    yield from mounts.named(job)
 
 
 def _hidden_packages(job: Job) -> Iterator[Problem]:

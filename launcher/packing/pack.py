@@ -151,6 +151,20 @@ def left_behind(job: Job) -> Iterator[Problem]:
             yield at, NOT_SENT, f"{what} is ignored ({rule}); {_let_be_sent(name, rule)}"
 
 
+def python_sources(job: Job) -> Iterator[tuple[str, str, Path]]:
+    """Yields the field, the name and the path of each Python file that a job brings along.
+
+    Raises OSError, and PackingError when what is ignored cannot be told.
+    """
+    for field, file in job.files():
+        if job.code is None or job.code.inside(file) is None:
+            yield field, Path(file).name, Path(file)
+    if job.code is not None and Path(job.code.folder).is_dir():
+        for name, path, problem in _Walk(Path(job.code.folder).resolve(), job.code).files():
+            if problem is None and name.endswith(".py"):
+                yield "code", name, path
+
+
 def _let_be_sent(name: str, rule: Rule) -> str:
     """Returns how a file that ``rule`` ignores, itself or a folder above it, is sent after all."""
     if rule.source == NEVER_SENT:

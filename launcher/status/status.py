@@ -41,8 +41,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from launcher import home
@@ -231,30 +232,36 @@ def state_of(
     return "running" if live and (running or history.generations) else "queued"
 
 
-def read_status(run_dir: RunDirectory, audited: bool = True) -> dict[str, Any]:
+def read_status(
+    run_dir: RunDirectory, audited: bool = True, run: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Returns the status of a run from its run directory.
 
     Args:
         run_dir: the run.
         audited: also read the audit, which may be long.
+        run: run.json, if it was read already.
 
     Raises RunError when it is a newer version's, OSError and ValueError when it cannot be read.
     """
     with reaching(run_dir.url):
-        return _read(run_dir, audited)
+        return _read(run_dir, audited, home.read_run(run_dir) if run is None else run)
 
 
-def _read(run_dir: RunDirectory, audited: bool) -> dict[str, Any]:
-    run = home.read_run(run_dir)
+def _read(run_dir: RunDirectory, audited: bool, run: dict[str, Any]) -> dict[str, Any]:
     found = run_dir.outcome()
     unattended = found is None and is_unattended(run, run_dir)
     abandoned = unattended and is_abandoned(run, run_dir)
     if unattended:  # it may have ended between the two looks
         found = run_dir.outcome()
+    # Side by side, for on an object store each of them waits for many answers.
+    reads: list[Callable[[RunDirectory], list[dict[str, Any]]]]
+    reads = [partial(read_events, brief=True), read_attempts]
+    events, attempts = run_dir.store.each(lambda read: read(run_dir), reads)
     return build_status(
         str(run["id"]),
-        History(read_events(run_dir, brief=True)),
-        read_attempts(run_dir),
+        History(events),
+        attempts,
         Outcome.of(found) if found else None,
         read_audit(run_dir) if audited else (),
         abandoned,

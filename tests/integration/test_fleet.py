@@ -10,11 +10,19 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+import torch
 
 from launcher.emulator.vms import netns
 from launcher.status.history import History
 from tests.integration.command import Swell, until
-from tests.integration.test_elastic_run import EPOCHS, check_nothing_lost, undisturbed
+from tests.integration.test_checkpoints import weights
+from tests.integration.test_elastic_run import (
+    EPOCHS,
+    STEPS_PER_EPOCH,
+    check_nothing_lost,
+    undisturbed,
+    write_job,
+)
 from trainer.protocol.lease import newest_claim
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, read_events
@@ -163,6 +171,8 @@ class Fleet:
 
 
 _FORMED = "generation_formed"
+_BOTH = {"5/workerpool0-0", "5/workerpool1-0"}
+soak = pytest.mark.skipif("FLEET_ALL" not in os.environ, reason="a soak: set FLEET_ALL=1")
 
 
 @pytest.fixture
@@ -194,6 +204,36 @@ def test_a_job_that_fails_with_its_vm_costs_no_step_and_is_replaced(
     assert worlds[0] == (4, 0)
     assert {size for size, step in worlds if 20 <= step < 100} >= {2}, "the others train on"
     assert worlds[-1][0] == 4 and worlds[-1][1] >= 99, "and the replacement joins them"
+
+
+@pytest.mark.soak
+def test_of_four_jobs_three_go_on_and_end_with_the_parameters_of_an_undisturbed_run(
+    swell: Swell, undisturbed: list[float]
+) -> None:
+    """One of eight VMs vanishes, and with it a job of two; six train on, and a job replaces it."""
+    lost = {"at": "20 steps", "vanish": "2/workerpool1-0"}
+    run = Fleet(
+        swell, 100, fleet=4, pools=ONE * 2, start_wait="10min", market={"incidents": [lost]}
+    )
+    run.waits_at(100)
+    run.until(lambda: {member for member in run.ready() if member.startswith("5/")} == _BOTH)
+    run.open(100)
+    run.end()
+
+    status = check_nothing_lost(swell, "fleet", undisturbed, gaps=True)
+    states = [attempt["state"] for attempt in status["attempts"]]
+    assert states == ["SUCCEEDED", "FAILED", "SUCCEEDED", "SUCCEEDED", "SUCCEEDED"]
+    worlds = run.worlds()
+    assert worlds[0] == (8, 0)
+    assert 6 in {size for size, step in worlds if 20 <= step < 100}, "the others train on"
+    assert worlds[-1][0] == 8 and worlds[-1][1] >= 99, "and the replacement joins them"
+    launch = swell("launch", write_job(swell, others=1), "--run-id", "calm")
+    assert launch.returncode == 0, launch.stdout + launch.stderr
+    step = EPOCHS * STEPS_PER_EPOCH
+    ended, calm = (weights(RunDirectory(str(swell.run_dir(it))), step) for it in ("fleet", "calm"))
+    assert len(ended) == len(calm) > 0
+    for one, other in zip(ended, calm, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.soak

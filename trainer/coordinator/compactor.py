@@ -42,7 +42,7 @@ class Compactor:
                 more = self._compaction.round()
             except OSError as error:  # the next round may do
                 more = False
-                log.info("events were not compacted: %s", error)
+                log.info("events are not compacted as they should be: %s", error)
             except ValueError as error:
                 log.warning("events are not compacted any more, and readers become slow: %s", error)
                 return

@@ -11,12 +11,13 @@ index counts, and nothing is deleted before that says where it is (trainer.rundi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from trainer.rundir.batches import BATCH_LIMIT, Batch, Event, newer, parse_event
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.gist import gist
 from trainer.rundir.names import EVENTS
+from trainer.rundir.retry import StoreUnavailable
 from trainer.rundir.segments import (
     READ_LIMIT,
     SEGMENT_LIMIT,
@@ -39,6 +40,7 @@ DUE = 64  # batches; fewer cost a reader little
 TOGETHER = 64  # batches that are read before it is asked whether they are enough
 ALIKE = 2.0  # a segment that is so many times as large as what is new, or less, becomes part of it
 KEPT = 1  # indexes before the one that counts: somebody may be about to read it
+REFUSALS = 1000  # files that may not be deleted before no more are tried
 
 
 class Compaction:
@@ -64,7 +66,9 @@ class Compaction:
         self._over = over
         self._due = due
         self._limit = limit
+        self._index = Index()  # that of the last round
         self._left: set[str] = set()  # writers whose batches cannot be read here: they stay
+        self._refused: set[str] = set()  # files that may not be deleted
 
     def round(self) -> bool:
         """Puts batches together, if enough are there; deletes what was in segments before.
@@ -73,26 +77,29 @@ class Compaction:
         not do what it is asked to, and ValueError for an index that is damaged or newer.
         """
         files = self._store.files(EVENTS)
-        index = read_index(self._run_dir)
+        index = self._index = read_index(self._run_dir, self._index)
         batches = [one for one in _uncovered(files, index) if one.writer not in self._left]
         taken = {} if len(batches) < self._due or self._over() else self._take(batches)
-        if taken and not self._over():
-            self._put_together(index, taken)
-        if not self._over():
-            self._store.each(self._store.delete_file, list(_left_over(files, index)))
+        try:
+            if taken and not self._over():
+                self._put_together(index, taken)
+        finally:  # a disk that is full gets room
+            self._delete(_left_over(files, index))
         return sum(map(len, taken.values())) >= self._limit and not self._over()
 
     def _take(self, batches: Sequence[Batch]) -> dict[Batch, bytes]:
         """Reads as many batches as are enough for a segment."""
         taken: dict[Batch, bytes] = {}
+        size = 0
         for at in range(0, len(batches), TOGETHER):
             some = batches[at : at + TOGETHER]
             for batch, lines in zip(some, self._store.each(self._lines, some), strict=True):
                 if lines is None:
                     self._left.add(batch.writer)
-                elif batch.writer not in self._left:
+                elif batch.writer not in self._left and size < self._limit:
                     taken[batch] = lines
-            if sum(map(len, taken.values())) >= self._limit or self._over():
+                    size += len(lines)
+            if size >= self._limit or self._over():
                 break
         return taken
 
@@ -128,6 +135,32 @@ class Compaction:
         following = Index(version, (*index.segments[:rest], segment), covers)
         if not self._over():
             self._run_dir.create_json(index_name(version), following.to_json())
+
+    def _delete(self, files: Iterable[str]) -> None:
+        """Deletes what it may. One that may not be deleted keeps no other, and is not tried again.
+
+        Raises the first refusal; StoreUnavailable at once.
+        """
+        doomed = [file for file in files if file not in self._refused]
+        refusals: list[OSError] = []
+        for at in range(0, len(doomed), TOGETHER):
+            if self._over() or len(self._refused) >= REFUSALS:
+                break
+            found = self._store.each(self._refusal, doomed[at : at + TOGETHER])
+            refusals += [refusal for refusal in found if refusal is not None]
+        if refusals:
+            raise refusals[0]
+
+    def _refusal(self, file: str) -> OSError | None:
+        """Deletes a file; returns why the store does not let it, if it does not."""
+        try:
+            self._store.delete_file(file)
+        except StoreUnavailable:
+            raise
+        except OSError as refusal:
+            self._refused.add(file)
+            return refusal
+        return None
 
 
 def absorbed(segments: Sequence[Segment], size: int, limit: int) -> int:

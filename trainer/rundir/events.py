@@ -103,8 +103,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import accumulate, takewhile
 from typing import Any, Literal, get_args
 
 from trainer.rundir import clock, formats
@@ -133,6 +135,8 @@ Cause = Literal[
 ]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 FLUSH_EVERY = 0.5  # seconds
+BATCH_SIZE = 4 * 2**20  # bytes up to which events are written together, well below BATCH_LIMIT
+_NONE = Batch("", 0)
 
 
 class EventWriter:
@@ -188,8 +192,11 @@ class EventWriter:
                 await asyncio.to_thread(self.flush)
 
     def _take(self) -> bool:
+        """Begins the next batch; after a store was away for hours there may be several."""
         with self._lock:
-            self._batch, self._buffer = self._buffer, []
+            ends = accumulate(map(len, self._buffer))
+            most = max(1, sum(1 for _ in takewhile(lambda end: end <= BATCH_SIZE, ends)))
+            self._batch, self._buffer = self._buffer[:most], self._buffer[most:]
         return bool(self._batch)
 
 
@@ -222,13 +229,14 @@ class EventReader:
         Raises OSError when the store does not answer, and ValueError for a damaged index.
         """
         read: dict[str, bytes] = {}  # by name: what has one never changes
-        for looks in range(1, LOOKS + 1):
+        gone: Counter[str] = Counter()
+        while True:
             try:
                 return self._look(read)
-            except FileNotFoundError:  # it is in a segment by now, or that is in a larger one
-                if looks == LOOKS:
+            except FileNotFoundError as error:  # it is in a segment by now, or that in a larger one
+                gone[str(error)] += 1
+                if gone[str(error)] == LOOKS:  # somebody is quicker again and again: not with one
                     raise
-        raise AssertionError("it has looked often enough")
 
     def _look(self, read: dict[str, bytes]) -> list[Event]:
         # Before the index: what is gone by then, that covers.
@@ -240,7 +248,7 @@ class EventReader:
             index = Index()
             unread[INDEX] = unreadable(b"", error)
         new = {batch for batch in map(Batch.of, files) if batch and batch not in self._seen}
-        events: list[Event] = []
+        events: list[tuple[Batch, Event]] = []
         if self._seen.lacks(index, new):
             new = {batch for batch in new if not index.covered(batch)}
             found = [one for one in index.segments if one not in self._index.segments]
@@ -251,18 +259,22 @@ class EventReader:
         for batch in sorted(new):
             data = read[batch.name]
             if (why := newer(data, f"{EVENTS}/{batch.writer}")) is None:
-                events += parse(data)
+                events += ((batch, event) for event in parse(data))
             else:
                 unread.setdefault(batch.writer, unreadable(data, why))
-        events += [event for what, event in unread.items() if what not in self._unreadable]
+        events += [(_NONE, event) for what, event in unread.items() if what not in self._unreadable]
         self._seen.add(new, index)
         self._index = index
         self._unreadable.update(unread)
-        return sorted(events, key=lambda event: float(event["time"]))
+        # At the same time it is the writers' names, however their batches were put together.
+        events.sort(key=lambda told: (float(told[1]["time"]), told[0]))
+        return [event for _, event in events]
 
-    def _from_segments(self, segments: list[Segment], read: dict[str, bytes]) -> list[Event]:
-        """The events in segments that were not returned."""
-        events: list[Event] = []
+    def _from_segments(
+        self, segments: list[Segment], read: dict[str, bytes]
+    ) -> list[tuple[Batch, Event]]:
+        """The events in segments that were not returned, each with its batch; a gist has none."""
+        events: list[tuple[Batch, Event]] = []
         in_full = []
         for one in segments:
             seen = None
@@ -271,11 +283,11 @@ class EventReader:
             if seen is None:
                 in_full.append(one)
             elif not seen:
-                events += parse(read[one.gist])
+                events += ((_NONE, event) for event in parse(read[one.gist]))
         self._read([one.name for one in in_full], READ_LIMIT, read)
         for one in in_full:
             found = events_in(read[one.name])
-            events += [event for batch, event in found if batch not in self._seen]
+            events += (told for told in found if told[0] not in self._seen)
         return events
 
     def _read(self, names: Iterable[str], limit: int, read: dict[str, bytes]) -> None:

@@ -132,14 +132,14 @@ def read_index(run_dir: RunDirectory, known: Index = Index()) -> Index:
 
     Args:
         run_dir: the run.
-        known: the one that counted before; it is not read again.
+        known: the one that counted before: it is not read again, and none before it counts.
 
     Raises FormatError for one of a newer format, another ValueError for one that is damaged, and
     OSError.
     """
     for looks in range(1, LOOKS + 1):
         version = newest_version(run_dir.store)
-        if version == known.version:
+        if version <= known.version:
             return known
         try:
             return _parse_index(run_dir, version)

@@ -165,7 +165,8 @@ class Store:
         path = self.path(folder)
         try:
             if self._local:
-                found = [os.path.join(at, name) for at, _, names in os.walk(path) for name in names]
+                walk = os.walk(path, onerror=_unless_gone)
+                found = [os.path.join(at, name) for at, _, names in walk for name in names]
             else:
                 found = self._retried(folder, lambda: self.fs.find(path))
         except FileNotFoundError:
@@ -290,6 +291,12 @@ class Store:
 def _at_once(path: str, flags: int) -> int:
     """Opens what may be a pipe, in a folder of who knows whom, without waiting for a writer."""
     return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+
+
+def _unless_gone(error: OSError) -> None:
+    """A folder that cannot be listed is none without files."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.rundir import events, formats
+from trainer.rundir.batches import BATCH_LIMIT
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventReader, EventWriter, read_events
 from trainer.rundir.names import EVENTS
@@ -115,6 +116,18 @@ def test_a_store_that_is_away_costs_no_event(run_dir: RunDirectory, unreliable: 
     unreliable.fails = ""
     writer.flush()
     assert kinds(read_events(run_dir)) == ["a", "b", "c"]
+
+
+def test_what_has_gathered_in_hours_is_written_in_batches_that_readers_take_in(
+    run_dir: RunDirectory,
+) -> None:
+    writer = writer_of(run_dir)
+    for number in range(20):
+        writer.emit("resumed", n=number, cause="x" * (BATCH_LIMIT // 16))
+    writer.flush()
+    writer.emit("resumed", n=20)
+    writer.flush()
+    assert [event["n"] for event in read_events(run_dir)] == list(range(21))
 
 
 def test_what_flushes_often_goes_on_after_a_store_was_away(

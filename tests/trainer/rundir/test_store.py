@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -84,6 +85,24 @@ def test_files_are_found_however_deep_they_are(store: Store) -> None:
     assert store.files("folder") == ["b", "c", "deeper/still/a"]
     assert store.files() == ["folder/b", "folder/c", "folder/deeper/still/a", "other"]
     assert store.files("nothing/here") == []
+
+
+def test_a_folder_that_cannot_be_listed_is_not_one_without_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(str(tmp_path))
+    for name in ("a/1", "b/1"):
+        store.write(name, b"")
+    scandir = os.scandir
+
+    def failing(path: str) -> Any:
+        if path.endswith("/a"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    with pytest.raises(OSError, match="/a"):
+        store.files()
 
 
 def test_a_file_is_deleted_by_itself(store: Store) -> None:
