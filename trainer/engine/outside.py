@@ -14,7 +14,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -55,8 +54,7 @@ class Outside:
         self._known = {id(one) for model in models for one in model.modules()}
         if _compiles():  # a hook of all modules would have everything compiled once more
             self._handles = [
-                module.register_forward_pre_hook(partial(self._met, _noted_in(self._compiled, at)))
-                for at, module in self._others()
+                module.register_forward_pre_hook(self._hook(at)) for at, module in self._others()
             ]
         else:
             self._handles = [register_module_forward_pre_hook(self._called)]
@@ -95,11 +93,22 @@ class Outside:
             if (module := one()) is not None:
                 yield at, module
 
-    def _met(self, note: Callable[[], None], module: nn.Module, args: Any) -> None:
-        if torch.compiler.is_compiling():
-            note()
-        else:
-            self._called(module, args)
+    def _hook(self, at: int) -> Callable[[nn.Module, Any], None]:
+        """One for a module alone: a function, which a copy of the module shares."""
+
+        def note() -> None:
+            self._compiled[at] = None
+
+        constant: Any = note  # called when it is compiled, and no part of what is compiled:
+        constant._dynamo_marked_constant = True  # what torch.compiler.assume_constant_result sets
+
+        def called(module: nn.Module, args: Any) -> None:
+            if torch.compiler.is_compiling():
+                note()
+            elif self._handles:
+                self._look(module)
+
+        return called
 
     def _called(self, module: nn.Module, args: Any) -> None:
         if not torch.compiler.is_compiling():
@@ -131,17 +140,6 @@ def _compiles() -> bool:
     """Whether this process has asked torch to compile anything."""
     frames = sys.modules.get("torch._dynamo.eval_frame")
     return any(one is not None for one in getattr(frames, "cached_backends", {}).values())
-
-
-def _noted_in(places: dict[int, None], at: int) -> Callable[[], None]:
-    """What notes a place when it is compiled, once, and is no part of what has been compiled."""
-
-    def note() -> None:
-        places[at] = None
-
-    compiled: Any = note
-    compiled._dynamo_marked_constant = True  # as torch.compiler.assume_constant_result sets it
-    return note
 
 
 def require_alike(told: Sequence[dict[str, int]], step: int) -> None:

@@ -129,6 +129,17 @@ def test_compiled_code_is_watched_and_compiled_once(
     assert counter.frame_count == 1
 
 
+def test_a_module_may_be_copied_in_a_step(model: nn.Linear, counter: Any) -> None:
+    teacher = linear(1)
+    torch.compile(model, backend=counter)
+    outside = Outside(State(model=model))
+    outside.watch()
+    copied = copy.deepcopy(teacher)
+    assert outside.told(1) == {}
+    copied(X)
+    assert outside.told(2) == {}, "nobody looks in this step"
+
+
 def test_a_lazy_one_is_passed_over(model: nn.Linear) -> None:
     outside, lazy = Outside(State(model=model)), nn.LazyLinear(2)
     assert told_of(outside, 1, lazy) == {}
