@@ -3,14 +3,16 @@
 A frozen teacher, a feature extractor, a loss with weights may well stay outside: they are made
 alike on all ranks. One that changes while the model trains, such as an average that serves as a
 teacher, or that is not the same on all ranks, belongs to the state. In the steps that are examined
-it is seen which modules are called, and what they hold.
+it is seen which modules are called, and what they hold. Compiled code calls no module: which ones
+are in it is seen as it is compiled, and from then on they count as called.
 """
 
 from __future__ import annotations
 
 import gc
+import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -42,6 +44,7 @@ class Outside:
         self._known: set[int] = set()
         self._handles: list[Any] = []
         self._there: list[ref[nn.Module]] | None = None
+        self._compiled: dict[int, None] = {}  # of them those that are in compiled code, by place
         self._moved = ""
 
     def watch(self) -> None:
@@ -49,10 +52,9 @@ class Outside:
         self.forget()
         models = self._state.models
         self._known = {id(one) for model in models for one in model.modules()}
-        if any(map(_is_compiled, models)):  # a hook of all modules would have it compiled once more
-            found = [one() for one in self._others()]
+        if _compiles():  # a hook of all modules would have everything compiled once more
             self._handles = [
-                one.register_forward_pre_hook(self._called) for one in found if one is not None
+                module.register_forward_pre_hook(self._hook(at)) for at, module in self._others()
             ]
         else:
             self._handles = [register_module_forward_pre_hook(self._called)]
@@ -68,6 +70,10 @@ class Outside:
 
         Raises Mistake for one that has changed since the last time.
         """
+        others = dict(self._others()) if self._compiled else {}
+        for at in self._compiled:
+            if at in others:
+                self._look(others[at])
         found, moved = self._found, self._moved
         self.forget()
         if moved:
@@ -78,16 +84,38 @@ class Outside:
             )
         return found
 
-    def _others(self) -> list[ref[nn.Module]]:
-        """The modules outside the state that there are when it is first asked; it takes long."""
+    def _others(self) -> Iterator[tuple[int, nn.Module]]:
+        """The modules outside the state, by number, as they are when first asked; it takes long."""
         if self._there is None:
             found = [one for one in gc.get_objects() if issubclass(type(one), nn.Module)]
-            inside = {id(one) for whole in found if _is_compiled(whole) for one in _inside(whole)}
-            self._there = [ref(one) for one in found if id(one) not in self._known | inside]
-        return self._there
+            self._there = [ref(one) for one in found if id(one) not in self._known]
+        for at, one in enumerate(self._there):
+            if (module := one()) is not None:
+                yield at, module
+
+    def _hook(self, at: int) -> Callable[[nn.Module, Any], None]:
+        """One for a module alone: a function, which a copy of the module shares."""
+
+        def note() -> None:
+            self._compiled[at] = None
+
+        constant: Any = note  # called when it is compiled, and no part of what is compiled:
+        constant._dynamo_marked_constant = True  # what torch.compiler.assume_constant_result sets
+
+        def called(module: nn.Module, args: Any) -> None:
+            if torch.compiler.is_compiling():
+                note()
+            elif self._handles:
+                self._look(module)
+
+        return called
 
     def _called(self, module: nn.Module, args: Any) -> None:
-        if torch.compiler.is_compiling() or id(module) in self._known:
+        if not torch.compiler.is_compiling():
+            self._look(module)
+
+    def _look(self, module: nn.Module) -> None:
+        if id(module) in self._known:
             return
         self._known.update(map(id, module.modules()))
         name = type(module).__name__
@@ -108,12 +136,10 @@ class Outside:
         return own.issuperset(holds)
 
 
-def _is_compiled(module: nn.Module) -> bool:
-    return type(module).__name__ == "OptimizedModule"
-
-
-def _inside(module: nn.Module) -> Iterator[nn.Module]:
-    return (one for one in module.modules() if one is not module)
+def _compiles() -> bool:
+    """Whether this process has asked torch to compile anything."""
+    frames = sys.modules.get("torch._dynamo.eval_frame")
+    return any(one is not None for one in getattr(frames, "cached_backends", {}).values())
 
 
 def require_alike(told: Sequence[dict[str, int]], step: int) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from trainer.engine.mistake import Mistake
 from trainer.engine.outside import Outside, require_alike
@@ -76,15 +78,66 @@ def test_nobody_looks_in_other_steps(model: nn.Linear) -> None:
     assert outside.told(3) == {}
 
 
-def test_beside_a_compiled_model_too(model: nn.Linear) -> None:
-    """A hook of all modules would have that compiled once more."""
+@pytest.fixture
+def counter() -> Iterator[CompileCounter]:
+    """A backend of torch.compile that counts what it is given."""
+    torch.compiler.reset()
+    yield CompileCounter()
+    torch.compiler.reset()
+
+
+def computing(kind: str, model: nn.Module, teacher: nn.Module, counter: Any) -> tuple[State, Any]:
+    """A state, and what computes with both modules, partly compiled."""
+    if kind == "model":
+        whole: Any = torch.compile(model, backend=counter)
+        return State(model=whole), lambda: whole(X) - teacher(X)
+    state, student = State(model=model), model
+    if kind == "model beside it":
+        student = torch.compile(model, backend=counter)  # type: ignore[assignment]
+    if "teacher" in kind:
+        teacher = torch.compile(teacher, backend=counter)  # type: ignore[assignment]
+
+    def compute() -> Any:
+        return student(X) - teacher(X)
+
+    return state, torch.compile(compute, backend=counter) if "function" in kind else compute
+
+
+KINDS = ["model", "model beside it", "teacher", "function", "teacher in a function"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiled_code_is_watched_and_compiled_once(
+    kind: str, model: nn.Linear, counter: Any
+) -> None:
+    """A hook of all modules would have it compiled once more, in each step that is examined."""
     teacher: Any = nn.Sequential(linear(1), nn.Tanh())
-    outside = Outside(State(model=torch.compile(model, backend="eager")))
-    assert [*told_of(outside, 1, model, teacher)] == ["Sequential 1"]
+    state, compute = computing(kind, model, teacher, counter)
+    outside, told = Outside(state), []
+    for step in (1, 2, 3, 4):
+        outside.watch()
+        compute()
+        told.append(outside.told(step))
+    assert counter.frame_count == 1
+    assert told[0] and told == told[:1] * 4
     with torch.no_grad():
         teacher[0].weight.add_(1)
-    with pytest.raises(Mistake, match="step 2: a Sequential computes in the step, changes"):
-        told_of(outside, 2, teacher)
+    outside.watch()
+    compute()
+    with pytest.raises(Mistake, match=r"step 5: a [A-Za-z]+ computes in the step, changes"):
+        outside.told(5)
+    assert counter.frame_count == 1
+
+
+def test_a_module_may_be_copied_in_a_step(model: nn.Linear, counter: Any) -> None:
+    teacher = linear(1)
+    torch.compile(model, backend=counter)
+    outside = Outside(State(model=model))
+    outside.watch()
+    copied = copy.deepcopy(teacher)
+    assert outside.told(1) == {}
+    copied(X)
+    assert outside.told(2) == {}, "nobody looks in this step"
 
 
 def test_a_lazy_one_is_passed_over(model: nn.Linear) -> None:
