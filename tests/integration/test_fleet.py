@@ -172,7 +172,6 @@ class Fleet:
 
 _FORMED = "generation_formed"
 _BOTH = {"5/workerpool0-0", "5/workerpool1-0"}
-soak = pytest.mark.skipif("FLEET_ALL" not in os.environ, reason="a soak: set FLEET_ALL=1")
 
 
 @pytest.fixture

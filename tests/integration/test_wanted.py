@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from tests.integration.command import Swell
@@ -44,7 +42,7 @@ def test_a_run_moves_to_another_region_and_grows_without_losing_a_step(
     assert [attempt["kind"] for attempt in status["attempts"]] == ["replaced", "", ""]
 
 
-@pytest.mark.skipif("FLEET_ALL" not in os.environ, reason="a soak: set FLEET_ALL=1")
+@pytest.mark.soak
 def test_a_fleet_of_several_jobs_moves_and_shrinks_with_its_leader(
     swell: Swell, undisturbed: list[float]
 ) -> None:
@@ -67,7 +65,7 @@ def test_a_fleet_of_several_jobs_moves_and_shrinks_with_its_leader(
     assert kinds.count("replaced") == 5 and run.leading_job() == run.jobs()[0]
 
 
-@pytest.mark.skipif("FLEET_ALL" not in os.environ, reason="a soak: set FLEET_ALL=1")
+@pytest.mark.soak
 def test_a_run_outlives_the_timeout_of_each_of_its_jobs(
     swell: Swell, undisturbed: list[float]
 ) -> None:
