@@ -9,6 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from launcher.emulator.jobs.registry import Registry
 from launcher.emulator.market.exchange import Exchange
 from launcher.emulator.market.market import Bid
@@ -82,9 +84,14 @@ def ride(state: Path, market: Market, samples: Samples, wanted: int) -> list[set
     return asyncio.run(go())
 
 
-def test_27_hours_of_a_real_market_with_a_vm_for_each_count(tmp_path: Path) -> None:
-    samples = read_trace(TRACE)
-    entry = Capacity(machine=MACHINE, trace=str(TRACE))
+@pytest.mark.parametrize("machines", [4, pytest.param(1, marks=pytest.mark.soak)])
+def test_27_hours_of_a_real_market(tmp_path: Path, machines: int) -> None:
+    """With a VM for so many of its machines."""
+    rows = [line.rpartition(",") for line in TRACE.read_text().splitlines()]
+    trace = tmp_path / "trace.txt"
+    trace.write_text("".join(f"{when}, {int(count) // machines}\n" for when, _, count in rows))
+    samples = read_trace(trace)
+    entry = Capacity(machine=MACHINE, trace=str(trace))
     market = Market(capacity=[entry], notice=None, speed=10_000, seed=3)
     wanted = samples[0][1]
     vms = ride(tmp_path / "state", market, samples, wanted)
