@@ -33,7 +33,7 @@ from trainer.task import Task
 SAMPLES = 400
 BATCH = 8
 STEPS_PER_EPOCH = SAMPLES // BATCH
-EPOCHS = 8  # what is to happen to a run fills half of them, or they become slow
+EPOCHS = 12  # what is to happen to a run fills half of them
 SEED = 11
 
 

@@ -23,6 +23,7 @@ from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventReader
 
 ROOT = Path(__file__).parents[2]
+SLOW = f"{Path(__file__).parent}/slow.py:Slow"  # a task
 LIMIT = 600.0  # seconds; only a hang takes as long
 
 

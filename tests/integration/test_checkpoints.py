@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from launcher.emulator.vms import netns
 from launcher.local.buckets import LocalBuckets
-from tests.integration.command import Swell, resumed_at, until
+from tests.integration.command import SLOW, Swell, resumed_at, until
 from trainer.checkpoints.manifest import committed_steps, read_manifest
 from trainer.checkpoints.restore import Alone, load
 from trainer.rundir.directory import RunDirectory
@@ -28,7 +28,7 @@ from trainer.rundir.names import ENV_RUN_DIR
 
 JOB = """
 name: digits
-task: trainer.tasks.digits:Digits
+task: {task}
 args: {{epochs: {epochs}, batch: 64, width: 8, dtype: float64}}
 pools: {pools}
 elastic: {{spares: 0, suspicion: 5s}}
@@ -43,6 +43,11 @@ STEPS = EPOCHS * 23
 REPLICAS = ("workerpool0-0", "workerpool1-0")
 
 
+def job_of(pools: str, market: list[dict[str, Any]] | None = None, epochs: int = EPOCHS) -> str:
+    """The text of a job file."""
+    return JOB.format(task=SLOW, epochs=epochs, pools=pools, market=json.dumps(market or []))
+
+
 def launched(
     swell: Swell,
     run: str,
@@ -51,7 +56,7 @@ def launched(
     pools: str = APART,
 ) -> RunDirectory:
     job = swell.folder / f"{run}.yaml"
-    job.write_text(JOB.format(epochs=EPOCHS, pools=pools, market=json.dumps(market or [])))
+    job.write_text(job_of(pools, market))
     launch = swell("launch", str(job), "--run-id", run, *options)
     assert launch.returncode == 0, launch.stdout + launch.stderr
     return RunDirectory(f"gs://a-bucket/runs/{run}", LocalBuckets(swell.home / "buckets"))
@@ -147,7 +152,7 @@ def test_checkpoints_are_listed_verified_exported_and_begun_from(
     assert calm.swell("checkpoints", "calm", "--export", str(exported)).returncode == 0
     assert sum(one.numel() for one in load_file(exported).values()) > 0
     job = tmp_path / "again.yaml"
-    job.write_text(JOB.format(epochs=EPOCHS, pools=TOGETHER, market="[]"))
+    job.write_text(job_of(TOGETHER))
     url = f"gs://a-bucket/runs/calm/checkpoints/step-{there[0]:09d}"
     fork = calm.swell("launch", str(job), "--run-id", "fork", "--from", url)
     assert fork.returncode == 0, fork.stdout + fork.stderr
@@ -157,7 +162,7 @@ def test_checkpoints_are_listed_verified_exported_and_begun_from(
 def test_a_store_that_takes_no_checkpoints_does_not_stop_training(swell: Swell) -> None:
     """Nobody may list them for a while: the status says so; the run ends with one all the same."""
     job = swell.folder / "refused.yaml"
-    job.write_text(JOB.format(epochs=25, pools=TOGETHER, market="[]"))
+    job.write_text(job_of(TOGETHER, epochs=12))
     seldom = ("--set", "checkpoint.every=25 steps")  # each that fails takes a moment
     launch = swell.start("launch", str(job), "--run-id", "refused", *seldom)
     until(lambda: storage_of(launch))
@@ -168,8 +173,8 @@ def test_a_store_that_takes_no_checkpoints_does_not_stop_training(swell: Swell) 
     requests.delete(faults, timeout=600).raise_for_status()
     launch.wait()
     status = swell.status("refused")
-    assert status["state"] == "succeeded" and status["step"] == 25 * 23
-    assert status["checkpoint"]["step"] == 25 * 23 and status["checkpoint"]["failed"] == 0
+    assert status["state"] == "succeeded" and status["step"] == 12 * 23
+    assert status["checkpoint"]["step"] == 12 * 23 and status["checkpoint"]["failed"] == 0
     assert "was not written" in swell("logs", "refused").stdout
 
 

@@ -12,11 +12,14 @@ from trainer.rundir.events import read_events
 SCRIPTS = Path(__file__).parent / "faulty"
 
 
-def job(swell: Swell, script: str, *args: str) -> str:
+THREE = "[a2-highgpu-1g, {machine: a2-highgpu-1g, replicas: 2}]"
+
+
+def job(swell: Swell, script: str, *args: str, pools: str = THREE) -> str:
     path = swell.folder / "job.yaml"
     path.write_text(
         f"name: faults\nscript: {SCRIPTS / script}\nargs: {list(args)}\n"
-        "pools: [a2-highgpu-1g, {machine: a2-highgpu-1g, replicas: 2}]\n"
+        f"pools: {pools}\n"
         "elastic: {spares: 0, suspicion: 5s}\n"
     )
     return str(path)
@@ -67,7 +70,9 @@ def test_faults_cost_their_machine_alone_and_no_step(swell: Swell) -> None:
 
 
 def test_a_crash_at_one_sample_ends_the_run_with_the_samples(swell: Swell) -> None:
-    launch = swell("launch", job(swell, "dies_of_a_sample.py"), "--run-id", "one")
+    launch = swell(
+        "launch", job(swell, "dies_of_a_sample.py", pools="[a2-highgpu-2g]"), "--run-id", "one"
+    )
     assert launch.returncode == 1, launch.stdout
     status = swell.status("one")
     assert status["state"] == "failed"

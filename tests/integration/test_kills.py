@@ -21,19 +21,19 @@ import pytest
 from launcher.emulator.state import whereabouts
 from launcher.emulator.vms import netns
 from launcher.local.buckets import LocalBuckets
-from tests.integration.command import LIMIT, Progress, Swell, until
+from tests.integration.command import LIMIT, SLOW, Progress, Swell, until
 from tests.launcher.emulator.running import abandoned
 from trainer.rundir.directory import RunDirectory
 
 SEED = int(os.environ.get("KILL_SEED", "1"))
 RUNS = int(os.environ.get("KILL_RUNS", "1"))
-EPOCHS, STEPS_PER_EPOCH = 40, 23
+EPOCHS, STEPS_PER_EPOCH = 20, 23
 STEPS = EPOCHS * STEPS_PER_EPOCH
 Whom = Literal["launch", "emulator", "both"]
 WHOM: tuple[Whom, ...] = get_args(Whom)
 JOB = """
 name: digits
-task: trainer.tasks.digits:Digits
+task: {task}
 args: {{epochs: {epochs}, batch: 64, width: 8, dtype: float64}}
 pools: {pools}
 elastic: {{spares: 0, suspicion: 10s}}
@@ -141,7 +141,8 @@ def reached(progress: Progress, step: int, followed: subprocess.Popen[str]) -> b
 def launched(swell: Swell, it: Plan) -> subprocess.Popen[str]:
     output = it.output or str(swell.home / "runs")
     job = swell.folder / "job.yaml"
-    job.write_text(JOB.format(epochs=EPOCHS, pools=it.pools, vm=it.vm, output=json.dumps(output)))
+    fields = {"epochs": EPOCHS, "pools": it.pools, "vm": it.vm, "output": json.dumps(output)}
+    job.write_text(JOB.format(task=SLOW, **fields))
     launch = swell.start("launch", str(job), "--run-id", "one")
     until(lambda: launch.poll() is not None or (swell.state("one") / "launch.lock").exists())
     until(lambda: launch.poll() is not None or known(swell))

@@ -13,7 +13,7 @@ import pytest
 
 from tests.disks import Disk, disk, with_disks
 from tests.integration.clocks import MachinesClock
-from tests.integration.command import LIMIT, Progress, Swell, until
+from tests.integration.command import LIMIT, SLOW, Progress, Swell, until
 from trainer.rundir.directory import RunDirectory
 
 HOUR = 3600.0
@@ -31,10 +31,10 @@ while RunDirectory(str(run)).outcome() is None:
     time.sleep(0.05)
 """
 LIMITS = "limits: {time: 30min}\nresubmit: {pause: 200ms, longest: 1s, patience: 30min}\n"
-EPOCHS, STEPS_PER_EPOCH = 20, 23
+EPOCHS, STEPS_PER_EPOCH = 10, 23
 DIGITS = f"""
 name: digits
-task: trainer.tasks.digits:Digits
+task: {SLOW}
 args: {{epochs: {EPOCHS}, batch: 64, width: 8, dtype: float64}}
 pools: [a2-highgpu-2g]
 elastic: {{spares: 0, suspicion: 10s}}

@@ -143,7 +143,7 @@ def test_a_horovod_script_that_checkpoints_its_commits_survives_the_loss_of_ever
     swell: Swell,
 ) -> None:
     market = [{"at": "40 steps", "vanish": "workerpool0-0", "back": "2s"}]
-    script, args = ROOT / "examples" / "horovod_elastic.py", ["--epochs", "4"]
+    script, args = ROOT / "examples" / "horovod_elastic.py", ["--epochs", "10"]
     more = "checkpoint: {every: 10 steps, keep: 99}\n"
     pools = "[a2-highgpu-2g]"  # with both workers
     status, logs = launched(swell, script, args, market, pools=pools, more=more)
@@ -152,8 +152,9 @@ def test_a_horovod_script_that_checkpoints_its_commits_survives_the_loss_of_ever
     # A commit at the end of an epoch counts as a step, too. One that comes later begins, too.
     again = [int(one[1]) + int(one[2]) for one in begins[1:]]
     assert min(again) >= 10, "nobody began anew"
-    (trained,) = said(logs, r"trained 4 epochs in (\d+) batches")
-    assert status["checkpoint"]["step"] == 4 + int(trained[1]), "the last state is saved, too"
+    # Whose market looks late loses everything at the end, and is told the same of it again.
+    (trained,) = {one[1] for one in said(logs, r"trained 10 epochs in (\d+) batches")}
+    assert status["checkpoint"]["step"] == 10 + int(trained), "the last state is saved, too"
     listed = json.loads(swell("checkpoints", "one", "--verify", "--json").stdout)
     assert [row["valid"] for row in listed] == [True] * len(listed)
     assert {row["step"] for row in listed} & {*again}, "from a checkpoint"
