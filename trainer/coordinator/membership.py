@@ -302,12 +302,12 @@ class Membership:
         member.clean = member.holds = event.clean
         if self.phase is not Phase.STOPPING or event.failed:
             # A collective broke, perhaps before anybody reported a loss.
-            self._break(now, event.cause)
+            self._break(now, event.cause, event.failed)
 
-    def _break(self, now: float, cause: Cause = "loss") -> None:
+    def _break(self, now: float, cause: Cause = "loss", why: str = "") -> None:
         """The generation cannot go on: everyone is to leave it at once."""
         if self.phase is not Phase.STOPPING:
-            self._reformation.set_back()
+            self._reformation.set_back(why)
             self._enter_stopping(cause, now)
         self._reformation.blame(cause)
         self._abort(now)

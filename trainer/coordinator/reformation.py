@@ -26,6 +26,7 @@ class Reformation:
         self._fruitful = False  # whether the newest world has completed a step
         self._before = 0  # steps completed when it formed
         self._idle: float | None = None  # seconds that its members have gone without a step
+        self._why = ""  # in a worker's words, why a world was lost
         self._told = False  # whether the first of them has said so
 
     def blame(self, cause: Cause) -> Cause:
@@ -33,16 +34,18 @@ class Reformation:
         self.cause = max(self.cause, cause, key=CAUSES.index)
         return self.cause
 
-    def set_back(self) -> None:
-        """The newest world is broken off."""
+    def set_back(self, why: str = "") -> None:
+        """The newest world is broken off, because of ``why``, if a worker has said that."""
         self.setbacks += not self._fruitful
+        self._why = why or self._why
 
     def hopeless(self, limit: int) -> str | None:
         """Why no further world is formed; None if one may still thrive."""
         if self.setbacks < limit:
             return None
         told = f"{self.setbacks} worlds in a row were lost before they completed a step"
-        return str(Message("SW5002", f"{told}; the replicas' logs say of what (swell logs)"))
+        why = f"; the last that a worker said of it: {self._why}" if self._why else ""
+        return str(Message("SW5002", f"{told}{why}; more is in the replicas' logs (swell logs)"))
 
     def form(self, world: World, steps: int) -> dict[str, Any]:
         """A world forms, after so many steps. Returns what ``generation_formed`` says of it."""

@@ -39,6 +39,7 @@ from torch.optim import optimizer as torch_optimizer
 
 from trainer.engine.device import warm_up
 from trainer.engine.generations import Generations
+from trainer.engine.own_groups import unalike
 from trainer.engine.progress import Progress
 from trainer.engine.saving import Saving
 from trainer.engine.state import load_part
@@ -179,6 +180,8 @@ class Hooks:
                     self.elastic = False
                     return found
                 except HorovodInternalError as error:
+                    if unalike(error):
+                        raise  # it would be so in each world
                     self._failed = str(error) or "a collective failed"
                     self._generations.break_off()  # so that everybody's fails
                     state.restore()

@@ -69,10 +69,11 @@ def main() -> int:
         channel.send(Failed(exited(ending)))
         return 1
     except BaseException as error:  # not every library's is an Exception
-        from trainer.engine.own_groups import lost
+        from trainer.engine.own_groups import lost, unalike
 
         # A peer is gone, as a collective of the program's own has found.
-        if type(error).__name__ == "HorovodInternalError" or lost(error):
+        own = type(error).__name__ == "HorovodInternalError" or lost(error)
+        if own and not unalike(error):
             return start_again(error)
         # Who is at fault is decided elsewhere, by all that has happened.
         channel.send(Failed(told(error), kind_of(error)))
@@ -102,7 +103,7 @@ def run_script(program: Program, channel: AgentChannel) -> int:
     from horovod.common.exceptions import HorovodInternalError
 
     from trainer import elastic
-    from trainer.engine.own_groups import lost
+    from trainer.engine.own_groups import lost, unalike
     from trainer.worker.horovod_hooks import Hooks, NoWorker
     from trainer.worker.script import ScriptError, run_as_main
 
@@ -136,6 +137,8 @@ def run_script(program: Program, channel: AgentChannel) -> int:
                 "torchrun: in place of script:",
             )
     except (HorovodInternalError, NoWorker) as error:
+        if unalike(error):
+            raise
         # A peer was lost, and a plain script cannot go on without it: start afresh.
         return start_again(error)
     except (Exception, SystemExit) as error:

@@ -199,8 +199,10 @@ def test_what_a_dead_one_leaves_behind_goes_with_it(echo: dict[str, str]) -> Non
 
 # A daemon of the program's, started as a library in C would, which closes nothing.
 HOLDS = """
-import ctypes, os, time
+import ctypes, os, sys, time
 fork = ctypes.PyDLL(None).fork
+switches = sys.getswitchinterval()
+sys.setswitchinterval(600)  # a child that is to give way to another thread, and has none, hangs
 if not fork():
     os.setsid()
     if fork():
@@ -209,6 +211,7 @@ if not fork():
         file.write(str(os.getpid()))
     os.rename("{noted}.part", "{noted}")
     time.sleep(600)
+sys.setswitchinterval(switches)
 """
 # It leaves a child in the group of the process that runs the script.
 HELPED = """

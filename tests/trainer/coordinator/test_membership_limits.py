@@ -367,8 +367,8 @@ def test_worlds_that_are_lost_again_and_again_without_a_step_end_the_run() -> No
         assert run.step(Stopped(A, generation, step=0, failed="no route"))[-1] == Form(run.world)
     assert run.step(Stopped(A, 3, step=0, failed="no route"))[-1] == Finish(
         "failed",
-        "3 worlds in a row were lost before they completed a step; the replicas' logs say of what "
-        "(swell logs) [SW5002]",
+        "3 worlds in a row were lost before they completed a step; the last that a worker said of "
+        "it: no route; more is in the replicas' logs (swell logs) [SW5002]",
         0,
     )
     assert run.phase is Phase.ENDED

@@ -6,7 +6,8 @@ import pytest
 import torch.distributed
 from horovod.common.exceptions import HorovodInternalError
 
-from trainer.engine.own_groups import leave, losses, lost
+from trainer.engine.mistake import Mistake
+from trainer.engine.own_groups import leave, losses, lost, unalike
 
 PAIR = "[/third_party/gloo/gloo/transport/tcp/pair.cc:553] "
 
@@ -47,6 +48,28 @@ def test_everything_else_is_what_it_was(error: Exception) -> None:
     with pytest.raises(type(error)) as raised, losses():
         raise error
     assert raised.value is error
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Mismatched allreduce tensor shapes: One or more ranks sent tensors of shape [2]",
+        "Requested to allreduce a tensor with the same name as another tensor that is currently",
+    ],
+)
+def test_what_ranks_do_not_ask_for_alike_is_a_mistake_in_every_world(text: str) -> None:
+    error = HorovodInternalError(text)
+    assert unalike(error) and not lost(error)
+    with (
+        pytest.raises(Mistake, match=r"ranks do not ask for the same collective .*: \w+ "),
+        losses(),
+    ):
+        raise error
+    gone = HorovodInternalError("Connection closed by peer")
+    assert not unalike(gone)
+    with pytest.raises(HorovodInternalError) as raised, losses():
+        raise gone
+    assert raised.value is gone
 
 
 def test_without_a_group_there_is_none_to_leave() -> None:

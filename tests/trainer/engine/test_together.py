@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.trainer.engine.loops import _follow
+from tests.trainer.engine.loops import _follow, trained
 from tests.trainer.ranks import alone, formed, workers
 from trainer import Task
 from trainer.checkpoints.manifest import folders, read_metrics
@@ -166,6 +166,30 @@ def test_an_evaluation_of_a_task_is_repeated_too(tmp_path: Path, victim: int, by
         outcome = survivor.exit()
     assert not outcome.error
     assert outcome.log == ["evaluates"] * 3 + [{"workers": 1.0}]
+
+
+class Unlike(Counting):
+    """A task whose ranks ask for different collectives."""
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        import horovod.torch as hvd
+
+        return {"sum": float(hvd.allreduce(torch.ones(1 + hvd.rank()), name="mine").sum())}
+
+
+def fits_unlike(log: list[Any]) -> None:
+    from trainer import fit
+    from trainer.protocol.channel import current_channel
+
+    fit(Unlike(log, dies=False), current_channel())
+
+
+def test_ranks_that_ask_for_different_collectives_end_the_run_at_once() -> None:
+    for outcome in trained(2, fits_unlike):
+        assert outcome.error.startswith(
+            "Mistake: ranks do not ask for the same collective of the program's own: Mismatched "
+            "ALLREDUCE tensor shapes"
+        )
 
 
 class Judged:
