@@ -52,10 +52,9 @@ class Outside:
         self.forget()
         models = self._state.models
         self._known = {id(one) for model in models for one in model.modules()}
+        register = nn.Module.register_forward_pre_hook  # a scripted module's own refuses
         if _compiles():  # a hook of all modules would have everything compiled once more
-            self._handles = [
-                module.register_forward_pre_hook(self._hook(at)) for at, module in self._others()
-            ]
+            self._handles = [register(module, self._hook(at)) for at, module in self._others()]
         else:
             self._handles = [register_module_forward_pre_hook(self._called)]
 
@@ -88,7 +87,8 @@ class Outside:
         """The modules outside the state, by number, as they are when first asked; it takes long."""
         if self._there is None:
             found = [one for one in gc.get_objects() if issubclass(type(one), nn.Module)]
-            self._there = [ref(one) for one in found if id(one) not in self._known]
+            made = [one for one in found if "_forward_pre_hooks" in vars(one)]  # not half of one
+            self._there = [ref(one) for one in made if id(one) not in self._known]
         for at, one in enumerate(self._there):
             if (module := one()) is not None:
                 yield at, module
