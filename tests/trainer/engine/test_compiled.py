@@ -83,9 +83,8 @@ def counting(log: list[Any]) -> None:
         lambda part: (model(x[part]) - y[part]).square().sum(),
         lambda: optimizer.step(),
     ]
-    fast, loss_of, update = (
-        torch.compile(one, backend=counter) for one, counter in zip(whole, counters, strict=True)
-    )
+    made: list[Any] = [torch.compile(a, backend=b) for a, b in zip(whole, counters, strict=True)]
+    fast, loss_of, update = made
     state = elastic.State(model=model, optimizer=optimizer)
     for step in elastic.steps(state, elastic.batches(36, 12, unit=4), epochs=4):
         with step:
