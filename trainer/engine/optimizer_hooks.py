@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
@@ -32,9 +33,10 @@ class OptimizerHooks:
         self._state = state
         self._trained = trained
         self._step = step
-        self._handles: list[Any] = [
-            register_optimizer_step_pre_hook(self._before),
-            register_optimizer_step_post_hook(self._after),
+        before, after = map(torch.compiler.disable, (self._before, self._after))
+        self._handles: list[Any] = [  # no part of an update that is compiled: they count
+            register_optimizer_step_pre_hook(before),
+            register_optimizer_step_post_hook(after),
         ]
 
     def close(self) -> None:

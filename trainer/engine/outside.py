@@ -10,7 +10,6 @@ are in it is seen as it is compiled, and from then on they count as called.
 from __future__ import annotations
 
 import gc
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -21,6 +20,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from trainer.engine.compiling import compiles, once_compiled
 from trainer.engine.contents import digests_of, tensors_of
 from trainer.engine.digest import combined
 from trainer.engine.mistake import Mistake
@@ -52,10 +52,9 @@ class Outside:
         self.forget()
         models = self._state.models
         self._known = {id(one) for model in models for one in model.modules()}
-        if _compiles():  # a hook of all modules would have everything compiled once more
-            self._handles = [
-                module.register_forward_pre_hook(self._hook(at)) for at, module in self._others()
-            ]
+        register = nn.Module.register_forward_pre_hook  # a scripted module's own refuses
+        if compiles():  # a hook of all modules would have everything compiled once more
+            self._handles = [register(module, self._hook(at)) for at, module in self._others()]
         else:
             self._handles = [register_module_forward_pre_hook(self._called)]
 
@@ -88,7 +87,8 @@ class Outside:
         """The modules outside the state, by number, as they are when first asked; it takes long."""
         if self._there is None:
             found = [one for one in gc.get_objects() if issubclass(type(one), nn.Module)]
-            self._there = [ref(one) for one in found if id(one) not in self._known]
+            made = [one for one in found if "_forward_pre_hooks" in vars(one)]  # not half of one
+            self._there = [ref(one) for one in made if id(one) not in self._known]
         for at, one in enumerate(self._there):
             if (module := one()) is not None:
                 yield at, module
@@ -96,11 +96,9 @@ class Outside:
     def _hook(self, at: int) -> Callable[[nn.Module, Any], None]:
         """One for a module alone: a function, which a copy of the module shares."""
 
+        @once_compiled
         def note() -> None:
             self._compiled[at] = None
-
-        constant: Any = note  # called when it is compiled, and no part of what is compiled:
-        constant._dynamo_marked_constant = True  # what torch.compiler.assume_constant_result sets
 
         def called(module: nn.Module, args: Any) -> None:
             if torch.compiler.is_compiling():
@@ -134,12 +132,6 @@ class Outside:
         """Whether a module holds what the state's models hold: made anew from them in each step."""
         own = {one for _, one in digests_of(tensors_of(self._state.models_by_name(), {}))}
         return own.issuperset(holds)
-
-
-def _compiles() -> bool:
-    """Whether this process has asked torch to compile anything."""
-    frames = sys.modules.get("torch._dynamo.eval_frame")
-    return any(one is not None for one in getattr(frames, "cached_backends", {}).values())
 
 
 def require_alike(told: Sequence[dict[str, int]], step: int) -> None:

@@ -389,6 +389,7 @@ class Step(Planned):
                 f"step {self.number} is computed by units, and the program took its samples from "
                 "step.indices: loop over step.split(None), which gives one unit after another",
             )
+        self._sums.unit_order.reached(self._sums.buckets.passes)
         self._require_asked()
         new, units = self._measured.keys() - self._means, self._watch()
         learned = bool(new or units)

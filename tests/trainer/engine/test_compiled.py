@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from tests.conformance.journey import Stage
-from tests.trainer.engine.loops import travelled
+from tests.trainer.engine.loops import trained, travelled
 from tests.trainer.engine.plain import Swell, data, numbers, plainly, require_same
 
 SAMPLES, BATCH, EPOCHS = 37, 16, 3
@@ -64,3 +65,38 @@ def test_what_is_compiled_trains_the_same_in_a_world_that_changes() -> None:
     assert {member: one.error for member, one in outcomes.items()} == {0: "", 2: "", 3: ""}
     for member, first in ((0, 0), (2, 0), (3, 5)):
         require_same(outcomes[member].log, expected[first:], first)
+
+
+def counting(log: list[Any]) -> None:
+    """Logs how often the model, the loss and the update were compiled, after each step."""
+    from trainer import elastic
+    from trainer.engine import replicas
+
+    settings: Any = replicas
+    settings.SHARE, settings.LEAST = 1e9, 4  # so often is the state examined
+    x, y = data(SAMPLES)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.2), nn.Linear(8, 1)).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    counters = [CompileCounter() for _ in range(3)]
+    whole: list[Any] = [
+        model,
+        lambda part: (model(x[part]) - y[part]).square().sum(),
+        lambda: optimizer.step(),
+    ]
+    made: list[Any] = [torch.compile(a, backend=b) for a, b in zip(whole, counters, strict=True)]
+    fast, loss_of, update = made
+    state = elastic.State(model=model, optimizer=optimizer)
+    for step in elastic.steps(state, elastic.batches(36, 12, unit=4), epochs=4):
+        with step:
+            for part in step.split(None):
+                ((fast(x[part]).sum() + loss_of(part)) / step.batch_size).backward()
+            update()
+            optimizer.zero_grad()
+        log.append([one.frame_count for one in counters])
+
+
+def test_what_is_compiled_is_compiled_once() -> None:
+    """What Swell counts in its hooks is no part of it."""
+    (outcome,) = trained(1, counting)
+    assert outcome.error == ""
+    assert outcome.log == [[1, 1, 1]] * 12

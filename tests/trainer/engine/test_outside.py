@@ -140,6 +140,16 @@ def test_a_module_may_be_copied_in_a_step(model: nn.Linear, counter: Any) -> Non
     assert outside.told(2) == {}, "nobody looks in this step"
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_beside_compiled_code_any_module_may_be(model: nn.Linear, counter: Any) -> None:
+    """Hooks are refused by one that is scripted, and there is no place for them in half of one."""
+    half, scripted = nn.Linear.__new__(nn.Linear), torch.jit.script(linear(1))
+    torch.compile(model, backend=counter)
+    outside = Outside(State(model=model))
+    assert [*told_of(outside, 1, scripted)] == ["RecursiveScriptModule 1"]
+    assert not vars(half)
+
+
 def test_a_lazy_one_is_passed_over(model: nn.Linear) -> None:
     outside, lazy = Outside(State(model=model)), nn.LazyLinear(2)
     assert told_of(outside, 1, lazy) == {}

@@ -192,23 +192,25 @@ def test_samples_that_are_not_taken_by_units_are_refused() -> None:
         assert "took its samples from step.indices: loop over step.split(None)" in outcome.error
 
 
-def from_a_list(log: list[Any]) -> None:
+def from_a_list(compiled: bool, log: list[Any]) -> None:
     from trainer import elastic
 
     model = model_of("none")
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
     state = elastic.State(model=model, optimizer=optimizer)
+    compute = torch.compile(model, backend="eager") if compiled else model
     for step in elastic.steps(state, elastic.batches(8, 8, unit=2), epochs=1):
         with step:
             for part in list(step.split(None)):
-                model(data(8)[0][part]).sum().backward()
+                compute(data(8)[0][part]).sum().backward()
             optimizer.step()
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("size", [1, 2])
-def test_units_that_are_computed_from_a_list_are_refused(size: int) -> None:
+def test_units_that_are_computed_from_a_list_are_refused(size: int, compiled: bool) -> None:
     """They would all have the random numbers of the last one."""
-    for outcome in trained(size, from_a_list):
+    for outcome in trained(size, functools.partial(from_a_list, compiled)):
         assert "all parts were taken from split() before the first was computed" in outcome.error
 
 
