@@ -324,6 +324,9 @@ def find(name: str) -> RunDirectory:
         return open_directory(known[matches[0]])
     if matches:
         raise RunError("SW2004", f"{name}: could be {', '.join(matches[:5])}; write more of the id")
+    if name and (folder() / "runs" / name).is_dir():
+        gone = f"there is no {RUN} in {folder() / 'runs' / name} any more; was it removed?"
+        raise RunError(NO_RUN, f"{name}: {gone}")
     near = get_close_matches(name, known, n=1)
     remedy = f"did you mean {near[0]}?" if near else "swell runs lists what there is"
     raise RunError("SW2003", f"{name}: there is no such run; {remedy}")

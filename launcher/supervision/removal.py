@@ -10,6 +10,7 @@ from __future__ import annotations
 from trainer.rundir.names import RUN
 from trainer.rundir.usererror import Message
 
+REMOVED = "SW2031"  # the message about it
 AWAY_FOR = 60.0  # seconds
 
 
@@ -20,12 +21,16 @@ class Removal:
         url: of the run directory.
 
     Attributes:
+        reason: why the run ends.
         told: what to say while it is not, once it was; else empty.
     """
 
     def __init__(self, url: str) -> None:
         what = f"{url} was removed while the run went on: it has no {RUN} any more"
-        self._said = str(Message("SW2031", f"{what}; launch a new run"))
+        self.reason = str(Message(REMOVED, f"{what}; launch a new run"))
+        self._said = str(
+            Message(REMOVED, f"{what}; unless it is back within {AWAY_FOR:.0f} s, the run ends")
+        )
         self._was_there = False
         self._since: float | None = None
         self.told = ""

@@ -175,9 +175,8 @@ class Supervisor:
             with suppress(OSError):
                 self._record(self._attempts[number])
         outcome = self._run_dir.outcome()
-        there = outcome is not None or self._run_dir.store.exists(RUN)
-        if self._removal.look(there, self._ticks()):
-            end_run(self._run_dir, self._events, "failed", self._removal.told)
+        if outcome is None and self._removal.look(self._run_dir.store.exists(RUN), self._ticks()):
+            end_run(self._run_dir, self._events, "failed", self._removal.reason)
             return None
         stop = self._run_dir.stop_asked() if outcome is None and self._attempts else None
         if outcome is None:

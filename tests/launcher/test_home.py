@@ -108,6 +108,11 @@ def test_a_launch_hands_its_lock_over(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_directory_that_was_removed_is_told_of(tmp_path: Path) -> None:
+    (Path(create("digits-1").url) / "run.json").unlink()
+    with pytest.raises(
+        home.RunError, match=r"digits-1: there is no run\.json in .*; was it removed"
+    ):
+        home.find("digits-1")
     with pytest.raises(home.RunError, match=r"no run\.json in it; was it removed") as error:
         home.read_run(RunDirectory(str(tmp_path / "gone")))
     assert error.value.id == "SW2005"

@@ -11,14 +11,14 @@ from launcher.supervision.removal import AWAY_FOR, Removal
 from tests.launcher.supervision.supervised import Fixture
 from trainer.rundir.names import RUN
 
-SAID = "x was removed while the run went on: it has no run.json any more; launch a new run [SW2031]"
+SAID = "x was removed while the run went on: it has no run.json any more"
 
 
 def test_it_is_told_at_once_and_sure_after_a_minute() -> None:
     removal = Removal("x")
     assert not removal.look(True, 0.0) and not removal.told
     assert not removal.look(False, 10.0)
-    assert removal.told == SAID
+    assert removal.told == f"{SAID}; unless it is back within 60 s, the run ends [SW2031]"
     assert removal.look(False, 10.0 + AWAY_FOR)
 
 
@@ -46,5 +46,6 @@ def test_its_run_has_failed_and_its_custom_job_is_cancelled(tmp_path: Path) -> N
 
     outcome = fixture.run()
     assert outcome["state"] == "failed"
-    assert outcome["reason"] == SAID.replace("x", fixture.run_dir.url, 1)
+    said = SAID.replace("x", fixture.run_dir.url, 1)
+    assert outcome["reason"] == f"{said}; launch a new run [SW2031]"
     assert fixture.attempts[0].state == "CANCELLED"
