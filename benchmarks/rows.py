@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import sys
 import traceback
@@ -102,7 +103,15 @@ def benchmark(doc: str | None, cases: Mapping[str, Case], runs: int = 5) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here, too")
     args = parser.parse_args()
     options = Options(args.quick, args.runs or (1 if args.quick else runs))
+    # A case that is broken off ends the processes that it has started.
+    before = signal.signal(signal.SIGTERM, _end)
+    try:
+        return _measure(args, options, cases)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
+
+def _measure(args: argparse.Namespace, options: Options, cases: Mapping[str, Case]) -> int:
     failed = False
     rows: list[Row] = []
     for name in args.only or cases:
@@ -135,6 +144,10 @@ def show(rows: Iterable[Row]) -> None:
     if table.row_count:
         # Not cut to 80 columns when the output goes to a file.
         Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def _end(*_: object) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _figure(value: float | None) -> str:

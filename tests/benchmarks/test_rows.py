@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +27,15 @@ def broken(options: Options) -> Iterator[Row]:
     raise RuntimeError("the peer is missing")
 
 
-CASES = {"measured": measured, "nothing": nothing, "broken": broken}
+def terminated(options: Options) -> Iterator[Row]:
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield from measured(options)
+    finally:
+        print("ended what it had started")
+
+
+CASES = {"measured": measured, "nothing": nothing, "broken": broken, "terminated": terminated}
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
@@ -75,3 +85,14 @@ def test_a_wrong_argument_is_named(
         run(monkeypatch, *args)
     assert ended.value.code == 2
     assert args[0] in capsys.readouterr().err
+
+
+def test_sigterm_lets_a_case_end_what_it_has_started(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, "--only", "terminated", "--only", "measured")
+    assert ended.value.code == 143
+    assert capsys.readouterr().out == "ended what it had started\n"
+    assert signal.getsignal(signal.SIGTERM) == before

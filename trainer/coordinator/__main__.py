@@ -25,6 +25,7 @@ from trainer.protocol.world import MemberId
 async def serve(orders: asyncio.StreamReader) -> None:
     """Carries out an agent's orders, until it leads no longer or is to close."""
     seat = Seat.from_json(json.loads(await orders.readline()))
+    print(json.dumps({"warm": True}), flush=True)
     coordinator: Coordinator | None = None
     while coordinator is None:
         order = await _next(orders)

@@ -36,6 +36,7 @@ from trainer.rundir.names import OutcomeState
 from trainer.rundir.retry import NO_ROOM
 
 TICK = 0.1  # seconds
+OVERSLEPT = 0.5  # seconds by which a tick may be late; what is more was nobody's silence
 # What is lost to one leader may be with the next.
 BY_TERM = frozenset({"member_joined", "loss", "generation_formed"})
 FINISH_AGAIN = 0.5  # seconds, when the store does not take the outcome
@@ -285,7 +286,11 @@ class Coordinator:
 
     async def _tick(self) -> None:
         while self._leadership.holds():
+            due = self._clock() + TICK
             await asyncio.sleep(TICK)
+            late = self._clock() - due
+            if late > OVERSLEPT:  # this process did not run; what came meanwhile is not read yet
+                self._machine.members.excuse(late)
             self._take(signals.Tick())
             self._explain(self._clock())
 

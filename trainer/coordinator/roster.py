@@ -62,6 +62,11 @@ class Roster(dict[MemberId, Member]):
             member.rank = rank
             yield member
 
+    def excuse(self, seconds: float) -> None:
+        """So long nobody could be heard."""
+        for member in self.values():
+            member.heard += seconds
+
     def stays(self, member: MemberId) -> bool:
         """Whether a member is here, and is not about to leave."""
         return member in self and self[member].usable

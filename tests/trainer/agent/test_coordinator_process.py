@@ -17,6 +17,7 @@ import pytest
 
 from tests.disks import disk, with_disks
 from tests.trainer.ranks import PATIENCE
+from trainer.agent import coordinator_process
 from trainer.agent.coordinator_process import Host
 from trainer.coordinator.limits import Limits
 from trainer.coordinator.seat import Seat
@@ -98,6 +99,48 @@ def test_a_term_that_is_taken_is_not_led(run_dir: RunDirectory) -> None:
         assert await host.lead(2, 0, None), "it can try again"
         await host.close()
 
+    asyncio.run(body())
+
+
+def test_one_that_starts_slowly_is_left_to_and_leads_when_it_is_asked_again(
+    run_dir: RunDirectory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a machine that is slow enough any limit would end it, again and again."""
+
+    async def body() -> None:
+        host = Host(seat(run_dir))
+        asked = 1
+        assert not await host.lead(1, 0, None)
+        starting = child()
+        while not await host.lead(1, 0, None):
+            asked += 1
+        assert asked > 1 and child() == starting
+        await host.close()
+
+    monkeypatch.setattr(coordinator_process, "WARM_LIMIT", 0.001)
+    asyncio.run(body())
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "swell.agent"]
+    assert said.endswith("nobody joins: its coordinator's process is still starting")
+
+
+def test_one_that_never_starts_is_given_up_in_the_end(
+    run_dir: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> None:
+        host = Host(seat(run_dir))
+        await host.prepare()
+        hanging = child()
+        hanging.suspend()
+        assert not await host.lead(1, 0, None) and hanging.is_running()
+        monkeypatch.setattr(coordinator_process, "HANGS", 0.0)
+        assert not await host.lead(1, 0, None)
+        await until(lambda: not hanging.is_running())
+        monkeypatch.undo()
+        while not await host.lead(1, 0, None):
+            assert child() != hanging
+        await host.close()
+
+    monkeypatch.setattr(coordinator_process, "WARM_LIMIT", 0.05)
     asyncio.run(body())
 
 

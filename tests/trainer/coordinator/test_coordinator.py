@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -50,6 +51,28 @@ def test_what_is_waited_for_is_on_record(tmp_path: Path, monkeypatch: pytest.Mon
                 await asyncio.sleep(0.05)
                 told = [one for one in read_events(leader.run_dir) if one["event"] == "held_up"]
         assert told[-1]["reason"] == "1 of 2 slots are ready"
+
+    asyncio.run(body())
+
+
+def test_a_leader_that_did_not_run_for_some_time_takes_that_for_nobodys_silence(
+    tmp_path: Path,
+) -> None:
+    async def body() -> None:
+        async with (
+            leading(tmp_path, suspicion=1.0, heartbeat=0.1, lease_timeout=60.0) as leader,
+            world_of_two(leader) as (a, b, _),
+        ):
+            for agent in (a, b):
+                await agent.send(started=pb.Started(generation=1))
+            for _ in range(3):
+                time.sleep(2.0)  # the whole process is suspended, or starved
+                await asyncio.sleep(0.3)
+                for agent in (a, b):
+                    await agent.send(progress=pb.Progress(generation=1))
+            await a.send(done=pb.Done(step=1))
+            assert (await a.until("finish")).state == "succeeded"
+        assert "loss" not in leader.events()
 
     asyncio.run(body())
 

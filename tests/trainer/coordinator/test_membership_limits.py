@@ -46,6 +46,15 @@ def test_a_silent_member_is_suspected_when_no_step_completes_either() -> None:
     ]
 
 
+def test_a_time_in_which_nobody_could_be_heard_is_nobodys_silence() -> None:
+    run = Run(expected=2, suspicion=2.0)
+    running = run.start(A, B)
+    run.now += 10.0
+    run.machine.members.excuse(10.0)
+    assert run.wait(2.0, alive=(A,)) == []
+    assert run.wait(0.5, alive=(A,)) == [given_up(B, "silent for 2.5 s"), Abort(running)]
+
+
 def test_a_step_proves_that_the_silent_live() -> None:
     run = Run(expected=2, suspicion=2.0)
     run.start(A, B)
