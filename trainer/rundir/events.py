@@ -118,7 +118,6 @@ from trainer.rundir.numbers import dumped
 from trainer.rundir.seen import Seen
 from trainer.rundir.segments import (
     INDEX,
-    LOOKS,
     READ_LIMIT,
     Index,
     Segment,
@@ -135,6 +134,7 @@ Cause = Literal[
 ]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 FLUSH_EVERY = 0.5  # seconds
+LOOKS = 5  # at what others replace meanwhile
 BATCH_SIZE = 4 * 2**20  # bytes up to which events are written together, well below BATCH_LIMIT
 _NONE = Batch("", 0)
 

@@ -41,7 +41,6 @@ GISTS = f"{EVENTS}/gists"
 
 SEGMENT_LIMIT = 4 * 2**20  # bytes up to which segments grow; one with larger batches exceeds it
 READ_LIMIT = 2**28  # bytes of a segment that a reader takes in
-LOOKS = 5  # at what others replace meanwhile
 
 _INDEX_FILE = re.compile(r"([0-9]{9,12})\.json")
 _SEGMENT_FILE = re.compile(r"([0-9]{9,12})-[0-9a-f]+\.jsonl")
@@ -135,18 +134,10 @@ def read_index(run_dir: RunDirectory, known: Index = Index()) -> Index:
         known: the one that counted before: it is not read again, and none before it counts.
 
     Raises FormatError for one of a newer format, another ValueError for one that is damaged, and
-    OSError.
+    OSError: FileNotFoundError when it has been replaced meanwhile.
     """
-    for looks in range(1, LOOKS + 1):
-        version = newest_version(run_dir.store)
-        if version <= known.version:
-            return known
-        try:
-            return _parse_index(run_dir, version)
-        except FileNotFoundError:  # there is a newer one by now
-            if looks == LOOKS:
-                raise
-    raise AssertionError("it has looked often enough")
+    version = newest_version(run_dir.store)
+    return known if version <= known.version else _parse_index(run_dir, version)
 
 
 def _parse_index(run_dir: RunDirectory, version: int) -> Index:

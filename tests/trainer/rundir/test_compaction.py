@@ -22,7 +22,7 @@ from trainer.rundir.compaction import ALIKE, absorbed
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventReader, read_events
 from trainer.rundir.names import EVENTS
-from trainer.rundir.segments import GISTS, INDEX, SEGMENTS, Segment, index_name, read_index
+from trainer.rundir.segments import GISTS, INDEX, SEGMENTS, Index, Segment, index_name, read_index
 from trainer.rundir.store import Store
 from trainer.rundir.untrusted import parse_json
 
@@ -316,6 +316,15 @@ def test_a_version_that_was_long_replaced_may_be_created_again(run_dir: RunDirec
     assert_told_once(run_dir, writers)
     compaction(run_dir).round()
     assert_told_once(run_dir, writers)
+
+
+def test_no_list_brings_an_index_back_that_has_been_replaced(run_dir: RunDirectory) -> None:
+    writers = Writers(run_dir)
+    writers.write(batches=3)
+    compaction(run_dir).round()
+    assert read_index(run_dir).version == 1
+    known = Index(version=4)
+    assert read_index(run_dir, known) is known
 
 
 # --- how much is written ------------------------------------------------------------

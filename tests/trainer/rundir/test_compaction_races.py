@@ -16,9 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from tests.trainer.rundir.actors import Actor, Fate, Ground, View, seen_by
 from trainer.rundir.batches import Batch, parse
 from trainer.rundir.compaction import REFUSALS, TOGETHER, Compaction
-from trainer.rundir.events import Event, EventReader, EventWriter, read_events
+from trainer.rundir.events import LOOKS, Event, EventReader, EventWriter, read_events
 from trainer.rundir.names import EVENTS
-from trainer.rundir.segments import GISTS, INDEX, LOOKS, SEGMENTS, read_index
+from trainer.rundir.segments import GISTS, INDEX, SEGMENTS, read_index
 
 LIMIT = 1500  # bytes of a segment: a few batches
 DUE = 3
@@ -369,18 +369,39 @@ def test_who_is_told_to_leave_off_deletes_only_what_was_begun() -> None:
 
 @pytest.mark.parametrize("brief", [False, True], ids=["in full", "brief"])
 def test_a_reader_may_be_overtaken_again_and_again(brief: bool) -> None:
-    """A run that nobody has compacted for long: what is next to be read is gone each time."""
+    """Whatever an index names, and whatever was listed, is gone when it is to be read."""
     run = Run()
-    run.write("a", 150)
-    compaction = Compaction(seen_by(View(run.ground)), due=DUE, limit=LIMIT)
-    reader = Reader(run, brief)
-    reader.begin()
-    assert reader.actor is not None
-    overtaken = 0
-    while not reader.actor.over:
-        reader.actor.go_on(3)
-        before = len(run.ground.files)
-        compaction.round()
-        overtaken += len(run.ground.files) < before
-    assert overtaken > LOOKS
-    reader.check()
+    compaction = Compaction(seen_by(View(run.ground)), due=DUE, limit=10**6)
+    overtaken: list[str] = []
+
+    class Slow(View):
+        def read(self, name: str, limit: int | None = None) -> bytes:
+            data = super().read(name, limit)
+            if name.startswith(INDEX) and len(overtaken) < 3 * LOOKS:
+                overtaken.append(name)
+                for _ in range(3):
+                    run.write("a", DUE)
+                    compaction.round()
+                run.write("a", DUE - 1)  # the next look has them in its list
+            return data
+
+    run.write("a", DUE)
+    compaction.round()
+    told = EventReader(seen_by(Slow(run.ground)), brief=brief).read_new()
+    assert len(overtaken) == 3 * LOOKS
+    assert covered(told) == covered(run.written())
+
+
+@pytest.mark.parametrize("parts", range(8))
+def test_a_list_that_takes_a_while_covers_nothing_that_it_lacks(parts: int) -> None:
+    """What is written meanwhile is in it or not: of one writer the later one alone, perhaps."""
+    for operation in range(1, 12):
+        run = grown()
+        leader = Leader(run, parts=parts)
+        leader.actor.go_on(operation)
+        run.write("a", 3)
+        run.write("c", 3)
+        leader.actor.go_on(100)
+        leader.actor.kill()
+        run.settle()
+        run.check_tidy()
