@@ -56,8 +56,6 @@ def loaded(case: str, options: Options) -> Iterator[Row]:
     for name, metric in (("said", "data wait"), ("seen", "data wait, seen")):
         shares = [100 * fit[name] / fit["step"] for _, fit in pairs]
         yield Row.of("fit", case, metric, "%", shares)
-    parts = [fit["said"] / fit["seen"] for _, fit in pairs]
-    yield Row.of("fit", case, "data wait, of what is seen", "x", parts)
 
 
 def order(options: Options) -> Iterator[Row]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -108,6 +109,7 @@ def fit(workers: int, device: float) -> Iterator[tuple[float, float]]:
 
 def main() -> None:
     """Trains, and prints."""
+    warnings.filterwarnings("ignore", message="This DataLoader will create")  # they only wait
     system, workers, device, steps = sys.argv[1:]
     torch.set_num_threads(1)
     taken = {"plain": plain, "fit": fit}[system](int(workers), float(device))

@@ -30,6 +30,7 @@ class Training(Task):
 
     epochs = 2
     global_batch = 8
+    seen: int
 
     def __init__(self, workers: int = 0) -> None:
         self.workers = workers

@@ -153,10 +153,11 @@ def test_numbers_beside_the_loss_are_means_over_the_whole_batch() -> None:
             found = {
                 "off": off.mean().item(),
                 "twice": off.mean().item() * 2,
-                "positive": off[y[i] > 0].mean().item(),
                 "loss": off.square().mean().item(),
                 "lr": 0.05,
             }
+            if (y[i] > 0).any():  # of none there is no mean
+                found["positive"] = off[y[i] > 0].mean().item()
             optimizer.zero_grad()
             off.square().mean().backward()
             optimizer.step()
@@ -293,7 +294,8 @@ class Low(Recipe):
 def test_bfloat16_channels_last_and_recomputation_train() -> None:
     lone, *others = everywhere(Low)
     losses = [entry[1]["loss"] for entry in lone.log]
-    assert losses[-1] < losses[0]
+    epoch = STEPS // EPOCHS
+    assert sum(losses[-epoch:]) < sum(losses[:epoch]), "each has all samples"
     for outcome in others:
         for number, metrics, _ in outcome.log:
             assert metrics["loss"] == pytest.approx(losses[number - 1], rel=0.05)
