@@ -55,7 +55,7 @@ class Change:
 
 
 CHANGES: Mapping[str, Change] = {
-    "move": Change(1, ("move", RUN, "--region", "us-east4"), 1, 1),
+    "move": Change(1, ("move", RUN, "--region", "us-east1"), 1, 1),
     "resize up": Change(1, ("resize", RUN, "--jobs", "2"), 2, 0),
     "resize down": Change(2, ("resize", RUN, "--jobs", "1"), 1, 1),
 }

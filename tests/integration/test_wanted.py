@@ -26,7 +26,7 @@ def test_a_run_moves_to_another_region_and_grows_without_losing_a_step(
 ) -> None:
     run = Fleet(swell, fleet=1, regions=["us-central1"], market={}, slowly=True)
     run.until(lambda: run.worlds() and run.step() > 3)
-    ask(swell, "move", "fleet", "--region", "us-east4")
+    ask(swell, "move", "fleet", "--region", "us-east1")
     run.until(lambda: run.ended() == {1})
     moved = run.jobs()
     ask(swell, "resize", "fleet", "--jobs", "2")
@@ -38,7 +38,7 @@ def test_a_run_moves_to_another_region_and_grows_without_losing_a_step(
     check_that_nobody_was_lost(run)
     assert moved == [2]
     regions = [attempt["region"] for attempt in status["attempts"]]
-    assert regions == ["us-central1", "us-east4", "us-east4"]
+    assert regions == ["us-central1", "us-east1", "us-east1"]
     assert [attempt["kind"] for attempt in status["attempts"]] == ["replaced", "", ""]
 
 
