@@ -180,6 +180,8 @@ def _text(event: EventRecord) -> str | None:
             return f"{member} and {peer} reach each other: {1000 * latency:.1f} ms{rate}"
         case EventRecord(event="unreachable", member=str(member)):
             return f"{member} is not let into the world{why}"
+        case EventRecord(event="drain", member=str(member), deadline_seconds=None):
+            return f"{member} leaves at the next step{why}"
         case EventRecord(event="drain", member=str(member)):
             # For how long it counts on its machine is not how long it has that.
             return f"{member} has notice that it will be taken away; it leaves at the next step"

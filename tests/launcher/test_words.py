@@ -59,6 +59,19 @@ WORTH_A_LINE = [
         event("drain", member="workerpool1-0", reason="notice", deadline_seconds=15.0),
         "workerpool1-0 has notice that it will be taken away; it leaves at the next step",
     ),
+    (
+        event("drain", member="1/workerpool0-0", reason="not wanted any more"),
+        "1/workerpool0-0 leaves at the next step (not wanted any more)",
+    ),
+    (
+        event("attempt_replaced", attempt=1, reason="it is not wanted any more"),
+        "attempt 1 is to leave (it is not wanted any more)",
+    ),
+    (
+        event("wanted", version=2, jobs=4, region="us-east1", strategy="spot", by="me@here"),
+        "wanted from now on: 4 jobs, us-east1, spot (asked by me@here)",
+    ),
+    (event("wanted", version=1, jobs=1), "wanted from now on: 1 job"),
     (event("loss", member="workerpool1-0", reason="silent"), "workerpool1-0 is lost (silent)"),
     (
         event("generation_formed", generation=3, world_size=1, cause="loss", members=["a"]),

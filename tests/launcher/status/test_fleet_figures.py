@@ -170,6 +170,30 @@ def test_what_becomes_of_a_job_that_was_given_up_is_no_loss_of_the_run(way: Way)
     assert known["losses"] == 2, "those of job 2, whom the second leader misses"
 
 
+def test_a_job_that_is_replaced_is_neither_drained_nor_lost() -> None:
+    replaced = [
+        event("drain", 500.0, member=B1, reason="not wanted any more", incarnation="x"),
+        event("drain", 500.0, member=B2, reason="not wanted any more", incarnation="x"),
+        formed(2, 501.0, "drain", [A1, A2]),
+        event("attempt_replaced", 502.0, attempt=2, reason="it is not wanted any more"),
+        event("attempt_ended", 510.0, attempt=2, state="CANCELLED", verdict="replaced"),
+    ]
+    known = status(*BEGIN, *replaced)
+    assert (known["drains"], known["losses"]) == (0, 0)
+
+
+def test_who_is_in_the_world_and_whether_it_trains() -> None:
+    history = History([joined(A1, 1.0)])
+    assert (history.inside, history.trains) == ({}, False)
+    for one in BEGIN:
+        history.add(one)
+    assert (history.inside, history.trains) == ({1: 2, 2: 2}, True)
+    history.add(formed(2, 20.0, "grow", [A1, A2, B1, B2, C1]))
+    assert (history.inside, history.trains) == ({1: 2, 2: 2, 3: 1}, False), "it still forms"
+    history.add(resumed(2, 21.0, "grow", 9))
+    assert history.trains
+
+
 def test_the_end_of_a_fleet_is_no_loss_either() -> None:
     """All jobs end with their run, each in its own time."""
     end = [
