@@ -150,7 +150,7 @@ def _text(event: EventRecord) -> str | None:
         case EventRecord(event="attempt_left", attempt=int(attempt)):
             return f"attempt {attempt} is given up for another{why}"
         case EventRecord(event="attempt_replaced", attempt=int(attempt)):
-            return f"attempt {attempt} is to leave{why}"
+            return f"attempt {attempt} goes{why}"
         case EventRecord(event="wanted", jobs=int(jobs)):
             asked = [count(jobs, "job"), event.region, event.machine, event.strategy]
             who = f" (asked by {one_line(event.by)})" if event.by else ""

@@ -65,7 +65,7 @@ WORTH_A_LINE = [
     ),
     (
         event("attempt_replaced", attempt=1, reason="it is not wanted any more"),
-        "attempt 1 is to leave (it is not wanted any more)",
+        "attempt 1 goes (it is not wanted any more)",
     ),
     (
         event("wanted", version=2, jobs=4, region="us-east1", strategy="spot", by="me@here"),
