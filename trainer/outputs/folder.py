@@ -91,8 +91,8 @@ class Folder:
                 self._move_aside(path)
         self._drop_empty_folders()  # one may be where a file is wanted
         for path, file in {**version.logs, **wanted}.items():
-            there = self.root / path
-            if not (there.is_symlink() or there.is_file()):
+            target = self.root / path
+            if not (target.is_symlink() or target.is_file()):
                 self._write(path, file, fetch)
         self._date(wanted)
 
