@@ -46,6 +46,8 @@ class Receipt:
         logs: what grows.
         restored: files of entries and logs that are as the generation has found them.
         removed: files that the generation has found there, and that are gone from their entry.
+        whole: whether the processes there have ended well.
+        hasty: entries that are not settled, and are taken for finished since they have.
     """
 
     count: int
@@ -57,6 +59,8 @@ class Receipt:
     logs: Files = field(default_factory=dict)
     restored: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
+    whole: bool = False
+    hasty: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As it is written."""
@@ -71,6 +75,8 @@ class Receipt:
             "times": _times_of(*self.entries.values(), self.logs),
             "restored": list(self.restored),
             "removed": list(self.removed),
+            "whole": self.whole,
+            "hasty": list(self.hasty),
         }
 
     @classmethod
@@ -88,6 +94,8 @@ class Receipt:
                 _files(value["logs"], times),
                 tuple(map(_name, value.get("restored", ()))),
                 tuple(map(_name, value.get("removed", ()))),
+                value.get("whole") is True,
+                tuple(map(_name, value.get("hasty", ()))),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no receipt: {error!r}") from None
@@ -153,6 +161,9 @@ def merged(before: Version, receipts: Mapping[int, Receipt]) -> Entries:
     """
     union = _in_entries(_chosen(receipts, lambda one: _flat(one.entries)))
     writing = {name for receipt in receipts.values() for name in receipt.writing}
+    if any(receipt.final and not receipt.whole for receipt in receipts.values()):
+        # Who was killed, or failed, may not even have begun with its part of these.
+        writing |= {name for receipt in receipts.values() for name in receipt.hasty}
     gone = {name for receipt in receipts.values() for name in receipt.gone} - writing
     found = {
         name: files

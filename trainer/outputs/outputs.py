@@ -125,7 +125,8 @@ class Outputs:
 
         Args:
             final: the script's processes here have ended.
-            whole: they have ended by themselves, and well: all that they wrote is finished.
+            whole: they have ended by themselves, and well: all that they wrote is finished, if
+                this is so on all VMs.
         """
         asked = self._asked()  # first: what is asked for is what there is from now on
         stamps = self._folder.stamps()
@@ -151,6 +152,8 @@ class Outputs:
                 tuple(sorted(self._held - there.keys() - self.nameless)),
                 restored=tuple(sorted(path for path, it in found if stamps.get(path) == it)),
                 removed=tuple(sorted(path for path, _ in found if path not in stamps)),
+                whole=whole,
+                hasty=tuple(sorted(entries.keys() - settled)),
             ),
             [path for path in stamps if is_log(path)],
         )
