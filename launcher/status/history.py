@@ -243,6 +243,7 @@ class History:
         generation.reached(last, event.time - (event.age or 0.0))
         if event.seconds is not None:
             generation.took(first, last, event.seconds, event.samples or 0)
+        series.pop("step", None)  # what a script that tells no metrics has in their place
         for name, values in series.items():
             for step, value in enumerate(values, last + 1 - len(values)):
                 self._metric(name, generation.generation, step, value)
