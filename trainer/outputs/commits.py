@@ -161,8 +161,8 @@ def merged(before: Version, receipts: Mapping[int, Receipt]) -> Entries:
     """
     union = _in_entries(_chosen(receipts, lambda one: _flat(one.entries)))
     writing = {name for receipt in receipts.values() for name in receipt.writing}
-    if any(receipt.final and not receipt.whole for receipt in receipts.values()):
-        # Who was killed, or failed, may not even have begun with its part of these.
+    if not all(receipt.final and receipt.whole for receipt in receipts.values()):
+        # Who still runs, was killed, or failed, may not even have begun with its part of these.
         writing |= {name for receipt in receipts.values() for name in receipt.hasty}
     gone = {name for receipt in receipts.values() for name in receipt.gone} - writing
     found = {

@@ -98,18 +98,20 @@ def test_logs_alone_are_saved_when_the_script_has_ended(vms: Vms) -> None:
 
 
 @pytest.mark.parametrize("name", ["rank{}.pt", "step-2/rank{}.pt"])
+@pytest.mark.parametrize("first", [0, 1])
 def test_who_was_killed_before_it_has_saved_its_part_leaves_no_half_checkpoint(
-    vms: Vms, name: str
+    vms: Vms, name: str, first: int
 ) -> None:
-    """The others saved theirs when they were asked to end, and ended well."""
+    """The other saved its own when it was asked to end, and ended well, while this one hung."""
     saved = {"rank0.pt": "1", "rank1.pt": "1"}
     vms.begin(1, [0, 1])
     for rank in (0, 1):
         vms.write(rank, {f"rank{rank}.pt": "1"})
     vms.look(0, 1, times=5)
-    vms.write(0, {name.format(0): "2"})
-    vms.outputs[0].look(final=True, whole=True)
-    vms.outputs[1].look(final=True, whole=False)
+    vms.write(first, {name.format(first): "2"})
+    vms.outputs[first].look(final=True, whole=True)
+    assert not vms.look(1 - first, times=5)
+    vms.outputs[1 - first].look(final=True, whole=False)
     vms.begin(2, [1, 0])
     assert vms.tree(0) == vms.tree(1) == saved
 
