@@ -280,6 +280,7 @@ class History:
         if event.seconds is not None:
             samples, waited = event.samples or 0, event.data_wait
             generation.took(Stretch(first, last, event.seconds, samples, waited))
+        series.pop("step", None)  # what a script that tells no metrics has in their place
         for name, values in series.items():
             for step, value in enumerate(values, last + 1 - len(values)):
                 self._metric(name, generation.generation, step, value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -19,6 +20,7 @@ from trainer.agent.replica import Replica
 from trainer.agent.settings import Settings
 from trainer.outputs.commits import Version
 from trainer.outputs.outputs import Outputs
+from trainer.rundir.bundle import MAX_NAME
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventWriter
 
@@ -48,7 +50,7 @@ class OutputWatch:
         self._turn = asyncio.Lock()
         self._ending: asyncio.Task[None] | None = None
         self._generation = 0  # that is being watched; 0 for none
-        self._restless: set[str] = set()  # said to be
+        self._said: set[str] = set()  # files that are not saved
 
     @classmethod
     def of_run(
@@ -73,7 +75,7 @@ class OutputWatch:
         """
         self._tell(await self._insist(self._outputs.close))
         version = await self._insist(self._outputs.newest)
-        return version.name if version.entries else ""
+        return version.name if version.generation else ""
 
     async def begin(self, generation: int, index: int, count: int, name: str) -> None:
         """Brings the folder to a version, and watches it from now on; see Outputs.begin."""
@@ -108,6 +110,7 @@ class OutputWatch:
 
         async def look() -> None:
             self._tell(await self._insist(lambda: self._outputs.look(final=True, whole=whole)))
+            self._warn()
 
         # What takes longer goes on, and the next generation begins after it.
         self._ending = asyncio.create_task(look())
@@ -127,9 +130,22 @@ class OutputWatch:
         async with self._turn:
             if self._generation:
                 self._tell(await asyncio.to_thread(self._outputs.look))
-                for name in self._outputs.restless - self._restless:
-                    self._restless.add(name)
-                    log.warning("output: %s is written all the time, and is not saved", name)
+                self._warn()
+
+    def _warn(self) -> None:
+        """Says of what is not saved why it is not."""
+        whys = (
+            (self._outputs.restless, "is written all the time, and is not saved"),
+            (
+                self._outputs.nameless,
+                "is not saved: a name in it has a backslash, is not UTF-8, or is longer than "
+                f"{MAX_NAME:,} bytes",
+            ),
+        )
+        for names, why in whys:
+            for name in names - self._said:
+                self._said.add(name)
+                log.warning("output: %s %s", os.fsencode(name).decode(errors="replace"), why)
 
     def _tell(self, version: Version | None) -> None:
         if version is not None:

@@ -36,11 +36,14 @@ class File:
     bytes: what is deleted is then never what somebody has just taken for uploaded.
 
     A symbolic link to something in the folder has no parts, but ``link``, a path from the folder.
+    ``time`` is when it was written, in nanoseconds; 0 where nobody has said so. Scripts look for
+    the newest checkpoint by it, so it is a part of the content.
     """
 
     size: int
     parts: tuple[str, ...]
     link: str = ""
+    time: int = 0
 
 
 Files = dict[str, File]  # by path, from the output folder

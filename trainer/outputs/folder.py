@@ -6,13 +6,16 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
+import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from trainer.outputs.commits import Version
-from trainer.outputs.files import File, Stamp, by_entry, is_log, log_stays
+from trainer.outputs.files import File, Files, Stamp, by_entry, is_log, log_stays
 
 PART = 32 * 2**20  # bytes; what is in memory at a time
+APART = 10**9  # nanoseconds: what was written within it belongs together
 
 
 class Folder:
@@ -29,7 +32,7 @@ class Folder:
         root.mkdir(parents=True, exist_ok=True)
 
     def stamps(self) -> dict[str, Stamp]:
-        """What there is, by path."""
+        """What files there are, by path."""
         found = {}
         for folder, folders, names in os.walk(self.root):
             links = [name for name in folders if Path(folder, name).is_symlink()]
@@ -53,17 +56,18 @@ class Folder:
         if known is not None and known[0] == before:
             return known[1]
         if before.link:
-            return File(0, (), before.link)
-        parts = []
+            return File(0, (), before.link, before.mtime_ns)
+        size, parts = 0, []
         try:
             with (self.root / path).open("rb") as file:
                 while data := file.read(PART):
+                    size += len(data)  # what a file of /proc says of itself is nothing
                     parts.append(take(data))
         except OSError:
             return None
         if self._stamp(path) != before:
             return None
-        content = File(before.size, tuple(parts))
+        content = File(size, tuple(parts), time=before.mtime_ns)
         self._known[path] = before, content
         return content
 
@@ -85,22 +89,26 @@ class Folder:
                 right = self._is(path, wanted.get(path))
             if not right:
                 self._move_aside(path)
+        self._drop_empty_folders()  # one may be where a file is wanted
         for path, file in {**version.logs, **wanted}.items():
-            if not os.path.lexists(self.root / path):
+            target = self.root / path
+            if not (target.is_symlink() or target.is_file()):
                 self._write(path, file, fetch)
-        self._drop_empty_folders()
+        self._date(wanted)
 
     def _stamp(self, path: str) -> Stamp | None:
-        """None for what is not there, and for a link to a folder elsewhere."""
+        """None for what is not there, and what is no file: a pipe, or a link to a folder."""
         file = self.root / path
         try:
             if file.is_symlink() and (link := self._inside(file)):
-                stat = file.lstat()
-                return Stamp(0, stat.st_mtime_ns, stat.st_ino, link)
-            stat = file.stat()
+                found = file.lstat()
+                return Stamp(0, found.st_mtime_ns, found.st_ino, link)
+            found = file.stat()
         except OSError:
             return None
-        return None if file.is_dir() else Stamp(stat.st_size, stat.st_mtime_ns, stat.st_ino)
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        return Stamp(found.st_size, found.st_mtime_ns, found.st_ino)
 
     def _inside(self, link: Path) -> str:
         """What a link leads to, as a path from the folder; "" for what is not in it."""
@@ -145,6 +153,34 @@ class Folder:
         stamp = self._stamp(path)
         assert stamp is not None
         self._known[path] = stamp, file
+
+    def _date(self, wanted: Files) -> None:
+        """Gives all files their times, folders that of the newest in them, the oldest first.
+
+        Scripts look for the newest checkpoint by the time of a file or a folder, of its content
+        (mtime) or its change (ctime): all ranks must find the same one.
+        """
+        times = {path: file.time for path, file in wanted.items()}
+        for path, written in list(times.items()):
+            for folder in map(str, PurePosixPath(path).parents[:-1]):
+                times[folder] = max(times.get(folder, 0), written)
+        group, changed = 0, 0
+        for path, written in sorted(times.items(), key=lambda one: one[1]):
+            if not written:
+                continue
+            later = written - group >= APART
+            if later:
+                group = written
+            while (now := self._touch(path, written)) <= changed and later:
+                time.sleep(0.001)  # the kernel's clock has ticks
+            changed = max(changed, now)
+            if path in wanted and (stamp := self._stamp(path)):
+                self._known[path] = stamp, wanted[path]
+
+    def _touch(self, path: str, written: int) -> int:
+        """Gives a file or folder a time. Returns that of its change."""
+        os.utime(self.root / path, ns=(written, written), follow_symlinks=False)
+        return os.lstat(self.root / path).st_ctime_ns
 
     def _checked(self, file: File, fetch: Callable[[str], bytes]) -> Iterator[bytes]:
         size = 0

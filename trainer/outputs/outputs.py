@@ -20,9 +20,10 @@ from functools import partial
 from pathlib import Path
 
 from trainer.outputs.commits import Committer, Receipt, Version
-from trainer.outputs.files import Entries, Files, Settling, by_entry, is_log
+from trainer.outputs.files import Entries, Files, Settling, Stamp, by_entry, entry_of, is_log
 from trainer.outputs.folder import PART, Folder, digest
 from trainer.outputs.opened import opened_to_write
+from trainer.rundir.bundle import is_plain
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.formats import FormatError
 
@@ -33,6 +34,7 @@ RECEIPTS = f"{OUTPUT}/receipts"
 VERSIONS = f"{OUTPUT}/versions"
 QUIET = 3.0  # seconds without a change after which an entry is taken for finished
 KEEP = 3  # versions
+LISTS = 512 * 2**20  # bytes of a list of files: of some two million
 
 
 class Outputs:
@@ -47,6 +49,7 @@ class Outputs:
 
     Attributes:
         root: the folder on this VM.
+        nameless: entries in which a file has a name that cannot be saved, nor can the entry, then.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Outputs:
         opened: Callable[[Path], Set[str]] = opened_to_write,
     ) -> None:
         self.root = root
+        self.nameless: set[str] = set()
         self._opened = partial(opened, root)
         self._run_dir = run_dir
         self._folder = Folder(root)
@@ -69,6 +73,7 @@ class Outputs:
         self._index = 0
         self._count = 1
         self._held: set[str] = set()
+        self._found: dict[str, Stamp] = {}  # files at the generation's beginning
         self._receipt: Receipt | None = None
         self._written = 0  # receipts in this generation
         self._committer: Committer | None = None
@@ -102,7 +107,8 @@ class Outputs:
         self._uploads = 0
         self._generation, self._index, self._count = generation, index, count
         self._settling = Settling(self._quiet)
-        self._settling.adopt(self._folder.stamps(), self._clock())
+        self._found = self._folder.stamps()
+        self._settling.adopt(self._found, self._clock())
         self._held = set(version.entries)
         self._receipt, self._written, self._read = None, 0, {}
         self._committer = None if index else Committer(version, generation)
@@ -119,10 +125,13 @@ class Outputs:
 
         Args:
             final: the script's processes here have ended.
-            whole: they have ended by themselves, and well: all that they wrote is finished.
+            whole: they have ended by themselves, and well: all that they wrote is finished, if
+                this is so on all VMs.
         """
         asked = self._asked()  # first: what is asked for is what there is from now on
         stamps = self._folder.stamps()
+        self.nameless = {entry_of(path) for path in stamps if not is_plain(path)}
+        stamps = self._nameable(stamps)
         there = by_entry(stamps)
         settled = self._settling.observe(stamps, self._clock(), self._opened)
         entries: Entries = {}
@@ -132,6 +141,7 @@ class Outputs:
                 if None not in files.values():
                     entries[name] = {path: file for path, file in files.items() if file}
         self._held |= there.keys()
+        found = self._nameable(self._found).items()
         self._say(
             Receipt(
                 self._count,
@@ -139,7 +149,11 @@ class Outputs:
                 final,
                 entries,
                 tuple(sorted(there.keys() - entries.keys() - self._settling.restless)),
-                tuple(sorted(self._held - there.keys())),
+                tuple(sorted(self._held - there.keys() - self.nameless)),
+                restored=tuple(sorted(path for path, it in found if stamps.get(path) == it)),
+                removed=tuple(sorted(path for path, _ in found if path not in stamps)),
+                whole=whole,
+                hasty=tuple(sorted(entries.keys() - settled)),
             ),
             [path for path in stamps if is_log(path)],
         )
@@ -149,6 +163,9 @@ class Outputs:
         """Whether all VMs of the generation have said what they hold at its end."""
         receipts = self._receipts(self._generation)
         return len(receipts) == self._count and all(one.final for one in receipts.values())
+
+    def _nameable(self, stamps: dict[str, Stamp]) -> dict[str, Stamp]:
+        return {path: it for path, it in stamps.items() if entry_of(path) not in self.nameless}
 
     def _say(self, receipt: Receipt, logs: list[str]) -> None:
         if receipt == self._receipt:
@@ -207,7 +224,7 @@ class Outputs:
             if index not in self._read or self._read[index][0] != latest:
                 with suppress(FileNotFoundError, ValueError):  # a newer one has just come
                     name = f"{folder}/{index:05d}-{latest:06d}.json"
-                    receipt = Receipt.from_json(self._run_dir.read_json(name))
+                    receipt = Receipt.from_json(self._run_dir.read_json(name, LISTS))
                     self._read[index] = latest, receipt
         return {index: receipt for index, (_, receipt) in self._read.items()}
 
@@ -285,7 +302,7 @@ def fetch(run_dir: RunDirectory, version: Version, folder: Path) -> None:
 
 
 def _read_version(run_dir: RunDirectory, name: str) -> Version:
-    return Version.from_json(name, run_dir.read_json(f"{VERSIONS}/{name}.json"))
+    return Version.from_json(name, run_dir.read_json(f"{VERSIONS}/{name}.json", LISTS))
 
 
 def _read_part(run_dir: RunDirectory, name: str) -> bytes:

@@ -53,6 +53,13 @@ def test_steps_that_a_script_makes_again_are_lost_and_so_is_their_time() -> None
     assert history.goodput(14.0) == round(5 / 13, 4), "2, 3, 5, 6 and 7, since the first step"
 
 
+def test_a_script_that_tells_no_metrics_has_none() -> None:
+    history = of_script((0.0, "start", [1]))
+    history.add({"event": "steps", "time": 2.0, "generation": 1, "first": 2,
+                 "metrics": {"step": [2.0]}})  # fmt: skip
+    assert (history.step, history.metrics) == (2, {"loss": 1.0})
+
+
 def test_a_script_that_reports_now_and_then_has_its_stride_counted_in() -> None:
     history = of_script((0.0, "start", [10, 20, 30, 40]), (10.0, "loss", [30, 40, 50]))
     assert history.steps_lost == 20, "it went on from step 20"
