@@ -109,15 +109,10 @@ class Supervisor:
         self._run_dir = run_dir
         self._asked = asked
         self._target = target
-        self._request = request
-        self._steps = steps
-        self._unreached = unreached
-        self._last_words = last_words
-        self._world = world
-        self._clock = clock
-        self._behind = 0.0  # seconds by which that is behind what is on record
-        self._ticks = ticks
-        self._sleep = sleep
+        self._request, self._steps = request, steps
+        self._unreached, self._world, self._last_words = unreached, world, last_words
+        self._clock, self._ticks, self._sleep = clock, ticks, sleep
+        self._behind = 0.0  # seconds by which the clock is behind what is on record
         self._patience = target.patience
         # No other writer of the run may have the name: an earlier launch, or one elsewhere.
         writer = f"launcher-{secrets.token_hex(4)}"
@@ -246,8 +241,9 @@ class Supervisor:
         return True
 
     def _ask(self, more: Wanted) -> bool:
-        live = frozenset(it.attempt for it in alive([*self._attempts.values()]))
-        return self._asked.add(more, live)
+        return self._asked.add(
+            more, frozenset(it.attempt for it in alive([*self._attempts.values()]))
+        )
 
     def _inside(self, leave: frozenset[int]) -> Inside:
         leaving = {number: self._seconds_since(f"attempt {number} leaves") for number in leave}
@@ -462,18 +458,10 @@ class Supervisor:
             step=step,
             trained=trained,
         )
-        verdict = verdict_of(attempt)
+        verdict, why = verdict_of(attempt), reason or None
         if verdict in DRY:
-            self._events.emit(
-                "stockout", attempt=number, region=attempt.region, reason=reason or None
-            )
-        self._events.emit(
-            "attempt_ended",
-            attempt=number,
-            state=state,
-            verdict=verdict,
-            reason=reason or None,
-        )
+            self._events.emit("stockout", attempt=number, region=attempt.region, reason=why)
+        self._events.emit("attempt_ended", attempt=number, state=state, verdict=verdict, reason=why)
         self._record(attempt)
         self._events.flush()
 

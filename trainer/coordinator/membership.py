@@ -45,9 +45,7 @@ from trainer.rundir.events import Cause
 
 
 class Membership:
-    """The state machine. See the module's docstring for its states.
-
-    Its host has duties that nothing here can check; docs/architecture.md has them.
+    """The state machine. Its host has duties that nothing here can check: docs/architecture.md.
 
     Args:
         limits: of the run.
@@ -102,7 +100,7 @@ class Membership:
         elif isinstance(event, signals.Joined):
             self._joined(event, now)
         elif isinstance(event, signals.Bounded):
-            self.members.most = max(event.max_workers, self.limits.min_workers)
+            self.members.bound(event.max_workers)
         elif (member := self.members.get(event.member)) is not None:
             member.heard = now
             self._take(member, event, now)
@@ -154,8 +152,7 @@ class Membership:
             fields = {"slots": event.slots, "incarnation": event.member.incarnation}
             self._out.emit("member_joined", member=event.member.replica, **fields)
         member = self.members[event.member]
-        member.heard, member.away = now, False
-        brought = event.world
+        member.heard, member.away, brought = now, False, event.world
         if brought is not None and self.world is None and brought.generation >= self.generation:
             self._adopt(brought, member, now)
         self._out += self._admission.join(member.id, now)
@@ -171,9 +168,7 @@ class Membership:
 
     def _adopt(self, world: World, bringer: Member, now: float) -> None:
         """A world formed by an earlier leader is running: lead it from here."""
-        self.generation = world.generation
-        self.world = world
-        self.phase = Phase.RUNNING
+        self.generation, self.world, self.phase = world.generation, world, Phase.RUNNING
         self.pace.restart(now - self.limits.suspicion)  # no step is known of since
         self._formed_at = now
         others = [self.members[one] for one in world.members if one in self.members]

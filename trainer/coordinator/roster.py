@@ -34,6 +34,10 @@ class Roster(dict[MemberId, Member]):
         """How many workers the first world waits for: those that may come, and that it may have."""
         return max(self._limits.min_workers, min(self._asked, self._limits.max_workers))
 
+    def bound(self, most: int) -> None:
+        """How many workers a world may have from now on."""
+        self.most = max(most, self._limits.min_workers)
+
     def expect_without(self, member: Member) -> None:
         """A member is out of the run for good: nobody waits for its workers."""
         self._asked -= member.slots
