@@ -245,7 +245,8 @@ def _text(event: EventRecord) -> str | None:
             return f"the worker of rank {rank} is replaced{why}"
         case EventRecord(event="fault", member=str(member), then=str(then)) if then in _THEN:
             whose = _WHOSE.get(event.whose or "", "the machine is at fault")
-            return f"{member} has failed{why}: {whose}; {_THEN[then]}"
+            short = f" ({one_line(first, 110)})" if first else ""  # what follows is to be read, too
+            return f"{member} has failed{short}: {whose}; {_THEN[then]}"
         case EventRecord(event="begun", url=str(url), step=int(step)):
             changes = "".join(f"; {one}" for one in event.changes or ())
             return f"begins at step {step} with {url}{changes}"

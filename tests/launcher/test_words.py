@@ -138,6 +138,10 @@ WORTH_A_LINE = [
         "a has failed (no file): it could not begin; the run goes on without it",
     ),
     (
+        event("fault", member="a", reason="x" * 300, whose="newcomer", faults=3, then="out"),
+        f"a has failed ({'x' * 109}…): it could not begin; the run goes on without it",
+    ),
+    (
         event("begun", step=9, url="/r/checkpoints/step-9", changes=["20 steps in all", "a"]),
         "begins at step 9 with /r/checkpoints/step-9; 20 steps in all; a",
     ),
