@@ -148,7 +148,7 @@ class OutputWatch:
                 log.warning("output: %s %s", os.fsencode(name).decode(errors="replace"), why)
 
     def _tell(self, version: Version | None) -> None:
-        if version is not None:
+        if version is not None and version.entries:  # of logs alone nobody goes on
             size = sum(file.size for file in version.files.values())
             names = sorted(version.entries)
             self._emit("output_committed", generation=version.generation, names=names, bytes=size)
