@@ -1,8 +1,11 @@
 """64-bit digests of tensors and values: equal for equal bits, and as good as never otherwise.
 
-A tensor's digest is a sum over its 8-byte words, each times a pseudo-random odd number, modulo
-2**64. It is exact wherever and in whatever order it is summed, costs one pass over the memory, and
-tells where in the tensor a word stands: differences of single bits do not cancel out.
+A tensor's digest is a sum over halves of its 8-byte words, each times a pseudo-random odd number of
+8 bytes, modulo 2**64: multilinear hashing (Lemire and Kaser, "Strongly universal string hashing is
+fast", 2014). It is exact wherever and in whatever order it is summed, costs one pass over the
+memory, and tells where in the tensor a word stands. Two tensors that differ have the same digest
+once in 2**32 times, whatever the difference is. With one factor for a whole word that would not
+hold: its highest bits meet the lowest of the factor alone, so that two signs that flip cancel out.
 """
 
 from __future__ import annotations
@@ -17,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 MASK = 2**64 - 1
-_BLOCK = 2**16  # words that have a factor each; the blocks have one, too
-_ROWS = 64  # blocks that a GPU multiplies at once: 32 MiB
+_BLOCK = 2**16  # words that have factors of their own; the blocks have one each, too
+_ROWS = 16  # blocks that are taken at once: 8 MiB
 _PRIME = 0x9E3779B97F4A7C15  # odd, its bits as good as random: that of the golden ratio
 _ONE, _SHIFT, _HALF = np.uint64(1), np.uint64(29), np.uint64(32)
 _FIRST, _SECOND = np.uint64(_PRIME), np.uint64(0xBF58476D1CE4E5B9)
@@ -27,12 +30,12 @@ _FIRST, _SECOND = np.uint64(_PRIME), np.uint64(0xBF58476D1CE4E5B9)
 def digest(tensor: Tensor) -> Tensor:
     """The digest of a tensor's bits: int64, shape [], on the tensor's device."""
     words = _words(tensor)
-    factors = _factors(words.device)
+    factors, others = _factors(words.device)
     whole = len(words) // _BLOCK * _BLOCK
-    total = (words[whole:] * factors[: len(words) - whole]).sum()
+    total = _sums(words[whole:].view(1, -1), factors, others)[0]
     if whole:
         blocks = words[:whole].view(-1, _BLOCK)
-        sums = _row_sums(blocks, factors)
+        sums = torch.cat([_sums(part, factors, others) for part in blocks.split(_ROWS)])
         for start in range(0, len(sums), _BLOCK):
             part = sums[start : start + _BLOCK]
             total = total * 3 + (part * factors[: len(part)]).sum()
@@ -86,11 +89,18 @@ def _mixed(numbers: Tensor) -> NDArray[np.uint64]:
     return scramble(numbers.numpy().view(np.uint64) + _ONE)
 
 
-def _row_sums(blocks: Tensor, factors: Tensor) -> Tensor:
-    if blocks.device.type == "cpu":
-        return torch.mv(blocks, factors)
-    parts = [(part * factors).sum(1) for part in blocks.split(_ROWS)]  # mv has no int64 there
-    return torch.cat(parts)
+def _sums(rows: Tensor, factors: Tensor, others: Tensor) -> Tensor:
+    """The sum of each row, int64 of shape [rows].
+
+    A whole word times its factor, and its upper half times its other one, are the lower half times
+    the one, and the upper half times a third.
+    """
+    size = rows.shape[1]
+    upper = rows >> 32
+    if rows.device.type == "cpu":
+        return torch.mv(rows, factors[:size]) + torch.mv(upper, others[:size])
+    upper *= others[:size]  # mv has no int64 there
+    return upper.add_(rows * factors[:size]).sum(1)
 
 
 def _words(tensor: Tensor) -> Tensor:
@@ -108,8 +118,9 @@ def _words(tensor: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=4)
-def _factors(device: torch.device) -> Tensor:
+def _factors(device: torch.device) -> tuple[Tensor, Tensor]:
     generator = torch.Generator("cpu").manual_seed(1)
     limit = 2**62
-    drawn = torch.randint(-limit, limit, (_BLOCK,), generator=generator, device="cpu")
-    return (drawn * 2 + 1).to(device)
+    drawn = torch.randint(-limit, limit, (2, _BLOCK), generator=generator, device="cpu")
+    factors, others = (drawn * 2 + 1).to(device)
+    return factors, others

@@ -55,6 +55,29 @@ def test_a_digest_tells_where_a_word_stands(tensor: torch.Tensor, data: st.DataO
     assert (int(digest(words)) == int(digest(swapped))) is bool(same)
 
 
+@given(st.integers(0, 63), st.lists(st.integers(0, 999), min_size=2, max_size=9, unique=True))
+def test_flips_of_the_same_bit_in_several_words_do_not_cancel_out(
+    bit: int, places: list[int]
+) -> None:
+    words = torch.randn(1000, generator=torch.Generator().manual_seed(bit)).double()
+    other = words.clone()
+    for place in places:
+        other.view(torch.int64)[place] ^= -(2**63) if bit == 63 else 1 << bit
+    assert int(digest(words)) != int(digest(other))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_a_digest_tells_all_signs_and_each_place_of_a_value(dtype: torch.dtype) -> None:
+    tensor = torch.randn(100_000, generator=torch.Generator().manual_seed(1)).to(dtype)
+    assert int(digest(tensor)) != int(digest(-tensor))
+    found = set()
+    for place in range(1000):
+        one = torch.zeros(1000, dtype=dtype)
+        one[place] = 64.0
+        found.add(int(digest(one)))
+    assert len(found) == 1000
+
+
 def test_a_large_tensor_has_a_digest_too_wherever_it_begins() -> None:
     whole = torch.arange(300_001, dtype=torch.int16)
     assert int(digest(whole[1:])) == int(digest(whole[1:].clone()))
