@@ -5,6 +5,7 @@ Its VMs are processes on this machine, one for each job; the market is the emula
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -34,6 +35,7 @@ pools: [a2-highgpu-1g]
 elastic: {{start_wait: 1s}}
 checkpoint: {{every: 1h}}
 local: {{vm: process}}
+env: {env}
 """
 
 
@@ -87,12 +89,13 @@ class Fleet:
 
     def __init__(self, folder: Path, env: Mapping[str, str], jobs: int) -> None:
         self._env = {**os.environ, **env, "SWELL_HOME": str(folder / "home")}
+        own = {name: value for name, value in env.items() if name != "PYTHONPATH"}
         self._run_dir = folder / "home" / "runs" / RUN
         self._stamps = folder / "stamps"
         self._stamps.mkdir()
-        self._env["MLP_STAMPS"] = str(self._stamps)
+        own["MLP_STAMPS"] = str(self._stamps)
         job = folder / "job.yaml"
-        job.write_text(JOB.format(jobs=jobs))
+        job.write_text(JOB.format(jobs=jobs, env=json.dumps(own)))
         self._launch = self._swell("launch", str(job), "--run-id", RUN)
 
     def trains(self, size: int) -> bool:
