@@ -222,8 +222,10 @@ class Supervisor:
             case Leave(number, reason, kind):
                 left = replace(self._attempts[number], left=reason)
                 self._record(replace(left, kind=kind or left.kind))
-                told = "attempt_replaced" if kind == REPLACED else "attempt_left"
-                self._events.emit(told, attempt=number, reason=reason)
+                if kind == REPLACED:
+                    self._events.emit("attempt_replaced", attempt=number, reason=reason)
+                else:
+                    self._events.emit("attempt_left", attempt=number, reason=reason)
             case Renew(numbers):
                 return self._ask(Wanted(renew=tuple(numbers)))
             case Retire(numbers):
@@ -442,8 +444,7 @@ class Supervisor:
     def _ended(
         self, number: int, state: str, reason: str, code: int = 0, kind: str = "", at: float = 0.0
     ) -> None:
-        step, trained = self._steps(number)
-        known, told = self._attempts[number], ""
+        (step, trained), known, told = self._steps(number), self._attempts[number], ""
         if state == "FAILED":
             with suppress(OSError, ValueError):
                 told = self._last_words(number, known.job or "", reason)

@@ -183,7 +183,9 @@ def test_a_task_that_raises_ends_the_run_with_its_traceback_once(swell: Swell) -
     )
     launch = swell("launch", str(job), "--run-id", "broken")
     assert launch.returncode == 1
-    assert (launch.stdout + launch.stderr).count("RuntimeError: the user divided by pear") == 1
+    told = launch.stdout + launch.stderr
+    assert told.count("Traceback (most recent call last)") == 1, "at the end"
+    assert told.count("RuntimeError: the user divided by pear") == 2, "when it happened, too"
     status = swell.status("broken")
     assert status["state"] == "failed"
     assert "rank" in status["reason"] and "step 12" in status["reason"]

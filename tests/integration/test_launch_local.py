@@ -193,7 +193,8 @@ def test_a_vm_is_taken_away_and_given_back(swell: ScriptedSwell) -> None:
     assert "did you mean workerpool1-0?" in stranger.stderr
     swell("cancel", "one")
     late = swell("preempt", "one", "workerpool1-0")
-    assert (late.returncode, late.stderr) == (2, "swell: one: has ended: cancelled [SW2011]\n")
+    told = "swell: one: has ended (cancelled); it has no VMs [SW2011]\n"
+    assert (late.returncode, late.stderr) == (2, told)
 
 
 def test_the_final_status_can_be_had_as_json_and_a_run_id_is_used_once(

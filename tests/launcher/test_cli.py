@@ -39,7 +39,11 @@ def test_plan_prints_the_request_and_keeps_the_secret() -> None:
     ("arguments", "message", "id"),
     [
         (["launch", "none.yaml"], "swell: none.yaml: there is no such file", "SW1001"),
-        (["plan", EXAMPLE, "--set", "x"], "swell: --set x: is not an override", "SW1004"),
+        (
+            ["plan", EXAMPLE, "--set", "x"],
+            "swell: --set x: has no value; write --set x=VALUE",
+            "SW1004",
+        ),
         (["plan", EXAMPLE, "--run-id", "A"], "swell: --run-id A: is not a run id", "SW2001"),
         (["status", "none"], "swell: none: there is no such run", "SW2003"),
         (["cancel", "none"], "swell: none: there is no such run", "SW2003"),
@@ -50,7 +54,11 @@ def test_plan_prints_the_request_and_keeps_the_secret() -> None:
             "swell: --notice: needs a unit; write 5s",
             "SW1013",
         ),
-        (["preempt", "x", "y", "--silent", "--restore"], "swell: choose one of", "SW1201"),
+        (
+            ["preempt", "x", "y", "--silent", "--restore"],
+            "swell: --notice, --silent and --restore exclude each other",
+            "SW1201",
+        ),
         (["launch", EXAMPLE, "--target", "vertex"], "swell: ", "SW1008"),
         (["launch", EXAMPLE, "--target", "moon"], "", ""),
         (["launch"], "", ""),

@@ -50,13 +50,13 @@ class RunDirectory:
         self.store: Store = Store(url, fs)
         self.url = self.store.url
 
-    def read_json(self, name: str, limit: int = JSON_LIMIT) -> dict[str, Any]:
-        """Returns the JSON object in ``name``, of so many bytes at most.
+    def read_json(self, name: str, limit: int | None = None) -> dict[str, Any]:
+        """Returns the JSON object in ``name``, of ``limit`` bytes at most, or JSON_LIMIT.
 
         Raises FileNotFoundError, and ValueError when the file is too large, is not
         JSON, or is not an object.
         """
-        data = self.store.read(name, limit)
+        data = self.store.read(name, JSON_LIMIT if limit is None else limit)
         try:
             value = parse_json(data)
         except ValueError as error:

@@ -383,7 +383,7 @@ ALIKE: dict[Callable[[Program], None], str] = {
     complex_numbers: "model.phase is complex",
     lbfgs: "optimizer is an LBFGS",
     lazy: "model.0.weight is not initialized",
-    nothing_to_train: "no parameter with requires_grad",
+    nothing_to_train: "requires a gradient, so there is nothing to train",
     a_loose_parameter: "changes a parameter of shape [3] (in its group 0) that no model",
     a_loose_head_later: "(in its group 1) that no model",
     a_head_that_comes_later: "model.3 came to the model after training had begun",

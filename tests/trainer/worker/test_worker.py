@@ -155,7 +155,7 @@ raise ConnectionResetError("its line to the data")
     [
         ("inside", "raised", "ConnectionResetError: its line to the data"),
         ("after", "program", "ConnectionResetError: its line to the data"),
-        ("exit", "program", "ended with sys.exit('no data'); what it had printed is above in"),
+        ("exit", "program", "script.py:14 ends a worker, and no run: to complete it early call"),
     ],
 )
 def test_what_a_script_raises_in_its_elastic_function_may_be_of_its_machine_alone(
