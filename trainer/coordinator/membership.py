@@ -64,7 +64,7 @@ class Membership:
         deposed: MemberId | None = None,
     ) -> None:
         self.limits, self._deposed = limits, deposed
-        self.phase = Phase.WAITING
+        self.phase, self.pace = Phase.WAITING, Pace(now)
         self.members = Roster(limits, expected_workers)
         self.world: World | None = None  # the newest; in WAITING it is over
         self.generation = last_generation  # that of ``world``, once there is one
@@ -74,7 +74,6 @@ class Membership:
         self._faults = Faults(self.members)
         self._stopping_since = self._forming_since = self._formed_at = now
         self._aborted = self._waiting_emitted = False
-        self.pace = Pace(now)
         # Until then members of an earlier leader's world may be on their way to this one.
         self._adopting_until = now + limits.adoption_wait if last_generation else now
         self._out = signals.Orders()
@@ -106,7 +105,7 @@ class Membership:
             self._take(member, event, now)
         elif not isinstance(event, signals.Left):  # given up before: its place in the world is gone
             self._out.append(signals.Release(event.member, "not a member", rejoin=True))
-        if not isinstance(event, signals.Progress):  # the most frequent, and it decides nothing
+        if not isinstance(event, (signals.Progress, signals.Proved)):  # frequent, and decide little
             self._settle(now)
         return self._out
 
@@ -137,7 +136,8 @@ class Membership:
                 self._task_failed(member, event, now)
             case signals.Proved():
                 self._out += self._admission.take(event, now)
-                self._admit(list(self.members.values()), now)
+                if self._admit([self.members[it] for it in event.both if it in self.members], now):
+                    self._settle(now)
 
     def _lives(self, member: Member, event: signals.Progress, now: float) -> None:
         member.note_frozen(event.frozen, now)
@@ -192,17 +192,18 @@ class Membership:
         member.warm = member.state is State.JOINING  # else it is about to be asked to leave
         self._admit([member], now)
 
-    def _admit(self, members: list[Member], now: float) -> None:
-        """Those of them are ready whose workers are warm, and who reach all other jobs."""
-        for member in members:
-            if member.warm and member.state is State.JOINING and self._admission.admits(member.id):
-                member.state = State.READY
-                member.ready_since = now
-                member.stopped = True  # all its workers wait: none is in the generation any more
-                self._out.emit("member_ready", member=member.id.replica)
-                if self.phase is not Phase.STOPPING:
-                    self._faults.forgive(member.id)
-                    self._judge_loading()
+    def _admit(self, members: list[Member], now: float) -> bool:
+        """Those are ready whose workers are warm, and who reach all other jobs: whether any is."""
+        warm = [one for one in members if one.warm and one.state is State.JOINING]
+        ready = [one for one in warm if self._admission.admits(one.id)]
+        for member in ready:
+            member.state, member.ready_since = State.READY, now
+            member.stopped = True  # all its workers wait: none is in the generation any more
+            self._out.emit("member_ready", member=member.id.replica)
+            if self.phase is not Phase.STOPPING:
+                self._faults.forgive(member.id)
+                self._judge_loading()
+        return bool(ready)
 
     def _drain(self, member: Member, event: signals.Drain, now: float) -> None:
         if member.state is State.DRAINING:

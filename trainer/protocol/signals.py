@@ -206,6 +206,11 @@ class Proved:
     latency: float = 0.0
     bandwidth: float = 0.0
 
+    @property
+    def both(self) -> tuple[MemberId, MemberId]:
+        """Those of whom it tells something."""
+        return self.member, self.peer
+
 
 @dataclass(frozen=True)
 class Bounded:
