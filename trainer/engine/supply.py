@@ -75,7 +75,7 @@ class Supply:
         self._next = 0  # the step after those whose items are among them
         self._known: Any = None  # what they follow from
         self._plan: Plan | None = None
-        self._part: tuple[int, Tensor] | None = None
+        self._part: tuple[int | None, Tensor] | None = None  # with its unit's number
         self._batch: Any = None  # of that part, once it was asked for
         self._given = 0  # parts
         self._watched = False
@@ -146,7 +146,7 @@ class Supply:
         """``split()`` gives the next part: the batch is that of it."""
         plan = self._plan
         if plan is not None:
-            number = _number(part) if plan.parts is None else plan.first_unit + self._given
+            number = None if plan.parts is None else plan.first_unit + self._given
             self._part, self._batch = (number, part), None
             self._given += 1
 
@@ -182,7 +182,8 @@ class Supply:
                 "would be of none; take it in a loop over step.split(None), which has no part then",
             )
         if self._batch is None:
-            number, part = self._part or (_number(plan.indices), plan.indices)
+            whole = None if plan.parts is None else _number(plan.indices)
+            number, part = self._part or (whole, plan.indices)
             try:
                 made = self._fetched(self._make, plan, number, part, seed, check)
                 self._batch = to_device(made, plan.device)
@@ -194,20 +195,19 @@ class Supply:
         self,
         make: Make,
         plan: Plan,
-        number: int,
+        unit: int | None,
         part: Tensor,
         seed: Callable[[int], None],
         check: Callable[[], None],
     ) -> Any:
         if self._loaders is None:
-            by_units = plan.parts is not None
-            if by_units and self._seed is not None:
-                seed_batch(self._seed, plan.number, number)
+            if unit is not None and self._seed is not None:
+                seed_batch(self._seed, plan.number, unit)
             batch = make(part, plan)
-            if by_units:
-                seed(number)
+            if unit is not None:
+                seed(unit)
             return batch
-        wanted = self._wanted(plan, number, part)
+        wanted = self._wanted(plan, _number(part) if unit is None else unit, part)
         if wanted.key not in {one.key for one in self._coming}:
             self._coming.appendleft(wanted)
             self._loaders.want(self._coming)
