@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from launcher.emulator.vms import netns
-from tests.integration.command import Swell, until
+from tests.integration.command import SLOW, Swell, until
 from tests.trainer.ranks import alone
 from trainer.loop import fit
 from trainer.protocol.channel import LoneChannel
@@ -31,7 +31,7 @@ STEPS_PER_EPOCH = 23  # 1,437 images, 64 a step
 TURNING_POINTS = ("generation_formed", "waiting", "checkpoint_committed")
 JOB = """
 name: digits
-task: trainer.tasks.digits:Digits
+task: {task}
 args: {{epochs: {epochs}, batch: 64, width: 8, dtype: float64}}
 pools: [{{machine: a2-highgpu-1g}}, {{machine: a2-highgpu-1g, replicas: {others}}}]
 elastic: {{min_workers: {min_workers}, spares: {spares}, suspicion: 5s}}
@@ -70,6 +70,7 @@ def write_job(
     path = swell.folder / "digits.yaml"
     path.write_text(
         JOB.format(
+            task=SLOW,  # the market sees how far it is
             epochs=EPOCHS,
             others=others,
             min_workers=min_workers,

@@ -133,6 +133,7 @@ class Emulator:
     def act(self, job: str, name: str, verb: str, **body: Any) -> None:
         """Preempts or restores a replica. It may have printed before it counts as running."""
         if verb == "preempt":
+            self.until(job, "RUNNING")
             self.until_replica(job, name, "RUNNING")
         answer = self.ask(job, name, verb, **body)
         assert answer.status_code == 200, answer.text
