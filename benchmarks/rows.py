@@ -147,6 +147,7 @@ def show(rows: Iterable[Row]) -> None:
 
 
 def _end(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: what follows is the end
     raise SystemExit(128 + signal.SIGTERM)
 
 
