@@ -9,9 +9,9 @@ import pytest
 
 from launcher import home
 from launcher.lastwords import last_words
-from trainer.agent.startup import tell
+from trainer.agent.startup import main, tell
 from trainer.rundir.directory import RunDirectory
-from trainer.rundir.names import ENV_ATTEMPT, ENV_RUN_DIR
+from trainer.rundir.names import ENV_ATTEMPT, ENV_RUN_DIR, EXIT_FAILED
 
 JOB = "projects/p/locations/l/customJobs/7"
 REASON = "Replica workerpool1-0 exited with status 1; its log says more."
@@ -85,6 +85,22 @@ def test_nothing_is_added_where_the_outcome_says_why(directory: RunDirectory) ->
     assert ask(directory) == ""
 
 
-def test_whoever_cannot_tell_is_not_kept_from_ending() -> None:
-    tell({}, "there is no run directory")
-    tell({ENV_RUN_DIR: "no-such-scheme://x", ENV_ATTEMPT: "one"}, "y")
+@pytest.mark.parametrize(
+    "env, told",
+    [
+        ({}, "SWELL_RUN_DIR must be set: start the image with swell launch [SW4001]"),
+        ({ENV_RUN_DIR: "no-such-scheme://x", ENV_ATTEMPT: "one"}, "no-such-scheme"),
+    ],
+)
+def test_whoever_cannot_tell_is_not_kept_from_ending(
+    env: dict[str, str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in (ENV_RUN_DIR, ENV_ATTEMPT):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert main() == EXIT_FAILED
+    assert told in capsys.readouterr().err
