@@ -26,12 +26,14 @@ from launcher.supervision.policy import (
     decide,
 )
 from launcher.supervision.replacement import Inside
-from tests.launcher.supervision.policy_run import STOCKOUT
+from tests.launcher.supervision.policy_run import STOCKOUT, job
 from trainer.rundir.attempts import REPLACED
 
+HOUR = 3600.0
 POLL = 600.0
 MEMBERS = 4  # of each attempt
 WARM = 60.0  # seconds from an attempt's machines to its workers being in the world
+ON_DEMAND = tuple(choices_of(job(regions=["us-central1"], scheduling="standard"), "local"))
 
 
 @dataclass(frozen=True)

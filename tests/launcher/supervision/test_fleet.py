@@ -15,6 +15,8 @@ from launcher.supervision.fleet import BURST, MINUTE, Fleet, Lack, lack
 from launcher.supervision.policy import End, Find, Leave, Situation, Submit, Terms, Watch, decide
 from launcher.supervision.verdict import verdict_of
 from tests.launcher.supervision.fleet_run import (
+    HOUR,
+    ON_DEMAND,
     POLL,
     FleetRun,
     Life,
@@ -28,10 +30,8 @@ from tests.launcher.supervision.fleet_run import (
 from tests.launcher.supervision.policy_run import job
 from trainer.rundir.attempts import REFUSED
 
-HOUR = 3600.0
 ONE_REGION = job(regions=["us-central1"])
 [ONE_WAY] = choices_of(ONE_REGION, "local")
-ON_DEMAND = tuple(choices_of(job(scheduling="standard", regions=["us-central1"]), "local"))
 
 
 def alive_attempt(number: int, **more: object) -> Attempt:

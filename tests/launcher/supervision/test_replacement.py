@@ -17,7 +17,9 @@ from launcher.supervision.policy import End, Leave, Retire, Situation, Terms, Wa
 from launcher.supervision.replacement import LEAD, LIMIT, Inside
 from launcher.supervision.verdict import verdict_of
 from tests.launcher.supervision.fleet_run import (
+    HOUR,
     MEMBERS,
+    ON_DEMAND,
     POLL,
     WARM,
     FleetRun,
@@ -31,10 +33,8 @@ from tests.launcher.supervision.fleet_run import (
 )
 from tests.launcher.supervision.policy_run import job
 
-HOUR = 3600.0
 HERE = job(regions=["us-central1"])
 THERE = job(regions=["us-east4"])
-ON_DEMAND = tuple(choices_of(job(regions=["us-central1"], scheduling="standard"), "local"))
 
 
 def forever(number: int, choice: Choice, now: float) -> Life:
