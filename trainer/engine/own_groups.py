@@ -48,8 +48,14 @@ def as_lost(error: BaseException | None) -> BaseException | None:
     """The same as Horovod would have raised it, if it means that a peer is gone."""
     if error is None or not lost(error):
         return error
-    told: Exception = HorovodInternalError(str(error).partition("\n")[0])
+    told = as_horovods(error)
     told.__cause__ = error
+    return told
+
+
+def as_horovods(error: BaseException) -> Exception:
+    """Horovod's error for a peer that is gone, with the first line of another library's."""
+    told: Exception = HorovodInternalError(str(error).partition("\n")[0])
     return told
 
 
@@ -66,7 +72,7 @@ def losses() -> Iterator[None]:
             told = f"ranks do not ask for the same collective of the program's own: {error}"
             raise Mistake("SW5164", told) from error
         if lost(error):
-            raise HorovodInternalError(str(error).partition("\n")[0]) from error
+            raise as_horovods(error) from error
         raise
 
 
