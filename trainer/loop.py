@@ -170,7 +170,12 @@ class Loop:
         self._fetch = Fetch(task, self._data)
         # Before the model is made: a loader needs none.
         self._supply = Supply(
-            self._fetch, task.workers, task.prefetch, task.seed, most=task.micro_batch
+            self._fetch,
+            task.workers,
+            task.prefetch,
+            task.seed,
+            most=task.micro_batch,
+            channels_last=task.channels_last,
         )
         self.validation: Any = task.validation()
         self._told: dict[str, bool] = {}  # which methods of the task take the step
@@ -271,10 +276,10 @@ class Loop:
 
     def loss_of(self, part: Tensor, plan: Plan) -> tuple[Any, Any]:
         """A batch of the samples ``part``, and what ``loss`` returns of it."""
-        return self._loss(self._fetch(part, plan), plan)
+        batch = to_device(self._fetch(part, plan), plan.device, self._task.channels_last)
+        return self._loss(batch, plan)
 
     def _loss(self, batch: Any, plan: Plan) -> tuple[Any, Any]:
-        batch = to_device(batch, plan.device, self._task.channels_last)
         with self._state.precision.autocast():
             return batch, self._call("loss", self._state.model, batch, step=plan)
 

@@ -40,6 +40,7 @@ class Supply:
         prefetch: items for each loader that are made ahead.
         seed: of what is random in a step; None leaves the generators alone.
         most: of a micro-batch, until ``split()`` has said it.
+        channels_last: see ``to_device``.
 
     Attributes:
         waited: seconds that the running step has waited for its batches.
@@ -56,6 +57,7 @@ class Supply:
         prefetch: int = 2,
         seed: int | None = None,
         most: int | None = None,
+        channels_last: bool = False,
     ) -> None:
         if workers < 0 or prefetch < 1:
             raise ValueError(
@@ -67,6 +69,7 @@ class Supply:
         self.most = most
         self._make = make
         self._seed = seed
+        self._channels_last = channels_last
         self._ahead = max(1, workers * prefetch)
         self._loaders: Loaders[Any] | None = None
         if make is not None and workers:
@@ -186,7 +189,7 @@ class Supply:
             number, part = self._part or (whole, plan.indices)
             try:
                 made = self._fetched(self._make, plan, number, part, seed, check)
-                self._batch = to_device(made, plan.device)
+                self._batch = to_device(made, plan.device, self._channels_last)
             finally:
                 self.waited += time.perf_counter() - began
         return self._batch
