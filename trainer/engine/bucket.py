@@ -1,79 +1,81 @@
-"""A bucket: the gradients of some parameters in one flat buffer, and how they get in and out."""
+"""A bucket: the gradients of some parameters, and how they get in and out."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+PIECE = 2**20  # numbers of a low precision that are widened at once
 
-class Bucket:
-    """A flat buffer, the parameters whose gradients it holds, and what still has to arrive.
+
+class Bucket(ABC):
+    """Gradients that are sent together, and what still has to arrive of them.
 
     Attributes:
-        gradients: all of them, in the precision of the parameters.
-        tail: ``tail`` further numbers, in float32 where that is higher.
-        contents: what is sent: both in one tensor, or apart where their precisions differ.
         parameters: in the order in which backward is expected to reach them.
         expected, missing: how many arrivals there are in a backward pass, and still to come.
         sent: whether it is on its way, or has been.
+        tail: further numbers, in float32 where the parameters' precision is lower.
+        contents: what is sent.
     """
 
-    def __init__(self, parameters: list[nn.Parameter], tail: int) -> None:
-        first = parameters[0]
-        dtype, device = first.dtype, first.device
-        numel = sum(p.numel() for p in parameters)
-        if is_low(dtype):
-            self.gradients = torch.zeros(numel, dtype=dtype, device=device)
-            self.tail = torch.zeros(tail, dtype=torch.float32, device=device)
-            self.contents: tuple[Tensor, ...] = (self.gradients, self.tail)
-        else:
-            whole = torch.zeros(numel + tail, dtype=dtype, device=device)
-            self.gradients, self.tail = whole.split([numel, tail])
-            self.contents = (whole,)
-        on_cpu = device.type == "cpu"
-        self._plain = self.tail.numpy() if on_cpu else None  # the same memory, sooner reached
+    contents: tuple[Tensor, ...] = ()
+
+    def __init__(self, parameters: list[nn.Parameter], tail: Tensor) -> None:
         self.parameters = parameters
         self.expected = self.missing = len(parameters)
         self.sent = False
-        views = self.gradients.split([p.numel() for p in parameters])
-        self.views = [_shaped(view, p) for p, view in zip(parameters, views, strict=True)]
-        self.places = {id(p): view for p, view in zip(parameters, self.views, strict=True)}
+        self.tail = tail
+        on_cpu = tail.device.type == "cpu"
+        self._plain = tail.numpy() if on_cpu else None  # the same memory, sooner reached
 
     def clear(self) -> None:
-        """Lets go of the gradients: the first ones that come overwrite what is in the bucket."""
+        """Lets go of the gradients: the first ones that come replace what is in the bucket."""
         self.sent = False
         for parameter in self.parameters:
             parameter.grad = None
 
+    @abstractmethod
     def take(self, parameter: Tensor) -> None:
-        """Backward has added to the parameter's gradient: it goes in the bucket."""
-        view, gradient = self.places[id(parameter)], parameter.grad
-        if gradient is not view:  # the first of a step, or somebody called zero_grad()
-            assert gradient is not None
-            # After backward(create_graph=True) it has a history, which ends here.
-            view.copy_(gradient.detach() if gradient.requires_grad else gradient)
-            parameter.grad = view
+        """Backward has added to the parameter's gradient."""
 
+    @abstractmethod
     def pack(self) -> list[bool]:
         """Makes the gradients ready to be sent. What still comes, comes in memory of its own.
 
         Returns which parameters have one.
         """
-        reached = []
-        for parameter, view in zip(self.parameters, self.views, strict=True):
-            gradient = parameter.grad
-            reached.append(gradient is not None)
-            if gradient is None:
-                view.zero_()
-            else:
-                if gradient is not view:  # where the program has set it by itself
-                    self.take(parameter)
-                parameter.grad = None
-        self.sent = True
-        return reached
+
+    @abstractmethod
+    def pack_late(self) -> tuple[Tensor, ...]:
+        """The same with those that came late. What was summed before is set aside.
+
+        Returns what is sent.
+        """
+
+    @abstractmethod
+    def join(self) -> None:
+        """Adds what was set aside."""
+
+    @abstractmethod
+    def divide(self, by: float) -> None:
+        """Divides what was summed by a number."""
+
+    @abstractmethod
+    def norm(self) -> Tensor:
+        """That of all gradients in it, on their device, shape []; see ``norm_of``."""
+
+    @abstractmethod
+    def unpack(self, reached: Iterator[float]) -> None:
+        """Makes what was summed the parameters' gradients; None for what no rank has reached.
+
+        Args:
+            reached: by how many ranks, for each parameter; as many are taken as there are.
+        """
 
     def fill_tail(self, numbers: list[float], place: int | None, norm: Tensor | None) -> None:
         """Sets the numbers that travel with the gradients.
@@ -92,14 +94,140 @@ class Bucket:
         with np.errstate(over="ignore"):  # what is too large becomes infinite, as everywhere
             self._plain[:] = numbers
 
-    def unpack(self, reached: Iterator[float]) -> None:
-        """Makes what was summed the parameters' gradients; None for what no rank has reached.
 
-        Args:
-            reached: by how many ranks, for each parameter; as many are taken as there are.
-        """
+class Flat(Bucket):
+    """Gradients in one buffer, which one collective sums."""
+
+    def __init__(self, parameters: list[nn.Parameter], tail: int) -> None:
+        first = parameters[0]
+        dtype, device = first.dtype, first.device
+        numel = sum(p.numel() for p in parameters)
+        if is_low(dtype):
+            self.gradients = torch.zeros(numel, dtype=dtype, device=device)
+            end = torch.zeros(tail, dtype=torch.float32, device=device)
+            self.contents = (self.gradients, end)
+        else:
+            whole = torch.zeros(numel + tail, dtype=dtype, device=device)
+            self.gradients, end = whole.split([numel, tail])
+            self.contents = (whole,)
+        super().__init__(parameters, end)
+        views = self.gradients.split([p.numel() for p in parameters])
+        self.views = [_shaped(view, p) for p, view in zip(parameters, views, strict=True)]
+        self.places = {id(p): view for p, view in zip(parameters, self.views, strict=True)}
+        self._first: Tensor | None = None
+
+    def take(self, parameter: Tensor) -> None:
+        view, gradient = self.places[id(parameter)], parameter.grad
+        if gradient is not view:  # the first of a step, or somebody called zero_grad()
+            assert gradient is not None
+            # After backward(create_graph=True) it has a history, which ends here.
+            view.copy_(gradient.detach() if gradient.requires_grad else gradient)
+            parameter.grad = view
+
+    def pack(self) -> list[bool]:
+        reached = []
+        for parameter, view in zip(self.parameters, self.views, strict=True):
+            gradient = parameter.grad
+            reached.append(gradient is not None)
+            if gradient is None:
+                view.zero_()
+            else:
+                if gradient is not view:  # where the program has set it by itself
+                    self.take(parameter)
+                parameter.grad = None
+        self.sent = True
+        return reached
+
+    def pack_late(self) -> tuple[Tensor, ...]:
+        self._first = self.gradients.clone()
+        self.pack()
+        return (self.gradients,)
+
+    def join(self) -> None:
+        if self._first is not None:
+            self.gradients.add_(self._first)
+            self._first = None
+
+    def divide(self, by: float) -> None:
+        self.gradients.div_(by)
+
+    def norm(self) -> Tensor:
+        return norm_of(self.gradients)
+
+    def unpack(self, reached: Iterator[float]) -> None:
         for parameter, view in zip(self.parameters, self.views, strict=True):
             parameter.grad = view if next(reached) > 0.5 else None
+
+
+class Loose(Bucket):
+    """Gradients where backward has left them: a rank that is alone has nothing to sum.
+
+    So training alone costs neither a copy of each gradient nor the memory for it.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], tail: int) -> None:
+        dtype = torch.float32 if is_low(parameters[0].dtype) else parameters[0].dtype
+        super().__init__(parameters, torch.zeros(tail, dtype=dtype, device=parameters[0].device))
+        self._held: list[Tensor | None] = []
+        self._first: list[Tensor | None] = []
+
+    def clear(self) -> None:
+        super().clear()
+        self._held, self._first = [], []
+
+    def take(self, parameter: Tensor) -> None:
+        gradient = parameter.grad
+        if gradient is not None and gradient.requires_grad:  # see Flat.take
+            parameter.grad = gradient.detach()
+
+    def pack(self) -> list[bool]:
+        self._held = []
+        for parameter in self.parameters:
+            self.take(parameter)
+            gradient = parameter.grad
+            self._held.append(None if gradient is None else gradient.to(parameter.dtype))
+            parameter.grad = None
+        self.sent = True
+        return [gradient is not None for gradient in self._held]
+
+    def pack_late(self) -> tuple[Tensor, ...]:
+        self._first = self._held
+        self.pack()
+        return ()
+
+    def join(self) -> None:
+        if self._first:
+            both = zip(self._held, self._first, strict=True)
+            self._held = [b if a is None else a if b is None else a + b for a, b in both]
+            self._first = []
+
+    def divide(self, by: float) -> None:
+        # Not in place: the program may have given two parameters one gradient.
+        self._held = [None if one is None else one / by for one in self._held]
+
+    def norm(self) -> Tensor:
+        norms = [norm_of(one) for one in self._held if one is not None]
+        return norm_of(torch.stack(norms)) if norms else self.tail.new_zeros(())
+
+    def unpack(self, reached: Iterator[float]) -> None:
+        for parameter, gradient in zip(self.parameters, self._held, strict=True):
+            parameter.grad = gradient if next(reached) > 0.5 else None
+        self._held = []
+
+
+def norm_of(gradients: Tensor) -> Tensor:
+    """The norm, on the device, shape []; the quickest sum that an infinity or a NaN shows in.
+
+    That of finite gradients is infinite when their squares are: then they are of no use, either.
+    """
+    if not is_low(gradients.dtype):
+        norm: Tensor = torch.linalg.vector_norm(gradients)
+        return norm
+    # torch makes a copy of what it widens; and half has no room for squares.
+    pieces = gradients.reshape(-1).split(PIECE)
+    wide = [torch.linalg.vector_norm(one, dtype=torch.float32) for one in pieces]
+    norm = torch.linalg.vector_norm(torch.stack(wide))
+    return norm
 
 
 def is_low(dtype: torch.dtype) -> bool:

@@ -30,13 +30,12 @@ import torch
 from torch import Tensor, nn
 
 from trainer.engine.backward import BackwardEnd
-from trainer.engine.bucket import Bucket, grouped, is_low
+from trainer.engine.bucket import Bucket, Flat, Loose, grouped
 from trainer.engine.mistake import Mistake
 from trainer.engine.wires import Wires
 from trainer.engine.witness import Witness
 
 BUCKET_BYTES = 4 * 2**20  # see benchmarks/steady.py --only buckets
-PIECE = 2**20  # numbers of a low precision that are widened at once
 
 
 class GradientBuckets:
@@ -68,7 +67,8 @@ class GradientBuckets:
         trained = list(parameters)
         groups = grouped(reversed(trained), bucket_bytes or BUCKET_BYTES)
         last, room = len(groups) - 1, len(trained) + tail
-        self._buckets = [Bucket(group, room * (i == last)) for i, group in enumerate(groups)]
+        kind = Loose if size == 1 else Flat
+        self._buckets = [kind(group, room * (i == last)) for i, group in enumerate(groups)]
         self._alone = size == 1
         self._check = check
         self._name = name
@@ -198,29 +198,24 @@ class GradientBuckets:
         if not self._alone:
             wanted = hvd.allreduce(wanted, op=hvd.Max, name="gradients.late")
         self._reached = [a + b for a, b in zip(self._reached, wanted.tolist(), strict=True)]
-        first: dict[int, Tensor] = {}
         for index, want in enumerate(wanted.split([len(one.parameters) for one in self._buckets])):
-            if not want.any():
-                continue
-            bucket = self._buckets[index]
-            first[index] = bucket.gradients.clone()
-            bucket.pack()
-            self._submit((bucket.gradients,), f"gradients.late.{index}")
+            if want.any():
+                self._submit(self._buckets[index].pack_late(), f"gradients.late.{index}")
         self._wait_for_all()
-        for index, gradients in first.items():
-            self._buckets[index].gradients.add_(gradients)
+        for bucket in self._buckets:
+            bucket.join()
 
     def settle(self, divide_by: float = 1.0) -> None:
         """Makes the sums the parameters' gradients, each divided by a number."""
         reached = iter(self._reached)
         for bucket in self._buckets:
             if divide_by != 1.0:
-                bucket.gradients.div_(divide_by)
+                bucket.divide(divide_by)
             bucket.unpack(reached)
 
     def norm(self) -> float:
         """The norm of all gradients, once they are settled; infinite or NaN if one of them is."""
-        norms = torch.stack([_norm(bucket.gradients).double() for bucket in self._buckets])
+        norms = torch.stack([bucket.norm().double() for bucket in self._buckets])
         return math.hypot(*norms.tolist())
 
     def witnessed(self) -> tuple[float, float]:
@@ -235,7 +230,7 @@ class GradientBuckets:
         """
         if self._witness is None:
             return
-        coarsest = max(torch.finfo(bucket.gradients.dtype).eps for bucket in self._buckets)
+        coarsest = max(torch.finfo(bucket.parameters[0].dtype).eps for bucket in self._buckets)
         tolerance = (4 * size + 8) * coarsest * magnitude
         try:
             parameters = [p for bucket in self._buckets for p in bucket.parameters]
@@ -367,7 +362,7 @@ class GradientBuckets:
 
     def _pack(self, bucket: Bucket) -> None:
         self._reached += bucket.pack()
-        norm = _norm(bucket.gradients)
+        norm = bucket.norm()
         self._norm = norm if self._norm is None else self._norm + norm
 
     def _account(self, bucket: Bucket) -> None:
@@ -386,17 +381,3 @@ class GradientBuckets:
 
     def _wait_for_all(self) -> None:
         self._wires.wait()
-
-
-def _norm(gradients: Tensor) -> Tensor:
-    """The norm, on the device; the quickest sum that an infinity or a NaN is not lost in.
-
-    That of finite gradients is infinite when their squares are: then they are of no use, either.
-    """
-    if not is_low(gradients.dtype):
-        norm: Tensor = torch.linalg.vector_norm(gradients)
-        return norm
-    # torch makes a copy of what it widens; and half has no room for squares.
-    wide = [torch.linalg.vector_norm(one, dtype=torch.float32) for one in gradients.split(PIECE)]
-    norm = torch.linalg.vector_norm(torch.stack(wide))
-    return norm

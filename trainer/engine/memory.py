@@ -369,11 +369,14 @@ class _Entries:
 
     def again(self) -> bool:
         """Remembers what they hold now; False where other objects are, which must be looked at."""
-        was, now = self._was, self._now()
-        self._was = now
-        if was.keys() != now.keys():
+        was, mapping = self._was, self.mapping
+        # Before every step, and mostly nothing is new: without a line of Python for each entry.
+        there = len(mapping) if self._keys is None else sum(map(mapping.__contains__, self._keys))
+        if there != len(was) or not all(map(mapping.__contains__, was)):
+            self._was = self._now()
             return False
-        if not all(map(is_, was.values(), now.values())):
+        if not all(map(is_, map(mapping.__getitem__, was), was.values())):
+            self._was = now = self._now()
             for key, value in now.items():
                 if value is was[key]:
                     continue
@@ -382,7 +385,10 @@ class _Entries:
                 self._inside.pop(key, None)
                 if type(value) not in _PLAIN:
                     self._inside[key] = held(value, self._copied(key))
-        return all(one.again() for one in self._inside.values())
+        for one in self._inside.values():  # noqa: SIM110  # a generator costs as much as an entry
+            if not one.again():
+                return False
+        return True
 
     def written(self) -> Iterable[str]:
         """The keys of those whose objects hold something else inside now."""

@@ -106,7 +106,7 @@ def a_bucket_is_summed_twice(now: Now) -> None:
 
 
 def a_buffer_is_stale(now: Now) -> None:
-    from trainer.engine.bucket import Bucket
+    from trainer.engine.bucket import Flat
 
     def make(take: Any) -> Any:
         def stale(self: Any, parameter: Any) -> None:
@@ -117,11 +117,11 @@ def a_buffer_is_stale(now: Now) -> None:
 
         return stale
 
-    patched(Bucket, "take", make)
+    patched(Flat, "take", make)
 
 
 def gradients_end_at_other_parameters(now: Now) -> None:
-    from trainer.engine.bucket import Bucket
+    from trainer.engine.bucket import Flat
 
     def make(unpack: Any) -> Any:
         def moved(self: Any, reached: Any) -> None:
@@ -132,7 +132,7 @@ def gradients_end_at_other_parameters(now: Now) -> None:
 
         return moved
 
-    patched(Bucket, "unpack", make)
+    patched(Flat, "unpack", make)
 
 
 def a_bucket_goes_too_early(now: Now) -> None:
