@@ -51,7 +51,9 @@ class Timeline:
         None where there is no ledger.
         """
         axis, lives = Axis(history.in_order, history.left_out), history.lives
-        begins = [axis.at(life.began) for life in lives] + [at.time for at, _ in lives.wanted]
+        begins = [at.time for at, count in lives.wanted if count]
+        begins = begins or [axis.at(life.began) for life in lives]
+        begins = begins or [at.time for at, _ in lives.wanted]
         if not begins or not history.steps_known:
             return None
         start, end = min(begins), _end(history, axis, now)
@@ -82,9 +84,8 @@ class _Lived:
     @classmethod
     def of(cls, life: Life, axis: Axis, end: float) -> _Lived:
         began = axis.at(life.began)
-        gone = end
-        if life.left is not None:
-            gone = min(gone, axis.at(life.left))
+        ends = life.over if life.left is None else [life.left, *life.over]
+        gone = min([end, *map(axis.at, ends)])
         if life.lost is not None and (lost := axis.at(life.lost)) <= end:
             world = axis.world_at(lost)
             # Its last sign of life was the last step of its world.
