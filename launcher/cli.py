@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import typer
 
-from launcher.commands import jobs, output, runs, tools, wanted
+from launcher.commands import goodput, jobs, output, runs, tools, wanted
 from launcher.commands.errors import warn
 from launcher.commands.interrupts import watch_interrupts
 from launcher.run_states import CANCELLED
@@ -34,6 +34,7 @@ app.command()(jobs.plan)
 app.command()(jobs.doctor)
 app.command()(jobs.schema)
 app.command()(runs.status)
+app.command()(goodput.goodput)
 app.command(name="runs")(runs.list_runs)
 app.command()(runs.checkpoints)
 app.command()(output.output)

@@ -44,6 +44,7 @@ class EventRecord:
 
     event: str = ""
     time: float = 0.0
+    accounts: dict[str, Any] | None = None
     action: str | None = None
     address: str | None = None
     age: float | None = None
@@ -73,11 +74,13 @@ class EventRecord:
     metrics: dict[str, Any] | None = None  # of any kind: each reader asks what it can use
     min_workers: int | None = None
     names: list[str] | None = None
+    on_demand: float | None = None
     peer: str | None = None
     peer_address: str | None = None
     rank: int | None = None
     reason: str | None = None
     region: str | None = None
+    replicas: int | None = None
     samples: int | None = None
     seconds: float | None = None
     slots: int | None = None
@@ -90,7 +93,9 @@ class EventRecord:
     total_steps: int | None = None
     unit: int | None = None
     url: str | None = None
+    usd_per_hour: float | None = None
     verdict: str | None = None
+    wanted: int | None = None
     whose: str | None = None
     world_size: int | None = None
 

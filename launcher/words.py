@@ -6,6 +6,7 @@ import math
 import re
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from launcher.records import EventRecord
 from launcher.run_states import info_of
@@ -25,6 +26,20 @@ _CAUSES = {
     "failure": "the script failed",
     "loss": "a worker was lost",
     "leader": "another coordinator leads",
+}
+# What VMs spend their time on (launcher.status.accounts).
+LOSSES = {
+    "absent": "absent",
+    "starting": "starting",
+    "training": "training",
+    "communication": "communication",
+    "data_wait": "waiting for data",
+    "waiting": "waiting for the slowest",
+    "re_forming": "re-forming",
+    "checkpoint": "held up by checkpoints",
+    "repeated": "repeated work",
+    "evaluation": "evaluation",
+    "stopped": "stopped",
 }
 _WHOSE = {"newcomer": "it could not begin", "script": "the others go on, as in Horovod"}
 _THEN = {
@@ -85,6 +100,11 @@ def number(value: float | str) -> str:
     return f"{value:.4g}" if abs(value) >= 1e-3 else f"{value:.2e}"
 
 
+def part(of_one: float) -> str:
+    """Returns a part of a whole as ``12.5 %``."""
+    return f"{100 * of_one:.1f} %"
+
+
 def speed_in_words(speed: Mapping[str, float | None]) -> str:
     """Returns ``12.5 steps/s, 400 samples/s, data wait 3 %``, as far as it is known."""
     rates = ((name, speed.get(name)) for name in ("steps", "samples"))
@@ -92,6 +112,33 @@ def speed_in_words(speed: Mapping[str, float | None]) -> str:
     if (waited := speed.get("data_wait")) is not None:
         said.append(f"data wait {100 * waited:.0f} %")
     return ", ".join(said)
+
+
+def goodput_in_words(ledger: Mapping[str, Any]) -> str:
+    """Returns ``81.3 % of the time of the VMs was training; re-forming 9.0 %, …``.
+
+    Args:
+        ledger: as ``Ledger.to_json`` returns it.
+    """
+    goodput, seconds = ledger["goodput"], ledger["seconds"]
+    said = f"{part(goodput['there'] or 0.0)} of the time of the VMs was training"
+    if goodput["wanted"] is not None and goodput["wanted"] != goodput["there"]:
+        said += f", {part(goodput['wanted'])} of those wanted"
+    return "; ".join(filter(None, [said, losses_in_words(seconds)]))
+
+
+def losses_in_words(seconds: Mapping[Any, float], most: int = 3) -> str:
+    """Returns what took most of the time of VMs that were there, besides training.
+
+    Args:
+        seconds: of VMs, by account.
+        most: how many accounts to name.
+    """
+    there = sum(took for name, took in seconds.items() if name != "absent")
+    lost = {name: seconds[name] for name in LOSSES if name not in ("absent", "training")}
+    largest = sorted(lost, key=lambda name: -lost[name])[:most]
+    told = [(name, lost[name] / there) for name in largest if lost[name] >= 0.001 * there > 0]
+    return ", ".join(f"{LOSSES[name]} {part(share)}" for name, share in told)
 
 
 def metrics_in_words(

@@ -335,7 +335,8 @@ class Loop:
             return
         newest = self._steps.newest()
         with self._steps.repeatable(), losses():
-            metrics = self._evaluate(newest, self._steps.exchange)
+            with self._steps.stopwatch.timing("evaluation"):
+                metrics = self._evaluate(newest, self._steps.exchange)
             stops = False
             if self._may_stop:
                 ends = newest.rank == 0 and task.should_stop(metrics)

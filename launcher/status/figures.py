@@ -22,18 +22,12 @@ pauses            for each generation but the first that has completed a step: t
                   between that completed no step, and the time without any machine. Its cause is the
                   first such world's: why the steps ended
 paused            the sum of the pauses
-goodput           trained / span, at most 1
-trained           seconds that steps took, each since the one before it in the same world. No step
-                  counts twice, none that was done again later, none that was left out because
-                  something in it was not finite, and no first step of a world: it is part of a
-                  pause. Of steps that were reported together all count alike
-span              from the end of the run's first step to the end of the run, or until now while it
-                  goes on; at least what steps and pauses add up to, as the two ends are read from
-                  the clocks of two machines
 speed             steps per second, and samples of all workers per second, over the newest steps of
-                  the newest world: those of its last 10 to 20 s, where there are as many. As in
-                  ``trained`` its first step does not count; evaluations and checkpoints between two
-                  steps do. None while the run waits for machines
+                  the newest world: those of its last 10 to 20 s, where there are as many. Its first
+                  step does not count, which compiles; evaluations and checkpoints between two steps
+                  do. None while the run waits for machines
+goodput           what the time of the run's VMs, and their money, went into: see
+                  launcher.status.accounts
 ================  ================================================================================
 
 Durations are measured on one machine where there is one that saw all of it. A pause through which
@@ -43,12 +37,10 @@ no worker lived is a difference between clocks of two machines.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from launcher.status.generation import Generation
-
-NEVER = 2**63  # a step that no run reaches
 
 
 def step_of(generations: Iterable[Generation]) -> int:
@@ -109,34 +101,3 @@ def speed(generation: Generation | None) -> dict[str, float | None]:
         "samples": float(f"{samples / newest.seconds:.4g}") if samples else None,
         "data_wait": None if waited is None else round(min(1.0, waited / newest.seconds), 4),
     }
-
-
-def goodput(
-    generations: Iterable[Generation], until: float, left_out: Collection[int] = ()
-) -> float | None:
-    """The share of a run's time that went into steps that count; None before its second step.
-
-    Args:
-        generations: in order.
-        until: when the run ended, or now, in Unix seconds.
-        left_out: steps that changed nothing.
-    """
-    known = list(generations)
-    began = min((one.first_at for one in known if one.first_at is not None), default=math.inf)
-    taken = sum(one.trained(NEVER) for one in known)
-    span = max(until - began, taken + sum(float(one["seconds"]) for one in pauses(known)))
-    limits = _limits(known)
-    trained = sum(one.trained(limit, left_out) for one, limit in zip(known, limits, strict=True))
-    if not span > 0 or not any(one.stretches for one in known):
-        return None
-    return round(min(1.0, trained / span), 4)
-
-
-def _limits(generations: list[Generation]) -> list[int]:
-    """Of each generation, the last step that no later one has done again."""
-    limits, least = [], NEVER
-    for one in reversed(generations):
-        limits.append(least)
-        if one.start is not None:
-            least = min(least, one.start)
-    return limits[::-1]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 MERGED = 10.0  # seconds of training up to which what was reported is kept as one
@@ -17,7 +18,9 @@ class Stretch:
         first, last: of the steps.
         seconds: that they took, each since the one before in its world.
         samples: that they took in these seconds; 0 where that is not known.
-        data_wait: of these seconds, those that batches were waited for; None likewise.
+        data_wait: of these seconds, those that rank 0 waited for its batches; None likewise.
+        accounts: what all ranks have told of their time meanwhile (trainer.engine.timing), in
+            seconds of all of them; None likewise.
     """
 
     first: int
@@ -25,6 +28,7 @@ class Stretch:
     seconds: float
     samples: int = 0
     data_wait: float | None = None
+    accounts: Mapping[str, float] | None = None
 
     def after(self, start: int | None) -> Stretch:
         """Without the first step of a world that began at ``start``, which takes no time here."""
@@ -38,12 +42,17 @@ class Stretch:
             return None
         seconds, samples = self.seconds + other.seconds, self.samples + other.samples
         waits = [one for one in (self.data_wait, other.data_wait) if one is not None]
-        return Stretch(self.first, other.last, seconds, samples, sum(waits) if waits else None)
+        told = [one for one in (self.accounts, other.accounts) if one]
+        accounts = dict(sum(map(Counter, told), Counter())) if told[1:] else (told or [None])[0]
+        waited = sum(waits) if waits else None
+        return Stretch(self.first, other.last, seconds, samples, waited, accounts)
 
-    def until(self, step: int) -> float:
-        """The seconds of those of them that are not after ``step``; all take equally long."""
-        count = self.last - self.first + 1
-        return self.seconds * min(1.0, max(0, step - self.first + 1) / max(1, count))
+    def since(self, step: int) -> Stretch:
+        """Without those that are not after ``step``; all take equally long."""
+        if step < self.first:
+            return self
+        part = (self.last - step) / (self.last - self.first + 1)
+        return replace(self, first=step + 1, seconds=self.seconds * part)
 
 
 @dataclass
@@ -52,7 +61,9 @@ class Generation:
 
     Attributes:
         generation: its number.
-        world_size, cause, at, members: as it was formed.
+        world_size, cause, at, members, term: as it was formed.
+        began_at: when its workers had begun, as its leader says, in Unix seconds.
+        left: whether it was to be left.
         start: steps completed when it began; None when it never did.
         last: steps completed at its newest report.
         idle: seconds since its workers' last step when it began; None if none of them had one.
@@ -67,6 +78,9 @@ class Generation:
     cause: str | None = None
     at: float | None = None
     members: list[str] = field(default_factory=list)
+    term: int = 0
+    began_at: float | None = None
+    left: bool = False
     start: int | None = None
     last: int = 0
     idle: float | None = None
@@ -107,17 +121,11 @@ class Generation:
         """Its last two stretches as one, if they follow each other."""
         return self.stretches[-2].with_next(self.stretches[-1]) if self.stretches[1:] else None
 
-    def trained(self, until: int, left_out: Collection[int] = ()) -> float:
-        """Seconds that its steps took, each step once, without those after ``until``.
-
-        Nor do those count that were ``left_out``.
-        """
-        total, known = 0.0, 0
-        begun = [one.after(self.start) for one in self.stretches]
+    def distinct(self) -> Iterator[Stretch]:
+        """Its steps but the first, each once, in order; it takes no time here."""
+        known = 0 if self.start is None else self.start + 1
+        begun = (one.after(self.start) for one in self.stretches)
         for one in sorted(begun, key=lambda one: (one.first, -one.last)):
-            total += max(0.0, one.until(min(until, one.last)) - one.until(min(until, known)))
-            for step in left_out:
-                if max(known, one.first - 1) < step <= min(until, one.last):
-                    total -= one.until(step) - one.until(step - 1)
-            known = max(known, one.last)
-        return total
+            if one.last > known and one.last >= one.first:
+                yield one.since(known)
+                known = one.last

@@ -13,12 +13,13 @@ from typing import Any
 from launcher.records import EventRecord
 from launcher.status import figures
 from launcher.status.generation import Generation, Stretch
+from launcher.status.lives import Lives, Moment
 from launcher.status.losses import Losses, job_of
 from launcher.status.saves import Saves
 from launcher.status.waits import Wait, without_leader
 from launcher.words import stall_in_words
 from trainer.rundir.events import Event
-from trainer.rundir.numbers import number_in
+from trainer.rundir.numbers import number_in, numbers_in
 
 # After these nothing that was told of is waited for any more.
 WENT_ON = frozenset({"generation_formed", "resumed", "first_step", "steps", "paused", "finished"})
@@ -39,7 +40,11 @@ class History:
         self._drained: dict[str, float] = {}  # when each replica was drained last
         self._losses = Losses()
         self._told_lost: dict[int, int] = {}  # steps, by generation, as its leader knew
-        self._left_out: set[int] = set()  # steps
+        self.left_out: set[int] = set()  # steps in which something was not finite
+        self.lives = Lives()
+        self.waits: list[Moment] = []  # when machines were too few
+        self._evaluated: dict[int, float] = {}  # seconds of evaluations, by step
+        self._end: Moment | None = None
         self._stride = 0  # steps from one report of a torchrun script to the next, at least
         self.total_steps: int | None = None
         self.waiting = False
@@ -67,6 +72,7 @@ class History:
     def add(self, event: Event) -> None:
         """Takes one event into account."""
         record = EventRecord.of(event)
+        self.lives.add(record)
         self._last_event = max(self._last_event, record.time)
         handler = getattr(self, f"_on_{record.event}", None)
         if handler is not None:
@@ -106,7 +112,7 @@ class History:
     @property
     def steps_left_out(self) -> int:
         """How many steps were left out because something in them was not finite."""
-        return len(self._left_out)
+        return len(self.left_out)
 
     @property
     def current(self) -> Generation | None:
@@ -190,17 +196,21 @@ class History:
             soon = Wait(what, due.time, due.time + due.seconds, "it is sent")
         return without_leader(known, self._led, soon, created)
 
-    def goodput(self, now: float | None) -> float | None:
-        """The share of time that went into steps that count; None where steps are not known.
+    @property
+    def ended(self) -> Moment | None:
+        """When the run did, as its events say; None while it goes on."""
+        return self._end
 
-        Args:
-            now: Unix seconds; None for a run that is over, whatever its events say.
-        """
-        if not self.step:  # of a script whose steps nobody knows, that cannot be told
-            return None
-        over = math.isfinite(self._ended_at)
-        until = self._ended_at if over else self._last_event if now is None else now
-        return figures.goodput(self.in_order, until, self._left_out)
+    @property
+    def newest(self) -> Moment:
+        """When the newest event was written."""
+        newest = self.current
+        return Moment(self._last_event, 0 if newest is None else newest.term)
+
+    @property
+    def evaluated_last(self) -> float:
+        """Seconds of evaluations of what the last step came to."""
+        return self._evaluated.get(self.step, 0.0)
 
     def stall(self, now: float) -> str | None:
         """That no step comes although everybody lives, in words; None if steps come.
@@ -240,7 +250,7 @@ class History:
         generation = self._generation(event)
         generation.world_size = event.world_size
         generation.cause = event.cause
-        generation.at = event.time
+        generation.at, generation.term = self.lives.moment(event)
         self._losses.formed(event)
         generation.members = event.members or []
         if generation is self.current:
@@ -254,6 +264,8 @@ class History:
         generation.world_size = generation.world_size or event.world_size
         generation.cause = generation.cause or event.cause
         generation.at = generation.at or event.time
+        if generation.began_at is None:
+            generation.began_at = event.time
         if event.step is None:
             generation.script = True
             return
@@ -283,7 +295,8 @@ class History:
         generation.reached(last, event.time - (event.age or 0.0))
         if event.seconds is not None:
             samples, waited = event.samples or 0, event.data_wait
-            generation.took(Stretch(first, last, event.seconds, samples, waited))
+            told = numbers_in(event.accounts) or None
+            generation.took(Stretch(first, last, event.seconds, samples, waited, told))
         series.pop("step", None)  # what a script that tells no metrics has in their place
         for name, values in series.items():
             for step, value in enumerate(values, last + 1 - len(values)):
@@ -294,9 +307,11 @@ class History:
         self._left_at[number] = max(event.time, self._left_at.get(number, event.time))
         if event.generation is not None and event.generation in self.generations:
             self.generations[event.generation].reached(event.step or 0)
+            self.generations[event.generation].left = True
 
     def _on_finished(self, event: EventRecord) -> None:
-        self._ended_at = min(self._ended_at, event.time)
+        if event.time < self._ended_at:
+            self._ended_at, self._end = event.time, Moment(event.time, event.term or 0)
         if self.current is not None and self.current.start is not None:
             self.current.reached(event.step or 0)
 
@@ -317,15 +332,16 @@ class History:
         return bool(self.step) or not any(one.script for one in self.generations.values())
 
     def _on_evaluated(self, event: EventRecord) -> None:
-        number = max(self.generations, default=0)
+        number, step = max(self.generations, default=0), event.step or 0
+        self._evaluated[step] = self._evaluated.get(step, 0.0) + (event.seconds or 0.0)
         for name, value in (event.metrics or {}).items():
-            self._metric(name, number, event.step or 0, value)
+            self._metric(name, number, step, value)
 
     def _on_nonfinite(self, event: EventRecord) -> None:
         if event.step is None:
             return
         if event.action in ("skip", "rollback"):
-            self._left_out.add(event.step)
+            self.left_out.add(event.step)
         if event.action == "rollback" and event.checkpoint is not None:
             self._saves.went_back(event.checkpoint, event.time)
         number = max(self.generations, default=0)
@@ -414,6 +430,7 @@ class History:
 
     def _on_waiting(self, event: EventRecord) -> None:
         self.waiting = True
+        self.waits.append(self.lives.moment(event))
 
     def _member(self, event: EventRecord, state: str) -> None:
         if event.member:

@@ -12,8 +12,10 @@
     samples_repeated, samples_skipped, samples_left_out
                      over all audited epochs, the last those of such steps; null without an audit
     pauses           [{cause, seconds, generation, step}]: from the last step before to the first
-    goodput          share of the time since the first step that went into steps that count; these
-                     are defined in launcher.status.figures
+    goodput          share of the time of the VMs that were there that went into training; these are
+                     defined in launcher.status.accounts and launcher.status.figures
+    ledger           what the time of the VMs went into, as ``swell goodput --json`` prints it; null
+                     before any was asked for
     speed            {steps, samples}: a second, in the newest world; null where that is not known
     checkpoint       {step, age, failed, reason}: the newest one, its age in seconds, how many
                      since then could not be written, and why the last of these
@@ -53,6 +55,7 @@ from launcher.job.fallback import Limits
 from launcher.job.model import valid
 from launcher.local.emulator import goes_on
 from launcher.status.history import History
+from launcher.status.ledger import Timeline, ledger_of
 from launcher.status.samples import account as account_samples
 from launcher.status.samples import read_audit
 from launcher.supervision.attempt import APART, Attempt, read_attempts
@@ -123,6 +126,8 @@ def build_status(
         created: when the run was, in Unix seconds; now when None.
     """
     now = time.time() if now is None else now
+    ledger = ledger_of(history, None if outcome is not None or abandoned else now)
+    stepped = any(one.stretches for one in history.in_order)
     wait = history.unled(attempts, now if created is None else created) or history.held_up
     over = outcome is not None or abandoned
     samples = account_samples(
@@ -161,7 +166,8 @@ def build_status(
         "samples_skipped": samples.skipped if samples else None,
         "samples_left_out": samples.left_out if samples else None,
         "pauses": history.pauses,
-        "goodput": history.goodput(None if over else now),
+        "goodput": None if ledger is None or not stepped else round(ledger.goodput or 0.0, 4),
+        "ledger": None if ledger is None else ledger.to_json(),
         "speed": history.speed,
         "checkpoint": history.checkpoint(now),
         "metrics": named(metrics),
@@ -246,6 +252,19 @@ def read_status(
     """
     with reaching(run_dir.url):
         return _read(run_dir, audited, home.read_run(run_dir) if run is None else run)
+
+
+def read_timeline(run_dir: RunDirectory) -> Timeline | None:
+    """Returns what became of a run's VMs, from its run directory; None where there is no ledger.
+
+    Raises RunError when it is a newer version's, OSError and ValueError when it cannot be read.
+    """
+    with reaching(run_dir.url):
+        run = home.read_run(run_dir)
+        over = run_dir.outcome() is not None
+        over = over or (is_unattended(run, run_dir) and is_abandoned(run, run_dir))
+        history = History(read_events(run_dir, brief=True))
+    return Timeline.of(history, None if over else time.time())
 
 
 def _read(run_dir: RunDirectory, audited: bool, run: dict[str, Any]) -> dict[str, Any]:

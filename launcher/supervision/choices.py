@@ -48,12 +48,14 @@ class Choice:
         job: on what; without fallbacks of its own.
         after: seconds with too few running attempts from which on it counts.
         usd_per_hour: what its machines cost, estimated; None when that is not known.
+        on_demand: what they would cost on demand, likewise.
     """
 
     region: str
     job: Job
     after: float = 0.0
     usd_per_hour: float | None = None
+    on_demand: float | None = None
 
     @property
     def members(self) -> int:
@@ -94,8 +96,9 @@ def choices_of(
     found: dict[str, Choice] = {}
     for variant, after in ways:
         usd = usd_per_hour(variant, prices) if prices else None
+        full = usd_per_hour(variant, prices, "standard") if prices else None
         for region in variant.regions or [local_region]:
-            choice = Choice(region, variant, after, usd)
+            choice = Choice(region, variant, after, usd, full)
             found.setdefault(choice.name, choice)
     return list(found.values())
 

@@ -103,12 +103,13 @@ def account(limits: Limits, attempts: Sequence[Attempt], now: float) -> dict[str
     }
 
 
-def usd_per_hour(job: Job, prices: PriceList) -> float | None:
+def usd_per_hour(job: Job, prices: PriceList, strategy: str = "") -> float | None:
     """Returns what the machines of ``job`` cost by the hour; None when a price is not known.
 
-    Flex-start machines count as on-demand ones, which cost more.
+    Flex-start machines count as on-demand ones, which cost more. With a ``strategy``, what they
+    would cost with that one.
     """
-    spot = job.scheduling.strategy == "spot"
+    spot = (strategy or job.scheduling.strategy) == "spot"
     total = 0.0
     for pool in job.pools:
         machine: Machine = prices.machines[pool.machine]

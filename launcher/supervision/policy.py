@@ -125,6 +125,19 @@ class Terms:
     renews: bool = False
     stop_grace: float = field(kw_only=True)
 
+    def asked_for(self, name: str) -> dict[str, Any]:
+        """What the event ``attempt_started`` says of an attempt of a choice, besides its name."""
+        ways = (*self.choices, *self.fleet.anchors)
+        choice = next((one for one in ways if one.name == name), None)
+        if choice is None:
+            return {}
+        return {
+            "replicas": choice.members,
+            "wanted": choice.members * self.fleet.jobs,
+            "usd_per_hour": choice.usd_per_hour,
+            "on_demand": choice.on_demand,
+        }
+
 
 @dataclass(frozen=True)
 class Situation:

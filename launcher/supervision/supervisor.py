@@ -333,13 +333,9 @@ class Supervisor:
 
     def _adopt(self, number: int, job: JobState, submitted: float) -> None:
         attempt = replace(self._attempts[number], job=job.name, submitted=submitted)
-        self._events.emit(
-            "attempt_started",
-            attempt=number,
-            job=job.name,
-            region=attempt.region,
-            choice=attempt.choice or None,
-        )
+        told = {"job": job.name, "region": attempt.region, "choice": attempt.choice or None}
+        told |= self._asked.terms.asked_for(attempt.choice)
+        self._events.emit("attempt_started", attempt=number, **told)
         self._record(self._with_state(attempt, job))
         home = min(self._attempts.values(), key=lambda it: it.attempt).region
         buckets = self._asked.terms.choices[0].job.checkpoint.buckets

@@ -18,11 +18,13 @@ from rich.text import Text
 from launcher.records import EventRecord
 from launcher.run_states import info_of
 from launcher.status.history import History
+from launcher.status.ledger import ledger_of
 from launcher.status.status import Outcome, live_of, state_of
 from launcher.status.waits import Telling, Wait
 from launcher.words import (
     at_clock,
     count,
+    goodput_in_words,
     line_of,
     metrics_in_words,
     one_line,
@@ -32,6 +34,7 @@ from launcher.words import (
 from trainer.rundir.events import Event
 from trainer.rundir.numbers import number_in
 
+LEDGER_EVERY = 5.0  # seconds between two ledgers: of a large run, one takes a while
 RECENT = 6  # things that just happened
 PROGRESS_EVERY = 10.0  # seconds between two plain progress lines
 # Frequent, and shown better by the rest of the view.
@@ -68,6 +71,7 @@ class Scene:
         self.history = History()
         self.recent: deque[tuple[float, str]] = deque(maxlen=RECENT)
         self.losses: deque[float] = deque(maxlen=600)
+        self._ledger: tuple[float, dict[str, Any] | None] = (-math.inf, None)  # when, and what
         self._said = ""  # the last line: what happens again and again is worth one
         self._plotted = 0  # the last step in losses
         self._unsaved: set[int | None] = set()  # steps that could not be saved
@@ -97,6 +101,14 @@ class Scene:
         self.live = {it["attempt"]: str(it["state"]).lower() for it in live_of(attempts)}
         self.state = state_of(self.history, attempts, outcome)
         self.unled = None if outcome else self.history.unled(attempts, self.started)
+
+    def ledger(self, now: float) -> dict[str, Any] | None:
+        """Where the VMs' time went until a few seconds ago; None before any step."""
+        if now - self._ledger[0] >= LEDGER_EVERY:
+            stepped = any(one.stretches for one in self.history.generations.values())
+            ledger = ledger_of(self.history, now) if stepped else None
+            self._ledger = now, None if ledger is None else ledger.to_json()
+        return self._ledger[1]
 
     @property
     def replicas(self) -> list[str]:
@@ -133,6 +145,9 @@ def render(scene: Scene, now: float, width: int) -> RenderableType:
     body.add_row("step", _step(history, width - 12))
     if history.metrics:
         body.add_row("metrics", _metrics(scene))
+    if ledger := scene.ledger(now):
+        said = Text(goodput_in_words(ledger), overflow="ellipsis", no_wrap=True)
+        body.add_row("goodput", said)
     body.add_row("world", _world(scene, now))
     if scene.jobs:
         body.add_row("jobs", _jobs(scene))

@@ -15,7 +15,14 @@ from launcher.api.transport import is_emulator
 from launcher.run_states import info_of
 from launcher.status.status import live_of
 from launcher.views.output import unpadded
-from launcher.words import count, metrics_in_words, one_line, span, speed_in_words
+from launcher.words import (
+    count,
+    goodput_in_words,
+    metrics_in_words,
+    one_line,
+    span,
+    speed_in_words,
+)
 from trainer.rundir.usererror import Message
 
 _ATTEMPTS = 5
@@ -123,7 +130,7 @@ def _facts(status: dict[str, Any]) -> Table:
     if speed := speed_in_words(status["speed"]):
         table.add_row("speed", speed)
     if status["goodput"] is not None:
-        table.add_row("goodput", f"{100 * status['goodput']:.1f} % of the time was training")
+        table.add_row("goodput", goodput_in_words(status["ledger"]))
     return table
 
 

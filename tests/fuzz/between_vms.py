@@ -278,6 +278,7 @@ TOLD = records(
     messages.Progress(generation=1, step=5, saving=0.5),
     messages.Received(generation=1, bytes=100),
     messages.Steps(generation=1, first=1, metrics={"loss": [1.0]}, total_steps=9),
+    messages.Ranks(1, 5, 4, 10.0, [0, 1], [1.0, 2.0], [0.5, 0.5], [1.0, 0.0], {"computed": 1.5}),
     messages.Stopped(generation=1, step=5, clean=True, failed=""),
     messages.Exited(generation=1, rank=0, code=-9, seconds=1.0, reason="x"),
     messages.Saved(step=5),

@@ -392,6 +392,8 @@ class Agent:
                     self._slots.fill_soon()
             case messages.Steps():
                 self._events.emit("steps", **vars(message))
+            case messages.Ranks():
+                self._events.emit("ranks", **vars(message))
             case messages.Stopped():
                 if generation is not None:
                     generation.note_stopped(worker.slot, message)

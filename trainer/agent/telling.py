@@ -12,6 +12,7 @@ from trainer.protocol import messages
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.lease import Claim
 from trainer.protocol.world import MemberId
+from trainer.rundir import clock
 from trainer.rundir.formats import PROTOCOL
 
 
@@ -31,6 +32,7 @@ def hello_of(member: MemberId, replica: Replica, term: int, proof_port: int) -> 
         term=term,
         protocol=PROTOCOL,
         proof_port=proof_port,
+        age=clock.lived(),
     )
 
 

@@ -40,8 +40,6 @@ from trainer.rundir.wanted import Wanted, newest_wanted
 
 TICK = 0.1  # seconds
 OVERSLEPT = 0.5  # seconds by which a tick may be late; what is more was nobody's silence
-# What is lost to one leader may be with the next.
-BY_TERM = frozenset({"member_joined", "loss", "generation_formed"})
 WANTED_EVERY = 2.0  # seconds between two looks at what the run is asked to be
 FINISH_AGAIN = 0.5  # seconds, when the store does not take the outcome
 
@@ -239,9 +237,7 @@ class Coordinator:
         match command:
             case signals.Emit():
                 fields = command.fields
-                if command.event in BY_TERM:
-                    fields = {**fields, "term": self._leadership.term}
-                self._events.emit(command.event, **fields)
+                self._events.emit(command.event, **fields, term=self._leadership.term)
             case signals.Form(world, careful):
                 timeouts = self._machine.timeouts(self._clock())
                 message = world_to_message(world, streams.addresses)

@@ -149,8 +149,8 @@ class Membership:
     def _joined(self, event: signals.Joined, now: float) -> None:
         if event.member not in self.members:
             self.members[event.member] = Member(event.member, event.slots, State.JOINING, now)
-            fields = {"slots": event.slots, "incarnation": event.member.incarnation}
-            self._out.emit("member_joined", member=event.member.replica, **fields)
+            who = {"member": event.member.replica, "incarnation": event.member.incarnation}
+            self._out.emit("member_joined", slots=event.slots, age=event.age, **who)
         member = self.members[event.member]
         member.heard, member.away, brought = now, False, event.world
         if brought is not None and self.world is None and brought.generation >= self.generation:

@@ -19,6 +19,7 @@ from trainer.protocol.wire import (
     MESSAGE_LIMIT,
     METHOD,
     SERVICE,
+    age_of,
     event_from_message,
     misfit,
     slots_of,
@@ -201,7 +202,7 @@ class Server:
         if world is not None:
             for one in hello.world.slots:
                 self.streams.addresses.setdefault(MemberId.parse(one.member), one.address)
-        listener.take(signals.Joined(member, slots_of(hello), world))
+        listener.take(signals.Joined(member, slots_of(hello), world, age_of(hello)))
         hearing = asyncio.create_task(_hear(listener, member, requests, stream))
         try:
             while (data := await stream.get()) is not None:

@@ -1,9 +1,10 @@
 """The numbers that travel with a step's gradients, in the buffer of the last bucket.
 
-    head | metrics | statistics | norms of the ranks | what rank 0 tells | what rank 1 tells | …
+    head | metrics | statistics | norms of the ranks | their times | what rank 0 tells | …
 
 All of it is summed. What a rank tells of itself has a place of its own, in which all others have
-zeros: the norm of its gradients; and numbers of 16 bits, whose sums are exact in float32.
+zeros: the norm of its gradients; what it has spent its time on; and numbers of 16 bits, whose sums
+are exact in float32.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import NamedTuple
 
 from trainer.engine.digest import MASK
 from trainer.engine.replicas import FIELDS, Told
+from trainer.engine.timing import NUMBERS, Timing
 
+NO_TIME = Timing()
 _LIMBS = 4  # of 16 bits, for each number of 64
 _SHIFTS = (48, 32, 16, 0)
 _ROW = len(FIELDS) * _LIMBS
@@ -60,6 +63,7 @@ class Read(NamedTuple):
     Attributes:
         head, metrics, statistics: the sums.
         norms: of each rank's own gradients; not finite where these, or its loss, are not.
+        times: the numbers of each rank's Timing; none in a world of one.
         rows: what each rank has told, as it travels.
     """
 
@@ -67,6 +71,7 @@ class Read(NamedTuple):
     metrics: list[float]
     statistics: list[float]
     norms: list[float]
+    times: list[float]
     rows: list[list[float]]
 
     @property
@@ -123,13 +128,15 @@ class Extras:
         statistics: Sequence[float],
         rank: int,
         told: Told,
+        timing: Timing = NO_TIME,
     ) -> list[float]:
         """One rank's ``length`` numbers; its norm is 0."""
         numbers = [*head, *metrics, *statistics, *[0.0] * (self.size or 1)]
         if self.size:
             own = [float(v >> shift & 0xFFFF) for v in told for shift in _SHIFTS]
-            others = [0.0] * _ROW
-            numbers += others * rank + own + others * (self.size - 1 - rank)
+            for mine in ([*timing], own):
+                others = [0.0] * len(mine)
+                numbers += others * rank + mine + others * (self.size - 1 - rank)
         return numbers
 
     def read(self, values: list[float]) -> Read:
@@ -140,7 +147,8 @@ class Extras:
             Head(*values[:_HEAD]),
             values[_HEAD:of],
             values[of : self._norms],
-            values[self._norms : self._rows],
+            values[self._norms : self._times],
+            values[self._times : self._rows],
             rows,
         )
 
@@ -149,8 +157,12 @@ class Extras:
         return _HEAD + self.metrics + self.statistics
 
     @property
-    def _rows(self) -> int:
+    def _times(self) -> int:
         return self._norms + (self.size or 1)
+
+    @property
+    def _rows(self) -> int:
+        return self._times + self.size * NUMBERS
 
 
 def _numbers(limbs: list[float]) -> list[int]:

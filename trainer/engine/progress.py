@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
-from collections.abc import Callable
-from typing import NamedTuple
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from trainer.engine.generations import Generations
 from trainer.engine.portable import Portable
+from trainer.engine.timing import Ranks, Times
 from trainer.protocol import messages
 
 REPORT_EVERY = 0.2  # seconds between two messages
@@ -32,6 +33,8 @@ class Applied(NamedTuple):
         samples: of all ranks; 0 without a data set.
         at: when it was completed, in monotonic seconds.
         waited: seconds that this rank has waited for its batches; None where nobody knows.
+        accounts: seconds of all ranks, by what they went into (see trainer.engine.timing): of the
+            steps before, as far as that was not told yet.
     """
 
     generation: int
@@ -41,6 +44,7 @@ class Applied(NamedTuple):
     samples: int = 0
     at: float = 0.0
     waited: float | None = None
+    accounts: Mapping[str, float] = {}
 
 
 class StepLog:
@@ -76,6 +80,9 @@ class StepLog:
     def _message(self, batch: list[Applied], now: float) -> messages.Steps:
         first, last = batch[0], batch[-1]
         waits = [one.waited for one in batch if one.seconds and one.waited is not None]
+        accounts: Counter[str] = Counter()
+        for one in batch:
+            accounts.update(one.accounts)
         return messages.Steps(
             generation=first.generation,
             first=first.step,
@@ -86,6 +93,7 @@ class StepLog:
             samples=sum(one.samples for one in batch if one.seconds),
             age=round(now - last.at, 6),
             data_wait=round(sum(waits), 6) if waits else None,
+            accounts={name: round(one, 4) for name, one in accounts.items()} or None,
         )
 
 
@@ -131,7 +139,11 @@ class Progress:
         self._since, self._first = self._generations.since, True
 
     def completed(
-        self, metrics: dict[str, float], samples: int = 0, waited: float | None = None
+        self,
+        metrics: dict[str, float],
+        samples: int = 0,
+        waited: float | None = None,
+        times: Times | None = None,
     ) -> None:
         """The state's newest step was applied.
 
@@ -139,6 +151,7 @@ class Progress:
             metrics: of it; may be empty.
             samples: that all ranks took in it.
             waited: seconds that this rank has waited for its batches; None where nobody knows.
+            times: what the ranks have told of their time; None where nobody knows.
         """
         generations, step, now = self._generations, self._state.step, self._clock()
         took, self._since = now - self._since, now
@@ -149,9 +162,23 @@ class Progress:
             )
         seconds = 0.0 if self._first else took
         self._first = False
-        self._log.add(Applied(generations.number, step, metrics, seconds, samples, now, waited))
+        accounts = {} if times is None else times.take()
+        told = generations.number, step, metrics, seconds, samples, now, waited, accounts
+        self._log.add(Applied(*told))
+        if times is not None:
+            if (ranks := times.ranks()) is not None and generations.rank == 0:
+                self._tell(ranks)
+            times.own.lap()
         if generations.careful or now - self._sent_at >= REPORT_EVERY:
             self.send()
+
+    def _tell(self, ranks: Ranks) -> None:
+        """Sends what the ranks have spent over the newest steps; rank 0 does."""
+        generations = self._generations
+        fields: dict[str, Any] = ranks.to_fields()
+        generations.channel.send(
+            messages.Ranks(generation=generations.number, step=self._state.step, **fields)
+        )
 
     def send(self) -> None:
         """Sends the step, and from rank 0 the metrics of all steps that were not sent yet."""

@@ -403,6 +403,7 @@ class Step(Planned):
             save=self._save_due(),
             counted=sum(map(float, self._counted)),
             counts=bool(self._counted),
+            data_wait=self._supply.waited,
             metrics=[
                 *added.values(),
                 *(float(len(self._added[name])) for name in self._names),

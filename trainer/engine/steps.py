@@ -32,12 +32,14 @@ from trainer.engine.own_groups import losses
 from trainer.engine.plan import Plan
 from trainer.engine.planner import Planner
 from trainer.engine.progress import Progress
+from trainer.engine.results import Results
 from trainer.engine.saving import Saving
 from trainer.engine.setup import Setup
 from trainer.engine.state import State
 from trainer.engine.step import Step
 from trainer.engine.sums import Slice, Summed, Sums
 from trainer.engine.supply import Supply
+from trainer.engine.timing import Stopwatch
 from trainer.engine.wires import join_unfused
 from trainer.protocol.channel import AgentChannel, Channel
 from trainer.protocol.session import Session
@@ -107,10 +109,9 @@ class Steps:
         self._beginning: Beginning | None = None
         self._hooks: OptimizerHooks | None = None
         self._step: Step | None = None
-        self._results: dict[str, float] = {}
+        self._reported = Results()
         self._lost_after = ""  # why what followed the block of the newest step was broken off
         self._stopping = False  # as this worker's program says
-        self._evaluated = -1  # the step whose state they are of
         self._ready = False
 
     # --- the iterator -----------------------------------------------------------------
@@ -165,12 +166,13 @@ class Steps:
         state, step = self._state, self._step
         # In the block, after the update, it is the state of the step that is not counted yet.
         evaluated = state.step + (step is not None and step.running and not state.clean)
-        before = self._results if evaluated == self._evaluated else {}
-        self._results, self._evaluated = {**before, **metrics}, evaluated
+        self._reported.add(metrics, evaluated)
         if metrics and self._generations.rank == 0:
-            self._generations.emit("evaluated", step=self._evaluated, metrics=metrics)
+            self._generations.emit("evaluated", step=evaluated, metrics=metrics)
         if step is None or not (step.running or step.applied or step.left_out):
             self._saving.evaluated(self._own_results)  # its time to be saved has passed
+        if step is not None and not step.running:
+            self.stopwatch.took("evaluation")  # all since the step's block was over
 
     def check_aborted(self) -> None:
         """Raises HorovodInternalError when this world is no more: nobody waits for what it does."""
@@ -193,7 +195,7 @@ class Steps:
         """What all ranks do together between two steps; see ``trainer.elastic.together``."""
         try:
             self._generations.check_aborted()
-            with losses():
+            with self.stopwatch.timing("evaluation"), losses():
                 yield
         except HorovodInternalError as error:
             if self.complete or self._step is None or not self._step.applied:
@@ -235,7 +237,12 @@ class Steps:
     @property
     def results(self) -> dict[str, float]:
         """What was reported at last."""
-        return self._results
+        return self._reported.newest
+
+    @property
+    def stopwatch(self) -> Stopwatch:
+        """Of this worker's time; once it is in a world."""
+        return self._sums.times.own
 
     # --- worlds -----------------------------------------------------------------------
 
@@ -274,12 +281,7 @@ class Steps:
                 self._state, setup, self._total, settings, self._saving, emit
             )
             self._state.starts_from(self._beginning.start, self._beginning.begun)
-            self._made_sums = Sums(
-                self._state,
-                0,  # until something is expected
-                self._generations.check_aborted,
-                self._generations.emit,
-            )
+            self._made_sums = Sums(self._state, 0, self.check_aborted, emit)  # none expected yet
             self._learner.look()
             self._hooks = OptimizerHooks(self._state, self._sums.trained, lambda: self._step)
         join_unfused()
@@ -335,13 +337,8 @@ class Steps:
         self._take_back()
         if step.device.type == "cuda":
             torch.cuda.empty_cache()
-        generations.emit(
-            "micro_batch_halved",
-            step=state.step,
-            rank=step.rank,
-            samples=state.cap,
-            reason=step.failed,
-        )
+        told = {"step": state.step, "rank": step.rank, "samples": state.cap}
+        generations.emit("micro_batch_halved", **told, reason=step.failed)
         if generations.size > 1 or state.torn:
             generations.leave(state, step.failed, step.cause)
 
@@ -371,7 +368,7 @@ class Steps:
     def _send_done(self) -> None:
         unsaved = [self._saving.unsaved(), "" if self._audit is None else self._audit.unsaved()]
         said = "\n".join(filter(None, unsaved))
-        self._generations.done(self._state.step, self._results, said)
+        self._generations.done(self._state.step, self.results, said)
 
     # --- steps ------------------------------------------------------------------------
 
@@ -447,7 +444,8 @@ class Steps:
         self._generations.step_completed()
         self._planner.measured(len(step.indices), step.computed, step.pause)
         state.metrics = dict(step.metrics)
-        self._progress.completed(step.metrics, step.batch_size, step.data_wait)
+        times = self._sums.times
+        self._progress.completed(step.metrics, step.batch_size, step.data_wait, times)
 
     def _settled(self, step: Step) -> str:
         """What follows a step that was taken, once the body is over, which may change the state.
@@ -464,7 +462,8 @@ class Steps:
                     self._sums.align()
         except HorovodInternalError as error:
             return str(error) or "a collective failed"
-        saved = step.save and self._saving.save()
+        with self.stopwatch.timing("checkpoint"):
+            saved = step.save and self._saving.save()
         self._saving.evaluated(self._own_results, saved or self._is_last)
         return ""
 
@@ -486,8 +485,8 @@ class Steps:
 
     @property
     def _own_results(self) -> dict[str, float]:
-        """What was reported of the state as it is; {} if that was not evaluated."""
-        return self._results if self._evaluated == self._state.step else {}
+        """What was reported of the state as it is."""
+        return self._reported.of(self._state.step)
 
     def _about(self) -> dict[str, Any]:
         """What a checkpoint's manifest says of a loop's state."""

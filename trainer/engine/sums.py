@@ -25,6 +25,7 @@ from trainer.engine.outside import Outside, require_alike
 from trainer.engine.replicas import Replicas, Told, compare
 from trainer.engine.state import State
 from trainer.engine.statistics import Statistics
+from trainer.engine.timing import Times
 from trainer.engine.trained import Guard, Trained
 from trainer.engine.transfer import broadcast_tree
 from trainer.engine.undo import Undo
@@ -62,6 +63,7 @@ class Own:
         save: whether a checkpoint is due, as far as it knows.
         counted: what its loss is a sum over, if the program counts it; else 0.
         counts: whether it does; what it counts may be nothing on this rank.
+        data_wait: seconds that it has waited for its batches.
         metrics: its part of them.
         learned: whether it has learned what must be known before the step.
         finite: whether its loss is.
@@ -76,6 +78,7 @@ class Own:
     learned: bool = False
     finite: bool = True
     counts: bool = False
+    data_wait: float = 0.0
 
 
 class Learning(Exception):
@@ -127,6 +130,7 @@ class Sums:
         replicas: when the state is compared.
         rank: in the world that there is now.
         unit_order: whether units are computed as they are given.
+        times: what the ranks spend their time on, in the world that there is now.
     """
 
     def __init__(
@@ -145,6 +149,7 @@ class Sums:
         self._outside = Outside(state)
         self.trained = Trained(state)
         self.replicas = Replicas(state)
+        self.times = Times()
         self.rank = 0
         self._size = 0
         self._mixed = False
@@ -164,6 +169,7 @@ class Sums:
             self._size = size
             self._drop_buckets()
         self.replicas.enter()
+        self.times.enter()
 
     def expect(self, metrics: int) -> None:
         """From now on, a step sums so many numbers for the program."""
@@ -242,14 +248,19 @@ class Sums:
                 magnitude=magnitude,
             )
             added = self._statistics.added(self._weight) if self._counts_statistics else []
-            told = self._told(mine)
-            numbers = self._extras.written(head, mine.metrics, added, self.rank, told)
+            told, timing = self._told(mine), self.times.own.complete(mine.data_wait)
+            if self._size == 1:
+                alone.extend(timing)
+            numbers = self._extras.written(head, mine.metrics, added, self.rank, told, timing)
             if not mine.finite:
                 numbers[norm_at] = math.inf
             return numbers
 
+        alone: list[float] = []  # what a world of one has to tell of its time
         norm_at = self._extras.norm_at(self.rank)
         read = self._extras.read(buckets.reduce(fill, norm_at))
+        self.times.own.summed()
+        self.times.told(read.times or alone)
         head = read.head
         if head.stop > 0.5:
             buckets.forget()

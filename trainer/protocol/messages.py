@@ -187,6 +187,8 @@ class Steps:
         age: seconds since the last of them was completed.
         data_wait: of the ``seconds``, those that rank 0 has waited for its batches; None where
             nobody knows.
+        accounts: seconds of all ranks together, by what they went into (see
+            trainer.engine.timing): of these steps or those just before; None where nobody knows.
     """
 
     generation: int
@@ -198,6 +200,32 @@ class Steps:
     samples: int = 0
     age: float = 0.0
     data_wait: float | None = None
+    accounts: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """What each rank has spent over the newest steps of a generation; in seconds.
+
+    Attributes:
+        generation: which one.
+        step: the last of the steps.
+        count, seconds: how many they are, and what they took.
+        ranks: of whom the rest is: all; in a large world those whose own time was the longest.
+        computed, data_wait: of each of these: what it computed, and waited for its batches.
+        waited: of each of these: what it waited for slower ranks.
+        median: of ``computed`` and ``data_wait``, over all ranks.
+    """
+
+    generation: int
+    step: int
+    count: int
+    seconds: float
+    ranks: list[int]
+    computed: list[float]
+    data_wait: list[float]
+    waited: list[float]
+    median: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -299,6 +327,7 @@ FromWorker = (
     | Progress
     | Taking
     | Steps
+    | Ranks
     | Stopped
     | Exited
     | Saved

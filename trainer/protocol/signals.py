@@ -21,12 +21,14 @@ from trainer.rundir.events import Cause
 class Joined:
     """An agent connected; ``world`` is the newest that its workers entered, if they did.
 
-    They may be in it still: an earlier leader formed it, or the connection was broken.
+    They may be in it still: an earlier leader formed it, or the connection was broken. ``age`` is
+    for how long the agent has lived, in seconds; 0 where nobody knows.
     """
 
     member: MemberId
     slots: int
     world: World | None = None
+    age: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,11 @@ def slots_of(hello: pb.Hello) -> int:
     return min(max(1, hello.slots), SLOTS_LIMIT)
 
 
+def age_of(hello: pb.Hello) -> float:
+    """For how long an agent has lived, in seconds; 0 where it does not say."""
+    return round(hello.age, 2) if 0 < hello.age < math.inf else 0.0
+
+
 def misfit(hello: pb.Hello) -> str | None:
     """Why a coordinator of this version cannot lead an agent; None if it can."""
     if hello.protocol == PROTOCOL:

@@ -12,17 +12,30 @@ to the second anywhere; a date that people give (``limits.deadline``) is one of 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 # Where it is unknown, the monotonic clock does count what the machine sleeps (macOS).
 BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 TRIES = 5
+STARTED = 19  # among the fields of proc(5)'s stat after the command: in ticks since boot
 
 
 def since_boot() -> float:
     """Seconds since this machine was started, those in which it slept included."""
     return time.clock_gettime(BOOT_CLOCK)
+
+
+def lived() -> float:
+    """Seconds for which this process has lived; 0 where the system does not say."""
+    try:
+        stat = Path("/proc/self/stat").read_text().rpartition(")")[2]
+        began = float(stat.split()[STARTED]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return max(0.0, since_boot() - began)
 
 
 def steady_clock(

@@ -12,7 +12,9 @@ finite number is "nan", "inf" or "-inf" (see trainer.rundir.numbers).
 ========================  =======================================================
 event                     further fields
 ========================  =======================================================
-attempt_started           attempt, job, region, choice      (launcher)
+attempt_started           attempt, job, region, choice, replicas, wanted (VMs that it has, and that
+                          all attempts together are to have), usd_per_hour, on_demand (what its
+                          VMs cost in an hour, and would on demand)    (launcher)
 attempt_ended             attempt, state, verdict, reason   (launcher)
 attempt_due               attempt, choice, seconds          (launcher; when it has to wait)
 attempt_left              attempt, reason                   (launcher; another is tried instead)
@@ -23,7 +25,8 @@ moved                     attempt, region, home             (launcher; the run d
 stockout                  attempt, region, reason           (launcher)
 stop_asked                reason                            (launcher; a limit is reached)
 leader_changed            term, member, address, attempt
-member_joined             member, slots, incarnation, term
+member_joined             member, slots, incarnation, term, age (seconds that its agent
+                          has lived; 0 where it does not say)
 member_ready              member
 connected                 member, peer, latency (seconds, there and back), bandwidth (bytes per
                           second): the first member of its job that has shown that it and one of
@@ -53,8 +56,12 @@ steps                     generation, first, count, metrics: {name: [one value p
                           total_steps, seconds (that they took, each since the one before in
                           this world), samples (of all ranks, in these seconds), age (seconds
                           since the last of them), data_wait (of the seconds, those that rank 0
-                          has waited for its batches, where that is known); a step may be
-                          reported twice
+                          has waited for its batches, where that is known), accounts (seconds
+                          of all ranks together, by what they went into: see
+                          trainer.engine.timing); a step may be reported twice
+ranks                     generation, step, count, seconds, ranks, computed, data_wait, waited,
+                          median (what each rank has spent over the newest steps: see Ranks in
+                          trainer.protocol.messages)
 state_sent                generation, bytes, total_bytes, seconds (so far; the last one has
                           sent all)
 evaluated                 step, metrics: {name: value}

@@ -100,7 +100,9 @@ MANIFEST = Format(4)
 #   2  failures say whose fault they may be, Stopped why; what ranks tell each other when a world
 #      begins, and with each step, has grown.
 #   3  what an Elastic Horovod script raises is a kind of failure of its own.
-PROTOCOL = 3
+#   4  ranks tell each other with each step what they spend their time on; Hello says how old an
+#      agent is.
+PROTOCOL = 4
 
 
 def require_usable(run: Mapping[str, Any], where: str) -> None:

@@ -8,6 +8,7 @@ events. What it leaves out are the metrics of most steps, and how long each sing
 - Consecutive steps that were reported with what they took become one ``steps``, with the metrics of
   the last of them. The step at which a metric was finite for the last time, that from which on it
   has not been, and the newest that has it are told by themselves, too.
+- Of what single ranks have spent (``ranks``), the newest of each world is left.
 - Of a script's reports, each of one step, the first and the last of a world are left, one for every
   ``STRETCH`` seconds, and those from which it is known how far apart they are.
 """
@@ -23,6 +24,7 @@ from trainer.rundir.batches import Event
 from trainer.rundir.numbers import number_in
 
 STRETCH = 600.0  # seconds of training
+_TIMED = frozenset({"seconds", "samples", "data_wait", "accounts"})
 
 
 def gist(events: Iterable[Event]) -> list[Event]:
@@ -30,12 +32,16 @@ def gist(events: Iterable[Event]) -> list[Event]:
     told: list[Event] = []
     spans: dict[int, list[Event]] = defaultdict(list)  # by generation
     reports: dict[int, list[Event]] = defaultdict(list)
+    ranks: dict[Any, Event] = {}  # by generation: the newest
     for event in events:
         kind = _kind(event)
-        if kind is None:
+        if event["event"] == "ranks":
+            ranks[event.get("generation")] = event
+        elif kind is None:
             told.append(event)
         else:
             (spans if kind == "span" else reports)[event["generation"]].append(event)
+    told += ranks.values()
     values = _Values()
     for event in (one for of in (*spans.values(), *reports.values()) for one in of):
         values.add(event)
@@ -59,6 +65,21 @@ def _kind(event: Event) -> str | None:
         return None
     timed = _is_whole(event.get("count")) and event["count"] > 0
     return "span" if timed and isinstance(event.get("seconds"), float | int) else "report"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _accounts(*events: Event) -> Event:
+    """The sums of what steps went into, as a field of an event; {} where nobody knows."""
+    sums: dict[str, float] = {}
+    for one in events:
+        told = one.get("accounts")
+        for name, seconds in told.items() if isinstance(told, dict) else ():
+            if _is_number(seconds):
+                sums[name] = round(sums.get(name, 0.0) + seconds, 4)
+    return {"accounts": sums} if sums else {}
 
 
 def _is_whole(value: object) -> bool:
@@ -89,6 +110,10 @@ def _together(events: Iterable[Event]) -> Iterator[Event]:
             sums = {"seconds": round(one["seconds"] + new["seconds"], 6)}
             if all(_is_whole(each.get("samples")) for each in (one, new)):
                 sums["samples"] = one["samples"] + new["samples"]
+            waits = [each["data_wait"] for each in (one, new) if _is_number(each.get("data_wait"))]
+            if waits:
+                sums["data_wait"] = round(sum(waits), 6)
+            sums |= _accounts(one, new)
             one = {**new, **joined, **sums}
         else:
             yield one
@@ -144,7 +169,7 @@ class _Values:
         for name, at, _, value in _values_of(event):
             if name in self._all.get(at, ()) and at not in told:
                 found[at][name] = [value]
-        untimed = {name: of for name, of in event.items() if name not in ("seconds", "samples")}
+        untimed = {name: of for name, of in event.items() if name not in _TIMED}
         for (_, step), metrics in found.items():
             yield {**untimed, "first": step, "count": 1, "metrics": metrics}
 

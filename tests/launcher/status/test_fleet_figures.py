@@ -93,9 +93,12 @@ def test_every_figure_of_a_fleet_that_lost_a_job_and_got_another() -> None:
         ("loss", 5.0),
         ("grow", 2.0),
     ]
-    # Of the 3588 s since step 1: all but the first step of each world.
-    trained = 1783.0 + 609.0 + 1189.0
-    assert known["goodput"] == pytest.approx(trained / (3600.0 - 12.0), abs=1e-4)
+    seconds = known["ledger"]["seconds"]
+    assert seconds["training"] == 4 * 1784.0 + 2 * 610.0 + 4 * 1190.0
+    # A1 and A2 are there all the time; B2 until its last step, B1 until it is missed.
+    there = 2 * 3599.0 + 1794.0 + 1798.0 + 1200.0 + 1199.0
+    assert known["goodput"] == pytest.approx(seconds["training"] / there, abs=1e-4)
+    assert sum(seconds.values()) == pytest.approx(4 * 3599.0), "four VMs are wanted"
 
 
 def test_what_it_cost_is_the_sum_over_jobs_and_how_long_it_took_is_not() -> None:
@@ -205,4 +208,4 @@ def test_the_end_of_a_fleet_is_no_loss_either() -> None:
     history = History([*BEGIN, *SEEN, *GROWN, *end])
     over = build_status("one", history, ATTEMPTS, Outcome("succeeded", "", {}), now=9999.0)
     assert (over["losses"], over["drains"]) == (2, 0)
-    assert over["goodput"] == pytest.approx(3581.0 / 3589.0, abs=1e-4)
+    assert over["goodput"] == pytest.approx(13116.0 / (13189.0 + 4.0), abs=1e-4)

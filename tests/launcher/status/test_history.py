@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from launcher.status.history import History
+from launcher.status.ledger import ledger_of
+from launcher.status.status import build_status
 from tests.launcher.status.events import RIDE, A, C, event, formed, steps
 
 
@@ -37,7 +39,7 @@ def of_script(*worlds: tuple[float, str, list[int]]) -> History:
     history = History()
     for number, (at, cause, reported) in enumerate(worlds, start=1):
         history.add({"event": "generation_formed", "time": at, "generation": number,
-                     "world_size": 2, "cause": cause, "members": []})  # fmt: skip
+                     "world_size": 2, "cause": cause, "members": [A]})  # fmt: skip
         history.add({"event": "resumed", "time": at, "generation": number, "cause": cause})
         for count, step in enumerate(reported, start=1):
             history.add({"event": "steps", "time": at + count, "generation": number,
@@ -50,7 +52,13 @@ def test_steps_that_a_script_makes_again_are_lost_and_so_is_their_time() -> None
     assert history.step == 7
     assert history.steps_lost == 2, "4 and 5"
     assert [one["seconds"] for one in history.pauses] == [6.0], "from 5 at 5 s to 4 at 11 s"
-    assert history.goodput(14.0) == round(5 / 13, 4), "2, 3, 5, 6 and 7, since the first step"
+    ledger = ledger_of(history, 14.0)
+    assert ledger is not None
+    assert {name: took for name, took in ledger.seconds.items() if took} == {
+        "training": 7.0,
+        "repeated": 2.0,
+        "starting": 5.0,
+    }
 
 
 def test_a_script_that_tells_no_metrics_has_none() -> None:
@@ -86,7 +94,8 @@ def test_worlds_that_ended_before_their_first_report_count_once() -> None:
 def test_of_a_script_that_says_nothing_nothing_is_claimed() -> None:
     history = of_script((0.0, "start", []), (10.0, "loss", []))
     assert not history.steps_known
-    assert history.goodput(None) is None
+    status = build_status("one", history, [], None, now=12.0)
+    assert (status["goodput"], status["ledger"], status["steps_lost"]) == (None, None, None)
 
 
 def test_a_job_that_never_was_in_a_world_is_told_of_with_both_addresses_and_why() -> None:

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from launcher.status.history import History
 from launcher.status.status import ABANDONED, Outcome, build_status
-from tests.launcher.status.events import RIDE, RIDE_SPAN, RIDE_TRAINED, A, B, event, formed, steps
+from tests.launcher.status.events import (
+    RIDE,
+    RIDE_REPEATED,
+    RIDE_THERE,
+    RIDE_TRAINED,
+    A,
+    B,
+    event,
+    formed,
+    steps,
+)
 from trainer.rundir.events import Event
 
 NO_CHECKPOINT = {"step": None, "age": None, "failed": 0, "reason": None}
@@ -20,6 +30,10 @@ RUNNING = [{"attempt": 1, "state": "RUNNING", "reason": ""}]
 
 def test_the_status_of_a_run_that_rode_the_market() -> None:
     status = build_status("one", History(RIDE), RUNNING, None, now=141.0)
+    ledger = status.pop("ledger")
+    assert (ledger["since"], ledger["until"], ledger["there"]) == (98.0, 140.0, RIDE_THERE)
+    assert ledger["wanted"] == 3 * (140.0 - 98.0), "nobody says how many, but there were three"
+    assert ledger["seconds"]["repeated"] == RIDE_REPEATED
     assert status == {
         "run": "one",
         "state": "running",
@@ -41,7 +55,7 @@ def test_the_status_of_a_run_that_rode_the_market() -> None:
             {"cause": "drain", "seconds": 2.0, "generation": 2, "step": 10},
             {"cause": "loss", "seconds": 5.0, "generation": 3, "step": 14},
         ],
-        "goodput": round(RIDE_TRAINED / RIDE_SPAN, 4),
+        "goodput": round(RIDE_TRAINED / RIDE_THERE, 4),
         # One step in 15 s; nobody counts samples.
         "speed": {"steps": 0.06667, "samples": None, "data_wait": None},
         "checkpoint": NO_CHECKPOINT,

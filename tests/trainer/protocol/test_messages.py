@@ -22,6 +22,7 @@ from trainer.protocol.messages import (
     Message,
     Pause,
     Progress,
+    Ranks,
     Ready,
     Received,
     Save,
@@ -64,6 +65,10 @@ MESSAGES: dict[Any, st.SearchStrategy[Message]] = {
         whole,
         st.dictionaries(text, st.lists(real, max_size=3)),
         whole | st.none(),
+        accounts=metrics | st.none(),
+    ),
+    Ranks: st.builds(
+        Ranks, whole, whole, whole, real, st.lists(whole), *[st.lists(real)] * 3, metrics
     ),
     Stopped: st.builds(Stopped, whole, whole, st.booleans(), text),
     Exited: st.builds(Exited, whole, whole, whole, real, text),

@@ -1,0 +1,213 @@
+"""What the ranks of a world spend their time on, step by step.
+
+Each rank measures itself, by its own clock, and tells its seconds together with its gradients (see
+trainer.engine.extras): so every rank knows those of all, and nothing is sent for it. No clocks are
+compared, only durations. A sum ends on all ranks at the same time, as far as anybody can tell:
+
+    the sum of step 4 ─── own time of rank 0 ───► its gradients are complete ── waits ──► the sum
+    the sum of step 4 ─── own time of rank 1 ───────────────────► they are ──── waits ──► of step 5
+
+Whoever comes last waits for nobody: for how long it waits is what communication takes that is not
+hidden behind computing. What others wait longer than that, they wait for the slowest. For how long
+it waits, a rank can tell with the next step only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Spending = Literal["data_wait", "evaluation", "checkpoint"]
+ALL = "all"  # of accounts: seconds of all ranks together
+WINDOW = 10.0  # seconds of steps that are told of at once, rank by rank
+TOLD = 64  # ranks of a world up to which each is told of; in a larger one the slowest are
+SLOWEST = 16
+
+
+class Timing(NamedTuple):
+    """What one rank tells of its time in a step; all in seconds.
+
+    Attributes:
+        own: from the sum of the step before, or the world's beginning, until its gradients were
+            complete. The next three are parts of it.
+        data_wait: for which it waited for its batches.
+        evaluation: of evaluations.
+        checkpoint: for which it was held up by a checkpoint.
+        waited: in the step before, from its gradients' being complete to the sum.
+    """
+
+    own: float = 0.0
+    data_wait: float = 0.0
+    evaluation: float = 0.0
+    checkpoint: float = 0.0
+    waited: float = 0.0
+
+
+NUMBERS = len(Timing._fields)
+_PARTS = slice(1, 4)
+
+
+class Ranks(NamedTuple):
+    """What each rank has spent over some steps; all in seconds.
+
+    Attributes:
+        steps: how many they were.
+        seconds: that they took.
+        computed: of each rank: its own time, without what it waited for data, evaluated and saved.
+        data_wait: of each rank.
+        waited: of each rank: for the slowest.
+    """
+
+    steps: int
+    seconds: float
+    computed: Sequence[float]
+    data_wait: Sequence[float]
+    waited: Sequence[float]
+
+    def to_fields(self) -> dict[str, object]:
+        """What the event ``ranks`` says of it: of a large world, the slowest ranks, and medians."""
+        computed, waits = np.array(self.computed), np.array(self.data_wait)
+        ranks = list(range(len(computed)))
+        if len(ranks) > TOLD:
+            ranks = sorted(np.argsort(computed + waits)[-SLOWEST:].tolist())
+
+        def told(values: Sequence[float]) -> list[float]:
+            return [round(values[rank], 4) for rank in ranks]
+
+        return {
+            "count": self.steps,
+            "seconds": round(self.seconds, 4),
+            "ranks": ranks,
+            "computed": told(self.computed),
+            "data_wait": told(self.data_wait),
+            "waited": told(self.waited),
+            "median": {
+                "computed": round(float(np.median(computed)), 4),
+                "data_wait": round(float(np.median(waits)), 4),
+            },
+        }
+
+
+class Stopwatch:
+    """This rank's own time in one world after another.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._since = self._lap = clock()
+        self._waited = 0.0
+        self._spent: dict[str, float] = {}
+
+    def enter(self) -> None:
+        """This rank has joined a world: its time there begins."""
+        self._since = self._lap = self._clock()
+        self._waited = 0.0
+        self._spent.clear()
+
+    def lap(self) -> None:
+        """What may be told of by ``took`` begins now."""
+        self._lap = self._clock()
+
+    def took(self, what: Spending) -> None:
+        """The time since the last lap went into this; another lap begins."""
+        now = self._clock()
+        self._spent[what] = self._spent.get(what, 0.0) + now - self._lap
+        self._lap = now
+
+    @contextmanager
+    def timing(self, what: Spending) -> Iterator[None]:
+        """What happens in it goes into this."""
+        self.lap()
+        yield
+        self.took(what)
+
+    def complete(self, data_wait: float = 0.0) -> Timing:
+        """This rank's gradients are complete. Returns what it tells of its time.
+
+        Args:
+            data_wait: seconds that it has waited for batches of the step.
+        """
+        now = self._clock()
+        spent, own, waited = self._spent, now - self._since, self._waited
+        told = Timing(
+            own, data_wait, spent.get("evaluation", 0.0), spent.get("checkpoint", 0.0), waited
+        )
+        self._since = now
+        spent.clear()
+        return told
+
+    def summed(self) -> None:
+        """The sum is there."""
+        now = self._clock()
+        self._waited, self._since = now - self._since, now
+
+
+class Times:
+    """What all ranks of a world have told of their time.
+
+    Attributes:
+        own: this rank's stopwatch.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.own = Stopwatch(clock)
+        self._before: NDArray[np.float64] | None = None  # what was told last
+        self._accounts: dict[str, float] = {}
+        self._window: NDArray[np.float64] | None = None  # of each rank: computed, waits
+        self._steps = 0
+        self._seconds = 0.0
+
+    def enter(self) -> None:
+        """This rank has joined a world, whose others may be others than those before."""
+        self.own.enter()
+        self._before = self._window = None
+        self._accounts = {}
+        self._steps, self._seconds = 0, 0.0
+
+    def told(self, numbers: Sequence[float]) -> None:
+        """All ranks have told of their time: rank by rank the numbers of a Timing."""
+        now = np.array(numbers, dtype=np.float64).reshape(-1, NUMBERS)
+        before, self._before = self._before, now
+        if before is None or len(before) != len(now):
+            return
+        waited = now[:, 4]
+        communication = float(waited.min())
+        slowest = waited - communication
+        parts = before[:, _PARTS].sum(axis=0).tolist()
+        for name, seconds in (
+            (ALL, float(before[:, 0].sum() + waited.sum())),
+            *zip(Timing._fields[_PARTS], parts, strict=True),
+            ("communication", communication * len(now)),
+            ("waiting", float(slowest.sum())),
+        ):
+            self._accounts[name] = self._accounts.get(name, 0.0) + seconds
+        row = np.stack([before[:, 0] - before[:, _PARTS].sum(axis=1), before[:, 1], slowest])
+        self._window = row if self._window is None else self._window + row
+        self._steps += 1
+        self._seconds += float(before[0, 0] + waited[0])
+
+    def take(self) -> Mapping[str, float]:
+        """Returns seconds of all ranks together, by account, and forgets them.
+
+        They are of the steps before the one that was summed last. ``all`` is the sum of what is
+        there and of what is not: computing.
+        """
+        taken, self._accounts = self._accounts, {}
+        return taken
+
+    def ranks(self) -> Ranks | None:
+        """Every WINDOW seconds, what each rank has spent since the last time; else None."""
+        if self._window is None or self._seconds < WINDOW:
+            return None
+        computed, data_wait, waited = self._window.tolist()
+        found = Ranks(self._steps, self._seconds, computed, data_wait, waited)
+        self._window, self._steps, self._seconds = None, 0, 0.0
+        return found
