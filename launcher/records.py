@@ -84,6 +84,7 @@ class EventRecord:
     samples: int | None = None
     seconds: float | None = None
     slots: int | None = None
+    stacks: str | None = None
     state: str | None = None
     step: int | None = None
     strategy: str | None = None

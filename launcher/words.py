@@ -14,6 +14,8 @@ from trainer.rundir.events import Event
 from trainer.rundir.formats import UPDATE_LAUNCHER
 from trainer.rundir.numbers import numbers_in
 
+WIDTH = 200  # characters of a line
+WAIT_WIDTH = 400  # of one that says what a run waits for, and where its ranks are
 _CAUSES = {
     "start": "start",
     "grow": "a machine came",
@@ -52,8 +54,10 @@ def line_of(event: Event) -> str | None:
 
     None when it is not worth a line, or not of the documented form.
     """
-    text = _text(EventRecord.of(event))
-    return None if text is None else one_line(text)
+    record = EventRecord.of(event)
+    text = _text(record)
+    width = WAIT_WIDTH if record.event in ("standstill", "held_up") else WIDTH
+    return None if text is None else one_line(text, width)
 
 
 def at_clock(unix: float) -> str:
@@ -78,7 +82,7 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def one_line(text: str, width: int = 200) -> str:
+def one_line(text: str, width: int = WIDTH) -> str:
     """Returns ``text`` fit for a terminal's line: no control characters, not too long."""
     clean = "".join(c if c.isprintable() else " " for c in text)
     clean = " ".join(clean.split())
@@ -159,7 +163,7 @@ def wait_in_words(what: str, seconds: float, left: float | None, then: str | Non
         left: seconds until that is over, whatever comes; None if it may last.
         then: what comes then.
     """
-    said = f"waiting for {span(seconds)}: {one_line(what)}"
+    said = f"waiting for {span(seconds)}: {one_line(what, WAIT_WIDTH)}"
     if left is None or left < 0 or then is None:
         return said
     return f"{said}; in {span(left)} {one_line(then)}"
@@ -263,6 +267,9 @@ def _text(event: EventRecord) -> str | None:
         case EventRecord(event="held_up", reason=str(awaited), seconds=float(seconds)):
             left = None if event.limit is None else event.limit - seconds
             return wait_in_words(awaited, seconds, left, event.then)
+        case EventRecord(event="standstill", seconds=float(seconds), reason=str(reason)):
+            stacks = f"; their stacks are in {event.stacks}" if event.stacks else ""
+            return f"no step for {span(seconds)}: {one_line(reason, WAIT_WIDTH)}{stacks}"
         case EventRecord(event="stalled", seconds=float(seconds)):
             return stall_in_words(seconds, event.member)
         case EventRecord(event="waiting", slots=int(slots), min_workers=int(least)):

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 # Seconds that each test of a file takes, where that is many: see `pytest --durations=0`.
 SECONDS = {
+    "tests/chaos/test_hangs.py": 20,
     "tests/chaos/test_hostile_peers.py": 30,
     "tests/chaos/test_scenarios.py": 40,
     "tests/chaos/test_storm.py": 50,

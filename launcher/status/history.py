@@ -54,6 +54,7 @@ class History:
         self._went_on_at = -math.inf  # when it was seen last that something happens
         self.stepped_at = -math.inf  # when a world was seen last that trains
         self._stalled: EventRecord | None = None  # the newest
+        self._standstill: EventRecord | None = None  # the same
         self._left_at: dict[int, float] = {}  # when each generation was
         self.unreadable: str | None = None  # why some events could not be read
         self.members: dict[str, str] = {}  # replica → its state: joining, ready, active, …
@@ -177,7 +178,10 @@ class History:
             return None
         since = told.time - told.seconds
         until = math.inf if told.limit is None else since + told.limit
-        return Wait(told.reason or "", since, until, told.then)
+        what, seen = told.reason or "", self._standstill
+        if seen is not None and seen.reason and seen.time > max(since, self._went_on_at):
+            what += f"; {seen.reason}"
+        return Wait(what, since, until, told.then)
 
     def unled(self, attempts: Iterable[dict[str, Any]], created: float) -> Wait | None:
         """What the run waits for while nobody leads it; None if somebody does.
@@ -419,6 +423,10 @@ class History:
     def _on_stalled(self, event: EventRecord) -> None:
         if self._stalled is None or event.time >= self._stalled.time:
             self._stalled = event
+
+    def _on_standstill(self, event: EventRecord) -> None:
+        if self._standstill is None or event.time >= self._standstill.time:
+            self._standstill = event
 
     def _on_waiting(self, event: EventRecord) -> None:
         self.waiting = True

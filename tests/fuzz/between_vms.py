@@ -24,6 +24,7 @@ from trainer.agent.settings import Settings
 from trainer.agent.worker_process import WorkerProcess
 from trainer.coordinator.limits import Limits
 from trainer.coordinator.membership import Membership
+from trainer.coordinator.standstill import ANSWER, Standstill
 from trainer.protocol import messages, wire
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.authority import new_secret
@@ -39,6 +40,8 @@ from trainer.rundir.formats import PROTOCOL
 
 A, B = MemberId("workerpool0-0", "a"), MemberId("workerpool1-0", "b")
 WORLD = wire.world_to_message(arrange(3, [(A, 1), (B, 1)]), {A: "10.0.0.1", B: "10.0.0.2"})
+ASKED = wire.world_from_message(WORLD)
+STACK = 'Thread 0x0 (most recent call first):\n  File "/a.py", line 3 in f'
 SAID = [
     pb.FromAgent(
         hello=pb.Hello(member=str(A), slots=1, address="10.0.0.1", world=WORLD, protocol=PROTOCOL)
@@ -54,6 +57,13 @@ SAID = [
     pb.FromAgent(rank_failed=pb.RankFailed(generation=1, rank=1, code=-9, seconds=1.0)),
     pb.FromAgent(task_failed=pb.TaskFailed(rank=0, step=3, reason="x")),
     pb.FromAgent(proved=pb.Proved(peer=str(B), latency=0.001, bandwidth=1e9)),
+    pb.FromAgent(
+        stacks=pb.Stacks(
+            number=1,
+            generation=1,
+            stacks=[pb.Stack(rank=0, step=3, text=STACK, busy=0.5, waits_for="a lock")],
+        )
+    ),
     pb.FromAgent(
         row=pb.Row(
             generation=1, scope="global", size=2, row=pb.Addresses(rank=0, addresses=b"8" * 8)
@@ -104,6 +114,8 @@ def _message(draw: st.DrawFn) -> bytes:
 def what_agents_say(messages: list[bytes]) -> None:
     """A coordinator with a world of two hears messages of one of them."""
     machine = Membership(Limits(min_workers=1, max_workers=4), 2, 0.0)
+    watch = Standstill(30.0)
+    watch.due(ASKED, 0.0, 0.1, 600.0, 3, 30.0)
     now = 0.0
     for member in (A, B):
         machine.step(Joined(member, 1, None), now)
@@ -121,6 +133,8 @@ def what_agents_say(messages: list[bytes]) -> None:
                 world = wire.world_from_message(hello.world) if hello.HasField("world") else None
                 member, slots = MemberId.parse(hello.member), wire.slots_of(hello)
                 machine.step(Joined(member, slots, world), now)
+            elif message.WhichOneof("body") == "stacks":
+                watch.take(A, message.stacks)
             else:
                 event = wire.event_from_message(A, message)
                 if event is not None:
@@ -128,6 +142,8 @@ def what_agents_say(messages: list[bytes]) -> None:
         except (ValueError, DecodeError):
             continue
     machine.step(Tick(), now + 1.0)
+    report = watch.report(30.0 + ANSWER)
+    assert report is not None and report.reason.isprintable() and len(report.reason) < 2000
 
 
 @target(

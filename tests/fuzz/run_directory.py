@@ -134,6 +134,15 @@ EVENTS: list[dict[str, Any]] = [
     {"event": "held_up", "time": 5.0, "reason": "x", "seconds": 9.0, "limit": 20.0, "then": "y"},
     {"event": "waiting", "time": 5.0, "slots": 1, "min_workers": 2},
     {"event": "stalled", "time": 6.0, "generation": 1, "step": 2, "seconds": 600.5, "member": "a"},
+    {
+        "event": "standstill",
+        "time": 6.0,
+        "generation": 1,
+        "step": 2,
+        "seconds": 31.0,
+        "reason": "rank 0 waits in hvd.allreduce (a.py:3)",
+        "stacks": "stacks/000001-000000002-31s.txt",
+    },
     {"event": "checkpoint_rejected", "time": 6.0, "step": 2, "reason": "x"},
     {"event": "no_best", "time": 6.0, "step": 2, "reason": "keep_best goes by x"},
     {

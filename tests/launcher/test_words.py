@@ -82,6 +82,11 @@ WORTH_A_LINE = [
         "generation 3 forms: 2 workers (the run goes back to a checkpoint)",
     ),
     (
+        event("standstill", seconds=31.0, reason="rank 0 computes", stacks="stacks/1.txt"),
+        "no step for 31 s: rank 0 computes; their stacks are in stacks/1.txt",
+    ),
+    (event("standstill", seconds=31.0, reason="rank 0 waits"), "no step for 31 s: rank 0 waits"),
+    (
         event("stalled", generation=3, step=7, seconds=600.5),
         "no step for 10:00, although all workers live",
     ),

@@ -29,6 +29,7 @@ from trainer.agent.proof import Proof
 from trainer.agent.replica import Replica, find_checkpoint_urls
 from trainer.agent.settings import Settings
 from trainer.agent.slots import Slots
+from trainer.agent.stacks import Inspector
 from trainer.agent.telling import crashed, done, failed, hello_of, progress, unreached
 from trainer.agent.worker_process import WorkerProcess
 from trainer.protocol import messages
@@ -105,6 +106,7 @@ class Agent:
             ),
         )
         self._proof = Proof(credentials, replica.address, lambda it: self._link.say(proved=it))
+        self._inspector = Inspector(self._slots, lambda it: self._link.say(stacks=it))
         self._generation: Generation | None = None  # the newest
         self._decided = pb.Start()  # the newest that was decided here
         self._start = pb.Start()  # the newest that was heard of
@@ -253,11 +255,14 @@ class Agent:
                 self._release(order.release)
             case "prove":
                 self._proof.give(order.prove)
+            case "inspect":
+                if generation := self._current(order.inspect.generation):
+                    self._inspector.answer(order.inspect, generation)
             case "finish":
                 self._conclude(RunEnded(order.finish.state, order.finish.reason))
 
     async def _form(self, form: pb.Form) -> None:
-        generation = await Generation.begin(form, self.member, self._send_row)
+        generation = await Generation.begin(form, self.member, lambda it: self._link.say(row=it))
         if self._generation is not None:
             await self._generation.close()
         self._generation = generation
@@ -314,9 +319,6 @@ class Agent:
 
         task = self._working[name] = asyncio.create_task(work(self._generation))
         task.add_done_callback(done)
-
-    def _send_row(self, row: pb.Row) -> None:
-        self._link.say(row=row)
 
     def _current(self, number: int) -> Generation | None:
         """The newest generation, if it is the one with this number."""

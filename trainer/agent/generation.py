@@ -200,6 +200,11 @@ class Generation:
         """What the slots say in which the script has ended well."""
         return list(self._done.values())
 
+    @property
+    def ended_in(self) -> set[int]:
+        """The slots in which it has."""
+        return set(self._done)
+
     def done(self) -> pb.Done | None:
         """That the processes of all keepers have ended well, if they have."""
         if len(self._done) < len(self.places) or self._stopped:

@@ -44,7 +44,8 @@ class Settings:
         code: the code that the run brings along; None without any.
         balance: see trainer.protocol.session.
         min_workers, max_workers: bounds of the world's size.
-        start_wait, hold_off, heartbeat, suspicion, hang, stall: see trainer.coordinator.limits.
+        start_wait, hold_off, heartbeat, suspicion, hang, standstill, stall: see
+            trainer.coordinator.limits.
         lease_timeout: see trainer.coordinator.limits; None for what suits the store.
         spares: warm standbys beside each active worker.
         job_sha256: the job's checksum, for the record.
@@ -67,6 +68,7 @@ class Settings:
     heartbeat: float = 0.3
     suspicion: float = 1.5
     hang: float = 10.0
+    standstill: float = 30.0
     stall: float = 600.0
     lease_timeout: float | None = None
     spares: int = 1
@@ -167,6 +169,7 @@ class Settings:
             suspicion=self.suspicion,
             idle_suspicion=max(10.0, 3 * self.suspicion),
             hang=self.hang,
+            standstill=self.standstill,
             stall=self.stall,
         )
 

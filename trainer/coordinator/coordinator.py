@@ -19,11 +19,12 @@ from trainer.coordinator import succession
 from trainer.coordinator.compactor import Compactor
 from trainer.coordinator.explanation import Telling
 from trainer.coordinator.leadership import Leadership
-from trainer.coordinator.member import State
+from trainer.coordinator.member import Phase, State
 from trainer.coordinator.membership import Membership
 from trainer.coordinator.restarts import Restarts
 from trainer.coordinator.seat import Seat
 from trainer.coordinator.server import Listener, Server
+from trainer.coordinator.standstill import Report, Standstill
 from trainer.coordinator.succession import Succession
 from trainer.protocol import signals
 from trainer.protocol import swell_pb2 as pb
@@ -118,6 +119,7 @@ class Coordinator:
         self._events = EventWriter(seat.run_dir, f"leader-{leadership.term:06d}")
         self._meshes = Meshes()
         self._telling = Telling()
+        self._standstill = Standstill(seat.limits.standstill)
         self._commands: asyncio.Queue[signals.Command] = asyncio.Queue()
         self._succession = Succession(
             leadership,
@@ -148,7 +150,11 @@ class Coordinator:
             )
         ]
         self._compactor = Compactor(seat.run_dir)
-        server.listen(Listener(leadership.term, self._take, self._collect, self._pass_on))
+        server.listen(
+            Listener(
+                leadership.term, self._take, self._collect, self._pass_on, self._standstill.take
+            )
+        )
 
     async def stop(self, *, resign: bool = False) -> None:
         """Ends all streams, writes the remaining events, and stops serving.
@@ -294,6 +300,7 @@ class Coordinator:
                 self._machine.members.excuse(late)
             self._take(signals.Tick())
             self._explain(self._clock())
+            self._inspect(self._clock())
 
     async def _heed(self) -> None:
         """Takes in what the run is asked to be: how large worlds may be, and who is to leave."""
@@ -329,6 +336,35 @@ class Coordinator:
             seconds=round(now - wait.since, 1),
             limit=round(wait.until - wait.since, 1) if math.isfinite(wait.until) else None,
             then=wait.then or None,
+        )
+
+    def _inspect(self, now: float) -> None:
+        """Asks what the workers do if there is no step for long, and tells what they answer."""
+        machine = self._machine
+        world = machine.world if machine.phase is Phase.RUNNING else None
+        since, pace = machine.pace.progress_at, machine.pace.seconds
+        stall = machine.timeouts(now).stall
+        inspect = self._standstill.due(world, since, pace, stall, machine.steps, now)
+        if inspect is not None and world is not None:
+            self._server.streams.send(pb.FromCoordinator(inspect=inspect), world.members)
+        if (report := self._standstill.report(now)) is not None:
+            self._tasks.append(asyncio.create_task(self._keep(report)))
+
+    async def _keep(self, report: Report) -> None:
+        """Writes down what the workers of a world that stands still do."""
+        name: str | None = report.name
+        store = self._seat.run_dir.store
+        try:
+            await asyncio.to_thread(store.write, report.name, report.text.encode())
+        except OSError:  # the line is worth more than the stacks
+            name = None
+        self._events.emit(
+            "standstill",
+            generation=report.generation,
+            step=report.step,
+            seconds=round(report.seconds, 1),
+            reason=report.reason,
+            stacks=name,
         )
 
     async def _beat(self) -> None:

@@ -22,6 +22,9 @@ forming         60.0    60.0    126.0  all wait for one another: broken off
 stall         3600.0   600.0  12000.0  no step, although everybody lives: broken off
 ============  ======  ======  =======  ==============================================
 
+After 30 s or ten times p without a step, and at the latest after half of stall, all are asked what
+they do (trainer.coordinator.standstill): that changes nothing.
+
 The only holder of the state is given up after stall alone, or when its connection is gone; who
 computes, not even then. After each stall the next is twice as long.
 """
@@ -88,6 +91,7 @@ class Limits:
         abort: see ``Timeouts.abort``.
         hung_grace: how long a worker that hangs has to leave a broken generation.
         forming: see ``Timeouts.forming``.
+        standstill: after so long without a step, at least, all are asked what they do.
         stall: the shortest of ``Timeouts.stall``.
         idle_suspicion: silence that counts as the loss of a member outside the world.
         lease_timeout: how long a leader leads without renewing its lease.
@@ -109,6 +113,7 @@ class Limits:
     abort: float = 3.0
     hung_grace: float = 0.5
     forming: float = 60.0
+    standstill: float = 30.0
     stall: float = 600.0
     idle_suspicion: float = 10.0
     lease_timeout: float = 5.0

@@ -33,7 +33,7 @@ class Addresses(_message.Message):
     def __init__(self, rank: _Optional[int] = ..., addresses: _Optional[bytes] = ...) -> None: ...
 
 class FromAgent(_message.Message):
-    __slots__ = ("hello", "ready", "started", "progress", "stopped", "crashed", "drain", "row", "done", "task_failed", "start", "rank_failed", "proved")
+    __slots__ = ("hello", "ready", "started", "progress", "stopped", "crashed", "drain", "row", "done", "task_failed", "start", "rank_failed", "proved", "stacks")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     STARTED_FIELD_NUMBER: _ClassVar[int]
@@ -47,6 +47,7 @@ class FromAgent(_message.Message):
     START_FIELD_NUMBER: _ClassVar[int]
     RANK_FAILED_FIELD_NUMBER: _ClassVar[int]
     PROVED_FIELD_NUMBER: _ClassVar[int]
+    STACKS_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     ready: Ready
     started: Started
@@ -60,7 +61,8 @@ class FromAgent(_message.Message):
     start: Start
     rank_failed: RankFailed
     proved: Proved
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., started: _Optional[_Union[Started, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., crashed: _Optional[_Union[Crashed, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., row: _Optional[_Union[Row, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., task_failed: _Optional[_Union[TaskFailed, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., rank_failed: _Optional[_Union[RankFailed, _Mapping]] = ..., proved: _Optional[_Union[Proved, _Mapping]] = ...) -> None: ...
+    stacks: Stacks
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., started: _Optional[_Union[Started, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., crashed: _Optional[_Union[Crashed, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., row: _Optional[_Union[Row, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., task_failed: _Optional[_Union[TaskFailed, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., rank_failed: _Optional[_Union[RankFailed, _Mapping]] = ..., proved: _Optional[_Union[Proved, _Mapping]] = ..., stacks: _Optional[_Union[Stacks, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("member", "slots", "address", "world", "term", "protocol", "proof_port", "age")
@@ -257,8 +259,38 @@ class Proved(_message.Message):
     bandwidth: float
     def __init__(self, peer: _Optional[str] = ..., failed: _Optional[str] = ..., address: _Optional[str] = ..., peer_address: _Optional[str] = ..., latency: _Optional[float] = ..., bandwidth: _Optional[float] = ...) -> None: ...
 
+class Stacks(_message.Message):
+    __slots__ = ("number", "generation", "stacks")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    STACKS_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    generation: int
+    stacks: _containers.RepeatedCompositeFieldContainer[Stack]
+    def __init__(self, number: _Optional[int] = ..., generation: _Optional[int] = ..., stacks: _Optional[_Iterable[_Union[Stack, _Mapping]]] = ...) -> None: ...
+
+class Stack(_message.Message):
+    __slots__ = ("rank", "step", "text", "busy", "waits_for", "collective", "ended", "missing")
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    BUSY_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FOR_FIELD_NUMBER: _ClassVar[int]
+    COLLECTIVE_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    rank: int
+    step: int
+    text: str
+    busy: float
+    waits_for: str
+    collective: bool
+    ended: bool
+    missing: str
+    def __init__(self, rank: _Optional[int] = ..., step: _Optional[int] = ..., text: _Optional[str] = ..., busy: _Optional[float] = ..., waits_for: _Optional[str] = ..., collective: bool = ..., ended: bool = ..., missing: _Optional[str] = ...) -> None: ...
+
 class FromCoordinator(_message.Message):
-    __slots__ = ("form", "pause", "abort", "columns", "replace", "save", "release", "finish", "beat", "succeed", "start", "prove")
+    __slots__ = ("form", "pause", "abort", "columns", "replace", "save", "release", "finish", "beat", "succeed", "start", "prove", "inspect")
     FORM_FIELD_NUMBER: _ClassVar[int]
     PAUSE_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
@@ -271,6 +303,7 @@ class FromCoordinator(_message.Message):
     SUCCEED_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     PROVE_FIELD_NUMBER: _ClassVar[int]
+    INSPECT_FIELD_NUMBER: _ClassVar[int]
     form: Form
     pause: Pause
     abort: Abort
@@ -283,7 +316,8 @@ class FromCoordinator(_message.Message):
     succeed: Succeed
     start: Start
     prove: Prove
-    def __init__(self, form: _Optional[_Union[Form, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., columns: _Optional[_Union[Columns, _Mapping]] = ..., replace: _Optional[_Union[Replace, _Mapping]] = ..., save: _Optional[_Union[Save, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., succeed: _Optional[_Union[Succeed, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., prove: _Optional[_Union[Prove, _Mapping]] = ...) -> None: ...
+    inspect: Inspect
+    def __init__(self, form: _Optional[_Union[Form, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., columns: _Optional[_Union[Columns, _Mapping]] = ..., replace: _Optional[_Union[Replace, _Mapping]] = ..., save: _Optional[_Union[Save, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., succeed: _Optional[_Union[Succeed, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., prove: _Optional[_Union[Prove, _Mapping]] = ..., inspect: _Optional[_Union[Inspect, _Mapping]] = ...) -> None: ...
 
 class Form(_message.Message):
     __slots__ = ("world", "gloo_timeout", "careful")
@@ -358,6 +392,14 @@ class Prove(_message.Message):
     peer: str
     target: str
     def __init__(self, peer: _Optional[str] = ..., target: _Optional[str] = ...) -> None: ...
+
+class Inspect(_message.Message):
+    __slots__ = ("number", "generation")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    generation: int
+    def __init__(self, number: _Optional[int] = ..., generation: _Optional[int] = ...) -> None: ...
 
 class Finish(_message.Message):
     __slots__ = ("state", "reason")

@@ -44,6 +44,9 @@ resumed                   generation, world_size, cause, step, lost_steps, secon
 waiting                   slots, min_workers                (below min_workers)
 held_up                   generation, step, reason (what is waited for), seconds (so far),
                           limit (seconds, after which it is over), then (what happens then)
+standstill                generation, step, seconds (so far), reason (which ranks wait in what, and
+                          who is elsewhere), stacks (the file that has the stacks of all workers, in
+                          the run directory): no step for long, but everybody lives
 stalled                   generation, step, seconds, member (no step, but everybody lives; of a
                           world of one worker also where that is: nobody breaks it off)
 first_step                generation, step, seconds         (a world's first step is completed,

@@ -19,6 +19,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from trainer.protocol import stacks
 from trainer.protocol.session import Program, current_session
 from trainer.rundir.names import ENV_OUTPUT_DIR
 from trainer.worker.frames import told
@@ -32,6 +33,7 @@ NO_SCRIPT = 2  # Python's exit code where there is no such file
 def run(program: Program) -> int:
     """Runs the program to its end. Returns the exit code; SystemExit is the script's own."""
     _unbuffer()
+    stacks.offer()
     _settle_libraries()
     program = replace(program, args=[_with_folder(one) for one in program.args])
     if program.script and not Path(program.script).is_file():

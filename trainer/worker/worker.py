@@ -13,6 +13,7 @@ import signal
 import sys
 
 from trainer.engine.mistake import StandsAlone
+from trainer.protocol import stacks
 from trainer.protocol.channel import AgentChannel
 from trainer.protocol.ends import EXIT_AGAIN
 from trainer.protocol.messages import Failed
@@ -35,6 +36,7 @@ def main() -> int:
     die_with_parent()
     name_process(WORKER)
     lead_group()
+    stacks.offer()
     # A preemption's SIGTERM goes to the agent, which asks for a pause at a step boundary.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -67,6 +67,7 @@ def test_everything_can_be_set() -> None:
         "heartbeat": 0.25,
         "suspicion": 4.0,
         "hang": 20.0,
+        "standstill": 20.0,
         "stall": 1200.0,
         "lease_timeout": 30.0,
         "spares": 0,

@@ -57,6 +57,44 @@ def test_what_is_waited_for_is_on_record(tmp_path: Path, monkeypatch: pytest.Mon
     asyncio.run(body())
 
 
+@pytest.mark.parametrize("store", ["takes them", "is away"])
+def test_agents_are_asked_about_a_world_that_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str
+) -> None:
+    write = Store.write
+
+    def writes(self: Store, name: str, data: bytes) -> None:
+        if store == "is away" and name.startswith("stacks/"):
+            raise OSError("it is away")
+        write(self, name, data)
+
+    monkeypatch.setattr(Store, "write", writes)
+    stack = 'Thread 0x0 (most recent call first):\n  File "/a.py", line 3 in f'
+
+    async def body() -> None:
+        async with leading(tmp_path, standstill=0.2) as leader, world_of_two(leader) as (a, b, _):
+            await train(a, b, step=7)
+            for rank, agent in enumerate((a, b)):
+                asked = await agent.until("inspect")
+                assert asked.generation == 1
+                stacks = pb.Stacks(number=asked.number, generation=1)
+                stacks.stacks.append(pb.Stack(rank=rank, step=7, text=stack, busy=1.0))
+                await agent.send(stacks=stacks)
+            told: list[Event] = []
+            while not told:
+                await asyncio.sleep(0.05)
+                told = [one for one in read_events(leader.run_dir) if one["event"] == "standstill"]
+            (one,) = told
+            assert one["reason"] == "all 2 ranks compute in f (a.py:3)"
+            assert (one["generation"], one["step"]) == (1, 7)
+            if store == "is away":
+                assert "stacks" not in one
+            else:
+                assert b"/a.py" in leader.run_dir.store.read(one["stacks"])
+
+    asyncio.run(body())
+
+
 def test_a_leader_that_did_not_run_for_some_time_takes_that_for_nobodys_silence(
     tmp_path: Path,
 ) -> None:
