@@ -20,7 +20,7 @@ not do, too. One step, on every rank::
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from trainer.engine.data import Order
 from trainer.engine.device import to_device
-from trainer.engine.generators import seed_step
+from trainer.engine.generators import seed_batch, seed_step
 from trainer.engine.mistake import NOT_ALIKE, Mistake
 from trainer.engine.nonfinite import policy_of
 from trainer.engine.own_groups import losses
@@ -46,7 +46,7 @@ from trainer.protocol.session import Session, current_session
 from trainer.task import Task
 from trainer.training.average import average, averaging
 from trainer.training.compiled import compile_in_place
-from trainer.training.evaluation import due, evaluate
+from trainer.training.evaluation import Part, due, evaluate
 from trainer.training.fetch import Fetch, takes_step
 from trainer.training.numbers import pairs, parted, plain
 from trainer.training.precision import Precision
@@ -167,7 +167,10 @@ class Loop:
     ) -> None:
         self._task = task
         self._data: Any = task.dataset()
+        self.validation: Any = task.validation()
+        own = type(task).evaluation_batch is not Task.evaluation_batch
         self._fetch = Fetch(task, self._data)
+        self._fetch_evaluated = Fetch(task, self.validation, "evaluation_batch" if own else "batch")
         # Before the model is made: a loader needs none.
         self._supply = Supply(
             self._fetch,
@@ -176,11 +179,11 @@ class Loop:
             task.seed,
             most=task.micro_batch,
             channels_last=task.channels_last,
+            evaluated=None if self.validation is None else self._fetch_evaluated,
         )
-        self.validation: Any = task.validation()
         self._told: dict[str, bool] = {}  # which methods of the task take the step
-        own = getattr(task.should_stop, "__func__", None)
-        self._may_stop = own is not Task.should_stop  # else no rank needs to tell the others
+        asked = getattr(task.should_stop, "__func__", None)
+        self._may_stop = asked is not Task.should_stop  # else no rank needs to tell the others
         unit = default_unit(task.global_batch, task.micro_batch) if task.unit is None else task.unit
         self.order = order = Order(len(self._data), task.global_batch, task.seed, unit)
         whole = task.epochs * order.steps_per_epoch
@@ -347,9 +350,10 @@ class Loop:
     def _evaluate(self, plan: Plan, exchange: Callable[[Any, str], list[Any]]) -> dict[str, float]:
         task, model, data = self._task, self._state.averaged, self.validation
 
-        def compute(number: int, indices: Tensor) -> dict[str, Any]:
-            self._steps.check_aborted()
-            return self.figures_of(number, indices, plan)
+        def compute(parts: Sequence[Part]) -> Iterator[dict[str, Any]]:
+            batches = self._supply.evaluated(parts, plan, self._steps.check_aborted)
+            for (number, _), batch in zip(parts, batches, strict=True):
+                yield self._figures_of(number, batch, plan)
 
         model.eval()
         with torch.no_grad(), self._state.precision.autocast():
@@ -362,16 +366,19 @@ class Loop:
         self._call("on_evaluate", metrics, step=plan)
         return metrics
 
-    def figures_of(self, number: int, indices: Tensor, plan: Plan) -> dict[str, Any]:
-        """What ``evaluate_batch`` returns of part ``number``, some samples of the data."""
+    def figures_of(self, parts: Sequence[Part], plan: Plan) -> Iterator[dict[str, Any]]:
+        """What ``evaluate_batch`` returns of parts of the data, whose batches are made here."""
+        for number, indices in parts:
+            seed_batch(self._task.seed, plan.number, -2 - number)
+            batch = self._fetch_evaluated(indices, plan)
+            batch = to_device(batch, plan.device, self._task.channels_last)
+            yield self._figures_of(number, batch, plan)
+
+    def _figures_of(self, number: int, batch: Any, plan: Plan) -> dict[str, Any]:
         task, model = self._task, self._state.averaged
-        own = type(task).evaluation_batch is not Task.evaluation_batch
-        fetch = "evaluation_batch" if own else "batch"
         seed_step(task.seed, plan.number, -2 - number)
         model.eval()
         with torch.no_grad(), self._state.precision.autocast():
-            batch = self._call(fetch, self.validation, indices, step=plan)
-            batch = to_device(batch, plan.device, task.channels_last)
             found: dict[str, Any] = self._call("evaluate_batch", model, batch, step=plan)
         return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +17,7 @@ from trainer.protocol.channel import LoneChannel
 from trainer.protocol.session import Session
 from trainer.rundir.usererror import Message
 from trainer.task import Task
-from trainer.training.evaluation import evaluate
+from trainer.training.evaluation import Part, evaluate
 from trainer.training.numbers import pairs, parted
 
 LOOKED_AT = 3  # samples
@@ -168,8 +168,8 @@ class Trial:
                     "it what is no mean in on_evaluate()",
                 )
 
-    def _figures(self, number: int, indices: Tensor) -> dict[str, Any]:
-        return self._loop.figures_of(number, indices, self._plan)
+    def _figures(self, parts: Sequence[Part]) -> Iterator[dict[str, Any]]:
+        return self._loop.figures_of(parts, self._plan)
 
     def _mean(self, parts: list[Tensor], seed: int = 0) -> float:
         loop, sums, counts = self._loop, 0.0, 0.0

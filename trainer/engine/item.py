@@ -1,8 +1,11 @@
-"""What a loader makes: the batch of a part of a step. It imports nothing of worlds."""
+"""What a loader makes: the batch of a part of a step, or of an evaluation.
+
+It imports nothing of worlds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +16,7 @@ from trainer.engine.plan import Plan
 
 # Makes a batch of some samples, on the CPU, for a step.
 Make = Callable[[Tensor, Plan], Any]
+TRAINING, EVALUATION = "training", "evaluation"  # what batches are of
 
 
 @dataclass(frozen=True)
@@ -24,28 +28,31 @@ class Item:
         part: which one: a unit's number, or the first of the samples.
         watched: whether it matters that random numbers are drawn.
         seed: of what is random in a step; None leaves the generators alone.
+        of: which data.
     """
 
     plan: Plan
     part: int
     watched: bool
     seed: int | None
+    of: str = TRAINING
 
     @property
-    def key(self) -> tuple[int, int, bytes, bool]:
+    def key(self) -> tuple[str, int, int, bytes, bool]:
         """Tells it from all others."""
-        return self.plan.number, self.part, self.plan.indices.numpy().tobytes(), self.watched
+        indices = self.plan.indices.numpy().tobytes()
+        return self.of, self.plan.number, self.part, indices, self.watched
 
 
 class Maker:
     """What a loader is: it makes the batches of items.
 
     Args:
-        make: makes a batch.
+        makes: make a batch, each of some data.
     """
 
-    def __init__(self, make: Make) -> None:
-        self._make = make
+    def __init__(self, makes: Mapping[str, Make]) -> None:
+        self._makes = makes
         self._probe: Probe | None = None
 
     def __call__(self, item: Item) -> tuple[Any, bool]:
@@ -55,5 +62,5 @@ class Maker:
             self._probe.begin()
         elif item.seed is not None:
             seed_batch(item.seed, item.plan.number, item.part)
-        batch = self._make(item.plan.indices, item.plan)
+        batch = self._makes[item.of](item.plan.indices, item.plan)
         return batch, item.watched and self._probe is not None and self._probe.moved

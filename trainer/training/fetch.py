@@ -27,12 +27,14 @@ class Fetch:
     Args:
         task: as it is before it trains.
         dataset: what it has given.
+        method: the name of the method that makes a batch.
     """
 
-    def __init__(self, task: Any, dataset: Any) -> None:
+    def __init__(self, task: Any, dataset: Any, method: str = "batch") -> None:
         self._task = task
         self._dataset = dataset
-        self._tells = takes_step(task.batch, dataset, None)
+        self._method = method
+        self._tells = takes_step(getattr(task, method), dataset, None)
 
     @property
     def module(self) -> str:
@@ -42,7 +44,7 @@ class Fetch:
     def __call__(self, indices: Tensor, plan: Plan) -> Any:
         """The samples ``indices`` as one batch on the CPU, for a step."""
         step = (plan,) if self._tells else ()
-        return self._task.batch(self._dataset, indices, *step)
+        return getattr(self._task, self._method)(self._dataset, indices, *step)
 
 
 class Collated:
