@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from trainer.data.stream import Stream, by_place, require_steps
 from trainer.engine.data import Order
 from trainer.engine.device import to_device
 from trainer.engine.generators import seed_batch, seed_step
@@ -166,7 +167,9 @@ class Loop:
         self, task: Task, channel: Channel, session: Session, most: int | None = None
     ) -> None:
         self._task = task
-        self._data: Any = task.dataset()
+        self._data: Any = by_place(task.dataset())
+        if isinstance(self._data, Stream):
+            self._data.every = task.global_batch
         self.validation: Any = task.validation()
         own = type(task).evaluation_batch is not Task.evaluation_batch
         self._fetch = Fetch(task, self._data)
@@ -185,7 +188,8 @@ class Loop:
         asked = getattr(task.should_stop, "__func__", None)
         self._may_stop = asked is not Task.should_stop  # else no rank needs to tell the others
         unit = default_unit(task.global_batch, task.micro_batch) if task.unit is None else task.unit
-        self.order = order = Order(len(self._data), task.global_batch, task.seed, unit)
+        self.order = order = Order.of(self._data, task.global_batch, task.seed, unit)
+        require_steps(order, task.steps)
         whole = task.epochs * order.steps_per_epoch
         self._total = total = whole if task.steps is None else task.steps
         self._most = total if most is None else min(most, total)

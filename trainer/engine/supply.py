@@ -26,12 +26,14 @@ import torch
 from torch import Tensor
 
 from trainer.engine.generators import seed_batch
-from trainer.engine.item import EVALUATION, TRAINING, Item, Make, Maker
+from trainer.engine.item import EVALUATION, TRAINING, Item, Made, Make, Maker, stream_of
 from trainer.engine.lane import Lane, Sent, lane_to
+from trainer.engine.marks import Marks
 from trainer.engine.micro_batch import MicroBatch
 from trainer.engine.mistake import Mistake
 from trainer.engine.plan import Plan
 from trainer.engine.planner import Planner
+from trainer.loaders.mark import Mark
 from trainer.loaders.pool import Loaders, Wanted
 
 SENT = 1  # batches that are on the device, or on their way to it, before they are asked for
@@ -52,6 +54,7 @@ class Supply:
     Attributes:
         waited: seconds that the running step has waited for its batches.
         drew: whether loaders have drawn random numbers for it, if that is watched.
+        marks: of data without a length.
 
     Raises NoLoaders when loaders cannot be given what they need, and ValueError for a number of
     ``workers`` or of ``prefetch`` that there cannot be.
@@ -74,6 +77,7 @@ class Supply:
             )
         self.waited = 0.0
         self.drew = False
+        self.marks = Marks()
         self.most = most
         pairs = ((TRAINING, make), (EVALUATION, evaluated))
         self._makes = makes = {of: one for of, one in pairs if one is not None}
@@ -83,6 +87,7 @@ class Supply:
         self._loaders: Loaders[Any] | None = None
         if make is not None and workers:
             self._loaders = Loaders(Maker(makes), workers, _module_of(make))
+        self._stream = None if make is None else stream_of(make)
         self._lane: Lane | None = None
         self._sent: dict[Any, tuple[Sent, bool]] = {}  # by key: ahead of the step that takes it
         self._coming: deque[Wanted[Any]] = deque()
@@ -127,6 +132,7 @@ class Supply:
         watched: bool,
         planner: Planner,
         micro: MicroBatch,
+        source: dict[str, Any] | None = None,
     ) -> None:
         """A step begins; loaders begin with what is wanted of it, and of those that follow.
 
@@ -135,9 +141,13 @@ class Supply:
             watched: whether it matters that random numbers are drawn.
             planner: plans the steps to come.
             micro: cuts a share into parts where there are no units.
+            source: where data without a length can be read on, as the state says.
         """
         before = 0 if self._plan is None else self._plan.number
         self.waited, self.drew = 0.0, False
+        if self._stream is not None:
+            place = (plan.number - 1) * plan.batch_size
+            self.marks.begin(place, plan.batch_size, source, first=self._plan is None)
         self._plan, self._watched = plan, watched
         self._part, self._batch, self._given = None, None, 0
         self._evaluating.clear()
@@ -252,7 +262,11 @@ class Supply:
         if self._makes_here:
             if unit is not None and self._seed is not None:
                 seed_batch(self._seed, plan.number, unit)
+            if self._stream is not None:
+                self._stream.seek(*self._from(plan))
             batch = self._brought(self._makes[TRAINING](part, plan), plan)
+            if self._stream is not None:
+                self.marks.note(self._stream.marks())
             if unit is not None:
                 seed(unit)
             return batch
@@ -273,15 +287,17 @@ class Supply:
         if wanted.key in self._sent:
             sent, drew = self._sent.pop(wanted.key)
         else:
-            batch, drew = loaders.get(wanted, check)
-            sent = lane.send(batch)
+            made: Made = loaders.get(wanted, check)
+            self.marks.note(made.marks)
+            sent, drew = lane.send(made.batch), made.drew
         self.drew |= drew
         self._coming = deque(one for one in self._coming if one.key != wanted.key)
         self._evaluating = deque(one for one in self._evaluating if one.key != wanted.key)
         loaders.look()
         for one in islice(chain(self._evaluating, self._coming), SENT):
             if one.key not in self._sent and (found := loaders.take(one.key)) is not None:
-                self._sent[one.key] = lane.send(found[0]), found[1]
+                self.marks.note(found.marks)
+                self._sent[one.key] = lane.send(found.batch), found.drew
         return lane.arrive(sent)
 
     def _want(self) -> None:
@@ -292,14 +308,20 @@ class Supply:
         self._sent = {key: value for key, value in self._sent.items() if key in keys}
         self._loaders.want(one for one in window if one.key not in self._sent)
 
+    def _from(self, plan: Plan) -> tuple[Mark | None, int]:
+        """From where data without a length is read in a step, and what is not wanted any more."""
+        oldest = (plan.number - 1) * plan.batch_size
+        return self.marks.before(oldest), oldest
+
     def _lane_to(self, device: torch.device) -> Lane:
         self._lane = self._lane or lane_to(device, self._channels_last)
         return self._lane
 
     def _wanted(self, plan: Plan, number: int, part: Tensor, of: str = TRAINING) -> Wanted[Any]:
         about = replace(plan, indices=part, parts=None, device=torch.device("cpu"))
-        seed = self._seed
-        item = Item(about, number, self._watched and of == TRAINING, seed, of)
+        training = of == TRAINING
+        stream = self._from(self._plan or plan) if training and self._stream is not None else ()
+        item = Item(about, number, self._watched and training, self._seed, of, *stream)
         return Wanted(item.key, item, part.tolist())
 
 

@@ -28,11 +28,14 @@ class Fetch:
         task: as it is before it trains.
         dataset: what it has given.
         method: the name of the method that makes a batch.
+
+    Attributes:
+        dataset: as above.
     """
 
     def __init__(self, task: Any, dataset: Any, method: str = "batch") -> None:
         self._task = task
-        self._dataset = dataset
+        self.dataset = dataset
         self._method = method
         self._tells = takes_step(getattr(task, method), dataset, None)
 
@@ -44,7 +47,7 @@ class Fetch:
     def __call__(self, indices: Tensor, plan: Plan) -> Any:
         """The samples ``indices`` as one batch on the CPU, for a step."""
         step = (plan,) if self._tells else ()
-        return getattr(self._task, self._method)(self._dataset, indices, *step)
+        return getattr(self._task, self._method)(self.dataset, indices, *step)
 
 
 class Collated:
@@ -53,17 +56,20 @@ class Collated:
     Args:
         dataset: anything with integer indexing.
         collate: makes one batch of a list of samples.
+
+    Attributes:
+        dataset: as above.
     """
 
     def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any]) -> None:
-        self._dataset = dataset
+        self.dataset = dataset
         self._collate = collate
 
     @property
     def module(self) -> str:
         """Where the data set is defined."""
-        return type(self._dataset).__module__
+        return type(self.dataset).__module__
 
     def __call__(self, indices: Tensor, plan: Plan) -> Any:
         """The samples ``indices`` as one batch on the CPU."""
-        return self._collate(samples_of(self._dataset, indices.tolist()))
+        return self._collate(samples_of(self.dataset, indices.tolist()))
