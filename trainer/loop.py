@@ -95,6 +95,11 @@ class TaskState(State):
             self._add(name, part)
             setattr(task, name, part)
 
+    @property
+    def declared_names(self) -> tuple[str, ...]:
+        """The names of what the task's ``state()`` declares."""
+        return tuple(self._declared)
+
     def prepare(self) -> torch.device:
         device = super().prepare()
         if not self._prepared:
@@ -194,6 +199,7 @@ class Loop:
         self._total = total = whole if task.steps is None else task.steps
         self._most = total if most is None else min(most, total)
         self._state = TaskState(task, total, self._rehearse)
+        self._supply.changing = self._state.declared_names
         self._modules = list(self._state.model.modules())
         self._steps = Steps(
             self._state,

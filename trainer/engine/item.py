@@ -32,6 +32,7 @@ class Item:
         of: which data.
         mark: from where data without a length can be read on.
         oldest: the first place of it that may still be asked for.
+        changing: what of the program a loader has not as it will be.
     """
 
     plan: Plan
@@ -41,6 +42,7 @@ class Item:
     of: str = TRAINING
     mark: Mark | None = None
     oldest: int = 0
+    changing: tuple[str, ...] = ()
 
     @property
     def key(self) -> tuple[str, int, int, bytes, bool]:
@@ -93,6 +95,9 @@ class Maker:
     def __call__(self, item: Item) -> Made:
         """Makes a batch."""
         make = self._makes[item.of]
+        forbid = getattr(make, "forbid", None)
+        if item.changing and forbid is not None:
+            forbid(item.changing)
         stream = stream_of(make)
         if stream is not None:
             stream.seek(item.mark, item.oldest)

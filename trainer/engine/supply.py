@@ -33,6 +33,7 @@ from trainer.engine.micro_batch import MicroBatch
 from trainer.engine.mistake import Mistake
 from trainer.engine.plan import Plan
 from trainer.engine.planner import Planner
+from trainer.loaders.handed import Handed
 from trainer.loaders.mark import Mark
 from trainer.loaders.pool import Loaders, Wanted
 
@@ -55,6 +56,7 @@ class Supply:
         waited: seconds that the running step has waited for its batches.
         drew: whether loaders have drawn random numbers for it, if that is watched.
         marks: of data without a length.
+        changing: the names of what changes in the program: loaders refuse to give it.
 
     Raises NoLoaders when loaders cannot be given what they need, and ValueError for a number of
     ``workers`` or of ``prefetch`` that there cannot be.
@@ -78,6 +80,7 @@ class Supply:
         self.waited = 0.0
         self.drew = False
         self.marks = Marks()
+        self.changing: tuple[str, ...] = ()
         self.most = most
         pairs = ((TRAINING, make), (EVALUATION, evaluated))
         self._makes = makes = {of: one for of, one in pairs if one is not None}
@@ -85,7 +88,9 @@ class Supply:
         self._channels_last = channels_last
         self._ahead = max(1, workers * prefetch)
         self._loaders: Loaders[Any] | None = None
+        self._handed: list[Handed] = []
         if make is not None and workers:
+            self._handed = [Handed(getattr(one, "dataset", None)) for one in makes.values()]
             self._loaders = Loaders(Maker(makes), workers, _module_of(make))
         self._stream = None if make is None else stream_of(make)
         self._lane: Lane | None = None
@@ -153,6 +158,7 @@ class Supply:
         self._evaluating.clear()
         if self._loaders is None:
             return
+        self._require_unchanged()
         known = planner.known, watched, self.most
         if known != self._known or plan.number != before + 1:
             self._known, self._next = known, plan.number
@@ -246,6 +252,17 @@ class Supply:
                 yield self._taken(plan, wanted, check)
         self._evaluating.clear()
 
+    def _require_unchanged(self) -> None:
+        """Raises Mistake when the data has changed since loaders have it."""
+        for one in self._handed:
+            if changed := one.changed:
+                raise Mistake(
+                    "SW5188",
+                    f"the data set's {changed}, since it was handed to loader processes, which do "
+                    "not see that: let batches follow the step (batch(dataset, indices, step)), "
+                    "or make them without loaders: workers=0",
+                )
+
     @property
     def _makes_here(self) -> bool:
         """Whether a batch is made by this process: there is no loader, or none yet."""
@@ -322,6 +339,8 @@ class Supply:
         training = of == TRAINING
         stream = self._from(self._plan or plan) if training and self._stream is not None else ()
         item = Item(about, number, self._watched and training, self._seed, of, *stream)
+        if self.changing:
+            item = replace(item, changing=self.changing)
         return Wanted(item.key, item, part.tolist())
 
 

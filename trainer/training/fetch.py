@@ -10,6 +10,7 @@ from torch import Tensor
 
 from trainer.engine.plan import Plan
 from trainer.loaders.sample import samples_of
+from trainer.rundir.usererror import UserError
 
 
 def takes_step(method: Callable[..., Any], *args: Any) -> bool:
@@ -19,6 +20,23 @@ def takes_step(method: Callable[..., Any], *args: Any) -> bool:
     except TypeError:
         return False
     return True
+
+
+class Unseen(UserError, RuntimeError):
+    """A loader is asked for what it has as it was."""
+
+
+def _unseen(name: str, kind: str) -> property:
+    def refuse(task: Any, *value: Any) -> Any:
+        raise Unseen(
+            "SW5184",
+            f"a loader process uses {kind}.{name}, which state() declares: it changes while the "
+            "task trains, and loaders work ahead, with the task as it was; take what a batch needs "
+            "from the step (batch(dataset, indices, step)), or make batches without loaders: "
+            "workers=0",
+        )
+
+    return property(refuse, refuse)
 
 
 class Fetch:
@@ -37,12 +55,21 @@ class Fetch:
         self._task = task
         self.dataset = dataset
         self._method = method
+        self._forbidden: tuple[str, ...] = ()
         self._tells = takes_step(getattr(task, method), dataset, None)
 
     @property
     def module(self) -> str:
         """Where the task is defined."""
         return type(self._task).__module__
+
+    def forbid(self, names: tuple[str, ...]) -> None:
+        """From now on these attributes of the task, which change, are errors to read here."""
+        kind = type(self._task)
+        if self._forbidden != names:
+            self._forbidden = names
+            guards = {name: _unseen(name, kind.__name__) for name in names}
+            self._task.__class__ = type(kind.__name__, (kind,), guards)
 
     def __call__(self, indices: Tensor, plan: Plan) -> Any:
         """The samples ``indices`` as one batch on the CPU, for a step."""
