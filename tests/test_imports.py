@@ -31,6 +31,10 @@ RULES = {
         "it decides for workers of any kind, and starts in a second: without torch",
     ),
     "trainer.loaders": (["trainer.rundir"], "they make what they are asked for, and know no steps"),
+    "trainer.data": (
+        ["trainer.rundir", "trainer.loaders", "trainer.engine"],
+        "a data set knows how it is ordered, and nothing of who trains with it",
+    ),
     "trainer.engine": (
         ["trainer.rundir", "trainer.protocol", "trainer.checkpoints", "trainer.loaders"],
         "it trains in any world; who forms worlds is nothing to it",
@@ -44,6 +48,7 @@ RULES = {
             "trainer.rundir",
             "trainer.protocol",
             "trainer.checkpoints",
+            "trainer.data",
             "trainer.engine",
             "trainer.training",
             "trainer.worker",

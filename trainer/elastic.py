@@ -44,12 +44,13 @@ Started alone (``python own_loop.py``) it is a world of one. In a job file it is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import AbstractContextManager
 from typing import Any
 
 from torch.utils.data import default_collate
 
+from trainer.data.stream import Stream, by_place, require_steps
 from trainer.engine.data import Order
 from trainer.engine.nonfinite import Policy, policy_of
 from trainer.engine.plan import Plan
@@ -78,11 +79,14 @@ _running: Steps | None = None
 _keep: Callable[[Any], None] | None = None  # set in a worker that runs a script
 
 
-def batches(dataset: Sized | int, global_batch: int, seed: int = 0, unit: int = 0) -> Order:
+def batches(
+    dataset: Sized | Stream | Iterable[Any] | int, global_batch: int, seed: int = 0, unit: int = 0
+) -> Order:
     """The exact order in which a data set is used.
 
     Args:
-        dataset: the data set, or its number of samples.
+        dataset: the data set, or its number of samples; one without a length comes in the order in
+            which it is read (see trainer.data.Stream).
         global_batch: samples of one step over all workers, whatever their number.
         seed: fixes the order of each epoch.
         unit: samples that are computed together in every world, with random numbers and batch
@@ -91,8 +95,7 @@ def batches(dataset: Sized | int, global_batch: int, seed: int = 0, unit: int = 
 
     Raises ValueError when there is no sample, or a batch of none, or a unit of fewer than none.
     """
-    samples = dataset if isinstance(dataset, int) else len(dataset)
-    return Order(samples, global_batch, seed, unit)
+    return Order.of(dataset, global_batch, seed, unit)
 
 
 def steps(
@@ -145,10 +148,14 @@ def steps(
     if epochs is not None:
         if batches is None:
             raise ValueError("epochs= needs batches=; without a data set give total=")
+        require_steps(batches, None)
         total = epochs * batches.steps_per_epoch
     assert total is not None
     supply = Supply()
     if data is not None:
+        data = by_place(data)
+        if batches is not None and isinstance(data, Stream):
+            data.every = batches.batch
         supply = Supply(Collated(data, collate or default_collate), workers, prefetch, seed)
     return _steps(state, batches, total, metrics, seed, policy, supply)
 

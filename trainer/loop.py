@@ -20,7 +20,7 @@ not do, too. One step, on every rank::
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -28,9 +28,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from trainer.data.stream import Stream, by_place, require_steps
 from trainer.engine.data import Order
 from trainer.engine.device import to_device
-from trainer.engine.generators import seed_step
+from trainer.engine.generators import seed_batch, seed_step
 from trainer.engine.mistake import NOT_ALIKE, Mistake
 from trainer.engine.nonfinite import policy_of
 from trainer.engine.own_groups import losses
@@ -46,7 +47,7 @@ from trainer.protocol.session import Session, current_session
 from trainer.task import Task
 from trainer.training.average import average, averaging
 from trainer.training.compiled import compile_in_place
-from trainer.training.evaluation import due, evaluate
+from trainer.training.evaluation import Part, due, evaluate
 from trainer.training.fetch import Fetch, takes_step
 from trainer.training.numbers import pairs, parted, plain
 from trainer.training.precision import Precision
@@ -93,6 +94,11 @@ class TaskState(State):
         for name, part in self._declared.items():
             self._add(name, part)
             setattr(task, name, part)
+
+    @property
+    def declared_names(self) -> tuple[str, ...]:
+        """The names of what the task's ``state()`` declares."""
+        return tuple(self._declared)
 
     def prepare(self) -> torch.device:
         device = super().prepare()
@@ -166,8 +172,13 @@ class Loop:
         self, task: Task, channel: Channel, session: Session, most: int | None = None
     ) -> None:
         self._task = task
-        self._data: Any = task.dataset()
+        self._data: Any = by_place(task.dataset())
+        if isinstance(self._data, Stream):
+            self._data.every = task.global_batch
+        self.validation: Any = task.validation()
+        own = type(task).evaluation_batch is not Task.evaluation_batch
         self._fetch = Fetch(task, self._data)
+        self._fetch_evaluated = Fetch(task, self.validation, "evaluation_batch" if own else "batch")
         # Before the model is made: a loader needs none.
         self._supply = Supply(
             self._fetch,
@@ -176,17 +187,19 @@ class Loop:
             task.seed,
             most=task.micro_batch,
             channels_last=task.channels_last,
+            evaluated=None if self.validation is None else self._fetch_evaluated,
         )
-        self.validation: Any = task.validation()
         self._told: dict[str, bool] = {}  # which methods of the task take the step
-        own = getattr(task.should_stop, "__func__", None)
-        self._may_stop = own is not Task.should_stop  # else no rank needs to tell the others
+        asked = getattr(task.should_stop, "__func__", None)
+        self._may_stop = asked is not Task.should_stop  # else no rank needs to tell the others
         unit = default_unit(task.global_batch, task.micro_batch) if task.unit is None else task.unit
-        self.order = order = Order(len(self._data), task.global_batch, task.seed, unit)
+        self.order = order = Order.of(self._data, task.global_batch, task.seed, unit)
+        require_steps(order, task.steps)
         whole = task.epochs * order.steps_per_epoch
         self._total = total = whole if task.steps is None else task.steps
         self._most = total if most is None else min(most, total)
         self._state = TaskState(task, total, self._rehearse)
+        self._supply.changing = self._state.declared_names
         self._modules = list(self._state.model.modules())
         self._steps = Steps(
             self._state,
@@ -348,9 +361,10 @@ class Loop:
     def _evaluate(self, plan: Plan, exchange: Callable[[Any, str], list[Any]]) -> dict[str, float]:
         task, model, data = self._task, self._state.averaged, self.validation
 
-        def compute(number: int, indices: Tensor) -> dict[str, Any]:
-            self._steps.check_aborted()
-            return self.figures_of(number, indices, plan)
+        def compute(parts: Sequence[Part]) -> Iterator[dict[str, Any]]:
+            batches = self._supply.evaluated(parts, plan, self._steps.check_aborted)
+            for (number, _), batch in zip(parts, batches, strict=True):
+                yield self._figures_of(number, batch, plan)
 
         model.eval()
         with torch.no_grad(), self._state.precision.autocast():
@@ -363,16 +377,19 @@ class Loop:
         self._call("on_evaluate", metrics, step=plan)
         return metrics
 
-    def figures_of(self, number: int, indices: Tensor, plan: Plan) -> dict[str, Any]:
-        """What ``evaluate_batch`` returns of part ``number``, some samples of the data."""
+    def figures_of(self, parts: Sequence[Part], plan: Plan) -> Iterator[dict[str, Any]]:
+        """What ``evaluate_batch`` returns of parts of the data, whose batches are made here."""
+        for number, indices in parts:
+            seed_batch(self._task.seed, plan.number, -2 - number)
+            batch = self._fetch_evaluated(indices, plan)
+            batch = to_device(batch, plan.device, self._task.channels_last)
+            yield self._figures_of(number, batch, plan)
+
+    def _figures_of(self, number: int, batch: Any, plan: Plan) -> dict[str, Any]:
         task, model = self._task, self._state.averaged
-        own = type(task).evaluation_batch is not Task.evaluation_batch
-        fetch = "evaluation_batch" if own else "batch"
         seed_step(task.seed, plan.number, -2 - number)
         model.eval()
         with torch.no_grad(), self._state.precision.autocast():
-            batch = self._call(fetch, self.validation, indices, step=plan)
-            batch = to_device(batch, plan.device, task.channels_last)
             found: dict[str, Any] = self._call("evaluate_batch", model, batch, step=plan)
         return found
 

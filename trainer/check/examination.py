@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from trainer.data.stream import by_place
+from trainer.engine.data import Order
 from trainer.engine.generators import seed_step
 from trainer.engine.mistake import Mistake
 from trainer.loop import Loop
@@ -17,7 +19,7 @@ from trainer.protocol.channel import LoneChannel
 from trainer.protocol.session import Session
 from trainer.rundir.usererror import Message
 from trainer.task import Task
-from trainer.training.evaluation import evaluate
+from trainer.training.evaluation import Part, evaluate
 from trainer.training.numbers import pairs, parted
 
 LOOKED_AT = 3  # samples
@@ -56,19 +58,21 @@ def _examine(task: Task, other: Task) -> Iterator[Message]:
 
 
 def _data(task: Task, other: Task) -> Iterator[Message]:
-    one, two = task.dataset(), other.dataset()
-    if len(one) != len(two):
+    one, two = by_place(task.dataset()), by_place(other.dataset())
+    endless = Order.of(one, 1, 0).endless
+    if not endless and len(one) != len(two):
         what = f"dataset() has {len(one)} samples at one time and {len(two)} at another"
         yield Message("SW6201", f"{what}; each worker makes it by itself, so fix what is random")
         return
     made: Any = (one, two)
-    for index in range(0, len(one), max(1, len(one) // LOOKED_AT)):
+    places = range(LOOKED_AT) if endless else range(0, len(one), max(1, len(one) // LOOKED_AT))
+    for index in places:
         for where, data in (("when it is read again", one), ("when dataset() is made again", two)):
             # What is drawn from the seeded generators is the same in every world, as augmentation.
             seed_step(task.seed, 0, 0)
             sample = made[0][index]
             seed_step(task.seed, 0, 0)
-            if not _same(sample, data[index]):  # type: ignore[index]
+            if not _same(sample, data[index]):
                 yield Message(
                     "SW6201",
                     f"sample {index} of dataset() is another one {where}; each worker makes it by "
@@ -168,8 +172,8 @@ class Trial:
                     "it what is no mean in on_evaluate()",
                 )
 
-    def _figures(self, number: int, indices: Tensor) -> dict[str, Any]:
-        return self._loop.figures_of(number, indices, self._plan)
+    def _figures(self, parts: Sequence[Part]) -> Iterator[dict[str, Any]]:
+        return self._loop.figures_of(parts, self._plan)
 
     def _mean(self, parts: list[Tensor], seed: int = 0) -> float:
         loop, sums, counts = self._loop, 0.0, 0.0

@@ -8,7 +8,7 @@ import horovod.torch as hvd
 import torch
 from horovod.common.exceptions import HorovodInternalError
 
-from trainer.engine.data import Order
+from trainer.engine.data import ENDLESS, Order
 from trainer.engine.digest import digest_of
 from trainer.engine.mistake import Mistake
 
@@ -145,7 +145,10 @@ class Agreement:
         the others are wrong: the former get HorovodInternalError, and go on without them.
         """
         texts = [
-            _WORDS[name].format(", ".join(map(str, values))) for name, values in self.unlike.items()
+            _WORDS[name].format(
+                ", ".join("endless" if one == ENDLESS else str(one) for one in values)
+            )
+            for name, values in self.unlike.items()
         ]
         known = {one.loop for one in self.holdings if self.held and self.is_held_by(one)}
         if texts and known == {self.holdings[rank].loop}:

@@ -12,15 +12,18 @@ older one goes on in it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from trainer.engine.permutation import permutation, shuffled
 
 WHOLE, BY_PLACE = 1, 2  # versions of the order: see trainer.engine.permutation
 NEWEST = BY_PLACE
+ENDLESS = 2**53  # samples of what has no length: as many as float64 counts
 _UNIT = 1_000_000  # the weight of the fastest rank
 
 
@@ -29,7 +32,7 @@ class Order:
     """The order of samples of a whole run.
 
     Attributes:
-        samples: size of the data set.
+        samples: size of the data set; ENDLESS where it has none, and comes as it is.
         batch: the global batch B: samples of one step over all ranks.
         seed: fixes the permutations.
         unit: the samples of a unit (see trainer.engine.units); 0 without units.
@@ -51,6 +54,20 @@ class Order:
         if self.unit < 0:
             raise ValueError(f"a unit of {self.unit} samples: write at least 1, or 0 for none")
 
+    @classmethod
+    def of(cls, dataset: Sized | int | object, batch: int, seed: int, unit: int = 0) -> Order:
+        """The order of a data set, or of so many samples. Raises ValueError as the class does."""
+        if isinstance(dataset, int):
+            return cls(dataset, batch, seed, unit)
+        if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
+            return cls(ENDLESS, batch, seed, unit)
+        return cls(len(dataset), batch, seed, unit)
+
+    @property
+    def endless(self) -> bool:
+        """Whether there is no last sample, and samples come in the order of their places."""
+        return self.samples == ENDLESS
+
     @property
     def steps_per_epoch(self) -> int:
         """Steps of one epoch; the last one may take fewer samples than B."""
@@ -62,6 +79,8 @@ class Order:
 
     def take(self, epoch: int, start: int, stop: int) -> Tensor:
         """The samples [start, stop) in the order of epoch ``epoch``: int64, shape [n]."""
+        if self.endless:
+            return torch.arange(start, stop, device="cpu")
         key = f"{self.seed}/{epoch}"
         if self.version == WHOLE:
             return shuffled(self.samples, key)[start:stop]

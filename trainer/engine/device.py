@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -41,13 +42,22 @@ def to_device(batch: Any, device: torch.device, channels_last: bool = False) -> 
 
     With ``channels_last``, those of four dimensions, images, have their channels last in memory.
     """
+
+    def moved(one: Tensor) -> Tensor:
+        if channels_last and one.ndim == 4:
+            return one.to(device, non_blocking=True, memory_format=torch.channels_last)
+        return one.to(device, non_blocking=True)
+
+    return mapped(moved, batch)
+
+
+def mapped(function: Callable[[Tensor], Tensor], batch: Any) -> Any:
+    """A batch with what ``function`` returns in place of each tensor; see ``to_device``."""
     if isinstance(batch, Tensor):
-        if channels_last and batch.ndim == 4:
-            return batch.to(device, non_blocking=True, memory_format=torch.channels_last)
-        return batch.to(device, non_blocking=True)
+        return function(batch)
     if isinstance(batch, dict):
-        return {key: to_device(value, device, channels_last) for key, value in batch.items()}
+        return {key: mapped(function, value) for key, value in batch.items()}
     if isinstance(batch, list | tuple):
-        values = [to_device(value, device, channels_last) for value in batch]
+        values = [mapped(function, value) for value in batch]
         return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
     return batch

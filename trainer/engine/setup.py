@@ -14,7 +14,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from trainer.engine.curves import Curve, curves_of, differences_of
-from trainer.engine.data import Order
+from trainer.engine.data import ENDLESS, Order
 from trainer.engine.shapes import listed
 from trainer.engine.state import State
 from trainer.rundir.numbers import number_in
@@ -257,7 +257,7 @@ def _of_data(then: Setup, now: Setup, step: int) -> tuple[list[str], list[str]]:
     if _differ(then.batch, now.batch):
         data.append(f"the global batch was {then.batch} and is {now.batch}")
     if _differ(then.samples, now.samples):
-        data.append(f"the data set had {then.samples} samples and has {now.samples}")
+        data.append(f"the data set had {_samples(then.samples)} and has {_samples(now.samples)}")
     order = []
     if _differ(then.seed, now.seed):
         order.append(f"the data's order was that of seed {then.seed} and is that of {now.seed}")
@@ -358,6 +358,10 @@ def _plain(value: Any) -> Any:
 
 def _differ(one: int | None, other: int | None) -> bool:
     return one is not None and other is not None and one != other
+
+
+def _samples(count: int | None) -> str:
+    return "no length" if count == ENDLESS else f"{count} samples"
 
 
 def _units(samples: int | None) -> str:

@@ -60,6 +60,7 @@ class State(Portable):
         avoided: the steps that are left out whatever comes of them.
         last_finite: the last step that was taken: in it everything was finite.
         order_version: of how the samples are ordered (see trainer.engine.data).
+        data_mark: from where data without a length can be read on (see trainer.loaders.mark).
         averages: the names of models that begin as another one does.
 
     Raises ValueError for a name that ``State`` uses itself, AttributeError when an attribute is
@@ -75,6 +76,7 @@ class State(Portable):
     avoided: tuple[int, ...] = ()
     last_finite = 0
     order_version = NEWEST
+    data_mark: dict[str, Any] | None = None
     averages: Container[str] = ()
 
     def __init__(self, *, device: torch.device | str | None = None, **parts: Any) -> None:
@@ -282,6 +284,7 @@ class State(Portable):
             "avoided": list(self.avoided),
             "finite": self.last_finite,
             "order": self.order_version,
+            "data_mark": self.data_mark,
             "metrics": dict(self.metrics),
             "learned": self.learned.plain,
             "trained": {name: one.requires_grad for name, one in self.named_parameters().items()},
@@ -341,6 +344,7 @@ class State(Portable):
         self.avoided = tuple(tree.get("avoided", ()))
         self.last_finite = tree.get("finite", tree["step"])
         self.order_version = tree.get("order", WHOLE)
+        self.data_mark = tree.get("data_mark")
         self.metrics = tree.get("metrics", {})
         self.learned = Learned.of(tree.get("learned"))
         self.step = tree["step"]

@@ -281,7 +281,8 @@ class Steps:
                 self._state, setup, self._total, settings, self._saving, emit
             )
             self._state.starts_from(self._beginning.start, self._beginning.begun)
-            self._made_sums = Sums(self._state, 0, self.check_aborted, emit)  # none expected yet
+            digest = self._supply.marks.digest
+            self._made_sums = Sums(self._state, 0, self.check_aborted, emit, digest)
             self._learner.look()
             self._hooks = OptimizerHooks(self._state, self._sums.trained, lambda: self._step)
         join_unfused()
@@ -376,12 +377,16 @@ class Steps:
         plan = self._planner.plan()
         if self._audit is not None:
             assert self._order is not None
-            self._audit.take(self._generations.number, plan, self._order.samples)
+            order, size = self._order, self._order.samples
+            if order.endless:  # what was taken is all that there is
+                size = order.bounds(self._state.step)[1]
+            self._audit.take(self._generations.number, plan, size)
         self._generations.taking(self._state.step, plan.indices)
         watch = self._learner.begin(plan.number, plan.rank == 0)
         if watch is None:
             self._seed_for(UPDATE if self._learner.by_units else plan.rank)
-        self._supply.begin(plan, watch is not None, self._planner, self._micro)
+        mark = self._state.data_mark
+        self._supply.begin(plan, watch is not None, self._planner, self._micro, mark)
         self._sums.grant()
         return Step(
             plan,
@@ -437,6 +442,8 @@ class Steps:
             state.last_finite = state.step
         elif self._audit is not None:
             self._audit.leave_out()
+        if mark := self._supply.marks.before(state.step * step.batch_size):
+            state.data_mark = mark.plain
         self._saving.good(state.last_finite - 1)
         state.clean = True
         if step.applied:

@@ -21,6 +21,7 @@ from trainer.engine.digest import MASK, digest_of_numbers
 from trainer.engine.exchange import exchange
 from trainer.engine.extras import Extras, Head, Read
 from trainer.engine.gradients import GradientBuckets
+from trainer.engine.marks import require_same_samples
 from trainer.engine.outside import Outside, require_alike
 from trainer.engine.replicas import Replicas, Told, compare
 from trainer.engine.state import State
@@ -124,6 +125,7 @@ class Sums:
         metrics: how many numbers a step sums for the program.
         check: raises to end a backward pass whose gradients nobody waits for any more.
         emit: emits an event.
+        read: the digest of the sample at a place of data without a length, as read here.
 
     Attributes:
         trained: what is trained.
@@ -139,9 +141,11 @@ class Sums:
         metrics: int,
         check: Callable[[], None],
         emit: Callable[..., None] = lambda event, **fields: None,
+        read: Callable[[int], int | None] = lambda place: None,
     ) -> None:
         self._state = state
         self.check = check
+        self._read = read
         self._metrics = metrics
         self._statistics = Statistics(state.models)
         self.unit_order = UnitOrder(state.models)
@@ -395,8 +399,11 @@ class Sums:
             self._verdict.wrong_count(found.number, samples, found.count)
 
     def _require_outside_alike(self) -> None:
-        number = self._slice.number
-        require_alike(exchange(self._outside.told(number), self._size, "outside"), number)
+        number, place = self._slice.number, (self._slice.number - 1) * self._slice.count
+        own = [self._outside.told(number), self._read(place)]
+        modules, samples = zip(*exchange(own, self._size, "outside"), strict=True)
+        require_alike(modules, number)
+        require_same_samples(samples, place)
 
     def _told(self, own: Own) -> Told:
         if self._size == 1:

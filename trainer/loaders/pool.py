@@ -115,6 +115,11 @@ class Loaders(Generic[_Key]):
         self._killed: Counter[_Key] = Counter()
 
     @property
+    def warming(self) -> bool:
+        """Whether they have been started, and have not been ready yet."""
+        return self._process is not None and self._begun == 1 and not self._ready
+
+    @property
     def pids(self) -> list[int]:
         """The processes that make batches now, as the kernel has them."""
         if self._process is None:
@@ -166,8 +171,7 @@ class Loaders(Generic[_Key]):
         there = held | self._made.keys()
         self._pending = deque(one for key, one in window.items() if key not in there)
         self.start()
-        self._take(0.0)
-        self._hand_out()
+        self.look()
 
     def get(self, one: Wanted[_Key], check: Callable[[], None] = lambda: None) -> Any:
         """Returns what was made of something that is wanted, and waits for it.
@@ -183,6 +187,16 @@ class Loaders(Generic[_Key]):
         if isinstance(found, Trouble):
             raise found.raised(one.indices)
         return found
+
+    def look(self) -> None:
+        """Takes what has been made since, and gives out what is to be made; does not wait."""
+        self._take(0.0)
+        self._hand_out()
+
+    def take(self, key: _Key) -> Any:
+        """What was made of something, without waiting for it; None if nothing is, or it failed."""
+        found = self._made.get(key)
+        return None if isinstance(found, Trouble) else self._made.pop(key, None)
 
     def close(self) -> None:
         """Ends the processes."""

@@ -8,7 +8,7 @@ and neither the ranks' number nor their order shows in the figures.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from trainer.engine.plan import Plan
 from trainer.training.numbers import pairs
+
+Part = tuple[int, Tensor]  # its number, and its samples, int64
 
 
 def due(step: int, evaluated: int, every: int, total: int) -> bool:
@@ -34,7 +36,7 @@ def evaluate(
     most: int,
     plan: Plan,
     exchange: Callable[[Any, str], list[Any]],
-    compute: Callable[[int, Tensor], dict[str, Any]],
+    compute: Callable[[Sequence[Part]], Iterable[dict[str, Any]]],
 ) -> dict[str, float]:
     """Returns the means over a data set, on every rank. A collective: every rank must call it.
 
@@ -43,15 +45,16 @@ def evaluate(
         most: samples of a part.
         plan: which rank this is, and of how many.
         exchange: tells the ranks what each has given (see trainer.engine.exchange).
-        compute: called with a part's number and its indices, int64: its numbers by name, each a
-            mean over its samples, or (sum, count).
+        compute: called with the parts of this rank; gives of each, in turn, its numbers by name,
+            each a mean over its samples, or (sum, count).
 
     Raises HorovodInternalError when a peer is lost; nothing has come of it then.
     """
     parts = torch.arange(samples, device="cpu").split(most)
+    mine = [(number, parts[number]) for number in range(plan.rank, len(parts), plan.size)]
     own = []
-    for number in range(plan.rank, len(parts), plan.size):
-        found = pairs(compute(number, parts[number]), len(parts[number]))
+    for (number, part), numbers in zip(mine, compute(mine), strict=True):
+        found = pairs(numbers, len(part))
         plain = {name: (float(total), float(count)) for name, (total, count) in found.items()}
         own.append((number, plain))
     told = sorted((one for of in exchange(own, "evaluation") for one in of), key=_number)

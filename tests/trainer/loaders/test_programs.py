@@ -32,13 +32,13 @@ run_as_main(Program(script=sys.argv[1], args=sys.argv[2:]))
 NAMES = {"file": "json.py", "script": "own.py"}  # a module of the standard library has the first
 
 
-def trained(workers: int, **env: str) -> Any:
+def trained(workers: int, uses: str = "", **env: str) -> Any:
     """The final metrics, or the errors that it has ended with, from the last to the first one."""
     from trainer import fit
 
     os.environ.update(env)
     try:
-        return fit(training.Training(workers))
+        return fit(training.Training(workers, uses))
     except Exception as error:
         causes: list[BaseException | None] = [error]
         while causes[-1] is not None:
@@ -80,3 +80,18 @@ def test_a_sample_that_raises_is_named_with_and_without_loaders() -> None:
     assert plainly(BROKEN="5") == said
     *errors, trace = alone(functools.partial(trained, 2, BROKEN="5"))
     assert errors == said and "in __getitem__" in trace
+
+
+def test_a_batch_that_uses_what_changes_in_the_task_is_refused_where_loaders_would_not_see_it() -> (
+    None
+):
+    assert "seen" in plainly(uses="seen"), "without loaders it is what it is now"
+    (error, *_) = alone(functools.partial(trained, 2, uses="seen"))
+    assert "a loader process uses Training.seen, which state() declares: it changes" in error
+    assert "[SW5184]" in error
+
+
+def test_a_data_set_that_changes_after_loaders_have_it_ends_the_run() -> None:
+    assert "seen" in plainly(LEVEL="1")
+    (error,) = alone(functools.partial(trained, 2, LEVEL="1"))
+    assert error.startswith("Mistake: the data set's .level was 1 and is 5, since it was handed to")

@@ -15,6 +15,9 @@ from trainer import Task
 class Noisy:
     """Samples that have noise, or one that raises, if the environment says so."""
 
+    def __init__(self) -> None:
+        self.level = 1
+
     def __len__(self) -> int:
         return 24
 
@@ -32,11 +35,13 @@ class Training(Task):
     global_batch = 8
     seen: int
 
-    def __init__(self, workers: int = 0) -> None:
+    def __init__(self, workers: int = 0, uses: str = "") -> None:
         self.workers = workers
+        self.uses = uses
 
     def dataset(self) -> Any:
-        return Noisy()
+        self.given = Noisy()
+        return self.given
 
     def state(self) -> dict[str, Any]:
         return {"seen": 0}
@@ -48,7 +53,13 @@ class Training(Task):
         return torch.optim.SGD(model.parameters(), lr=0.1)
 
     def batch(self, dataset: Any, indices: Tensor, step: Any) -> Any:
+        if self.uses:
+            getattr(self, self.uses)
         return super().batch(dataset, indices) * (1 + step.epoch)
+
+    def after_update(self, model: nn.Module, step: Any) -> None:
+        if "LEVEL" in os.environ and step.number == 3:
+            self.given.level = 5
 
     def loss(self, model: nn.Module, batch: Tensor) -> Tensor:
         self.seen = self.seen + 1

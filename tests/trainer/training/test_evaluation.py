@@ -189,6 +189,38 @@ def test_random_numbers_in_an_evaluation_do_not_depend_on_the_world() -> None:
         assert evaluations(other) == evaluations(outcome)
 
 
+class Loaded(Augmented):
+    """The same with loaders, of which some are killed; ``log`` has who made each batch."""
+
+    workers = 2
+
+    def evaluation_batch(self, dataset: Any, indices: Tensor) -> Any:
+        return (*super().evaluation_batch(dataset, indices), os.getpid())
+
+    def evaluate_batch(self, model: nn.Module, batch: Any, step: Any) -> dict[str, Any]:
+        *rest, maker = batch
+        self.log.append("here" if maker == os.getpid() else "loader")
+        if self.log.count("loader") == 2:
+            os.kill(maker, signal.SIGKILL)
+        return super().evaluate_batch(model, rest, step)
+
+
+def test_loaders_make_its_batches_and_change_no_figure() -> None:
+    (outcome,) = trained(1, functools.partial(fitted, Augmented))
+    for other in trained(2, functools.partial(fitted, Loaded)):
+        assert evaluations(other) == evaluations(outcome)
+        assert "loader" in other.log and "here" not in other.log
+
+
+def test_with_loaders_too_it_is_repeated_when_a_worker_is_lost_in_its_middle() -> None:
+    stages = [Stage((0, 1, 2)), Stage((2, 0))]
+    run = functools.partial(fitted, functools.partial(Loaded, dies=1))
+    outcomes = travelled(stages, run, killed={1})
+    (outcome,) = trained(1, functools.partial(fitted, Augmented))
+    for other in outcomes.values():
+        assert evaluations(other) == evaluations(outcome)
+
+
 @pytest.mark.parametrize(
     "value, said",
     [

@@ -1,0 +1,180 @@
+"""Data without a length: each sample once in any world, read on from where the state says."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+from collections import Counter
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.conformance.journey import Stage
+from tests.trainer.data.sources import Counting, Log, Seeking
+from tests.trainer.engine.loops import Outcome, trained, travelled
+from tests.trainer.ranks import alone
+
+BATCH, UNIT, STEPS, LENGTH = 12, 3, 12, 50
+CHANGING = [
+    Stage((0, 1, 2), last=4, dies=1),
+    Stage((2, 0), first=4, last=8, asks=0),
+    Stage((0, 3, 2), first=9),
+]
+
+
+def loop(
+    workers: int,
+    log: list[Any],
+    source: Any = Seeking,
+    unit: int = UNIT,
+    shuffle: int = 0,
+    kills: Collection[int] = (),
+) -> None:
+    """Logs of each step the samples that it took, and last what was read in this process."""
+    from trainer import elastic
+    from trainer.data import Stream
+
+    torch.manual_seed(0)
+    model = nn.Linear(1, 1).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    state = elastic.State(model=model, optimizer=optimizer)
+    read = Log()
+    data = Stream(source(LENGTH, None if workers else read), shuffle=shuffle)
+    batches = elastic.batches(data, BATCH, unit=unit)
+    for step in elastic.steps(state, batches, total=STEPS, data=data, workers=workers):
+        taken: list[tuple[int, int]] = []
+        with step:
+            if step.number in kills:
+                for pid in elastic.running()._supply.pids:  # type: ignore[union-attr]
+                    os.kill(pid, signal.SIGKILL)
+            for _ in step.split(None):
+                passes, numbers = step.batch
+                taken += zip(passes.tolist(), numbers.tolist(), strict=True)
+                x = numbers[:, None].double() / LENGTH
+                loss = (model(x) - x.sin()).square().sum() / step.batch_size
+                step.add(loss=loss)
+                loss.backward()
+            optimizer.step()
+        if step.applied:
+            log.append((step.number, taken))
+            log.append(("read", len(read)))
+
+
+def samples(outcomes: Collection[Outcome]) -> dict[int, list[tuple[int, int]]]:
+    """What all have taken, by step."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for outcome in outcomes:
+        assert outcome.error == ""
+        for number, taken in outcome.log:
+            if number != "read":
+                found.setdefault(number, []).extend(taken)
+    return {number: sorted(taken) for number, taken in found.items()}
+
+
+def meant(number: int) -> list[tuple[int, int]]:
+    return [divmod(place, LENGTH) for place in range((number - 1) * BATCH, number * BATCH)]
+
+
+@pytest.mark.parametrize("workers, source", [(0, Counting), (2, Seeking)])
+def test_alone_each_sample_of_a_pass_comes_once(workers: int, source: Any) -> None:
+    log: list[Any] = alone(logged, workers, source)
+    assert samples([Outcome(log, "")]) == {n: meant(n) for n in range(1, STEPS + 1)}
+
+
+def logged(workers: int, source: Any) -> list[Any]:
+    log: list[Any] = []
+    loop(workers, log, source)
+    return log
+
+
+@pytest.mark.parametrize("unit", [0, UNIT])
+def test_in_worlds_that_change_with_loaders_killed(unit: int) -> None:
+    run = functools.partial(loop, 2, kills=(2, 6, 10), unit=unit)
+    found = samples(travelled(CHANGING, run).values())
+    # What the dead has taken of the steps before, only they know.
+    assert {n: found[n] for n in range(4, STEPS + 1)} == {n: meant(n) for n in range(4, STEPS + 1)}
+
+
+def test_shuffled_by_blocks_each_comes_once_too() -> None:
+    run = functools.partial(loop, 0, shuffle=LENGTH // 2)
+    found = samples(trained(2, run))
+    every = Counter(one for taken in found.values() for one in taken)
+    passes = STEPS * BATCH // LENGTH
+    assert all(every[p, n] == 1 for p in range(passes) for n in range(LENGTH))
+    assert found[1] != meant(1)
+
+
+@pytest.mark.parametrize("source, most", [(Seeking, 5 * BATCH), (Counting, 100 + STEPS * BATCH)])
+def test_a_newcomer_reads_on_where_the_state_says(source: Any, most: int) -> None:
+    outcomes = travelled(CHANGING, functools.partial(loop, 0, source=source))
+    reads = [count for name, count in outcomes[3].log if name == "read"]
+    assert 4 * BATCH - BATCH < reads[-1] <= most
+    assert reads[-1] <= 5 * BATCH if source is Seeking else reads[-1] > 5 * BATCH
+
+
+class Unlike:
+    """Other samples in each process."""
+
+    def __init__(self, length: int, log: Any) -> None:
+        self.length = length
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter([(os.getpid(), number) for number in range(self.length)])
+
+
+def test_ranks_that_read_unlike_samples_are_found_before_the_model_changes() -> None:
+    for outcome in trained(2, functools.partial(loop, 0, source=Unlike)):
+        assert outcome.log == []
+        assert outcome.error == (
+            "Mistake: sample 0 of the data set: ranks 0 and 1 have read unlike samples; each "
+            "worker and loader reads the source by itself, and again after a loss, so it must give "
+            "the same samples in the same order: fix what is random by a seed of its own, sort "
+            "lists of files, and leave shuffling to Stream(…, shuffle=1000)"
+        )
+
+
+def test_loaders_that_read_unlike_samples_are_found() -> None:
+    (outcome,) = trained(1, functools.partial(loop, 2, source=Unlike))
+    assert "two loaders, or workers, have read unlike samples" in outcome.error
+
+
+def fitted(steps: int | None, log: list[Any]) -> None:
+    from trainer import Task, fit
+
+    class Endless(Task):
+        global_batch = BATCH
+
+        def dataset(self) -> Any:
+            return Counting(LENGTH)
+
+        def model(self) -> nn.Module:
+            return nn.Linear(1, 1).double()
+
+        def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+            return torch.optim.SGD(model.parameters(), lr=0.05)
+
+        def loss(self, model: nn.Module, batch: Any, step: Any) -> Tensor:
+            log.append((step.number, list(zip(*(one.tolist() for one in batch), strict=True))))
+            loss: Tensor = model(batch[1][:, None].double() / LENGTH).square().mean()
+            return loss
+
+    task = Endless()
+    task.steps = steps
+    fit(task)
+
+
+def test_a_task_may_return_what_is_iterable_and_says_how_many_steps() -> None:
+    outcomes = trained(2, functools.partial(fitted, 3))
+    assert samples(outcomes) == {number: meant(number) for number in (1, 2, 3)}
+
+
+def test_without_a_number_of_steps_it_is_refused() -> None:
+    (outcome,) = trained(1, functools.partial(fitted, None))
+    assert outcome.error == (
+        "Unusable: the data set has no length, so there are no epochs to count: write how many "
+        "steps are to be taken (steps = 10_000 in a task, elastic.steps(…, total=10_000))"
+    )
