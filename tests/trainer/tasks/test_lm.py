@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch.nn import functional as F
 
+from launcher.job.job import Job
 from tests.conformance.journey import Stage
 from tests.trainer.engine.loops import travelled
 from tests.trainer.ranks import alone
@@ -18,16 +21,20 @@ from trainer.engine.data import Order
 from trainer.rundir.usererror import Unusable
 from trainer.tasks.lm import LM
 from trainer.tasks.tabular import Tumours
+from trainer.tasks.transformer import SIZES, Size
 
+ROOT = Path(__file__).parents[3]
 STEPS, BATCH = 8, 6
+SMALL = {"length": 32, "steps": STEPS, "global_batch": BATCH}
 # Of three one is killed in a step, later the two pause, and one that has nothing is rank 0.
 JOURNEY = [Stage((0, 1, 2), 1, 3, dies=1), Stage((0, 2), 3, 5, asks=1), Stage((3, 2, 0), 6, STEPS)]
 
 
 def task(cache: str, **settings: Any) -> LM:
     """As small as it can be, on the whole Bible."""
-    settings = {"dtype": "float64", "warmup": 2, "held_out": 0.0005, **settings}
-    return LM(length=32, cache=cache, steps=STEPS, global_batch=BATCH, **settings)
+    return LM(
+        cache=cache, **{"dtype": "float64", "warmup": 2, "held_out": 0.0005, **SMALL, **settings}
+    )
 
 
 def trains(cache: str, log: list[Any]) -> None:
@@ -137,7 +144,7 @@ def test_without_its_package_it_says_what_to_install(
 def test_the_tabular_task_is_short_and_learns() -> None:
     found = alone(_tumours)
     assert found["test_accuracy"] > 0.94
-    source = Path(__file__).parents[3] / "trainer/tasks/tabular.py"
+    source = ROOT / "trainer/tasks/tabular.py"
     _, _, task_class = source.read_text().partition("class Tumours")
     assert len(task_class.splitlines()) < 30
 
@@ -146,3 +153,29 @@ def _tumours() -> dict[str, float]:
     from trainer import fit
 
     return fit(Tumours())
+
+
+def test_the_job_files_are_right_and_name_arguments_that_there_are(tmp_path: Path) -> None:
+    page = (ROOT / "docs/lm.md").read_text()
+    [shown] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    example = (ROOT / "examples/lm.yaml").read_text()
+    for text in (shown, example):
+        job = Job.model_validate(yaml.safe_load(text))
+        assert job.task == "trainer.tasks.lm:LM"
+        assert task(str(tmp_path), **{**job.args, "text": None, "tokenizer": "bytes", **SMALL})
+    tabular = Job.model_validate(yaml.safe_load((ROOT / "examples/tabular.yaml").read_text()))
+    assert tabular.task == "trainer.tasks.tabular:Tumours"
+
+
+def test_the_pages_program_runs_and_its_tables_are_those_of_the_code(tmp_path: Path) -> None:
+    page = (ROOT / "docs/lm.md").read_text()
+    first, _ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "book.txt").write_text("word " * 2000)
+    program = first.replace('"book.txt"', repr(str(tmp_path / "book.txt")))
+    program = program.replace("gs://my-bucket/more.jsonl.gz", str(tmp_path / "book.txt"))
+    program = program.replace('tokenizer="tokenizer.json"', f'cache="{tmp_path}"')
+    found: dict[str, Any] = {}
+    exec(program, found)
+    assert found["train"][0].shape == (1025,) and found["train"][0].dtype == torch.int64
+    rows = re.findall(r"^\| `(\w[\w.]*)` \| (\d+) \| (\d+) \| (\d+), (\d+) \|", page, re.MULTILINE)
+    assert {name: Size(*map(int, size)) for name, *size in rows} == SIZES
