@@ -199,7 +199,8 @@ def _lines(file: str) -> Iterator[bytes]:
         with fsspec.open(file, "rb", compression="infer") as opened:
             yield from opened
     except (OSError, EOFError, zlib.error) as error:
-        raise Unusable(UNREADABLE, f"{file}: cannot be read: {error}") from None
+        why = getattr(error, "strerror", None) or error
+        raise Unusable(UNREADABLE, f"{file}: cannot be read: {why}") from None
 
 
 def _summed(lines: Iterator[bytes], sum_: Any) -> Iterator[bytes]:
