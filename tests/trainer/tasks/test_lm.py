@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from launcher.job.job import Job
 from tests.conformance.journey import Stage
-from tests.trainer.engine.loops import travelled
+from tests.trainer.engine.loops import trained, travelled
 from tests.trainer.ranks import alone
 from tests.trainer.test_gpt import noting
 from trainer.engine.data import Order
@@ -86,6 +86,28 @@ def test_it_trains_as_in_a_plain_loop_through_a_loss_and_a_drain(tmp_path: Path)
         assert outcome.log == pytest.approx(expected[-len(outcome.log) :], rel=1e-9)
     assert expected[STEPS - 1] < expected[0] - 0.5
     assert len(list(tmp_path.glob("*.lock"))) == 1, "all had the same text"
+
+
+def trains_on_its_own(folder: str, log: list[Any]) -> None:
+    """The first to come has one text, and all others another of the same length."""
+    from trainer import fit
+
+    try:
+        Path(folder, "first").touch(exist_ok=False)
+        words = "this "
+    except FileExistsError:
+        words = "that "
+    file = Path(folder, f"{words.strip()}.txt")
+    file.write_text(words * 500)
+    fit(LM(str(file), cache=folder, held_out=0.1, warmup=2, **SMALL))
+
+
+def test_workers_with_another_text_are_found(tmp_path: Path) -> None:
+    found = [one.error for one in trained(2, functools.partial(trains_on_its_own, str(tmp_path)))]
+    assert any(
+        one.startswith("Unusable: the text, or its tokenizer, is not what this run has trained on")
+        for one in found
+    )
 
 
 def test_tokens_and_operations_of_a_step(tmp_path: Path) -> None:
