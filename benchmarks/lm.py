@@ -136,27 +136,27 @@ def nanogpt(setting: Setting, fused: bool) -> Iterator[None]:
 
 
 def paired(setting: Setting, steps: int) -> list[float]:
-    """Of each side the median step's time; then of each of the others the median ratio to ours."""
+    """Medians: each side's time of a step; of the others, ratios to ours by clock and processor."""
     torch.set_num_threads(1)
     sides = [swell(setting), nanogpt(setting, fused=False), nanogpt(setting, fused=True)]
     for _ in range(SKIP):
         for side in sides:
             next(side)
-    found: list[list[float]] = [[] for _ in sides]
+    found: list[list[tuple[float, float]]] = [[] for _ in sides]
     for number in range(steps):
         turn = list(zip(sides, found, strict=True))
         for side, times in turn[number % len(turn) :] + turn[: number % len(turn)]:
             _finish(setting)
-            begin = time.perf_counter()
+            clock, cpu = time.perf_counter(), time.process_time()
             next(side)
             _finish(setting)
-            times.append(time.perf_counter() - begin)
-    ours = found[0]
+            times.append((time.perf_counter() - clock, time.process_time() - cpu))
     ratios = [
-        statistics.median(theirs / own for theirs, own in zip(times, ours, strict=True))
+        statistics.median(theirs[i] / own[i] for theirs, own in zip(times, found[0], strict=True))
+        for i in (0, 1)
         for times in found[1:]
     ]
-    return [*(statistics.median(times) for times in found), *ratios]
+    return [*(statistics.median(clock for clock, _ in times) for times in found), *ratios]
 
 
 def _finish(setting: Setting) -> None:
@@ -193,8 +193,9 @@ def compare(name: str, options: Options) -> Iterator[Row]:
             yield Row.of(
                 system, name, "operations", "GFLOP/s", [flops / one / 1e9 for one in clock]
             )
-    for system, ratios in zip(systems[1:], columns[3:], strict=True):
-        yield Row.of(f"swell / {system}", name, "throughput", "x", ratios)
+    for place, metric in ((3, "throughput"), (5, "throughput by processor time")):
+        for system, ratios in zip(systems[1:], columns[place : place + 2], strict=True):
+            yield Row.of(f"swell / {system}", name, metric, "x", ratios)
 
 
 def _peak() -> float | None:
