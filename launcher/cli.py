@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import typer
 
-from launcher.commands import goodput, jobs, output, runs, tools, wanted
+from launcher.commands import goodput, jobs, new, output, runs, tools, wanted
 from launcher.commands.errors import warn
 from launcher.commands.interrupts import watch_interrupts
 from launcher.run_states import CANCELLED
@@ -44,6 +44,7 @@ app.command()(wanted.move)
 app.command()(runs.cancel)
 app.command()(runs.preempt)
 app.command()(tools.check)
+app.add_typer(new.app, name="new", help="Write files to start from.")
 app.add_typer(tools.images, name="image", help="Look at images that replicas run.")
 app.command(
     context_settings={

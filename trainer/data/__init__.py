@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trainer.data.stream import Stream as Stream
+    from trainer.data.text import Text as Text
 
-__all__ = ["Stream"]
+__all__ = ["Stream", "Text"]
 
-_PLACES = {"Stream": "trainer.data.stream"}
+_PLACES = {"Stream": "trainer.data.stream", "Text": "trainer.data.text"}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from pathlib import Path
-
 import numpy
 import torch
 from torch import Tensor, nn
@@ -14,7 +11,10 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.utils.data import TensorDataset
 
 from trainer.task import Task
+from trainer.tasks.shipped import shipped
 
+# A row of 64 pixels and a label for each image.
+DIGITS = "sklearn/datasets/data/digits.csv.gz"
 TEST_EVERY = 5  # every fifth image is for testing
 
 
@@ -49,7 +49,7 @@ class Digits(Task):
         if dtype not in ("float32", "float64"):
             raise ValueError(f"dtype is {dtype!r}; it must be float32 or float64")
         self._dtype = getattr(torch, dtype)
-        table = torch.from_numpy(numpy.loadtxt(_table(), delimiter=","))
+        table = torch.from_numpy(numpy.loadtxt(shipped(DIGITS, "scikit-learn"), delimiter=","))
         images = table[:, :-1].reshape(-1, 1, 8, 8).to(self._dtype) / 16.0
         labels = table[:, -1].to(torch.int64)
         testing = torch.arange(len(labels)) % TEST_EVERY == 0
@@ -95,14 +95,3 @@ class Digits(Task):
             "test_loss": functional.cross_entropy(logits, labels).item(),
             "test_accuracy": (logits.argmax(1) == labels).float().mean().item(),
         }
-
-
-def _table() -> Path:
-    """Where scikit-learn keeps the digits: a row of 64 pixels and a label for each.
-
-    The file is read without the package, which every worker would take a second to import.
-    """
-    found = find_spec("sklearn")
-    if found is None or not found.submodule_search_locations:
-        raise ModuleNotFoundError("No module named 'sklearn': pip install scikit-learn")
-    return Path(found.submodule_search_locations[0]) / "datasets/data/digits.csv.gz"

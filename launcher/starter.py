@@ -1,0 +1,156 @@
+"""The files that a task of one's own starts with: it, its test, its job file. Pure.
+
+They are made of a task that Swell ships, as its source stands: so they work, and what they begin
+with is what the documentation shows. From then on they are the user's.
+"""
+
+from __future__ import annotations
+
+import json
+import keyword
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+MODULE = re.compile(r"[a-z][a-z0-9_]{0,39}")
+# What a task or its test imports.
+TAKEN = sys.stdlib_module_names | {"launcher", "numpy", "torch", "trainer", "transformer"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A task that others can start from.
+
+    Attributes:
+        file: its source, in trainer/tasks.
+        name: its class.
+        beside: further sources that it imports, and that a user may want to change.
+        args: arguments for the job file.
+        small: arguments for the test, which takes seconds.
+    """
+
+    file: str
+    name: str
+    beside: tuple[str, ...] = ()
+    args: Mapping[str, Any] = field(default_factory=dict)
+    small: Mapping[str, Any] = field(default_factory=dict)
+
+
+KINDS = {
+    "tabular": Kind("tabular.py", "Tumours"),
+    "digits": Kind("digits.py", "Digits", args={"epochs": 20}, small={"epochs": 2, "width": 8}),
+    "lm": Kind(
+        "lm.py",
+        "LM",
+        beside=("transformer.py",),
+        args={"size": "1m", "steps": 600},
+        small={
+            "length": 32,
+            "steps": 10,
+            "global_batch": 8,
+            "held_out": 0.0005,
+            "warmup": 2,
+            "dtype": "float64",
+        },
+    ),
+}
+
+_MAIN = """
+
+if __name__ == "__main__":  # without a cluster: python {module}.py
+    from trainer import fit
+
+    print(fit({name}()))
+"""
+
+_TEST = '''"""{name} trains: python -m pytest test_{module}.py"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from {module} import {name}
+
+from trainer import fit
+
+SMALL = {small}
+
+
+class Kept({name}):
+    """Keeps its model, to look at what has become of it."""
+
+    def model(self):
+        self.made = super().model()
+        return self.made
+
+
+def test_it_learns():
+    task = Kept(**SMALL)
+    batch = task.batch(task.dataset(), torch.arange(32))
+    torch.manual_seed(task.seed)
+    before = task.loss(task.model(), batch)
+    trained = Kept(**SMALL)
+    fit(trained)
+    assert trained.loss(trained.made.cpu(), batch) < before
+
+
+def test_it_trains_the_same_in_any_world():
+    """What `swell check` looks at: data, model, losses in worlds of one and two, checkpoints."""
+    task = f"{{Path(__file__).parent / '{module}.py'}}:{name}"
+    check = [sys.executable, "-m", "trainer.check", task, "--args", json.dumps(SMALL)]
+    checked = subprocess.run(check, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+'''
+
+_JOB = """\
+# Trains {name} on this machine, whose simulated Spot market takes a VM away and gives it back:
+#   swell launch {module}.yaml
+# On Vertex AI it needs a container and a bucket, too: see docs/job.md of Swell.
+name: {run}
+task: {module}.py:{name}
+{args}code: .            # this folder is sent along
+pools:
+  - {{machine: a2-highgpu-1g}}
+  - {{machine: a2-highgpu-1g, replicas: 2}}
+elastic: {{min_workers: 1}}
+audit: true        # the summary proves that every sample was used exactly once
+
+local:             # only the local target reads this
+  market:
+    - {{at: 40 steps, preempt: workerpool1-0, notice: 5s, back: 80 steps}}
+"""
+
+
+def valid(module: str) -> bool:
+    """Whether a task's file can be called so: what Python can import as this, and nothing else."""
+    taken = module in TAKEN or keyword.iskeyword(module)
+    return MODULE.fullmatch(module) is not None and not taken
+
+
+def files(kind: Kind, module: str, sources: Mapping[str, str]) -> dict[str, str]:
+    """The files of a new task, by name.
+
+    Args:
+        kind: what it starts from.
+        module: what its file is called, without ``.py``; its class is called likewise.
+        sources: the files of trainer/tasks, by name.
+    """
+    name = "".join(part.capitalize() for part in module.split("_"))
+    if name == "Task":
+        name = "MyTask"
+    task = re.sub(rf"\b{kind.name}\b", name, sources[kind.file])
+    for other in kind.beside:
+        task = task.replace(f"from trainer.tasks.{other[:-3]} import", f"from {other[:-3]} import")
+    args = f"args: {json.dumps(dict(kind.args))}\n" if kind.args else ""
+    run = module.replace("_", "-").strip("-")
+    values = {"name": name, "module": module, "small": dict(kind.small), "args": args, "run": run}
+    return {
+        f"{module}.py": task + _MAIN.format(**values),
+        f"test_{module}.py": _TEST.format(**values),
+        f"{module}.yaml": _JOB.format(**values),
+        **{other: sources[other] for other in kind.beside},
+    }
