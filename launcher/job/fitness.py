@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from launcher.job import mounts
+from launcher.job.controller import DEFAULT_IMAGE as CONTROLLER_IMAGE
 from launcher.job.job import Job, TargetName
 from launcher.job.marketfile import whole_market
 from launcher.job.pool import DEFAULT_IMAGE, Package, swells_own
@@ -103,6 +104,9 @@ def _on_vertex(job: Job) -> Iterator[Problem]:
         if not bucket.startswith("gs://"):
             at = ("checkpoint", "buckets", region)
             yield at, NO_BUCKET, "is no bucket; write gs://BUCKET/FOLDER"
+    if job.controller and job.controller.image == CONTROLLER_IMAGE:
+        what = "is missing; write where your controller image was pushed"
+        yield ("controller", "image"), MISSING, what
     yield from dict.fromkeys(_runtimes_on_vertex(job))  # pools that share the job's share a problem
 
 

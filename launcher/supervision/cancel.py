@@ -20,7 +20,7 @@ from launcher.api.retry import BRIEF, Retries
 from launcher.api.vertex import JobState, jobs_of
 from launcher.local.emulator import stop
 from launcher.supervision.attempt import read_attempts
-from launcher.supervision.supervisor import end_run
+from launcher.supervision.ending import end_run
 from trainer.rundir.attempts import ENDED
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventWriter
