@@ -232,6 +232,7 @@ def look_after(draft: Draft, resources: ExitStack) -> Run:
             hear(event)
 
     seen = oversight_of(draft, target, resources, listener=listener, sleep=sleep)
+    resources.callback(seen.duty.end)
     supervisor: Supervisor | Entrusted = seen.supervisor
     if seen.staff is None:
         alone()

@@ -91,8 +91,12 @@ def record_name(number: int) -> str:
 def read_controllers(run_dir: RunDirectory) -> list[ControllerRecord]:
     """Returns a run's controllers, in order. Raises OSError when the store does not say."""
     names = [name for name in run_dir.store.names(CONTROLLERS) if name.endswith(".json")]
-    records = run_dir.store.each(run_dir.read_json, [f"{CONTROLLERS}/{name}" for name in names])
-    return [ControllerRecord.from_json(record) for record in records]
+    numbers = sorted(int(name[:-5]) for name in names if name[:-5].isdecimal())
+    records = run_dir.store.each(run_dir.read_json, [record_name(number) for number in numbers])
+    return [
+        ControllerRecord.from_json({**record, "number": number})
+        for number, record in zip(numbers, records, strict=True)
+    ]
 
 
 def usd_of(controllers: Sequence[ControllerRecord], now: float) -> float | None:

@@ -52,7 +52,7 @@ class Duty:
                 self._attendance.look(self._staff.over)
         if not self._is_controller:
             with suppress(OSError):  # a launch that cannot say that it is there acts all the same
-                self._attend(self._attendance)
+                self._attend(self._attendance, begin=not run_has_ended)
             return 0.0
         self._attend(self._attendance)
         try:
@@ -85,8 +85,9 @@ class Duty:
             with suppress(OSError):
                 self._staff.end_own()
 
-    def _attend(self, attendance: Attendance) -> None:
+    def _attend(self, attendance: Attendance, begin: bool = True) -> None:
         if self._staff is None and not attendance.known:
             attendance.look()
-        attendance.begin()
+        if begin:
+            attendance.begin()
         attendance.beat()

@@ -11,6 +11,7 @@ from launcher.job.customjob import ATTEMPT_LABEL, CustomJob
 from launcher.supervision.asked import Asked
 from launcher.supervision.attempt import Attempt, read_attempts
 from launcher.supervision.choices import Choice, choices_of
+from launcher.supervision.duty import Duty
 from launcher.supervision.fleet import Fleet
 from launcher.supervision.policy import Terms
 from launcher.supervision.replacement import Inside
@@ -56,6 +57,7 @@ class Fixture:
         ahead: float = 0.0,
         unreached: Callable[[], dict[int, str]] = dict,
         last_words: Callable[[int, str, str], str] = lambda attempt, job, reason: "",
+        duty: Duty | None = None,
     ) -> Supervisor:
         def request(number: int, choice: Choice) -> CustomJob:
             self.sent.append((number, choice.region))
@@ -91,6 +93,7 @@ class Fixture:
             unreached=unreached,
             last_words=last_words,
             world=self.world,
+            duty=duty,
             clock=lambda: self.clock() + ahead,
             ticks=ticks or self.clock,
             sleep=self.clock.sleep,
