@@ -37,7 +37,7 @@ from launcher.job.yamlfile import FileError
 from launcher.oversight import Oversight, oversight_of
 from launcher.run import webhook_of
 from launcher.supervision.attendance import Relieved
-from launcher.target import LOCAL_BACKOFF, LOCAL_BEAT, Target, vertex
+from launcher.target import LOCAL_BACKOFF, LOCAL_BEAT, LOCAL_SETTLE, Target, vertex
 from launcher.trust import Trust
 from trainer.protocol.secretmanager import read_secret
 from trainer.rundir.directory import RunDirectory
@@ -119,7 +119,7 @@ def target_of(draft: Draft, env: Mapping[str, str]) -> Target:
     return Target(
         jobs,
         poll=0.25,
-        settle=5.0,  # a launch may send, too
+        settle=LOCAL_SETTLE,
         stop_grace=60.0,
         apart=15.0,
         secrets=via,

@@ -36,6 +36,7 @@ SETTLE = 180.0
 # For as long an emulator that has ended may fail to start again; VMs train on meanwhile.
 LOCAL_PATIENCE = 600.0
 LOCAL_BEAT = 2.0
+LOCAL_SETTLE = 5.0
 LOCAL_BACKOFF = Backoff(first=0.05, longest=1.0, limit=30.0)
 
 
@@ -143,7 +144,8 @@ def local(job: Job, run_id: str, over: Callable[[], bool] = lambda: True) -> Ite
             lambda region: jobs(region, emulator.endpoint, emulator.token),
             poll=0.25,
             patience=LOCAL_PATIENCE,
-            settle=0.0,  # one launch at a time looks after a local run
+            # Without controllers, one launch at a time looks after a local run.
+            settle=LOCAL_SETTLE if job.controller else 0.0,
             stop_grace=60.0,
             apart=15.0,
             secrets=emulator.endpoint,

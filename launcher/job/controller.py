@@ -29,7 +29,9 @@ CONTROLLER_MACHINES = {
 }
 DEFAULT_MACHINE = "e2-standard-4"
 DEFAULT_IMAGE = "swell-controller"
-LEAST_TIMEOUT = timedelta(seconds=10)
+LEAST_TIMEOUT = timedelta(seconds=30)
+# Longer than it takes to find out whether a request was sent (launcher.target.SETTLE), by far.
+LEAST_ON_VERTEX = timedelta(minutes=30)
 
 
 def _machine(name: str) -> str:

@@ -21,6 +21,7 @@ from tests.launcher.supervision.supervised import Fixture, Wrap
 from trainer.rundir.events import EventWriter
 
 MOST_TURNS = 4000
+SETTLE = 60.0  # well within the time for which a controller lives
 
 
 class Killed(BaseException):
@@ -70,7 +71,9 @@ class Controlled:
 
     def target(self) -> Target:
         vertex = self.fixture.vertex
-        return Target(lambda region: self.wrap(vertex.region(region)), poll=10.0, beat=20.0)
+        return Target(
+            lambda region: self.wrap(vertex.region(region)), poll=10.0, settle=SETTLE, beat=20.0
+        )
 
     def _staff(self, own: int, attendance: Attendance) -> Staff:
         def request(number: int, endpoint: str) -> CustomJob:
@@ -100,7 +103,9 @@ class Controlled:
 
     def _launch(self) -> None:
         staff, duty = self._parts(0)
-        supervisor = self.fixture.supervisor(wrap=self.wrap, stop_grace=60.0, duty=duty)
+        supervisor = self.fixture.supervisor(
+            wrap=self.wrap, stop_grace=60.0, duty=duty, settle=SETTLE
+        )
         looking = Entrusted(
             self.fixture.run_dir, staff, supervisor, self.target(), lambda: None, lambda s: None
         )
@@ -116,7 +121,9 @@ class Controlled:
 
     def _controller(self, name: str, number: int) -> Process:
         _, duty = self._parts(number)
-        supervisor = self.fixture.supervisor(wrap=self.wrap, stop_grace=60.0, duty=duty)
+        supervisor = self.fixture.supervisor(
+            wrap=self.wrap, stop_grace=60.0, duty=duty, settle=SETTLE
+        )
         waited: list[float] = []
         asked = duty.turn
 

@@ -17,7 +17,7 @@ from launcher.supervision.policy import Terms
 from launcher.supervision.replacement import Inside
 from launcher.supervision.supervisor import Supervisor
 from launcher.supervision.wanted import Change, Ways, changed, fleet_of, launched, moved, ways_of
-from launcher.target import JobsApi, Target
+from launcher.target import SETTLE, JobsApi, Target
 from tests.launcher.faked_vertex import Clock, Looks, Region, Vertex
 from tests.launcher.supervision.policy_run import job
 from trainer.rundir.directory import RunDirectory
@@ -58,6 +58,7 @@ class Fixture:
         unreached: Callable[[], dict[int, str]] = dict,
         last_words: Callable[[int, str, str], str] = lambda attempt, job, reason: "",
         duty: Duty | None = None,
+        settle: float = SETTLE,
     ) -> Supervisor:
         def request(number: int, choice: Choice) -> CustomJob:
             self.sent.append((number, choice.region))
@@ -83,7 +84,10 @@ class Fixture:
             return replace(terms, choices=ways.choices, fleet=fleet)
 
         target = Target(
-            lambda region: wrap(self.vertex.region(region)), poll=10.0, patience=patience
+            lambda region: wrap(self.vertex.region(region)),
+            poll=10.0,
+            patience=patience,
+            settle=settle,
         )
         return Supervisor(
             self.run_dir,
