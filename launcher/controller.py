@@ -9,6 +9,7 @@ of it.
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from typing import TextIO
 
 from launcher import home
 from launcher.api.apierror import ApiError
+from launcher.api.client import import_client
 from launcher.api.retry import Retries
 from launcher.api.vertex import Jobs, own_endpoint
 from launcher.draft import Draft, LaunchError, reopen
@@ -41,6 +43,7 @@ from launcher.target import LOCAL_BACKOFF, LOCAL_BEAT, LOCAL_SETTLE, Target, ver
 from launcher.trust import Trust
 from trainer.protocol.secretmanager import read_secret
 from trainer.rundir.directory import RunDirectory
+from trainer.rundir.formats import version
 from trainer.rundir.names import (
     ENV_RUN_DIR,
     ENV_RUN_ID,
@@ -149,7 +152,12 @@ def look_after(order: Order, env: Mapping[str, str]) -> None:
 
 
 def main(env: Mapping[str, str] = os.environ) -> int:
-    """Runs the controller. Returns the process's exit code."""
+    """Runs the controller. Returns the process's exit code.
+
+    With ``--check`` it says whether it could: an image that has not what it needs is not made.
+    """
+    if sys.argv[1:] == ["--check"]:
+        return _check()
     signal.signal(signal.SIGTERM, _terminated)
     try:
         order = order_of(env)
@@ -167,6 +175,19 @@ def main(env: Mapping[str, str] = os.environ) -> int:
     except KeyboardInterrupt:
         _say("it is stopped; the run goes on, and another may look after it")
         return EXIT_REPLACE
+    return EXIT_OK
+
+
+def _check() -> int:
+    try:
+        import_client()
+        import cryptography  # noqa: F401
+        import gcsfs  # noqa: F401
+        import google.auth  # noqa: F401
+    except ImportError as error:
+        _say(f"it cannot look after runs: {error}", sys.stderr)
+        return EXIT_FAILED
+    _say(f"Swell {version()} on Python {platform.python_version()} can look after runs")
     return EXIT_OK
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from launcher.job.customjob import CONTROLLER_LABEL, RUN_LABEL, CustomJob
 from launcher.supervision.attendance import Attendance, Attendant, Relieved
@@ -19,6 +20,7 @@ from launcher.supervision.supervisor import Supervisor
 from launcher.target import Target
 from tests.launcher.supervision.supervised import Fixture, Wrap
 from trainer.rundir.events import EventWriter
+from trainer.rundir.names import OUTCOME
 
 MOST_TURNS = 4000
 SETTLE = 60.0  # well within the time for which a controller lives
@@ -178,7 +180,9 @@ class Controlled:
     def is_over(self) -> bool:
         """Whether nothing of the run is left."""
         jobs = [*self.fixture.vertex.jobs.values(), *self.fixture.vertex.controllers.values()]
-        return self.fixture.run_dir.outcome() is not None and all(it.state.ended for it in jobs)
+        # (Looked at past the store: this is nobody's who may be killed.)
+        has_ended = Path(self.fixture.run_dir.url, OUTCOME).exists()
+        return has_ended and all(it.state.ended for it in jobs)
 
     def _take_turn(self, process: Process) -> None:
         vertex = self.fixture.vertex
