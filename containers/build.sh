@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds the training image with podman or docker.
+# Builds the training image, or that of a run's controller, with podman or docker.
 #
-#   containers/build.sh cpu|gpu TAG [ARGUMENT ...]     arguments are for the engine's build
+#   containers/build.sh cpu|gpu|controller TAG [ARGUMENT ...]     arguments are for the engine's build
 #
 #   ENGINE           podman or docker; by default the one that is here
 #   BASE_IMAGE, BUILD_IMAGE   other base images
@@ -10,17 +10,17 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-variant="${1:?cpu or gpu}" tag="${2:?the name of the image}"
+variant="${1:?cpu, gpu or controller}" tag="${2:?the name of the image}"
 shift 2
 case "$variant" in
-cpu) base="${BASE_IMAGE:-docker.io/library/debian:bookworm-slim}" build="${BUILD_IMAGE:-$base}" ;;
+cpu | controller) base="${BASE_IMAGE:-docker.io/library/debian:bookworm-slim}" build="${BUILD_IMAGE:-$base}" ;;
 gpu)
   # The CUDA of requirements-gpu.txt; PyTorch brings its libraries, so the smallest base does.
   base="${BASE_IMAGE:-docker.io/nvidia/cuda:13.0.1-base-ubuntu24.04}"
   build="${BUILD_IMAGE:-docker.io/nvidia/cuda:13.0.1-devel-ubuntu24.04}"
   ;;
 *)
-  echo "the variant is cpu or gpu, not $variant" >&2
+  echo "the variant is cpu, gpu or controller, not $variant" >&2
   exit 2
   ;;
 esac

@@ -1,12 +1,14 @@
 #!/bin/sh
 # The steps of the Dockerfile's build stage that are more than one command.
 #
-#   build_image.sh horovod cpu|gpu   build Horovod, or take the wheel that fits from /wheels
+#   build_image.sh horovod cpu|gpu   build Horovod, or take the wheel that fits from /wheels;
+#                                    none for a controller
 #   build_image.sh swell             install Swell, remove what only the build needed
 set -eu
 
 case "$1" in
 horovod)
+  [ "$2" = controller ] && exit 0
   gpu=
   if [ "$2" = gpu ]; then
     gpu=--gpu

@@ -1,14 +1,15 @@
-"""Writes the lock files of the training image: every package with its version and hashes.
+"""Writes the lock files of the images: every package with its version and hashes.
 
     python containers/lock.py [--upgrade] [UV ARGUMENT ...]
 
-========================== ====================================== ==============
-file                       what                                   Python
-========================== ====================================== ==============
-requirements-cpu.txt       what runs, with PyTorch's CPU build    Debian 12's
-requirements-gpu.txt       what runs, with PyTorch and CUDA       Ubuntu 24.04's
-requirements-build.txt     what Horovod's build needs             both
-========================== ====================================== ==============
+=========================== ====================================== ==============
+file                        what                                   Python
+=========================== ====================================== ==============
+requirements-cpu.txt        what runs, with PyTorch's CPU build    Debian 12's
+requirements-gpu.txt        what runs, with PyTorch and CUDA       Ubuntu 24.04's
+requirements-build.txt      what Horovod's build needs             both
+requirements-controller.txt what a run's controller needs          Debian 12's
+=========================== ====================================== ==============
 
 The versions that are in a lock file stay unless they no longer fit or ``--upgrade`` is given.
 PyTorch's CPU build is not on PyPI: further arguments, such as ``--find-links DIR`` or
@@ -38,12 +39,14 @@ class Lock:
         sources: files that say what is wanted.
         python: the oldest Python that it is for.
         cpu: whether PyTorch's CPU build is wanted, under that local version.
+        extras: of setup.cfg, what it is to have.
     """
 
     name: str
     sources: tuple[str, ...]
     python: str
     cpu: bool = False
+    extras: tuple[str, ...] = ("trainer", "gcs")
 
     @property
     def path(self) -> Path:
@@ -51,21 +54,21 @@ class Lock:
         return HERE / f"requirements-{self.name}.txt"
 
 
-EXTRAS = ("trainer", "gcs")  # of setup.cfg, that a VM needs
 RUNS = ("-", "containers/torch.txt")  # the standard input: setup.cfg's requirements
 LOCKS = (
     Lock("build", ("containers/build.txt",), "3.11"),
     Lock("cpu", RUNS, "3.11", cpu=True),
     Lock("gpu", RUNS, "3.12"),
+    Lock("controller", ("-",), "3.11", extras=("vertex", "gcs")),
 )
 
 
-def requirements() -> str:
-    """What a VM needs of setup.cfg, one per line. (uv would have to build Swell to read it.)"""
+def requirements(lock: Lock) -> str:
+    """What an image needs of setup.cfg, one per line. (uv would have to build Swell to read it.)"""
     setup = ConfigParser()
     setup.read(ROOT / "setup.cfg", encoding="utf-8")
     extras = setup["options.extras_require"]
-    wanted = [setup["options"]["install_requires"], *(extras[name] for name in EXTRAS)]
+    wanted = [setup["options"]["install_requires"], *(extras[name] for name in lock.extras)]
     return "\n".join(wanted)
 
 
@@ -86,12 +89,12 @@ def command(lock: Lock, upgrade: bool, more: list[str]) -> list[str]:
 
 def main() -> int:
     """Returns the exit code: uv's, which says what is wrong."""
-    parser = argparse.ArgumentParser(description="Writes the lock files of the training image.")
+    parser = argparse.ArgumentParser(description="Writes the lock files of the images.")
     parser.add_argument("--upgrade", action="store_true", help="take the newest that fits")
     args, more = parser.parse_known_args()
     for lock in LOCKS:
         uv = command(lock, args.upgrade, more)
-        code = subprocess.run(uv, cwd=ROOT, input=requirements(), text=True).returncode
+        code = subprocess.run(uv, cwd=ROOT, input=requirements(lock), text=True).returncode
         if code:
             return code
         text = lock.path.read_text(encoding="utf-8")

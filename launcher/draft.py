@@ -27,6 +27,7 @@ from launcher.supervision.policy import Terms
 from launcher.supervision.wanted import Ways, fleet_of, launched, renews, unfit, ways_of
 from launcher.supervision.webhook import WebhookError, find_url
 from launcher.target import problems
+from launcher.trust import Trust
 from trainer.protocol.credentials import AUTHORITY
 from trainer.rundir import clock, formats
 from trainer.rundir.directory import RunDirectory
@@ -160,11 +161,17 @@ def create(draft: Draft) -> None:
     home.require_new(draft.run_id, draft.directory)
     if draft.packed:
         draft.packed.send(draft.directory, draft.job.sends_package)
+    if draft.job.controller:
+        home.keep_key(draft.run_id)
     home.create(draft.directory, draft.record)
 
 
-def reopen(directory: RunDirectory) -> Draft:
+def reopen(directory: RunDirectory, entrusted: Trust | None = None) -> Draft:
     """Returns the draft of a run that was created before, from its directory alone.
+
+    Args:
+        directory: the run directory.
+        entrusted: what a controller of the run has; None for anybody else.
 
     Raises RunError, LaunchError, FileError and OSError; see ``launcher.attach``.
     """
@@ -177,13 +184,15 @@ def reopen(directory: RunDirectory) -> Draft:
             f"{error}; attach with the Swell that launched it, or begin a new run from one of its "
             f"checkpoints (swell checkpoints {record['id']}; swell launch JOB --from URL)",
         ) from None
-    if record.get("target") != "vertex" and not home.launched_here(record, directory):
+    here = entrusted is not None or home.launched_here(record, directory)
+    if record.get("target") != "vertex" and not here:
         raise home.RunError(
             home.ELSEWHERE,
             f"{record['id']}: is a local run of {record.get('by')}; attach to it there",
         )
     job = home.job_of(record)
-    return Draft(record, job, directory, ways_of_job(job), _webhook_url(job))
+    url = _webhook_url(job) if entrusted is None else entrusted.webhook_url
+    return Draft(record, job, directory, ways_of_job(job), url)
 
 
 @contextmanager

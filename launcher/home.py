@@ -349,14 +349,15 @@ def issue_secret(run_dir: RunDirectory, attempt: int, *, alone: bool) -> str:
     Raises RunError when other attempts run, and what vouches for them is on another machine.
     """
     kept, run = _authority_file(run_dir), read_run(run_dir)
-    authority = None if alone else _authority(kept, run)
+    key = kept_key(str(run.get("id")))
+    authority = None if alone else _authority(kept, run, key, attempt)
     if authority is None:
         if not alone:
             raise RunError(
                 "SW2028",
                 f"{run.get('id')}: its key is on the machine that launched it; attach to it there",
             )
-        authority = Authority.new()
+        authority = Authority.of(key, attempt) if key else Authority.new()
         make_private(kept.parent)
         write_private(kept, authority.text)
         secret = authority.issue(attempt)
@@ -369,10 +370,29 @@ def _authority_file(run_dir: RunDirectory) -> Path:
     return local_folder(str(read_run(run_dir).get("id"))) / "authority"
 
 
-def _authority(kept: Path, run: Mapping[str, Any]) -> Authority | None:
-    """What is kept here, if it is the run's."""
+def keep_key(run_id: str, key: str = "") -> None:
+    """Keeps a run's key here, by default a new one: the run has controllers. Raises OSError."""
+    make_private(local_folder(run_id))
+    write_private(local_folder(run_id) / "key", key or secrets.token_hex(32))
+
+
+def kept_key(run_id: str) -> str | None:
+    """Returns the key of a run that has controllers; None where it is not kept here."""
+    with suppress(OSError):
+        return (local_folder(run_id) / "key").read_text().strip() or None
+    return None
+
+
+def _authority(
+    kept: Path, run: Mapping[str, Any], key: str | None, attempt: int
+) -> Authority | None:
+    """The run's, from what is kept here: itself, or the key of which it was made."""
     with suppress(OSError, ValueError):
         authority = Authority.parse(kept.read_text())
+        if fingerprint(authority.text) == run.get(AUTHORITY):
+            return authority
+    for first in range(attempt - 1, 0, -1) if key else ():
+        authority = Authority.of(str(key), first)
         if fingerprint(authority.text) == run.get(AUTHORITY):
             return authority
     return None

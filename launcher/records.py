@@ -56,6 +56,7 @@ class EventRecord:
     changes: list[str] | None = None
     checkpoint: int | None = None
     choice: str | None = None
+    controller: int | None = None
     count: int | None = None
     data_wait: float | None = None
     deadline_seconds: float | None = None

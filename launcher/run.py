@@ -6,32 +6,31 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
 from launcher import home
-from launcher.api.delivery import delivered
-from launcher.draft import Draft, create, ends_on_error, prepare, reopen
-from launcher.job.customjob import CustomJob
+from launcher.api.reach import SAY_AFTER
+from launcher.draft import Draft, LaunchError, create, ends_on_error, prepare, reopen
 from launcher.job.job import Job, TargetName
-from launcher.lastwords import last_words
-from launcher.status.history import History
+from launcher.oversight import oversight_of
 from launcher.status.stalls import Lookout
 from launcher.status.status import Outcome, read_status
-from launcher.supervision.asked import Asked
-from launcher.supervision.attempt import read_attempts
-from launcher.supervision.choices import Choice
-from launcher.supervision.replacement import Inside
-from launcher.supervision.supervisor import Supervisor, end_run
+from launcher.supervision.ending import end_run
+from launcher.supervision.entrusted import NO_CONTROLLER, Entrusted
+from launcher.supervision.staff import Staff
+from launcher.supervision.supervisor import Supervisor
 from launcher.supervision.webhook import Webhook
 from launcher.target import Target, opened
-from trainer.rundir.attempts import ENDED
 from trainer.rundir.directory import RunDirectory
-from trainer.rundir.events import Event, EventReader, EventWriter, read_events
+from trainer.rundir.events import Event, EventReader, EventWriter
+from trainer.rundir.usererror import Message
 
 EVENT_POLL = 0.25  # seconds
 REMOTE_EVENT_POLL = 5.0  # on an object store, where each look is some requests
@@ -54,7 +53,7 @@ class Run:
         self,
         draft: Draft,
         target: Target,
-        supervisor: Supervisor,
+        supervisor: Supervisor | Entrusted,
         poke: threading.Event,
         resources: ExitStack,
     ) -> None:
@@ -204,7 +203,7 @@ def attach(run: str | RunDirectory) -> Run:
 
 
 def look_after(draft: Draft, resources: ExitStack) -> Run:
-    """Starts to see a run through, in a thread.
+    """Starts to see a run through, in a thread; a run with a controller, to have that do it.
 
     Args:
         draft: the run, whose directory is there.
@@ -212,75 +211,83 @@ def look_after(draft: Draft, resources: ExitStack) -> Run:
 
     Raises LocalError when the emulator does not start.
     """
-    job, directory = draft.job, draft.directory
-    listener = resources.enter_context(_webhook(draft))
+    directory = draft.directory
+    heard: list[Callable[[Event], object]] = []
+
+    webhooks = resources.enter_context(ExitStack())  # told at last what the run has come to
+
+    def alone() -> None:
+        heard.append(webhooks.enter_context(webhook_of(draft)))
+
     over = partial(_over, directory)
-    target = resources.enter_context(opened(draft.target, job, draft.run_id, over))
-    deliveries = resources.enter_context(ExitStack())  # each until the run has ended
-
-    def request(attempt: int, choice: Choice) -> CustomJob:
-        others = [it for it in read_attempts(directory) if it["attempt"] != attempt]
-        alone = all(it["state"] in ENDED for it in others)
-        secret = home.issue_secret(directory, attempt, alone=alone)
-        token = deliveries.enter_context(
-            delivered(job, secret, directory, target.secrets, target.token)
-        )
-        return draft.request(attempt, choice, token)
-
+    target = resources.enter_context(opened(draft.target, draft.job, draft.run_id, over))
     poke = threading.Event()
 
     def sleep(seconds: float) -> None:
         poke.wait(seconds)
         poke.clear()
 
-    world = _World(draft)
-    supervisor = Supervisor(
-        directory,
-        Asked(
-            directory,
-            draft.terms(target.stop_grace, target.apart),
-            draft.launched,
-            lambda wanted: draft.terms(target.stop_grace, target.apart, wanted),
-        ),
-        target,
-        request,
-        steps=lambda attempt: (completed_steps(directory), None),
-        unreached=world.unreached,
-        last_words=partial(last_words, directory, draft.run_id),
-        world=world.inside,
-        listener=listener,
-        sleep=sleep,
-    )
+    def listener(event: Event) -> None:
+        for hear in heard:
+            hear(event)
+
+    seen = oversight_of(draft, target, resources, listener=listener, sleep=sleep)
+    resources.callback(seen.duty.end)
+    supervisor: Supervisor | Entrusted = seen.supervisor
+    if seen.staff is None:
+        alone()
+    else:
+        supervisor = Entrusted(directory, seen.staff, seen.supervisor, target, alone, sleep)
     return Run(draft, target, supervisor, poke, resources.pop_all())
 
 
-def completed_steps(directory: RunDirectory) -> int:
-    """How many steps a run has completed. Raises OSError and ValueError as EventReader does."""
-    return History(read_events(directory, brief=True)).step
+def hand_over(draft: Draft, say: Callable[[str], object]) -> None:
+    """Has a controller look after a run, and returns when it does.
+
+    Args:
+        draft: the run, whose directory is there, and whose job has a controller.
+        say: called with a line about what is waited for.
+
+    Raises LaunchError when none can be had: the run has failed then; LocalError when the emulator
+    does not start, and ApiError and OSError as ``launch`` does.
+    """
+    directory = draft.directory
+    with ExitStack() as resources:
+        over = partial(_over, directory)
+        target = resources.enter_context(opened(draft.target, draft.job, draft.run_id, over))
+        seen = oversight_of(draft, target, resources, listener=lambda event: None, sleep=time.sleep)
+        assert seen.staff is not None
+        looking = Entrusted(
+            directory, seen.staff, seen.supervisor, target, lambda: None, time.sleep
+        )
+        slow = SlowStart(seen.staff, say)
+        if not looking.look_on(until=slow.is_over):
+            why = Message(NO_CONTROLLER, f"no controller can be had: {seen.staff.trouble}")
+            directory.end("failed", str(why))
+            raise LaunchError.of([why])
 
 
-class _World:
-    """Which attempts of a fleet are in its world, and which are kept out, as its events say."""
+class SlowStart:
+    """Says once that a controller takes its time.
 
-    def __init__(self, draft: Draft) -> None:
-        self._alone = not draft.job.is_fleet
-        self._reader = EventReader(draft.directory, brief=True)
-        self._history = History()
+    Args:
+        staff: the run's controllers.
+        say: called with the line.
+    """
 
-    def unreached(self) -> dict[int, str]:
-        """See Supervisor. Raises OSError when the events cannot be read."""
-        return self._read().unreached
+    def __init__(self, staff: Staff, say: Callable[[str], object]) -> None:
+        self._staff, self._say = staff, say
+        self._since = time.monotonic()
 
-    def inside(self) -> Inside:
-        """See Supervisor. Raises OSError when the events cannot be read."""
-        history = self._read()
-        return Inside(history.inside, history.trains)
-
-    def _read(self) -> History:
-        if not self._alone:  # else there is nobody beside whom it would be
-            for event in self._reader.read_new():
-                self._history.add(event)
-        return self._history
+    def is_over(self) -> bool:
+        """Whether a controller looks after the run."""
+        if self._staff.here:
+            return True
+        if time.monotonic() - self._since >= SAY_AFTER:
+            states = [it.state for it in self._staff.records.values()] or ["not sent yet"]
+            self._say(f"waiting for the run's controller: its CustomJob is {states[-1]}")
+            self._since = math.inf
+        return False
 
 
 def _over(directory: RunDirectory) -> bool:
@@ -290,7 +297,7 @@ def _over(directory: RunDirectory) -> bool:
 
 
 @contextmanager
-def _webhook(draft: Draft) -> Iterator[Callable[[Event], object]]:
+def webhook_of(draft: Draft) -> Iterator[Callable[[Event], object]]:
     """Lets the job's webhook, if it has one, hear of the run: yields what takes in its events."""
     notify = draft.job.notify
     if notify is None:

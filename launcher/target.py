@@ -35,6 +35,8 @@ from trainer.rundir.retry import Backoff
 SETTLE = 180.0
 # For as long an emulator that has ended may fail to start again; VMs train on meanwhile.
 LOCAL_PATIENCE = 600.0
+LOCAL_BEAT = 2.0
+LOCAL_SETTLE = 5.0
 LOCAL_BACKOFF = Backoff(first=0.05, longest=1.0, limit=30.0)
 
 
@@ -52,6 +54,9 @@ class JobsApi(Protocol):
 
     def find(self, run_id: str | None = None, attempt: int | None = None) -> Sequence[JobState]:
         """Returns the CustomJobs with these labels."""
+
+    def find_controller(self, run_id: str, number: int) -> Sequence[JobState]:
+        """Returns the CustomJob of a run's controller, if there is one."""
 
     def get(self, name: str) -> JobState:
         """Returns a CustomJob's state."""
@@ -74,6 +79,7 @@ class Target:
         secrets: Secret Manager's endpoint.
         token: what an emulator wants to be shown.
         halt: stops all VMs at once; None where that is not in this machine's hands.
+        beat: seconds after which whoever looks after the run says so again.
     """
 
     api: Callable[[str], JobsApi]
@@ -85,6 +91,7 @@ class Target:
     secrets: str = ENDPOINT
     token: str = field(default="", repr=False)
     halt: Callable[[], None] | None = None
+    beat: float = 20.0
 
 
 def vertex(job: Job) -> Target:
@@ -137,12 +144,14 @@ def local(job: Job, run_id: str, over: Callable[[], bool] = lambda: True) -> Ite
             lambda region: jobs(region, emulator.endpoint, emulator.token),
             poll=0.25,
             patience=LOCAL_PATIENCE,
-            settle=0.0,  # one launch at a time looks after a local run
+            # Without controllers, one launch at a time looks after a local run.
+            settle=LOCAL_SETTLE if job.controller else 0.0,
             stop_grace=60.0,
             apart=15.0,
             secrets=emulator.endpoint,
             token=emulator.token,
             halt=emulator.stop,
+            beat=LOCAL_BEAT,
         )
     finally:
         if over() or not emulator.has_vms:  # what is queued waits for the next one

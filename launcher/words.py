@@ -202,6 +202,12 @@ def _text(event: EventRecord) -> str | None:
             return f"attempt {attempt} is given up for another{why}"
         case EventRecord(event="attempt_replaced", attempt=int(attempt)):
             return f"attempt {attempt} goes{why}"
+        case EventRecord(
+            event="controller_started", controller=int(controller), region=str(region)
+        ):
+            return f"controller {controller}: CustomJob submitted in {region}"
+        case EventRecord(event="controller_ended", controller=int(controller), state=str(state)):
+            return f"controller {controller} ended: {state.lower()}{why}"
         case EventRecord(event="wanted", jobs=int(jobs)):
             asked = [count(jobs, "job"), event.region, event.machine, event.strategy]
             who = f" (asked by {one_line(event.by)})" if event.by else ""

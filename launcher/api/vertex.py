@@ -6,10 +6,11 @@ the first request is sent. What is transient (launcher.api.apierror says what) i
 with growing pauses.
 
 A create that got no answer may have been carried out all the same. It is never just sent
-again: first the job is looked up by the two labels that every request of Swell carries, the
-run and the attempt. Two things about that could not be verified: whether Vertex AI lists a job from
-the very moment of its creation (the pause before the look-up is there for that, too), and whether
-its filters take labels with a dash (if it says no, all jobs are listed and filtered here).
+again: first the job is looked up by the two labels that every request of Swell carries, the run
+and the attempt, or the number of the run's controller. Two things about that could not be verified:
+whether Vertex AI lists a job from the very moment of its creation (the pause before the look-up is
+there for that, too), and whether its filters take labels with a dash (if it says no, all jobs are
+listed and filtered here).
 """
 
 from __future__ import annotations
@@ -27,7 +28,13 @@ from launcher.api.client import import_client
 from launcher.api.reach import reaching
 from launcher.api.retry import Retries
 from launcher.api.transport import ENV_ENDPOINT, job_client, translated
-from launcher.job.customjob import ATTEMPT_LABEL, RUN_LABEL, CustomJob, serialise
+from launcher.job.customjob import (
+    ATTEMPT_LABEL,
+    CONTROLLER_LABEL,
+    RUN_LABEL,
+    CustomJob,
+    serialise,
+)
 
 # The SDK's own list forgets the last two, and its wait then never ends.
 TERMINAL = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED"})
@@ -68,6 +75,7 @@ class Jobs:
         endpoint: base URL of the API, or None for Vertex AI's own (or what the variable
             SWELL_VERTEX_ENDPOINT says). An http:// endpoint is an emulator's and gets no
             credentials.
+        via: base URL where that is reached from here, if it is another.
         token: what an emulator wants to be shown; see launcher.api.transport.
         retries: how what is transient is tried again.
         timeout: seconds to wait for one answer.
@@ -79,6 +87,7 @@ class Jobs:
         region: str,
         endpoint: str | None = None,
         *,
+        via: str = "",
         token: str = "",
         retries: Retries | None = None,
         timeout: float = TIMEOUT,
@@ -97,6 +106,7 @@ class Jobs:
         self._retries = retries or Retries()
         self._timeout = timeout
         self._token = token
+        self._via = via or self.endpoint
         self._client: Any = None
 
     def _tried(self, send: Callable[[], _T]) -> _T:
@@ -113,7 +123,8 @@ class Jobs:
         Raises ApiError; one that is transient may have left the job created (``find`` tells).
         """
         message, labels = self._message(request), request.get("labels", {})
-        identity = {name: str(labels.get(name, "")) for name in (RUN_LABEL, ATTEMPT_LABEL)}
+        which = CONTROLLER_LABEL if CONTROLLER_LABEL in labels else ATTEMPT_LABEL
+        identity = {name: str(labels.get(name, "")) for name in (RUN_LABEL, which)}
         sent = False
 
         def create(client: Any) -> JobState:
@@ -147,6 +158,11 @@ class Jobs:
         """
         labels = {RUN_LABEL: run_id, ATTEMPT_LABEL: None if attempt is None else str(attempt)}
         wanted = {name: value for name, value in labels.items() if value is not None}
+        return self._tried(lambda: self._labelled(wanted))
+
+    def find_controller(self, run_id: str, number: int) -> Sequence[JobState]:
+        """Returns a run's controller of this number: one CustomJob at most. Raises ApiError."""
+        wanted = {RUN_LABEL: run_id, CONTROLLER_LABEL: str(number)}
         return self._tried(lambda: self._labelled(wanted))
 
     def get(self, name: str) -> JobState:
@@ -266,18 +282,17 @@ class Jobs:
     def _send(self, send: Callable[[Any], _T], asked: str = "") -> _T:
         try:
             if self._client is None:
-                self._client = job_client(self.endpoint, self._token)
+                self._client = job_client(self._via, self._token)
             return send(self._client)
         except Exception as error:  # whatever the libraries raise; see launcher.api.transport
             raise translated(error, self._service, asked) from None
 
 
-def own_endpoint(region: str) -> str:
+def own_endpoint(region: str, environment: Mapping[str, str] = os.environ) -> str:
     """Returns base URL of the API for ``region``: Vertex AI's own, or what SWELL_VERTEX_ENDPOINT
     says."""
-    return (os.environ.get(ENV_ENDPOINT) or f"https://{region}-aiplatform.googleapis.com").rstrip(
-        "/"
-    )
+    named = environment.get(ENV_ENDPOINT)
+    return (named or f"https://{region}-aiplatform.googleapis.com").rstrip("/")
 
 
 def endpoint_of(attempt: Mapping[str, Any]) -> str:
@@ -320,10 +335,10 @@ def jobs_of(attempt: Mapping[str, Any], project: str, retries: Retries | None = 
 
 
 def runs_among(jobs: Iterable[JobState]) -> dict[str, JobState]:
-    """Returns the newest CustomJob of each run, by the run's id."""
+    """Returns the newest CustomJob that trains of each run, by the run's id."""
     newest: dict[str, JobState] = {}
     for job in sorted(jobs, key=lambda job: job.created):
-        if run_id := job.labels.get(RUN_LABEL):
+        if (run_id := job.labels.get(RUN_LABEL)) and CONTROLLER_LABEL not in job.labels:
             newest[run_id] = job
     return newest
 

@@ -13,7 +13,7 @@ from launcher.commands.following import see_through
 from launcher.draft import Draft, LaunchError, create, ends_on_error, prepare
 from launcher.job.job import Job, TargetName
 from launcher.local.emulator import LocalError, Replicas, child_environment
-from launcher.run import attach, launch
+from launcher.run import attach, hand_over, launch
 from launcher.run_states import BAD_INPUT
 from launcher.status.status import ABANDONED, is_abandoned
 from launcher.supervision.attempt import read_attempts
@@ -43,11 +43,19 @@ def attach_and_follow(directory: RunDirectory, as_json: bool) -> str:
 
 
 def launch_detached(job: Job, target: TargetName, run_id: str | None) -> Draft:
-    """Starts a run that a process in the background looks after. Returns it once it is submitted.
+    """Starts a run that its controller, or else a process in the background, looks after.
+
+    Returns it once the controller does, or else once it is submitted.
 
     Raises what ``launch`` raises, and LocalError when the background process does not get so far.
     """
     draft = prepare(job, target, run_id)
+    if job.controller:
+        with home.launch_lock(draft.run_id):
+            create(draft)
+            with ends_on_error(draft.directory):
+                hand_over(draft, lambda line: print(f"swell: {line}", file=sys.stderr))
+        return draft
     log = home.local_folder(draft.run_id) / "launch.log"
     with home.launch_lock(draft.run_id) as lock:
         create(draft)

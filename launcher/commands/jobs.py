@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,6 +89,14 @@ def launch(
             "checkpoint's, as lr=0.01. Like --set checkpoint.override.NAME=NUMBER.",
         ),
     ] = None,
+    controller: Annotated[
+        bool,
+        typer.Option(
+            "--controller",
+            help="A small machine looks after the run, and this one need not. Like "
+            "--set controller=true.",
+        ),
+    ] = False,
     detach: Annotated[
         bool, typer.Option("--detach", help="Return when the run exists; it goes on.")
     ] = False,
@@ -104,6 +113,7 @@ def launch(
     with user_errors():
         from launcher.commands.foreground import launch_and_follow, launch_detached
         from launcher.job.barescript import is_bare_script
+        from launcher.job.jobfile import read_job
         from launcher.target import load_job, load_script
 
         overrides = [*(overrides or []), *([f"local.vm={vm.value}"] if vm else [])]
@@ -119,18 +129,22 @@ def launch(
         if fresh:
             overrides.append(f"checkpoint.fresh={json.dumps(fresh)}")
         if is_bare_script(job):
+            overrides += ["controller=true"] if controller else []
             loaded = load_script(job, args or [], pools or [], overrides, target.value, warn)
         elif args or pools:
             what = f"{args[0]!r}" if args else "--pools"
             fail(f"{what}: is for a script; {job} says what is run, and on which machines")
         else:
+            if controller and read_job(job, overrides, os.environ).job.controller is None:
+                overrides.append("controller=true")
             loaded = load_job(job, overrides, target.value, warn=warn)
         if detach:
             draft = launch_detached(loaded, target.value, run_id)
             if as_json:
                 typer.echo(json.dumps({"run": draft.run_id, "url": draft.directory.url}))
                 return
-            typer.echo(f"run {draft.run_id} goes on in the background; follow it with:")
+            where = "with its controller" if loaded.controller else "in the background"
+            typer.echo(f"run {draft.run_id} goes on {where}; follow it with:")
             for command in ("status {}", "logs {} --follow", "cancel {}"):
                 typer.echo(f"  swell {command.format(draft.run_id)}")
             return

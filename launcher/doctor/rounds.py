@@ -26,6 +26,7 @@ def checks_of(
     from launcher.api.client import import_client
     from launcher.api.transport import ENV_ENDPOINT, is_emulator
     from launcher.doctor.cloud import Cloud
+    from launcher.doctor.controllerchecks import controller_checks
     from launcher.doctor.vertexchecks import vertex_checks
 
     import_client()  # here, and not in several threads at once
@@ -36,4 +37,8 @@ def checks_of(
         {"storage": storage.rstrip("/")} if storage else {},
         emulated=bool(endpoint and is_emulator(endpoint)),
     )
-    return [*common_checks(job), *vertex_checks(job, cloud, endpoint)]
+    return [
+        *common_checks(job),
+        *vertex_checks(job, cloud, endpoint),
+        *controller_checks(job, cloud),
+    ]

@@ -201,7 +201,7 @@ def replicas_may_write(cloud: Cloud, job: Job, bucket: str) -> Finding:
     """Whether the replicas' account may write into the bucket."""
     account = replicas_account(cloud, job)
     where = f"storage.googleapis.com/projects/_/buckets/{bucket}"
-    if _granted(cloud, account, "storage.objects.create", where):
+    if granted(cloud, account, "storage.objects.create", where):
         return passed(account)
     return failed(
         "SW6018",
@@ -241,7 +241,7 @@ def replicas_may_pull(cloud: Cloud, job: Job, image: str) -> Finding:
     account = replicas_account(cloud, job)
     where = f"projects/{project}/locations/{location}/repositories/{repository}"
     permission = "artifactregistry.repositories.downloadArtifacts"
-    if _granted(cloud, account, permission, f"artifactregistry.googleapis.com/{where}"):
+    if granted(cloud, account, permission, f"artifactregistry.googleapis.com/{where}"):
         return passed(account)
     return failed(
         "SW6020",
@@ -298,7 +298,7 @@ def _limit(answer: object, region: str) -> int | None:
     return found.get(region, found.get(""))
 
 
-def _granted(cloud: Cloud, account: str, permission: str, resource: str) -> bool:
+def granted(cloud: Cloud, account: str, permission: str, resource: str) -> bool:
     """Whether an account has a permission on a resource. Raises ApiError, also when unknown."""
     access = {
         "principal": account,

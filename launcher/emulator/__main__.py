@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Protocol
 
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from launcher.emulator.api.secretmanager import Secrets, access_route
@@ -24,10 +25,12 @@ from launcher.emulator.api.server import Api
 from launcher.emulator.jobs.machines import VmOptions
 from launcher.emulator.jobs.registry import Registry
 from launcher.emulator.listener import Listener
+from launcher.emulator.resources import customjobs
+from launcher.emulator.resources.customjobs import Json
 from launcher.emulator.state import Whereabouts, announce, claim, withdraw
 from launcher.emulator.storage.objects import Objects
 from launcher.emulator.storage.server import Storage
-from launcher.emulator.token import keep_token
+from launcher.emulator.token import Token, keep_token
 from launcher.emulator.vms.cluster_spec import FORMS
 from launcher.emulator.vms.links import Links
 from launcher.emulator.vms.places import KINDS, missing
@@ -133,13 +136,21 @@ async def _serve(options: argparse.Namespace, market: Market) -> int:
     token = keep_token(state)
     ports = _ports(state)
     storage = _listen(buckets.app(), 0, ports.get("storage", 0))
+
+    def beside_metadata(bearer: str, record: Json) -> list[Route]:
+        named = {value for pool in customjobs.pools(record) for _, value in pool.env}
+        found = [access_route(secrets, bearer, named)]
+        if customjobs.is_controller(record):  # as a service account may, whose token it has
+            found += Api(registry, secrets, Token(bearer)).routes()
+        return found
+
     vms = VmOptions(
         options.vm,
         options.memory,
         buckets,
         frozenset(options.cluster_spec_form),
         token,
-        lambda bearer, named: [access_route(secrets, bearer, named)],
+        beside_metadata,
         [storage.reserved],
         Links(market.isolated),
     )

@@ -30,6 +30,7 @@ CustomJob = dict[str, Any]
 
 RUN_LABEL = "swell-run"
 ATTEMPT_LABEL = "swell-attempt"
+CONTROLLER_LABEL = "swell-controller"
 REDACTED = "(secret)"
 
 
@@ -78,7 +79,7 @@ def build(
     }
     if job.service_account:
         spec["serviceAccount"] = job.service_account
-    spec.update(_network(job))
+    spec.update(network_of(job))
     if job.tensorboard:
         spec["tensorboard"] = job.tensorboard
     if job.experiment:
@@ -193,15 +194,15 @@ def _scheduling(job: Job) -> dict[str, Any]:
         "restartJobOnWorkerRestart": asked.restart_job_on_worker_restart,
     }
     if job.timeout is not None:
-        spec["timeout"] = _duration(job.timeout)
+        spec["timeout"] = duration_text(job.timeout)
     if asked.disable_retries:
         spec["disableRetries"] = True
     if asked.max_wait_duration is not None:
-        spec["maxWaitDuration"] = _duration(asked.max_wait_duration)
+        spec["maxWaitDuration"] = duration_text(asked.max_wait_duration)
     return spec
 
 
-def _duration(duration: timedelta) -> str:
+def duration_text(duration: timedelta) -> str:
     """Returns the duration as protobuf's JSON writes it: with 0, 3 or 6 decimals."""
     seconds, micros = divmod(duration // timedelta(microseconds=1), 10**6)
     if micros % 1000:
@@ -209,7 +210,8 @@ def _duration(duration: timedelta) -> str:
     return f"{seconds}.{micros // 1000:03d}s" if micros else f"{seconds}s"
 
 
-def _network(job: Job) -> dict[str, Any]:
+def network_of(job: Job) -> dict[str, Any]:
+    """Returns the fields of a jobSpec that say in which network its VMs are."""
     spec: dict[str, Any] = {}
     if job.network:
         spec["network"] = job.network

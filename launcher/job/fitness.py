@@ -9,10 +9,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from launcher.job import mounts
+from launcher.job.controller import DEFAULT_IMAGE as CONTROLLER_IMAGE
+from launcher.job.controller import LEAST_ON_VERTEX, Controller
+from launcher.job.durations import format_duration
 from launcher.job.job import Job, TargetName
 from launcher.job.marketfile import whole_market
 from launcher.job.pool import DEFAULT_IMAGE, Package, swells_own
-from launcher.job.problem import ABSENT, DEPENDS, MISSING, NO_EFFECT, NOT_SENT, RESERVED, Problem
+from launcher.job.problem import (
+    ABSENT,
+    DEPENDS,
+    MISSING,
+    NO_EFFECT,
+    NOT_SENT,
+    RANGE,
+    RESERVED,
+    Problem,
+)
 
 NO_BUCKET = "SW1115"  # the message about a place that is not at gs:// and must be
 LOCAL_BUCKET = "gs://swell-local"  # for local runs that name no place and need a bucket
@@ -103,7 +115,17 @@ def _on_vertex(job: Job) -> Iterator[Problem]:
         if not bucket.startswith("gs://"):
             at = ("checkpoint", "buckets", region)
             yield at, NO_BUCKET, "is no bucket; write gs://BUCKET/FOLDER"
+    yield from _controller_on_vertex(job.controller) if job.controller else ()
     yield from dict.fromkeys(_runtimes_on_vertex(job))  # pools that share the job's share a problem
+
+
+def _controller_on_vertex(controller: Controller) -> Iterator[Problem]:
+    if controller.image == CONTROLLER_IMAGE:
+        what = "is missing; write where your controller image was pushed"
+        yield ("controller", "image"), MISSING, what
+    if controller.timeout is not None and controller.timeout < LEAST_ON_VERTEX:
+        what = f"is too short on Vertex AI; write at least {format_duration(LEAST_ON_VERTEX)}"
+        yield ("controller", "timeout"), RANGE, what
 
 
 def without_network(job: Job) -> Iterator[Problem]:

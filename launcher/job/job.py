@@ -26,6 +26,7 @@ from launcher.job.args import Args
 from launcher.job.checkpoint import Checkpoint
 from launcher.job.clashes import MAX_POOLS, Written, clashes
 from launcher.job.code import Code
+from launcher.job.controller import Controller
 from launcher.job.durations import Duration, format_duration
 from launcher.job.fallback import MAX_FALLBACKS, Fallback, Limits, Resubmit
 from launcher.job.fleet import Fleet
@@ -197,6 +198,9 @@ class Job(JobModel):
     )
     resubmit: Resubmit = Field(DEFAULT, validate_default=True)
     limits: Limits = Field(DEFAULT, validate_default=True)
+    controller: Controller | None = Field(
+        None, description="A small machine that looks after the run instead of a laptop"
+    )
     timeout: Duration | None = Field(
         None, description="How long one attempt may run (Vertex AI's default is 7 days)"
     )

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, RootModel, ValidationError
+from pydantic import AfterValidator, Field, RootModel, ValidationError
 
-from launcher.job.machines import MACHINES, PRICES_AS_OF, Machine, Price
+from launcher.job.controller import CONTROLLER_MACHINES
+from launcher.job.machines import MACHINES, PRICES_AS_OF, Machine, Price, unknown_machine
 from launcher.job.model import JobModel, problems_in
-from launcher.job.pool import MachineName
 from launcher.job.problem import NO_MAPPING
 from launcher.job.yamlfile import FileError, located, read_file, read_yaml
 
@@ -32,7 +32,18 @@ class OwnPrices(JobModel):
     on_demand: Dollars | None = None
 
 
-_Prices = RootModel[Annotated[dict[MachineName, OwnPrices], Field(max_length=len(MACHINES))]]
+def _any_machine(name: str) -> str:
+    if name not in MACHINES and name not in CONTROLLER_MACHINES:
+        raise unknown_machine(name)
+    return name
+
+
+_MOST = len(MACHINES) + len(CONTROLLER_MACHINES)
+_Prices = RootModel[
+    Annotated[
+        dict[Annotated[str, AfterValidator(_any_machine)], OwnPrices], Field(max_length=_MOST)
+    ]
+]
 
 
 @dataclass(frozen=True)
@@ -42,17 +53,18 @@ class PriceList:
     Attributes:
         machines: by name.
         source: where the prices come from, for people.
+        controllers: what machines for controllers cost on demand, in USD per hour.
     """
 
     machines: Mapping[str, Machine]
     source: str
+    controllers: Mapping[str, float] = field(default_factory=lambda: CONTROLLER_MACHINES)
 
 
 def load_prices(home: Path, environment: Mapping[str, str] = os.environ) -> PriceList:
     """Returns the prices that count here. Raises FileError for a price file that is wrong."""
-    named = environment.get("SWELL_PRICES")
-    path = Path(named) if named else home / "prices.yaml"
-    if not named and not path.is_file():
+    path = price_file(home, environment)
+    if path is None:
         return PriceList(MACHINES, PRICES_AS_OF)
     own = read_prices(str(path))
     machines = {
@@ -65,7 +77,20 @@ def load_prices(home: Path, environment: Mapping[str, str] = os.environ) -> Pric
         else machine
         for name, machine in MACHINES.items()
     }
-    return PriceList(machines, f"{path} for {', '.join(own)}; else {PRICES_AS_OF}")
+    controllers = {
+        name: usd
+        if (given := own.get(name)) is None or given.on_demand is None
+        else given.on_demand
+        for name, usd in CONTROLLER_MACHINES.items()
+    }
+    return PriceList(machines, f"{path} for {', '.join(own)}; else {PRICES_AS_OF}", controllers)
+
+
+def price_file(home: Path, environment: Mapping[str, str] = os.environ) -> Path | None:
+    """Returns where the user's own prices are; None where there are none."""
+    named = environment.get("SWELL_PRICES")
+    path = Path(named) if named else home / "prices.yaml"
+    return path if named or path.is_file() else None
 
 
 def read_prices(file: str) -> dict[str, OwnPrices]:

@@ -12,7 +12,7 @@ from launcher.job.machines import MACHINES
 Fields = dict[str, Any]
 
 # Of the run as a whole, not of one way to run it.
-_OF_THE_RUN = ("fallback", "resubmit", "limits", "local")
+_OF_THE_RUN = ("fallback", "resubmit", "limits", "controller", "local")
 
 
 def vary(

@@ -27,6 +27,9 @@
     troubles         what is wrong while the run goes on, in words: a disk here that is full, a
                      worker that lives and comes to no step, a job of a fleet that the others do
                      not reach
+    attended         [{who, controller, since, seen}]: who looks after the run; empty for nobody,
+                     null where that is not known (see launcher.status.attended)
+    controllers      as in controllers/*.json
     waits_for        what the run waits for, for how long, and until when, in words; null while it
                      goes on (see trainer.coordinator.explanation, and launcher.status.waits for
                      the time before it has a leader)
@@ -43,9 +46,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from launcher import home
@@ -54,11 +58,14 @@ from launcher.disks import troubles_of
 from launcher.job.fallback import Limits
 from launcher.job.model import valid
 from launcher.local.emulator import goes_on
+from launcher.status.attended import attended_by, controllers_shown, unattended_since
 from launcher.status.history import History
 from launcher.status.ledger import Timeline, ledger_of
 from launcher.status.samples import account as account_samples
 from launcher.status.samples import read_audit
 from launcher.supervision.attempt import APART, Attempt, read_attempts
+from launcher.supervision.attendance import Attendant, read_attendants
+from launcher.supervision.controllers import ControllerRecord, read_controllers, usd_of
 from launcher.supervision.limits import account
 from trainer.rundir.attempts import ENDED
 from trainer.rundir.directory import RunDirectory
@@ -109,6 +116,8 @@ def build_status(
     troubles: Iterable[str] = (),
     unattended: bool = False,
     created: float | None = None,
+    attendants: Mapping[int, Attendant] = MappingProxyType({}),
+    controllers: Sequence[ControllerRecord] = (),
 ) -> dict[str, Any]:
     """Returns the status of a run, as the module says.
 
@@ -124,6 +133,8 @@ def build_status(
         troubles: see there.
         unattended: whether that launch is gone, and its VMs are not.
         created: when the run was, in Unix seconds; now when None.
+        attendants: who looks after it, or did, by number.
+        controllers: its controllers.
     """
     now = time.time() if now is None else now
     ledger = ledger_of(history, None if outcome is not None or abandoned else now)
@@ -180,7 +191,10 @@ def build_status(
             limits or Limits(),
             [Attempt.from_json(attempt) for attempt in attempts],
             now,
+            usd_of(controllers, now),
         ),
+        "attended": [] if over else attended_by(attendants, now),
+        "controllers": controllers_shown(controllers),
         "api": None,  # only swell status asks
         "apis": [],
     }
@@ -269,8 +283,9 @@ def read_timeline(run_dir: RunDirectory) -> Timeline | None:
 
 def _read(run_dir: RunDirectory, audited: bool, run: dict[str, Any]) -> dict[str, Any]:
     found = run_dir.outcome()
-    unattended = found is None and is_unattended(run, run_dir)
-    abandoned = unattended and is_abandoned(run, run_dir)
+    attendants = read_attendants(run_dir)
+    unattended = found is None and is_unattended(run, run_dir, attendants)
+    abandoned = unattended and not goes_on(home.local_folder(str(run["id"])))
     if unattended:  # it may have ended between the two looks
         found = run_dir.outcome()
     # Side by side, for on an object store each of them waits for many answers.
@@ -285,10 +300,21 @@ def _read(run_dir: RunDirectory, audited: bool, run: dict[str, Any]) -> dict[str
         read_audit(run_dir) if audited else (),
         abandoned,
         _limits(run),
-        troubles=() if found else troubles_of(str(run["id"]), run_dir, str(run.get("target"))),
+        troubles=() if found else _of_its_place(run, run_dir, attendants),
         unattended=unattended,
         created=number_in(run.get("created")),
+        attendants=attendants,
+        controllers=read_controllers(run_dir),
     )
+
+
+def _of_its_place(
+    run: dict[str, Any], run_dir: RunDirectory, attendants: Mapping[int, Attendant]
+) -> list[str]:
+    target = str(run.get("target"))
+    found = troubles_of(str(run["id"]), run_dir, target)
+    nobody = unattended_since(attendants, time.time()) if target == "vertex" else None
+    return [*found, nobody] if nobody else found
 
 
 def _limits(run: dict[str, Any]) -> Limits:
@@ -297,13 +323,26 @@ def _limits(run: dict[str, Any]) -> Limits:
     return valid(Limits, (spec.get("limits") if isinstance(spec, dict) else None) or {}) or Limits()
 
 
-def is_unattended(run: dict[str, Any], directory: RunDirectory) -> bool:
-    """Whether the launch of a local run is known to be gone; its VMs may go on."""
-    return (
-        run.get("target") == "local"
-        and home.launched_here(run, directory)
-        and not home.launch_lives(str(run["id"]))
-    )
+def is_unattended(
+    run: dict[str, Any],
+    directory: RunDirectory,
+    attendants: Mapping[int, Attendant] | None = None,
+) -> bool:
+    """Whether nobody is known to look after a local run; its VMs may go on.
+
+    Args:
+        run: run.json.
+        directory: the run's.
+        attendants: its, if they were read already.
+    """
+    if (
+        run.get("target") != "local"
+        or not home.launched_here(run, directory)
+        or home.launch_lives(str(run["id"]))
+    ):
+        return False
+    known = read_attendants(directory) if attendants is None else attendants
+    return not any(it.controller and it.is_here(time.time()) for it in known.values())
 
 
 def is_abandoned(run: dict[str, Any], directory: RunDirectory) -> bool:

@@ -20,7 +20,10 @@ from launcher.api.retry import BRIEF, Retries
 from launcher.api.vertex import JobState, jobs_of
 from launcher.local.emulator import stop
 from launcher.supervision.attempt import read_attempts
-from launcher.supervision.supervisor import end_run
+from launcher.supervision.attendance import read_attendants
+from launcher.supervision.controllers import read_controllers
+from launcher.supervision.ending import end_run
+from trainer.rundir import clock
 from trainer.rundir.attempts import ENDED
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventWriter
@@ -78,8 +81,9 @@ def cancel_run(
             if time.monotonic() > deadline:
                 return f"{said}; its launch is still stopping VMs"
             sleep(LAUNCH_POLL)
-    # (A launch elsewhere cancels the job as well: no harm.)
+    # (A launch elsewhere, or a controller, cancels the job as well: no harm.)
     if run.get("target") != "vertex":
+        _let_controllers_end(directory, sleep)
         if home.launched_here(run, directory) and not home.launch_lives(run_id):
             stop(home.local_folder(run_id))  # which a launch that was killed has left
         return said
@@ -94,6 +98,16 @@ def cancel_run(
             code=error.code,
         ) from None
     return "\n".join([said, *jobs])
+
+
+def _let_controllers_end(directory: RunDirectory, sleep: Callable[[float], object]) -> None:
+    """Waits for controllers that look after the run: they cancel its jobs, and tell its webhook."""
+    pause = LAUNCH_POLL if directory.store.is_local else JOB_POLL
+    for _ in range(round(LIMIT / pause)):
+        attendants = read_attendants(directory).values()
+        if not any(it.controller and it.is_here(clock.now()) for it in attendants):
+            return
+        sleep(pause)
 
 
 def _cancel_jobs(
@@ -124,7 +138,24 @@ def _cancel_jobs(
         if not jobs:
             nothing = JobState("", "CANCELLED", "the CustomJob was never created")
             _record(directory, attempt, nothing, writer)
-    return said
+    _let_controllers_end(directory, sleep)
+    return [*said, *_cancel_controllers(directory, run, retries)]
+
+
+def _cancel_controllers(
+    directory: RunDirectory, run: dict[str, Any], retries: Retries
+) -> Iterator[str]:
+    """Cancels controllers that have not ended by themselves."""
+    project = str(run.get("spec", {}).get("project") or "")
+    for it in read_controllers(directory):
+        if it.over:
+            continue
+        api = jobs_of(it.to_json(), project, retries)
+        found = [api.get(it.job)] if it.job else api.find_controller(str(run["id"]), it.number)
+        for job in found:
+            if not job.ended:
+                api.cancel(job.name)
+                yield f"controller {it.number} is asked to end"
 
 
 def _told(before: JobState, after: JobState, region: str) -> str:

@@ -27,7 +27,7 @@ class Spent:
     """What the attempts of a run have taken so far.
 
     Attributes:
-        usd: estimated; None when a machine that ran has no known price.
+        usd: estimated, controllers among it; None when a machine that ran has no known price.
         seconds: for which any of them has run.
         attempts: how many were sent.
     """
@@ -37,9 +37,15 @@ class Spent:
     attempts: int
 
 
-def spent(attempts: Sequence[Attempt], now: float) -> Spent:
-    """Returns what ``attempts`` have taken until ``now``, in Unix seconds."""
-    usd: float | None = 0.0
+def spent(attempts: Sequence[Attempt], now: float, controllers_usd: float | None = 0.0) -> Spent:
+    """Returns what a run has taken.
+
+    Args:
+        attempts: its attempts.
+        now: Unix seconds.
+        controllers_usd: what its controllers have cost; None when that is not known.
+    """
+    usd = controllers_usd
     stretches = []
     for attempt in attempts:
         if attempt.started is None:
@@ -79,13 +85,15 @@ def no_more_attempts(limits: Limits, taken: Spent) -> str | None:
     return f"limits.attempts: {made} made"
 
 
-def account(limits: Limits, attempts: Sequence[Attempt], now: float) -> dict[str, Any]:
+def account(
+    limits: Limits, attempts: Sequence[Attempt], now: float, controllers_usd: float | None = 0.0
+) -> dict[str, Any]:
     """Returns ``{"usd", "seconds", "attempts", "remaining"}`` as ``swell status`` shows it.
 
     ``remaining`` has the same keys and ``until``, the deadline in Unix seconds; null where there
     is no limit, or no price.
     """
-    taken = spent(attempts, now)
+    taken = spent(attempts, now, controllers_usd)
     remaining: dict[str, float | None] = dict.fromkeys(("usd", "seconds", "attempts", "until"))
     if limits.cost and taken.usd is not None:
         remaining["usd"] = round(max(0.0, limits.cost.usd - taken.usd), 2)

@@ -153,6 +153,7 @@ class Situation:
         unreached: attempts that never were in the world, because their members and those of others
             do not reach each other: why, and seconds since that was first seen.
         world: who trains, and who is to leave the world.
+        controllers_usd: what the run's controllers have cost; None when that is not known.
     """
 
     attempts: tuple[Attempt, ...] = ()
@@ -163,6 +164,7 @@ class Situation:
     since_stop: float = 0.0
     unreached: Mapping[int, tuple[str, float]] = field(default_factory=dict)
     world: Inside = field(default_factory=Inside)
+    controllers_usd: float | None = 0.0
 
 
 @dataclass(frozen=True)
@@ -259,7 +261,7 @@ def decide(terms: Terms, situation: Situation, now: float) -> list[Action]:
     if situation.outcome is not None:
         actions += _after_the_end(situation, live)
         return actions or [Watch() if live else Done()]
-    taken = spent(situation.attempts, now)
+    taken = spent(situation.attempts, now, situation.controllers_usd)
     if limit := situation.stop or reached(terms.limits, taken, now):
         return [*actions, *_at_a_limit(terms, situation, live, limit)] or [Watch()]
     regions = bound_to(terms.fleet, terms.choices, situation.attempts)

@@ -33,6 +33,8 @@ from launcher.job.customjob import CustomJob
 from launcher.supervision.asked import Asked
 from launcher.supervision.attempt import UNSENT, Attempt, read_attempts
 from launcher.supervision.choices import DRY, Choice
+from launcher.supervision.duty import Duty
+from launcher.supervision.ending import end_run
 from launcher.supervision.fleet import alive
 from launcher.supervision.policy import (
     Action,
@@ -58,7 +60,7 @@ from trainer.rundir import clock
 from trainer.rundir.attempts import LOST, REFUSED, REPLACED, record_name
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventWriter
-from trainer.rundir.names import RUN, OutcomeState
+from trainer.rundir.names import RUN
 from trainer.rundir.retry import may_pass
 from trainer.rundir.usererror import shown
 from trainer.rundir.wanted import Wanted
@@ -83,6 +85,7 @@ class Supervisor:
         last_words: returns what the replicas of a failed attempt have said last, from its number,
             its CustomJob and why it failed.
         world: returns who trains, as far as the run's events tell; see Situation.
+        duty: says before every decision whether this one may act; see Duty.
         listener: called with each event that this writes; see EventWriter.
         clock: returns Unix seconds; see trainer.rundir.clock.
         ticks: returns seconds that pass alike, whoever sets the clock of this machine; those in
@@ -101,6 +104,7 @@ class Supervisor:
         unreached: Callable[[], Mapping[int, str]] = dict,
         last_words: Callable[[int, str, str], str] = lambda attempt, job, reason: "",
         world: Callable[[], Inside] = Inside,
+        duty: Duty | None = None,
         listener: Callable[[Event], object] = lambda event: None,
         clock: Callable[[], float] = clock.now,
         ticks: Callable[[], float] = time.monotonic,
@@ -112,6 +116,7 @@ class Supervisor:
         self._request, self._steps = request, steps
         self._unreached, self._world, self._last_words = unreached, world, last_words
         self._clock, self._ticks, self._sleep = clock, ticks, sleep
+        self._duty = duty or Duty()
         self._behind = 0.0  # seconds by which the clock is behind what is on record
         self._patience = target.patience
         # No other writer of the run may have the name: an earlier launch, or one elsewhere.
@@ -143,8 +148,8 @@ class Supervisor:
     def run(self) -> dict[str, Any]:
         """Sees the run through. Returns outcome.json as it counts.
 
-        Raises ApiError when the API does not let it look at a CustomJob (the run goes on, and
-        ``swell attach`` sees it through from there), and OSError when the run directory is gone.
+        Raises ApiError when the API does not let it look at a CustomJob (``swell attach`` goes on
+        from there), OSError when the run directory is gone, Relieved when another takes over.
         """
         known = False
         while True:
@@ -170,6 +175,10 @@ class Supervisor:
             with suppress(OSError):
                 self._record(self._attempts[number])
         outcome = self._run_dir.outcome()
+        if wait := self._duty.turn(outcome is not None):
+            self._sleep(wait)
+            self._read_attempts()  # somebody else acts meanwhile
+            return None
         if outcome is None and self._removal.look(self._run_dir.store.exists(RUN), self._ticks()):
             end_run(self._run_dir, self._events, "failed", self._removal.reason)
             return None
@@ -189,9 +198,10 @@ class Supervisor:
                 for number, why in self._unreached().items()
             },
             self._inside(terms.fleet.leave) if terms.fleet.since is not None else Inside(),
+            self._duty.usd(self._now()),
         )
         actions = decide(terms, situation, self._now())
-        if Done() in actions:
+        if Done() in actions and self._duty.is_done:
             known = len(self._attempts)
             self._read_attempts()
             if len(self._attempts) > known:  # somebody else has sent one meanwhile
@@ -484,13 +494,3 @@ class Supervisor:
         """Seconds since ``what`` was first seen here: clocks of machines are not compared."""
         now = self._ticks()
         return now - self._since.setdefault(what, now)
-
-
-def end_run(run_dir: RunDirectory, events: EventWriter, state: OutcomeState, reason: str) -> bool:
-    """Ends the run unless it has ended. Returns whether this call did it."""
-    if not run_dir.end(state, reason):
-        return False
-    events.emit("finished", state=state, reason=reason)
-    with suppress(OSError):  # it is on record
-        events.flush()
-    return True

@@ -10,6 +10,7 @@
     url              the run directory
     job              the resource name of its last CustomJob, of those that live if any does; null
                      without one
+    attended         who looks after it, as in swell status; null when that is not known
     api_state        what the API says of that CustomJob; null when it was not asked or knows none
 """
 
@@ -30,6 +31,7 @@ from rich.text import Text
 from launcher import home
 from launcher.api.vertex import Jobs, JobState, runs_among
 from launcher.run_states import State, info_of
+from launcher.status.attended import name_of
 from launcher.status.status import live_of, read_status
 from launcher.views.output import print_wide
 from trainer.rundir.directory import RunDirectory
@@ -153,6 +155,7 @@ def _row(source: _Source) -> Row:
         "target": source.target,
         "url": job.output if job else "",
         "job": job.name if job else None,
+        "attended": None,
         "api_state": job.state if job else None,
     }
     if source.directory is None:
@@ -165,7 +168,14 @@ def _row(source: _Source) -> Row:
         "step": None if status["steps_lost"] is None else status["step"],
         "url": source.directory.url,
         "job": last.get("job") or row["job"],
+        "attended": status["attended"],
     }
+
+
+def _attendants(row: Row) -> str:
+    if info_of(row["state"]).ending or row["attended"] is None:
+        return "-"
+    return ", ".join(map(name_of, row["attended"])) or "nobody"
 
 
 def print_runs(console: Console, rows: Sequence[Row], asked: bool) -> None:
@@ -177,12 +187,13 @@ def print_runs(console: Console, rows: Sequence[Row], asked: bool) -> None:
         asked: whether an API was asked: then its word is shown as well.
     """
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("run", "state", "step", "target", "created", *(["Vertex AI"] if asked else [])):
+    known = ("run", "state", "step", "target", "created", "looked after by")
+    for name in (*known, *(["Vertex AI"] if asked else [])):
         table.add_column(name, justify="right" if name == "step" else "left", no_wrap=True)
     for row in rows:
         step = "-" if row["step"] is None else f"{row['step']:,}"
         created = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["created"]))
         state = Text(row["state"], style=info_of(row["state"]).colour)
         api = [str(row["api_state"] or "-").lower()] if asked else []
-        table.add_row(row["run"], state, step, row["target"], created, *api)
+        table.add_row(row["run"], state, step, row["target"], created, _attendants(row), *api)
     print_wide(console, table)

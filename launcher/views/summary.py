@@ -13,6 +13,7 @@ from rich.text import Text
 
 from launcher.api.transport import is_emulator
 from launcher.run_states import info_of
+from launcher.status.attended import in_words
 from launcher.status.status import live_of
 from launcher.views.output import unpadded
 from launcher.words import (
@@ -23,6 +24,7 @@ from launcher.words import (
     span,
     speed_in_words,
 )
+from trainer.rundir.attempts import ENDED
 from trainer.rundir.usererror import Message
 
 _ATTEMPTS = 5
@@ -105,6 +107,8 @@ def _facts(status: dict[str, Any]) -> Table:
     table.add_column(overflow="fold")
     for name, what in _attempts(status):
         table.add_row(name, what)
+    for name, what in _attended(status):
+        table.add_row(name, what)
     if spent := _spent(status.get("spent")):
         table.add_row("spent", spent)
     lost = status["steps_lost"]
@@ -155,6 +159,18 @@ def _attempts(status: dict[str, Any]) -> Iterator[tuple[str, Text]]:
         yield f"attempt {number}", Text(f"{which}{attempt['region']}, {state}{why}")
         if api:
             yield "Vertex AI", _answer(api, attempt)
+
+
+def _attended(status: dict[str, Any]) -> Iterator[tuple[str, Text]]:
+    """Yields who looks after a run that goes on, and its controllers' CustomJobs."""
+    attended, controllers = status.get("attended"), status.get("controllers") or []
+    if not info_of(str(status["state"])).ending and attended is not None:
+        yield "looked after", Text(f"by {in_words(attended)}", style="" if attended else "yellow")
+    for it in [one for one in controllers if one["state"] not in ENDED] or controllers[-1:]:
+        job = str(it["job"] or "").rpartition("/")[2]
+        which = f"CustomJob {job} in " if job else ""
+        text = f"{which}{it['region']}, {it['machine']}, {str(it['state']).lower()}"
+        yield f"controller {it['number']}", Text(text)
 
 
 def _answer(api: dict[str, Any], attempt: dict[str, Any]) -> Text:

@@ -8,7 +8,7 @@ from typing import Any
 
 from launcher.api.apierror import ApiError
 from launcher.api.vertex import TERMINAL, JobState
-from launcher.job.customjob import ATTEMPT_LABEL, CustomJob
+from launcher.job.customjob import ATTEMPT_LABEL, CONTROLLER_LABEL, CustomJob
 
 Looks = list[str | Callable[[], str]]  # what the looks at a job see, one after the other
 
@@ -40,10 +40,16 @@ class Vertex:
     Args:
         lives: what becomes of each attempt, from the number in its labels.
         clock: returns Unix seconds.
+
+    Attributes:
+        jobs: all there were, but for controllers.
+        controllers: these; they run until somebody ends them.
+        most_alive: how many jobs at a time.
     """
 
     def __init__(self, lives: Callable[[int], Looks], clock: Clock) -> None:
         self.jobs: dict[str, Job] = {}
+        self.controllers: dict[str, Job] = {}
         self.most_alive = 0
         self.calls = 0
         self._lives = lives
@@ -58,21 +64,33 @@ class Vertex:
 
     def create(self, region: str, request: CustomJob) -> JobState:
         labels = {str(k): str(v) for k, v in request["labels"].items()}
+        if CONTROLLER_LABEL in labels:
+            return self._create_controller(region, labels)
         name = f"projects/p/locations/{region}/customJobs/{len(self.jobs) + 1}"
         state = JobState(name, "QUEUED", labels=labels, created=self._clock())
         self.jobs[name] = Job(state, list(self._lives(int(labels[ATTEMPT_LABEL]))))
         self.most_alive = max(self.most_alive, len(self.alive))
         return state
 
+    def _create_controller(self, region: str, labels: dict[str, str]) -> JobState:
+        name = f"projects/p/locations/{region}/customJobs/{900 + len(self.controllers)}"
+        state = JobState(name, "PENDING", labels=labels, created=self._clock())
+        self.controllers[name] = Job(state, ["RUNNING"])
+        return state
+
+    def end(self, name: str, told: str) -> None:
+        """A controller's CustomJob ends."""
+        self._become(self.controllers[name], told)
+
     def look(self, name: str) -> JobState:
-        job = self.jobs[name]
+        job = self.jobs.get(name) or self.controllers[name]
         if not job.state.ended and job.looks:
             look = job.looks.pop(0)
             self._become(job, look if isinstance(look, str) else look())
         return job.state
 
     def cancel(self, name: str) -> None:
-        job = self.jobs[name]
+        job = self.jobs.get(name) or self.controllers[name]
         if job.state.ended:
             raise ApiError("SW0001", "it has ended", code=400)
         self._become(job, "CANCELLED")
@@ -105,6 +123,10 @@ class Region:
             for name, job in self._vertex.jobs.items()
             if f"/{self.region}/" in name and job.state.labels[ATTEMPT_LABEL] == str(attempt)
         ]
+
+    def find_controller(self, run_id: str, number: int) -> Sequence[JobState]:
+        jobs = [job.state for job in self._vertex.controllers.values()]
+        return [it for it in jobs if it.labels[CONTROLLER_LABEL] == str(number)]
 
     def get(self, name: str) -> JobState:
         return self._vertex.look(name)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
 
 NAME = "authority.swell"
+# Of P-256's group of points (FIPS 186-4, D.1.2.3).
+_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 # No clock decides who may connect: a certificate is good for one run, and goes with it.
 _NOT_BEFORE = datetime(2000, 1, 1, tzinfo=timezone.utc)
 _NOT_AFTER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=timezone.utc)  # RFC 5280, 4.1.2.5: no end
@@ -46,6 +48,22 @@ class Authority:
 
         key = ec.generate_private_key(ec.SECP256R1())
         return cls(_private(key), _certificate(key.public_key(), NAME, NAME, key))
+
+    @classmethod
+    def of(cls, run_key: str, attempt: int) -> Authority:
+        """Makes the one that begins with an attempt, of the run's key: always the same.
+
+        So all who look after the run with its key issue secrets beside each other's.
+        """
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        drawn = hmac.new(run_key.encode(), f"swell authority {attempt}".encode(), hashlib.sha512)
+        number = int.from_bytes(drawn.digest(), "big")
+        # 512 bits: how far the remainder is from evenly drawn does not matter (FIPS 186-5, A.2.1).
+        key = ec.derive_private_key(number % (_ORDER - 1) + 1, ec.SECP256R1())
+        serial = int.from_bytes(drawn.digest()[:16], "big")
+        own = _certificate(key.public_key(), NAME, NAME, key, serial)
+        return cls(_private(key), own)
 
     @classmethod
     def parse(cls, text: str) -> Authority:
@@ -90,9 +108,16 @@ def _private(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _certificate(
-    key: ec.EllipticCurvePublicKey, name: str, issuer: str, by: ec.EllipticCurvePrivateKey
+    key: ec.EllipticCurvePublicKey,
+    name: str,
+    issuer: str,
+    by: ec.EllipticCurvePrivateKey,
+    serial: int | None = None,
 ) -> bytes:
-    """Says that ``key`` is ``name``'s; an authority's, if it says so of itself. DER."""
+    """Says that ``key`` is ``name``'s; an authority's, if it says so of itself. DER.
+
+    With a serial number it is always the same for the same arguments.
+    """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -103,7 +128,7 @@ def _certificate(
         .subject_name(_name(name))
         .issuer_name(_name(issuer))
         .public_key(key)
-        .serial_number(x509.random_serial_number())
+        .serial_number(serial or x509.random_serial_number())
         .not_valid_before(_NOT_BEFORE)
         .not_valid_after(_NOT_AFTER)
         .add_extension(
@@ -116,7 +141,8 @@ def _certificate(
         builder = builder.add_extension(
             x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False
         ).add_extension(x509.ExtendedKeyUsage(uses), critical=False)
-    return builder.sign(by, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+    signed = builder.sign(by, hashes.SHA256(), ecdsa_deterministic=serial is not None or None)
+    return signed.public_bytes(serialization.Encoding.DER)
 
 
 def _name(name: str) -> x509.Name:

@@ -2,6 +2,8 @@
 
 run.json                      the spec as launched, the run token's hash, who and when, its format
 attempts/0003.json            one submitted CustomJob: name, region, state, why it ended
+controllers/0001.json         one controller's CustomJob (see launcher.supervision.controllers)
+attendants/000012.json        who looks after the run (see launcher.supervision.attendance)
 wanted/000002.json            what a fleet is to be from now on (see trainer.rundir.wanted)
 leader/000007.json            exclusive-create objects; the highest number is the term
 events/<writer>/<seq>.jsonl   what happened, in batches (see trainer.rundir.events)

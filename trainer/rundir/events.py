@@ -19,6 +19,8 @@ attempt_ended             attempt, state, verdict, reason   (launcher)
 attempt_due               attempt, choice, seconds          (launcher; when it has to wait)
 attempt_left              attempt, reason                   (launcher; another is tried instead)
 attempt_replaced          attempt, reason                   (launcher; it is not wanted any more)
+controller_started        controller (its number), job, region  (launcher)
+controller_ended          controller, state, reason         (launcher)
 wanted                    version, jobs, region, machine, strategy, by (whoever asked for it; see
                           trainer.rundir.wanted)
 moved                     attempt, region, home             (launcher; the run directory stays)

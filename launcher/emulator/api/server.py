@@ -60,6 +60,13 @@ class Api:
 
     def app(self) -> Starlette:
         """Returns the application to serve."""
+        return Starlette(
+            routes=self.routes(),
+            exception_handlers={HTTPException: _http_error, Exception: _internal_error},
+        )
+
+    def routes(self) -> list[Route]:
+        """Returns its routes, which may be served beside others."""
         versioned: list[tuple[str, str, Handler]] = [
             ("POST", JOBS, self.create),
             ("GET", JOBS, self.list),
@@ -77,17 +84,9 @@ class Api:
             ("POST", EXTRA + "/replicas/{replica}:restore", self.restore),
             *secretmanager.Handlers(self._secrets, _json).routes(),
         ]
-        return Starlette(
-            routes=[
-                Route(path, self._guarded(handler), methods=[verb])
-                for verb, path, handler in routes
-            ],
-            exception_handlers={
-                ApiError: _api_error,
-                HTTPException: _http_error,
-                Exception: _internal_error,
-            },
-        )
+        return [
+            Route(path, self._guarded(handler), methods=[verb]) for verb, path, handler in routes
+        ]
 
     async def create(self, request: Request) -> Response:
         """POST customJobs."""
@@ -188,9 +187,12 @@ class Api:
 
         async def checked(request: Request) -> Response:
             shown = request.headers.get("authorization", "")
-            if self._token and not self._token.admits(shown):
-                raise ApiError(401, "UNAUTHENTICATED", WANTED)
-            return await handler(request)
+            try:
+                if self._token and not self._token.admits(shown):
+                    raise ApiError(401, "UNAUTHENTICATED", WANTED)
+                return await handler(request)
+            except ApiError as error:
+                return JSONResponse(error.body(), error.code)
 
         return checked
 
@@ -273,16 +275,11 @@ async def _json(request: Request) -> dict[str, Any]:
     return value
 
 
-async def _api_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return JSONResponse(error.body(), error.code)
-
-
 async def _http_error(request: Request, error: Exception) -> Response:
-    return await _api_error(
-        request, not_found(f"{request.method} {request.url.path} is not part of this API.")
-    )
+    refusal = not_found(f"{request.method} {request.url.path} is not part of this API.")
+    return JSONResponse(refusal.body(), refusal.code)
 
 
 async def _internal_error(request: Request, error: Exception) -> Response:
-    return await _api_error(request, ApiError(500, "INTERNAL", f"The emulator failed: {error!r}"))
+    failure = ApiError(500, "INTERNAL", f"The emulator failed: {error!r}")
+    return JSONResponse(failure.body(), failure.code)

@@ -57,6 +57,7 @@ class IncidentInjector:
         self._incidents = incidents
         self._exchange = exchange
         self._attempt = str(record.get("labels", {}).get(ATTEMPT_LABEL, ""))
+        self._is_controller = customjobs.is_controller(record)
         self._output = customjobs.output_directory(record)
         self._progress = exchange.progress(self._output or record["name"])
 
@@ -67,7 +68,7 @@ class IncidentInjector:
             job: the job.
             since: when it became RUNNING, in the market's time.
         """
-        if not self._incidents:
+        if not self._incidents or self._is_controller:  # which is none of the market's
             return
         step = 0
         steps = await asyncio.to_thread(_step_reader, self._output)

@@ -32,6 +32,7 @@ from launcher.emulator.vms.metadata import Identity, Metadata, numeric_project
 from launcher.emulator.vms.places import Guest, Place, Site, open_site
 from launcher.emulator.vms.program import ENTRY_POINT, Program
 from launcher.emulator.vms.vm import VM, ExitCallback, Keeping
+from launcher.job.controllerjob import ENV_EMULATOR, ENV_EMULATOR_TOKEN
 from launcher.job.machines import MACHINES
 from trainer.protocol.secretmanager import ENV_ENDPOINT
 from trainer.rundir.names import ENV_ADDRESS, ENV_SCRATCH, ENV_SLOTS
@@ -66,7 +67,7 @@ class VmOptions:
         spec_forms: in which forms CLUSTER_SPEC is written.
         token: what the access tokens of VMs are made from.
         routes: what a VM can ask at its metadata server's port besides, given its access token
-            and the values of its job's variables.
+            and its CustomJob.
         held: open files of the emulator that its VMs need to be there again, should it be killed.
         links: what lets the VMs of several jobs reach each other.
     """
@@ -76,7 +77,7 @@ class VmOptions:
     storage: Storage | None = None
     spec_forms: frozenset[str] = frozenset()
     token: Token = field(default_factory=Token.new)
-    routes: Callable[[str, frozenset[str]], Sequence[Route]] = lambda bearer, named: ()
+    routes: Callable[[str, Json], Sequence[Route]] = lambda bearer, record: ()
     held: Sequence[int] = ()
     links: Links = field(default_factory=Links)
 
@@ -102,8 +103,8 @@ class Machines:
         self.types: Mapping[str, str] = {name: pool.machine for name, pool in self._pool_of.items()}
         self._options = options
         self._bearer = options.token.of_job(self._name)
-        named = frozenset(value for pool in self._pools for _, value in pool.env)
-        self._routes = options.routes(self._bearer, named)
+        self._routes = options.routes(self._bearer, record)
+        self._is_controller = customjobs.is_controller(record)
         self._logs = folders.logs
         self._installed = folders.installed / self._id
         self._records = folders.vms / self._id
@@ -240,6 +241,8 @@ class Machines:
             ENV_ENDPOINT: f"http://{metadata}",
             ENV_ADDRESS: place.address,
         }
+        if self._is_controller:
+            service |= {ENV_EMULATOR: f"http://{metadata}", ENV_EMULATOR_TOKEN: self._bearer}
         if self._output:
             service["AIP_MODEL_DIR"] = f"{self._output}/model/"
             service["AIP_CHECKPOINT_DIR"] = f"{self._output}/checkpoints/"

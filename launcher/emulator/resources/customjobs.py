@@ -26,6 +26,8 @@ from launcher.emulator.resources.wire import (
     StringMap,
     message,
 )
+from launcher.job.controllerjob import ENV_TRUST
+from launcher.job.customjob import CONTROLLER_LABEL
 from trainer.rundir.names import ENV_TOKEN
 
 Json = dict[str, Any]
@@ -297,12 +299,18 @@ def encode(job: Json, enums_as_integers: bool) -> Json:
 
 
 def _shown(variable: Json) -> Json:
-    return {**variable, "value": REDACTED} if variable["name"] == ENV_TOKEN else variable
+    secret = variable["name"] in (ENV_TOKEN, ENV_TRUST)
+    return {**variable, "value": REDACTED} if secret else variable
 
 
 def pools(job: Json) -> list[Pool]:
     """The used worker pools of a parsed job."""
     return [_pool(index, spec) for index, spec in enumerate(limits.pool_specs(job)) if spec]
+
+
+def is_controller(job: Json) -> bool:
+    """Whether the job is the controller of a run: its VM may use the API as its launch may."""
+    return CONTROLLER_LABEL in job.get("labels", {})
 
 
 def output_directory(job: Json) -> str | None:

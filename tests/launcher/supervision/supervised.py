@@ -11,12 +11,13 @@ from launcher.job.customjob import ATTEMPT_LABEL, CustomJob
 from launcher.supervision.asked import Asked
 from launcher.supervision.attempt import Attempt, read_attempts
 from launcher.supervision.choices import Choice, choices_of
+from launcher.supervision.duty import Duty
 from launcher.supervision.fleet import Fleet
 from launcher.supervision.policy import Terms
 from launcher.supervision.replacement import Inside
 from launcher.supervision.supervisor import Supervisor
 from launcher.supervision.wanted import Change, Ways, changed, fleet_of, launched, moved, ways_of
-from launcher.target import JobsApi, Target
+from launcher.target import SETTLE, JobsApi, Target
 from tests.launcher.faked_vertex import Clock, Looks, Region, Vertex
 from tests.launcher.supervision.policy_run import job
 from trainer.rundir.directory import RunDirectory
@@ -56,6 +57,8 @@ class Fixture:
         ahead: float = 0.0,
         unreached: Callable[[], dict[int, str]] = dict,
         last_words: Callable[[int, str, str], str] = lambda attempt, job, reason: "",
+        duty: Duty | None = None,
+        settle: float = SETTLE,
     ) -> Supervisor:
         def request(number: int, choice: Choice) -> CustomJob:
             self.sent.append((number, choice.region))
@@ -81,7 +84,10 @@ class Fixture:
             return replace(terms, choices=ways.choices, fleet=fleet)
 
         target = Target(
-            lambda region: wrap(self.vertex.region(region)), poll=10.0, patience=patience
+            lambda region: wrap(self.vertex.region(region)),
+            poll=10.0,
+            patience=patience,
+            settle=settle,
         )
         return Supervisor(
             self.run_dir,
@@ -91,6 +97,7 @@ class Fixture:
             unreached=unreached,
             last_words=last_words,
             world=self.world,
+            duty=duty,
             clock=lambda: self.clock() + ahead,
             ticks=ticks or self.clock,
             sleep=self.clock.sleep,

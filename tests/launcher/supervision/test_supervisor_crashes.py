@@ -88,6 +88,9 @@ class Touched(Region):
     def find(self, run_id: str | None = None, attempt: int | None = None) -> Any:
         return self._points.touch("find", super().find, run_id, attempt)
 
+    def find_controller(self, run_id: str, number: int) -> Any:
+        return self._points.touch("find", super().find_controller, run_id, number)
+
     def get(self, name: str) -> JobState:
         state: JobState = self._points.touch("get", super().get, name)
         return state
