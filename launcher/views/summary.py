@@ -98,6 +98,8 @@ def _facts(status: dict[str, Any]) -> Table:
     table.add_column(overflow="fold")
     for name, what in _attempts(status):
         table.add_row(name, what)
+    for name, said in _changes(status):
+        table.add_row(name, said)
     if spent := _spent(status.get("spent")):
         table.add_row("spent", spent)
     lost = status["steps_lost"]
@@ -148,6 +150,21 @@ def _attempts(status: dict[str, Any]) -> Iterator[tuple[str, Text]]:
         yield f"attempt {number}", Text(f"{which}{attempt['region']}, {state}{why}")
         if api:
             yield "Vertex AI", _answer(api, attempt)
+
+
+def _changes(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields what a fleet is asked to be, if anybody has asked, and what others replace."""
+    wanted = status.get("wanted")
+    if wanted and wanted["by"]:
+        asked = [count(wanted["jobs"], "job"), wanted["region"], wanted["machine"]]
+        what = ", ".join(filter(None, [*asked, wanted["strategy"]]))
+        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(wanted["at"]))
+        yield "wanted", f"{what} (asked for by {wanted['by']}, {since})"
+    for one in status.get("replaced") or ():
+        by = " and ".join(f"attempt {number}" for number in one["by"])
+        then = "leaves now" if one["leaves"] else "stays until another trains"
+        beside = f"; {by} {'is' if len(one['by']) == 1 else 'are'} beside it" if by else ""
+        yield "replaced", f"attempt {one['attempt']} {then}{beside}: {one['why']}"
 
 
 def _answer(api: dict[str, Any], attempt: dict[str, Any]) -> Text:
