@@ -19,6 +19,7 @@ from launcher.draft import Draft, create, ends_on_error, prepare, reopen
 from launcher.job.customjob import CustomJob
 from launcher.job.job import Job, TargetName
 from launcher.lastwords import last_words
+from launcher.sightings import Sightings, seen_in
 from launcher.status.history import History
 from launcher.status.stalls import Lookout
 from launcher.status.status import Outcome, read_status
@@ -29,6 +30,7 @@ from launcher.supervision.replacement import Inside
 from launcher.supervision.supervisor import Supervisor, end_run
 from launcher.supervision.webhook import Webhook
 from launcher.target import Target, opened
+from trainer.rundir import clock
 from trainer.rundir.attempts import ENDED
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, EventReader, EventWriter, read_events
@@ -153,8 +155,21 @@ class Run:
         with self._resources:
             try:
                 self._outcome = self._supervisor.run()
+                with suppress(OSError, ValueError):
+                    self._write_down()
             except BaseException as error:  # the run goes on without us
                 self._error = error
+
+    def _write_down(self) -> None:
+        """Keeps what the run has seen of how Vertex AI takes machines."""
+        if self.draft.target != "vertex":
+            return
+        endpoints = sorted({str(it["endpoint"]) for it in read_attempts(self.directory)})
+        project = self.draft.job.project or ""
+        blank = Sightings(run=self.id, at=clock.now(), endpoints=endpoints, project=project)
+        found = seen_in(blank, read_events(self.directory, brief=True))
+        if found.any:
+            found.keep(home.folder())
 
 
 def launch(job: Job, target: TargetName = "local", run_id: str | None = None) -> Run:

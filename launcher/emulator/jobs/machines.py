@@ -69,6 +69,7 @@ class VmOptions:
             and the values of its job's variables.
         held: open files of the emulator that its VMs need to be there again, should it be killed.
         links: what lets the VMs of several jobs reach each other.
+        tells: whether their metadata servers say if they are to be preempted.
     """
 
     kind: str = "process"
@@ -79,6 +80,7 @@ class VmOptions:
     routes: Callable[[str, frozenset[str]], Sequence[Route]] = lambda bearer, named: ()
     held: Sequence[int] = ()
     links: Links = field(default_factory=Links)
+    tells: bool = True
 
 
 class Machines:
@@ -208,7 +210,7 @@ class Machines:
     def _vm(self, replica: str, place: Place, on_exit: ExitCallback, port: int = 0) -> VM:
         host = hostname(self._id, replica)
         identity = Identity(self._project, self._region, host, place.address)
-        metadata = Metadata(identity, self._bearer, self._routes)
+        metadata = Metadata(identity, self._bearer, self._routes, self._options.tells)
         listener = Listener(metadata.app(), place.metadata, port, place.device)
         folder = self._installed / replica
         interpreter = None if self._options.kind == "container" else Interpreter(folder / "python")
