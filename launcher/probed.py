@@ -18,6 +18,8 @@ from typing import Any
 from pydantic.dataclasses import dataclass
 
 from launcher.job.job import Job
+from launcher.job.machines import LOCAL
+from launcher.job.marketfile import whole_market
 from launcher.records import STRICT, read_record
 from launcher.words import one_line
 from trainer.rundir.private import make_private, write_private
@@ -104,14 +106,17 @@ class Probed:
         return f"probed on {self.day} in {self.region}: {'; '.join(found) or 'nothing was found'}"
 
 
-def network_of(job: Job) -> str:
-    """Returns the user's network that a job's VMs are in; empty for none."""
+def network_of(job: Job, endpoint: str) -> str:
+    """Returns the network that a job's VMs are in there; empty for none of the user's."""
+    if endpoint == LOCAL:
+        isolated = whole_market(job.local.market).isolated
+        return f"{job.local.vm}, isolated" if isolated else job.local.vm
     return job.network or (job.psc_interface.attachment if job.psc_interface else "")
 
 
 def newest(home: Path, job: Job, endpoint: str, region: str) -> Probed | None:
     """Returns the newest probe of where a job would run there; None if there is none."""
-    where = (endpoint, job.project or "", region, network_of(job))
+    where = (endpoint, job.project or "", region, network_of(job, endpoint))
     found = (it for it in _all(home) if (it.endpoint, it.project, it.region, it.network) == where)
     return max(found, key=lambda it: it.at, default=None)
 

@@ -62,7 +62,7 @@ def probe(
         endpoint=endpoint,
         project=job.project or "",
         region=offered.region,
-        network=network_of(job),
+        network=network_of(job, endpoint),
         machine=offered.machine,
         image=runtime.image if isinstance(runtime, Container) else runtime.executor,
     )

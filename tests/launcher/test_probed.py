@@ -176,7 +176,10 @@ def test_a_job_is_warned_of_what_will_not_go_well() -> None:
     ]
     assert len(cautions(job(), apart)) == 1, "no fleet"
     assert cautions(FLEET, None) == cautions(FLEET, WHERE) == []
-    assert network_of(job()) == ""
+    assert network_of(job(), WHERE.endpoint) == ""
+    assert network_of(job(), "local") == "process"
+    apart_here = {"vm": "netns", "market": {"isolated": True}}
+    assert network_of(job(local=apart_here), "local") == "netns, isolated"
 
 
 @pytest.mark.parametrize("reached", [True, False, None])
