@@ -399,7 +399,6 @@ def _replacements(
     lacking = lack(fleet, terms.choices, attempts, frozenset(dear))
     most = terms.limits.attempts
     room = lacking.total if most is None else most - sum(it.sent for it in attempts)
-    kinds: list[Sequence[Choice]]
     kinds = [fleet.anchors] * lacking.anchors + [terms.choices] * lacking.others
     live, number = len(alive(attempts)), max((it.attempt for it in attempts), default=0)
     sent = 0
@@ -421,9 +420,9 @@ def _replacements(
         deadline = terms.limits.deadline
         yield Wait(min(first.at, deadline.timestamp() if deadline else first.at), first.choice)
     tried = [choices for _, choices in sorted(dear.items())][len(dear) - lacking.cheaper :]
-    for choices in tried if terms.resubmit.back is not None else ():
+    for better in tried if terms.resubmit.back is not None else ():
         pauses = paced(terms.resubmit)
-        found = _next(terms, situation, choices, regions, live + sent, now, pauses)
+        found = _next(terms, situation, better, regions, live + sent, now, pauses)
         if found is None or max(found.at, sent_too_fast(attempts, sent, now)) > now:
             continue
         if not may_try(fleet, terms.limits, attempts, sent + lacking.total):

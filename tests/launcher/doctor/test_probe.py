@@ -221,7 +221,12 @@ def found(fleet: bool, why: str = "", **more: Any) -> dict[str, Finding]:
 
 
 def test_only_what_would_keep_the_job_from_working_fails() -> None:
-    apart = {"reached": False, "why": "timed out", "spec_read": True, "metadata": False}
+    apart: dict[str, Any] = {
+        "reached": False,
+        "why": "timed out",
+        "spec_read": True,
+        "metadata": False,
+    }
     assert [it.verdict for it in found(True, **apart).values()] == ["fail", "pass", "pass"]
     assert [it.verdict for it in found(False, **apart).values()] == ["pass", "pass", "pass"]
     assert found(True, **apart)["jobs reach each other"].id == "SW6110"

@@ -51,11 +51,12 @@ def test_one_of_another_probe_gets_no_further_than_the_question(folder: RunDirec
 def test_one_that_is_not_there_is_told_of_with_every_address(folder: RunDirectory) -> None:
     card = {"name": "no such host.", "addresses": ["127.0.0.1", "256.0.0.1"], "port": 9}
     folder.write_json("cards/9-a.json", card)
-    for number, card in enumerate([{"addresses": 5, "port": 9}, {"port": "x"}, {"addresses": []}]):
-        folder.write_json(f"cards/{number + 6}-a.json", card)
+    strange: list[dict[str, Any]] = [{"addresses": 5, "port": 9}, {"port": "x"}, {"addresses": []}]
+    for number, one_such in enumerate(strange):
+        folder.write_json(f"cards/{number + 6}-a.json", one_such)
     with meeting(folder, "1-a") as one:
-        *strange, gone = one.measure()
-    assert [it["failed"] for it in strange] == ["its card does not say where it listens"] * 3
+        *others, gone = one.measure()
+    assert [it["failed"] for it in others] == ["its card does not say where it listens"] * 3
     assert "127.0.0.1: " in gone["failed"] and "256.0.0.1: " in gone["failed"]
     assert gone["leads_to"] == ""
 
