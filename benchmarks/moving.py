@@ -18,7 +18,7 @@ from pathlib import Path
 from launcher.status.status import read_status
 from launcher.supervision.attempt import read_attempts
 from stamps import Stamp, read_stamps
-from trainer.rundir.attempts import ENDED
+from trainer.rundir.attempts import ENDED, REPLACED
 from trainer.rundir.directory import RunDirectory
 
 ROOT = Path(__file__).parents[1]
@@ -34,8 +34,14 @@ regions: [us-central1]
 pools: [a2-highgpu-1g]
 elastic: {{start_wait: 1s}}
 checkpoint: {{every: 1h}}
-local: {{vm: process}}
+local: {{vm: process{market}}}
 env: {env}
+{more}"""
+# Spot VMs are to be had from the second minute on; until then one is tried beside the dear one.
+NO_SPOT = ", market: {capacity: [{machine: a2-highgpu-1g, vms: {0s: 0, 2min: 1}}]}"
+DEAR = """\
+fallback: [{strategy: standard}]
+resubmit: {pause: 1s, longest: 1s, patience: 2s, back: 2s}
 """
 
 
@@ -45,21 +51,26 @@ class Change:
 
     Attributes:
         jobs: that it has before.
-        command: what is asked, for ``swell``.
+        command: what is asked, for ``swell``; nothing where it changes by itself.
         after: how many it has afterwards.
-        gone: how many attempts have ended then.
+        gone: how many attempts have been replaced then.
+        market: the emulator's, as it goes on in the job file's ``local``.
+        more: lines of the job file.
     """
 
     jobs: int
     command: tuple[str, ...]
     after: int
     gone: int
+    market: str = ""
+    more: str = ""
 
 
 CHANGES: Mapping[str, Change] = {
     "move": Change(1, ("move", RUN, "--region", "us-east1"), 1, 1),
     "resize up": Change(1, ("resize", RUN, "--jobs", "2"), 2, 0),
     "resize down": Change(2, ("resize", RUN, "--jobs", "1"), 1, 1),
+    "back to Spot": Change(1, (), 1, 1, NO_SPOT, DEAR),
 }
 
 
@@ -68,7 +79,8 @@ class Moved:
     """What a change did to training.
 
     Attributes:
-        seconds: from the command until the old jobs had ended, or the new ones trained.
+        seconds: from the command, or from when it trained, until the old jobs had ended, or the
+            new ones trained.
         pause: the longest time between two steps meanwhile.
         lost: steps that had been completed, and were done again.
     """
@@ -84,10 +96,10 @@ class Fleet:
     Args:
         folder: where all of it is.
         env: what is trained; see jobs/mlp.py.
-        jobs: how many it has.
+        change: what will be asked of it.
     """
 
-    def __init__(self, folder: Path, env: Mapping[str, str], jobs: int) -> None:
+    def __init__(self, folder: Path, env: Mapping[str, str], change: Change) -> None:
         self._env = {**os.environ, **env, "SWELL_HOME": str(folder / "home")}
         own = {name: value for name, value in env.items() if name != "PYTHONPATH"}
         self._run_dir = folder / "home" / "runs" / RUN
@@ -95,7 +107,11 @@ class Fleet:
         self._stamps.mkdir()
         own["MLP_STAMPS"] = str(self._stamps)
         job = folder / "job.yaml"
-        job.write_text(JOB.format(jobs=jobs, env=json.dumps(own)))
+        job.write_text(
+            JOB.format(
+                jobs=change.jobs, env=json.dumps(own), market=change.market, more=change.more
+            )
+        )
         self._launch = self._swell("launch", str(job), "--run-id", RUN)
 
     def trains(self, size: int) -> bool:
@@ -107,10 +123,10 @@ class Fleet:
         """All of its workers' so far."""
         return read_stamps(self._stamps)
 
-    def ended(self) -> int:
-        """How many of its attempts are over."""
+    def replaced(self) -> int:
+        """How many of its attempts are over because others train in their place."""
         records = read_attempts(RunDirectory(str(self._run_dir)))
-        return sum(record["state"] in ENDED for record in records)
+        return sum(it["state"] in ENDED and it["kind"] == REPLACED for it in records)
 
     def lost(self) -> int:
         """Steps that were completed, and done again."""
@@ -145,12 +161,13 @@ class Fleet:
 
 def moved(change: Change, folder: Path, env: Mapping[str, str]) -> Moved:
     """One change, once."""
-    fleet = Fleet(folder, env, change.jobs)
+    fleet = Fleet(folder, env, change)
     try:
         fleet.until(lambda: fleet.trains(change.jobs))
         event = time.time()
-        fleet.ask(*change.command)
-        fleet.until(lambda: fleet.ended() >= change.gone and fleet.trains(change.after))
+        if change.command:
+            fleet.ask(*change.command)
+        fleet.until(lambda: fleet.replaced() >= change.gone and fleet.trains(change.after))
         until = time.time()
         return Moved(until - event, longest_pause(fleet.stamps(), event), fleet.lost())
     finally:

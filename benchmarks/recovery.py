@@ -16,12 +16,14 @@ and two do it to whatever leads the others, and then to a host:
 (The leader is Swell's coordinator, horovodrun's driver, or the torchrun that holds the store. The
 driver runs beside the hosts; that it is lost with the first of them is played by killing it.)
 
-Three more are of Swell alone, with a launch and the emulator (moving.py):
+Four more are of Swell alone, with a launch and the emulator (moving.py):
 
     move                     a fleet of one job goes to another region
     resize up, resize down   it has another job, or one less
+    back to Spot             it trains on demand until Spot is to be had, two minutes later
 
-There ``pause`` is the longest time between two steps, from the command until all is over.
+There ``pause`` is the longest time between two steps, from the command until all is over; in the
+last from when it trains, while Spot is tried in vain beside it, until it trains on Spot.
 
 What is measured comes from the workers' own stamps (see jobs/mlp.py), all of one clock:
 

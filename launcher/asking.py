@@ -47,7 +47,7 @@ def ask(directory: RunDirectory, change: Change) -> str:
     run_id = home.id_of(record, directory)
     formats.require_usable(record, f"{directory.url}/{RUN}")
     job = home.job_of(record)
-    if why := unfit(job):
+    if why := unfit(job, home.changes_worlds(record)):
         raise home.RunError(UNFIT, f"{run_id}: {why}")
     if outcome := directory.outcome():
         raise home.RunError(home.OVER, f"{run_id}: has ended: {outcome.get('state')}")

@@ -18,6 +18,7 @@ from launcher.job.fitness import output_of
 from launcher.job.job import Job, TargetName
 from launcher.job.machines import LOCAL
 from launcher.job.prices import load_prices
+from launcher.job.source import changes_worlds
 from launcher.local.emulator import LocalError
 from launcher.packing.ignore import UNREADABLE, PackingError
 from launcher.packing.pack import Packed, pack
@@ -71,9 +72,14 @@ class Draft:
         return str(self.record.get("target"))
 
     @property
+    def changes_worlds(self) -> bool | None:
+        """Whether its program takes it that its world changes; see launcher.job.source."""
+        return home.changes_worlds(self.record)
+
+    @property
     def launched(self) -> Wanted | None:
         """What it is while nobody asks for anything else; None where nobody can."""
-        if unfit(self.job) is not None:
+        if unfit(self.job, self.changes_worlds) is not None:
             return None
         return launched(self.job, self.ways, float(self.record["created"]))
 
@@ -99,7 +105,7 @@ class Draft:
             fleet_of(self.job, ways, wanted),
             apart,
             saves=self.job.starts_agent(self.job.pools[0]),
-            renews=renews(self.job, self.ways),
+            renews=renews(self.job, self.ways, self.changes_worlds),
             stop_grace=stop_grace,
         )
 
@@ -146,6 +152,7 @@ def prepare(job: Job, target: TargetName, run_id: str | None = None) -> Draft:
         AUTHORITY: "",  # of the first attempt on: see home.issue_secret
         "created": now,
         "by": home.whoami(),
+        home.CHANGES: changes_worlds(job),
         **formats.RUN.stamp(),
     }
     return Draft(record, job, directory, ways, url, packed)

@@ -40,6 +40,7 @@ from trainer.rundir.usererror import UserError
 if TYPE_CHECKING:
     from launcher.job.job import Job
 
+CHANGES = "changes_worlds"  # of run.json: see launcher.job.source
 ENV_LOCK = "SWELL_LAUNCH_LOCK"
 NO_RUN = "SW2005"  # the message about a folder that is no run directory
 UNREADABLE = "SW2006"  # the message about a run directory that cannot be read
@@ -421,6 +422,12 @@ def launch_lock(run_id: str, refusal: str = "") -> Iterator[int]:
 def launch_lives(run_id: str) -> bool:
     """Whether a launch on this machine is looking after the run."""
     return is_held(local_folder(run_id) / "launch.lock")
+
+
+def changes_worlds(run: Mapping[str, Any]) -> bool | None:
+    """Whether a run's program takes it that its world changes; None where run.json does not say."""
+    known = run.get(CHANGES)
+    return known if isinstance(known, bool) else None
 
 
 def is_fleet(run: dict[str, Any]) -> bool:

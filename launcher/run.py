@@ -20,16 +20,19 @@ from launcher.api.reach import SAY_AFTER
 from launcher.draft import Draft, LaunchError, create, ends_on_error, prepare, reopen
 from launcher.job.job import Job, TargetName
 from launcher.oversight import oversight_of
+from launcher.sightings import Sightings, seen_in
 from launcher.status.stalls import Lookout
 from launcher.status.status import Outcome, read_status
+from launcher.supervision.attempt import read_attempts
 from launcher.supervision.ending import end_run
 from launcher.supervision.entrusted import NO_CONTROLLER, Entrusted
 from launcher.supervision.staff import Staff
 from launcher.supervision.supervisor import Supervisor
 from launcher.supervision.webhook import Webhook
 from launcher.target import Target, opened
+from trainer.rundir import clock
 from trainer.rundir.directory import RunDirectory
-from trainer.rundir.events import Event, EventReader, EventWriter
+from trainer.rundir.events import Event, EventReader, EventWriter, read_events
 from trainer.rundir.usererror import Message
 
 EVENT_POLL = 0.25  # seconds
@@ -152,8 +155,21 @@ class Run:
         with self._resources:
             try:
                 self._outcome = self._supervisor.run()
+                with suppress(OSError, ValueError):
+                    self._write_down()
             except BaseException as error:  # the run goes on without us
                 self._error = error
+
+    def _write_down(self) -> None:
+        """Keeps what the run has seen of how Vertex AI takes machines."""
+        if self.draft.target != "vertex":
+            return
+        endpoints = sorted({str(it["endpoint"]) for it in read_attempts(self.directory)})
+        project = self.draft.job.project or ""
+        blank = Sightings(run=self.id, at=clock.now(), endpoints=endpoints, project=project)
+        found = seen_in(blank, read_events(self.directory, brief=True))
+        if found.any:
+            found.keep(home.folder())
 
 
 def launch(job: Job, target: TargetName = "local", run_id: str | None = None) -> Run:

@@ -82,6 +82,10 @@ RULES = {
         ],
         "an agent outlives its workers, and does without torch",
     ),
+    "trainer.probe": (
+        ["trainer.rundir", "trainer.agent.replica"],
+        "it looks around on a machine of which nothing is known yet",
+    ),
     "launcher": (
         [
             "trainer.rundir",
@@ -93,11 +97,12 @@ RULES = {
             "trainer.checkpoints.retention",
             "trainer.checkpoints.tree",
             "trainer.outputs",
+            "trainer.worker.script",
         ],
         "a laptop has no torch, and what runs there does not change with the trainer",
     ),
     "launcher.job": (
-        ["trainer.rundir.names", "trainer.rundir.usererror"],
+        ["trainer.rundir.names", "trainer.rundir.usererror", "trainer.worker.script"],
         "what a user may write does not depend on who reads it",
     ),
     "launcher.api": (["launcher.job", "trainer"], "the API's client knows jobs, not runs"),
@@ -118,6 +123,7 @@ WITHOUT_TORCH = (
     "trainer.agent.startup",
     "trainer.agent.command",
     "trainer.coordinator.__main__",
+    "trainer.probe.__main__",
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,7 +24,8 @@ from launcher.commands.options import (
 from launcher.run_states import FAILED, info_of
 
 if TYPE_CHECKING:
-    from launcher.job.job import Job
+    from launcher.job.job import Job, TargetName
+    from launcher.probed import Probed
 
 
 def launch(
@@ -138,6 +140,7 @@ def launch(
             if controller and read_job(job, overrides, os.environ).job.controller is None:
                 overrides.append("controller=true")
             loaded = load_job(job, overrides, target.value, warn=warn)
+        _caution(loaded, target.value)
         if detach:
             draft = launch_detached(loaded, target.value, run_id)
             if as_json:
@@ -188,6 +191,7 @@ def plan(
         if units:
             _plan_units(job, loaded)
             return
+        probes = _caution(loaded, "vertex")
         packed = None
         if loaded.code:
             from launcher.packing.pack import pack
@@ -203,12 +207,34 @@ def plan(
         elif format is Format.curl:
             text = plans.as_curl(request, loaded.project or "", loaded.regions[0])
         elif format is Format.table:
+            from launcher.api.vertex import own_endpoint
             from launcher.job.prices import load_prices
+            from launcher.sightings import read_sightings
 
-            text = plans.table(loaded, load_prices(home.folder()), packed)
+            endpoints = map(own_endpoint, loaded.regions)
+            seen = read_sightings(home.folder(), loaded.project or "", endpoints)
+            text = plans.table(loaded, load_prices(home.folder()), packed, probes, seen)
         else:
             text = customjob.serialise(request)
         typer.echo(text, nl=False)
+
+
+def _caution(job: Job, target: TargetName) -> dict[str, Probed | None]:
+    """Warns of what a probe has found that will keep a run from going well. Returns the newest of
+    each region."""
+    from launcher import home
+    from launcher.api.vertex import own_endpoint
+    from launcher.job.machines import LOCAL
+    from launcher.probed import cautions, newest
+
+    places = {region: own_endpoint(region) for region in job.regions}
+    if target == "local":
+        places = {LOCAL: LOCAL}
+    found = {it: newest(home.folder(), job, endpoint, it) for it, endpoint in places.items()}
+    for probed in found.values():
+        for caution in cautions(job, probed):
+            warn(str(caution))
+    return found
 
 
 def _plan_units(path: str, job: Job) -> None:
@@ -229,9 +255,22 @@ def doctor(
     job: JobPath,
     target: TargetOption = Target.local,
     overrides: Overrides = None,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe",
+            help="Submit two small Spot jobs instead, which find out whether jobs reach each "
+            "other, and what VMs are told there; says first what they cost at most, and asks.",
+        ),
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="With --probe: agree to what it costs.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check whether a job can run: credentials, bucket, image, quota; or what is needed here."""
+    if yes and not probe:
+        fail("--yes belongs to --probe")
     with user_errors():
         from launcher.doctor.checkup import examine
         from launcher.doctor.report import as_json as findings_as_json
@@ -240,7 +279,13 @@ def doctor(
         from launcher.target import load_job
 
         loaded = load_job(job, overrides or [], target.value, warn=warn)
-        findings = examine(checks_of(loaded, target.value))
+        if probe:
+            from launcher.commands import probing
+
+            say = partial(typer.echo, err=True)
+            findings = probing.probe(loaded, target.value, yes, say)
+        else:
+            findings = examine(checks_of(loaded, target.value))
         if as_json:
             typer.echo(json.dumps(findings_as_json(findings), indent=2))
         else:

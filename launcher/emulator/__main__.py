@@ -94,6 +94,12 @@ def _parser() -> argparse.ArgumentParser:
         + "; ".join(f"{name}: {what}" for name, what in FORMS.items()),
     )
     parser.add_argument(
+        "--without-preempted",
+        action="store_true",
+        help="do not tell VMs by their metadata servers (instance/preempted) that they will be "
+        "taken away; SIGTERM does",
+    )
+    parser.add_argument(
         "--vm",
         choices=KINDS,
         default=KINDS[0],
@@ -153,6 +159,7 @@ async def _serve(options: argparse.Namespace, market: Market) -> int:
         beside_metadata,
         [storage.reserved],
         Links(market.isolated),
+        not options.without_preempted,
     )
     registry = Registry(state, market, vms=vms)
     used = Used(Api(registry, secrets, None if options.open else token).app())

@@ -4,7 +4,7 @@ regions: [us-central1, us-east4]
 fallback:                                  # after those, in this order
   - {machine: a2-ultragpu-8g}              # in the same regions
   - {strategy: standard, after: 2h}        # when there has been no Spot machine for so long
-resubmit: {pause: 1min, longest: 30min, patience: 1h}
+resubmit: {pause: 1min, longest: 30min, patience: 1h, back: 30min}
 limits: {cost: 500 USD, time: 3d, attempts: 20, deadline: 2026-12-24T08:00+01:00}
 """
 
@@ -18,14 +18,15 @@ from typing import Annotated, Any
 
 from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
 
-from launcher.job.durations import Duration
+from launcher.job.durations import Duration, format_duration
 from launcher.job.machines import Regions
 from launcher.job.model import JobModel
 from launcher.job.pool import MachineName, Pool
-from launcher.job.problem import CONFLICT, FORM, NO_EFFECT, ORDER, UNIT, Problem, problem
+from launcher.job.problem import CONFLICT, FORM, NO_EFFECT, ORDER, RANGE, UNIT, Problem, problem
 from launcher.job.scheduling import Strategy
 
 MAX_FALLBACKS = 20
+LEAST_BACK = timedelta(seconds=1)
 MAX_ATTEMPTS = 9999  # their records are numbered with four digits
 _MONEY = re.compile(r"(?:\$\s*)?(\d{1,9}(?:\.\d{1,2})?)(\s*USD)?")
 
@@ -124,11 +125,19 @@ class Resubmit(JobModel):
     patience: Duration | None = Field(
         None, description="An attempt that has no machines for so long is given up for another"
     )
+    back: Duration | None = Field(
+        "30min",
+        validate_default=True,
+        description="How often a fleet that trains on demand tries Spot beside it; null for never",
+    )
 
     @classmethod
     def _clashes(cls, fields: Any) -> Iterator[Problem]:
         if not isinstance(fields, dict):
             return
+        if isinstance(back := fields.get("back"), timedelta) and back < LEAST_BACK:
+            what = f"is too short; write at least {format_duration(LEAST_BACK)}, or null for never"
+            yield ("back",), RANGE, what
         pause, longest = fields.get("pause"), fields.get("longest")
         if isinstance(pause, timedelta) and isinstance(longest, timedelta) and pause > longest:
             yield ("longest",), ORDER, "is shorter than pause; write at least as much as that"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from launcher.job.job import Job
 from launcher.job.problem import MISSING, Problem
+from trainer.worker.script import names_elastic
 
 NO_CLASS = "SW1025"
 NO_ARGUMENT = "SW1026"
@@ -52,6 +53,33 @@ class _Unknown(Exception):
 def disagreements(job: Job) -> list[Problem]:
     """Returns what the source of ``job``'s program, if it is on this machine, does not go with."""
     return [problem for name, file in _sources(job) for problem in _in_file(job, name, file)]
+
+
+def changes_worlds(job: Job) -> bool | None:
+    """Whether a job's program takes it that its world changes; None where that is not known here.
+
+    Tasks do, and scripts and modules that are written for it (trainer.worker.script). Those of
+    torchrun begin anew in every world, from what they have saved last.
+    """
+    if job.task:
+        return True
+    if job.torchrun:
+        return False
+    for file in _of_program(job):
+        try:
+            return names_elastic(file.read_bytes())
+        except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+            return None
+    return None
+
+
+def _of_program(job: Job) -> Iterator[Path]:
+    """Yields the source of a script, or of a module of the code folder, if it is here."""
+    if job.script:
+        yield Path(job.script)
+    elif job.module and job.code:
+        package = Path(job.code.folder, *job.module.split("."))
+        yield from filter(Path.is_file, (package.with_suffix(".py"), package / "__main__.py"))
 
 
 def _sources(job: Job) -> Iterator[tuple[str, Path]]:

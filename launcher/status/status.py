@@ -33,6 +33,11 @@
     waits_for        what the run waits for, for how long, and until when, in words; null while it
                      goes on (see trainer.coordinator.explanation, and launcher.status.waits for
                      the time before it has a leader)
+    wanted           {version, jobs, region, machine, strategy, by, at}: what a fleet is asked to be
+                     (see trainer.rundir.wanted), null where it is as the job file says; by and at
+                     are null while nobody has asked. null of a run that is no fleet
+    replaced         [{attempt, why, leaves, by}]: attempts that are alive and are to go, why in
+                     words, whether they are leaving already, and the attempts in their place
     spent            {usd, seconds, attempts, remaining: {usd, seconds, attempts, until}}: what the
                      attempts have taken, usd by estimate, and what the limits leave; null where
                      there is no price, or no limit (see launcher.supervision.limits)
@@ -56,9 +61,12 @@ from launcher import home
 from launcher.api.reach import reaching
 from launcher.disks import troubles_of
 from launcher.job.fallback import Limits
+from launcher.job.machines import LOCAL
 from launcher.job.model import valid
+from launcher.job.prices import load_prices
 from launcher.local.emulator import goes_on
 from launcher.status.attended import attended_by, controllers_shown, unattended_since
+from launcher.status.changes import Changes, changes_of
 from launcher.status.history import History
 from launcher.status.ledger import Timeline, ledger_of
 from launcher.status.samples import account as account_samples
@@ -67,12 +75,14 @@ from launcher.supervision.attempt import APART, Attempt, read_attempts
 from launcher.supervision.attendance import Attendant, read_attendants
 from launcher.supervision.controllers import ControllerRecord, read_controllers, usd_of
 from launcher.supervision.limits import account
+from launcher.supervision.wanted import launched, ways_of
 from trainer.rundir.attempts import ENDED
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
 from trainer.rundir.formats import UPDATE_LAUNCHER
 from trainer.rundir.numbers import named, number_in, numbers_in
 from trainer.rundir.usererror import Message
+from trainer.rundir.wanted import newest_wanted
 
 ABANDONED = (
     "the process that launched it is gone, and its local VMs with it; swell attach goes on with it"
@@ -118,6 +128,7 @@ def build_status(
     created: float | None = None,
     attendants: Mapping[int, Attendant] = MappingProxyType({}),
     controllers: Sequence[ControllerRecord] = (),
+    changes: Changes | None = None,
 ) -> dict[str, Any]:
     """Returns the status of a run, as the module says.
 
@@ -135,6 +146,7 @@ def build_status(
         created: when the run was, in Unix seconds; now when None.
         attendants: who looks after it, or did, by number.
         controllers: its controllers.
+        changes: what a fleet is asked to be.
     """
     now = time.time() if now is None else now
     ledger = ledger_of(history, None if outcome is not None or abandoned else now)
@@ -187,6 +199,7 @@ def build_status(
         "reason": reason,
         "waits_for": None if over or wait is None else wait.in_words(now),
         "troubles": [*troubles, *([] if over else _troubles(history, attempts, now))],
+        **(changes.to_json() if changes else {"wanted": None, "replaced": []}),
         "spent": account(
             limits or Limits(),
             [Attempt.from_json(attempt) for attempt in attempts],
@@ -305,6 +318,7 @@ def _read(run_dir: RunDirectory, audited: bool, run: dict[str, Any]) -> dict[str
         created=number_in(run.get("created")),
         attendants=attendants,
         controllers=read_controllers(run_dir),
+        changes=None if found else _changes(run, run_dir, attempts),
     )
 
 
@@ -315,6 +329,24 @@ def _of_its_place(
     found = troubles_of(str(run["id"]), run_dir, target)
     nobody = unattended_since(attendants, time.time()) if target == "vertex" else None
     return [*found, nobody] if nobody else found
+
+
+def _changes(
+    run: dict[str, Any], run_dir: RunDirectory, attempts: list[dict[str, Any]]
+) -> Changes | None:
+    """What changes in a fleet; None for any other run, and for another version's."""
+    spec = run.get("spec")
+    if not isinstance(spec, dict) or "fleet" not in spec:
+        return None
+    try:
+        job, prices = home.job_of(run), load_prices(home.folder())
+        wanted = newest_wanted(run_dir)
+        ways = ways_of(job, LOCAL, prices, wanted)
+        created = number_in(run.get("created")) or 0.0
+        records = [Attempt.from_json(attempt) for attempt in attempts]
+        return changes_of(job, ways, wanted or launched(job, ways, created), records)
+    except ValueError:
+        return None
 
 
 def _limits(run: dict[str, Any]) -> Limits:

@@ -50,16 +50,20 @@ class Asked:
         """Asks for what ``more`` says of attempts, unless somebody asks for something just now.
 
         Args:
-            more: those to renew, and those that are to leave.
+            more: those to renew, those that are dear, and those that are to leave.
             live: those that are alive: of others that is not said any more.
 
         Returns whether this call did it.
         """
         assert self._wanted is not None
         known = self._wanted
-        renew, leave = (
+        renew, dear, leave = (
             tuple(sorted({*new, *(live & {*old})}))
-            for new, old in ((more.renew, known.renew), (more.leave, known.leave))
+            for new, old in (
+                (more.renew, known.renew),
+                (more.dear, known.dear),
+                (more.leave, known.leave),
+            )
         )
-        wanted = replace(known, version=known.version + 1, renew=renew, leave=leave)
+        wanted = replace(known, version=known.version + 1, renew=renew, dear=dear, leave=leave)
         return create_wanted(self._run_dir, wanted)

@@ -9,8 +9,8 @@ here is decided how many are to be sent, of which kind, and where they may be:
   given up then. While there is none, they may wait in several regions.
 - An attempt that somebody cancelled, or that succeeded by itself, is not replaced; until somebody
   asks for another fleet.
-- What replaces an outdated attempt (launcher.supervision.replacement) is sent beside it: so more
-  may be alive than are wanted, but no more than twice as many.
+- What replaces an outdated attempt (launcher.supervision.replacement), or a dear one, is sent
+  beside it: so more may be alive than are wanted, but no more than twice as many.
 - A choice whose last attempt failed in a way that would be the same again is not tried again; nor,
   while others live, one whose attempts these have not reached.
 - No more than BURST are sent in a minute, however many are lacking.
@@ -44,6 +44,7 @@ class Fleet:
         across_regions: whether attempts of different regions may train together.
         since: when that was asked for, in Unix seconds; None for since the run was launched.
         renew: attempts to be replaced though they are of a choice that is wanted.
+        dear: attempts to be replaced by one of a cheaper choice (launcher.supervision.preference).
         leave: attempts that are to leave the world, whatever they are of.
     """
 
@@ -53,6 +54,7 @@ class Fleet:
     across_regions: bool = False
     since: float | None = None
     renew: frozenset[int] = frozenset()
+    dear: frozenset[int] = frozenset()
     leave: frozenset[int] = frozenset()
 
 
@@ -63,14 +65,16 @@ class Lack:
     Attributes:
         anchors: how many anchors.
         others: how many besides.
+        cheaper: how many that are to take the place of dear ones.
     """
 
     anchors: int
     others: int
+    cheaper: int = 0
 
     @property
     def total(self) -> int:
-        """How many together."""
+        """How many are lacking, whatever they cost."""
         return self.anchors + self.others
 
 
@@ -99,16 +103,31 @@ def wanted_alive(fleet: Fleet, attempts: Sequence[Attempt]) -> int:
     return max(0, fleet.jobs - sum(verdict_of(attempt) in SETTLED for attempt in ended))
 
 
-def lack(fleet: Fleet, choices: Sequence[Choice], attempts: Sequence[Attempt]) -> Lack:
-    """Returns how many are to be sent, if nothing speaks against it."""
+def lack(
+    fleet: Fleet,
+    choices: Sequence[Choice],
+    attempts: Sequence[Attempt],
+    dear: frozenset[int] = frozenset(),
+) -> Lack:
+    """Returns how many are to be sent, if nothing speaks against it.
+
+    Args:
+        fleet: what is wanted.
+        choices: where its attempts may run, anchors apart.
+        attempts: all there are.
+        dear: those that a cheaper one is to take the place of.
+    """
     wanted, live = wanted_alive(fleet, attempts), alive(attempts)
     old = outdated(fleet, choices, attempts)
     kept = [it for it in live if it.attempt not in old and it.kind != REPLACED]
-    total = max(0, min(wanted - len(kept), 2 * wanted - len(live)))
+    room = 2 * wanted - len(live)
+    total = max(0, min(wanted - len(kept), room))
+    beside = max(0, len(kept) - wanted)  # these have been sent for dear ones
+    cheaper = max(0, min(len(dear) - beside, room - total))
     named = {choice.name for choice in fleet.anchors}
     anchored = sum(attempt.choice in named for attempt in kept)
     anchors = min(total, max(0, fleet.anchor - anchored))
-    return Lack(anchors, total - anchors)
+    return Lack(anchors, total - anchors, cheaper)
 
 
 def open_choices(
@@ -140,18 +159,26 @@ def open_choices(
 
 
 def bound_to(
-    fleet: Fleet, choices: Sequence[Choice], attempts: Sequence[Attempt]
+    fleet: Fleet,
+    choices: Sequence[Choice],
+    attempts: Sequence[Attempt],
+    old: frozenset[int],
 ) -> frozenset[str]:
     """Returns the region that holds the fleet, because a world can train there; none if none can.
 
     Of several, that where an attempt has had its machines for longest.
+
+    Args:
+        fleet: what is wanted.
+        choices: where its attempts may run, anchors apart.
+        attempts: all there are.
+        old: those that hold nothing: others are to take their place.
     """
     if fleet.across_regions:
         return frozenset()
     workers = {it.name: it.job.slots for it in (*choices, *fleet.anchors)}
     enough = choices[0].job.elastic.min_workers
     there: Counter[str] = Counter()
-    old = outdated(fleet, choices, attempts)
     stays = (it for it in alive(attempts) if it.attempt not in old)
     for it in sorted(stays, key=lambda it: (it.started or it.created, it.attempt)):
         if it.state == "RUNNING" and not it.left:

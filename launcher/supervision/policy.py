@@ -15,6 +15,8 @@ has nothing alive               End, if the last one's end says so, or nothing m
                                 see the next table
 lacks attempts                  Submit as many as it lacks, each where ``choices`` says, or Wait
 has some whose timeout is near  Renew them, once: others are lacking in their place from then on
+has trained on dear machines    GoBack, once: then what costs less is tried beside them, as often
+for long enough                 as launcher.supervision.preference says
 ==============================  ==================================================================
 
 Whatever fits, of each attempt that is not over:
@@ -83,13 +85,16 @@ from launcher.supervision.fleet import (
     outdated,
     sent_too_fast,
     stray,
+    wanted_alive,
 )
 from launcher.supervision.limits import no_more_attempts, reached, spent
+from launcher.supervision.preference import long_dear, may_try, paced, sought
 from launcher.supervision.replacement import Inside, due, gone, retired
 from launcher.supervision.verdict import verdict_of
 from trainer.rundir.attempts import REPLACED
 from trainer.rundir.names import OutcomeState
 from trainer.rundir.usererror import Message
+from trainer.rundir.wanted import Wanted
 
 GRACE = 30.0  # seconds that replicas get to exit after the run has ended
 # How many rounds in a row may end so, and without a step, before the run has failed.
@@ -110,7 +115,8 @@ class Terms:
         apart: seconds for which members of an attempt that has its machines may fail to reach
             those of the others, before it is given up.
         saves: whether its replicas can be asked for a last checkpoint.
-        renews: whether another attempt can take the place of one that trains.
+        renews: whether another attempt can take the place of one that trains: before its timeout,
+            or because it is cheaper.
         stop_grace: seconds that they get for it when a limit is reached.
     """
 
@@ -217,12 +223,34 @@ class Renew:
 
     attempts: frozenset[int]
 
+    @property
+    def asks(self) -> Wanted:
+        """What to ask for."""
+        return Wanted(renew=tuple(self.attempts))
+
+
+@dataclass(frozen=True)
+class GoBack:
+    """Write down that something cheaper is wanted in place of these attempts."""
+
+    attempts: frozenset[int]
+
+    @property
+    def asks(self) -> Wanted:
+        """What to ask for."""
+        return Wanted(dear=tuple(self.attempts))
+
 
 @dataclass(frozen=True)
 class Retire:
     """Write down that these attempts are to leave the world."""
 
     attempts: frozenset[int]
+
+    @property
+    def asks(self) -> Wanted:
+        """What to ask for."""
+        return Wanted(leave=tuple(self.attempts))
 
 
 @dataclass(frozen=True)
@@ -245,7 +273,7 @@ class Done:
     """Nothing is left to do."""
 
 
-Action = Submit | Wait | Find | Watch | Stop | Leave | Renew | Retire | Cancel | End | Done
+Action = Submit | Wait | Find | Watch | Stop | Leave | Renew | GoBack | Retire | Cancel | End | Done
 
 
 def decide(terms: Terms, situation: Situation, now: float) -> list[Action]:
@@ -264,10 +292,15 @@ def decide(terms: Terms, situation: Situation, now: float) -> list[Action]:
     taken = spent(situation.attempts, now, situation.controllers_usd)
     if limit := situation.stop or reached(terms.limits, taken, now):
         return [*actions, *_at_a_limit(terms, situation, live, limit)] or [Watch()]
-    regions = bound_to(terms.fleet, terms.choices, situation.attempts)
-    away = stray(regions, situation.attempts, outdated(terms.fleet, terms.choices, live))
+    old = outdated(terms.fleet, terms.choices, live)
+    dear = sought(terms.fleet, terms.choices, live)
+    if wanted_alive(terms.fleet, situation.attempts) == 1:
+        old |= frozenset(dear)
+    regions = bound_to(terms.fleet, terms.choices, situation.attempts, old)
+    away = stray(regions, situation.attempts, old)
     out = gone(terms.fleet, situation.attempts, situation.world)
-    if going := retired(terms.fleet, terms.choices, situation.attempts, situation.world):
+    world = situation.world
+    if going := retired(terms.fleet, terms.choices, situation.attempts, world, frozenset(dear)):
         actions.append(Retire(going))
     for attempt in live:
         if attempt.attempt in out:
@@ -282,9 +315,8 @@ def decide(terms: Terms, situation: Situation, now: float) -> list[Action]:
         if not live:
             return [End("limited", _and_last(limit, situation.attempts))]
     else:
-        actions += _replacements(terms, situation, regions, now)
-        near = due(terms.fleet, terms.choices, live, now) if terms.renews else None
-        actions += [Renew(near)] if near else []
+        actions += _replacements(terms, situation, regions, dear, now)
+        actions += _renewals(terms, live, now) if terms.renews else []
     if not live and not actions:
         return [_nothing_left(situation)]
     return actions or [Watch()]
@@ -363,12 +395,23 @@ def _end_with(situation: Situation) -> End | None:
     return None
 
 
+def _renewals(terms: Terms, live: Sequence[Attempt], now: float) -> Iterator[Action]:
+    if near := due(terms.fleet, terms.choices, live, now):
+        yield Renew(near)
+    if costly := long_dear(terms.fleet, terms.choices, live, terms.resubmit, now):
+        yield GoBack(costly)
+
+
 def _replacements(
-    terms: Terms, situation: Situation, regions: frozenset[str], now: float
+    terms: Terms,
+    situation: Situation,
+    regions: frozenset[str],
+    dear: Mapping[int, Sequence[Choice]],
+    now: float,
 ) -> Iterator[Action]:
-    """What is sent for what the run lacks, or the wait for it."""
+    """What is sent for what the run lacks, or the wait for it; then for what is too dear."""
     attempts, fleet = situation.attempts, terms.fleet
-    lacking = lack(fleet, terms.choices, attempts)
+    lacking = lack(fleet, terms.choices, attempts, frozenset(dear))
     most = terms.limits.attempts
     room = lacking.total if most is None else most - sum(it.sent for it in attempts)
     kinds = [fleet.anchors] * lacking.anchors + [terms.choices] * lacking.others
@@ -391,6 +434,16 @@ def _replacements(
         first = min(waits, key=lambda it: it.at)
         deadline = terms.limits.deadline
         yield Wait(min(first.at, deadline.timestamp() if deadline else first.at), first.choice)
+    tried = [choices for _, choices in sorted(dear.items())][len(dear) - lacking.cheaper :]
+    for better in tried if terms.resubmit.back is not None else ():
+        pauses = paced(terms.resubmit)
+        found = _next(terms, situation, better, regions, live + sent, now, pauses)
+        if found is None or max(found.at, sent_too_fast(attempts, sent, now)) > now:
+            continue
+        if not may_try(fleet, terms.limits, attempts, sent + lacking.total):
+            return
+        sent += 1
+        yield Submit(number + sent, found.choice)
 
 
 def _nothing_left(situation: Situation) -> End:
@@ -409,6 +462,7 @@ def _next(
     regions: frozenset[str],
     others: int,
     now: float,
+    resubmit: Resubmit | None = None,
 ) -> Next | None:
     since = min(terms.fleet.since or 0.0, now)
     may = open_choices(choices, situation.attempts, regions, others, since)
@@ -419,7 +473,7 @@ def _next(
         situation.attempts,
         created=max(since, terms.created),
         now=now,
-        resubmit=terms.resubmit,
+        resubmit=resubmit or terms.resubmit,
         seed=terms.run_id,
         others=others,
     )

@@ -1,8 +1,9 @@
 """Which attempts go because they are not wanted any more, and when: make before break, purely.
 
 What a run is asked to be may change while it goes on (trainer.rundir.wanted). An attempt is
-outdated when it is of no choice that is wanted any more, or when its timeout is near. Others are
-sent beside it (launcher.supervision.fleet), and it stays until they train:
+outdated when it is of no choice that is wanted any more, or when its timeout is near. One that is
+dear (launcher.supervision.preference) goes the same way, for a cheaper one. Others are sent beside
+it (launcher.supervision.fleet), and it stays until they train:
 
 - An outdated attempt is to leave when one that is wanted trains in its place, with all its replicas
   in the newest world.
@@ -48,7 +49,11 @@ class Inside:
 
 
 def retired(
-    fleet: Fleet, choices: Sequence[Choice], attempts: Sequence[Attempt], world: Inside
+    fleet: Fleet,
+    choices: Sequence[Choice],
+    attempts: Sequence[Attempt],
+    world: Inside,
+    dear: frozenset[int] = frozenset(),
 ) -> frozenset[int]:
     """Returns the attempts that are to leave now, besides those that are told so already.
 
@@ -57,10 +62,11 @@ def retired(
         choices: where its attempts may run, anchors apart.
         attempts: all there are.
         world: who trains.
+        dear: those that a cheaper one is to take the place of.
     """
     if fleet.since is None:
         return frozenset()
-    old = outdated(fleet, choices, attempts)
+    old = outdated(fleet, choices, attempts) | dear
     staying = [it for it in alive(attempts) if not it.left and it.attempt not in fleet.leave]
     current = [it for it in staying if it.attempt not in old]
     enough = {it.name: it.members for it in (*fleet.anchors, *choices)}

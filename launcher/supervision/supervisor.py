@@ -42,6 +42,7 @@ from launcher.supervision.policy import (
     Done,
     End,
     Find,
+    GoBack,
     Leave,
     Renew,
     Retire,
@@ -63,7 +64,6 @@ from trainer.rundir.events import Event, EventWriter
 from trainer.rundir.names import RUN
 from trainer.rundir.retry import may_pass
 from trainer.rundir.usererror import shown
-from trainer.rundir.wanted import Wanted
 
 # Seconds for which a failed CustomJob may not say why; Vertex AI takes one minute.
 ERROR_WAIT = 120.0
@@ -236,10 +236,9 @@ class Supervisor:
                     self._events.emit("attempt_replaced", attempt=number, reason=reason)
                 else:
                     self._events.emit("attempt_left", attempt=number, reason=reason)
-            case Renew(numbers):
-                return self._ask(Wanted(renew=tuple(numbers)))
-            case Retire(numbers):
-                return self._ask(Wanted(leave=tuple(numbers)))
+            case Renew() | GoBack() | Retire():
+                live = frozenset(it.attempt for it in alive([*self._attempts.values()]))
+                return self._asked.add(action.asks, live)
             case Cancel(number):
                 return self._cancel(number)
             case Stop(reason):
@@ -251,11 +250,6 @@ class Supervisor:
                 return False
         self._events.flush()
         return True
-
-    def _ask(self, more: Wanted) -> bool:
-        return self._asked.add(
-            more, frozenset(it.attempt for it in alive([*self._attempts.values()]))
-        )
 
     def _inside(self, leave: frozenset[int]) -> Inside:
         leaving = {number: self._seconds_since(f"attempt {number} leaves") for number in leave}

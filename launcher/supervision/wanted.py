@@ -85,8 +85,8 @@ def fleet_of(job: Job, ways: Ways, wanted: Wanted | None = None) -> Fleet:
         return fleet
     if wanted.jobs > MAX_JOBS:
         raise ValueError(f"{wanted.jobs} jobs are more than {MAX_JOBS}")
-    renew, leave = frozenset(wanted.renew), frozenset(wanted.leave)
-    return replace(fleet, jobs=wanted.jobs, since=wanted.at, renew=renew, leave=leave)
+    renew, dear, leave = map(frozenset, (wanted.renew, wanted.dear, wanted.leave))
+    return replace(fleet, jobs=wanted.jobs, since=wanted.at, renew=renew, dear=dear, leave=leave)
 
 
 def launched(job: Job, ways: Ways, created: float) -> Wanted:
@@ -95,24 +95,33 @@ def launched(job: Job, ways: Ways, created: float) -> Wanted:
     return Wanted(jobs=jobs, max_workers=_room(job, jobs, ways.slots), at=created)
 
 
-def unfit(job: Job) -> str | None:
-    """Returns why a run of this job cannot change its jobs while it goes on; None if it can."""
+def unfit(job: Job, changes_worlds: bool | None) -> str | None:
+    """Returns why a run of this job cannot change its jobs while it goes on; None if it can.
+
+    Args:
+        job: the run's.
+        changes_worlds: whether its program takes that (launcher.job.source), as run.json has it.
+    """
     if not job.is_fleet:
         return (
             "its workers are set up for one CustomJob's own network, and others cannot join them; "
             "launch it with fleet: 1, or another number"
         )
-    if not job.task:
-        return (
-            "it does not run a task, and a script cannot hand over what it holds; cancel it, "
-            "and launch it anew"
-        )
-    return None
+    if job.task or changes_worlds:
+        return None
+    anew = "cancel it, and launch it anew"
+    if job.torchrun:
+        what = "a torchrun script begins again in every world, from what it has saved last"
+    elif changes_worlds is None:
+        what = "whether its program is elastic was not known where it was launched"
+    else:
+        what = "its program is plain Horovod, whose world never changes"
+    return f"{what}; {anew}"
 
 
-def renews(job: Job, ways: Ways) -> bool:
-    """Whether others can take the place of attempts whose timeout is near."""
-    return unfit(job) is None and _fits_one_more(job, job.fleet.jobs, ways.slots)
+def renews(job: Job, ways: Ways, changes_worlds: bool | None) -> bool:
+    """Whether others can take the place of attempts that train; see ``unfit``."""
+    return unfit(job, changes_worlds) is None and _fits_one_more(job, job.fleet.jobs, ways.slots)
 
 
 def changed(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from launcher.job import customjob
@@ -17,6 +18,8 @@ from launcher.job.job import Job
 from launcher.job.machines import LOCAL, Machine
 from launcher.packing.pack import Packed, summary
 from launcher.plan import costs, jobs_of, quotas, world_sizes
+from launcher.probed import Probed
+from launcher.sightings import Sightings
 from launcher.supervision.choices import choices_of
 from launcher.supervision.limits import usd_per_hour
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from launcher.job.prices import PriceList
 
 UNKNOWN = "unknown"
+MOST_SEEN = 3
 TRAFFIC = (
     "the run keeps its directory wherever it runs: in another region than the bucket's, its "
     "checkpoints are traffic between regions, which is slower and costs extra; checkpoint.buckets "
@@ -155,8 +159,23 @@ def _remarks(machine: Machine) -> Iterator[str]:
             yield f"the {kind} price of {machine.name} is that of {price.region}"
 
 
-def table(job: Job, prices: PriceList, packed: Packed | None = None) -> str:
-    """Returns the pools, their GPUs and prices, and the code, as text for a terminal."""
+def table(
+    job: Job,
+    prices: PriceList,
+    packed: Packed | None = None,
+    probes: Mapping[str, Probed | None] = MappingProxyType({}),
+    seen: Sequence[Sightings] = (),
+) -> str:
+    """Returns the pools, their GPUs and prices, the code, and what is known of where they run, as
+    text for a terminal.
+
+    Args:
+        job: the job.
+        prices: what machines cost.
+        packed: the code that is sent.
+        probes: the newest probe of each region, and None where there is none.
+        seen: what runs have seen there, the newest first.
+    """
     heading = (
         "pool", "machine", "replicas", "GPUs", "GPU", "Spot $/h", "on demand $/h", "saving",
     )  # fmt: skip
@@ -183,4 +202,15 @@ def table(job: Job, prices: PriceList, packed: Packed | None = None) -> str:
         for row in rows
     )
     code = [summary(packed)] if packed else []
-    return "\n".join([text, "", *notes(job, prices), *code]) + "\n"
+    known = [*_probes(job, probes), *(it.in_words() for it in seen[:MOST_SEEN])]
+    return "\n".join([text, "", *notes(job, prices), *code, *known]) + "\n"
+
+
+def _probes(job: Job, probes: Mapping[str, Probed | None]) -> Iterator[str]:
+    yield from (probed.in_words() for probed in probes.values() if probed)
+    unknown = [region for region, probed in probes.items() if probed is None]
+    if unknown and job.is_fleet:
+        yield (
+            f"whether jobs reach each other in {', '.join(unknown)} is not known on this machine: "
+            "swell doctor JOB --probe --target vertex finds out"
+        )

@@ -109,6 +109,8 @@ def _facts(status: dict[str, Any]) -> Table:
         table.add_row(name, what)
     for name, what in _attended(status):
         table.add_row(name, what)
+    for name, said in _changes(status):
+        table.add_row(name, said)
     if spent := _spent(status.get("spent")):
         table.add_row("spent", spent)
     lost = status["steps_lost"]
@@ -171,6 +173,19 @@ def _attended(status: dict[str, Any]) -> Iterator[tuple[str, Text]]:
         which = f"CustomJob {job} in " if job else ""
         text = f"{which}{it['region']}, {it['machine']}, {str(it['state']).lower()}"
         yield f"controller {it['number']}", Text(text)
+def _changes(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields what a fleet is asked to be, if anybody has asked, and what others replace."""
+    wanted = status.get("wanted")
+    if wanted and wanted["by"]:
+        asked = [count(wanted["jobs"], "job"), wanted["region"], wanted["machine"]]
+        what = ", ".join(filter(None, [*asked, wanted["strategy"]]))
+        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(wanted["at"]))
+        yield "wanted", f"{what} (asked for by {wanted['by']}, {since})"
+    for one in status.get("replaced") or ():
+        by = " and ".join(f"attempt {number}" for number in one["by"])
+        then = "leaves now" if one["leaves"] else "stays until another trains"
+        beside = f"; {by} {'is' if len(one['by']) == 1 else 'are'} beside it" if by else ""
+        yield "replaced", f"attempt {one['attempt']} {then}{beside}: {one['why']}"
 
 
 def _answer(api: dict[str, Any], attempt: dict[str, Any]) -> Text:

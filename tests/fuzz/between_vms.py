@@ -8,11 +8,13 @@ import io
 import json
 import os
 import threading
+from dataclasses import asdict
 from typing import Any
 
 from google.protobuf.message import DecodeError
 from hypothesis import strategies as st
 
+from launcher.probed import Probed, judged
 from tests.fuzz.inputs import damaged, json_of
 from tests.fuzz.target import LOOP, target
 from trainer.agent import preemption
@@ -37,6 +39,7 @@ from trainer.protocol.signals import Joined, Tick
 from trainer.protocol.world import MemberId, arrange
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.formats import PROTOCOL
+from trainer.rundir.untrusted import parse_json
 
 A, B = MemberId("workerpool0-0", "a"), MemberId("workerpool1-0", "b")
 WORLD = wire.world_to_message(arrange(3, [(A, 1), (B, 1)]), {A: "10.0.0.1", B: "10.0.0.2"})
@@ -364,6 +367,28 @@ def cluster_spec(text: str) -> None:
         assert replica and replicas >= 1
     except ValueError:
         return
+
+
+SHAPE = {
+    "given": True, "error": "", "job": "text", "open_ports": [3333], "task": ["index", "type"],
+    "pools": {"workerpool0": ["h:2222"]}, "keys": ["cluster", "job"],
+}  # fmt: skip
+REPORT = {
+    "attempt": 1,
+    "peers": [{"leads_to": "a", "failed": "", "latency": 0.5, "bandwidth": 1e9}],
+    "cluster_spec": SHAPE,
+    "metadata": {"answers": True, "values": {"instance/preempted": "FALSE"}},
+}
+
+
+@target(json_of(REPORT))
+def reports_of_a_probe(data: bytes) -> None:
+    try:
+        report = parse_json(data)
+    except ValueError:
+        return
+    found = judged(Probed(id="a", at=1.0), [report, REPORT] if isinstance(report, dict) else [])
+    assert Probed(**asdict(found)) == found and found.in_words().isprintable()
 
 
 @target(damaged(b"a.b.c", b".".join([b"0" * 64, b"MIGHAgEAMBMGByqGSM49", b"MIIBUjCB-aADAgEC"])))

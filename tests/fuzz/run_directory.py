@@ -50,7 +50,9 @@ def directory(**files: bytes) -> RunDirectory:
     return run_dir
 
 
-WANTED = Wanted(jobs=2, region="us-east4", renew=(1,), leave=(1,), max_workers=8, by="me", at=9.0)
+WANTED = Wanted(
+    jobs=2, region="us-east4", renew=(1,), dear=(2,), leave=(1,), max_workers=8, by="me", at=9.0
+)
 
 
 @target(st.tuples(json_of(WANTED.to_json()), st.sampled_from([1, 2, 3])))

@@ -61,7 +61,8 @@ regions: {regions}
 timeout: {timeout}
 pools: {pools}
 elastic: {{suspicion: 5s, spares: 0, start_wait: {start_wait}}}
-resubmit: {{pause: 1s, longest: 2s}}
+fallback: {fallback}
+resubmit: {resubmit}
 audit: true
 local: {{vm: {vm}, market: {market}}}
 """
@@ -89,7 +90,13 @@ class Fleet:
     ) -> None:
         self._swell = swell
         (swell.folder / "gated.py").write_text(TASK)
-        fields = {"pools": ONE, "start_wait": "60s", "vm": "process", "timeout": "1h", **rest}
+        fields: dict[str, Any] = {
+            "pools": ONE,
+            "start_wait": "60s",
+            "vm": "process",
+            "timeout": "1h",
+        }
+        fields |= {"fallback": [], "resubmit": {"pause": "1s", "longest": "2s"}, **rest}
         job = swell.folder / "fleet.yaml"
         job.write_text(
             JOB.format(

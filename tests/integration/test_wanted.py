@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from tests.integration.command import Swell
+from tests.integration.command import ROOT, Swell, until
 from tests.integration.test_elastic_run import check_nothing_lost, undisturbed
 from tests.integration.test_fleet import ONE, Fleet
+from tests.integration.test_scripts import SCRIPTS
 
 __all__ = ["undisturbed"]  # a fixture
 
@@ -40,6 +46,36 @@ def test_a_run_moves_to_another_region_and_grows_without_losing_a_step(
     regions = [attempt["region"] for attempt in status["attempts"]]
     assert regions == ["us-central1", "us-east1", "us-east1"]
     assert [attempt["kind"] for attempt in status["attempts"]] == ["replaced", "", ""]
+
+
+def test_a_run_on_demand_goes_back_to_spot_while_it_trains_and_loses_no_step(
+    swell: Swell, undisturbed: list[float]
+) -> None:
+    spot = {"machine": "a2-highgpu-1g", "vms": {"0s": 0, "1h": 1}}
+    run = Fleet(
+        swell,
+        fleet=1,
+        fallback=[{"strategy": "standard"}],
+        resubmit={"pause": "1s", "longest": "2s", "patience": "3s", "back": "2s"},
+        market={"capacity": [spot]},
+        slowly=True,
+    )
+    run.until(lambda: run.worlds() and run.step() > 3)
+    (dear,) = run.jobs()
+    run.until(lambda: max(run.ended(), default=0) > dear)  # tried beside it, in vain
+    run.set_market_forward(1)
+    run.until(lambda: dear in run.ended())
+    (back,) = run.jobs()
+    run.hurry()
+    run.end()
+
+    status = check_nothing_lost(swell, "fleet", undisturbed, gaps=True)
+    check_that_nobody_was_lost(run)
+    attempts = {attempt["attempt"]: attempt for attempt in status["attempts"]}
+    assert "standard" in attempts[dear]["choice"] and attempts[dear]["kind"] == "replaced"
+    assert "spot" in attempts[back]["choice"] and attempts[back]["state"] == "SUCCEEDED"
+    assert sum("standard" in attempt["choice"] for attempt in attempts.values()) == 1
+    assert [world for world, _ in run.worlds()] == [1, 2, 1]
 
 
 @pytest.mark.soak
@@ -77,3 +113,61 @@ def test_a_run_outlives_the_timeout_of_each_of_its_jobs(
     status = check_nothing_lost(swell, "fleet", undisturbed, gaps=True)
     check_that_nobody_was_lost(run)
     assert {attempt["kind"] for attempt in status["attempts"][:-1]} == {"replaced"}
+
+
+SLOWLY = """
+        time.sleep(0.0 if pathlib.Path(HURRY).exists() else 0.5)
+        optimizer.step()
+"""
+
+
+def own_loop(swell: Swell) -> tuple[Path, list[str]]:
+    """The example's loop, which takes its time until it is told to hurry."""
+    text = (ROOT / "examples" / "own_loop.py").read_text()
+    head, step, rest = text.partition("\n        optimizer.step()\n")
+    assert step
+    path = swell.folder / "loop.py"
+    named = f"import pathlib\nimport time\n\nHURRY = {str(swell.folder / 'hurry')!r}\n"
+    path.write_text(named + head + SLOWLY + rest)
+    return path, ["--epochs", "4"]
+
+
+def elastic_horovod(swell: Swell) -> tuple[Path, list[str]]:
+    return SCRIPTS / "elastic_digits.py", ["--epochs", "3", "--pause", "0.4"]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("program", [own_loop, elastic_horovod])
+def test_a_loop_of_ones_own_and_an_elastic_horovod_script_move_as_tasks_do(
+    swell: Swell, program: Callable[[Swell], tuple[Path, list[str]]]
+) -> None:
+    script, args = program(swell)
+    job = swell.folder / "job.yaml"
+    job.write_text(
+        f"name: script\nscript: {script}\nargs: {json.dumps(args)}\nfleet: 1\n"
+        "regions: [us-central1]\npools: [a2-highgpu-1g]\n"
+        "elastic: {spares: 0, suspicion: 5s}\nlocal: {vm: process}\n"
+    )
+    launch = swell.start("launch", str(job), "--run-id", "fleet")
+
+    def goes_on_until(condition: Callable[[], bool]) -> None:
+        until(lambda: launch.poll() is not None or condition())
+        assert launch.poll() is None, launch.communicate()[0]
+
+    def status() -> dict[str, Any]:
+        return swell.status("fleet") if swell.run_dir("fleet").exists() else {"step": 0}
+
+    goes_on_until(lambda: status()["step"] > 3)
+    ask(swell, "move", "fleet", "--region", "us-east1")
+    goes_on_until(lambda: status()["attempts"][0]["state"] == "CANCELLED")
+    (swell.folder / "hurry").touch()
+    output, _ = launch.communicate()
+    assert launch.returncode == 0, output
+
+    found = status()
+    assert (found["state"], found["steps_lost"], found["losses"]) == ("succeeded", 0, 0)
+    assert [attempt["region"] for attempt in found["attempts"]] == ["us-central1", "us-east1"]
+    assert [attempt["kind"] for attempt in found["attempts"]] == ["replaced", ""]
+    causes = [generation["cause"] for generation in found["generations"]]
+    assert causes[0] == "start" and {*causes[1:]} <= {"grow", "drain", "leader"}
+    until(swell.nothing_is_left)

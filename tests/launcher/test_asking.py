@@ -31,11 +31,11 @@ def swell_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SWELL_HOME", str(tmp_path / "home"))
 
 
-def a_run(target: str = "local", **fields: Any) -> RunDirectory:
+def a_run(target: str = "local", changes_worlds: object = None, **fields: Any) -> RunDirectory:
     directory = home.directory_for("one", None)
     record = {"id": "one", "target": target, "created": 5.0, "by": "x@y", **formats.RUN.stamp()}
     spec = {name: value for name, value in {**SPEC, **fields}.items() if value is not None}
-    home.create(directory, {**record, "spec": spec})
+    home.create(directory, {**record, "spec": spec, "changes_worlds": changes_worlds})
     return directory
 
 
@@ -81,8 +81,13 @@ def test_of_two_who_ask_at_once_the_second_changes_what_the_first_has_left(
     "fields, said",
     [
         ({"fleet": None}, "launch it with fleet: 1, or another number [SW2033]"),
-        ({"task": None, "torchrun": "train.py"}, "it does not run a task"),
-        ({"task": None, "script": "train.py"}, "it does not run a task"),
+        (
+            {"task": None, "torchrun": "train.py", "changes_worlds": False},
+            "a torchrun script begins again in every world",
+        ),
+        ({"task": None, "script": "train.py", "changes_worlds": False}, "is plain Horovod"),
+        ({"task": None, "script": "train.py"}, "was not known where it was launched"),
+        ({"task": None, "module": "my.train", "changes_worlds": "yes"}, "was not known where"),
     ],
 )
 def test_a_run_that_cannot_change_says_why(fields: dict[str, Any], said: str) -> None:
@@ -90,6 +95,16 @@ def test_a_run_that_cannot_change_says_why(fields: dict[str, Any], said: str) ->
     code, output = swell("resize", "one", "--jobs", "2")
     assert code == 2 and said in output
     assert newest_wanted(directory) is None
+
+
+@pytest.mark.parametrize("program", [{"script": "train.py"}, {"module": "my.train"}])
+def test_programs_that_take_it_that_their_world_changes_can_be_asked(
+    program: dict[str, str],
+) -> None:
+    directory = a_run(task=None, changes_worlds=True, **program)
+    assert swell("resize", "one", "--jobs", "3")[0] == 0
+    found = newest_wanted(directory)
+    assert found is not None and found.jobs == 3
 
 
 @pytest.mark.parametrize(

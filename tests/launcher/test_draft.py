@@ -165,3 +165,19 @@ def test_the_terms_are_those_of_what_is_asked_and_of_nothing_that_cannot_be() ->
 def test_what_is_no_fleet_cannot_be_asked() -> None:
     assert prepare(job(), "local", "one").launched is None
     assert prepare(job(fleet=1), "local", "two").launched is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "can"), [("from trainer import elastic\n", True), ("import horovod.torch\n", False)]
+)
+def test_a_script_that_takes_another_world_can_be_asked_from_any_machine(
+    tmp_path: Path, text: str, can: bool
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(text)
+    draft = prepare(job(task=None, script=str(script), fleet=2), "local", "one")
+    script.unlink()  # as it is on another machine
+    again = replace(draft, record={**draft.record})
+    assert again.changes_worlds is can
+    assert (again.launched is not None) is can
+    assert again.terms(60.0, 30.0).renews is can

@@ -10,6 +10,7 @@ ENV_RUN_ID = "SWELL_RUN_ID"
 ENV_TOKEN = "SWELL_TOKEN"  # secret: never logged, never in argv
 ENV_TOKEN_SECRET = "SWELL_TOKEN_SECRET"  # or where in Secret Manager it is
 ENV_ATTEMPT = "SWELL_ATTEMPT"
+ENV_PROBE = "SWELL_PROBE"  # secret, of swell doctor --probe alone
 ENV_CHECKPOINTS = "SWELL_CHECKPOINTS"  # URLs whose checkpoints are read, as a JSON list; written
 # to the first. By default the run directory's alone.
 ENV_OUTPUT_DIR = "SWELL_OUTPUT_DIR"  # for a torchrun script: its folder, which outlives the VM
@@ -37,6 +38,7 @@ EVENTS = "events"
 AUDIT = "audit"
 CHECKPOINTS = "checkpoints"
 CODE = "code"
+REPORTS = "reports"  # of a probe: see trainer.probe
 
 # What a new run may take of a checkpoint, besides all of it: URL#weights.
 WEIGHTS = "weights"

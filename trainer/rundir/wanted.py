@@ -27,6 +27,8 @@ class Wanted:
         jobs: CustomJobs at a time.
         region, machine, strategy: in place of the job file's, for all of them; empty for those.
         renew: numbers of attempts to be replaced by others like them: their timeout is near.
+        dear: numbers of attempts to be replaced by what the job prefers to them and costs less, as
+            soon as that is to be had.
         leave: numbers of attempts that are to leave the world: others train in their place, or
             fewer are wanted. They leave at a step boundary; then their CustomJobs are cancelled.
         max_workers: no world is larger; with room for those that replace others.
@@ -40,6 +42,7 @@ class Wanted:
     machine: str = ""
     strategy: str = ""
     renew: tuple[int, ...] = ()
+    dear: tuple[int, ...] = ()
     leave: tuple[int, ...] = ()
     max_workers: int = 1
     by: str = ""
@@ -49,7 +52,7 @@ class Wanted:
     def from_json(cls, version: int, record: Mapping[str, Any]) -> Wanted:
         """The version of a record. Raises ValueError for what ``to_json`` never returns."""
         known = {field.name: record.get(field.name, field.default) for field in fields(cls)}
-        numbers = known["renew"], known["leave"]
+        numbers = known["renew"], known["dear"], known["leave"]
         counts = (known["jobs"], known["max_workers"])
         texts = (known["region"], known["machine"], known["strategy"], known["by"])
         if (
@@ -61,12 +64,14 @@ class Wanted:
             or not math.isfinite(known["at"])
         ):
             raise ValueError(f"{name_of(version)} is not what a run is asked to be")
-        renew, leave = map(tuple, numbers)
-        return cls(**{**known, "version": version, "renew": renew, "leave": leave})
+        renew, dear, leave = map(tuple, numbers)
+        told = {"renew": renew, "dear": dear, "leave": leave}
+        return cls(**{**known, "version": version, **told})
 
     def to_json(self) -> dict[str, Any]:
         """The record."""
-        return {**asdict(self), "renew": list(self.renew), "leave": list(self.leave)}
+        told = {"renew": self.renew, "dear": self.dear, "leave": self.leave}
+        return {**asdict(self), **{name: list(numbers) for name, numbers in told.items()}}
 
 
 def name_of(version: int) -> str:

@@ -84,9 +84,14 @@ def is_elastic(script: str, module: str = "") -> bool:
             path = None if found is None else found.origin
         else:
             path = script
-        tree = ast.parse(Path(path or "").read_bytes())
+        return names_elastic(Path(path or "").read_bytes())
     except (OSError, ImportError, SyntaxError, ValueError):
         return True
+
+
+def names_elastic(source: bytes) -> bool:
+    """Whether a program's source says that it is. Raises SyntaxError and ValueError as ast does."""
+    tree = ast.parse(source)
     return any(name in _ELASTIC_NAMES for node in ast.walk(tree) for name in _names(node))
 
 

@@ -70,6 +70,7 @@ class VmOptions:
             and its CustomJob.
         held: open files of the emulator that its VMs need to be there again, should it be killed.
         links: what lets the VMs of several jobs reach each other.
+        tells: whether their metadata servers say if they are to be preempted.
     """
 
     kind: str = "process"
@@ -80,6 +81,7 @@ class VmOptions:
     routes: Callable[[str, Json], Sequence[Route]] = lambda bearer, record: ()
     held: Sequence[int] = ()
     links: Links = field(default_factory=Links)
+    tells: bool = True
 
 
 class Machines:
@@ -209,7 +211,7 @@ class Machines:
     def _vm(self, replica: str, place: Place, on_exit: ExitCallback, port: int = 0) -> VM:
         host = hostname(self._id, replica)
         identity = Identity(self._project, self._region, host, place.address)
-        metadata = Metadata(identity, self._bearer, self._routes)
+        metadata = Metadata(identity, self._bearer, self._routes, self._options.tells)
         listener = Listener(metadata.app(), place.metadata, port, place.device)
         folder = self._installed / replica
         interpreter = None if self._options.kind == "container" else Interpreter(folder / "python")

@@ -37,14 +37,20 @@ class Metadata:
         identity: what the VM is.
         access_token: what the VM gets to show to other services.
         further: routes of other services that the VM reaches at the same port.
+        tells: whether it says if the VM is to be preempted; nobody knows if Vertex AI's does.
     """
 
     def __init__(
-        self, identity: Identity, access_token: str, further: Sequence[Route] = ()
+        self,
+        identity: Identity,
+        access_token: str,
+        further: Sequence[Route] = (),
+        tells: bool = True,
     ) -> None:
         self.identity = identity
         self.access_token = access_token
         self._further = further
+        self._tells = tells
         self._preempted = asyncio.Event()
         self._reachable = asyncio.Event()
         self._reachable.set()
@@ -89,7 +95,7 @@ class Metadata:
         return Starlette(
             routes=[
                 Route("/", values.root),
-                Route(f"{ROOT}/instance/preempted", values.preempted),
+                *([Route(f"{ROOT}/instance/preempted", values.preempted)] if self._tells else ()),
                 Route(f"{ROOT}/instance/service-accounts/default/token", values.token),
                 Route(f"{ROOT}/{{path:path}}", values.plain),
                 *self._further,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from launcher.job.job import Job
 from launcher.job.jobfile import JobFileError
 from launcher.job.problem import MISSING
-from launcher.job.source import NO_ARGUMENT, NO_CLASS, NO_PYTHON, disagreements
+from launcher.job.source import NO_ARGUMENT, NO_CLASS, NO_PYTHON, changes_worlds, disagreements
 from launcher.target import Wanted, load_job
 from trainer.tasks.digits import Digits
 
@@ -51,6 +51,36 @@ def test_a_class_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) -> 
 )  # fmt: skip
 def test_of_what_the_text_does_not_tell_nothing_is_said(tmp_path: Path, text: str) -> None:
     assert said(tmp_path, text, lr=1) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "elastic"),
+    [
+        ("import horovod.torch as hvd\n@hvd.elastic.run\ndef train(state): ...\n", True),
+        ("from trainer import elastic\n", True),
+        ("import horovod.torch as hvd\nhvd.init()\n", False),
+        ("elastic = 'trainer'\n", False),
+        ("def (", None),
+        (None, None),
+    ],
+)
+def test_whether_a_program_takes_another_world_is_read_where_it_can_be(
+    tmp_path: Path, text: str | None, elastic: bool | None
+) -> None:
+    fields = {"name": "j", "pools": ["a2-highgpu-1g"]}
+    folder = tmp_path / "code" / "my" / "train"
+    folder.mkdir(parents=True)
+    for path in (tmp_path / "s.py", folder / "__main__.py"):
+        if text is not None:
+            path.write_text(text)
+    script = Job.model_validate({**fields, "script": f"{tmp_path}/s.py"})
+    assert changes_worlds(script) is elastic
+    module = {**fields, "module": "my.train", "code": str(tmp_path / "code")}
+    assert changes_worlds(Job.model_validate(module)) is elastic
+    image = Job.model_validate({**fields, "module": "my.train"})
+    assert changes_worlds(image) is None, "it is in the image"
+    assert changes_worlds(Job.model_validate({**fields, "task": "a:B"})) is True
+    assert changes_worlds(Job.model_validate({**fields, "torchrun": {"module": "a"}})) is False
 
 
 BASE = "class Base(Task):\n    def __init__(self, a=1): ...\nclass Net(Base): ...\n"

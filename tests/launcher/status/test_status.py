@@ -65,6 +65,8 @@ def test_the_status_of_a_run_that_rode_the_market() -> None:
         "reason": None,
         "troubles": [],
         "waits_for": None,
+        "wanted": None,
+        "replaced": [],
         "spent": {
             "usd": 0.0,
             "seconds": 0.0,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from launcher.job.job import Job
@@ -15,6 +16,7 @@ from launcher.supervision.policy import (
     Action,
     Cancel,
     End,
+    GoBack,
     Leave,
     Renew,
     Retire,
@@ -86,7 +88,8 @@ class FleetRun:
         job: what is run.
         fleet: how many are wanted.
         life: returns what becomes of an attempt from its number, its choice and the time.
-        renews: whether attempts are renewed before their timeout.
+        renews: whether attempts are renewed before their timeout, and for cheaper ones.
+        prices: what a choice costs in USD per hour, by its strategy.
     """
 
     def __init__(
@@ -95,10 +98,14 @@ class FleetRun:
         fleet: Fleet,
         life: Callable[[int, Choice, float], Life],
         renews: bool = False,
+        prices: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self.terms = Terms(
             "run-1",
-            tuple(choices_of(job, "local")),
+            tuple(
+                replace(it, usd_per_hour=prices.get(it.job.scheduling.strategy))
+                for it in choices_of(job, "local")
+            ),
             0.0,
             job.resubmit,
             job.limits,
@@ -185,6 +192,12 @@ class FleetRun:
                 since = 0.0 if fleet.since is None else fleet.since
                 changed = replace(fleet, since=since, renew=fleet.renew | numbers)
                 self.terms = replace(self.terms, fleet=changed)
+            case GoBack(numbers):
+                fleet = self.terms.fleet
+                assert not numbers & fleet.dear, "once"
+                since = 0.0 if fleet.since is None else fleet.since
+                changed = replace(fleet, since=since, dear=fleet.dear | numbers)
+                self.terms = replace(self.terms, fleet=changed)
             case Retire(numbers):
                 assert not numbers & self.terms.fleet.leave, "once"
                 fleet = self.terms.fleet
@@ -216,6 +229,7 @@ class FleetRun:
             state="PENDING",
             created=self.now,
             submitted=self.now,
+            usd_per_hour=choice.usd_per_hour,
         )
         self.most_alive = max(self.most_alive, len(self.alive))
         live = self.alive

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from launcher.job.customjob import ATTEMPT_LABEL, CustomJob
@@ -37,13 +38,14 @@ class Fixture:
         lives: Callable[[int], Looks],
         fleet: Fleet = ONE,
         timeout: str | None = None,
+        ways: Mapping[str, Any] = MappingProxyType({}),
         **limits: Any,
     ) -> None:
         self.run_dir = RunDirectory(str(path))
         self.clock = Clock()
         self.vertex = Vertex(lives, self.clock)
         self.sent: list[tuple[int, str]] = []
-        self.job = job(limits=limits, timeout=timeout, fleet=fleet.jobs)
+        self.job = job(limits=limits, timeout=timeout, fleet=fleet.jobs, **ways)
         self.fleet = fleet
         self.most_wanted = fleet.jobs
 

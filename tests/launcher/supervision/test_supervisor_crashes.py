@@ -177,6 +177,11 @@ def renewed(fixture: Fixture) -> Callable[[int], Looks]:
     return in_turn(fixture, [["PENDING", "RUNNING"]])
 
 
+def went_back(fixture: Fixture) -> Callable[[int], Looks]:
+    """On demand where there is no Spot; then a Spot job beside that has it leave, and ends all."""
+    return in_turn(fixture, [[f"FAILED: {STOCKOUT}"], ["RUNNING"]])
+
+
 def cancelled(fixture: Fixture) -> Callable[[int], Looks]:
     """Somebody cancels the run from elsewhere; the job must be gone in the end."""
     return lambda number: ["RUNNING", fixture.ending("cancelled", "by somebody"), "RUNNING"]
@@ -193,6 +198,9 @@ def begun(path: Path, make: Callable[[Fixture], Callable[[int], Looks]]) -> Fixt
     more: dict[str, Any] = {"time": "30s"} if make is limited else {}
     if make is renewed:
         more["timeout"] = "2min"
+    if make is went_back:
+        ways = {"fallback": [{"strategy": "standard"}], "regions": ["us-central1"]}
+        more["ways"] = {**ways, "resubmit": {"back": "10s"}}
     wanted = Fleet(3) if make is fleet else ONE
     fixture = Fixture(path, lambda number: lives[0](number), wanted, **more)
     lives.append(make(fixture))
@@ -248,6 +256,7 @@ SCENARIOS = {
     "fleet": fleet,
     "moved": moved,
     "renewed": renewed,
+    "went back": went_back,
 }
 
 
@@ -281,7 +290,10 @@ def test_killed_twice(tmp_path: Path, points: Callable[[Points | None], None], s
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["a turn", "to the end"])
-@pytest.mark.parametrize("make", [scenario, fleet, moved, renewed])
+@pytest.mark.parametrize(
+    "make",
+    [scenario, fleet, moved, renewed, pytest.param(went_back, marks=pytest.mark.soak)],
+)
 def test_another_acts_at_every_point(
     tmp_path: Path,
     points: Callable[[Points | None], None],

@@ -12,7 +12,7 @@ import pytest
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.wanted import Wanted, create_wanted, name_of, newest_wanted
 
-FIRST = Wanted(1, 4, "us-east4", "", "spot", (1,), (2, 3), 64, "me@here", 9.5)
+FIRST = Wanted(1, 4, "us-east4", "", "spot", (1,), (4,), (2, 3), 64, "me@here", 9.5)
 
 
 @pytest.fixture
@@ -60,6 +60,7 @@ def test_of_many_who_ask_at_the_same_time_one_makes_the_version(run_dir: RunDire
         {"region": None},
         {"by": 7},
         {"renew": 3},
+        {"dear": {}},
         {"leave": ["1"]},
         {"at": "now"},
     ],

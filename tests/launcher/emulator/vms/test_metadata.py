@@ -16,11 +16,11 @@ IDENTITY = Identity("my-project", "us-central1", "cmle-training-workerpool1-ab-0
 Scenario = Callable[[Metadata, httpx.AsyncClient], Awaitable[None]]
 
 
-def play(scenario: Scenario) -> None:
+def play(scenario: Scenario, tells: bool = True) -> None:
     """Runs a scenario against the application of one VM."""
 
     async def run() -> None:
-        metadata = Metadata(IDENTITY, "the token")
+        metadata = Metadata(IDENTITY, "the token", tells=tells)
         transport = httpx.ASGITransport(app=metadata.app())
         async with httpx.AsyncClient(transport=transport, headers=FLAVOR) as client:
             await asyncio.wait_for(scenario(metadata, client), 60)
@@ -53,6 +53,16 @@ def test_what_a_vm_can_ask(path: str, value: str) -> None:
         assert answer.headers["Metadata-Flavor"] == "Google"
 
     play(scenario)
+
+
+def test_one_that_tells_of_no_preemption_serves_all_else() -> None:
+    async def scenario(metadata: Metadata, client: httpx.AsyncClient) -> None:
+        metadata.preempt()
+        answer = await client.get(ROOT + "instance/preempted?wait_for_change=true")
+        assert answer.status_code == 404
+        assert (await client.get(ROOT + "instance/name")).text == IDENTITY.hostname
+
+    play(scenario, tells=False)
 
 
 def test_who_forgets_the_header_is_refused_except_at_the_root() -> None:
