@@ -237,6 +237,7 @@ class Loop:
                 if not self._steps.results:  # what was complete is done again: there is no world
                     alone = dataclasses.replace(self._steps.newest(), rank=0, size=1)
                     self._evaluate(alone, lambda value, name: [value])
+                self._call("finish", self._state.averaged, step=self._steps.newest())
                 self._steps.done()
         except BaseException:
             self._steps.abandon()

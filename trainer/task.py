@@ -195,6 +195,14 @@ class Task:
         """Whether training ends early; asked after each evaluation, of rank 0, for all."""
         return False
 
+    def finish(self, *args: Any, **kwargs: Any) -> None:
+        """``finish(model)`` or ``finish(model, step)``: on one rank, when training is complete.
+
+        The model is the one that evaluations are about. Nothing is trained after it, and the run
+        ends when it returns; when this worker is lost before, another one is asked. So it may be
+        called again, and must leave the model as it is.
+        """
+
     def state(self) -> dict[str, Any]:
         """What else survives, by name, with its first value; the names become attributes.
 

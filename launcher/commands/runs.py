@@ -138,7 +138,11 @@ def checkpoints(
     ] = False,
     export: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Write one to a single safetensors file."),
+        typer.Option(
+            metavar="FILE|FOLDER/",
+            help="Write one to a single safetensors file; or, with a slash at the end, that of a "
+            "fine-tuned model to a Hugging Face folder.",
+        ),
     ] = None,
     step: Annotated[
         int | None, typer.Option(help="With --export: which one, else the newest valid one.")
@@ -165,6 +169,7 @@ def checkpoints(
         from launcher import home
         from launcher.views.checkpoints import (
             export_checkpoint,
+            export_folder,
             list_checkpoints,
             print_checkpoints,
         )
@@ -176,7 +181,9 @@ def checkpoints(
 
             buckets = list(load_job(job, []).checkpoint.buckets.values())
         if export is not None:
-            chosen = export_checkpoint(found, step, Path(export), buckets, part)
+            whole = export.endswith("/") or Path(export).is_dir()
+            write = export_folder if whole else export_checkpoint
+            chosen = write(found, step, Path(export), buckets, part)
             typer.echo(f"the checkpoint of step {chosen} is in {export}")
             return
         if step is not None or part is not None:

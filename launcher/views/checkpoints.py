@@ -21,6 +21,11 @@ from trainer.rundir.formats import ANOTHER_VERSION, UPDATE_LAUNCHER, FormatError
 from trainer.rundir.numbers import named, numbers_in
 from trainer.rundir.usererror import Message
 
+# A Hugging Face folder's files.
+MODEL, ADAPTERS = "model.safetensors", "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+DESCRIBES = ("config.json", ADAPTER_CONFIG)
+
 
 def list_checkpoints(
     run_dir: RunDirectory,
@@ -129,11 +134,66 @@ def export_checkpoint(
     newest is of a newer format, or may be in a place that is not looked at: an older one in its
     stead would pass for it.
     """
+    chosen, tree = _loaded(run_dir, step, buckets)
+    _save(tree if part is None else _part(run_dir, chosen, tree, part), path)
+    return chosen
+
+
+def export_folder(
+    run_dir: RunDirectory,
+    step: int | None,
+    folder: Path,
+    buckets: Iterable[str] = (),
+    part: str | None = None,
+) -> int:
+    """Writes a folder that Hugging Face's ``from_pretrained`` loads. Returns the step.
+
+    It has the files that the task has given along (``files``, see trainer.tasks.pretrained), and
+    the weights. What is there is replaced; the model's description comes last, so a folder that has
+    one is whole.
+
+    Args:
+        run_dir, step, buckets: as for ``export_checkpoint``, which says what is raised.
+        folder: the folder; it is made if it is not there.
+        part: whose weights: None for ``model``.
+
+    Raises RunError when the checkpoint is of a task that gives no files along.
+    """
+    chosen, tree = _loaded(run_dir, step, buckets)
+    files = _files(tree["parts"].get("files"))
+    if not any(name in files for name in DESCRIBES):
+        raise RunError(
+            "SW5204",
+            f"{run_dir.url}: the checkpoint of step {chosen} is of no Hugging Face model: only "
+            "trainer.tasks.finetune gives along what makes such a folder; name a file to export to",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in DESCRIBES:
+        (folder / name).unlink(missing_ok=True)
+    weights = ADAPTERS if ADAPTER_CONFIG in files else MODEL
+    _save(_part(run_dir, chosen, tree, part or "model"), folder / weights)
+    for name in sorted(files, key=lambda one: (one in DESCRIBES, one)):
+        (folder / name).write_bytes(files[name])
+    return chosen
+
+
+def _files(part: Any) -> dict[str, bytes]:
+    """The files in a part of a state, but for what has a name that leads elsewhere."""
+    files = part.get("files") if isinstance(part, dict) else None
+    return {
+        name: data.numpy().tobytes()
+        for name, data in (files if isinstance(files, dict) else {}).items()
+        if name == Path(name).name and not name.startswith(".")
+    }
+
+
+def _loaded(
+    run_dir: RunDirectory, step: int | None, buckets: Iterable[str]
+) -> tuple[int, dict[str, Any]]:
+    """A checkpoint's step and tree."""
     import torch
-    from safetensors.torch import save_file
 
     from trainer.checkpoints.restore import Alone, load
-    from trainer.checkpoints.tree import flatten, names_in
 
     there, left = _found(run_dir, buckets)
     if left and step not in [one.step for one in there]:
@@ -155,27 +215,37 @@ def export_checkpoint(
         except FormatError as error:
             raise RunError(ANOTHER_VERSION, f"{place.url}: {error}: {UPDATE_LAUNCHER}") from None
         if tree is not None:
-            if part is not None:
-                parts = tree["parts"]
-                if part not in parts:
-                    raise RunError(
-                        "SW2030",
-                        f"{run_dir.url}: the checkpoint of step {chosen} has no part {part!r}; it "
-                        f"has {', '.join(parts)}",
-                    )
-                tree = parts[part]
-            skeleton, tensors = flatten(tree)
-            named = dict(zip(names_in(skeleton), tensors, strict=True))
-            aside = path.with_name(f".{path.name}.new")
-            try:
-                save_file(named, aside, {"format": "pt"})
-                aside.replace(path)
-            finally:
-                aside.unlink(missing_ok=True)
-            return chosen
+            return chosen, tree
     raise RunError(
         "SW2016", f"{run_dir.url}: has no valid checkpoint to export; {'; '.join(wrong)}"
     )
+
+
+def _part(run_dir: RunDirectory, step: int, tree: dict[str, Any], part: str) -> Any:
+    parts = tree["parts"]
+    if part not in parts:
+        raise RunError(
+            "SW2030",
+            f"{run_dir.url}: the checkpoint of step {step} has no part {part!r}; it "
+            f"has {', '.join(parts)}",
+        )
+    return parts[part]
+
+
+def _save(tree: Any, path: Path) -> None:
+    """Writes a tree's tensors to a safetensors file, by their names."""
+    from safetensors.torch import save_file
+
+    from trainer.checkpoints.tree import flatten, names_in
+
+    skeleton, tensors = flatten(tree)
+    named = dict(zip(names_in(skeleton), tensors, strict=True))
+    aside = path.with_name(f".{path.name}.new")
+    try:
+        save_file(named, aside, {"format": "pt"})
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def print_checkpoints(console: Console, rows: list[dict[str, Any]]) -> None:

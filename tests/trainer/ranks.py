@@ -43,6 +43,7 @@ _Kind = TypeVar("_Kind", bound=Message)
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.trainer.preloaded"])
+_forks: Any = FORKS
 
 
 def world_of(*slots: int, generation: int = 1) -> World:
@@ -138,12 +139,17 @@ class Meeting:
 
 
 class Process:
-    """A forked process that runs ``function(*args)`` and tells what it returned."""
+    """A forked process that runs ``function(*args)`` and tells what it returned.
 
-    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
-        self._results, results = FORKS.Pipe(duplex=False)
-        self.process = FORKS.Process(
-            target=_run, args=(results, function, args), daemon=True, name="rank"
+    Args:
+        function, args: what it runs.
+        alone: whether it forks no process itself; one that does must end its own.
+    """
+
+    def __init__(self, function: Callable[..., Any], *args: Any, alone: bool = True) -> None:
+        self._results, results = _forks.Pipe(duplex=False)
+        self.process = _forks.Process(
+            target=_run, args=(results, function, args), daemon=alone, name="rank"
         )
         self.process.start()
         results.close()
@@ -151,8 +157,9 @@ class Process:
     @property
     def pid(self) -> int:
         """Its process id."""
-        assert self.process.pid is not None
-        return self.process.pid
+        pid: int | None = self.process.pid
+        assert pid is not None
+        return pid
 
     def result(self) -> Any:
         """Waits for what the function returned; fails with its traceback if it raised."""
@@ -197,6 +204,24 @@ def alone(function: Callable[..., Any], *args: Any) -> Any:
         return process.result()
     finally:
         process.close()
+
+
+def forking(function: Callable[..., Any], *args: Any) -> Any:
+    """Returns what ``function`` returns in a process of which its own ranks are forked.
+
+    So what it imports, if that takes long and few tests need it, is imported once.
+    """
+    process = Process(_forking, function, args, alone=False)
+    try:
+        return process.result()
+    finally:
+        process.close()
+
+
+def _forking(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    global _forks
+    _forks = multiprocessing.get_context("fork")
+    return function(*args)
 
 
 def in_world(
@@ -245,8 +270,8 @@ class Worker:
     """
 
     def __init__(self, function: Callable[..., Any], args: Sequence[Any]) -> None:
-        worker_reads, self._orders = FORKS.Pipe(duplex=False)
-        messages, worker_writes = FORKS.Pipe(duplex=False)
+        worker_reads, self._orders = _forks.Pipe(duplex=False)
+        messages, worker_writes = _forks.Pipe(duplex=False)
         self.process = Process(_with_channel, worker_reads, worker_writes, function, tuple(args))
         worker_reads.close()
         worker_writes.close()
