@@ -6,12 +6,15 @@ import math
 import re
 import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from launcher.records import EventRecord
 from launcher.run_states import info_of
-from trainer.rundir.events import Event
 from trainer.rundir.formats import UPDATE_LAUNCHER
 from trainer.rundir.numbers import numbers_in
+
+if TYPE_CHECKING:
+    from trainer.rundir.events import Event  # needs fsspec, which is slow to import
 
 _CAUSES = {
     "start": "start",
