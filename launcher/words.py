@@ -6,16 +6,19 @@ import math
 import re
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launcher.records import EventRecord
 from launcher.run_states import info_of
-from trainer.rundir.events import Event
 from trainer.rundir.formats import UPDATE_LAUNCHER
 from trainer.rundir.numbers import numbers_in
 
+if TYPE_CHECKING:
+    from trainer.rundir.events import Event  # needs fsspec, which is slow to import
+
 WIDTH = 200  # characters of a line
 WAIT_WIDTH = 400  # of one that says what a run waits for, and where its ranks are
+
 _CAUSES = {
     "start": "start",
     "grow": "a machine came",

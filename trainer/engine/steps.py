@@ -93,17 +93,14 @@ class Steps:
         self._generations = Generations(channel)
         self._audit = None if order is None else Audit.open(session, self._generations.emit)
         self._saving = Saving(session, self._generations, state, self._about, self._digest)
-        self._progress = Progress(
-            self._generations, state, lambda: self._saving.seconds, total_steps=total
-        )
+        seconds = lambda: self._saving.seconds  # noqa: E731
+        self._progress = Progress(self._generations, state, seconds, total_steps=total)
         emit, saving = self._generations.emit, self._saving
         self._nonfinite = Nonfinite(on_nonfinite, state, emit, saving.newest_until, saving.go_back)
         state.loop = Loop.of(order, total)
-        self._learner = Learner(state, order, watch, self.exchange, self._generations.emit)
-        follow = session.balance == "speed"
-        self._planner = Planner(
-            state, order, total, self._generations, lambda: self._learner.by_units, follow
-        )
+        self._learner = Learner(state, order, watch, self.exchange, emit)
+        by_units, follow = lambda: self._learner.by_units, session.balance == "speed"
+        self._planner = Planner(state, order, total, self._generations, by_units, follow)
         self._micro = MicroBatch(state)
         self._made_sums: Sums | None = None
         self._beginning: Beginning | None = None
@@ -277,9 +274,8 @@ class Steps:
             settings, emit = self._session.checkpoint, self._generations.emit
             made = Setup.of_program(self._state, self._order, self._total, self._seed)
             setup = made.overridden(settings.override)
-            self._beginning = Beginning(
-                self._state, setup, self._total, settings, self._saving, emit
-            )
+            wanted = setup, self._total, settings, self._saving
+            self._beginning = Beginning(self._state, *wanted, emit)
             self._state.starts_from(self._beginning.start, self._beginning.begun)
             digest = self._supply.marks.digest
             self._made_sums = Sums(self._state, 0, self.check_aborted, emit, digest)
@@ -376,17 +372,15 @@ class Steps:
     def _next_step(self) -> Step:
         plan = self._planner.plan()
         if self._audit is not None:
-            assert self._order is not None
-            order, size = self._order, self._order.samples
-            if order.endless:  # what was taken is all that there is
-                size = order.bounds(self._state.step)[1]
+            assert (order := self._order) is not None  # without an end, all is what was taken
+            size = order.bounds(self._state.step)[1] if order.endless else order.samples
             self._audit.take(self._generations.number, plan, size)
         self._generations.taking(self._state.step, plan.indices)
         watch = self._learner.begin(plan.number, plan.rank == 0)
         if watch is None:
             self._seed_for(UPDATE if self._learner.by_units else plan.rank)
-        mark = self._state.data_mark
-        self._supply.begin(plan, watch is not None, self._planner, self._micro, mark)
+        supplied = self._planner, self._micro, self._state.data_mark
+        self._supply.begin(plan, watch is not None, *supplied)
         self._sums.grant()
         return Step(
             plan,
