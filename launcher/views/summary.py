@@ -173,6 +173,8 @@ def _attended(status: dict[str, Any]) -> Iterator[tuple[str, Text]]:
         which = f"CustomJob {job} in " if job else ""
         text = f"{which}{it['region']}, {it['machine']}, {str(it['state']).lower()}"
         yield f"controller {it['number']}", Text(text)
+
+
 def _changes(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yields what a fleet is asked to be, if anybody has asked, and what others replace."""
     wanted = status.get("wanted")

@@ -77,6 +77,10 @@ class Order:
         """The epoch (from 0) of the step that follows ``step`` completed steps."""
         return step // self.steps_per_epoch
 
+    def length(self, step: int) -> int:
+        """How many samples there are; without an end, those up to the step after ``step``."""
+        return self.bounds(step)[1] if self.endless else self.samples
+
     def take(self, epoch: int, start: int, stop: int) -> Tensor:
         """The samples [start, stop) in the order of epoch ``epoch``: int64, shape [n]."""
         if self.endless:

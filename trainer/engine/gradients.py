@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.engine.backward import BackwardEnd
-from trainer.engine.bucket import Bucket, Flat, Loose, grouped
+from trainer.engine.bucket import Bucket, Flat, Loose, grouped, norm_of
 from trainer.engine.mistake import Mistake
 from trainer.engine.wires import Wires
 from trainer.engine.witness import Witness
@@ -215,8 +215,9 @@ class GradientBuckets:
 
     def norm(self) -> float:
         """The norm of all gradients, once they are settled; infinite or NaN if one of them is."""
-        norms = torch.stack([bucket.norm().double() for bucket in self._buckets])
-        return math.hypot(*norms.tolist())
+        parameters = (p for bucket in self._buckets for p in bucket.parameters)
+        norms = [norm_of(p.grad).double() for p in parameters if p.grad is not None]
+        return math.hypot(*torch.stack(norms).tolist()) if norms else 0.0
 
     def witnessed(self) -> tuple[float, float]:
         """This rank's share of the second sum, and of its magnitude; 0 without a witness."""

@@ -372,8 +372,8 @@ class Steps:
     def _next_step(self) -> Step:
         plan = self._planner.plan()
         if self._audit is not None:
-            assert (order := self._order) is not None  # without an end, all is what was taken
-            size = order.bounds(self._state.step)[1] if order.endless else order.samples
+            assert self._order is not None
+            size = self._order.length(self._state.step)
             self._audit.take(self._generations.number, plan, size)
         self._generations.taking(self._state.step, plan.indices)
         watch = self._learner.begin(plan.number, plan.rank == 0)

@@ -308,7 +308,7 @@ def test_a_number_that_is_too_large_arrives_as_infinite() -> None:
 
 
 def test_gradients_stay_where_they_are() -> None:
-    assert in_world([1], views) == [True]
+    assert in_world([1, 1], views) == [True, True]
 
 
 def test_what_fills_a_bucket_is_alone_and_what_is_small_is_together() -> None:
