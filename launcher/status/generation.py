@@ -117,6 +117,14 @@ class Generation:
         newest = (self._last_two() or self.stretches[-1]).after(self.start)
         return newest if newest.seconds and newest.last >= newest.first else None
 
+    @property
+    def mean_speed(self) -> float | None:
+        """Its steps a second, over all of them but the first."""
+        steps = seconds = 0.0
+        for one in self.distinct():
+            steps, seconds = steps + one.last - one.first + 1, seconds + one.seconds
+        return float(f"{steps / seconds:.4g}") if seconds > 0 else None
+
     def _last_two(self) -> Stretch | None:
         """Its last two stretches as one, if they follow each other."""
         return self.stretches[-2].with_next(self.stretches[-1]) if self.stretches[1:] else None
