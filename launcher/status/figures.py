@@ -105,6 +105,11 @@ def _pause(one: Generation, last_at: float) -> float | None:
     return max(0.0, one.first_at - last_at) if math.isfinite(last_at) else None
 
 
+def digits(rate: float) -> float | None:
+    """A rate in four digits; None for one that is no number, of what was told."""
+    return float(f"{rate:.4g}") if math.isfinite(rate) else None
+
+
 UNKNOWN = Work()
 NOTHING: dict[str, float | None] = dict.fromkeys(
     ("steps", "samples", "tokens", "flops", "mfu", "data_wait", "left")
@@ -139,6 +144,7 @@ def speed(
         "mfu": flops / work.peak if flops is not None and work.peak else None,
         "left": None if left is None else left / steps,
     }
-    told = {name: None if it is None else float(f"{it:.4g}") for name, it in found.items()}
-    told["data_wait"] = None if waited is None else round(min(1.0, waited / newest.seconds), 4)
+    told = {name: None if it is None else digits(it) for name, it in found.items()}
+    if waited is not None:
+        told["data_wait"] = round(min(1.0, max(0.0, waited) / newest.seconds), 4)
     return told

@@ -14,7 +14,8 @@ TOKENS = "tokens_per_sample"  # the name of the mean
 class Rated(Protocol):
     """A task, as far as it says so."""
 
-    flops_per_sample: float | str | None
+    @property
+    def flops_per_sample(self) -> float | str | None: ...
 
 
 def flops_of(task: Rated) -> float | None:
