@@ -33,15 +33,15 @@ checkpoint: {{every: 10 steps, keep: 3}}
 local:
   market:
     notice: 4s
-    retry: 2s
+    retry: 20s
     capacity:
       - {{machine: a2-highgpu-1g, vms: {{0s: 0, {queued}s: 3}}}}
     incidents:
       - {{at: 12 steps, preempt: workerpool1-1, notice: 4s, back: 20 steps}}
       - {{at: 28 steps, vanish: workerpool1-0, back: 36 steps}}
-      - {{at: 57 steps, vanish: workerpool1-0, back: 15s}}
-      - {{at: 57 steps, vanish: workerpool1-1, back: 15s}}
-      - {{at: 57 steps, vanish: workerpool0-0, back: 15s}}
+      - {{at: 57 steps, vanish: workerpool1-0, back: 12s}}
+      - {{at: 57 steps, vanish: workerpool1-1, back: 12s}}
+      - {{at: 57 steps, vanish: workerpool0-0, back: 12s}}
 """
 Line = dict[str, Any]
 
