@@ -224,6 +224,26 @@ def test_a_newcomer_that_waits_to_be_let_in_does_not_train() -> None:
     }
 
 
+def test_an_agent_that_begins_anew_in_its_process_was_there_before() -> None:
+    """It was given up because it was silent, and comes back: its process is as old as it was."""
+    again = [
+        event("loss", 133.0, member=B, incarnation="a", term=1, gone=True),
+        formed(2, 134.0, "loss", [A]),
+        resumed(2, 135.0, "loss", 10, seconds=7.0),
+        first(2, 139.0, 11, 4.0),
+        joined(B, 140.0, 70.0, "b"),
+        ready(B, 143.0),
+        steps(2, 151.0, 11, [1.0] * 4, 12.0),
+        event("finished", 151.0, state="succeeded", step=14, term=1),
+    ]
+    assert told(ledger([*BEGINS, trained(), *again])) == {
+        "absent": 130.0 + 12.0,  # B, from its last step until it comes back
+        "starting": 86.0 + 3.0,
+        "training": 40.0 + 16.0,
+        "re_forming": 7.0 + 8.0,
+    }
+
+
 def test_the_time_between_two_attempts_is_absence_and_prices_are_their_own() -> None:
     over = event("attempt_ended", 128.0, attempt=1, state="FAILED", verdict="stockout")
     again = [
