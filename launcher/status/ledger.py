@@ -65,7 +65,8 @@ class Timeline:
         wanted = lives.wanted
         if not any(count for _, count in wanted):  # an older version's launcher does not say
             wanted = [(Moment(start), _most(lived))]
-        phases = list(_phases(history, axis, start, end, now is not None))
+        runs = now is not None and history.ended is None
+        phases = list(_phases(history, axis, start, end, runs))
         return cls(start, end, _changes(wanted, lived), phases)
 
     def between(self, since: float, until: float) -> Ledger:

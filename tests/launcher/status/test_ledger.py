@@ -80,6 +80,10 @@ def test_a_run_without_troubles_queues_starts_trains_and_ends() -> None:
     assert found.goodput_of_wanted == 40.0 / 260.0
 
 
+def test_the_end_counts_before_anybody_has_written_the_outcome() -> None:
+    assert ledger([*BEGINS, trained(), ENDS], now=500.0) == ledger([*BEGINS, trained(), ENDS])
+
+
 def test_money_is_that_of_the_vms_that_were_there() -> None:
     found = ledger([*BEGINS, trained(), ENDS])
     assert found.usd is not None and found.spent == pytest.approx(130.0 / HOUR)
