@@ -60,8 +60,10 @@ class EventRecord:
     count: int | None = None
     data_wait: float | None = None
     deadline_seconds: float | None = None
+    device: str | None = None
     faults: int | None = None
     first: int | None = None
+    flops: float | None = None
     generation: int | None = None
     gone: bool | None = None
     incarnation: str | None = None

@@ -109,11 +109,17 @@ def part(of_one: float) -> str:
 
 
 def speed_in_words(speed: Mapping[str, float | None]) -> str:
-    """Returns ``12.5 steps/s, 400 samples/s, data wait 3 %``, as far as it is known."""
-    rates = ((name, speed.get(name)) for name in ("steps", "samples"))
+    """Returns ``12.5 steps/s, 400 samples/s, data wait 3 %, 1:02:09 left``, as far as known."""
+    rates = ((name, speed.get(name)) for name in ("steps", "samples", "tokens"))
     said = [f"{number(value)} {name}/s" for name, value in rates if value is not None]
+    if (mfu := speed.get("mfu")) is not None:
+        said.append(f"MFU {part(mfu)}")
+    elif (flops := speed.get("flops")) is not None:
+        said.append(f"{flops / 1e12:,.3g} TFLOP/s")
     if (waited := speed.get("data_wait")) is not None:
         said.append(f"data wait {100 * waited:.0f} %")
+    if left := speed.get("left"):
+        said.append(f"{span(left)} left")
     return ", ".join(said)
 
 

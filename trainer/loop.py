@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.data.stream import Stream, by_place, require_steps
 from trainer.engine.data import Order
@@ -43,6 +44,7 @@ from trainer.engine.supply import Supply
 from trainer.engine.undo import Undo
 from trainer.engine.units import default_unit
 from trainer.protocol.channel import Channel, current_channel
+from trainer.protocol.messages import Event
 from trainer.protocol.session import Session, current_session
 from trainer.task import Task
 from trainer.training.average import average, averaging
@@ -51,6 +53,7 @@ from trainer.training.evaluation import Part, due, evaluate
 from trainer.training.fetch import Fetch, takes_step
 from trainer.training.numbers import pairs, parted, plain
 from trainer.training.precision import Precision
+from trainer.training.rates import COUNT, TOKENS, flops_of
 from trainer.training.recompute import recompute
 from trainer.training.samplemean import require_samples
 
@@ -64,6 +67,7 @@ class TaskState(State):
     Args:
         total_steps: of the whole run.
         rehearse: has the model compiled, once everything is made; called before a world needs it.
+        count: has its operations counted, before it is compiled.
 
     Attributes:
         updating: the optimizers, in the order of the task.
@@ -77,7 +81,11 @@ class TaskState(State):
     precision = Precision("fp32", torch.device("cpu"))
 
     def __init__(
-        self, task: Task, total_steps: int, rehearse: Callable[[], None] = lambda: None
+        self,
+        task: Task,
+        total_steps: int,
+        rehearse: Callable[[], None] = lambda: None,
+        count: Callable[[], None] = lambda: None,
     ) -> None:
         torch.manual_seed(task.seed)
         super().__init__(model=task.model())
@@ -89,6 +97,7 @@ class TaskState(State):
         self._task = task
         self._total_steps = total_steps
         self._rehearse = rehearse
+        self._count = count
         self._prepared = False
         self._declared = task.state()
         for name, part in self._declared.items():
@@ -115,6 +124,7 @@ class TaskState(State):
             self.precision = Precision(self._task.precision, device)
             if self.precision.scaler is not None:
                 self._add("scaler", self.precision.scaler)
+            self._count()
             self._task._watch = self._watch
             if self._task.compile:
                 compile_in_place(self.model, self._task.compile)
@@ -189,6 +199,9 @@ class Loop:
             channels_last=task.channels_last,
             evaluated=None if self.validation is None else self._fetch_evaluated,
         )
+        self._channel = channel
+        self._has_tokens = type(task).tokens is not Task.tokens
+        self._flops = flops_of(task)  # operations of a sample, until that is told
         self._told: dict[str, bool] = {}  # which methods of the task take the step
         asked = getattr(task.should_stop, "__func__", None)
         self._may_stop = asked is not Task.should_stop  # else no rank needs to tell the others
@@ -198,7 +211,8 @@ class Loop:
         whole = task.epochs * order.steps_per_epoch
         self._total = total = whole if task.steps is None else task.steps
         self._most = total if most is None else min(most, total)
-        self._state = TaskState(task, total, self._rehearse)
+        count = self._count if task.flops_per_sample == COUNT else lambda: None
+        self._state = TaskState(task, total, self._rehearse, count)
         self._supply.changing = self._state.declared_names
         self._modules = list(self._state.model.modules())
         self._steps = Steps(
@@ -230,6 +244,8 @@ class Loop:
             for step in self._steps:
                 with step:
                     self._take(step)
+                if step.applied and step.rank == 0:
+                    self._tell_rates(step.device)
                 if step.epoch_done:
                     with self._steps.together():
                         self._call("on_epoch", self._state.model, step=step.plan)
@@ -265,7 +281,10 @@ class Loop:
                 # Each part's mean loss, by its part of the global batch: they sum to the mean.
                 loss = loss * (len(part) / step.batch_size)
             step.add(loss=loss)
-            step.measure(**pairs({**numbers, **self._measured(batch, step)}, len(part)))
+            numbers = {**numbers, **self._measured(batch, step)}
+            if self._has_tokens:
+                numbers[TOKENS] = float(task.tokens(batch)), len(part)
+            step.measure(**pairs(numbers, len(part)))
             self._state.precision.backward(loss)
         if len(counts) > 1:
             raise Mistake(
@@ -274,6 +293,22 @@ class Loop:
                 "count) for others; let it return the same always",
             )
         self._update(step)
+
+    def _tell_rates(self, device: torch.device) -> None:
+        """Says once what is needed to tell how well the device is used."""
+        flops, self._flops = self._flops, None
+        if flops is not None:
+            cuda = device.type == "cuda"
+            name = torch.cuda.get_device_name(device) if cuda else device.type
+            self._channel.send(Event("rates", {"flops": flops, "device": name}))
+
+    def _count(self) -> None:
+        """Counts the operations that a sample takes, on one unit."""
+        order = self.order
+        with FlopCounterMode(display=False) as counter:
+            self._rehearse()
+        unit = min(order.unit or order.batch, order.batch, order.samples)
+        self._flops = counter.get_total_flops() / unit
 
     def _rehearse(self) -> None:
         """Computes a unit as a step will, forward and backward, and leaves nothing of it."""

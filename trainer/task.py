@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Sized
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,9 @@ class Task:
             with the world.
         eval_every: steps between two evaluations; None for one after each epoch. The last step is
             evaluated always.
+        flops_per_sample: floating-point operations that a sample takes, forward and backward, for
+            the model-FLOPs utilisation that is shown; "count" has them counted on one unit before
+            training begins, as torch.utils.flop_counter does. None: it is not shown.
         eval_batch: samples of a part of ``validation()``; None for ``micro_batch``, or
             ``global_batch``.
     """
@@ -78,6 +81,7 @@ class Task:
     compile: bool | str = False
     eval_every: int | None = None
     eval_batch: int | None = None
+    flops_per_sample: float | Literal["count"] | None = None
     _watch: Callable[[str, Any], None] | None = None  # set while it trains
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -139,6 +143,13 @@ class Task:
         of the gradients before they are clipped.
         """
         return {}
+
+    def tokens(self, batch: Any) -> int:
+        """How many tokens ``batch`` has, for the tokens per second that are shown; 0 for none.
+
+        What is padding need not count. Called for each batch, on every worker.
+        """
+        return 0
 
     def before_update(self, *args: Any, **kwargs: Any) -> None:
         """``before_update(model)`` or ``before_update(model, step)``: on every rank, in each step.

@@ -42,6 +42,8 @@ def goodput(
                 "run that is over, from its end), so --since must be longer",
                 "SW6217",
             )
+        if step is not None and not step > 0:
+            fail("--every 0s makes no lines: it must be longer than 0", "SW6218")
         timeline = read_timeline(home.find(run))
         if timeline is None:
             typer.echo("null" if as_json else NONE)

@@ -33,13 +33,16 @@ class Accelerator:
     """A GPU type under Vertex's name, with its memory, its Spot quota and where it trains.
 
     ``peers`` is whether its machines can be in a network of yours by VPC peering; if not, by a
-    network attachment alone.
+    network attachment alone. ``tflops`` is what one computes at most, dense, in bf16, in 10^12
+    operations a second, as NVIDIA's data sheets have it: of the A100 (312), of the H100 SXM and the
+    H200 SXM half of what these say "with sparsity" (1,979).
     """
 
     name: str
     memory_gb: int
     spot_quota: str
     regions: tuple[str, ...]
+    tflops: float
     peers: bool = True
 
 
@@ -56,6 +59,11 @@ class Machine:
     spot: Price | None = None
     on_demand: Price | None = None
     standard: bool = True  # whether it is to be had with the strategy standard, and reserved
+
+    @property
+    def flops(self) -> float:
+        """Operations a second of all its GPUs together, at most: dense, in bf16."""
+        return self.gpus * self.accelerator.tflops * 1e12
 
     @property
     def series(self) -> str:
@@ -81,12 +89,14 @@ _A100_40 = Accelerator(
         "us-west3",
         "us-west4",
     ),
+    312.0,
 )
 _A100_80 = Accelerator(
     "NVIDIA_A100_80GB",
     80,
     _quota("a100_80gb"),
     ("asia-southeast1", "europe-west4", "us-central1", "us-east4", "us-east5"),
+    312.0,
 )
 _H100 = Accelerator(
     "NVIDIA_H100_80GB",
@@ -108,6 +118,7 @@ _H100 = Accelerator(
         "us-west1",
         "us-west4",
     ),
+    989.5,
 )
 _H100_MEGA = Accelerator(
     "NVIDIA_H100_MEGA_80GB",
@@ -128,6 +139,7 @@ _H100_MEGA = Accelerator(
         "us-west1",
         "us-west4",
     ),
+    989.5,
     peers=False,
 )
 _H200 = Accelerator(
@@ -145,6 +157,7 @@ _H200 = Accelerator(
         "us-south1",
         "us-west1",
     ),
+    989.5,
     peers=False,
 )
 

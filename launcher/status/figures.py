@@ -25,7 +25,10 @@ paused            the sum of the pauses
 speed             steps per second, and samples of all workers per second, over the newest steps of
                   the newest world: those of its last 10 to 20 s, where there are as many. Its first
                   step does not count, which compiles; evaluations and checkpoints between two steps
-                  do. None while the run waits for machines
+                  do. Tokens per second, operations per second and their part of what the GPUs of
+                  the world compute at most (``mfu``: dense, in bf16) follow from the samples, where
+                  the task says what a sample is; the seconds that are ``left``, from the steps to
+                  come. None while the run waits for machines
 goodput           what the time of the run's VMs, and their money, went into: see
                   launcher.status.accounts
 ================  ================================================================================
@@ -38,9 +41,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from launcher.status.generation import Generation
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a sample is, as far as its task says so, and what the world's machines can do.
+
+    Attributes:
+        tokens: that a sample has, on average.
+        flops: operations that it takes, forward and backward.
+        peak: operations a second of all GPUs of the world, at most; 0 without any.
+    """
+
+    tokens: float | None = None
+    flops: float | None = None
+    peak: float = 0.0
 
 
 def step_of(generations: Iterable[Generation]) -> int:
@@ -86,18 +105,46 @@ def _pause(one: Generation, last_at: float) -> float | None:
     return max(0.0, one.first_at - last_at) if math.isfinite(last_at) else None
 
 
-def speed(generation: Generation | None) -> dict[str, float | None]:
-    """Steps and samples per second, and the part of the time that batches were waited for.
+def digits(rate: float) -> float | None:
+    """A rate in four digits; None for one that is no number, of what was told."""
+    return float(f"{rate:.4g}") if math.isfinite(rate) else None
 
-    None where nobody has said what steps took, their samples, or their waits.
+
+UNKNOWN = Work()
+NOTHING: dict[str, float | None] = dict.fromkeys(
+    ("steps", "samples", "tokens", "flops", "mfu", "data_wait", "left")
+)
+
+
+def speed(
+    generation: Generation | None,
+    work: Work = UNKNOWN,
+    left: int | None = None,
+) -> dict[str, float | None]:
+    """How fast a world trains: see above. None where nobody has said what is needed for it.
+
+    Args:
+        generation: the newest.
+        work: what a sample is.
+        left: steps that are to come; None where nobody knows.
     """
     newest = None if generation is None else generation.speed
     if newest is None:
-        return {"steps": None, "samples": None, "data_wait": None}
-    steps, samples = newest.last - newest.first + 1, newest.samples
+        return dict(NOTHING)
+    steps = (newest.last - newest.first + 1) / newest.seconds
+    samples = newest.samples / newest.seconds if newest.samples else None
+    flops = None if samples is None or work.flops is None else samples * work.flops
     waited = newest.data_wait
-    return {
-        "steps": float(f"{steps / newest.seconds:.4g}"),
-        "samples": float(f"{samples / newest.seconds:.4g}") if samples else None,
-        "data_wait": None if waited is None else round(min(1.0, waited / newest.seconds), 4),
+    found = {
+        **NOTHING,
+        "steps": steps,
+        "samples": samples,
+        "tokens": samples * work.tokens if samples and work.tokens else None,
+        "flops": flops,
+        "mfu": flops / work.peak if flops is not None and work.peak else None,
+        "left": None if left is None else left / steps,
     }
+    told = {name: None if it is None else digits(it) for name, it in found.items()}
+    if waited is not None:
+        told["data_wait"] = round(min(1.0, max(0.0, waited) / newest.seconds), 4)
+    return told

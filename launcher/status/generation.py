@@ -42,10 +42,11 @@ class Stretch:
             return None
         seconds, samples = self.seconds + other.seconds, self.samples + other.samples
         waits = [one for one in (self.data_wait, other.data_wait) if one is not None]
-        told = [one for one in (self.accounts, other.accounts) if one]
-        accounts = dict(sum(map(Counter, told), Counter())) if told[1:] else (told or [None])[0]
+        accounts: Counter[str] = Counter()
+        for one in (self.accounts, other.accounts):
+            accounts.update(one or {})
         waited = sum(waits) if waits else None
-        return Stretch(self.first, other.last, seconds, samples, waited, accounts)
+        return Stretch(self.first, other.last, seconds, samples, waited, accounts or None)
 
     def since(self, step: int) -> Stretch:
         """Without those that are not after ``step``; all take equally long."""
@@ -116,6 +117,15 @@ class Generation:
             return None
         newest = (self._last_two() or self.stretches[-1]).after(self.start)
         return newest if newest.seconds and newest.last >= newest.first else None
+
+    @property
+    def mean_speed(self) -> float | None:
+        """Its steps a second, over all of them but the first."""
+        steps = seconds = 0.0
+        for one in self.distinct():
+            steps, seconds = steps + one.last - one.first + 1, seconds + one.seconds
+        rate = steps / seconds if seconds > 0 else math.inf
+        return float(f"{rate:.4g}") if math.isfinite(rate) else None
 
     def _last_two(self) -> Stretch | None:
         """Its last two stretches as one, if they follow each other."""

@@ -23,6 +23,7 @@ from trainer.rundir.numbers import number_in, numbers_in
 
 # After these nothing that was told of is waited for any more.
 WENT_ON = frozenset({"generation_formed", "resumed", "first_step", "steps", "paused", "finished"})
+TOKENS = "tokens_per_sample"  # the metric that a task's tokens() makes
 STEPPED = frozenset({"resumed", "first_step", "steps"})  # training goes on, or a script
 ONE_NOTICE = 15.0  # seconds in which no replica is given notice twice
 
@@ -45,6 +46,9 @@ class History:
         self.waits: list[Moment] = []  # when machines were too few
         self._evaluated: dict[int, float] = {}  # seconds of evaluations, by step
         self._end: Moment | None = None
+        self._flops: float | None = None  # operations of a sample
+        self._on_gpus = False
+        self._peaks: dict[int, float] = {}  # operations a second of one VM, by attempt
         self._stride = 0  # steps from one report of a torchrun script to the next, at least
         self.total_steps: int | None = None
         self.waiting = False
@@ -168,7 +172,19 @@ class History:
     @property
     def speed(self) -> dict[str, float | None]:
         """How fast it trains in its newest world; see ``figures.speed``."""
-        return figures.speed(None if self.waiting else self.current)
+        total = self.total_steps
+        left = None if total is None else max(0, total - self.step)
+        return figures.speed(None if self.waiting else self.current, self._work, left)
+
+    @property
+    def _work(self) -> figures.Work:
+        """What a sample is, and what the GPUs of the newest world can do together."""
+        _, _, tokens = self._metrics.get(TOKENS, (0, 0, 0.0))
+        members = self.current.members if self.current is not None and self._on_gpus else []
+        peaks = (self._peaks.get(job_of(one) or max(self._peaks, default=0)) for one in members)
+        known = [peak for peak in peaks if peak is not None]
+        peak = sum(known) if len(known) == len(members) else 0.0
+        return figures.Work(tokens if math.isfinite(tokens) else None, self._flops, peak)
 
     @property
     def held_up(self) -> Wait | None:
@@ -379,6 +395,15 @@ class History:
     def _on_fault(self, event: EventRecord) -> None:
         if event.then != "process":  # the machine is not wanted any more
             self._losses.left(event)
+
+    def _on_attempt_started(self, event: EventRecord) -> None:
+        if event.attempt is not None and event.flops is not None and event.replicas:
+            self._peaks[event.attempt] = max(0.0, event.flops / event.replicas)
+
+    def _on_rates(self, event: EventRecord) -> None:
+        if event.flops is not None and event.flops > 0:
+            self._flops = event.flops
+        self._on_gpus = event.device not in (None, "cpu")
 
     def _on_attempt_ended(self, event: EventRecord) -> None:
         self._losses.attempt_over(event)

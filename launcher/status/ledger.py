@@ -17,6 +17,7 @@ from launcher.status.history import History
 from launcher.status.lives import UNKNOWN, Life, Moment, Rates
 from launcher.status.worlds import Axis, Phase
 
+LONGEST = 1e12  # Unix seconds
 QUIET = 30.0  # seconds without a report after which steps are not taken to go on
 
 
@@ -58,11 +59,14 @@ class Timeline:
             return None
         start, end = min(begins), _end(history, axis, now)
         end = max(start, end)
+        if not -LONGEST < start <= end < LONGEST:  # that is no date
+            return None
         lived = [_Lived.of(life, axis, end) for life in lives]
         wanted = lives.wanted
         if not any(count for _, count in wanted):  # an older version's launcher does not say
             wanted = [(Moment(start), _most(lived))]
-        phases = list(_phases(history, axis, start, end, now is not None))
+        runs = now is not None and history.ended is None
+        phases = list(_phases(history, axis, start, end, runs))
         return cls(start, end, _changes(wanted, lived), phases)
 
     def between(self, since: float, until: float) -> Ledger:

@@ -35,6 +35,7 @@ class Rates(NamedTuple):
 
 
 UNKNOWN = Rates()
+SAME = 1.0  # seconds: processes that were started so close to each other are the same
 _LEADERS = frozenset({"member_joined", "member_ready", "drain", "loss", "generation_formed"})
 
 
@@ -188,6 +189,10 @@ class _Told:
         life = self._known.get(key)
         if life is None:
             began = Moment(at.time - max(0.0, event.age or 0.0), at.term)
+            before = self._newest.get(member)
+            known = before is not None and before.began.term == at.term
+            if before is not None and known and began.time < before.began.time + SAME:
+                began = at  # its agent begins anew in the process that it had
             life = self._known[key] = self._begin(member, began)
         elif life.lost is not None and life.lost.term < at.term:
             life.lost = None  # it had only gone over to the next leader

@@ -5,7 +5,8 @@
     run, state       queued | running | waiting | succeeded | failed | cancelled | limited
     step             steps completed
     attempts         as in attempts/*.json
-    generations      [{generation, world_size, cause, at, step}]; step is where it began
+    generations      [{generation, world_size, cause, at, step, speed}]; step is where it began,
+                     speed its steps a second, but for the first; null where that is not known
     drains, losses   how many replicas left with notice, and without
     steps_lost       completed steps that had to be done again
     steps_left_out   steps in which something was not finite, and which changed nothing
@@ -16,7 +17,10 @@
                      defined in launcher.status.accounts and launcher.status.figures
     ledger           what the time of the VMs went into, as ``swell goodput --json`` prints it; null
                      before any was asked for
-    speed            {steps, samples}: a second, in the newest world; null where that is not known
+    speed            {steps, samples, tokens, flops}: a second, in the newest world; mfu, the part
+                     of what its GPUs compute at most; data_wait, the part of its time that rank 0
+                     waits for batches; left, seconds to the last step at this speed. Each is null
+                     where that is not known
     checkpoint       {step, age, failed, reason}: the newest one, its age in seconds, how many
                      since then could not be written, and why the last of these
     metrics          the newest value of each metric: a number, or "nan", "inf" or "-inf"
@@ -178,6 +182,7 @@ def build_status(
                 "cause": g.cause,
                 "at": g.at,
                 "step": g.start,
+                "speed": g.mean_speed,
             }
             for _, g in sorted(history.generations.items())
         ],

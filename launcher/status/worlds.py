@@ -186,7 +186,7 @@ def shares_of(stretches: Iterable[Stretch]) -> Shares:
             waited, seconds = waited + one.data_wait, seconds + one.seconds
     total = sums[ALL]
     if not total > 0:  # of older versions rank 0 alone has told, and what it waited for
-        part = min(1.0, waited / seconds) if seconds > 0 else 0.0
+        part = min(1.0, max(0.0, waited) / seconds) if seconds > 0 else 0.0
         return {"data_wait": part, "training": 1.0 - part}
     shares: dict[Account, float] = {name: max(0.0, sums[name] / total) for name in WITHIN}
     told = sum(shares.values())

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 from launcher.job.fallback import Fallback, Resubmit
 from launcher.job.job import Job
+from launcher.job.machines import MACHINES
 from launcher.supervision.attempt import Attempt
 from launcher.supervision.limits import usd_per_hour
 from launcher.supervision.verdict import verdict_of
@@ -61,6 +62,12 @@ class Choice:
     def members(self) -> int:
         """How many of its replicas take part in the training."""
         return sum(it.replicas for it in self.job.pools if self.job.starts_agent(it))
+
+    @property
+    def flops(self) -> float:
+        """Operations a second of all GPUs that take part, at most (see launcher.job.machines)."""
+        pools = (pool for pool in self.job.pools if self.job.starts_agent(pool))
+        return sum(MACHINES[pool.machine].flops * pool.replicas for pool in pools)
 
     @property
     def name(self) -> str:

@@ -142,6 +142,7 @@ class Terms:
             "wanted": choice.members * self.fleet.jobs,
             "usd_per_hour": choice.usd_per_hour,
             "on_demand": choice.on_demand,
+            "flops": choice.flops,
         }
 
 

@@ -15,6 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.integration.command import Swell
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, read_events
@@ -162,17 +164,30 @@ def test_every_figure_is_the_one_that_the_workers_own_record_gives(swell: Swell)
         assert low - 0.001 <= pause["seconds"] <= high + 0.001, pause
         paused = [paused[0] + low, paused[1] + high]
 
-    # Goodput.
-    trained = [0.0, 0.0]
+    # The ledger: the steps that count, each by as many VMs as its world had, and those done again.
+    effective, repeated = [0.0, 0.0], [0.0, 0.0]
     for index, world in enumerate(worlds):
         until = min((one.start for one in worlds[index + 1 :]), default=world.last)
         low, high = world.trained(until)
-        trained = [trained[0] + low, trained[1] + high]
-    first = worlds[0].lines[0]
-    begun = first["after"] + lag(events, "first_step", worlds[0].number, first["after"])
+        first_step = 1.5 * high / max(1, min(until, world.last) - world.start - 1)
+        most = high + first_step
+        effective = [effective[0] + world.size * low, effective[1] + world.size * most]
+        low, high = (world.trained(world.last)[0] - high, world.trained(world.last)[1] - low)
+        repeated = [repeated[0] + world.size * low, repeated[1] + world.size * high]
+    seconds = status["ledger"]["seconds"]
+    within = sum(seconds[name] for name in ("training", "communication", "data_wait", "waiting"))
+    within += seconds["checkpoint"] + seconds["evaluation"]
+    assert effective[0] - 0.01 <= within <= effective[1] + 0.01
+    assert repeated[0] - 0.01 <= seconds["repeated"] <= repeated[1] + 0.01
+    begun = min(one["time"] for one in events if one["event"] == "attempt_started")
     (end,) = (one["end"] for one in lines if "end" in one)
-    span = end - begun, ended - first["before"]
-    assert trained[0] / span[1] - 1e-4 <= status["goodput"] <= trained[1] / span[0] + 1e-4
+    wanted = status["ledger"]["wanted"]
+    assert 3 * (end - begun) * 0.995 <= wanted <= 3 * (ended + 1.0 - begun) * 1.005
+    assert sum(seconds.values()) == pytest.approx(wanted, abs=0.01)
+    there = wanted - seconds["absent"]
+    assert status["goodput"] == pytest.approx(seconds["training"] / there, abs=1e-4)
+    first = worlds[0].lines[0]
+    span = end - first["after"], ended - first["before"]
 
     # Checkpoints, samples, metrics.
     saved = (run_dir / "checkpoints" / f"step-{SAVED:09d}" / "manifest.json").stat().st_mtime
@@ -227,7 +242,7 @@ def test_every_figure_is_the_one_that_the_workers_own_record_gives(swell: Swell)
         f"checkpoint of step {SAVED}, ",
         "; 1 failed since (",
         "samples 5 epochs of 120, each sample exactly once in each",
-        f"goodput {100 * status['goodput']:.1f} % of the time was training",
+        f"goodput {100 * status['goodput']:.1f} % of the time of the VMs was training",
         f"spent about {spent['usd']:,.2f} USD ({left['usd']:,.2f} left)",
     ):
         assert line in said, said

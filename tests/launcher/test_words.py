@@ -18,6 +18,11 @@ def event(name: str, **fields: Any) -> Event:
     "speed, words",
     [
         ({"steps": None, "samples": None, "data_wait": None}, ""),
+        (
+            {"steps": 2.0, "tokens": 32768.0, "mfu": 0.417, "flops": 1e15, "left": 3729.0},
+            "2 steps/s, 32,768 tokens/s, MFU 41.7 %, 1:02:09 left",
+        ),
+        ({"samples": 64.0, "flops": 6.4e10, "left": 0.0}, "64 samples/s, 0.064 TFLOP/s"),
         ({"steps": 12.5, "samples": 400.0, "data_wait": None}, "12.5 steps/s, 400 samples/s"),
         ({"steps": 2.0, "samples": None, "data_wait": 0.126}, "2 steps/s, data wait 13 %"),
     ],

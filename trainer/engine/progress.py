@@ -93,7 +93,8 @@ class StepLog:
             samples=sum(one.samples for one in batch if one.seconds),
             age=round(now - last.at, 6),
             data_wait=round(sum(waits), 6) if waits else None,
-            accounts={name: round(one, 4) for name, one in accounts.items()} or None,
+            accounts={name: told for name, one in accounts.items() if (told := round(one, 4))}
+            or None,
         )
 
 

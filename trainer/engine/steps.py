@@ -164,12 +164,12 @@ class Steps:
         # In the block, after the update, it is the state of the step that is not counted yet.
         evaluated = state.step + (step is not None and step.running and not state.clean)
         self._reported.add(metrics, evaluated)
+        between = step is not None and not step.running
+        took = round(self.stopwatch.took("evaluation"), 4) if between else None
         if metrics and self._generations.rank == 0:
-            self._generations.emit("evaluated", step=evaluated, metrics=metrics)
+            self._generations.emit("evaluated", step=evaluated, metrics=metrics, seconds=took)
         if step is None or not (step.running or step.applied or step.left_out):
             self._saving.evaluated(self._own_results)  # its time to be saved has passed
-        if step is not None and not step.running:
-            self.stopwatch.took("evaluation")  # all since the step's block was over
 
     def check_aborted(self) -> None:
         """Raises HorovodInternalError when this world is no more: nobody waits for what it does."""

@@ -116,11 +116,12 @@ class Stopwatch:
         """What may be told of by ``took`` begins now."""
         self._lap = self._clock()
 
-    def took(self, what: Spending) -> None:
-        """The time since the last lap went into this; another lap begins."""
+    def took(self, what: Spending) -> float:
+        """The time since the last lap went into this; another lap begins. Returns its seconds."""
         now = self._clock()
-        self._spent[what] = self._spent.get(what, 0.0) + now - self._lap
-        self._lap = now
+        seconds, self._lap = now - self._lap, now
+        self._spent[what] = self._spent.get(what, 0.0) + seconds
+        return seconds
 
     @contextmanager
     def timing(self, what: Spending) -> Iterator[None]:

@@ -14,7 +14,8 @@ event                     further fields
 ========================  =======================================================
 attempt_started           attempt, job, region, choice, replicas, wanted (VMs that it has, and that
                           all attempts together are to have), usd_per_hour, on_demand (what its
-                          VMs cost in an hour, and would on demand)    (launcher)
+                          VMs cost in an hour, and would on demand), flops (operations a second of
+                          its GPUs, at most: dense, in bf16)          (launcher)
 attempt_ended             attempt, state, verdict, reason   (launcher)
 attempt_due               attempt, choice, seconds          (launcher; when it has to wait)
 attempt_left              attempt, reason                   (launcher; another is tried instead)
@@ -66,7 +67,9 @@ ranks                     generation, step, count, seconds, ranks, computed, dat
                           trainer.protocol.messages)
 state_sent                generation, bytes, total_bytes, seconds (so far; the last one has
                           sent all)
-evaluated                 step, metrics: {name: value}
+evaluated                 step, metrics: {name: value}, seconds (that it took, where that is known)
+rates                     flops (operations that a sample takes, forward and backward), device
+                          (what rank 0 computes on, as torch names it)
 units                     step, unit, reason                (from this step on the batch is computed
                           by units of so many samples)
 checkpoint_committed      step, bytes, seconds

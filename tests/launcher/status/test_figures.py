@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from launcher.status.figures import NOTHING
 from launcher.status.history import History
 from launcher.status.status import Outcome, build_status
 from tests.launcher.status.events import A, B, C, event, first, formed, resumed, steps
@@ -62,9 +63,9 @@ def paced(generation: int, at: float, start: int, times: list[float], batch: int
 def test_speed_is_of_the_newest_steps_without_the_first_of_the_world() -> None:
     compiled = paced(1, 100.0, 0, [30.0, 0.5, 0.5, 1.0], batch=32)
     assert figures(compiled, now=200.0)["speed"] == {
+        **NOTHING,
         "steps": 1.5,
         "samples": 48.0,
-        "data_wait": None,
     }
     slower = paced(1, 100.0, 0, [30.0] + [0.1] * 1000 + [2.0] * 10, batch=32)
     speed = figures(slower, now=1000.0)["speed"]
@@ -76,20 +77,20 @@ def test_speed_is_of_the_newest_steps_without_the_first_of_the_world() -> None:
 def test_speed_has_the_time_between_steps_in_it_and_no_pause() -> None:
     evaluated = paced(1, 100.0, 0, [1.0, 1.0, 1.0, 5.0, 1.0], batch=8)  # 4 s of it for that
     assert figures(evaluated, now=120.0)["speed"] == {
+        **NOTHING,
         "steps": 0.5,
         "samples": 4.0,
-        "data_wait": None,
     }
     after = paced(2, 160.0, 5, [3.0, 2.0], batch=8)
     assert figures([*evaluated, *after], now=165.0)["speed"] == {
+        **NOTHING,
         "steps": 0.5,
         "samples": 4.0,
-        "data_wait": None,
     }
     assert figures([*evaluated, *after[:3]], now=163.0)["speed"] == {
+        **NOTHING,
         "steps": None,
         "samples": None,
-        "data_wait": None,
     }
 
 
@@ -97,11 +98,11 @@ def test_there_is_no_speed_while_nobody_trains() -> None:
     trained = paced(1, 100.0, 0, [1.0] * 5, batch=8)
     waiting = event("waiting", 110.0, slots=1, min_workers=2)
     assert figures([*trained, waiting], now=111.0)["speed"] == {
+        **NOTHING,
         "steps": None,
         "samples": None,
-        "data_wait": None,
     }
-    assert figures([], now=1.0)["speed"] == {"steps": None, "samples": None, "data_wait": None}
+    assert figures([], now=1.0)["speed"] == NOTHING
 
 
 def test_what_batches_were_waited_for_is_a_part_of_the_time_of_those_steps() -> None:
@@ -112,6 +113,33 @@ def test_what_batches_were_waited_for_is_a_part_of_the_time_of_those_steps() -> 
     assert figures(told, now=104.0)["speed"]["data_wait"] == pytest.approx(0.4, abs=0.051)
     unknown = steps(1, 105.0, 4, [1.0], 1.0)
     assert figures([*told[:2], unknown], now=106.0)["speed"]["data_wait"] is None
+
+
+def test_tokens_operations_and_what_is_left_follow_from_samples() -> None:
+    trained = paced(1, 100.0, 0, [3.0, 0.5, 0.5], batch=32)
+    for one in trained[2:]:
+        one["metrics"]["tokens_per_sample"], one["total_steps"] = [500.0], 1003
+    started = event("attempt_started", 1.0, attempt=1, replicas=2, wanted=2, flops=2 * 4e12)
+    on_cpus = event("rates", 103.0, flops=1e9, device="cpu")
+    found = figures([started, *trained, on_cpus], now=105.0)
+    assert found["speed"] == {
+        **NOTHING,
+        "steps": 2.0,
+        "samples": 64.0,
+        "tokens": 64.0 * 500,
+        "flops": 64.0e9,
+        "left": 500.0,
+    }
+    on_gpus = event("rates", 103.0, flops=1e9, device="NVIDIA H100 80GB HBM3")
+    speed = figures([started, *trained, on_gpus], now=105.0)["speed"]
+    assert speed["mfu"] == 64e9 / 4e12, "one VM is in the world"
+    assert figures([*trained, on_gpus], now=105.0)["speed"]["mfu"] is None, "of what machine?"
+
+
+def test_each_world_has_its_own_speed() -> None:
+    events = [*paced(1, 100.0, 0, [30.0, 0.5, 0.5], batch=8), formed(2, 140.0, "loss", [A])]
+    worlds = figures([*events, *paced(3, 150.0, 3, [9.0, 2.0, 2.0], batch=8)])["generations"]
+    assert [one["speed"] for one in worlds] == [2.0, None, 0.5]
 
 
 def test_a_pause_ends_with_a_completed_step_and_compiling_is_in_it() -> None:

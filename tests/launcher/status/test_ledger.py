@@ -80,6 +80,10 @@ def test_a_run_without_troubles_queues_starts_trains_and_ends() -> None:
     assert found.goodput_of_wanted == 40.0 / 260.0
 
 
+def test_the_end_counts_before_anybody_has_written_the_outcome() -> None:
+    assert ledger([*BEGINS, trained(), ENDS], now=500.0) == ledger([*BEGINS, trained(), ENDS])
+
+
 def test_money_is_that_of_the_vms_that_were_there() -> None:
     found = ledger([*BEGINS, trained(), ENDS])
     assert found.usd is not None and found.spent == pytest.approx(130.0 / HOUR)
@@ -221,6 +225,26 @@ def test_a_newcomer_that_waits_to_be_let_in_does_not_train() -> None:
         "starting": 86.0 + 10.0,
         "training": 40.0 + 15.0,
         "re_forming": 8.0 + 3 * 2.0,
+    }
+
+
+def test_an_agent_that_begins_anew_in_its_process_was_there_before() -> None:
+    """It was given up because it was silent, and comes back: its process is as old as it was."""
+    again = [
+        event("loss", 133.0, member=B, incarnation="a", term=1, gone=True),
+        formed(2, 134.0, "loss", [A]),
+        resumed(2, 135.0, "loss", 10, seconds=7.0),
+        first(2, 139.0, 11, 4.0),
+        joined(B, 140.0, 70.0, "b"),
+        ready(B, 143.0),
+        steps(2, 151.0, 11, [1.0] * 4, 12.0),
+        event("finished", 151.0, state="succeeded", step=14, term=1),
+    ]
+    assert told(ledger([*BEGINS, trained(), *again])) == {
+        "absent": 130.0 + 12.0,  # B, from its last step until it comes back
+        "starting": 86.0 + 3.0,
+        "training": 40.0 + 16.0,
+        "re_forming": 7.0 + 8.0,
     }
 
 

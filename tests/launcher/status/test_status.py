@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from launcher.status.figures import NOTHING
 from launcher.status.history import History
 from launcher.status.status import ABANDONED, Outcome, build_status
 from tests.launcher.status.events import (
@@ -40,9 +41,30 @@ def test_the_status_of_a_run_that_rode_the_market() -> None:
         "step": 16,
         "attempts": RUNNING,
         "generations": [
-            {"generation": 1, "world_size": 3, "cause": "start", "at": 98.0, "step": 0},
-            {"generation": 2, "world_size": 2, "cause": "drain", "at": 111.5, "step": 10},
-            {"generation": 3, "world_size": 1, "cause": "loss", "at": 123.0, "step": 14},
+            {
+                "generation": 1,
+                "world_size": 3,
+                "cause": "start",
+                "at": 98.0,
+                "step": 0,
+                "speed": 1.0,
+            },
+            {
+                "generation": 2,
+                "world_size": 2,
+                "cause": "drain",
+                "at": 111.5,
+                "step": 10,
+                "speed": 0.5,
+            },
+            {
+                "generation": 3,
+                "world_size": 1,
+                "cause": "loss",
+                "at": 123.0,
+                "step": 14,
+                "speed": 0.06667,
+            },
         ],
         "drains": 1,
         "losses": 1,
@@ -57,7 +79,7 @@ def test_the_status_of_a_run_that_rode_the_market() -> None:
         ],
         "goodput": round(RIDE_TRAINED / RIDE_THERE, 4),
         # One step in 15 s; nobody counts samples.
-        "speed": {"steps": 0.06667, "samples": None, "data_wait": None},
+        "speed": {**NOTHING, "steps": 0.06667},
         "checkpoint": NO_CHECKPOINT,
         "metrics": {"loss": 1.0, "test_accuracy": 0.9},
         "nonfinite": {},
