@@ -60,6 +60,7 @@ from launcher.status.samples import account as account_samples
 from launcher.status.samples import read_audit
 from launcher.supervision.attempt import APART, Attempt, read_attempts
 from launcher.supervision.limits import account
+from launcher.words import slow_in_words
 from trainer.rundir.attempts import ENDED
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
@@ -188,7 +189,11 @@ def build_status(
 
 def _troubles(history: History, attempts: list[dict[str, Any]], now: float) -> list[str]:
     stall = history.stall(now)
-    return [*apart(history, attempts), *([stall] if stall else [])]
+    slow = [
+        f"{slow_in_words(one.member or '', one.rank or 0, one.ratio or 0.0)} ({one.reason})"
+        for one in history.stragglers
+    ]
+    return [*apart(history, attempts), *([stall] if stall else []), *slow]
 
 
 def apart(history: History, attempts: list[dict[str, Any]]) -> list[str]:
