@@ -19,6 +19,7 @@ from launcher.draft import Draft, create, ends_on_error, prepare, reopen
 from launcher.job.customjob import CustomJob
 from launcher.job.job import Job, TargetName
 from launcher.lastwords import last_words
+from launcher.status.alerts import Terms
 from launcher.status.history import History
 from launcher.status.stalls import Lookout
 from launcher.status.status import Outcome, read_status
@@ -296,7 +297,8 @@ def _webhook(draft: Draft) -> Iterator[Callable[[Event], object]]:
     if notify is None:
         yield lambda event: None
         return
-    lookout = Lookout(draft.directory, float(draft.record["created"]))
+    terms = Terms.of(draft.job)
+    lookout = Lookout(draft.directory, float(draft.record["created"]), terms=terms)
     webhook = Webhook(
         notify, draft.webhook_url, draft.run_id, draft.directory, stalled=lookout.look
     )

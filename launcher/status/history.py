@@ -167,6 +167,11 @@ class History:
         }
 
     @property
+    def saved(self) -> tuple[float, int] | None:
+        """When the newest checkpoint that is there was written, in Unix seconds, and its step."""
+        return self._saves.newest
+
+    @property
     def speed(self) -> dict[str, float | None]:
         """How fast it trains in its newest world; see ``figures.speed``."""
         return figures.speed(None if self.waiting else self.current)

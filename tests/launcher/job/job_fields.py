@@ -162,7 +162,7 @@ _OPTIONAL = _some(
         "network": st.just("projects/1/global/networks/n"),
         "web_access": st.booleans(),
         "dashboard_access": st.booleans(),
-        "elastic": st.just({"min_workers": 1, "hold_off": "2s", "replace_stragglers": 2.0}),
+        "elastic": st.just({"min_workers": 1, "hold_off": "2s"}),
         "checkpoint": st.just({"every": "10min", "keep": 3}),
         "notify": st.sampled_from([{"url_env": "HOOK"}, {"url_file": "hook", "on": ["end"]}]),
         "local": st.just({"market": [{"at": "5 steps", "vanish": "workerpool0-0"}]}),

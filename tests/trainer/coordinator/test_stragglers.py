@@ -167,13 +167,13 @@ def test_waiting_for_data_is_a_reason_of_its_own() -> None:
 def test_of_a_large_world_the_slowest_are_held_against_the_median() -> None:
     run = Run()
     run.world = world(1, A, B, slots=100)
-    slow = {"ranks": [150, 151], "median_computed": 1.0, "median_data_wait": 0.0}
+    slow: dict[str, Any] = {"ranks": [150, 151], "median_computed": 1.0, "median_data_wait": 0.0}
     assert run.report((0.2, 0.1), **slow) == []
     assert run.report((0.2, 0.1), **slow) == [150]
     run.explain(150, "x")
     (found,) = run.due()
     assert found.member == B
-    other = {**slow, "ranks": [3, 4]}
+    other: dict[str, Any] = {**slow, "ranks": [3, 4]}
     run.report((0.11, 0.1), **other)
     run.report((0.11, 0.1), **other)
     (over,) = run.due()
