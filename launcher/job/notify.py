@@ -40,7 +40,7 @@ class Notify(JobModel):
         3, ge=2, description="After so many intervals without a checkpoint that is told"
     )
     goodput_below: float | None = Field(
-        None, gt=0, lt=1, description="Of an hour: below it is told"
+        None, ge=0.01, le=0.99, description="Of an hour: below it is told"
     )
     cost_past: Money | None = Field(None, description="Of all attempts, by estimate: past it")
 

@@ -115,6 +115,8 @@ def test_it_refuses_a_wrong_type_wherever_it_is(path: tuple[Any, ...]) -> None:
         at: Any = tree
         for key in path[:-1]:
             at = at[key]
+        if isinstance(wrong, float) and isinstance(at[path[-1]], float):
+            continue  # that is its type
         at[path[-1]] = wrong
         if wrong is not None or _is_needed(path):
             assert not VALIDATOR.is_valid(tree), f"{path} took {wrong}"
