@@ -24,7 +24,7 @@ from trainer.coordinator.membership import Membership
 from trainer.coordinator.restarts import Restarts
 from trainer.coordinator.seat import Seat
 from trainer.coordinator.server import Listener, Server
-from trainer.coordinator.standstill import Report, Standstill
+from trainer.coordinator.standstill import PART, Report, Standstill
 from trainer.coordinator.stragglers import Stragglers, members_by_rank
 from trainer.coordinator.succession import Succession
 from trainer.protocol import signals
@@ -357,8 +357,10 @@ class Coordinator:
         machine = self._machine
         world = machine.world if machine.phase is Phase.RUNNING else None
         since, pace = machine.pace.progress_at, machine.pace.seconds
-        stall = machine.timeouts(now).stall
-        inspect = self._standstill.due(world, since, pace, stall, machine.steps, now)
+        timeouts = machine.timeouts(now)
+        silent = any(one.quiet > PART * timeouts.hang for one in machine.members.values())
+        times = since, pace, timeouts.stall
+        inspect = self._standstill.due(world, *times, machine.steps, now, silent)
         if inspect is not None and world is not None:
             self._server.streams.send(pb.FromCoordinator(inspect=inspect), world.members)
         if (report := self._standstill.report(now)) is not None:

@@ -83,27 +83,33 @@ def test_who_shares_a_processor_waits_for_it_and_learns_with_whom(
 
 
 @contextmanager
-def limited(pid: int) -> Iterator[Path]:
-    """The process's group may have a tenth of a processor."""
+def limited(pid: int, percent: int = 10, kill: bool = True) -> Iterator[Path]:
+    """The process's group has so much of a processor. In the end it is killed, or free again."""
     group = CPU / f"swell-test-{os.getpid()}"
     group.mkdir()
     try:
         if (group / "cpu.cfs_quota_us").exists():
-            (group / "cpu.cfs_quota_us").write_text("10000")
+            (group / "cpu.cfs_quota_us").write_text(f"{percent * 1000}")
         else:
-            (group / "cpu.max").write_text("10000 100000")
+            (group / "cpu.max").write_text(f"{percent * 1000} 100000")
         (group / "cgroup.procs").write_text(str(pid))
         yield group
     finally:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        with suppress(OSError):
+            if kill:
+                os.kill(pid, signal.SIGKILL)
+            else:
+                (CPU / "cgroup.procs").write_text(str(pid))
         while (group / "cgroup.procs").read_text().strip():
             time.sleep(0.01)
         group.rmdir()
 
 
+NO_GROUPS = not os.access(CPU, os.W_OK) or not list(CPU.glob("cpu.*"))
+
+
 @pytest.mark.skipif(
-    not os.access(CPU, os.W_OK) or not list(CPU.glob("cpu.*")),
+    NO_GROUPS,
     reason="control groups for processors can be made as root only",
 )
 def test_a_throttled_core_is_seen_to_be_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,6 +96,16 @@ def test_agents_are_asked_about_a_world_that_stands_still(
 
 
 @with_leader
+async def test_agents_are_asked_before_a_worker_that_shows_no_life_is_killed(
+    leader: Leader,
+) -> None:
+    async with world_of_two(leader) as (a, b, _):
+        await train(a, b, step=7)
+        await b.send(progress=pb.Progress(generation=1, step=7, quiet=6.0))
+        assert (await a.until("inspect")).generation == 1
+
+
+@with_leader
 async def test_a_straggler_is_asked_about_and_told_of(leader: Leader) -> None:
     async with world_of_two(leader) as (a, b, _):
         await train(a, b, step=7)
