@@ -78,9 +78,11 @@ class EventRecord:
     min_workers: int | None = None
     names: list[str] | None = None
     on_demand: float | None = None
+    over: bool | None = None
     peer: str | None = None
     peer_address: str | None = None
     rank: int | None = None
+    ratio: float | None = None
     reason: str | None = None
     region: str | None = None
     replicas: int | None = None
@@ -96,6 +98,7 @@ class EventRecord:
     total_steps: int | None = None
     unit: int | None = None
     url: str | None = None
+    usual: float | None = None
     usd_per_hour: float | None = None
     verdict: str | None = None
     wanted: int | None = None

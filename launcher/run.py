@@ -21,6 +21,7 @@ from launcher.draft import Draft, LaunchError, create, ends_on_error, prepare, r
 from launcher.job.job import Job, TargetName
 from launcher.oversight import oversight_of
 from launcher.sightings import Sightings, seen_in
+from launcher.status.alerts import Terms
 from launcher.status.stalls import Lookout
 from launcher.status.status import Outcome, read_status
 from launcher.supervision.attempt import read_attempts
@@ -319,7 +320,8 @@ def webhook_of(draft: Draft) -> Iterator[Callable[[Event], object]]:
     if notify is None:
         yield lambda event: None
         return
-    lookout = Lookout(draft.directory, float(draft.record["created"]))
+    terms = Terms.of(draft.job)
+    lookout = Lookout(draft.directory, float(draft.record["created"]), terms=terms)
     webhook = Webhook(
         notify, draft.webhook_url, draft.run_id, draft.directory, stalled=lookout.look
     )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 WIDTH = 200  # characters of a line
 WAIT_WIDTH = 400  # of one that says what a run waits for, and where its ranks are
+LONG = frozenset({"standstill", "held_up", "straggler"})
 
 _CAUSES = {
     "start": "start",
@@ -59,7 +60,7 @@ def line_of(event: Event) -> str | None:
     """
     record = EventRecord.of(event)
     text = _text(record)
-    width = WAIT_WIDTH if record.event in ("standstill", "held_up") else WIDTH
+    width = WAIT_WIDTH if record.event in LONG else WIDTH
     return None if text is None else one_line(text, width)
 
 
@@ -194,6 +195,11 @@ def stall_in_words(seconds: float, member: str | None) -> str:
     )
 
 
+def slow_in_words(member: str, rank: int, ratio: float) -> str:
+    """Says which worker is slower than the others, and by how much."""
+    return f"rank {rank} ({member}) takes {ratio:.1f} times as long as the others"
+
+
 def _text(event: EventRecord) -> str | None:
     first, *_ = (event.reason or "").strip().splitlines() or [""]
     why = f" ({first})" if first else ""
@@ -285,6 +291,13 @@ def _text(event: EventRecord) -> str | None:
         case EventRecord(event="standstill", seconds=float(seconds), reason=str(reason)):
             stacks = f"; their stacks are in {event.stacks}" if event.stacks else ""
             return f"no step for {span(seconds)}: {one_line(reason, WAIT_WIDTH)}{stacks}"
+        case EventRecord(event="straggler", member=str(member), rank=int(rank), over=True):
+            return f"rank {rank} ({member}) is as fast as the others again"
+        case EventRecord(
+            event="straggler", member=str(member), rank=int(rank), ratio=float(ratio)
+        ) if math.isfinite(ratio):
+            then = "; it is started anew on another machine" if event.then else ""
+            return f"{slow_in_words(member, rank, ratio)}{why}{then}"
         case EventRecord(event="stalled", seconds=float(seconds)):
             return stall_in_words(seconds, event.member)
         case EventRecord(event="waiting", slots=int(slots), min_workers=int(least)):

@@ -333,9 +333,15 @@ def _no_use_to_torchrun(written: Written) -> Iterator[Problem]:
         (("audit",), written.given("audit") is True),
         (("checkpoint",), bool(written.given("checkpoint"))),
         (("elastic", "balance"), balance == "speed"),
+        (("elastic", "replace_stragglers"), bool(_part(elastic, "replace_stragglers"))),
     ):
         if is_set:
             yield loc, NO_EFFECT, "is nothing that a torchrun script knows of; remove it"
+
+
+def _part(part: Any, name: str) -> Any:
+    """A field of a part of the job, in either form of it."""
+    return part.get(name) if isinstance(part, Mapping) else getattr(part, name, None)
 
 
 def _environment(written: Written) -> Iterator[Problem]:

@@ -47,7 +47,17 @@ from launcher.job.network import Network, PscInterface
 from launcher.job.notify import Notify
 from launcher.job.place import Place
 from launcher.job.pool import Container, Environment, ModuleName, Package, Pool, with_slots
-from launcher.job.problem import COUNT, FORM, NO_REPLICA, ORDER, RANGE, RESERVED, Problem, problem
+from launcher.job.problem import (
+    CONFLICT,
+    COUNT,
+    FORM,
+    NO_REPLICA,
+    ORDER,
+    RANGE,
+    RESERVED,
+    Problem,
+    problem,
+)
 from launcher.job.scheduling import Scheduling
 from launcher.job.sizes import SizeField
 from launcher.job.torchrun import Torchrun
@@ -131,6 +141,8 @@ class Elastic(JobModel):
     lease_timeout: Duration | None = None  # 5s, or 10s where the run directory is in a bucket
     spares: int = Field(1, ge=0)
     balance: Literal["even", "speed"] = "even"  # shares of the batch: alike, or by speed
+    # How many times as slow as the others a worker is that is replaced if it stays so.
+    replace_stragglers: float | None = Field(None, ge=1.2, le=100)
 
     @field_validator("lease_timeout")
     @classmethod
@@ -151,6 +163,11 @@ class Elastic(JobModel):
         low, high = whole(fields, "min_workers", 1), whole(fields, "max_workers", None)
         if low and high and low > high:
             yield ("max_workers",), ORDER, f"is {high}; write at least min_workers, {low}"
+        if not isinstance(fields, Mapping) or fields.get("replace_stragglers") is None:
+            return
+        if fields.get("balance") == "speed":
+            what = "stands beside balance: speed, which gives who is slow less to do; keep one"
+            yield ("replace_stragglers",), CONFLICT, what
 
 
 class Local(JobModel):
@@ -346,6 +363,7 @@ class Job(JobModel):
             "audit": self.audit,
             # Older images do not know it: they run the jobs that do not ask for it.
             **({"on_nonfinite": self.on_nonfinite} if self.on_nonfinite else {}),
+            **({"replace_stragglers": slow} if (slow := self.elastic.replace_stragglers) else {}),
             **({"fleet": self.fleet.jobs} if self.is_fleet else {}),
         }
 

@@ -1,17 +1,27 @@
-"""``notify:`` in a job file: a webhook to tell of the end, of stockouts, failovers and stalls."""
+"""``notify:`` in a job file: a webhook to tell of the end, of stockouts, stalls and more."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from launcher.job.fallback import Money
 from launcher.job.model import JobModel, Text, beside
-from launcher.job.problem import CONFLICT, MISSING, NUL, Problem, problem
+from launcher.job.problem import (
+    CONFLICT,
+    DEPENDS,
+    MISSING,
+    NO_EFFECT,
+    NUL,
+    Problem,
+    problem,
+)
 
-News = Literal["end", "stockout", "failover", "stall"]
-EVERYTHING: list[News] = ["end", "stockout", "failover", "stall"]
+News = Literal["end", "stockout", "failover", "stall", "straggler", "checkpoint", "goodput", "cost"]
+EVERYTHING: list[News] = [*get_args(News)]
+BOUNDS = {"goodput": "goodput_below", "cost": "cost_past"}  # news, and the field that it needs
 
 
 class Notify(JobModel):
@@ -26,6 +36,13 @@ class Notify(JobModel):
     on: Annotated[list[News], Field(min_length=1)] = Field(
         EVERYTHING, description="What is told of"
     )
+    checkpoints_missed: int = Field(
+        3, ge=2, description="After so many intervals without a checkpoint that is told"
+    )
+    goodput_below: float | None = Field(
+        None, ge=0.01, le=0.99, description="Of an hour: below it is told"
+    )
+    cost_past: Money | None = Field(None, description="Of all attempts, by estimate: past it")
 
     _forms = "a mapping with url_env or url_file"
 
@@ -48,3 +65,11 @@ class Notify(JobModel):
             yield ("url_env",), MISSING, what
         elif len(given) == 2:
             yield ("url_file",), CONFLICT, "stands beside url_env; keep one of them"
+        on = fields.get("on")
+        if not isinstance(on, list | tuple):
+            return
+        for news, bound in BOUNDS.items():
+            if news in on and fields.get(bound) is None:
+                yield ("on", list(on).index(news)), DEPENDS, f"is told by {bound}; add that"
+            elif news not in on and fields.get(bound) is not None:
+                yield (bound,), NO_EFFECT, f"is told as {news}; add that to on, or remove this"

@@ -59,6 +59,7 @@ class History:
         self.stepped_at = -math.inf  # when a world was seen last that trains
         self._stalled: EventRecord | None = None  # the newest
         self._standstill: EventRecord | None = None  # the same
+        self._slow: dict[tuple[int, int], EventRecord] = {}  # by generation and rank: the newest
         self._left_at: dict[int, float] = {}  # when each generation was
         self.unreadable: str | None = None  # why some events could not be read
         self.members: dict[str, str] = {}  # replica → its state: joining, ready, active, …
@@ -170,6 +171,11 @@ class History:
         }
 
     @property
+    def saved(self) -> tuple[float, int] | None:
+        """When the newest checkpoint that is there was written, in Unix seconds, and its step."""
+        return self._saves.newest
+
+    @property
     def speed(self) -> dict[str, float | None]:
         """How fast it trains in its newest world; see ``figures.speed``."""
         total = self.total_steps
@@ -198,6 +204,14 @@ class History:
         if seen is not None and seen.reason and seen.time > max(since, self._went_on_at):
             what += f"; {seen.reason}"
         return Wait(what, since, until, told.then)
+
+    @property
+    def stragglers(self) -> list[EventRecord]:
+        """What was told last of each worker of the newest world that is slower than the others."""
+        current = self.current
+        number = None if current is None or self.waiting else current.generation
+        known = sorted(self._slow.items())
+        return [one for (of, _), one in known if of == number and not one.over]
 
     def unled(self, attempts: Iterable[dict[str, Any]], created: float) -> Wait | None:
         """What the run waits for while nobody leads it; None if somebody does.
@@ -452,6 +466,13 @@ class History:
     def _on_standstill(self, event: EventRecord) -> None:
         if self._standstill is None or event.time >= self._standstill.time:
             self._standstill = event
+
+    def _on_straggler(self, event: EventRecord) -> None:
+        if event.generation is None or event.rank is None or event.member is None:
+            return
+        key = event.generation, event.rank
+        if key not in self._slow or event.time >= self._slow[key].time:
+            self._slow[key] = event
 
     def _on_waiting(self, event: EventRecord) -> None:
         self.waiting = True

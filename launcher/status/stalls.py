@@ -1,5 +1,7 @@
 """When a run stands still for so long that somebody wants to hear of it, and when that is over.
 
+What else somebody wants to hear of meanwhile is in launcher.status.alerts.
+
 What it waits for may change meanwhile (machines, then a leader, then its program): that is one
 stall, told of once.
 """
@@ -8,11 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
+from launcher.status.alerts import Alerts, Message, Terms
 from launcher.status.history import History
 from launcher.status.waits import Wait
-from launcher.supervision.attempt import read_attempts
+from launcher.supervision.attempt import Attempt, read_attempts
+from launcher.supervision.limits import spent
 from launcher.words import at_clock, span
 from trainer.rundir import clock
 from trainer.rundir.directory import RunDirectory
@@ -20,20 +23,23 @@ from trainer.rundir.events import EventReader
 
 TOLD_AFTER = 300.0  # seconds of waiting
 
-Message = dict[str, Any]
-
 
 class Lookout:
-    """Looks now and then whether a run stands still, or goes on again.
+    """Looks now and then whether a run stands still, or goes on again, and at what else is news.
 
     Args:
         run_dir: the run.
         created: when it was, in Unix seconds.
         clock: returns Unix seconds.
+        terms: when else there is something to tell; by default of stragglers alone.
     """
 
     def __init__(
-        self, run_dir: RunDirectory, created: float, clock: Callable[[], float] = clock.now
+        self,
+        run_dir: RunDirectory,
+        created: float,
+        clock: Callable[[], float] = clock.now,
+        terms: Terms | None = None,
     ) -> None:
         self._run_dir = run_dir
         self._created = created
@@ -41,9 +47,10 @@ class Lookout:
         self._reader = EventReader(run_dir, brief=True)
         self._history = History()
         self._stalls = Stalls()
+        self._alerts = Alerts(terms or Terms())
 
-    def look(self) -> Message | None:
-        """Returns what is to be told; None most of the time, and once the run has ended.
+    def look(self) -> list[Message]:
+        """Returns what is to be told: nothing most of the time, and once the run has ended.
 
         Raises OSError and ValueError when the run directory cannot be read.
         """
@@ -52,9 +59,12 @@ class Lookout:
             history.add(event)
         attempts = read_attempts(self._run_dir)
         if self._run_dir.outcome() is not None:  # that is told by itself
-            return None
+            return []
+        now = self._clock()
+        usd = spent([Attempt.from_json(one) for one in attempts], now).usd
         wait = history.unled(attempts, self._created) or history.held_up
-        return self._stalls.look(wait, history.stepped_at, self._clock())
+        stall = self._stalls.look(wait, history.stepped_at, now)
+        return [*([stall] if stall else []), *self._alerts.look(history, usd, now)]
 
 
 class Stalls:

@@ -80,6 +80,7 @@ from launcher.supervision.attendance import Attendant, read_attendants
 from launcher.supervision.controllers import ControllerRecord, read_controllers, usd_of
 from launcher.supervision.limits import account
 from launcher.supervision.wanted import launched, ways_of
+from launcher.words import slow_in_words
 from trainer.rundir.attempts import ENDED
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
@@ -220,7 +221,11 @@ def build_status(
 
 def _troubles(history: History, attempts: list[dict[str, Any]], now: float) -> list[str]:
     stall = history.stall(now)
-    return [*apart(history, attempts), *([stall] if stall else [])]
+    slow = [
+        f"{slow_in_words(one.member or '', one.rank or 0, one.ratio or 0.0)} ({one.reason})"
+        for one in history.stragglers
+    ]
+    return [*apart(history, attempts), *([stall] if stall else []), *slow]
 
 
 def apart(history: History, attempts: list[dict[str, Any]]) -> list[str]:

@@ -1,9 +1,9 @@
-"""Tells a webhook of a run's end, of stockouts, failovers and stalls.
+"""Tells a webhook of a run's end, of stockouts, failovers, stalls and what else it wants to hear.
 
 A POST of JSON, which Slack takes as it is::
 
     text         what happened, in a line for people
-    news         end | stockout | failover | stall
+    news         end | stockout | failover | stall | straggler | checkpoint | goodput | cost
     run, url     the run's id, and its directory
     time         Unix seconds
     state, reason, metrics    of an end: as in outcome.json; the reason's first line
@@ -11,6 +11,7 @@ A POST of JSON, which Slack takes as it is::
     over, since, until        of a stall: whether it is over; when it began; when it is over,
                               whatever comes, or was (null if it may last). Unix seconds
     waits_for, then           of one that is not over: what is waited for, and what comes after that
+    over, since, …            of the others: see launcher.status.alerts
 
 Nothing of this ever holds the run up or fails it: a thread sends, tries again what may pass, and at
 the end of the run is waited for a few seconds at most. What could not be told becomes an event,
@@ -47,6 +48,7 @@ from trainer.rundir.usererror import UserError
 PAUSES = Backoff(first=3.0, longest=12.0, limit=21.0, jitter=0.0)  # four tries in all
 WAITING = 100  # messages; more than that are not kept for a webhook that does not take them
 URL_LIMIT = 4096
+WATCHED = frozenset({"stall", "straggler", "checkpoint", "goodput", "cost"})  # no events say these
 
 Message = dict[str, Any]
 
@@ -140,7 +142,7 @@ class Webhook:
         run_id: the run.
         run_dir: its directory.
         patience: how long it is waited for.
-        stalled: asked every now and then whether the run stands still: what is to be told.
+        stalled: asked every now and then what else is to be told: that the run stands still.
         clock: returns Unix seconds.
     """
 
@@ -151,7 +153,7 @@ class Webhook:
         run_id: str,
         run_dir: RunDirectory,
         patience: Patience = Patience(),
-        stalled: Callable[[], Message | None] = lambda: None,
+        stalled: Callable[[], list[Message]] = list,
         clock: Callable[[], float] = clock.now,
     ) -> None:
         self._on = notify.on
@@ -207,14 +209,14 @@ class Webhook:
         return None
 
     def _send_all(self) -> None:
-        looking = self._patience.looking if "stall" in self._on else None
+        looking = self._patience.looking if WATCHED.intersection(self._on) else None
         while True:
             try:
                 message = self._queue.get(timeout=looking)
             except queue.Empty:
                 with suppress(OSError, ValueError):  # the next look may tell
-                    if stall := self._stalled():
-                        self._put(stall)
+                    for message in self._stalled():
+                        self._put(message)
                 continue
             if message is None:
                 return

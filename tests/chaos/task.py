@@ -5,6 +5,7 @@ Its folder is how a test takes hold of the workers:
 ``pace``            seconds that each step takes at least
 ``hold/POINT@VM``   the VM's worker that comes to this point stays there while the file exists,
                     and says so in ``held/POINT@VM``
+``late@VM``         each of the VM's batches takes so many seconds
 
 The points are ``data`` (while it warms up), ``step`` (before its loss is computed), ``init``
 (inside the formation of a world, when the others are in ``hvd.init`` or about to be) and
@@ -80,12 +81,13 @@ class Steerable(Task):
 
     def batch(self, dataset: TensorDataset, indices: Tensor) -> tuple[Tensor, Tensor]:
         inputs, targets = dataset.tensors
+        time.sleep(self._seconds(f"late@{self._vm}"))
         return inputs[indices], targets[indices]
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         inputs, targets = batch
         self._hold("step")
-        time.sleep(self._pace())
+        time.sleep(self._seconds("pace"))
         loss: Tensor = ((model(inputs) - targets) ** 2).mean()
         return loss
 
@@ -93,9 +95,9 @@ class Steerable(Task):
         values = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
         return {f"parameter {index:02d}": value for index, value in enumerate(values.tolist())}
 
-    def _pace(self) -> float:
+    def _seconds(self, file: str) -> float:
         try:
-            return float((self._folder / "pace").read_text() or 0.0)
+            return float((self._folder / file).read_text() or 0.0)
         except OSError:
             return 0.0
 

@@ -27,6 +27,7 @@ from trainer.agent.worker_process import WorkerProcess
 from trainer.coordinator.limits import Limits
 from trainer.coordinator.membership import Membership
 from trainer.coordinator.standstill import ANSWER, Standstill
+from trainer.coordinator.stragglers import Stragglers
 from trainer.protocol import messages, wire
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.authority import new_secret
@@ -67,6 +68,19 @@ SAID = [
             stacks=[pb.Stack(rank=0, step=3, text=STACK, busy=0.5, waits_for="a lock")],
         )
     ),
+    pb.FromAgent(
+        ranks=pb.Ranks(
+            generation=1,
+            step=3,
+            count=2,
+            seconds=1.0,
+            ranks=[0, 1],
+            computed=[1.0, 3.0],
+            data_wait=[0.0, 0.0],
+            samples=[4, 4],
+        )
+    ),
+    pb.FromAgent(examined=pb.Examined(generation=1, rank=1, reason="x")),
     pb.FromAgent(
         row=pb.Row(
             generation=1, scope="global", size=2, row=pb.Addresses(rank=0, addresses=b"8" * 8)
@@ -118,6 +132,7 @@ def what_agents_say(messages: list[bytes]) -> None:
     """A coordinator with a world of two hears messages of one of them."""
     machine = Membership(Limits(min_workers=1, max_workers=4), 2, 0.0)
     watch = Standstill(30.0)
+    slow = Stragglers(1.5, 1)
     watch.due(ASKED, 0.0, 0.1, 600.0, 3, 30.0)
     now = 0.0
     for member in (A, B):
@@ -138,6 +153,10 @@ def what_agents_say(messages: list[bytes]) -> None:
                 machine.step(Joined(member, slots, world), now)
             elif message.WhichOneof("body") == "stacks":
                 watch.take(A, message.stacks)
+            elif message.WhichOneof("body") == "ranks":
+                slow.take(ASKED, message.ranks, now)
+            elif message.WhichOneof("body") == "examined":
+                slow.explained(A, message.examined)
             else:
                 event = wire.event_from_message(A, message)
                 if event is not None:
@@ -145,6 +164,8 @@ def what_agents_say(messages: list[bytes]) -> None:
         except (ValueError, DecodeError):
             continue
     machine.step(Tick(), now + 1.0)
+    for one in slow.due(now + 30.0):
+        assert one.figures["ratio"] > 1
     report = watch.report(30.0 + ANSWER)
     assert report is not None and report.reason.isprintable() and len(report.reason) < 2000
 

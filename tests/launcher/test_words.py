@@ -90,6 +90,19 @@ WORTH_A_LINE = [
         event("standstill", seconds=31.0, reason="rank 0 computes", stacks="stacks/1.txt"),
         "no step for 31 s: rank 0 computes; their stacks are in stacks/1.txt",
     ),
+    (
+        event("straggler", rank=1, member="a", ratio=1.84, reason="a signal stops it", over=False),
+        "rank 1 (a) takes 1.8 times as long as the others (a signal stops it)",
+    ),
+    (
+        event("straggler", rank=1, member="a", ratio=1.84, reason="x", then="replica"),
+        "rank 1 (a) takes 1.8 times as long as the others (x); it is started anew on another "
+        "machine",
+    ),
+    (
+        event("straggler", rank=1, member="a", ratio=1.0, over=True),
+        "rank 1 (a) is as fast as the others again",
+    ),
     (event("standstill", seconds=31.0, reason="rank 0 waits"), "no step for 31 s: rank 0 waits"),
     (
         event("stalled", generation=3, step=7, seconds=600.5),

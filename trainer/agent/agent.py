@@ -20,6 +20,7 @@ from trainer.agent import preemption
 from trainer.agent.coordinator_process import seat_of
 from trainer.agent.death import MemoryKills, describe, kind_of, never_ready
 from trainer.agent.generation import Generation
+from trainer.agent.inspector import Inspector
 from trainer.agent.link import Link
 from trainer.agent.nursery import Nursery, for_keepers
 from trainer.agent.outcome_watch import OutcomeWatch, RunEnded
@@ -29,8 +30,7 @@ from trainer.agent.proof import Proof
 from trainer.agent.replica import Replica, find_checkpoint_urls
 from trainer.agent.settings import Settings
 from trainer.agent.slots import Slots
-from trainer.agent.stacks import Inspector
-from trainer.agent.telling import crashed, done, failed, hello_of, progress, unreached
+from trainer.agent.telling import crashed, done, failed, hello_of, progress, spent, unreached
 from trainer.agent.worker_process import WorkerProcess
 from trainer.protocol import messages
 from trainer.protocol import swell_pb2 as pb
@@ -106,7 +106,7 @@ class Agent:
             ),
         )
         self._proof = Proof(credentials, replica.address, lambda it: self._link.say(proved=it))
-        self._inspector = Inspector(self._slots, lambda it: self._link.say(stacks=it))
+        self._inspector = Inspector(self._slots, self._link.say)
         self._generation: Generation | None = None  # the newest
         self._decided = pb.Start()  # the newest that was decided here
         self._start = pb.Start()  # the newest that was heard of
@@ -255,9 +255,8 @@ class Agent:
                 self._release(order.release)
             case "prove":
                 self._proof.give(order.prove)
-            case "inspect":
-                if generation := self._current(order.inspect.generation):
-                    self._inspector.answer(order.inspect, generation)
+            case "inspect" | "examine":
+                self._inspector.answer(order, self._generation)
             case "finish":
                 self._conclude(RunEnded(order.finish.state, order.finish.reason))
 
@@ -394,6 +393,7 @@ class Agent:
                 self._events.emit("steps", **vars(message))
             case messages.Ranks():
                 self._events.emit("ranks", **vars(message))
+                self._link.say(ranks=spent(message))
             case messages.Stopped():
                 if generation is not None:
                     generation.note_stopped(worker.slot, message)

@@ -46,6 +46,7 @@ class Settings:
         min_workers, max_workers: bounds of the world's size.
         start_wait, hold_off, heartbeat, suspicion, hang, standstill, stall: see
             trainer.coordinator.limits.
+        replace_stragglers: see trainer.coordinator.limits.
         lease_timeout: see trainer.coordinator.limits; None for what suits the store.
         spares: warm standbys beside each active worker.
         job_sha256: the job's checksum, for the record.
@@ -70,6 +71,7 @@ class Settings:
     hang: float = 10.0
     standstill: float = 30.0
     stall: float = 600.0
+    replace_stragglers: float | None = None
     lease_timeout: float | None = None
     spares: int = 1
     job_sha256: str = ""
@@ -171,6 +173,7 @@ class Settings:
             hang=self.hang,
             standstill=self.standstill,
             stall=self.stall,
+            replace_stragglers=self.replace_stragglers,
         )
 
 

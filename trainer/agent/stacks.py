@@ -7,18 +7,16 @@ wanted to: on a loaded machine a loop without end gets little of a processor, an
 
 from __future__ import annotations
 
-import asyncio
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.agent.generation import Generation
-from trainer.agent.slots import Slot, Slots
+from trainer.agent.slots import Slot
 from trainer.agent.worker_process import WorkerProcess
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.stacks import SIGNAL, Thread, name_of, parse, render
@@ -93,31 +91,6 @@ def dump(pid: int) -> list[Thread]:
         os.close(file)
     threads = parse(data.decode("utf-8", "replace"))
     return [one for one in reversed(threads) if not _is_channel(one)]
-
-
-class Inspector:
-    """Answers a coordinator that asks what the workers do.
-
-    Args:
-        slots: the agent's.
-        say: called with each answer.
-    """
-
-    def __init__(self, slots: Slots, say: Callable[[pb.Stacks], None]) -> None:
-        self._slots = slots
-        self._say = say
-        self._asked: asyncio.Task[None] | None = None
-
-    def answer(self, order: pb.Inspect, generation: Generation) -> None:
-        """Finds out, and says it when that is done; what was asked before is left."""
-        if self._asked is not None:
-            self._asked.cancel()
-        self._asked = asyncio.ensure_future(self._answer(order.number, generation))
-
-    async def _answer(self, number: int, generation: Generation) -> None:
-        slots = [*self._slots.all]
-        numbers = number, generation.number
-        self._say(await asyncio.to_thread(stacks_of, *numbers, slots, generation.ended_in))
 
 
 def stacks_of(number: int, generation: int, slots: Sequence[Slot], ended: set[int]) -> pb.Stacks:

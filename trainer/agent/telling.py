@@ -115,6 +115,22 @@ def failed(worker: WorkerProcess, reason: str, kind: str) -> pb.TaskFailed:
     )
 
 
+def spent(message: messages.Ranks) -> pb.Ranks:
+    """What each rank has spent, as rank 0 says."""
+    return pb.Ranks(
+        generation=message.generation,
+        step=message.step,
+        count=message.count,
+        seconds=message.seconds,
+        ranks=message.ranks,
+        computed=message.computed,
+        data_wait=message.data_wait,
+        samples=message.samples or [0] * len(message.ranks),
+        median_computed=message.median.get("computed", 0.0),
+        median_data_wait=message.median.get("data_wait", 0.0),
+    )
+
+
 def done(message: messages.Done) -> pb.Done:
     """Training is complete, as rank 0 says; of a script, as each rank does."""
     return pb.Done(

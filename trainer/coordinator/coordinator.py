@@ -24,7 +24,8 @@ from trainer.coordinator.membership import Membership
 from trainer.coordinator.restarts import Restarts
 from trainer.coordinator.seat import Seat
 from trainer.coordinator.server import Listener, Server
-from trainer.coordinator.standstill import Report, Standstill
+from trainer.coordinator.standstill import PART, Report, Standstill
+from trainer.coordinator.stragglers import Stragglers, members_by_rank
 from trainer.coordinator.succession import Succession
 from trainer.protocol import signals
 from trainer.protocol import swell_pb2 as pb
@@ -120,6 +121,7 @@ class Coordinator:
         self._meshes = Meshes()
         self._telling = Telling()
         self._standstill = Standstill(seat.limits.standstill)
+        self._stragglers = Stragglers(seat.limits.replace_stragglers, seat.limits.min_workers)
         self._commands: asyncio.Queue[signals.Command] = asyncio.Queue()
         self._succession = Succession(
             leadership,
@@ -151,9 +153,7 @@ class Coordinator:
         ]
         self._compactor = Compactor(seat.run_dir)
         server.listen(
-            Listener(
-                leadership.term, self._take, self._collect, self._pass_on, self._standstill.take
-            )
+            Listener(leadership.term, self._take, self._collect, self._pass_on, self._look)
         )
 
     async def stop(self, *, resign: bool = False) -> None:
@@ -220,6 +220,19 @@ class Coordinator:
         if world is None or start.generation != world.generation or member != world.members[0]:
             return
         self._server.streams.send(pb.FromCoordinator(start=start), world.members)
+
+    def _look(self, member: MemberId, told: pb.FromAgent) -> None:
+        """Takes in what an agent has seen of its workers, or rank 0 of all."""
+        world = self._machine.world
+        match told.WhichOneof("body"):
+            case "stacks":
+                self._standstill.take(member, told.stacks)
+            case "ranks" if world is not None and member == world.members[0]:
+                for examine in self._stragglers.take(world, told.ranks, self._clock()):
+                    message = pb.FromCoordinator(examine=examine)
+                    self._server.streams.send(message, [members_by_rank(world)[examine.rank]])
+            case "examined":
+                self._stragglers.explained(member, told.examined)
 
     # --- what is to be done -----------------------------------------------------------
 
@@ -301,6 +314,7 @@ class Coordinator:
             self._take(signals.Tick())
             self._explain(self._clock())
             self._inspect(self._clock())
+            self._tell_stragglers(self._clock())
 
     async def _heed(self) -> None:
         """Takes in what the run is asked to be: how large worlds may be, and who is to leave."""
@@ -343,12 +357,28 @@ class Coordinator:
         machine = self._machine
         world = machine.world if machine.phase is Phase.RUNNING else None
         since, pace = machine.pace.progress_at, machine.pace.seconds
-        stall = machine.timeouts(now).stall
-        inspect = self._standstill.due(world, since, pace, stall, machine.steps, now)
+        timeouts = machine.timeouts(now)
+        silent = any(one.quiet > PART * timeouts.hang for one in machine.members.values())
+        times = since, pace, timeouts.stall
+        inspect = self._standstill.due(world, *times, machine.steps, now, silent)
         if inspect is not None and world is not None:
             self._server.streams.send(pb.FromCoordinator(inspect=inspect), world.members)
         if (report := self._standstill.report(now)) is not None:
             self._tasks.append(asyncio.create_task(self._keep(report)))
+
+    def _tell_stragglers(self, now: float) -> None:
+        """Says who is slower than the others, and why; has one leave that stays so, if asked."""
+        for one in self._stragglers.due(now):
+            self._events.emit(
+                "straggler",
+                generation=self._machine.generation,
+                step=self._machine.steps,
+                member=one.member.replica,
+                rank=one.rank,
+                **one.figures,
+            )
+            if one.leaves:
+                self._take(signals.Drain(one.member, one.why_it_leaves, math.inf, again=True))
 
     async def _keep(self, report: Report) -> None:
         """Writes down what the workers of a world that stands still do."""

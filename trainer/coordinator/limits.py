@@ -100,6 +100,8 @@ class Limits:
         sizes: the sizes that a world may have, in workers; none for all between the bounds.
         max_restarts: of a torchrun script, see trainer.coordinator.tries; None for all others.
         grace: how long a torchrun script's processes have to end, if the notice allows it.
+        replace_stragglers: how many times as slow as the others a worker is that is replaced when
+            it stays so (trainer.coordinator.stragglers); None for never.
     """
 
     min_workers: int = 1
@@ -122,6 +124,7 @@ class Limits:
     sizes: tuple[int, ...] = ()
     max_restarts: int | None = None
     grace: float = 0.0
+    replace_stragglers: float | None = None
 
     @property
     def lease_doubt(self) -> float:

@@ -44,6 +44,7 @@ class Member:
     warm: bool = False  # all its workers are; READY, once it is admitted, too
     expected_until: float = NEVER  # its spare is about to be ready
     drain_until: float = math.inf
+    again: bool = False  # once it has been drained, its replica is started anew
     away: bool = False  # its connection broke, and nobody else holds the state
     rank: float = math.inf  # its place in the newest world: survivors keep their order
     # In the generation that is forming, running or stopping:

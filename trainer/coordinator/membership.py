@@ -209,7 +209,7 @@ class Membership:
         if member.state is State.DRAINING:
             return
         self._emit("drain", member, event.reason, deadline_seconds=event.seconds)
-        member.drain_until = now + event.deadline
+        member.drain_until, member.again = now + event.deadline, event.again
         if member.state is State.ACTIVE:
             member.state = State.DRAINING
             if self.phase is Phase.STOPPING:
@@ -255,7 +255,7 @@ class Membership:
     def _release_drained(self, member: Member) -> None:
         self._forget(member)
         stays_out = member.drain_until == float("inf")  # nobody takes its VM
-        self._out.append(signals.Release(member.id, "drained", rejoin=False, broken=stays_out))
+        self._out.append(signals.Release(member.id, "drained", member.again, broken=stays_out))
 
     def _forget(self, member: Member) -> None:
         del self.members[member.id]

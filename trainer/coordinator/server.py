@@ -102,14 +102,15 @@ class Listener:
         take: called with every event.
         collect: called with a row of addresses, and whose it is. Raises ValueError for no row.
         pass_on: called with how processes are to start, and who says so.
-        look: called with what a member's workers do, which was asked.
+        look: called with what a member's workers do, and why one is slow, which was asked; and
+            with what all ranks spend.
     """
 
     term: int
     take: Callable[[signals.Event], None]
     collect: Callable[[MemberId, pb.Row], None]
     pass_on: Callable[[MemberId, pb.Start], None]
-    look: Callable[[MemberId, pb.Stacks], None]
+    look: Callable[[MemberId, pb.FromAgent], None]
 
 
 class Server:
@@ -223,8 +224,8 @@ async def _hear(
                 listener.collect(member, message.row)
             elif kind == "start":
                 listener.pass_on(member, message.start)
-            elif kind == "stacks":
-                listener.look(member, message.stacks)
+            elif kind in ("stacks", "ranks", "examined"):
+                listener.look(member, message)
             elif (event := event_from_message(member, message)) is not None:
                 listener.take(event)
     except (ValueError, DecodeError, grpc.RpcError, asyncio.CancelledError):

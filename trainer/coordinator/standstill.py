@@ -2,7 +2,8 @@
 
 Long before such a world is broken off (``stall`` in trainer.coordinator.limits), all agents are
 asked once what their workers do, and again ever more seldom. Nothing is disturbed by it: what takes
-so long may be an evaluation.
+so long may be an evaluation. A worker that shows no life (it is in a call that holds the GIL) is
+killed much sooner; they are asked before that.
 """
 
 from __future__ import annotations
@@ -78,7 +79,14 @@ class Standstill:
         self._looked = 0.0  # how long there had been none by then
 
     def due(
-        self, world: World | None, since: float, pace: float, stall: float, step: int, now: float
+        self,
+        world: World | None,
+        since: float,
+        pace: float,
+        stall: float,
+        step: int,
+        now: float,
+        silent: bool = False,
     ) -> pb.Inspect | None:
         """The question to all members of ``world``, if it is time for one.
 
@@ -90,6 +98,7 @@ class Standstill:
                 are not known.
             step: steps completed.
             now: the time.
+            silent: whether a worker shows no life, and will soon be given up for it: then at once.
         """
         if world is None or stall == float("inf"):
             self._asked = None
@@ -97,7 +106,7 @@ class Standstill:
         if self._asked is not None and (self._asked.world, self._asked.since) != (world, since):
             self._asked = None  # it goes on
         took = now - since
-        limit = min(max(self._least, USUAL * pace), PART * stall)
+        limit = 0.0 if silent else min(max(self._least, USUAL * pace), PART * stall)
         if since == self._since:
             limit = max(limit, GROWS * self._looked)
         if self._asked is not None or took < limit:

@@ -252,7 +252,8 @@ class Sums:
                 magnitude=magnitude,
             )
             added = self._statistics.added(self._weight) if self._counts_statistics else []
-            told, timing = self._told(mine), self.times.own.complete(mine.data_wait)
+            told, count = self._told(mine), sum(map(len, mine.samples))
+            timing = self.times.own.complete(mine.data_wait, count)
             if self._size == 1:
                 alone.extend(timing)
             numbers = self._extras.written(head, mine.metrics, added, self.rank, told, timing)

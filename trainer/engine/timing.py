@@ -39,6 +39,7 @@ class Timing(NamedTuple):
         evaluation: of evaluations.
         checkpoint: for which it was held up by a checkpoint.
         waited: in the step before, from its gradients' being complete to the sum.
+        samples: how many it has computed; a count. Who computes more takes longer.
     """
 
     own: float = 0.0
@@ -46,6 +47,7 @@ class Timing(NamedTuple):
     evaluation: float = 0.0
     checkpoint: float = 0.0
     waited: float = 0.0
+    samples: float = 0.0
 
 
 NUMBERS = len(Timing._fields)
@@ -61,6 +63,7 @@ class Ranks(NamedTuple):
         computed: of each rank: its own time, without what it waited for data, evaluated and saved.
         data_wait: of each rank.
         waited: of each rank: for the slowest.
+        samples: of each rank: how many it has computed.
     """
 
     steps: int
@@ -68,6 +71,7 @@ class Ranks(NamedTuple):
     computed: Sequence[float]
     data_wait: Sequence[float]
     waited: Sequence[float]
+    samples: Sequence[float] = ()
 
     def to_fields(self) -> dict[str, object]:
         """What the event ``ranks`` says of it: of a large world, the slowest ranks, and medians."""
@@ -86,6 +90,7 @@ class Ranks(NamedTuple):
             "computed": told(self.computed),
             "data_wait": told(self.data_wait),
             "waited": told(self.waited),
+            "samples": [int(self.samples[rank]) for rank in ranks if self.samples],
             "median": {
                 "computed": round(float(np.median(computed)), 4),
                 "data_wait": round(float(np.median(waits)), 4),
@@ -130,17 +135,17 @@ class Stopwatch:
         yield
         self.took(what)
 
-    def complete(self, data_wait: float = 0.0) -> Timing:
+    def complete(self, data_wait: float = 0.0, samples: int = 0) -> Timing:
         """This rank's gradients are complete. Returns what it tells of its time.
 
         Args:
             data_wait: seconds that it has waited for batches of the step.
+            samples: how many it has computed.
         """
         now = self._clock()
         spent, own, waited = self._spent, now - self._since, self._waited
-        told = Timing(
-            own, data_wait, spent.get("evaluation", 0.0), spent.get("checkpoint", 0.0), waited
-        )
+        parts = spent.get("evaluation", 0.0), spent.get("checkpoint", 0.0)
+        told = Timing(own, data_wait, *parts, waited, float(samples))
         self._since = now
         spent.clear()
         return told
@@ -162,7 +167,7 @@ class Times:
         self.own = Stopwatch(clock)
         self._before: NDArray[np.float64] | None = None  # what was told last
         self._accounts: dict[str, float] = {}
-        self._window: NDArray[np.float64] | None = None  # of each rank: computed, waits
+        self._window: NDArray[np.float64] | None = None  # of each rank: see Ranks
         self._steps = 0
         self._seconds = 0.0
 
@@ -190,7 +195,8 @@ class Times:
             ("waiting", float(slowest.sum())),
         ):
             self._accounts[name] = self._accounts.get(name, 0.0) + seconds
-        row = np.stack([before[:, 0] - before[:, _PARTS].sum(axis=1), before[:, 1], slowest])
+        computed = before[:, 0] - before[:, _PARTS].sum(axis=1)
+        row = np.stack([computed, before[:, 1], slowest, before[:, 5]])
         self._window = row if self._window is None else self._window + row
         self._steps += 1
         self._seconds += float(before[0, 0] + waited[0])
@@ -208,7 +214,6 @@ class Times:
         """Every WINDOW seconds, what each rank has spent since the last time; else None."""
         if self._window is None or self._seconds < WINDOW:
             return None
-        computed, data_wait, waited = self._window.tolist()
-        found = Ranks(self._steps, self._seconds, computed, data_wait, waited)
+        found = Ranks(self._steps, self._seconds, *self._window.tolist())
         self._window, self._steps, self._seconds = None, 0, 0.0
         return found

@@ -214,6 +214,7 @@ class Ranks:
         ranks: of whom the rest is: all; in a large world those whose own time was the longest.
         computed, data_wait: of each of these: what it computed, and waited for its batches.
         waited: of each of these: what it waited for slower ranks.
+        samples: of each of these: how many it has computed; none where nobody knows.
         median: of ``computed`` and ``data_wait``, over all ranks.
     """
 
@@ -226,6 +227,7 @@ class Ranks:
     data_wait: list[float]
     waited: list[float]
     median: dict[str, float]
+    samples: list[int] | None = None
 
 
 @dataclass(frozen=True)

@@ -124,12 +124,14 @@ class Crashed:
 class Drain:
     """The member was given notice: it must leave within ``deadline`` seconds.
 
-    Of one that is not wanted any more it is math.inf, and it stays out.
+    Of one that is not wanted any more it is math.inf, and it stays out; or, with ``again``, its
+    replica is started anew, on another machine.
     """
 
     member: MemberId
     reason: str
     deadline: float
+    again: bool = False
 
     @property
     def seconds(self) -> float | None:

@@ -33,7 +33,7 @@ class Addresses(_message.Message):
     def __init__(self, rank: _Optional[int] = ..., addresses: _Optional[bytes] = ...) -> None: ...
 
 class FromAgent(_message.Message):
-    __slots__ = ("hello", "ready", "started", "progress", "stopped", "crashed", "drain", "row", "done", "task_failed", "start", "rank_failed", "proved", "stacks")
+    __slots__ = ("hello", "ready", "started", "progress", "stopped", "crashed", "drain", "row", "done", "task_failed", "start", "rank_failed", "proved", "stacks", "ranks", "examined")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     STARTED_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +48,8 @@ class FromAgent(_message.Message):
     RANK_FAILED_FIELD_NUMBER: _ClassVar[int]
     PROVED_FIELD_NUMBER: _ClassVar[int]
     STACKS_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
+    EXAMINED_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     ready: Ready
     started: Started
@@ -62,7 +64,9 @@ class FromAgent(_message.Message):
     rank_failed: RankFailed
     proved: Proved
     stacks: Stacks
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., started: _Optional[_Union[Started, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., crashed: _Optional[_Union[Crashed, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., row: _Optional[_Union[Row, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., task_failed: _Optional[_Union[TaskFailed, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., rank_failed: _Optional[_Union[RankFailed, _Mapping]] = ..., proved: _Optional[_Union[Proved, _Mapping]] = ..., stacks: _Optional[_Union[Stacks, _Mapping]] = ...) -> None: ...
+    ranks: Ranks
+    examined: Examined
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., started: _Optional[_Union[Started, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., crashed: _Optional[_Union[Crashed, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., row: _Optional[_Union[Row, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., task_failed: _Optional[_Union[TaskFailed, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., rank_failed: _Optional[_Union[RankFailed, _Mapping]] = ..., proved: _Optional[_Union[Proved, _Mapping]] = ..., stacks: _Optional[_Union[Stacks, _Mapping]] = ..., ranks: _Optional[_Union[Ranks, _Mapping]] = ..., examined: _Optional[_Union[Examined, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("member", "slots", "address", "world", "term", "protocol", "proof_port", "age")
@@ -289,8 +293,42 @@ class Stack(_message.Message):
     missing: str
     def __init__(self, rank: _Optional[int] = ..., step: _Optional[int] = ..., text: _Optional[str] = ..., busy: _Optional[float] = ..., waits_for: _Optional[str] = ..., collective: bool = ..., ended: bool = ..., missing: _Optional[str] = ...) -> None: ...
 
+class Ranks(_message.Message):
+    __slots__ = ("generation", "step", "count", "seconds", "ranks", "computed", "data_wait", "samples", "median_computed", "median_data_wait")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
+    COMPUTED_FIELD_NUMBER: _ClassVar[int]
+    DATA_WAIT_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    MEDIAN_COMPUTED_FIELD_NUMBER: _ClassVar[int]
+    MEDIAN_DATA_WAIT_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    step: int
+    count: int
+    seconds: float
+    ranks: _containers.RepeatedScalarFieldContainer[int]
+    computed: _containers.RepeatedScalarFieldContainer[float]
+    data_wait: _containers.RepeatedScalarFieldContainer[float]
+    samples: _containers.RepeatedScalarFieldContainer[int]
+    median_computed: float
+    median_data_wait: float
+    def __init__(self, generation: _Optional[int] = ..., step: _Optional[int] = ..., count: _Optional[int] = ..., seconds: _Optional[float] = ..., ranks: _Optional[_Iterable[int]] = ..., computed: _Optional[_Iterable[float]] = ..., data_wait: _Optional[_Iterable[float]] = ..., samples: _Optional[_Iterable[int]] = ..., median_computed: _Optional[float] = ..., median_data_wait: _Optional[float] = ...) -> None: ...
+
+class Examined(_message.Message):
+    __slots__ = ("generation", "rank", "reason")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    rank: int
+    reason: str
+    def __init__(self, generation: _Optional[int] = ..., rank: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
 class FromCoordinator(_message.Message):
-    __slots__ = ("form", "pause", "abort", "columns", "replace", "save", "release", "finish", "beat", "succeed", "start", "prove", "inspect")
+    __slots__ = ("form", "pause", "abort", "columns", "replace", "save", "release", "finish", "beat", "succeed", "start", "prove", "inspect", "examine")
     FORM_FIELD_NUMBER: _ClassVar[int]
     PAUSE_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
@@ -304,6 +342,7 @@ class FromCoordinator(_message.Message):
     START_FIELD_NUMBER: _ClassVar[int]
     PROVE_FIELD_NUMBER: _ClassVar[int]
     INSPECT_FIELD_NUMBER: _ClassVar[int]
+    EXAMINE_FIELD_NUMBER: _ClassVar[int]
     form: Form
     pause: Pause
     abort: Abort
@@ -317,7 +356,8 @@ class FromCoordinator(_message.Message):
     start: Start
     prove: Prove
     inspect: Inspect
-    def __init__(self, form: _Optional[_Union[Form, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., columns: _Optional[_Union[Columns, _Mapping]] = ..., replace: _Optional[_Union[Replace, _Mapping]] = ..., save: _Optional[_Union[Save, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., succeed: _Optional[_Union[Succeed, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., prove: _Optional[_Union[Prove, _Mapping]] = ..., inspect: _Optional[_Union[Inspect, _Mapping]] = ...) -> None: ...
+    examine: Examine
+    def __init__(self, form: _Optional[_Union[Form, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., columns: _Optional[_Union[Columns, _Mapping]] = ..., replace: _Optional[_Union[Replace, _Mapping]] = ..., save: _Optional[_Union[Save, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., succeed: _Optional[_Union[Succeed, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., prove: _Optional[_Union[Prove, _Mapping]] = ..., inspect: _Optional[_Union[Inspect, _Mapping]] = ..., examine: _Optional[_Union[Examine, _Mapping]] = ...) -> None: ...
 
 class Form(_message.Message):
     __slots__ = ("world", "gloo_timeout", "careful")
@@ -400,6 +440,14 @@ class Inspect(_message.Message):
     number: int
     generation: int
     def __init__(self, number: _Optional[int] = ..., generation: _Optional[int] = ...) -> None: ...
+
+class Examine(_message.Message):
+    __slots__ = ("generation", "rank")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    rank: int
+    def __init__(self, generation: _Optional[int] = ..., rank: _Optional[int] = ...) -> None: ...
 
 class Finish(_message.Message):
     __slots__ = ("state", "reason")

@@ -173,7 +173,7 @@ def event_from_message(member: MemberId, message: pb.FromAgent) -> signals.Event
             proved.latency,
             proved.bandwidth,
         )
-    if kind in ("row", "start", "stacks"):
+    if kind in ("row", "start", "stacks", "ranks", "examined"):
         return None
     raise ValueError(f"an agent sent {kind!r}")
 

@@ -50,6 +50,10 @@ held_up                   generation, step, reason (what is waited for), seconds
 standstill                generation, step, seconds (so far), reason (which ranks wait in what, and
                           who is elsewhere), stacks (the file that has the stacks of all workers, in
                           the run directory): no step for long, but everybody lives
+straggler                 generation, step, member, rank, ratio (its own time, as a multiple of
+                          the others'), seconds, usual (in a step: its own time, and the others'),
+                          reason (why, as far as anybody can tell), over (true: it is none any
+                          more), then (replica: it leaves, and is started anew elsewhere)
 stalled                   generation, step, seconds, member (no step, but everybody lives; of a
                           world of one worker also where that is: nobody breaks it off)
 first_step                generation, step, seconds         (a world's first step is completed,

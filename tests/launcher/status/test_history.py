@@ -5,7 +5,7 @@ from __future__ import annotations
 from launcher.status.history import History
 from launcher.status.ledger import ledger_of
 from launcher.status.status import build_status
-from tests.launcher.status.events import RIDE, A, C, event, formed, steps
+from tests.launcher.status.events import RIDE, A, C, event, formed, resumed, steps
 
 
 def test_a_notice_that_a_second_leader_hears_of_is_counted_once() -> None:
@@ -117,3 +117,17 @@ def test_a_job_that_never_was_in_a_world_is_told_of_with_both_addresses_and_why(
     }
     history.add(formed(2, 30.0, "grow", ["1/workerpool0-0", "2/workerpool1-0"]))
     assert history.unreached == {}
+
+
+def test_what_is_waited_for_says_where_the_ranks_are_once_somebody_has_looked() -> None:
+    history = History([formed(1, 0.0, "start", ["a"]), resumed(1, 0.0, "start", 0)])
+    history.add(event("held_up", 20.0, reason="step 1", seconds=10.0))
+    history.add(event("standstill", 40.0, reason="rank 0 computes in f (a.py:3)", seconds=30.0))
+    assert history.held_up is not None
+    assert history.held_up.what == "step 1; rank 0 computes in f (a.py:3)"
+    history.add(event("held_up", 60.0, reason="step 1", seconds=50.0))
+    assert history.held_up.what == "step 1; rank 0 computes in f (a.py:3)"
+    history.add(steps(1, 70.0, 1, [1.0]))
+    assert history.held_up is None
+    history.add(event("held_up", 90.0, reason="step 2", seconds=15.0))
+    assert history.held_up is not None and history.held_up.what == "step 2", "that is another wait"

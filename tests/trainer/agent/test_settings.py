@@ -68,6 +68,7 @@ def test_everything_can_be_set() -> None:
         "suspicion": 4.0,
         "hang": 20.0,
         "standstill": 20.0,
+        "replace_stragglers": 1.5,
         "stall": 1200.0,
         "lease_timeout": 30.0,
         "spares": 0,

@@ -95,6 +95,39 @@ def test_agents_are_asked_about_a_world_that_stands_still(
     asyncio.run(body())
 
 
+@with_leader
+async def test_agents_are_asked_before_a_worker_that_shows_no_life_is_killed(
+    leader: Leader,
+) -> None:
+    async with world_of_two(leader) as (a, b, _):
+        await train(a, b, step=7)
+        await b.send(progress=pb.Progress(generation=1, step=7, quiet=6.0))
+        assert (await a.until("inspect")).generation == 1
+
+
+@with_leader
+async def test_a_straggler_is_asked_about_and_told_of(leader: Leader) -> None:
+    async with world_of_two(leader) as (a, b, _):
+        await train(a, b, step=7)
+        slow = {"count": 10, "seconds": 10.0, "ranks": [0, 1], "samples": [40, 40]}
+        slow |= {"computed": [1.0, 2.0], "data_wait": [0.0, 0.0]}
+        for step in (10, 20):
+            lie = pb.Ranks(generation=1, step=step + 5, **{**slow, "computed": [9.0, 1.0]})
+            await b.send(ranks=lie)  # rank 0's word counts
+            await a.send(ranks=pb.Ranks(generation=1, step=step, **slow))
+        asked = await b.until("examine")
+        assert (asked.generation, asked.rank) == (1, 1)
+        await b.send(examined=pb.Examined(generation=1, rank=1, reason="its host takes 30%"))
+        told: list[Event] = []
+        while not told:
+            await asyncio.sleep(0.05)
+            told = [one for one in read_events(leader.run_dir) if one["event"] == "straggler"]
+        (one,) = told
+        assert (one["member"], one["rank"], one["ratio"]) == (B.replica, 1, 2.0)
+        assert one["reason"] == "its host takes 30%"
+        assert one["over"] is False and "then" not in one
+
+
 def test_a_leader_that_did_not_run_for_some_time_takes_that_for_nobodys_silence(
     tmp_path: Path,
 ) -> None:

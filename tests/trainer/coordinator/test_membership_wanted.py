@@ -50,6 +50,14 @@ def test_who_is_not_wanted_leaves_at_a_step_boundary_however_long_the_step_takes
     assert run.emitted("loss") == []
 
 
+def test_a_straggler_leaves_likewise_and_its_replica_comes_back_elsewhere() -> None:
+    run = Run(expected=2)
+    running = run.start(A, B)
+    assert run.step(Drain(B, "1.8 times as slow", math.inf, again=True)) == [Pause(running)]
+    released = Release(B, "drained", rejoin=True, broken=True)
+    assert run.stopped(A, B, step=4) == [released, Form(world(2, A))]
+
+
 def test_all_that_trained_may_go_when_others_train_with_them() -> None:
     run = Run(expected=1)
     run.start(A)

@@ -75,6 +75,14 @@ def test_it_is_asked_once_and_then_ever_more_seldom() -> None:
     assert second.number == first.number + 1
 
 
+def test_before_a_worker_that_shows_no_life_is_killed_for_it() -> None:
+    run = Run()
+    assert run.watch.due(WORLD, 0.0, 0.1, 600.0, 12, 5.0, silent=True)
+    run.answer(1, 0, 1, 2, 3)
+    assert run.report(6.0).seconds == 5.0
+    assert run.watch.due(WORLD, 0.0, 0.1, 600.0, 12, 7.0, silent=True) is None, "once"
+
+
 def test_another_step_begins_anew() -> None:
     run = Run()
     run.answer(run.asked(30.0).number, 0, 1, 2, 3)
