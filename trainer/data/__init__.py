@@ -6,11 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trainer.data.mixture import Mixture as Mixture
     from trainer.data.stream import Stream as Stream
 
-__all__ = ["Stream"]
+__all__ = ["Mixture", "Stream"]
 
-_PLACES = {"Stream": "trainer.data.stream"}
+_PLACES = {
+    "Mixture": "trainer.data.mixture",
+    "Stream": "trainer.data.stream",
+}
 
 
 def __getattr__(name: str) -> Any:

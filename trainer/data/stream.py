@@ -266,6 +266,12 @@ def by_place(data: Any) -> Any:
     return data if indexed else Stream(data)
 
 
+def mark_every(data: Any, batch: int) -> None:
+    """Has data without a length note where each batch begins."""
+    if hasattr(data, "seek") and hasattr(data, "every"):
+        data.every = batch
+
+
 def require_steps(order: Order, steps: int | None) -> None:
     """Raises Unusable for a run over data without a length that does not say how long it is."""
     if order.endless and steps is None:
