@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from trainer.data.stream import by_place, mark_every, require_steps
+from trainer.data.stream import by_place, mark_every, require_length, require_steps
 from trainer.engine.data import Order
 from trainer.engine.device import to_device
 from trainer.engine.generators import seed_batch, seed_step
@@ -175,6 +175,7 @@ class Loop:
         self._data: Any = by_place(task.dataset())
         mark_every(self._data, task.global_batch)
         self.validation: Any = task.validation()
+        require_length(self.validation)
         own = type(task).evaluation_batch is not Task.evaluation_batch
         self._fetch = Fetch(task, self._data)
         self._fetch_evaluated = Fetch(task, self.validation, "evaluation_batch" if own else "batch")

@@ -142,7 +142,7 @@ def test_loaders_that_read_unlike_samples_are_found() -> None:
     assert "two loaders, or workers, have read unlike samples" in outcome.error
 
 
-def fitted(steps: int | None, log: list[Any]) -> None:
+def fitted(steps: int | None, log: list[Any], held_out: Any = None) -> None:
     from trainer import Task, fit
 
     class Endless(Task):
@@ -150,6 +150,9 @@ def fitted(steps: int | None, log: list[Any]) -> None:
 
         def dataset(self) -> Any:
             return Counting(LENGTH)
+
+        def validation(self) -> Any:
+            return held_out
 
         def model(self) -> nn.Module:
             return nn.Linear(1, 1).double()
@@ -178,3 +181,23 @@ def test_without_a_number_of_steps_it_is_refused() -> None:
         "Unusable: the data set has no length, so there are no epochs to count: write how many "
         "steps are to be taken (steps = 10_000 in a task, elastic.steps(…, total=10_000))"
     )
+
+
+def test_an_evaluation_without_an_end_is_refused_before_training() -> None:
+    (outcome,) = trained(1, functools.partial(fitted, 3, held_out=Counting(LENGTH)))
+    assert outcome.log == []
+    assert outcome.error.startswith("Unusable: validation() has no length, and an evaluation is of")
+
+
+class Unsized:
+    """Has places, and does not say how many."""
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+def test_what_has_places_and_no_length_is_no_stream() -> None:
+    from trainer.engine.data import Order
+
+    with pytest.raises(TypeError, match="has no len"):
+        Order.of(Unsized(), BATCH, 0)
