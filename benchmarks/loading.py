@@ -9,6 +9,10 @@ depend little on what else the machine does. ``data wait`` is the part of a step
 
 ``order``: the first step of a new world in the middle of an epoch of 10^8 samples, as it was with a
 whole permutation, and as it is; ``batch`` is a later step's order.
+
+``held``: what the loader processes of 10^6 small samples, a list of pairs of numbers, have in
+memory when they have made an epoch's batches, all of them together, with what forks them: a page
+that some share counts in parts. In a plain loop they are forked of the process that trains.
 """
 
 from __future__ import annotations
@@ -17,9 +21,11 @@ import json
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rows import Case, Options, Row, benchmark
 
@@ -30,6 +36,7 @@ STEPS = 150
 DEVICE = {"waits": 0.01, "hidden": 0.06}
 SAMPLES, BATCH = 10**8, 4096
 LATER = 100  # steps
+SMALL = 10**6  # samples
 
 
 def told(system: str, workers: int, device: float, steps: int) -> dict[str, float]:
@@ -91,6 +98,61 @@ def ordered(version: int) -> None:
     print(json.dumps({"first step": 1e3 * first, "batch": 1e6 * later, "memory": memory}))
 
 
+def held(options: Options) -> Iterator[Row]:
+    """Each in a process of its own."""
+    for system in ("plain loop", "fit"):
+        command = [sys.executable, __file__, "--held", system]
+        runs = []
+        for _ in range(options.runs):
+            ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            runs.append(json.loads(ended.stdout))
+        yield Row.of(system, "held", "memory of loaders", "MiB", runs)
+
+
+def hold(system: str) -> None:
+    """Prints what loaders have in memory, in MiB, when they have made an epoch's batches."""
+    import psutil
+    import torch
+    from torch.utils.data import DataLoader, default_collate
+
+    torch.set_num_threads(1)
+    data = [(number, number / SMALL) for number in range(SMALL)]
+    last = SMALL // BATCH - 2 * WORKERS
+
+    def told() -> None:
+        pages = sum(one.memory_full_info().pss for one in psutil.Process().children(True))
+        print(json.dumps(pages / 2**20), flush=True)
+
+    if system == "plain loop":
+        loader: Any = DataLoader(data, BATCH, shuffle=True, num_workers=WORKERS)  # type: ignore[arg-type]
+        for number, _ in enumerate(loader):
+            if number == last:
+                told()
+        return
+    from trainer.engine.data import Order
+    from trainer.engine.item import TRAINING, Item, Maker
+    from trainer.engine.plan import Plan
+    from trainer.loaders.pool import Loaders, Wanted
+    from trainer.training.fetch import Collated
+
+    order, cpu = Order(SMALL, BATCH, 0), torch.device("cpu")
+    pool: Loaders[Any] = Loaders(Maker({TRAINING: Collated(data, default_collate)}), WORKERS)
+
+    def wanted(step: int) -> Wanted[Any]:
+        part = order.take(0, *order.bounds(step))
+        plan = Plan(step + 1, last, 0, part, 0, BATCH, False, 0, 1, cpu)
+        item = Item(plan, 0, watched=False, seed=0)
+        return Wanted(item.key, item, part.tolist())
+
+    coming = deque(map(wanted, range(2 * WORKERS)))
+    for step in range(last + 1):
+        pool.want(coming)
+        pool.get(coming.popleft())
+        coming.append(wanted(step + 2 * WORKERS))
+    told()
+    pool.close()
+
+
 def _most() -> int:
     """Bytes that this process has had in memory at most."""
     status = Path("/proc/self/status").read_text()
@@ -98,11 +160,17 @@ def _most() -> int:
     return int(line.split()[1]) * 1024
 
 
-CASES: dict[str, Case] = {case: partial(loaded, case) for case in DEVICE} | {"order": order}
+CASES: dict[str, Case] = {case: partial(loaded, case) for case in DEVICE} | {
+    "order": order,
+    "held": held,
+}
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--order"]:
         sys.path.insert(0, str(ROOT))
         ordered(int(sys.argv[2]))
+    elif sys.argv[1:2] == ["--held"]:
+        sys.path.insert(0, str(ROOT))
+        hold(sys.argv[2])
     else:
         sys.exit(benchmark(__doc__, CASES, runs=3))

@@ -50,7 +50,8 @@ from typing import Any
 
 from torch.utils.data import default_collate
 
-from trainer.data.stream import Stream, by_place, require_steps
+from trainer.data.mixture import Mixture
+from trainer.data.stream import Stream, by_place, mark_every, require_steps
 from trainer.engine.data import Order
 from trainer.engine.nonfinite import Policy, policy_of
 from trainer.engine.plan import Plan
@@ -80,7 +81,10 @@ _keep: Callable[[Any], None] | None = None  # set in a worker that runs a script
 
 
 def batches(
-    dataset: Sized | Stream | Iterable[Any] | int, global_batch: int, seed: int = 0, unit: int = 0
+    dataset: Sized | Stream | Mixture | Iterable[Any] | int,
+    global_batch: int,
+    seed: int = 0,
+    unit: int = 0,
 ) -> Order:
     """The exact order in which a data set is used.
 
@@ -154,8 +158,8 @@ def steps(
     supply = Supply()
     if data is not None:
         data = by_place(data)
-        if batches is not None and isinstance(data, Stream):
-            data.every = batches.batch
+        if batches is not None:
+            mark_every(data, batches.batch)
         supply = Supply(Collated(data, collate or default_collate), workers, prefetch, seed)
     return _steps(state, batches, total, metrics, seed, policy, supply)
 

@@ -29,7 +29,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainer.data.stream import Stream, by_place, require_steps
+from trainer.data.stream import by_place, mark_every, require_length, require_steps
 from trainer.engine.data import Order
 from trainer.engine.device import to_device
 from trainer.engine.generators import seed_batch, seed_step
@@ -183,9 +183,9 @@ class Loop:
     ) -> None:
         self._task = task
         self._data: Any = by_place(task.dataset())
-        if isinstance(self._data, Stream):
-            self._data.every = task.global_batch
+        mark_every(self._data, task.global_batch)
         self.validation: Any = task.validation()
+        require_length(self.validation)
         own = type(task).evaluation_batch is not Task.evaluation_batch
         self._fetch = Fetch(task, self._data)
         self._fetch_evaluated = Fetch(task, self.validation, "evaluation_batch" if own else "batch")

@@ -13,11 +13,10 @@ from torch.optim import Optimizer
 from trainer.data.stream import by_place
 from trainer.engine.data import Order
 from trainer.engine.generators import seed_step
-from trainer.engine.mistake import Mistake
 from trainer.loop import Loop
 from trainer.protocol.channel import LoneChannel
 from trainer.protocol.session import Session
-from trainer.rundir.usererror import Message
+from trainer.rundir.usererror import Message, UserError
 from trainer.task import Task
 from trainer.training.evaluation import Part, evaluate
 from trainer.training.numbers import pairs, parted
@@ -37,8 +36,8 @@ def examine(make: Any) -> list[Message]:
     try:
         for one in _examine(make(), make()):
             found.append(one)
-    except Mistake as mistake:
-        found += mistake.messages
+    except UserError as error:
+        found += error.messages
     return found
 
 

@@ -6,12 +6,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trainer.data.mixture import Mixture as Mixture
     from trainer.data.stream import Stream as Stream
     from trainer.data.text import Text as Text
 
-__all__ = ["Stream", "Text"]
+__all__ = ["Mixture", "Stream", "Text"]
 
-_PLACES = {"Stream": "trainer.data.stream", "Text": "trainer.data.text"}
+_PLACES = {
+    "Mixture": "trainer.data.mixture",
+    "Stream": "trainer.data.stream",
+    "Text": "trainer.data.text",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -25,7 +25,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
-from trainer.engine.data import Order
+from trainer.engine.data import Order, is_endless
 from trainer.engine.permutation import permutation
 from trainer.loaders.mark import OTHER_SAMPLES, STEADY, Mark, fingerprint
 from trainer.rundir.usererror import Unusable, UserError
@@ -264,6 +264,22 @@ def by_place(data: Any) -> Any:
     """
     indexed = hasattr(type(data), "__getitem__") and not isinstance(data, IterableDataset)
     return data if indexed else Stream(data)
+
+
+def mark_every(data: Any, batch: int) -> None:
+    """Has data without a length note where each batch begins."""
+    if hasattr(data, "seek") and hasattr(data, "every"):
+        data.every = batch
+
+
+def require_length(data: Any) -> None:
+    """Raises Unusable for data without a length that is to be evaluated; None is none."""
+    if data is not None and is_endless(data):
+        raise Unusable(
+            "SW5191",
+            "validation() has no length, and an evaluation is of all of it: give what is to be "
+            "evaluated a length, as list(itertools.islice(source, 1000)) has one",
+        )
 
 
 def require_steps(order: Order, steps: int | None) -> None:

@@ -59,9 +59,9 @@ class Order:
         """The order of a data set, or of so many samples. Raises ValueError as the class does."""
         if isinstance(dataset, int):
             return cls(dataset, batch, seed, unit)
-        if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
+        if is_endless(dataset):
             return cls(ENDLESS, batch, seed, unit)
-        return cls(len(dataset), batch, seed, unit)
+        return cls(len(dataset), batch, seed, unit)  # type: ignore[arg-type]
 
     @property
     def endless(self) -> bool:
@@ -102,6 +102,12 @@ class Order:
     def place(self, step: int) -> dict[str, int]:
         """Where in the data the step after ``step`` begins, as a checkpoint says it."""
         return {"epoch": self.epoch_of(step), "data_position": self.bounds(step)[0]}
+
+
+def is_endless(dataset: object) -> bool:
+    """Whether data has no length: it can be iterated alone, or has marks (trainer.loaders.mark)."""
+    iterated = not isinstance(dataset, Sized) and not hasattr(type(dataset), "__getitem__")
+    return iterated or isinstance(dataset, IterableDataset) or hasattr(dataset, "marks")
 
 
 def shares(count: int, weights: Sequence[float]) -> list[int]:

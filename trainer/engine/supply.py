@@ -243,6 +243,8 @@ class Supply:
             self._evaluating = deque(islice(items, self._ahead))
             wanted = items.popleft()
             item: Item = wanted.request
+            if self._loaders is not None and self._loaders.warming:
+                self._loaders.look()
             if self._makes_here:
                 seed = self._seed if self._seed is not None else 0
                 seed_batch(seed, item.plan.number, item.part)
@@ -260,7 +262,8 @@ class Supply:
                     "SW5188",
                     f"the data set's {changed}, since it was handed to loader processes, which do "
                     "not see that: let batches follow the step (batch(dataset, indices, step)), "
-                    "or make them without loaders: workers=0",
+                    "make them without loaders (workers=0), or, if it is a cache and changes no "
+                    "sample, let its name begin with an underscore",
                 )
 
     @property

@@ -14,6 +14,7 @@ It says None when it is ready, or sends the Trouble that it has, and is asked:
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import multiprocessing.spawn
 import os
@@ -72,6 +73,7 @@ def main(fd: int) -> None:
             "start them when they are imported; start threads where a sample is read",
             threads,
         )
+    gc.freeze()  # a collection in a loader would write to, and so copy, whatever the data holds
     send(line, None)
     children: list[int] = []
     while True:

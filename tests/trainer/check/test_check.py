@@ -29,6 +29,7 @@ PLANTED = {
     mistakes.NoMean: ("SW6209", "evaluate_batch(): largest is"),
     mistakes.Forgetful: ("SW6210", "is not what it was after a checkpoint is loaded"),
     mistakes.Counting: ("SW5123", "Counting.calls changes while the task trains"),
+    mistakes.Endless: ("SW5187", "the data set has no length, so there are no epochs to count"),
     mistakes.Synchronised: ("SW5147", "model.1 is a SyncBatchNorm"),
     mistakes.Raising: ("SW6211", "the task raises ZeroDivisionError: in the loss"),
 }

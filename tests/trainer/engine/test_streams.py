@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,8 @@ from tests.conformance.journey import Stage
 from tests.trainer.data.sources import Counting, Log, Seeking
 from tests.trainer.engine.loops import Outcome, trained, travelled
 from tests.trainer.ranks import alone
+from trainer.checkpoints.manifest import committed_steps
+from trainer.protocol.session import CheckpointSettings, Session, current_session
 
 BATCH, UNIT, STEPS, LENGTH = 12, 3, 12, 50
 CHANGING = [
@@ -33,6 +37,7 @@ def loop(
     unit: int = UNIT,
     shuffle: int = 0,
     kills: Collection[int] = (),
+    ends: int = 0,
 ) -> None:
     """Logs of each step the samples that it took, and last what was read in this process."""
     from trainer import elastic
@@ -48,6 +53,10 @@ def loop(
     for step in elastic.steps(state, batches, total=STEPS, data=data, workers=workers):
         taken: list[tuple[int, int]] = []
         with step:
+            if step.number == ends:
+                while not committed_steps(current_session().checkpoint_dirs[0]):
+                    time.sleep(0.01)
+                raise ValueError(f"in step {ends}")
             if step.number in kills:
                 for pid in elastic.running()._supply.pids:  # type: ignore[union-attr]
                     os.kill(pid, signal.SIGKILL)
@@ -116,6 +125,35 @@ def test_a_newcomer_reads_on_where_the_state_says(source: Any, most: int) -> Non
     assert reads[-1] <= 5 * BATCH if source is Seeking else reads[-1] > 5 * BATCH
 
 
+def begun(folder: Path, source: Any, ends: int) -> tuple[list[Any], str]:
+    """A run in a folder, whose program raises in a step; what it has logged, and its error."""
+    os.environ.update(
+        Session(run_dir_url=str(folder), checkpoint=CheckpointSettings(every_steps=2)).to_env()
+    )
+    log: list[Any] = []
+    try:
+        loop(0, log, source, ends=ends)
+    except ValueError as error:
+        return log, str(error)
+    return log, ""
+
+
+@pytest.mark.parametrize("source", [Seeking, Counting])
+def test_a_run_that_begins_again_goes_on_in_the_middle_of_a_pass(
+    tmp_path: Path, source: Any
+) -> None:
+    log, error = alone(begun, tmp_path, source, 8)
+    assert error == "in step 8" and samples([Outcome(log, "")])[7] == meant(7)
+    log, error = alone(begun, tmp_path, source, 0)
+    first = log[0][0]
+    assert error == "" and first in (3, 5, 7)
+    found = samples([Outcome(log, "")])
+    assert found == {number: meant(number) for number in range(first, STEPS + 1)}
+    before = log[1][1]  # what was read until the first of them was taken
+    inside = (first - 1) * BATCH % LENGTH
+    assert before <= (2 * BATCH if source is Seeking else inside + 2 * BATCH)
+
+
 class Unlike:
     """Other samples in each process."""
 
@@ -142,7 +180,7 @@ def test_loaders_that_read_unlike_samples_are_found() -> None:
     assert "two loaders, or workers, have read unlike samples" in outcome.error
 
 
-def fitted(steps: int | None, log: list[Any]) -> None:
+def fitted(steps: int | None, log: list[Any], held_out: Any = None) -> None:
     from trainer import Task, fit
 
     class Endless(Task):
@@ -150,6 +188,9 @@ def fitted(steps: int | None, log: list[Any]) -> None:
 
         def dataset(self) -> Any:
             return Counting(LENGTH)
+
+        def validation(self) -> Any:
+            return held_out
 
         def model(self) -> nn.Module:
             return nn.Linear(1, 1).double()
@@ -178,3 +219,23 @@ def test_without_a_number_of_steps_it_is_refused() -> None:
         "Unusable: the data set has no length, so there are no epochs to count: write how many "
         "steps are to be taken (steps = 10_000 in a task, elastic.steps(…, total=10_000))"
     )
+
+
+def test_an_evaluation_without_an_end_is_refused_before_training() -> None:
+    (outcome,) = trained(1, functools.partial(fitted, 3, held_out=Counting(LENGTH)))
+    assert outcome.log == []
+    assert outcome.error.startswith("Unusable: validation() has no length, and an evaluation is of")
+
+
+class Unsized:
+    """Has places, and does not say how many."""
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+def test_what_has_places_and_no_length_is_no_stream() -> None:
+    from trainer.engine.data import Order
+
+    with pytest.raises(TypeError, match="has no len"):
+        Order.of(Unsized(), BATCH, 0)

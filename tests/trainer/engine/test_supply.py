@@ -18,6 +18,7 @@ from torch import nn
 from tests.conformance.journey import Stage
 from tests.trainer.engine.loops import Outcome, trained, travelled
 from tests.trainer.ranks import alone
+from trainer.protocol.session import Session
 
 SAMPLES, BATCH, UNIT, EPOCHS = 44, 12, 3, 3
 STEPS_PER_EPOCH = -(-SAMPLES // BATCH)
@@ -42,11 +43,21 @@ class Augmented:
 
 
 def loop(
-    workers: int, log: list[Any], unit: int = UNIT, kills: Collection[int] = (), prefetch: int = 2
+    workers: int,
+    log: list[Any],
+    unit: int = UNIT,
+    kills: Collection[int] = (),
+    prefetch: int = 2,
+    spare: bool = False,
 ) -> None:
-    """Logs of each step what it took, and what came of it; kills its loaders in some steps."""
+    """Logs of each step what it took, and what came of it; kills its loaders in some steps.
+
+    As a spare it makes the batches of its first three steps itself.
+    """
     from trainer import elastic
 
+    if spare:
+        os.environ.update(Session(spare=True).to_env())
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(1, 8), nn.Dropout(0.3), nn.Linear(8, 1)).double()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
@@ -59,6 +70,11 @@ def loop(
     for step in steps:
         taken: list[tuple[int, int, float]] = []
         with step:
+            if spare:
+                supply = elastic.running()._supply  # type: ignore[union-attr]
+                if step.number == 4:
+                    supply.wait()
+                assert supply._makes_here == (step.number < 4) or step.number in (2, 3)
             if step.number in kills:
                 for pid in elastic.running()._supply.pids:  # type: ignore[union-attr]
                     os.kill(pid, signal.SIGKILL)
@@ -117,6 +133,10 @@ def differences(outcomes: Collection[Outcome], dead: int = 0) -> list[str]:
 @pytest.mark.parametrize("workers, prefetch", [(1, 1), (3, 2)])
 def test_alone_loaders_change_nothing(workers: int, prefetch: int) -> None:
     assert alone(functools.partial(logged, workers, prefetch=prefetch)) == plainly()
+
+
+def test_a_spare_makes_its_batches_itself_until_loaders_are_ready() -> None:
+    assert alone(functools.partial(logged, 2, spare=True)) == plainly()
 
 
 def test_in_a_world_of_two_with_loaders_killed() -> None:
