@@ -195,6 +195,11 @@ def test_what_is_no_text_is_told_with_its_line(
 def test_no_file_and_no_tokenizer(book: Path, tmp_path: Path) -> None:
     cases: list[tuple[Any, str, str]] = [
         (tmp_path / "none", "bytes", "none: cannot be read: No such file or directory"),
+        (
+            "nowhere://x.txt",
+            "bytes",
+            "nowhere://x.txt: cannot be read: Protocol not known: nowhere",
+        ),
         (book, str(tmp_path / "none.json"), "none.json: the tokenizer cannot be read: No such"),
         (book, str(book), "book.txt: is no tokenizer of the tokenizers library: "),
     ]
