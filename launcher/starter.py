@@ -47,10 +47,10 @@ KINDS = {
         beside=("transformer.py",),
         args={"size": "1m", "steps": 600},
         small={
-            "length": 32,
+            "length": 16,
             "steps": 10,
             "global_batch": 8,
-            "held_out": 0.0005,
+            "held_out": 0.0002,
             "warmup": 2,
             "dtype": "float64",
         },
