@@ -36,7 +36,9 @@ def trained(swell: Swell, run: str, **changes: Any) -> dict[str, Any]:
     # It ends within its first pass: what it has not come to is left, and not one window more.
     assert status["samples_repeated"] == 0
     task = LM(**job["args"], cache=str(swell.folder / "tokens"))
-    assert status["samples_skipped"] == len(task.dataset()) - task.steps * task.global_batch
+    assert task.steps is not None
+    left = len(task.dataset()) - task.steps * task.global_batch
+    assert status["samples_skipped"] == left
     until(swell.nothing_is_left)
     return status
 
