@@ -47,10 +47,10 @@ KINDS = {
         beside=("transformer.py",),
         args={"size": "1m", "steps": 600},
         small={
-            "length": 32,
+            "length": 16,
             "steps": 10,
             "global_batch": 8,
-            "held_out": 0.0005,
+            "held_out": 0.0002,
             "warmup": 2,
             "dtype": "float64",
         },
@@ -140,8 +140,8 @@ def files(kind: Kind, module: str, sources: Mapping[str, str]) -> dict[str, str]
         sources: the files of trainer/tasks, by name.
     """
     name = "".join(part.capitalize() for part in module.split("_"))
-    if name == "Task":
-        name = "MyTask"
+    if re.search(rf"\b{name}\b", sources[kind.file] + _TEST):  # it means something else there
+        name = f"My{name}"
     task = re.sub(rf"\b{kind.name}\b", name, sources[kind.file])
     for other in kind.beside:
         task = task.replace(f"from trainer.tasks.{other[:-3]} import", f"from {other[:-3]} import")

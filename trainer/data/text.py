@@ -178,9 +178,8 @@ def _tokens(
         lines = _summed(_lines(file), sum_)
         if _has_lines(file):
             for texts in _groups(_texts(file, lines, field), AT_ONCE):
-                for one in tokenizer.encode(texts):
-                    yield one
-                    yield end
+                encoded = tokenizer.encode(texts)
+                yield numpy.concatenate([part for one in encoded for part in (one, end)])
         else:
             for piece in _pieces(file, lines):
                 yield from tokenizer.encode([piece])
@@ -198,7 +197,8 @@ def _lines(file: str) -> Iterator[bytes]:
     try:
         with fsspec.open(file, "rb", compression="infer") as opened:
             yield from opened
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, ImportError, ValueError) as error:
+        # The last two are fsspec's, of a scheme, or of a compression, that is not known here.
         why = getattr(error, "strerror", None) or error
         raise Unusable(UNREADABLE, f"{file}: cannot be read: {why}") from None
 

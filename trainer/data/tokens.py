@@ -187,7 +187,7 @@ def _opened(path: Path, width: str, count: int, sum_: str) -> NDArray[Any]:
     mapped: NDArray[Any] = numpy.memmap(path, width, "r")
     if len(mapped) != count:
         raise ValueError(f"{path.name} has {len(mapped)} tokens instead of {count}")
-    if xxhash.xxh3_128_hexdigest(mapped) != sum_:
+    if xxhash.xxh3_128_hexdigest(mapped.data) != sum_:
         raise ValueError(f"{path.name} is damaged: its checksum is another one")
     return mapped
 

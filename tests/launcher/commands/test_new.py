@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,10 +14,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from click.testing import Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from launcher import load_job, starter
 from launcher.cli import app
@@ -157,6 +157,18 @@ def test_without_into_it_makes_a_folder_of_that_name(
         "mine.yaml",
         "test_mine.py",
     ]
+
+
+@pytest.mark.parametrize("module", ["text", "tensor", "task", "kept", "schedule", "digits", "any"])
+def test_its_class_has_the_name_of_nothing_else(module: str) -> None:
+    sources = {path.name: path.read_text() for path in (ROOT / "trainer/tasks").glob("*.py")}
+    name = f"My{module.capitalize()}"
+    for kind in ("lm", "digits"):
+        files = starter.files(starter.KINDS[kind], module, sources)
+        written = re.findall(r"^class (\w+)\(Task\):", files[f"{module}.py"], re.MULTILINE)
+        other = module.capitalize()
+        taken = re.search(rf"\b{other}\b", sources[f"{kind}.py"] + "Task Kept")
+        assert written == [name if taken else other]
 
 
 @settings(max_examples=10)

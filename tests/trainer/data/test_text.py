@@ -38,6 +38,10 @@ def all_of(text: Text) -> list[int]:
     return [int(one) for one in text.tokens.take(0, len(text.tokens))]
 
 
+def windows(text: Text) -> list[list[int]]:
+    return [text[index].tolist() for index in range(len(text))]
+
+
 # --- windows ------------------------------------------------------------------------------
 
 
@@ -48,7 +52,7 @@ def test_bytes_and_an_end_become_windows_in_which_each_is_predicted_once(
     expected = [*book.read_bytes(), END]
     assert all_of(text) == expected
     assert len(text) == (len(expected) - 1) // 8
-    predicted = [token for window in text for token in window[1:].tolist()]
+    predicted = [token for window in windows(text) for token in window[1:]]
     assert predicted == expected[1 : 1 + 8 * len(text)]
     assert text[0].dtype == torch.int64 and text[0].shape == (9,)
     assert text[-1].tolist() == text[len(text) - 1].tolist()
@@ -69,8 +73,7 @@ def test_a_part_at_the_end_is_held_out_and_no_token_is_predicted_in_both(
     text = Text(book, 5, cache=tmp_path / "cache")
     train, held_out = text.split(0.25)
     assert len(held_out) == round(0.25 * len(text))
-    windows = [window.tolist() for window in (*train, *held_out)]
-    assert windows == [window.tolist() for window in text]
+    assert windows(train) + windows(held_out) == windows(text)
     assert held_out.take(torch.tensor([1])).tolist() == [held_out[1].tolist()]
     with pytest.raises(IndexError):
         train[len(train)]
@@ -195,6 +198,11 @@ def test_what_is_no_text_is_told_with_its_line(
 def test_no_file_and_no_tokenizer(book: Path, tmp_path: Path) -> None:
     cases: list[tuple[Any, str, str]] = [
         (tmp_path / "none", "bytes", "none: cannot be read: No such file or directory"),
+        (
+            "nowhere://x.txt",
+            "bytes",
+            "nowhere://x.txt: cannot be read: Protocol not known: nowhere",
+        ),
         (book, str(tmp_path / "none.json"), "none.json: the tokenizer cannot be read: No such"),
         (book, str(book), "book.txt: is no tokenizer of the tokenizers library: "),
     ]
@@ -368,7 +376,7 @@ def _made(path: str, cache: str, start: Any, results: Any) -> None:
         written.append(1)
         original(*args)
 
-    tokens.write = counted
+    tokens.write = counted  # type: ignore[assignment]
     text = Text(path, 4, cache=cache)
     results.put((len(written), all_of(text)))
 
