@@ -100,8 +100,8 @@ def read_attendants(
     Raises OSError when the store does not say.
     """
     found = dict(known or {})
-    names = [name[:-5] for name in run_dir.store.names(ATTENDANTS) if name.endswith(".json")]
-    numbers = [int(name) for name in names if name.isdecimal()]
+    names = [name.removesuffix(".json") for name in run_dir.store.names(ATTENDANTS)]
+    numbers = [int(name) for name in names if name.isascii() and name.isdecimal()]
     ask = [one for one in numbers if one not in found or not found[one].left]
 
     def read(number: int) -> Attendant | None:

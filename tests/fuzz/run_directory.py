@@ -97,7 +97,7 @@ def who_looks_after_a_run(given: tuple[bytes, bytes, str]) -> None:
     run_dir.store.write(f"attendants/{file}", attendant)
     run_dir.store.write(f"controllers/{file}", controller)
     found = read_attendants(run_dir)
-    assert found.keys() <= {1, int("9" * 30)}
+    assert all(number >= 0 for number in found)
     in_words(attended_by(found, 10.0))
     unattended_since(found, 1e6)
     attendance = Attendance(run_dir, Attendant("me", 1, every=1.0), lambda: 0.0, lambda: 0.0)
