@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -70,6 +72,19 @@ def of_controller(swell: ScriptedSwell, number: int) -> Replicas:
     return Replicas.of_state(swell.state("one"), str(record["job"]))
 
 
+def api_of_vm(pid: int, token: str = "") -> int:
+    """What the emulator's API answers a VM at the port of its metadata server: the status."""
+    text = Path(f"/proc/{pid}/environ").read_text()
+    env = dict(one.split("=", 1) for one in text.split("\0") if "=" in one)
+    url = f"http://{env['GCE_METADATA_HOST']}/v1/projects/local/locations/local/customJobs"
+    shown = token or env.get("SWELL_EMULATOR_API_TOKEN", "")
+    try:
+        with urlopen(Request(url, headers={"Authorization": f"Bearer {shown}"})) as answer:
+            return int(answer.status)
+    except HTTPError as error:
+        return error.code
+
+
 def files(folder: Path) -> Iterator[bytes]:
     """Everything in a run directory, but for what is this machine's alone."""
     for path in folder.rglob("*"):
@@ -98,6 +113,10 @@ def test_it_goes_on_where_the_launch_was_killed(
         first = Replicas.of_state(swell.state("one"), status["attempts"][0]["job"])
         first.preempt("workerpool1-0", "1s")
         monkeypatch.delenv("HOOK")
+        assert api_of_vm(first.list()[0]["pid"]) == 404, "that is for controllers alone"
+        [vm] = of_controller(swell, 1).list()
+        assert api_of_vm(vm["pid"]) == 200
+        assert api_of_vm(vm["pid"], token="another") == 401
         assert status["state"] == "running" and status["reason"] is None, status["reason"]
         assert [it["controller"] for it in status["attended"]] == [1]
         listed = json.loads(swell("runs", "--json").stdout)
