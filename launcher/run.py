@@ -297,15 +297,20 @@ def _over(directory: RunDirectory) -> bool:
 
 
 @contextmanager
-def webhook_of(draft: Draft) -> Iterator[Callable[[Event], object]]:
-    """Lets the job's webhook, if it has one, hear of the run: yields what takes in its events."""
+def webhook_of(draft: Draft, late: bool = False) -> Iterator[Callable[[Event], object]]:
+    """Lets the job's webhook, if it has one, hear of the run: yields what takes in its events.
+
+    Args:
+        draft: the run.
+        late: see Webhook.
+    """
     notify = draft.job.notify
     if notify is None:
         yield lambda event: None
         return
     lookout = Lookout(draft.directory, float(draft.record["created"]))
     webhook = Webhook(
-        notify, draft.webhook_url, draft.run_id, draft.directory, stalled=lookout.look
+        notify, draft.webhook_url, draft.run_id, draft.directory, stalled=lookout.look, late=late
     )
     with webhook:
         yield webhook.hear

@@ -142,6 +142,7 @@ class Webhook:
         patience: how long it is waited for.
         stalled: asked every now and then whether the run stands still: what is to be told.
         clock: returns Unix seconds.
+        late: whether it may not have heard of the run's end, though that is on record.
     """
 
     def __init__(
@@ -153,7 +154,9 @@ class Webhook:
         patience: Patience = Patience(),
         stalled: Callable[[], Message | None] = lambda: None,
         clock: Callable[[], float] = clock.now,
+        late: bool = False,
     ) -> None:
+        self._late = late
         self._on = notify.on
         self._url = url
         self._run_id = run_id
@@ -169,7 +172,7 @@ class Webhook:
         self._thread = threading.Thread(target=self._send_all, name="swell webhook", daemon=True)
 
     def __enter__(self) -> Webhook:
-        self._over = self._outcome() is not None
+        self._over = self._outcome() is not None and not self._late
         self._thread.start()
         return self
 

@@ -80,9 +80,9 @@ def notes(job: Job, prices: PriceList) -> Iterator[str]:
         yield from _remarks(machine)
     yield from _choices(job, prices)
     if job.controller:
-        machine = job.controller.machine
-        usd = prices.controllers[machine]
-        yield f"looked after by a controller: {machine}, on demand, {usd:.2f} $/h besides"
+        name = job.controller.machine
+        usd = prices.controllers[name]
+        yield f"looked after by a controller: {name}, on demand, {usd:.2f} $/h besides"
     yield f"prices: USD per hour, {prices.source}"
 
 
