@@ -30,7 +30,7 @@ swell)
   mkdir -p /opt/swell/share/swell
   pip inspect --local >/opt/swell/share/swell/packages.json
   if [ "$2" = controller ]; then
-    # Of Google's package one client is used; these are a third of the image. And nothing is
+    # Of Google's package one client is used; these are a quarter of the image. And nothing is
     # installed in it any more.
     site="$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
     rm -rf "$site/google/cloud/aiplatform_v1beta1" "$site/google/genai" "$site/vertexai" \
