@@ -297,11 +297,12 @@ def test_what_a_controller_may_not_do_is_said_with_the_command(google: Google) -
     google.wrong[TROUBLESHOOT] = (200, {"access": "NOT_GRANTED"})
     found = of_controller(google, **CONTROLLED)
     account = f"serviceAccount:{CONTROLLED['service_account']}"
-    said = {name: finding.said for name, finding in found.items() if finding.verdict == "fail"}
-    assert f"--member={account} --role=roles/aiplatform.user" in said["controller may submit jobs"]
-    assert "SW2038" in said["controller may submit jobs"]
-    use = said["controller may use the service account"]
-    assert f"--member={account} --role=roles/iam.serviceAccountUser" in use and "SW2039" in use
-    secret = said["controller may use the secret"]
+    run = {name: finding.fix for name, finding in found.items() if finding.verdict == "fail"}
+    ids = {name: finding.id for name, finding in found.items()}
+    submits, acts = "controller may submit jobs", "controller may use the service account"
+    assert f"--member={account} --role=roles/aiplatform.user" in str(run[submits])
+    assert f"--member={account} --role=roles/iam.serviceAccountUser" in str(run[acts])
+    assert (ids[submits], ids[acts]) == ("SW2038", "SW2039")
+    secret = str(run["controller may use the secret"])
     assert "role=roles/secretmanager.secretVersionManager" in secret
     assert "role=roles/secretmanager.secretAccessor" in secret
