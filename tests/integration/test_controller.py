@@ -19,6 +19,7 @@ from launcher.supervision.attendance import read_attendants
 from tests.httpserver import LocalServer
 from tests.integration.command import until
 from tests.integration.scripted import ScriptedSwell
+from trainer.rundir.attempts import ENDED
 from trainer.rundir.directory import RunDirectory
 
 SECRET = "services/T0123/neverseen"
@@ -151,7 +152,7 @@ def test_it_is_started_again_and_replaced_before_its_timeout(swell: ScriptedSwel
     until(lambda: controllers(swell, "one")[:2] == [1, 1])
     until(lambda: 2 in controllers(swell, "one"))
     until(lambda: [it["controller"] for it in swell.status("one")["attended"]] == [2])
-    until(lambda: swell.status("one")["controllers"][0]["state"] == "SUCCEEDED")
+    until(lambda: swell.status("one")["controllers"][0]["state"] in ENDED)
     assert swell.vms("one") == before, "nothing has happened to the run"
     assert len(swell.status("one")["attempts"]) == 1
     answer = swell("cancel", "one")
@@ -159,7 +160,7 @@ def test_it_is_started_again_and_replaced_before_its_timeout(swell: ScriptedSwel
     assert swell.nothing_is_left()
     status = swell.status("one")
     assert status["state"] == "cancelled"
-    assert [it["state"] for it in status["controllers"]] == ["SUCCEEDED", "SUCCEEDED"]
+    assert status["controllers"][-1]["state"] == "SUCCEEDED"
 
 
 @pytest.mark.soak
