@@ -141,9 +141,14 @@ def look_after(order: Order, env: Mapping[str, str]) -> None:
     draft = reopen(RunDirectory(order.run_dir), order.trust)
     target = target_of(draft, env)
     duties: list[Duty] = []
+
+    def leave() -> None:
+        for duty in duties:
+            duty.end()
+
     with ExitStack() as resources:
         # Last, when the webhook has been told: until then another life of it would tell that.
-        resources.callback(lambda: [duty.end() for duty in duties])
+        resources.callback(leave)
         attendants = read_attendants(draft.directory)
         missed = any(it.controller and not it.left for it in attendants.values())
         listener = resources.enter_context(webhook_of(draft, late=missed))
