@@ -77,6 +77,13 @@ BASE_IMAGE=localhost/debian:bookworm-slim ENGINE=podman \
   exit 1
 }
 tail -1 "$folder/build.log"
+say "building the image of controllers"
+BASE_IMAGE=localhost/debian:bookworm-slim ENGINE=podman \
+  containers/build.sh controller localhost/swell-controller "${more[@]}" >"$folder/build.log" 2>&1 || {
+  tail -40 "$folder/build.log" >&2
+  exit 1
+}
+tail -1 "$folder/build.log"
 say "building a user's image on top of it"
 podman build --quiet "${more[@]}" \
   --tag localhost/swell-digits - <<'END'
@@ -90,5 +97,7 @@ say "testing"
 SWELL_TEST_IMAGE=localhost/swell-trainer SWELL_TEST_DIGITS_IMAGE=localhost/swell-digits \
   "$python" -m pytest tests/launcher/emulator/vms/test_container_vms.py tests/containers/test_image.py \
   ${PYTEST_ARGS:-}
+SWELL_TEST_CONTROLLER_IMAGE=localhost/swell-controller \
+  "$python" -m pytest tests/containers/test_controller_image.py
 SWELL_TEST_IMAGE=localhost/swell-trainer "$python" -m pytest tests/neighbours -k container
 say "done"

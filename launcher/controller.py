@@ -38,7 +38,8 @@ from launcher.job.machines import LOCAL
 from launcher.job.yamlfile import FileError
 from launcher.oversight import Oversight, oversight_of
 from launcher.run import webhook_of
-from launcher.supervision.attendance import Relieved
+from launcher.supervision.attendance import Relieved, read_attendants
+from launcher.supervision.duty import Duty
 from launcher.target import LOCAL_BACKOFF, LOCAL_BEAT, LOCAL_SETTLE, Target, vertex
 from launcher.trust import Trust
 from trainer.protocol.secretmanager import read_secret
@@ -139,12 +140,22 @@ def look_after(order: Order, env: Mapping[str, str]) -> None:
     order.trust.keep(order.run_id)
     draft = reopen(RunDirectory(order.run_dir), order.trust)
     target = target_of(draft, env)
+    duties: list[Duty] = []
+
+    def leave() -> None:
+        for duty in duties:
+            duty.end()
+
     with ExitStack() as resources:
-        listener = resources.enter_context(webhook_of(draft))
+        # Last, when the webhook has been told: until then another life of it would tell that.
+        resources.callback(leave)
+        attendants = read_attendants(draft.directory)
+        missed = any(it.controller and not it.left for it in attendants.values())
+        listener = resources.enter_context(webhook_of(draft, late=missed))
         seen: Oversight = oversight_of(
             draft, target, resources, listener=listener, sleep=time.sleep, own=order.number
         )
-        resources.callback(seen.duty.end)
+        duties.append(seen.duty)
         _say(f"looks after run {order.run_id} in {order.run_dir} as its controller {order.number}")
         outcome = seen.supervisor.run()
         seen.duty.close()

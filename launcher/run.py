@@ -314,8 +314,13 @@ def _over(directory: RunDirectory) -> bool:
 
 
 @contextmanager
-def webhook_of(draft: Draft) -> Iterator[Callable[[Event], object]]:
-    """Lets the job's webhook, if it has one, hear of the run: yields what takes in its events."""
+def webhook_of(draft: Draft, late: bool = False) -> Iterator[Callable[[Event], object]]:
+    """Lets the job's webhook, if it has one, hear of the run: yields what takes in its events.
+
+    Args:
+        draft: the run.
+        late: see Webhook.
+    """
     notify = draft.job.notify
     if notify is None:
         yield lambda event: None
@@ -323,7 +328,7 @@ def webhook_of(draft: Draft) -> Iterator[Callable[[Event], object]]:
     terms = Terms.of(draft.job)
     lookout = Lookout(draft.directory, float(draft.record["created"]), terms=terms)
     webhook = Webhook(
-        notify, draft.webhook_url, draft.run_id, draft.directory, stalled=lookout.look
+        notify, draft.webhook_url, draft.run_id, draft.directory, stalled=lookout.look, late=late
     )
     with webhook:
         yield webhook.hear

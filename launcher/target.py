@@ -35,7 +35,7 @@ from trainer.rundir.retry import Backoff
 SETTLE = 180.0
 # For as long an emulator that has ended may fail to start again; VMs train on meanwhile.
 LOCAL_PATIENCE = 600.0
-LOCAL_BEAT = 2.0
+LOCAL_BEAT = 5.0
 LOCAL_SETTLE = 5.0
 LOCAL_BACKOFF = Backoff(first=0.05, longest=1.0, limit=30.0)
 
@@ -91,7 +91,7 @@ class Target:
     secrets: str = ENDPOINT
     token: str = field(default="", repr=False)
     halt: Callable[[], None] | None = None
-    beat: float = 20.0
+    beat: float = 30.0  # with patience (attendance.STALE) longer than a submission is tried
 
 
 def vertex(job: Job) -> Target:

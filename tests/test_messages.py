@@ -40,6 +40,7 @@ NOT_FOR_USERS = {
     "trainer/rundir/store.py TooLarge": "becomes what its reader makes of it",
     "trainer/worker/horovod_hooks.py NoWorker": "starts the worker again",
     "launcher/api/reach.py _Over": "becomes an Unreachable",
+    "launcher/supervision/attendance.py Relieved": "ends a controller beside the next one",
     "launcher/job/interpolation.py InterpolationError": "becomes a FileError",
     "launcher/emulator/jobs/lifecycle.py Refused": "becomes an answer of the API",
     "launcher/emulator/resources/errors.py ApiError": "becomes an answer of the API",

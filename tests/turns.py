@@ -19,6 +19,7 @@ SECONDS = {
     "tests/chaos/test_storm.py": 50,
     "tests/integration/test_checkpoints.py": 25,
     "tests/integration/test_code.py": 10,
+    "tests/integration/test_controller.py": 35,
     "tests/integration/test_elastic_run.py": 15,
     "tests/integration/test_faults.py": 30,
     "tests/integration/test_figures.py": 60,

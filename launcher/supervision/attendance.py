@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pydantic.dataclasses import dataclass as strict_dataclass
@@ -100,8 +100,8 @@ def read_attendants(
     Raises OSError when the store does not say.
     """
     found = dict(known or {})
-    names = [name[:-5] for name in run_dir.store.names(ATTENDANTS) if name.endswith(".json")]
-    numbers = [int(name) for name in names if name.isdecimal()]
+    names = [name.removesuffix(".json") for name in run_dir.store.names(ATTENDANTS)]
+    numbers = [int(name) for name in names if name.isascii() and name.isdecimal()]
     ask = [one for one in numbers if one not in found or not found[one].left]
 
     def read(number: int) -> Attendant | None:
@@ -122,7 +122,7 @@ class _Pulse:
     beat: int
     since: float  # when the beat was last seen to change, or first seen
     lives: bool = False  # whether it has changed, or came later than this one looked
-    gone: bool = field(default=False)
+    gone: bool = False  # whether it has left, or is not heard of any more
 
 
 class Attendance:
@@ -150,11 +150,6 @@ class Attendance:
         self._known: dict[int, Attendant] = {}
         self._pulses: dict[int, _Pulse] = {}
         self._looked = False
-
-    @property
-    def known(self) -> Mapping[int, Attendant]:
-        """All that there are and were, as of the last look."""
-        return self._known
 
     @property
     def lives(self) -> dict[int, int]:
@@ -196,6 +191,8 @@ class Attendance:
 
     def begin(self) -> None:
         """Says that this one is there, once. Raises OSError when the store does not take it."""
+        if not self._looked:
+            self.look()
         number = max(self._known, default=0)
         while not self._number:
             number += 1

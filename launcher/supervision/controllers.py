@@ -90,8 +90,10 @@ def record_name(number: int) -> str:
 
 def read_controllers(run_dir: RunDirectory) -> list[ControllerRecord]:
     """Returns a run's controllers, in order. Raises OSError when the store does not say."""
-    names = [name for name in run_dir.store.names(CONTROLLERS) if name.endswith(".json")]
-    numbers = sorted(int(name[:-5]) for name in names if name[:-5].isdecimal())
+    names = {f"{CONTROLLERS}/{name}" for name in run_dir.store.names(CONTROLLERS)}
+    said = [name.rpartition("/")[2].removesuffix(".json") for name in names]
+    numbers = sorted(int(name) for name in said if name.isascii() and name.isdecimal())
+    numbers = [number for number in numbers if record_name(number) in names]
     records = run_dir.store.each(run_dir.read_json, [record_name(number) for number in numbers])
     return [
         ControllerRecord.from_json({**record, "number": number})

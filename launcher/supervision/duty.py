@@ -86,8 +86,6 @@ class Duty:
                 self._staff.end_own()
 
     def _attend(self, attendance: Attendance, begin: bool = True) -> None:
-        if self._staff is None and not attendance.known:
-            attendance.look()
         if begin:
             attendance.begin()
         attendance.beat()

@@ -144,6 +144,7 @@ class Webhook:
         patience: how long it is waited for.
         stalled: asked every now and then what else is to be told: that the run stands still.
         clock: returns Unix seconds.
+        late: whether it may not have heard of the run's end, though that is on record.
     """
 
     def __init__(
@@ -155,7 +156,9 @@ class Webhook:
         patience: Patience = Patience(),
         stalled: Callable[[], list[Message]] = list,
         clock: Callable[[], float] = clock.now,
+        late: bool = False,
     ) -> None:
+        self._late = late
         self._on = notify.on
         self._url = url
         self._run_id = run_id
@@ -171,7 +174,7 @@ class Webhook:
         self._thread = threading.Thread(target=self._send_all, name="swell webhook", daemon=True)
 
     def __enter__(self) -> Webhook:
-        self._over = self._outcome() is not None
+        self._over = self._outcome() is not None and not self._late
         self._thread.start()
         return self
 

@@ -83,6 +83,10 @@ def notes(job: Job, prices: PriceList) -> Iterator[str]:
     for machine in {pool.machine: prices.machines[pool.machine] for pool in job.pools}.values():
         yield from _remarks(machine)
     yield from _choices(job, prices)
+    if job.controller:
+        name = job.controller.machine
+        usd = prices.controllers[name]
+        yield f"looked after by a controller: {name}, on demand, {usd:.2f} $/h besides"
     yield f"prices: USD per hour, {prices.source}"
 
 

@@ -15,9 +15,19 @@ from rich.console import Console
 from safetensors.torch import save
 
 from launcher.job.job import Job
+from launcher.status.attended import attended_by, in_words, unattended_since
 from launcher.status.samples import account, read_audit
 from launcher.status.status import read_status
+from launcher.supervision.attendance import Attendance, Attendant, Relieved, read_attendants
+from launcher.supervision.controllers import (
+    ControllerRecord,
+    Situation,
+    decide,
+    read_controllers,
+    usd_of,
+)
 from launcher.supervision.wanted import fleet_of, ways_of
+from launcher.trust import Trust
 from launcher.views.live import Scene, render
 from launcher.views.summary import print_summary
 from tests.fuzz.inputs import anything, as_json, changed, damaged, json_of
@@ -68,6 +78,46 @@ def what_is_wanted(given: tuple[bytes, int]) -> None:
         with suppress(ValueError):
             ways = ways_of(JOB, "local", None, found)
             assert fleet_of(JOB, ways, found).jobs <= 64
+
+
+ATTENDANT = Attendant("me@here", 2, 1.0, 2.0, 20.0, 3)
+CONTROLLER = ControllerRecord(
+    1, "us-east4", "https://v", "e2-standard-4", "jobs/1", usd_per_hour=0.1
+)
+
+
+@target(
+    st.tuples(
+        json_of(ATTENDANT.to_json()),
+        json_of(CONTROLLER.to_json()),
+        st.sampled_from(["000001.json", "1.json", "9" * 30 + ".json", "٣.json", "x.json"]),
+    )
+)
+def who_looks_after_a_run(given: tuple[bytes, bytes, str]) -> None:
+    attendant, controller, file = given
+    run_dir = directory()
+    run_dir.store.write(f"attendants/{file}", attendant)
+    run_dir.store.write(f"controllers/{file}", controller)
+    found = read_attendants(run_dir)
+    assert all(number >= 0 for number in found)
+    in_words(attended_by(found, 10.0))
+    unattended_since(found, 1e6)
+    attendance = Attendance(run_dir, Attendant("me", 1, every=1.0), lambda: 0.0, lambda: 0.0)
+    attendance.look()
+    with suppress(Relieved):
+        attendance.may_act()
+    with suppress(ValueError):
+        controllers = read_controllers(run_dir)
+        usd_of(controllers, 10.0)
+        for _ in decide(Situation(tuple(controllers)), 10.0):
+            pass
+
+
+@target(json_of(json.loads(Trust("key", "https://h", {"e2-standard-4": {"on_demand": 1.0}}).text)))
+def what_a_controller_is_entrusted_with(data: bytes) -> None:
+    with suppress(ValueError):
+        trust = Trust.parse(data.decode("latin-1"))
+        assert trust.run_key and Trust.parse(trust.text) == trust
 
 
 CLAIM = {"term": 7, "member": str(A), "target": "10.0.0.1:5", "generation": 3, "counter": 9}

@@ -73,6 +73,14 @@ WORTH_A_LINE = [
         "attempt 1 goes (it is not wanted any more)",
     ),
     (
+        event("controller_started", controller=2, job="j", region="us-east4"),
+        "controller 2: CustomJob submitted in us-east4",
+    ),
+    (
+        event("controller_ended", controller=2, state="FAILED", reason="no image"),
+        "controller 2 ended: failed (no image)",
+    ),
+    (
         event("wanted", version=2, jobs=4, region="us-east1", strategy="spot", by="me@here"),
         "wanted from now on: 4 jobs, us-east1, spot (asked by me@here)",
     ),

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from launcher.cli import app
 from launcher.doctor.checkup import Finding, examine
 from launcher.doctor.cloud import Cloud
+from launcher.doctor.controllerchecks import controller_checks
 from launcher.doctor.vertexchecks import credentials, vertex_checks
 from launcher.job.job import Job
 from tests.launcher.doctor.google import ACCOUNT, METRIC, Google, error
@@ -255,3 +256,53 @@ def test_the_command_against_the_emulators_apis(
     assert "an object was made and removed" in answer.stdout
     assert "could not check: Service Usage: an emulator does not have it" in answer.stdout
     assert storage.objects.list("bucket").objects == []
+
+
+CONTROLLED: dict[str, Any] = {
+    "controller": {"image": "us-docker.pkg.dev/images/repo/controller:1"},
+    "service_account": "trainer@p.iam.gserviceaccount.com",
+    "token_secret": "projects/p/secrets/swell",
+}
+
+
+def of_controller(google: Google, **fields: Any) -> dict[str, Finding]:
+    job = Job.model_validate({**FIELDS, **fields})
+    cloud = Cloud("p", google.endpoints, emulated=True)
+    return dict(examine(list(controller_checks(job, cloud)), 60.0))
+
+
+def test_a_controller_is_asked_about_as_its_own_account(google: Google) -> None:
+    assert of_controller(google) == {}, "the job has none"
+    found = of_controller(google, **CONTROLLED)
+    assert {name: finding.verdict for name, finding in found.items()} == dict.fromkeys(
+        [
+            "controller's image",
+            "controller's image may be pulled",
+            "controller may submit jobs",
+            "controller may use the service account",
+            "controller may use the secret",
+        ],
+        "pass",
+    )
+    asked = [body["accessTuple"] for body in google.asked if "accessTuple" in body]
+    assert {one["principal"] for one in asked} == {CONTROLLED["service_account"]}
+    project = "//cloudresourcemanager.googleapis.com/projects/p"
+    verbs = {one["permission"] for one in asked if one["fullResourceName"] == project}
+    assert verbs == {
+        f"aiplatform.customJobs.{verb}" for verb in ("create", "get", "list", "cancel")
+    }
+
+
+def test_what_a_controller_may_not_do_is_said_with_the_command(google: Google) -> None:
+    google.wrong[TROUBLESHOOT] = (200, {"access": "NOT_GRANTED"})
+    found = of_controller(google, **CONTROLLED)
+    account = f"serviceAccount:{CONTROLLED['service_account']}"
+    run = {name: finding.fix for name, finding in found.items() if finding.verdict == "fail"}
+    ids = {name: finding.id for name, finding in found.items()}
+    submits, acts = "controller may submit jobs", "controller may use the service account"
+    assert f"--member={account} --role=roles/aiplatform.user" in str(run[submits])
+    assert f"--member={account} --role=roles/iam.serviceAccountUser" in str(run[acts])
+    assert (ids[submits], ids[acts]) == ("SW2038", "SW2039")
+    secret = str(run["controller may use the secret"])
+    assert "role=roles/secretmanager.secretVersionManager" in secret
+    assert "role=roles/secretmanager.secretAccessor" in secret

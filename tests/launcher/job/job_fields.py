@@ -160,6 +160,9 @@ _OPTIONAL = _some(
         "output": st.sampled_from(["gs://bucket-b/runs", "gs://bucket-b/$(HOME)/"]),
         "service_account": st.just("a@p.iam.gserviceaccount.com"),
         "network": st.just("projects/1/global/networks/n"),
+        "controller": st.sampled_from(
+            [True, {"machine": "n1-standard-4", "image": "h/i", "timeout": "1d"}]
+        ),
         "web_access": st.booleans(),
         "dashboard_access": st.booleans(),
         "elastic": st.just({"min_workers": 1, "hold_off": "2s"}),

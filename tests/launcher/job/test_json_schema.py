@@ -53,6 +53,7 @@ FULL: dict[str, Any] = {
     "elastic": {"min_workers": 1, "hold_off": "1s", "replace_stragglers": 1.5},
     "checkpoint": {"every": "10min", "keep": 2},
     "scheduling": {"strategy": "spot", "disable_retries": True},
+    "controller": {"machine": "e2-standard-4", "image": "i", "timeout": "1d"},
     "timeout": "3d",
     "audit": False,
     "on_nonfinite": "skip",

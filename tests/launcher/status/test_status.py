@@ -95,6 +95,8 @@ def test_the_status_of_a_run_that_rode_the_market() -> None:
             "attempts": 1,
             "remaining": {"usd": None, "seconds": None, "attempts": None, "until": None},
         },
+        "attended": None,
+        "controllers": [],
         "api": None,
         "apis": [],
     }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,10 @@ from launcher.api.apierror import ApiError
 from launcher.api.retry import Retries
 from launcher.cli import app
 from launcher.supervision.attempt import read_attempts
+from launcher.supervision.attendance import Attendant
+from launcher.supervision.attendance import record_name as attendant_name
 from launcher.supervision.cancel import cancel_run
+from launcher.supervision.controllers import ControllerRecord, record_name
 from tests.launcher.faulty_server import FaultyServer, refuses, resets_after
 from tests.launcher.recorded_run import PARENT, custom_job, record_attempt, record_run
 from trainer.rundir.directory import RunDirectory
@@ -184,3 +189,40 @@ def test_of_several_one_that_fails_holds_up_no_other(server: FaultyServer) -> No
     assert answer.stdout == "run one is cancelled\n"
     assert answer.stderr.startswith("swell: ") and "broken" in answer.stderr
     assert directory.outcome()
+
+
+def with_controller(directory: RunDirectory, server: FaultyServer) -> str:
+    """Gives a run a controller that runs. Returns its CustomJob's name."""
+    job = custom_job("one")
+    job["name"] = f"{PARENT}/customJobs/77"
+    add(server, job)
+    record = ControllerRecord(
+        1, "us-central1", server.endpoint, "e2-standard-4", job["name"], state="RUNNING"
+    )
+    directory.write_json(record_name(1), record.to_json())
+    return str(job["name"])
+
+
+def test_a_controller_that_does_not_end_by_itself_is_cancelled_at_last(
+    server: FaultyServer,
+) -> None:
+    directory = record_run("one")
+    record_attempt(directory, server.endpoint)
+    add(server, custom_job("one"))
+    name = with_controller(directory, server)
+    assert cancel(directory).endswith("controller 1 is asked to end")
+    assert server.jobs[name]["state"] == "JOB_STATE_CANCELLED"
+
+
+def test_a_controller_that_lives_may_tell_the_webhook_first(server: FaultyServer) -> None:
+    directory = record_run("one")
+    name = with_controller(directory, server)
+    attendant = Attendant("me@vm", 1, since=time.time(), seen=time.time(), every=20.0)
+    directory.write_json(attendant_name(1), attendant.to_json())
+
+    def leave(seconds: float) -> None:
+        directory.write_json(attendant_name(1), replace(attendant, left=True).to_json())
+        server.jobs[name]["state"] = "JOB_STATE_SUCCEEDED"
+
+    assert cancel_run(directory, retries=QUICK, sleep=leave) == "run one is cancelled"
+    assert server.jobs[name]["state"] == "JOB_STATE_SUCCEEDED"

@@ -44,6 +44,16 @@ def test_an_unknown_price_makes_the_sum_unknown() -> None:
     assert reached(limits(cost="1 USD"), taken, HOUR) is None
 
 
+def test_controllers_cost_and_are_neither_attempts_nor_their_time() -> None:
+    taken = spent([attempt(0.0, HOUR)], HOUR, 0.5)
+    assert (taken.usd, taken.seconds, taken.attempts) == (10.5, HOUR, 1)
+    assert reached(limits(cost="10.50 USD"), taken, HOUR)
+    assert spent([attempt(0.0, HOUR)], HOUR, None).usd is None
+    assert (
+        account(limits(cost="11 USD"), [attempt(0.0, HOUR)], HOUR, 0.5)["remaining"]["usd"] == 0.5
+    )
+
+
 @pytest.mark.parametrize(
     ("given", "reason"),
     [

@@ -137,6 +137,16 @@ def test_stockout_failover_and_end_are_told(server: Server, run_dir: RunDirector
     assert failures(run_dir) == []
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_an_end_of_before_is_told_by_one_that_may_have_missed_it_alone(
+    server: Server, run_dir: RunDirectory, late: bool
+) -> None:
+    run_dir.end("succeeded", "training is complete")
+    with Webhook(Notify(url_env="A"), server.url, "one", run_dir, late=late):
+        pass
+    assert [one["news"] for one in server.got] == (["end"] if late else [])
+
+
 def test_a_stall_is_told_once_and_when_it_is_over(server: Server, run_dir: RunDirectory) -> None:
     events, now = EventWriter(run_dir, "leader-000001", lambda: now[0]), [1000.0]
     events.emit("leader_changed", term=1, member="workerpool0-0", attempt=1)

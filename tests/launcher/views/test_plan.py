@@ -142,6 +142,13 @@ def test_of_a_fleet_it_is_said_how_many_jobs_there_are_and_what_they_cost() -> N
     assert plan.ACROSS in anchored and plan.ACROSS not in lines
 
 
+def test_a_controller_is_said_to_cost_something_besides() -> None:
+    said = "looked after by a controller: e2-standard-8, on demand, 0.27 $/h besides"
+    controller = {"machine": "e2-standard-8"}
+    assert said in table_of(pools=["a2-highgpu-1g"], controller=controller).splitlines()
+    assert "controller" not in table_of(pools=["a2-highgpu-1g"])
+
+
 def test_unknown_prices_are_said_to_be_unknown() -> None:
     text = table_of(pools=["a2-highgpu-1g", "2 x a3-ultragpu-8g", "a2-highgpu-2g"])
     lines = text.splitlines()

@@ -1,0 +1,44 @@
+"""Who looks after a run, as people and programs are told."""
+
+from __future__ import annotations
+
+from launcher.status.attended import attended_by, in_words, unattended_since
+from launcher.supervision.attendance import STALE, Attendant
+from launcher.words import at_clock
+
+LAUNCH = Attendant("me@laptop", 0, since=100.0, seen=1000.0, every=20.0)
+CONTROLLER = Attendant("root@vm", 2, since=300.0, seen=1005.0, every=20.0)
+LATE = 1000.0 + STALE * 20.0
+
+
+def test_nothing_is_known_of_a_run_of_which_nobody_has_said_anything() -> None:
+    assert attended_by({}, 1000.0) is None
+    assert unattended_since({}, 1000.0) is None
+    assert in_words(None) == ""
+
+
+def test_all_who_are_there_are_named_and_since_when() -> None:
+    attended = attended_by({1: LAUNCH, 2: CONTROLLER}, 1010.0)
+    assert attended == [
+        {"who": "me@laptop", "controller": None, "since": 100.0, "seen": 1000.0},
+        {"who": "root@vm", "controller": 2, "since": 300.0, "seen": 1005.0},
+    ]
+    first, second = at_clock(100.0), at_clock(300.0)
+    assert in_words(attended) == f"me@laptop, since {first}; controller 2, since {second}"
+
+
+def test_who_has_left_or_is_silent_is_not_there() -> None:
+    left = Attendant("me@laptop", 0, since=100.0, seen=1000.0, every=20.0, left=True)
+    assert attended_by({1: left}, 1001.0) == []
+    assert attended_by({1: LAUNCH, 2: CONTROLLER}, LATE) == [
+        {"who": "root@vm", "controller": 2, "since": 300.0, "seen": 1005.0}
+    ]
+    assert in_words([]) == "nobody"
+
+
+def test_a_run_that_nobody_looks_after_says_who_did_last_and_what_to_do() -> None:
+    assert unattended_since({1: LAUNCH, 2: CONTROLLER}, LATE) is None
+    assert unattended_since({1: LAUNCH, 2: CONTROLLER}, 1065.0 + STALE * 20.0) == (
+        "nobody looks after it: controller 2 was last heard of 3:00 ago; swell attach goes on with "
+        "it [SW2037]"
+    )
