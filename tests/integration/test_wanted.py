@@ -169,5 +169,6 @@ def test_a_loop_of_ones_own_and_an_elastic_horovod_script_move_as_tasks_do(
     assert [attempt["region"] for attempt in found["attempts"]] == ["us-central1", "us-east1"]
     assert [attempt["kind"] for attempt in found["attempts"]] == ["replaced", ""]
     causes = [generation["cause"] for generation in found["generations"]]
-    assert causes[0] == "start" and {*causes[1:]} <= {"grow", "drain", "leader"}
+    # On a busy machine a world may take longer to form than it is given, and another one forms.
+    assert causes[0] == "start" and {*causes[1:]} <= {"grow", "drain", "leader", "break"}
     until(swell.nothing_is_left)
