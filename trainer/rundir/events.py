@@ -12,7 +12,8 @@ finite number is "nan", "inf" or "-inf" (see trainer.rundir.numbers).
 ========================  =======================================================
 event                     further fields
 ========================  =======================================================
-attempt_started           attempt, job, region, choice      (launcher)
+attempt_started           attempt, job, region, choice, beside (launcher; beside is true of one
+                          that is tried beside a dear one, which goes on)
 attempt_ended             attempt, state, verdict, reason   (launcher)
 attempt_due               attempt, choice, seconds          (launcher; when it has to wait)
 attempt_left              attempt, reason                   (launcher; another is tried instead)
@@ -20,7 +21,7 @@ attempt_replaced          attempt, reason                   (launcher; it is not
 wanted                    version, jobs, region, machine, strategy, by (whoever asked for it; see
                           trainer.rundir.wanted)
 moved                     attempt, region, home             (launcher; the run directory stays)
-stockout                  attempt, region, reason           (launcher)
+stockout                  attempt, region, reason, beside   (launcher; see attempt_started)
 stop_asked                reason                            (launcher; a limit is reached)
 leader_changed            term, member, address, attempt
 member_joined             member, slots, incarnation, term
