@@ -51,6 +51,7 @@ class EventRecord:
     attempt: int | None = None
     bandwidth: float | None = None
     before: int | None = None
+    beside: bool | None = None
     by: str | None = None
     cause: str | None = None
     changes: list[str] | None = None

@@ -206,7 +206,8 @@ def _text(event: EventRecord) -> str | None:
     match event:
         # The launcher's.
         case EventRecord(event="attempt_started", attempt=int(attempt), region=str(region)):
-            return f"attempt {attempt}: CustomJob submitted in {event.choice or region}"
+            beside = ", beside what is dearer" if event.beside else ""
+            return f"attempt {attempt}: CustomJob submitted in {event.choice or region}{beside}"
         case EventRecord(event="attempt_ended", attempt=int(attempt), state=str(state)):
             return f"attempt {attempt} ended: {state.lower()}{why}"
         case EventRecord(

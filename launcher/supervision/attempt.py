@@ -46,6 +46,7 @@ class Attempt:
         step: steps that the run had completed then.
         trained: how many of them with a worker of this attempt; None when that is not known.
         usd_per_hour: what its machines cost, estimated; None when that is not known.
+        beside: whether it is tried beside a dear one, which goes on if it comes to nothing.
     """
 
     attempt: int = 0
@@ -66,6 +67,7 @@ class Attempt:
     step: int = 0
     trained: int | None = None
     usd_per_hour: float | None = None
+    beside: bool = False
 
     @property
     def over(self) -> bool:

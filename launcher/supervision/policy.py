@@ -176,10 +176,11 @@ class Situation:
 
 @dataclass(frozen=True)
 class Submit:
-    """Send the CustomJob of attempt ``attempt``."""
+    """Send the CustomJob of attempt ``attempt``; ``beside`` as in Attempt."""
 
     attempt: int
     choice: Choice
+    beside: bool = False
 
 
 @dataclass(frozen=True)
@@ -444,7 +445,7 @@ def _replacements(
         if not may_try(fleet, terms.limits, attempts, sent + lacking.total):
             return
         sent += 1
-        yield Submit(number + sent, found.choice)
+        yield Submit(number + sent, found.choice, beside=True)
 
 
 def _nothing_left(situation: Situation) -> End:

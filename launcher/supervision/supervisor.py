@@ -224,9 +224,9 @@ class Supervisor:
     def _carry_out(self, action: Action) -> bool:
         """Returns whether that has changed anything, so that it is time to decide again."""
         match action:
-            case Submit(number, choice):
+            case Submit(number):
                 # Where somebody else has sent one, it was decided without knowing of that.
-                return number - 1 != max(self._attempts, default=0) or self._submit(number, choice)
+                return number - 1 != max(self._attempts, default=0) or self._submit(action)
             case Find(number):
                 return self._find(number)
             case Leave(number, reason, kind):
@@ -273,7 +273,8 @@ class Supervisor:
 
     # --- submitting -------------------------------------------------------------------
 
-    def _submit(self, number: int, choice: Choice) -> bool:
+    def _submit(self, submit: Submit) -> bool:
+        number, choice = submit.attempt, submit.choice
         api = self._target.api(choice.region)
         attempt = Attempt(
             number,
@@ -282,6 +283,7 @@ class Supervisor:
             choice.name,
             created=self._now(),
             usd_per_hour=choice.usd_per_hour,
+            beside=submit.beside,
         )
         # On record before it is sent: after a crash in between, the label finds the job.
         if not self._run_dir.create_json(record_name(number), attempt.to_json()):
@@ -339,7 +341,7 @@ class Supervisor:
         attempt = replace(self._attempts[number], job=job.name, submitted=submitted)
         told = {"job": job.name, "region": attempt.region, "choice": attempt.choice or None}
         told |= self._asked.terms.asked_for(attempt.choice)
-        self._events.emit("attempt_started", attempt=number, **told)
+        self._events.emit("attempt_started", attempt=number, beside=attempt.beside or None, **told)
         self._record(self._with_state(attempt, job))
         home = min(self._attempts.values(), key=lambda it: it.attempt).region
         buckets = self._asked.terms.choices[0].job.checkpoint.buckets
@@ -461,7 +463,8 @@ class Supervisor:
         )
         verdict, why = verdict_of(attempt), reason or None
         if verdict in DRY:
-            self._events.emit("stockout", attempt=number, region=attempt.region, reason=why)
+            where = {"region": attempt.region, "beside": attempt.beside or None}
+            self._events.emit("stockout", attempt=number, **where, reason=why)
         self._events.emit("attempt_ended", attempt=number, state=state, verdict=verdict, reason=why)
         self._record(attempt)
         self._events.flush()

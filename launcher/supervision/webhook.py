@@ -90,7 +90,12 @@ def find_url(notify: Notify, environment: Mapping[str, str] = os.environ) -> str
 
 
 def message_of(event: Event) -> Message | None:
-    """Returns what is worth telling of an event of the launcher's; None for other events."""
+    """Returns what is worth telling of an event of the launcher's; None for other events.
+
+    What is tried beside a job that trains on is none: the run does not wait for it.
+    """
+    if event.get("beside"):
+        return None
     attempt, region, reason = (event.get(name) for name in ("attempt", "region", "reason"))
     why = f" ({one_line(str(reason))})" if reason else ""
     message: Message = {"attempt": attempt, "region": region}

@@ -22,6 +22,7 @@ from launcher.probed import Probed
 from launcher.sightings import Sightings
 from launcher.supervision.choices import choices_of
 from launcher.supervision.limits import usd_per_hour
+from launcher.supervision.preference import cheaper
 
 if TYPE_CHECKING:
     from launcher.job.prices import PriceList
@@ -149,6 +150,10 @@ def _choices(job: Job, prices: PriceList) -> Iterator[str]:
         after = timedelta(seconds=choice.after)
         when = f", when nothing has run for {format_duration(after)}" if after else ""
         yield f"  {number}. {choice.name}: {price}{when}"
+    dear = any(cheaper(choices, choice.name) for choice in choices)
+    if dear and job.is_fleet and job.resubmit.back is not None:
+        often = format_duration(job.resubmit.back)
+        yield f"  on demand it tries every {often} or so to get back to Spot, while it trains"
     if len({choice.region for choice in choices} - {*job.checkpoint.buckets}) > 1:
         yield TRAFFIC
 

@@ -41,6 +41,7 @@ def write(swell: Swell, **more: Any) -> str:
     return str(path)
 
 
+@pytest.mark.soak
 def test_what_is_found_here_is_kept_and_nothing_else_is_left(swell: Swell) -> None:
     answer = swell("doctor", write(swell), "--probe", "--json")
     assert answer.returncode == 0, answer.stderr

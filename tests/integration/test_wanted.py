@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,11 @@ def ask(swell: Swell, *command: str) -> None:
 
 
 def check_that_nobody_was_lost(run: Fleet) -> None:
+    """A leader that goes may hand over in the middle of a stop, of which the next one knows
+    nothing: that counts as a break, and the same world forms once more."""
     causes = {event["cause"] for event in run.events if event["event"] == "generation_formed"}
-    assert causes <= {"start", "grow", "drain", "leader"}
+    assert causes <= {"start", "grow", "drain", "leader", "break"}
+    assert [event for event in run.events if event["event"] == "loss"] == []
 
 
 def test_a_run_moves_to_another_region_and_grows_without_losing_a_step(
@@ -48,6 +52,7 @@ def test_a_run_moves_to_another_region_and_grows_without_losing_a_step(
     assert [attempt["kind"] for attempt in status["attempts"]] == ["replaced", "", ""]
 
 
+@pytest.mark.soak
 def test_a_run_on_demand_goes_back_to_spot_while_it_trains_and_loses_no_step(
     swell: Swell, undisturbed: list[float]
 ) -> None:
@@ -75,7 +80,7 @@ def test_a_run_on_demand_goes_back_to_spot_while_it_trains_and_loses_no_step(
     assert "standard" in attempts[dear]["choice"] and attempts[dear]["kind"] == "replaced"
     assert "spot" in attempts[back]["choice"] and attempts[back]["state"] == "SUCCEEDED"
     assert sum("standard" in attempt["choice"] for attempt in attempts.values()) == 1
-    assert [world for world, _ in run.worlds()] == [1, 2, 1]
+    assert [size for size, _ in groupby(size for size, _ in run.worlds())] == [1, 2, 1]
 
 
 @pytest.mark.soak
@@ -169,5 +174,5 @@ def test_a_loop_of_ones_own_and_an_elastic_horovod_script_move_as_tasks_do(
     assert [attempt["region"] for attempt in found["attempts"]] == ["us-central1", "us-east1"]
     assert [attempt["kind"] for attempt in found["attempts"]] == ["replaced", ""]
     causes = [generation["cause"] for generation in found["generations"]]
-    assert causes[0] == "start" and {*causes[1:]} <= {"grow", "drain", "leader"}
+    assert causes[0] == "start" and {*causes[1:]} <= {"grow", "drain", "leader", "break"}
     until(swell.nothing_is_left)

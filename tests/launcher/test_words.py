@@ -45,6 +45,10 @@ WORTH_A_LINE = [
         "attempt 3 is due in 1:30: spot, us-east1",
     ),
     (event("stockout", attempt=1, region="us-east1"), "no capacity in us-east1"),
+    (
+        event("attempt_started", attempt=3, region="us-east1", beside=True),
+        "attempt 3: CustomJob submitted in us-east1, beside what is dearer",
+    ),
     (event("member_ready", member="workerpool1-0"), "workerpool1-0 is ready"),
     (
         event(

@@ -325,9 +325,12 @@ class Coordinator:
                 if found is not None and found != known:
                     known = found
                     self._take(signals.Bounded(found.max_workers))
-            if known is not None:
-                self._send_away({str(number) for number in known.leave})
-            await asyncio.sleep(WANTED_EVERY)
+            leave = set() if known is None else {str(number) for number in known.leave}
+            until = self._clock() + WANTED_EVERY
+            while self._leadership.holds() and self._clock() < until:
+                # Those who come over from a former leader may be in the stop that it has asked for.
+                self._send_away(leave)
+                await asyncio.sleep(TICK)
 
     def _send_away(self, jobs: set[str]) -> None:
         """Has the members of these jobs leave; the one that hosts this leader as the last."""

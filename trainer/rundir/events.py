@@ -15,7 +15,8 @@ event                     further fields
 attempt_started           attempt, job, region, choice, replicas, wanted (VMs that it has, and that
                           all attempts together are to have), usd_per_hour, on_demand (what its
                           VMs cost in an hour, and would on demand), flops (operations a second of
-                          its GPUs, at most: dense, in bf16)          (launcher)
+                          its GPUs, at most: dense, in bf16), beside (true of one that is tried
+                          beside a dear one, which goes on)            (launcher)
 attempt_ended             attempt, state, verdict, reason   (launcher)
 attempt_due               attempt, choice, seconds          (launcher; when it has to wait)
 attempt_left              attempt, reason                   (launcher; another is tried instead)
@@ -25,7 +26,7 @@ controller_ended          controller, state, reason         (launcher)
 wanted                    version, jobs, region, machine, strategy, by (whoever asked for it; see
                           trainer.rundir.wanted)
 moved                     attempt, region, home             (launcher; the run directory stays)
-stockout                  attempt, region, reason           (launcher)
+stockout                  attempt, region, reason, beside   (launcher; see attempt_started)
 stop_asked                reason                            (launcher; a limit is reached)
 leader_changed            term, member, address, attempt
 member_joined             member, slots, incarnation, term, age (seconds that its agent

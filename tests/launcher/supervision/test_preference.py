@@ -225,7 +225,7 @@ SPOT = st.one_of(
 )
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(
     lives=st.lists(SPOT, max_size=12),
     jobs=st.integers(1, 5),

@@ -23,6 +23,7 @@ from tests.launcher.faked_vertex import Looks, Region
 from tests.launcher.supervision.policy_run import STOCKOUT, job
 from tests.launcher.supervision.supervised import Fixture
 from trainer.rundir.attempts import LOST, REFUSED, record_name
+from trainer.rundir.events import read_events
 from trainer.rundir.retry import ONCE, StoreUnavailable
 
 
@@ -387,3 +388,27 @@ def test_a_run_directory_that_lets_nobody_in_is_no_reason_to_wait(tmp_path: Path
     looks += ["RUNNING", refusing.begin, "RUNNING"]
     with pytest.raises(PermissionError):
         fixture.supervisor().run()
+
+
+def test_what_is_tried_beside_a_dear_one_is_on_record_as_that(tmp_path: Path) -> None:
+    lives: list[Looks] = [
+        [f"FAILED: {STOCKOUT}"],
+        ["RUNNING"],
+        [f"FAILED: {STOCKOUT}"],
+        ["RUNNING", "RUNNING"],
+    ]
+    ways = {"regions": ["us-central1"], "fallback": [{"strategy": "standard"}]}
+    fixture = Fixture(
+        tmp_path, lambda number: lives[number - 1], ways={**ways, "resubmit": {"back": "1min"}}
+    )
+    lives[3].append(fixture.ending("succeeded", "training is complete"))
+    lives[3].append("SUCCEEDED")
+    assert fixture.supervisor().run()["state"] == "succeeded"
+    assert [it.beside for it in fixture.attempts] == [False, False, True, True]
+    assert [it.kind for it in fixture.attempts] == ["", "replaced", "", ""]
+    told = [
+        it for it in read_events(fixture.run_dir) if it["event"] in ("attempt_started", "stockout")
+    ]
+    kinds = [(it["event"], it["attempt"], it.get("beside")) for it in told]
+    assert ("stockout", 3, True) in kinds and ("stockout", 1, None) in kinds
+    assert ("attempt_started", 4, True) in kinds and ("attempt_started", 2, None) in kinds

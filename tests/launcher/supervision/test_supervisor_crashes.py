@@ -260,8 +260,17 @@ SCENARIOS = {
 }
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("outcome", SCENARIOS)
+LONG = {"went back"}  # of these, every second kill is a soak's
+
+
+@pytest.mark.parametrize(
+    ("outcome", "after"),
+    [
+        pytest.param(outcome, after, marks=[pytest.mark.soak] if after and outcome in LONG else [])
+        for outcome in SCENARIOS
+        for after in (False, True)
+    ],
+)
 def test_killed_once_at_every_point(
     tmp_path: Path, points: Callable[[Points | None], None], outcome: str, after: bool
 ) -> None:

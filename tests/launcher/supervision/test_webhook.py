@@ -263,6 +263,9 @@ def test_events_that_are_not_news_and_broken_ones_are_none() -> None:
     assert message_of({"event": "resumed", "time": 1.0}) is None
     assert message_of({"event": "attempt_started", "time": 1.0, "attempt": "x"}) is None
     assert message_of({"event": "attempt_started", "time": 1.0, "attempt": 1}) is None
+    second = {"event": "attempt_started", "time": 1.0, "attempt": 2, "region": "r"}
+    assert message_of(second) is not None and message_of({**second, "beside": True}) is None
+    assert message_of({**STOCKOUT, "beside": True}) is None, "the run goes on meanwhile"
 
 
 def test_metrics_that_json_lacks_are_told_by_name() -> None:

@@ -125,6 +125,21 @@ def test_the_table_says_what_it_costs_and_what_it_saves() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("fields", "tries"),
+    [
+        ({"fleet": 1}, True),
+        ({"fleet": 1, "resubmit": {"back": None}}, False),
+        ({"fleet": 1, "fallback": [{"machine": "a2-highgpu-8g"}]}, False),
+        ({}, False),
+    ],
+)
+def test_that_a_fleet_goes_back_to_spot_is_said(fields: Fields, tries: bool) -> None:
+    fallback = {"fallback": [{"strategy": "standard"}], "pools": ["a2-highgpu-1g"]}
+    said = "  on demand it tries every 30min or so to get back to Spot, while it trains"
+    assert (said in table_of(**{**fallback, **fields}).splitlines()) is tries
+
+
 def test_of_a_fleet_it_is_said_how_many_jobs_there_are_and_what_they_cost() -> None:
     pools = ["a2-highgpu-8g", "a2-highgpu-8g"]
     lines = table_of(pools=pools, fleet=4).splitlines()

@@ -22,13 +22,14 @@ from tests.trainer.coordinator.leader import (
     with_leader,
     world_of_two,
 )
+from trainer.coordinator import coordinator as coordinators
 from trainer.coordinator import explanation
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.world import MemberId, arrange
 from trainer.rundir.events import Event, read_events
 from trainer.rundir.formats import PROTOCOL
 from trainer.rundir.store import Store
-from trainer.rundir.wanted import Wanted, create_wanted
+from trainer.rundir.wanted import Wanted, create_wanted, newest_wanted
 
 
 @with_leader
@@ -349,6 +350,40 @@ def test_a_job_that_is_not_wanted_any_more_is_asked_to_leave(tmp_path: Path) -> 
             for agent in (a, b):
                 release = await agent.until("release")
                 assert (release.rejoin, release.broken) == (False, True), "it stays out"
+
+    asyncio.run(body())
+
+
+def test_who_comes_over_from_a_former_leader_is_told_at_once_that_it_is_to_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without another look at what is wanted: the stop that the former asked for is under way."""
+    monkeypatch.setattr(coordinators, "WANTED_EVERY", 1e9)
+    silent: dict[str, Any] = {"suspicion": 300.0, "idle_suspicion": 300.0, "lease_timeout": 999.0}
+    first, second = (MemberId(f"1/workerpool{pool}-0", "x") for pool in (0, 1))
+    looks: list[object] = []
+
+    def looked(*args: Any) -> Wanted | None:
+        looks.append(newest_wanted(*args))
+        return Wanted(1, jobs=1, leave=(1,), max_workers=2)
+
+    monkeypatch.setattr(coordinators, "newest_wanted", looked)
+
+    async def body() -> None:
+        world = arrange(7, [(first, 1), (second, 1)])
+        async with (
+            leading(tmp_path, changes=True, **silent) as leader,
+            Agent(leader.target) as a,
+            Agent(leader.target) as b,
+        ):
+            while not looks:
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)  # it has been taken in, and nobody was there
+            for agent, member in ((a, first), (b, second)):
+                await agent.hello(member, world)
+            for agent in (a, b):
+                assert (await agent.until("pause")).generation == 7
+        assert len(looks) == 1
 
     asyncio.run(body())
 
