@@ -11,6 +11,7 @@ bytes: a model normalises them where it computes.
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 import random
@@ -86,6 +87,13 @@ class Pictures:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_opened": None}  # a loader opens a client of its own
+
+    def part(self, numbers: Tensor) -> Pictures:
+        """The data set of some of the pictures, with the same classes: int64, shape [n]."""
+        part = copy.copy(self)
+        part._names = [self._names[number] for number in numbers.tolist()]
+        part.labels = self.labels[numbers]
+        return part
 
     def path(self, index: int) -> str:
         """Where a picture is."""
