@@ -92,12 +92,12 @@ def adapted(
         target_modules=targets,
         base_model_name_or_path=base,
     )
+    model.name_or_path = base  # of a bucket's folder, that of its copy is nobody's business
     try:
         made = _peft_model(model, config)
     except ValueError as error:
         said = str(error).partition("\n")[0][:200]
         raise Unusable("SW5203", f"targets: no adapter fits {targets!r}: {said}") from None
-    config.base_model_name_or_path = base
     return Adapted(made, dtype)
 
 

@@ -75,6 +75,29 @@ def test_a_folder_in_a_bucket_is_trained_as_one_on_this_machine(told: dict[str, 
     assert found["copies"] == 1, "the bucket's folder was copied once, for two runs"
 
 
+@pytest.mark.parametrize("kind", ["whole", "merged", "adapters"])
+def test_a_checkpoint_is_exported_as_a_folder_that_loads(told: dict[str, Any], kind: str) -> None:
+    found = told["folders"]
+    step, (logits, answer) = found[f"exported, {kind}"]
+    trained, answered = found[f"folder, {kind}"]["trained"]
+    assert step == 4, "two epochs of the ten chats in their five rows, four at a time"
+    assert logits == pytest.approx(trained, rel=1e-4, abs=1e-4) and answer == answered
+
+
+def test_adapters_do_not_go_on_with_another_model(told: dict[str, Any]) -> None:
+    id, text = told["folders"]["another base"]
+    assert id == "SW5199" and "were trained on another model than the one that was loaded" in text
+
+
+def test_adapters_that_fit_nowhere_are_refused(told: dict[str, Any]) -> None:
+    id, text = told["folders"]["no adapter"]
+    assert id == "SW5203" and text.startswith("targets: no adapter fits ['nothing']")
+
+
+def test_the_pages_example_runs(told: dict[str, Any]) -> None:
+    assert told["folders"]["page"] == ["Finetune", "LlamaForCausalLM"]
+
+
 def test_a_folder_without_a_model_is_refused(told: dict[str, Any]) -> None:
     id, text = told["folders"]["refused"]
     assert id == "SW5198" and "there is no config.json" in text

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import functools
+import io
+import os
+import re
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +109,22 @@ def test_what_is_saved_is_what_was_evaluated(folder: str, tmp_path: Path) -> Non
     batch, labels = held.batch(torch.arange(len(held)), lambda image, n: middle(image, 8), least=10)
     right = (model(batch).argmax(1) == labels).float().mean().item()
     assert right == pytest.approx(results["accuracy"])
+
+
+def page(folder: str, place: str) -> str:
+    """Runs the example in docs/images.md. Returns what it prints."""
+    text = (Path(__file__).parents[3] / "docs/images.md").read_text()
+    [example] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    os.chdir(place)
+    os.symlink(folder, "photos")
+    with redirect_stdout(io.StringIO()) as said:
+        exec(example, {})
+    return said.getvalue()
+
+
+def test_the_pages_example_runs(folder: str, tmp_path: Path) -> None:
+    results, label = alone(page, folder, str(tmp_path)).splitlines()
+    assert results.startswith("{'accuracy': ") and label in pictures.CLASSES
 
 
 def test_evaluated_pictures_are_none_that_are_trained_on(folder: str) -> None:
