@@ -33,9 +33,7 @@ SECONDS = {
     "tests/trainer/tasks/test_finetune.py": 3,
 }
 # Their tests share something that takes long to make.
-WHOLE = frozenset(
-    {"tests/integration/test_checkpoints.py", "tests/trainer/tasks/test_finetune.py"}
-)
+WHOLE = frozenset({"tests/integration/test_checkpoints.py", "tests/trainer/tasks/test_finetune.py"})
 
 _T = TypeVar("_T")
 

@@ -104,7 +104,7 @@ def adapted(
 def _peft_model(model: Any, config: Any) -> Any:
     from peft import get_peft_model
 
-    return get_peft_model(model, config, autocast_adapter_dtype=False)
+    return get_peft_model(model, config)  # adapters are float32 where the base is in less
 
 
 def _plain(value: Any) -> Any:

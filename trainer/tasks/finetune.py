@@ -54,9 +54,10 @@ class Finetune(Task):
         warmup: steps in which it rises; then it falls to 0 along a cosine.
         weight_decay: of matrices.
         clip_norm: largest norm of the gradients.
-        dtype: of the parameters: float32, bfloat16, float16 or float64.
+        dtype: of the parameters: float32 or float64; with adapters, which are float32 then, also
+            bfloat16 or float16.
         precision: what is computed in: ``fp32`` (the parameters' own), ``bf16`` or ``fp16``.
-        recompute: modules whose activations are computed again in backward, as model.layers.*
+        recompute: modules whose activations are computed again in backward, as *.layers.*
         eval_every: steps between evaluations; None for one after each epoch.
         seed: fixes the order of rows, the first adapters and dropout.
 
@@ -95,6 +96,12 @@ class Finetune(Task):
                 ARGUMENT,
                 f"length={length}, rank={rank}: a row has 2 tokens at least, and a rank is 0 (the "
                 "whole model is trained) or more",
+            )
+        if dtype in ("bfloat16", "float16") and not rank:
+            raise Unusable(
+                ARGUMENT,
+                f"dtype={dtype}: updates of the whole model would be lost in rounding; write "
+                "dtype: float32 and precision: bf16, or train adapters (rank: 16)",
             )
         self.epochs, self.steps = epochs, steps
         self.global_batch, self.micro_batch = batch, micro_batch

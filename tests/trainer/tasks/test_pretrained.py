@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from trainer.rundir.store import Store
 from trainer.rundir.usererror import Unusable
+from trainer.tasks.finetune import Finetune
 from trainer.tasks.pretrained import Files, keeps_apart, local_folder
 
 
@@ -81,6 +82,20 @@ class Runs(nn.Module):
             before = (sums - words).gather(1, starts[..., None].expand_as(words))
             sums = sums - before
         return SimpleNamespace(logits=sums)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"length": 1}, "a row has 2 tokens at least"),
+        ({"rank": -1}, "a rank is 0 "),
+        ({"dtype": "bfloat16"}, "updates of the whole model would be lost in rounding"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(Unusable, match=said) as caught:
+        Finetune("model", "data", **settings)
+    assert caught.value.id == "SW5201"
 
 
 def test_a_model_that_mixes_documents_is_found_out() -> None:
