@@ -35,8 +35,11 @@ def told(folder: Path, bucket: str, endpoint: str) -> dict[str, Any]:
         endpoint: the storage's.
     """
     found = {"whole": worlds(folder / "whole", 0, (1, 2, 3), [])}
-    found["adapters"] = worlds(folder / "adapters", 4, (1,), JOURNEY)
-    found["folders"] = folders(folder / "folders", bucket, endpoint)  # its client has threads
+    found["adapters"] = worlds(folder / "adapters", 4, (), JOURNEY)
+    # From here on there are threads, and nothing is forked.
+    _losses(*found["adapters"].pop("run"), alone := [])
+    found["adapters"]["alone"] = [(alone, "")]
+    found["folders"] = folders(folder / "folders", bucket, endpoint)
     return found
 
 
@@ -51,10 +54,12 @@ def worlds(folder: Path, rank: int, sizes: Sequence[int], stages: list[Stage]) -
     """
     tiny.make(folder / "model", torch.float64)
     data = tiny.write(folder / "chats.jsonl", [{"messages": chat} for chat in tiny.CHATS])
-    run = functools.partial(_losses, str(folder / "model"), data, rank)
+    what = str(folder / "model"), data, rank
+    run = functools.partial(_losses, *what)
     found: dict[str, Any] = {
         str(size): [(one.log, one.error) for one in trained(size, run)] for size in sizes
     }
+    found["run"] = what
     if stages:
         found["changing"] = [(one.log, one.error) for one in travelled(stages, run).values()]
     if not rank:

@@ -45,7 +45,7 @@ def test_the_loss_is_that_of_the_answers_in_worlds_of_1_2_and_3(told: dict[str, 
 
 def test_adapters_are_the_same_in_a_world_that_changes(told: dict[str, Any]) -> None:
     found = told["adapters"]
-    [(alone, _)] = found["1"]
+    [(alone, _)] = found["alone"]
     assert len(alone) == STEPS + 1 and alone[0][1] > alone[STEPS - 1][1]
     assert len(found["changing"]) == 2
     alike(found, dict(alone), ["changing"])
