@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainer.data.extras import require
 from trainer.loaders.sample import SampleError, told
 from trainer.rundir.store import Store
 from trainer.rundir.usererror import Unusable
@@ -53,10 +54,12 @@ class Pictures:
 
     A sample is a picture as it is, uint8 of shape [3, height, width], and its label.
 
-    Raises Unusable when there is no picture, or a class that is not among ``classes``; OSError.
+    Raises Unusable when Pillow is missing, when there is no picture, or a class that is not among
+    ``classes``; OSError.
     """
 
     def __init__(self, url: str, classes: Sequence[str] | None = None) -> None:
+        require("images")
         self._url = url
         self._opened: Store | None = None
         names = [name for name in self._store.files() if name.lower().endswith(ENDINGS)]

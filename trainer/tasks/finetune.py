@@ -17,6 +17,7 @@ from torch.nn import functional
 from torch.optim import AdamW, Optimizer
 
 from trainer.data.chats import IGNORED, Answers, Documents, read_lines, renderer, tokenize
+from trainer.data.extras import require
 from trainer.data.packing import Rows
 from trainer.rundir.usererror import Unusable
 from trainer.task import Task
@@ -115,6 +116,7 @@ class Finetune(Task):
         self._rank, self._alpha, self._targets = rank, alpha, targets
         self._merge = merge
         self._length, self._packed = length, packed
+        require("finetune")
         self._folder = pretrained.local_folder(model)
         self._tokenizer = pretrained.load_tokenizer(self._folder)
         self._answers = answers

@@ -37,7 +37,8 @@ def told(folder: Path, bucket: str, endpoint: str) -> dict[str, Any]:
     found = {"whole": worlds(folder / "whole", 0, (1, 2, 3), [])}
     found["adapters"] = worlds(folder / "adapters", 4, (), JOURNEY)
     # From here on there are threads, and nothing is forked.
-    _losses(*found["adapters"].pop("run"), alone := [])
+    alone: list[Any] = []
+    _losses(*found["adapters"]["run"], alone)
     found["adapters"]["alone"] = [(alone, "")]
     found["folders"] = folders(folder / "folders", bucket, endpoint)
     return found
