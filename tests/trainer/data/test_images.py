@@ -96,7 +96,9 @@ def test_parts_are_within_the_picture_and_as_large_as_asked() -> None:
 
 
 def test_mirrors_are_as_frequent_as_asked() -> None:
-    image = Image.fromarray(np.tile(np.arange(0, 240, 10, np.uint8)[None, :, None], (24, 1, 3)))
+    image = Image.fromarray(
+        np.tile(np.arange(0, 240, 10).astype(np.uint8)[None, :, None], (24, 1, 3))
+    )
     for flip, low, high in ((0.0, 0, 0), (1.0, 200, 200), (0.5, 70, 130)):
         augment = Augment(4, flip=flip)
         shades = [augment(image, 0, sample)[0] for sample in range(200)]

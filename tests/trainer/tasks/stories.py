@@ -38,7 +38,8 @@ def told(folder: Path, bucket: str, endpoint: str) -> dict[str, Any]:
     found["adapters"] = worlds(folder / "adapters", 4, (), JOURNEY)
     # From here on there are threads, and nothing is forked.
     alone: list[Any] = []
-    _losses(*found["adapters"]["run"], alone)
+    model, data, rank = found["adapters"]["run"]
+    _losses(model, data, rank, alone)
     found["adapters"]["alone"] = [(alone, "")]
     found["folders"] = folders(folder / "folders", bucket, endpoint)
     return found

@@ -25,7 +25,14 @@ from trainer.tasks.images import Images, load
 
 EACH, EPOCHS, BATCH = 10, 4, 10
 STEPS = EPOCHS * 3
-SETTINGS = {"size": 8, "width": 4, "batch": BATCH, "unit": 5, "epochs": EPOCHS, "lr": 0.2}
+SETTINGS: dict[str, Any] = {
+    "size": 8,
+    "width": 4,
+    "batch": BATCH,
+    "unit": 5,
+    "epochs": EPOCHS,
+    "lr": 0.2,
+}
 SETTINGS |= {"mixup": 0.2, "average": 0.7, "flip": 0.0, "jitter": 0.2, "area": 0.8, "held_out": 4}
 
 
@@ -170,12 +177,17 @@ def test_parameters_are_those_of_the_papers(name: str, millions: float) -> None:
     assert counted / 1e6 == pytest.approx(millions, abs=0.01)
 
 
-def test_arguments_that_cannot_be_are_refused(folder: str) -> None:
-    for settings in ({"area": 0.0}, {"flip": 2.0}, {"jitter": 1.0}, {"mixup": -1.0}):
-        with pytest.raises(Unusable) as caught:
-            Images(folder, **settings)
-        assert caught.value.id == "SW5208"
-    for name, size in (("resnet", 224), ("vit_tiny", 100)):
-        with pytest.raises(Unusable) as caught:
-            Images(folder, model=name, size=size).model()
-        assert caught.value.id == "SW5207"
+@pytest.mark.parametrize(
+    "settings", [{"area": 0.0}, {"flip": 2.0}, {"jitter": 1.0}, {"mixup": -1.0}], ids=str
+)
+def test_arguments_that_cannot_be_are_refused(folder: str, settings: dict[str, Any]) -> None:
+    with pytest.raises(Unusable) as caught:
+        Images(folder, **settings)
+    assert caught.value.id == "SW5208"
+
+
+@pytest.mark.parametrize(("name", "size"), [("resnet", 224), ("vit_tiny", 100)])
+def test_classifiers_that_there_are_not_are_refused(folder: str, name: str, size: int) -> None:
+    with pytest.raises(Unusable) as caught:
+        Images(folder, model=name, size=size).model()
+    assert caught.value.id == "SW5207"
