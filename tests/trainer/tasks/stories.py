@@ -27,7 +27,7 @@ JOURNEY = [Stage((0, 1), 1, 3, dies=1), Stage((2, 0), 3)]
 
 
 def told(folder: Path, bucket: str, endpoint: str) -> dict[str, Any]:
-    """All of it.
+    """All that the suite asks of the whole model, and what is saved of it and of adapters.
 
     Args:
         folder: an empty one.
@@ -35,14 +35,13 @@ def told(folder: Path, bucket: str, endpoint: str) -> dict[str, Any]:
         endpoint: the storage's.
     """
     found = {"whole": worlds(folder / "whole", 0, (1, 2, 3), [])}
-    found["adapters"] = worlds(folder / "adapters", 4, (), JOURNEY)
-    # From here on there are threads, and nothing is forked.
-    alone: list[Any] = []
-    model, data, rank = found["adapters"]["run"]
-    _losses(model, data, rank, alone)
-    found["adapters"]["alone"] = [(alone, "")]
-    found["folders"] = folders(folder / "folders", bucket, endpoint)
+    found["folders"] = folders(folder / "folders", bucket, endpoint)  # its client has threads
     return found
+
+
+def adapters(folder: Path) -> dict[str, Any]:
+    """The losses of adapters alone, and in a world that changes."""
+    return worlds(folder, 4, (1,), JOURNEY)
 
 
 def worlds(folder: Path, rank: int, sizes: Sequence[int], stages: list[Stage]) -> dict[str, Any]:
@@ -56,12 +55,10 @@ def worlds(folder: Path, rank: int, sizes: Sequence[int], stages: list[Stage]) -
     """
     tiny.make(folder / "model", torch.float64)
     data = tiny.write(folder / "chats.jsonl", [{"messages": chat} for chat in tiny.CHATS])
-    what = str(folder / "model"), data, rank
-    run = functools.partial(_losses, *what)
+    run = functools.partial(_losses, str(folder / "model"), data, rank)
     found: dict[str, Any] = {
         str(size): [(one.log, one.error) for one in trained(size, run)] for size in sizes
     }
-    found["run"] = what
     if stages:
         found["changing"] = [(one.log, one.error) for one in travelled(stages, run).values()]
     if not rank:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,9 +44,10 @@ def test_the_loss_is_that_of_the_answers_in_worlds_of_1_2_and_3(told: dict[str, 
         assert [name for name, _ in rank[0]] == [*range(1, STEPS + 1), "evaluated"]
 
 
-def test_adapters_are_the_same_in_a_world_that_changes(told: dict[str, Any]) -> None:
-    found = told["adapters"]
-    [(alone, _)] = found["alone"]
+@pytest.mark.soak
+def test_adapters_are_the_same_in_a_world_that_changes(tmp_path: Path) -> None:
+    found = forking(stories.adapters, tmp_path)
+    [(alone, _)] = found["1"]
     assert len(alone) == STEPS + 1 and alone[0][1] > alone[STEPS - 1][1]
     assert len(found["changing"]) == 2
     alike(found, dict(alone), ["changing"])
