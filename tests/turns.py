@@ -32,9 +32,10 @@ SECONDS = {
     "tests/integration/test_torchrun.py": 30,
     "tests/integration/test_whole_runs.py": 12,
     "tests/launcher/emulator/vms/test_interpreter.py": 10,
+    "tests/trainer/tasks/test_finetune.py": 3,
 }
 # Their tests share something that takes long to make.
-WHOLE = frozenset({"tests/integration/test_checkpoints.py"})
+WHOLE = frozenset({"tests/integration/test_checkpoints.py", "tests/trainer/tasks/test_finetune.py"})
 
 _T = TypeVar("_T")
 

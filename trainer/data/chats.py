@@ -187,6 +187,10 @@ def _line(where: str, raw: bytes, render: Render, answers: Answers) -> Line:
     except ValueError as error:
         raise _Wrong(f"is no JSON: {str(error)[:80]}") from None
     match value:
+        case {"tools": list()} | {"documents": list()}:
+            raise _Wrong(
+                "has tools or documents, which are not rendered here; write them into the messages"
+            )
         case {"messages": list(messages)}:
             for number, message in enumerate(messages):
                 match message:

@@ -11,6 +11,7 @@ bytes: a model normalises them where it computes.
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 import random
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainer.data.extras import require
 from trainer.loaders.sample import SampleError, told
 from trainer.rundir.store import Store
 from trainer.rundir.usererror import Unusable
@@ -52,10 +54,12 @@ class Pictures:
 
     A sample is a picture as it is, uint8 of shape [3, height, width], and its label.
 
-    Raises Unusable when there is no picture, or a class that is not among ``classes``; OSError.
+    Raises Unusable when Pillow is missing, when there is no picture, or a class that is not among
+    ``classes``; OSError.
     """
 
     def __init__(self, url: str, classes: Sequence[str] | None = None) -> None:
+        require("images")
         self._url = url
         self._opened: Store | None = None
         names = [name for name in self._store.files() if name.lower().endswith(ENDINGS)]
@@ -86,6 +90,13 @@ class Pictures:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_opened": None}  # a loader opens a client of its own
+
+    def part(self, numbers: Tensor) -> Pictures:
+        """The data set of some of the pictures, with the same classes: int64, shape [n]."""
+        part = copy.copy(self)
+        part._names = [self._names[number] for number in numbers.tolist()]
+        part.labels = self.labels[numbers]
+        return part
 
     def path(self, index: int) -> str:
         """Where a picture is."""

@@ -92,19 +92,19 @@ def adapted(
         target_modules=targets,
         base_model_name_or_path=base,
     )
+    model.name_or_path = base  # of a bucket's folder, that of its copy is nobody's business
     try:
         made = _peft_model(model, config)
     except ValueError as error:
         said = str(error).partition("\n")[0][:200]
         raise Unusable("SW5203", f"targets: no adapter fits {targets!r}: {said}") from None
-    config.base_model_name_or_path = base
     return Adapted(made, dtype)
 
 
 def _peft_model(model: Any, config: Any) -> Any:
     from peft import get_peft_model
 
-    return get_peft_model(model, config, autocast_adapter_dtype=False)
+    return get_peft_model(model, config)  # adapters are float32 where the base is in less
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy
 import torch
 from torch import Tensor, nn
@@ -54,10 +56,13 @@ class Digits(Task):
         labels = table[:, -1].to(torch.int64)
         testing = torch.arange(len(labels)) % TEST_EVERY == 0
         self._train = TensorDataset(images[~testing], labels[~testing])
-        self._test = (images[testing], labels[testing])
+        self._test = TensorDataset(images[testing], labels[testing])
 
     def dataset(self) -> TensorDataset:
         return self._train
+
+    def validation(self) -> TensorDataset:
+        return self._test
 
     def model(self) -> nn.Module:
         width = self._width
@@ -87,11 +92,10 @@ class Digits(Task):
         images, labels = batch
         return functional.cross_entropy(model(images), labels)
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
-        images, labels = self._test
-        device = next(model.parameters()).device
-        logits = model(images.to(device)).cpu()
+    def evaluate_batch(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Any]:
+        images, labels = batch
+        logits = model(images)
         return {
-            "test_loss": functional.cross_entropy(logits, labels).item(),
-            "test_accuracy": (logits.argmax(1) == labels).float().mean().item(),
+            "test_loss": functional.cross_entropy(logits, labels),
+            "test_accuracy": ((logits.argmax(1) == labels).sum(), len(labels)),
         }

@@ -17,6 +17,7 @@ from torch.nn import functional
 from torch.optim import AdamW, Optimizer
 
 from trainer.data.chats import IGNORED, Answers, Documents, read_lines, renderer, tokenize
+from trainer.data.extras import require
 from trainer.data.packing import Rows
 from trainer.rundir.usererror import Unusable
 from trainer.task import Task
@@ -54,9 +55,10 @@ class Finetune(Task):
         warmup: steps in which it rises; then it falls to 0 along a cosine.
         weight_decay: of matrices.
         clip_norm: largest norm of the gradients.
-        dtype: of the parameters: float32, bfloat16, float16 or float64.
+        dtype: of the parameters: float32 or float64; with adapters, which are float32 then, also
+            bfloat16 or float16.
         precision: what is computed in: ``fp32`` (the parameters' own), ``bf16`` or ``fp16``.
-        recompute: modules whose activations are computed again in backward, as model.layers.*
+        recompute: modules whose activations are computed again in backward, as *.layers.*
         eval_every: steps between evaluations; None for one after each epoch.
         seed: fixes the order of rows, the first adapters and dropout.
 
@@ -96,6 +98,12 @@ class Finetune(Task):
                 f"length={length}, rank={rank}: a row has 2 tokens at least, and a rank is 0 (the "
                 "whole model is trained) or more",
             )
+        if dtype in ("bfloat16", "float16") and not rank:
+            raise Unusable(
+                ARGUMENT,
+                f"dtype={dtype}: updates of the whole model would be lost in rounding; write "
+                "dtype: float32 and precision: bf16, or train adapters (rank: 16)",
+            )
         self.epochs, self.steps = epochs, steps
         self.global_batch, self.micro_batch = batch, micro_batch
         self.precision, self.clip_norm = precision, clip_norm
@@ -108,6 +116,7 @@ class Finetune(Task):
         self._rank, self._alpha, self._targets = rank, alpha, targets
         self._merge = merge
         self._length, self._packed = length, packed
+        require("finetune")
         self._folder = pretrained.local_folder(model)
         self._tokenizer = pretrained.load_tokenizer(self._folder)
         self._answers = answers

@@ -235,7 +235,8 @@ def _require(url: str, names: list[str] | None) -> None:
 
 def _version(store: Store, name: str) -> Any:
     about = store.fs.info(store.path(name))
-    return [about.get(key) for key in ("size", "generation", "etag", "ETag", "crc32c")]
+    keys = ("size", "generation", "etag", "ETag", "LastModified", "created")
+    return [str(about.get(key)) for key in keys]
 
 
 @contextmanager

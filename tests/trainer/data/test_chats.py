@@ -97,6 +97,7 @@ def test_everything_that_is_wrong_is_named_by_its_line(tmp_path: Path) -> None:
         json.dumps({"messages": [{"role": "user"}]}): "messages.0 must have role and content",
         json.dumps({"messages": [Q]}): "messages has no answer: none of role assistant",
         json.dumps({"messages": []}): "messages has no answer",
+        json.dumps({"messages": [Q, A], "tools": []}): "has tools or documents, which are not",
         json.dumps({"prompt": "x"}): "must have messages (a list), or prompt and completion",
         json.dumps({"text": 3}): "must have messages",
     }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from math import cos, pi
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch.nn import functional
 from tests.conformance.journey import Stage
 from tests.trainer.engine.loops import trained, travelled
 from tests.trainer.tasks import tiny
+from trainer.rundir import formats
 from trainer.rundir.usererror import UserError
 
 LENGTH, BATCH = 96, 4
@@ -25,7 +27,7 @@ JOURNEY = [Stage((0, 1), 1, 3, dies=1), Stage((2, 0), 3)]
 
 
 def told(folder: Path, bucket: str, endpoint: str) -> dict[str, Any]:
-    """All of it.
+    """All that the suite asks of the whole model, and what is saved of it and of adapters.
 
     Args:
         folder: an empty one.
@@ -33,9 +35,13 @@ def told(folder: Path, bucket: str, endpoint: str) -> dict[str, Any]:
         endpoint: the storage's.
     """
     found = {"whole": worlds(folder / "whole", 0, (1, 2, 3), [])}
-    found["adapters"] = worlds(folder / "adapters", 4, (1,), JOURNEY)
     found["folders"] = folders(folder / "folders", bucket, endpoint)  # its client has threads
     return found
+
+
+def adapters(folder: Path) -> dict[str, Any]:
+    """The losses of adapters alone, and in a world that changes."""
+    return worlds(folder, 4, (1,), JOURNEY)
 
 
 def worlds(folder: Path, rank: int, sizes: Sequence[int], stages: list[Stage]) -> dict[str, Any]:
@@ -164,7 +170,8 @@ def folders(folder: Path, bucket: str, endpoint: str) -> dict[str, Any]:
             saved = f"{at}/{kind}"
             task = task_of(f"{at}/model", f"{at}/chats.jsonl", save=saved, **settings)
             seen = _Seen(task)
-            fit(task)
+            run = folder / "runs" / where / kind
+            _in_run(run, functools.partial(fit, task))
             local = folder / "fetched" / where / kind
             local.mkdir(parents=True)
             store = Store(saved)
@@ -182,6 +189,19 @@ def folders(folder: Path, bucket: str, endpoint: str) -> dict[str, Any]:
                 "trained": seen.said,
                 "loaded": _says(model, tokenizer),
             }
+            if where == "folder":
+                found[f"exported, {kind}"] = _exported(run, folder / "model")
+    tiny.make(folder / "other", seed=1)
+    other = task_of(str(folder / "other"), data, rank=4)
+    try:
+        _in_run(folder / "runs/folder/adapters", functools.partial(fit, other))
+    except UserError as error:
+        found["another base"] = (error.id, str(error))
+    try:
+        task_of(str(folder / "model"), data, rank=4, targets=["nothing"]).model()
+    except UserError as error:
+        found["no adapter"] = (error.id, str(error))
+    found["page"] = _page(folder)
     found["copies"] = len(list((folder / "cache/swell/models").glob("*/.whole")))
     (folder / "model/config.json").unlink()
     try:
@@ -189,6 +209,49 @@ def folders(folder: Path, bucket: str, endpoint: str) -> dict[str, Any]:
     except UserError as error:
         found["refused"] = (error.id, str(error))
     return found
+
+
+def _in_run(place: Path, train: Callable[[Any], Any]) -> None:
+    """Trains as the only worker of a run whose directory is ``place``."""
+    from tests.trainer.test_loop import Script
+    from trainer.protocol.session import ENV_SESSION, CheckpointSettings, Session
+
+    place.mkdir(parents=True, exist_ok=True)
+    about = {**formats.RUN.stamp(), "id": place.name, "target": "local"}
+    (place / "run.json").write_text(json.dumps(about))
+    session = Session(run_dir_url=str(place), checkpoint=CheckpointSettings(every=1e9))
+    os.environ.update(session.to_env())
+    try:
+        train(Script(0))
+    finally:
+        del os.environ[ENV_SESSION]
+
+
+def _exported(run: Path, base: Path) -> Any:
+    """What a run's newest checkpoint says as the folder that ``swell checkpoints`` makes of it."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from launcher.views.checkpoints import export_folder
+    from trainer.rundir.directory import RunDirectory
+
+    folder = run / "exported"
+    step = export_folder(RunDirectory(str(run)), None, folder)
+    config = folder / "adapter_config.json"
+    if config.exists():
+        assert json.loads(config.read_text())["base_model_name_or_path"] == str(base)
+    return step, _says(
+        AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    )
+
+
+def _page(folder: Path) -> list[str]:
+    """Runs the example in docs/finetune.md. Returns the names of what it knows then."""
+    page = Path(__file__).parents[3] / "docs/finetune.md"
+    [example] = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    os.chdir(folder)
+    known: dict[str, Any] = {}
+    exec(example, known)
+    return [type(known[name]).__name__ for name in ("task", "model")]
 
 
 class _Seen:

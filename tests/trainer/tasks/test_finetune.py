@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,8 +44,9 @@ def test_the_loss_is_that_of_the_answers_in_worlds_of_1_2_and_3(told: dict[str, 
         assert [name for name, _ in rank[0]] == [*range(1, STEPS + 1), "evaluated"]
 
 
-def test_adapters_are_the_same_in_a_world_that_changes(told: dict[str, Any]) -> None:
-    found = told["adapters"]
+@pytest.mark.soak
+def test_adapters_are_the_same_in_a_world_that_changes(tmp_path: Path) -> None:
+    found = forking(stories.adapters, tmp_path)
     [(alone, _)] = found["1"]
     assert len(alone) == STEPS + 1 and alone[0][1] > alone[STEPS - 1][1]
     assert len(found["changing"]) == 2
@@ -73,6 +75,29 @@ def test_a_folder_in_a_bucket_is_trained_as_one_on_this_machine(told: dict[str, 
     assert found["folder, base"] == str(told["folder"] / "folders/model")
     assert found["bucket, base"] == "gs://bucket/finetune/model"
     assert found["copies"] == 1, "the bucket's folder was copied once, for two runs"
+
+
+@pytest.mark.parametrize("kind", ["whole", "merged", "adapters"])
+def test_a_checkpoint_is_exported_as_a_folder_that_loads(told: dict[str, Any], kind: str) -> None:
+    found = told["folders"]
+    step, (logits, answer) = found[f"exported, {kind}"]
+    trained, answered = found[f"folder, {kind}"]["trained"]
+    assert step == 4, "two epochs of the ten chats in their five rows, four at a time"
+    assert logits == pytest.approx(trained, rel=1e-4, abs=1e-4) and answer == answered
+
+
+def test_adapters_do_not_go_on_with_another_model(told: dict[str, Any]) -> None:
+    id, text = told["folders"]["another base"]
+    assert id == "SW5199" and "were trained on another model than the one that was loaded" in text
+
+
+def test_adapters_that_fit_nowhere_are_refused(told: dict[str, Any]) -> None:
+    id, text = told["folders"]["no adapter"]
+    assert id == "SW5203" and text.startswith("targets: no adapter fits ['nothing']")
+
+
+def test_the_pages_example_runs(told: dict[str, Any]) -> None:
+    assert told["folders"]["page"] == ["Finetune", "LlamaForCausalLM"]
 
 
 def test_a_folder_without_a_model_is_refused(told: dict[str, Any]) -> None:

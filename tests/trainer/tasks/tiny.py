@@ -18,16 +18,10 @@ CHATS = tuple(
 )
 
 
-def make(folder: Path, dtype: torch.dtype = torch.float32, kind: str = "llama") -> None:
+def make(folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0) -> None:
     """A model of a few thousand parameters, and a tokenizer of single bytes and a few marks."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import (
-        GPT2Config,
-        GPT2LMHeadModel,
-        LlamaConfig,
-        LlamaForCausalLM,
-        PreTrainedTokenizerFast,
-    )
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     bpe = Tokenizer(models.BPE({one: at for at, one in enumerate(letters)}, []))
@@ -38,26 +32,20 @@ def make(folder: Path, dtype: torch.dtype = torch.float32, kind: str = "llama") 
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|end|>"
     )
-    torch.manual_seed(0)
-    model: Any
-    if kind == "llama":
-        model = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=16,
-                intermediate_size=24,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                num_key_value_heads=1,
-                max_position_embeddings=256,
-                initializer_range=0.3,
-                eos_token_id=tokenizer.eos_token_id,
-            )
+    torch.manual_seed(seed)
+    model: Any = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=256,
+            initializer_range=0.3,
+            eos_token_id=tokenizer.eos_token_id,
         )
-    else:
-        model = GPT2LMHeadModel(
-            GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=2, n_head=2, n_positions=256)
-        )
+    )
     model.to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

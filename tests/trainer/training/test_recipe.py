@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
+import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -423,3 +425,31 @@ def test_tied_parameters_are_in_one_group() -> None:
     assert others["weight_decay"] == 0.0 and len(others["params"]) == 2
     (all_decay,) = decay_groups(copy.deepcopy(model), 0.1, decays=lambda name, parameter: True)
     assert len(all_decay["params"]) == 3
+
+
+def finished(log: list[Any], fatal: bool) -> None:
+    """Trains, and logs who finishes; in a world of two that is fatal, if it is to be."""
+    from trainer import fit
+
+    def finish(model: nn.Module, step: Any) -> None:
+        if fatal and step.size == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        log.append((step.number, step.size, float(next(model.parameters()).detach().sum())))
+
+    task = Recipe(ema=0.5)
+    task.finish = finish  # type: ignore[method-assign]
+    fit(task)
+
+
+def test_one_rank_finishes_with_the_model_that_is_evaluated() -> None:
+    first, second = trained(2, functools.partial(finished, fatal=False))
+    assert first.error == second.error == "" and second.log == []
+    [(number, size, average)] = first.log
+    [(_, _, alone)] = trained(1, functools.partial(finished, fatal=False))[0].log
+    assert (number, size) == (STEPS, 2) and average == pytest.approx(alone, rel=RTOL)
+
+
+def test_another_rank_finishes_when_the_first_is_lost_in_it() -> None:
+    stages = [Stage((0, 1)), Stage((1,))]
+    left = travelled(stages, functools.partial(finished, fatal=True), killed=[0])
+    assert left[1].error == "" and [one[:2] for one in left[1].log] == [(STEPS, 1)]
