@@ -31,6 +31,10 @@ RULES = {
         "it decides for workers of any kind, and starts in a second: without torch",
     ),
     "trainer.loaders": (["trainer.rundir"], "they make what they are asked for, and know no steps"),
+    "trainer.data": (
+        ["trainer.rundir"],
+        "a data set is one everywhere: what trains with it tells it what it needs",
+    ),
     "trainer.engine": (
         ["trainer.rundir", "trainer.protocol", "trainer.checkpoints", "trainer.loaders"],
         "it trains in any world; who forms worlds is nothing to it",

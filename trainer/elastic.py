@@ -91,8 +91,7 @@ def batches(dataset: Sized | int, global_batch: int, seed: int = 0, unit: int = 
 
     Raises ValueError when there is no sample, or a batch of none, or a unit of fewer than none.
     """
-    samples = dataset if isinstance(dataset, int) else len(dataset)
-    return Order(samples, global_batch, seed, unit)
+    return Order.of(dataset, global_batch, seed, unit)
 
 
 def steps(

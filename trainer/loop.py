@@ -182,7 +182,7 @@ class Loop:
         own = getattr(task.should_stop, "__func__", None)
         self._may_stop = own is not Task.should_stop  # else no rank needs to tell the others
         unit = default_unit(task.global_batch, task.micro_batch) if task.unit is None else task.unit
-        self.order = order = Order(len(self._data), task.global_batch, task.seed, unit)
+        self.order = order = Order.of(self._data, task.global_batch, task.seed, unit)
         whole = task.epochs * order.steps_per_epoch
         self._total = total = whole if task.steps is None else task.steps
         self._most = total if most is None else min(most, total)

@@ -12,12 +12,13 @@ older one goes on in it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from trainer.engine.permutation import permutation, shuffled
+from trainer.engine.shard_order import ShardOrder
 
 WHOLE, BY_PLACE = 1, 2  # versions of the order: see trainer.engine.permutation
 NEWEST = BY_PLACE
@@ -34,6 +35,7 @@ class Order:
         seed: fixes the permutations.
         unit: the samples of a unit (see trainer.engine.units); 0 without units.
         version: of how samples are permuted.
+        shards: how they are where the data set is of shards; None elsewhere.
     """
 
     samples: int
@@ -41,6 +43,7 @@ class Order:
     seed: int
     unit: int = 0
     version: int = NEWEST
+    shards: ShardOrder | None = None
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.batch < 1:
@@ -50,6 +53,13 @@ class Order:
             )
         if self.unit < 0:
             raise ValueError(f"a unit of {self.unit} samples: write at least 1, or 0 for none")
+
+    @classmethod
+    def of(cls, dataset: Sized | int, batch: int, seed: int, unit: int = 0) -> Order:
+        """The order of a data set, or of so many samples."""
+        if isinstance(dataset, int):
+            return cls(dataset, batch, seed, unit)
+        return cls(len(dataset), batch, seed, unit, shards=ShardOrder.of(dataset))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -63,6 +73,8 @@ class Order:
     def take(self, epoch: int, start: int, stop: int) -> Tensor:
         """The samples [start, stop) in the order of epoch ``epoch``: int64, shape [n]."""
         key = f"{self.seed}/{epoch}"
+        if self.shards is not None:
+            return self.shards.take(key, self.batch, start, stop)
         if self.version == WHOLE:
             return shuffled(self.samples, key)[start:stop]
         return permutation(self.samples, key).take(start, stop)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from trainer.engine.device import to_device
+from trainer.engine.foresight import Foresight
 from trainer.engine.generators import seed_batch
 from trainer.engine.item import Item, Make, Maker
 from trainer.engine.micro_batch import MicroBatch
@@ -72,6 +73,7 @@ class Supply:
         self._channels_last = channels_last
         self._ahead = max(1, workers * prefetch)
         self._loaders: Loaders[Any] | None = None
+        self._foresight = Foresight.of(getattr(make, "dataset", None))
         if make is not None and workers:
             self._loaders = Loaders(Maker(make), workers, _module_of(make))
         self._coming: deque[Wanted[Any]] = deque()
@@ -104,9 +106,11 @@ class Supply:
             self._loaders.wait()
 
     def close(self) -> None:
-        """Ends the loaders."""
+        """Ends the loaders, and what is done for the steps to come."""
         if self._loaders is not None:
             self._loaders.close()
+        if self._foresight is not None:
+            self._foresight.close()
 
     def begin(
         self,
@@ -127,6 +131,8 @@ class Supply:
         self.waited, self.drew = 0.0, False
         self._plan, self._watched = plan, watched
         self._part, self._batch, self._given = None, None, 0
+        if self._foresight is not None:
+            self._foresight.begin(plan, planner.known, planner.far_ahead)
         if self._loaders is None:
             return
         known = planner.known, watched, self.most

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trainer.rundir.usererror import UserError, shown
+
 LISTED = 8  # samples of a batch in a message
 
 
@@ -43,7 +45,9 @@ def listed(indices: Sequence[int]) -> str:
 
 
 def told(error: BaseException) -> str:
-    """An error in one line."""
+    """An error in one line; one for people as they are shown it."""
+    if isinstance(error, UserError):
+        return shown(error).partition("\n")[0]
     text = str(error).partition("\n")[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

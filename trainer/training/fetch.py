@@ -31,7 +31,7 @@ class Fetch:
 
     def __init__(self, task: Any, dataset: Any) -> None:
         self._task = task
-        self._dataset = dataset
+        self.dataset = dataset
         self._tells = takes_step(task.batch, dataset, None)
 
     @property
@@ -42,7 +42,7 @@ class Fetch:
     def __call__(self, indices: Tensor, plan: Plan) -> Any:
         """The samples ``indices`` as one batch on the CPU, for a step."""
         step = (plan,) if self._tells else ()
-        return self._task.batch(self._dataset, indices, *step)
+        return self._task.batch(self.dataset, indices, *step)
 
 
 class Collated:
@@ -54,14 +54,14 @@ class Collated:
     """
 
     def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any]) -> None:
-        self._dataset = dataset
+        self.dataset = dataset
         self._collate = collate
 
     @property
     def module(self) -> str:
         """Where the data set is defined."""
-        return type(self._dataset).__module__
+        return type(self.dataset).__module__
 
     def __call__(self, indices: Tensor, plan: Plan) -> Any:
         """The samples ``indices`` as one batch on the CPU."""
-        return self._collate(samples_of(self._dataset, indices.tolist()))
+        return self._collate(samples_of(self.dataset, indices.tolist()))
