@@ -25,6 +25,7 @@ NOT_FOR_USERS = {
     "trainer/check/world.py Failed": "becomes a message of the check",
     "trainer/checkpoints/tree.py NotPortable": "is raised by the program that a user debugs",
     "trainer/data/chats.py _Wrong": "becomes an Unusable",
+    "trainer/data/shards/cache.py NoRoom": "has a sample read without the cache; a line says so",
     "trainer/engine/mistake.py StandsAlone": "starts the worker again",
     "trainer/engine/nonfinite.py LeftOut": "ends a step's block",
     "trainer/engine/sums.py BlockOver": "ends the block of a step",

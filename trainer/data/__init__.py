@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trainer.data.mixture import Mixture as Mixture
+    from trainer.data.shards.dataset import Shards as Shards
+    from trainer.data.shards.writer import write_shards as write_shards
     from trainer.data.stream import Stream as Stream
     from trainer.data.text import Text as Text
 
-__all__ = ["Mixture", "Stream", "Text"]
+__all__ = ["Mixture", "Shards", "Stream", "Text", "write_shards"]
 
 _PLACES = {
     "Mixture": "trainer.data.mixture",
+    "Shards": "trainer.data.shards.dataset",
     "Stream": "trainer.data.stream",
     "Text": "trainer.data.text",
+    "write_shards": "trainer.data.shards.writer",
 }
 
 

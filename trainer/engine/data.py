@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from trainer.engine.permutation import permutation, shuffled
+from trainer.engine.shard_order import ShardOrder
 
 WHOLE, BY_PLACE = 1, 2  # versions of the order: see trainer.engine.permutation
 NEWEST = BY_PLACE
@@ -37,6 +38,7 @@ class Order:
         seed: fixes the permutations.
         unit: the samples of a unit (see trainer.engine.units); 0 without units.
         version: of how samples are permuted.
+        shards: how they are where the data set is of shards; None elsewhere.
     """
 
     samples: int
@@ -44,6 +46,7 @@ class Order:
     seed: int
     unit: int = 0
     version: int = NEWEST
+    shards: ShardOrder | None = None
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.batch < 1:
@@ -61,7 +64,8 @@ class Order:
             return cls(dataset, batch, seed, unit)
         if is_endless(dataset):
             return cls(ENDLESS, batch, seed, unit)
-        return cls(len(dataset), batch, seed, unit)  # type: ignore[arg-type]
+        samples = len(dataset)  # type: ignore[arg-type]
+        return cls(samples, batch, seed, unit, shards=ShardOrder.of(dataset))
 
     @property
     def endless(self) -> bool:
@@ -86,6 +90,8 @@ class Order:
         if self.endless:
             return torch.arange(start, stop, device="cpu")
         key = f"{self.seed}/{epoch}"
+        if self.shards is not None:
+            return self.shards.take(key, self.batch, start, stop)
         if self.version == WHOLE:
             return shuffled(self.samples, key)[start:stop]
         return permutation(self.samples, key).take(start, stop)

@@ -43,6 +43,7 @@ class Planner:
         self._follow = follow
         self._dealer = Dealer(order)
         self._ahead = Dealer(order)  # it is elsewhere in the data
+        self._far = Dealer(order)  # and this one farther on
         self._speed = Speed()
         self._balance = Balance([0.0], follow=False)
         self._tell_speed = False
@@ -60,6 +61,10 @@ class Planner:
     def ahead(self, number: int) -> Plan:
         """What this rank computes in a step to come, if nothing changes until then."""
         return self._plan(self._ahead, number - 1)
+
+    def far_ahead(self, number: int) -> Plan:
+        """The same, for those who look farther ahead than others do."""
+        return self._plan(self._far, number - 1)
 
     @property
     def known(self) -> tuple[Any, ...]:

@@ -51,6 +51,7 @@ class Setup:
 
     Attributes:
         samples, batch, seed, unit, version: of its data (see trainer.engine.data.Order).
+        shards: how its data's shards are ordered, in words; "" where it is not of shards.
         total: steps of the whole run.
         random: the seed of what is random in a step.
         frozen: the parameters that the program has made, and does not train at first.
@@ -64,6 +65,7 @@ class Setup:
     seed: int | None = None
     unit: int | None = None
     version: int | None = None
+    shards: str = ""
     total: int | None = None
     random: int | None = None
     frozen: tuple[str, ...] | None = None
@@ -90,8 +92,9 @@ class Setup:
             if isinstance(getattr(part, "optimizer", None), Optimizer)
         }
         data = {} if order is None else vars(order)
+        shards = None if order is None else order.shards
         return cls(
-            **data,
+            **{**data, "shards": "" if shards is None else shards.told},
             total=total,
             random=random,
             frozen=tuple(name for name, one in parameters.items() if not one.requires_grad),
@@ -124,6 +127,7 @@ class Setup:
             seed=about.get("order_seed"),
             unit=about.get("unit"),
             version=about.get("order"),
+            shards=about.get("shards", ""),
             total=about.get("total_steps"),
             random=about.get("seed"),
             frozen=None if "frozen" not in about else tuple(about["frozen"]),
@@ -150,6 +154,7 @@ class Setup:
             "order_seed": self.seed,
             "unit": self.unit,
             "order": self.version,
+            "shards": self.shards or None,
             "total_steps": self.total,
             "seed": self.random,
             "frozen": None if self.frozen is None else list(self.frozen),
@@ -261,6 +266,9 @@ def _of_data(then: Setup, now: Setup, step: int) -> tuple[list[str], list[str]]:
     order = []
     if _differ(then.seed, now.seed):
         order.append(f"the data's order was that of seed {then.seed} and is that of {now.seed}")
+    if then.samples and now.samples and then.shards != now.shards:
+        was, became = (one.shards or "one by one, and not by shard" for one in (then, now))
+        order.append(f"the data's order was that of {was} and is that of {became}")
     if then.version and now.version and then.version > now.version:
         data.append(
             f"the data's order is of version {then.version}, and this is a Swell of before, with "

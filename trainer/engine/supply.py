@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.engine.foresight import Foresight
 from trainer.engine.generators import seed_batch
 from trainer.engine.item import EVALUATION, TRAINING, Item, Made, Make, Maker, stream_of
 from trainer.engine.lane import Lane, Sent, lane_to
@@ -89,6 +90,7 @@ class Supply:
         self._ahead = max(1, workers * prefetch)
         self._loaders: Loaders[Any] | None = None
         self._handed: list[Handed] = []
+        self._foresight = Foresight.of(getattr(make, "dataset", None))
         if make is not None and workers:
             self._handed = [Handed(getattr(one, "dataset", None)) for one in makes.values()]
             self._loaders = Loaders(Maker(makes), workers, _module_of(make))
@@ -126,10 +128,12 @@ class Supply:
             self._loaders.wait()
 
     def close(self) -> None:
-        """Ends the loaders; whatever is asked for later is made here."""
+        """Ends the loaders, and what is done for steps to come; what is asked for is made here."""
         if self._loaders is not None:
             self._loaders.close()
             self._loaders = None
+        if self._foresight is not None:
+            self._foresight.close()
 
     def begin(
         self,
@@ -156,6 +160,8 @@ class Supply:
         self._plan, self._watched = plan, watched
         self._part, self._batch, self._given = None, None, 0
         self._evaluating.clear()
+        if self._foresight is not None:
+            self._foresight.begin(plan, planner.known, planner.far_ahead)
         if self._loaders is None:
             return
         self._require_unchanged()

@@ -104,6 +104,16 @@ class Store:
             raise TooLarge(f"{self.url}/{name} is larger than {limit} bytes")
         return data
 
+    def read_part(self, name: str, start: int, stop: int) -> bytes:
+        """Returns the bytes [start, stop) of ``name``, or those of them that there are.
+
+        Raises FileNotFoundError.
+        """
+        if self._local:
+            with open(self.path(name), "rb", opener=_at_once) as file:
+                return os.pread(file.fileno(), stop - start, start)
+        return self._retried(name, lambda: self._cat_part(name, start, stop))
+
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Writes ``name``, replacing what was there."""
         if self._local:
@@ -226,12 +236,16 @@ class Store:
             )
 
     def _cat(self, name: str, limit: int | None) -> bytes:
+        if limit is not None:
+            return self._cat_part(name, 0, limit + 1)
+        data: bytes = self.fs.cat_file(self.path(name))
+        return data
+
+    def _cat_part(self, name: str, start: int, stop: int) -> bytes:
         try:
-            data: bytes = self.fs.cat_file(
-                self.path(name), **({} if limit is None else {"start": 0, "end": limit + 1})
-            )
+            data: bytes = self.fs.cat_file(self.path(name), start=start, end=stop)
         except Exception as error:
-            # Of an empty object no range can be had.
+            # Of an empty object no range can be had, and none beyond the end of one.
             if http_status(error) == 416:
                 return b""
             raise

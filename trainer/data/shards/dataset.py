@@ -1,0 +1,164 @@
+"""``Shards``: a data set of samples that lie in shards, in a bucket or a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.data.shards.cache import Cache
+from trainer.data.shards.columns import decoder
+from trainer.data.shards.failure import CHANGED, NO_CACHE, ShardError
+from trainer.data.shards.fetcher import Fetcher
+from trainer.data.shards.reader import Reader
+from trainer.data.shards.source import Source
+
+CACHE = "20GiB"
+_WIDTH = np.dtype("<u4").itemsize
+
+
+class Shards:
+    """Samples in shards, in the format MDS of MosaicML Streaming; see docs/shards.md.
+
+    A map-style data set: ``shards[7]`` is a dict of the columns of sample 7, or what ``decode``
+    makes of it. Given to a task, or to ``elastic.batches``, its samples come in an order in which
+    each worker reads few of the shards, and these are fetched ahead of the steps. It can be
+    pickled; what it has open belongs to one process.
+
+    Args:
+        url: the folder that has ``index.json``: any fsspec URL, or a local path, which is read
+            where it is.
+        cache: how much the cache on this VM may hold, as ``20GiB`` or in bytes.
+        folder: where the cache is; None for the folder of temporary files. All ranks of a VM, and
+            all data sets, that name one folder share it.
+        decode: called with the dict of each sample.
+        lanes: from how many shards a batch takes samples at least, if it is so large. A worker
+            reads a part of them, so more VMs than lanes read the same shards.
+        block: shards whose samples are mixed in each lane.
+
+    Attributes:
+        shard_sizes: the samples of each shard.
+
+    Raises ShardError when there is no index, or none that can be read.
+    """
+
+    def __init__(
+        self,
+        url: str | Path,
+        *,
+        cache: str | int = CACHE,
+        folder: str | Path | None = None,
+        decode: Callable[[dict[str, Any]], Any] | None = None,
+        lanes: int = 32,
+        block: int = 2,
+    ) -> None:
+        if lanes < 1 or block < 1:
+            raise ShardError(NO_CACHE, f"lanes={lanes}, block={block}: write at least 1")
+        self.lanes, self.block = lanes, block
+        self._source = Source(str(url).rstrip("/"))
+        self._cache = Cache(folder, cache)
+        self._decode = decode
+        self._index = self._source.index()
+        self.shard_sizes: Sequence[int] = [one.samples for one in self._index.shards]
+        self._ends = np.cumsum(np.asarray(self.shard_sizes, np.int64))
+        self._reader: Reader | None = None
+        self._fetcher: Fetcher | None = None
+        self._decoders: list[Callable[[bytes], Any]] | None = None
+        self._owner = os.getpid()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Any:
+        """The sample ``index``. Raises IndexError beyond the end, and ShardError."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        number = int(np.searchsorted(self._ends, index, "right"))
+        place = index - int(self._ends[number]) + self.shard_sizes[number]
+        data = self._reading().read(number, place, index)
+        try:
+            sample = self._sample(data)
+        except (ValueError, IndexError, KeyError, OverflowError) as error:
+            shard = self._index.shards[number]
+            raise ShardError(
+                CHANGED,
+                f"shard {self._source.url}/{shard.name}: sample {index}, its {place}th, cannot be "
+                f"decoded: {error}; write the shards anew",
+            ) from error
+        return sample if self._decode is None else self._decode(sample)
+
+    def shards_of(self, indices: Any) -> Any:
+        """The shards that have some samples: int64, shape [n], in ascending order.
+
+        Args:
+            indices: int64, shape [m].
+        """
+        return np.unique(np.searchsorted(self._ends, np.asarray(indices), "right"))
+
+    def expect(self, shards: Sequence[int]) -> None:
+        """From now on these shards are needed soon, the first of them first: they are fetched."""
+        if self._source.store.is_local:
+            return
+        if self._owner != os.getpid():
+            self._forget()
+        if self._fetcher is None:
+            self._fetcher = Fetcher(self._reader_of_its_own())
+        # Each rank of this VM has a part of the cache for what is to come, and some is left.
+        ranks = int(os.environ.get("HOROVOD_LOCAL_SIZE", "1"))
+        self._fetcher.want(shards, self._cache.limit * 3 // (4 * ranks))
+
+    def close(self) -> None:
+        """Closes what is open, and fetches nothing any more."""
+        if self._reader is not None and self._owner == os.getpid():
+            self._reader.close()
+        if self._fetcher is not None and self._owner == os.getpid():
+            self._fetcher.close()
+        self._forget()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_reader": None, "_fetcher": None, "_decoders": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._source.load_client()  # once, before loaders are forked
+
+    def _forget(self) -> None:
+        """Nothing is open: another process has what was."""
+        self._reader, self._fetcher, self._owner = None, None, os.getpid()
+
+    def _reading(self) -> Reader:
+        """What this process reads with; one that was forked does not share it."""
+        if self._owner != os.getpid():
+            self._forget()
+        if self._reader is None:
+            self._reader = self._reader_of_its_own()
+        return self._reader
+
+    def _reader_of_its_own(self) -> Reader:
+        cache = None if self._source.store.is_local else self._cache
+        about = f"{self._source.url}\0{self._index.digest}"
+        prefix = hashlib.sha256(about.encode()).hexdigest()[:16]
+        return Reader(self._source, self._index, cache, prefix)
+
+    def _sample(self, data: bytes) -> dict[str, Any]:
+        columns = self._index.columns
+        if self._decoders is None:
+            self._decoders = [decoder(one.encoding) for one in columns]
+        sizes, at = [], 0
+        for column in columns:
+            if column.size is None:
+                sizes.append(int.from_bytes(data[at : at + _WIDTH], "little"))
+                at += _WIDTH
+            else:
+                sizes.append(column.size)
+        if at + sum(sizes) != len(data):
+            raise ValueError(f"it has {len(data)} bytes, and its columns {at + sum(sizes)}")
+        sample = {}
+        for column, decode, size in zip(columns, self._decoders, sizes, strict=True):
+            sample[column.name] = decode(data[at : at + size])
+            at += size
+        return sample
