@@ -1,7 +1,4 @@
-"""A run's history, folded from its events.
-
-Events come from several machines: what does not have the documented form is ignored.
-"""
+"""A run's history, folded from its events; what does not have the documented form is ignored."""
 
 from __future__ import annotations
 

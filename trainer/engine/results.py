@@ -1,4 +1,8 @@
-"""What a program has reported of the states that it evaluated."""
+"""What a program has reported of the states that it evaluated.
+
+A state may be reported of several times, by parts of a program that know nothing of each other; and
+a checkpoint of it has all of that, and nothing of what was reported of another state.
+"""
 
 from __future__ import annotations
 

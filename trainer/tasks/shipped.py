@@ -16,6 +16,8 @@ def shipped(file: str, by: str) -> Path:
         file: its path, which begins with the package's folder.
         by: the name that pip knows the package by.
 
+    Returns the path, whether it is read or not.
+
     Raises ModuleNotFoundError when the package is not installed, and FileNotFoundError when it
     has no such file in this version.
     """
