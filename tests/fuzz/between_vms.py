@@ -70,7 +70,7 @@ SAID = [
         stacks=pb.Stacks(
             number=1,
             generation=1,
-            stacks=[pb.Stack(rank=0, step=3, text=STACK, busy=0.5, waits_for="a lock")],
+            stacks=[pb.Stack(rank=0, text=STACK, busy=0.5, waits_for="a lock")],
         )
     ),
     pb.FromAgent(

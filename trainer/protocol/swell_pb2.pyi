@@ -286,9 +286,8 @@ class Stacks(_message.Message):
     def __init__(self, number: _Optional[int] = ..., generation: _Optional[int] = ..., stacks: _Optional[_Iterable[_Union[Stack, _Mapping]]] = ...) -> None: ...
 
 class Stack(_message.Message):
-    __slots__ = ("rank", "step", "text", "busy", "waits_for", "collective", "ended", "missing")
+    __slots__ = ("rank", "text", "busy", "waits_for", "collective", "ended", "missing")
     RANK_FIELD_NUMBER: _ClassVar[int]
-    STEP_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     BUSY_FIELD_NUMBER: _ClassVar[int]
     WAITS_FOR_FIELD_NUMBER: _ClassVar[int]
@@ -296,14 +295,13 @@ class Stack(_message.Message):
     ENDED_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
     rank: int
-    step: int
     text: str
     busy: float
     waits_for: str
     collective: bool
     ended: bool
     missing: str
-    def __init__(self, rank: _Optional[int] = ..., step: _Optional[int] = ..., text: _Optional[str] = ..., busy: _Optional[float] = ..., waits_for: _Optional[str] = ..., collective: bool = ..., ended: bool = ..., missing: _Optional[str] = ...) -> None: ...
+    def __init__(self, rank: _Optional[int] = ..., text: _Optional[str] = ..., busy: _Optional[float] = ..., waits_for: _Optional[str] = ..., collective: bool = ..., ended: bool = ..., missing: _Optional[str] = ...) -> None: ...
 
 class Ranks(_message.Message):
     __slots__ = ("generation", "step", "count", "seconds", "ranks", "computed", "data_wait", "samples", "median_computed", "median_data_wait")

@@ -78,7 +78,7 @@ def test_agents_are_asked_about_a_world_that_stands_still(
                 asked = await agent.until("inspect")
                 assert asked.generation == 1
                 stacks = pb.Stacks(number=asked.number, generation=1)
-                stacks.stacks.append(pb.Stack(rank=rank, step=7, text=stack, busy=1.0))
+                stacks.stacks.append(pb.Stack(rank=rank, text=stack, busy=1.0))
                 await agent.send(stacks=stacks)
             told: list[Event] = []
             while not told:
