@@ -12,7 +12,13 @@ import json
 import os
 import platform
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Unfit(Exception):
@@ -85,6 +91,66 @@ def examine(variant: str | None = None) -> Health:
     return health
 
 
+@dataclass(frozen=True)
+class Capacity:
+    """What a machine can do: of several GPUs, what the slowest of them can.
+
+    Attributes:
+        memory: bytes per second that are read and written when memory is copied.
+        matmul: floating-point operations per second of products of matrices in float32.
+    """
+
+    memory: float
+    matmul: float
+
+
+def measure(size: int = 2**27, side: int = 1536, times: int = 5) -> Capacity:
+    """Measures this machine: the best of several times, as others may use it meanwhile.
+
+    Args:
+        size: bytes that are copied.
+        side: of the square matrices.
+        times: how often.
+
+    Raises Unfit where a product of matrices is wrong.
+    """
+    import torch
+
+    gpus = range(torch.cuda.device_count())
+    devices = [torch.device("cuda", one) for one in gpus] or [torch.device("cpu")]
+    found = [_measure_device(device, size, side, times) for device in devices]
+    return Capacity(min(one.memory for one in found), min(one.matmul for one in found))
+
+
+def _measure_device(device: torch.device, size: int, side: int, times: int) -> Capacity:
+    import torch
+
+    def best(work: Callable[[], object]) -> float:
+        took = []
+        for _ in range(times):
+            began = time.perf_counter()
+            work()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            took.append(time.perf_counter() - began)
+        return max(min(took), 1e-9)
+
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    memory = 2 * size / best(lambda: target.copy_(source))
+    # Whole numbers, so small that float32 has all sums exactly: a product is right, or wrong.
+    generator = torch.Generator().manual_seed(0)
+    pair = torch.randint(-4, 5, (2, side, side), generator=generator).to(torch.float32)
+    left, right = pair.to(device)
+    product = torch.empty(side, side, device=device)
+    matmul = 2 * side**3 / best(lambda: torch.matmul(left, right, out=product))
+    vector = torch.randint(1, 9, (side,), generator=generator).to(torch.float64)
+    expected = pair[0].double() @ (pair[1].double() @ vector)
+    if not torch.equal(product.cpu().double() @ vector, expected):
+        raise Unfit(f"a product of matrices is wrong on {device}")
+    return Capacity(memory, matmul)
+
+
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
@@ -93,9 +159,15 @@ def main() -> int:
     """Returns the exit code: 0 when it can train."""
     parser = argparse.ArgumentParser(prog="python -m trainer.health", description=__doc__)
     parser.add_argument("--variant", choices=("cpu", "gpu"), help="what it has to be")
+    parser.add_argument(
+        "--preflight", action="store_true", help="measure this machine, and print that as JSON"
+    )
     parser.add_argument("--json", action="store_true", help="print what is installed as JSON")
     args = parser.parse_args()
     try:
+        if args.preflight:
+            print(json.dumps(asdict(measure())))
+            return 0
         health = examine(args.variant)
     except Unfit as reason:
         print(f"This installation cannot train: {reason}", file=sys.stderr)

@@ -143,6 +143,7 @@ class Elastic(JobModel):
     balance: Literal["even", "speed"] = "even"  # shares of the batch: alike, or by speed
     # How many times as slow as the others a worker is that is replaced if it stays so.
     replace_stragglers: float | None = Field(None, ge=1.2, le=100)
+    preflight: bool = False  # whether each machine shows what it can do before it takes part
 
     @field_validator("lease_timeout")
     @classmethod
@@ -363,6 +364,7 @@ class Job(JobModel):
             "audit": self.audit,
             # Older images do not know it: they run the jobs that do not ask for it.
             **({"on_nonfinite": self.on_nonfinite} if self.on_nonfinite else {}),
+            **({"preflight": True} if self.elastic.preflight else {}),
             **({"replace_stragglers": slow} if (slow := self.elastic.replace_stragglers) else {}),
             **({"fleet": self.fleet.jobs} if self.is_fleet else {}),
         }

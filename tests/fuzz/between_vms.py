@@ -26,6 +26,7 @@ from trainer.agent.settings import Settings
 from trainer.agent.worker_process import WorkerProcess
 from trainer.coordinator.limits import Limits
 from trainer.coordinator.membership import Membership
+from trainer.coordinator.preflight import Preflight
 from trainer.coordinator.standstill import ANSWER, Standstill
 from trainer.coordinator.stragglers import Stragglers
 from trainer.protocol import messages, wire
@@ -48,7 +49,14 @@ ASKED = wire.world_from_message(WORLD)
 STACK = 'Thread 0x0 (most recent call first):\n  File "/a.py", line 3 in f'
 SAID = [
     pb.FromAgent(
-        hello=pb.Hello(member=str(A), slots=1, address="10.0.0.1", world=WORLD, protocol=PROTOCOL)
+        hello=pb.Hello(
+            member=str(A),
+            slots=1,
+            address="10.0.0.1",
+            world=WORLD,
+            protocol=PROTOCOL,
+            shown=pb.Shown(memory=1e9, matmul=1e9),
+        )
     ),
     pb.FromAgent(ready=pb.Ready()),
     pb.FromAgent(started=pb.Started(generation=1, step=5, idle=0.5)),
@@ -65,7 +73,7 @@ SAID = [
         stacks=pb.Stacks(
             number=1,
             generation=1,
-            stacks=[pb.Stack(rank=0, step=3, text=STACK, busy=0.5, waits_for="a lock")],
+            stacks=[pb.Stack(rank=0, text=STACK, busy=0.5, waits_for="a lock")],
         )
     ),
     pb.FromAgent(
@@ -132,7 +140,7 @@ def what_agents_say(messages: list[bytes]) -> None:
     """A coordinator with a world of two hears messages of one of them."""
     machine = Membership(Limits(min_workers=1, max_workers=4), 2, 0.0)
     watch = Standstill(30.0)
-    slow = Stragglers(1.5, 1)
+    slow, preflight = Stragglers(1.5, 1), Preflight()
     watch.due(ASKED, 0.0, 0.1, 600.0, 3, 30.0)
     now = 0.0
     for member in (A, B):
@@ -150,7 +158,9 @@ def what_agents_say(messages: list[bytes]) -> None:
                     return
                 world = wire.world_from_message(hello.world) if hello.HasField("world") else None
                 member, slots = MemberId.parse(hello.member), wire.slots_of(hello)
-                machine.step(Joined(member, slots, world), now)
+                joined = Joined(member, slots, world, shown=wire.shown_in(hello))
+                if preflight.judge(joined) is None:
+                    machine.step(joined, now)
             elif message.WhichOneof("body") == "stacks":
                 watch.take(A, message.stacks)
             elif message.WhichOneof("body") == "ranks":

@@ -103,6 +103,10 @@ WORTH_A_LINE = [
         "no step for 31 s: rank 0 computes; their stacks are in stacks/1.txt",
     ),
     (
+        event("unfit", member="a", reason="it computes 3 GFLOP/s", then="replica"),
+        "a is not let in (it computes 3 GFLOP/s); its replica is started anew",
+    ),
+    (
         event("straggler", rank=1, member="a", ratio=1.84, reason="a signal stops it", over=False),
         "rank 1 (a) takes 1.8 times as long as the others (a signal stops it)",
     ),

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.world import MemberId
 from trainer.rundir.names import ENV_ADDRESS, ENV_CHECKPOINTS, ENV_SLOTS
 from trainer.rundir.untrusted import parse_json
@@ -29,6 +30,7 @@ class Replica:
         interface: the network interface that has this address; gloo listens on it.
         slots: workers that fit on it: its GPUs, or 1.
         replicas: how many replicas the job has.
+        shown: what this machine can do, if that was measured.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Replica:
     interface: str
     slots: int
     replicas: int
+    shown: pb.Shown | None = None
 
     def member(self) -> MemberId:
         """A new incarnation of this replica."""

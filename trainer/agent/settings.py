@@ -48,6 +48,7 @@ class Settings:
             trainer.coordinator.limits.
         replace_stragglers: see trainer.coordinator.limits.
         lease_timeout: see trainer.coordinator.limits; None for what suits the store.
+        preflight: whether a machine shows what it can do before it takes part.
         spares: warm standbys beside each active worker.
         job_sha256: the job's checksum, for the record.
         audit: whether workers log the sample ids of every step.
@@ -73,6 +74,7 @@ class Settings:
     stall: float = 600.0
     replace_stragglers: float | None = None
     lease_timeout: float | None = None
+    preflight: bool = False
     spares: int = 1
     job_sha256: str = ""
     audit: bool = False

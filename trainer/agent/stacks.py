@@ -109,8 +109,7 @@ def stacks_of(number: int, generation: int, slots: Sequence[Slot], ended: set[in
 
 def _stack(slot: Slot, generation: int, ended: bool) -> pb.Stack:
     worker = slot.active
-    unknown = worker.keeps and worker.rank != 0  # rank 0 reports for all
-    told = pb.Stack(rank=worker.rank, step=-1 if unknown else worker.step, ended=ended)
+    told = pb.Stack(rank=worker.rank, ended=ended)
     if ended:
         return told
     told.missing = _missing(worker, generation)

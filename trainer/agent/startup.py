@@ -17,6 +17,7 @@ from trainer.agent.code import bring
 from trainer.agent.link import Refused
 from trainer.agent.networks import between_jobs, settings_here
 from trainer.agent.nursery import Nursery, given_nursery
+from trainer.agent.preflight import measured
 from trainer.agent.replica import find_replica, hostname_trap, parse_cluster_spec
 from trainer.agent.settings import read_run
 from trainer.protocol.credentials import find_credentials
@@ -56,6 +57,8 @@ async def serve(env: Mapping[str, str], nursery_line: socket | None = None) -> i
         print(f"swell-agent: {why}", flush=True)
     if trap := hostname_trap(replica.address):
         log.warning("%s", trap)
+    if settings.preflight:
+        replica = replace(replica, shown=await measured(env))
     settings = await asyncio.to_thread(bring, run_dir, settings, env)
     nursery = Nursery.of_run(settings, nursery_line)
     return await Agent(replica, run_dir, settings, credentials, {**env, **added}, nursery).run()

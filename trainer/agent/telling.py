@@ -33,6 +33,7 @@ def hello_of(member: MemberId, replica: Replica, term: int, proof_port: int) -> 
         protocol=PROTOCOL,
         proof_port=proof_port,
         age=clock.lived(),
+        shown=replica.shown,
     )
 
 

@@ -121,11 +121,6 @@ class WorkerProcess:
         return self._process.pid if self._process is not None and self.alive else None
 
     @property
-    def keeps(self) -> bool:
-        """Whether it is a keeper, whose process computes."""
-        return self._process_group > 0
-
-    @property
     def computes(self) -> int | None:
         """The process that computes: a keeper's, if it has one, else this; None once it is gone."""
         return self._process_group or self.pid if self.alive else None

@@ -21,6 +21,7 @@ from trainer.coordinator.explanation import Telling
 from trainer.coordinator.leadership import Leadership
 from trainer.coordinator.member import Phase, State
 from trainer.coordinator.membership import Membership
+from trainer.coordinator.preflight import Preflight, Unfit
 from trainer.coordinator.restarts import Restarts
 from trainer.coordinator.seat import Seat
 from trainer.coordinator.server import Listener, Server
@@ -120,6 +121,7 @@ class Coordinator:
         self._events = EventWriter(seat.run_dir, f"leader-{leadership.term:06d}")
         self._meshes = Meshes()
         self._telling = Telling()
+        self._preflight = Preflight()
         self._standstill = Standstill(seat.limits.standstill)
         self._stragglers = Stragglers(seat.limits.replace_stragglers, seat.limits.min_workers)
         self._commands: asyncio.Queue[signals.Command] = asyncio.Queue()
@@ -187,6 +189,9 @@ class Coordinator:
     def _take(self, event: signals.Event) -> None:
         if not self._leadership.holds():
             return  # its successor's to learn; and they leave because they are sent away
+        if isinstance(event, signals.Joined) and (unfit := self._preflight.judge(event)):
+            self._turn_away(event.member, unfit)
+            return
         if isinstance(event, signals.Left) and self._succession.heir is not None:
             return  # it follows the next leader; if not, its silence shows
         if isinstance(event, signals.Drain) and event.member == self._seat.member:
@@ -220,6 +225,18 @@ class Coordinator:
         if world is None or start.generation != world.generation or member != world.members[0]:
             return
         self._server.streams.send(pb.FromCoordinator(start=start), world.members)
+
+    def _turn_away(self, member: MemberId, unfit: Unfit) -> None:
+        """A machine is not let in."""
+        self._events.emit(
+            "unfit",
+            member=member.replica,
+            incarnation=member.incarnation,
+            reason=unfit.reason,
+            then="replica" if unfit.again else "out",
+        )
+        release = signals.Release(member, unfit.reason, rejoin=unfit.again, broken=True)
+        self._server.streams.send(order_to_message(release), [member])
 
     def _look(self, member: MemberId, told: pb.FromAgent) -> None:
         """Takes in what an agent has seen of its workers, or rank 0 of all."""

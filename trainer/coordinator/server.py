@@ -22,6 +22,7 @@ from trainer.protocol.wire import (
     age_of,
     event_from_message,
     misfit,
+    shown_in,
     slots_of,
     world_from_message,
 )
@@ -203,7 +204,8 @@ class Server:
         if world is not None:
             for one in hello.world.slots:
                 self.streams.addresses.setdefault(MemberId.parse(one.member), one.address)
-        listener.take(signals.Joined(member, slots_of(hello), world, age_of(hello)))
+        own = slots_of(hello), world, age_of(hello), shown_in(hello)
+        listener.take(signals.Joined(member, *own))
         hearing = asyncio.create_task(_hear(listener, member, requests, stream))
         try:
             while (data := await stream.get()) is not None:

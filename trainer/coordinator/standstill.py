@@ -149,7 +149,6 @@ def _seen(member: MemberId, one: pb.Stack) -> Seen:
     return Seen(
         rank=one.rank,
         replica=member.replica,
-        step=max(-1, one.step),
         text=render(parse(one.text[:STACK_LIMIT])),
         busy=one.busy,
         waits_for=one.waits_for[:REASON_LIMIT],

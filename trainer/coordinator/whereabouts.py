@@ -62,7 +62,6 @@ class Seen:
 
     Attributes:
         rank, replica: which.
-        step: how many steps it has completed; below 0 if nobody knows.
         text: its stacks, the first thread's first.
         busy, waits_for: of that thread.
         collective: whether it says that it waits for its peers.
@@ -72,7 +71,6 @@ class Seen:
 
     rank: int
     replica: str = ""
-    step: int = -1
     text: str = ""
     busy: float = 0.0
     waits_for: str = ""
@@ -131,13 +129,11 @@ class Group:
     Attributes:
         does: what that is.
         ranks: which, in order.
-        steps: how many steps they have completed, each another number once.
         waits: whether they wait in a collective.
     """
 
     does: str
     ranks: tuple[int, ...]
-    steps: tuple[int, ...]
     waits: bool
 
 
@@ -150,7 +146,6 @@ def groups_of(all_seen: Iterable[Seen]) -> list[Group]:
         Group(
             does,
             tuple(one.rank for one in some),
-            tuple(sorted({one.step for one in some})),
             some[0].waits_for_peers,
         )
         for does, some in by.items()
@@ -162,13 +157,11 @@ def in_words(groups: Sequence[Group]) -> str:
     """Who waits in what, and who is elsewhere, in a line."""
     if not groups:
         return "nothing is known of any rank"
-    furthest = max(max(one.steps) for one in groups)
     said = []
     for one in groups[:NAMED]:
         alone = len(groups) == 1 and len(one.ranks) > 1
         who = f"all {len(one.ranks)} ranks" if alone else ranks_in_words(one.ranks)
-        behind = f" after step {one.steps[0]}" if 0 <= max(one.steps) < furthest else ""
-        said.append(f"{who} {_of_several(one.does) if len(one.ranks) > 1 else one.does}{behind}")
+        said.append(f"{who} {_of_several(one.does) if len(one.ranks) > 1 else one.does}")
     if len(groups) > NAMED:
         rest = sum(len(one.ranks) for one in groups[NAMED:])
         said.append(f"{rest} more elsewhere")

@@ -18,17 +18,32 @@ from trainer.rundir.events import Cause
 
 
 @dataclass(frozen=True)
+class Shown:
+    """What a machine has shown before it took part.
+
+    ``memory`` is in bytes per second, ``matmul`` in floating-point operations per second;
+    ``failed`` says why there is neither.
+    """
+
+    memory: float = 0.0
+    matmul: float = 0.0
+    failed: str = ""
+
+
+@dataclass(frozen=True)
 class Joined:
     """An agent connected; ``world`` is the newest that its workers entered, if they did.
 
     They may be in it still: an earlier leader formed it, or the connection was broken. ``age`` is
-    for how long the agent has lived, in seconds; 0 where nobody knows.
+    for how long the agent has lived, in seconds; 0 where nobody knows. ``shown`` is None where
+    nothing was asked for.
     """
 
     member: MemberId
     slots: int
     world: World | None = None
     age: float = 0.0
+    shown: Shown | None = None
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,18 @@ class FromAgent(_message.Message):
     examined: Examined
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., started: _Optional[_Union[Started, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., crashed: _Optional[_Union[Crashed, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., row: _Optional[_Union[Row, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., task_failed: _Optional[_Union[TaskFailed, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., rank_failed: _Optional[_Union[RankFailed, _Mapping]] = ..., proved: _Optional[_Union[Proved, _Mapping]] = ..., stacks: _Optional[_Union[Stacks, _Mapping]] = ..., ranks: _Optional[_Union[Ranks, _Mapping]] = ..., examined: _Optional[_Union[Examined, _Mapping]] = ...) -> None: ...
 
+class Shown(_message.Message):
+    __slots__ = ("memory", "matmul", "failed")
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    MATMUL_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    memory: float
+    matmul: float
+    failed: str
+    def __init__(self, memory: _Optional[float] = ..., matmul: _Optional[float] = ..., failed: _Optional[str] = ...) -> None: ...
+
 class Hello(_message.Message):
-    __slots__ = ("member", "slots", "address", "world", "term", "protocol", "proof_port", "age")
+    __slots__ = ("member", "slots", "address", "world", "term", "protocol", "proof_port", "shown", "age")
     MEMBER_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -77,6 +87,7 @@ class Hello(_message.Message):
     TERM_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     PROOF_PORT_FIELD_NUMBER: _ClassVar[int]
+    SHOWN_FIELD_NUMBER: _ClassVar[int]
     AGE_FIELD_NUMBER: _ClassVar[int]
     member: str
     slots: int
@@ -85,8 +96,9 @@ class Hello(_message.Message):
     term: int
     protocol: int
     proof_port: int
+    shown: Shown
     age: float
-    def __init__(self, member: _Optional[str] = ..., slots: _Optional[int] = ..., address: _Optional[str] = ..., world: _Optional[_Union[World, _Mapping]] = ..., term: _Optional[int] = ..., protocol: _Optional[int] = ..., proof_port: _Optional[int] = ..., age: _Optional[float] = ...) -> None: ...
+    def __init__(self, member: _Optional[str] = ..., slots: _Optional[int] = ..., address: _Optional[str] = ..., world: _Optional[_Union[World, _Mapping]] = ..., term: _Optional[int] = ..., protocol: _Optional[int] = ..., proof_port: _Optional[int] = ..., shown: _Optional[_Union[Shown, _Mapping]] = ..., age: _Optional[float] = ...) -> None: ...
 
 class Ready(_message.Message):
     __slots__ = ()
@@ -274,9 +286,8 @@ class Stacks(_message.Message):
     def __init__(self, number: _Optional[int] = ..., generation: _Optional[int] = ..., stacks: _Optional[_Iterable[_Union[Stack, _Mapping]]] = ...) -> None: ...
 
 class Stack(_message.Message):
-    __slots__ = ("rank", "step", "text", "busy", "waits_for", "collective", "ended", "missing")
+    __slots__ = ("rank", "text", "busy", "waits_for", "collective", "ended", "missing")
     RANK_FIELD_NUMBER: _ClassVar[int]
-    STEP_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     BUSY_FIELD_NUMBER: _ClassVar[int]
     WAITS_FOR_FIELD_NUMBER: _ClassVar[int]
@@ -284,14 +295,13 @@ class Stack(_message.Message):
     ENDED_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
     rank: int
-    step: int
     text: str
     busy: float
     waits_for: str
     collective: bool
     ended: bool
     missing: str
-    def __init__(self, rank: _Optional[int] = ..., step: _Optional[int] = ..., text: _Optional[str] = ..., busy: _Optional[float] = ..., waits_for: _Optional[str] = ..., collective: bool = ..., ended: bool = ..., missing: _Optional[str] = ...) -> None: ...
+    def __init__(self, rank: _Optional[int] = ..., text: _Optional[str] = ..., busy: _Optional[float] = ..., waits_for: _Optional[str] = ..., collective: bool = ..., ended: bool = ..., missing: _Optional[str] = ...) -> None: ...
 
 class Ranks(_message.Message):
     __slots__ = ("generation", "step", "count", "seconds", "ranks", "computed", "data_wait", "samples", "median_computed", "median_data_wait")

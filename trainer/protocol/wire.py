@@ -31,6 +31,7 @@ KEEPALIVE = (
 
 OWN_CAUSES: tuple[Cause, ...] = ("repeat", "rollback")  # why workers leave a world by themselves
 SAMPLES_LIMIT = 64  # ids in a Failure
+FAILED_LIMIT = 300  # characters of why a machine has shown nothing
 SLOTS_LIMIT = 1024  # workers of one member; no machine has as many GPUs
 
 
@@ -42,6 +43,13 @@ def slots_of(hello: pb.Hello) -> int:
 def age_of(hello: pb.Hello) -> float:
     """For how long an agent has lived, in seconds; 0 where it does not say."""
     return round(hello.age, 2) if 0 < hello.age < math.inf else 0.0
+
+
+def shown_in(hello: pb.Hello) -> signals.Shown | None:
+    """What a member's machine has shown; None if it was not asked to."""
+    if not hello.HasField("shown"):
+        return None
+    return signals.Shown(hello.shown.memory, hello.shown.matmul, hello.shown.failed[:FAILED_LIMIT])
 
 
 def misfit(hello: pb.Hello) -> str | None:

@@ -50,7 +50,7 @@ FULL: dict[str, Any] = {
             "package": {"executor": "i", "uris": ["gs://bucket-b/p"], "module": "trainer.agent"},
         },
     ],
-    "elastic": {"min_workers": 1, "hold_off": "1s", "replace_stragglers": 1.5},
+    "elastic": {"min_workers": 1, "hold_off": "1s", "replace_stragglers": 1.5, "preflight": True},
     "checkpoint": {"every": "10min", "keep": 2},
     "scheduling": {"strategy": "spot", "disable_retries": True},
     "controller": {"machine": "e2-standard-4", "image": "i", "timeout": "1d"},

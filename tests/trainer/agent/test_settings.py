@@ -69,6 +69,7 @@ def test_everything_can_be_set() -> None:
         "hang": 20.0,
         "standstill": 20.0,
         "replace_stragglers": 1.5,
+        "preflight": True,
         "stall": 1200.0,
         "lease_timeout": 30.0,
         "spares": 0,

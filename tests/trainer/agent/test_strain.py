@@ -95,12 +95,12 @@ def limited(pid: int, percent: int = 10, kill: bool = True) -> Iterator[Path]:
         (group / "cgroup.procs").write_text(str(pid))
         yield group
     finally:
-        with suppress(OSError):
-            if kill:
-                os.kill(pid, signal.SIGKILL)
-            else:
-                (CPU / "cgroup.procs").write_text(str(pid))
-        while (group / "cgroup.procs").read_text().strip():
+        if kill:
+            os.kill(pid, signal.SIGKILL)
+        while left := (group / "cgroup.procs").read_text().split():
+            for one in left:  # what the process has started is here, too
+                with suppress(OSError):
+                    (CPU / "cgroup.procs").write_text(one)
             time.sleep(0.01)
         group.rmdir()
 

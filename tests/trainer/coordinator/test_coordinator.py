@@ -79,7 +79,7 @@ def test_agents_are_asked_about_a_world_that_stands_still(
                 asked = await agent.until("inspect")
                 assert asked.generation == 1
                 stacks = pb.Stacks(number=asked.number, generation=1)
-                stacks.stacks.append(pb.Stack(rank=rank, step=7, text=stack, busy=1.0))
+                stacks.stacks.append(pb.Stack(rank=rank, text=stack, busy=1.0))
                 await agent.send(stacks=stacks)
             told: list[Event] = []
             while not told:
@@ -107,10 +107,30 @@ async def test_agents_are_asked_before_a_worker_that_shows_no_life_is_killed(
 
 
 @with_leader
+async def test_a_machine_that_shows_too_little_is_not_let_in(leader: Leader) -> None:
+    async with AsyncExitStack() as stack:
+        for number, memory in enumerate((20e9, 20e9, 2e9)):
+            agent = await stack.enter_async_context(Agent(leader.target))
+            hello = pb.Hello(protocol=PROTOCOL, slots=1, address="127.0.0.1")
+            hello.member = f"workerpool1-{number}#a"
+            hello.shown.CopyFrom(pb.Shown(memory=memory, matmul=1e9))
+            await agent.send(hello=hello)
+            await agent.send(ready=pb.Ready())
+        release = await agent.until("release")
+        assert release.rejoin and release.broken
+        assert release.reason == "its memory moves 2 GB/s, and others of its pool 20"
+        await leader.coordinator.stop()
+    told = read_events(leader.run_dir)
+    (unfit,) = [one for one in told if one["event"] == "unfit"]
+    assert (unfit["member"], unfit["then"]) == ("workerpool1-2", "replica")
+    assert leader.events().count("member_joined") == 2
+
+
+@with_leader
 async def test_a_straggler_is_asked_about_and_told_of(leader: Leader) -> None:
     async with world_of_two(leader) as (a, b, _):
         await train(a, b, step=7)
-        slow = {"count": 10, "seconds": 10.0, "ranks": [0, 1], "samples": [40, 40]}
+        slow: dict[str, Any] = {"count": 10, "seconds": 10.0, "ranks": [0, 1], "samples": [40, 40]}
         slow |= {"computed": [1.0, 2.0], "data_wait": [0.0, 0.0]}
         for step in (10, 20):
             lie = pb.Ranks(generation=1, step=step + 5, **{**slow, "computed": [9.0, 1.0]})

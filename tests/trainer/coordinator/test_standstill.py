@@ -36,7 +36,7 @@ class Run:
 
     def answer(self, number: int, *ranks: int, **more: Any) -> None:
         for rank in ranks:
-            stack = pb.Stack(rank=rank, step=12, text=TEXT, **more)
+            stack = pb.Stack(rank=rank, text=TEXT, **more)
             member = A if rank < 2 else B
             self.watch.take(member, pb.Stacks(number=number, stacks=[stack]))
 
@@ -151,7 +151,7 @@ def test_only_what_was_asked_and_only_of_ones_own_ranks_counts() -> None:
 def test_what_an_agent_says_is_believed_as_far_as_it_is_a_stack() -> None:
     run = Run()
     number = run.asked(30.0).number
-    lies = pb.Stack(rank=0, step=-5, text="\x1b[2Jhunter2\n" + TEXT + "\nhunter2", busy=math.nan)
+    lies = pb.Stack(rank=0, text="\x1b[2Jhunter2\n" + TEXT + "\nhunter2", busy=math.nan)
     lies.missing = ""
     lies.waits_for = "x" * 10_000
     run.watch.take(A, pb.Stacks(number=number, stacks=[lies]))
