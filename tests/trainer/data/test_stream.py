@@ -191,7 +191,7 @@ def test_what_is_iterable_becomes_a_stream_and_what_has_places_does_not() -> Non
     assert isinstance(by_place(Counting(3)), Stream)
     data = list(range(5))
     assert by_place(data) is data
-    loader: Any = DataLoader(data)  # type: ignore[arg-type]
+    loader: Any = DataLoader(data)
     with pytest.raises(Unusable, match="a DataLoader is no data set"):
         by_place(loader)
     assert Order.of(by_place(Torchs()), 4, 0).endless and not Order.of(data, 4, 0).endless
