@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from trainer.engine.data import Order, is_endless
 from trainer.engine.permutation import permutation
@@ -262,6 +262,12 @@ def by_place(data: Any) -> Any:
 
     Raises Unusable for what is neither map-style nor can be read again.
     """
+    if isinstance(data, DataLoader):
+        raise Unusable(
+            "SW5186",
+            "a DataLoader is no data set: it makes batches by itself, in an order of its own; give "
+            "its dataset, and set global_batch and workers instead",
+        )
     indexed = hasattr(type(data), "__getitem__") and not isinstance(data, IterableDataset)
     return data if indexed else Stream(data)
 

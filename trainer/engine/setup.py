@@ -262,7 +262,12 @@ def _of_data(then: Setup, now: Setup, step: int) -> tuple[list[str], list[str]]:
     if _differ(then.batch, now.batch):
         data.append(f"the global batch was {then.batch} and is {now.batch}")
     if _differ(then.samples, now.samples):
-        data.append(f"the data set had {_samples(then.samples)} and has {_samples(now.samples)}")
+        had, has = f"{then.samples} samples", str(now.samples)
+        if then.samples == ENDLESS:
+            had, has = "no length", f"{has} samples"
+        elif now.samples == ENDLESS:
+            has = "no length"
+        data.append(f"the data set had {had} and has {has}")
     order = []
     if _differ(then.seed, now.seed):
         order.append(f"the data's order was that of seed {then.seed} and is that of {now.seed}")
@@ -366,10 +371,6 @@ def _plain(value: Any) -> Any:
 
 def _differ(one: int | None, other: int | None) -> bool:
     return one is not None and other is not None and one != other
-
-
-def _samples(count: int | None) -> str:
-    return "no length" if count == ENDLESS else f"{count} samples"
 
 
 def _units(samples: int | None) -> str:

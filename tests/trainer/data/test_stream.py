@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from tests.trainer.data.sources import Counting, Iterators, Log, Seeking
 from trainer.data import Stream
@@ -191,6 +191,9 @@ def test_what_is_iterable_becomes_a_stream_and_what_has_places_does_not() -> Non
     assert isinstance(by_place(Counting(3)), Stream)
     data = list(range(5))
     assert by_place(data) is data
+    loader: Any = DataLoader(data)
+    with pytest.raises(Unusable, match="a DataLoader is no data set"):
+        by_place(loader)
     assert Order.of(by_place(Torchs()), 4, 0).endless and not Order.of(data, 4, 0).endless
 
 

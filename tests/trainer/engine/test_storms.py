@@ -1,6 +1,6 @@
 """Each sample once, of each kind of data, through 30 random events with loaders killed.
 
-SWELL_SEED=7 pytest -m soak tests/trainer/engine/test_storms.py
+SWELL_SEED=7 SWELL_EVENTS=30 pytest -m soak tests/trainer/engine/test_storms.py
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from torch import nn
 from tests.conformance.journey import Stage
 from tests.trainer.data.sources import Counting, Seeking
 from tests.trainer.engine.loops import travelled
+from trainer.protocol.session import Session
 
 SEED = int(os.environ.get("SWELL_SEED", "1"))
-EVENTS, BATCH, UNIT, LENGTH = 30, 12, 3, 50
+EVENTS = int(os.environ.get("SWELL_EVENTS", "30"))
+BATCH, UNIT, LENGTH = 12, 3, 50
 STEPS = 3 * EVENTS
 
 
@@ -70,9 +72,13 @@ def data(kind: str) -> Any:
 
 
 def loop(kind: str, folder: Path, log: list[Any]) -> None:
-    """Notes what was taken in files, which outlive who wrote them; kills loaders now and then."""
+    """Notes what was taken in files, which outlive who wrote them; kills loaders now and then.
+
+    All that will ever come are there from the start, so their loaders must not be.
+    """
     from trainer import elastic
 
+    os.environ.update(Session(spare=True).to_env())
     torch.manual_seed(0)
     model = nn.Linear(1, 1).double()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -82,8 +88,11 @@ def loop(kind: str, folder: Path, log: list[Any]) -> None:
     for step in elastic.steps(state, batches, total=STEPS, data=given, workers=2):
         taken: list[tuple[int, int]] = []
         with step:
+            supply = elastic.running()._supply  # type: ignore[union-attr]
+            if chance.random() < 0.5:  # else it makes its batches itself, until they are ready
+                supply.wait()
             if chance.random() < 0.1:
-                for pid in elastic.running()._supply.pids[:1]:  # type: ignore[union-attr]
+                for pid in supply.pids[:1]:
                     os.kill(pid, signal.SIGKILL)
             for _ in step.split(None):
                 ones, others = step.batch
@@ -133,6 +142,6 @@ def test_each_sample_is_used_once_through_a_storm(kind: str, tmp_path: Path) -> 
             taken.setdefault(number, []).extend(samples)
     expected = meant(kind)
     assert {number: sorted(of) for number, of in taken.items()} == expected
-    if kind == "map":
+    if kind == "map" and STEPS > 21:
         epoch = Counter(tuple(one) for n in range(1, 22) for one in taken[n])
         assert set(epoch.values()) == {1} and len(epoch) == 5 * LENGTH
