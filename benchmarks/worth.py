@@ -144,14 +144,14 @@ def machine_seconds(events: list[dict[str, Any]]) -> float:
     """How long all VMs together have been members: from joining until notice, or until gone."""
     since: dict[tuple[str, str], float] = {}
     total = 0.0
-    last = max(event["time"] for event in events)
+    last = float(max(event["time"] for event in events))
     for event in sorted(events, key=lambda one: one["time"]):
         who = str(event.get("member")), str(event.get("incarnation"))
         if event["event"] == "member_joined":
             since.setdefault(who, event["time"])
         elif event["event"] == "drain" or (event["event"] == "loss" and event.get("gone")):
             total += event["time"] - since.pop(who, event["time"])
-    return total + sum(last - begin for begin in since.values())
+    return float(total + sum(last - begin for begin in since.values()))
 
 
 def compare(name: str, options: Options) -> Iterator[Row]:
