@@ -9,11 +9,11 @@ storm is drawn from a seed, in steps, so each run has it alike. Calm and storm r
     machine time           of all VMs while they were there
     cost                   of that, at the prices for Spot and on demand of the launcher's
                            catalogue, in % of the calm run's on demand
-    worlds, steps lost     how often the world changed, and what had to be done again
+    drains, losses         of VMs
+    steps lost             that had to be done again
 
-As all VMs share this machine's cores, a VM that is away slows the others less than it would
-elsewhere; on machines of their own, time grows by the part of the VMs that is missing. A pause, and
-what a loss costs in steps, are as real as they would be there.
+A device that waits for each sample (jobs/worth.py) stands in for one that computes: else, on cores
+that all VMs share, a VM that is away would cost less and slow nobody, and flatter the storm.
 
     worth.py --plot FIGURES.json PICTURE.svg    draws what --json has written
 """
@@ -40,6 +40,7 @@ from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
 
 ROOT = Path(__file__).parents[1]
+JOBS = ROOT / "benchmarks/jobs/worth.py"
 MACHINE = "a2-highgpu-1g"
 REPLICAS = ("workerpool0-0", "workerpool1-0", "workerpool1-1")
 EVENTS = 6
@@ -66,13 +67,13 @@ class Work:
 
 WORK = {
     "digits": Work(
-        "trainer.tasks.digits:Digits",
+        f"{JOBS}:Digits",
         {"epochs": 20, "batch": 64, "width": 24},
         20 * 23,
         {"final loss": "test_loss", "accuracy": "test_accuracy"},
     ),
     "lm": Work(
-        "trainer.tasks.lm:LM",
+        f"{JOBS}:LM",
         {"steps": 240, "length": 128, "held_out": 0.01, "lr": 6e-3},
         240,
         {"final loss": "validation_loss"},
@@ -80,13 +81,13 @@ WORK = {
 }
 QUICK = {
     "digits": Work(
-        "trainer.tasks.digits:Digits",
+        f"{JOBS}:Digits",
         {"epochs": 4, "batch": 64, "width": 8},
         4 * 23,
         {"final loss": "test_loss", "accuracy": "test_accuracy"},
     ),
     "lm": Work(
-        "trainer.tasks.lm:LM",
+        f"{JOBS}:LM",
         {"steps": 40, "length": 32, "held_out": 0.0005},
         40,
         {"final loss": "validation_loss"},
@@ -143,14 +144,14 @@ def machine_seconds(events: list[dict[str, Any]]) -> float:
     """How long all VMs together have been members: from joining until notice, or until gone."""
     since: dict[tuple[str, str], float] = {}
     total = 0.0
-    last = max(event["time"] for event in events)
+    last = float(max(event["time"] for event in events))
     for event in sorted(events, key=lambda one: one["time"]):
         who = str(event.get("member")), str(event.get("incarnation"))
         if event["event"] == "member_joined":
             since.setdefault(who, event["time"])
         elif event["event"] == "drain" or (event["event"] == "loss" and event.get("gone")):
             total += event["time"] - since.pop(who, event["time"])
-    return total + sum(last - begin for begin in since.values())
+    return float(total + sum(last - begin for begin in since.values()))
 
 
 def compare(name: str, options: Options) -> Iterator[Row]:
