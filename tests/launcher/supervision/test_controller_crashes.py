@@ -26,7 +26,7 @@ from tests.launcher.supervision.test_supervisor_crashes import (
 
 __all__ = ["points"]  # the fixture
 MOST_POINTS = 4000
-STRIDE = 83  # of the points in the suite, by which all kinds of them come up
+STRIDE = 131  # of the points in the suite, by which all kinds of them come up
 
 
 def kill() -> None:
