@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from launcher.supervision.attendance import Attendant
+from launcher.supervision.attendance import Attendant, who_is_here
 from launcher.supervision.controllers import ControllerRecord
 from launcher.words import at_clock, span
 from trainer.rundir.usererror import Message
@@ -26,7 +26,7 @@ def attended_by(attendants: Mapping[int, Attendant], now: float) -> list[dict[st
     """
     if not attendants:
         return None
-    return [_shown(it) for it in attendants.values() if it.is_here(now)]
+    return [_shown(it) for it in who_is_here(attendants, now)]
 
 
 def _shown(it: Attendant) -> dict[str, Any]:

@@ -76,7 +76,7 @@ from launcher.status.ledger import Timeline, ledger_of
 from launcher.status.samples import account as account_samples
 from launcher.status.samples import read_audit
 from launcher.supervision.attempt import APART, Attempt, read_attempts
-from launcher.supervision.attendance import Attendant, read_attendants
+from launcher.supervision.attendance import Attendant, read_attendants, who_is_here
 from launcher.supervision.controllers import ControllerRecord, read_controllers, usd_of
 from launcher.supervision.limits import account
 from launcher.supervision.wanted import launched, ways_of
@@ -384,7 +384,7 @@ def is_unattended(
     ):
         return False
     known = read_attendants(directory) if attendants is None else attendants
-    return not any(it.controller and it.is_here(time.time()) for it in known.values())
+    return not any(it.controller for it in who_is_here(known, time.time()))
 
 
 def is_abandoned(run: dict[str, Any], directory: RunDirectory) -> bool:

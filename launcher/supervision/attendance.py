@@ -83,6 +83,21 @@ class Attendant:
         return asdict(self)
 
 
+def who_is_here(attendants: Mapping[int, Attendant], now: float) -> list[Attendant]:
+    """Returns who looks after a run; of several lives of one controller, the last.
+
+    Args:
+        attendants: all that there are and were, by number.
+        now: Unix seconds; see ``Attendant.is_here``.
+    """
+    lives = {it.controller: number for number, it in sorted(attendants.items()) if it.controller}
+    return [
+        it
+        for number, it in attendants.items()
+        if it.is_here(now) and lives.get(it.controller, number) == number
+    ]
+
+
 def record_name(number: int) -> str:
     """Returns the name of an attendant's record in the run directory."""
     return f"{ATTENDANTS}/{number:06d}.json"

@@ -20,7 +20,7 @@ from launcher.api.retry import BRIEF, Retries
 from launcher.api.vertex import JobState, jobs_of
 from launcher.local.emulator import stop
 from launcher.supervision.attempt import read_attempts
-from launcher.supervision.attendance import read_attendants
+from launcher.supervision.attendance import read_attendants, who_is_here
 from launcher.supervision.controllers import read_controllers
 from launcher.supervision.ending import end_run
 from trainer.rundir import clock
@@ -104,8 +104,7 @@ def _let_controllers_end(directory: RunDirectory, sleep: Callable[[float], objec
     """Waits for controllers that look after the run: they cancel its jobs, and tell its webhook."""
     pause = LAUNCH_POLL if directory.store.is_local else JOB_POLL
     for _ in range(round(LIMIT / pause)):
-        attendants = read_attendants(directory).values()
-        if not any(it.controller and it.is_here(clock.now()) for it in attendants):
+        if not any(it.controller for it in who_is_here(read_attendants(directory), clock.now())):
             return
         sleep(pause)
 

@@ -98,7 +98,7 @@ def files(folder: Path) -> Iterator[bytes]:
             yield path.read_bytes()
 
 
-def test_it_goes_on_where_the_launch_was_killed(
+def test_it_goes_on_where_the_launch_was_killed_and_so_does_its_next_life(
     swell: ScriptedSwell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lost job is replaced, the limit holds, the webhook hears of all; and nobody of that."""
@@ -115,11 +115,14 @@ def test_it_goes_on_where_the_launch_was_killed(
         until(lambda: swell.is_up("one"))
         launch.kill()
         launch.communicate()
+        [vm] = of_controller(swell, 1).list()
+        os.kill(vm["pid"], signal.SIGKILL)
         status = swell.status("one")
         first = Replicas.of_state(swell.state("one"), status["attempts"][0]["job"])
         first.preempt("workerpool1-0", "1s")
         monkeypatch.delenv("HOOK")
         assert api_of_vm(first.list()[0]["pid"]) == 404, "that is for controllers alone"
+        until(lambda: controllers(swell, "one") == [1, 1], every=0.5)
         [vm] = of_controller(swell, 1).list()
         assert api_of_vm(vm["pid"]) == 200
         assert api_of_vm(vm["pid"], token="another") == 401
@@ -143,6 +146,7 @@ def test_it_goes_on_where_the_launch_was_killed(
     assert status["spent"]["usd"] >= 0.02
 
 
+@pytest.mark.soak
 def test_it_is_started_again_and_replaced_before_its_timeout(swell: ScriptedSwell) -> None:
     """What it is entrusted with comes by Secret Manager."""
     secret = "token_secret: projects/local/secrets/swell\n"

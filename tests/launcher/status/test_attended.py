@@ -36,6 +36,14 @@ def test_who_has_left_or_is_silent_is_not_there() -> None:
     assert in_words([]) == "nobody"
 
 
+def test_of_two_lives_of_a_controller_the_last_one_counts() -> None:
+    again = Attendant("root@vm", 2, since=1006.0, seen=1006.0, every=20.0)
+    attended = attended_by({1: CONTROLLER, 2: again}, 1010.0)
+    assert attended is not None and [it["since"] for it in attended] == [1006.0]
+    over = Attendant("root@vm", 2, since=1006.0, seen=1006.0, every=20.0, left=True)
+    assert attended_by({1: CONTROLLER, 2: over}, 1010.0) == []
+
+
 def test_a_run_that_nobody_looks_after_says_who_did_last_and_what_to_do() -> None:
     assert unattended_since({1: LAUNCH, 2: CONTROLLER}, LATE) is None
     assert unattended_since({1: LAUNCH, 2: CONTROLLER}, 1065.0 + STALE * 20.0) == (

@@ -193,8 +193,7 @@ def test_of_several_one_that_fails_holds_up_no_other(server: FaultyServer) -> No
 
 def with_controller(directory: RunDirectory, server: FaultyServer) -> str:
     """Gives a run a controller that runs. Returns its CustomJob's name."""
-    job = custom_job("one")
-    job["name"] = f"{PARENT}/customJobs/77"
+    job = custom_job("one", 7)
     add(server, job)
     record = ControllerRecord(
         1, "us-central1", server.endpoint, "e2-standard-4", job["name"], state="RUNNING"
