@@ -342,7 +342,7 @@ class Coordinator:
                 if found is not None and found != known:
                     known = found
                     self._take(signals.Bounded(found.max_workers))
-            leave = set() if known is None else {str(number) for number in known.leave}
+            leave = {str(number) for number in known.leave} if known is not None else set()
             until = self._clock() + WANTED_EVERY
             while self._leadership.holds() and self._clock() < until:
                 # Those who come over from a former leader may be in the stop that it has asked for.

@@ -16,6 +16,7 @@ from launcher.job.customjob import ATTEMPT_LABEL, CustomJob
 from launcher.supervision.attempt import UNSENT, Attempt
 from launcher.supervision.choices import choices_of
 from launcher.supervision.fleet import Fleet
+from launcher.supervision.policy import Submit
 from launcher.supervision.supervisor import ERROR_WAIT
 from launcher.supervision.verdict import verdict_of
 from launcher.target import SETTLE
@@ -289,9 +290,9 @@ def test_an_attempt_on_record_is_left_to_its_sender_for_a_while(tmp_path: Path) 
 def test_two_that_decide_at_the_same_moment_send_one_request(tmp_path: Path) -> None:
     fixture = Fixture(tmp_path, lambda n: ["RUNNING", "SUCCEEDED"])
     first, second = fixture.supervisor(), fixture.supervisor()
-    choice = choices_of(fixture.job, "local")[0]
-    first._submit(1, choice)
-    second._submit(1, choice)
+    submit = Submit(1, choices_of(fixture.job, "local")[0])
+    first._submit(submit)
+    second._submit(submit)
     assert fixture.sent == [(1, "us-central1")]
     assert second.run()["state"] == "succeeded"
     assert len(fixture.vertex.jobs) == 1
