@@ -30,10 +30,12 @@ LISTED = 8  # lines in a message
 AT_ONCE = 1000  # documents that are tokenized together
 ROLE = "assistant"
 IGNORED = -100  # the target of what is not learned; cross_entropy's own number
-# What a tokenizer without a template is given, and is saved with.
+# What a tokenizer without a template is given, and is saved with: ChatML, but that an answer ends
+# with the token that ends what the model writes.
 CHATML = (
     "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] }}"
+    "{{ (eos_token or '<|im_end|>') + '\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )

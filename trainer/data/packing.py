@@ -26,6 +26,7 @@ class Rows:
 
     A sample is a dict of int64 tensors of shape [length]: ``tokens``; ``positions``, which begin at
     0 with each document; ``targets``, the token after each where that is to be learned, else -100.
+    And ``used``, of shape []: how many of the tokens are no padding.
     """
 
     def __init__(self, documents: Documents, length: int, packed: bool, padding: int = 0) -> None:
@@ -51,6 +52,7 @@ class Rows:
             # To the end of the row: what pads it counts as more of the last document.
             row["positions"][at:] = places[: self._length - at]
             at = end
+        row["used"] = torch.tensor(at, device="cpu")
         return row
 
     @property

@@ -26,7 +26,6 @@ from trainer.training.groups import decay_groups
 from trainer.training.precision import Name as PrecisionName
 from trainer.training.schedule import Schedule
 
-ARGUMENT = "SW5201"
 FULL_LR, LORA_LR = 1e-5, 2e-4
 
 
@@ -94,13 +93,13 @@ class Finetune(Task):
     ) -> None:
         if length < 2 or rank < 0:
             raise Unusable(
-                ARGUMENT,
+                pretrained.ARGUMENT,
                 f"length={length}, rank={rank}: a row has 2 tokens at least, and a rank is 0 (the "
                 "whole model is trained) or more",
             )
         if dtype in ("bfloat16", "float16") and not rank:
             raise Unusable(
-                ARGUMENT,
+                pretrained.ARGUMENT,
                 f"dtype={dtype}: updates of the whole model would be lost in rounding; write "
                 "dtype: float32 and precision: bf16, or train adapters (rank: 16)",
             )
@@ -132,6 +131,7 @@ class Finetune(Task):
 
     def model(self) -> nn.Module:
         model = pretrained.load_model(self._folder, self._dtype)
+        pretrained.require_room(model, self._tokenizer, self._length)
         if self._packed and not pretrained.keeps_apart(model):
             raise Unusable(
                 "SW5202",
@@ -171,8 +171,8 @@ class Finetune(Task):
         return {"val_loss": self.loss(model, batch)}
 
     def tokens(self, batch: dict[str, Tensor]) -> int:
-        """The tokens of a batch, padding among them: what is computed."""
-        return batch["tokens"].numel()
+        """The tokens of a batch that are no padding."""
+        return int(batch["used"].sum())
 
     def finish(self, model: Any) -> None:
         if self._save:

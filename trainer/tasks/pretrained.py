@@ -26,7 +26,7 @@ from trainer.rundir.private import make_private
 from trainer.rundir.store import Store
 from trainer.rundir.usererror import Unusable
 
-FOLDER = "SW5198"
+FOLDER, ARGUMENT = "SW5198", "SW5201"
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 WHOLE = ".whole"  # in a copy of a folder, when all of it is there
@@ -114,6 +114,23 @@ def load_model(folder: Path, dtype: str) -> Any:
             f"{folder} has no model that loads; it must be of a kind that transformers knows, with "
             f"its weights in safetensors: {_line(error)}",
         ) from None
+
+
+def require_room(model: Any, tokenizer: Any, length: int) -> None:
+    """Makes sure that a model takes rows of so many tokens, and each of the tokenizer's.
+
+    Raises Unusable. Some kinds would compute beyond what they have learned, and say nothing.
+    """
+    most = getattr(model.config, "max_position_embeddings", None)
+    if most is not None and length > most:
+        raise Unusable(ARGUMENT, f"length={length}: this model takes {most} tokens at most")
+    known = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > known:
+        raise Unusable(
+            FOLDER,
+            f"the tokenizer has {len(tokenizer)} tokens, and the model knows {known}: they do not "
+            "belong together, or the model was to be resized (resize_token_embeddings)",
+        )
 
 
 def digest_of_model(model: nn.Module) -> int:

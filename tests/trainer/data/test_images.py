@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 import random
 import zlib
@@ -36,6 +37,14 @@ def test_classes_are_folders_and_samples_their_pictures(tmp_path: Path) -> None:
         [1, 3],
         found.classes,
     )
+
+
+def test_the_public_names_are_there() -> None:
+    data = importlib.import_module("trainer.data")
+    assert {name: getattr(data, name).__module__ for name in ("Augment", "Pictures")} == {
+        "Augment": "trainer.data.images",
+        "Pictures": "trainer.data.images",
+    }
 
 
 def test_pictures_in_a_bucket_are_those_of_a_folder(tmp_path: Path, store: Store) -> None:

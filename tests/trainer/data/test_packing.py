@@ -41,6 +41,7 @@ def test_a_rows_targets_are_those_of_its_documents(lengths: list[int]) -> None:
             assert own == list(range(100, 100 + len(own)))
             expected = own[1:] + [IGNORED] * (stop - start - len(own) + 1)
             assert targets[start:stop] == expected
+        assert row["used"] == sum(one != 7 for one in tokens)
     assert sorted(seen) == sorted(lengths)
     assert rows.used == sum(lengths) / (len(rows) * ROOM)
 

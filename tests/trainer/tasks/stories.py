@@ -122,7 +122,7 @@ def _plainly(folder: Path) -> list[Any]:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        log.append((number + 1, float(total) / count))
+        log.append((number + 1, float(total.detach()) / count))
     with torch.no_grad():
         sums = [float(_answer_loss(model, *sample)) for sample in samples]
     log.append(("evaluated", sum(sums) / sum(len(tokens) - first for tokens, first in samples)))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from trainer.rundir.store import Store
 from trainer.rundir.usererror import Unusable
 from trainer.tasks.finetune import Finetune
-from trainer.tasks.pretrained import Files, keeps_apart, local_folder
+from trainer.tasks.pretrained import Files, keeps_apart, local_folder, require_room
 
 
 def test_a_folder_needs_a_description_and_safetensors(tmp_path: Path) -> None:
@@ -82,6 +82,17 @@ class Runs(nn.Module):
             before = (sums - words).gather(1, starts[..., None].expand_as(words))
             sums = sums - before
         return SimpleNamespace(logits=sums)
+
+
+def test_a_model_has_room_for_rows_and_tokens() -> None:
+    config = SimpleNamespace(max_position_embeddings=8)
+    model = SimpleNamespace(config=config, get_input_embeddings=lambda: nn.Embedding(5, 2))
+    require_room(model, "five.", 8)
+    with pytest.raises(Unusable, match="length=9: this model takes 8 tokens at most") as caught:
+        require_room(model, "five.", 9)
+    assert caught.value.id == "SW5201"
+    with pytest.raises(Unusable, match="the tokenizer has 6 tokens, and the model knows 5"):
+        require_room(model, "sixsix", 8)
 
 
 @pytest.mark.parametrize(
