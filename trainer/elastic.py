@@ -89,8 +89,13 @@ def batches(
     """The exact order in which a data set is used.
 
     Args:
+<<<<<<< HEAD
         dataset: the data set, or its number of samples; one without a length comes in the order in
             which it is read (see trainer.data.Stream).
+=======
+        dataset: the data set, or its number of samples. ``trainer.data.Shards`` itself has an order
+            in which each worker reads few of them; its number of samples would not have that.
+>>>>>>> shards
         global_batch: samples of one step over all workers, whatever their number.
         seed: fixes the order of each epoch.
         unit: samples that are computed together in every world, with random numbers and batch
@@ -136,6 +141,7 @@ def steps(
             back to the newest good checkpoint, and leaves it out then. What the job file says
             counts more; ``stop`` where neither says anything.
         data: the data set that ``step.batch`` takes samples from: anything with integer indexing.
+            Shards of ``trainer.data`` are fetched ahead of the steps.
         workers: processes of each rank that make batches ahead of the steps; with 0 a batch is
             made when it is asked for.
         prefetch: parts of batches that are made ahead for each of these processes.

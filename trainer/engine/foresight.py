@@ -19,6 +19,10 @@ STEPS = 4096  # ahead at most
 class Shelved(Protocol):
     """A data set of shards that are fetched when it is told that they are needed."""
 
+    @property
+    def fetches(self) -> bool:
+        """Whether it wants to be told."""
+
     def shards_of(self, indices: Any) -> Any:
         """The numbers of the shards that have these samples."""
 
@@ -46,8 +50,7 @@ class Foresight:
     @classmethod
     def of(cls, dataset: Any) -> Foresight | None:
         """That of a data set which wants to be told."""
-        wants = hasattr(dataset, "expect") and hasattr(dataset, "shards_of")
-        return cls(dataset) if wants else None
+        return cls(dataset) if getattr(dataset, "fetches", False) else None
 
     def begin(self, plan: Plan, known: Any, ahead: Callable[[int], Plan]) -> None:
         """A step begins.

@@ -62,6 +62,51 @@ class Permutation:
         return found
 
 
+class Permutations:
+    """Permutations of several stretches, each of its own length: all of them at once.
+
+    They are as ``Permutation`` makes them, but for their keys.
+
+    Args:
+        sizes: how many samples each has, at least 1: int64, shape [m].
+        keys: a number for each, no two alike: int64, shape [m].
+        key: which permutations of them.
+    """
+
+    def __init__(self, sizes: NDArray[np.int64], keys: NDArray[np.int64], key: str) -> None:
+        bits = np.maximum(1, np.frexp((sizes - 1).astype(np.float64))[1] // 2).astype(np.uint64)
+        self._sizes = sizes.astype(np.uint64)
+        self._bits = bits
+        self._columns = (np.uint64(1) << bits) - np.uint64(1)
+        self._rows = (self._sizes + self._columns) >> bits
+        first = np.uint64(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big"))
+        own = scramble(keys.astype(np.uint64) + first)
+        self._keys = [scramble(own + np.uint64(number)) for number in range(1, ROUNDS + 1)]
+
+    def take(self, which: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which sample of its stretch comes at each place: int64, shape [n].
+
+        Args:
+            which: the stretches, int64, shape [n].
+            places: in these, likewise.
+        """
+        found = self._permuted(which, places.astype(np.uint64))
+        while len(outside := np.flatnonzero(found >= self._sizes[which])):
+            found[outside] = self._permuted(which[outside], found[outside])
+        return found.view(np.int64)
+
+    def _permuted(self, which: NDArray[np.int64], places: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        bits, mask, height = self._bits[which], self._columns[which], self._rows[which]
+        columns, rows = places & mask, places >> bits
+        for one, other in zip(self._keys[::2], self._keys[1::2], strict=True):
+            columns += scramble(rows + one[which]) >> _HALF
+            columns &= mask
+            rows += (scramble(columns + other[which]) >> _HALF) * height >> _HALF
+            rows -= height * (rows >= height)
+        found: NDArray[np.uint64] = rows << bits | columns
+        return found
+
+
 @lru_cache(maxsize=4)
 def permutation(samples: int, key: str) -> Permutation:
     """The permutation of that key."""

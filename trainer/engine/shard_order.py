@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.engine.permutation import Permutation
+from trainer.engine.permutation import Permutation, Permutations
 
 _Numbers = NDArray[np.int64]
 LANES, BLOCK = 32, 2  # what a data set has that says nothing else; a part of the version
@@ -129,16 +129,11 @@ class _Epoch:
     blocks: _Numbers
 
     def samples(self, places: _Numbers, key: str) -> _Numbers:
-        """The samples at some places, which follow each other in each block."""
+        """The samples at some places."""
         blocks = np.searchsorted(self.blocks, places, "right") - 1
-        by_block = np.argsort(blocks, kind="stable")
-        found, starts = np.unique(blocks[by_block], return_index=True)
-        mixed = np.empty_like(places)
-        for block, these in zip(found.tolist(), np.split(by_block, starts[1:]), strict=True):
-            begin, end = int(self.blocks[block]), int(self.blocks[block + 1])
-            low = int(places[these[0]])
-            order = Permutation(end - begin, f"{key}/{begin}")
-            taken = order.take(low - begin, low - begin + len(these)).numpy()
-            mixed[these] = begin + taken
-        pieces = np.searchsorted(self.pieces, mixed, "right") - 1
-        return self.first[pieces] + mixed - self.pieces[pieces]
+        found, which = np.unique(blocks, return_inverse=True)
+        begins = self.blocks[found]
+        mixed = Permutations(self.blocks[found + 1] - begins, begins, key)
+        inside = begins[which] + mixed.take(which, places - begins[which])
+        pieces = np.searchsorted(self.pieces, inside, "right") - 1
+        return self.first[pieces] + inside - self.pieces[pieces]

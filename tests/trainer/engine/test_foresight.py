@@ -17,6 +17,8 @@ EACH = 10  # samples of a shard
 class Told:
     """A data set that notes what it is told."""
 
+    fetches = True
+
     def __init__(self) -> None:
         self.told: list[list[int]] = []
         self.closed = False
@@ -86,3 +88,6 @@ def test_a_data_set_that_fetches_nothing_is_told_nothing() -> None:
     assert Foresight.of([1, 2, 3]) is None
     assert Foresight.of(None) is None
     assert Foresight.of(Told()) is not None
+    told = Told()
+    told.fetches = False
+    assert Foresight.of(told) is None

@@ -6,13 +6,15 @@ import math
 from collections import Counter
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.engine.permutation import permutation, shuffled
+from trainer.engine.permutation import Permutations, permutation, shuffled
 
 Make = Callable[[int, str], Tensor]
 TEN = [1, 5, 9, 6, 3, 2, 8, 4, 7, 0]
@@ -41,6 +43,48 @@ def test_a_slice_is_what_its_places_are_one_by_one(samples: int, data: st.DataOb
     assert found.tolist() == [int(one.take(at, at + 1)) for at in range(start, stop)]
     assert all(0 <= sample < samples for sample in found.tolist())
     assert len({*found.tolist()}) == stop - start
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=20), st.text(max_size=3))
+def test_permutations_of_many_stretches_are_each_one_of_its_own(sizes: list[int], key: str) -> None:
+    each = np.asarray(sizes)
+    begins = np.cumsum(each) - each
+    which = np.repeat(np.arange(len(sizes)), each)
+    places = np.arange(each.sum()) - begins[which]
+    found = Permutations(each, begins, key).take(which, places)
+    for number, size in enumerate(sizes):
+        assert sorted(found[which == number].tolist()) == list(range(size))
+    some = slice(len(which) // 3, len(which) // 2)
+    again = Permutations(each, begins, key).take(which[some], places[some])
+    assert again.tolist() == found[some].tolist()
+
+
+def of_many(stretches: int, samples: int) -> NDArray[np.int64]:
+    """What comes at each place of many stretches, shape [stretches, samples]."""
+    begins = samples * np.arange(stretches)
+    which, places = np.divmod(np.arange(stretches * samples), samples)
+    each = Permutations(np.full(stretches, samples), begins, "7/0")
+    return each.take(which, places).reshape(stretches, samples)
+
+
+@pytest.mark.parametrize("samples", [3, 4, 5])
+def test_of_many_short_stretches_all_orders_are_equally_frequent(samples: int) -> None:
+    drawn, orders = 6000, math.factorial(samples)
+    counts = Counter(map(tuple, of_many(drawn, samples).tolist()))
+    counted = [float(one) for one in counts.values()] + [0.0] * (orders - len(counts))
+    assert abs(chi_square(counted, drawn / orders)) < 4
+
+
+@pytest.mark.parametrize("samples", [16, 63, 100])
+def test_of_many_stretches_each_sample_is_equally_often_at_each_place(samples: int) -> None:
+    drawn = 3000
+    found = of_many(drawn, samples)
+    places = np.broadcast_to(np.arange(samples), found.shape)
+    counts = np.zeros((samples, samples))
+    np.add.at(counts, (places, found), 1)
+    freedom = (samples - 1) ** 2
+    spread = float(((counts - drawn / samples) ** 2).sum() * samples / drawn)
+    assert abs(spread - freedom) / math.sqrt(2 * freedom) < 4
 
 
 def test_a_permutation_is_the_same_on_every_machine() -> None:

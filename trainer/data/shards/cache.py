@@ -91,6 +91,9 @@ class Cache:
                 fill(part)
                 os.fdatasync(part)  # a VM that goes down must not leave a file of zeros
                 aside.rename(self.folder / name)
+                # It is there for everybody; and for this one, even if others make room at once.
+                fcntl.flock(part, fcntl.LOCK_UN)
+                return os.dup(part)
         return fd
 
     def remove(self, name: str) -> None:

@@ -91,6 +91,11 @@ class Shards:
             ) from error
         return sample if self._decode is None else self._decode(sample)
 
+    @property
+    def fetches(self) -> bool:
+        """Whether shards are fetched before they can be read."""
+        return not self._source.store.is_local
+
     def shards_of(self, indices: Any) -> Any:
         """The shards that have some samples: int64, shape [n], in ascending order.
 
@@ -101,7 +106,7 @@ class Shards:
 
     def expect(self, shards: Sequence[int]) -> None:
         """From now on these shards are needed soon, the first of them first: they are fetched."""
-        if self._source.store.is_local:
+        if not self.fetches:
             return
         if self._owner != os.getpid():
             self._forget()
@@ -139,7 +144,7 @@ class Shards:
         return self._reader
 
     def _reader_of_its_own(self) -> Reader:
-        cache = None if self._source.store.is_local else self._cache
+        cache = self._cache if self.fetches else None
         about = f"{self._source.url}\0{self._index.digest}"
         prefix = hashlib.sha256(about.encode()).hexdigest()[:16]
         return Reader(self._source, self._index, cache, prefix)

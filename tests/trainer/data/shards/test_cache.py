@@ -95,6 +95,42 @@ def test_one_fetches_and_the_others_wait(tmp_path: Path) -> None:
     assert there(cache) == ["k/1"]
 
 
+def test_many_get_what_they_fetch_where_there_is_room_for_one(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, SIZE)
+    found: list[bytes] = []
+
+    def fetch(name: str) -> None:
+        for _ in range(20):
+            try:
+                found.append(got(cache, name))
+            except NoRoom:  # another one is just fetching
+                found.append(name.encode().ljust(SIZE))
+
+    threads = [threading.Thread(target=fetch, args=(f"k/{number}",)) for number in range(4)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert sorted(found) == sorted(
+        f"k/{n}".encode().ljust(SIZE) for n in range(4) for _ in range(20)
+    )
+    assert cache.used() <= SIZE
+
+
+def test_what_is_fetched_can_be_read_if_it_is_removed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, rename = Cache(tmp_path, SIZE), Path.rename
+
+    def renamed(self: Path, target: Path) -> Path:
+        found = rename(self, target)
+        target.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    assert got(cache, "k/1").strip() == b"k/1"
+
+
 def test_what_was_used_least_recently_goes_first(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 3 * SIZE)
     for name in ("k/1", "k/2", "other/3"):
