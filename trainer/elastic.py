@@ -89,13 +89,9 @@ def batches(
     """The exact order in which a data set is used.
 
     Args:
-<<<<<<< HEAD
         dataset: the data set, or its number of samples; one without a length comes in the order in
-            which it is read (see trainer.data.Stream).
-=======
-        dataset: the data set, or its number of samples. ``trainer.data.Shards`` itself has an order
-            in which each worker reads few of them; its number of samples would not have that.
->>>>>>> shards
+            which it is read (see trainer.data.Stream), and ``trainer.data.Shards`` itself has an
+            order in which each worker reads few of them; its number of samples would not have that.
         global_batch: samples of one step over all workers, whatever their number.
         seed: fixes the order of each epoch.
         unit: samples that are computed together in every world, with random numbers and batch
