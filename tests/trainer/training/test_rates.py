@@ -21,7 +21,7 @@ def counted(flops: Any) -> tuple[list[dict[str, Any]], list[float], list[float]]
 
     from trainer.loop import Loop
     from trainer.protocol.channel import LoneChannel
-    from trainer.protocol.messages import Event, Message
+    from trainer.protocol.messages import Event, FromWorker
     from trainer.protocol.session import Session
 
     class Told(LoneChannel):
@@ -29,7 +29,7 @@ def counted(flops: Any) -> tuple[list[dict[str, Any]], list[float], list[float]]
             super().__init__()
             self.events: list[dict[str, Any]] = []
 
-        def send(self, message: Message) -> None:
+        def send(self, message: FromWorker) -> None:
             if isinstance(message, Event) and message.name == "rates":
                 self.events.append(message.fields)
             super().send(message)
@@ -48,7 +48,8 @@ def counted(flops: Any) -> tuple[list[dict[str, Any]], list[float], list[float]]
             return torch.optim.SGD(model.parameters(), lr=1e-4)
 
         def loss(self, model: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
-            return model(batch).square().mean()
+            loss: torch.Tensor = model(batch).square().mean()
+            return loss
 
         def tokens(self, batch: torch.Tensor) -> int:
             tokens.append(float(len(batch) * 7))
