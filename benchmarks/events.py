@@ -202,7 +202,7 @@ def timed_status(url: str) -> float:
 def timed_resubmission(url: str) -> float:
     """Seconds to find out how far a run is, as the supervisor does."""
     try:
-        from launcher.run import completed_steps
+        from launcher.oversight import completed_steps
     except ImportError:  # BEFORE
 
         def completed_steps(directory: RunDirectory) -> int:
