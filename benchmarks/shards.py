@@ -223,7 +223,7 @@ def _fresh(folder: Path, kind: str) -> str:
 
 def _put(objects: Objects, name: str, path: Path) -> None:
     with objects.receiving() as receiver, path.open("rb") as file:
-        shutil.copyfileobj(file, receiver)  # type: ignore[misc]
+        shutil.copyfileobj(file, receiver)
         objects.put("bucket", name, receiver.content(), {})
 
 

@@ -74,7 +74,8 @@ def mosaicml(url: str, cache: str) -> Iterator[int]:
     import google.auth
     from google.auth.credentials import AnonymousCredentials
 
-    google.auth.default = lambda *args, **how: (AnonymousCredentials(), "project")
+    nobody = AnonymousCredentials()  # type: ignore[no-untyped-call]
+    google.auth.default = lambda *args, **how: (nobody, "project")
     from streaming import StreamingDataset
 
     yield IMPORTED
