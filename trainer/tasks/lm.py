@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, get_args
 
 import torch
@@ -44,6 +43,7 @@ class LM(Task):
     Raises Unusable for an unknown size, and as ``Text`` does.
     """
 
+    flops_per_sample: float
     global_batch = 16  # windows
     clip_norm = 1.0
 
@@ -80,6 +80,8 @@ class LM(Task):
         self.text = Text(files, length, tokenizer, field, cache)
         self._train, self._held_out = self.text.split(held_out)
         self.trained_on = self.text.tokens.identity
+        if "flops_per_sample" not in settings:
+            self.flops_per_sample = self._flops()
 
     def dataset(self) -> Text:
         return self._train
@@ -122,8 +124,7 @@ class LM(Task):
         """How many tokens of ``batch`` are trained on."""
         return batch.shape[0] * (batch.shape[1] - 1)
 
-    @cached_property
-    def flops_per_sample(self) -> float:
+    def _flops(self) -> float:
         """Floating-point operations of a window, forward and backward; see ``flops_per_token``."""
         with torch.device("meta"):
             model = Transformer(self._size, self.text.vocabulary, self._activation, self._tied)
