@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,12 @@ def test_whatever_is_written_is_read(rows: list[tuple[bytes, int]], size: int) -
     url = f"memory://written-{next(_numbers)}"
     written = [{"b": data, "a": number} for data, number in rows]
     assert write_shards(written, url, shard_size=size) == len(rows)
-    source = Shards(url)._source
-    store = source.store
-    data = Shards(url, cache=0)
-    assert [data[index] for index in range(len(data))] == written
+    with tempfile.TemporaryDirectory() as folder:
+        data = Shards(url, cache=0, folder=folder)
+        assert [data[index] for index in range(len(data))] == written
     for shard in data._index.shards:
         assert shard.size <= size or shard.samples == 1
-    store.delete("")
+    data._source.store.delete("")
 
 
 def test_a_shard_may_end_with_any_byte(shelf: Shelf) -> None:
