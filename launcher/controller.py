@@ -41,6 +41,7 @@ from launcher.run import webhook_of
 from launcher.supervision.attendance import Relieved, read_attendants
 from launcher.supervision.duty import Duty
 from launcher.target import LOCAL_BACKOFF, LOCAL_BEAT, LOCAL_SETTLE, Target, vertex
+from launcher.terminal import visible
 from launcher.trust import Trust
 from trainer.protocol.secretmanager import read_secret
 from trainer.rundir.directory import RunDirectory
@@ -209,7 +210,7 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 def _say(text: str, out: TextIO = sys.stdout) -> None:
     for line in text.splitlines():
-        print(f"swell controller: {line}", file=out, flush=True)
+        print(f"swell controller: {visible(line)}", file=out, flush=True)
 
 
 if __name__ == "__main__":

@@ -202,6 +202,8 @@ class _Told:
         before = self._newest.get(member)
         if before is not None:
             before.over.append(began)
+            if before.terms and before.left is None and before.lost is None:
+                before.lost = began  # nobody has told when: its last sign of life counts
         attempt = job_of(member) or self._attempt_at(began)
         life = self._newest[member] = Life(member, began, attempt)
         self.lives.append(life)

@@ -116,6 +116,7 @@ def test_the_command_s_streams_are_guarded_whoever_prints(terminal: bool) -> Non
 
 # Who prints, and why that is no way around the two streams.
 PRINTERS = {
+    "launcher/controller.py": "lines that are visible, to a VM's log",
     "launcher/views/output.py": "draws, through Screen, or what Screen has drawn",
     "launcher/commands/foreground.py": "a line that is visible",
     "launcher/commands/following.py": "lines that are visible, and JSON",
