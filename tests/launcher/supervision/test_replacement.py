@@ -245,7 +245,7 @@ WAYS: list[Job | None] = [None, HERE, THERE, job(regions=["us-central1"], schedu
 ASKED = st.tuples(st.floats(0.0, 24 * HOUR), st.none() | st.integers(1, 6), st.sampled_from(WAYS))
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(
     lives=st.lists(LIVES, max_size=40),
     jobs=st.integers(1, 6),
@@ -282,7 +282,7 @@ def test_any_history_converges_on_what_is_wanted_last(
     assert {it.choice for it in there} <= named
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(asked=st.lists(ASKED, min_size=1, max_size=5), jobs=st.integers(1, 6))
 def test_somebody_trains_at_any_moment_whatever_is_asked(
     asked: list[tuple[float, int | None, Job | None]], jobs: int

@@ -305,7 +305,7 @@ def test_the_vocabulary_has_what_the_code_emits_and_nothing_else() -> None:
             if not isinstance(node, ast.Call) or not node.args:
                 continue
             name, first = ast.unparse(node.func).rpartition(".")[2], node.args[0]
-            if name.strip("_") in ("emit", "report") and isinstance(first, ast.Constant):
+            if name.strip("_") in ("emit", "report", "Event") and isinstance(first, ast.Constant):
                 emitted.add(first.value)
     rows = str(events.__doc__).partition("further fields\n")[2].partition("\n\n")[0]
     known = {line.split()[0] for line in rows.splitlines() if line[:1].isalpha()}
