@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import typer
 
-from launcher.commands import goodput, jobs, new, output, runs, tools, wanted
+from launcher.commands import goodput, jobs, new, output, reports, runs, tools, wanted
 from launcher.commands.errors import warn
 from launcher.commands.interrupts import watch_interrupts
 from launcher.run_states import CANCELLED
@@ -35,6 +35,7 @@ app.command()(jobs.doctor)
 app.command()(jobs.schema)
 app.command()(runs.status)
 app.command()(goodput.goodput)
+app.command()(reports.report)
 app.command(name="runs")(runs.list_runs)
 app.command()(runs.checkpoints)
 app.command()(output.output)
