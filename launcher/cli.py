@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import typer
 
-from launcher.commands import goodput, jobs, new, output, reports, runs, tools, wanted
+from launcher.commands import goodput, jobs, new, output, reports, runs, tools, wanted, watching
 from launcher.commands.errors import warn
 from launcher.commands.interrupts import watch_interrupts
 from launcher.run_states import CANCELLED
@@ -34,6 +34,7 @@ app.command()(jobs.plan)
 app.command()(jobs.doctor)
 app.command()(jobs.schema)
 app.command()(runs.status)
+app.command()(watching.watch)
 app.command()(goodput.goodput)
 app.command()(reports.report)
 app.command(name="runs")(runs.list_runs)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from launcher.report.track import KINDS, Band, Mark, Rate, Size, spaced, thinned
+from launcher.report.track import KINDS, Band, Mark, Rate, spaced, thinned
 from launcher.status.accounts import ACCOUNTS, Ledger
+from launcher.status.sizes import Size, joined
 from launcher.words import LOSSES
 from trainer.rundir.usererror import UserError
 
@@ -106,7 +107,7 @@ def timeline(clock: Clock, sizes: Sequence[Size], marks: Sequence[Mark]) -> str:
         rows = [2.2, 0.25 * max(1, len(kinds))]
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=rows)
         times, workers = [0.0], [0]
-        for since, until, count in _joined(sizes):
+        for since, until, count in joined(sizes, 4 * POINTS):
             times += [clock.at(since), clock.at(until)]
             workers += [count, 0]
         above.fill_between([*times, clock.at(clock.end)], [*workers, 0], step="post", color=SKY)
@@ -223,14 +224,6 @@ def pauses(known: Sequence[Mapping[str, Any]]) -> str:
         axes.set_xlabel("generation")
         axes.set_ylabel("seconds of pause")
     return svg()
-
-
-def _joined(sizes: Sequence[Size]) -> Iterable[Size]:
-    """Of more worlds than a picture can show, some that follow each other as one: the least."""
-    each = max(1, -(-len(sizes) // (4 * POINTS)))
-    for begin in range(0, len(sizes), each):
-        some = sizes[begin : begin + each]
-        yield Size(some[0].since, some[-1].until, min(size.workers for size in some))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from launcher.records import EventRecord
 from launcher.status.history import History
+from launcher.status.sizes import sizes_of
 from launcher.status.worlds import Axis
 from launcher.words import line_of
 from trainer.rundir.events import Event
@@ -75,14 +76,6 @@ class Save(NamedTuple):
     seconds: float | None
 
 
-class Size(NamedTuple):
-    """So many workers trained from one time to another."""
-
-    since: float
-    until: float
-    workers: int
-
-
 class Track:
     """The fold of a run's events. All times are Unix seconds on the axis of its worlds.
 
@@ -123,7 +116,7 @@ class Track:
             drawn = {step: value for step, value in sorted(values.items()) if value == value}
             self.undrawn[name] = len(values) - len(drawn)
             self.curves[name] = drawn
-        self.sizes = list(self._sizes())
+        self.sizes = list(sizes_of(history, axis))
         self.total_steps = history.total_steps
 
     def _add(self, event: Event) -> None:
@@ -176,19 +169,6 @@ class Track:
         if generation < newest:  # it comes late: what was done again is not of it
             new = {step: it for step, it in new.items() if step not in values}
         values.update(new)
-
-    def _sizes(self) -> Iterable[Size]:
-        """Of a script that tells no steps a world is there until the next one forms."""
-        worlds = self._axis.worlds
-        for place, world in enumerate(worlds):
-            until = world.ends
-            if not self._history.steps_known:
-                following = worlds[place + 1 :]
-                newest = self._axis.at(self._history.ended or self._history.newest)
-                until = following[0].formed if following else max(world.begins, newest)
-            size = world.generation.world_size
-            if size is not None and until > world.begins:
-                yield Size(world.begins, until, size)
 
 
 class Band(NamedTuple):
