@@ -89,7 +89,5 @@ def test_only_nothing_is_blank() -> None:
 
 def test_texts_of_a_run_stay_in_their_line() -> None:
     nasty = event("checkpoint_failed", 126.0, step=10, reason="a\r\n\x1b[31m\u202eb")
-    text = "\n".join(
-        lines(scene_of(*BEGINS, trained(), nasty, event("loss", 1.0, member=A)), 140.0)
-    )
+    text = "\n".join(lines(scene_of(*BEGINS, trained(), nasty), 140.0))
     assert "(a [31m b)" in text and "\x1b" not in text and "\u202e" not in text
