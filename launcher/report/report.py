@@ -17,10 +17,8 @@ from launcher.report.track import Track, thinned
 from launcher.run_states import info_of
 from launcher.status.accounts import ACCOUNTS, Ledger
 from launcher.status.configuration import flat
-from launcher.status.history import History
 from launcher.status.ledger import Timeline
 from launcher.status.status import read_status
-from launcher.status.worlds import Axis
 from launcher.words import (
     LOSSES,
     at_clock,
@@ -80,12 +78,11 @@ def read(run_dir: RunDirectory, now: float) -> Known:
     run = home.read_run(run_dir)
     with reaching(run_dir.url):
         events = read_events(run_dir)
-    history = History(events)
-    status = read_status(run_dir, audited=False, run=run, history=history)
+    track = Track(events)
+    status = read_status(run_dir, audited=False, run=run, history=track.history)
     over = bool(info_of(str(status["state"])).ending)
-    axis = Axis(history.in_order, history.left_out)
-    timeline = Timeline.of(history, None if over else now, axis)
-    return Known(run, status, Track(events, history, axis), timeline, now)
+    timeline = Timeline.of(track.history, None if over else now, track.axis)
+    return Known(run, status, track, timeline, now)
 
 
 def write(path: Path, text: str) -> None:
@@ -159,7 +156,8 @@ def _parts(known: Known, run_id: str) -> Iterator[str]:
 def _facts(known: Known) -> Iterator[tuple[str, str]]:
     status = known.status
     yield "state", str(status["state"])
-    total = "" if known.track.total_steps is None else f" of {known.track.total_steps:,}"
+    steps = known.track.history.total_steps
+    total = "" if steps is None else f" of {steps:,}"
     yield "steps", "not known" if status["steps_lost"] is None else f"{status['step']:,}{total}"
     yield "time", span(known.clock.end - known.clock.start)
     ledger = status["ledger"]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from launcher.records import EventRecord
 from launcher.status.history import History
+from launcher.status.lives import Moment
 from launcher.status.sizes import sizes_of
 from launcher.status.worlds import Axis
 from launcher.words import line_of
@@ -81,82 +82,97 @@ class Track:
 
     Args:
         events: the run's, in order.
-        history: of the same events.
-        axis: of its worlds.
 
     Attributes:
+        history: of the same events.
+        axis: of its worlds.
         marks: what is worth a line, in order of time.
         rates: how fast steps came.
         saves: the checkpoints that were written.
         slow: what was told of stragglers.
         curves: of each metric the values by step, those of the newest world that has told them.
         undrawn: how many values of a metric are no finite numbers, or beyond ``LARGEST``.
-        total_steps: that the run is to have, if anybody has said.
         sizes: how many workers trained when; there are none between two worlds.
     """
 
-    def __init__(self, events: Iterable[Event], history: History, axis: Axis) -> None:
+    def __init__(self, events: Iterable[Event]) -> None:
+        self.history = History()
+        self.undrawn: dict[str, int] = {}
+        self._told: list[tuple[Moment, str, str | None, Save | Rate | None]] = []
+        self._values: dict[str, dict[int, float]] = {}  # NaN of what is not drawn
+        self._of: dict[str, int] = {}  # the newest generation that each metric is of
+        self._generation = 0
+        for event in events:
+            record = EventRecord.of(event)
+            self.history.add(event, record)
+            self._add(event, record)
+        self.axis = Axis(self.history.in_order, self.history.left_out)
         self.marks: list[Mark] = []
         self.rates: list[Rate] = []
         self.saves: list[Save] = []
         self.slow: list[Mark] = []
-        self.undrawn: dict[str, int] = {}
-        self._values: dict[str, dict[int, float]] = {}  # NaN of what is not drawn
-        self._of: dict[str, int] = {}  # the newest generation that each metric is of
-        self._generation = 0
-        self._axis = axis
-        self._history = history
-        for event in events:
-            self._add(event)
-        self.marks.sort(key=lambda mark: mark.time)
-        self.rates.sort(key=lambda rate: rate.time)
-        self.saves.sort(key=lambda save: save.time)
+        for told in self._told:
+            self._place(*told)
+        for found in (self.marks, self.rates, self.saves):
+            found.sort(key=lambda one: one.time)
         self.curves: dict[str, dict[int, float]] = {}
         for name, values in sorted(self._values.items()):
             drawn = {step: value for step, value in sorted(values.items()) if value == value}
             self.undrawn[name] = len(values) - len(drawn)
             self.curves[name] = drawn
-        self.sizes = list(sizes_of(history, axis))
-        self.total_steps = history.total_steps
+        self.sizes = list(sizes_of(self.history, self.axis))
 
-    def _add(self, event: Event) -> None:
-        if event["event"] in _PASSED:
-            return
-        record = EventRecord.of(event)
-        at = self._axis.at(self._history.lives.moment(record))
-        if not -LONGEST < at < LONGEST:
+    def _add(self, event: Event, record: EventRecord) -> None:
+        """Takes one event into account; where it is on the axis is known when all are."""
+        found: Save | Rate | None = None
+        if record.event in _PASSED:
             return
         if record.event == "steps":
-            self._steps(record, at)
-            return
-        if record.event == "evaluated":
+            found = self._steps(record)
+        elif record.event == "evaluated":
             for name, value in (record.metrics or {}).items():
                 self._series(name, record.step or 0, self._generation, [value])
         elif record.event == "generation_formed":
             self._generation = max(self._generation, record.generation or 0)
         elif record.event == "checkpoint_committed" and record.step is not None:
             size = number_in(event.get("bytes"))
-            self.saves.append(Save(at, record.step, size, record.seconds))
-        if (text := line_of(event)) is None:
+            found = Save(record.time, record.step, size, record.seconds)
+        text = None if record.event == "steps" else line_of(event)
+        if found is not None or text is not None:
+            moment = self.history.lives.moment(record)
+            self._told.append((moment, record.event, text, found))
+
+    def _place(
+        self, moment: Moment, event: str, text: str | None, found: Save | Rate | None
+    ) -> None:
+        at = self.axis.at(moment)
+        if not -LONGEST < at < LONGEST:
             return
-        mark = Mark(at, _KIND_OF.get(record.event, OTHER), text)
+        if isinstance(found, Save):
+            self.saves.append(found._replace(time=at))
+        elif found is not None:
+            self.rates.append(found._replace(time=at - (moment.time - found.time)))
+        if text is None:
+            return
+        mark = Mark(at, _KIND_OF.get(event, OTHER), text)
         self.marks.append(mark)
-        if record.event == "straggler":
+        if event == "straggler":
             self.slow.append(mark)
 
-    def _steps(self, record: EventRecord, at: float) -> None:
+    def _steps(self, record: EventRecord) -> Rate | None:
         first, metrics = record.first, record.metrics or {}
         series = {name: of for name, of in metrics.items() if isinstance(of, list) and of}
         count = max([record.count or 0, *map(len, series.values())])
         if first is None or count < 1:
-            return
+            return None
         generation = self._generation if record.generation is None else record.generation
-        if record.seconds is not None and record.seconds > 0:
-            samples = record.samples / record.seconds if record.samples else None
-            self.rates.append(Rate(at - (record.age or 0.0), count / record.seconds, samples))
         series.pop("step", None)  # what a script that tells no metrics has in their place
         for name, values in series.items():
             self._series(name, first + count - len(values), generation, values)
+        if record.seconds is None or not record.seconds > 0:
+            return None
+        samples = record.samples / record.seconds if record.samples else None
+        return Rate(record.time - (record.age or 0.0), count / record.seconds, samples)
 
     def _series(self, name: str, first: int, generation: int, told: list[Any]) -> None:
         """Takes in values of steps that follow each other."""

@@ -71,9 +71,9 @@ class History:
         for event in events:
             self.add(event)
 
-    def add(self, event: Event) -> None:
-        """Takes one event into account."""
-        record = EventRecord.of(event)
+    def add(self, event: Event, read: EventRecord | None = None) -> None:
+        """Takes one event into account; ``read`` is what it says, if that was read already."""
+        record = read or EventRecord.of(event)
         self.lives.add(record)
         self._last_event = max(self._last_event, record.time)
         handler = getattr(self, f"_on_{record.event}", None)

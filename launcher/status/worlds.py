@@ -162,7 +162,8 @@ class Axis:
             shares = shares_of([stretch]) if stretch.accounts else usual
             end = now + stretch.seconds
             yield Phase(now, now + counted, members, shares)
-            yield Phase(now + counted, end, members, REPEATED)
+            if end > now + counted:
+                yield Phase(now + counted, end, members, REPEATED)
             now = end
 
 

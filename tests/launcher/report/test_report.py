@@ -18,8 +18,6 @@ from typer.testing import CliRunner, Result
 
 from launcher.cli import app
 from launcher.report.track import Track, spaced, thinned
-from launcher.status.history import History
-from launcher.status.worlds import Axis
 from tests.launcher.recorded_run import record_run
 from tests.launcher.status.events import RIDE, A, B, event, formed, resumed, steps
 from tests.launcher.status.test_ledger import BEGINS, ENDS, trained
@@ -73,8 +71,7 @@ class Reading(HTMLParser):
 
 
 def track(events: Sequence[Event]) -> Track:
-    history = History(events)
-    return Track(events, history, Axis(history.in_order, history.left_out))
+    return Track(events)
 
 
 def test_a_page_tells_what_the_run_was_and_lost() -> None:
