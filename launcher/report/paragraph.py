@@ -98,7 +98,8 @@ def _pauses(pauses: list[Mapping[str, Any]]) -> Iterator[str]:
     longest = max(pauses, key=lambda pause: float(pause["seconds"]))
     causes = Counter(str(pause["cause"]) for pause in pauses)
     told = ", ".join(
-        f"{number} times: {cause_in_words(cause)}" for cause, number in causes.most_common()
+        f"{cause_in_words(cause)}: {count(number, 'time')}"
+        for cause, number in causes.most_common()
     )
     yield (
         f"The world formed anew {count(len(pauses), 'time')} ({told}), with pauses of "

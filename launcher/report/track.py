@@ -202,8 +202,9 @@ def thinned(at: Sequence[float], values: Sequence[float], most: int) -> list[Ban
     found = []
     for begin in range(0, len(values), each):
         places, some = at[begin : begin + each], values[begin : begin + each]
-        mean = sum(some) / len(some)
-        found.append(Band(sum(places) / len(places), min(some), mean, max(some)))
+        least, most_of = min(some), max(some)
+        mean = min(max(sum(some) / len(some), least), most_of)  # of equal ones it is rounded
+        found.append(Band(sum(places) / len(places), least, mean, most_of))
     return found
 
 
