@@ -10,7 +10,18 @@ from contextlib import suppress
 
 import typer
 
-from launcher.commands import goodput, jobs, new, output, runs, tools, wanted
+from launcher.commands import (
+    comparing,
+    goodput,
+    jobs,
+    new,
+    output,
+    reports,
+    runs,
+    tools,
+    wanted,
+    watching,
+)
 from launcher.commands.errors import warn
 from launcher.commands.interrupts import watch_interrupts
 from launcher.run_states import CANCELLED
@@ -34,7 +45,10 @@ app.command()(jobs.plan)
 app.command()(jobs.doctor)
 app.command()(jobs.schema)
 app.command()(runs.status)
+app.command()(watching.watch)
 app.command()(goodput.goodput)
+app.command()(reports.report)
+app.command()(comparing.compare)
 app.command(name="runs")(runs.list_runs)
 app.command()(runs.checkpoints)
 app.command()(output.output)

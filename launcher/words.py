@@ -20,7 +20,8 @@ WIDTH = 200  # characters of a line
 WAIT_WIDTH = 400  # of one that says what a run waits for, and where its ranks are
 LONG = frozenset({"standstill", "held_up", "straggler"})
 
-_CAUSES = {
+# Why worlds form.
+CAUSES = {
     "start": "start",
     "grow": "a machine came",
     "drain": "a machine left with notice",
@@ -265,8 +266,8 @@ def _text(event: EventRecord) -> str | None:
             generation=int(generation),
             world_size=int(size),
             cause=str(cause),
-        ) if cause in _CAUSES:
-            return f"generation {generation} forms: {count(size, 'worker')} ({_CAUSES[cause]})"
+        ) if cause in CAUSES:
+            return f"generation {generation} forms: {count(size, 'worker')} ({CAUSES[cause]})"
         case EventRecord(event="resumed", cause=str(cause), step=int(step)):
             verb = "training goes on" if step or cause != "start" else "training starts"
             pause = f" after a pause of {span(event.seconds)}" if event.seconds else ""

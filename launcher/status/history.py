@@ -16,7 +16,7 @@ from launcher.status.saves import Saves
 from launcher.status.waits import Wait, without_leader
 from launcher.words import stall_in_words
 from trainer.rundir.events import Event
-from trainer.rundir.numbers import number_in, numbers_in
+from trainer.rundir.numbers import all_finite, number_in, numbers_in
 
 # After these nothing that was told of is waited for any more.
 WENT_ON = frozenset({"generation_formed", "resumed", "first_step", "steps", "paused", "finished"})
@@ -71,9 +71,9 @@ class History:
         for event in events:
             self.add(event)
 
-    def add(self, event: Event) -> None:
-        """Takes one event into account."""
-        record = EventRecord.of(event)
+    def add(self, event: Event, read: EventRecord | None = None) -> None:
+        """Takes one event into account; ``read`` is what it says, if that was read already."""
+        record = read or EventRecord.of(event)
         self.lives.add(record)
         self._last_event = max(self._last_event, record.time)
         handler = getattr(self, f"_on_{record.event}", None)
@@ -326,6 +326,7 @@ class History:
             generation.took(Stretch(first, last, event.seconds, samples, waited, told))
         series.pop("step", None)  # what a script that tells no metrics has in their place
         for name, values in series.items():
+            values = values[-1:] if all_finite(values) else values
             for step, value in enumerate(values, last + 1 - len(values)):
                 self._metric(name, generation.generation, step, value)
 

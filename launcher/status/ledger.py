@@ -8,9 +8,10 @@ ready yet, and the others did what the world did (launcher.status.worlds).
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from launcher.status.accounts import ACCOUNTS, Account, Ledger
 from launcher.status.history import History
@@ -46,12 +47,12 @@ class Timeline:
     _phases: list[Phase]
 
     @classmethod
-    def of(cls, history: History, now: float | None) -> Timeline | None:
+    def of(cls, history: History, now: float | None, axis: Axis | None = None) -> Timeline | None:
         """That of a run; see ``ledger_of``. While steps come, it ends with the last that is known.
 
-        None where there is no ledger.
+        None where there is no ledger. ``axis`` is that of its worlds, if it was made already.
         """
-        axis, lives = Axis(history.in_order, history.left_out), history.lives
+        axis, lives = axis or Axis(history.in_order, history.left_out), history.lives
         begins = [at.time for at, count in lives.wanted if count]
         begins = begins or [axis.at(life.began) for life in lives]
         begins = begins or [at.time for at, _ in lives.wanted]
@@ -73,7 +74,16 @@ class Timeline:
         """The ledger of a part of its time."""
         since = min(max(since, self.start), self.end)
         until = max(since, min(until, self.end))
-        return _Sums(since, until).of(self._changes, self._phases)
+        # They follow each other: a part of a long run does not go through all of them.
+        begin = bisect_left(self._phases, since, key=lambda phase: phase.until)
+        end = bisect_right(self._phases, until, key=lambda phase: phase.since)
+        return _Sums(since, until).of(self._changes, self._phases[begin:end])
+
+    def parts(self, count: int) -> list[Ledger]:
+        """The ledgers of so many parts of its time, each as long as the others."""
+        step = (self.end - self.start) / count
+        edges = [self.start + step * number for number in range(count)] + [self.end]
+        return [self.between(since, until) for since, until in pairwise(edges)]
 
 
 @dataclass(frozen=True)

@@ -276,7 +276,10 @@ def state_of(
 
 
 def read_status(
-    run_dir: RunDirectory, audited: bool = True, run: dict[str, Any] | None = None
+    run_dir: RunDirectory,
+    audited: bool = True,
+    run: dict[str, Any] | None = None,
+    history: History | None = None,
 ) -> dict[str, Any]:
     """Returns the status of a run from its run directory.
 
@@ -284,11 +287,12 @@ def read_status(
         run_dir: the run.
         audited: also read the audit, which may be long.
         run: run.json, if it was read already.
+        history: of its events, likewise.
 
     Raises RunError when it is a newer version's, OSError and ValueError when it cannot be read.
     """
     with reaching(run_dir.url):
-        return _read(run_dir, audited, home.read_run(run_dir) if run is None else run)
+        return _read(run_dir, audited, home.read_run(run_dir) if run is None else run, history)
 
 
 def read_timeline(run_dir: RunDirectory) -> Timeline | None:
@@ -304,7 +308,9 @@ def read_timeline(run_dir: RunDirectory) -> Timeline | None:
     return Timeline.of(history, None if over else time.time())
 
 
-def _read(run_dir: RunDirectory, audited: bool, run: dict[str, Any]) -> dict[str, Any]:
+def _read(
+    run_dir: RunDirectory, audited: bool, run: dict[str, Any], history: History | None
+) -> dict[str, Any]:
     found = run_dir.outcome()
     attendants = read_attendants(run_dir)
     unattended = found is None and is_unattended(run, run_dir, attendants)
@@ -313,11 +319,12 @@ def _read(run_dir: RunDirectory, audited: bool, run: dict[str, Any]) -> dict[str
         found = run_dir.outcome()
     # Side by side, for on an object store each of them waits for many answers.
     reads: list[Callable[[RunDirectory], list[dict[str, Any]]]]
-    reads = [partial(read_events, brief=True), read_attempts]
+    known = history is not None
+    reads = [(lambda _: []) if known else partial(read_events, brief=True), read_attempts]
     events, attempts = run_dir.store.each(lambda read: read(run_dir), reads)
     return build_status(
         str(run["id"]),
-        History(events),
+        history or History(events),
         attempts,
         Outcome.of(found) if found else None,
         read_audit(run_dir) if audited else (),

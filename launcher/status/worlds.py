@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -162,7 +162,8 @@ class Axis:
             shares = shares_of([stretch]) if stretch.accounts else usual
             end = now + stretch.seconds
             yield Phase(now, now + counted, members, shares)
-            yield Phase(now + counted, end, members, REPEATED)
+            if end > now + counted:
+                yield Phase(now + counted, end, members, REPEATED)
             now = end
 
 
@@ -178,19 +179,20 @@ def limits_of(generations: list[Generation]) -> list[int]:
 
 def shares_of(stretches: Iterable[Stretch]) -> Shares:
     """What the ranks of a world did while it took steps, as far as they have told."""
-    sums: Counter[str] = Counter()
+    sums: defaultdict[str, float] = defaultdict(float)  # a Counter takes five times as long
     waited, seconds = 0.0, 0.0
     for one in stretches:
-        sums.update(one.accounts or {})
+        for name, spent in (one.accounts or {}).items():
+            sums[name] += spent
         if one.data_wait is not None:
             waited, seconds = waited + one.data_wait, seconds + one.seconds
     total = sums[ALL]
     if not total > 0:  # of older versions rank 0 alone has told, and what it waited for
         part = min(1.0, max(0.0, waited) / seconds) if seconds > 0 else 0.0
         return {"data_wait": part, "training": 1.0 - part}
-    shares: dict[Account, float] = {name: max(0.0, sums[name] / total) for name in WITHIN}
+    shares: dict[Account, float] = {what: max(0.0, sums[what] / total) for what in WITHIN}
     told = sum(shares.values())
     if told > 1.0:  # what came from a store adds up to anything
-        shares = {name: part / told for name, part in shares.items()}
+        shares = {what: part / told for what, part in shares.items()}
     shares["training"] = max(0.0, 1.0 - told)
     return shares

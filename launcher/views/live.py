@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -39,7 +40,7 @@ RECENT = 6  # things that just happened
 PROGRESS_EVERY = 10.0  # seconds between two plain progress lines
 # Frequent, and shown better by the rest of the view.
 QUIET = frozenset({"steps", "evaluated", "checkpoint_committed", "leader_changed", "paused"})
-_SIGNS = {
+SIGNS = {
     "active": ("●", "green"),
     "ready": ("◐", "cyan"),
     "joining": ("○", "cyan"),
@@ -104,7 +105,7 @@ class Scene:
 
     def ledger(self, now: float) -> dict[str, Any] | None:
         """Where the VMs' time went until a few seconds ago; None before any step."""
-        if now - self._ledger[0] >= LEDGER_EVERY:
+        if self._ledger[1] is None or abs(now - self._ledger[0]) >= LEDGER_EVERY:
             stepped = any(one.stretches for one in self.history.generations.values())
             ledger = ledger_of(self.history, now) if stepped else None
             self._ledger = now, None if ledger is None else ledger.to_json()
@@ -126,8 +127,10 @@ class Scene:
         self._plotted = max(self._plotted, last)
 
 
-def render(scene: Scene, now: float, width: int) -> RenderableType:
-    """Returns the live view of ``scene``, ``width`` columns wide."""
+def render(
+    scene: Scene, now: float, width: int, more: Iterable[tuple[str, RenderableType]] = ()
+) -> RenderableType:
+    """Returns the live view of ``scene``, ``width`` columns wide; ``more`` are further rows."""
     history = scene.history
     head = Table.grid(expand=True)
     head.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
@@ -152,6 +155,8 @@ def render(scene: Scene, now: float, width: int) -> RenderableType:
     if scene.jobs:
         body.add_row("jobs", _jobs(scene))
     body.add_row("replicas", _replicas(scene, width - 12))
+    for name, what in more:
+        body.add_row(name, what)
     happened = Table.grid(padding=(0, 2, 0, 0))
     happened.add_column(style="dim", min_width=9, no_wrap=True)
     happened.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
@@ -229,7 +234,7 @@ def _replicas(scene: Scene, width: int) -> RenderableType:
         table.add_column(no_wrap=True)
     row: list[Text] = []
     for name, state in states.items():
-        sign, colour = _SIGNS[state]
+        sign, colour = SIGNS[state]
         row.append(Text.assemble((sign, colour), " ", (name, "" if state == "active" else "dim")))
         if len(row) == columns:
             table.add_row(*row)
@@ -275,8 +280,14 @@ class LiveView:
     """Redraws itself in place on a terminal."""
 
     def __init__(
-        self, console: Console, scene: Scene, clock: Callable[[], float] = time.time
+        self,
+        console: Console,
+        scene: Scene,
+        clock: Callable[[], float] = time.time,
+        draw: Callable[[Scene, float, int], RenderableType] = render,
     ) -> None:
+        self._draw = draw
+        self._lock = threading.Lock()
         self._console = console
         self._scene = scene
         self._clock = clock
@@ -285,14 +296,16 @@ class LiveView:
         )
 
     def _render(self) -> RenderableType:
-        return render(self._scene, self._clock(), self._console.width)
+        with self._lock:
+            return self._draw(self._scene, self._clock(), self._console.width)
 
     def update(
         self, events: list[Event], attempts: list[dict[str, Any]], outcome: Outcome | None
     ) -> None:
         """See View."""
-        self._scene.add(events)
-        self._scene.know(attempts, outcome)
+        with self._lock:  # rich draws in a thread
+            self._scene.add(events)
+            self._scene.know(attempts, outcome)
 
     def show(self, line: str) -> None:
         """See View."""

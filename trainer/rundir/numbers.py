@@ -42,6 +42,11 @@ def number_in(value: Any) -> float | None:
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
+def all_finite(values: list[Any]) -> bool:
+    """Whether all of them are floats, and finite: nothing about them needs a second look."""
+    return set(map(type, values)) <= {float} and all(map(math.isfinite, values))
+
+
 def numbers_in(values: Any) -> dict[str, float]:
     """The numbers among ``values``, by name; none if that is no mapping."""
     if not isinstance(values, dict):

@@ -312,3 +312,17 @@ def test_goodput_on_a_recorded_market_is_work_done_by_work_that_could_be(trace: 
     assert found.there == pytest.approx(traced.alive, rel=0.005)
     without_pauses = 1 - traced.paused / (end - traced.began)
     assert without_pauses > honest, "what goodput was before there was a ledger"
+
+
+@pytest.mark.parametrize("count", [1, 3, 50])
+def test_equal_parts_of_a_run_add_up_to_all_of_it(count: int) -> None:
+    history = History([*BEGINS, trained({"all": 32.0, "data_wait": 8.0}), ENDS])
+    timeline = Timeline.of(history, None)
+    assert timeline is not None
+    whole, parts = timeline.between(timeline.start, timeline.end), timeline.parts(count)
+    assert len(parts) == count
+    assert (parts[0].since, parts[-1].until) == (whole.since, whole.until)
+    for name in ACCOUNTS:
+        assert sum(one.seconds[name] for one in parts) == pytest.approx(whole.seconds[name])
+    assert sum(one.spent or 0.0 for one in parts) == pytest.approx(whole.spent)
+    assert sum(one.on_demand or 0.0 for one in parts) == pytest.approx(whole.on_demand)

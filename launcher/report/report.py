@@ -1,0 +1,339 @@
+"""A run's report, from its run directory alone, while it goes on or afterwards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher import home
+from launcher.api.reach import reaching
+from launcher.report import charts, page
+from launcher.report.charts import Clock, require_plots
+from launcher.report.paragraph import cause_in_words, what_was_lost
+from launcher.report.track import Track, thinned
+from launcher.run_states import info_of
+from launcher.status.accounts import ACCOUNTS, Ledger
+from launcher.status.configuration import flat
+from launcher.status.ledger import Timeline
+from launcher.status.status import read_status
+from launcher.words import (
+    LOSSES,
+    at_clock,
+    count,
+    metrics_in_words,
+    number,
+    part,
+    span,
+    speed_in_words,
+)
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.events import read_events
+
+CURVES = 12  # metrics that are drawn
+PARTS = 48  # of a run's time, in the ledger's picture
+TABLED = 100  # rows behind a curve
+_SIGN = '<meta name="generator" content="swell report">'
+
+
+@dataclass(frozen=True)
+class Known:
+    """All that a report is made from.
+
+    Attributes:
+        run: run.json.
+        status: as ``swell status --json`` prints it, but for the audit.
+        track: what its pictures are drawn from.
+        timeline: of its ledger; None where there is none.
+        made_at: when it was read, in Unix seconds.
+    """
+
+    run: Mapping[str, Any]
+    status: Mapping[str, Any]
+    track: Track
+    timeline: Timeline | None
+    made_at: float
+
+    @property
+    def clock(self) -> Clock:
+        """The axis of time that its pictures share."""
+        times = [mark.time for mark in self.track.marks]
+        times += [rate.time for rate in self.track.rates]
+        if self.timeline is not None:
+            times += [self.timeline.start, self.timeline.end]
+        return Clock(min(times, default=0.0), max(times, default=1.0))
+
+
+def read(run_dir: RunDirectory, now: float) -> Known:
+    """Reads what a report is made from.
+
+    Args:
+        run_dir: the run.
+        now: Unix seconds.
+
+    Raises RunError when it is a newer version's, OSError and ValueError when it cannot be read.
+    """
+    run = home.read_run(run_dir)
+    with reaching(run_dir.url):
+        events = read_events(run_dir)
+    track = Track(events)
+    status = read_status(run_dir, audited=False, run=run, history=track.history)
+    over = bool(info_of(str(status["state"])).ending)
+    timeline = Timeline.of(track.history, None if over else now, track.axis)
+    return Known(run, status, track, timeline, now)
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a report, at once as a whole. Raises OSError."""
+    beside = path.with_name(f".{path.name}.{time.time_ns():x}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def is_free(path: Path) -> bool:
+    """Whether nothing but an older report would be lost there. Raises OSError."""
+    if not path.exists():
+        return True
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return _SIGN in file.read(1000)
+
+
+def html(known: Known) -> str:
+    """Returns the report as one HTML page. Raises ReportError where nothing can draw."""
+    require_plots()
+    run_id = str(known.status["run"])
+    return page.document(f"{run_id}: {known.status['state']}", _parts(known, run_id))
+
+
+def _parts(known: Known, run_id: str) -> Iterator[str]:
+    status, clock = known.status, known.clock
+    yield page.heading(1, run_id)
+    yield page.facts(_facts(known))
+    yield page.heading(2, "What was lost, and why")
+    yield page.paragraph(what_was_lost(status))
+    for trouble in status["troubles"]:
+        yield page.paragraph(trouble)
+    reason = str(status.get("reason") or "")
+    if len(reason.splitlines()) > 1:
+        yield page.details("The reason as it was told", page.verbatim(reason))
+    yield page.heading(2, "The world over time")
+    yield _timeline(known.track, clock)
+    if curves := known.track.curves:
+        yield page.heading(2, "Metrics")
+        yield from _curves(known)
+        if len(curves) > CURVES:
+            left = ", ".join([*curves][CURVES:])
+            yield page.paragraph(f"{len(curves) - CURVES} more are not drawn: {left}")
+    if known.track.rates:
+        yield page.heading(2, "Rates")
+        yield _rates(known.track, clock)
+    yield page.heading(2, "Where the time of the VMs went")
+    yield from _ledger(known.timeline, clock)
+    yield page.heading(2, "Generations and pauses")
+    yield from _generations(status)
+    yield page.heading(2, "Checkpoints")
+    yield _checkpoints(known.track, clock)
+    yield page.heading(2, "Workers slower than the others")
+    yield _slow(known.track, clock)
+    yield page.heading(2, "Configuration")
+    fields = sorted(flat(known.run.get("spec")).items())
+    yield page.table("Configuration", ["field", "value"], fields)
+    at = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(known.made_at))
+    yield page.footer(
+        f"Made by swell report at {at} from the run directory. Costs are estimates by the price "
+        "list of the machine that submitted the run. Whether each sample was used exactly once "
+        "is not looked into here: swell status does."
+    )
+
+
+def _facts(known: Known) -> Iterator[tuple[str, str]]:
+    status = known.status
+    yield "state", str(status["state"])
+    steps = known.track.history.total_steps
+    total = "" if steps is None else f" of {steps:,}"
+    yield "steps", "not known" if status["steps_lost"] is None else f"{status['step']:,}{total}"
+    yield "time", span(known.clock.end - known.clock.start)
+    ledger = status["ledger"]
+    if ledger is not None and ledger["goodput"]["there"] is not None:
+        yield "goodput", f"{part(ledger['goodput']['there'])} of the VMs' time"
+        yield "goodput, of wanted", part(ledger["goodput"]["wanted"] or 0.0)
+    if ledger is not None:
+        spent, saving = ledger["spent"], ledger["saving"]
+        yield "cost", "not known" if spent is None else f"about {spent:,.2f} USD"
+        if saving is not None:
+            yield "against on demand", f"{part(abs(saving))} {'less' if saving >= 0 else 'more'}"
+    over = bool(info_of(str(status["state"])).ending)
+    if speed := speed_in_words({**status["speed"], **({"left": None} if over else {})}):
+        yield "speed in the newest world", speed
+    yield "taken away", f"{status['drains']} with notice, {status['losses']} without"
+    yield from [*metrics_in_words(status["metrics"], status["nonfinite"]).items()][:6]
+
+
+def _timeline(track: Track, clock: Clock) -> str:
+    if not track.marks and not track.sizes:
+        return page.paragraph("Nothing has happened yet.")
+    most = max((size.workers for size in track.sizes), default=0)
+    says = (
+        f"up to {count(most, 'worker')} trained, in {count(len(track.sizes), 'world')}; "
+        f"{count(len(track.marks), 'event')} below, a row for each kind. Between two worlds "
+        "nobody trains."
+    )
+    told = [[since(clock, it.time), at_clock(it.time), it.kind, it.text] for it in track.marks]
+    worlds = [
+        [since(clock, it.since), since(clock, it.until), f"{it.workers:,}"] for it in track.sizes
+    ]
+    head = ["since start", "local time", "kind", "what happened"]
+    svg = charts.timeline(clock, track.sizes, track.marks)
+    numbers = page.table("Worlds", ["from", "until", "workers"], worlds, 1)
+    numbers += page.table("Events", head, told)
+    return page.picture("The world over time", says, svg, numbers)
+
+
+def _curves(known: Known) -> Iterator[str]:
+    for place, (name, values) in enumerate([*known.track.curves.items()][:CURVES]):
+        yield page.heading(3, name)
+        undrawn = known.track.undrawn[name]
+        told = f"; {count(undrawn, 'value')} not drawn: no finite number, or beyond 1e100"
+        if not values:
+            yield page.paragraph(f"There is nothing to draw{told if undrawn else ''}.")
+            continue
+        first, *_, last = [*values.values()] * 2
+        says = (
+            f"from {number(first)} to {number(last)} over {count(len(values), 'step')}, at least "
+            f"{number(min(values.values()))}, at most {number(max(values.values()))}"
+            f"{told if undrawn else ''}"
+        )
+        at, told_of = [*values], [*values.values()]
+        rows = [
+            [f"{band.at:,.0f}", *(number(it) for it in (band.least, band.mean, band.most))]
+            for band in thinned(at, told_of, TABLED)
+        ]
+        svg = charts.curve(f"metric{place}", thinned(at, told_of, charts.POINTS))
+        numbers = page.table(name, ["around step", "least", "mean", "most"], rows, 4)
+        yield page.picture(name, says, svg, numbers)
+
+
+def _rates(track: Track, clock: Clock) -> str:
+    rates = track.rates
+    times = [it.time for it in rates]
+    steps = thinned(times, [it.steps for it in rates], TABLED)
+    samples = thinned(times, [it.samples or 0.0 for it in rates], TABLED)
+    rows = [
+        [since(clock, one.at), number(one.mean), number(two.mean) if two.most else "not told"]
+        for one, two in zip(steps, samples, strict=True)
+    ]
+    fastest, slowest = max(it.steps for it in rates), min(it.steps for it in rates)
+    says = f"between {number(slowest)} and {number(fastest)} steps a second while steps came"
+    numbers = page.table("Rates", ["since start", "steps/s", "samples/s"], rows, 2)
+    return page.picture("Rates", says, charts.rates(clock, rates), numbers)
+
+
+def _ledger(timeline: Timeline | None, clock: Clock) -> Iterator[str]:
+    if timeline is None or not timeline.end > timeline.start:
+        yield page.paragraph(
+            "There is no ledger: no VM was asked for, or the script does not say which step it is "
+            "at (report(step=…), or torchrun.progress)."
+        )
+        return
+    parts = timeline.parts(PARTS)
+    whole = timeline.between(timeline.start, timeline.end)
+    rows = [_account(whole, name) for name in ACCOUNTS]
+    head = ["account", "VM time", "of wanted", "of there", "USD"]
+    says = (
+        f"{part(whole.goodput or 0.0)} of the time of the VMs that were there was training, "
+        f"{part(whole.goodput_of_wanted or 0.0)} of that of those that were wanted"
+    )
+    numbers = page.table("Ledger", head, rows, 4)
+    yield page.picture("Ledger", says, charts.ledger(clock, parts), numbers)
+    yield page.heading(2, "Cost against on demand")
+    if whole.spent is None or whole.on_demand is None:
+        yield page.paragraph("Not known: a machine has no price (docs/job.md, prices).")
+        return
+    times, spent, full = [timeline.start], [0.0], [0.0]
+    for one in parts:
+        times.append(one.until)
+        spent.append(spent[-1] + (one.spent or 0.0))
+        full.append(full[-1] + (one.on_demand or 0.0))
+    costs = [
+        [since(clock, at), f"{some:,.2f}", f"{other:,.2f}"]
+        for at, some, other in zip(times, spent, full, strict=True)
+    ]
+    says = f"about {whole.spent:,.2f} USD; the same training on demand with nothing lost costs "
+    says += f"{whole.on_demand:,.2f} USD"
+    head = ["since start", "spent, USD", "on demand, USD"]
+    numbers = page.table("Cost", head, costs, 2)
+    yield page.picture("Cost", says, charts.cost(clock, times, spent, full), numbers)
+
+
+def _account(whole: Ledger, name: Any) -> list[str]:
+    seconds, there = whole.seconds[name], name != "absent" and whole.there
+    usd = "" if whole.usd is None or name == "absent" else f"{whole.usd[name]:,.2f}"
+    of_wanted = part(seconds / whole.wanted) if whole.wanted else "-"
+    return [LOSSES[name], span(seconds), of_wanted, part(seconds / there) if there else "", usd]
+
+
+def _generations(status: Mapping[str, Any]) -> Iterator[str]:
+    pauses = {one["generation"]: one["seconds"] for one in status["pauses"]}
+    rows = [
+        [
+            str(one["generation"]),
+            cause_in_words(str(one["cause"] or "")),
+            "?" if one["world_size"] is None else f"{one['world_size']:,}",
+            "never began" if one.get("step") is None else f"{one['step']:,}",
+            "" if one.get("speed") is None else number(one["speed"]),
+            "" if one["generation"] not in pauses else f"{pauses[one['generation']]:.2f} s",
+        ]
+        for one in status["generations"]
+    ]
+    if not rows:
+        yield page.paragraph("No world has formed.")
+        return
+    head = ["generation", "cause", "workers", "from step", "steps/s", "pause before"]
+    numbers = page.table("Generations", head, rows, 4)
+    if not status["pauses"]:
+        yield page.paragraph("There was no pause.")
+        yield page.details("Generations", numbers)
+        return
+    total = sum(one["seconds"] for one in status["pauses"])
+    says = f"{count(len(pauses), 'pause')}, {span(total)} in all"
+    says += f"; the {charts.BARS} longest are drawn" if len(pauses) > charts.BARS else ""
+    yield page.picture("Pauses", says, charts.pauses(status["pauses"]), numbers)
+
+
+def _checkpoints(track: Track, clock: Clock) -> str:
+    if not track.saves:
+        return page.paragraph("None was written.")
+    rows = [
+        [
+            since(clock, it.time),
+            f"{it.step:,}",
+            "" if it.bytes is None else f"{it.bytes / 1e6:,.1f}",
+            "" if it.seconds is None else f"{it.seconds:.2f}",
+        ]
+        for it in track.saves
+    ]
+    head = ["since start", "step", "MB", "seconds"]
+    newest = track.saves[-1]
+    said = f"{count(len(rows), 'checkpoint')} written; the newest is of step {newest.step:,}, "
+    said += f"{since(clock, newest.time)} after the start."
+    table = page.table("Checkpoints", head, rows, 3)
+    return page.paragraph(said) + page.details("Checkpoints: the numbers", table)
+
+
+def _slow(track: Track, clock: Clock) -> str:
+    if not track.slow:
+        return page.paragraph("None was told of.")
+    rows = [[since(clock, it.time), it.text] for it in track.slow]
+    return page.table("Slow workers", ["since start", "what was told"], rows)
+
+
+def since(clock: Clock, at: float) -> str:
+    """Returns how long after the start a time is."""
+    return span(max(0.0, at - clock.start))
