@@ -169,8 +169,7 @@ def _facts(known: Known) -> Iterator[tuple[str, str]]:
         yield "cost", "not known" if spent is None else f"about {spent:,.2f} USD"
         if saving is not None:
             yield "against on demand", f"{part(abs(saving))} {'less' if saving >= 0 else 'more'}"
-    over = bool(info_of(str(status["state"])).ending)
-    if speed := speed_in_words({**status["speed"], **({"left": None} if over else {})}):
+    if speed := speed_in_words(status["speed"]):
         yield "speed in the newest world", speed
     yield "taken away", f"{status['drains']} with notice, {status['losses']} without"
     yield from [*metrics_in_words(status["metrics"], status["nonfinite"]).items()][:6]

@@ -197,7 +197,7 @@ def build_status(
         "pauses": history.pauses,
         "goodput": None if ledger is None or not stepped else round(ledger.goodput or 0.0, 4),
         "ledger": None if ledger is None else ledger.to_json(),
-        "speed": history.speed,
+        "speed": history.speed | ({"left": None} if over else {}),
         "checkpoint": history.checkpoint(now),
         "metrics": named(metrics),
         "nonfinite": nonfinite,

@@ -130,6 +130,8 @@ def test_tokens_operations_and_what_is_left_follow_from_samples() -> None:
         "flops": 64.0e9,
         "left": 500.0,
     }
+    over = figures([started, *trained, on_cpus])
+    assert over["speed"] == {**found["speed"], "left": None}, "nothing follows"
     on_gpus = event("rates", 103.0, flops=1e9, device="NVIDIA H100 80GB HBM3")
     speed = figures([started, *trained, on_gpus], now=105.0)["speed"]
     assert speed["mfu"] == 64e9 / 4e12, "one VM is in the world"
