@@ -88,10 +88,10 @@ def _figures(ledger: Ledger) -> Table:
     elif spent and of_usd is not None:
         table.add_row("cost", f"about {spent:,.2f} USD, {part(of_usd)} of it for training")
         if ledger.saving is not None and ledger.on_demand is not None:
-            what = "saved" if ledger.saving >= 0 else "paid more"
+            what = "less" if ledger.saving >= 0 else "more"
             table.add_row(
                 "",
-                f"{part(abs(ledger.saving))} {what}, against {ledger.on_demand:,.2f} USD for the "
-                "same training on demand with nothing lost",
+                f"that is {part(abs(ledger.saving))} {what} than the {ledger.on_demand:,.2f} USD "
+                "of the same training on demand, with nothing lost",
             )
     return table

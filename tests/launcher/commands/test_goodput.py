@@ -46,7 +46,7 @@ def test_the_table_has_every_account_and_what_follows_from_them() -> None:
     assert "goodput 23.1 % of the time of the VMs that were there" in text
     assert "11.5 % of the time of those that were wanted" in text
     assert "cost about 0.04 USD, 23.1 % of it for training" in text
-    assert "44.4 % paid more, against 0.03 USD for the same training on demand" in text
+    assert "that is 44.4 % more than the 0.03 USD of the same training on demand" in text
 
 
 def test_programs_get_the_ledger_as_json_and_its_parts() -> None:
