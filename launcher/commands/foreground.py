@@ -17,6 +17,7 @@ from launcher.run import attach, hand_over, launch
 from launcher.run_states import BAD_INPUT
 from launcher.status.status import ABANDONED, is_abandoned
 from launcher.supervision.attempt import read_attempts
+from launcher.terminal import visible
 from trainer.rundir.attempts import ENDED
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.private import append_private
@@ -54,7 +55,7 @@ def launch_detached(job: Job, target: TargetName, run_id: str | None) -> Draft:
         with home.launch_lock(draft.run_id):
             create(draft)
             with ends_on_error(draft.directory):
-                hand_over(draft, lambda line: print(f"swell: {line}", file=sys.stderr))
+                hand_over(draft, lambda line: print(visible(f"swell: {line}"), file=sys.stderr))
         return draft
     log = home.local_folder(draft.run_id) / "launch.log"
     with home.launch_lock(draft.run_id) as lock:

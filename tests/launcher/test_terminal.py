@@ -122,6 +122,7 @@ PRINTERS = {
     "launcher/commands/following.py": "lines that are visible, and JSON",
     "launcher/commands/interrupts.py": "a text of its own",
     "launcher/commands/runs.py": "a line that is visible",
+    "launcher/commands/watched.py": "lines that are visible",
     "launcher/views/outlet.py": "what its users print, who are the ones here",
     "launcher/logs/reader.py": "a line of which logline has left no more than colours",
 }
