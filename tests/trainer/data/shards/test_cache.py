@@ -245,9 +245,28 @@ def test_nothing_else_is(tmp_path: Path, limit: str | int) -> None:
         Cache(tmp_path, limit)
 
 
+def is_locked(path: Path) -> bool:
+    """Whether anybody has a lock on a file."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 def test_nothing_is_locked_any_more_when_it_was_fetched(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 2 * SIZE)
-    got(cache, "k/1")
-    fd = os.open(cache.folder / "k" / "1", os.O_RDONLY)
-    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    os.close(fd)
+    path = cache.folder / "k" / "1"
+    fetched = cache.get("k/1", SIZE, filled())
+    try:
+        assert not is_locked(path), "though whoever has fetched it has it open"
+        kept = cache.keep("k/1")
+        assert kept is not None
+        assert is_locked(path)
+        os.close(kept)
+        assert not is_locked(path)
+    finally:
+        os.close(fetched)
