@@ -7,7 +7,7 @@ never sent after the target's ``settle``. So it may be stopped at any moment, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -28,6 +28,7 @@ from launcher.supervision.controllers import (
     record_name,
     usd_of,
 )
+from launcher.supervision.dates import Dates
 from launcher.supervision.replacement import USUAL_TIMEOUT
 from launcher.target import Target
 from trainer.rundir.attempts import LOST, REFUSED
@@ -85,9 +86,7 @@ class Staff:
     ) -> None:
         self._run_dir, self._wish, self._target = run_dir, wish, target
         self._request, self._attendance, self._events = request, attendance, events
-        self._clock, self._ticks, self._own = clock, ticks, own
-        self._behind = 0.0
-        self._since: dict[str, float] = {}
+        self._dates, self._own = Dates(clock, ticks), own
         self._cancel_sent: set[int] = set()
         self._refusals: dict[int, ApiError] = {}
         self.records: dict[int, ControllerRecord] = {}
@@ -117,7 +116,7 @@ class Staff:
         """Writes down that this one ends, as nobody may be left to see it. Raises OSError."""
         record = self.records.get(self._own)
         if record is not None and not record.over:
-            self._record(replace(record, state="SUCCEEDED", ended=self._now()))
+            self._record(replace(record, state="SUCCEEDED", ended=self._dates.now()))
 
     def turn(self, run_has_ended: bool) -> None:
         """Looks at them once, and does what is to be done.
@@ -141,11 +140,11 @@ class Staff:
             self._attendance.lives,
             self._own,
             self._wish.timeout,
-            self._for("ended") if run_has_ended else None,
-            {number: self._for(f"{number} is relieved") for number in relieved},
+            self._dates.since("ended") if run_has_ended else None,
+            {number: self._dates.since(f"{number} is relieved") for number in relieved},
             frozenset(self._cancel_sent),
         )
-        for action in [*decide(situation, self._now())]:
+        for action in [*decide(situation, self._dates.now())]:
             self._carry_out(action)
         self._events.flush()
 
@@ -172,7 +171,7 @@ class Staff:
             region,
             api.endpoint,
             self._wish.machine,
-            created=self._now(),
+            created=self._dates.now(),
             usd_per_hour=self._wish.usd_per_hour,
         )
         if not self._run_dir.create_json(record_name(number), record.to_json()):
@@ -192,7 +191,7 @@ class Staff:
             with suppress(ApiError):
                 api.cancel(job.name)
             return self._read()
-        self._adopt(number, job, self._now())
+        self._adopt(number, job, self._dates.now())
 
     def _find(self, number: int) -> None:
         api = self._target.api(self.records[number].region)
@@ -201,9 +200,9 @@ class Staff:
         except ApiError as error:
             return self._silent(error)
         if jobs:
-            now = self._now()
+            now = self._dates.now()
             self._adopt(number, jobs[0], min(jobs[0].created or now, now))
-        elif self._for(f"{number} is looked for") >= self._target.settle:
+        elif self._dates.since(f"{number} is looked for") >= self._target.settle:
             why = self._refusals.get(number)
             said = shown(why) if why else "it was never sent: its sender had ended"
             self._ended(number, REFUSED, said)
@@ -233,12 +232,7 @@ class Staff:
             self._record(replace(self._dated(record, job), state=job.state))
 
     def _dated(self, record: ControllerRecord, job: JobState) -> ControllerRecord:
-        """With the time at which it began, by the clock that it was submitted by."""
-        if record.started is not None:
-            return record
-        ahead = record.submitted - job.created if record.submitted and job.created else 0.0
-        at = min(job.started + ahead, self._now()) if job.started else None
-        return replace(record, started=self._now() if at is None and job.state == "RUNNING" else at)
+        return replace(record, started=self._dates.start_of(job, record.submitted, record.started))
 
     def _cancel(self, number: int) -> None:
         record = self.records[number]
@@ -251,7 +245,7 @@ class Staff:
         self._cancel_sent.add(number)
 
     def _ended(self, number: int, state: str, reason: str) -> None:
-        record = replace(self.records[number], state=state, reason=reason, ended=self._now())
+        record = replace(self.records[number], state=state, reason=reason, ended=self._dates.now())
         self._events.emit("controller_ended", controller=number, state=state, reason=reason or None)
         self._record(record)
 
@@ -267,17 +261,5 @@ class Staff:
 
     def _read(self) -> None:
         self.records = {it.number: it for it in read_controllers(self._run_dir)}
-        self._behind = max([self._behind, *(self._ahead(it) for it in self.records.values())])
-
-    def _ahead(self, record: ControllerRecord) -> float:
-        times: Sequence[float | None] = (record.created, record.started, record.ended)
-        return max(it or 0.0 for it in times) - self._clock()
-
-    def _now(self) -> float:
-        """Unix seconds, by the clock that is ahead of all who have looked after the run."""
-        return self._clock() + self._behind
-
-    def _for(self, what: str) -> float:
-        """Seconds for which that has been so here."""
-        now = self._ticks()
-        return now - self._since.setdefault(what, now)
+        for it in self.records.values():
+            self._dates.read(it.created, it.submitted, it.started, it.ended)

@@ -33,6 +33,7 @@ from launcher.job.customjob import CustomJob
 from launcher.supervision.asked import Asked
 from launcher.supervision.attempt import UNSENT, Attempt, read_attempts
 from launcher.supervision.choices import DRY, Choice
+from launcher.supervision.dates import Dates
 from launcher.supervision.duty import Duty
 from launcher.supervision.ending import end_run
 from launcher.supervision.fleet import alive
@@ -115,9 +116,9 @@ class Supervisor:
         self._target = target
         self._request, self._steps = request, steps
         self._unreached, self._world, self._last_words = unreached, world, last_words
-        self._clock, self._ticks, self._sleep = clock, ticks, sleep
+        self._ticks, self._sleep = ticks, sleep
+        self._dates = Dates(clock, ticks)
         self._duty = duty or Duty()
-        self._behind = 0.0  # seconds by which the clock is behind what is on record
         self._patience = target.patience
         # No other writer of the run may have the name: an earlier launch, or one elsewhere.
         writer = f"launcher-{secrets.token_hex(4)}"
@@ -127,7 +128,6 @@ class Supervisor:
         self._silences: dict[int, Silence] = {}  # by attempt
         self._unwritten: set[int] = set()  # attempts whose records lag behind
         self._held = ""  # why the run directory is waited for
-        self._since: dict[str, float] = {}  # when something was first seen here
         self._refusals: dict[int, ApiError] = {}  # of requests that may have arrived all the same
         self._waits: Wait | None = None
         self._removal = Removal(run_dir.url)
@@ -190,17 +190,17 @@ class Supervisor:
             tuple(self._attempts.values()),
             outcome,
             frozenset(self._cancel_sent),
-            0.0 if outcome is None else self._seconds_since("outcome"),
+            0.0 if outcome is None else self._dates.since("outcome"),
             None if stop is None else str(stop.get("reason")),
-            0.0 if stop is None else self._seconds_since("stop"),
+            0.0 if stop is None else self._dates.since("stop"),
             {
-                number: (why, self._seconds_since(f"attempt {number} is unreached"))
+                number: (why, self._dates.since(f"attempt {number} is unreached"))
                 for number, why in self._unreached().items()
             },
             self._inside(terms.fleet.leave) if terms.fleet.since is not None else Inside(),
-            self._duty.usd(self._now()),
+            self._duty.usd(self._dates.now()),
         )
-        actions = decide(terms, situation, self._now())
+        actions = decide(terms, situation, self._dates.now())
         if Done() in actions and self._duty.is_done:
             known = len(self._attempts)
             self._read_attempts()
@@ -252,7 +252,7 @@ class Supervisor:
         return True
 
     def _inside(self, leave: frozenset[int]) -> Inside:
-        leaving = {number: self._seconds_since(f"attempt {number} leaves") for number in leave}
+        leaving = {number: self._dates.since(f"attempt {number} leaves") for number in leave}
         return replace(self._world(), leaving=leaving)
 
     def _rest(self, actions: Sequence[Action]) -> None:
@@ -263,7 +263,7 @@ class Supervisor:
                 case Wait():
                     seconds = min(seconds, self._wait(action))
                 case Find(number):
-                    waited = self._seconds_since(f"attempt {number}")
+                    waited = self._dates.since(f"attempt {number}")
                     seconds = min(seconds, max(0.0, self._target.settle - waited))
         self._sleep(seconds)
         if any(isinstance(action, Find) for action in actions):
@@ -281,7 +281,7 @@ class Supervisor:
             choice.region,
             api.endpoint,
             choice.name,
-            created=self._now(),
+            created=self._dates.now(),
             usd_per_hour=choice.usd_per_hour,
             beside=submit.beside,
         )
@@ -309,13 +309,13 @@ class Supervisor:
                 api.cancel(job.name)
             self._read_attempts()
         else:
-            self._adopt(number, job, self._now())
+            self._adopt(number, job, self._dates.now())
         return True
 
     def _find(self, number: int) -> bool:
         """Finds out whether an attempt that is on record was sent. Returns whether it knows."""
         attempt = self._attempts[number]
-        waited = self._seconds_since(f"attempt {number}")
+        waited = self._dates.since(f"attempt {number}")
         api = self._target.api(attempt.region)
         wanted = f"{api.endpoint} has not told whether it has attempt {number}"
         silence = self._asking(number, wanted)
@@ -327,7 +327,7 @@ class Supervisor:
             return self._give_up_silence(number, error)
         silence.answered()
         if jobs:
-            now = self._now()
+            now = self._dates.now()
             self._adopt(number, jobs[0], min(jobs[0].created or now, now))
         elif waited < self._target.settle:
             return False
@@ -352,7 +352,7 @@ class Supervisor:
 
     def _wait(self, wait: Wait) -> float:
         """Says once what is waited for. Returns for how many seconds yet."""
-        seconds = max(0.0, wait.until - self._now())
+        seconds = max(0.0, wait.until - self._dates.now())
         if self._waits is None or self._waits != wait:
             self._waits = wait
             self._events.emit(
@@ -384,7 +384,7 @@ class Supervisor:
         silence.answered()
         if job.ended and not self._explains_itself_later(job):
             self._attempts[number] = self._with_state(attempt, job)
-            finished, reason = self._date(attempt, job, job.finished), job.reason
+            finished, reason = self._dates.of(job, attempt.submitted, job.finished), job.reason
             if job.state == "CANCELLED" and number in self._cancel_sent:  # by nobody else
                 reason = f"cancelled by its launch: {attempt.left or 'the run has ended'}"
             self._ended(number, job.state, reason, job.code, at=finished)
@@ -392,23 +392,15 @@ class Supervisor:
             self._record(self._with_state(attempt, job))
 
     def _with_state(self, attempt: Attempt, job: JobState) -> Attempt:
-        started = attempt.started or self._date(attempt, job, job.started) or None
-        if started is None and job.state == "RUNNING":
-            started = self._now()
+        started = self._dates.start_of(job, attempt.submitted, attempt.started)
         state = attempt.state if job.ended else job.state  # its end is recorded by itself
         endpoint = self._target.api(attempt.region).endpoint
         return replace(attempt, state=state, started=started, endpoint=endpoint)
 
-    def _date(self, attempt: Attempt, job: JobState, at: float) -> float:
-        """A date of the API's, by the clock that the attempt was submitted by: the two may be an
-        hour apart. 0 for none, and never one that is still to come."""
-        ahead = attempt.submitted - job.created if attempt.submitted and job.created else 0.0
-        return min(at + ahead, self._now()) if at else 0.0
-
     def _explains_itself_later(self, job: JobState) -> bool:
         if job.state != "FAILED" or job.reason or job.code:
             return False
-        return self._seconds_since(f"the failure of {job.name}") < ERROR_WAIT
+        return self._dates.since(f"the failure of {job.name}") < ERROR_WAIT
 
     def _asking(self, number: int, wanted: str, limit: float | None = None) -> Silence:
         silence = self._silences.get(number)
@@ -457,7 +449,7 @@ class Supervisor:
             told=told,
             code=code,
             kind=kind or known.kind,
-            ended=at or self._now(),
+            ended=at or self._dates.now(),
             step=step,
             trained=trained,
         )
@@ -479,15 +471,4 @@ class Supervisor:
         records = [Attempt.from_json(record) for record in read_attempts(self._run_dir)]
         self._attempts = {attempt.attempt: attempt for attempt in records}
         for it in records:
-            newest = max(it.created, it.submitted or 0.0, it.started or 0.0, it.ended or 0.0)
-            self._behind = max(self._behind, newest - self._clock())
-
-    def _now(self) -> float:
-        """Unix seconds, by the clock that is ahead of those of all who have looked after the run:
-        else what has happened would be still to come here, and a pause after it."""
-        return self._clock() + self._behind
-
-    def _seconds_since(self, what: str) -> float:
-        """Seconds since ``what`` was first seen here: clocks of machines are not compared."""
-        now = self._ticks()
-        return now - self._since.setdefault(what, now)
+            self._dates.read(it.created, it.submitted, it.started, it.ended)
