@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -80,18 +80,8 @@ WORK = {
     ),
 }
 QUICK = {
-    "digits": Work(
-        f"{JOBS}:Digits",
-        {"epochs": 4, "batch": 64, "width": 8},
-        4 * 23,
-        {"final loss": "test_loss", "accuracy": "test_accuracy"},
-    ),
-    "lm": Work(
-        f"{JOBS}:LM",
-        {"steps": 40, "length": 32, "held_out": 0.0005},
-        40,
-        {"final loss": "validation_loss"},
-    ),
+    "digits": replace(WORK["digits"], args={"epochs": 4, "batch": 64, "width": 8}, steps=4 * 23),
+    "lm": replace(WORK["lm"], args={"steps": 40, "length": 32, "held_out": 0.0005}, steps=40),
 }
 
 

@@ -2,11 +2,11 @@
 
 A step's first gradient of a parameter is copied into its bucket while it is in the processor's
 cache, which is quicker than to clear the bucket and to add to it; those of further micro-batches
-are added there. Horovod sums a bucket over the ranks in place. The last bucket goes out when all of
-backward is over. It carries which parameters were reached: what no rank has reached keeps no
-gradient, as in a plain loop. And it carries the step's numbers: its loss, its samples, the norm of
-each rank's gradients, and the flag by which all ranks learn at the same step that the world is
-asked to pause.
+are added there. Horovod sums a bucket over the ranks in place. A rank that is alone has nothing to
+sum, and leaves its gradients where they are. The last bucket goes out when all of backward is over.
+It carries which parameters were reached: what no rank has reached keeps no gradient, as in a plain
+loop. And it carries the step's numbers: its loss, its samples, the norm of each rank's gradients,
+and the flag by which all ranks learn at the same step that the world is asked to pause.
 
 A parameter may be reached several times in one backward pass, when a block that is used several
 times is recomputed. How often is learned from the steps before, so a bucket goes out early if it

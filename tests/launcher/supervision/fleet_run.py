@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
+from hypothesis import strategies as st
+
 from launcher.job.job import Job
 from launcher.supervision.attempt import Attempt
 from launcher.supervision.choices import Choice, choices_of
@@ -260,3 +262,16 @@ class FleetRun:
 
     def _over(self, number: int, at: float, **how: Any) -> None:
         self.attempts[number] = replace(self.attempts[number], ended=at, **how)
+
+
+# Whatever may become of a job on Spot.
+LIVES = st.one_of(
+    st.builds(preempted, st.floats(1.0, 7200.0)),
+    st.builds(dry, st.floats(0.0, 1200.0)),
+    st.sampled_from(["exited with status 134", "Internal error"]).map(fails),
+    st.builds(
+        lambda machines, more: Life(machines, machines + more),
+        st.floats(0.0, 3600.0),
+        st.floats(0.0, 7200.0),
+    ),
+)

@@ -17,6 +17,7 @@ from launcher.supervision.limits import spent
 from launcher.supervision.preference import cheaper
 from tests.launcher.supervision.fleet_run import (
     HOUR,
+    LIVES,
     ON_DEMAND,
     WARM,
     FleetRun,
@@ -24,7 +25,6 @@ from tests.launcher.supervision.fleet_run import (
     apart,
     dry,
     fails,
-    preempted,
     stays,
 )
 from tests.launcher.supervision.policy_run import job
@@ -213,21 +213,10 @@ def test_whoever_wants_it_on_demand_now_keeps_it() -> None:
 
 # --- any market -----------------------------------------------------------------------
 
-SPOT = st.one_of(
-    st.builds(preempted, st.floats(1.0, 7200.0)),
-    st.builds(dry, st.floats(0.0, 1200.0)),
-    st.sampled_from(["exited with status 134", "Internal error"]).map(fails),
-    st.builds(
-        lambda machines, more: Life(machines, machines + more),
-        st.floats(0.0, 3600.0),
-        st.floats(0.0, 7200.0),
-    ),
-)
-
 
 @settings(max_examples=12)
 @given(
-    lives=st.lists(SPOT, max_size=12),
+    lives=st.lists(LIVES, max_size=12),
     jobs=st.integers(1, 5),
     anchor=st.integers(0, 1),
     after=st.sampled_from(["0s", "20min", "2h"]),

@@ -18,6 +18,7 @@ from launcher.supervision.replacement import LEAD, LIMIT, Inside
 from launcher.supervision.verdict import verdict_of
 from tests.launcher.supervision.fleet_run import (
     HOUR,
+    LIVES,
     MEMBERS,
     ON_DEMAND,
     POLL,
@@ -231,16 +232,6 @@ def test_a_limit_of_attempts_is_not_exceeded_for_it() -> None:
 
 # --- any history ----------------------------------------------------------------------
 
-LIVES = st.one_of(
-    st.builds(preempted, st.floats(1.0, 7200.0)),
-    st.builds(dry, st.floats(0.0, 1200.0)),
-    st.sampled_from(["exited with status 134", "Internal error"]).map(fails),
-    st.builds(
-        lambda machines, more: Life(machines, machines + more),
-        st.floats(0.0, 3600.0),
-        st.floats(0.0, 7200.0),
-    ),
-)
 WAYS: list[Job | None] = [None, HERE, THERE, job(regions=["us-central1"], scheduling="standard")]
 ASKED = st.tuples(st.floats(0.0, 24 * HOUR), st.none() | st.integers(1, 6), st.sampled_from(WAYS))
 

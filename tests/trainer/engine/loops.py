@@ -13,6 +13,13 @@ from tests.trainer.engine.plain import Run, Swell, plainly, require_same
 from tests.trainer.ranks import Meeting, Process, form, workers, world_of
 from trainer.protocol.messages import Exit, Form
 
+# A worker dies, another asks to leave, and one comes, in twelve steps.
+CHANGING = [
+    Stage((0, 1, 2), last=4, dies=1),
+    Stage((2, 0), first=4, last=8, asks=0),
+    Stage((0, 3, 2), first=9),
+]
+
 Loop = Callable[[list[Any]], None]
 
 

@@ -15,8 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.conformance.journey import Stage
-from tests.trainer.engine.loops import Outcome, trained, travelled
+from tests.trainer.engine.loops import CHANGING, Outcome, trained, travelled
 from tests.trainer.ranks import alone
 from trainer.data import write_shards
 from trainer.protocol.session import CheckpointSettings, Session
@@ -24,11 +23,6 @@ from trainer.protocol.session import CheckpointSettings, Session
 SAMPLES, BATCH, EPOCHS = 44, 12, 3
 STEPS_PER_EPOCH = -(-SAMPLES // BATCH)
 STEPS = EPOCHS * STEPS_PER_EPOCH
-CHANGING = [
-    Stage((0, 1, 2), last=4, dies=1),
-    Stage((2, 0), first=4, last=8, asks=0),
-    Stage((0, 3, 2), first=9),
-]
 Sample = tuple[int, int]  # its epoch, and its number
 
 

@@ -15,19 +15,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.conformance.journey import Stage
 from tests.trainer.data.sources import Counting, Log, Seeking
-from tests.trainer.engine.loops import Outcome, trained, travelled
+from tests.trainer.engine.loops import CHANGING, Outcome, trained, travelled
 from tests.trainer.ranks import alone
 from trainer.checkpoints.manifest import committed_steps
 from trainer.protocol.session import CheckpointSettings, Session, current_session
 
 BATCH, UNIT, STEPS, LENGTH = 12, 3, 12, 50
-CHANGING = [
-    Stage((0, 1, 2), last=4, dies=1),
-    Stage((2, 0), first=4, last=8, asks=0),
-    Stage((0, 3, 2), first=9),
-]
 
 
 def loop(

@@ -84,7 +84,8 @@ class Cache:
         """
         while (fd := self.hold(name)) is None:
             self._prepare(name)
-            with self._claimed(self.folder / f"{name}{_PART}") as (part, aside):
+            aside = self.folder / f"{name}{_PART}"
+            with self._claimed(aside) as part:
                 if (self.folder / name).exists():  # another process has fetched it meanwhile
                     continue
                 self._make_room(part, aside, size)
@@ -125,8 +126,8 @@ class Cache:
         )
 
     @contextmanager
-    def _claimed(self, aside: Path) -> Iterator[tuple[int, Path]]:
-        """What nobody else fetches meanwhile; it is gone afterwards, unless it was renamed."""
+    def _claimed(self, aside: Path) -> Iterator[int]:
+        """Opens what nobody else fetches meanwhile; it is gone afterwards if it was not renamed."""
         while True:
             fd = os.open(aside, os.O_RDWR | os.O_CREAT | _OPEN, 0o600)
             try:
@@ -134,7 +135,7 @@ class Cache:
                 if not _is(aside, fd):  # whoever had it before has renamed or removed it
                     continue
                 try:
-                    yield fd, aside
+                    yield fd
                 finally:
                     if _is(aside, fd):
                         aside.unlink()
