@@ -6,11 +6,12 @@ or newer must neither keep anybody from reading the rest, nor pass for something
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
-from pydantic import ConfigDict, ValidationError
-from pydantic.dataclasses import dataclass
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -26,19 +27,37 @@ def read_record(kind: type[_Kind], record: Mapping[str, Any]) -> _Kind:
     """Returns ``record`` as a ``kind``; what is not of its type is left at its default.
 
     Args:
-        kind: a pydantic dataclass that is STRICT and has a default for every field.
+        kind: a dataclass that has a default for every field.
         record: a JSON object; other fields than those of ``kind`` are passed over.
     """
-    known = kind.__dataclass_fields__
-    given = {name: value for name, value in record.items() if name in known}
-    try:
-        return kind(**given)
-    except ValidationError as error:
-        wrong = {problem["loc"][0] for problem in error.errors(include_url=False)}
-        return kind(**{name: value for name, value in given.items() if name not in wrong})
+    return kind(**_given(kind, record))
 
 
-@dataclass(frozen=True, config=STRICT)
+def _given(kind: type[_Kind], record: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of ``kind`` that ``record`` has, and has of their type."""
+    checks, given = _checks(kind), {}
+    for name, value in record.items():
+        if (check := checks.get(name)) is not None:
+            try:
+                given[name] = check(value)
+            except ValidationError:
+                continue
+    return given
+
+
+@cache
+def _checks(kind: type[_Kind]) -> dict[str, Callable[[object], Any]]:
+    """What each field's value goes through."""
+    hints = get_type_hints(kind)
+    return {name: _check(hints[name]) for name in kind.__dataclass_fields__}
+
+
+@cache
+def _check(hint: Any) -> Callable[[object], Any]:
+    return TypeAdapter(hint, config=STRICT).validator.validate_python
+
+
+@dataclass(frozen=True)
 class EventRecord:
     """One event, as far as it is of the documented form (see trainer.rundir.events)."""
 
@@ -109,4 +128,7 @@ class EventRecord:
     @classmethod
     def of(cls, event: Event) -> EventRecord:
         """Returns what ``event`` says."""
-        return read_record(cls, event)
+        # A run has millions, and each says a few of these: the class has the defaults of the rest.
+        made = object.__new__(cls)
+        vars(made).update(_given(cls, event))
+        return made
