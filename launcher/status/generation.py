@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -42,9 +41,9 @@ class Stretch:
             return None
         seconds, samples = self.seconds + other.seconds, self.samples + other.samples
         waits = [one for one in (self.data_wait, other.data_wait) if one is not None]
-        accounts: Counter[str] = Counter()
-        for one in (self.accounts, other.accounts):
-            accounts.update(one or {})
+        accounts = dict(self.accounts or {})
+        for name, spent in (other.accounts or {}).items():
+            accounts[name] = accounts.get(name, 0.0) + spent
         waited = sum(waits) if waits else None
         return Stretch(self.first, other.last, seconds, samples, waited, accounts or None)
 
@@ -106,8 +105,8 @@ class Generation:
     def took(self, stretch: Stretch) -> None:
         """Steps were reported, with what they took; steps may be reported twice."""
         self.stretches.append(stretch)
-        both = self._last_two()
-        if both is not None and both.seconds <= MERGED:
+        short = sum(one.seconds for one in self.stretches[-2:]) <= MERGED
+        if short and (both := self._last_two()) is not None:
             self.stretches[-2:] = [both]
 
     @property

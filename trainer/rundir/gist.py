@@ -92,10 +92,13 @@ def _series(event: Event) -> dict[str, list[Any]]:
 
 def _last(event: Event) -> int:
     """The last step that an event tells of."""
-    count = event.get("count")
-    lengths = [len(of) for of in _series(event).values()]
-    first: int = event["first"]
-    return first + max([count if isinstance(count, int) else 0, *lengths], default=0) - 1
+    first, count = event["first"], event.get("count")
+    longest = count if isinstance(count, int) else 0
+    for of in event["metrics"].values():
+        if isinstance(of, list) and len(of) > longest:
+            longest = len(of)
+    last: int = first + longest - 1
+    return last
 
 
 def _together(events: Iterable[Event]) -> Iterator[Event]:
@@ -169,8 +172,8 @@ class _Values:
         for name, at, _, value in _values_of(event):
             if name in self._all.get(at, ()) and at not in told:
                 found[at][name] = [value]
-        untimed = {name: of for name, of in event.items() if name not in _TIMED}
         for (_, step), metrics in found.items():
+            untimed = {name: of for name, of in event.items() if name not in _TIMED}
             yield {**untimed, "first": step, "count": 1, "metrics": metrics}
 
     @property
