@@ -29,7 +29,8 @@ from trainer.rundir.names import RUN
 
 ROOT = Path(__file__).parents[1]
 VMS, STEPS, QUICK = 1_000, 1_000_000, 20_000
-STEP, WORLD, TOGETHER = 2.592, 2_778, 2_000
+STEP, WORLD = 2.592, 2_778
+TOGETHER = 15_000  # steps of a batch: a segment by itself, so that none is written more than once
 PARTS = 100
 NAMES = [f"workerpool1-{number}" for number in range(VMS)]
 ACCOUNTS = {"all": 2592.0, "communication": 120.0, "waiting": 75.0, "data_wait": 8.0}
@@ -104,7 +105,7 @@ def of_a_large_run(options: Options) -> Iterator[Row]:
         fill(run_dir, steps)
         clocks, cpus, computing, cut = [], [], [], []
         for _ in range(options.runs):
-            wall, cpu = command(run_dir.url, Path(name))
+            wall, cpu = command(Path(name), "goodput", run_dir.url, "--json")
             clocks.append(wall)
             cpus.append(cpu)
             history = History(read_events(run_dir, brief=True))
@@ -126,11 +127,11 @@ def of_a_large_run(options: Options) -> Iterator[Row]:
         yield Row.of("swell", case, "intervals", "s", cut)
 
 
-def command(url: str, home: Path) -> tuple[float, float]:
-    """Seconds that ``swell goodput`` takes, by the clock and of the processors."""
+def command(home: Path, *words: str) -> tuple[float, float]:
+    """Seconds that a command of ``swell`` takes, by the clock and of the processors."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(
-        [sys.executable, "-m", "launcher.cli", "goodput", url, "--json"],
+        [sys.executable, "-m", "launcher.cli", *words],
         env={**os.environ, "SWELL_HOME": str(home), "PYTHONPATH": str(ROOT)},
         check=True,
         stdout=subprocess.DEVNULL,

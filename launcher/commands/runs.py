@@ -208,6 +208,14 @@ def logs(
     since: Annotated[
         str | None, typer.Option(metavar="DURATION", help="Only lines of the last 10min, 2h, …")
     ] = None,
+    level: Annotated[
+        str | None,
+        typer.Option(help="Only lines that are at least so bad: info, warning, error, …"),
+    ] = None,
+    grep: Annotated[
+        str | None,
+        typer.Option(metavar="PATTERN", help="Only lines in which this regular expression is."),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per line, as it was logged.")
     ] = False,
@@ -218,11 +226,18 @@ def logs(
 
         from launcher import home
         from launcher.logs.reader import open_log, print_logs, since_time
+        from launcher.logs.selection import Selection
+        from trainer.rundir.usererror import Unusable
 
+        try:
+            selection = Selection.of(level, grep)
+        except Unusable as error:
+            fail(str(error), error.id)
         start = None
         if since is not None:
             start = since_time(seconds_in("--since", since), time.time())
-        print_logs(open_log(home.find(run), replica, start, follow), follow, as_json)
+        log = open_log(home.find(run), replica, start, follow)
+        print_logs(log, follow, as_json, selection)
 
 
 def cancel(

@@ -80,6 +80,11 @@ def shown(line: Line, colours: bool = False) -> str:
     return "\n".join(f"{head} {_clean(part, colours)}" for part in parts)
 
 
+def plain(text: str) -> str:
+    """Returns a message without what a terminal would obey, colours included."""
+    return _ESCAPES.sub("", text)
+
+
 def _clean(text: str, colours: bool) -> str:
     text = text.rstrip("\r").rpartition("\r")[2].expandtabs(4)
     pieces, end, coloured = [], 0, False
@@ -92,4 +97,4 @@ def _clean(text: str, colours: bool) -> str:
 
 
 def _printable(text: str) -> str:
-    return visible(_ESCAPES.sub("", text))
+    return visible(plain(text))

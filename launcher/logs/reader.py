@@ -23,6 +23,7 @@ from launcher.api.vertex import endpoint_of, is_job, jobs_of
 from launcher.local.emulator import goes_on
 from launcher.logs.cloudlog import CloudLog
 from launcher.logs.logline import SECOND, Line, format_time, parse_time, shown
+from launcher.logs.selection import ALL, Selection
 from launcher.supervision.attempt import read_attempts
 from launcher.terminal import unguarded
 from trainer.rundir.directory import RunDirectory
@@ -251,19 +252,20 @@ def _attempts_of(run: dict[str, Any], directory: RunDirectory) -> Callable[[str]
     return attempt_of
 
 
-def print_logs(log: Log, follow: bool, as_json: bool) -> None:
+def print_logs(log: Log, follow: bool, as_json: bool, selection: Selection = ALL) -> None:
     """Prints lines in order of time, as far as they are known by then.
 
     Args:
         log: the lines.
         follow: go on until no further ones can come.
         as_json: one object a line: ``{"time", "replica", "severity", "message"}``.
+        selection: which of them.
     """
     colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     out = unguarded(sys.stdout) if colours else sys.stdout  # a line has no other codes left
     while True:
         lives = follow and log.lives()  # before the look: what is written last is then seen, too
-        for line in log.read_new():
+        for line in filter(selection.takes, log.read_new()):
             print(_as_json(line) if as_json else shown(line, colours), file=out, flush=follow)
         if not lives:
             return

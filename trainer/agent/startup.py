@@ -68,7 +68,7 @@ def main() -> int:
     """Runs the agent that this process's environment describes. Returns its exit code."""
     logging.basicConfig(
         level=os.environ.get("SWELL_LOG_LEVEL", "INFO"),
-        format="%(asctime)s %(name)s: %(message)s",
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stdout,
     )
     try:

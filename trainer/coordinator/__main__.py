@@ -63,7 +63,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(
         level=os.environ.get("SWELL_LOG_LEVEL", "INFO"),
-        format="%(asctime)s %(name)s: %(message)s",
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
     # A thousand agents connect here, and strangers may, before they are turned away.
