@@ -16,7 +16,7 @@ import struct
 import threading
 import traceback
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
@@ -279,8 +279,9 @@ class Worker:
         messages.close()
 
     def send(self, order: ToWorker) -> None:
-        """An order of the agent."""
-        os.write(self._orders.fileno(), encode(order))
+        """An order of the agent; one that has ended by now has no use for it."""
+        with suppress(BrokenPipeError):
+            os.write(self._orders.fileno(), encode(order))
 
     def receive(self) -> Message:
         """The next message; signs of life come at any time, and are dropped."""

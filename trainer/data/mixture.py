@@ -88,6 +88,11 @@ class Mixture:
         vars(self).update(state)
         self._schedule = lru_cache(maxsize=4)(self._scheduled)
 
+    @property
+    def samples_of(self) -> list[Any]:
+        """The data sets whose samples it has."""
+        return self._sources
+
     def source_of(self, place: int) -> tuple[str, int]:
         """Which data set has the sample at a place, by name, and which sample of it that is."""
         block, inside = divmod(place, self._block)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 
 import torch
+import xxhash
 from torch import Tensor
 
 from trainer.data.chats import IGNORED, Documents
@@ -35,6 +36,15 @@ class Rows:
         self._documents = documents
         self._length = length
         self._padding = padding
+
+    @property
+    def samples_identity(self) -> str:
+        """The same where the rows are; not where another tokenizer has made them."""
+        documents = self._documents
+        sum_ = xxhash.xxh3_128(repr((self._length, self._padding, self._rows)).encode())
+        for one in (documents.tokens, documents.learned, documents.bounds):
+            sum_.update(one.numpy().tobytes())
+        return sum_.hexdigest()
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from trainer.engine.data import Order, is_endless
 from trainer.engine.permutation import permutation
-from trainer.loaders.mark import OTHER_SAMPLES, STEADY, Mark, fingerprint
+from trainer.loaders.mark import OTHER_SAMPLES, STEADY, Mark, differ, fingerprint, passed_by
 from trainer.rundir.usererror import Unusable, UserError
 
 LOOK = 8  # samples that a mark is known by: one alone could be the same by chance
@@ -59,6 +59,8 @@ class Stream:
     Raises Unusable for what can be read only once.
     """
 
+    samples_identity = "as they are read"  # which is compared by marks
+
     def __init__(
         self,
         source: Iterable[Any] | Callable[[], Iterable[Any]],
@@ -85,6 +87,9 @@ class Stream:
         self._next = 0  # the place of what it gives next
         self._passes = 0
         self._inside = 0  # samples that it has given
+        # The digest of all before its next, and of those before its pass; None if not known.
+        self._passed: int | None = 0
+        self._begun: int | None = 0
         self._kept: dict[int, Any] = {}
         self._marks: dict[int, Mark] = {}
         self._new: list[Mark] = []
@@ -149,13 +154,14 @@ class Stream:
         self._pending = None
         if mark is None:
             self._begin(0)
-            self._next = 0
+            self._next, self._passed = 0, 0
         elif mark.state is None or self._stateless:
             self._begin(mark.passes)
-            self._next = mark.place - mark.inside
+            self._next, self._passed = mark.place - mark.inside, mark.begun
         else:
             self._begin(mark.passes, mark.state)
             self._next, self._inside = mark.place, mark.inside
+            self._passed, self._begun = mark.passed, mark.begun
             try:
                 while self._next == mark.place or self._pending is not None:
                     self._read()
@@ -186,13 +192,18 @@ class Stream:
         if self._iterator is None:
             self._begin(0)
         due = self._next % self.every == 0
-        passes, inside = self._passes, self._inside
+        passes, inside, passed = self._passes, self._inside, self._passed
         state = self._state() if due and self._inside else None
         sample = self._pull()
+        if self._inside == 0:
+            self._begun = passed
         if due:
             if self._passes != passes:  # the one that begins is where the mark is
                 passes, inside, state = self._passes, 0, None
-            self._pending, self._seen = Mark(self._next, passes, inside, 0, state), []
+            known = passed, self._begun
+            self._pending, self._seen = Mark(self._next, passes, inside, 0, state, *known), []
+        if self._passed is not None:
+            self._passed = passed_by(self._passed, sample)
         if self._pending is not None:
             self._seen.append(fingerprint(sample))
             if len(self._seen) == min(LOOK, self.every):
@@ -245,16 +256,16 @@ class Stream:
 
     def _note(self, mark: Mark) -> None:
         known = self._marks.get(mark.place)
-        if known is not None and known.digest != mark.digest:
-            raise unsteady(mark.place)
-        if known is None or known.state is None:
-            self._marks[mark.place] = mark
+        if known is not None and differ(known.seen, mark.seen):
+            raise unsteady(mark.place, at=known.digest != mark.digest)
+        self._marks[mark.place] = mark if known is None else known.with_more(mark)
 
 
-def unsteady(place: int) -> Unsteady:
-    """The error of a sample that is another one when it is read again."""
+def unsteady(place: int, at: bool = True) -> Unsteady:
+    """The error of a sample that is another one when it is read again, at a place or before it."""
     what = "the data set gives other samples when it is read again"
-    return Unsteady(OTHER_SAMPLES, f"at sample {place}, {what}; {STEADY}")
+    where = f"{'at' if at else 'somewhere before'} sample {place}"
+    return Unsteady(OTHER_SAMPLES, f"{where}, {what}; {STEADY}")
 
 
 def by_place(data: Any) -> Any:

@@ -104,6 +104,11 @@ class Text:
         """How many different tokens there may be."""
         return self.tokens.vocabulary
 
+    @property
+    def samples_identity(self) -> str:
+        """The same where the windows are."""
+        return f"{self.tokens.identity} {self._first} {self._count} {self.length}"
+
     def __len__(self) -> int:
         return self._count
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import astuple, dataclass, field, replace
 
 import horovod.torch as hvd
 import torch
@@ -11,6 +11,7 @@ from horovod.common.exceptions import HorovodInternalError
 from trainer.engine.data import ENDLESS, Order
 from trainer.engine.digest import digest_of
 from trainer.engine.mistake import Mistake
+from trainer.loaders.likeness import Likeness
 
 _WORDS = {
     "samples": "data sets of {} samples",
@@ -31,6 +32,7 @@ class Loop:
         order: what fixes the order of the data: a digest of the seed.
         total: steps of the whole run.
         unit: the samples of a unit; 0 without units.
+        exact, level: what its data is like (see trainer.loaders.likeness).
     """
 
     samples: int = 0
@@ -38,6 +40,8 @@ class Loop:
     order: int = 0
     total: int = 0
     unit: int = 0
+    exact: int = 0
+    level: float = 0.0
 
     @classmethod
     def of(cls, order: Order | None, total: int) -> Loop:
@@ -45,6 +49,20 @@ class Loop:
         if order is None:
             return cls(total=total)
         return cls(order.samples, order.batch, digest_of(order.seed) >> 12, total, order.unit)
+
+    def over(self, data: Likeness) -> Loop:
+        """The same, over data that is like this."""
+        return replace(self, exact=data.exact, level=data.level)
+
+    @property
+    def likeness(self) -> Likeness:
+        """What its data is like."""
+        return Likeness(self.exact, self.level)
+
+    def differs(self, other: Loop) -> bool:
+        """Whether it is not over the same."""
+        numbers = any(getattr(self, name) != getattr(other, name) for name in _WORDS)
+        return numbers or self.likeness.differs(other.likeness)
 
 
 @dataclass(frozen=True)
@@ -134,8 +152,7 @@ class Agreement:
     @property
     def unlike(self) -> dict[str, list[int]]:
         """What the ranks do not loop over alike: by the name in ``Loop``, each rank's number."""
-        loops = [one.loop for one in self.holdings]
-        found = {one.name: [getattr(loop, one.name) for loop in loops] for one in fields(Loop)}
+        found = {name: [getattr(one.loop, name) for one in self.holdings] for name in _WORDS}
         return {name: values for name, values in found.items() if len(set(values)) > 1}
 
     def require_alike(self, rank: int) -> None:
@@ -150,37 +167,55 @@ class Agreement:
             )
             for name, values in self.unlike.items()
         ]
-        known = {one.loop for one in self.holdings if self.held and self.is_held_by(one)}
-        if texts and known == {self.holdings[rank].loop}:
+        if not texts and (sides := self._other_samples()):
+            texts = [f"other samples on ranks {' and '.join(sides)}, in as many and in that order"]
+        if not texts:
+            return
+        holders = [one.loop for one in self.holdings if self.held and self.is_held_by(one)]
+        wrong = [any(one.loop.differs(other) for other in holders) for one in self.holdings]
+        holds = self.held and self.is_held_by(self.holdings[rank])
+        if not wrong[rank] and (holds or any(wrong)):
             raise HorovodInternalError("a newcomer does not loop over the same")
-        if texts:
-            raise Mistake(
-                "SW5122",
-                f"the workers do not loop over the same: by rank, they have {'; '.join(texts)}; "
-                "let all read the same files, and fix what is random by a seed",
-            )
+        raise Mistake(
+            "SW5122",
+            f"the workers do not loop over the same: by rank, they have {'; '.join(texts)}; "
+            "let all read the same files, and fix what is random by a seed",
+        )
+
+    def _other_samples(self) -> list[str]:
+        """The ranks whose data is alike, in groups; none if that of all is."""
+        groups: list[list[int]] = []
+        for rank, one in enumerate(self.holdings):
+            if not one.loop.exact:
+                continue
+            for group in groups:
+                if not self.holdings[group[0]].loop.likeness.differs(one.loop.likeness):
+                    group.append(rank)
+                    break
+            else:
+                groups.append([rank])
+        return [", ".join(map(str, group)) for group in groups] if len(groups) > 1 else []
 
 
 def agree(mine: Holding) -> Agreement:
     """Tells all ranks what this one holds. A collective: every rank must call it."""
-    loop = astuple(mine.loop)
-    memory = mine.fits, mine.cap
+    loop, memory = astuple(mine.loop), (mine.fits, mine.cap)
     row = [mine.step, mine.clean, mine.speed, mine.device, *memory, mine.again, mine.learned, *loop]
-    numbers = torch.tensor([row], dtype=torch.float64, device="cpu")
-    told = hvd.allgather(numbers, name="state.held").tolist()
+    held = torch.tensor([row], dtype=torch.float64, device="cpu")
+    told = hvd.allgather(held, name="state.held").tolist()
     return Agreement(
         tuple(
             Holding(
                 int(step),
                 bool(clean),
                 speed,
-                Loop(*map(int, loop)),
+                replace(Loop(*map(int, numbers)), level=level),
                 int(device),
                 int(fits),
                 int(cap),
                 bool(again),
                 int(learned),
             )
-            for step, clean, speed, device, fits, cap, again, learned, *loop in told
+            for step, clean, speed, device, fits, cap, again, learned, *numbers, level in told
         )
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trainer.engine.generators import Probe, seed_batch
 from trainer.engine.plan import Plan
+from trainer.loaders.likeness import Likeness, likeness_of
 from trainer.loaders.mark import Mark
 
 # Makes a batch of some samples, on the CPU, for a step.
@@ -92,8 +93,10 @@ class Maker:
         self._makes = makes
         self._probe: Probe | None = None
 
-    def __call__(self, item: Item) -> Made:
-        """Makes a batch."""
+    def __call__(self, item: Item | None) -> Made:
+        """Makes a batch; of no item, it says in its place what the data is like."""
+        if item is None:
+            return Made(self.likeness(), drew=False)
         make = self._makes[item.of]
         forbid = getattr(make, "forbid", None)
         if item.changing and forbid is not None:
@@ -109,3 +112,8 @@ class Maker:
         batch = make(item.plan.indices, item.plan)
         drew = item.watched and self._probe is not None and self._probe.moved
         return Made(batch, drew, () if stream is None else stream.marks())
+
+    def likeness(self) -> Likeness:
+        """What the data is like that batches are made of."""
+        data = [getattr(make, "dataset", None) for make in self._makes.values()]
+        return likeness_of(data, lambda index: seed_batch(0, index, 0))

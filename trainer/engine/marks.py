@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from trainer.engine.mistake import Mistake
-from trainer.loaders.mark import OTHER_SAMPLES, STEADY, Mark
+from trainer.loaders.mark import OTHER_SAMPLES, STEADY, Mark, Seen, differ
 
 log = logging.getLogger("swell.data")
 AT_MOST = 2  # batches that are read again without a word
@@ -27,10 +27,10 @@ class Marks:
         """Takes marks over. Raises Mistake where the same place has another sample."""
         for mark in marks:
             known = self._found.get(mark.place)
-            if known is not None and known.digest != mark.digest:
-                raise _unsteady(mark.place, "two loaders, or workers, have read unlike samples")
-            if known is None or known.state is None:
-                self._found[mark.place] = mark
+            if known is not None and differ(known.seen, mark.seen):
+                at = known.digest != mark.digest
+                raise _unsteady(mark.place, at, "two loaders, or workers, have read unlike samples")
+            self._found[mark.place] = mark if known is None else known.with_more(mark)
 
     def begin(self, place: int, batch: int, source: dict[str, Any] | None, first: bool) -> None:
         """A step begins at a place.
@@ -58,22 +58,28 @@ class Marks:
         """The newest mark that is not behind a place."""
         return self._found.get(max((one for one in self._found if one <= place), default=-1))
 
-    def digest(self, place: int) -> int | None:
-        """That of the sample at a place; None where nobody has read it here."""
+    def seen(self, place: int) -> Seen | None:
+        """What was read here at a place, and before it; None where nobody has read it here."""
         mark = self._found.get(place)
-        return None if mark is None else mark.digest
+        return None if mark is None else mark.seen
 
 
-def require_same_samples(digests: Sequence[int | None], place: int) -> None:
-    """Raises Mistake unless all ranks that have read the sample at a place have read the same."""
-    if len({one for one in digests if one is not None}) > 1:
+def require_same_samples(told: Sequence[Seen | None], place: int) -> None:
+    """Raises Mistake unless all ranks have read the same at a place, and before it.
+
+    Args:
+        told: by each rank; None by one that has not read there.
+    """
+    for what in (0, 1):
         sides: dict[int, list[str]] = {}
-        for rank, one in enumerate(digests):
-            if one is not None:
-                sides.setdefault(one, []).append(str(rank))
-        ranks = " and ".join(", ".join(of) for of in sides.values())
-        raise _unsteady(place, f"ranks {ranks} have read unlike samples")
+        for rank, one in enumerate(told):
+            if one is not None and (digest := one[what]) is not None:
+                sides.setdefault(digest, []).append(str(rank))
+        if len(sides) > 1:
+            ranks = " and ".join(", ".join(of) for of in sides.values())
+            raise _unsteady(place, not what, f"ranks {ranks} have read unlike samples")
 
 
-def _unsteady(place: int, what: str) -> Mistake:
-    return Mistake(OTHER_SAMPLES, f"sample {place} of the data set: {what}; {STEADY}")
+def _unsteady(place: int, at: bool, what: str) -> Mistake:
+    where = f"sample {place}" if at else f"the samples before {place}"
+    return Mistake(OTHER_SAMPLES, f"{where} of the data set: {what}; {STEADY}")

@@ -8,7 +8,7 @@ compared with what the program does now; trainer.engine.beginning says what foll
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 from torch.optim import Optimizer
@@ -17,6 +17,7 @@ from trainer.engine.curves import Curve, curves_of, differences_of
 from trainer.engine.data import ENDLESS, Order
 from trainer.engine.shapes import listed
 from trainer.engine.state import State
+from trainer.loaders.likeness import UNKNOWN, Likeness
 from trainer.rundir.numbers import number_in
 
 # Settings of a group that say how a step is computed, not what; and what a schedule has set.
@@ -58,6 +59,7 @@ class Setup:
         optimizers: by name.
         schedules: by name; of each, its class (as ``class``) and settings, as texts.
         curves: by name; of each, what its functions give (see trainer.engine.curves).
+        likeness: what its data is like.
     """
 
     samples: int | None = None
@@ -72,10 +74,16 @@ class Setup:
     optimizers: Mapping[str, OptimizerSetup] = field(default_factory=dict)
     schedules: Mapping[str, Mapping[str, str]] | None = None
     curves: Mapping[str, Mapping[str, Curve | None]] | None = None
+    likeness: Likeness = UNKNOWN
 
     @classmethod
     def of_program(
-        cls, state: State, order: Order | None, total: int, random: int | None = None
+        cls,
+        state: State,
+        order: Order | None,
+        total: int,
+        random: int | None = None,
+        likeness: Likeness = UNKNOWN,
     ) -> Setup:
         """That of this process, before it has trained.
 
@@ -84,6 +92,7 @@ class Setup:
             order: of the data, if there is any.
             total: steps of the whole run.
             random: the seed of what is random in a step.
+            likeness: what the data is like.
         """
         parameters = state.named_parameters()
         schedules = {
@@ -103,6 +112,7 @@ class Setup:
             },
             schedules={name: _schedule(part) for name, part in schedules.items()},
             curves={name: curves_of(part, total) for name, part in schedules.items()},
+            likeness=likeness,
         )
 
     @classmethod
@@ -134,6 +144,7 @@ class Setup:
             optimizers=optimizers,
             schedules=about.get("schedules"),
             curves=_curves(about.get("curves")),
+            likeness=Likeness(*about.get("likeness", ())),
         )
 
     def overridden(self, values: Mapping[str, float]) -> Setup:
@@ -160,6 +171,7 @@ class Setup:
             "frozen": None if self.frozen is None else list(self.frozen),
             "schedules": self.schedules,
             "curves": None if self.curves is None else _plain_curves(self.curves),
+            "likeness": [*astuple(self.likeness)] if self.likeness.exact else None,
         }
         return {
             **{name: value for name, value in known.items() if value is not None},
@@ -274,6 +286,8 @@ def _of_data(then: Setup, now: Setup, step: int) -> tuple[list[str], list[str]]:
     if then.samples and now.samples and then.shards != now.shards:
         was, became = (one.shards or "one by one, and not by shard" for one in (then, now))
         order.append(f"the data's order was that of {was} and is that of {became}")
+    if then.samples == now.samples and then.likeness.differs(now.likeness):
+        order.append("the data set had other samples than it has now, in as many")
     if then.version and now.version and then.version > now.version:
         data.append(
             f"the data's order is of version {then.version}, and this is a Swell of before, with "

@@ -251,6 +251,7 @@ class Steps:
             self._supply.start()
         warm_up()
         self._supply.wait()
+        self._state.loop = self._state.loop.over(self._supply.likeness())
         self._generations.ready()
         self._ready = True
 
@@ -272,13 +273,14 @@ class Steps:
         """``hvd.init()``, and before the first one what can only be made on the device."""
         if self._made_sums is None:
             settings, emit = self._session.checkpoint, self._generations.emit
-            made = Setup.of_program(self._state, self._order, self._total, self._seed)
+            program = self._state, self._order, self._total, self._seed
+            made = Setup.of_program(*program, self._state.loop.likeness)
             setup = made.overridden(settings.override)
             wanted = setup, self._total, settings, self._saving
             self._beginning = Beginning(self._state, *wanted, emit)
             self._state.starts_from(self._beginning.start, self._beginning.begun)
-            digest = self._supply.marks.digest
-            self._made_sums = Sums(self._state, 0, self.check_aborted, emit, digest)
+            seen = self._supply.marks.seen
+            self._made_sums = Sums(self._state, 0, self.check_aborted, emit, seen)
             self._learner.look()
             self._hooks = OptimizerHooks(self._state, self._sums.trained, lambda: self._step)
         join_unfused()

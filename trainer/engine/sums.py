@@ -32,6 +32,7 @@ from trainer.engine.transfer import broadcast_tree
 from trainer.engine.undo import Undo
 from trainer.engine.unit_order import UnitOrder
 from trainer.engine.verdict import Verdict
+from trainer.loaders.mark import Seen
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class Sums:
         metrics: how many numbers a step sums for the program.
         check: raises to end a backward pass whose gradients nobody waits for any more.
         emit: emits an event.
-        read: the digest of the sample at a place of data without a length, as read here.
+        read: what was read here at a place of data without a length.
 
     Attributes:
         trained: what is trained.
@@ -141,7 +142,7 @@ class Sums:
         metrics: int,
         check: Callable[[], None],
         emit: Callable[..., None] = lambda event, **fields: None,
-        read: Callable[[int], int | None] = lambda place: None,
+        read: Callable[[int], Seen | None] = lambda place: None,
     ) -> None:
         self._state = state
         self.check = check
@@ -386,6 +387,8 @@ class Sums:
         difference = compare(told, samples=0)
         if difference is not None:
             self._verdict.judge(difference, self._state.step, self.rank)
+        place = (self._state.step - 1) * self._slice.count
+        require_same_samples(exchange(self._read(place), self._size, "read"), place)
 
     def _compare(self, read: Read) -> None:
         found, samples = self._slice, read.head.samples

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from trainer.engine.foresight import Foresight
-from trainer.engine.generators import seed_batch
+from trainer.engine.generators import generators_state, load_generators_state, seed_batch
 from trainer.engine.item import EVALUATION, TRAINING, Item, Made, Make, Maker, stream_of
 from trainer.engine.lane import Lane, Sent, lane_to
 from trainer.engine.marks import Marks
@@ -35,6 +35,7 @@ from trainer.engine.mistake import Mistake
 from trainer.engine.plan import Plan
 from trainer.engine.planner import Planner
 from trainer.loaders.handed import Handed
+from trainer.loaders.likeness import UNKNOWN, Likeness
 from trainer.loaders.mark import Mark
 from trainer.loaders.pool import Loaders, Wanted
 
@@ -126,6 +127,23 @@ class Supply:
         """Waits until loaders that were started are ready. Raises NoLoaders, LoadersLost."""
         if self._loaders is not None:
             self._loaders.wait()
+
+    def likeness(self) -> Likeness:
+        """What the data is like; not known where there is none, or before there are loaders.
+
+        A loader looks at it: what a data set keeps of what was read is its own. Raises as ``wait``.
+        """
+        if self._loaders is None:
+            before = generators_state()
+            found = Maker(self._makes).likeness() if self._makes else UNKNOWN
+            load_generators_state(before)
+            return found
+        if self._loaders.started:
+            wanted = Wanted[Any]("likeness", None, ())
+            self._loaders.want([wanted])
+            made: Made = self._loaders.get(wanted)
+            return made.batch  # type: ignore[no-any-return]
+        return UNKNOWN
 
     def close(self) -> None:
         """Ends the loaders, and what is done for steps to come; what is asked for is made here."""

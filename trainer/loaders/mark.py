@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from torch import Tensor
 
 OTHER_SAMPLES = "SW5185"
+_MASK, _FACTOR = 2**52 - 1, 0x9E3779B97F4A7C15
 STEADY = (
     "each worker and loader reads the source by itself, and again after a loss, so it must give "
     "the same samples in the same order: fix what is random by a seed of its own, sort lists of "
     "files, and leave shuffling to Stream(…, shuffle=1000)"
 )
+
+# The digests of what comes at a place, and of all that has come before it, if that is known.
+Seen = tuple[int, int | None]
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,9 @@ class Mark:
         inside: samples of this pass that come before it.
         digest: of the samples that come there.
         state: the source's ``state_dict()`` there, plain values; None without one.
+        passed: a digest of all samples that come before it; None where whoever has read there has
+            not read, or been told, all of them.
+        begun: that of all samples before this pass.
     """
 
     place: int
@@ -35,6 +43,8 @@ class Mark:
     inside: int
     digest: int
     state: Any = None
+    passed: int | None = None
+    begun: int | None = None
 
     @property
     def reach(self) -> int:
@@ -48,8 +58,22 @@ class Mark:
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> Mark:
-        """The inverse of ``plain``."""
-        return cls(**plain)
+        """The inverse of ``plain``; what an older version has not written is not known."""
+        return cls(**{one.name: plain[one.name] for one in fields(cls) if one.name in plain})
+
+    @property
+    def seen(self) -> Seen:
+        """What was read there."""
+        return self.digest, self.passed
+
+    def with_more(self, other: Mark) -> Mark:
+        """The same, with what another mark of this place knows besides."""
+        more = {
+            name: getattr(other, name)
+            for name in ("state", "passed", "begun")
+            if getattr(self, name) is None
+        }
+        return replace(self, **more)
 
 
 def fingerprint(sample: Any) -> int:
@@ -61,6 +85,19 @@ def fingerprint(sample: Any) -> int:
     digest = hashlib.blake2b(digest_size=8)
     _add(digest, sample)
     return int.from_bytes(digest.digest(), "big") >> 12
+
+
+def passed_by(before: int, sample: Any) -> int:
+    """The digest of the samples before a place, with one more: a number below 2**52."""
+    digest = xxhash.xxh3_64()
+    _add(digest, sample)
+    return (before * _FACTOR + digest.intdigest()) & _MASK
+
+
+def differ(one: Seen, other: Seen) -> bool:
+    """Whether two have read unlike samples at a place, or before it."""
+    known = None not in (one[1], other[1])
+    return one[0] != other[0] or (known and one[1] != other[1])
 
 
 def _add(digest: Any, value: Any) -> None:

@@ -115,6 +115,11 @@ class Loaders(Generic[_Key]):
         self._killed: Counter[_Key] = Counter()
 
     @property
+    def started(self) -> bool:
+        """Whether there are processes, ready or not."""
+        return self._process is not None
+
+    @property
     def warming(self) -> bool:
         """Whether they have been started, and have not been ready yet."""
         return self._process is not None and self._begun == 1 and not self._ready

@@ -38,7 +38,9 @@ def samples_of(dataset: Any, indices: Sequence[int]) -> list[Any]:
 
 
 def listed(indices: Sequence[int]) -> str:
-    """Some samples, for a message."""
+    """Some samples, for a message; none are those that every data set is known by."""
+    if not indices:
+        return "the first and the last samples, and some between"
     more = f" and {len(indices) - LISTED} more" if len(indices) > LISTED else ""
     word = "sample" if len(indices) == 1 else "samples"
     return f"{word} {', '.join(map(str, indices[:LISTED]))}{more}"

@@ -169,6 +169,20 @@ def test_ranks_that_read_unlike_samples_are_found_before_the_model_changes() -> 
         )
 
 
+class OneUnlike(Unlike):
+    """One sample is another in each process, which comes late in the first batch."""
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter([(os.getpid() * (n == BATCH - 2), n) for n in range(self.length)])
+
+
+def test_ranks_that_have_read_one_unlike_sample_do_not_end_well() -> None:
+    for outcome in trained(2, functools.partial(loop, 0, source=OneUnlike)):
+        assert outcome.error.startswith(
+            "Mistake: the samples before 12 of the data set: ranks 0 and 1 have read unlike samples"
+        )
+
+
 def test_loaders_that_read_unlike_samples_are_found() -> None:
     (outcome,) = trained(1, functools.partial(loop, 2, source=Unlike))
     assert "two loaders, or workers, have read unlike samples" in outcome.error

@@ -92,6 +92,11 @@ class Shards:
         return sample if self._decode is None else self._decode(sample)
 
     @property
+    def samples_identity(self) -> str:
+        """The same where the index is, which has the checksums of all shards."""
+        return self._index.digest
+
+    @property
     def fetches(self) -> bool:
         """Whether shards are fetched before they can be read."""
         return not self._source.store.is_local
