@@ -24,9 +24,9 @@ Four more are of Swell alone, with a launch and the emulator (moving.py):
 
 There ``pause`` is the longest time between two steps, from the command until all is over; in the
 last from when it trains, while Spot is tried in vain beside it, until it trains on Spot. Its stages
-are the time until each of the run's events: ``paused`` (a pause is asked for), ``generation_formed``
-(all have stopped, and know the new world), ``resumed`` (they are connected, and all hold the
-state); then the new world's first step.
+are the time until each of the run's events: ``paused`` (a pause is asked for), then
+``generation_formed`` (all have stopped, and know the new world), then ``resumed`` (they are
+connected, and all hold the state); then the new world's first step.
 
 What is measured comes from the workers' own stamps (see jobs/mlp.py), all of one clock:
 

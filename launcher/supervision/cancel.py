@@ -161,7 +161,7 @@ def _cancel_controllers(
     retries: Retries,
     sleep: Callable[[float], object],
 ) -> Iterator[str]:
-    """Cancels controllers that have not ended by themselves, and brings their records up to date."""
+    """Cancels controllers that have not ended by themselves, and says so in their records."""
     project = str(run.get("spec", {}).get("project") or "")
     for it in read_controllers(directory):
         if it.over:
