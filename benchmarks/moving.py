@@ -20,9 +20,11 @@ from launcher.supervision.attempt import read_attempts
 from stamps import Stamp, read_stamps
 from trainer.rundir.attempts import ENDED, REPLACED
 from trainer.rundir.directory import RunDirectory
+from trainer.rundir.events import read_events
 
 ROOT = Path(__file__).parents[1]
 RUN = "moving"
+STAGES = ("paused", "generation_formed", "resumed")  # events, in their order
 LIMIT = 300.0  # seconds, for anything to happen
 WATCH = 0.2  # seconds between two looks
 WARM = 15  # steps of a world that trains
@@ -37,8 +39,8 @@ checkpoint: {{every: 1h}}
 local: {{vm: process{market}}}
 env: {env}
 {more}"""
-# Spot VMs are to be had from the second minute on; until then one is tried beside the dear one.
-NO_SPOT = ", market: {capacity: [{machine: a2-highgpu-1g, vms: {0s: 0, 2min: 1}}]}"
+# Spot VMs are to be had after a minute; until then one is tried beside the dear one.
+NO_SPOT = ", market: {capacity: [{machine: a2-highgpu-1g, vms: {0s: 0, 1min: 1}}]}"
 DEAR = """\
 fallback: [{strategy: standard}]
 resubmit: {pause: 1s, longest: 1s, patience: 2s, back: 2s}
@@ -82,11 +84,13 @@ class Moved:
         seconds: from the command, or from when it trained, until the old jobs had ended, or the
             new ones trained.
         pause: the longest time between two steps meanwhile.
+        stages: of these, until each event of a world's change, and from the last one to the step.
         lost: steps that had been completed, and were done again.
     """
 
     seconds: float
     pause: float
+    stages: Mapping[str, float]
     lost: int
 
 
@@ -132,6 +136,16 @@ class Fleet:
         """Steps that were completed, and done again."""
         return int(read_status(RunDirectory(str(self._run_dir)))["steps_lost"])
 
+    def stages(self, begin: float, end: float) -> dict[str, float]:
+        """How long each stage of a change took, of one between two times: see ``Moved``."""
+        found, last = {}, begin
+        events = [*read_events(RunDirectory(str(self._run_dir)))]
+        for name in STAGES:
+            times = [it["time"] for it in events if it["event"] == name]
+            last, before = min((at for at in times if last <= at <= end), default=last), last
+            found[name] = last - before
+        return {**found, "next step": end - last}
+
     def ask(self, *command: str) -> None:
         """Asks it to be another."""
         if self._swell(*command).wait():
@@ -169,15 +183,20 @@ def moved(change: Change, folder: Path, env: Mapping[str, str]) -> Moved:
             fleet.ask(*change.command)
         fleet.until(lambda: fleet.replaced() >= change.gone and fleet.trains(change.after))
         until = time.time()
-        return Moved(until - event, longest_pause(fleet.stamps(), event), fleet.lost())
+        pause, begin = longest_pause(fleet.stamps(), event)
+        stages = fleet.stages(begin, begin + pause)
+        return Moved(until - event, pause, stages, fleet.lost())
     finally:
         fleet.close()
 
 
-def longest_pause(stamps: list[Stamp], event: float) -> float:
-    """The longest time after ``event`` between the first to complete a step and the next step's."""
+def longest_pause(stamps: list[Stamp], event: float) -> tuple[float, float]:
+    """The longest time after ``event`` between the first to complete a step and the next step's.
+
+    Returns it, and when it began.
+    """
     first: dict[int, float] = {}
     for one in stamps:
         first.setdefault(one.step, one.time)
     times = [at for _, at in sorted(first.items()) if at > event]
-    return max(later - earlier for earlier, later in pairwise(times))
+    return max((later - earlier, earlier) for earlier, later in pairwise(times))

@@ -20,10 +20,13 @@ Four more are of Swell alone, with a launch and the emulator (moving.py):
 
     move                     a fleet of one job goes to another region
     resize up, resize down   it has another job, or one less
-    back to Spot             it trains on demand until Spot is to be had, two minutes later
+    back to Spot             it trains on demand until Spot is to be had, a minute later
 
 There ``pause`` is the longest time between two steps, from the command until all is over; in the
-last from when it trains, while Spot is tried in vain beside it, until it trains on Spot.
+last from when it trains, while Spot is tried in vain beside it, until it trains on Spot. Its stages
+are the time until each of the run's events: ``paused`` (a pause is asked for), then
+``generation_formed`` (all have stopped, and know the new world), then ``resumed`` (they are
+connected, and all hold the state); then the new world's first step.
 
 What is measured comes from the workers' own stamps (see jobs/mlp.py), all of one clock:
 
@@ -248,6 +251,9 @@ def change(case: str, options: Options) -> Iterator[Row]:
         print(f"{case} {run + 1}/{options.runs}: {found[-1]}", file=sys.stderr, flush=True)
     yield Row.of("swell", case, "until it is over", "s", [one.seconds for one in found])
     yield Row.of("swell", case, "pause", "s", [one.pause for one in found])
+    for name in found[0].stages:
+        parts = [one.stages[name] for one in found]
+        yield Row.of("swell", case, f"pause, until {name}", "s", parts)
     yield Row.of("swell", case, "steps lost", "steps", [one.lost for one in found])
 
 

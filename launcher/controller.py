@@ -4,6 +4,9 @@ It looks after the run as ``swell attach`` does, from the run directory and what
 with, and writes what it does to its log. It ends with 0 when the run has ended, or when another
 controller has relieved it. With 134 it is started again; with 1 it is not, for nothing would come
 of it.
+
+Vertex AI starts it again a few times only. So it does not end by what may pass (a store, an API or
+a role that is missing for a while): it tries again, for an hour.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
@@ -55,10 +58,14 @@ from trainer.rundir.names import (
     EXIT_REPLACE,
     EXIT_RETRY,
 )
+from trainer.rundir.retry import Backoff
 from trainer.rundir.usererror import Unusable, UserError, shown
 
 MISSING = "SW2035"  # the message about a controller that was not started by a launch
 DAMAGED = "SW2036"  # the message about what it was entrusted with, if that cannot be read
+FINAL = (FileError, LaunchError, Unusable, home.RunError)  # nothing comes of another try
+TRANSIENT = (ApiError, UserError, OSError)  # of these something may; FINAL are UserErrors, too
+TROUBLE = Backoff(first=5.0, longest=300.0, limit=3600.0)
 
 
 @dataclass(frozen=True)
@@ -163,31 +170,52 @@ def look_after(order: Order, env: Mapping[str, str]) -> None:
     _say(f"run {order.run_id} has ended: {outcome.get('state')}")
 
 
-def main(env: Mapping[str, str] = os.environ) -> int:
+def main(env: Mapping[str, str] = os.environ, sleep: Callable[[float], object] = time.sleep) -> int:
     """Runs the controller. Returns the process's exit code.
 
     With ``--check`` it says whether it could: an image that has not what it needs is not made.
+
+    Args:
+        env: what it was started with.
+        sleep: waits for so many seconds.
     """
     if sys.argv[1:] == ["--check"]:
         return _check()
     signal.signal(signal.SIGTERM, _terminated)
+    # A folder of its own: on a local VM this user's home is not the controller's.
+    os.environ["SWELL_HOME"] = env.get(ENV_SCRATCH) or tempfile.mkdtemp(prefix="swell-")
     try:
-        order = order_of(env)
-        # A folder of its own: on a local VM this user's home is not the controller's.
-        os.environ["SWELL_HOME"] = env.get(ENV_SCRATCH) or tempfile.mkdtemp(prefix="swell-")
-        look_after(order, env)
+        _patiently(lambda: look_after(order_of(env), env), sleep)
     except Relieved:
         _say("another controller looks after the run; this one ends")
-    except (FileError, LaunchError, Unusable, home.RunError) as error:
+    except FINAL as error:
         _say(shown(error), sys.stderr)
         return EXIT_FAILED
-    except (ApiError, UserError, OSError) as error:
+    except TRANSIENT as error:
         _say(shown(error), sys.stderr)
         return EXIT_RETRY
     except KeyboardInterrupt:
         _say("it is stopped; the run goes on, and another may look after it")
         return EXIT_REPLACE
     return EXIT_OK
+
+
+def _patiently(do: Callable[[], None], sleep: Callable[[float], object]) -> None:
+    """Does it, again after what may pass; raises that when it has not passed for long."""
+    waits = TROUBLE.waits()
+    while True:
+        began = time.monotonic()
+        try:
+            return do()
+        except FINAL:
+            raise
+        except TRANSIENT as error:
+            if time.monotonic() - began >= TROUBLE.limit:  # this is another trouble
+                waits = TROUBLE.waits()
+            if (wait := next(waits, None)) is None:
+                raise
+            _say(f"{shown(error)}; trying again in {wait:.0f} s", sys.stderr)
+            sleep(wait)
 
 
 def _check() -> int:

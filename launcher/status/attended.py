@@ -11,6 +11,7 @@ from launcher.words import at_clock, span
 from trainer.rundir.usererror import Message
 
 NOBODY = "SW2037"  # the message about a run that nobody looks after
+UNSEEN = "SW2141"  # the message about what may outlive its run
 
 
 def attended_by(attendants: Mapping[int, Attendant], now: float) -> list[dict[str, Any]] | None:
@@ -42,6 +43,28 @@ def unattended_since(attendants: Mapping[int, Attendant], now: float) -> str | N
     what = f"nobody looks after it: {name_of(_shown(last))} was last heard of "
     what += f"{span(max(0.0, now - last.seen))} ago"
     return str(Message(NOBODY, f"{what}; swell attach goes on with it"))
+
+
+def unseen_end(
+    live: Sequence[Mapping[str, Any]],
+    controllers: Sequence[ControllerRecord],
+    attendants: Mapping[int, Attendant],
+    now: float,
+) -> list[str]:
+    """Returns a line about a run that has ended, and what of it may still cost money, if anything.
+
+    Args:
+        live: its attempts whose end is not on record.
+        controllers: all of them.
+        attendants: as in ``attended_by``.
+        now: Unix seconds.
+    """
+    names = [f"attempt {it['attempt']}" for it in live]
+    names += [f"controller {it.number}" for it in controllers if not it.over]
+    if not names or who_is_here(attendants, now):  # who is there sees to it
+        return []
+    said = f"the run has ended, and nobody has seen whether {' and '.join(names)} did"
+    return [str(Message(UNSEEN, f"{said}; swell attach looks, and cancels what goes on"))]
 
 
 def name_of(attended: Mapping[str, Any]) -> str:

@@ -69,7 +69,12 @@ from launcher.job.machines import LOCAL
 from launcher.job.model import valid
 from launcher.job.prices import load_prices
 from launcher.local.emulator import goes_on
-from launcher.status.attended import attended_by, controllers_shown, unattended_since
+from launcher.status.attended import (
+    attended_by,
+    controllers_shown,
+    unattended_since,
+    unseen_end,
+)
 from launcher.status.changes import Changes, changes_of
 from launcher.status.history import History
 from launcher.status.ledger import Timeline, ledger_of
@@ -134,6 +139,7 @@ def build_status(
     attendants: Mapping[int, Attendant] = MappingProxyType({}),
     controllers: Sequence[ControllerRecord] = (),
     changes: Changes | None = None,
+    ended: float | None = None,
 ) -> dict[str, Any]:
     """Returns the status of a run, as the module says.
 
@@ -152,12 +158,15 @@ def build_status(
         attendants: who looks after it, or did, by number.
         controllers: its controllers.
         changes: what a fleet is asked to be.
+        ended: when the run did, in Unix seconds.
     """
     now = time.time() if now is None else now
     ledger = ledger_of(history, None if outcome is not None or abandoned else now)
     stepped = any(one.stretches for one in history.in_order)
     wait = history.unled(attempts, now if created is None else created) or history.held_up
     over = outcome is not None or abandoned
+    # What is alive on record may have ended with the run, and nobody was there to see it.
+    paid = now if ended is None else min(now, ended)
     samples = account_samples(
         audit, history.stretches(), outcome is not None and outcome.state == "succeeded"
     )
@@ -209,8 +218,8 @@ def build_status(
         "spent": account(
             limits or Limits(),
             [Attempt.from_json(attempt) for attempt in attempts],
-            now,
-            usd_of(controllers, now),
+            paid,
+            usd_of(controllers, paid),
         ),
         "attended": [] if over else attended_by(attendants, now),
         "controllers": controllers_shown(controllers),
@@ -317,6 +326,7 @@ def _read(
     abandoned = unattended and not goes_on(home.local_folder(str(run["id"])))
     if unattended:  # it may have ended between the two looks
         found = run_dir.outcome()
+    controllers = read_controllers(run_dir)
     # Side by side, for on an object store each of them waits for many answers.
     reads: list[Callable[[RunDirectory], list[dict[str, Any]]]]
     known = history is not None
@@ -330,12 +340,17 @@ def _read(
         read_audit(run_dir) if audited else (),
         abandoned,
         _limits(run),
-        troubles=() if found else _of_its_place(run, run_dir, attendants),
+        troubles=(
+            unseen_end(live_of(attempts), controllers, attendants, time.time())
+            if found
+            else _of_its_place(run, run_dir, attendants)
+        ),
         unattended=unattended,
         created=number_in(run.get("created")),
         attendants=attendants,
-        controllers=read_controllers(run_dir),
+        controllers=controllers,
         changes=None if found else _changes(run, run_dir, attempts),
+        ended=number_in(found.get("time")) if found else None,
     )
 
 

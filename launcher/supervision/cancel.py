@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from launcher import home
@@ -21,7 +22,7 @@ from launcher.api.vertex import JobState, jobs_of
 from launcher.local.emulator import stop
 from launcher.supervision.attempt import read_attempts
 from launcher.supervision.attendance import read_attendants, who_is_here
-from launcher.supervision.controllers import read_controllers
+from launcher.supervision.controllers import ControllerRecord, read_controllers, record_name
 from launcher.supervision.ending import end_run
 from trainer.rundir import clock
 from trainer.rundir.attempts import ENDED
@@ -86,6 +87,7 @@ def cancel_run(
         _let_controllers_end(directory, sleep)
         if home.launched_here(run, directory) and not home.launch_lives(run_id):
             stop(home.local_folder(run_id))  # which a launch that was killed has left
+            _write_down(directory, writer)
         return said
     try:
         jobs = _cancel_jobs(directory, run, writer, retries or Retries(BRIEF), sleep)
@@ -107,6 +109,17 @@ def _let_controllers_end(directory: RunDirectory, sleep: Callable[[float], objec
         if not any(it.controller for it in who_is_here(read_attendants(directory), clock.now())):
             return
         sleep(pause)
+
+
+def _write_down(directory: RunDirectory, writer: EventWriter) -> None:
+    """Nothing of a local run is left, and nobody else will say so."""
+    gone = JobState("", "CANCELLED", "its VMs were stopped: the run has ended")
+    for attempt in read_attempts(directory):
+        if attempt["state"] not in ENDED:
+            _record(directory, attempt, replace(gone, name=attempt["job"] or ""), writer)
+    for it in read_controllers(directory):
+        if not it.over:
+            _record_controller(directory, it, replace(gone, name=it.job or ""), writer)
 
 
 def _cancel_jobs(
@@ -138,13 +151,17 @@ def _cancel_jobs(
             nothing = JobState("", "CANCELLED", "the CustomJob was never created")
             _record(directory, attempt, nothing, writer)
     _let_controllers_end(directory, sleep)
-    return [*said, *_cancel_controllers(directory, run, retries)]
+    return [*said, *_cancel_controllers(directory, run, writer, retries, sleep)]
 
 
 def _cancel_controllers(
-    directory: RunDirectory, run: dict[str, Any], retries: Retries
+    directory: RunDirectory,
+    run: dict[str, Any],
+    writer: EventWriter,
+    retries: Retries,
+    sleep: Callable[[float], object],
 ) -> Iterator[str]:
-    """Cancels controllers that have not ended by themselves."""
+    """Cancels controllers that have not ended by themselves, and says so in their records."""
     project = str(run.get("spec", {}).get("project") or "")
     for it in read_controllers(directory):
         if it.over:
@@ -152,9 +169,15 @@ def _cancel_controllers(
         api = jobs_of(it.to_json(), project, retries)
         found = [api.get(it.job)] if it.job else api.find_controller(str(run["id"]), it.number)
         for job in found:
+            ended = job
             if not job.ended:
                 api.cancel(job.name)
                 yield f"controller {it.number} is asked to end"
+                ended = api.wait(job.name, poll=JOB_POLL, limit=LIMIT, sleep=sleep)
+            _record_controller(directory, it, ended, writer)
+        if not found:
+            nothing = JobState("", "CANCELLED", "the CustomJob was never created")
+            _record_controller(directory, it, nothing, writer)
 
 
 def _told(before: JobState, after: JobState, region: str) -> str:
@@ -172,7 +195,20 @@ def _record(
     number = int(attempt["attempt"])
     record = {**attempt, "job": job.name or None, "state": job.state, "reason": job.reason}
     if job.ended:
-        record["ended"] = time.time()
+        record["ended"] = clock.now()
         writer.emit("attempt_ended", attempt=number, state=job.state, reason=job.reason or None)
     directory.write_json(f"{ATTEMPTS}/{number:04d}.json", record)
+    writer.flush()
+
+
+def _record_controller(
+    directory: RunDirectory, it: ControllerRecord, job: JobState, writer: EventWriter
+) -> None:
+    record = replace(it, job=job.name or None, state=job.state, reason=job.reason)
+    if job.ended:
+        record = replace(record, ended=clock.now())
+        writer.emit(
+            "controller_ended", controller=it.number, state=job.state, reason=job.reason or None
+        )
+    directory.write_json(record_name(it.number), record.to_json())
     writer.flush()

@@ -11,6 +11,10 @@ one is sent
   not start it again. That one ends by itself when the other is there (see ``attendance``); if it
   does not within GRACE, it is cancelled.
 
+One that has had no machine for PATIENCE, or has one and has not been heard of for ABSENT (its
+process hangs, or begins again and again in vain), is cancelled, so that another one can be sent.
+Only others see that: a launch, an attach, or its own successor.
+
 When the run has ended, controllers end by themselves. One that has not within GRACE is cancelled.
 """
 
@@ -31,6 +35,8 @@ from trainer.rundir.names import CONTROLLERS
 from trainer.rundir.retry import Backoff
 
 GRACE = 60.0  # seconds: what a webhook is still to be told may take a while
+PATIENCE = 1800.0  # seconds that one on demand may wait for its machine
+ABSENT = 900.0  # seconds: to be started again on another machine takes minutes
 MAX_FRUITLESS = 4
 MAX_LIVES = 3  # Vertex AI starts a replica again five times, as far as its documentation goes
 PAUSES = Backoff(first=30.0, longest=600.0, jitter=0.0)
@@ -126,6 +132,7 @@ class Situation:
         timeout: seconds that one may run.
         ended_for: for how many seconds the run has been known to have ended; None if it has not.
         relieved_for: the same of controllers beside which a newer one looks after the run.
+        away_for: the same of those that are not here: since they have their machines, if they do.
         cancel_sent: those that were asked to end.
     """
 
@@ -136,6 +143,7 @@ class Situation:
     timeout: float = USUAL_TIMEOUT.total_seconds()
     ended_for: float | None = None
     relieved_for: Mapping[int, float] = field(default_factory=dict)
+    away_for: Mapping[int, float] = field(default_factory=dict)
     cancel_sent: frozenset[int] = frozenset()
 
 
@@ -191,8 +199,15 @@ def decide(situation: Situation, now: float) -> Iterator[Action]:
             yield GiveUp(f"{len(failed)} in a row have not come to look after it; the last: {why}")
         elif not failed or now >= (failed[-1].ended or 0.0) + PAUSES.wait(len(failed), 0.0):
             yield Send(newest + 1)
-    late = [it for it in live if situation.relieved_for.get(it.number, -math.inf) >= GRACE]
-    yield from _cancels(situation, [it for it in late if it.number != situation.own])
+    late = [it for it in live if it.number != situation.own and _is_late(situation, it)]
+    yield from _cancels(situation, late)
+
+
+def _is_late(situation: Situation, it: ControllerRecord) -> bool:
+    if situation.relieved_for.get(it.number, -math.inf) >= GRACE:
+        return True
+    limit = PATIENCE if it.started is None else ABSENT
+    return situation.away_for.get(it.number, -math.inf) >= limit
 
 
 def _will_not_last(situation: Situation, it: ControllerRecord, now: float) -> bool:

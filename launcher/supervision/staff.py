@@ -43,7 +43,7 @@ class Wish:
 
     Attributes:
         run_id: the run.
-        regions: where, in order: the next one where one was refused.
+        regions: where, in order: the next one where one was refused, or got no machine.
         machine: its machine type.
         usd_per_hour: what that costs.
         timeout: seconds that one may run.
@@ -87,7 +87,9 @@ class Staff:
         self._run_dir, self._wish, self._target = run_dir, wish, target
         self._request, self._attendance, self._events = request, attendance, events
         self._dates, self._own = Dates(clock, ticks), own
+        self._ticks = ticks
         self._cancel_sent: set[int] = set()
+        self._away: dict[tuple[int, bool], float] = {}  # since when; see _away_for
         self._refusals: dict[int, ApiError] = {}
         self.records: dict[int, ControllerRecord] = {}
         self.trouble = ""  # why no controller can be had
@@ -142,11 +144,23 @@ class Staff:
             self._wish.timeout,
             self._dates.since("ended") if run_has_ended else None,
             {number: self._dates.since(f"{number} is relieved") for number in relieved},
+            self._away_for(here),
             frozenset(self._cancel_sent),
         )
         for action in [*decide(situation, self._dates.now())]:
             self._carry_out(action)
         self._events.flush()
+
+    def _away_for(self, here: frozenset[int]) -> dict[int, float]:
+        """For how many seconds each that is not here has waited for its machine, or has had it."""
+        now = self._ticks()
+        away = {
+            (it.number, it.started is not None)
+            for it in self.records.values()
+            if it.job and not it.over and it.number not in here
+        }
+        self._away = {which: self._away.get(which, now) for which in away}
+        return {number: now - since for (number, _), since in self._away.items()}
 
     def _carry_out(self, action: Action) -> None:
         match action:
@@ -163,8 +177,8 @@ class Staff:
         if self._request is None:
             self.trouble = "what it must be entrusted with is on the machine that launched the run"
             return
-        refused = sum(it.state == REFUSED for it in self.records.values())
-        region = self._wish.regions[refused % len(self._wish.regions)]
+        in_vain = sum(it.over and it.started is None for it in self.records.values())
+        region = self._wish.regions[in_vain % len(self._wish.regions)]
         api = self._target.api(region)
         record = ControllerRecord(
             number,

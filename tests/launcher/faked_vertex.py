@@ -45,12 +45,13 @@ class Vertex:
         jobs: all there were, but for controllers.
         controllers: these; they run until somebody ends them.
         most_alive: how many jobs at a time.
+        most_controllers: how many of these.
     """
 
     def __init__(self, lives: Callable[[int], Looks], clock: Clock) -> None:
         self.jobs: dict[str, Job] = {}
         self.controllers: dict[str, Job] = {}
-        self.most_alive = 0
+        self.most_alive = self.most_controllers = 0
         self.calls = 0
         self._lives = lives
         self._clock = clock
@@ -76,6 +77,8 @@ class Vertex:
         name = f"projects/p/locations/{region}/customJobs/{900 + len(self.controllers)}"
         state = JobState(name, "PENDING", labels=labels, created=self._clock())
         self.controllers[name] = Job(state, ["RUNNING"])
+        live = sum(not job.state.ended for job in self.controllers.values())
+        self.most_controllers = max(self.most_controllers, live)
         return state
 
     def end(self, name: str, told: str) -> None:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher import controller, home
+from launcher.api.apierror import ApiError
 from launcher.controller import DAMAGED, MISSING, Order, main, order_of, target_of
 from launcher.draft import create, prepare, reopen
 from launcher.job.controllerjob import (
@@ -143,20 +144,40 @@ def test_trust_survives_the_way(trust: Trust) -> None:
     assert Trust.parse(trust.text) == trust
 
 
-@pytest.mark.parametrize(
-    ("raised", "code"), [(Relieved(), 0), (OSError("no"), 134), (KeyboardInterrupt(), 143)]
-)
-def test_its_exit_code_says_whether_it_is_to_be_started_again(
-    raised: BaseException, code: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def run_main(monkeypatch: pytest.MonkeyPatch, raised: list[BaseException]) -> tuple[int, float]:
+    """Runs a controller whose tries end so. Returns its exit code, and how long it has waited."""
+    waited: list[float] = []
+
     def look_after(*arguments: Any) -> None:
-        raise raised
+        if raised:
+            raise raised.pop(0)
 
     monkeypatch.setattr("sys.argv", ["controller"])
     monkeypatch.setattr(controller, "look_after", look_after)
     monkeypatch.setattr("signal.signal", lambda *arguments: None)
     scratch = {"SWELL_SCRATCH": os.environ["SWELL_HOME"]}
-    assert main({**ENV, **scratch}) == code
+    return main({**ENV, **scratch}, sleep=waited.append), sum(waited)
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [(Relieved(), 0), (OSError("no"), 134), (KeyboardInterrupt(), 143), (home.RunError("", ""), 1)],
+)
+def test_its_exit_code_says_whether_it_is_to_be_started_again(
+    raised: BaseException, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_main(monkeypatch, [raised] * 1000)[0] == code
+
+
+def test_it_does_not_end_by_what_passes_as_it_is_started_again_a_few_times_only(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    denied = ApiError("SW3003", "it lacks a role", code=403)
+    assert run_main(monkeypatch, [denied] * 3)[0] == 0
+    assert "it lacks a role [SW3003]; trying again in " in capfd.readouterr().err
+    code, waited = run_main(monkeypatch, [OSError("no")] * 1000)
+    assert code == 134 and waited == pytest.approx(3600.0), "an hour"
+    assert run_main(monkeypatch, [Relieved()] * 2) == (0, 0.0), "nothing waits for that"
 
 
 def test_launch_and_controller_issue_secrets_beside_each_others(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from launcher.status.attended import attended_by, in_words, unattended_since
+from launcher.status.attended import attended_by, in_words, unattended_since, unseen_end
 from launcher.supervision.attendance import STALE, Attendant
+from launcher.supervision.controllers import ControllerRecord
 from launcher.words import at_clock
 
 LAUNCH = Attendant("me@laptop", 0, since=100.0, seen=1000.0, every=20.0)
@@ -50,3 +51,14 @@ def test_a_run_that_nobody_looks_after_says_who_did_last_and_what_to_do() -> Non
         "nobody looks after it: controller 2 was last heard of 3:00 ago; swell attach goes on with "
         "it [SW2037]"
     )
+
+
+def test_of_what_a_run_has_left_alive_somebody_is_told_who_may_see_to_it() -> None:
+    live = [{"attempt": 2}, {"attempt": 3}]
+    controllers = [ControllerRecord(1, state="RUNNING"), ControllerRecord(2, state="SUCCEEDED")]
+    assert unseen_end(live, controllers, {1: LAUNCH}, LATE) == [
+        "the run has ended, and nobody has seen whether attempt 2 and attempt 3 and controller 1 "
+        "did; swell attach looks, and cancels what goes on [SW2141]"
+    ]
+    assert unseen_end(live, controllers, {1: LAUNCH}, 1010.0) == [], "the launch sees to it"
+    assert unseen_end([], controllers[1:], {}, LATE) == []

@@ -206,6 +206,11 @@ def test_the_end_of_a_fleet_is_no_loss_either() -> None:
         event("attempt_ended", 3604.0, attempt=3, state="CANCELLED", verdict="cancelled"),
     ]
     history = History([*BEGIN, *SEEN, *GROWN, *end])
-    over = build_status("one", history, ATTEMPTS, Outcome("succeeded", "", {}), now=9999.0)
+    outcome = Outcome("succeeded", "", {})
+    over, later = (
+        build_status("one", history, ATTEMPTS, outcome, now=now, ended=3601.0)
+        for now in (3605.0, 9999.0)
+    )
+    assert over["spent"] == later["spent"], "whoever saw its jobs end or did not"
     assert (over["losses"], over["drains"]) == (2, 0)
     assert over["goodput"] == pytest.approx(13116.0 / (13189.0 + 4.0), abs=1e-4)

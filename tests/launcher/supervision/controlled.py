@@ -5,9 +5,10 @@ Nothing runs by itself here: whoever lives takes a turn, one after the other.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.job.customjob import CONTROLLER_LABEL, RUN_LABEL, CustomJob
@@ -23,6 +24,7 @@ from trainer.rundir.events import EventWriter
 from trainer.rundir.names import OUTCOME
 
 MOST_TURNS = 4000
+MOST_LIVES = 6  # Vertex AI starts a replica again five times
 SETTLE = 60.0  # well within the time for which a controller lives
 
 
@@ -37,12 +39,10 @@ class Process:
     Attributes:
         name: ``launch``, or a controller's CustomJob.
         turn: lets it do what it does next. Returns whether it is done.
-        duty: whose answer says whether it acts.
     """
 
     name: str
     turn: Callable[[], bool]
-    acted: list[int] = field(default_factory=list)
 
 
 class Controlled:
@@ -68,6 +68,9 @@ class Controlled:
         self.acts = acts
         self.order: list[str] = []  # which controller acted, one after the other
         self.lives = 0
+        self._deaths: Counter[str] = Counter()
+        self._still: list[str] = []  # who stands still, each while the next one goes on
+        self._now = ""  # whose turn it is
         self.deserted = False  # whether nobody looked after the run, though it had a controller
         self._launch()
 
@@ -172,9 +175,28 @@ class Controlled:
             ):
                 self.deserted |= bool(self.fixture.vertex.controllers)
                 self._launch()
-            for process in [*self.processes]:
-                self._take_turn(process)
+            self._everybody()
         raise AssertionError("it does not come to an end")
+
+    def stand_still(self, seconds: float) -> None:
+        """Whoever has its turn does nothing for so long, while the others go on."""
+        name = self._now
+        self._still.append(name)
+        until = self.fixture.clock() + seconds
+        while self.fixture.clock() < until:
+            self._boot()
+            self._everybody()
+            self.fixture.clock.sleep(10.0)
+        self._still.remove(name)
+        self._now = name
+        controller = self.fixture.vertex.controllers.get(name)
+        if controller is not None and controller.state.ended:
+            raise Killed  # as its CustomJob was
+
+    def _everybody(self) -> None:
+        for process in [*self.processes]:
+            if process.name not in self._still:
+                self._take_turn(process)
 
     @property
     def is_over(self) -> bool:
@@ -188,6 +210,7 @@ class Controlled:
         vertex = self.fixture.vertex
         if process.name in vertex.controllers and vertex.controllers[process.name].state.ended:
             return  # it was cancelled meanwhile
+        self._now = process.name
         try:
             if not process.turn():
                 return
@@ -195,11 +218,19 @@ class Controlled:
         except Relieved:
             ended = "SUCCEEDED"
         except Killed:
-            self.processes.remove(process)  # and Vertex AI starts a controller again
+            if process in self.processes:  # else its CustomJob is over
+                self._died(process)
             return
         self.processes.remove(process)
         if process.name != "launch":
             vertex.end(process.name, ended)
+
+    def _died(self, process: Process) -> None:
+        """A controller is started again, unless that was too often."""
+        self.processes.remove(process)
+        self._deaths[process.name] += 1
+        if process.name != "launch" and self._deaths[process.name] == MOST_LIVES:
+            self.fixture.vertex.end(process.name, "FAILED: it was started too often")
 
     def kill(self, name: str = "launch") -> None:
         self.processes = [it for it in self.processes if it.name != name]

@@ -19,7 +19,7 @@ from launcher.supervision.attempt import read_attempts
 from launcher.supervision.attendance import Attendant
 from launcher.supervision.attendance import record_name as attendant_name
 from launcher.supervision.cancel import cancel_run
-from launcher.supervision.controllers import ControllerRecord, record_name
+from launcher.supervision.controllers import ControllerRecord, read_controllers, record_name
 from tests.launcher.faulty_server import FaultyServer, refuses, resets_after
 from tests.launcher.recorded_run import PARENT, custom_job, record_attempt, record_run
 from trainer.rundir.directory import RunDirectory
@@ -211,6 +211,20 @@ def test_a_controller_that_does_not_end_by_itself_is_cancelled_at_last(
     name = with_controller(directory, server)
     assert cancel(directory).endswith("controller 1 is asked to end")
     assert server.jobs[name]["state"] == "JOB_STATE_CANCELLED"
+    [record] = read_controllers(directory)
+    assert record.state == "CANCELLED" and record.ended is not None, "it costs nothing any more"
+
+
+def test_of_a_local_run_whose_launch_was_killed_everything_is_over_and_on_record() -> None:
+    directory = record_run("one", target="local", by=home.whoami())
+    record_attempt(directory, "http://127.0.0.1:1", state="RUNNING")
+    directory.write_json(record_name(1), ControllerRecord(1, state="RUNNING").to_json())
+    assert cancel(directory) == "run one is cancelled"
+    [attempt], [controller] = read_attempts(directory), read_controllers(directory)
+    assert (attempt["state"], controller.state) == ("CANCELLED", "CANCELLED")
+    assert attempt["reason"] == "its VMs were stopped: the run has ended"
+    assert attempt["ended"] and controller.ended
+    assert events(directory) == ["finished", "attempt_ended", "controller_ended"]
 
 
 def test_a_controller_that_lives_may_tell_the_webhook_first(server: FaultyServer) -> None:

@@ -1,8 +1,10 @@
-"""Whoever looks after a run with controllers is killed at any point at which it touches the world.
+"""Whoever looks after a run with controllers is killed, or stands still, wherever it touches the
+world.
 
 A launch and two controllers, the second of which takes over before the timeout of the first: see
 ``test_supervisor_crashes`` for what a point is. A controller that is killed is started again by
-Vertex AI; a launch is not.
+Vertex AI; a launch is not. One that stands still (a laptop that sleeps, a machine that is moved)
+goes on afterwards with what it was about to do, whatever the others have done meanwhile.
 """
 
 from __future__ import annotations
@@ -11,75 +13,101 @@ from collections.abc import Callable
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from tests.launcher.supervision.controlled import Controlled, Killed
 from tests.launcher.supervision.test_supervisor_crashes import (
+    SCENARIOS,
     Points,
     begun,
     check,
     points,
-    scenario,
     touched,
 )
 
 __all__ = ["points"]  # the fixture
+Use = Callable[[Points | None], None]
+
 MOST_POINTS = 4000
-STRIDE = 37  # of the points in the suite
+TIMEOUT = 240.0  # of a controller, in seconds
+STRIDE = 83  # of the points in the suite
+SEEDS = 40
+SHORT, LONG = 60.0, 500.0  # seconds; after the longer ones everybody else takes one for gone
 
 
 def kill() -> None:
     raise Killed
 
 
-def play(path: Path, use: Callable[[Points | None], None], point: Points, acts: bool) -> Controlled:
-    fixture = begun(path, scenario)
-    world = Controlled(fixture, partial(touched, point), timeout=240.0, acts=acts)
-    use(point)
-    try:
-        world.take_turns()
-    finally:
-        use(None)
-    return world
+class Story:
+    """One run, in which something happens at a point.
+
+    Args:
+        path: of its directory.
+        outcome: which scenario.
+        acts: whether the launch looks after the run itself, beside the controllers.
+        use: makes every operation on a file one of the given points.
+    """
+
+    def __init__(self, path: Path, outcome: str, acts: bool, use: Use) -> None:
+        self.outcome, self._use = outcome, use
+        self._fixture = begun(path, SCENARIOS[outcome])
+        self._point: Points = Points(None, after=False)
+        self.world = Controlled(
+            self._fixture, lambda region: touched(self._point, region), timeout=TIMEOUT, acts=acts
+        )
+
+    def play(self, point: Points) -> None:
+        """Plays it to its end."""
+        self._point = point
+        self._use(point)
+        try:
+            self.world.take_turns()
+        finally:
+            self._use(None)
+
+    def check(self, why: str) -> None:
+        """Looks at how it ended, and at what was there on the way."""
+        how = self.outcome if self.outcome in ("cancelled", "limited") else "succeeded"
+        check(self._fixture, how, why, late=True)
+        vertex = self._fixture.vertex
+        assert all(job.state.ended for job in vertex.controllers.values()), why
+        recorded = len(self.world.numbers)
+        assert len(vertex.controllers) <= recorded, f"{why}: two of a number"
+        assert vertex.most_controllers <= 2, why
+        assert not self.world.deserted, why
+        # Who has acted, and was followed by another, does not act again.
+        turns = [name for name, _ in groupby(self.world.order)]
+        assert len(turns) == len({*turns}), f"{why}: {turns}"
 
 
-def look_at(world: Controlled, why: str) -> None:
-    check(world.fixture, "succeeded", why, late=True)
-    vertex = world.fixture.vertex
-    assert all(job.state.ended for job in vertex.controllers.values()), why
-    recorded = len(world.numbers)
-    assert len(vertex.controllers) <= recorded, f"{why}: two of a number"
-    assert not world.deserted, why
-    # Who has acted, and was followed by another, does not act again.
-    turns = [name for name, _ in groupby(world.order)]
-    assert len(turns) == len({*turns}), f"{why}: {turns}"
+def test_nobody_is_killed(tmp_path: Path, points: Use) -> None:
+    story = Story(tmp_path / "run", "succeeded", False, points)
+    story.play(Points(None, after=False))
+    story.check("nobody is killed")
+    assert len(story.world.numbers) >= 2, "one has taken over before the timeout of the other"
+    assert len({*story.world.order}) >= 2
 
 
-def test_nobody_is_killed(tmp_path: Path, points: Callable[[Points | None], None]) -> None:
-    world = play(tmp_path / "run", points, Points(None, after=False), acts=False)
-    look_at(world, "nobody is killed")
-    assert len(world.numbers) >= 2, "one has taken over before the timeout of the other"
-    assert len({*world.order}) >= 2
+ALL = [pytest.param(outcome, 1, marks=pytest.mark.soak) for outcome in SCENARIOS]
+LAUNCHES = pytest.mark.parametrize("acts", [False, True], ids=["looks on", "acts, too"])
+WHEN = pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 
 
-@pytest.mark.parametrize("acts", [False, True], ids=["looks on", "acts, too"])
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize(
-    "stride", [STRIDE, pytest.param(1, marks=pytest.mark.soak)], ids=["some", "all"]
-)
+@LAUNCHES
+@WHEN
+@pytest.mark.parametrize(("outcome", "stride"), [("succeeded", STRIDE), *ALL])
 def test_killed_once(
-    tmp_path: Path,
-    points: Callable[[Points | None], None],
-    acts: bool,
-    after: bool,
-    stride: int,
+    tmp_path: Path, points: Use, acts: bool, after: bool, outcome: str, stride: int
 ) -> None:
     hit: set[str] = set()
     for at in range(1 + stride // 2, MOST_POINTS, stride):
         point = Points(at, after, happens=kill)
-        world = play(tmp_path / str(at), points, point, acts)
-        look_at(world, f"killed at point {at}, {point.hit}")
+        story = Story(tmp_path / str(at), outcome, acts, points)
+        story.play(point)
+        story.check(f"{outcome}: killed at point {at}, {point.hit}")
         if not point.hit:
             break  # there are no more points
         hit.add(point.hit.split()[0])
@@ -87,3 +115,43 @@ def test_killed_once(
         raise AssertionError("the scenario has more points than expected")
     kinds = {"submit", "get", "create", "write", "read", "names"}
     assert hit >= kinds if stride == 1 else len(hit) > 1
+
+
+@LAUNCHES
+@WHEN
+@pytest.mark.parametrize("seconds", [SHORT, LONG])
+@pytest.mark.parametrize(("outcome", "stride"), [("moved", STRIDE), *ALL])
+def test_stood_still_once(
+    tmp_path: Path,
+    points: Use,
+    acts: bool,
+    after: bool,
+    outcome: str,
+    stride: int,
+    seconds: float,
+) -> None:
+    for at in range(1 + stride // 2, MOST_POINTS, stride):
+        story = Story(tmp_path / str(at), outcome, acts, points)
+        point = Points(at, after, happens=partial(story.world.stand_still, seconds))
+        story.play(point)
+        story.check(f"{outcome}: stood still at point {at}, {point.hit}")
+        if not point.hit:
+            break
+    else:
+        raise AssertionError("the scenario has more points than expected")
+    assert at > stride
+
+
+@pytest.mark.soak
+@LAUNCHES
+@pytest.mark.parametrize("outcome", SCENARIOS)
+def test_killed_again_and_again(tmp_path: Path, points: Use, outcome: str, acts: bool) -> None:
+    """Each life of anybody gets so far, and ends there, until Vertex AI may not start it again."""
+    for seed in range(SEEDS):
+        random = Random(f"{outcome} {acts} {seed}")
+        story = Story(tmp_path / str(seed), outcome, acts, points)
+        deaths = sorted(random.sample(range(1, 600), random.randint(2, 6)))
+        point = Points(deaths, after=seed % 2 == 0, happens=kill)
+        story.play(point)
+        story.check(f"{outcome}: killed at points {deaths}")
+        assert point.hit

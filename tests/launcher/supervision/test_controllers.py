@@ -12,9 +12,11 @@ from launcher.api.apierror import ApiError
 from launcher.job.customjob import CONTROLLER_LABEL, CustomJob
 from launcher.supervision.attendance import Attendance, Attendant
 from launcher.supervision.controllers import (
+    ABSENT,
     GRACE,
     MAX_FRUITLESS,
     MAX_LIVES,
+    PATIENCE,
     PAUSES,
     Cancel,
     ControllerRecord,
@@ -27,6 +29,7 @@ from launcher.supervision.controllers import (
     record_name,
     usd_of,
 )
+from launcher.supervision.entrusted import ALONE, NOT_YET, Entrusted
 from launcher.supervision.staff import Staff, Wish
 from launcher.target import JobsApi, Target
 from tests.launcher.faked_vertex import Clock, Region, Vertex
@@ -97,6 +100,18 @@ def test_one_that_does_not_end_beside_a_newer_one_is_cancelled_once() -> None:
     assert decided(*two, relieved_for={1: GRACE}) == [Cancel(1)]
     assert decided(*two, relieved_for={1: GRACE}, cancel_sent=frozenset({1})) == []
     assert decided(*two, relieved_for={1: GRACE}, own=1) == [], "it ends by itself"
+
+
+@pytest.mark.parametrize(("started", "limit"), [(None, PATIENCE), (NOW, ABSENT)])
+def test_one_without_a_machine_or_that_is_not_heard_of_is_cancelled_and_followed(
+    started: float | None, limit: float
+) -> None:
+    one = controller(1, "RUNNING" if started else "QUEUED", started=started)
+    assert decided(one, away_for={1: limit - 1}) == []
+    assert decided(one, away_for={1: limit}) == [Cancel(1)]
+    assert decided(one, away_for={1: limit}, cancel_sent=frozenset({1})) == []
+    ended = replace(one, state="CANCELLED", ended=NOW)
+    assert decided(ended, now=NOW + DAY) == [Send(2)]
 
 
 def test_when_the_run_has_ended_none_is_sent_and_those_that_stay_are_cancelled() -> None:
@@ -234,6 +249,73 @@ def test_when_the_run_has_ended_the_others_are_cancelled_after_a_while(world: Wo
     assert staff.others_are_over
     [job] = world.vertex.controllers.values()
     assert job.state.state == "CANCELLED"
+
+
+class Queue(Region):
+    """An API in whose region there are no machines."""
+
+    def get(self, name: str) -> Any:
+        state = self._vertex.controllers[name].state
+        return state if "us-central1" in name else super().get(name)
+
+
+def test_where_one_has_got_no_machine_another_region_is_tried(world: World) -> None:
+    class Regions(Queue):
+        def submit(self, request: CustomJob) -> Any:
+            self.region = world.sent[-1]
+            return super().submit(request)
+
+    staff = world.staff(Regions(world.vertex, "us-central1"))
+    world.turns(staff, PATIENCE + 120.0)
+    records = read_controllers(world.run_dir)
+    assert [(it.region, it.state) for it in records] == [
+        ("us-central1", "CANCELLED"),
+        ("us-east4", "RUNNING"),
+    ]
+
+
+def test_one_that_is_heard_of_again_is_kept_and_one_that_is_not_is_followed(world: World) -> None:
+    staff = world.staff()
+    controller = Attendance(
+        world.run_dir, Attendant("me@there", 1, every=20.0), world.clock, world.clock
+    )
+    world.turns(staff, 20.0)
+    world.turns(staff, ABSENT - 60.0)
+    controller.begin()
+    world.turns(staff, ABSENT - 60.0)  # it hangs, and comes back
+    controller.beat()
+    world.turns(staff, ABSENT - 60.0)
+    assert [it.state for it in read_controllers(world.run_dir)] == ["RUNNING"]
+    world.turns(staff, 400.0)
+    assert [it.state for it in read_controllers(world.run_dir)] == ["CANCELLED", "RUNNING"]
+
+
+def test_a_launch_acts_itself_while_none_has_come_for_long(world: World) -> None:
+    staff = world.staff(Queue(world.vertex, "us-central1"))
+    acted: list[float] = []
+
+    class Supervisor:
+        def run(self) -> dict[str, Any]:
+            return {"state": "succeeded", "at": world.clock()}
+
+        def told(self) -> list[str]:
+            return []
+
+    looking = Entrusted(
+        world.run_dir,
+        staff,
+        Supervisor(),  # type: ignore[arg-type]
+        Target(lambda region: world.vertex.region(region), poll=10.0),
+        lambda: acted.append(world.clock()),
+        world.clock.sleep,
+        world.clock,
+    )
+    outcome = looking.run()
+    assert outcome["at"] - 1000.0 == ALONE and acted == [outcome["at"]]
+    assert looking.told() == [
+        "no controller has looked after the run for 5 min, and its CustomJob is PENDING; "
+        f"this launch does meanwhile [{NOT_YET}]"
+    ]
 
 
 def test_one_that_vertex_does_not_know_any_more_is_over(world: World) -> None:

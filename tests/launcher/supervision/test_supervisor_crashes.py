@@ -8,7 +8,7 @@ another one acts just then.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,16 +41,21 @@ class Points:
     """Counts what touches the world, and has something happen at one of the points.
 
     Args:
-        at: where; None counts only.
+        at: where, or at which of them; None counts only.
         after: whether the operation is carried out first.
         happens: what does; by default the supervisor is killed.
     """
 
-    def __init__(self, at: int | None, after: bool, happens: Callable[[], object] = kill) -> None:
+    def __init__(
+        self,
+        at: int | Collection[int] | None,
+        after: bool,
+        happens: Callable[[], object] = kill,
+    ) -> None:
         self.count = 0
         self.hit = ""
         self._inside = False
-        self._at = at
+        self._at = () if at is None else (at,) if isinstance(at, int) else at
         self._after = after
         self._happens = happens
 
@@ -58,7 +63,7 @@ class Points:
         if self._inside:  # what others do meanwhile is not the supervisor's
             return operation(*args, **more)
         self.count += 1
-        here = self.count == self._at
+        here = self.count in self._at
         self._inside = True
         try:
             if here:
