@@ -278,7 +278,7 @@ class Steps:
             self._beginning = Beginning(self._state, *wanted, emit)
             self._state.starts_from(self._beginning.start, self._beginning.begun)
             digest = self._supply.marks.digest
-            self._made_sums = Sums(self._state, 0, self.check_aborted, emit, digest)
+            self._made_sums = Sums(self._state, 0, self._generations.check_aborted, emit, digest)
             self._learner.look()
             self._hooks = OptimizerHooks(self._state, self._sums.trained, lambda: self._step)
         join_unfused()
