@@ -15,6 +15,7 @@ import torch
 
 _engine: Any = torch.autograd.Variable._execution_engine
 _autograd: Any = torch._C
+current_task: Callable[[], int] = _autograd._current_graph_task_id  # -1 outside of any
 
 
 class BackwardEnd:
@@ -23,20 +24,23 @@ class BackwardEnd:
     Args:
         callback: called before ``backward()`` returns; what it raises, ``backward()`` raises. It is
             told whether a pass before this one has not come to its end, because it raised.
+
+    Attributes:
+        task: the newest that is watched; an outer one, once its inner ones are done.
     """
 
     def __init__(self, callback: Callable[[bool], None]) -> None:
         self._callback = callback
-        self._task = -1  # the newest that is watched; an outer one, once its inner ones are done
+        self.task = -1
         self._watched: set[int] = set()
         self._over: set[int] = set()
 
     def reached(self) -> None:
-        """To be called whenever backward has reached a parameter, by a hook."""
-        task = _autograd._current_graph_task_id()
-        if task == self._task:
+        """To be called when backward has reached a parameter, by a hook, in another ``task``."""
+        task = current_task()
+        if task == self.task:
             return
-        self._task = task
+        self.task = task
         if task not in self._watched:
             self._watched.add(task)
             _engine.queue_callback(self._ended)
@@ -45,11 +49,11 @@ class BackwardEnd:
         """Another step: what was broken off before is none of its concern."""
         self._watched.clear()
         self._over.clear()
-        self._task = -1
+        self.task = -1
 
     def _ended(self) -> None:
         node = _autograd._current_autograd_node()
-        self._over.add(_autograd._current_graph_task_id())
+        self._over.add(current_task())
         if node is None:
             broken = bool(self._watched - self._over)
             self.forget()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -21,9 +22,11 @@ class Bucket(ABC):
         sent: whether it is on its way, or has been.
         tail: further numbers, in float32 where the parameters' precision is lower.
         contents: what is sent.
+        places: where in it a gradient is to be, by the id of its parameter; none where it stays.
     """
 
     contents: tuple[Tensor, ...] = ()
+    places: Mapping[int, Tensor] = MappingProxyType({})
 
     def __init__(self, parameters: list[nn.Parameter], tail: Tensor) -> None:
         self.parameters = parameters
@@ -41,7 +44,9 @@ class Bucket(ABC):
 
     @abstractmethod
     def take(self, parameter: Tensor) -> None:
-        """Backward has added to the parameter's gradient."""
+        """Backward has added to the parameter's gradient, which is not in its place, or has a
+        history: after ``backward(create_graph=True)``.
+        """
 
     @abstractmethod
     def pack(self) -> list[bool]:
@@ -70,11 +75,11 @@ class Bucket(ABC):
         """That of all gradients in it, on their device, shape []; see ``norm_of``."""
 
     @abstractmethod
-    def unpack(self, reached: Iterator[float]) -> None:
+    def unpack(self, reached: Sequence[float]) -> None:
         """Makes what was summed the parameters' gradients; None for what no rank has reached.
 
         Args:
-            reached: by how many ranks, for each parameter; as many are taken as there are.
+            reached: by how many ranks, for each parameter.
         """
 
     def fill_tail(self, numbers: list[float], place: int | None, norm: Tensor | None) -> None:
@@ -154,9 +159,9 @@ class Flat(Bucket):
     def norm(self) -> Tensor:
         return norm_of(self.gradients)
 
-    def unpack(self, reached: Iterator[float]) -> None:
-        for parameter, view in zip(self.parameters, self.views, strict=True):
-            parameter.grad = view if next(reached) > 0.5 else None
+    def unpack(self, reached: Sequence[float]) -> None:
+        for parameter, view, ranks in zip(self.parameters, self.views, reached, strict=True):
+            parameter.grad = view if ranks > 0.5 else None
 
 
 class Loose(Bucket):
@@ -183,10 +188,12 @@ class Loose(Bucket):
     def pack(self) -> list[bool]:
         self._held = []
         for parameter in self.parameters:
-            self.take(parameter)
             gradient = parameter.grad
-            self._held.append(None if gradient is None else gradient.to(parameter.dtype))
-            parameter.grad = None
+            if gradient is not None:
+                gradient = gradient.detach() if gradient.requires_grad else gradient
+                gradient = gradient.to(parameter.dtype)
+                parameter.grad = None
+            self._held.append(gradient)
         self.sent = True
         return [gradient is not None for gradient in self._held]
 
@@ -206,12 +213,16 @@ class Loose(Bucket):
         self._held = [None if one is None else one / by for one in self._held]
 
     def norm(self) -> Tensor:
-        norms = [norm_of(one) for one in self._held if one is not None]
-        return norm_of(torch.stack(norms)) if norms else self.tail.new_zeros(())
+        held = [one for one in self._held if one is not None]
+        if not held:
+            return self.tail.new_zeros(())
+        low = is_low(held[0].dtype)
+        norms = [*map(norm_of, held)] if low else torch._foreach_norm(held)
+        return norm_of(torch.stack(norms))
 
-    def unpack(self, reached: Iterator[float]) -> None:
-        for parameter, gradient in zip(self.parameters, self._held, strict=True):
-            parameter.grad = gradient if next(reached) > 0.5 else None
+    def unpack(self, reached: Sequence[float]) -> None:
+        for parameter, gradient, ranks in zip(self.parameters, self._held, reached, strict=True):
+            parameter.grad = gradient if ranks > 0.5 else None
         self._held = []
 
 

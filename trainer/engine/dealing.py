@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +17,7 @@ from trainer.engine.units import cuts
 AT_ONCE = 2**13  # samples whose order is computed together, or those of a step if it has more
 
 
-@dataclass(frozen=True)
-class Share:
+class Share(NamedTuple):
     """One rank's share of a step; see ``trainer.engine.plan.Plan``, which has the same."""
 
     epoch: int

@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from operator import lshift
 from typing import NamedTuple
 
 from trainer.engine.digest import MASK
@@ -85,12 +87,11 @@ class Read(NamedTuple):
         Args:
             samples: the digest of the ids of all samples of the step.
         """
-        first = self.rows[0][:_SAMPLES]
-        if any(row[:_SAMPLES] != first for row in self.rows):
+        columns = [*zip(*self.rows, strict=True)]
+        if max(map(len, map(set, columns[:_SAMPLES]))) > 1:
             return False
-        limbs = map(sum, zip(*(row[_SAMPLES:] for row in self.rows), strict=True))
-        found = sum(int(limb) << shift for limb, shift in zip(limbs, _SHIFTS, strict=True))
-        return found & MASK == samples
+        limbs = map(int, map(sum, columns[_SAMPLES:]))
+        return bool(sum(map(lshift, limbs, _SHIFTS)) & MASK == samples)
 
     @property
     def nonfinite(self) -> list[int]:
@@ -112,7 +113,7 @@ class Extras:
     statistics: int
     size: int
 
-    @property
+    @cached_property
     def length(self) -> int:
         """How many numbers travel."""
         return self._rows + self.size * _ROW
@@ -152,15 +153,15 @@ class Extras:
             rows,
         )
 
-    @property
+    @cached_property
     def _norms(self) -> int:
         return _HEAD + self.metrics + self.statistics
 
-    @property
+    @cached_property
     def _times(self) -> int:
         return self._norms + (self.size or 1)
 
-    @property
+    @cached_property
     def _rows(self) -> int:
         return self._times + self.size * NUMBERS
 

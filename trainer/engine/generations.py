@@ -180,7 +180,7 @@ class Generations:
 
     def check_aborted(self) -> None:
         """Raises HorovodInternalError when the running generation has been broken off."""
-        if self._stay is not None:
+        if self.channel.aborted(self.number) and self._stay is not None:
             self._stay.check_aborted()
 
     def _start(self, order: messages.Form, state: Portable, init: Callable[[], None]) -> bool:

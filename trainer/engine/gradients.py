@@ -29,7 +29,7 @@ import horovod.torch as hvd
 import torch
 from torch import Tensor, nn
 
-from trainer.engine.backward import BackwardEnd
+from trainer.engine.backward import BackwardEnd, current_task
 from trainer.engine.bucket import Bucket, Flat, Loose, grouped, norm_of
 from trainer.engine.mistake import Mistake
 from trainer.engine.wires import Wires
@@ -123,7 +123,7 @@ class GradientBuckets:
         self._norm = None
         for bucket in self._buckets:
             bucket.clear()
-            for parameter in bucket.parameters:
+            for parameter in bucket.parameters if kept else ():
                 parameter.grad = kept.get(id(parameter))
 
     def disarm(self) -> None:
@@ -207,11 +207,13 @@ class GradientBuckets:
 
     def settle(self, divide_by: float = 1.0) -> None:
         """Makes the sums the parameters' gradients, each divided by a number."""
-        reached = iter(self._reached)
+        start = 0
         for bucket in self._buckets:
             if divide_by != 1.0:
                 bucket.divide(divide_by)
-            bucket.unpack(reached)
+            stop = start + len(bucket.parameters)
+            bucket.unpack(self._reached[start:stop])
+            start = stop
 
     def norm(self) -> float:
         """The norm of all gradients, once they are settled; infinite or NaN if one of them is."""
@@ -248,16 +250,45 @@ class GradientBuckets:
     # --- hooks ------------------------------------------------------------------------
 
     def _arrived(self, parameter: Tensor) -> None:
-        if not self.open or parameter.grad is None:  # or a hook of the program has taken it away
+        """Backward has added to a parameter's gradient: for each, in each pass, so in few calls."""
+        gradient = parameter.grad
+        if gradient is None or not self.open:  # or a hook of the program has taken it away
             return
         try:
-            self._take(parameter, parameter.grad)
+            self._check()
+            if self._summed or self._unreached or gradient.is_sparse:
+                self._require_expected(parameter, gradient)
+            # Not before the hooks of its last parameter are over, which may change its gradient.
+            if self._armed and self._learned:
+                buckets, last = self._buckets, len(self._buckets) - 1
+                while self._next < last and buckets[self._next].missing <= 0:
+                    self._send()
+            if current_task() != self._end.task:
+                self._end.reached()
+            key = id(parameter)
+            bucket = self._of[key]
+            if key in self._kept:
+                self._require_cleared(parameter, writes=1)
+            if bucket.sent:
+                self._late = True
+            else:
+                if gradient is not bucket.places.get(key, gradient) or gradient.requires_grad:
+                    bucket.take(parameter)
+                if self._witness is not None:
+                    self._witness.compare(gradient, parameter.grad)
+            if self._armed:
+                bucket.missing -= 1
+                # How often it is reached is learned: the next step waits for as many arrivals.
+                count = self._arrivals[key] = self._arrivals.get(key, 0) + 1
+                if count > self._most[key]:
+                    self._most[key] = count
+                    bucket.expected += 1
         except Exception as error:
             self.broken = error
             raise
 
-    def _take(self, parameter: Tensor, gradient: Tensor) -> None:
-        self._check()
+    def _require_expected(self, parameter: Tensor, gradient: Tensor) -> None:
+        """Raises Mistake for a gradient that comes too late, is sparse, or adds to another's."""
         if self._summed:
             raise Mistake(
                 "SW5109",
@@ -273,27 +304,8 @@ class GradientBuckets:
                 f"the gradient of {self._name(parameter)} is sparse, and sparse gradients are not "
                 "summed over workers; make it dense (nn.Embedding(…, sparse=False))",
             )
-        if self._unreached:
-            self._unreached = False
-            self._require_unset(parameter)
-        # Not before the hooks of its last parameter are over, which may change its gradient.
-        if self._armed and self._learned:
-            while self._next < len(self._buckets) - 1 and self._buckets[self._next].missing <= 0:
-                self._send()
-        bucket = self._of[id(parameter)]
-        self._end.reached()
-        if id(parameter) in self._kept:
-            self._require_cleared(parameter, writes=1)
-        if bucket.sent:
-            self._late = True
-        else:
-            bucket.take(parameter)
-            if self._witness is not None:
-                self._witness.compare(gradient, parameter.grad)
-        if not self._armed:
-            return
-        self._count(parameter, bucket)
-        bucket.missing -= 1
+        self._unreached = False
+        self._require_unset(parameter)
 
     def _require_unset(self, first: Tensor) -> None:
         """Raises Mistake when the program has set gradients before backward reaches the first one.
@@ -342,14 +354,6 @@ class GradientBuckets:
             raise self.broken
         if self._armed and self._finish is not None:
             self._finish()
-
-    def _count(self, parameter: Tensor, bucket: Bucket) -> None:
-        """Learns how often a parameter is reached: the next step waits for as many arrivals."""
-        count = self._arrivals.get(id(parameter), 0) + 1
-        self._arrivals[id(parameter)] = count
-        if count > self._most[id(parameter)]:
-            self._most[id(parameter)] = count
-            bucket.expected += 1
 
     # --- sending ----------------------------------------------------------------------
 

@@ -92,7 +92,7 @@ class Planner:
             rank=rank,
             size=self._generations.size,
             device=state.device or state.prepare(),
-            **vars(self._deal(dealer, before, rank)),
+            **self._deal(dealer, before, rank)._asdict(),
         )
 
     def _deal(self, dealer: Dealer, before: int, rank: int) -> Share:

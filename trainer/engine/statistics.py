@@ -14,6 +14,7 @@ computed which.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from operator import is_
 
 import torch
 from torch import Tensor, nn
@@ -34,14 +35,14 @@ class Statistics:
     def __init__(self, models: Iterable[nn.Module]) -> None:
         self._places = places_in(models)
         self._found: list[tuple[nn.Module, str, Tensor]] = []
-        self._before = torch.empty(0)
+        self._before = self._now = Row([])  # the step, and when it was asked last
         self._units = 0
         self._unit: int | None = None  # the one that is being computed
         self._sum = torch.empty(0)
 
     def __len__(self) -> int:
         """How many numbers travel."""
-        return sum(buffer.numel() for _, _, buffer in self._there())
+        return sum(buffer.numel() for _, _, buffer in self._there()) if self._places else 0
 
     def begin(self, units: int = 0) -> None:
         """A step begins: what comes now is what this rank adds.
@@ -49,20 +50,25 @@ class Statistics:
         Args:
             units: of the step, over all ranks; 0 if it is not computed by units.
         """
-        self._found = self._there()
-        if not self._found:  # none is kept: as in an InstanceNorm, by default
+        found = self._there()
+        if not found:  # none is kept: as in an InstanceNorm, by default
+            self._found = found
             return
-        self._before = self._flat()
+        buffers = [buffer for _, _, buffer in found]
+        if not self._now.fits(buffers):
+            self._before, self._now = Row(buffers), Row(buffers)
+        self._found = found
+        self._before.read()
         self._units = units
         self._unit = None
-        self._sum = torch.zeros_like(self._before) if units else self._sum
+        self._sum = torch.zeros_like(self._before.numbers) if units else self._sum
 
     def begin_unit(self, number: int) -> None:
         """What comes now is what unit ``number`` of the step, from 0, adds."""
         if self._found:
             if self._unit is not None:
                 self._close_unit()
-                self._set(self._before)
+                self._before.write()
             self._unit = number
 
     def added(self, weight: float) -> list[float]:
@@ -74,38 +80,78 @@ class Statistics:
         if not self._found:
             return []
         if not self._units:
-            return list(((self._flat() - self._before) * weight).tolist())
+            return list((self._added() * weight).tolist())
         self._close_unit()
         return list(self._sum.tolist())
 
     def settle(self, added: Sequence[float]) -> None:
         """Sets what all ranks together have added."""
         if self._found:
-            before = self._before
-            self._set(before + torch.tensor(added, dtype=before.dtype, device=before.device))
+            before = self._before.numbers
+            self._now.set(before + torch.tensor(added, dtype=before.dtype, device=before.device))
 
     def _close_unit(self) -> None:
         if self._unit is None:
             return
         weights = [_weight(one, name, self._unit, self._units) for one, name, _ in self._found]
-        sizes = torch.tensor([one.numel() for _, _, one in self._found], dtype=torch.int64)
-        spread = torch.tensor(weights, dtype=torch.float64, device="cpu").repeat_interleave(sizes)
-        self._sum += (self._flat() - self._before) * spread.to(self._before.device)
+        self._sum += self._added() * self._now.spread(weights)
         self._unit = None
 
-    def _set(self, values: Tensor) -> None:
-        sizes = [one.numel() for _, _, one in self._found]
-        with torch.no_grad():
-            for (_, _, buffer), value in zip(self._found, values.split(sizes), strict=True):
-                whole = not buffer.is_floating_point()  # how many batches it has seen
-                buffer.copy_((value.round() if whole else value).view_as(buffer))
+    def _added(self) -> Tensor:
+        self._now.read()
+        return self._now.numbers - self._before.numbers
 
     def _there(self) -> list[tuple[nn.Module, str, Tensor]]:
         found = ((module, name, module._buffers[name]) for module, name in self._places)
         return [(module, name, buffer) for module, name, buffer in found if buffer is not None]
 
-    def _flat(self) -> Tensor:
-        return torch.cat([one.flatten().to(torch.float64) for _, _, one in self._found])
+
+class Row:
+    """The numbers of some tensors, one after another: they are many and small, and read at once.
+
+    Args:
+        tensors: on one device.
+
+    Attributes:
+        numbers: float64, shape [n].
+    """
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        device = tensors[0].device if tensors else "cpu"
+        self._tensors = tensors
+        sizes = [one.numel() for one in tensors]
+        self._sizes = torch.tensor(sizes, dtype=torch.int64, device="cpu")
+        self.numbers = torch.empty(sum(sizes), dtype=torch.float64, device=device)
+        split = zip(tensors, self.numbers.split(sizes), strict=True)
+        self._views = [numbers.view(one.shape) for one, numbers in split]
+        whole = [not one.is_floating_point() for one in tensors]  # how many batches it has seen
+        self._whole = self.spread(whole) if any(whole) else None
+
+    def fits(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether these are the tensors."""
+        return len(tensors) == len(self._tensors) and all(map(is_, tensors, self._tensors))
+
+    def spread(self, values: Sequence[float]) -> Tensor:
+        """A value for each tensor, in the place of each of its numbers."""
+        each = torch.tensor(values, dtype=torch.float64, device="cpu")
+        return each.repeat_interleave(self._sizes).to(self.numbers.device)
+
+    def read(self) -> None:
+        """Takes the numbers from the tensors."""
+        with torch.no_grad():
+            torch._foreach_copy_(self._views, self._tensors)
+
+    def write(self) -> None:
+        """Gives the tensors their numbers, which were read."""
+        with torch.no_grad():
+            torch._foreach_copy_(self._tensors, self._views)
+
+    def set(self, numbers: Tensor) -> None:
+        """Gives the tensors other numbers; integers are rounded to."""
+        if self._whole is not None:
+            numbers = torch.where(self._whole > 0, numbers.round(), numbers)
+        self.numbers.copy_(numbers)
+        self.write()
 
 
 def places_in(models: Iterable[nn.Module]) -> list[Place]:

@@ -280,7 +280,7 @@ class Steps:
             self._beginning = Beginning(self._state, *wanted, emit)
             self._state.starts_from(self._beginning.start, self._beginning.begun)
             seen = self._supply.marks.seen
-            self._made_sums = Sums(self._state, 0, self.check_aborted, emit, seen)
+            self._made_sums = Sums(self._state, 0, self._generations.check_aborted, emit, seen)
             self._learner.look()
             self._hooks = OptimizerHooks(self._state, self._sums.trained, lambda: self._step)
         join_unfused()

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import horovod.torch as hvd
 import torch
@@ -54,8 +55,7 @@ class Slice:
     units: int = 0
 
 
-@dataclass(frozen=True)
-class Own:
+class Own(NamedTuple):
     """What one rank brings into a step, besides its gradients.
 
     Attributes:
@@ -95,8 +95,7 @@ class BlockOver(Exception):
     """Ends the block of a step that was taken before; only what follows it runs again."""
 
 
-@dataclass(frozen=True)
-class Summed:
+class Summed(NamedTuple):
     """What has come of them.
 
     Attributes:
@@ -238,6 +237,7 @@ class Sums:
 
         def fill(late: bool) -> list[float]:
             mine = own()
+            count = sum(one.numel() for one in mine.samples)
             witness, magnitude = buckets.witnessed()
             head = Head(
                 pause=mine.pause,
@@ -246,14 +246,14 @@ class Sums:
                 digest=self.rank == 0 and self.replicas.due(),
                 late=late,
                 learned=mine.learned,
-                samples=sum(map(len, mine.samples)),
+                samples=count,
                 counted=mine.counted,
                 uncounted=not mine.counts and bool(mine.samples) and self._slice.share > 0,
                 witness=witness,
                 magnitude=magnitude,
             )
             added = self._statistics.added(self._weight) if self._counts_statistics else []
-            told, count = self._told(mine), sum(map(len, mine.samples))
+            told = self._told(mine)
             timing = self.times.own.complete(mine.data_wait, count)
             if self._size == 1:
                 alone.extend(timing)
@@ -305,7 +305,7 @@ class Sums:
         if self._size > 1:
             self.begin(samples)
             none = Own(samples=(), pause=False, save=False, counted=0.0, metrics=(), stop=True)
-            self.reduce(lambda: replace(none, metrics=[0.0] * self._metrics))
+            self.reduce(lambda: none._replace(metrics=[0.0] * self._metrics))
             self.forget()
 
     def forget(self) -> str:

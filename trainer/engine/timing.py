@@ -17,10 +17,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import add
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 Spending = Literal["data_wait", "evaluation", "checkpoint"]
 ALL = "all"  # of accounts: seconds of all ranks together
@@ -51,7 +51,6 @@ class Timing(NamedTuple):
 
 
 NUMBERS = len(Timing._fields)
-_PARTS = slice(1, 4)
 
 
 class Ranks(NamedTuple):
@@ -165,41 +164,43 @@ class Times:
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.own = Stopwatch(clock)
-        self._before: NDArray[np.float64] | None = None  # what was told last
+        self._before: Sequence[float] = ()  # what was told last
         self._accounts: dict[str, float] = {}
-        self._window: NDArray[np.float64] | None = None  # of each rank: see Ranks
+        self._told: list[float] = []  # the sums of what was told, while there is a window
+        self._slowest: list[float] = []  # and for how long each rank waited for the slowest
         self._steps = 0
         self._seconds = 0.0
 
     def enter(self) -> None:
         """This rank has joined a world, whose others may be others than those before."""
         self.own.enter()
-        self._before = self._window = None
+        self._before = ()
         self._accounts = {}
-        self._steps, self._seconds = 0, 0.0
+        self._begin_window()
 
     def told(self, numbers: Sequence[float]) -> None:
         """All ranks have told of their time: rank by rank the numbers of a Timing."""
-        now = np.array(numbers, dtype=np.float64).reshape(-1, NUMBERS)
-        before, self._before = self._before, now
-        if before is None or len(before) != len(now):
+        # Of each step, and mostly of few ranks: an array would take longer to make than to add.
+        before, self._before = self._before, numbers
+        if len(before) != len(numbers):
             return
-        waited = now[:, 4]
-        communication = float(waited.min())
-        slowest = waited - communication
-        parts = before[:, _PARTS].sum(axis=0).tolist()
+        own, data_wait, evaluation, checkpoint = (before[at::NUMBERS] for at in range(4))
+        waited = numbers[4::NUMBERS]
+        communication = min(waited)
+        slowest = [one - communication for one in waited]
         for name, seconds in (
-            (ALL, float(before[:, 0].sum() + waited.sum())),
-            *zip(Timing._fields[_PARTS], parts, strict=True),
-            ("communication", communication * len(now)),
-            ("waiting", float(slowest.sum())),
+            (ALL, sum(own) + sum(waited)),
+            ("data_wait", sum(data_wait)),
+            ("evaluation", sum(evaluation)),
+            ("checkpoint", sum(checkpoint)),
+            ("communication", communication * len(waited)),
+            ("waiting", sum(slowest)),
         ):
             self._accounts[name] = self._accounts.get(name, 0.0) + seconds
-        computed = before[:, 0] - before[:, _PARTS].sum(axis=1)
-        row = np.stack([computed, before[:, 1], slowest, before[:, 5]])
-        self._window = row if self._window is None else self._window + row
+        self._told = [*map(add, self._told, before)] if self._steps else [*before]
+        self._slowest = [*map(add, self._slowest, slowest)] if self._steps else slowest
         self._steps += 1
-        self._seconds += float(before[0, 0] + waited[0])
+        self._seconds += own[0] + waited[0]
 
     def take(self) -> Mapping[str, float]:
         """Returns seconds of all ranks together, by account, and forgets them.
@@ -212,8 +213,17 @@ class Times:
 
     def ranks(self) -> Ranks | None:
         """Every WINDOW seconds, what each rank has spent since the last time; else None."""
-        if self._window is None or self._seconds < WINDOW:
+        if not self._steps or self._seconds < WINDOW:
             return None
-        found = Ranks(self._steps, self._seconds, *self._window.tolist())
-        self._window, self._steps, self._seconds = None, 0, 0.0
+        own, data_wait, evaluation, checkpoint, _, samples = (
+            self._told[at::NUMBERS] for at in range(NUMBERS)
+        )
+        parts = zip(own, data_wait, evaluation, checkpoint, strict=True)
+        computed = [whole - data - other - saved for whole, data, other, saved in parts]
+        found = Ranks(self._steps, self._seconds, computed, data_wait, self._slowest, samples)
+        self._begin_window()
         return found
+
+    def _begin_window(self) -> None:
+        self._told, self._slowest = [], []
+        self._steps, self._seconds = 0, 0.0
