@@ -84,7 +84,9 @@ def verbatim(text: str, most: int = 20_000) -> str:
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
     """Returns figures with their names, beside each other as far as there is room."""
-    cells = (f"<div><dt>{text_of(name)}</dt><dd>{text_of(value)}</dd></div>" for name, value in pairs)
+    cells = (
+        f"<div><dt>{text_of(name)}</dt><dd>{text_of(value)}</dd></div>" for name, value in pairs
+    )
     return f"<dl>{''.join(cells)}</dl>"
 
 
@@ -119,7 +121,9 @@ def table(name: str, head: Sequence[str], rows: Sequence[Sequence[str]], right: 
         kept[ROWS // 2 : -(ROWS // 2)] = [[f"… {count(left, 'row')} left out", *[""] * begin]]
     names = "".join(f'<th scope="col"{_side(n >= begin)}>{text_of(it)}</th>' for n, it in _of(head))
     body = "".join(
-        "<tr>" + "".join(f"<td{_side(n >= begin)}>{text_of(it)}</td>" for n, it in _of(row)) + "</tr>"
+        "<tr>"
+        + "".join(f"<td{_side(n >= begin)}>{text_of(it)}</td>" for n, it in _of(row))
+        + "</tr>"
         for row in (list(row)[: len(head)] for row in kept)
     )
     return (

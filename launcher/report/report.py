@@ -72,11 +72,15 @@ class Reporter:
     Args:
         run_dir: the run.
 
+    Attributes:
+        events: how many were read.
+
     Raises RunError when it is a newer version's, OSError and ValueError when it cannot be read.
     """
 
     def __init__(self, run_dir: RunDirectory) -> None:
-        self.run = home.read_run(run_dir)
+        self.events = 0
+        self._run = home.read_run(run_dir)
         self._run_dir = run_dir
         self._reader = EventReader(run_dir)
         self._track = Track()
@@ -86,12 +90,13 @@ class Reporter:
         with reaching(self._run_dir.url):
             events = self._reader.read_new()
         if events:
+            self.events += len(events)
             self._track.add(events)
-        track = self._track
-        status = read_status(self._run_dir, audited=False, run=self.run, history=track.history)
+        track, run = self._track, self._run
+        status = read_status(self._run_dir, audited=False, run=run, history=track.history)
         over = bool(info_of(str(status["state"])).ending)
         timeline = Timeline.of(track.history, None if over else now, track.axis)
-        return Known(self.run, status, track, timeline, now)
+        return Known(run, status, track, timeline, now)
 
 
 def read(run_dir: RunDirectory, now: float) -> Known:
@@ -129,8 +134,8 @@ def html(known: Known) -> str:
 def _parts(known: Known, run_id: str) -> Iterator[str]:
     yield page.heading(1, run_id)
     yield facts(known)
-    for _, part in sections(known):
-        yield from part
+    for _, parts in sections(known):
+        yield from parts
     at = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(known.made_at))
     yield page.footer(
         f"Made by swell report at {at} from the run directory. Costs are estimates by the price "
