@@ -24,8 +24,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from launcher.supervision.attempt import Attempt
 from rows import Options, Row, benchmark
 from trainer.rundir import formats
+from trainer.rundir.attempts import record_name
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventWriter
 from trainer.rundir.names import RUN
@@ -59,6 +61,8 @@ class Crowd:
         spec = {"name": "crowd", "task": "m:C", "project": "p", "regions": ["us-central1"]}
         run = {"id": "crowd", "target": "vertex", "created": self.now, "by": "me", "settings": {}}
         run_dir.write_json(RUN, {**run, "spec": {**spec, "pools": pools}, **formats.RUN.stamp()})
+        attempt = Attempt(1, "us-central1", "x", "us-central1", "j", "RUNNING", created=self.now)
+        run_dir.write_json(record_name(1), attempt.to_json())
         usd = {"usd_per_hour": 1.5 * replicas, "on_demand": 3.7 * replicas}
         counts = {"replicas": replicas, "wanted": replicas}
         self._say("attempt_started", attempt=1, job="j", region="us-central1", **counts, **usd)

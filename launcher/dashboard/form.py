@@ -60,6 +60,7 @@ class Form:
         names = [*schema["properties"]]
         if not path:
             names.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
+        more, filled = "", False
         for name in names:
             here = (*path, name)
             node = self._plain(schema["properties"][name])
@@ -71,7 +72,14 @@ class Form:
             elif "properties" in inner and not path:
                 yield self._list(node, inner, here, values)
             else:
-                yield _field(node, here, values.get(".".join(here), ""), name in required)
+                text = values.get(".".join(here), "")
+                field = _field(node, here, text, name in required)
+                if name in required or name in FIRST or (path and _is_plain(node)):
+                    yield field
+                else:
+                    more, filled = more + field, filled or bool(text.strip())
+        if more:
+            yield _folded(f"More of {_title(path[-1])}" if path else "More", more, filled)
 
     def _list(
         self, node: Json, inner: Json, path: tuple[str, ...], values: Mapping[str, str]
@@ -136,6 +144,11 @@ def as_yaml(tree: Json) -> str:
     return text if tree else ""
 
 
+def _is_plain(node: Json) -> bool:
+    """Whether it is a word, a number or a choice."""
+    return "enum" in node or node.get("type") in ("string", "integer", "number", "boolean")
+
+
 def _stands_in(node: Json) -> bool:
     return node.get("type") == "null" or str(node.get("pattern", "")).startswith("\\$\\{")
 
@@ -166,7 +179,7 @@ def _field(node: Json, path: tuple[str, ...], text: str, required: bool) -> str:
             for word in words
         )
         shown = f'<select{known}><option value="">{_default(node)}</option>{options}</select>'
-    elif node.get("type") in ("string", "integer", "number"):
+    elif _is_plain(node):
         hint = escape(str((node.get("examples") or [""])[0]))
         shown = f'<input{known} value="{escape(text)}" placeholder="{hint}" autocomplete="off">'
     else:

@@ -125,15 +125,16 @@ class Live:
         loop = asyncio.get_running_loop()
 
         def publish(parts: dict[str, str]) -> None:
+            asof = f"Read at {at_clock(time.time())}."
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._take, parts)
+                loop.call_soon_threadsafe(self._take, parts | {"asof": asof})
 
         try:
             await in_thread(lambda: self._make(publish))
         except Exception as error:  # whatever it is, who looks is told; else all would stand still
             self._take({"trouble": trouble(error)})
         else:
-            self._take({"trouble": "", "asof": f"as of {at_clock(time.time())}"})
+            self._take({"trouble": ""})
 
     def _take(self, parts: dict[str, str]) -> None:
         known = self._parts

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 from launcher import home
-from launcher.dashboard.live import Publish
+from launcher.dashboard.live import UNSHOWN, Publish
 from launcher.dashboard.pages import Cell, Link, Pages, table
 from launcher.dashboard.place import Place
 from launcher.report import page
@@ -18,12 +19,22 @@ from launcher.status.status import read_status
 from launcher.words import count, number, part
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventReader
+from trainer.rundir.numbers import number_in
 from trainer.rundir.usererror import Message
 
 PARTS = ("trouble", "unread", "runs")
 READERS = 8  # run directories read at once
 FIND_EVERY = 10.0  # seconds between two looks for new runs; of a project each is a request
 HEAD = ("run", "state", "step", "steps/s", "goodput", "target", "created", "looked after by")
+
+
+class Row(NamedTuple):
+    """A row of the table: the run, when it was created in Unix seconds, its state, and the rest."""
+
+    run: str
+    created: float
+    state: str
+    cells: list[str]
 
 
 class Brief:
@@ -42,15 +53,17 @@ class Brief:
         self._history = History()
         self._status: dict[str, Any] = {}
 
-    def status(self) -> dict[str, Any]:
-        """Returns its status. Raises OSError and ValueError."""
+    def row(self) -> Row:
+        """Returns its row. Raises OSError and ValueError."""
         if not info_of(str(self._status.get("state"))).ending:
             for event in self._reader.read_new():
                 self._history.add(event)
             self._status = read_status(
                 self.directory, audited=False, run=self.run, history=self._history
             )
-        return self._status
+        created = number_in(self.run.get("created")) or 0.0
+        state = str(self._status["state"])
+        return Row(str(self._status["run"]), created, state, _cells(self.run, self._status))
 
 
 class Overview:
@@ -97,45 +110,43 @@ class Overview:
             looked = [*readers.map(self._look, urls.items())]
         unread = [*self._unfound, *(one for one in looked if isinstance(one, str))]
         rows = [one for one in looked if not isinstance(one, str)]
-        rows.sort(key=lambda row: (float(row[0].run.get("created") or 0.0), row[1]["run"]))
+        rows.sort(key=lambda row: (row.created, row.run), reverse=True)
         publish({"runs": self._table(rows), "unread": _unread(unread)})
 
-    def _look(self, found: tuple[str, str]) -> tuple[Brief, dict[str, Any]] | str:
+    def _look(self, found: tuple[str, str]) -> Row | str:
         run_id, url = found
         try:
             known = self._briefs.get(run_id)
             if known is None or known.directory.url != url:
                 known = self._briefs[run_id] = Brief(home.open_directory(url))
-            return known, known.status()
+            return known.row()
         except (OSError, ValueError, ImportError) as error:
             return str(Message(home.UNREADABLE, f"{run_id}: cannot be read: {error}"))
+        except Exception as error:  # one run must not hide the others
+            return str(Message(UNSHOWN, f"{run_id}: cannot be shown: {error!r}"))
 
-    def _table(self, rows: list[tuple[Brief, dict[str, Any]]]) -> str:
+    def _table(self, rows: list[Row]) -> str:
         if not rows:
             return page.paragraph("There are no runs here yet; start one with: swell launch JOB")
         told: list[list[Cell]] = [
-            [Link(it["run"], self._pages.to("runs", it["run"])), *_cells(one, it)]
-            for one, it in reversed(rows)
+            [Link(row.run, self._pages.to("runs", row.run)), row.state, *row.cells] for row in rows
         ]
-        states: dict[str, int] = {}
-        for _, status in rows:
-            states[status["state"]] = states.get(status["state"], 0) + 1
-        tally = ", ".join(f"{many} {state}" for state, many in sorted(states.items()))
+        states = Counter(row.state for row in rows)
+        tally = ", ".join(f"{many:,} {state}" for state, many in sorted(states.items()))
         return page.paragraph(f"{count(len(rows), 'run')}: {tally}") + table("Runs", HEAD, told)
 
 
-def _cells(one: Brief, status: dict[str, Any]) -> list[str]:
+def _cells(run: dict[str, Any], status: dict[str, Any]) -> list[str]:
     over, attended = info_of(status["state"]).ending, status["attended"]
     speed, goodput = status["speed"]["steps"], status["goodput"]
-    created = time.localtime(float(one.run.get("created") or 0.0))
+    created = time.localtime(number_in(run.get("created")) or 0.0)
     return [
-        status["state"],
         "-" if status["steps_lost"] is None else f"{status['step']:,}",
         "-" if speed is None or over else number(speed),
         "-" if goodput is None else part(goodput),
-        str(one.run.get("target")),
+        str(run.get("target")),
         time.strftime("%Y-%m-%d %H:%M", created),
-        "-" if over else ", ".join(map(name_of, attended)) or "nobody",
+        "-" if over or attended is None else ", ".join(map(name_of, attended)) or "nobody",
     ]
 
 

@@ -17,7 +17,7 @@ from launcher.plan import request_of
 from launcher.report import page
 from launcher.target import problems
 from launcher.views import plan as plans
-from trainer.rundir.usererror import Unusable
+from trainer.rundir.usererror import Message, Unusable
 
 FILE = "job.yaml"
 START = {"pools.0.machine": "a2-highgpu-1g"}
@@ -50,9 +50,7 @@ class Planner:
         try:
             return self._planned(text) + shown
         except JobFileError as error:
-            return (
-                _wrong([str(one).removeprefix(f"{self._file}:") for one in error.messages]) + shown
-            )
+            return _wrong([self._line(one) for one in error.messages]) + shown
 
     def _planned(self, text: str) -> str:
         tree, places = read_yaml(text, self._file, self._variables)
@@ -62,10 +60,12 @@ class Planner:
         return _table(made) + _request(made) + self._cautions(made)
 
     def _cautions(self, made: JobFile) -> str:
-        told = [
-            str(one).removeprefix(f"{self._file}:") for one in made.located([*warnings(made.job)])
-        ]
-        return "".join(f'<p class="note">line {page.text_of(one, 600)}</p>' for one in told)
+        told = map(self._line, made.located([*warnings(made.job)]))
+        return "".join(f'<p class="note">{page.text_of(one, 600)}</p>' for one in told)
+
+    def _line(self, told: Message) -> str:
+        """A message about the file, which stands beside it."""
+        return f"line {told}".replace(f"{self._file}:", "", 1)
 
 
 def _table(made: JobFile) -> str:

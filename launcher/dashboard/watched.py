@@ -42,7 +42,8 @@ DRAW_EVERY = 5.0  # seconds between two drawings, at least
 REDRAW = 30.0  # seconds after which a run that goes on is drawn again without news
 DRAW_SHARE = 10.0  # it is as many times longer from one to the next as one takes
 FRESH = 0.5  # seconds for which what was read is not read again
-EVENTS = 30  # of the newest that are shown
+EVENTS = 12  # of the newest that are shown
+EVENT_HEAD = ("since start", "local time", "kind", "replica", "what happened")
 LINES = 300  # of a log
 
 
@@ -92,7 +93,7 @@ class Watched:
             }
             head = page.heading(2, count(len(states), "replica").capitalize()) if states else ""
             publish({"replicas": head + blocks(states)})
-            newest = page.heading(2, "Newest events") + self._events(run_id, known.track.marks)
+            newest = page.heading(2, "Newest events") + self._events(known, known.track.marks)
             publish({"events": newest} | self._drawn)
         self._draw(known, publish)
 
@@ -109,7 +110,7 @@ class Watched:
                     {
                         "acts": self._acts.told(run_id),
                         "replica": self._replica(known, name),
-                        "events": page.heading(2, "Its events") + self._events(run_id, told),
+                        "events": page.heading(2, "Its events") + self._events(known, told),
                     }
                 )
             publish({"log": page.heading(2, "What it printed") + follow.html()})
@@ -145,11 +146,13 @@ class Watched:
         shown = " ".join(link.html for link in links)
         return f'<p class="acts">{shown}</p>' + self._acts.told(run_id)
 
-    def _events(self, run_id: str, marks: list[Mark]) -> str:
+    def _events(self, known: Known, marks: list[Mark]) -> str:
+        run_id, clock = str(known.status["run"]), known.clock
         if not marks:
             return page.paragraph("Nothing has happened yet.")
         rows = [
             [
+                since(clock, mark.time),
                 at_clock(mark.time),
                 mark.kind,
                 Link(mark.replica, self._pages.to("runs", run_id, "replica", name=mark.replica))
@@ -159,7 +162,7 @@ class Watched:
             ]
             for mark in reversed(marks[-EVENTS:])
         ]
-        return table("Events", ["local time", "kind", "replica", "what happened"], rows)
+        return table("Events", EVENT_HEAD, rows)
 
     def _replica(self, known: Known, name: str) -> str:
         state = replicas(known).get(name, "not known")
