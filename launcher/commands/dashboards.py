@@ -49,6 +49,7 @@ def dashboard(
                 "SW6296",
             )
         import asyncio
+        import sys
         from pathlib import Path
 
         from launcher.commands.foreground import local_replica
@@ -60,6 +61,7 @@ def dashboard(
         from launcher.supervision.cancel import cancel_run
 
         require_plots()
+        sys.setswitchinterval(0.001)  # what is read and drawn is not to hold up answers
 
         def preempt(directory: RunDirectory, replica: str, notice: str | None) -> str:
             vms, name = local_replica(directory, replica)

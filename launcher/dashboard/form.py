@@ -79,7 +79,7 @@ class Form:
                 else:
                     more, filled = more + field, filled or bool(text.strip())
         if more:
-            yield _folded(f"More of {_title(path[-1])}" if path else "More", more, filled)
+            yield _folded(f"More of {_title(' '.join(path))}" if path else "More", more, filled)
 
     def _list(
         self, node: Json, inner: Json, path: tuple[str, ...], values: Mapping[str, str]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -71,6 +72,7 @@ class Live:
         self._made = asyncio.Event()  # for the first time since somebody looks
         self._changed = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
+        self._began = -math.inf
         self._watchers = 0
         self.used = time.monotonic()
 
@@ -80,10 +82,13 @@ class Live:
         return self._looking is None
 
     async def parts(self, limit: float) -> dict[str, str]:
-        """Returns the parts; waits so many seconds for new ones if nobody has looked before."""
+        """Returns the parts; waits for new ones until so many seconds after somebody has begun
+        to look."""
         self._look()
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._made.wait(), limit)
+        left = self._began + limit - time.monotonic()
+        if left > 0 and not self._made.is_set():
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._made.wait(), left)
         return {name: html for name, (_, html) in self._parts.items()}
 
     async def changes(self, since: int) -> AsyncIterator[tuple[int, dict[str, str]]]:
@@ -109,14 +114,17 @@ class Live:
         self.used = time.monotonic()
         if self._looking is None:
             self._made.clear()
+            self._began = time.monotonic()
             self._looking = asyncio.create_task(self._look_on())
 
     async def _look_on(self) -> None:
         try:
-            while self._watchers or time.monotonic() - self.used < LINGER:
+            while True:
                 began = time.monotonic()
                 await self._once()
                 self._made.set()
+                if not self._watchers and time.monotonic() - self.used >= LINGER:
+                    return
                 await asyncio.sleep(max(self._pause, SHARE * (time.monotonic() - began)))
         finally:
             self._looking = None

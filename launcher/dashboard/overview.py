@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from launcher import home
 from launcher.dashboard.live import UNSHOWN, Publish
 from launcher.dashboard.pages import Cell, Link, Pages, table
-from launcher.dashboard.place import Place
+from launcher.dashboard.place import TWICE, Place
 from launcher.report import page
 from launcher.run_states import info_of
 from launcher.status.attended import name_of
@@ -119,6 +119,8 @@ class Overview:
             known = self._briefs.get(run_id)
             if known is None or known.directory.url != url:
                 known = self._briefs[run_id] = Brief(home.open_directory(url))
+            if (own := home.id_of(known.run, known.directory)) != run_id:
+                return str(Message(TWICE, f"{url}: is a copy of run {own}; it is not shown"))
             return known.row()
         except (OSError, ValueError, ImportError) as error:
             return str(Message(home.UNREADABLE, f"{run_id}: cannot be read: {error}"))

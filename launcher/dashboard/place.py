@@ -82,7 +82,7 @@ class Place:
         if len(folders) > MOST:
             report(f"{place}: has {len(folders):,} folders; only {MOST:,} are looked into")
         urls = [f"{store.url}/{name}".rstrip("/") for name in folders[:MOST]]
-        new = [url for url in urls if url not in self._known]
+        new = [url for url in urls if url not in {*self._known, *known.values()}]
 
         def look(url: str) -> tuple[str, str] | None:
             inside = RunDirectory(url, store.fs)
@@ -98,8 +98,8 @@ class Place:
         for url in (url for url in urls if url in self._known):
             run_id = self._known[url]
             if known.setdefault(run_id, url) != url:
-                both = f"{url} and {known[run_id]} are both of run {run_id}"
-                report(str(Message(TWICE, f"{both}; the second is shown")))
+                says = f"{url}: is of run {run_id}, as {known[run_id]} is; it is not shown"
+                report(str(Message(TWICE, says)))
         return known
 
     def _store(self, place: str, known: dict[str, str]) -> Store:

@@ -237,8 +237,10 @@ class Dashboard:
         name = request.query_params.get("name", "")
         if not name:
             raise HTTPException(404, "no replica is named")
-        if name not in watched.replicas(await in_thread(known.known)):
-            raise HTTPException(404, f"{run_id} has no replica {name[:80]}")
+        if known.names and name not in known.names:  # a new one is known when the run is read
+            await in_thread(known.known)
+            if name not in known.names:
+                raise HTTPException(404, f"{run_id} has no replica {name[:80]}")
         return run_id, known, name
 
     def _live_of_runs(self) -> Live:

@@ -43,7 +43,7 @@ REDRAW = 30.0  # seconds after which a run that goes on is drawn again without n
 DRAW_SHARE = 10.0  # it is as many times longer from one to the next as one takes
 FRESH = 0.5  # seconds for which what was read is not read again
 EVENTS = 12  # of the newest that are shown
-EVENT_HEAD = ("since start", "local time", "kind", "replica", "what happened")
+EVENT_HEAD = ("since start", "what happened", "kind", "replica", "local time")
 LINES = 300  # of a log
 
 
@@ -54,10 +54,14 @@ class Watched:
         directory: the run's.
         pages: what makes addresses.
         acts: what may be done about runs.
+
+    Attributes:
+        names: of its replicas, as they were known last; nothing before that.
     """
 
     def __init__(self, directory: RunDirectory, pages: Pages, acts: Acts) -> None:
         self.directory = directory
+        self.names: frozenset[str] = frozenset()
         self._pages = pages
         self._acts = acts
         self._lock = threading.RLock()  # what is known grows while it is read
@@ -79,6 +83,7 @@ class Watched:
             if self._known is None or not 0 <= now - self._known.made_at < FRESH:
                 self._reporter = self._reporter or Reporter(self.directory)
                 self._known = self._reporter.read(now)
+                self.names = frozenset(replicas(self._known))
             return self._known
 
     def make(self, publish: Publish) -> None:
@@ -153,19 +158,21 @@ class Watched:
         rows = [
             [
                 since(clock, mark.time),
-                at_clock(mark.time),
+                mark.text,
                 mark.kind,
                 Link(mark.replica, self._pages.to("runs", run_id, "replica", name=mark.replica))
                 if mark.replica
                 else "",
-                mark.text,
+                at_clock(mark.time),
             ]
             for mark in reversed(marks[-EVENTS:])
         ]
         return table("Events", EVENT_HEAD, rows)
 
     def _replica(self, known: Known, name: str) -> str:
-        state = replicas(known).get(name, "not known")
+        state = replicas(known).get(name)
+        if state is None:
+            return page.paragraph(f"The run has no replica {name}.")
         lives = [life for life in known.track.history.lives if life.replica == name]
         run_id, clock = str(known.status["run"]), known.clock
 
