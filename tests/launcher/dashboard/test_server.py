@@ -166,6 +166,7 @@ def test_a_vm_is_taken_away_as_it_was_chosen(web: TestClient, asked: Asked) -> N
         assert post(web, path, notice=notice).status_code == 303
         assert asked.happened.wait(60) and asked.done[-1] == ("preempt", "workerpool1-0", told)
     assert post(web, path, notice="1h").status_code == 400
+    shown(web, "runs/one", "<h2>3 replicas</h2>")
     assert post(web, "runs/one/preempt?name=none").status_code == 404
     assert len(asked.done) == 2
 
@@ -208,5 +209,3 @@ def test_what_a_run_says_is_text(web: TestClient) -> None:
     assert NASTY not in text
     page = shown(web, f"runs/one/replica?name={NASTY}", "Its events")
     assert NASTY not in page and "alert(1)" in page
-
-
