@@ -104,7 +104,7 @@ def list_runs(
     with user_errors():
         import time
 
-        apis = _apis(project, regions or [], job)
+        apis = apis_of(project, regions or [], job)
         from launcher.views import runs as listing
         from launcher.views.output import Screen
 
@@ -299,7 +299,7 @@ def preempt(
             typer.echo(f"{replica} is taken away {how}")
 
 
-def _apis(project: str | None, regions: list[str], job: str | None) -> list[Jobs]:
+def apis_of(project: str | None, regions: list[str], job: str | None) -> list[Jobs]:
     """Returns the APIs that options of ``swell runs`` name."""
     if job is not None:
         from launcher.target import load_job

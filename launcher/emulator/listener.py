@@ -1,13 +1,13 @@
 """An HTTP server on one of this machine's addresses, inside a running event loop.
 
-Whatever the emulator serves, it serves through here, so here is who may ask:
+Whatever the emulator and the dashboard serve, they serve through here, so here is who may ask:
 
-- From within this machine, programs of the emulator's own user, and root's. Such a connection has
+- From within this machine, programs of the server's own user, and root's. Such a connection has
   an owner, whom the kernel knows (launcher.emulator.peer).
 - From a run's own network, the VMs in it. Linux answers at any interface for any of its addresses,
   so a socket is bound to its interface: what comes in by another one finds no port there.
 - From nowhere a web page, in whoever's browser: it can reach what its reader can, but cannot hide
-  where it comes from.
+  where it comes from. (What is made for a browser says itself which pages may ask it.)
 """
 
 from __future__ import annotations
@@ -53,11 +53,19 @@ class Listener:
         address: the address to listen on.
         port: the port; 0 for any free one.
         device: the interface at which requests arrive.
+        for_pages: whether web pages may ask, too, as far as the application lets them.
 
     Raises OSError when that address and port cannot be had at that interface.
     """
 
-    def __init__(self, app: ASGIApp, address: str, port: int = 0, device: str = LOOPBACK) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        address: str,
+        port: int = 0,
+        device: str = LOOPBACK,
+        for_pages: bool = False,
+    ) -> None:
         if port and _is_served(address, port):  # by another emulator of this user
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         # Bound here, so that the port is known before anything is served.
@@ -78,7 +86,7 @@ class Listener:
         names = {address, "localhost"} if address == "127.0.0.1" else {address}
         self._server = _Server(
             uvicorn.Config(
-                _without_pages(app, names),
+                app if for_pages else _without_pages(app, names),
                 http=_Guarded,
                 ws="none",
                 lifespan="off",

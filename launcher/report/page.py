@@ -14,7 +14,7 @@ from launcher.words import count, one_line
 CELL = 400  # characters
 ROWS = 500  # of a table; of a longer one the first half, and the last
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --rule: #8b949e;
   --soft: #f3f5f7; --mark: #0b5cad; --blue: #0072b2; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ed; --paper: #14171b; --rule: #79818b;
@@ -60,7 +60,7 @@ def document(title: str, parts: Iterable[str]) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="generator" content="swell report">\n'
-        f"<title>{_text(title)}</title>\n<style>{_STYLE}</style></head>\n<body>\n"
+        f"<title>{text_of(title)}</title>\n<style>{STYLE}</style></head>\n<body>\n"
         + "\n".join(parts)
         + "\n</body></html>\n"
     )
@@ -68,12 +68,12 @@ def document(title: str, parts: Iterable[str]) -> str:
 
 def heading(level: int, text: str) -> str:
     """Returns a heading of level 1, 2 or 3."""
-    return f"<h{level}>{_text(text)}</h{level}>"
+    return f"<h{level}>{text_of(text)}</h{level}>"
 
 
 def paragraph(text: str) -> str:
     """Returns a paragraph; a text from a run has been made one line before, or is made so here."""
-    return f"<p>{_text(text, 5000)}</p>"
+    return f"<p>{text_of(text, 5000)}</p>"
 
 
 def verbatim(text: str, most: int = 20_000) -> str:
@@ -84,7 +84,9 @@ def verbatim(text: str, most: int = 20_000) -> str:
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
     """Returns figures with their names, beside each other as far as there is room."""
-    cells = (f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in pairs)
+    cells = (
+        f"<div><dt>{text_of(name)}</dt><dd>{text_of(value)}</dd></div>" for name, value in pairs
+    )
     return f"<dl>{''.join(cells)}</dl>"
 
 
@@ -98,9 +100,9 @@ def picture(name: str, says: str, svg: str, numbers: str) -> str:
         numbers: a table, as HTML.
     """
     return (
-        f'<figure><div role="img" aria-label="{_text(f"{name}: {says}", 1000)}">{svg}</div>\n'
-        f"<figcaption>{_text(says, 1000)}</figcaption>\n"
-        f"<details><summary>{_text(name)}: the numbers</summary>{numbers}</details></figure>"
+        f'<figure><div role="img" aria-label="{text_of(f"{name}: {says}", 1000)}">{svg}</div>\n'
+        f"<figcaption>{text_of(says, 1000)}</figcaption>\n"
+        f"<details><summary>{text_of(name)}: the numbers</summary>{numbers}</details></figure>"
     )
 
 
@@ -117,13 +119,15 @@ def table(name: str, head: Sequence[str], rows: Sequence[Sequence[str]], right: 
     kept: list[Sequence[str]] = [*rows]
     if left := max(0, len(kept) - ROWS):
         kept[ROWS // 2 : -(ROWS // 2)] = [[f"… {count(left, 'row')} left out", *[""] * begin]]
-    names = "".join(f'<th scope="col"{_side(n >= begin)}>{_text(it)}</th>' for n, it in _of(head))
+    names = "".join(f'<th scope="col"{_side(n >= begin)}>{text_of(it)}</th>' for n, it in _of(head))
     body = "".join(
-        "<tr>" + "".join(f"<td{_side(n >= begin)}>{_text(it)}</td>" for n, it in _of(row)) + "</tr>"
+        "<tr>"
+        + "".join(f"<td{_side(n >= begin)}>{text_of(it)}</td>" for n, it in _of(row))
+        + "</tr>"
         for row in (list(row)[: len(head)] for row in kept)
     )
     return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{_text(name)}"><table>'
+        f'<div class="wide" tabindex="0" role="region" aria-label="{text_of(name)}"><table>'
         f"<thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
@@ -135,12 +139,12 @@ def details(name: str, inner: str) -> str:
         name: what that is, as text.
         inner: as HTML.
     """
-    return f"<details><summary>{_text(name)}</summary>{inner}</details>"
+    return f"<details><summary>{text_of(name)}</summary>{inner}</details>"
 
 
 def footer(text: str) -> str:
     """Returns what stands at the end of a page."""
-    return f"<footer>{_text(text, 1000)}</footer>"
+    return f"<footer>{text_of(text, 1000)}</footer>"
 
 
 def _of(row: Iterable[str]) -> Iterable[tuple[int, str]]:
@@ -151,5 +155,6 @@ def _side(right: bool) -> str:
     return ' class="number"' if right else ""
 
 
-def _text(text: str, width: int = CELL) -> str:
+def text_of(text: str, width: int = CELL) -> str:
+    """Returns a text as HTML, in one line; of a longer one so many characters."""
     return escape(one_line(text, width))

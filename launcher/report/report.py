@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from launcher.words import (
     speed_in_words,
 )
 from trainer.rundir.directory import RunDirectory
-from trainer.rundir.events import read_events
+from trainer.rundir.events import EventReader
 
 CURVES = 12  # metrics that are drawn
 PARTS = 48  # of a run's time, in the ledger's picture
@@ -66,23 +66,42 @@ class Known:
         return Clock(min(times, default=0.0), max(times, default=1.0))
 
 
-def read(run_dir: RunDirectory, now: float) -> Known:
-    """Reads what a report is made from.
+class Reporter:
+    """Reads what a report is made from, again and again; each time only what is new.
 
     Args:
         run_dir: the run.
-        now: Unix seconds.
+
+    Attributes:
+        events: how many were read.
 
     Raises RunError when it is a newer version's, OSError and ValueError when it cannot be read.
     """
-    run = home.read_run(run_dir)
-    with reaching(run_dir.url):
-        events = read_events(run_dir)
-    track = Track(events)
-    status = read_status(run_dir, audited=False, run=run, history=track.history)
-    over = bool(info_of(str(status["state"])).ending)
-    timeline = Timeline.of(track.history, None if over else now, track.axis)
-    return Known(run, status, track, timeline, now)
+
+    def __init__(self, run_dir: RunDirectory) -> None:
+        self.events = 0
+        self._run = home.read_run(run_dir)
+        self._run_dir = run_dir
+        self._reader = EventReader(run_dir)
+        self._track = Track()
+
+    def read(self, now: float) -> Known:
+        """Returns all that is known by now, in Unix seconds. Raises OSError and ValueError."""
+        with reaching(self._run_dir.url):
+            events = self._reader.read_new()
+        if events:
+            self.events += len(events)
+            self._track.add(events)
+        track, run = self._track, self._run
+        status = read_status(self._run_dir, audited=False, run=run, history=track.history)
+        over = bool(info_of(str(status["state"])).ending)
+        timeline = Timeline.of(track.history, None if over else now, track.axis)
+        return Known(run, status, track, timeline, now)
+
+
+def read(run_dir: RunDirectory, now: float) -> Known:
+    """Reads what a report is made from; see Reporter."""
+    return Reporter(run_dir).read(now)
 
 
 def write(path: Path, text: str) -> None:
@@ -113,9 +132,41 @@ def html(known: Known) -> str:
 
 
 def _parts(known: Known, run_id: str) -> Iterator[str]:
-    status, clock = known.status, known.clock
     yield page.heading(1, run_id)
-    yield page.facts(_facts(known))
+    yield facts(known)
+    for _, parts in sections(known):
+        yield from parts
+    at = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(known.made_at))
+    yield page.footer(
+        f"Made by swell report at {at} from the run directory. Costs are estimates by the price "
+        "list of the machine that submitted the run. Whether each sample was used exactly once "
+        "is not looked into here: swell status does."
+    )
+
+
+def facts(known: Known) -> str:
+    """Returns a run's figures as HTML."""
+    return page.facts(_facts(known))
+
+
+def sections(known: Known) -> Iterator[tuple[str, Iterable[str]]]:
+    """Yields the sections of a report, in order: the name of each, and HTML that is made, and its
+    pictures drawn, only as it is read."""
+    track, clock = known.track, known.clock
+    yield "lost", _lost(known.status)
+    yield "world", [page.heading(2, "The world over time"), _timeline(track, clock)]
+    yield "metrics", _curves(known)
+    yield "rates", _rates(track, clock)
+    yield "ledger", _ledger(known.timeline, clock)
+    yield "generations", _generations(known.status)
+    yield "checkpoints", [page.heading(2, "Checkpoints"), _checkpoints(track, clock)]
+    yield "slow", [page.heading(2, "Workers slower than the others"), _slow(track, clock)]
+    fields = sorted(flat(known.run.get("spec")).items())
+    table = page.table("Configuration", ["field", "value"], fields)
+    yield "configuration", [page.heading(2, "Configuration"), table]
+
+
+def _lost(status: Mapping[str, Any]) -> Iterator[str]:
     yield page.heading(2, "What was lost, and why")
     yield page.paragraph(what_was_lost(status))
     for trouble in status["troubles"]:
@@ -123,34 +174,6 @@ def _parts(known: Known, run_id: str) -> Iterator[str]:
     reason = str(status.get("reason") or "")
     if len(reason.splitlines()) > 1:
         yield page.details("The reason as it was told", page.verbatim(reason))
-    yield page.heading(2, "The world over time")
-    yield _timeline(known.track, clock)
-    if curves := known.track.curves:
-        yield page.heading(2, "Metrics")
-        yield from _curves(known)
-        if len(curves) > CURVES:
-            left = ", ".join([*curves][CURVES:])
-            yield page.paragraph(f"{len(curves) - CURVES} more are not drawn: {left}")
-    if known.track.rates:
-        yield page.heading(2, "Rates")
-        yield _rates(known.track, clock)
-    yield page.heading(2, "Where the time of the VMs went")
-    yield from _ledger(known.timeline, clock)
-    yield page.heading(2, "Generations and pauses")
-    yield from _generations(status)
-    yield page.heading(2, "Checkpoints")
-    yield _checkpoints(known.track, clock)
-    yield page.heading(2, "Workers slower than the others")
-    yield _slow(known.track, clock)
-    yield page.heading(2, "Configuration")
-    fields = sorted(flat(known.run.get("spec")).items())
-    yield page.table("Configuration", ["field", "value"], fields)
-    at = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(known.made_at))
-    yield page.footer(
-        f"Made by swell report at {at} from the run directory. Costs are estimates by the price "
-        "list of the machine that submitted the run. Whether each sample was used exactly once "
-        "is not looked into here: swell status does."
-    )
 
 
 def _facts(known: Known) -> Iterator[tuple[str, str]]:
@@ -196,6 +219,9 @@ def _timeline(track: Track, clock: Clock) -> str:
 
 
 def _curves(known: Known) -> Iterator[str]:
+    if not known.track.curves:
+        return
+    yield page.heading(2, "Metrics")
     for place, (name, values) in enumerate([*known.track.curves.items()][:CURVES]):
         yield page.heading(3, name)
         undrawn = known.track.undrawn[name]
@@ -217,10 +243,15 @@ def _curves(known: Known) -> Iterator[str]:
         svg = charts.curve(f"metric{place}", thinned(at, told_of, charts.POINTS))
         numbers = page.table(name, ["around step", "least", "mean", "most"], rows, 4)
         yield page.picture(name, says, svg, numbers)
+    if left := [*known.track.curves][CURVES:]:
+        yield page.paragraph(f"{len(left)} more are not drawn: {', '.join(left)}")
 
 
-def _rates(track: Track, clock: Clock) -> str:
+def _rates(track: Track, clock: Clock) -> Iterator[str]:
     rates = track.rates
+    if not rates:
+        return
+    yield page.heading(2, "Rates")
     times = [it.time for it in rates]
     steps = thinned(times, [it.steps for it in rates], TABLED)
     samples = thinned(times, [it.samples or 0.0 for it in rates], TABLED)
@@ -231,10 +262,11 @@ def _rates(track: Track, clock: Clock) -> str:
     fastest, slowest = max(it.steps for it in rates), min(it.steps for it in rates)
     says = f"between {number(slowest)} and {number(fastest)} steps a second while steps came"
     numbers = page.table("Rates", ["since start", "steps/s", "samples/s"], rows, 2)
-    return page.picture("Rates", says, charts.rates(clock, rates), numbers)
+    yield page.picture("Rates", says, charts.rates(clock, rates), numbers)
 
 
 def _ledger(timeline: Timeline | None, clock: Clock) -> Iterator[str]:
+    yield page.heading(2, "Where the time of the VMs went")
     if timeline is None or not timeline.end > timeline.start:
         yield page.paragraph(
             "There is no ledger: no VM was asked for, or the script does not say which step it is "
@@ -279,6 +311,7 @@ def _account(whole: Ledger, name: Any) -> list[str]:
 
 
 def _generations(status: Mapping[str, Any]) -> Iterator[str]:
+    yield page.heading(2, "Generations and pauses")
     pauses = {one["generation"]: one["seconds"] for one in status["pauses"]}
     rows = [
         [

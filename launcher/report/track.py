@@ -53,11 +53,12 @@ _PASSED = frozenset({"ranks", "state_sent"})  # frequent, and worth no line
 
 
 class Mark(NamedTuple):
-    """An event that is worth a line: when, in which row of the timeline, and in words."""
+    """An event that is worth a line: when, in which row of the timeline, in words, and of whom."""
 
     time: float
     kind: str
     text: str
+    replica: str = ""
 
 
 class Rate(NamedTuple):
@@ -77,11 +78,20 @@ class Save(NamedTuple):
     seconds: float | None
 
 
+class Told(NamedTuple):
+    """What an event is worth: its kind, a line, whose it is, and what it says in numbers."""
+
+    event: str
+    text: str | None
+    replica: str
+    found: Save | Rate | None
+
+
 class Track:
     """The fold of a run's events. All times are Unix seconds on the axis of its worlds.
 
     Args:
-        events: the run's, in order.
+        events: the run's as far as they are known, in order; ``add`` takes in those to come.
 
     Attributes:
         history: of the same events.
@@ -95,13 +105,17 @@ class Track:
         sizes: how many workers trained when; there are none between two worlds.
     """
 
-    def __init__(self, events: Iterable[Event]) -> None:
+    def __init__(self, events: Iterable[Event] = ()) -> None:
         self.history = History()
         self.undrawn: dict[str, int] = {}
-        self._told: list[tuple[Moment, str, str | None, Save | Rate | None]] = []
+        self._told: list[tuple[Moment, Told]] = []
         self._values: dict[str, dict[int, float]] = {}  # NaN of what is not drawn
         self._of: dict[str, int] = {}  # the newest generation that each metric is of
         self._generation = 0
+        self.add(events)
+
+    def add(self, events: Iterable[Event]) -> None:
+        """Takes in further events of the run, and places all of them anew."""
         for event in events:
             record = EventRecord.of(event)
             self.history.add(event, record)
@@ -140,23 +154,22 @@ class Track:
         text = None if record.event == "steps" else line_of(event)
         if found is not None or text is not None:
             moment = self.history.lives.moment(record)
-            self._told.append((moment, record.event, text, found))
+            told = Told(record.event, text, record.member or "", found)
+            self._told.append((moment, told))
 
-    def _place(
-        self, moment: Moment, event: str, text: str | None, found: Save | Rate | None
-    ) -> None:
-        at = self.axis.at(moment)
+    def _place(self, moment: Moment, told: Told) -> None:
+        at, found = self.axis.at(moment), told.found
         if not -LONGEST < at < LONGEST:
             return
         if isinstance(found, Save):
             self.saves.append(found._replace(time=at))
         elif found is not None:
             self.rates.append(found._replace(time=at - (moment.time - found.time)))
-        if text is None:
+        if told.text is None:
             return
-        mark = Mark(at, _KIND_OF.get(event, OTHER), text)
+        mark = Mark(at, _KIND_OF.get(told.event, OTHER), told.text, told.replica)
         self.marks.append(mark)
-        if event == "straggler":
+        if told.event == "straggler":
             self.slow.append(mark)
 
     def _steps(self, record: EventRecord) -> Rate | None:

@@ -1,0 +1,248 @@
+"""One run in the dashboard: its page, those of its replicas, and its logs."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from typing import Any
+
+from launcher import home
+from launcher.dashboard.acts import Acts
+from launcher.dashboard.live import Make, Publish
+from launcher.dashboard.pages import Link, Pages, blocks, table
+from launcher.logs.logline import Line, shown
+from launcher.logs.reader import Log, open_log
+from launcher.report import page
+from launcher.report.charts import require_plots
+from launcher.report.report import Known, Reporter, facts, sections, since
+from launcher.report.track import Mark
+from launcher.run_states import info_of
+from launcher.status.status import live_of
+from launcher.words import at_clock, count
+from trainer.rundir.directory import RunDirectory
+
+DRAWN = (
+    "lost",
+    "world",
+    "metrics",
+    "rates",
+    "ledger",
+    "generations",
+    "checkpoints",
+    "slow",
+    "configuration",
+)
+PARTS = ("trouble", "acts", "facts", "replicas", "events", *DRAWN)
+REPLICA_PARTS = ("trouble", "acts", "replica", "events", "log")
+LOG_PARTS = ("trouble", "log")
+DRAW_EVERY = 5.0  # seconds between two drawings, at least
+REDRAW = 30.0  # seconds after which a run that goes on is drawn again without news
+DRAW_SHARE = 10.0  # it is as many times longer from one to the next as one takes
+FRESH = 0.5  # seconds for which what was read is not read again
+EVENTS = 12  # of the newest that are shown
+EVENT_HEAD = ("since start", "what happened", "kind", "replica", "local time")
+LINES = 300  # of a log
+
+
+class Watched:
+    """A run that is looked at.
+
+    Args:
+        directory: the run's.
+        pages: what makes addresses.
+        acts: what may be done about runs.
+
+    Attributes:
+        names: of its replicas, as they were known last; nothing before that.
+    """
+
+    def __init__(self, directory: RunDirectory, pages: Pages, acts: Acts) -> None:
+        self.directory = directory
+        self.names: frozenset[str] = frozenset()
+        self._pages = pages
+        self._acts = acts
+        self._lock = threading.RLock()  # what is known grows while it is read
+        self._reporter: Reporter | None = None
+        self._known: Known | None = None
+        self._drawn: dict[str, str] = {}
+        self._drawn_of: tuple[int, str] = (-1, "")  # how many events, and in which state
+        self._drawn_at, self._rest = -math.inf, 0.0
+
+    @property
+    def pause(self) -> float:
+        """Seconds between two looks: on an object store each of them is some requests."""
+        return 1.0 if self.directory.store.is_local else 5.0
+
+    def known(self) -> Known:
+        """Returns what is known of the run. Raises OSError and ValueError."""
+        with self._lock:
+            now = time.time()
+            if self._known is None or not 0 <= now - self._known.made_at < FRESH:
+                self._reporter = self._reporter or Reporter(self.directory)
+                self._known = self._reporter.read(now)
+                self.names = frozenset(replicas(self._known))
+            return self._known
+
+    def make(self, publish: Publish) -> None:
+        """Makes the run's page. Raises OSError, ValueError, and ReportError where nothing draws."""
+        with self._lock:
+            known = self.known()
+            run_id = str(known.status["run"])
+            publish({"acts": self._actions(known), "facts": facts(known)})
+            states = {
+                name: (state, self._pages.to("runs", run_id, "replica", name=name))
+                for name, state in replicas(known).items()
+            }
+            head = page.heading(2, count(len(states), "replica").capitalize()) if states else ""
+            publish({"replicas": head + blocks(states)})
+            newest = page.heading(2, "Newest events") + self._events(known, known.track.marks)
+            publish({"events": newest} | self._drawn)
+        self._draw(known, publish)
+
+    def replica(self, name: str) -> Make:
+        """Returns what makes the page of a replica."""
+        follow = Follower(self.directory, name)
+
+        def make(publish: Publish) -> None:
+            with self._lock:
+                known = self.known()
+                run_id = str(known.status["run"])
+                told = [mark for mark in known.track.marks if mark.replica == name]
+                publish(
+                    {
+                        "acts": self._acts.told(run_id),
+                        "replica": self._replica(known, name),
+                        "events": page.heading(2, "Its events") + self._events(known, told),
+                    }
+                )
+            publish({"log": page.heading(2, "What it printed") + follow.html()})
+
+        return make
+
+    def log(self, replica: str | None) -> Make:
+        """Returns what makes the page of the log of a replica, or of all of them."""
+        follow = Follower(self.directory, replica)
+        return lambda publish: publish({"log": follow.html()})
+
+    def _draw(self, known: Known, publish: Publish) -> None:
+        """Draws the pictures, if there is news, and the last ones were not drawn just now."""
+        state = str(known.status["state"])
+        of = self._reporter.events if self._reporter else 0, state
+        goes_on, ago = not info_of(state).ending, time.monotonic() - self._drawn_at
+        if ago < self._rest or (of == self._drawn_of and not (goes_on and ago > REDRAW)):
+            return
+        require_plots()
+        began = time.monotonic()
+        for name, parts in sections(known):
+            with self._lock:  # piece by piece: other pages need not wait for all of them
+                self._drawn[name] = "".join(parts)
+            publish({name: self._drawn[name]})
+        self._drawn_of, self._drawn_at = of, time.monotonic()
+        self._rest = max(DRAW_EVERY, DRAW_SHARE * (self._drawn_at - began))
+
+    def _actions(self, known: Known) -> str:
+        run_id, state = str(known.status["run"]), str(known.status["state"])
+        links = [Link("Logs", self._pages.to("runs", run_id, "logs"))]
+        if not info_of(state).ending:
+            links.append(Link("Cancel this run…", self._pages.to("runs", run_id, "cancel")))
+        shown = " ".join(link.html for link in links)
+        return f'<p class="acts">{shown}</p>' + self._acts.told(run_id)
+
+    def _events(self, known: Known, marks: list[Mark]) -> str:
+        run_id, clock = str(known.status["run"]), known.clock
+        if not marks:
+            return page.paragraph("Nothing has happened yet.")
+        rows = [
+            [
+                since(clock, mark.time),
+                mark.text,
+                mark.kind,
+                Link(mark.replica, self._pages.to("runs", run_id, "replica", name=mark.replica))
+                if mark.replica
+                else "",
+                at_clock(mark.time),
+            ]
+            for mark in reversed(marks[-EVENTS:])
+        ]
+        return table("Events", EVENT_HEAD, rows)
+
+    def _replica(self, known: Known, name: str) -> str:
+        state = replicas(known).get(name)
+        if state is None:
+            return page.paragraph(f"The run has no replica {name}.")
+        lives = [life for life in known.track.history.lives if life.replica == name]
+        run_id, clock = str(known.status["run"]), known.clock
+
+        def at(moment: Any) -> str:
+            return "" if moment is None else since(clock, known.track.axis.at(moment))
+
+        rows = [
+            [
+                str(life.attempt),
+                at(life.began),
+                at(life.ready),
+                at(life.lost or life.left or (min(life.over) if life.over else None)),
+                "lost" if life.lost else "left" if life.left else "over" if life.over else "",
+            ]
+            for life in lives
+        ]
+        head = ["attempt", "began, since start", "ready", "gone", "how"]
+        shown = page.facts([("state", state), ("lives", str(len(lives)))])
+        may = known.run.get("target") == "local" and not info_of(known.status["state"]).ending
+        if may:
+            to = self._pages.to("runs", run_id, "preempt", name=name)
+            shown += f'<p class="acts">{Link("Take its VM away…", to).html}</p>'
+        return shown + (page.table("Its lives", head, rows) if rows else "")
+
+
+class Follower:
+    """The end of a log that goes on.
+
+    Args:
+        directory: the run's.
+        replica: only this one's lines; None for everybody's.
+    """
+
+    def __init__(self, directory: RunDirectory, replica: str | None) -> None:
+        self._directory = directory
+        self._replica = replica
+        self._log: Log | None = None
+        self._lines: deque[Line] = deque(maxlen=LINES)
+        self._looked, self._left = 0.0, 0
+
+    def html(self) -> str:
+        """Returns the newest lines. Raises ApiError and OSError."""
+        try:
+            self._log = self._log or open_log(self._directory, self._replica, None)
+        except home.RunError as error:  # it is told, and no reason not to show the rest
+            return page.paragraph(str(error.messages[0]))
+        if time.monotonic() - self._looked >= self._log.poll:
+            for line in self._log.read_new():
+                self._left += len(self._lines) == LINES
+                self._lines.append(line)
+            self._looked = time.monotonic()
+        if not self._lines:
+            return page.paragraph("It has printed nothing yet.")
+        text = page.verbatim("\n".join(map(shown, self._lines)), 200_000)
+        above = f"The newest {LINES} lines; swell logs has {self._left:,} before them."
+        note = page.paragraph(above) if self._left else ""
+        label = page.text_of(f"The log of {self._replica or 'all replicas'}")
+        attributes = f'class="log" tabindex="0" role="region" aria-label="{label}"'
+        return note + text.replace("<pre>", f"<pre {attributes}>", 1)
+
+
+def replicas(known: Known) -> dict[str, str]:
+    """Returns the states of all replicas that there are to be, or are, by name, in order."""
+    members = known.track.history.members
+    names: list[str] = []
+    with suppress(home.RunError):  # another version's job: those that there are
+        job = home.job_of(known.run)
+        names = job.replicas()
+        if job.is_fleet:
+            jobs = [it["attempt"] for it in live_of(known.status["attempts"])]
+            names = [f"{one}/{name}" for one in jobs for name in names]
+    others = sorted(members.keys() - {*names})
+    return {name: members.get(name, "away") for name in [*names, *others]}
