@@ -10,13 +10,18 @@ import pytest
 import yaml
 
 from docs.commands import page as commands_page
+from docs.fields import page as fields_page
 from docs.texts import page as texts_page
 from launcher.job.job import Job
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("benchmarks", "containers", "docs", "examples", "launcher", "tests", "trainer")
 HISTORY = ROOT / "CHANGELOG.md"  # names what is there no longer
-PAGES = sorted([*ROOT.glob("*.md"), *(page for f in FOLDERS for page in (ROOT / f).rglob("*.md"))])
+PAGES = sorted(
+    page
+    for page in [*ROOT.glob("*.md"), *(it for f in FOLDERS for it in (ROOT / f).rglob("*.md"))]
+    if not page.is_symlink()
+)
 CURRENT = [page for page in PAGES if page != HISTORY]
 SOURCES = sorted(
     path
@@ -115,6 +120,11 @@ def test_the_tests_that_a_page_names_are_there(page: Path) -> None:
 def test_the_page_about_the_commands_is_current() -> None:
     current = (ROOT / "docs/commands.md").read_text() == commands_page()
     assert current, "run: python docs/commands.py > docs/commands.md"
+
+
+def test_the_page_of_the_fields_is_current() -> None:
+    current = (ROOT / "docs/fields.md").read_text() == fields_page()
+    assert current, "run: python docs/fields.py > docs/fields.md"
 
 
 def test_the_page_of_all_messages_is_current() -> None:
