@@ -34,7 +34,7 @@ app = typer.Typer(
     name="swell",
     help="Distributed PyTorch training on Spot GPUs that goes on while machines come and go.",
     epilog="Exit codes: 0 succeeded, 1 failed, 2 bad input, 3 cancelled, 4 limit reached. "
-    "What a message's id means, as [SW1009]: swell explain SW1009.",
+    "What the id of a message means: swell explain ID.",
     no_args_is_help=True,
     # Only when a shell asks: two options of a great length would lead all of --help.
     add_completion="_SWELL_COMPLETE" in os.environ,

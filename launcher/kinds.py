@@ -44,7 +44,7 @@ def kinds(page: str) -> Iterator[Kind]:
 
 
 def id_of(text: str) -> str:
-    """Returns the id that somebody means: ``SW1009``, ``sw1009``, ``[SW1009]``, ``1009``.
+    """Returns the id that somebody means, in small letters, in brackets, or by its number alone.
 
     The text itself, in capitals, where it is none.
     """

@@ -53,7 +53,7 @@ EXAMPLES = {
         ("swell check tasks.py:Digits", "a class in a file of yours"),
         ("swell check trainer.tasks.digits:Digits --args '{\"epochs\": 1}'", "with arguments"),
     ),
-    "explain": (("swell explain SW1009", "as it stands in brackets"),),
+    "explain": (("swell explain 1009", "the number of its id is enough"),),
     "completion": (
         ('eval "$(swell completion bash)"', "in ~/.bashrc"),
         ("swell completion fish | source", "in config.fish"),

@@ -25,7 +25,8 @@ _SCRIPTS = {Shell.bash: "swell", Shell.zsh: "_swell", Shell.fish: "swell.fish"}
 
 def explain(
     ids: Annotated[
-        list[str], typer.Argument(metavar="ID...", help="As it stands in brackets: SW1009.")
+        list[str],
+        typer.Argument(metavar="ID...", help="As it stands in brackets; its number is enough."),
     ],
     as_json: AsJson = False,
 ) -> None:
@@ -37,7 +38,10 @@ def explain(
         wanted = list(dict.fromkeys(map(id_of, ids)))
         for id in wanted:
             if id not in known:
-                fail(f"{id[:60]}: is no id of a message; write one as SW1009", "SW6280")
+                fail(
+                    f"{id[:60]}: is no id of a message; write one as it stands in brackets",
+                    "SW6280",
+                )
         if as_json:
             import json
             from dataclasses import asdict
