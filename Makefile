@@ -24,7 +24,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo quick test soak storm kills fuzz check lint types proto image test-container locks clean
+.PHONY: help setup demo quick test soak storm kills fuzz check lint types docs proto image test-container locks clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,10 @@ lint: $(DONE)/swell  ## ruff: rules and format
 
 types: $(DONE)/swell  ## mypy, strict
 	@$(BIN)/mypy
+
+docs: $(DONE)/swell  ## the site of the documentation, in build/docs: a warning stops it
+	@$(BIN)/python -m sphinx -W --keep-going -q -c docs -d build/doctrees . build/docs
+	@echo "build/docs/index.html"
 
 proto: $(DONE)/swell  ## regenerate the Python code of trainer/protocol/swell.proto
 	@$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. trainer/protocol/swell.proto

@@ -17,6 +17,7 @@ import typer
 from typer.models import ArgumentInfo, OptionInfo
 
 from launcher.cli import app
+from launcher.commands.examples import EXAMPLES
 
 WIDTH = 100
 
@@ -57,6 +58,14 @@ NOTES = {
     "move": "[failover.md](failover.md#machines-that-change-while-a-run-trains) says what "
     "happens, and which runs can be asked. What is left out stays as it is.",
     "preempt": "[local.md](local.md) has the market, which does the same by itself.",
+    "explain": "It needs no network; [messages.md](messages.md) is what it reads. On a terminal, "
+    "an error is followed by the line to type.",
+    "completion": 'In zsh: `eval "$(swell completion zsh)"` after `compinit`. Where Swell is '
+    "installed for a whole machine, under `/usr` or `/usr/local`, nothing has to be done; in a "
+    "virtual environment bash-completion finds it from its version 2.12 on.",
+    "new task": "[tasks.md](tasks.md) says what else a task can do.",
+    "new script": "[scripts.md](scripts.md#a-loop-of-your-own) says what else a loop can do.",
+    "new job": "[job.md](job.md) has all fields.",
     "image check": "[containers/README.md](../containers/README.md) says what an image needs.",
     "emulator": "`swell emulator stop RUN`, or `stop --state DIR`, ends one with its VMs. For curl "
     "and for Google's own client; [local.md](local.md#the-emulator-by-itself) "
@@ -142,6 +151,9 @@ def page() -> str:
             "",
             about,
         ]
+        if shown := EXAMPLES.get(name):
+            width = max(len(line) for line, _ in shown) + 4
+            section += ["", *(f"    {line:<{width}}# {about}" for line, about in shown)]
         if note := NOTES.get(name):
             section += ["", _paragraph(note)]
         if options:

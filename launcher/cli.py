@@ -13,6 +13,7 @@ import typer
 from launcher.commands import (
     comparing,
     dashboards,
+    explaining,
     goodput,
     jobs,
     new,
@@ -24,6 +25,7 @@ from launcher.commands import (
     watching,
 )
 from launcher.commands.errors import warn
+from launcher.commands.examples import with_examples
 from launcher.commands.interrupts import watch_interrupts
 from launcher.run_states import CANCELLED
 from launcher.terminal import guard, reopen_closed
@@ -32,9 +34,11 @@ from trainer.rundir.usererror import Message
 app = typer.Typer(
     name="swell",
     help="Distributed PyTorch training on Spot GPUs that goes on while machines come and go.",
-    epilog="Exit codes: 0 succeeded, 1 failed, 2 bad input, 3 cancelled, 4 limit reached.",
+    epilog="Exit codes: 0 succeeded, 1 failed, 2 bad input, 3 cancelled, 4 limit reached. "
+    "What the id of a message means: swell explain ID.",
     no_args_is_help=True,
-    add_completion=False,
+    # Only when a shell asks: two options of a great length would lead all of --help.
+    add_completion="_SWELL_COMPLETE" in os.environ,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich takes longer to import than all of --help may take
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -60,6 +64,8 @@ app.command()(wanted.move)
 app.command()(runs.cancel)
 app.command()(runs.preempt)
 app.command()(tools.check)
+app.command()(explaining.explain)
+app.command()(explaining.completion)
 app.add_typer(new.app, name="new", help="Write files to start from.")
 app.add_typer(tools.images, name="image", help="Look at images that replicas run.")
 app.command(
@@ -69,6 +75,8 @@ app.command(
         "help_option_names": [],
     }
 )(tools.emulator)
+
+with_examples(app)
 
 
 def main() -> None:
@@ -84,7 +92,7 @@ def main() -> None:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     watch_interrupts()
     try:
-        app()
+        app(prog_name="swell")  # python -m launcher.cli is the same command
     except KeyboardInterrupt:  # it came when a command had begun to end
         code = CANCELLED
     except SystemExit as end:

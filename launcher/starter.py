@@ -16,7 +16,15 @@ from typing import Any
 
 MODULE = re.compile(r"[a-z][a-z0-9_]{0,39}")
 # What a task or its test imports.
-TAKEN = sys.stdlib_module_names | {"launcher", "numpy", "torch", "trainer", "transformer"}
+TAKEN = sys.stdlib_module_names | {
+    "classifiers",
+    "launcher",
+    "numpy",
+    "sample",
+    "torch",
+    "trainer",
+    "transformer",
+}
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,9 @@ class Kind:
         file: its source, in trainer/tasks.
         name: its class.
         beside: further sources that it imports, and that a user may want to change.
+        sample: the source that makes a little of what it trains on, which becomes sample.py; ""
+            for a task that brings its data along.
+        data: which of its arguments name what it trains on.
         args: arguments for the job file.
         small: arguments for the test, which takes seconds.
     """
@@ -34,6 +45,8 @@ class Kind:
     file: str
     name: str
     beside: tuple[str, ...] = ()
+    sample: str = ""
+    data: tuple[str, ...] = ()
     args: Mapping[str, Any] = field(default_factory=dict)
     small: Mapping[str, Any] = field(default_factory=dict)
 
@@ -55,6 +68,27 @@ KINDS = {
             "dtype": "float64",
         },
     ),
+    "finetune": Kind(
+        "finetune.py",
+        "Finetune",
+        sample="sample_chats.py",
+        data=("model", "data"),
+        args={"model": "sample/model", "data": "sample/chats.jsonl", "length": 96, "lr": 0.01}
+        | {"epochs": 30, "batch": 8},
+        small={"model": "sample/model", "data": "sample/chats.jsonl", "length": 96, "lr": 0.01}
+        | {"epochs": 2, "batch": 8, "dtype": "float64"},
+    ),
+    "images": Kind(
+        "images.py",
+        "Images",
+        beside=("classifiers.py",),
+        sample="sample_pictures.py",
+        data=("data",),
+        args={"data": "sample/photos", "size": 16, "width": 8, "batch": 16, "unit": 8}
+        | {"lr": 0.05, "epochs": 30, "workers": 1},
+        small={"data": "sample/photos", "size": 8, "width": 4, "batch": 16, "unit": 8}
+        | {"lr": 0.05, "epochs": 3, "workers": 0},
+    ),
 }
 
 _MAIN = """
@@ -62,7 +96,7 @@ _MAIN = """
 if __name__ == "__main__":  # without a cluster: python {module}.py
     from trainer import fit
 
-    print(fit({name}()))
+    print(fit({name}({given})))
 """
 
 _TEST = '''"""{name} trains: python -m pytest test_{module}.py"""
@@ -74,11 +108,11 @@ from pathlib import Path
 
 import torch
 from {module} import {name}
-
+{importing}
 from trainer import fit
 
 SMALL = {small}
-
+{making}
 
 class Kept({name}):
     """Keeps its model, to look at what has become of it."""
@@ -88,14 +122,20 @@ class Kept({name}):
         return self.made
 
 
+def loss_of(task, model):
+    """Of the first samples; a sum and a count are a mean, too."""
+    data = task.dataset()
+    loss = task.loss(model, task.{batch}(data, torch.arange(min(32, len(data)))))
+    return loss[0] / loss[1] if isinstance(loss, tuple) else loss
+
+
 def test_it_learns():
     task = Kept(**SMALL)
-    batch = task.batch(task.dataset(), torch.arange(32))
     torch.manual_seed(task.seed)
-    before = task.loss(task.model(), batch)
+    before = loss_of(task, task.model())
     trained = Kept(**SMALL)
     fit(trained)
-    assert trained.loss(trained.made.cpu(), batch) < before
+    assert loss_of(trained, trained.made.cpu()) < before
 
 
 def test_it_trains_the_same_in_any_world():
@@ -108,7 +148,7 @@ def test_it_trains_the_same_in_any_world():
 
 _JOB = """\
 # Trains {name} on this machine, whose simulated Spot market takes a VM away and gives it back:
-#   swell launch {module}.yaml
+{first}#   swell launch {module}.yaml
 # On Vertex AI it needs a container and a bucket, too: see docs/job.md of Swell.
 name: {run}
 task: {module}.py:{name}
@@ -143,14 +183,27 @@ def files(kind: Kind, module: str, sources: Mapping[str, str]) -> dict[str, str]
     if re.search(rf"\b{name}\b", sources[kind.file] + _TEST):  # it means something else there
         name = f"My{name}"
     task = re.sub(rf"\b{kind.name}\b", name, sources[kind.file])
-    for other in kind.beside:
+    others = {other: sources[other] for other in kind.beside}
+    for other in others:
         task = task.replace(f"from trainer.tasks.{other[:-3]} import", f"from {other[:-3]} import")
-    args = f"args: {json.dumps(dict(kind.args))}\n" if kind.args else ""
-    run = module.replace("_", "-").strip("-")
-    values = {"name": name, "module": module, "small": dict(kind.small), "args": args, "run": run}
+    task = task.replace(f"trainer.tasks.{kind.file[:-3]}:", f"{module}.py:")
+    values = {
+        "name": name,
+        "module": module,
+        "run": module.replace("_", "-").strip("-"),
+        "small": dict(kind.small),
+        "args": f"args: {json.dumps(dict(kind.args))}\n" if kind.args else "",
+        "given": ", ".join(f"{key}={it!r}" for key, it in kind.args.items() if key in kind.data),
+        "batch": "evaluation_batch" if "def evaluation_batch(" in task else "batch",
+        "first": "#   python sample.py\n" if kind.sample else "",
+        "importing": "from sample import make\n" if kind.sample else "",
+        "making": "make()\n" if kind.sample else "",
+    }
+    if kind.sample:
+        others["sample.py"] = sources[kind.sample]
     return {
         f"{module}.py": task + _MAIN.format(**values),
         f"test_{module}.py": _TEST.format(**values),
         f"{module}.yaml": _JOB.format(**values),
-        **{other: sources[other] for other in kind.beside},
+        **others,
     }

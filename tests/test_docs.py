@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +11,19 @@ import pytest
 import yaml
 
 from docs.commands import page as commands_page
+from docs.fields import page as fields_page
 from docs.texts import page as texts_page
+from launcher.job.customjob import build
 from launcher.job.job import Job
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("benchmarks", "containers", "docs", "examples", "launcher", "tests", "trainer")
 HISTORY = ROOT / "CHANGELOG.md"  # names what is there no longer
-PAGES = sorted([*ROOT.glob("*.md"), *(page for f in FOLDERS for page in (ROOT / f).rglob("*.md"))])
+PAGES = sorted(
+    page
+    for page in [*ROOT.glob("*.md"), *(it for f in FOLDERS for it in (ROOT / f).rglob("*.md"))]
+    if not page.is_symlink()
+)
 CURRENT = [page for page in PAGES if page != HISTORY]
 SOURCES = sorted(
     path
@@ -117,6 +124,11 @@ def test_the_page_about_the_commands_is_current() -> None:
     assert current, "run: python docs/commands.py > docs/commands.md"
 
 
+def test_the_page_of_the_fields_is_current() -> None:
+    current = (ROOT / "docs/fields.md").read_text() == fields_page()
+    assert current, "run: python docs/fields.py > docs/fields.md"
+
+
 def test_the_page_of_all_messages_is_current() -> None:
     current = (ROOT / "docs/texts.md").read_text() == texts_page()
     assert current, "run: python docs/texts.py > docs/texts.md"
@@ -128,6 +140,53 @@ def test_the_index_has_every_page() -> None:
     assert {page for page in pages if f"]({page})" not in index} == set()
 
 
-def test_the_readmes_job_file_is_right() -> None:
-    [first, *_] = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert Job.model_validate(yaml.safe_load(first)).replicas()
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=named)
+def test_the_job_files_of_a_page_are_right(page: Path) -> None:
+    for text in blocks(page, "yaml"):
+        if re.search("^name: ", text, re.MULTILINE) and "# SkyPilot" not in text:
+            job = yaml.safe_load(text)
+            # What only tells who writes a part of one; and a file of limits.md is made from it.
+            if "pools" in job:
+                assert Job.model_validate(job).replicas(), text
+
+
+def test_the_job_of_a_program_with_googles_sdk_asks_for_the_same() -> None:
+    page = ROOT / "docs/from-vertex-sdk.md"
+    [program], [text] = blocks(page, "python"), blocks(page, "yaml")
+    [call] = [
+        node
+        for node in ast.walk(ast.parse(program))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "aiplatform.CustomJob"
+    ]
+    given = {it.arg: ast.literal_eval(it.value) for it in call.keywords}
+    job = Job.model_validate(yaml.safe_load(text))
+    sent_whole = build(job, run_id="run", run_dir="gs://my-bucket/runs/run", token="", attempt=1)
+    spec = sent_whole["jobSpec"]
+    wanted = [
+        (
+            it["machine_spec"]["machine_type"],
+            it["machine_spec"]["accelerator_type"],
+            it["machine_spec"]["accelerator_count"],
+            it["replica_count"],
+            it["container_spec"]["image_uri"],
+        )
+        for it in given["worker_pool_specs"]
+    ]
+    sent = [
+        (
+            it["machineSpec"]["machineType"],
+            it["machineSpec"]["acceleratorType"],
+            it["machineSpec"]["acceleratorCount"],
+            int(it["replicaCount"]),
+            it["containerSpec"]["imageUri"],
+        )
+        for it in spec["workerPoolSpecs"]
+    ]
+    assert sent == wanted
+    assert spec["scheduling"]["strategy"] == "SPOT"
+    assert spec["scheduling"]["timeout"] == "86400s"
+    assert spec["serviceAccount"] == "trainer@my-project.iam.gserviceaccount.com"

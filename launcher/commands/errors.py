@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -37,8 +38,10 @@ def user_errors(*, offline: bool = False) -> Iterator[None]:
         code = _exit_code(error)
         if code is None:
             raise
-        for line in _shown(error).splitlines():
+        text = _shown(error)
+        for line in text.splitlines():
             typer.echo(f"swell: {line}", err=True)
+        _point(text)
         raise typer.Exit(code) from None
 
 
@@ -83,7 +86,18 @@ def fail(message: str, id: str = "SW1201") -> NoReturn:
     from trainer.rundir.usererror import Message
 
     typer.echo(f"swell: {Message(id, message)}", err=True)
+    _point(f"[{id}]")
     raise typer.Exit(BAD_INPUT)
+
+
+def _point(text: str) -> None:
+    """Says how to learn more of what ``text`` has the ids of, to a person only.
+
+    The ids alone lead there. In a pipe or a log a further line would be noise, and a change for
+    whoever reads it.
+    """
+    if sys.stderr.isatty() and (ids := dict.fromkeys(re.findall(r"\[(SW\d{4})\]$", text, re.M))):
+        typer.echo(f"For more: swell explain {' '.join([*ids][:4])}", err=True)
 
 
 def warn(line: str) -> None:

@@ -41,11 +41,20 @@ class Format(str, Enum):
     files = "files"
 
 
+def run_ids(incomplete: str) -> list[str]:
+    """The ids of this machine's runs that begin so, for a shell that completes one."""
+    from launcher import home
+
+    return [it for it in home.urls() if it.startswith(incomplete)]
+
+
 JobPath = Annotated[str, typer.Argument(metavar="JOB", help="The job file, in YAML.")]
 RunName = Annotated[
     str,
     typer.Argument(
-        metavar="RUN", help="A run's id, a unique beginning of it, or its run directory."
+        metavar="RUN",
+        help="A run's id, a unique beginning of it, or its run directory.",
+        autocompletion=run_ids,
     ),
 ]
 TargetOption = Annotated[

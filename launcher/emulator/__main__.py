@@ -72,8 +72,12 @@ def _market(file: Path | None) -> Market:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="swell emulator",
-        description="Emulates Vertex AI custom training on this machine. Prints one JSON line "
-        'with its "endpoint", and that of its Cloud Storage as "storage", as soon as it listens.',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Emulates Vertex AI custom training on this machine. Prints one JSON line\n"
+        'with its "endpoint", and that of its Cloud Storage as "storage", as soon as it\nlistens.',
+        epilog="Examples:\n"
+        "  swell emulator --state emulated\n"
+        "  swell emulator stop --state emulated",
     )
     parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 for any free one")
     parser.add_argument(

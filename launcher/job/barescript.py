@@ -27,7 +27,7 @@ def job_of_script(
         send: whether the script's folder is sent along.
     """
     tree: dict[str, Any] = {
-        "name": _name(Path(script).stem),
+        "name": name_of(Path(script).stem),
         "torchrun": {"script": Path(script).name, "args": list(args)},
         "pools": list(pools or DEFAULT_POOLS),
     }
@@ -36,7 +36,7 @@ def job_of_script(
     return tree
 
 
-def _name(stem: str) -> str:
+def name_of(stem: str) -> str:
     """A run's name, of the script's."""
     plain = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")
     return (plain if plain[:1].isalpha() else f"run-{plain}")[:40].strip("-")

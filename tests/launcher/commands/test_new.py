@@ -22,6 +22,7 @@ from launcher import load_job, starter
 from launcher.cli import app
 from launcher.job.job import Job
 from tests.trainer.ranks import alone
+from trainer.tasks.sample_pictures import make as make_pictures
 
 ROOT = Path(__file__).parents[3]
 
@@ -46,26 +47,44 @@ def _trains(file: str, name: str, args: dict[str, Any]) -> tuple[float, float]:
     torch.manual_seed(task.seed)
     model = task.model()
     task.model = lambda: model
-    batch = task.batch(task.dataset(), torch.arange(32))
-    before = float(task.loss(model, batch))
+    data = task.dataset()
+    made = task.evaluation_batch if name == "MyImages" else task.batch  # without augmentation
+    batch = made(data, torch.arange(min(32, len(data))))
+
+    def loss() -> float:
+        found = task.loss(model, batch)
+        return float(found[0] / found[1] if isinstance(found, tuple) else found)
+
+    before = loss()
     fit(task)
-    return before, float(task.loss(model, batch))
+    return before, loss()
 
 
 @pytest.mark.parametrize("kind", starter.KINDS)
-def test_a_new_task_trains_and_its_job_file_is_right(kind: str, tmp_path: Path) -> None:
+def test_a_new_task_has_its_files_and_a_job_that_is_right(kind: str, tmp_path: Path) -> None:
     answer = new(tmp_path, "my_task2", "--from", kind)
     assert answer.exit_code == 0, answer.output
-    beside = starter.KINDS[kind].beside
-    files = {"my_task2.py", "test_my_task2.py", "my_task2.yaml", *beside}
+    start = starter.KINDS[kind]
+    files = {"my_task2.py", "test_my_task2.py", "my_task2.yaml", *start.beside}
+    files |= {"sample.py"} if start.sample else set()
     assert {path.name for path in tmp_path.iterdir()} == files
     assert all(name in answer.output for name in files)
     job = load_job(tmp_path / "my_task2.yaml")
     assert (job.name, job.task) == ("my-task2", f"{tmp_path}/my_task2.py:MyTask2")
     assert job.code is not None, "the folder is sent along"
-    before, after = alone(
-        _trains, str(tmp_path / "my_task2.py"), "MyTask2", dict(starter.KINDS[kind].small)
-    )
+
+
+# Fine-tuning imports transformers, which takes seconds: its own tests are a soak.
+@pytest.mark.parametrize("kind", [it for it in starter.KINDS if it != "finetune"])
+def test_a_new_task_trains(kind: str, tmp_path: Path) -> None:
+    name = "MyImages" if kind == "images" else "MyTask2"
+    module = "my_images" if kind == "images" else "my_task2"
+    assert new(tmp_path, module, "--from", kind).exit_code == 0
+    small = dict(starter.KINDS[kind].small)
+    if kind == "images":
+        small["data"] = str(tmp_path / "photos")
+        make_pictures(tmp_path / "photos")
+    before, after = alone(_trains, str(tmp_path / f"{module}.py"), name, small)
     assert after < before
 
 
@@ -163,7 +182,7 @@ def test_without_into_it_makes_a_folder_of_that_name(
 def test_its_class_has_the_name_of_nothing_else(module: str) -> None:
     sources = {path.name: path.read_text() for path in (ROOT / "trainer/tasks").glob("*.py")}
     name = f"My{module.capitalize()}"
-    for kind in ("lm", "digits"):
+    for kind in starter.KINDS:
         files = starter.files(starter.KINDS[kind], module, sources)
         written = re.findall(r"^class (\w+)\(Task\):", files[f"{module}.py"], re.MULTILINE)
         other = module.capitalize()
@@ -177,8 +196,74 @@ def test_whatever_it_is_called_it_is_python_and_a_job(module: str) -> None:
     sources = {path.name: path.read_text() for path in (ROOT / "trainer/tasks").glob("*.py")}
     for kind in starter.KINDS.values():
         files = starter.files(kind, module, sources)
-        assert len(files) == 3 + len(kind.beside)
+        assert len(files) == 3 + len(kind.beside) + bool(kind.sample)
         for name, text in files.items():
             if name.endswith(".py"):
                 ast.parse(text)
         Job.model_validate(yaml.safe_load(files[f"{module}.yaml"]))
+
+
+def test_a_new_script_trains_alone_and_its_job_file_is_right(tmp_path: Path) -> None:
+    answer = CliRunner().invoke(app, ["new", "script", "train", "--into", str(tmp_path)])
+    assert answer.exit_code == 0, answer.output
+    assert {path.name for path in tmp_path.iterdir()} == {"train.py", "train.yaml"}
+    job = load_job(tmp_path / "train.yaml")
+    assert (job.name, job.script, job.code is not None) == ("train", f"{tmp_path}/train.py", True)
+    assert "own_loop" not in (tmp_path / "train.py").read_text()
+    told = alone(_told, str(tmp_path / "train.py"), ["--epochs", "3"])
+    assert told[0].startswith("epoch 0: loss ") and len(told) == 3
+    assert float(told[2].split()[-1]) < float(told[0].split()[-1])
+
+
+def _told(script: str, args: list[str]) -> list[str]:
+    """What a script prints."""
+    import contextlib
+    import io
+    import runpy
+    import sys
+
+    said = io.StringIO()
+    sys.argv = [script, *args]
+    with contextlib.redirect_stdout(said):
+        runpy.run_path(script, run_name="__main__")
+    return said.getvalue().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("source", "program", "field"),
+    [
+        ("from trainer import elastic", "train.py", "script"),
+        ("import horovod.torch as hvd", "train.py", "script"),
+        ("import torch.distributed as dist", "train.py", "torchrun"),
+        ("class Mine: pass", "train.py:Mine", "task"),
+    ],
+)
+def test_a_new_job_runs_a_program_as_what_it_is(
+    source: str, program: str, field: str, tmp_path: Path
+) -> None:
+    (tmp_path / "train.py").write_text(source)
+    answer = CliRunner().invoke(app, ["new", "job", str(tmp_path / program)])
+    assert answer.exit_code == 0, answer.output
+    assert f"runs it as {field}: {program}" in answer.output
+    job = load_job(tmp_path / "train.yaml")
+    given = job.torchrun.script if job.torchrun else getattr(job, field)
+    assert given == f"{tmp_path}/{program}"
+    assert len(job.replicas()) == 3
+
+
+def test_a_new_job_says_what_it_cannot_run(tmp_path: Path) -> None:
+    runner = CliRunner()
+    (tmp_path / "bad.py").write_text("x = (")
+    (tmp_path / "good.py").write_text("x = 1")
+    (tmp_path / "good.yaml").write_text("precious")
+    for program, said in (
+        ("none.py", "none.py: write the path of a Python file that there is [SW6281]"),
+        ("good.yaml", "good.yaml: write the path of a Python file that there is [SW6281]"),
+        ("bad.py", "bad.py: is no Python that can be read: '(' was never closed"),
+        ("good.py", "good.yaml: is there already; edit or rename it [SW6215]"),
+    ):
+        answer = runner.invoke(app, ["new", "job", str(tmp_path / program)])
+        assert answer.exit_code == 2
+        assert said in answer.output
+    assert (tmp_path / "good.yaml").read_text() == "precious"
+    assert not (tmp_path / "bad.yaml").exists()

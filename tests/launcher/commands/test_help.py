@@ -1,0 +1,51 @@
+"""Every command's help shows how it is used, and what it shows is right."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from docs.commands import commands
+from launcher.cli import app
+from launcher.commands.examples import EXAMPLES
+from launcher.emulator.__main__ import _parser
+
+NAMES = [name for name, _ in commands(app)]
+
+
+def lines(name: str) -> list[str]:
+    return [line for line, _ in EXAMPLES.get(name, ())]
+
+
+def test_examples_are_those_of_all_commands() -> None:
+    assert sorted(EXAMPLES) == sorted(NAMES), "launcher/commands/examples.py has them"
+
+
+@pytest.mark.parametrize("name", [it for it in NAMES if it != "emulator"])
+def test_the_help_of_a_command_shows_its_examples(name: str) -> None:
+    told = CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": "80"})
+    assert told.exit_code == 0
+    shown = [line.strip() for line in told.output.splitlines()]
+    assert all(line in shown for line in lines(name)), told.output
+
+
+def test_the_emulators_help_which_is_its_own_shows_them() -> None:
+    assert all(line in _parser().format_help() for line in lines("emulator"))
+
+
+@pytest.mark.parametrize("line", [line for name in NAMES for line in lines(name)])
+def test_an_example_is_one_that_the_command_takes(line: str) -> None:
+    words = shlex.split(line.removeprefix('eval "$(').removesuffix(')"'))
+    words = [word for word in words if word not in (">", "|", "job.schema.json", "source")]
+    assert words[0] == "swell"
+    command, path = typer.main.get_command(app), words[1:]
+    context = typer.Context(command, info_name="swell", resilient_parsing=True)
+    while isinstance(command, typer.core.TyperGroup):
+        name, command, path = command.resolve_command(context, path)
+        assert command is not None, f"{name} is no command"
+    # Raises where an option is unknown, or an argument is missing.
+    made = command.make_context(command.name or "", list(path))
+    assert made.params or line == "swell schema > job.schema.json" or "emulator" in line
