@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from launcher.job.pool import Package as Package
     from launcher.job.pool import Pool as Pool
     from launcher.job.scheduling import Scheduling as Scheduling
+    from launcher.job.telemetry import Telemetry as Telemetry
     from launcher.local.emulator import LocalError as LocalError
     from launcher.run import Run as Run
     from launcher.run import attach as attach
@@ -47,6 +48,7 @@ _NAMES = {
     "job.fallback": "Fallback Limits Resubmit",
     "job.jobfile": "JobFileError",
     "job.notify": "Notify",
+    "job.telemetry": "Telemetry",
     "job.pool": "Container Package Pool",
     "job.scheduling": "Scheduling",
     "job.checkpoint": "Checkpoint",

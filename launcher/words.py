@@ -238,7 +238,7 @@ def _text(event: EventRecord) -> str | None:
             return f"no capacity in {region}{why}"
         case EventRecord(event="stop_asked"):
             return f"the run is to save a checkpoint and to end{why}"
-        case EventRecord(event="notification_failed", reason=str(reason)):
+        case EventRecord(event="notification_failed" | "telemetry_failed", reason=str(reason)):
             return reason
         case EventRecord(event="unreadable", reason=str(reason)):
             return f"{reason}: {UPDATE_LAUNCHER}"

@@ -26,8 +26,9 @@ RULES = {
         ["trainer.rundir"],
         "files outlive the VMs whoever wrote them, and what they hold is never read",
     ),
+    "trainer.telemetry": (["trainer.rundir"], "it knows a run by its events alone"),
     "trainer.coordinator": (
-        ["trainer.rundir", "trainer.protocol"],
+        ["trainer.rundir", "trainer.protocol", "trainer.telemetry"],
         "it decides for workers of any kind, and starts in a second: without torch",
     ),
     "trainer.loaders": (["trainer.rundir"], "they make what they are asked for, and know no steps"),
@@ -78,6 +79,7 @@ RULES = {
             "trainer.protocol",
             "trainer.outputs",
             "trainer.coordinator",
+            "trainer.telemetry",
             "trainer.worker.script",
         ],
         "an agent outlives its workers, and does without torch",

@@ -60,6 +60,7 @@ from launcher.job.problem import (
 )
 from launcher.job.scheduling import Scheduling
 from launcher.job.sizes import SizeField
+from launcher.job.telemetry import Telemetry
 from launcher.job.torchrun import Torchrun
 from launcher.job.variant import vary
 
@@ -264,6 +265,7 @@ class Job(JobModel):
     experiment: Experiment | None = Field(None, description="A Vertex AI experiment")
     web_access: bool = Field(False, description="Interactive shells in the replicas")
     dashboard_access: bool = Field(False, description="A dashboard served by the first replica")
+    telemetry: Telemetry | None = Field(None, description="Who else is told of the run, and where")
     notify: Notify | None = Field(None, description="A webhook to tell of the run's end and more")
     local: Local = Field(DEFAULT, validate_default=True)
 
@@ -366,8 +368,13 @@ class Job(JobModel):
             **({"on_nonfinite": self.on_nonfinite} if self.on_nonfinite else {}),
             **({"preflight": True} if self.elastic.preflight else {}),
             **({"replace_stragglers": slow} if (slow := self.elastic.replace_stragglers) else {}),
+            **({"telemetry": told} if (told := self._telemetry()) else {}),
             **({"fleet": self.fleet.jobs} if self.is_fleet else {}),
         }
+
+    def _telemetry(self) -> dict[str, Any]:
+        shown = {"required": True} if self.tensorboard or self.experiment else {}
+        return shown | (self.telemetry.settings() if self.telemetry else {})
 
     def _program(self) -> dict[str, Any]:
         own = self.torchrun or self

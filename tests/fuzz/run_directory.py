@@ -223,6 +223,7 @@ EVENTS: list[dict[str, Any]] = [
         "stacks": "stacks/000001-000000002-31s.txt",
     },
     {"event": "checkpoint_rejected", "time": 6.0, "step": 2, "reason": "x"},
+    {"event": "telemetry_failed", "time": 6.0, "reason": "MLflow is told nothing more"},
     {"event": "no_best", "time": 6.0, "step": 2, "reason": "keep_best goes by x"},
     {
         "event": "connected",

@@ -139,6 +139,7 @@ WORTH_A_LINE = [
         "no step for 10:00, although a lives: nobody else has its state, so nobody ends it; swell "
         "logs RUN --replica a says what it does, swell cancel ends it",
     ),
+    (event("telemetry_failed", reason="MLflow is told nothing"), "MLflow is told nothing"),
     (event("no_best", step=3, reason="keep_best goes by x"), "keep_best goes by x"),
     (event("resumed", generation=1, cause="start", step=0), "training starts at step 0"),
     (

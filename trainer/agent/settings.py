@@ -26,6 +26,7 @@ from trainer.rundir.formats import FormatError
 from trainer.rundir.names import RUN
 from trainer.rundir.retry import START_LIMIT, patiently
 from trainer.rundir.usererror import Message, Unusable, UserError
+from trainer.telemetry.settings import TelemetrySettings
 
 WRONG = "SW4012"  # the message about settings that are missing, or not what they should be
 _UNKNOWN = "unexpected_keyword_argument"  # pydantic's word for it
@@ -53,6 +54,7 @@ class Settings:
         job_sha256: the job's checksum, for the record.
         audit: whether workers log the sample ids of every step.
         on_nonfinite: see trainer.protocol.session; None where the job does not say.
+        telemetry: where the run is told of, besides its run directory.
         fleet: how many CustomJobs form the world at first; None where there is ever one.
 
     Raises ValueError, also when the values do not agree with each other.
@@ -79,6 +81,7 @@ class Settings:
     job_sha256: str = ""
     audit: bool = False
     on_nonfinite: Literal["stop", "skip", "rollback"] | None = None
+    telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     fleet: int | None = None
 
     def __post_init__(self) -> None:

@@ -39,6 +39,7 @@ from trainer.rundir.events import EventWriter
 from trainer.rundir.names import OutcomeState
 from trainer.rundir.retry import NO_ROOM
 from trainer.rundir.wanted import Wanted, newest_wanted
+from trainer.telemetry.herald import Herald
 
 TICK = 0.1  # seconds
 OVERSLEPT = 0.5  # seconds by which a tick may be late; what is more was nobody's silence
@@ -154,6 +155,11 @@ class Coordinator:
             )
         ]
         self._compactor = Compactor(seat.run_dir)
+        self._herald = Herald(
+            seat.run_dir,
+            leadership.term,
+            lambda why: self._events.emit("telemetry_failed", reason=why),
+        )
         server.listen(
             Listener(leadership.term, self._take, self._collect, self._pass_on, self._look)
         )
@@ -163,6 +169,7 @@ class Coordinator:
 
         With ``resign`` the claim says so: whoever sees it may contend at once.
         """
+        over = not resign and not self._leadership.over.is_set()  # then the run has ended
         self._leadership.step_down()
         self._succession.close()
         self._compactor.stop()
@@ -174,6 +181,9 @@ class Coordinator:
             if resign:
                 await self._leadership.resign()
             await asyncio.to_thread(self._events.flush)
+        if over:
+            self._herald.finish(self._machine.steps)
+        await asyncio.to_thread(self._herald.close)
         self.ended.set()
 
     async def _withdraw(self) -> None:
@@ -297,6 +307,7 @@ class Coordinator:
             return
         finish = pb.Finish(state=str(outcome["state"]), reason=str(outcome["reason"]))
         self._server.streams.send_all(pb.FromCoordinator(finish=finish))
+        self._herald.finish(self._machine.steps)
 
     def _write_outcome(self, command: signals.Finish) -> dict[str, Any] | None:
         """Returns the outcome that counts: another one's, if that came first. None: replaced.

@@ -13,7 +13,8 @@ audit/<writer>.jsonl          sample ids that each worker contributed (only when
 code/<sha256>.tar.gz          the user's code (see trainer.rundir.bundle)
 checkpoints/step-000001200/   shards and manifest.json; no manifest, no checkpoint
 rollbacks.json                which steps are left out since the run has gone back to a checkpoint
-logs/                         TensorBoard event files
+logs/                         TensorBoard event files (see trainer.telemetry.board)
+told/000007.json              how far these have come (see trainer.telemetry.position)
 stacks/                       what the workers of a world did that came to no step
 stop.json                     written once: the run is to save a checkpoint and to end
 outcome.json                  written once: how the run ended, and why

@@ -112,6 +112,8 @@ fault                     member, incarnation, rank, step, reason, whose (machin
                           replaced, or that the run goes on without it)
 finished                  state, reason, step
 notification_failed       reason                            (launcher)
+telemetry_failed          reason                            (the run is not told of elsewhere, as it
+                          should be: see trainer.telemetry.herald)
 unreadable                reason                            (made by readers; never written)
 ========================  =======================================================
 
@@ -232,13 +234,20 @@ class EventReader:
         run_dir: the run.
         brief: whether the gist of what is in segments will do (see trainer.rundir.gist): all
             events but the single steps.
+        seen: what another reader had seen: it goes on from there. None for all events.
+
+    Attributes:
+        seen: the batches whose events were returned.
     """
 
-    def __init__(self, run_dir: RunDirectory, *, brief: bool = False) -> None:
+    def __init__(
+        self, run_dir: RunDirectory, *, brief: bool = False, seen: Seen | None = None
+    ) -> None:
         self._run_dir = run_dir
         self._store = run_dir.store
         self._brief = brief
-        self._seen = Seen()
+        self.seen = Seen() if seen is None else seen
+        self._goes_on = seen is not None
         self._index = Index()  # all that it covers was returned
         self._unreadable: set[str] = set()  # writers of a newer format; or the index is
 
@@ -269,13 +278,13 @@ class EventReader:
         except formats.FormatError as error:
             index = Index()
             unread[INDEX] = unreadable(b"", error)
-        new = {batch for batch in map(Batch.of, files) if batch and batch not in self._seen}
+        new = {batch for batch in map(Batch.of, files) if batch and batch not in self.seen}
         events: list[tuple[Batch, Event]] = []
-        if self._seen.lacks(index, new):
+        if self.seen.lacks(index, new):
             new = {batch for batch in new if not index.covered(batch)}
             found = [one for one in index.segments if one not in self._index.segments]
-            names = [one.gist if self._brief else one.name for one in found]
-            self._read(names, READ_LIMIT, read)
+            if self._by_gist:
+                self._read([one.gist for one in found], READ_LIMIT, read)
             events += self._from_segments(found, read)
         self._read([batch.name for batch in new], BATCH_LIMIT, read)
         for batch in sorted(new):
@@ -285,12 +294,17 @@ class EventReader:
             else:
                 unread.setdefault(batch.writer, unreadable(data, why))
         events += [(_NONE, event) for what, event in unread.items() if what not in self._unreadable]
-        self._seen.add(new, index)
+        self.seen.add(new, index)
         self._index = index
         self._unreadable.update(unread)
         # At the same time it is the writers' names, however their batches were put together.
         events.sort(key=lambda told: (float(told[1]["time"]), told[0]))
         return [event for _, event in events]
+
+    @property
+    def _by_gist(self) -> bool:
+        """Whether the gist of a segment is read, or whether it is asked what is in there."""
+        return self._brief or self._goes_on
 
     def _from_segments(
         self, segments: list[Segment], read: dict[str, bytes]
@@ -300,16 +314,16 @@ class EventReader:
         in_full = []
         for one in segments:
             seen = None
-            if self._brief:
-                seen = self._seen.of(spans_in(read[one.gist], f"{self._run_dir.url}/{one.gist}"))
-            if seen is None:
+            if self._by_gist:
+                seen = self.seen.of(spans_in(read[one.gist], f"{self._run_dir.url}/{one.gist}"))
+            if seen is None or not (seen or self._brief):
                 in_full.append(one)
             elif not seen:
                 events += ((_NONE, event) for event in parse(read[one.gist]))
         self._read([one.name for one in in_full], READ_LIMIT, read)
         for one in in_full:
             found = events_in(read[one.name])
-            events += (told for told in found if told[0] not in self._seen)
+            events += (told for told in found if told[0] not in self.seen)
         return events
 
     def _read(self, names: Iterable[str], limit: int, read: dict[str, bytes]) -> None:

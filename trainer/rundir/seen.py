@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from trainer.rundir.batches import Batch
 from trainer.rundir.segments import Index
@@ -20,6 +21,23 @@ class Seen:
     def __init__(self) -> None:
         self._all: dict[str, int] = {}  # batches of lower numbers
         self._some: dict[str, set[int]] = defaultdict(set)  # and these
+
+    @classmethod
+    def from_json(cls, value: Any) -> Seen:
+        """The inverse of ``to_json``. Raises ValueError for what that never returns."""
+        seen = cls()
+        try:
+            seen._all = {str(writer): int(end) for writer, end in value["all"].items()}
+            for writer, numbers in value["some"].items():
+                seen._some[str(writer)] = {int(number) for number in numbers}
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise ValueError(f"this does not say which batches were seen: {error!r}") from None
+        return seen
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        some = {writer: sorted(numbers) for writer, numbers in self._some.items() if numbers}
+        return {"all": dict(self._all), "some": some}
 
     def __contains__(self, batch: Batch) -> bool:
         writer, number = batch

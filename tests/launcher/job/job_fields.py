@@ -163,6 +163,12 @@ _OPTIONAL = _some(
         "controller": st.sampled_from(
             [True, {"machine": "n1-standard-4", "image": "h/i", "timeout": "1d"}]
         ),
+        "telemetry": st.sampled_from(
+            [
+                {"wandb": "me/digits", "port": 9400, "machines": False},
+                {"mlflow": "https://h:5000/x", "traces": "http://h:4318", "tensorboard": False},
+            ]
+        ),
         "web_access": st.booleans(),
         "dashboard_access": st.booleans(),
         "elastic": st.just({"min_workers": 1, "hold_off": "2s"}),

@@ -76,6 +76,15 @@ def test_everything_can_be_set() -> None:
         "job_sha256": "x",
         "audit": True,
         "on_nonfinite": "skip",
+        "telemetry": {
+            "tensorboard": False,
+            "required": True,
+            "wandb": "digits",
+            "mlflow": "http://h:5000",
+            "traces": "http://h:4318",
+            "port": 9400,
+            "machines": False,
+        },
         "fleet": 3,
     }
     assert asdict(of(**values)) == values

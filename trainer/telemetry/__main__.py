@@ -1,0 +1,42 @@
+"""A tracker's process: `python -m trainer.telemetry`, started by trainer.telemetry.apart."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+from trainer.rundir.numbers import numbers_in
+from trainer.telemetry.curves import Point
+from trainer.telemetry.trackers import TRACKERS, MLflow, WandB
+
+REASON_LIMIT = 300  # characters
+
+
+def main() -> None:
+    """Tells what it is told, until its input ends."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
+    tracker: WandB | MLflow | None = None
+    for line in sys.stdin:
+        answer: bool | str = True
+        try:
+            told = json.loads(line)
+            if isinstance(told, dict):
+                tracker = TRACKERS[told["kind"]](told["where"], told["run"], told["name"])
+            elif tracker is not None:
+                tracker.tell([_point(one) for one in told])
+        except Exception as error:  # whatever a library raises is told
+            answer = f"{type(error).__name__}: {error}"[:REASON_LIMIT]
+        print(json.dumps(answer), file=answers, flush=True)
+    if tracker is not None:
+        tracker.close()
+
+
+def _point(told: dict[str, Any]) -> Point:
+    return Point(**{**told, "values": numbers_in(told["values"])})
+
+
+if __name__ == "__main__":
+    main()

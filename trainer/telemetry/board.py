@@ -1,0 +1,108 @@
+"""TensorBoard's event files of a run, in ``logs/``, where Vertex AI's TensorBoard reads.
+
+The leader writes them, and each leader its own: a file is named after its term, so that no two
+write one, and TensorBoard, which reads files in the order of their names, reads the newest leader's
+last. What happened is in a folder of its own, ``logs/events``: the curves may go back to an earlier
+step, and TensorBoard then forgets all that is after it in the same folder.
+
+On a disk a file grows, as TensorBoard's readers expect, which keep it open. An object cannot be
+appended to: it is written anew, whole, as often as there is news, until it holds PART bytes; then
+the next begins. Many small objects instead would cost a reader as many requests, again and again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from trainer.rundir.private import append_private, make_private
+from trainer.rundir.store import Store
+from trainer.telemetry import eventfile
+from trainer.telemetry.curves import Point
+
+LOGS = "logs"
+EVENTS = f"{LOGS}/events"
+PART = 2**20  # bytes after which an object is left as it is
+
+
+class Board:
+    """Writes event files.
+
+    Args:
+        store: the run directory's.
+        term: of the leader that writes.
+        step: that earlier leaders have told; what they told beyond it does not count.
+    """
+
+    def __init__(self, store: Store, term: int, step: int = 0) -> None:
+        self._numbers = _Files(store, LOGS, term, step + 1 if step else 0)
+        self._texts = _Files(store, EVENTS, term)
+
+    def tell(self, points: Sequence[Point]) -> None:
+        """Writes what points say. Raises OSError; what was not written then is, the next time."""
+        for files, data in (
+            (self._numbers, eventfile.numbers(points)),
+            (self._texts, eventfile.texts(points)),
+        ):
+            files.add(data, points[0].time if points else 0.0)
+        self._numbers.write()
+        self._texts.write()
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+
+class _Files:
+    """The files of one folder."""
+
+    def __init__(self, store: Store, folder: str, term: int, again: int | None = None) -> None:
+        self._store = store
+        self._folder = folder
+        self._term = term
+        self._again = again
+        self._part = 0
+        self._written = b""  # of an object that is written anew
+        self._new = b""
+
+    def add(self, data: bytes, time: float) -> None:
+        """These records come next; the first of them are of ``time``."""
+        if not data:
+            return
+        if not self._part or len(self._written) + len(self._new) >= PART:
+            if self._part and self._new:
+                self.write()
+            first = not self._part
+            self._part += 1
+            self._written = b""
+            self._new += eventfile.beginning(time, self._again if first else None)
+        self._new += data
+
+    def write(self) -> None:
+        """Writes what is new. Raises OSError."""
+        if not self._new:
+            return
+        number = f"{self._term:06d}{self._part:06d}"
+        name = f"{self._folder}/events.out.tfevents.{number}.swell"
+        if self._store.is_local:
+            _append(Path(self._store.path(name)), self._new)
+            self._written = b""
+        else:
+            self._store.write(name, self._written + self._new)
+            self._written += self._new
+        self._new = b""
+
+
+def _append(path: Path, data: bytes) -> None:
+    """Adds to a file all of it, or nothing: half a record would end it for its readers."""
+    make_private(path.parent)
+    with append_private(path) as file:
+        before = os.fstat(file.fileno()).st_size
+        try:
+            if file.write(data) != len(data):
+                raise OSError(f"{path}: there is no room for {len(data)} bytes")
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(file.fileno(), before)
+            raise
