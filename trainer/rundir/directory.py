@@ -14,6 +14,7 @@ code/<sha256>.tar.gz          the user's code (see trainer.rundir.bundle)
 checkpoints/step-000001200/   shards and manifest.json; no manifest, no checkpoint
 rollbacks.json                which steps are left out since the run has gone back to a checkpoint
 logs/                         TensorBoard event files
+profiles/                     steps that somebody wants to see in detail, and what was seen
 stacks/                       what the workers of a world did that came to no step
 stop.json                     written once: the run is to save a checkpoint and to end
 outcome.json                  written once: how the run ended, and why
