@@ -50,9 +50,10 @@ NOTES = {
     "status": "Step, generations, losses and pauses; on Vertex AI also what the API says.",
     "checkpoints": "[checkpoints.md](checkpoints.md) says what is in one.",
     "output": "[from-torchrun.md](from-torchrun.md#files-that-outlive-a-machine) has the folder.",
-    "logs": "On Vertex AI they come from Cloud Logging. A line that begins with a level of its own, "
-    "such as `WARNING:root:`, is as bad as it says; any other is INFO if it went to stdout, and "
-    "ERROR if it went to stderr. Options are looked at on this machine, after a line has come.",
+    "logs": "On Vertex AI they come from Cloud Logging. A line that begins with a level of its own "
+    "(`WARNING:root: …`) is as bad as it says; any other is INFO if it went to stdout, and ERROR "
+    "if it went to stderr. What is not wanted is left out on this machine, after it has come.",
+    "profile": "[goodput.md](goodput.md#a-profile-of-some-steps) says what is seen.",
     "resize": "[failover.md](failover.md#machines-that-change-while-a-run-trains) says what "
     "happens, and which runs can be asked.",
     "move": "[failover.md](failover.md#machines-that-change-while-a-run-trains) says what "

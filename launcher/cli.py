@@ -18,6 +18,7 @@ from launcher.commands import (
     jobs,
     new,
     output,
+    profiles,
     reports,
     runs,
     tools,
@@ -59,6 +60,7 @@ app.command(name="runs")(runs.list_runs)
 app.command()(runs.checkpoints)
 app.command()(output.output)
 app.command()(runs.logs)
+app.command()(profiles.profile)
 app.command()(wanted.resize)
 app.command()(wanted.move)
 app.command()(runs.cancel)

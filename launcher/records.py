@@ -101,6 +101,7 @@ class EventRecord:
     over: bool | None = None
     peer: str | None = None
     peer_address: str | None = None
+    profile: int | None = None
     rank: int | None = None
     ratio: float | None = None
     reason: str | None = None

@@ -311,6 +311,11 @@ def _text(event: EventRecord) -> str | None:
             values = numbers_in(metrics).items()
             shown = ", ".join(f"{name} {number(value)}" for name, value in values)
             return f"evaluated at step {step}: {shown}"
+        case EventRecord(event="profiled", profile=int(wish), rank=int(rank)):
+            if event.reason:
+                return f"profile {wish}: rank {rank} has seen nothing: {event.reason}"
+            seen = f"steps {event.first or 0:,} to {event.step or 0:,}"
+            return f"profile {wish}: rank {rank} has seen {seen}: {', '.join(event.names or [])}"
         case EventRecord(event="units", step=int(step), unit=int(unit)):
             return f"from step {step} on, training goes by units of {count(unit, 'sample')}{why}"
         case EventRecord(event="checkpoint_committed", step=int(step)):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from tests.conformance.cases import Case
 from tests.conformance.training import STEPS, STEPS_PER_EPOCH
-from trainer.protocol.messages import Exit, Form, FromWorker, Started, Stopped, ToWorker
+from trainer.protocol.messages import Exit, Form, FromWorker, Profile, Started, Stopped, ToWorker
 
 NEWCOMER = 3  # the members before are there from the beginning
 
@@ -105,6 +105,9 @@ class Itinerary:
 
     def aborted(self, generation: int) -> bool:
         return False
+
+    def profiles(self) -> tuple[Profile, ...]:
+        return ()
 
     def on_abort(self, callback: Callable[[], None] | None) -> None:
         return None

@@ -353,6 +353,7 @@ ORDERS = records(
     messages.Pause(generation=2),
     messages.Abort(generation=2),
     messages.Save(rank=0, size=1, until=9.0),
+    messages.Profile(number=1, generation=2, rank=0, first=3, last=4),
     messages.Exit(),
 )
 

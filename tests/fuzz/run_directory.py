@@ -37,13 +37,15 @@ from trainer.checkpoints.manifest import Manifest, read_manifest, sha256_of
 from trainer.checkpoints.shardfile import ShardFile
 from trainer.checkpoints.shards import Assembly, Slot
 from trainer.checkpoints.tree import unflatten
+from trainer.coordinator.profiles import Profiles
 from trainer.protocol.lease import newest_claim
 from trainer.protocol.session import CodeSettings, Program
-from trainer.protocol.world import MemberId
+from trainer.protocol.world import MemberId, arrange
 from trainer.rundir import bundle, formats
 from trainer.rundir.compaction import Compaction
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
+from trainer.rundir.profiles import Wish, find_wish
 from trainer.rundir.untrusted import DEPTH, parse_json
 from trainer.rundir.wanted import Wanted, newest_wanted
 
@@ -58,6 +60,21 @@ def directory(**files: bytes) -> RunDirectory:
     for name, data in files.items():
         run_dir.store.write(name.replace("__", "/").replace("DOT", "."), data)
     return run_dir
+
+
+WORLD = arrange(1, [(MemberId("workerpool0-0", "a"), 2), (MemberId("workerpool1-0", "b"), 2)])
+WISH = Wish(1, first=100, last=110, ranks=(0, 3), memory=True, by="me", at=9.0)
+
+
+@target(json_of(WISH.to_json()))
+def which_steps_are_profiled(data: bytes) -> None:
+    with suppress(ValueError):
+        found = find_wish(directory(profiles__000001DOTjson=data), 1)
+        assert found is not None and 0 < found.first <= found.last
+        assert Wish.from_json(1, found.to_json()) == found
+        profiles = Profiles()
+        profiles.take(found)
+        assert len(list(profiles.due(WORLD, 0))) <= WORLD.size
 
 
 WANTED = Wanted(
@@ -184,6 +201,7 @@ EVENTS: list[dict[str, Any]] = [
     {"event": "rates", "time": 3.0, "flops": 1e9, "device": "cpu"},
     {"event": "ranks", "time": 3.0, "generation": 1, "step": 2, "computed": [0.5, 0.25]},
     {"event": "evaluated", "time": 4.0, "step": 2, "metrics": {"accuracy": 0.5}},
+    {"event": "profiled", "time": 4.0, "profile": 1, "rank": 0, "first": 1, "step": 2},
     {"event": "units", "time": 4.0, "step": 1, "unit": 8, "reason": "random numbers"},
     {"event": "loss", "time": 5.0, "member": "workerpool1-0", "reason": "gone"},
     {

@@ -25,6 +25,7 @@ from trainer.protocol.messages import (
     Form,
     FromWorker,
     Message,
+    Profile,
     Ready,
     Save,
     Saved,
@@ -105,6 +106,9 @@ class Script:
 
     def aborted(self, generation: int) -> bool:
         return False
+
+    def profiles(self) -> tuple[Profile, ...]:
+        return ()
 
     def on_abort(self, callback: Any) -> None:
         return None

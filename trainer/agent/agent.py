@@ -255,7 +255,7 @@ class Agent:
                 self._release(order.release)
             case "prove":
                 self._proof.give(order.prove)
-            case "inspect" | "examine":
+            case "inspect" | "examine" | "profile":
                 self._inspector.answer(order, self._generation)
             case "finish":
                 self._conclude(RunEnded(order.finish.state, order.finish.reason))

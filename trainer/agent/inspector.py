@@ -1,4 +1,4 @@
-"""What a coordinator asks of an agent about its workers: what they do, and why one is slow."""
+"""What a coordinator asks about an agent's workers: what they do, why one is slow, profiles."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from trainer.agent.slots import Slots
 from trainer.agent.stacks import stacks_of
 from trainer.agent.strain import watch
 from trainer.protocol import swell_pb2 as pb
+from trainer.protocol.wire import profile_from_message
 
 
 class Inspector:
@@ -32,13 +33,19 @@ class Inspector:
     def answer(self, order: pb.FromCoordinator, generation: Generation | None) -> None:
         """Finds out what is asked of ``generation``, the newest, and says it when that is done.
 
-        What is asked of another has no answer.
+        What is asked of another has no answer. That of a profile is its worker's, an event.
         """
         kind = order.WhichOneof("body")
-        asked = order.examine if kind == "examine" else order.inspect
+        asked: pb.Examine | pb.Profile | pb.Inspect = order.inspect
+        if kind != "inspect":
+            asked = order.examine if kind == "examine" else order.profile
         if generation is None or asked.generation != generation.number:
             return
-        if kind == "examine":
+        if kind == "profile":
+            for slot in self._slots.all:
+                if slot.active.rank == order.profile.rank:
+                    slot.active.send(profile_from_message(order.profile))
+        elif kind == "examine":
             self._begin(self._examine(order.examine))
         else:
             self._begin(self._inspect(order.inspect, generation.ended_in))

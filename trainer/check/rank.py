@@ -14,7 +14,7 @@ from trainer.checkpoints.tree import flatten, unflatten
 from trainer.engine.mistake import Mistake
 from trainer.engine.step import Step
 from trainer.loop import Loop, TaskState
-from trainer.protocol.messages import Event, Exit, Form, FromWorker, Steps, ToWorker
+from trainer.protocol.messages import Event, Exit, Form, FromWorker, Profile, Steps, ToWorker
 from trainer.protocol.session import Session
 from trainer.rundir.usererror import Message
 from trainer.task import Task
@@ -65,6 +65,10 @@ class Visit:
     def aborted(self, generation: int) -> bool:
         """Never."""
         return False
+
+    def profiles(self) -> tuple[Profile, ...]:
+        """Never."""
+        return ()
 
     def on_abort(self, callback: Callable[[], None] | None) -> None:
         """There is none."""

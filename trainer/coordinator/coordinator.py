@@ -22,6 +22,7 @@ from trainer.coordinator.leadership import Leadership
 from trainer.coordinator.member import Phase, State
 from trainer.coordinator.membership import Membership
 from trainer.coordinator.preflight import Preflight, Unfit
+from trainer.coordinator.profiles import Profiles
 from trainer.coordinator.restarts import Restarts
 from trainer.coordinator.seat import Seat
 from trainer.coordinator.server import Listener, Server
@@ -37,12 +38,14 @@ from trainer.protocol.world import MemberId
 from trainer.rundir.attempts import GivenUp
 from trainer.rundir.events import EventWriter
 from trainer.rundir.names import OutcomeState
+from trainer.rundir.profiles import find_wish
 from trainer.rundir.retry import NO_ROOM
 from trainer.rundir.wanted import Wanted, newest_wanted
 from trainer.telemetry.herald import Herald
 
 TICK = 0.1  # seconds
 OVERSLEPT = 0.5  # seconds by which a tick may be late; what is more was nobody's silence
+PROFILES_EVERY = 2.0  # seconds between two looks at which steps are to be profiled
 WANTED_EVERY = 2.0  # seconds between two looks at what the run is asked to be
 FINISH_AGAIN = 0.5  # seconds, when the store does not take the outcome
 
@@ -123,6 +126,7 @@ class Coordinator:
         self._meshes = Meshes()
         self._telling = Telling()
         self._preflight = Preflight()
+        self._profiles = Profiles()
         self._standstill = Standstill(seat.limits.standstill)
         self._stragglers = Stragglers(seat.limits.replace_stragglers, seat.limits.min_workers)
         self._commands: asyncio.Queue[signals.Command] = asyncio.Queue()
@@ -151,6 +155,7 @@ class Coordinator:
                 self._beat(),
                 self._carry_out_all(),
                 self._events.flush_often(),
+                self._look_for_profiles(),
                 *([self._heed()] if seat.changes else []),
             )
         ]
@@ -343,6 +348,7 @@ class Coordinator:
             self._explain(self._clock())
             self._inspect(self._clock())
             self._tell_stragglers(self._clock())
+            self._have_profiled()
 
     async def _heed(self) -> None:
         """Takes in what the run is asked to be: how large worlds may be, and who is to leave."""
@@ -359,6 +365,29 @@ class Coordinator:
                 # Those who come over from a former leader may be in the stop that it has asked for.
                 self._send_away(leave)
                 await asyncio.sleep(TICK)
+
+    async def _look_for_profiles(self) -> None:
+        """Takes in which steps somebody wants to see in detail."""
+        profiles, run_dir = self._profiles, self._seat.run_dir
+        while self._leadership.holds():
+            try:
+                wish = await asyncio.to_thread(find_wish, run_dir, profiles.following)
+                if wish is not None:
+                    profiles.take(wish)
+                    continue
+            except OSError:  # a store that is away for a moment
+                pass
+            except ValueError:  # nobody has asked for such
+                profiles.take(None)
+                continue
+            await asyncio.sleep(PROFILES_EVERY)
+
+    def _have_profiled(self) -> None:
+        """Passes on which steps are to be profiled, to those who take them."""
+        world = self._machine.world if self._machine.phase is Phase.RUNNING else None
+        if world is not None:
+            for member, profile in self._profiles.due(world, self._machine.steps):
+                self._server.streams.send(pb.FromCoordinator(profile=profile), [member])
 
     def _send_away(self, jobs: set[str]) -> None:
         """Has the members of these jobs leave; the one that hosts this leader as the last."""

@@ -31,6 +31,7 @@ from trainer.engine.optimizer_hooks import OptimizerHooks
 from trainer.engine.own_groups import losses
 from trainer.engine.plan import Plan
 from trainer.engine.planner import Planner
+from trainer.engine.profiling import Profiling
 from trainer.engine.progress import Progress
 from trainer.engine.results import Results
 from trainer.engine.saving import Saving
@@ -96,6 +97,7 @@ class Steps:
         seconds = lambda: self._saving.seconds  # noqa: E731
         self._progress = Progress(self._generations, state, seconds, total_steps=total)
         emit, saving = self._generations.emit, self._saving
+        self._profiling = Profiling(channel, session.run_dir, self._generations.emit)
         self._nonfinite = Nonfinite(on_nonfinite, state, emit, saving.newest_until, saving.go_back)
         state.loop = Loop.of(order, total)
         self._learner = Learner(state, order, watch, self.exchange, emit)
@@ -110,8 +112,6 @@ class Steps:
         self._lost_after = ""  # why what followed the block of the newest step was broken off
         self._stopping = False  # as this worker's program says
         self._ready = False
-
-    # --- the iterator -----------------------------------------------------------------
 
     def __iter__(self) -> Steps:
         return self
@@ -256,6 +256,7 @@ class Steps:
         self._ready = True
 
     def _enter(self) -> bool:
+        self._profiling.stop()
         if not self._generations.enter(self._state, self._saving.save_left, self._init):
             return False
         agreed = self._generations.agreed
@@ -353,6 +354,7 @@ class Steps:
         Raises HorovodInternalError when one is lost before all have compared what they hold.
         """
         self._progress.send()
+        self._profiling.stop()
         with self._generations.channel.collective():
             self._sums.compare_ends()
         self._nonfinite.require_finite(self._state.step)
@@ -369,10 +371,9 @@ class Steps:
         said = "\n".join(filter(None, unsaved))
         self._generations.done(self._state.step, self.results, said)
 
-    # --- steps ------------------------------------------------------------------------
-
     def _next_step(self) -> Step:
         plan = self._planner.plan()
+        self._profiling.begins(plan.number, self._generations.number)
         if self._audit is not None:
             assert self._order is not None
             size = self._order.length(self._state.step)
@@ -447,8 +448,7 @@ class Steps:
         self._generations.step_completed()
         self._planner.measured(len(step.indices), step.computed, step.pause)
         state.metrics = dict(step.metrics)
-        times = self._sums.times
-        self._progress.completed(step.metrics, step.batch_size, step.data_wait, times)
+        self._progress.completed(step.metrics, step.batch_size, step.data_wait, self._sums.times)
 
     def _settled(self, step: Step) -> str:
         """What follows a step that was taken, once the body is over, which may change the state.

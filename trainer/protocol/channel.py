@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import ClassVar, Protocol
 
@@ -19,6 +19,7 @@ from trainer.protocol.messages import FromWorker, Message, ToWorker, decode, enc
 
 ENV_CONTROL = "SWELL_CONTROL"  # "READ_FD,WRITE_FD"
 ALIVE_EVERY = 0.25  # seconds
+PROFILES = 8  # that are known at a time
 
 
 class Channel(Protocol):
@@ -32,6 +33,9 @@ class Channel(Protocol):
 
     def aborted(self, generation: int) -> bool:
         """Whether ``generation`` has been broken off."""
+
+    def profiles(self) -> Sequence[messages.Profile]:
+        """Which steps of the newest world somebody wants to have profiled."""
 
     def on_abort(self, callback: Callable[[], None] | None) -> None:
         """Sets what to call, from another thread, when the running generation is broken off."""
@@ -74,6 +78,7 @@ class AgentChannel:
         self._pausing = 0  # generations up to this one are asked to pause
         self._aborted = 0
         self._current = 0
+        self._profiles: tuple[messages.Profile, ...] = ()
         self._waits = False
         self._alone = False  # the agent is gone
         self._callback: Callable[[], None] | None = None
@@ -106,6 +111,9 @@ class AgentChannel:
 
     def aborted(self, generation: int) -> bool:
         return self._aborted >= generation
+
+    def profiles(self) -> Sequence[messages.Profile]:
+        return self._profiles
 
     def on_abort(self, callback: Callable[[], None] | None) -> None:
         with self._abort_lock:
@@ -175,6 +183,9 @@ class AgentChannel:
                     if self._callback is not None and self._aborted >= self._current:
                         self._callback()
                 self._queue.put(order)
+            case messages.Profile():
+                of_its_world = (it for it in self._profiles if it.generation == order.generation)
+                self._profiles = (*of_its_world, order)[-PROFILES:]
             case messages.Form() | messages.Save() | messages.Exit():
                 self._queue.put(order)
 
@@ -201,6 +212,9 @@ class LoneChannel:
 
     def aborted(self, generation: int) -> bool:
         return False
+
+    def profiles(self) -> Sequence[messages.Profile]:
+        return ()
 
     def on_abort(self, callback: Callable[[], None] | None) -> None:
         return None

@@ -86,6 +86,25 @@ class Save:
 
 
 @dataclass(frozen=True)
+class Profile:
+    """Profile some of your steps.
+
+    Attributes:
+        number: of the wish (see trainer.rundir.profiles).
+        generation, rank: in which world, and where in it; other workers are not asked.
+        first, last: of the steps.
+        memory: whether what you allocate is looked at, too.
+    """
+
+    number: int
+    generation: int
+    rank: int
+    first: int
+    last: int
+    memory: bool = False
+
+
+@dataclass(frozen=True)
 class Exit:
     """The worker's life is over."""
 
@@ -320,7 +339,7 @@ class Event:
     fields: dict[str, Any]
 
 
-ToWorker = Form | Start | Pause | Abort | Save | Exit
+ToWorker = Form | Start | Pause | Abort | Save | Profile | Exit
 FromWorker = (
     Alive
     | Ready

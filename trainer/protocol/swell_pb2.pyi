@@ -338,7 +338,7 @@ class Examined(_message.Message):
     def __init__(self, generation: _Optional[int] = ..., rank: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class FromCoordinator(_message.Message):
-    __slots__ = ("form", "pause", "abort", "columns", "replace", "save", "release", "finish", "beat", "succeed", "start", "prove", "inspect", "examine")
+    __slots__ = ("form", "pause", "abort", "columns", "replace", "save", "release", "finish", "beat", "succeed", "start", "prove", "inspect", "profile", "examine")
     FORM_FIELD_NUMBER: _ClassVar[int]
     PAUSE_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
@@ -352,6 +352,7 @@ class FromCoordinator(_message.Message):
     START_FIELD_NUMBER: _ClassVar[int]
     PROVE_FIELD_NUMBER: _ClassVar[int]
     INSPECT_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
     EXAMINE_FIELD_NUMBER: _ClassVar[int]
     form: Form
     pause: Pause
@@ -366,8 +367,9 @@ class FromCoordinator(_message.Message):
     start: Start
     prove: Prove
     inspect: Inspect
+    profile: Profile
     examine: Examine
-    def __init__(self, form: _Optional[_Union[Form, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., columns: _Optional[_Union[Columns, _Mapping]] = ..., replace: _Optional[_Union[Replace, _Mapping]] = ..., save: _Optional[_Union[Save, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., succeed: _Optional[_Union[Succeed, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., prove: _Optional[_Union[Prove, _Mapping]] = ..., inspect: _Optional[_Union[Inspect, _Mapping]] = ..., examine: _Optional[_Union[Examine, _Mapping]] = ...) -> None: ...
+    def __init__(self, form: _Optional[_Union[Form, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., columns: _Optional[_Union[Columns, _Mapping]] = ..., replace: _Optional[_Union[Replace, _Mapping]] = ..., save: _Optional[_Union[Save, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., succeed: _Optional[_Union[Succeed, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., prove: _Optional[_Union[Prove, _Mapping]] = ..., inspect: _Optional[_Union[Inspect, _Mapping]] = ..., profile: _Optional[_Union[Profile, _Mapping]] = ..., examine: _Optional[_Union[Examine, _Mapping]] = ...) -> None: ...
 
 class Form(_message.Message):
     __slots__ = ("world", "gloo_timeout", "careful")
@@ -458,6 +460,22 @@ class Examine(_message.Message):
     generation: int
     rank: int
     def __init__(self, generation: _Optional[int] = ..., rank: _Optional[int] = ...) -> None: ...
+
+class Profile(_message.Message):
+    __slots__ = ("generation", "rank", "number", "first", "last", "memory")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    rank: int
+    number: int
+    first: int
+    last: int
+    memory: bool
+    def __init__(self, generation: _Optional[int] = ..., rank: _Optional[int] = ..., number: _Optional[int] = ..., first: _Optional[int] = ..., last: _Optional[int] = ..., memory: bool = ...) -> None: ...
 
 class Finish(_message.Message):
     __slots__ = ("state", "reason")

@@ -9,7 +9,7 @@ import math
 
 from trainer.protocol import signals
 from trainer.protocol import swell_pb2 as pb
-from trainer.protocol.messages import Save
+from trainer.protocol.messages import Profile, Save
 from trainer.protocol.world import MemberId, World, arrange
 from trainer.rundir.events import Cause
 from trainer.rundir.formats import PROTOCOL
@@ -111,6 +111,12 @@ def save_from_message(message: pb.Save, now: float) -> Save:
     """The order for a worker, at ``now`` seconds of the monotonic clock."""
     until = now + message.deadline if message.HasField("deadline") else math.inf
     return Save(message.rank, message.size, until)
+
+
+def profile_from_message(asked: pb.Profile) -> Profile:
+    """The order for a worker."""
+    steps = asked.first, asked.last
+    return Profile(asked.number, asked.generation, asked.rank, *steps, asked.memory)
 
 
 def event_from_message(member: MemberId, message: pb.FromAgent) -> signals.Event | None:

@@ -74,6 +74,9 @@ ranks                     generation, step, count, seconds, ranks, computed, dat
                           trainer.protocol.messages)
 state_sent                generation, bytes, total_bytes, seconds (so far; the last one has
                           sent all)
+profiled                  generation, step, profile (the number of the wish: see
+                          trainer.rundir.profiles), rank, first, count (steps, the last of them
+                          step), names (the files), reason (why there are none)
 evaluated                 step, metrics: {name: value}, seconds (that it took, where that is known)
 rates                     flops (operations that a sample takes, forward and backward), device
                           (what rank 0 computes on, as torch names it)

@@ -38,6 +38,7 @@ EVENTS = "events"
 AUDIT = "audit"
 CHECKPOINTS = "checkpoints"
 CODE = "code"
+PROFILES = "profiles"  # of steps: see trainer.rundir.profiles
 REPORTS = "reports"  # of a probe: see trainer.probe
 
 # What a new run may take of a checkpoint, besides all of it: URL#weights.

@@ -14,6 +14,7 @@ from trainer.agent import strain
 from trainer.agent.inspector import Inspector
 from trainer.agent.slots import Slot
 from trainer.protocol import swell_pb2 as pb
+from trainer.protocol.messages import Profile
 
 GENERATION: Any = SimpleNamespace(number=3, ended_in=set())
 
@@ -49,6 +50,20 @@ def test_of_a_worker_that_is_gone_there_is_nothing_to_say() -> None:
     order = pb.FromCoordinator(examine=pb.Examine(generation=3, rank=0))
     said = asyncio.run(answered(Worker(None, 0), order))
     assert said["examined"] == pb.Examined(generation=3, rank=0)
+
+
+def test_a_profile_is_asked_of_the_worker_that_has_the_rank() -> None:
+    orders: dict[int, list[Any]] = {1: [], 2: []}
+    workers: list[Any] = [
+        SimpleNamespace(rank=rank, send=sent.append) for rank, sent in orders.items()
+    ]
+    slots: Any = SimpleNamespace(all=[Slot(slot, it) for slot, it in enumerate(workers)])
+    asked = pb.Profile(generation=3, rank=2, number=5, first=10, last=12, memory=True)
+    inspector = Inspector(slots, lambda **body: None)
+    inspector.answer(pb.FromCoordinator(profile=asked), GENERATION)
+    asked.generation = 4
+    inspector.answer(pb.FromCoordinator(profile=asked), GENERATION)
+    assert orders == {1: [], 2: [Profile(5, 3, 2, 10, 12, memory=True)]}
 
 
 @pytest.mark.parametrize("generation", [None, SimpleNamespace(number=4, ended_in=set())])

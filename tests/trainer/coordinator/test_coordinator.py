@@ -28,6 +28,7 @@ from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.world import MemberId, arrange
 from trainer.rundir.events import Event, read_events
 from trainer.rundir.formats import PROTOCOL
+from trainer.rundir.profiles import Wish, create_wish
 from trainer.rundir.store import Store
 from trainer.rundir.wanted import Wanted, create_wanted, newest_wanted
 
@@ -350,6 +351,25 @@ async def test_a_store_that_is_away_delays_the_end_and_no_more(leader: Leader) -
         await a.send(done=pb.Done(generation=1, step=9))
         assert (await a.until("finish")).state == "succeeded"
     assert leader.run_dir.outcome() is not None
+
+
+def test_steps_that_somebody_wants_to_see_are_asked_of_those_who_take_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordinators, "PROFILES_EVERY", 0.05)
+    silent: dict[str, Any] = {"suspicion": 300.0, "idle_suspicion": 300.0, "lease_timeout": 999.0}
+
+    async def body() -> None:
+        async with leading(tmp_path, **silent) as leader, world_of_two(leader) as (a, b, _):
+            leader.run_dir.write_json("profiles/000001.json", {"what": "nobody asks for"})
+            create_wish(leader.run_dir, Wish(2, 100, 110, ranks=(1,)))
+            await train(a, b, step=7)
+            asked = await b.until("profile")
+            assert asked == pb.Profile(generation=1, rank=1, number=2, first=100, last=110)
+            create_wish(leader.run_dir, Wish(3, 200, 200, memory=True))
+            assert (await a.until("profile")).number == 3
+
+    asyncio.run(body())
 
 
 def test_a_job_that_is_not_wanted_any_more_is_asked_to_leave(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from trainer.protocol.messages import (
     Form,
     FromWorker,
     Pause,
+    Profile,
     Progress,
     Ready,
     Save,
@@ -75,6 +76,16 @@ def test_orders_come_in_the_order_given(line: Line) -> None:
     for order in orders:
         line.send(order)
     assert [line.channel.next() for _ in orders] == orders
+
+
+def test_which_steps_to_profile_is_known_of_the_newest_world_and_is_no_order_to_wait_for(
+    line: Line,
+) -> None:
+    first, second = Profile(1, 3, 0, 10, 12), Profile(2, 3, 0, 20, 22, memory=True)
+    for order in (Profile(1, 2, 0, 10, 12), first, second, Exit()):
+        line.send(order)
+    assert line.channel.next() == Exit()
+    assert line.channel.profiles() == (first, second)
 
 
 def test_messages_are_json_lines(line: Line) -> None:
