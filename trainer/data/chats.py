@@ -13,12 +13,14 @@ out what was thought) has no such place, and is refused by name.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
+import xxhash
 from torch import Tensor
 
 from trainer.rundir.store import Store
@@ -85,6 +87,13 @@ class Documents:
     def lengths(self) -> Tensor:
         """The tokens of each document: int64, shape [documents]."""
         return self.bounds.diff()
+
+    def digests(self) -> set[int]:
+        """What tells each document from others."""
+        tokens, bounds = self.tokens.numpy(), self.bounds.tolist()
+        return {
+            xxhash.xxh3_64_intdigest(tokens[a:b].tobytes()) for a, b in itertools.pairwise(bounds)
+        }
 
     def document(self, number: int) -> tuple[Tensor, Tensor]:
         """A document's tokens, and what is to be foretold at each: both int64, shape [n].

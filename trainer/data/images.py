@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import xxhash
 from torch import Tensor
 
 from trainer.data.extras import require
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FOLDER, PICTURE = "SW5205", "SW5206"
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+LISTED = 4  # files in a message
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # What is opened, whatever a file is called. (A format such as EPS would run another program.)
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -51,25 +54,42 @@ class Pictures:
     Attributes:
         classes: the names of the classes; a label is a place among them.
         labels: int64, shape [samples].
+        left_out: the names of the files that are no pictures in a class.
 
-    A sample is a picture as it is, uint8 of shape [3, height, width], and its label.
+    A sample is a picture as it is, uint8 of shape [3, height, width], and its label. Other files
+    are left out; a file that has another size when it is read than when it was listed is an error.
 
-    Raises Unusable when Pillow is missing, when there is no picture, or a class that is not among
-    ``classes``; OSError.
+    Raises Unusable when Pillow is missing, when there is no picture, an empty file, parts of a data
+    set in place of classes, or a class that is not among ``classes``; OSError.
     """
 
     def __init__(self, url: str, classes: Sequence[str] | None = None) -> None:
         require("images")
         self._url = url
         self._opened: Store | None = None
-        names = [name for name in self._store.files() if name.lower().endswith(ENDINGS)]
-        self._names = [name for name in names if "/" in name]
+        files = self._store.sizes()
+        self._names = [n for n in files if "/" in n and n.lower().endswith(ENDINGS)]
+        self._sizes = np.asarray([files[name] for name in self._names], np.int64)
+        self.left_out = sorted(files.keys() - {*self._names})
         found = sorted({name.partition("/")[0] for name in self._names})
         if not found:
             raise Unusable(
                 FOLDER,
                 f"{url} has no pictures in folders of classes; write them as "
                 f"{url.rstrip('/')}/CLASS/NAME.jpg ({', '.join(ENDINGS)})",
+            )
+        if SPLITS.issuperset(one.lower() for one in found):
+            raise Unusable(
+                FOLDER,
+                f"{url} has the parts of a data set ({', '.join(found)}), and no classes: those "
+                f"would be told apart; name one: {url.rstrip('/')}/{found[0]}",
+            )
+        if empty := [one for one, size in zip(self._names, self._sizes, strict=True) if not size]:
+            more = f" and {len(empty) - LISTED} more" if len(empty) > LISTED else ""
+            raise Unusable(
+                PICTURE,
+                f"{url} has pictures of 0 bytes: {', '.join(empty[:LISTED])}{more}; copy them "
+                "anew, or take them away",
             )
         self.classes = found if classes is None else list(classes)
         if unknown := [one for one in found if one not in self.classes]:
@@ -81,6 +101,16 @@ class Pictures:
         places = {name: place for place, name in enumerate(self.classes)}
         labels = [places[name.partition("/")[0]] for name in self._names]
         self.labels = torch.tensor(labels, dtype=torch.int64, device="cpu")
+
+    @property
+    def samples_identity(self) -> str:
+        """The same where names, sizes and labels are, and the first and the last picture."""
+        sum_ = xxhash.xxh3_128(repr((self.classes, self._names)).encode())
+        sum_.update(self._sizes.tobytes())
+        sum_.update(self.labels.numpy().tobytes())
+        for index in {0, len(self) - 1}:
+            sum_.update(self._data(index))
+        return sum_.hexdigest()
 
     def __len__(self) -> int:
         return len(self._names)
@@ -95,6 +125,7 @@ class Pictures:
         """The data set of some of the pictures, with the same classes: int64, shape [n]."""
         part = copy.copy(self)
         part._names = [self._names[number] for number in numbers.tolist()]
+        part._sizes = self._sizes[numbers.numpy()]
         part.labels = self.labels[numbers]
         return part
 
@@ -116,14 +147,12 @@ class Pictures:
 
         Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # at twice that Pillow refuses
         try:
-            read = self._store.read(self._names[index]) if data is None else data
+            read = self._data(index) if data is None else data
             with Image.open(io.BytesIO(read), formats=FORMATS) as image:
                 if least:
                     scale = max(1.0, min(image.size) / least)
                     image.draft("RGB", (int(image.width / scale), int(image.height / scale)))
                 return ImageOps.exif_transpose(image).convert("RGB")
-        except FileNotFoundError:
-            raise Unusable(PICTURE, f"{self.path(index)} is not there any more") from None
         except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
             said = f"{self.path(index)} cannot be read as a picture: {told(error)}"
             raise Unusable(PICTURE, f"{said}; mend it, or take it away") from error
@@ -140,19 +169,31 @@ class Pictures:
         """
         numbers = indices.tolist()
         found = []
-        for number, data in zip(numbers, self._store.each(self._data, numbers), strict=True):
+        for number, data in zip(numbers, self._store.each(self._read, numbers), strict=True):
             try:
                 found.append(make(self.open(number, data, least), number))
             except Unusable as error:
                 raise SampleError(f"sample {number} of the data set: {error}") from error
         return torch.stack(found), self.labels[indices]
 
+    def _read(self, index: int) -> bytes:
+        try:
+            return self._data(index)
+        except Unusable as error:
+            raise SampleError(f"sample {index} of the data set: {error}") from error
+
     def _data(self, index: int) -> bytes:
         try:
-            return self._store.read(self._names[index])
+            data = self._store.read(self._names[index])
         except FileNotFoundError:
-            said = f"sample {index} of the data set: {self.path(index)} is not there any more"
-            raise SampleError(said) from None
+            raise Unusable(PICTURE, f"{self.path(index)} is not there any more") from None
+        if len(data) != self._sizes[index]:
+            raise Unusable(
+                PICTURE,
+                f"{self.path(index)} has changed since it was listed: it had {self._sizes[index]} "
+                f"bytes, and has {len(data)}; put it back, or begin a new run",
+            )
+        return data
 
     @property
     def _store(self) -> Store:

@@ -99,12 +99,17 @@ class ShardOrder:
         order = Permutation(len(self._sizes), f"{key}/shards").take(0, len(self._sizes)).numpy()
         sizes = self._sizes[order]
         shards = np.cumsum(sizes) - sizes
-        # A piece is a shard, or what a lane has of one.
-        pieces = np.unique(np.concatenate((shards, lanes[:-1])))
-        of = np.searchsorted(shards, pieces, "right") - 1
+        # A piece is a shard, or what a lane has of one. Both are sorted, and lanes are few: nothing
+        # is looked for as often as there are shards.
+        before = np.searchsorted(shards, lanes[:-1], "right") - 1
+        inside = np.unique(lanes[:-1][shards[before] != lanes[:-1]])
+        pieces = np.insert(shards, np.searchsorted(shards, inside), inside)
+        of = np.arange(len(pieces))
+        for at in np.searchsorted(pieces, inside):
+            of[at:] -= 1  # the shard before goes on
         first = self._first[order][of] + pieces - shards[of]
-        lane = np.searchsorted(lanes, pieces, "right") - 1
-        number = np.arange(len(pieces)) - np.searchsorted(pieces, lanes)[lane]
+        begun = np.searchsorted(pieces, lanes)
+        number = np.arange(len(pieces)) - np.repeat(begun[:-1], np.diff(begun))
         blocks = np.append(pieces[number % self._block == 0], self._samples)
         return _Epoch(bounds, last, lanes, pieces, first, blocks)
 

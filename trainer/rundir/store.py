@@ -184,6 +184,21 @@ class Store:
         names = (str(entry)[len(path) + 1 :] for entry in found)
         return sorted(name for name in names if "/." not in f"/{name}")
 
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """The bytes of all files in ``folder``, by name, as ``files`` gives them."""
+        if self._local:
+            return {
+                name: os.stat(self.path(f"{folder}/{name}".lstrip("/"))).st_size
+                for name in self.files(folder)
+            }
+        path = self.path(folder)
+        try:
+            found = self._retried(folder, lambda: self.fs.find(path, detail=True))
+        except FileNotFoundError:
+            return {}
+        sizes = {str(entry)[len(path) + 1 :]: int(about["size"]) for entry, about in found.items()}
+        return {name: sizes[name] for name in sorted(sizes) if "/." not in f"/{name}"}
+
     def size(self, name: str) -> int:
         """How many bytes ``name`` holds. Raises FileNotFoundError."""
         self.fs.invalidate_cache()

@@ -119,8 +119,18 @@ class Finetune(Task):
         self._folder = pretrained.local_folder(model)
         self._tokenizer = pretrained.load_tokenizer(self._folder)
         self._answers = answers
-        self._train = self._rows(data)
-        self._validation = self._rows(validation) if validation else None
+        documents = self._documents(data)
+        self._train = self._rows(data, documents)
+        self._validation = None
+        if validation:
+            held_out = self._documents(validation)
+            self._validation = self._rows(validation, held_out)
+            if shared := len(held_out.digests() & documents.digests()):
+                print(
+                    f"finetune: {validation}: {shared:,} of its {len(held_out):,} documents are "
+                    "trained on, too, so val_loss is lower than it would be of new ones",
+                    flush=True,
+                )
         self._files = pretrained.Files({})
 
     def dataset(self) -> Rows:
@@ -180,9 +190,11 @@ class Finetune(Task):
                 model = model.merged(self._folder)
             pretrained.save(self._save, model, self._tokenizer)
 
-    def _rows(self, url: str) -> Rows:
+    def _documents(self, url: str) -> Documents:
         lines = read_lines(url, renderer(self._tokenizer), self._answers)
-        documents = tokenize(lines, self._tokenizer, self._length)
+        return tokenize(lines, self._tokenizer, self._length)
+
+    def _rows(self, url: str, documents: Documents) -> Rows:
         padding = self._tokenizer.pad_token_id
         rows = Rows(documents, self._length, self._packed, padding or 0)
         print(f"finetune: {_told(url, documents, rows)}", flush=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD, AdamW, Optimizer
 
-from trainer.data.images import Augment, Pictures, middle
+from trainer.data.images import FOLDER, Augment, Pictures, middle
 from trainer.engine.plan import Plan
 from trainer.rundir.store import Store
 from trainer.rundir.usererror import Unusable
@@ -97,6 +97,19 @@ class Images(Task):
             )
         pictures = Pictures(data)
         self.classes = pictures.classes
+        if len(self.classes) < 2:
+            raise Unusable(
+                FOLDER,
+                f"{data} has one class, {self.classes[0]}: there is nothing to tell apart; give "
+                "each class a folder",
+            )
+        if validation.rstrip("/") == data.rstrip("/"):
+            raise Unusable(
+                "SW5208",
+                "validation: it is what is trained on, and would show what was learned by heart; "
+                "name another folder, or leave it out",
+            )
+        print(f"images: {_told(data, pictures)}", flush=True)
         self._testing: Pictures | None = None
         if validation:
             self._testing = Pictures(validation, self.classes)
@@ -184,6 +197,14 @@ class Images(Task):
             }
             store.write(WEIGHTS, safetensors.torch.save(tensors, {"format": "pt"}))
             store.write(ABOUT, json.dumps(about, indent=2).encode())
+
+
+def _told(url: str, pictures: Pictures) -> str:
+    """What is in a folder, in a line of the log."""
+    said = f"{url}: {len(pictures):,} pictures in {len(pictures.classes):,} classes"
+    if left_out := pictures.left_out:
+        said += f"; {len(left_out):,} other files are left out, such as {left_out[0]}"
+    return said
 
 
 def load(url: str) -> tuple[nn.Module, dict[str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -33,6 +34,17 @@ WHOLE = ".whole"  # in a copy of a folder, when all of it is there
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 # What is copied from a bucket: weights, and what describes model and tokenizer; never a pickle.
 _WANTED = (".safetensors", ".json", ".model", ".jinja", ".txt", ".tiktoken")
+# Of a description: where it comes from, and who has written it.
+_OF_NO_EFFECT = {
+    "_name_or_path",
+    "base_model_name_or_path",
+    "dtype",
+    "inference_mode",
+    "peft_version",
+    "revision",
+    "torch_dtype",
+    "transformers_version",
+}
 _SHARD = "2GB"  # of what is saved: a file goes to a bucket in one piece
 _NEAR = {torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of the largest logit; else 1e-4
 
@@ -217,7 +229,7 @@ class Files:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over the files. Raises Unusable when adapters are for another base."""
+        """Takes over the files. Raises Unusable when they are of another model."""
         if state["base"] != self._base:
             raise Unusable(
                 "SW5199",
@@ -225,8 +237,28 @@ class Files:
                 "was loaded: its weights, or their dtype, have changed; give the run the model "
                 "that it began with",
             )
-        files = state["files"]
-        self._files = {name: one.cpu().numpy().tobytes() for name, one in files.items()}
+        files = {name: one.cpu().numpy().tobytes() for name, one in state["files"].items()}
+        if unlike := _otherwise(files, self._files):
+            raise Unusable(
+                "SW5210",
+                "the model of this checkpoint was described otherwise than the one that is trained "
+                f"now: {'; '.join(unlike)}; set it back, or begin a new run",
+            )
+        self._files = files
+
+
+def _otherwise(then: dict[str, bytes], now: dict[str, bytes]) -> list[str]:
+    """What descriptions of both say otherwise; what one does not say is no difference."""
+    found = []
+    for name in (CONFIG, ADAPTER_CONFIG):
+        if name in then and name in now:
+            was, became = json.loads(then[name]), json.loads(now[name])
+            found += [
+                f"{key} was {was[key]} and is {became[key]}"
+                for key in sorted(was.keys() & became.keys() - _OF_NO_EFFECT)
+                if was[key] != became[key]
+            ]
+    return found
 
 
 def _as_tensor(data: bytes) -> Tensor:

@@ -166,6 +166,51 @@ def test_a_picture_that_cannot_be_read_is_named_with_its_path(tmp_path: Path, ki
     assert str(told.value).startswith(f"sample 2 of the data set: {path} ")
 
 
+@pytest.mark.parametrize("kind", ["cut", "text", "a program", "a trap"])
+def test_what_is_no_picture_from_the_start_is_named_when_it_is_read(
+    tmp_path: Path, kind: str
+) -> None:
+    path = Path(Pictures(pictures.make(tmp_path / "p", 2)).path(2))
+    broken(path, kind)
+    with pytest.raises(Unusable, match=f"{path} cannot be read as a picture: ") as caught:
+        Pictures(str(tmp_path / "p"))[2]
+    assert caught.value.id == "SW5206"
+
+
+def test_a_picture_that_changes_while_it_is_trained_on_is_found(tmp_path: Path) -> None:
+    found = Pictures(pictures.make(tmp_path / "p", 2))
+    Image.new("RGB", (300, 200), (3, 40, 9)).save(found.path(2))
+    with pytest.raises(Unusable, match=r"has changed since it was listed: it had [0-9]+ bytes"):
+        found[2]
+
+
+def test_empty_files_are_refused_at_once_and_others_said(tmp_path: Path) -> None:
+    folder = pictures.make(tmp_path / "p", 2)
+    (tmp_path / "p/left/notes.txt").write_text("no picture")
+    assert Pictures(folder).left_out == ["left/notes.txt"]
+    for name in "abcde":
+        (tmp_path / f"p/left/{name}.png").touch()
+    with pytest.raises(Unusable, match=r"of 0 bytes: left/a.png, .*, left/d.png and 1 more") as e:
+        Pictures(folder)
+    assert e.value.id == "SW5206"
+
+
+def test_parts_of_a_data_set_are_no_classes(tmp_path: Path) -> None:
+    for part in ("train", "Val"):
+        pictures.make(tmp_path / "p" / part, 1)
+    with pytest.raises(Unusable, match=rf"\(Val, train\), .* name one: {tmp_path}/p/Val$") as e:
+        Pictures(str(tmp_path / "p"))
+    assert e.value.id == "SW5205"
+
+
+def test_the_same_pictures_have_the_same_identity(tmp_path: Path) -> None:
+    one, other = (Pictures(pictures.make(tmp_path / name, 2)) for name in "pq")
+    assert one.samples_identity == other.samples_identity
+    assert one.part(torch.tensor([0, 1])).samples_identity != one.samples_identity
+    Path(other.path(3)).rename(tmp_path / "q/left/zzz.png")
+    assert Pictures(str(tmp_path / "q")).samples_identity != one.samples_identity
+
+
 def test_a_folder_without_pictures_or_with_another_class_is_refused(tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "p/x.png")

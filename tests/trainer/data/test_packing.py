@@ -51,3 +51,10 @@ def test_without_packing_a_row_is_a_document() -> None:
     assert len(rows) == 3
     assert rows[2]["tokens"].tolist() == [100, 101] + [7] * (ROOM - 2)
     assert rows[2]["positions"].tolist() == list(range(ROOM))
+
+
+def test_rows_of_other_tokens_have_another_identity() -> None:
+    same, again, other = (Rows(documents(3, 5, n), ROOM, packed=True) for n in (4, 4, 5))
+    assert same.samples_identity == again.samples_identity != other.samples_identity
+    apart = Rows(documents(3, 5, 4), ROOM, packed=False)
+    assert apart.samples_identity != same.samples_identity

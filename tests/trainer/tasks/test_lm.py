@@ -105,10 +105,18 @@ def trains_on_its_own(folder: str, log: list[Any]) -> None:
 
 def test_workers_with_another_text_are_found(tmp_path: Path) -> None:
     found = [one.error for one in trained(2, functools.partial(trains_on_its_own, str(tmp_path)))]
-    assert any(
-        one.startswith("Unusable: the text, or its tokenizer, is not what this run has trained on")
-        for one in found
-    )
+    assert len(found) == 2
+    assert all("they have other samples on ranks 0 and 1, in as many" in one for one in found)
+
+
+def test_a_run_does_not_go_on_with_another_text(tmp_path: Path) -> None:
+    file = tmp_path / "text"
+    file.write_text("this " * 500)
+    made = LM(str(file), cache=str(tmp_path / "cache"), held_out=0.1, **SMALL)
+    made.trained_on = "what a checkpoint says"
+    with pytest.raises(Unusable, match="the text, or its tokenizer, is not what this run") as e:
+        made.loss(made.model(), made.batch(made.dataset(), torch.tensor([0])))
+    assert e.value.id == "SW6216"
 
 
 def test_tokens_and_operations_of_a_step(tmp_path: Path) -> None:

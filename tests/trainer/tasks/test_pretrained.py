@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from pathlib import Path
 from types import SimpleNamespace
@@ -125,3 +126,20 @@ class Takes(nn.Module):
 
     def forward(self, input_ids: Tensor) -> Any:
         raise AssertionError("it is not called")
+
+
+def test_a_model_that_is_described_otherwise_does_not_go_on() -> None:
+    def files(**settings: Any) -> Files:
+        described = {"r": 4, "lora_alpha": 8, "peft_version": "1", "target_modules": ["q"]}
+        return Files({"adapter_config.json": json.dumps({**described, **settings}).encode()}, 7)
+
+    then = files().state_dict()
+    files(peft_version="2", new_setting=True).load_state_dict(then)
+    with pytest.raises(Unusable) as caught:
+        files(lora_alpha=16, target_modules=["q", "v"]).load_state_dict(then)
+    assert caught.value.id == "SW5210"
+    assert str(caught.value) == (
+        "the model of this checkpoint was described otherwise than the one that is trained now: "
+        "lora_alpha was 8 and is 16; target_modules was ['q'] and is ['q', 'v']; set it back, or "
+        "begin a new run"
+    )
