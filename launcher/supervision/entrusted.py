@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from launcher.supervision.removal import Removal
 from launcher.supervision.staff import Staff
 from launcher.supervision.supervisor import HOLD, Supervisor
 from launcher.target import Target
 from trainer.rundir.directory import RunDirectory
+from trainer.rundir.names import RUN
 from trainer.rundir.retry import may_pass
 from trainer.rundir.usererror import Message
 
@@ -49,6 +51,7 @@ class Entrusted:
     ) -> None:
         self._run_dir, self._staff, self._supervisor = run_dir, staff, supervisor
         self._target, self._alone, self._sleep, self._ticks = target, alone, sleep, ticks
+        self._removal = Removal(run_dir.url)
         self._away_since: float | None = None
         self._acts = False
 
@@ -95,6 +98,9 @@ class Entrusted:
         while True:
             try:
                 if self._run_dir.outcome() is not None:
+                    return True
+                self._removal.look(self._run_dir.store.exists(RUN), self._ticks())
+                if self._removal.told:  # the supervisor knows what comes of that
                     return True
                 self._staff.turn(False)
             except OSError as error:
