@@ -53,7 +53,12 @@ class Entrusted:
         self._target, self._alone, self._sleep, self._ticks = target, alone, sleep, ticks
         self._removal = Removal(run_dir.url)
         self._away_since: float | None = None
-        self._acts = False
+        self._looks_on, self._acts = True, False
+
+    @property
+    def looks_on(self) -> bool:
+        """Whether a controller looks after the run, and this one does not."""
+        return self._looks_on and bool(self._staff.here)
 
     def lose_patience(self) -> None:
         """See Supervisor."""
@@ -75,7 +80,9 @@ class Entrusted:
 
     def run(self) -> dict[str, Any]:
         """Sees the run through. Returns outcome.json as it counts; raises as Supervisor does."""
-        if not self.look_on(until=self._nobody_comes) or self._acts:
+        well = self.look_on(until=self._nobody_comes)
+        self._looks_on = False
+        if not well or self._acts:
             self._alone()
         return self._supervisor.run()
 
