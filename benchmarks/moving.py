@@ -20,11 +20,12 @@ from launcher.supervision.attempt import read_attempts
 from stamps import Stamp, read_stamps
 from trainer.rundir.attempts import ENDED, REPLACED
 from trainer.rundir.directory import RunDirectory
-from trainer.rundir.events import read_events
+from trainer.rundir.events import Event, read_events
 
 ROOT = Path(__file__).parents[1]
 RUN = "moving"
 STAGES = ("paused", "generation_formed", "resumed")  # events, in their order
+Gap = tuple[float, float]  # Unix seconds
 LIMIT = 300.0  # seconds, for anything to happen
 WATCH = 0.2  # seconds between two looks
 WARM = 15  # steps of a world that trains
@@ -84,14 +85,30 @@ class Moved:
         seconds: from the command, or from when it trained, until the old jobs had ended, or the
             new ones trained.
         pause: the longest time between two steps meanwhile.
-        stages: of these, until each event of a world's change, and from the last one to the step.
+        change: the longest of those in which a new world was formed.
+        stages: of that, until each event of a world's change, and from the last one to the step.
         lost: steps that had been completed, and were done again.
     """
 
     seconds: float
     pause: float
+    change: float
     stages: Mapping[str, float]
     lost: int
+
+    @classmethod
+    def of(cls, seconds: float, found: list[Gap], events: list[Event], lost: int) -> Moved:
+        """Made of the times between two steps, and of the run's events."""
+        times = {name: [it["time"] for it in events if it["event"] == name] for name in STAGES}
+        formed = times["generation_formed"]
+        changes = [gap for gap in found if any(gap[0] < at < gap[1] for at in formed)]
+        begin, end = max(changes, key=length)
+        stages, last = {}, begin
+        for name in STAGES:
+            at = min((one for one in times[name] if last <= one <= end), default=last)
+            stages[name], last = at - last, at
+        stages["next step"] = end - last
+        return cls(seconds, max(map(length, found)), end - begin, stages, lost)
 
 
 class Fleet:
@@ -136,15 +153,9 @@ class Fleet:
         """Steps that were completed, and done again."""
         return int(read_status(RunDirectory(str(self._run_dir)))["steps_lost"])
 
-    def stages(self, begin: float, end: float) -> dict[str, float]:
-        """How long each stage of a change took, of one between two times: see ``Moved``."""
-        found, last = {}, begin
-        events = [*read_events(RunDirectory(str(self._run_dir)))]
-        for name in STAGES:
-            times = [it["time"] for it in events if it["event"] == name]
-            last, before = min((at for at in times if last <= at <= end), default=last), last
-            found[name] = last - before
-        return {**found, "next step": end - last}
+    def events(self) -> list[Event]:
+        """What has happened."""
+        return [*read_events(RunDirectory(str(self._run_dir)))]
 
     def ask(self, *command: str) -> None:
         """Asks it to be another."""
@@ -183,20 +194,19 @@ def moved(change: Change, folder: Path, env: Mapping[str, str]) -> Moved:
             fleet.ask(*change.command)
         fleet.until(lambda: fleet.replaced() >= change.gone and fleet.trains(change.after))
         until = time.time()
-        pause, begin = longest_pause(fleet.stamps(), event)
-        stages = fleet.stages(begin, begin + pause)
-        return Moved(until - event, pause, stages, fleet.lost())
+        return Moved.of(until - event, gaps(fleet.stamps(), event), fleet.events(), fleet.lost())
     finally:
         fleet.close()
 
 
-def longest_pause(stamps: list[Stamp], event: float) -> tuple[float, float]:
-    """The longest time after ``event`` between the first to complete a step and the next step's.
-
-    Returns it, and when it began.
-    """
+def gaps(stamps: list[Stamp], event: float) -> list[Gap]:
+    """The times after ``event`` between the first to complete a step and the next step's."""
     first: dict[int, float] = {}
     for one in stamps:
         first.setdefault(one.step, one.time)
-    times = [at for _, at in sorted(first.items()) if at > event]
-    return max((later - earlier, earlier) for earlier, later in pairwise(times))
+    return [*pairwise(at for _, at in sorted(first.items()) if at > event)]
+
+
+def length(gap: Gap) -> float:
+    """Its seconds."""
+    return gap[1] - gap[0]

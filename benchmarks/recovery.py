@@ -23,10 +23,12 @@ Four more are of Swell alone, with a launch and the emulator (moving.py):
     back to Spot             it trains on demand until Spot is to be had, a minute later
 
 There ``pause`` is the longest time between two steps, from the command until all is over; in the
-last from when it trains, while Spot is tried in vain beside it, until it trains on Spot. Its stages
-are the time until each of the run's events: ``paused`` (a pause is asked for), then
-``generation_formed`` (all have stopped, and know the new world), then ``resumed`` (they are
-connected, and all hold the state); then the new world's first step.
+last from when it trains, while Spot is tried in vain beside it, until it trains on Spot. All
+processes share this machine, so a new VM that starts slows training, too. ``change`` is the longest
+of those in which a new world was formed, and its stages are the time until each of the run's
+events: ``paused`` (a pause is asked for; often in the step before), then ``generation_formed`` (all
+have stopped, and know the new world), then ``resumed`` (they are connected, and all hold the
+state); then the new world's first step.
 
 What is measured comes from the workers' own stamps (see jobs/mlp.py), all of one clock:
 
@@ -251,9 +253,10 @@ def change(case: str, options: Options) -> Iterator[Row]:
         print(f"{case} {run + 1}/{options.runs}: {found[-1]}", file=sys.stderr, flush=True)
     yield Row.of("swell", case, "until it is over", "s", [one.seconds for one in found])
     yield Row.of("swell", case, "pause", "s", [one.pause for one in found])
+    yield Row.of("swell", case, "change", "s", [one.change for one in found])
     for name in found[0].stages:
         parts = [one.stages[name] for one in found]
-        yield Row.of("swell", case, f"pause, until {name}", "s", parts)
+        yield Row.of("swell", case, f"change, until {name}", "s", parts)
     yield Row.of("swell", case, "steps lost", "steps", [one.lost for one in found])
 
 

@@ -95,6 +95,11 @@ class Run:
         """Whether the run, and everything it started, has ended."""
         return not self._thread.is_alive()
 
+    @property
+    def looks_on(self) -> bool:
+        """Whether a controller looks after the run, and this process does not."""
+        return isinstance(self._supervisor, Entrusted) and self._supervisor.looks_on
+
     def told(self) -> list[str]:
         """Lines about what the run waits for in vain: an API that does not answer, and why."""
         return self._supervisor.told()

@@ -55,11 +55,13 @@ class Stops:
     Attributes:
         count: how many there were.
         interrupt: whether one ends what is being done.
+        terminated: whether SIGTERM was among them.
         hung_up: whether the terminal is gone.
     """
 
     def __init__(self) -> None:
         self.count = 0
+        self.terminated = False
         self.interrupt = True
         self.hung_up = False
 
@@ -68,6 +70,7 @@ class Stops:
             self.hung_up = True
             return
         self.count += 1
+        self.terminated |= number == signal.SIGTERM
         if self.interrupt:
             raise KeyboardInterrupt
 
@@ -255,7 +258,17 @@ class Following:
         return f" ({told[0]})" if told else ""
 
     def _stop_as_asked(self, view: View) -> None:
-        """Cancels the run at the first request; at the second stops its local VMs, or leaves."""
+        """Cancels the run at the first request; at the second stops its local VMs, or leaves.
+
+        SIGTERM comes to a laptop that is shut down, too: it does not end a run whose controller
+        looks after it.
+        """
+        if self._asked.terminated and self._cancelling is None and self._run.looks_on:
+            raise Left(
+                "SW2142",
+                f"this launch is stopped; run {self._run.id} goes on, and its controller looks "
+                f"after it: swell attach {self._run.id} follows it, and swell cancel ends it",
+            )
         if self._asked.count and self._cancelling is None:
             view.show(
                 "cancelling the run; to leave one going, start it with: swell launch --detach"

@@ -12,13 +12,14 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from launcher import home
 from launcher.api.apierror import ApiError
 from launcher.api.retry import BRIEF, Retries
-from launcher.api.vertex import JobState, jobs_of
+from launcher.api.vertex import Jobs, JobState, jobs_of
 from launcher.local.emulator import stop
 from launcher.supervision.attempt import read_attempts
 from launcher.supervision.attendance import read_attendants, who_is_here
@@ -35,6 +36,7 @@ LIMIT = 60.0  # seconds to wait until nothing of the run is left
 JOB_POLL = 2.0
 LAUNCH_POLL = 0.1
 AT_ONCE = 8  # runs
+NEVER = JobState("", "CANCELLED", "the CustomJob was never created")
 
 
 def cancel_runs(directories: Sequence[RunDirectory]) -> Iterator[tuple[str, bool]]:
@@ -129,55 +131,72 @@ def _cancel_jobs(
     retries: Retries,
     sleep: Callable[[float], object],
 ) -> list[str]:
-    """Cancels what still runs, and brings the attempts' records up to date."""
-    said = []
-    project = str(run.get("spec", {}).get("project") or "")
+    """Cancels what still runs, and brings the records up to date.
+
+    All are asked to end before one is waited for, and though one cannot be: each costs money.
+    Raises the first ApiError then.
+    """
+    project, run_id = str(run.get("spec", {}).get("project") or ""), str(run["id"])
+    said: list[str] = []
+    errors: list[ApiError] = []
+    asked: list[tuple[dict[str, Any], Jobs, JobState]] = []
     for attempt in read_attempts(directory):
         if attempt.get("state") in ENDED:
             continue
-        api = jobs_of(attempt, project, retries)
-        if attempt.get("job"):
-            jobs = [api.get(str(attempt["job"]))]
-        else:  # the launch ended between asking for it and noting its name
-            jobs = list(api.find(str(run["id"]), int(attempt["attempt"])))
-        for job in jobs:
-            ended = job
-            if not job.ended:
-                api.cancel(job.name)
-                ended = api.wait(job.name, poll=JOB_POLL, limit=LIMIT, sleep=sleep)
+        with _noted(errors):
+            api = jobs_of(attempt, project, retries)
+            if attempt.get("job"):
+                jobs = [_seen(api, str(attempt["job"]))]
+            else:  # the launch ended between asking for it and noting its name
+                jobs = list(api.find(run_id, int(attempt["attempt"])))
+            for job in jobs:
+                if not job.ended:
+                    api.cancel(job.name)
+                asked.append((attempt, api, job))
+            if not jobs:
+                _record(directory, attempt, NEVER, writer)
+    for attempt, api, job in asked:
+        with _noted(errors):
+            ended = job if job.ended else _awaited(api, job, sleep)
             said.append(_told(job, ended, str(attempt["region"])))
             _record(directory, attempt, ended, writer)
-        if not jobs:
-            nothing = JobState("", "CANCELLED", "the CustomJob was never created")
-            _record(directory, attempt, nothing, writer)
     _let_controllers_end(directory, sleep)
-    return [*said, *_cancel_controllers(directory, run, writer, retries, sleep)]
+    for it in [it for it in read_controllers(directory) if not it.over]:
+        with _noted(errors):
+            api = jobs_of(it.to_json(), project, retries)
+            found = [_seen(api, it.job)] if it.job else api.find_controller(run_id, it.number)
+            for job in found or [NEVER]:
+                ended = job
+                if not job.ended:
+                    api.cancel(job.name)
+                    said.append(f"controller {it.number} is asked to end")
+                    ended = _awaited(api, job, sleep)
+                _record_controller(directory, it, ended, writer)
+    if errors:
+        raise errors[0]
+    return said
 
 
-def _cancel_controllers(
-    directory: RunDirectory,
-    run: dict[str, Any],
-    writer: EventWriter,
-    retries: Retries,
-    sleep: Callable[[float], object],
-) -> Iterator[str]:
-    """Cancels controllers that have not ended by themselves, and says so in their records."""
-    project = str(run.get("spec", {}).get("project") or "")
-    for it in read_controllers(directory):
-        if it.over:
-            continue
-        api = jobs_of(it.to_json(), project, retries)
-        found = [api.get(it.job)] if it.job else api.find_controller(str(run["id"]), it.number)
-        for job in found:
-            ended = job
-            if not job.ended:
-                api.cancel(job.name)
-                yield f"controller {it.number} is asked to end"
-                ended = api.wait(job.name, poll=JOB_POLL, limit=LIMIT, sleep=sleep)
-            _record_controller(directory, it, ended, writer)
-        if not found:
-            nothing = JobState("", "CANCELLED", "the CustomJob was never created")
-            _record_controller(directory, it, nothing, writer)
+@contextmanager
+def _noted(errors: list[ApiError]) -> Iterator[None]:
+    """The block may fail, and what follows it is done all the same."""
+    try:
+        yield
+    except ApiError as error:
+        errors.append(error)
+
+
+def _seen(api: Jobs, name: str) -> JobState:
+    try:
+        return api.get(name)
+    except ApiError as error:
+        if error.code != 404:
+            raise
+        return JobState(name, "CANCELLED", f"somebody has deleted it: {error}")
+
+
+def _awaited(api: Jobs, job: JobState, sleep: Callable[[float], object]) -> JobState:
+    return api.wait(job.name, poll=JOB_POLL, limit=LIMIT, sleep=sleep)
 
 
 def _told(before: JobState, after: JobState, region: str) -> str:

@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from launcher.supervision.removal import Removal
 from launcher.supervision.staff import Staff
 from launcher.supervision.supervisor import HOLD, Supervisor
 from launcher.target import Target
 from trainer.rundir.directory import RunDirectory
+from trainer.rundir.names import RUN
 from trainer.rundir.retry import may_pass
 from trainer.rundir.usererror import Message
 
@@ -49,8 +51,14 @@ class Entrusted:
     ) -> None:
         self._run_dir, self._staff, self._supervisor = run_dir, staff, supervisor
         self._target, self._alone, self._sleep, self._ticks = target, alone, sleep, ticks
+        self._removal = Removal(run_dir.url)
         self._away_since: float | None = None
-        self._acts = False
+        self._looks_on, self._acts = True, False
+
+    @property
+    def looks_on(self) -> bool:
+        """Whether a controller looks after the run, and this one does not."""
+        return self._looks_on and bool(self._staff.here)
 
     def lose_patience(self) -> None:
         """See Supervisor."""
@@ -72,7 +80,9 @@ class Entrusted:
 
     def run(self) -> dict[str, Any]:
         """Sees the run through. Returns outcome.json as it counts; raises as Supervisor does."""
-        if not self.look_on(until=self._nobody_comes) or self._acts:
+        well = self.look_on(until=self._nobody_comes)
+        self._looks_on = False
+        if not well or self._acts:
             self._alone()
         return self._supervisor.run()
 
@@ -95,6 +105,9 @@ class Entrusted:
         while True:
             try:
                 if self._run_dir.outcome() is not None:
+                    return True
+                self._removal.look(self._run_dir.store.exists(RUN), self._ticks())
+                if self._removal.told:  # the supervisor knows what comes of that
                     return True
                 self._staff.turn(False)
             except OSError as error:

@@ -274,6 +274,7 @@ class Staff:
         self._run_dir.write_json(record_name(record.number), record.to_json())
 
     def _read(self) -> None:
-        self.records = {it.number: it for it in read_controllers(self._run_dir)}
+        # Those of a directory that is away are there all the same: none is sent a second time.
+        self.records |= {it.number: it for it in read_controllers(self._run_dir)}
         for it in self.records.values():
             self._dates.read(it.created, it.submitted, it.started, it.ended)

@@ -140,8 +140,8 @@ class Supervisor:
 
     def told(self) -> list[str]:
         """Lines about what the run waits for in vain, for whoever watches. For other threads."""
-        asked = [*self._silences.items()]
-        waiting = [it for number, it in asked if not self._attempts[number].over]
+        asked, attempts = [*self._silences.items()], self._attempts
+        waiting = [it for number, it in asked if not attempts[number].over]
         told = [line for silence in waiting for line in silence.told()]
         return [self._removal.told, *told] if self._removal.told else told
 
@@ -175,12 +175,12 @@ class Supervisor:
             with suppress(OSError):
                 self._record(self._attempts[number])
         outcome = self._run_dir.outcome()
+        if outcome is None and self._removal.look(self._run_dir.store.exists(RUN), self._ticks()):
+            end_run(self._run_dir, self._events, "failed", self._removal.reason)
+            return None
         if wait := self._duty.turn(outcome is not None):
             self._sleep(wait)
             self._read_attempts()  # somebody else acts meanwhile
-            return None
-        if outcome is None and self._removal.look(self._run_dir.store.exists(RUN), self._ticks()):
-            end_run(self._run_dir, self._events, "failed", self._removal.reason)
             return None
         stop = self._run_dir.stop_asked() if outcome is None and self._attempts else None
         if outcome is None:
@@ -469,6 +469,7 @@ class Supervisor:
 
     def _read_attempts(self) -> None:
         records = [Attempt.from_json(record) for record in read_attempts(self._run_dir)]
-        self._attempts = {attempt.attempt: attempt for attempt in records}
+        # Of a directory that is away, or was removed, it keeps what is still to be cancelled.
+        self._attempts |= {attempt.attempt: attempt for attempt in records}
         for it in records:
             self._dates.read(it.created, it.submitted, it.started, it.ended)

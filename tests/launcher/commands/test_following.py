@@ -44,6 +44,7 @@ class Played:
         self.abandoned = threading.Event()
         self.cancel_fails: Exception | None = None
         self.remote = False
+        self.looks_on = False
         self.state = "succeeded"
         self.waits_for: list[str] = []
 
@@ -103,8 +104,8 @@ class Command:
         except Exception as error:
             self.error = error
 
-    def stop(self) -> None:
-        self.asked(signal.SIGINT, None)
+    def stop(self, number: int = signal.SIGINT) -> None:
+        self.asked(number, None)
 
     def ended(self) -> str:
         self._thread.join(PATIENCE)
@@ -170,6 +171,29 @@ def test_what_a_cancelled_run_still_waits_for_is_told_and_how_to_leave_it(
     )
     run.over.set()
     assert command.ended().count("waiting for the end") == 1
+
+
+@pytest.mark.parametrize("looks_on", [False, True])
+def test_sigterm_does_not_end_a_run_that_its_controller_looks_after(
+    run: Played, looks_on: bool
+) -> None:
+    run.looks_on = looks_on
+    command = Command(run)
+    command.stop(signal.SIGTERM)
+    if looks_on:
+        command.ended()
+        assert isinstance(command.error, Left) and command.error.id == "SW2142"
+    else:
+        assert run.cancelled.wait(PATIENCE)
+    assert run.cancelled.is_set() != looks_on
+
+
+def test_ctrl_c_cancels_a_run_whoever_looks_after_it(run: Played) -> None:
+    run.looks_on = True
+    command = Command(run)
+    command.stop()
+    assert run.cancelled.wait(PATIENCE)
+    command.until("cancelling the run")
 
 
 def test_a_second_ctrl_c_stops_local_vms_though_nothing_answers(

@@ -144,11 +144,11 @@ class Fixture:
     def events(self) -> list[str]:
         return [event["event"] for event in read_events(self.run_dir)]
 
-    def ending(self, state: Any, reason: str) -> Callable[[], str]:
-        """A look that sees the run end meanwhile."""
+    def ending(self, state: Any, reason: str, told: str = "RUNNING") -> Callable[[], str]:
+        """A look that sees the run end meanwhile, and the job as ``told``."""
 
         def look() -> str:
             self.run_dir.end(state, reason)
-            return "RUNNING"
+            return told
 
         return look

@@ -202,6 +202,29 @@ def with_controller(directory: RunDirectory, server: FaultyServer) -> str:
     return str(job["name"])
 
 
+def test_all_of_a_fleet_are_asked_to_end_though_one_cannot_be(server: FaultyServer) -> None:
+    directory = record_run("one", fleet=3)
+    for number in (1, 2, 3):
+        record_attempt(directory, server.endpoint, number)
+        add(server, custom_job("one", number, attempt=number))
+    with_controller(directory, server)
+    server.faults = [refuses(403, "PERMISSION_DENIED", "No.")]
+    with pytest.raises(ApiError, match="its CustomJob may still run"):
+        cancel(directory)
+    states = [job["state"] for job in server.jobs.values()]
+    assert states == ["JOB_STATE_RUNNING", *["JOB_STATE_CANCELLED"] * 3]
+    assert [it["state"] for it in read_attempts(directory)] == ["PENDING", *["CANCELLED"] * 2]
+    assert [it.state for it in read_controllers(directory)] == ["CANCELLED"]
+
+
+def test_a_job_that_somebody_has_deleted_is_over(server: FaultyServer) -> None:
+    directory = record_run("one")
+    record_attempt(directory, server.endpoint)
+    assert "CustomJob 1 in us-central1 had ended" in cancel(directory)
+    [attempt] = read_attempts(directory)
+    assert attempt["state"] == "CANCELLED" and "somebody has deleted it" in attempt["reason"]
+
+
 def test_a_controller_that_does_not_end_by_itself_is_cancelled_at_last(
     server: FaultyServer,
 ) -> None:

@@ -17,12 +17,16 @@ from random import Random
 
 import pytest
 
+from tests.launcher.faked_vertex import Looks
 from tests.launcher.supervision.controlled import Controlled, Killed
+from tests.launcher.supervision.policy_run import STOCKOUT
+from tests.launcher.supervision.supervised import Fixture
 from tests.launcher.supervision.test_supervisor_crashes import (
     SCENARIOS,
     Points,
     begun,
     check,
+    in_turn,
     points,
     touched,
 )
@@ -35,6 +39,32 @@ TIMEOUT = 240.0  # of a controller, in seconds
 STRIDE = 83  # of the points in the suite
 SEEDS = 40
 SHORT, LONG = 60.0, 500.0  # seconds; after the longer ones everybody else takes one for gone
+
+
+def lost_in_a_move(fixture: Fixture) -> Callable[[int], Looks]:
+    """The one that trains is lost while there are no machines yet where it is to go."""
+    lives: list[Looks] = [
+        ["RUNNING", fixture.asking(2, "us-east4"), "RUNNING", "FAILED: preempted"],
+        ["PENDING", "PENDING", f"FAILED: {STOCKOUT}"],
+    ]
+    return in_turn(fixture, lives)
+
+
+def cancelled_in_a_move(fixture: Fixture) -> Callable[[int], Looks]:
+    """Somebody cancels the run while the old job and the new one are alive."""
+    lives: list[Looks] = [
+        ["RUNNING", fixture.asking(1, "us-east4")],
+        ["PENDING", fixture.ending("cancelled", "by somebody", "PENDING"), "RUNNING"],
+    ]
+    return in_turn(fixture, lives)
+
+
+STORIES = {
+    **SCENARIOS,
+    "lost in a move": lost_in_a_move,
+    "cancelled in a move": cancelled_in_a_move,
+}
+ENDS = {"cancelled": "cancelled", "limited": "limited", "cancelled in a move": "cancelled"}
 
 
 def kill() -> None:
@@ -53,7 +83,7 @@ class Story:
 
     def __init__(self, path: Path, outcome: str, acts: bool, use: Use) -> None:
         self.outcome, self._use = outcome, use
-        self._fixture = begun(path, SCENARIOS[outcome])
+        self._fixture = begun(path, STORIES[outcome])
         self._point: Points = Points(None, after=False)
         self.world = Controlled(
             self._fixture, lambda region: touched(self._point, region), timeout=TIMEOUT, acts=acts
@@ -70,8 +100,7 @@ class Story:
 
     def check(self, why: str) -> None:
         """Looks at how it ended, and at what was there on the way."""
-        how = self.outcome if self.outcome in ("cancelled", "limited") else "succeeded"
-        check(self._fixture, how, why, late=True)
+        check(self._fixture, ENDS.get(self.outcome, "succeeded"), why, late=True)
         vertex = self._fixture.vertex
         assert all(job.state.ended for job in vertex.controllers.values()), why
         recorded = len(self.world.numbers)
@@ -91,7 +120,7 @@ def test_nobody_is_killed(tmp_path: Path, points: Use) -> None:
     assert len({*story.world.order}) >= 2
 
 
-ALL = [pytest.param(outcome, 1, marks=pytest.mark.soak) for outcome in SCENARIOS]
+ALL = [pytest.param(outcome, 1, marks=pytest.mark.soak) for outcome in STORIES]
 LAUNCHES = pytest.mark.parametrize("acts", [False, True], ids=["looks on", "acts, too"])
 WHEN = pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 
@@ -144,7 +173,7 @@ def test_stood_still_once(
 
 @pytest.mark.soak
 @LAUNCHES
-@pytest.mark.parametrize("outcome", SCENARIOS)
+@pytest.mark.parametrize("outcome", STORIES)
 def test_killed_again_and_again(tmp_path: Path, points: Use, outcome: str, acts: bool) -> None:
     """Each life of anybody gets so far, and ends there, until Vertex AI may not start it again."""
     for seed in range(SEEDS):

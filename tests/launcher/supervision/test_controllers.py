@@ -192,7 +192,7 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+    return World(tmp_path / "run")
 
 
 def test_one_is_sent_and_its_record_says_how_it_goes(world: World) -> None:
@@ -249,6 +249,20 @@ def test_when_the_run_has_ended_the_others_are_cancelled_after_a_while(world: Wo
     assert staff.others_are_over
     [job] = world.vertex.controllers.values()
     assert job.state.state == "CANCELLED"
+
+
+def test_none_is_sent_a_second_time_where_the_run_directory_is_away(world: World) -> None:
+    """As a file system that is mounted again: its records are there then, and count."""
+    staff = world.staff()
+    world.turns(staff, 20.0)
+    here, away = Path(world.run_dir.url), Path(f"{world.run_dir.url}-away")
+    here.rename(away)
+    world.turns(staff, 100.0)
+    assert len(world.vertex.controllers) == 1
+    assert not here.exists()
+    away.rename(here)
+    world.turns(staff, 100.0)
+    assert len(world.vertex.controllers) == 1 and len(read_controllers(world.run_dir)) == 1
 
 
 class Queue(Region):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,15 +38,25 @@ def test_what_never_was_there_is_not_removed(times: list[float]) -> None:
     assert not any(removal.look(False, at) for at in sorted(times))
 
 
-def test_its_run_has_failed_and_its_custom_job_is_cancelled(tmp_path: Path) -> None:
-    fixture = Fixture(tmp_path, lambda n: ["RUNNING", gone, *["RUNNING"] * 20])
+@pytest.mark.parametrize("all_of_it", [False, True])
+def test_its_run_has_failed_and_its_custom_job_is_cancelled(
+    tmp_path: Path, all_of_it: bool
+) -> None:
+    fixture = Fixture(tmp_path / "run", lambda n: ["RUNNING", gone, *["RUNNING"] * 20])
     fixture.run_dir.write_json(RUN, {"id": "run-1"})
 
     def gone() -> str:
-        fixture.run_dir.store.delete_file(RUN)
+        if all_of_it:
+            shutil.rmtree(tmp_path / "run")
+        else:
+            fixture.run_dir.store.delete_file(RUN)
         return "RUNNING"
 
-    outcome = fixture.run()
+    supervisor = fixture.supervisor()
+    outcome = supervisor.run()
+    assert not fixture.vertex.alive, "which costs nothing any more"
+    supervisor._read_attempts()
+    assert len(supervisor.told()) <= 1, "for other threads, at any time"
     assert outcome["state"] == "failed"
     said = SAID.replace("x", fixture.run_dir.url, 1)
     assert outcome["reason"] == f"{said}; launch a new run [SW2031]"
