@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Container, Iterator, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -56,6 +57,8 @@ from trainer.training.precision import Precision
 from trainer.training.rates import COUNT, TOKENS, flops_of
 from trainer.training.recompute import recompute
 from trainer.training.samplemean import require_samples
+
+_TRAINING = attrgetter("training")
 
 
 class TaskState(State):
@@ -265,7 +268,7 @@ class Loop:
 
     def _take(self, step: Step) -> None:
         task, model = self._task, self._state.model
-        if not all(module.training for module in self._modules):
+        if not all(map(_TRAINING, self._modules)):
             model.train()
         counts = set()
         for part in step.split(task.micro_batch):

@@ -30,3 +30,13 @@ def computed() -> int:
     """Another number than before if something was computed for a backward pass, compiled or not."""
     autograd: Any = torch.autograd
     return int(autograd._get_sequence_nr())
+
+
+def apart(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Has a hook left out of what is compiled; where nothing is, a call of it costs no more."""
+    disabled: Any = torch.compiler.disable(hook)
+
+    def called(*args: Any) -> Any:
+        return disabled(*args) if torch.compiler.is_compiling() else hook(*args)
+
+    return called

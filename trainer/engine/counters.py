@@ -18,9 +18,10 @@ import numpy as np
 from torch import Tensor, nn
 
 from trainer.checkpoints.tree import flatten
+from trainer.engine.attributes import attributes_of, is_plain_object
 from trainer.engine.collected import LONGEST, collected, is_collected, taken_over
 from trainer.engine.digest import digest, digest_of
-from trainer.engine.memory import SMALL, attributes_of, is_plain_object
+from trainer.engine.memory import SMALL
 from trainer.engine.values import Unportable, packed, unpacked
 
 OWN = frozenset(vars(nn.Module())) - {"training"}  # what torch keeps in a module

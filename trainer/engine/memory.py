@@ -13,35 +13,32 @@ them is mostly the same objects, and a mapping's are compared at once.
 from __future__ import annotations
 
 import copy
-import enum
-import inspect
 from array import array
 from collections import deque
-from collections.abc import Callable, Container, Hashable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Container, Hashable, Iterable
 from dataclasses import is_dataclass
 from operator import is_
-from random import Random
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+
+from trainer.engine.attributes import (
+    CONTAINERS,
+    PLAIN,
+    Mapping,
+    Slots,
+    attributes_of,
+    is_plain_object,
+)
 
 SMALL = 64 * 1024  # bytes of a tensor or an array that is copied without being asked for
 SHORT = 32  # entries of what is copied with all that is in it
 LONGEST = 1000  # entries of what is looked into without being asked for
 DEEPEST = 1  # objects that are looked into, one in the other
-NESTED = 5  # dataclasses that are, too
 SAMPLE = 1000  # numbers of a large array that are watched
-_PLAIN = frozenset({bool, int, float, str, bytes, complex, type(None)})
-_CONTAINERS = (dict, list, deque, tuple, set, bytearray, array)
-_SEEN = (Tensor, np.ndarray, np.generic, enum.Enum, type, *_CONTAINERS)
 _NO_PARTS = (Tensor, np.ndarray, dict, set)
-_NO_HELPERS = (nn.Module, Optimizer, Random, ModuleType, type)
-
-Mapping = MutableMapping[str, Any]
 
 
 class Held:
@@ -152,15 +149,21 @@ class _Flat(Held):
         self._copy = copy.copy(value)
 
     def changed(self, now: Any) -> bool:
-        return now is not self._value or bool(now != self._copy)
+        try:
+            return now is not self._value or bool(now != self._copy)
+        except RuntimeError:  # another thread of the program changes it
+            return True
 
     def back(self) -> Any:
         fill(self._value, self._copy)
         return self._value
 
     def again(self) -> bool:
-        self._copy = copy.copy(self._value)
-        return _is_flat(self._value)
+        value, before = self._value, self._copy
+        if type(value) is list and len(value) == len(before) and all(map(is_, value, before)):
+            return True
+        self._copy = copy.copy(value)
+        return _is_flat(value)
 
 
 class _Long(Held):
@@ -209,7 +212,7 @@ class _Several(Held):
 
     def back(self) -> Any:
         parts = [(key, one.back()) for key, one in self._parts]
-        if isinstance(self._value, dict | Slots):
+        if _is_mapping(self._value):
             fill(self._value, dict(parts))
         elif not isinstance(self._value, tuple):  # which holds what it held
             fill(self._value, [one for _, one in parts])
@@ -259,80 +262,18 @@ def held(value: Any, copied: bool = False, depth: int = DEEPEST) -> Held:
         copied: whether it is copied however large it is.
         depth: how many objects to look into, one in the other.
     """
-    if type(value) in _PLAIN or isinstance(value, nn.Parameter):  # which are watched elsewhere
+    if type(value) in PLAIN:
         return Held(value)
     if isinstance(value, Tensor):
-        return _Tensor(value, copied)
+        elsewhere = isinstance(value, nn.Parameter)  # parameters are watched
+        return Held(value) if elsewhere else _Tensor(value, copied)
     if isinstance(value, np.ndarray):
         return _Array(value, copied)
-    if isinstance(value, (*_CONTAINERS, Slots)):
+    if isinstance(value, CONTAINERS) or type(value) is Slots:
         return _held_container(value, copied, depth)
     if (depth or is_dataclass(value)) and is_plain_object(value):
         return _Object(value, copied, max(0, depth - 1))
     return Held(value)
-
-
-def is_plain_object(value: Any, nested: int = NESTED) -> bool:
-    """Whether a value is an object that can be looked into: a helper of the program's own.
-
-    Nothing of torch is, nor what tells its state itself, nor functions and classes, nor what holds
-    anything but plain values: a queue, a file, the iterator of a data loader go on by themselves.
-
-    Args:
-        value: anything.
-        nested: how many dataclasses may be one in the other.
-    """
-    kind = type(value)
-    if isinstance(value, _NO_HELPERS) or kind.__module__.partition(".")[0] in ("torch", "builtins"):
-        return False
-    if hasattr(value, "state_dict") or inspect.isroutine(value):
-        return False
-    if not (hasattr(value, "__dict__") or hasattr(kind, "__slots__")):
-        return False
-    return all(is_plain(one, nested) for one in attributes_of(value).values())
-
-
-def is_plain(value: Any, nested: int = NESTED) -> bool:
-    """Whether all that a value is can be seen."""
-    if type(value) in _PLAIN or isinstance(value, _SEEN) or inspect.isroutine(value):
-        return True
-    return nested > 0 and is_dataclass(value) and is_plain_object(value, nested - 1)
-
-
-def attributes_of(value: Any) -> Mapping:
-    """The attributes of an object, which may have them in slots."""
-    return vars(value) if hasattr(value, "__dict__") else Slots(value)
-
-
-class Slots(MutableMapping[str, Any]):
-    """The attributes of an object that has no ``__dict__``."""
-
-    def __init__(self, value: Any) -> None:
-        self._value = value
-        slots = (getattr(kind, "__slots__", ()) for kind in type(value).__mro__)
-        names = [name for one in slots for name in ((one,) if isinstance(one, str) else one)]
-        self._names = [name for name in names if not name.startswith("__")]
-
-    def __getitem__(self, name: str) -> Any:
-        try:
-            return getattr(self._value, name)
-        except AttributeError:
-            raise KeyError(name) from None
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        object.__setattr__(self._value, name, value)
-
-    def __delitem__(self, name: str) -> None:
-        object.__delattr__(self._value, name)
-
-    def __iter__(self) -> Iterator[str]:
-        return (name for name in self._names if hasattr(self._value, name))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __copy__(self) -> dict[str, Any]:
-        return dict(self)
 
 
 def _held_container(value: Any, copied: bool, depth: int) -> Held:
@@ -361,11 +302,9 @@ class _Entries:
         self._keys = None if keys is None else list(keys)
         self._copied = copied
         self._was = self._now()
-        self._inside = {
-            key: held(value, copied(key))
-            for key, value in self._was.items()
-            if type(value) not in _PLAIN
-        }
+        self._inside: dict[str, Held] = {}
+        for key, value in self._was.items():
+            self._hold(key, value)
 
     def again(self) -> bool:
         """Remembers what they hold now; False where other objects are, which must be looked at."""
@@ -382,9 +321,7 @@ class _Entries:
                     continue
                 if _may_hold_parts(value):
                     return False
-                self._inside.pop(key, None)
-                if type(value) not in _PLAIN:
-                    self._inside[key] = held(value, self._copied(key))
+                self._hold(key, value)
         for one in self._inside.values():  # noqa: SIM110  # a generator costs as much as an entry
             if not one.again():
                 return False
@@ -405,6 +342,14 @@ class _Entries:
                 del self.mapping[key]
         self.mapping.update(self._was)
         return lost
+
+    def _hold(self, key: str, value: Any) -> None:
+        """Remembers what a value holds inside, if it may change there."""
+        one = None if type(value) in PLAIN else held(value, self._copied(key))
+        if one is None or type(one) is Held:
+            self._inside.pop(key, None)
+        else:
+            self._inside[key] = one
 
     def _now(self) -> dict[str, Any]:
         mapping = self.mapping
@@ -456,30 +401,32 @@ class Memory:
         return lost
 
 
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, dict) or type(value) is Slots
+
+
 def _may_hold_parts(value: Any) -> bool:
     """Whether a value, or what a list has of them, may be an object with places of its own."""
     if isinstance(value, list | tuple | deque):
-        return not all(type(one) in _PLAIN for one in value)
-    return type(value) not in _PLAIN and not isinstance(value, _NO_PARTS)
+        return not PLAIN.issuperset(map(type, value))
+    return type(value) not in PLAIN and not isinstance(value, _NO_PARTS)
 
 
 def _is_flat(value: Any) -> bool:
     """Whether nothing in a container could change by itself."""
     if isinstance(value, set | bytearray | array):
         return True
-    return _PLAIN.issuperset(
-        map(type, value.values() if isinstance(value, dict | Slots) else value)
-    )
+    return PLAIN.issuperset(map(type, value.values() if _is_mapping(value) else value))
 
 
 def _parts_of(value: Any) -> list[tuple[Any, Any]]:
     """What a container holds, with keys."""
-    return list(value.items() if isinstance(value, dict | Slots) else enumerate(value))
+    return list(value.items() if _is_mapping(value) else enumerate(value))
 
 
 def fill(value: Any, contents: Any) -> None:
     """Makes a container hold these contents, and nothing else."""
-    if isinstance(value, dict | Slots):
+    if _is_mapping(value):
         value.clear()
         for key, one in contents.items():  # a Counter's update() would count
             value[key] = one

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch.optim import Optimizer
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
 )
 
+from trainer.engine.compiling import apart
 from trainer.engine.state import State
 from trainer.engine.step import Step
 from trainer.engine.trained import Trained
@@ -33,10 +33,9 @@ class OptimizerHooks:
         self._state = state
         self._trained = trained
         self._step = step
-        before, after = map(torch.compiler.disable, (self._before, self._after))
         self._handles: list[Any] = [  # no part of an update that is compiled: they count
-            register_optimizer_step_pre_hook(before),
-            register_optimizer_step_post_hook(after),
+            register_optimizer_step_pre_hook(apart(self._before)),
+            register_optimizer_step_post_hook(apart(self._after)),
         ]
 
     def close(self) -> None:

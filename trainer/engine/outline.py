@@ -95,15 +95,17 @@ class Tensors(Outline):
 
     def copy(self, copied: Container[Hashable] | bool) -> None:
         """Copies the tensors of some places; to be called when all is remembered."""
-        copies: dict[Hashable, Tensor] = {}
-        for place, one in self._tensors:
-            if copied is True or (copied is not False and place in copied):
-                before = self._copies.get(place)
-                if before is None or before.shape != one.shape:
-                    copies[place] = one.detach().clone()
-                else:
-                    copies[place] = before.copy_(one.detach())
-        self._copies = copies
+        if not copied:
+            self._copies = {}
+            return
+        wanted = {p: one for p, one in self._tensors if copied is True or p in copied}
+        before, now = [*self._copies.values()], [*wanted.values()]
+        alike = [one.shape for one in before] == [one.shape for one in now]
+        with torch.no_grad():
+            if wanted and alike and self._copies.keys() == wanted.keys():
+                torch._foreach_copy_(before, now)
+            else:
+                self._copies = {place: one.clone() for place, one in wanted.items()}
 
     @property
     def named(self) -> list[tuple[Place, Tensor]]:

@@ -194,7 +194,7 @@ class Trained:
         }
 
     def _follow_groups(self) -> None:
-        groups = [[id(p) for p in g["params"]] for o in self._optimizers for g in o.param_groups]
+        groups = [[*map(id, g["params"])] for o in self._optimizers for g in o.param_groups]
         if groups == self._groups:
             return
         self._require_added(groups)

@@ -28,15 +28,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from trainer.engine.attributes import Mapping, is_plain, is_plain_object
 from trainer.engine.contents import digests_of
 from trainer.engine.counters import OWN
-from trainer.engine.memory import Mapping, Memory, is_plain, is_plain_object
+from trainer.engine.memory import Memory
 from trainer.engine.outline import Outline, Tensors
 from trainer.engine.state import State
 from trainer.engine.statistics import places_in
 
 _CHANGE = (Tensor, np.ndarray, list, dict, tuple, set, deque, bytearray, array)
 _NUMBERS = (bool, int, float, str)
+_PARTS = (nn.Module, Optimizer, LRScheduler)
 
 
 class Undo:
@@ -52,6 +54,7 @@ class Undo:
         modules = {id(one): one for model in state.models for one in model.modules()}
         self._modules = list(modules.values())
         self._watched = list({id(p): p for m in state.models for p in m.parameters()}.values())
+        self._others = [one for one in state.stateful().values() if not _is_seen_otherwise(one)]
         # torch changes them without a new version, so nobody can see it.
         self._moving: set[Hashable] = {
             (id(one._buffers), name) for one, name in places_in(state.models)
@@ -110,7 +113,7 @@ class Undo:
             self._summed = True
             self._early |= self._moved()
             if self._examined:
-                self._early |= self._changed(self._contents_now())
+                self._early |= self._changed_of_others(self._contents_now())
                 self._numbers |= bool(self._kept.replaced())
         if taken and self._whole:
             self._whole = False
@@ -130,7 +133,7 @@ class Undo:
         now = self._contents_now() if self._examined else {}
         self._learn(now)
         if self._examined:
-            self._late |= self._changed(now)
+            self._late |= self._changed_of_others(now)
             self._numbers |= bool(self._kept.replaced())
             self._contents = {}
             self._learned = True
@@ -188,8 +191,8 @@ class Undo:
         if whole or found or known != self._known or not self._memory.again():
             self._memory = Memory([*self._small(), *self._inside], whole or self._moving)
             self._known = (-1, groups) if whole else known
-        parts = [one for one in self._state.stateful().values() if _keeps_unseen(one)]
-        self._told = [(one, copy.deepcopy(one.state_dict())) for one in parts]
+        unseen = [one for one in self._others if _keeps_unseen(one)]
+        self._told = [(one, copy.deepcopy(one.state_dict())) for one in unseen]
         self._buffers.remember()
         self._buffers.copy(whole or self._moving)
         self._watch(copied)
@@ -273,7 +276,7 @@ class Undo:
     def _watch(self, copied: Container[Hashable]) -> None:
         self._versions = [one._version for one in self._watched]
         wanted = self._watched if self._whole else [p for p in self._watched if id(p) in copied]
-        self._clones = {id(p): p.detach().clone() for p in wanted}
+        self._clones = {id(p): p.detach().clone() for p in wanted} if wanted else {}
 
     def _moved(self) -> set[Hashable]:
         """The parameters that have changed since they are watched, by their ids."""
@@ -286,6 +289,10 @@ class Undo:
     def _changed(self, now: dict[Hashable, int]) -> set[Hashable]:
         """What holds other numbers now than before: parameters, buffers, what optimizers keep."""
         return {key for key, one in self._contents.items() if now.get(key, one) != one}
+
+    def _changed_of_others(self, now: dict[Hashable, int]) -> set[Hashable]:
+        """The same without buffers, of which ``_learn`` knows."""
+        return self._changed(now) - {place for place, _ in self._buffers.named}
 
     def _contents_now(self) -> dict[Hashable, int]:
         tensors: list[tuple[Hashable, Tensor]] = [(id(one), one) for one in self._watched]
@@ -316,15 +323,17 @@ def _is_torchs(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.nn.modules.")
 
 
+def _is_seen_otherwise(part: object) -> bool:
+    return isinstance(part, nn.Module | Optimizer) or type(part).__module__.startswith("torch.")
+
+
 def _keeps_unseen(part: object) -> bool:
     """Whether a part keeps what only its ``state_dict`` tells, such as a generator's position."""
-    if isinstance(part, nn.Module | Optimizer) or type(part).__module__.startswith("torch."):
-        return False
-    parts = (nn.Module, Optimizer, LRScheduler)
-    return not hasattr(part, "__dict__") or not all(
-        is_plain(one) or is_plain_object(one) or isinstance(one, parts)
-        for one in vars(part).values()
-    )
+    return not hasattr(part, "__dict__") or not all(map(_is_seen, vars(part).values()))
+
+
+def _is_seen(value: object) -> bool:
+    return isinstance(value, _PARTS) or is_plain(value) or is_plain_object(value)
 
 
 def _can_change(value: object) -> bool:
