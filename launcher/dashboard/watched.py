@@ -40,7 +40,6 @@ REPLICA_PARTS = ("trouble", "acts", "replica", "events", "log")
 LOG_PARTS = ("trouble", "log")
 DRAW_EVERY = 5.0  # seconds between two drawings, at least
 REDRAW = 30.0  # seconds after which a run that goes on is drawn again without news
-DRAW_SHARE = 10.0  # it is as many times longer from one to the next as one takes
 FRESH = 0.5  # seconds for which what was read is not read again
 EVENTS = 12  # of the newest that are shown
 EVENT_HEAD = ("since start", "what happened", "kind", "replica", "local time")
@@ -69,7 +68,7 @@ class Watched:
         self._known: Known | None = None
         self._drawn: dict[str, str] = {}
         self._drawn_of: tuple[int, str] = (-1, "")  # how many events, and in which state
-        self._drawn_at, self._rest = -math.inf, 0.0
+        self._drawn_at = -math.inf
 
     @property
     def pause(self) -> float:
@@ -87,7 +86,7 @@ class Watched:
             return self._known
 
     def make(self, publish: Publish) -> None:
-        """Makes the run's page. Raises OSError, ValueError, and ReportError where nothing draws."""
+        """Makes the run's page but for what is drawn. Raises OSError and ValueError."""
         with self._lock:
             known = self.known()
             run_id = str(known.status["run"])
@@ -99,8 +98,7 @@ class Watched:
             head = page.heading(2, count(len(states), "replica").capitalize()) if states else ""
             publish({"replicas": head + blocks(states)})
             newest = page.heading(2, "Newest events") + self._events(known, known.track.marks)
-            publish({"events": newest} | self._drawn)
-        self._draw(known, publish)
+            publish({"events": newest})
 
     def replica(self, name: str) -> Make:
         """Returns what makes the page of a replica."""
@@ -127,21 +125,22 @@ class Watched:
         follow = Follower(self.directory, replica)
         return lambda publish: publish({"log": follow.html()})
 
-    def _draw(self, known: Known, publish: Publish) -> None:
-        """Draws the pictures, if there is news, and the last ones were not drawn just now."""
+    def draw(self, publish: Publish) -> None:
+        """Makes the rest of the run's page, if there is news. Raises as ``make`` does, and
+        ReportError where nothing can draw."""
+        known = self.known()
         state = str(known.status["state"])
         of = self._reporter.events if self._reporter else 0, state
         goes_on, ago = not info_of(state).ending, time.monotonic() - self._drawn_at
-        if ago < self._rest or (of == self._drawn_of and not (goes_on and ago > REDRAW)):
+        publish(self._drawn)
+        if ago < (DRAW_EVERY if of != self._drawn_of else REDRAW if goes_on else math.inf):
             return
         require_plots()
-        began = time.monotonic()
         for name, parts in sections(known):
             with self._lock:  # piece by piece: other pages need not wait for all of them
                 self._drawn[name] = "".join(parts)
             publish({name: self._drawn[name]})
         self._drawn_of, self._drawn_at = of, time.monotonic()
-        self._rest = max(DRAW_EVERY, DRAW_SHARE * (self._drawn_at - began))
 
     def _actions(self, known: Known) -> str:
         run_id, state = str(known.status["run"]), str(known.status["state"])
