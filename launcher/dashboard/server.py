@@ -253,7 +253,7 @@ class Dashboard:
         if key not in self._lives:
             makes: tuple[Make, ...] = (known.make, known.draw)
             if kind != "run":
-                makes = (known.replica(name) if kind == "replica" else known.log(None),)
+                makes = (known.replica(name) if kind == "replica" else known.log(),)
             self._lives[key] = Live(known.pause, *makes)
             self._forget()
         return self._lives[key]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import deque
 from contextlib import suppress
 from typing import Any
 
@@ -13,8 +12,8 @@ from launcher import home
 from launcher.dashboard.acts import Acts
 from launcher.dashboard.live import Make, Publish
 from launcher.dashboard.pages import Link, Pages, blocks, table
-from launcher.logs.logline import Line, shown
-from launcher.logs.reader import Log, open_log
+from launcher.logs.logline import shown
+from launcher.logs.newest import Newest
 from launcher.report import page
 from launcher.report.charts import require_plots
 from launcher.report.report import Known, Reporter, facts, sections, since
@@ -102,7 +101,7 @@ class Watched:
 
     def replica(self, name: str) -> Make:
         """Returns what makes the page of a replica."""
-        follow = Follower(self.directory, name)
+        newest = Newest(self.directory, name, LINES)
 
         def make(publish: Publish) -> None:
             with self._lock:
@@ -116,14 +115,14 @@ class Watched:
                         "events": page.heading(2, "Its events") + self._events(known, told),
                     }
                 )
-            publish({"log": page.heading(2, "What it printed") + follow.html()})
+            publish({"log": page.heading(2, "What it printed") + _log(newest, name)})
 
         return make
 
-    def log(self, replica: str | None) -> Make:
-        """Returns what makes the page of the log of a replica, or of all of them."""
-        follow = Follower(self.directory, replica)
-        return lambda publish: publish({"log": follow.html()})
+    def log(self) -> Make:
+        """Returns what makes the page of the log of all replicas."""
+        newest = Newest(self.directory, None, LINES)
+        return lambda publish: publish({"log": _log(newest, "all replicas")})
 
     def draw(self, publish: Publish) -> None:
         """Makes the rest of the run's page, if there is news. Raises as ``make`` does, and
@@ -197,40 +196,17 @@ class Watched:
         return shown + (page.table("Its lives", head, rows) if rows else "")
 
 
-class Follower:
-    """The end of a log that goes on.
-
-    Args:
-        directory: the run's.
-        replica: only this one's lines; None for everybody's.
-    """
-
-    def __init__(self, directory: RunDirectory, replica: str | None) -> None:
-        self._directory = directory
-        self._replica = replica
-        self._log: Log | None = None
-        self._lines: deque[Line] = deque(maxlen=LINES)
-        self._looked, self._left = 0.0, 0
-
-    def html(self) -> str:
-        """Returns the newest lines. Raises ApiError and OSError."""
-        try:
-            self._log = self._log or open_log(self._directory, self._replica, None)
-        except home.RunError as error:  # it is told, and no reason not to show the rest
-            return page.paragraph(str(error.messages[0]))
-        if time.monotonic() - self._looked >= self._log.poll:
-            for line in self._log.read_new():
-                self._left += len(self._lines) == LINES
-                self._lines.append(line)
-            self._looked = time.monotonic()
-        if not self._lines:
-            return page.paragraph("It has printed nothing yet.")
-        text = page.verbatim("\n".join(map(shown, self._lines)), 200_000)
-        above = f"The newest {LINES} lines; swell logs has {self._left:,} before them."
-        note = page.paragraph(above) if self._left else ""
-        label = page.text_of(f"The log of {self._replica or 'all replicas'}")
-        attributes = f'class="log" tabindex="0" role="region" aria-label="{label}"'
-        return note + text.replace("<pre>", f"<pre {attributes}>", 1)
+def _log(newest: Newest, whose: str) -> str:
+    """Returns the newest lines of a log. Raises ApiError and OSError."""
+    newest.look()
+    if newest.why or not newest.lines:
+        return page.paragraph(newest.why or "Nothing was printed yet.")
+    text = page.verbatim("\n".join(map(shown, newest.lines)), 200_000)
+    above = f"The newest {LINES} lines; swell logs has {newest.left:,} before them."
+    note = page.paragraph(above) if newest.left else ""
+    label = page.text_of(f"The log of {whose}")
+    attributes = f'class="log" tabindex="0" role="region" aria-label="{label}"'
+    return note + text.replace("<pre>", f"<pre {attributes}>", 1)
 
 
 def replicas(known: Known) -> dict[str, str]:
