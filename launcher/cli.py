@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import gc
 import os
-import sys
-from contextlib import suppress
 
 import typer
 
@@ -27,7 +24,7 @@ from launcher.commands import (
 )
 from launcher.commands.errors import warn
 from launcher.commands.examples import with_examples
-from launcher.commands.interrupts import watch_interrupts
+from launcher.commands.interrupts import leave, watch_interrupts
 from launcher.run_states import CANCELLED
 from launcher.terminal import guard, reopen_closed
 from trainer.rundir.usererror import Message
@@ -103,14 +100,7 @@ def main() -> None:
         code = end.code
     else:
         return
-    # Not by sys.exit(). It waits for the threads of clients, and those for what has not answered.
-    # And whatever code it is given, Python ends by SIGINT if that came while it was executing a
-    # text, as it does to make a dataclass.
-    atexit._run_exitfuncs()
-    with suppress(OSError, ValueError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)
+    leave(code)
 
 
 if __name__ == "__main__":

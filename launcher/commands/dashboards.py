@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launcher.commands.errors import fail, user_errors
+from launcher.commands.interrupts import handled_here, leave
 from launcher.commands.runs import apis_of
+from launcher.run_states import OK
 
 if TYPE_CHECKING:
     from launcher.dashboard.server import Dashboard
@@ -71,7 +73,9 @@ def dashboard(
 
         place = Place(where, apis_of(project, regions or [], None))
         made = Dashboard(place, Acts(cancel_run, preempt), Planner(Path.cwd()))
-        asyncio.run(_serve(made, port))
+        with handled_here():
+            asyncio.run(_serve(made, port))
+    leave(OK)  # what is being read or drawn may take long
 
 
 async def _serve(made: Dashboard, port: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 
 import typer
 
@@ -12,13 +13,18 @@ from launcher.commands.options import RunName
 
 
 def watch(run: RunName) -> None:
-    """Show a run as it goes on, from anywhere; Ctrl-C leaves it as it is."""
+    """Show a run as it goes on, from anywhere; q or Ctrl-C leaves it as it is."""
     with user_errors():
         from launcher import home
         from launcher.commands.watched import Watched
+        from launcher.keys import keys_of
 
-        watched = Watched(home.find(run))
-        try:
-            watched.follow(sys.stdout, time.sleep)
-        except KeyboardInterrupt:
+        watched, over = Watched(home.find(run)), False
+        with suppress(KeyboardInterrupt), keys_of(sys.stdin) as wait:
+            over = watched.follow(sys.stdout, wait or _sleep, keys=wait is not None)
+        if not over:
             typer.echo(f"swell: run {watched.run_id} goes on without being watched", err=True)
+
+
+def _sleep(seconds: float) -> None:
+    time.sleep(seconds)

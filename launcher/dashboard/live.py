@@ -60,18 +60,20 @@ class Live:
     """Parts of a page, by the ids of their elements, as HTML.
 
     Args:
-        make: makes the parts, in a thread, and hands them on by what it is given, as it has them.
         pause: seconds between two looks, at least.
+        makes: each makes some of the parts, in a thread, and hands them on by what it is given, as
+            it has them. None waits for another.
     """
 
-    def __init__(self, make: Make, pause: float) -> None:
-        self._make = make
+    def __init__(self, pause: float, *makes: Make) -> None:
         self._pause = pause
+        self._makes = makes
+        self._troubles = [""] * len(makes)
         self._parts: dict[str, tuple[int, str]] = {}  # with the version of the last change
         self.version = 0
         self._made = asyncio.Event()  # for the first time since somebody looks
         self._changed = asyncio.Event()
-        self._looking: asyncio.Task[None] | None = None
+        self._looking: set[asyncio.Task[None]] = set()
         self._began = -math.inf
         self._watchers = 0
         self.used = time.monotonic()
@@ -79,7 +81,7 @@ class Live:
     @property
     def idle(self) -> bool:
         """Whether nobody looks, and nothing is made for anybody."""
-        return self._looking is None
+        return not self._looking
 
     async def parts(self, limit: float) -> dict[str, str]:
         """Returns the parts; waits for new ones until so many seconds after somebody has begun
@@ -112,24 +114,25 @@ class Live:
 
     def _look(self) -> None:
         self.used = time.monotonic()
-        if self._looking is None:
+        if not self._looking:
             self._made.clear()
             self._began = time.monotonic()
-            self._looking = asyncio.create_task(self._look_on())
+            for place in range(len(self._makes)):
+                task = asyncio.create_task(self._look_on(place))
+                self._looking.add(task)
+                task.add_done_callback(self._looking.discard)
 
-    async def _look_on(self) -> None:
-        try:
-            while True:
-                began = time.monotonic()
-                await self._once()
+    async def _look_on(self, place: int) -> None:
+        while True:
+            began = time.monotonic()
+            await self._once(place)
+            if place == 0:
                 self._made.set()
-                if not self._watchers and time.monotonic() - self.used >= LINGER:
-                    return
-                await asyncio.sleep(max(self._pause, SHARE * (time.monotonic() - began)))
-        finally:
-            self._looking = None
+            if not self._watchers and time.monotonic() - self.used >= LINGER:
+                return
+            await asyncio.sleep(max(self._pause, SHARE * (time.monotonic() - began)))
 
-    async def _once(self) -> None:
+    async def _once(self, place: int) -> None:
         loop = asyncio.get_running_loop()
 
         def publish(parts: dict[str, str]) -> None:
@@ -138,11 +141,11 @@ class Live:
                 loop.call_soon_threadsafe(self._take, parts | {"asof": asof})
 
         try:
-            await in_thread(lambda: self._make(publish))
+            await in_thread(lambda: self._makes[place](publish))
+            self._troubles[place] = ""
         except Exception as error:  # whatever it is, who looks is told; else all would stand still
-            self._take({"trouble": trouble(error)})
-        else:
-            self._take({"trouble": ""})
+            self._troubles[place] = trouble(error)
+        self._take({"trouble": "".join(dict.fromkeys(self._troubles))})
 
     def _take(self, parts: dict[str, str]) -> None:
         known = self._parts

@@ -245,16 +245,16 @@ class Dashboard:
 
     def _live_of_runs(self) -> Live:
         if () not in self._lives:
-            self._lives[()] = Live(self._overview.make, OVERVIEW_PAUSE)
+            self._lives[()] = Live(OVERVIEW_PAUSE, self._overview.make)
         return self._lives[()]
 
     def _live_of(self, known: Watched, run_id: str, kind: str = "run", name: str = "") -> Live:
         key = (run_id, kind, name)
         if key not in self._lives:
-            make: Make = known.make
+            makes: tuple[Make, ...] = (known.make, known.draw)
             if kind != "run":
-                make = known.replica(name) if kind == "replica" else known.log(None)
-            self._lives[key] = Live(make, known.pause)
+                makes = (known.replica(name) if kind == "replica" else known.log(),)
+            self._lives[key] = Live(known.pause, *makes)
             self._forget()
         return self._lives[key]
 

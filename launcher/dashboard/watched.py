@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import deque
 from contextlib import suppress
 from typing import Any
 
@@ -13,8 +12,8 @@ from launcher import home
 from launcher.dashboard.acts import Acts
 from launcher.dashboard.live import Make, Publish
 from launcher.dashboard.pages import Link, Pages, blocks, table
-from launcher.logs.logline import Line, shown
-from launcher.logs.reader import Log, open_log
+from launcher.logs.logline import shown
+from launcher.logs.newest import Newest
 from launcher.report import page
 from launcher.report.charts import require_plots
 from launcher.report.report import Known, Reporter, facts, sections, since
@@ -40,7 +39,6 @@ REPLICA_PARTS = ("trouble", "acts", "replica", "events", "log")
 LOG_PARTS = ("trouble", "log")
 DRAW_EVERY = 5.0  # seconds between two drawings, at least
 REDRAW = 30.0  # seconds after which a run that goes on is drawn again without news
-DRAW_SHARE = 10.0  # it is as many times longer from one to the next as one takes
 FRESH = 0.5  # seconds for which what was read is not read again
 EVENTS = 12  # of the newest that are shown
 EVENT_HEAD = ("since start", "what happened", "kind", "replica", "local time")
@@ -69,7 +67,7 @@ class Watched:
         self._known: Known | None = None
         self._drawn: dict[str, str] = {}
         self._drawn_of: tuple[int, str] = (-1, "")  # how many events, and in which state
-        self._drawn_at, self._rest = -math.inf, 0.0
+        self._drawn_at = -math.inf
 
     @property
     def pause(self) -> float:
@@ -87,7 +85,7 @@ class Watched:
             return self._known
 
     def make(self, publish: Publish) -> None:
-        """Makes the run's page. Raises OSError, ValueError, and ReportError where nothing draws."""
+        """Makes the run's page but for what is drawn. Raises OSError and ValueError."""
         with self._lock:
             known = self.known()
             run_id = str(known.status["run"])
@@ -99,12 +97,11 @@ class Watched:
             head = page.heading(2, count(len(states), "replica").capitalize()) if states else ""
             publish({"replicas": head + blocks(states)})
             newest = page.heading(2, "Newest events") + self._events(known, known.track.marks)
-            publish({"events": newest} | self._drawn)
-        self._draw(known, publish)
+            publish({"events": newest})
 
     def replica(self, name: str) -> Make:
         """Returns what makes the page of a replica."""
-        follow = Follower(self.directory, name)
+        newest = Newest(self.directory, name, LINES)
 
         def make(publish: Publish) -> None:
             with self._lock:
@@ -118,30 +115,31 @@ class Watched:
                         "events": page.heading(2, "Its events") + self._events(known, told),
                     }
                 )
-            publish({"log": page.heading(2, "What it printed") + follow.html()})
+            publish({"log": page.heading(2, "What it printed") + _log(newest, name)})
 
         return make
 
-    def log(self, replica: str | None) -> Make:
-        """Returns what makes the page of the log of a replica, or of all of them."""
-        follow = Follower(self.directory, replica)
-        return lambda publish: publish({"log": follow.html()})
+    def log(self) -> Make:
+        """Returns what makes the page of the log of all replicas."""
+        newest = Newest(self.directory, None, LINES)
+        return lambda publish: publish({"log": _log(newest, "all replicas")})
 
-    def _draw(self, known: Known, publish: Publish) -> None:
-        """Draws the pictures, if there is news, and the last ones were not drawn just now."""
+    def draw(self, publish: Publish) -> None:
+        """Makes the rest of the run's page, if there is news. Raises as ``make`` does, and
+        ReportError where nothing can draw."""
+        known = self.known()
         state = str(known.status["state"])
         of = self._reporter.events if self._reporter else 0, state
         goes_on, ago = not info_of(state).ending, time.monotonic() - self._drawn_at
-        if ago < self._rest or (of == self._drawn_of and not (goes_on and ago > REDRAW)):
+        publish(self._drawn)
+        if ago < (DRAW_EVERY if of != self._drawn_of else REDRAW if goes_on else math.inf):
             return
         require_plots()
-        began = time.monotonic()
         for name, parts in sections(known):
             with self._lock:  # piece by piece: other pages need not wait for all of them
                 self._drawn[name] = "".join(parts)
             publish({name: self._drawn[name]})
         self._drawn_of, self._drawn_at = of, time.monotonic()
-        self._rest = max(DRAW_EVERY, DRAW_SHARE * (self._drawn_at - began))
 
     def _actions(self, known: Known) -> str:
         run_id, state = str(known.status["run"]), str(known.status["state"])
@@ -198,40 +196,17 @@ class Watched:
         return shown + (page.table("Its lives", head, rows) if rows else "")
 
 
-class Follower:
-    """The end of a log that goes on.
-
-    Args:
-        directory: the run's.
-        replica: only this one's lines; None for everybody's.
-    """
-
-    def __init__(self, directory: RunDirectory, replica: str | None) -> None:
-        self._directory = directory
-        self._replica = replica
-        self._log: Log | None = None
-        self._lines: deque[Line] = deque(maxlen=LINES)
-        self._looked, self._left = 0.0, 0
-
-    def html(self) -> str:
-        """Returns the newest lines. Raises ApiError and OSError."""
-        try:
-            self._log = self._log or open_log(self._directory, self._replica, None)
-        except home.RunError as error:  # it is told, and no reason not to show the rest
-            return page.paragraph(str(error.messages[0]))
-        if time.monotonic() - self._looked >= self._log.poll:
-            for line in self._log.read_new():
-                self._left += len(self._lines) == LINES
-                self._lines.append(line)
-            self._looked = time.monotonic()
-        if not self._lines:
-            return page.paragraph("It has printed nothing yet.")
-        text = page.verbatim("\n".join(map(shown, self._lines)), 200_000)
-        above = f"The newest {LINES} lines; swell logs has {self._left:,} before them."
-        note = page.paragraph(above) if self._left else ""
-        label = page.text_of(f"The log of {self._replica or 'all replicas'}")
-        attributes = f'class="log" tabindex="0" role="region" aria-label="{label}"'
-        return note + text.replace("<pre>", f"<pre {attributes}>", 1)
+def _log(newest: Newest, whose: str) -> str:
+    """Returns the newest lines of a log. Raises ApiError and OSError."""
+    newest.look()
+    if newest.why or not newest.lines:
+        return page.paragraph(newest.why or "Nothing was printed yet.")
+    text = page.verbatim("\n".join(map(shown, newest.lines)), 200_000)
+    above = f"The newest {LINES} lines; swell logs has {newest.left:,} before them."
+    note = page.paragraph(above) if newest.left else ""
+    label = page.text_of(f"The log of {whose}")
+    attributes = f'class="log" tabindex="0" role="region" aria-label="{label}"'
+    return note + text.replace("<pre>", f"<pre {attributes}>", 1)
 
 
 def replicas(known: Known) -> dict[str, str]:

@@ -37,6 +37,7 @@ from trainer.rundir.numbers import number_in
 
 LEDGER_EVERY = 5.0  # seconds between two ledgers: of a large run, one takes a while
 RECENT = 6  # things that just happened
+TOLD = 2000  # lines that are kept
 PROGRESS_EVERY = 10.0  # seconds between two plain progress lines
 # Frequent, and shown better by the rest of the view.
 QUIET = frozenset({"steps", "evaluated", "checkpoint_committed", "leader_changed", "paused"})
@@ -70,7 +71,7 @@ class Scene:
         self._replicas = replicas
         self.state = "queued"
         self.history = History()
-        self.recent: deque[tuple[float, str]] = deque(maxlen=RECENT)
+        self.told: deque[tuple[float, str]] = deque(maxlen=TOLD)
         self.losses: deque[float] = deque(maxlen=600)
         self._ledger: tuple[float, dict[str, Any] | None] = (-math.inf, None)  # when, and what
         self._said = ""  # the last line: what happens again and again is worth one
@@ -94,8 +95,13 @@ class Scene:
             if line and line != self._said:
                 self._said = line
                 lines.append((record.time, line))
-        self.recent.extend(lines)
+        self.told.extend(lines)
         return lines
+
+    @property
+    def recent(self) -> list[tuple[float, str]]:
+        """The lines of what just happened, with their times."""
+        return [*self.told][-RECENT:]
 
     def know(self, attempts: list[dict[str, Any]], outcome: Outcome | None) -> None:
         """Takes in how the attempts are, and how the run ended, if it has."""
@@ -310,6 +316,10 @@ class LiveView:
     def show(self, line: str) -> None:
         """See View."""
         self._live.console.print(Text(line))
+
+    def redraw(self) -> None:
+        """Draws it now: what is to be seen is another thing."""
+        self._live.refresh()
 
     def __enter__(self) -> LiveView:
         self._live.start()

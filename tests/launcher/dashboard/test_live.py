@@ -16,6 +16,9 @@ from trainer.rundir.usererror import UserError
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(asyncio.wait_for(test(), 60))
+    for thread in threading.enumerate():
+        if thread.name == "swell-dashboard":
+            thread.join()
 
 
 class Source:
@@ -38,7 +41,7 @@ class Source:
 
 def test_who_opens_the_page_has_its_parts() -> None:
     async def test() -> None:
-        parts = await Live(Source(), 0.01).parts(60)
+        parts = await Live(0.01, Source()).parts(60)
         assert (parts["one"], parts["two"]) == ("a", "same") and "trouble" not in parts
         assert parts["asof"].startswith("Read at ")
 
@@ -49,7 +52,7 @@ def test_nobody_waits_for_what_takes_long() -> None:
     async def test() -> None:
         source = Source()
         source.go.clear()
-        live = Live(source, 0.01)
+        live = Live(0.01, source)
         assert await live.parts(0.01) == {}
         source.go.set()
         assert (await live.parts(60))["one"] == "a"
@@ -60,7 +63,7 @@ def test_nobody_waits_for_what_takes_long() -> None:
 def test_news_are_what_has_changed() -> None:
     async def test() -> None:
         source = Source()
-        live = Live(source, 0.01)
+        live = Live(0.01, source)
         await live.parts(60)
         changes = live.changes(live.version)
         told: dict[str, str] = {}
@@ -83,7 +86,7 @@ def test_who_looks_shares_the_work_and_nobody_looking_is_none(
     async def test() -> None:
         source = Source()
         source.go.clear()
-        live = Live(source, 0.0)
+        live = Live(0.0, source)
         waiting = [asyncio.create_task(live.parts(60)) for _ in range(5)]
         await asyncio.sleep(0)
         source.go.set()
@@ -111,7 +114,7 @@ def test_an_error_is_shown_beside_what_was_known_and_goes_when_it_is_over(
 ) -> None:
     async def test() -> None:
         source = Source()
-        live = Live(source, 0.0)
+        live = Live(0.0, source)
         await live.parts(60)
         source.error = error
         while not (parts := await live.parts(60)).get("trouble"):

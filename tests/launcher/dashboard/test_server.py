@@ -6,9 +6,9 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from httpx import Response
 from starlette.testclient import TestClient
 
 from launcher.dashboard.acts import Acts
@@ -69,6 +69,9 @@ def web(asked: Asked, tmp_path: Path) -> Iterator[TestClient]:
     )
     with TestClient(dashboard.app, base_url=f"{HERE}{dashboard.path}") as client:
         yield client
+    for thread in threading.enumerate():
+        if thread.name in ("swell-dashboard", "swell-act"):
+            thread.join()
 
 
 def record(run_id: str, events: list[Event], target: str = "vertex") -> RunDirectory:
@@ -88,7 +91,7 @@ def shown(web: TestClient, path: str, *texts: str) -> str:
     return wait_for(look, lambda text: all(one in text for one in texts))
 
 
-def post(web: TestClient, path: str, **fields: str) -> Response:
+def post(web: TestClient, path: str, **fields: str) -> Any:
     return web.post(path, data=fields, headers={"Origin": HERE}, follow_redirects=False)
 
 
