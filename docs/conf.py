@@ -31,6 +31,7 @@ exclude_patterns = [".*", "build", "launcher", "trainer"]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_heading_anchors = 6
+autodoc_preserve_defaults = True  # as written: a value may be of this machine
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the text says what an argument is, with its units
 suppress_warnings = ["misc.highlighting_failure"]  # an ellipsis in Python stands for what follows

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.command import LIMIT, ROOT, Swell, until
+from tests.integration.command import ROOT, Swell, until
 
-pytestmark = pytest.mark.soak  # tests/test_site.py, tests/test_docs.py: what takes seconds
+# tests/test_site.py and tests/test_docs.py have what takes seconds. Nothing here hurries: a machine
+# may be busy.
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
 
 
 def commands(page: str) -> str:
@@ -38,7 +40,6 @@ def shell(swell: Swell, script: str, folder: Path) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=LIMIT,
     )
     assert ran.returncode == 0, ran.stdout
     return ran.stdout
@@ -52,7 +53,7 @@ def test_the_tutorial_goes_as_it_says(swell: Swell) -> None:
     assert (first["state"], first["steps_lost"], first["drains"]) == ("succeeded", 0, 1)
     sizes = [it["world_size"] for it in first["generations"]]
     assert sizes[:2] == [3, 2], "and 3 again, if the machine is quick enough"
-    assert (second["state"], second["step"], second["steps_lost"]) == ("succeeded", 4800, 0)
+    assert (second["state"], second["step"], second["steps_lost"]) == ("succeeded", 2400, 0)
     folder = swell.folder / "train"
     assert {it.name for it in folder.iterdir()} >= {"first.html", "model.safetensors"}
     until(swell.nothing_is_left)
