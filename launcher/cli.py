@@ -12,6 +12,7 @@ import typer
 
 from launcher.commands import (
     comparing,
+    exposing,
     goodput,
     jobs,
     new,
@@ -49,6 +50,7 @@ app.command()(watching.watch)
 app.command()(goodput.goodput)
 app.command()(reports.report)
 app.command()(comparing.compare)
+app.command()(exposing.metrics)
 app.command(name="runs")(runs.list_runs)
 app.command()(runs.checkpoints)
 app.command()(output.output)
