@@ -11,6 +11,7 @@ from launcher.commands import (
     comparing,
     dashboards,
     explaining,
+    exposing,
     goodput,
     jobs,
     new,
@@ -53,6 +54,7 @@ app.command()(goodput.goodput)
 app.command()(reports.report)
 app.command()(comparing.compare)
 app.command()(dashboards.dashboard)
+app.command()(exposing.metrics)
 app.command(name="runs")(runs.list_runs)
 app.command()(runs.checkpoints)
 app.command()(output.output)

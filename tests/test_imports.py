@@ -99,6 +99,7 @@ RULES = {
             "trainer.checkpoints.retention",
             "trainer.checkpoints.tree",
             "trainer.outputs",
+            "trainer.telemetry.gauges",
             "trainer.worker.script",
         ],
         "a laptop has no torch, and what runs there does not change with the trainer",

@@ -18,7 +18,7 @@ Tracking = Annotated[
     Text(
         rf"{_HOST}|/\S+",
         "write http(s)://HOST:PORT, without a password (MLFLOW_TRACKING_PASSWORD is for that), or "
-        "the path of a folder",
+        "the path of a folder that all VMs have",
     ),
 ]
 Collector = Annotated[

@@ -23,13 +23,14 @@ from trainer.agent.generation import Generation
 from trainer.agent.inspector import Inspector
 from trainer.agent.link import Link
 from trainer.agent.nursery import Nursery, for_keepers
-from trainer.agent.outcome_watch import OutcomeWatch, RunEnded
+from trainer.agent.outcome_watch import OutcomeWatch, RunEnded, exit_code_of
 from trainer.agent.output_watch import OutputWatch
 from trainer.agent.processes import free_port
 from trainer.agent.proof import Proof
 from trainer.agent.replica import Replica, find_checkpoint_urls
 from trainer.agent.settings import Settings
 from trainer.agent.slots import Slots
+from trainer.agent.telemetry import Telemetry
 from trainer.agent.telling import crashed, done, failed, hello_of, progress, spent, unreached
 from trainer.agent.worker_process import WorkerProcess
 from trainer.protocol import messages
@@ -40,7 +41,7 @@ from trainer.protocol.wire import save_from_message
 from trainer.protocol.world import Place
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventWriter
-from trainer.rundir.names import ENV_OUTPUT_DIR, ENV_RUN_ID, ENV_TOKEN, EXIT_FAILED, EXIT_OK
+from trainer.rundir.names import ENV_OUTPUT_DIR, ENV_RUN_ID, ENV_TOKEN
 
 WORKER_GRACE = 3.0  # seconds for a worker to exit by itself
 FALSE_NOTICE = 120.0  # seconds after which a drained agent that still lives rejoins
@@ -85,7 +86,8 @@ class Agent:
         self._env = env
         self._checkpoint_urls = find_checkpoint_urls(env)
         self.member = replica.member()
-        self._events = EventWriter(run_dir, self.member.file_name)
+        self._telemetry = Telemetry(settings.telemetry, replica, env)
+        self._events = EventWriter(run_dir, self.member.file_name, listener=self._telemetry.heard)
         self._slots = Slots(
             replica.slots,
             0 if settings.torchrun else settings.spares,  # a keeper holds nothing up
@@ -131,7 +133,7 @@ class Agent:
         """
         outcome = await asyncio.to_thread(self._run_dir.outcome)
         if outcome is not None:
-            return _exit_code(str(outcome.get("state")))
+            return exit_code_of(str(outcome.get("state")))
         loop = asyncio.get_running_loop()
         self._conclusion = loop.create_future()
         if self._nursery is not None:
@@ -147,6 +149,7 @@ class Agent:
                 self._outcome.watch(),
                 self._events.flush_often(),
                 self._slots.live(),
+                self._telemetry.live(self._slots, lambda: self._generation, self._link.say),
                 *([self._output.watch()] if self._output else []),
             )
         ]
@@ -160,7 +163,7 @@ class Agent:
             raise AssertionError("an agent's task ended without a reason")
         except RunEnded as ended:
             goes_on = False
-            return _exit_code(ended.state)
+            return exit_code_of(ended.state)
         finally:
             self._conclusion.cancel()
             with suppress(OSError):  # first: this VM may not be left the time for the rest
@@ -494,7 +497,3 @@ class Agent:
     def _say_failed(self, worker: WorkerProcess, reason: str, kind: str = "program") -> None:
         print(reason, file=sys.stderr, flush=True)
         self._link.say(task_failed=failed(worker, reason, kind))
-
-
-def _exit_code(state: str) -> int:
-    return EXIT_FAILED if state == "failed" else EXIT_OK

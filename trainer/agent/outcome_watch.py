@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from trainer.rundir.directory import RunDirectory
-from trainer.rundir.names import UNSAVED
+from trainer.rundir.names import EXIT_FAILED, EXIT_OK, UNSAVED
 from trainer.rundir.usererror import Message
 
 POLL = 2.0  # seconds
@@ -19,6 +19,11 @@ class RunEnded(Exception):
     def __init__(self, state: str, reason: str) -> None:
         super().__init__(reason)
         self.state = state
+
+
+def exit_code_of(state: str) -> int:
+    """What an agent's process returns when its run has ended so."""
+    return EXIT_FAILED if state == "failed" else EXIT_OK
 
 
 class OutcomeWatch:

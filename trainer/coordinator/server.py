@@ -226,7 +226,7 @@ async def _hear(
                 listener.collect(member, message.row)
             elif kind == "start":
                 listener.pass_on(member, message.start)
-            elif kind in ("stacks", "ranks", "examined"):
+            elif kind in ("stacks", "ranks", "examined", "machine"):
                 listener.look(member, message)
             elif (event := event_from_message(member, message)) is not None:
                 listener.take(event)

@@ -33,7 +33,7 @@ class Addresses(_message.Message):
     def __init__(self, rank: _Optional[int] = ..., addresses: _Optional[bytes] = ...) -> None: ...
 
 class FromAgent(_message.Message):
-    __slots__ = ("hello", "ready", "started", "progress", "stopped", "crashed", "drain", "row", "done", "task_failed", "start", "rank_failed", "proved", "stacks", "ranks", "examined")
+    __slots__ = ("hello", "ready", "started", "progress", "stopped", "crashed", "drain", "row", "done", "task_failed", "start", "rank_failed", "proved", "stacks", "ranks", "examined", "machine")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     STARTED_FIELD_NUMBER: _ClassVar[int]
@@ -50,6 +50,7 @@ class FromAgent(_message.Message):
     STACKS_FIELD_NUMBER: _ClassVar[int]
     RANKS_FIELD_NUMBER: _ClassVar[int]
     EXAMINED_FIELD_NUMBER: _ClassVar[int]
+    MACHINE_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     ready: Ready
     started: Started
@@ -66,7 +67,8 @@ class FromAgent(_message.Message):
     stacks: Stacks
     ranks: Ranks
     examined: Examined
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., started: _Optional[_Union[Started, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., crashed: _Optional[_Union[Crashed, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., row: _Optional[_Union[Row, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., task_failed: _Optional[_Union[TaskFailed, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., rank_failed: _Optional[_Union[RankFailed, _Mapping]] = ..., proved: _Optional[_Union[Proved, _Mapping]] = ..., stacks: _Optional[_Union[Stacks, _Mapping]] = ..., ranks: _Optional[_Union[Ranks, _Mapping]] = ..., examined: _Optional[_Union[Examined, _Mapping]] = ...) -> None: ...
+    machine: Machine
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., started: _Optional[_Union[Started, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., crashed: _Optional[_Union[Crashed, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., row: _Optional[_Union[Row, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., task_failed: _Optional[_Union[TaskFailed, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., rank_failed: _Optional[_Union[RankFailed, _Mapping]] = ..., proved: _Optional[_Union[Proved, _Mapping]] = ..., stacks: _Optional[_Union[Stacks, _Mapping]] = ..., ranks: _Optional[_Union[Ranks, _Mapping]] = ..., examined: _Optional[_Union[Examined, _Mapping]] = ..., machine: _Optional[_Union[Machine, _Mapping]] = ...) -> None: ...
 
 class Shown(_message.Message):
     __slots__ = ("memory", "matmul", "failed")
@@ -336,6 +338,48 @@ class Examined(_message.Message):
     rank: int
     reason: str
     def __init__(self, generation: _Optional[int] = ..., rank: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Machine(_message.Message):
+    __slots__ = ("cpu", "memory", "disk", "read", "written", "received", "sent", "gpus")
+    CPU_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    DISK_FIELD_NUMBER: _ClassVar[int]
+    READ_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    SENT_FIELD_NUMBER: _ClassVar[int]
+    GPUS_FIELD_NUMBER: _ClassVar[int]
+    cpu: float
+    memory: float
+    disk: float
+    read: float
+    written: float
+    received: float
+    sent: float
+    gpus: _containers.RepeatedCompositeFieldContainer[Gpu]
+    def __init__(self, cpu: _Optional[float] = ..., memory: _Optional[float] = ..., disk: _Optional[float] = ..., read: _Optional[float] = ..., written: _Optional[float] = ..., received: _Optional[float] = ..., sent: _Optional[float] = ..., gpus: _Optional[_Iterable[_Union[Gpu, _Mapping]]] = ...) -> None: ...
+
+class Gpu(_message.Message):
+    __slots__ = ("used", "memory", "temperature", "clock", "power", "held_back", "links", "links_down", "xid")
+    USED_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_FIELD_NUMBER: _ClassVar[int]
+    POWER_FIELD_NUMBER: _ClassVar[int]
+    HELD_BACK_FIELD_NUMBER: _ClassVar[int]
+    LINKS_FIELD_NUMBER: _ClassVar[int]
+    LINKS_DOWN_FIELD_NUMBER: _ClassVar[int]
+    XID_FIELD_NUMBER: _ClassVar[int]
+    used: float
+    memory: float
+    temperature: float
+    clock: float
+    power: float
+    held_back: bool
+    links: int
+    links_down: int
+    xid: int
+    def __init__(self, used: _Optional[float] = ..., memory: _Optional[float] = ..., temperature: _Optional[float] = ..., clock: _Optional[float] = ..., power: _Optional[float] = ..., held_back: bool = ..., links: _Optional[int] = ..., links_down: _Optional[int] = ..., xid: _Optional[int] = ...) -> None: ...
 
 class FromCoordinator(_message.Message):
     __slots__ = ("form", "pause", "abort", "columns", "replace", "save", "release", "finish", "beat", "succeed", "start", "prove", "inspect", "profile", "examine")

@@ -25,7 +25,9 @@ def main() -> None:
             told = json.loads(line)
             if isinstance(told, dict):
                 tracker = TRACKERS[told["kind"]](told["where"], told["run"], told["name"])
-            elif tracker is not None:
+            elif tracker is None:
+                answer = "it does not know which run that is"
+            else:
                 tracker.tell([_point(one) for one in told])
         except Exception as error:  # whatever a library raises is told
             answer = f"{type(error).__name__}: {error}"[:REASON_LIMIT]
