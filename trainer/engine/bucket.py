@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -34,7 +34,7 @@ class Bucket(ABC):
         self.sent = False
         self.tail = tail
         on_cpu = tail.device.type == "cpu"
-        self._plain = tail.numpy() if on_cpu else None  # the same memory, sooner reached
+        self._plain = tail.numpy().data if on_cpu else None  # the same memory, sooner reached
 
     def clear(self) -> None:
         """Lets go of the gradients: the first ones that come replace what is in the bucket."""
@@ -96,8 +96,7 @@ class Bucket(ABC):
             return
         if place is not None and norm is not None:
             numbers[place] += float(norm)
-        with np.errstate(over="ignore"):  # what is too large becomes infinite, as everywhere
-            self._plain[:] = numbers
+        self._plain[:] = array(self._plain.format, numbers)  # what is too large becomes infinite
 
 
 class Flat(Bucket):

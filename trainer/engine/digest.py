@@ -57,7 +57,7 @@ def combined(digests: list[int]) -> int:
 
 def digest_of_numbers(numbers: Tensor) -> int:
     """The digest of a *set* of numbers: int64, any shape. Those of parts add up, modulo 2**64."""
-    return int(_mixed(numbers).sum(dtype=np.uint64))
+    return int(np.add.reduce(_mixed(numbers), axis=None, dtype=np.uint64))
 
 
 class Prefixes:

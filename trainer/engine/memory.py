@@ -384,7 +384,7 @@ class Memory:
         Returns False where other objects are in them than before, of which some may hold places
         themselves: then nothing is remembered, and another memory is to be made.
         """
-        return all(one.again() for one in self._entries)
+        return all(map(_Entries.again, self._entries))
 
     def written(self) -> set[tuple[int, str]]:
         """The places whose objects hold something else inside now."""
