@@ -32,6 +32,7 @@ exclude_patterns = [".*", "build", "launcher", "trainer"]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_heading_anchors = 6
 autodoc_preserve_defaults = True  # as written: a value may be of this machine
+autodoc_mock_imports = ["horovod", "torch"]  # a third of the time, and nothing of it is shown
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the text says what an argument is, with its units
 suppress_warnings = ["misc.highlighting_failure"]  # an ellipsis in Python stands for what follows

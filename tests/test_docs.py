@@ -15,6 +15,7 @@ from docs.fields import page as fields_page
 from docs.texts import page as texts_page
 from launcher.job.customjob import build
 from launcher.job.job import Job
+from tests.commandline import take
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("benchmarks", "containers", "docs", "examples", "launcher", "tests", "trainer")
@@ -102,6 +103,24 @@ def test_no_two_headings_are_alike(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_lines_are_short(page: Path) -> None:
     assert [line for line in prose(page) if len(line) > 100 and not line.startswith("|")] == []
+
+
+def typed(page: Path) -> list[str]:
+    """The lines of a page that begin with ``swell``, but for those with gaps to fill."""
+    lines = re.findall(r"^(?:    |\$ )?(swell [a-z].*?)(?:\s{2,}#.*)?$", page.read_text(), re.M)
+    return [line for line in lines if not re.search(r"\[OPTIONS|\[--|[…\\]|\.\.\.", line)]
+
+
+@pytest.mark.parametrize("page", [it for it in CURRENT if typed(it) and it.stem != "commands"])
+def test_the_command_takes_what_a_page_tells_its_reader_to_type(page: Path) -> None:
+    for line in typed(page):
+        take(line)
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=named)
+def test_the_command_has_what_a_page_names_of_it(page: Path) -> None:
+    for line in re.findall(r"`(swell [a-z]+[^`\n|…]*)`", "\n".join(prose(page))):
+        take(line.replace("RUN...", "RUN"), whole=False)
 
 
 def test_the_code_names_pages_and_sections_that_exist() -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
-
 import pytest
-import typer.main
 from typer.testing import CliRunner
 
 from docs.commands import commands
 from launcher.cli import app
 from launcher.commands.examples import EXAMPLES
 from launcher.emulator.__main__ import _parser
+from tests.commandline import take
 
 NAMES = [name for name, _ in commands(app)]
 
@@ -38,14 +36,4 @@ def test_the_emulators_help_which_is_its_own_shows_them() -> None:
 
 @pytest.mark.parametrize("line", [line for name in NAMES for line in lines(name)])
 def test_an_example_is_one_that_the_command_takes(line: str) -> None:
-    words = shlex.split(line.removeprefix('eval "$(').removesuffix(')"'))
-    words = [word for word in words if word not in (">", "|", "job.schema.json", "source")]
-    assert words[0] == "swell"
-    command, path = typer.main.get_command(app), words[1:]
-    context = typer.Context(command, info_name="swell", resilient_parsing=True)
-    while isinstance(command, typer.core.TyperGroup):
-        name, command, path = command.resolve_command(context, path)
-        assert command is not None, f"{name} is no command"
-    # Raises where an option is unknown, or an argument is missing.
-    made = command.make_context(command.name or "", list(path))
-    assert made.params or line == "swell schema > job.schema.json" or "emulator" in line
+    take(line.removeprefix('eval "$(').removesuffix(')"'))

@@ -22,7 +22,6 @@ from launcher import load_job, starter
 from launcher.cli import app
 from launcher.job.job import Job
 from tests.trainer.ranks import alone
-from trainer.tasks.sample_pictures import make as make_pictures
 
 ROOT = Path(__file__).parents[3]
 
@@ -47,17 +46,10 @@ def _trains(file: str, name: str, args: dict[str, Any]) -> tuple[float, float]:
     torch.manual_seed(task.seed)
     model = task.model()
     task.model = lambda: model
-    data = task.dataset()
-    made = task.evaluation_batch if name == "MyImages" else task.batch  # without augmentation
-    batch = made(data, torch.arange(min(32, len(data))))
-
-    def loss() -> float:
-        found = task.loss(model, batch)
-        return float(found[0] / found[1] if isinstance(found, tuple) else found)
-
-    before = loss()
+    batch = task.batch(task.dataset(), torch.arange(32))
+    before = float(task.loss(model, batch))
     fit(task)
-    return before, loss()
+    return before, float(task.loss(model, batch))
 
 
 @pytest.mark.parametrize("kind", starter.KINDS)
@@ -74,17 +66,13 @@ def test_a_new_task_has_its_files_and_a_job_that_is_right(kind: str, tmp_path: P
     assert job.code is not None, "the folder is sent along"
 
 
-# Fine-tuning imports transformers, which takes seconds: its own tests are a soak.
-@pytest.mark.parametrize("kind", [it for it in starter.KINDS if it != "finetune"])
+# Those that need a sample, and libraries that take seconds to import, have their own tests alone,
+# which are a soak.
+@pytest.mark.parametrize("kind", [name for name, it in starter.KINDS.items() if not it.sample])
 def test_a_new_task_trains(kind: str, tmp_path: Path) -> None:
-    name = "MyImages" if kind == "images" else "MyTask2"
-    module = "my_images" if kind == "images" else "my_task2"
-    assert new(tmp_path, module, "--from", kind).exit_code == 0
+    assert new(tmp_path, "my_task2", "--from", kind).exit_code == 0
     small = dict(starter.KINDS[kind].small)
-    if kind == "images":
-        small["data"] = str(tmp_path / "photos")
-        make_pictures(tmp_path / "photos")
-    before, after = alone(_trains, str(tmp_path / f"{module}.py"), name, small)
+    before, after = alone(_trains, str(tmp_path / "my_task2.py"), "MyTask2", small)
     assert after < before
 
 
