@@ -1,8 +1,9 @@
 """What tests cost: seconds of one processor, of all processes that they start, by file.
 
-    python -m pytest -n 0 -p tests.seconds tests/chaos
+    python -m pytest -p tests.seconds tests/chaos
 
-As root, on a machine with cgroups of version 1: the kernel counts what a cgroup's processes take,
+With pytest-xdist's workers each counts its own, and what a worker started before its first test,
+as its server for forks, is in what it collected. As root, on a machine with cgroups of version 1: the kernel counts what a cgroup's processes take,
 also those that have left their parents. What a test leaves to end behind it counts for the next.
 """
 
@@ -12,6 +13,7 @@ import os
 from collections import defaultdict
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,6 +62,16 @@ class Seconds:
             return (yield)
         finally:
             self._by_file[item.nodeid.partition("::")[0]] += self._account.since()
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        output = getattr(session.config, "workeroutput", None)  # of a worker of pytest-xdist
+        if output is not None:
+            output["seconds"] = dict(self._by_file)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        for file, seconds in getattr(node, "workeroutput", {}).get("seconds", {}).items():
+            self._by_file[file] += seconds
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("seconds of one processor")

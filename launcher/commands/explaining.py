@@ -60,4 +60,4 @@ def completion(
     """Print what makes a shell complete commands, options and ids of runs."""
     with user_errors(offline=True):
         name = _SCRIPTS[shell]
-        typer.echo(files("launcher").joinpath("completions", name).read_text(), nl=False)
+        typer.echo((files("launcher") / "completions" / name).read_text(), nl=False)
