@@ -97,7 +97,7 @@ class Steps:
         seconds = lambda: self._saving.seconds  # noqa: E731
         self._progress = Progress(self._generations, state, seconds, total_steps=total)
         emit, saving = self._generations.emit, self._saving
-        self._profiling = Profiling(channel, session.run_dir, self._generations.emit)
+        self._profiling = Profiling(channel, session.run_dir, emit)
         self._nonfinite = Nonfinite(on_nonfinite, state, emit, saving.newest_until, saving.go_back)
         state.loop = Loop.of(order, total)
         self._learner = Learner(state, order, watch, self.exchange, emit)
@@ -276,8 +276,7 @@ class Steps:
             settings, emit = self._session.checkpoint, self._generations.emit
             program = self._state, self._order, self._total, self._seed
             made = Setup.of_program(*program, self._state.loop.likeness)
-            setup = made.overridden(settings.override)
-            wanted = setup, self._total, settings, self._saving
+            wanted = made.overridden(settings.override), self._total, settings, self._saving
             self._beginning = Beginning(self._state, *wanted, emit)
             self._state.starts_from(self._beginning.start, self._beginning.begun)
             seen = self._supply.marks.seen
@@ -376,8 +375,7 @@ class Steps:
         self._profiling.begins(plan.number, self._generations.number)
         if self._audit is not None:
             assert self._order is not None
-            size = self._order.length(self._state.step)
-            self._audit.take(self._generations.number, plan, size)
+            self._audit.take(self._generations.number, plan, self._order.length(self._state.step))
         self._generations.taking(self._state.step, plan.indices)
         watch = self._learner.begin(plan.number, plan.rank == 0)
         if watch is None:
