@@ -2,9 +2,10 @@
 
     python -m pytest -p tests.seconds tests/chaos
 
-With pytest-xdist's workers each counts its own, and what a worker started before its first test,
-as its server for forks, is in what it collected. As root, on a machine with cgroups of version 1: the kernel counts what a cgroup's processes take,
-also those that have left their parents. What a test leaves to end behind it counts for the next.
+With pytest-xdist's workers each counts its own, and what it started before its first test, as its
+server for forks, is in what it collected. As root, on a machine with cgroups of version 1: the
+kernel counts what a cgroup's processes take, also those that have left their parents. What a test
+leaves to end behind it counts for the next.
 """
 
 from __future__ import annotations
