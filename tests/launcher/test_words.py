@@ -139,6 +139,15 @@ WORTH_A_LINE = [
         "no step for 10:00, although a lives: nobody else has its state, so nobody ends it; swell "
         "logs RUN --replica a says what it does, swell cancel ends it",
     ),
+    (
+        event("unattended", seconds=600.5, over=False),
+        "nobody has looked after the run for 10:00: it goes on, but nobody submits its next "
+        "attempt; swell attach does",
+    ),
+    (
+        event("unattended", seconds=7200.0, over=True),
+        "somebody looks after the run again, after 2:00:00",
+    ),
     (event("no_best", step=3, reason="keep_best goes by x"), "keep_best goes by x"),
     (event("resumed", generation=1, cause="start", step=0), "training starts at step 0"),
     (
