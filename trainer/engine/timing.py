@@ -8,8 +8,8 @@ compared, only durations. A sum ends on all ranks at the same time, as far as an
     the sum of step 4 ─── own time of rank 1 ───────────────────► they are ──── waits ──► of step 5
 
 Whoever comes last waits for nobody: for how long it waits is what communication takes that is not
-hidden behind computing. What others wait longer than that, they wait for the slowest. For how long
-it waits, a rank can tell with the next step only.
+hidden behind computing. What others wait longer than that, they wait for the slowest: by how much
+their own time is shorter than its. So a step is told of when it is over, the last of a world too.
 """
 
 from __future__ import annotations
@@ -33,12 +33,11 @@ class Timing(NamedTuple):
     """What one rank tells of its time in a step; all in seconds.
 
     Attributes:
-        own: from the sum of the step before, or the world's beginning, until its gradients were
-            complete. The next three are parts of it.
+        own: from the sum of the step before until its gradients were complete. The next three are
+            parts of it.
         data_wait: for which it waited for its batches.
         evaluation: of evaluations.
         checkpoint: for which it was held up by a checkpoint.
-        waited: in the step before, from its gradients' being complete to the sum.
         samples: how many it has computed; a count. Who computes more takes longer.
     """
 
@@ -46,7 +45,6 @@ class Timing(NamedTuple):
     data_wait: float = 0.0
     evaluation: float = 0.0
     checkpoint: float = 0.0
-    waited: float = 0.0
     samples: float = 0.0
 
 
@@ -103,18 +101,21 @@ class Stopwatch:
 
     Args:
         clock: seconds.
+
+    Attributes:
+        own: seconds that it took until its gradients were complete, in the newest step.
+        waited: from then on to the sum.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._since = self._lap = clock()
-        self._waited = 0.0
+        self.own = self.waited = 0.0
         self._spent: dict[str, float] = {}
 
     def enter(self) -> None:
         """This rank has joined a world: its time there begins."""
         self._since = self._lap = self._clock()
-        self._waited = 0.0
         self._spent.clear()
 
     def lap(self) -> None:
@@ -143,9 +144,9 @@ class Stopwatch:
             samples: how many it has computed.
         """
         now = self._clock()
-        spent, own, waited = self._spent, now - self._since, self._waited
+        spent, self.own = self._spent, now - self._since
         parts = spent.get("evaluation", 0.0), spent.get("checkpoint", 0.0)
-        told = Timing(own, data_wait, *parts, waited, float(samples))
+        told = Timing(self.own, data_wait, *parts, float(samples))
         self._since = now
         spent.clear()
         return told
@@ -153,7 +154,7 @@ class Stopwatch:
     def summed(self) -> None:
         """The sum is there."""
         now = self._clock()
-        self._waited, self._since = now - self._since, now
+        self.waited, self._since = now - self._since, now
 
 
 class Times:
@@ -165,7 +166,7 @@ class Times:
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.own = Stopwatch(clock)
-        self._before: NDArray[np.float64] | None = None  # what was told last
+        self._first = True  # whether none of this world's steps was told of
         self._accounts: dict[str, float] = {}
         self._window: NDArray[np.float64] | None = None  # of each rank: see Ranks
         self._steps = 0
@@ -174,38 +175,38 @@ class Times:
     def enter(self) -> None:
         """This rank has joined a world, whose others may be others than those before."""
         self.own.enter()
-        self._before = self._window = None
+        self._first, self._window = True, None
         self._accounts = {}
         self._steps, self._seconds = 0, 0.0
 
     def told(self, numbers: Sequence[float]) -> None:
-        """All ranks have told of their time: rank by rank the numbers of a Timing."""
-        now = np.array(numbers, dtype=np.float64).reshape(-1, NUMBERS)
-        before, self._before = self._before, now
-        if before is None or len(before) != len(now):
+        """All ranks have told of their time: rank by rank the numbers of a Timing.
+
+        Of a world's first step, which is no measure of the others, nothing is kept.
+        """
+        first, self._first = self._first, False
+        if first:
             return
-        waited = now[:, 4]
-        communication = float(waited.min())
-        slowest = waited - communication
-        parts = before[:, _PARTS].sum(axis=0).tolist()
+        now = np.array(numbers, dtype=np.float64).reshape(-1, NUMBERS)
+        own, parts = now[:, 0], now[:, _PARTS].sum(axis=0).tolist()
+        slowest = own.max() - own
+        communication = max(0.0, self.own.waited - max(0.0, float(own.max()) - self.own.own))
         for name, seconds in (
-            (ALL, float(before[:, 0].sum() + waited.sum())),
+            (ALL, float(own.sum() + slowest.sum()) + communication * len(now)),
             *zip(Timing._fields[_PARTS], parts, strict=True),
             ("communication", communication * len(now)),
             ("waiting", float(slowest.sum())),
         ):
             self._accounts[name] = self._accounts.get(name, 0.0) + seconds
-        computed = before[:, 0] - before[:, _PARTS].sum(axis=1)
-        row = np.stack([computed, before[:, 1], slowest, before[:, 5]])
+        row = np.stack([own - now[:, _PARTS].sum(axis=1), now[:, 1], slowest, now[:, 4]])
         self._window = row if self._window is None else self._window + row
         self._steps += 1
-        self._seconds += float(before[0, 0] + waited[0])
+        self._seconds += float(own.max()) + communication
 
     def take(self) -> Mapping[str, float]:
         """Returns seconds of all ranks together, by account, and forgets them.
 
-        They are of the steps before the one that was summed last. ``all`` is the sum of what is
-        there and of what is not: computing.
+        ``all`` is the sum of what is there and of what is not: computing.
         """
         taken, self._accounts = self._accounts, {}
         return taken
