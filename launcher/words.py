@@ -302,6 +302,13 @@ def _text(event: EventRecord) -> str | None:
         ) if math.isfinite(ratio):
             then = "; it is started anew on another machine" if event.then else ""
             return f"{slow_in_words(member, rank, ratio)}{why}{then}"
+        case EventRecord(event="unattended", seconds=float(seconds), over=over):
+            if over:
+                return f"somebody looks after the run again, after {span(seconds)}"
+            return (
+                f"nobody has looked after the run for {span(seconds)}: it goes on, but nobody "
+                "submits its next attempt; swell attach does"
+            )
         case EventRecord(event="stalled", seconds=float(seconds)):
             return stall_in_words(seconds, event.member)
         case EventRecord(event="waiting", slots=int(slots), min_workers=int(least)):

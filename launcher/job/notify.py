@@ -19,7 +19,17 @@ from launcher.job.problem import (
     problem,
 )
 
-News = Literal["end", "stockout", "failover", "stall", "straggler", "checkpoint", "goodput", "cost"]
+News = Literal[
+    "end",
+    "stockout",
+    "failover",
+    "stall",
+    "straggler",
+    "unattended",
+    "checkpoint",
+    "goodput",
+    "cost",
+]
 EVERYTHING: list[News] = [*get_args(News)]
 BOUNDS = {"goodput": "goodput_below", "cost": "cost_past"}  # news, and the field that it needs
 

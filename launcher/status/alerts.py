@@ -4,6 +4,7 @@
 news         when it is told of
 ===========  ====================================================================================
 straggler    a worker has been slower than the others for STAYS seconds
+unattended   somebody looks after the run again; while nobody did, nobody could tell
 checkpoint   the run trains, and no checkpoint has been written for several times the interval
 goodput      it was below a bound over the last hour
 cost         the run has cost more than a sum, by estimate
@@ -14,6 +15,7 @@ Each is told of once, with what can be done about it, and again when it is over;
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -95,6 +97,8 @@ class Alerts:
     def __init__(self, terms: Terms) -> None:
         self._terms = terms
         self._stragglers: dict[str, EventRecord] = {}  # those that were told of, by replica
+        self._began: float | None = None  # when this one looked first
+        self._attended = -math.inf  # when it was told last that somebody looks after it again
         self._unsaved: float | None = None  # since when, if that was told of
         self._low: float | None = None  # when goodput was told to be low
         self._reckoned = 0.0  # when it was looked at last
@@ -104,6 +108,7 @@ class Alerts:
         """Returns what is to be told at ``now``; ``usd`` is what the run has cost, if known."""
         return [
             *self._of_stragglers(history, now),
+            *self._of_attendants(history, now),
             *self._of_checkpoints(history, now),
             *self._of_goodput(history, now),
             *self._of_cost(usd),
@@ -128,6 +133,22 @@ class Alerts:
             text = f"has no straggler at {member} any more"
             told = {"member": member, "since": since, "until": now}
             yield {"text": text, "news": "straggler", "over": True, **told}
+
+    def _of_attendants(self, history: History, now: float) -> Iterator[Message]:
+        if self._began is None:
+            self._began = now
+        told = history.newest_of.get("unattended")
+        # What the leader has told before this one looked, somebody else has passed on.
+        if told is None or not told.over or told.time <= max(self._attended, self._began - RECENT):
+            return
+        self._attended = told.time
+        nobody = span(told.seconds or 0.0)
+        text = (
+            f"was looked after by nobody for {nobody}: no attempt would have followed, and no "
+            "limit was kept; controller in the job file has a machine of Vertex AI's do it"
+        )
+        since = told.time - (told.seconds or 0.0)
+        yield {"text": text, "news": "unattended", "over": True, "since": since, "until": told.time}
 
     def _of_checkpoints(self, history: History, now: float) -> Iterator[Message]:
         newest, failed = history.saved, history.checkpoint(now)["reason"]

@@ -20,6 +20,8 @@ from trainer.rundir.numbers import all_finite, number_in, numbers_in
 
 # After these nothing that was told of is waited for any more.
 WENT_ON = frozenset({"generation_formed", "resumed", "first_step", "steps", "paused", "finished"})
+# Of these the newest counts alone.
+NEWS = frozenset({"held_up", "attempt_due", "stalled", "standstill", "unattended"})
 TOKENS = "tokens_per_sample"  # the metric that a task's tokens() makes
 STEPPED = frozenset({"resumed", "first_step", "steps"})  # training goes on, or a script
 ONE_NOTICE = 15.0  # seconds in which no replica is given notice twice
@@ -49,13 +51,10 @@ class History:
         self._stride = 0  # steps from one report of a torchrun script to the next, at least
         self.total_steps: int | None = None
         self.waiting = False
-        self._held_up: EventRecord | None = None  # the newest
-        self._due: EventRecord | None = None  # the newest attempt that was waited with
         self._led: set[int | None] = set()  # attempts; None of an image that does not say
         self._went_on_at = -math.inf  # when it was seen last that something happens
         self.stepped_at = -math.inf  # when a world was seen last that trains
-        self._stalled: EventRecord | None = None  # the newest
-        self._standstill: EventRecord | None = None  # the same
+        self.newest_of: dict[str, EventRecord] = {}  # of each of NEWS that was told of
         self._slow: dict[tuple[int, int], EventRecord] = {}  # by generation and rank: the newest
         self._left_at: dict[int, float] = {}  # when each generation was
         self.unreadable: str | None = None  # why some events could not be read
@@ -79,6 +78,8 @@ class History:
         handler = getattr(self, f"_on_{record.event}", None)
         if handler is not None:
             handler(record)
+        if record.event in NEWS and record.time >= self._time_of(record.event):
+            self.newest_of[record.event] = record
         if record.event in WENT_ON:
             self._went_on_at = max(self._went_on_at, record.time)
         if record.event in STEPPED:
@@ -192,12 +193,12 @@ class History:
     @property
     def held_up(self) -> Wait | None:
         """What the run waits for, as its leader says; None while it goes on."""
-        told = self._held_up
+        told = self.newest_of.get("held_up")
         if told is None or told.time < self._went_on_at or told.seconds is None:
             return None
         since = told.time - told.seconds
         until = math.inf if told.limit is None else since + told.limit
-        what, seen = told.reason or "", self._standstill
+        what, seen = told.reason or "", self.newest_of.get("standstill")
         if seen is not None and seen.reason and seen.time > max(since, self._went_on_at):
             what += f"; {seen.reason}"
         return Wait(what, since, until, told.then)
@@ -217,7 +218,7 @@ class History:
             attempts: the run's, in order.
             created: when the run was, in Unix seconds.
         """
-        known, due, soon = list(attempts), self._due, None
+        known, due, soon = list(attempts), self.newest_of.get("attempt_due"), None
         if due and due.seconds is not None and (due.attempt or 0) > len(known):
             what = f"attempt {due.attempt}, which is due ({due.choice})"
             soon = Wait(what, due.time, due.time + due.seconds, "it is sent")
@@ -245,7 +246,7 @@ class History:
         Args:
             now: Unix seconds.
         """
-        told, current = self._stalled, self.current
+        told, current = self.newest_of.get("stalled"), self.current
         if told is None or told.seconds is None or self.step > (told.step or 0):
             return None
         left_at = self._left_at.get(told.generation or 0, -math.inf)
@@ -266,6 +267,10 @@ class History:
                     found.append((generation.generation, start + 1, end))
                 end = min(end, start)
         return found[::-1]
+
+    def _time_of(self, kind: str) -> float:
+        known = self.newest_of.get(kind)
+        return -math.inf if known is None else known.time
 
     def _generation(self, event: EventRecord) -> Generation:
         number = event.generation
@@ -446,24 +451,8 @@ class History:
     def _on_unreadable(self, event: EventRecord) -> None:
         self.unreadable = event.reason
 
-    def _on_held_up(self, event: EventRecord) -> None:
-        if self._held_up is None or event.time >= self._held_up.time:
-            self._held_up = event
-
-    def _on_attempt_due(self, event: EventRecord) -> None:
-        if self._due is None or event.time >= self._due.time:
-            self._due = event
-
     def _on_leader_changed(self, event: EventRecord) -> None:
         self._led.add(event.attempt)
-
-    def _on_stalled(self, event: EventRecord) -> None:
-        if self._stalled is None or event.time >= self._stalled.time:
-            self._stalled = event
-
-    def _on_standstill(self, event: EventRecord) -> None:
-        if self._standstill is None or event.time >= self._standstill.time:
-            self._standstill = event
 
     def _on_straggler(self, event: EventRecord) -> None:
         if event.generation is None or event.rank is None or event.member is None:

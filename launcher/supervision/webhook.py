@@ -3,7 +3,8 @@
 A POST of JSON, which Slack takes as it is::
 
     text         what happened, in a line for people
-    news         end | stockout | failover | stall | straggler | checkpoint | goodput | cost
+    news         end | stockout | failover | stall | straggler | unattended | checkpoint |
+                 goodput | cost
     run, url     the run's id, and its directory
     time         Unix seconds
     state, reason, metrics    of an end: as in outcome.json; the reason's first line
@@ -48,7 +49,8 @@ from trainer.rundir.usererror import UserError
 PAUSES = Backoff(first=3.0, longest=12.0, limit=21.0, jitter=0.0)  # four tries in all
 WAITING = 100  # messages; more than that are not kept for a webhook that does not take them
 URL_LIMIT = 4096
-WATCHED = frozenset({"stall", "straggler", "checkpoint", "goodput", "cost"})  # no events say these
+# No events of the launcher's say these.
+WATCHED = frozenset({"stall", "straggler", "unattended", "checkpoint", "goodput", "cost"})
 
 Message = dict[str, Any]
 

@@ -201,6 +201,7 @@ EVENTS: list[dict[str, Any]] = [
     {"event": "rates", "time": 3.0, "flops": 1e9, "device": "cpu"},
     {"event": "ranks", "time": 3.0, "generation": 1, "step": 2, "computed": [0.5, 0.25]},
     {"event": "evaluated", "time": 4.0, "step": 2, "metrics": {"accuracy": 0.5}},
+    {"event": "unattended", "time": 4.0, "seconds": 600.0, "over": False},
     {"event": "profiled", "time": 4.0, "profile": 1, "rank": 0, "first": 1, "step": 2},
     {"event": "units", "time": 4.0, "step": 1, "unit": 8, "reason": "random numbers"},
     {"event": "loss", "time": 5.0, "member": "workerpool1-0", "reason": "gone"},

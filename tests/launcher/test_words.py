@@ -140,6 +140,15 @@ WORTH_A_LINE = [
         "logs RUN --replica a says what it does, swell cancel ends it",
     ),
     (event("telemetry_failed", reason="MLflow is told nothing"), "MLflow is told nothing"),
+    (
+        event("unattended", seconds=600.5, over=False),
+        "nobody has looked after the run for 10:00: it goes on, but nobody submits its next "
+        "attempt; swell attach does",
+    ),
+    (
+        event("unattended", seconds=7200.0, over=True),
+        "somebody looks after the run again, after 2:00:00",
+    ),
     (event("no_best", step=3, reason="keep_best goes by x"), "keep_best goes by x"),
     (event("resumed", generation=1, cause="start", step=0), "training starts at step 0"),
     (

@@ -33,8 +33,7 @@ class Applied(NamedTuple):
         samples: of all ranks; 0 without a data set.
         at: when it was completed, in monotonic seconds.
         waited: seconds that this rank has waited for its batches; None where nobody knows.
-        accounts: seconds of all ranks, by what they went into (see trainer.engine.timing): of the
-            steps before, as far as that was not told yet.
+        accounts: seconds of all ranks, by what they went into (see trainer.engine.timing).
     """
 
     generation: int

@@ -8,8 +8,8 @@ compared, only durations. A sum ends on all ranks at the same time, as far as an
     the sum of step 4 ─── own time of rank 1 ───────────────────► they are ──── waits ──► of step 5
 
 Whoever comes last waits for nobody: for how long it waits is what communication takes that is not
-hidden behind computing. What others wait longer than that, they wait for the slowest. For how long
-it waits, a rank can tell with the next step only.
+hidden behind computing. What others wait longer than that, they wait for the slowest: by how much
+their own time is shorter than its. So a step is told of when it is over, the last of a world too.
 """
 
 from __future__ import annotations
@@ -33,12 +33,11 @@ class Timing(NamedTuple):
     """What one rank tells of its time in a step; all in seconds.
 
     Attributes:
-        own: from the sum of the step before, or the world's beginning, until its gradients were
-            complete. The next three are parts of it.
+        own: from the sum of the step before until its gradients were complete. The next three are
+            parts of it.
         data_wait: for which it waited for its batches.
         evaluation: of evaluations.
         checkpoint: for which it was held up by a checkpoint.
-        waited: in the step before, from its gradients' being complete to the sum.
         samples: how many it has computed; a count. Who computes more takes longer.
     """
 
@@ -46,7 +45,6 @@ class Timing(NamedTuple):
     data_wait: float = 0.0
     evaluation: float = 0.0
     checkpoint: float = 0.0
-    waited: float = 0.0
     samples: float = 0.0
 
 
@@ -102,18 +100,21 @@ class Stopwatch:
 
     Args:
         clock: seconds.
+
+    Attributes:
+        own: seconds that it took until its gradients were complete, in the newest step.
+        waited: from then on to the sum.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._since = self._lap = clock()
-        self._waited = 0.0
+        self.own = self.waited = 0.0
         self._spent: dict[str, float] = {}
 
     def enter(self) -> None:
         """This rank has joined a world: its time there begins."""
         self._since = self._lap = self._clock()
-        self._waited = 0.0
         self._spent.clear()
 
     def lap(self) -> None:
@@ -142,9 +143,9 @@ class Stopwatch:
             samples: how many it has computed.
         """
         now = self._clock()
-        spent, own, waited = self._spent, now - self._since, self._waited
+        spent, self.own = self._spent, now - self._since
         parts = spent.get("evaluation", 0.0), spent.get("checkpoint", 0.0)
-        told = Timing(own, data_wait, *parts, waited, float(samples))
+        told = Timing(self.own, data_wait, *parts, float(samples))
         self._since = now
         spent.clear()
         return told
@@ -152,7 +153,7 @@ class Stopwatch:
     def summed(self) -> None:
         """The sum is there."""
         now = self._clock()
-        self._waited, self._since = now - self._since, now
+        self.waited, self._since = now - self._since, now
 
 
 class Times:
@@ -164,7 +165,7 @@ class Times:
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.own = Stopwatch(clock)
-        self._before: Sequence[float] = ()  # what was told last
+        self._first = True  # whether none of this world's steps was told of
         self._accounts: dict[str, float] = {}
         self._told: list[float] = []  # the sums of what was told, while there is a window
         self._slowest: list[float] = []  # and for how long each rank waited for the slowest
@@ -174,39 +175,41 @@ class Times:
     def enter(self) -> None:
         """This rank has joined a world, whose others may be others than those before."""
         self.own.enter()
-        self._before = ()
+        self._first = True
         self._accounts = {}
         self._begin_window()
 
     def told(self, numbers: Sequence[float]) -> None:
-        """All ranks have told of their time: rank by rank the numbers of a Timing."""
-        # Of each step, and mostly of few ranks: an array would take longer to make than to add.
-        before, self._before = self._before, numbers
-        if len(before) != len(numbers):
+        """All ranks have told of their time: rank by rank the numbers of a Timing.
+
+        Of a world's first step, which is no measure of the others, nothing is kept.
+        """
+        first, self._first = self._first, False
+        if first:
             return
-        own, data_wait, evaluation, checkpoint = (before[at::NUMBERS] for at in range(4))
-        waited = numbers[4::NUMBERS]
-        communication = min(waited)
-        slowest = [one - communication for one in waited]
+        # Of each step, and mostly of few ranks: an array would take longer to make than to add.
+        own, data_wait, evaluation, checkpoint = (numbers[at::NUMBERS] for at in range(4))
+        last = max(own)
+        slowest = [last - one for one in own]
+        communication = max(0.0, self.own.waited - max(0.0, last - self.own.own))
         for name, seconds in (
-            (ALL, sum(own) + sum(waited)),
+            (ALL, sum(own) + sum(slowest) + communication * len(own)),
             ("data_wait", sum(data_wait)),
             ("evaluation", sum(evaluation)),
             ("checkpoint", sum(checkpoint)),
-            ("communication", communication * len(waited)),
+            ("communication", communication * len(own)),
             ("waiting", sum(slowest)),
         ):
             self._accounts[name] = self._accounts.get(name, 0.0) + seconds
-        self._told = [*map(add, self._told, before)] if self._steps else [*before]
+        self._told = [*map(add, self._told, numbers)] if self._steps else [*numbers]
         self._slowest = [*map(add, self._slowest, slowest)] if self._steps else slowest
         self._steps += 1
-        self._seconds += own[0] + waited[0]
+        self._seconds += last + communication
 
     def take(self) -> Mapping[str, float]:
         """Returns seconds of all ranks together, by account, and forgets them.
 
-        They are of the steps before the one that was summed last. ``all`` is the sum of what is
-        there and of what is not: computing.
+        ``all`` is the sum of what is there and of what is not: computing.
         """
         taken, self._accounts = self._accounts, {}
         return taken
@@ -215,7 +218,7 @@ class Times:
         """Every WINDOW seconds, what each rank has spent since the last time; else None."""
         if not self._steps or self._seconds < WINDOW:
             return None
-        own, data_wait, evaluation, checkpoint, _, samples = (
+        own, data_wait, evaluation, checkpoint, samples = (
             self._told[at::NUMBERS] for at in range(NUMBERS)
         )
         parts = zip(own, data_wait, evaluation, checkpoint, strict=True)

@@ -207,7 +207,7 @@ class Steps:
         data_wait: of the ``seconds``, those that rank 0 has waited for its batches; None where
             nobody knows.
         accounts: seconds of all ranks together, by what they went into (see
-            trainer.engine.timing): of these steps or those just before; None where nobody knows.
+            trainer.engine.timing), in these ``seconds``; None where nobody knows.
     """
 
     generation: int

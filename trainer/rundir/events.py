@@ -57,6 +57,8 @@ straggler                 generation, step, member, rank, ratio (its own time, a
                           the others'), seconds, usual (in a step: its own time, and the others'),
                           reason (why, as far as anybody can tell), over (true: it is none any
                           more), then (replica: it leaves, and is started anew elsewhere)
+unattended                seconds, over (nobody has looked after the run for so long; over: somebody
+                          does again)
 stalled                   generation, step, seconds, member (no step, but everybody lives; of a
                           world of one worker also where that is: nobody breaks it off)
 first_step                generation, step, seconds         (a world's first step is completed,

@@ -77,6 +77,22 @@ def test_a_straggler_that_stays_is_told_of_and_when_it_is_none_any_more() -> Non
     assert alerts.look(history, None, 961.0) == []
 
 
+def test_that_nobody_looked_after_the_run_is_told_by_whoever_does_again_and_once() -> None:
+    gone, back = (event("unattended", at, seconds=600.0, over=at > 5000) for at in (4000.0, 9000.0))
+    alerts, history = Alerts(Terms()), run_of(gone)
+    assert alerts.look(history, None, 8990.0) == [], "of itself it knows that it is there"
+    history.add(back)
+    (told,) = alerts.look(history, None, 9010.0)
+    assert told["news"] == "unattended" and told["over"] is True
+    assert (told["since"], told["until"]) == (8400.0, 9000.0)
+    assert told["text"] == (
+        "was looked after by nobody for 10:00: no attempt would have followed, and no limit was "
+        "kept; controller in the job file has a machine of Vertex AI's do it"
+    )
+    assert alerts.look(history, None, 9020.0) == []
+    assert Alerts(Terms()).look(history, None, 99000.0) == [], "who comes later has not to tell it"
+
+
 def test_a_straggler_of_a_world_that_is_over_is_none() -> None:
     history = run_of(straggler(100.0))
     assert [one.rank for one in history.stragglers] == [1]

@@ -23,7 +23,7 @@ from tests.trainer.coordinator.leader import (
     world_of_two,
 )
 from trainer.coordinator import coordinator as coordinators
-from trainer.coordinator import explanation
+from trainer.coordinator import explanation, unattended
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.world import MemberId, arrange
 from trainer.rundir.events import Event, read_events
@@ -368,6 +368,32 @@ def test_steps_that_somebody_wants_to_see_are_asked_of_those_who_take_them(
             assert asked == pb.Profile(generation=1, rank=1, number=2, first=100, last=110)
             create_wish(leader.run_dir, Wish(3, 200, 200, memory=True))
             assert (await a.until("profile")).number == 3
+
+    asyncio.run(body())
+
+
+def test_that_nobody_looks_after_the_run_is_told_and_that_somebody_does_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordinators, "ATTENDED_EVERY", 0.02)
+    monkeypatch.setattr(unattended, "AFTER", 0.1)
+
+    async def body() -> None:
+        async with leading(tmp_path) as leader:
+            gone = {"who": "me@here", "beat": 3, "every": 10.0, "left": True}
+            leader.run_dir.write_json("attendants/000001.json", gone)
+            leader.run_dir.store.write("attendants/000002.json", b"damaged")
+            for over in (False, True):
+                while not told(leader, over):
+                    await asyncio.sleep(0.02)
+                leader.run_dir.write_json("attendants/000003.json", {**gone, "left": False})
+            assert all(
+                one["seconds"] >= 0.1 for over in (False, True) for one in told(leader, over)
+            )
+
+    def told(leader: Leader, over: bool) -> list[Event]:
+        events = (one for one in read_events(leader.run_dir) if one["event"] == "unattended")
+        return [one for one in events if one["over"] is over]
 
     asyncio.run(body())
 
