@@ -39,7 +39,7 @@ suppress_warnings = ["misc.highlighting_failure"]  # an ellipsis in Python stand
 
 html_theme = "furo"
 html_title = "Swell"
-html_theme_options = {"top_of_page_buttons": []}
+html_theme_options: dict[str, list[str]] = {"top_of_page_buttons": []}
 html_show_copyright = False
 html_copy_source = False
 

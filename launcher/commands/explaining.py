@@ -34,7 +34,7 @@ def explain(
     with user_errors(offline=True):
         from launcher.kinds import id_of, kinds
 
-        known = {it.id: it for it in kinds(files("launcher").joinpath("messages.md").read_text())}
+        known = {it.id: it for it in kinds((files("launcher") / "messages.md").read_text("utf-8"))}
         wanted = list(dict.fromkeys(map(id_of, ids)))
         for id in wanted:
             if id not in known:
@@ -60,4 +60,4 @@ def completion(
     """Print what makes a shell complete commands, options and ids of runs."""
     with user_errors(offline=True):
         name = _SCRIPTS[shell]
-        typer.echo(files("launcher").joinpath("completions", name).read_text(), nl=False)
+        typer.echo((files("launcher") / "completions" / name).read_text("utf-8"), nl=False)
