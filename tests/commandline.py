@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from typing import Any
 
 import typer
 import typer.core
@@ -21,7 +22,7 @@ def take(line: str, whole: bool = True) -> None:
     """
     words = shlex.split(re.split(r" [|>]", line)[0])
     assert words[0] == "swell", line
-    command: typer.core.TyperCommand | typer.core.TyperGroup = typer.main.get_command(app)
+    command: Any = typer.main.get_command(app)
     path = words[1:]
     context = typer.Context(command, info_name="swell", resilient_parsing=True)
     while isinstance(command, typer.core.TyperGroup) and path:

@@ -37,6 +37,12 @@ def test_it_begins_with_the_readme_and_has_every_page_of_the_index(site: Path) -
         assert f'href="{html}"' in front, f"{html} is not in the navigation"
 
 
+def test_the_readmes_picture_is_small_and_loads_nothing() -> None:
+    picture = (ROOT / "docs/run.svg").read_text()
+    assert len(picture) < 200_000
+    assert not re.search(r"<image|<script|@import|url\(['\"]?http", picture)
+
+
 def test_each_message_has_an_anchor(site: Path) -> None:
     page = (site / "docs/messages.html").read_text()
     assert [row[0] for row in rows() if f'id="{row[0].lower()}"' not in page] == []

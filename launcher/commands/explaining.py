@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from enum import Enum
-from importlib.resources import files
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+import launcher
 from launcher.commands.errors import fail, user_errors
 from launcher.commands.options import AsJson
 
@@ -34,7 +35,7 @@ def explain(
     with user_errors(offline=True):
         from launcher.kinds import id_of, kinds
 
-        known = {it.id: it for it in kinds(files("launcher").joinpath("messages.md").read_text())}
+        known = {it.id: it for it in kinds(_packaged("messages.md"))}
         wanted = list(dict.fromkeys(map(id_of, ids)))
         for id in wanted:
             if id not in known:
@@ -59,5 +60,9 @@ def completion(
 ) -> None:
     """Print what makes a shell complete commands, options and ids of runs."""
     with user_errors(offline=True):
-        name = _SCRIPTS[shell]
-        typer.echo((files("launcher") / "completions" / name).read_text(), nl=False)
+        typer.echo(_packaged(f"completions/{_SCRIPTS[shell]}"), nl=False)
+
+
+def _packaged(file: str) -> str:
+    """The text of a file that is installed with the launcher. Raises OSError."""
+    return (Path(launcher.__file__).parent / file).read_text("utf-8")
