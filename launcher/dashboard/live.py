@@ -14,12 +14,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias, TypeVar
 
+from launcher import home
 from launcher.report import page
 from launcher.words import at_clock
 from trainer.rundir.usererror import UserError, shown
 
 UNSHOWN = "SW6293"  # the message about what could not be shown, and was not expected
-UNREAD = "SW6291"  # the message about what cannot be read
 LINGER = 20.0  # seconds in which it is made anew after the last one has looked
 SHARE = 4.0  # it rests so many times as long as it has worked
 HEARTBEAT = 10.0  # seconds after which a connection without news says that it lives
@@ -161,6 +161,6 @@ class Live:
 def trouble(error: Exception) -> str:
     """Returns what went wrong as HTML: what is shown beside it is what was known before."""
     expected = isinstance(error, UserError | OSError | ValueError | ImportError)
-    text = shown(error, UNREAD) if expected else f"{error!r} [{UNSHOWN}]"
+    text = shown(error, home.UNREADABLE) if expected else f"{error!r} [{UNSHOWN}]"
     lines = [f"<p>{page.text_of(line, 1000)}</p>" for line in text.splitlines()[:20]]
     return f'<div role="alert" class="alert">{"".join(lines)}</div>'

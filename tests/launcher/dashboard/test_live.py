@@ -105,7 +105,7 @@ def test_who_looks_shares_the_work_and_nobody_looking_is_none(
     ("error", "told"),
     [
         (UserError("SW9999", "it is <gone>"), "it is &lt;gone&gt; [SW9999]"),
-        (OSError("no network"), "no network [SW6291]"),
+        (OSError("no network"), "no network [SW2006]"),
         (KeyError("x"), "KeyError(&#x27;x&#x27;) [SW6293]"),
     ],
 )

@@ -168,7 +168,8 @@ def test_a_vm_is_taken_away_as_it_was_chosen(web: TestClient, asked: Asked) -> N
         asked.happened.clear()
         assert post(web, path, notice=notice).status_code == 303
         assert asked.happened.wait(60) and asked.done[-1] == ("preempt", "workerpool1-0", told)
-    assert post(web, path, notice="1h").status_code == 400
+    bad = post(web, path, notice="1h")
+    assert bad.status_code == 400 and "choose one that the form has [SW6299]" in bad.text
     shown(web, "runs/one", "<h2>3 replicas</h2>")
     assert post(web, "runs/one/preempt?name=none").status_code == 404
     assert len(asked.done) == 2
