@@ -76,6 +76,7 @@ class Live:
         self._looking: set[asyncio.Task[None]] = set()
         self._began = -math.inf
         self._watchers = 0
+        self._closed = False
         self.used = time.monotonic()
 
     @property
@@ -106,11 +107,18 @@ class Live:
                 news = {name: html for name, (at, html) in self._parts.items() if at > since}
                 since = self.version
                 yield since, news
+                if self._closed:
+                    return
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), HEARTBEAT)
         finally:
             self._watchers -= 1
             self.used = time.monotonic()
+
+    def close(self) -> None:
+        """Ends what waits for changes."""
+        self._closed = True
+        self._changed.set()
 
     def _look(self) -> None:
         self.used = time.monotonic()

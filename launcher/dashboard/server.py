@@ -89,6 +89,11 @@ class Dashboard:
         handlers = {HTTPException: self._refused, Exception: self._failed}
         self.app = Guard(Starlette(routes=routes, exception_handlers=handlers), token)
 
+    def close(self) -> None:
+        """Ends all connections that wait for news."""
+        for live in self._lives.values():
+            live.close()
+
     # --- pages ------------------------------------------------------------------
 
     async def runs(self, request: Request) -> Response:
