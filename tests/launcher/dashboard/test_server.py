@@ -120,6 +120,7 @@ def test_a_bad_run_is_told_beside_the_others(web: TestClient, swell_home: Path) 
 def test_a_run_has_the_pictures_of_its_report(web: TestClient) -> None:
     record("one", [*BEGINS, trained(), ENDS]).end("succeeded", "training is complete")
     text = shown(web, "runs/one", "The run is complete at step 10.", "<h2>Configuration</h2>")
+    text = shown(web, "runs/one", "The pictures, and what is below them, are of ")
     assert text.count('role="img"') == 5, "timeline, loss, rates, ledger, cost"
     assert "Cancel this run" not in text, "it is over"
 
