@@ -40,7 +40,7 @@ def test_a_run_is_followed_and_acted_upon_as_it_goes_on(swell: Swell, tmp_path: 
             web.wait("Workers slower than the others")
             web.check("run")
             web.page.get_by_label("workerpool1-1: active").click()
-            web.page.locator("#log .log").wait_for()
+            web.wait("What it printed")
             web.check("replica")
             web.page.get_by_role("link", name="Take its VM away…").click()
             web.page.get_by_label("without notice").check()
