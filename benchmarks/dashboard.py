@@ -3,8 +3,8 @@
 The run goes on: it is on a disk, and an event comes every tenth of a second while it is looked at.
 The dashboard is a process of its own, as the command starts it.
 
-- ``answers``: seconds until the whole of a page is there, each over a connection of its own, while the
-  dashboard reads and draws by itself: each page again and again, a third of a second apart.
+- ``answers``: seconds until the whole of a page is there, each over a connection of its own, while
+  the dashboard reads and draws by itself: each page again and again, a third of a second apart.
 - ``first``: the same of the run's page when nothing of it has been read; and how long it takes
   until its figures are in it, and its last picture.
 """
