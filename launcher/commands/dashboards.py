@@ -100,4 +100,5 @@ async def _serve(made: Dashboard, port: int) -> None:
         err=True,
     )
     await stop.wait()
+    made.close()
     await listener.stop()

@@ -73,7 +73,8 @@ class Form:
                 yield self._list(node, inner, here, values)
             else:
                 text = values.get(".".join(here), "")
-                field = _field(node, here, text, name in required)
+                needed = name in required and here[0] in self._schema.get("required", [])
+                field = _field(node, here, text, needed)
                 if name in required or name in FIRST or (path and _is_plain(node)):
                     yield field
                 else:

@@ -14,12 +14,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias, TypeVar
 
+from launcher import home
 from launcher.report import page
 from launcher.words import at_clock
 from trainer.rundir.usererror import UserError, shown
 
 UNSHOWN = "SW6293"  # the message about what could not be shown, and was not expected
-UNREAD = "SW6291"  # the message about what cannot be read
 LINGER = 20.0  # seconds in which it is made anew after the last one has looked
 SHARE = 4.0  # it rests so many times as long as it has worked
 HEARTBEAT = 10.0  # seconds after which a connection without news says that it lives
@@ -76,6 +76,7 @@ class Live:
         self._looking: set[asyncio.Task[None]] = set()
         self._began = -math.inf
         self._watchers = 0
+        self._closed = False
         self.used = time.monotonic()
 
     @property
@@ -106,11 +107,18 @@ class Live:
                 news = {name: html for name, (at, html) in self._parts.items() if at > since}
                 since = self.version
                 yield since, news
+                if self._closed:
+                    return
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), HEARTBEAT)
         finally:
             self._watchers -= 1
             self.used = time.monotonic()
+
+    def close(self) -> None:
+        """Ends what waits for changes."""
+        self._closed = True
+        self._changed.set()
 
     def _look(self) -> None:
         self.used = time.monotonic()
@@ -161,6 +169,6 @@ class Live:
 def trouble(error: Exception) -> str:
     """Returns what went wrong as HTML: what is shown beside it is what was known before."""
     expected = isinstance(error, UserError | OSError | ValueError | ImportError)
-    text = shown(error, UNREAD) if expected else f"{error!r} [{UNSHOWN}]"
+    text = shown(error, home.UNREADABLE) if expected else f"{error!r} [{UNSHOWN}]"
     lines = [f"<p>{page.text_of(line, 1000)}</p>" for line in text.splitlines()[:20]]
     return f'<div role="alert" class="alert">{"".join(lines)}</div>'

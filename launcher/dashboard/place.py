@@ -80,7 +80,10 @@ class Place:
                 f"runs/{name}" for name in (store.names("runs") if "runs" in folders else ())
             ]
         if len(folders) > MOST:
-            report(f"{place}: has {len(folders):,} folders; only {MOST:,} are looked into")
+            says = (
+                f"{place}: has {len(folders):,} folders, of which {MOST:,} are looked into; name "
+            )
+            report(str(Message("SW6298", f"{says}one with fewer")))
         urls = [f"{store.url}/{name}".rstrip("/") for name in folders[:MOST]]
         new = [url for url in urls if url not in {*self._known, *known.values()}]
 

@@ -31,6 +31,7 @@ from launcher.report import page
 from trainer.rundir.usererror import Message
 
 MISSING = "SW6297"  # the message about what the dashboard does not have
+BAD_FORM = "SW6299"  # the message about a form that is not as it was sent out
 BODY_LIMIT = 256 * 1024  # bytes
 FIRST = 0.1  # seconds for which a page waits for its parts
 OVERVIEW_PAUSE = 2.0
@@ -41,6 +42,10 @@ STATIC = {
     "icon.svg": "image/svg+xml",
 }
 NOTICES = {"5s": "with 5 seconds' notice", "30s": "with 30 seconds' notice", "": "without notice"}
+
+
+class BadForm(HTTPException):
+    """A form that no page of the dashboard would have sent."""
 
 
 class Dashboard:
@@ -83,6 +88,11 @@ class Dashboard:
         ]
         handlers = {HTTPException: self._refused, Exception: self._failed}
         self.app = Guard(Starlette(routes=routes, exception_handlers=handlers), token)
+
+    def close(self) -> None:
+        """Ends all connections that wait for news."""
+        for live in self._lives.values():
+            live.close()
 
     # --- pages ------------------------------------------------------------------
 
@@ -153,7 +163,7 @@ class Dashboard:
         if request.method == "POST":
             notice = (await _form(request)).get("notice", "5s")
             if notice not in NOTICES:
-                raise HTTPException(400, f"notice: is {notice!r}; write one that the form has")
+                raise BadForm(400, f"notice: is {notice[:20]!r}; choose one that the form has")
             self._acts.preempt(run_id, known.directory, name, notice or None)
             return self._back(run_id)
         choices = "".join(
@@ -269,8 +279,10 @@ class Dashboard:
 
     async def _refused(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        says = str(Message(MISSING, error.detail))
-        return HTMLResponse(self._pages.problem("Not here", says), error.status_code)
+        bad = isinstance(error, BadForm)
+        title, says = ("Not taken", BAD_FORM) if bad else ("Not here", MISSING)
+        body = self._pages.problem(title, str(Message(says, error.detail)))
+        return HTMLResponse(body, error.status_code)
 
     async def _failed(self, request: Request, error: Exception) -> Response:
         body = self._pages.document("This cannot be shown", trouble(error))
@@ -295,7 +307,7 @@ async def _form(request: Request) -> dict[str, str]:
     async for chunk in request.stream():
         data += chunk
         if len(data) > BODY_LIMIT:
-            raise HTTPException(413, f"a form has {BODY_LIMIT // 1024} KiB at the most")
+            raise BadForm(413, f"the form is too large; {BODY_LIMIT // 1024} KiB are taken")
     return dict(
         parse_qsl(data.decode(errors="replace"), keep_blank_values=True, max_num_fields=5000)
     )

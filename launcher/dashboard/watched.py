@@ -23,8 +23,10 @@ from launcher.status.status import live_of
 from launcher.words import at_clock, count
 from trainer.rundir.directory import RunDirectory
 
+READ = ("lost", "configuration")  # sections without pictures
 DRAWN = (
     "lost",
+    "drawn",
     "world",
     "metrics",
     "rates",
@@ -90,6 +92,8 @@ class Watched:
             known = self.known()
             run_id = str(known.status["run"])
             publish({"acts": self._actions(known), "facts": facts(known)})
+            # What is read, not drawn, is of the same moment as the figures.
+            publish({name: "".join(html) for name, html in sections(known) if name in READ})
             states = {
                 name: (state, self._pages.to("runs", run_id, "replica", name=name))
                 for name, state in replicas(known).items()
@@ -136,9 +140,14 @@ class Watched:
             return
         require_plots()
         for name, parts in sections(known):
+            if name in READ:
+                continue
             with self._lock:  # piece by piece: other pages need not wait for all of them
                 self._drawn[name] = "".join(parts)
             publish({name: self._drawn[name]})
+        at = f"The pictures, and what is below them, are of {at_clock(known.made_at)}."
+        self._drawn["drawn"] = page.paragraph(at)
+        publish(self._drawn)
         self._drawn_of, self._drawn_at = of, time.monotonic()
 
     def _actions(self, known: Known) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from launcher.terminal import visible
 from launcher.words import count, one_line
 
 CELL = 400  # characters
@@ -77,8 +78,8 @@ def paragraph(text: str) -> str:
 
 
 def verbatim(text: str, most: int = 20_000) -> str:
-    """Returns a text with its lines, such as a traceback; of a longer one, the end."""
-    lines = "\n".join(one_line(line, 1000) for line in text[-most:].expandtabs(4).splitlines())
+    """Returns a text with its lines as they are indented; of a longer one, the end."""
+    lines = "\n".join(visible(line)[:1000] for line in text[-most:].expandtabs(4).splitlines())
     return f"<pre>{escape(lines)}</pre>"
 
 

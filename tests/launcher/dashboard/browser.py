@@ -36,19 +36,25 @@ class Shown:
         page: the browser's.
         url: the address that the command has printed.
         name: of the pictures.
+
+    Attributes:
+        errors: what went wrong; no request for news that was broken off as a page was left.
+        gone: whether the dashboard need not answer any more.
     """
 
     def __init__(self, page: Page, url: str, name: str) -> None:
         self.page = page
         self.url = url
         self.errors: list[str] = []
+        self.gone = False
         self._name = name
         page.set_default_timeout(PATIENCE)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("requestfailed", self._failed)
 
     def _failed(self, request: Request) -> None:
-        if "ERR_ABORTED" not in str(request.failure):  # as that for news, once a page is left
+        known = ("ERR_ABORTED", *(["ERR_CONNECTION"] if self.gone else []))
+        if not any(one in str(request.failure) for one in known):
             self.errors.append(f"{request.url}: {request.failure}")
 
     def go(self, path: str = "") -> None:

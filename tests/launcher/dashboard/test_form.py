@@ -140,6 +140,12 @@ def test_a_job_has_its_plan(planner: Planner) -> None:
     assert "displayName: digits-DATE-TIME-ID" in text and "It is no job yet" not in text
 
 
+def test_a_file_is_shown_as_it_is_to_be_saved(planner: Planner) -> None:
+    html = planner.plan({**FITS, "args": "{model: {width: 3}}"})
+    assert "args:\n  model:\n    width: 3\n" in html
+    assert re.search(r"workerpool1 +a2-highgpu-1g +3 +3 ", html), "a table stays one"
+
+
 def test_variables_are_those_of_the_dashboard(planner: Planner) -> None:
     text = text_of(planner.plan({**FITS, "pools.1.machine": "${MACHINE}"}))
     assert "workerpool1 a2-highgpu-8g 3 24" in text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -105,7 +105,7 @@ def test_who_looks_shares_the_work_and_nobody_looking_is_none(
     ("error", "told"),
     [
         (UserError("SW9999", "it is <gone>"), "it is &lt;gone&gt; [SW9999]"),
-        (OSError("no network"), "no network [SW6291]"),
+        (OSError("no network"), "no network [SW2006]"),
         (KeyError("x"), "KeyError(&#x27;x&#x27;) [SW6293]"),
     ],
 )
@@ -124,5 +124,19 @@ def test_an_error_is_shown_beside_what_was_known_and_goes_when_it_is_over(
         source.error = None
         while (await live.parts(60))["trouble"]:
             await asyncio.sleep(0.001)
+
+    run(test)
+
+
+def test_who_waits_for_news_is_let_go_when_it_closes() -> None:
+    async def test() -> None:
+        live = Live(0.0, Source())
+        told = [news async for _, news in _closing(live)]
+        assert len(told) >= 1
+
+    async def _closing(live: Live) -> AsyncIterator[tuple[int, dict[str, str]]]:
+        async for one in live.changes(0):
+            yield one
+            live.close()
 
     run(test)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from launcher import home
 from launcher.dashboard.acts import Acts
 from launcher.dashboard.place import Place
 from launcher.dashboard.planning import Planner
@@ -120,6 +122,7 @@ def test_a_bad_run_is_told_beside_the_others(web: TestClient, swell_home: Path) 
 def test_a_run_has_the_pictures_of_its_report(web: TestClient) -> None:
     record("one", [*BEGINS, trained(), ENDS]).end("succeeded", "training is complete")
     text = shown(web, "runs/one", "The run is complete at step 10.", "<h2>Configuration</h2>")
+    text = shown(web, "runs/one", "The pictures, and what is below them, are of ")
     assert text.count('role="img"') == 5, "timeline, loss, rates, ledger, cost"
     assert "Cancel this run" not in text, "it is over"
 
@@ -168,7 +171,8 @@ def test_a_vm_is_taken_away_as_it_was_chosen(web: TestClient, asked: Asked) -> N
         asked.happened.clear()
         assert post(web, path, notice=notice).status_code == 303
         assert asked.happened.wait(60) and asked.done[-1] == ("preempt", "workerpool1-0", told)
-    assert post(web, path, notice="1h").status_code == 400
+    bad = post(web, path, notice="1h")
+    assert bad.status_code == 400 and "choose one that the form has [SW6299]" in bad.text
     shown(web, "runs/one", "<h2>3 replicas</h2>")
     assert post(web, "runs/one/preempt?name=none").status_code == 404
     assert len(asked.done) == 2
@@ -212,3 +216,22 @@ def test_what_a_run_says_is_text(web: TestClient) -> None:
     assert NASTY not in text
     page = shown(web, f"runs/one/replica?name={NASTY}", "Its events")
     assert NASTY not in page and "alert(1)" in page
+
+
+def test_a_log_is_the_newest_lines_as_they_were_printed(web: TestClient) -> None:
+    directory = record_run("one", target="local", by=home.whoami())
+    directory.store.write(Batch("leader-1", 0).name, encode(map(dumped, RIDE)))
+    log = home.local_folder("one") / "logs" / "7" / "workerpool1-1.jsonl"
+    log.parent.mkdir(parents=True)
+    lines = [
+        {"timestamp": "2026-01-01T12:00:00Z", "severity": "INFO", "message": f"  {n} <b>\x1b[2J"}
+        for n in range(400)
+    ]
+    log.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    text = shown(web, "runs/one/replica?name=workerpool1-1", "workerpool1-1   399 &lt;b&gt;")
+    assert 'class="log" tabindex="0"' in text and "has 100 before them" in text
+    assert "workerpool1-1   100 " in text and "workerpool1-1   99 " not in text
+    assert "workerpool1-1   399 &lt;b&gt;" in shown(web, "runs/one/logs", "399")
+    with log.open("a") as file:
+        file.write(json.dumps({**lines[0], "message": "one more"}) + "\n")
+    shown(web, "runs/one/logs", "one more")

@@ -263,3 +263,12 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
     assert answer.exit_code == 1
     assert "pip install 'swell[plots]' installs it [SW6223]" in answer.stderr
     assert not Path("one.html").exists()
+
+
+def test_a_traceback_keeps_its_indentation() -> None:
+    directory = record_run("one")
+    directory.end("failed", "it raised\nTraceback:\n  File x\n\tvalue = 1\x1b[2J")
+    answer = CliRunner().invoke(app, ["report", "one"])
+    assert answer.exit_code == 0, answer.output
+    text = Path("one.html").read_text(encoding="utf-8")
+    assert "Traceback:\n  File x\n    value = 1\\u001b[2J</pre>" in text
