@@ -38,7 +38,7 @@ def is_plain_object(value: Any, nested: int = NESTED) -> bool:
     kind = type(value)
     if isinstance(value, _NO_HELPERS) or kind.__module__.partition(".")[0] in ("torch", "builtins"):
         return False
-    if hasattr(value, "state_dict") or _is_routine(value):
+    if hasattr(value, "state_dict") or is_routine(value):
         return False
     if not (hasattr(value, "__dict__") or hasattr(kind, "__slots__")):
         return False
@@ -47,12 +47,12 @@ def is_plain_object(value: Any, nested: int = NESTED) -> bool:
 
 def is_plain(value: Any, nested: int = NESTED) -> bool:
     """Whether all that a value is can be seen."""
-    if type(value) in PLAIN or isinstance(value, _SEEN) or _is_routine(value):
+    if type(value) in PLAIN or isinstance(value, _SEEN) or is_routine(value):
         return True
     return nested > 0 and is_dataclass(value) and is_plain_object(value, nested - 1)
 
 
-def _is_routine(value: Any) -> bool:
+def is_routine(value: Any) -> bool:
     """As ``inspect.isroutine``, in fewer calls."""
     kind = type(value)
     binds = hasattr(kind, "__get__") and not hasattr(kind, "__set__")

@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 from array import array
 from collections import deque
-from collections.abc import Container, Hashable, Iterator, MutableMapping
+from collections.abc import Hashable, Iterator, MutableMapping, Set
 from typing import Any
 
 import numpy as np
@@ -174,7 +174,7 @@ class Undo:
 
     # --- what there is ----------------------------------------------------------------
 
-    def _remember(self, copied: Container[Hashable] = (), whole: bool = False) -> None:
+    def _remember(self, copied: Set[Hashable] = frozenset(), whole: bool = False) -> None:
         """What there is now is what will be put back.
 
         Args:
@@ -221,7 +221,8 @@ class Undo:
     def _small(self) -> Iterator[tuple[Mapping, list[str] | None]]:
         """Values of the state, settings of optimizers, and what other parts have."""
         state = self._state
-        yield vars(state), state.value_names
+        if state.value_names:
+            yield vars(state), state.value_names
         for optimizer in self._optimizers:
             own = vars(optimizer)
             yield own, [key for key, value in own.items() if type(value) in _NUMBERS]
@@ -245,10 +246,11 @@ class Undo:
             if names:
                 self._inside.append((of, names))
 
-    def _keep(self, copied: Container[Hashable]) -> None:
+    def _keep(self, copied: Set[Hashable]) -> None:
         """Remembers what optimizers keep: in examined steps, and where a program changes it."""
         wanted = self._examined or self._numbers
-        if wanted or any(isinstance(one, tuple) for one in self._early | self._late):
+        changing = self._early | self._late
+        if wanted or (changing and any(isinstance(one, tuple) for one in changing)):
             self._kept = Tensors(self._mappings(), copied)
         elif self._kept.size:
             self._kept = Tensors()
@@ -273,10 +275,13 @@ class Undo:
         written = [one._version for one in self._of_optimizers()] != self._states
         return "what an optimizer keeps" if self._states and written and not self._kept.size else ""
 
-    def _watch(self, copied: Container[Hashable]) -> None:
+    def _watch(self, copied: Set[Hashable]) -> None:
         self._versions = [one._version for one in self._watched]
-        wanted = self._watched if self._whole else [p for p in self._watched if id(p) in copied]
-        self._clones = {id(p): p.detach().clone() for p in wanted} if wanted else {}
+        if self._whole or copied:
+            wanted = [p for p in self._watched if self._whole or id(p) in copied]
+            self._clones = {id(p): p.detach().clone() for p in wanted}
+        else:
+            self._clones = {}
 
     def _moved(self) -> set[Hashable]:
         """The parameters that have changed since they are watched, by their ids."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -38,7 +39,7 @@ def test_alone_nothing_is_copied() -> None:
     before = bucket.parameters[0].grad
     assert bucket.pack() == [True]
     assert bucket.parameters[0].grad is None  # what still comes, comes in memory of its own
-    bucket.unpack(iter([1.0]))
+    bucket.unpack([1.0])
     assert bucket.parameters[0].grad is before
 
 
@@ -47,7 +48,7 @@ def test_what_was_not_reached_has_no_gradient(kind: Any) -> None:
     bucket = filled(kind, [1.0, 2.0], None)
     assert bucket.pack() == [True, False]
     bucket.divide(2.0)
-    bucket.unpack(iter([1.0, 0.0]))
+    bucket.unpack([1.0, 0.0])
     assert gradients_of(bucket) == [[0.5, 1.0], None]
 
 
@@ -58,7 +59,7 @@ def test_what_comes_late_is_added(kind: Any) -> None:
     set_gradients(bucket, [10.0, 20.0], None, [5.0, 6.0])
     bucket.pack_late()
     bucket.join()
-    bucket.unpack(iter([2.0, 1.0, 1.0]))
+    bucket.unpack([2.0, 1.0, 1.0])
     assert gradients_of(bucket) == [[11.0, 22.0], [3.0, 4.0], [5.0, 6.0]]
 
 
@@ -69,7 +70,7 @@ def test_another_step_knows_nothing_of_the_one_before(kind: Any) -> None:
     bucket.clear()
     set_gradients(bucket, [5.0, 6.0])
     assert bucket.pack() == [True]
-    bucket.unpack(iter([1.0]))
+    bucket.unpack([1.0])
     assert gradients_of(bucket) == [[5.0, 6.0]]
 
 
@@ -81,7 +82,7 @@ def test_two_parameters_may_be_given_one_gradient(kind: Any) -> None:
         parameter.grad = one
     assert bucket.pack() == [True, True]
     bucket.divide(4.0)
-    bucket.unpack(iter([1.0, 1.0]))
+    bucket.unpack([1.0, 1.0])
     assert gradients_of(bucket) == [[0.25, 0.25], [0.25, 0.25]]
 
 
@@ -92,7 +93,7 @@ def test_a_gradients_history_ends(kind: Any) -> None:
     (parameter**2).sum().backward(create_graph=True)
     bucket.take(parameter)
     bucket.pack()
-    bucket.unpack(iter([1.0]))
+    bucket.unpack([1.0])
     assert parameter.grad is not None and not parameter.grad.requires_grad
     assert parameter.grad.tolist() == [6.0]
 
@@ -123,3 +124,13 @@ def test_a_bucket_that_nothing_has_reached_has_a_norm(kind: Any) -> None:
 def test_a_norm_is_of_any_shape() -> None:
     image = torch.ones(1, 4, 2, 2, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
     assert float(norm_of(image)) == 4.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_numbers_beside_the_gradients_that_are_too_large_become_infinite(
+    dtype: torch.dtype,
+) -> None:
+    bucket = Loose([nn.Parameter(torch.zeros(1, dtype=dtype))], 4)
+    bucket.fill_tail([1.0, 1e300, math.nan, -math.inf], 0, torch.tensor(2.0, dtype=dtype))
+    large = math.inf if dtype == torch.float32 else 1e300
+    assert bucket.tail.tolist() == pytest.approx([3.0, large, math.nan, -math.inf], nan_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 from array import array
 from collections import Counter, defaultdict, deque
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from trainer.engine.attributes import is_routine
 from trainer.engine.memory import LONGEST, SHORT, SMALL, Memory
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3)
@@ -294,3 +296,37 @@ def test_a_parameter_is_left_alone(copied: bool) -> None:
         parameter.add_(1)
     assert memory.put_back() == ""
     assert parameter.tolist() == [1, 1]
+
+
+class Counted(dict[str, int]):
+    """What another thread writes to while it is compared."""
+
+    def __ne__(self, other: object) -> bool:
+        raise RuntimeError("dictionary changed size during iteration")
+
+
+def test_what_another_thread_changes_meanwhile_counts_as_changed() -> None:
+    place: dict[str, Any] = {"calls": Counted(forward=1)}
+    memory = Memory([(place, None)])
+    assert memory.written() == {(id(place), "calls")}
+
+
+def test_what_is_a_routine_is_known_as_inspect_knows_it() -> None:
+    class Bound:
+        def method(self) -> None: ...
+
+        static = staticmethod(len)
+
+    values: list[Any] = [len, Bound, Bound().method, Bound.method, [].append, str.join, object()]
+    values += [
+        "".join,
+        object().__str__,
+        property(),
+        vars(Bound)["static"],
+        1,
+        None,
+        print,
+        type(len),
+    ]
+    for value in values:
+        assert is_routine(value) == inspect.isroutine(value), value
