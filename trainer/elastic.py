@@ -51,7 +51,7 @@ from typing import Any
 from torch.utils.data import default_collate
 
 from trainer.data.mixture import Mixture
-from trainer.data.stream import Stream, by_place, mark_every, require_steps
+from trainer.data.stream import Stream, by_place, mark_every, require_own, require_steps
 from trainer.engine.data import Order
 from trainer.engine.nonfinite import Policy, policy_of
 from trainer.engine.plan import Plan
@@ -161,6 +161,7 @@ def steps(
     if data is not None:
         data = by_place(data)
         if batches is not None:
+            require_own(batches, data)
             mark_every(data, batches.batch)
         supply = Supply(Collated(data, collate or default_collate), workers, prefetch, seed)
     return _steps(state, batches, total, metrics, seed, policy, supply)

@@ -20,6 +20,7 @@ not do, too. One step, on every rank::
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Container, Iterator, Sequence
 from operator import attrgetter
 from typing import Any
@@ -57,6 +58,8 @@ from trainer.training.precision import Precision
 from trainer.training.rates import COUNT, TOKENS, flops_of
 from trainer.training.recompute import recompute
 from trainer.training.samplemean import require_samples
+
+log = logging.getLogger("swell.data")
 
 _TRAINING = attrgetter("training")
 
@@ -189,6 +192,10 @@ class Loop:
         mark_every(self._data, task.global_batch)
         self.validation: Any = task.validation()
         require_length(self.validation)
+        if self.validation is not None and self.validation is self._data:
+            log.warning(
+                "validation() gives what is trained on: its figures are of what was learned"
+            )
         own = type(task).evaluation_batch is not Task.evaluation_batch
         self._fetch = Fetch(task, self._data)
         self._fetch_evaluated = Fetch(task, self.validation, "evaluation_batch" if own else "batch")

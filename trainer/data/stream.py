@@ -19,13 +19,13 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import replace
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
-from trainer.engine.data import Order, is_endless
+from trainer.engine.data import ENDLESS, Order, is_endless
 from trainer.engine.permutation import permutation
 from trainer.loaders.mark import OTHER_SAMPLES, STEADY, Mark, differ, fingerprint, passed_by
 from trainer.rundir.usererror import Unusable, UserError
@@ -296,6 +296,20 @@ def require_length(data: Any) -> None:
             "SW5191",
             "validation() has no length, and an evaluation is of all of it: give what is to be "
             "evaluated a length, as list(itertools.islice(source, 1000)) has one",
+        )
+
+
+def require_own(order: Order, data: Any) -> None:
+    """Raises Unusable for batches of more or fewer samples than the data that they take."""
+    if not is_endless(data) and not isinstance(data, Sized):
+        return
+    samples = ENDLESS if is_endless(data) else len(data)
+    if order.samples != samples:
+        told = ["no length" if one == ENDLESS else str(one) for one in (order.samples, samples)]
+        raise Unusable(
+            "SW5211",
+            f"batches() is of {told[0]}, and the samples of data= are {told[1]}: give both the "
+            "same data set; a torch.utils.data.Subset is a part of one",
         )
 
 

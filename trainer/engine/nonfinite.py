@@ -21,6 +21,7 @@ from trainer.engine.sums import Summed
 Policy = Literal["stop", "skip", "rollback"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 IN_A_ROW = 10  # steps that are left out; with more it is not the samples
+NOTHING = "the loss is a mean over nothing: in no sample of the step is there anything to learn"
 LEAST_SCALE = 2.0**-24  # of a GradScaler: what is infinite below it is so at any scale
 SHOWN = 10  # sample ids in a message
 
@@ -122,7 +123,7 @@ class Nonfinite:
         if step in self._state.avoided:
             raise LeftOut
         scale = lambda: loss_scale(self._state.stateful())  # noqa: E731
-        what = what_is_not_finite(metrics, summed.norm, scale)
+        what = NOTHING if summed.nothing else what_is_not_finite(metrics, summed.norm, scale)
         if not what:
             return
         ids = {rank: ids_of(rank) for rank in summed.nonfinite}

@@ -106,6 +106,7 @@ class Summed(NamedTuple):
         norm: of all gradients, or more; if it is not finite, their norm.
         nonfinite: the ranks whose own loss or gradients are not finite.
         stop: whether the loop has ended before this step, which is taken by nobody.
+        nothing: whether the program has counted what its loss is a mean over, and come to nothing.
     """
 
     pause: bool
@@ -115,6 +116,7 @@ class Summed(NamedTuple):
     norm: float = 0.0
     nonfinite: Sequence[int] = ()
     stop: bool = False
+    nothing: bool = False
 
 
 class Sums:
@@ -287,14 +289,16 @@ class Sums:
             self._require_outside_alike()
         self._undo.summed()
         bound = sum(read.norms) / divisor
+        nothing = head.counted == 0 and head.uncounted < 0.5 and head.samples > 0.5
         return Summed(
             pause=head.pause > 0.5,
             save=head.save > 0.5,
             digest=head.digest + head.save > 0.5,
-            metrics=[one / divisor for one in read.metrics],
+            metrics=[math.nan if nothing else one / divisor for one in read.metrics],
             # That of a sum is no larger than the norms together; what came late is in none of them.
             norm=bound if math.isfinite(bound) and not head.late else buckets.norm(),
             nonfinite=read.nonfinite if self._size > 1 else [self.rank],
+            nothing=nothing,
         )
 
     def end(self, samples: Slice) -> None:

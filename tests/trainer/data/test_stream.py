@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from tests.trainer.data.sources import Counting, Iterators, Log, Seeking
 from trainer.data import Stream
-from trainer.data.stream import LOOK, Unsteady, by_place
+from trainer.data.stream import LOOK, Unsteady, by_place, require_own
 from trainer.engine.data import Order
 from trainer.loaders.mark import Mark, fingerprint
 from trainer.rundir.usererror import Unusable
@@ -230,3 +230,13 @@ def test_a_fingerprint_is_of_what_a_tensor_shows_and_not_of_what_it_is_part_of()
     whole = torch.arange(6).reshape(2, 3)
     assert fingerprint(whole[:, 1]) == fingerprint(torch.tensor([1, 4]))
     assert fingerprint({1, 2}) == fingerprint({2, 1, 3}), "only its kind counts"
+
+
+def test_batches_are_of_the_data_that_they_take() -> None:
+    numbers, more = list(range(12)), list(range(13))
+    stream = Stream(Counting(12))
+    for data in (numbers, stream):
+        require_own(Order.of(data, 4, 0), data)
+    for of, data in ((numbers, more), (more, numbers), (numbers, stream), (stream, numbers)):
+        with pytest.raises(Unusable, match=r"batches\(\) is of .*, and the samples of data= are "):
+            require_own(Order.of(of, 4, 0), data)

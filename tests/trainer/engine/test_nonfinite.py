@@ -219,6 +219,43 @@ def test_a_mean_over_infinitely_many_is_refused() -> None:
     assert "the loss is a mean over inf things" in outcome.error
 
 
+class Nothing:
+    """Samples of which those of the first step have nothing to be learned."""
+
+    def __init__(self, policy: str) -> None:
+        self.policy = policy
+
+    def __call__(self, log: list[Any]) -> None:
+        from trainer import elastic
+
+        torch.manual_seed(0)
+        model = nn.Linear(1, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.5)
+        state = elastic.State(model=model, optimizer=optimizer)
+        before = model.weight.item()
+        batches = elastic.batches(8, 4)
+        for step in elastic.steps(state, batches, total=2, on_nonfinite=self.policy):
+            with step:
+                for part in step.split(None):
+                    count = len(part) * (step.number > 1)
+                    loss = model(torch.ones(len(part), 1)).sum() * (step.number > 1)
+                    step.mean_over(count)
+                    step.add(loss=loss)
+                    loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            log.append((step.number, step.left_out, model.weight.item() != before))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_mean_over_nothing_is_not_finite(size: int) -> None:
+    for outcome in trained(size, Nothing("stop")):
+        assert outcome.log == []
+        assert outcome.error.startswith("Mistake: step 1: the loss is a mean over nothing: in no")
+    for outcome in trained(size, Nothing("skip")):
+        assert outcome.error == "" and outcome.log == [(1, True, False), (2, False, True)]
+
+
 def test_statistics_that_are_no_numbers_are_no_success_and_a_mask_may_be_infinite() -> None:
     norm = nn.BatchNorm1d(2)
     model = nn.Sequential(norm, nn.Linear(2, 1))

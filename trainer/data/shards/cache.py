@@ -15,6 +15,7 @@ import os
 import re
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ _UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _PART = ".part"  # the end of the name of what is being fetched
 _OURS = re.compile(rf"[0-9]+({re.escape(_PART)})?")
 _ROOM = ".room"  # whoever makes room has it locked
+LOOK_EVERY = 0.005  # seconds, for a shard that another process fetches
 _OPEN = os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -131,8 +133,7 @@ class Cache:
         while True:
             fd = os.open(aside, os.O_RDWR | os.O_CREAT | _OPEN, 0o600)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
-                if not _is(aside, fd):  # whoever had it before has renamed or removed it
+                if not _locked(aside, fd):
                     continue
                 try:
                     yield fd
@@ -206,6 +207,20 @@ _OTHER = "name another one: Shards(…, folder=…), or remove it"
 def full(error: OSError) -> bool:
     """Whether the disk is, and not the cache."""
     return error.errno in NO_ROOM or error.errno in (errno.EROFS, errno.EIO)
+
+
+def _locked(path: Path, fd: int) -> bool:
+    """Waits for the lock of a file; False if whoever had it has renamed or removed it meanwhile.
+
+    To wait in the kernel could be to wait for ever: what was fetched may be locked again at once by
+    who keeps it, and that for as long as this one reads nothing.
+    """
+    while _is(path, fd):
+        with suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return _is(path, fd)
+        time.sleep(LOOK_EVERY)
+    return False
 
 
 def _is(path: Path, fd: int) -> bool:

@@ -92,9 +92,13 @@ class Shards:
         return sample if self._decode is None else self._decode(sample)
 
     @property
-    def samples_identity(self) -> str:
-        """The same where the index is, which has the checksums of all shards."""
-        return self._index.digest
+    def samples_identity(self) -> str | None:
+        """The same where the index is, which has the checksums of all shards.
+
+        None where it has not, and each machine has shards of its own: samples must be looked at.
+        """
+        summed = all(one.hash is not None for one in self._index.shards)
+        return self._index.digest if summed or self.fetches else None
 
     @property
     def fetches(self) -> bool:

@@ -3,7 +3,8 @@
 It reads from its parent, on its standard input, what to fetch with, and then lines of what is
 wanted; the newest one counts. It fetches what comes first of it, several at a time, and holds what
 is wanted and there, so that nobody removes that to make room. It stops where its part of the cache
-is full. What cannot be fetched is left to those who need it: they can say what for.
+is full. What cannot be fetched is left to those who need it: they can say what for. It takes a
+second or more to begin, and says when it has.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ import json
 import os
 import pickle
 import signal
+import struct
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import BinaryIO
 
-from trainer.data.shards.fetcher import LENGTH
 from trainer.data.shards.reader import Reader
 
+LENGTH = struct.Struct("=Q")
 AT_ONCE = 4  # shards
 AGAIN = 5.0  # seconds until a shard is tried once more
 
@@ -40,13 +43,19 @@ class Fetching:
         self._held: dict[int, int] = {}  # descriptors of what is there
         self._busy: set[int] = set()
         self._not_before: dict[int, float] = {}  # monotonic seconds
+        self._closed = False
 
     def start(self) -> None:
         """Begins, in threads."""
         for _ in range(AT_ONCE):
-            threading.Thread(target=self._serve, daemon=True).start()
+            threading.Thread(target=self._serve, daemon=True, name="fetches shards").start()
 
-    def want(self, shards: list[int], room: int) -> None:
+    def close(self) -> None:
+        """Ends, when what is being fetched is there."""
+        self._closed = True
+        self.want([], 0)
+
+    def want(self, shards: Sequence[int], room: int) -> None:
         """This is wanted, as far as there is room for it in so many bytes."""
         fitting = []
         for number in shards:
@@ -64,6 +73,8 @@ class Fetching:
         while True:
             with self._change:
                 while (number := self._next()) is None:
+                    if self._closed:
+                        return
                     self._change.wait(AGAIN)
                 self._busy.add(number)
             fd = self._fetched(number)
@@ -99,7 +110,7 @@ class Fetching:
         return fd
 
 
-def main(line: BinaryIO) -> None:
+def main(line: BinaryIO, say_ready: Callable[[], object]) -> None:
     """Serves until the parent is gone, or does not want anything any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever is to end ends the one that trains
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -108,6 +119,7 @@ def main(line: BinaryIO) -> None:
         return
     reader = pickle.loads(line.read(*LENGTH.unpack(head)))
     reader.source.load_client()
+    say_ready()
     fetching = Fetching(reader)
     fetching.start()
     for told in line:
@@ -116,6 +128,13 @@ def main(line: BinaryIO) -> None:
             fetching.want(wanted["want"], wanted["room"])
 
 
+def _say_ready() -> None:
+    """Lets the parent see the end of the standard output, whose number nothing else gets."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    os.close(nothing)
+
+
 if __name__ == "__main__":
-    main(sys.stdin.buffer)
+    main(sys.stdin.buffer, _say_ready)
     os._exit(0)  # whatever is being fetched is of no use any more

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,6 +94,25 @@ def test_one_fetches_and_the_others_wait(tmp_path: Path) -> None:
         one.join()
     assert len(fetched) == 1
     assert there(cache) == ["k/1"]
+
+
+def test_who_waits_for_a_shard_gets_it_though_another_keeps_it_at_once(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, SIZE)
+    got(cache, "k/0")  # so that the folder is there
+    aside = cache.folder / "k/1.part"
+    fd = os.open(aside, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    found: list[bytes] = []
+    waiting = threading.Thread(target=lambda: found.append(got(cache, "k/1")), daemon=True)
+    waiting.start()
+    while sum(os.path.realpath(one) == str(aside) for one in Path("/proc/self/fd").iterdir()) < 2:
+        time.sleep(0.001)
+    os.write(fd, b"fetched".ljust(SIZE))
+    aside.rename(cache.folder / "k/1")
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    waiting.join(600)
+    assert found == [b"fetched".ljust(SIZE)]
+    os.close(fd)
 
 
 def test_many_get_what_they_fetch_where_there_is_room_for_one(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +70,26 @@ def test_a_process_that_is_lost_is_replaced_and_at_last_done_without(
     ]
     assert [data[index]["number"] for index in range(SAMPLES)] == list(range(SAMPLES))
     data.close()
+
+
+def test_until_the_process_is_ready_this_one_fetches(shelf: Shelf) -> None:
+    data = shelf.open()
+    data.expect([2])
+    fetcher = data._fetcher
+    assert fetcher is not None and fetcher.process is not None and fetcher._meanwhile is not None
+    os.kill(fetcher.process.pid, signal.SIGSTOP)
+    assert until(lambda: shelf.cached() == ["2"])
+    os.kill(fetcher.process.pid, signal.SIGCONT)
+
+    def taken_over() -> bool:
+        data.expect([2])
+        return fetcher._meanwhile is None
+
+    assert until(taken_over)
+    data.expect([3])
+    assert until(lambda: shelf.cached() == ["2", "3"])
+    data.close()
+    assert until(lambda: not any(one.name == "fetches shards" for one in threading.enumerate()))
 
 
 def test_it_ends_with_the_process_that_has_started_it(shelf: Shelf) -> None:
