@@ -98,14 +98,14 @@ class Story:
         finally:
             self._use(None)
 
-    def check(self, why: str) -> None:
-        """Looks at how it ended, and at what was there on the way."""
+    def check(self, why: str, controllers: int = 2) -> None:
+        """Looks at how it ended, and at what was there on the way: so many controllers at most."""
         check(self._fixture, ENDS.get(self.outcome, "succeeded"), why, late=True)
         vertex = self._fixture.vertex
         assert all(job.state.ended for job in vertex.controllers.values()), why
         recorded = len(self.world.numbers)
         assert len(vertex.controllers) <= recorded, f"{why}: two of a number"
-        assert vertex.most_controllers <= 2, why
+        assert vertex.most_controllers <= controllers, why
         assert not self.world.deserted, why
         # Who has acted, and was followed by another, does not act again.
         turns = [name for name, _ in groupby(self.world.order)]
@@ -163,7 +163,8 @@ def test_stood_still_once(
         story = Story(tmp_path / str(at), outcome, acts, points)
         point = Points(at, after, happens=partial(story.world.stand_still, seconds))
         story.play(point)
-        story.check(f"{outcome}: stood still at point {at}, {point.hit}")
+        # The timeout of the next one may come near while it stands still.
+        story.check(f"{outcome}: stood still at point {at}, {point.hit}", controllers=3)
         if not point.hit:
             break
     else:
