@@ -158,7 +158,7 @@ def build_status(
         attendants: who looks after it, or did, by number.
         controllers: its controllers.
         changes: what a fleet is asked to be.
-        ended: when the run did, in Unix seconds.
+        ended: when the run did, or was last seen to go on, in Unix seconds.
     """
     now = time.time() if now is None else now
     ledger = ledger_of(history, None if outcome is not None or abandoned else now)
@@ -326,6 +326,7 @@ def _read(
     abandoned = unattended and not goes_on(home.local_folder(str(run["id"])))
     if unattended:  # it may have ended between the two looks
         found = run_dir.outcome()
+    last_seen = max((it.seen for it in attendants.values()), default=None)
     controllers = read_controllers(run_dir)
     # Side by side, for on an object store each of them waits for many answers.
     reads: list[Callable[[RunDirectory], list[dict[str, Any]]]]
@@ -350,7 +351,7 @@ def _read(
         attendants=attendants,
         controllers=controllers,
         changes=None if found else _changes(run, run_dir, attempts),
-        ended=number_in(found.get("time")) if found else None,
+        ended=number_in(found.get("time")) if found else last_seen if abandoned else None,
     )
 
 

@@ -163,9 +163,10 @@ class Find:
 
 @dataclass(frozen=True)
 class Cancel:
-    """Cancel a controller's CustomJob."""
+    """Cancel a controller's CustomJob, and say why."""
 
     number: int
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def decide(situation: Situation, now: float) -> Iterator[Action]:
     yield from (Find(it.number) for it in live if it.job is None)
     if situation.ended_for is not None:
         if situation.ended_for >= GRACE:
-            yield from _cancels(situation, [it for it in live if it.number != situation.own])
+            yield from _cancels(situation, {it.number: "the run has ended" for it in live})
         return
     newest = max((it.number for it in situation.controllers), default=0)
     if all(_will_not_last(situation, it, now) for it in live):
@@ -199,15 +200,18 @@ def decide(situation: Situation, now: float) -> Iterator[Action]:
             yield GiveUp(f"{len(failed)} in a row have not come to look after it; the last: {why}")
         elif not failed or now >= (failed[-1].ended or 0.0) + PAUSES.wait(len(failed), 0.0):
             yield Send(newest + 1)
-    late = [it for it in live if it.number != situation.own and _is_late(situation, it)]
+    late = {it.number: why for it in live if (why := _too_late(situation, it))}
     yield from _cancels(situation, late)
 
 
-def _is_late(situation: Situation, it: ControllerRecord) -> bool:
+def _too_late(situation: Situation, it: ControllerRecord) -> str:
+    """Why a controller is to end that has not; empty if it is not to."""
     if situation.relieved_for.get(it.number, -math.inf) >= GRACE:
-        return True
-    limit = PATIENCE if it.started is None else ABSENT
-    return situation.away_for.get(it.number, -math.inf) >= limit
+        return "another one looks after the run"
+    away = situation.away_for.get(it.number, -math.inf)
+    if it.started is None:
+        return f"it has had no machine for {PATIENCE / 60:.0f} min" if away >= PATIENCE else ""
+    return f"it has not been heard of for {ABSENT / 60:.0f} min" if away >= ABSENT else ""
 
 
 def _will_not_last(situation: Situation, it: ControllerRecord, now: float) -> bool:
@@ -229,7 +233,8 @@ def _fruitless(situation: Situation) -> list[ControllerRecord]:
     return failed[::-1]
 
 
-def _cancels(situation: Situation, late: Sequence[ControllerRecord]) -> Iterator[Cancel]:
-    for it in late:
-        if it.job is not None and it.number not in situation.cancel_sent:
-            yield Cancel(it.number)
+def _cancels(situation: Situation, late: Mapping[int, str]) -> Iterator[Cancel]:
+    sent = {it.number for it in situation.controllers if it.job is not None}
+    for number in sorted(sent - situation.cancel_sent - {situation.own}):
+        if number in late:
+            yield Cancel(number, late[number])

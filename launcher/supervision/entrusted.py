@@ -70,7 +70,7 @@ class Entrusted:
         if self._staff.trouble:
             said = f"no controller can be had: {self._staff.trouble}"
             told.append(str(Message(NO_CONTROLLER, f"{said}; this launch looks after the run")))
-        elif self._acts and not self._staff.here:
+        elif self._acts and not self._staff.here and not self._staff.run_has_ended:
             said = f"no controller has looked after the run for {ALONE / 60:.0f} min"
             states = [f", and its CustomJob is {it.state}" for it in self._staff.records.values()]
             told.append(

@@ -88,11 +88,12 @@ class Staff:
         self._request, self._attendance, self._events = request, attendance, events
         self._dates, self._own = Dates(clock, ticks), own
         self._ticks = ticks
-        self._cancel_sent: set[int] = set()
+        self._cancel_sent: dict[int, str] = {}  # and why
         self._away: dict[tuple[int, bool], float] = {}  # since when; see _away_for
         self._refusals: dict[int, ApiError] = {}
         self.records: dict[int, ControllerRecord] = {}
         self.trouble = ""  # why no controller can be had
+        self.run_has_ended = False  # as of the last turn
         self.silence = ""  # what the API does not answer now
 
     @property
@@ -129,7 +130,7 @@ class Staff:
         Raises OSError when the run directory does not answer, and ApiError when the API refuses to
         show what there is.
         """
-        self.silence = ""
+        self.silence, self.run_has_ended = "", run_has_ended
         self._read()
         self._attendance.look(self.over)
         for number in [it.number for it in self.records.values() if it.job and not it.over]:
@@ -168,8 +169,8 @@ class Staff:
                 self._send(number)
             case Find(number):
                 self._find(number)
-            case Cancel(number):
-                self._cancel(number)
+            case Cancel(number, reason):
+                self._cancel(number, reason)
             case GiveUp(reason):
                 self.trouble = reason
 
@@ -241,14 +242,16 @@ class Staff:
             return self._ended(number, LOST, shown(error))
         if job.ended:
             self.records[number] = self._dated(record, job)
-            self._ended(number, job.state, job.reason)
+            why = self._cancel_sent.get(number) if job.state == "CANCELLED" else None
+            said = f"cancelled by who looks after the run: {why}" if why else job.reason
+            self._ended(number, job.state, said)
         elif job.state != record.state or (job.started and record.started is None):
             self._record(replace(self._dated(record, job), state=job.state))
 
     def _dated(self, record: ControllerRecord, job: JobState) -> ControllerRecord:
         return replace(record, started=self._dates.start_of(job, record.submitted, record.started))
 
-    def _cancel(self, number: int) -> None:
+    def _cancel(self, number: int, reason: str) -> None:
         record = self.records[number]
         assert record.job
         try:
@@ -256,7 +259,7 @@ class Staff:
         except ApiError as error:
             if error.transient:
                 return self._silent(error)
-        self._cancel_sent.add(number)
+        self._cancel_sent[number] = reason
 
     def _ended(self, number: int, state: str, reason: str) -> None:
         record = replace(self.records[number], state=state, reason=reason, ended=self._dates.now())

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
+from launcher import home
 from launcher.status.attended import attended_by, in_words, unattended_since, unseen_end
-from launcher.supervision.attendance import STALE, Attendant
+from launcher.status.status import read_status
+from launcher.supervision.attendance import STALE, Attendant, record_name
 from launcher.supervision.controllers import ControllerRecord
 from launcher.words import at_clock
+from tests.launcher.recorded_run import record_attempt, record_run
 
 LAUNCH = Attendant("me@laptop", 0, since=100.0, seen=1000.0, every=20.0)
 CONTROLLER = Attendant("root@vm", 2, since=300.0, seen=1005.0, every=20.0)
@@ -62,3 +69,14 @@ def test_of_what_a_run_has_left_alive_somebody_is_told_who_may_see_to_it() -> No
     ]
     assert unseen_end(live, controllers, {1: LAUNCH}, 1010.0) == [], "the launch sees to it"
     assert unseen_end([], controllers[1:], {}, LATE) == []
+
+
+def test_a_run_that_died_with_its_machine_costs_until_it_was_last_heard_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SWELL_HOME", str(tmp_path))
+    directory = record_run("one", target="local", by=home.whoami())
+    record_attempt(directory, "", state="RUNNING", started=1000.0, usd_per_hour=2.0)
+    directory.write_json(record_name(1), LAUNCH.to_json() | {"seen": 4600.0})
+    status = read_status(directory)
+    assert status["state"] == "failed" and status["spent"]["usd"] == 2.0

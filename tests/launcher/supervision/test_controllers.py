@@ -97,18 +97,24 @@ def test_another_is_sent_for_one_that_vertex_may_not_start_again() -> None:
 def test_one_that_does_not_end_beside_a_newer_one_is_cancelled_once() -> None:
     two = controller(1), controller(2)
     assert decided(*two, relieved_for={1: GRACE - 1}) == []
-    assert decided(*two, relieved_for={1: GRACE}) == [Cancel(1)]
+    assert decided(*two, relieved_for={1: GRACE}) == [Cancel(1, "another one looks after the run")]
     assert decided(*two, relieved_for={1: GRACE}, cancel_sent=frozenset({1})) == []
     assert decided(*two, relieved_for={1: GRACE}, own=1) == [], "it ends by itself"
 
 
-@pytest.mark.parametrize(("started", "limit"), [(None, PATIENCE), (NOW, ABSENT)])
+@pytest.mark.parametrize(
+    ("started", "limit", "why"),
+    [
+        (None, PATIENCE, "it has had no machine for 30 min"),
+        (NOW, ABSENT, "it has not been heard of for 15 min"),
+    ],
+)
 def test_one_without_a_machine_or_that_is_not_heard_of_is_cancelled_and_followed(
-    started: float | None, limit: float
+    started: float | None, limit: float, why: str
 ) -> None:
     one = controller(1, "RUNNING" if started else "QUEUED", started=started)
     assert decided(one, away_for={1: limit - 1}) == []
-    assert decided(one, away_for={1: limit}) == [Cancel(1)]
+    assert decided(one, away_for={1: limit}) == [Cancel(1, why)]
     assert decided(one, away_for={1: limit}, cancel_sent=frozenset({1})) == []
     ended = replace(one, state="CANCELLED", ended=NOW)
     assert decided(ended, now=NOW + DAY) == [Send(2)]
@@ -118,7 +124,7 @@ def test_when_the_run_has_ended_none_is_sent_and_those_that_stay_are_cancelled()
     assert decided(ended_for=0.0) == []
     two = controller(1), controller(2)
     assert decided(*two, ended_for=GRACE - 1, own=2) == []
-    assert decided(*two, ended_for=GRACE, own=2) == [Cancel(1)]
+    assert decided(*two, ended_for=GRACE, own=2) == [Cancel(1, "the run has ended")]
 
 
 def test_what_they_cost_is_the_time_that_each_ran() -> None:
@@ -301,7 +307,11 @@ def test_one_that_is_heard_of_again_is_kept_and_one_that_is_not_is_followed(worl
     world.turns(staff, ABSENT - 60.0)
     assert [it.state for it in read_controllers(world.run_dir)] == ["RUNNING"]
     world.turns(staff, 400.0)
-    assert [it.state for it in read_controllers(world.run_dir)] == ["CANCELLED", "RUNNING"]
+    first, second = read_controllers(world.run_dir)
+    assert (first.state, second.state) == ("CANCELLED", "RUNNING")
+    assert first.reason == (
+        "cancelled by who looks after the run: it has not been heard of for 15 min"
+    )
 
 
 def test_a_launch_acts_itself_while_none_has_come_for_long(world: World) -> None:
