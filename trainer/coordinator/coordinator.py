@@ -42,6 +42,7 @@ from trainer.rundir.names import OutcomeState
 from trainer.rundir.retry import NO_ROOM
 from trainer.rundir.wanted import Wanted, newest_wanted
 from trainer.telemetry.herald import Herald
+from trainer.telemetry.logs import log_event
 
 TICK = 0.1  # seconds
 OVERSLEPT = 0.5  # seconds by which a tick may be late; what is more was nobody's silence
@@ -122,7 +123,8 @@ class Coordinator:
         self._machine = machine
         self._server = server
         self._clock = clock
-        self._events = EventWriter(seat.run_dir, f"leader-{leadership.term:06d}")
+        writer = f"leader-{leadership.term:06d}"
+        self._events = EventWriter(seat.run_dir, writer, listener=log_event)
         self._meshes = Meshes()
         self._telling = Telling()
         self._preflight = Preflight()
