@@ -102,7 +102,8 @@ MANIFEST = Format(4)
 #   3  what an Elastic Horovod script raises is a kind of failure of its own.
 #   4  ranks tell each other with each step what they spend their time on; Hello says how old an
 #      agent is.
-PROTOCOL = 4
+#   5  agents say what their machines do: a leader that does not know that ends their streams.
+PROTOCOL = 5
 
 
 def require_usable(run: Mapping[str, Any], where: str) -> None:

@@ -92,3 +92,28 @@ def test_a_sample_travels_with_all_that_is_in_it() -> None:
     assert {name: getattr(told, name) for name in sample.values()} == sample.values()
     assert {name: getattr(told.gpus[0], name) for name in vars(gpu)} == vars(gpu)
     assert figures_of(told)["gpu0_xid"] == 79
+
+
+def test_a_machine_that_refuses_to_be_sampled_ends_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    telemetry = Telemetry(TelemetrySettings(), REPLICA, {})
+
+    def refuse() -> Sample:
+        raise PermissionError("/proc/net/dev")
+
+    telemetry._sampler.sample = refuse  # type: ignore[method-assign]
+
+    async def live() -> bool:
+        slots: Any = SimpleNamespace(all=[])
+        living = asyncio.create_task(telemetry.live(slots, lambda: None, lambda **it: None))
+        while not caplog.records:
+            await asyncio.sleep(0.01)
+        lives = not living.done()
+        living.cancel()
+        await asyncio.gather(living, return_exceptions=True)
+        return lives
+
+    with caplog.at_level(logging.WARNING, "swell.agent"):
+        assert asyncio.run(live())
+    assert "/proc/net/dev" in caplog.text
