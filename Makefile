@@ -117,7 +117,7 @@ $(DONE)/torch: containers/torch.txt containers/build.txt | $(DONE)/venv
 	@touch $@
 
 $(DONE)/swell: setup.cfg pyproject.toml $(DONE)/torch
-	$(PIP) install -c containers/torch.txt -e '.[vertex,emulator,gcs,trainer,examples,text,frameworks,finetune,images,plots,dev]'
+	$(PIP) install -c containers/torch.txt -e '.[vertex,emulator,gcs,trainer,examples,text,frameworks,finetune,images,plots,board,wandb,mlflow,metrics,traces,dev]'
 	@touch $@
 
 # The folder, too: its time changes when a patch goes.

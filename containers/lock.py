@@ -46,7 +46,7 @@ class Lock:
     sources: tuple[str, ...]
     python: str
     cpu: bool = False
-    extras: tuple[str, ...] = ("trainer", "gcs")
+    extras: tuple[str, ...] = ("trainer", "gcs", "board", "metrics")
 
     @property
     def path(self) -> Path:

@@ -1,7 +1,8 @@
 """The output of replicas: written line by line, read as Cloud Logging's entries.
 
 ``<root>/<job id>/<replica>.jsonl`` holds one JSON object per line: ``timestamp``,
-``severity`` (INFO from stdout, ERROR from stderr), ``replica`` and ``message``.
+``severity`` (INFO from stdout, ERROR from stderr), ``replica`` and ``message``; of a line that is
+a JSON object with a message, what it says, and its labels.
 
 Whoever prints never learns what becomes of it. Of a replica that prints more than a disk should
 hold, the log ends at a limit; what a full disk does not take is left out. The log says so itself.
@@ -25,6 +26,7 @@ LONGEST_LINE = 16 * 1024  # bytes; longer ones become several entries
 LIMIT = 2**28  # bytes of one replica's log
 LONGEST_ENTRY = 8 * LONGEST_LINE  # bytes: JSON writes some characters as \\uXXXX
 TICK = timedelta(microseconds=1)
+LABELS = "logging.googleapis.com/labels"
 SEVERITIES = ("DEFAULT", "DEBUG", "INFO", "NOTICE", "WARNING", "ERROR", "CRITICAL")
 
 Entry = dict[str, Any]
@@ -107,6 +109,7 @@ class ReplicaLog:
             "severity": severity,
             "replica": self._replica,
             "message": message,
+            **_structured(message),
         }
         return json.dumps(entry).encode() + b"\n"
 
@@ -149,6 +152,27 @@ class StreamLog:
         if self._rest:
             self._log.write(self._severity, list(_bounded(self._rest)))
             self._rest = b""
+
+
+def _structured(message: str) -> dict[str, Any]:
+    """What a line says of itself, if it is a JSON object with a message: as Google's agent reads it
+
+    (cloud.google.com/logging/docs/structured-logging). Of its other fields the labels alone stay.
+    """
+    if not (message.startswith("{") and message.endswith("}")):
+        return {}
+    try:
+        told = json.loads(message)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(told.get("message"), str):
+        return {}
+    found: dict[str, Any] = {"message": told["message"]}
+    if told.get("severity") in SEVERITIES:
+        found["severity"] = told["severity"]
+    if isinstance(labels := told.get(LABELS), dict):
+        found["labels"] = {str(name): str(value) for name, value in labels.items()}
+    return found
 
 
 def _last_moment(path: Path) -> datetime:
@@ -209,4 +233,5 @@ def _read_log(path: Path) -> Iterator[Entry]:
                     "labels": {"job_id": job_id, "task_name": replica},
                 },
                 "jsonPayload": {"message": entry["message"]},
+                **({"labels": entry["labels"]} if "labels" in entry else {}),
             }

@@ -27,6 +27,7 @@ from trainer.rundir.events import EventWriter
 from trainer.rundir.names import ENV_ATTEMPT, ENV_RUN_DIR, EXIT_FAILED, EXIT_REPLACE, EXIT_RETRY
 from trainer.rundir.retry import START_LIMIT, UNREACHABLE, patiently
 from trainer.rundir.usererror import Unusable, shown
+from trainer.telemetry.logs import configure
 
 log = logging.getLogger("swell.agent")
 
@@ -66,11 +67,7 @@ async def serve(env: Mapping[str, str], nursery_line: socket | None = None) -> i
 
 def main() -> int:
     """Runs the agent that this process's environment describes. Returns its exit code."""
-    logging.basicConfig(
-        level=os.environ.get("SWELL_LOG_LEVEL", "INFO"),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stdout,
-    )
+    configure(os.environ, sys.stdout, os.environ.get("HOSTNAME", ""))
     try:
         return asyncio.run(serve(os.environ, given_nursery(os.environ)))
     except Rejoin as reason:

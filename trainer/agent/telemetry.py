@@ -35,6 +35,7 @@ class Telemetry:
     ) -> None:
         self._settings = settings
         self._address = replica.address
+        self._sampler = Sampler(time.monotonic)
         self._slots: Slots | None = None
         self._generation: Callable[[], Generation | None] = lambda: None
         self._gauges = Gauges(env.get(ENV_RUN_ID, "run"), replica.name, self._look)
@@ -58,13 +59,19 @@ class Telemetry:
         """
         self._slots, self._generation = slots, generation
         endpoint = self._open()
-        sampler = Sampler(time.monotonic)
+        sampler = self._sampler if self._settings.machines else None
         try:
             while True:
-                if self._settings.machines:
-                    sample = await asyncio.to_thread(sampler.sample)
-                    self._gauges.sampled(sample)
-                    say(machine=message_of(sample))
+                if sampler is not None:
+                    try:
+                        sample = await asyncio.to_thread(sampler.sample)
+                        self._gauges.sampled(sample)
+                        say(machine=message_of(sample))
+                    except (
+                        Exception
+                    ) as error:  # whatever the machine refuses: training is worth more
+                        log.warning("this machine is not sampled any more: %r", error)
+                        sampler = None
                 await asyncio.sleep(EVERY)
         finally:
             if endpoint is not None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import resource
 import signal
@@ -20,6 +19,7 @@ from typing import Any
 from trainer.coordinator.coordinator import Coordinator, lead
 from trainer.coordinator.seat import LINE_LIMIT, Seat
 from trainer.protocol.world import MemberId
+from trainer.telemetry.logs import configure
 
 
 async def serve(orders: asyncio.StreamReader) -> None:
@@ -61,11 +61,7 @@ def main() -> None:
     """The process."""
     for number in (signal.SIGTERM, signal.SIGINT):  # a notice is for the agent, which decides
         signal.signal(number, signal.SIG_IGN)
-    logging.basicConfig(
-        level=os.environ.get("SWELL_LOG_LEVEL", "INFO"),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    configure(os.environ, sys.stderr, os.environ.get("HOSTNAME", ""))
     # A thousand agents connect here, and strangers may, before they are turned away.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -19,8 +19,8 @@ from typing import Any
 from trainer.coordinator import succession
 from trainer.coordinator.compactor import Compactor
 from trainer.coordinator.explanation import Telling
+from trainer.coordinator.gathering import Gathering
 from trainer.coordinator.leadership import Leadership
-from trainer.coordinator.machines import Machines
 from trainer.coordinator.member import Phase, State
 from trainer.coordinator.membership import Membership
 from trainer.coordinator.preflight import Preflight, Unfit
@@ -38,7 +38,6 @@ from trainer.protocol.lease import Claim
 from trainer.protocol.mesh import Meshes
 from trainer.protocol.wire import order_to_message, world_to_message
 from trainer.protocol.world import MemberId
-from trainer.rundir import clock as time_of_day
 from trainer.rundir.attempts import GivenUp
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventWriter
@@ -47,13 +46,13 @@ from trainer.rundir.profiles import find_wish
 from trainer.rundir.retry import NO_ROOM
 from trainer.rundir.wanted import Wanted, newest_wanted
 from trainer.telemetry.herald import Herald
+from trainer.telemetry.logs import log_event
 
 TICK = 0.1  # seconds
 OVERSLEPT = 0.5  # seconds by which a tick may be late; what is more was nobody's silence
 ATTENDED_EVERY = 30.0  # seconds between two looks at who looks after the run
 PROFILES_EVERY = 2.0  # seconds between two looks at which steps are to be profiled
 WANTED_EVERY = 2.0  # seconds between two looks at what the run is asked to be
-MACHINES_LOOK = 5.0  # seconds between two looks whether what machines do is to be written
 FINISH_AGAIN = 0.5  # seconds, when the store does not take the outcome
 
 log = logging.getLogger("swell.coordinator")
@@ -131,12 +130,13 @@ class Coordinator:
         self._machine = machine
         self._server = server
         self._clock = clock
-        self._events = EventWriter(seat.run_dir, f"leader-{leadership.term:06d}")
+        writer = f"leader-{leadership.term:06d}"
+        self._events = EventWriter(seat.run_dir, writer, listener=log_event)
         self._meshes = Meshes()
         self._telling = Telling()
         self._preflight = Preflight()
         self._profiles = Profiles()
-        self._machines = Machines(leadership.term, clock())
+        self._gathering = Gathering(seat.run_dir, leadership.term, clock)
         self._standstill = Standstill(seat.limits.standstill)
         self._stragglers = Stragglers(seat.limits.replace_stragglers, seat.limits.min_workers)
         self._commands: asyncio.Queue[signals.Command] = asyncio.Queue()
@@ -166,8 +166,8 @@ class Coordinator:
                 self._carry_out_all(),
                 self._events.flush_often(),
                 self._look_for_profiles(),
-                self._write_machines(),
                 self._look_for_attendants(),
+                self._gathering.write_often(),
                 *([self._heed()] if seat.changes else []),
             )
         ]
@@ -198,7 +198,7 @@ class Coordinator:
             if resign:
                 await self._leadership.resign()
             await asyncio.to_thread(self._events.flush)
-        await self._write_gathered()
+        await self._gathering.write()
         if over:
             self._herald.finish(self._machine.steps)
         await asyncio.to_thread(self._herald.close)
@@ -279,7 +279,7 @@ class Coordinator:
             case "examined":
                 self._stragglers.explained(member, told.examined)
             case "machine":
-                self._machines.take(member.replica, told.machine, time_of_day.now())
+                self._gathering.take(member, told.machine)
 
     # --- what is to be done -----------------------------------------------------------
 
@@ -490,24 +490,6 @@ class Coordinator:
             reason=report.reason,
             stacks=name,
         )
-
-    async def _write_machines(self) -> None:
-        """Writes what the machines do, every few minutes."""
-        while self._leadership.holds():
-            await asyncio.sleep(MACHINES_LOOK)
-            if self._machines.due(self._clock()):
-                await self._write_gathered()
-
-    async def _write_gathered(self) -> None:
-        """Writes what the machines have done since the last time."""
-        if (gathered := self._machines.gathered(self._clock())) is None:
-            return
-
-        def write() -> None:
-            self._seat.run_dir.store.write(gathered.name, gathered.encode())
-
-        with suppress(OSError):  # five minutes of figures are worth no second try
-            await asyncio.to_thread(write)
 
     async def _beat(self) -> None:
         """Shows those who may contend early that this leader lives."""

@@ -25,6 +25,7 @@ GATHERED = 300.0  # seconds
 _GPU = ("used", "memory", "temperature", "clock", "power", "held_back", "links_down", "xid")
 _OWN = ("cpu", "memory", "disk", "read", "written", "received", "sent")
 GPUS = 16  # of one machine, at most
+MOST = 120  # samples of one machine in one file: four times as many as there should be
 
 
 @dataclass
@@ -52,6 +53,8 @@ class Machines:
     def take(self, member: str, told: pb.Machine, time: float) -> None:
         """A machine has said what it does, at ``time`` in Unix seconds."""
         series = self._series.setdefault(member, Series())
+        if len(series.times) >= MOST:
+            return
         series.times.append(round(time, 1))
         for name, value in figures_of(told).items():
             known = series.figures.setdefault(name, [0.0] * (len(series.times) - 1))

@@ -8,8 +8,15 @@ import sys
 from typing import Any
 
 from trainer.rundir.numbers import numbers_in
-from trainer.telemetry.curves import Point
-from trainer.telemetry.trackers import TRACKERS, MLflow, WandB
+from trainer.telemetry.curves import Point, Span
+from trainer.telemetry.traces import Traces
+from trainer.telemetry.trackers import MLflow, WandB
+
+TRACKERS: dict[str, type[WandB] | type[MLflow] | type[Traces]] = {
+    "wandb": WandB,
+    "mlflow": MLflow,
+    "traces": Traces,
+}
 
 REASON_LIMIT = 300  # characters
 
@@ -18,7 +25,7 @@ def main() -> None:
     """Tells what it is told, until its input ends."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
-    tracker: WandB | MLflow | None = None
+    tracker: WandB | MLflow | Traces | None = None
     for line in sys.stdin:
         answer: bool | str = True
         try:
@@ -37,7 +44,9 @@ def main() -> None:
 
 
 def _point(told: dict[str, Any]) -> Point:
-    return Point(**{**told, "values": numbers_in(told["values"])})
+    span = told["span"]
+    known = {"values": numbers_in(told["values"]), "span": span and Span.from_json(span)}
+    return Point(**{**told, **known})
 
 
 if __name__ == "__main__":

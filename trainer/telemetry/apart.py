@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
 
 from trainer.rundir.numbers import dumped
@@ -22,15 +23,15 @@ from trainer.telemetry.curves import Point
 ANSWER = 60.0  # seconds for one answer; the first one imports a large library
 AT_ONCE = 1000  # points in one line
 CLOSE = 1.0  # seconds that its end is waited for; it may need longer to send the rest
-NAMES = {"wandb": "Weights & Biases", "mlflow": "MLflow"}
+NAMES = {"wandb": "Weights & Biases", "mlflow": "MLflow", "traces": "OpenTelemetry"}
 
 
 class Apart:
     """Tells a tracker, whose process is started when there is something to tell.
 
     Args:
-        kind: wandb or mlflow.
-        where: its project, or its URI.
+        kind: wandb, mlflow or traces.
+        where: its project, or its URL.
         run_id: the run's.
         name: its job's.
     """
@@ -52,7 +53,7 @@ class Apart:
                 self._process = self._start()
                 self._ask(self._begin)
             for first in range(0, len(points), AT_ONCE):
-                self._ask([vars(one) for one in points[first : first + AT_ONCE]])
+                self._ask([asdict(one) for one in points[first : first + AT_ONCE]])
         except OSError:
             self._kill()
             raise

@@ -33,6 +33,33 @@ NOTED = frozenset(
 
 
 @dataclass(frozen=True)
+class Span:
+    """A time in which something went on.
+
+    Attributes:
+        name: what.
+        start, end: in Unix seconds.
+        about: what is known of it.
+        parts: what it consisted of.
+        notes: what happened meanwhile, and when.
+    """
+
+    name: str
+    start: float
+    end: float
+    about: dict[str, Any] = field(default_factory=dict)
+    parts: tuple[Span, ...] = ()
+    notes: tuple[tuple[float, str], ...] = ()
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Span:
+        """The inverse of dataclasses.asdict."""
+        parts = tuple(cls.from_json(one) for one in value["parts"])
+        notes = tuple((time, what) for time, what in value["notes"])
+        return cls(**{**value, "parts": parts, "notes": notes})
+
+
+@dataclass(frozen=True)
 class Point:
     """What is told at one step.
 
@@ -42,6 +69,7 @@ class Point:
         values: numbers, by name; such as are not finite among them.
         texts: what happened, by the name of the event.
         again: whether this step, and those after it, are told anew from here on.
+        span: what went on from when to when, and ended with this step.
     """
 
     step: int
@@ -49,6 +77,7 @@ class Point:
     values: Mapping[str, float] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
     again: bool = False
+    span: Span | None = None
 
 
 @dataclass

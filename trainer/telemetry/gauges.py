@@ -66,8 +66,9 @@ class Gauges:
             metrics = event.get("metrics")
             for name, told in (metrics if isinstance(metrics, dict) else {}).items():
                 value = number_in(told[-1] if isinstance(told, list) and told else told)
-                if value is not None and (len(self._metrics) < MOST or name in self._metrics):
-                    self._metrics[f"{prefix}{name}"] = float(value)
+                key = f"{prefix}{name}"
+                if value is not None and (len(self._metrics) < MOST or key in self._metrics):
+                    self._metrics[key] = float(value)
         if kind == "steps":
             self._steps(event)
 

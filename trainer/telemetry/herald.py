@@ -28,6 +28,7 @@ from trainer.telemetry.board import Board
 from trainer.telemetry.curves import Point
 from trainer.telemetry.position import Position, last_position
 from trainer.telemetry.settings import Subject, subject_of
+from trainer.telemetry.traces import Reformations
 
 EVERY = 10.0  # seconds between rounds; each writes two or three objects
 HOLD = 2.0  # seconds
@@ -130,8 +131,8 @@ class Herald:
                     self._complain(str(Message("SW6241", f"{why} in the image; add swell[board]")))
                 else:
                     log.info("%s", why)
-        for kind, where in (("wandb", settings.wandb), ("mlflow", settings.mlflow)):
-            if where:
+        for kind in ("wandb", "mlflow", "traces"):
+            if where := getattr(settings, kind):
                 yield Apart(kind, where, subject.id, subject.name)
 
 
@@ -169,6 +170,7 @@ class Rounds:
         self._untold: dict[int, list[Point]] = {}  # by the place of a teller: what it has not taken
         self._failing: dict[int, float] = {}  # since when
         self._told = False
+        self._reformations = Reformations()
 
     @property
     def step(self) -> int:
@@ -191,7 +193,8 @@ class Rounds:
         events.sort(key=lambda one: float(one["time"]))
         until = self._now() - hold
         self._position.late = [one for one in events if float(one["time"]) > until]
-        points = list(self._position.curves.take(e for e in events if float(e["time"]) <= until))
+        due = [one for one in events if float(one["time"]) <= until]
+        points = [*self._position.curves.take(due), *self._reformations.take(due)]
         whole = all([self._tell(one, points) for one in list(self._tellers)])
         if whole and (points or self._told):
             self._told = True

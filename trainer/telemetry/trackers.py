@@ -98,6 +98,3 @@ class MLflow:
 
     def close(self) -> None:
         """Nothing is left to send; the run stays as it is, for who goes on with it."""
-
-
-TRACKERS: dict[str, type[WandB] | type[MLflow]] = {"wandb": WandB, "mlflow": MLflow}

@@ -6,7 +6,7 @@ import gzip
 import json
 from typing import Any
 
-from trainer.coordinator.machines import GATHERED, Gathered, Machines
+from trainer.coordinator.machines import GATHERED, MOST, Gathered, Machines
 from trainer.protocol import swell_pb2 as pb
 from trainer.telemetry.machine import EVERY
 
@@ -60,3 +60,11 @@ def test_a_thousand_machines_with_eight_gpus_are_a_file_of_a_few_megabytes() -> 
     gathered = machines.gathered(GATHERED)
     assert gathered is not None
     assert len(gathered.encode()) * (GATHERED / EVERY) / 2 < 8 * 2**20
+
+
+def test_one_that_says_more_than_it_should_is_not_all_kept() -> None:
+    machines = Machines(1, 0.0)
+    for number in range(2 * MOST):
+        machines.take("a", pb.Machine(cpu=float("nan")), float(number))
+    (line,) = lines(machines.gathered(1.0))
+    assert len(line["time"]) == len(line["cpu"]) == MOST and set(line["cpu"]) == {0.0}
