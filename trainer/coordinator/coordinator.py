@@ -9,14 +9,13 @@ trainer.coordinator.leadership.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
-from trainer.coordinator import succession
+from trainer.coordinator import attendants, succession
 from trainer.coordinator.compactor import Compactor
 from trainer.coordinator.explanation import Telling
 from trainer.coordinator.gathering import Gathering
@@ -31,7 +30,6 @@ from trainer.coordinator.server import Listener, Server
 from trainer.coordinator.standstill import PART, Report, Standstill
 from trainer.coordinator.stragglers import Stragglers, members_by_rank
 from trainer.coordinator.succession import Succession
-from trainer.coordinator.unattended import Attended
 from trainer.protocol import signals
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.lease import Claim
@@ -39,9 +37,8 @@ from trainer.protocol.mesh import Meshes
 from trainer.protocol.wire import order_to_message, world_to_message
 from trainer.protocol.world import MemberId
 from trainer.rundir.attempts import GivenUp
-from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventWriter
-from trainer.rundir.names import ATTENDANTS, OutcomeState
+from trainer.rundir.names import OutcomeState
 from trainer.rundir.profiles import find_wish
 from trainer.rundir.retry import NO_ROOM
 from trainer.rundir.wanted import Wanted, newest_wanted
@@ -50,12 +47,9 @@ from trainer.telemetry.logs import log_event
 
 TICK = 0.1  # seconds
 OVERSLEPT = 0.5  # seconds by which a tick may be late; what is more was nobody's silence
-ATTENDED_EVERY = 30.0  # seconds between two looks at who looks after the run
 PROFILES_EVERY = 2.0  # seconds between two looks at which steps are to be profiled
 WANTED_EVERY = 2.0  # seconds between two looks at what the run is asked to be
 FINISH_AGAIN = 0.5  # seconds, when the store does not take the outcome
-
-log = logging.getLogger("swell.coordinator")
 
 
 async def lead(
@@ -166,7 +160,7 @@ class Coordinator:
                 self._carry_out_all(),
                 self._events.flush_often(),
                 self._look_for_profiles(),
-                self._look_for_attendants(),
+                attendants.watch(seat.run_dir, leadership.holds, self._events.emit, clock),
                 self._gathering.write_often(),
                 *([self._heed()] if seat.changes else []),
             )
@@ -397,25 +391,6 @@ class Coordinator:
                 continue
             await asyncio.sleep(PROFILES_EVERY)
 
-    async def _look_for_attendants(self) -> None:
-        """Says when nobody looks after the run, and when somebody does again."""
-        attended = Attended()
-        while self._leadership.holds():
-            await asyncio.sleep(ATTENDED_EVERY)
-            try:
-                records = await asyncio.to_thread(_attendants_in, self._seat.run_dir)
-            except OSError:  # a store that is away for a moment
-                continue
-            told = attended.look(records, self._clock())
-            if told is not None and self._leadership.holds():
-                self._events.emit("unattended", seconds=round(told.seconds, 1), over=told.over)
-                if not told.over:
-                    log.warning(
-                        "nobody has looked after this run for %.0f s: it trains, but who submits "
-                        "its attempts and keeps its limits is gone; swell attach goes on with it",
-                        told.seconds,
-                    )
-
     def _have_profiled(self) -> None:
         """Passes on which steps are to be profiled, to those who take them."""
         world = self._machine.world if self._machine.phase is Phase.RUNNING else None
@@ -497,12 +472,3 @@ class Coordinator:
         while self._leadership.holds():
             self._server.streams.send(beat, self._succession.heirs())
             await asyncio.sleep(self._seat.limits.heartbeat)
-
-
-def _attendants_in(run_dir: RunDirectory) -> dict[str, dict[str, Any]]:
-    """What all say that look after a run, or did. Raises OSError."""
-    found = {}
-    for name in run_dir.store.names(ATTENDANTS):
-        with suppress(ValueError):  # damaged
-            found[name] = run_dir.find_json(f"{ATTENDANTS}/{name}") or {}
-    return found

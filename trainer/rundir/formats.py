@@ -103,8 +103,8 @@ MANIFEST = Format(4)
 #   4  ranks tell each other with each step what they spend their time on; Hello says how old an
 #      agent is.
 #   5  ranks tell each other, when a world begins, what their data is like, and with each step what
-#      they spent on that one; agents say what their machines do, which a leader of before ends their
-#      streams for, and profile steps that somebody wants to see.
+#      they spent on that one; agents say what their machines do, for which a leader of before ends
+#      their streams, and profile steps that somebody wants to see.
 PROTOCOL = 5
 
 

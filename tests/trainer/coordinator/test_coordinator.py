@@ -23,7 +23,7 @@ from tests.trainer.coordinator.leader import (
     world_of_two,
 )
 from trainer.coordinator import coordinator as coordinators
-from trainer.coordinator import explanation, unattended
+from trainer.coordinator import attendants, explanation, unattended
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.world import MemberId, arrange
 from trainer.rundir.events import Event, read_events
@@ -375,7 +375,7 @@ def test_steps_that_somebody_wants_to_see_are_asked_of_those_who_take_them(
 def test_that_nobody_looks_after_the_run_is_told_and_that_somebody_does_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coordinators, "ATTENDED_EVERY", 0.02)
+    monkeypatch.setattr(attendants, "LOOK_EVERY", 0.02)
     monkeypatch.setattr(unattended, "AFTER", 0.1)
 
     async def body() -> None:

@@ -1,0 +1,59 @@
+"""Looks who looks after the run, and says when nobody does; see trainer.coordinator.unattended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from trainer.coordinator.unattended import Attended
+from trainer.rundir.directory import RunDirectory
+from trainer.rundir.names import ATTENDANTS
+
+LOOK_EVERY = 30.0  # seconds
+
+log = logging.getLogger("swell.coordinator")
+
+
+async def watch(
+    run_dir: RunDirectory,
+    holds: Callable[[], bool],
+    emit: Callable[..., None],
+    clock: Callable[[], float],
+) -> None:
+    """Emits ``unattended`` when nobody looks after the run, and when somebody does again.
+
+    Args:
+        run_dir: the run's.
+        holds: whether this process still leads; returns when it does not.
+        emit: takes an event.
+        clock: monotonic seconds.
+    """
+    attended = Attended()
+    while holds():
+        await asyncio.sleep(LOOK_EVERY)
+        try:
+            records = await asyncio.to_thread(_read, run_dir)
+        except OSError:  # a store that is away for a moment
+            continue
+        told = attended.look(records, clock())
+        if told is None or not holds():
+            continue
+        emit("unattended", seconds=round(told.seconds, 1), over=told.over)
+        if not told.over:
+            log.warning(
+                "nobody has looked after this run for %.0f s: it trains, but who submits its "
+                "attempts and keeps its limits is gone; swell attach goes on with it",
+                told.seconds,
+            )
+
+
+def _read(run_dir: RunDirectory) -> dict[str, dict[str, Any]]:
+    """What all say that look after a run, or did. Raises OSError."""
+    found = {}
+    for name in run_dir.store.names(ATTENDANTS):
+        with suppress(ValueError):  # damaged
+            found[name] = run_dir.find_json(f"{ATTENDANTS}/{name}") or {}
+    return found
