@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import random
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -24,6 +25,8 @@ settings.load_profile("repeatable")
 
 @pytest.hookimpl(tryfirst=True)  # before Hypothesis reads its seed
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell has what it starts in the background ignore Ctrl-C, and all that this one starts, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     exploring = config.getoption("--hypothesis-profile") == "explore"
     if exploring and config.getoption("--hypothesis-seed") is None:
         config.option.hypothesis_seed = str(random.getrandbits(32))

@@ -32,6 +32,7 @@ NOT_FOR_USERS = {
     "trainer/engine/sums.py LoopEnded": "ends the block of a step",
     "trainer/engine/sums.py Learning": "takes the step again",
     "trainer/engine/values.py Unportable": "becomes a Mistake",
+    "trainer/loaders/likeness.py Untold": "leaves it open what a data set is like",
     "trainer/loaders/pool.py LoadersLost": "is told as the fault of who it is",
     "trainer/loaders/sample.py SampleError": "is told as what a data set raised",
     "trainer/loaders/sample.py _InLoader": "shows where that was",

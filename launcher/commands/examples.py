@@ -29,6 +29,11 @@ EXAMPLES = {
     "goodput": (("swell goodput digits-1201 --since 2h --every 10min", "the last two hours"),),
     "report": (("swell report digits-1201 -o report.html", "opens without a network"),),
     "compare": (("swell compare digits-1201 digits-1202", "what differed, then the figures"),),
+    "dashboard": (
+        ("swell dashboard", "the runs of this machine"),
+        ("swell dashboard gs://my-bucket/runs", "those below a folder of a bucket"),
+    ),
+    "metrics": (("swell metrics digits-1201 --port 9100", "for Prometheus on this machine"),),
     "runs": (
         ("swell runs --state running --since 2d", "those of this machine"),
         ("swell runs --project my-project --region us-central1", "those of a project, too"),
@@ -42,6 +47,10 @@ EXAMPLES = {
     ),
     "output": (("swell output train-1201 --to results", "the files of a torchrun script"),),
     "logs": (("swell logs digits-1201 --replica workerpool1-0 --follow", "one of its machines"),),
+    "profile": (
+        ("swell profile digits-1201 --steps 100:110 --rank 0", "by torch's profiler"),
+        ("swell profile digits-1201 --steps 100:110 --memory", "what is allocated where"),
+    ),
     "resize": (("swell resize digits-1201 --jobs 4", "a fleet, while it trains"),),
     "move": (("swell move digits-1201 --region us-east1", "a fleet, while it trains"),),
     "cancel": (("swell cancel digits-1201 digits-1202", "several at once"),),
