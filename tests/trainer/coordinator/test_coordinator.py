@@ -22,8 +22,8 @@ from tests.trainer.coordinator.leader import (
     with_leader,
     world_of_two,
 )
-from trainer.coordinator import coordinator as coordinators
 from trainer.coordinator import attendants, explanation, unattended
+from trainer.coordinator import coordinator as coordinators
 from trainer.protocol import swell_pb2 as pb
 from trainer.protocol.world import MemberId, arrange
 from trainer.rundir.events import Event, read_events
