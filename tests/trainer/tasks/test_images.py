@@ -130,7 +130,8 @@ def page(folder: str, place: str) -> str:
 
 
 def test_the_pages_example_runs(folder: str, tmp_path: Path) -> None:
-    results, label = alone(page, folder, str(tmp_path)).splitlines()
+    found, results, label = alone(page, folder, str(tmp_path)).splitlines()
+    assert found == "images: photos: 40 pictures in 4 classes"
     assert results.startswith("{'accuracy': ") and label in pictures.CLASSES
 
 

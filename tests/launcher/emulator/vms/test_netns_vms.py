@@ -29,15 +29,17 @@ print("ready", flush=True)
 ask = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
 print("preempted", urllib.request.urlopen(ask).read().decode(), flush=True)
 """
-# Every host says its name to the other's port, and prints whom it hears.
+# Every host says its name to the other's port, and prints whom it hears: not so often that nobody
+# could read all of it.
 TALK = """
-import os, socket, sys
+import os, socket, sys, time
 me = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 me.bind((os.environ["SWELL_ADDRESS"], 7000))
 me.settimeout(0.05)
 pool, peer = sys.argv[1:]
 print("up", os.getpid(), flush=True)
 while True:
+    time.sleep(0.01)
     me.sendto(pool.encode(), (socket.gethostbyname(peer), 7000))
     try:
         print("hears", me.recv(100).decode(), flush=True)
