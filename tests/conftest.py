@@ -25,8 +25,10 @@ settings.load_profile("repeatable")
 
 @pytest.hookimpl(tryfirst=True)  # before Hypothesis reads its seed
 def pytest_configure(config: pytest.Config) -> None:
-    # A shell has what it starts in the background ignore Ctrl-C, and all that this one starts, too.
+    # What a shell starts in the background ignores Ctrl-C, and by nohup that a terminal hangs up;
+    # and so would all that this process starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     exploring = config.getoption("--hypothesis-profile") == "explore"
     if exploring and config.getoption("--hypothesis-seed") is None:
         config.option.hypothesis_seed = str(random.getrandbits(32))

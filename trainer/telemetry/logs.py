@@ -83,6 +83,7 @@ def configure(env: Mapping[str, str], stream: TextIO, replica: str = "") -> None
         )
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    log.disabled = not is_structured(env)  # who reads lines has the run's events in words
     logging.basicConfig(level=env.get(LEVEL, "INFO"), handlers=[handler])
 
 
@@ -91,5 +92,7 @@ def log_event(event: Event) -> None:
     kind = str(event["event"])
     if (level := SEVERE.get(kind)) is None:
         return
-    told = "; ".join(f"{k}: {v}" for k, v in event.items() if k not in ("event", "time"))
+    # Of a traceback what it ends with: who has raised it has printed it, too.
+    words = {k: str(v).rstrip().rpartition("\n")[2] for k, v in event.items()}
+    told = "; ".join(f"{k}: {v}" for k, v in words.items() if k not in ("event", "time"))
     log.log(level, "%s: %s", kind, told, extra={"labels": {"swell_event": kind}})

@@ -72,6 +72,14 @@ def test_an_event_is_an_entry_with_its_severity(root: logging.Logger) -> None:
     drain, loss = lines(stream)
     assert (drain["severity"], drain["message"]) == ("INFO", "drain: member: workerpool1-0")
     assert (loss["severity"], loss[LABELS]["swell_event"]) == ("WARNING", "loss")
+    assert loss["message"] == "loss: member: workerpool1-0; reason: b", "the end of a traceback"
+
+
+def test_who_reads_lines_is_not_told_of_events_there(root: logging.Logger) -> None:
+    stream = io.StringIO()
+    configure({}, stream)
+    log_event({"event": "drain", "time": 1.0, "member": "workerpool1-0"})
+    assert stream.getvalue() == ""
 
 
 def test_a_message_without_end_is_still_an_object(root: logging.Logger) -> None:
