@@ -28,7 +28,9 @@ def root(monkeypatch: pytest.MonkeyPatch) -> Iterator[logging.Logger]:
         "basicConfig",
         lambda level, handlers: root.addHandler(handlers[0]),
     )
-    monkeypatch.setattr(logs, "log", root)
+    events = logging.Logger("swell.events")
+    events.parent = root
+    monkeypatch.setattr(logs, "log", events)
     yield root
 
 
