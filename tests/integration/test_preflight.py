@@ -66,6 +66,8 @@ def test_who_comes_back_on_a_slow_machine_is_left_out_with_its_figures(tmp_path:
         assert told("unfit") == [], "all are alike"
         swell.slow.touch()
         assert swell("preempt", "one", REPLICA).returncode == 0
+        until(lambda: told("drain") and told("generation_formed")[-1]["world_size"] == 3)
+        assert swell("preempt", "one", REPLICA, "--restore").returncode == 0
         until(lambda: len(told("unfit")) == 2 or told("finished"))
         assert [one["member"] for one in told("unfit")] == [REPLICA] * 2
         assert [one["then"] for one in told("unfit")] == ["replica", "out"]
