@@ -11,7 +11,7 @@ from horovod.common.exceptions import HorovodInternalError
 from trainer.engine.data import ENDLESS, Order
 from trainer.engine.digest import digest_of
 from trainer.engine.mistake import Mistake
-from trainer.loaders.likeness import Likeness
+from trainer.loaders.likeness import UNKNOWN, Likeness
 
 _WORDS = {
     "samples": "data sets of {} samples",
@@ -32,7 +32,7 @@ class Loop:
         order: what fixes the order of the data: a digest of the seed.
         total: steps of the whole run.
         unit: the samples of a unit; 0 without units.
-        exact, level: what its data is like (see trainer.loaders.likeness).
+        exact, chosen, level: what its data is like (see trainer.loaders.likeness).
     """
 
     samples: int = 0
@@ -41,6 +41,7 @@ class Loop:
     total: int = 0
     unit: int = 0
     exact: int = 0
+    chosen: int = 0
     level: float = 0.0
 
     @classmethod
@@ -52,12 +53,12 @@ class Loop:
 
     def over(self, data: Likeness) -> Loop:
         """The same, over data that is like this."""
-        return replace(self, exact=data.exact, level=data.level)
+        return replace(self, exact=data.exact, chosen=data.chosen, level=data.level)
 
     @property
     def likeness(self) -> Likeness:
         """What its data is like."""
-        return Likeness(self.exact, self.level)
+        return Likeness(self.exact, self.level, self.chosen)
 
     def differs(self, other: Loop) -> bool:
         """Whether it is not over the same."""
@@ -186,7 +187,7 @@ class Agreement:
         """The ranks whose data is alike, in groups; none if that of all is."""
         groups: list[list[int]] = []
         for rank, one in enumerate(self.holdings):
-            if not one.loop.exact:
+            if one.loop.likeness == UNKNOWN:
                 continue
             for group in groups:
                 if not self.holdings[group[0]].loop.likeness.differs(one.loop.likeness):

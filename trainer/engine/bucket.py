@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,9 +33,7 @@ class Bucket(ABC):
         self.parameters = parameters
         self.expected = self.missing = len(parameters)
         self.sent = False
-        self.tail = tail
-        on_cpu = tail.device.type == "cpu"
-        self._plain = tail.numpy().data if on_cpu else None  # the same memory, sooner reached
+        self._set_tail(tail)
 
     def clear(self) -> None:
         """Lets go of the gradients: the first ones that come replace what is in the bucket."""
@@ -82,6 +81,11 @@ class Bucket(ABC):
             reached: by how many ranks, for each parameter.
         """
 
+    def _set_tail(self, tail: Tensor) -> None:
+        self.tail = tail
+        on_cpu = tail.device.type == "cpu"
+        self._plain = tail.numpy().data if on_cpu else None  # the same memory, sooner reached
+
     def fill_tail(self, numbers: list[float], place: int | None, norm: Tensor | None) -> None:
         """Sets the numbers that travel with the gradients.
 
@@ -103,6 +107,12 @@ class Flat(Bucket):
     """Gradients in one buffer, which one collective sums."""
 
     def __init__(self, parameters: list[nn.Parameter], tail: int) -> None:
+        super().__init__(parameters, self._made(parameters, tail))
+        self._unheld = self._uses()
+        self._first: Tensor | None = None
+
+    def _made(self, parameters: list[nn.Parameter], tail: int) -> Tensor:
+        """Makes the buffer, and returns its tail."""
         first = parameters[0]
         dtype, device = first.dtype, first.device
         numel = sum(p.numel() for p in parameters)
@@ -114,11 +124,22 @@ class Flat(Bucket):
             whole = torch.zeros(numel + tail, dtype=dtype, device=device)
             self.gradients, end = whole.split([numel, tail])
             self.contents = (whole,)
-        super().__init__(parameters, end)
         views = self.gradients.split([p.numel() for p in parameters])
         self.views = [_shaped(view, p) for p, view in zip(parameters, views, strict=True)]
         self.places = {id(p): view for p, view in zip(parameters, self.views, strict=True)}
-        self._first: Tensor | None = None
+        return end
+
+    def _uses(self) -> list[int]:
+        """How often its memory, and each gradient, is referred to."""
+        memory = torch._C._storage_Use_Count(self.gradients.untyped_storage()._cdata)
+        return [memory, *(sys.getrefcount(view) for view in self.views)]
+
+    def clear(self) -> None:
+        """As in every bucket; what the program has kept of its gradients stays as it is."""
+        super().clear()
+        if any(now > before for now, before in zip(self._uses(), self._unheld, strict=True)):
+            self._set_tail(self._made(self.parameters, len(self.tail)))
+            self._unheld = self._uses()
 
     def take(self, parameter: Tensor) -> None:
         view, gradient = self.places[id(parameter)], parameter.grad

@@ -9,6 +9,7 @@ copied, and known to be lost if not.
 from __future__ import annotations
 
 from collections.abc import Container, Hashable, Iterable, MutableMapping
+from itertools import chain
 from operator import is_
 from typing import Any
 
@@ -42,6 +43,11 @@ class Outline:
     def size(self) -> int:
         """How many values there are."""
         return sum(map(len, self._was))
+
+    @property
+    def kinds(self) -> list[type]:
+        """The classes of the values, in order."""
+        return [*map(type, chain.from_iterable(one.values() for one in self._was))]
 
     def replaced(self) -> set[int]:
         """The ids of the mappings that hold other objects now."""

@@ -137,6 +137,7 @@ class Progress:
         """This worker is in another world, which goes on from the state's step."""
         self._log.forget_after(self._state.step)
         self._since, self._first = self._generations.since, True
+        self._sent_at = -math.inf  # curves go back with its first step, before what it evaluates
 
     def completed(
         self,

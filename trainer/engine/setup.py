@@ -171,7 +171,7 @@ class Setup:
             "frozen": None if self.frozen is None else list(self.frozen),
             "schedules": self.schedules,
             "curves": None if self.curves is None else _plain_curves(self.curves),
-            "likeness": [*astuple(self.likeness)] if self.likeness.exact else None,
+            "likeness": None if self.likeness == UNKNOWN else [*astuple(self.likeness)],
         }
         return {
             **{name: value for name, value in known.items() if value is not None},

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
@@ -91,7 +91,9 @@ class Supply:
         self._ahead = max(1, workers * prefetch)
         self._loaders: Loaders[Any] | None = None
         self._handed: list[Handed] = []
-        self._foresight = Foresight.of(getattr(make, "dataset", None))
+        self._dataset = getattr(make, "dataset", None)
+        self._length = _length_of(self._dataset)
+        self._foresight = Foresight.of(self._dataset)
         if make is not None and workers:
             self._handed = [Handed(getattr(one, "dataset", None)) for one in makes.values()]
             self._loaders = Loaders(Maker(makes), workers, _module_of(make))
@@ -171,6 +173,8 @@ class Supply:
             source: where data without a length can be read on, as the state says.
         """
         before = 0 if self._plan is None else self._plan.number
+        if self._plan is None or plan.epoch != self._plan.epoch:
+            self._require_length(plan.epoch)
         self.waited, self.drew = 0.0, False
         if self._stream is not None:
             place = (plan.number - 1) * plan.batch_size
@@ -278,6 +282,19 @@ class Supply:
                 yield self._taken(plan, wanted, check)
         self._evaluating.clear()
 
+    def _require_length(self, epoch: int) -> None:
+        """Raises Mistake when the data has more or fewer samples than when training began."""
+        now = _length_of(self._dataset)
+        if now != self._length:
+            raise Mistake(
+                "SW5230",
+                f"the data set had {self._length} samples when training began, and has {now} at "
+                f"the start of epoch {epoch + 1}: which samples a step takes is fixed for the "
+                "whole run, so those that come later would never be used; have all samples from "
+                "the start, and let their weight in the loss follow the step (step.epoch), or "
+                "train each stage in a run of its own, from the weights of the one before",
+            )
+
     def _require_unchanged(self) -> None:
         """Raises Mistake when the data has changed since loaders have it."""
         for one in self._handed:
@@ -378,6 +395,10 @@ def _parts(plan: Plan, micro: MicroBatch, most: int | None) -> Iterator[tuple[in
     else:
         for part in micro.split(plan.indices, most):
             yield _number(part), part
+
+
+def _length_of(dataset: Any) -> int | None:
+    return len(dataset) if isinstance(dataset, Sized) else None
 
 
 def _number(part: Tensor) -> int:

@@ -59,7 +59,8 @@ class Undo:
         self._moving: set[Hashable] = {
             (id(one._buffers), name) for one, name in places_in(state.models)
         }
-        self._changing: set[int] = set()  # torch's own modules whose attributes change, by vars
+        # Torch's own modules whose attributes change, by vars.
+        self._changing = {id(vars(one)) for one in self._modules if _is_tuned(one)}
         self._inside: list[tuple[Mapping, list[str]]] = []  # attributes that can change inside
         # What moves before the sum, and after the block: parameters, and what optimizers keep.
         self._early: set[Hashable] = set()
@@ -82,7 +83,7 @@ class Undo:
         self._whole = False  # whether all parameters are copied
         self._summed = False
         self._examined = False
-        self._size = -1
+        self._kinds: list[type] | None = None  # of attributes; what can change is one of some
         self._states: list[int] = []  # the versions of what optimizers keep, before a step
         self._of_states: tuple[list[int], list[Tensor]] = ([], [])
 
@@ -182,9 +183,10 @@ class Undo:
             whole: whether everything else is copied, however large it is.
         """
         self._attributes.remember()
-        found = self._examined or self._attributes.size != self._size
+        kinds = self._attributes.kinds
+        found = self._examined or kinds != self._kinds
         if found:
-            self._size = self._attributes.size
+            self._kinds = kinds
             self._find_inside()
         groups = [id(group) for one in self._optimizers for group in one.param_groups]
         known = (len(self._moving), groups)
@@ -326,6 +328,12 @@ def _inside(part: object, seen: set[int]) -> Iterator[tuple[Mapping, None]]:
 
 def _is_torchs(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.nn.modules.")
+
+
+def _is_tuned(module: nn.Module) -> bool:
+    """Whether all that a module has is a number, as the chance of a dropout: programs change it."""
+    empty = not (module._parameters or module._buffers or module._modules)
+    return empty and any(isinstance(value, float) for value in vars(module).values())
 
 
 def _is_seen_otherwise(part: object) -> bool:

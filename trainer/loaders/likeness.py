@@ -3,7 +3,8 @@
 Ranks read the files of their own machines. Two data sets of one length may have other samples: a
 split by chance, an older copy, a list of files in another order. All that is ours, and what lies in
 memory, is known as a whole. Of other data sets a few samples are read: what differs in a few places
-is not found by them, what is ordered or chosen otherwise is.
+is not found by them, what is ordered or chosen otherwise is. Where samples cannot be compared, as
+they are others each time or take too long, what is chosen of them still is.
 
 Numbers with a fraction are not told by their bits, as processors round in different ways. A sum of
 their magnitudes is told, each with a weight of its own, and those who compare allow for rounding.
@@ -13,8 +14,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterator, Sequence, Sized
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,13 +39,18 @@ class Likeness:
     Attributes:
         exact: a digest of all but numbers with a fraction, below 2**52; 0 when nothing is known.
         level: a weighted sum of the magnitudes of those.
+        chosen: a digest of how many samples there are, and which ones are chosen of others, below
+            2**52; 0 when it is not known.
     """
 
     exact: int = 0
     level: float = 0.0
+    chosen: int = 0
 
     def differs(self, other: Likeness) -> bool:
         """Whether it is that of other data; not, where one of them is not known."""
+        if self.chosen and other.chosen and self.chosen != other.chosen:
+            return True
         if not self.exact or not other.exact:
             return False
         far = abs(self.level - other.level) > ROUNDED * max(abs(self.level), abs(other.level))
@@ -65,12 +71,16 @@ def likeness_of(data: Sequence[Any], seed: Callable[[int], None]) -> Likeness:
         data: the data sets; each may be None.
         seed: seeds all random generators by a number.
     """
-    sketch = _Sketch()
+    parts, sketch = _Sketch(), _Sketch()
+    known = UNKNOWN
     try:
+        for one in data:
+            _add_parts(parts, one)
+        known = replace(UNKNOWN, chosen=parts.likeness.exact)
         _add_all(sketch, data, _Reading(seed))
     except Exception:  # what is wrong with a sample is told when it is wanted
-        return UNKNOWN
-    return sketch.likeness
+        return known
+    return replace(sketch.likeness, chosen=known.chosen)
 
 
 class _Reading:
@@ -202,6 +212,19 @@ def _add_data(sketch: _Sketch, data: Any, reading: _Reading) -> None:
         sketch.add(len(data))
         for sample in reading.each(data):
             sketch.add(sample)
+
+
+def _add_parts(sketch: _Sketch, data: Any) -> None:
+    """Adds what is known of a data set without a look at its samples."""
+    parts = getattr(data, "samples_of", None)
+    if type(data) is Subset:
+        sketch.add(np.asarray(data.indices))
+        parts = [data.dataset]
+    elif type(data) is ConcatDataset:
+        parts = data.datasets
+    sketch.add(len(data) if isinstance(data, Sized) else None)
+    for one in parts if isinstance(parts, list) else ():
+        _add_parts(sketch, one)
 
 
 def _some(samples: int) -> list[int]:

@@ -44,6 +44,12 @@ def test_other_samples_in_a_first_world_are_a_mistake_of_all() -> None:
     )
 
 
+def test_other_choices_of_samples_that_nobody_can_compare_are_a_mistake() -> None:
+    one, other = (LOOP.over(Likeness(chosen=chosen)) for chosen in (8, 9))
+    assert verdicts((one, False), (other, False)) == ["mistake"] * 2
+    assert verdicts((one, False), (one, False), (ONE, False)) == ["goes on"] * 3
+
+
 def test_a_newcomer_with_other_samples_is_alone_at_fault() -> None:
     assert verdicts((OTHER, False), (ONE, True), (ONE, True), (ONE, False)) == [
         "mistake",

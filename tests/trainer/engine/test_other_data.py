@@ -82,6 +82,31 @@ def test_ranks_do_not_evaluate_other_samples() -> None:
         assert outcome.log == [] and "they have other samples on ranks 0 and 1" in outcome.error
 
 
+def growing(by: int, log: list[Any]) -> None:
+    from trainer import elastic
+
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    state = elastic.State(model=model, optimizer=optimizer)
+    data = [torch.ones(1)] * SAMPLES
+    for step in elastic.steps(state, elastic.batches(data, BATCH), epochs=2, data=data):
+        with step:
+            for _ in step.split(None):
+                (model(step.batch).sum() / step.batch_size).backward()
+            optimizer.step()
+        log.append(step.number)
+        if step.epoch_done:
+            data += [torch.zeros(1)] * by
+
+
+def test_samples_that_come_later_are_not_passed_over() -> None:
+    (outcome,) = trained(1, functools.partial(growing, 8))
+    assert outcome.log == [1, 2, 3]
+    assert "had 24 samples when training began, and has 32 at the start of epoch 2" in outcome.error
+    (outcome,) = trained(1, functools.partial(growing, 0))
+    assert (len(outcome.log), outcome.error) == (6, "")
+
+
 def begun(folder: Path, first: int, ends: int) -> tuple[list[Any], str]:
     settings = CheckpointSettings(every_steps=1)
     os.environ.update(Session(run_dir_url=str(folder), checkpoint=settings).to_env())

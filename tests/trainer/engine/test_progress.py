@@ -148,6 +148,15 @@ def test_only_rank_0_sends_metrics_and_another_that_becomes_it_has_them() -> Non
     ), "the first step of a world takes none, and the last of these is a while ago"
 
 
+def test_the_first_step_of_a_world_is_told_before_anything_is_evaluated() -> None:
+    worker = Worker()
+    worker.steps(3)
+    worker.state.step = 1
+    worker.progress.enter()
+    worker.steps(1)  # at once, and after the one that was told at last
+    assert [(one.first, one.count) for one in worker.batches] == [(1, 1), (2, 2), (2, 1)]
+
+
 def test_a_world_that_goes_back_sends_its_own_steps() -> None:
     worker = Worker(rank=1)
     worker.steps(3)

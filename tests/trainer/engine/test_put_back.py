@@ -252,7 +252,43 @@ def before_a_closure(make: Any, log: list[Any]) -> None:
             log.append([*numbers(model), float(optimizer.state[next(model.parameters())]["count"])])
 
 
+class Lately(nn.Module):
+    """What it changes in itself it begins with after the steps in which everything is examined."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope: Any = nn.LeakyReLU(0.5)
+        self.layers = nn.Sequential(nn.Linear(4, 4), self.slope, nn.Linear(4, 1)).double()
+        self.calls: Any = None
+        self.log: Any = None
+
+    def forward(self, x: Tensor, number: int) -> Tensor:
+        if number >= LAST:
+            self.slope.negative_slope *= 0.8
+            self.calls = [] if self.calls is None else self.calls
+            self.calls.append(number)
+            self.log = {"calls": [0.0]} if self.log is None else self.log
+            self.log["calls"][0] += 1
+        scale = 1.0 + (len(self.calls) + self.log["calls"][0] if self.calls else 0.0)
+        out: Tensor = self.layers(x) * scale
+        return out
+
+
+def what_begins_to_change_late(make: Any, log: list[Any]) -> None:
+    torch.manual_seed(0)
+    model = Lately()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    for step in make(SAMPLES, BATCH, EPOCHS, model=model, optimizer=optimizer):
+        with step:
+            loss_of(make, functools.partial(model, number=step.number), step).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        if step.applied:
+            log.append([*numbers(model), model.slope.negative_slope])
+
+
 PROGRAMS = (
+    what_begins_to_change_late,
     before_a_closure,
     values_and_rates,
     weights_that_move_by_themselves,
