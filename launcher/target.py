@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Literal, Protocol
 
 from launcher import home
@@ -27,6 +28,7 @@ from launcher.job.job import Job, TargetName
 from launcher.job.jobfile import JobFile, JobFileError, made_job, read_job
 from launcher.job.machines import LOCAL
 from launcher.job.problem import NO_VM, Problem
+from launcher.newjob import field_of
 from trainer.protocol.secretmanager import ENDPOINT
 from trainer.rundir.retry import Backoff
 
@@ -219,7 +221,7 @@ def load_script(
     target: TargetName = "local",
     warn: Callable[[str], None] | None = None,
 ) -> Job:
-    """Returns the job of a script alone, that torchrun could run.
+    """Returns the job of a script alone: one that torchrun could run, or of Horovod's or Swell's.
 
     Args:
         script: its path.
@@ -229,7 +231,10 @@ def load_script(
 
     Raises JobFileError with every problem.
     """
-    tree = job_of_script(script, args, pools, send=target == "vertex")
+    kind = "torchrun"
+    with suppress(OSError, SyntaxError, ValueError):  # what is wrong with it is told of later
+        kind = field_of(Path(script).read_bytes())
+    tree = job_of_script(script, args, pools, send=target == "vertex", field=kind)
     return _checked(made_job(tree, {}, script, overrides), target, warn)
 
 

@@ -16,7 +16,7 @@ def is_bare_script(job: str) -> bool:
 
 
 def job_of_script(
-    script: str, args: Sequence[str], pools: Sequence[str], *, send: bool
+    script: str, args: Sequence[str], pools: Sequence[str], *, send: bool, field: str = "torchrun"
 ) -> dict[str, Any]:
     """Returns the job file that stands for a script.
 
@@ -25,12 +25,16 @@ def job_of_script(
         args: its arguments.
         pools: in the short form, ``3 x MACHINE``; none for two small machines.
         send: whether the script's folder is sent along.
+        field: ``torchrun``, or ``script`` for what Horovod or Swell's loop trains.
     """
     tree: dict[str, Any] = {
         "name": name_of(Path(script).stem),
-        "torchrun": {"script": Path(script).name, "args": list(args)},
         "pools": list(pools or DEFAULT_POOLS),
     }
+    if field == "torchrun":
+        tree["torchrun"] = {"script": Path(script).name, "args": list(args)}
+    else:
+        tree |= {"script": Path(script).name, "args": list(args)}
     if send:
         tree["code"] = "."
     return tree

@@ -16,6 +16,7 @@ from typing import ClassVar, Protocol
 
 from trainer.protocol import messages
 from trainer.protocol.messages import FromWorker, Message, ToWorker, decode, encode
+from trainer.rundir.usererror import UserError
 
 ENV_CONTROL = "SWELL_CONTROL"  # "READ_FD,WRITE_FD"
 ALIVE_EVERY = 0.25  # seconds
@@ -227,5 +228,18 @@ class LoneChannel:
 
 
 def current_channel() -> Channel:
-    """The channel of this process: its agent's, if it has one, and else a new one, alone."""
-    return AgentChannel.inherited() or LoneChannel()
+    """The channel of this process: its agent's, if it has one, and else a new one, alone.
+
+    Raises UserError for one of several processes that torchrun has started: each would be alone.
+    """
+    if (channel := AgentChannel.inherited()) is not None:
+        return channel
+    size = os.environ.get("WORLD_SIZE", "1")
+    if "TORCHELASTIC_RUN_ID" in os.environ and size != "1":
+        raise UserError(
+            "SW5024",
+            f"torchrun has started {size} processes, and a loop of Swell's in each, which would "
+            "train by itself; write script: (or task:) in the job file in place of torchrun:, or "
+            "start it as one process",
+        )
+    return LoneChannel()

@@ -54,3 +54,22 @@ def test_what_is_wrong_is_told_of_as_ever(tmp_path: Path) -> None:
 
 def test_a_job_file_is_no_script() -> None:
     assert is_bare_script("a/train.py") and not is_bare_script("job.yaml")
+
+
+@pytest.mark.parametrize(
+    ("source", "field"),
+    [
+        ("from trainer import elastic", "script"),
+        ("import horovod.torch as hvd", "script"),
+        ("import torch.distributed", "torchrun"),
+        ("no Python", "torchrun"),
+    ],
+)
+def test_what_torchrun_could_not_train_is_no_script_for_it(
+    source: str, field: str, tmp_path: Path
+) -> None:
+    """It would start several programs, each of which trains by itself."""
+    (tmp_path / "a.py").write_text(source)
+    job = load_script(str(tmp_path / "a.py"), ["--lr", "1"])
+    assert (job.torchrun is None) == (field == "script")
+    assert job.settings()["program"] == {"script": str(tmp_path / "a.py"), "args": ["--lr", "1"]}

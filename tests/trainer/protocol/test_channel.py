@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.trainer.ranks import PATIENCE
-from trainer.protocol.channel import ENV_CONTROL, AgentChannel, LoneChannel
+from trainer.protocol.channel import ENV_CONTROL, AgentChannel, LoneChannel, current_channel
 from trainer.protocol.messages import (
     Abort,
     Done,
@@ -28,6 +28,7 @@ from trainer.protocol.messages import (
     ToWorker,
     encode,
 )
+from trainer.rundir.usererror import UserError
 
 
 class Line:
@@ -267,3 +268,14 @@ def test_a_lone_process_gets_one_world_and_reports_to_whom_it_likes() -> None:
     assert told == [done]
     assert channel.next() == Exit()
     LoneChannel().send(done)
+
+
+def test_several_that_torchrun_has_started_are_not_alone_without_a_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="which would train by itself; write script:"):
+        current_channel()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert isinstance(current_channel(), LoneChannel)
