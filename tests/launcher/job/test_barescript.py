@@ -62,7 +62,7 @@ def test_a_job_file_is_no_script() -> None:
         ("from trainer import elastic", "script"),
         ("import horovod.torch as hvd", "script"),
         ("import torch.distributed", "torchrun"),
-        ("no Python", "torchrun"),
+        ("", "torchrun"),
     ],
 )
 def test_what_torchrun_could_not_train_is_no_script_for_it(

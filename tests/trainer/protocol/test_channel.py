@@ -273,6 +273,7 @@ def test_a_lone_process_gets_one_world_and_reports_to_whom_it_likes() -> None:
 def test_several_that_torchrun_has_started_are_not_alone_without_a_word(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(AgentChannel, "inherited", lambda: None)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="which would train by itself; write script:"):
