@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from tests.trainer.engine.loops import trained
-from tests.trainer.ranks import alone
+from tests.trainer.ranks import PATIENCE, alone
+from trainer.checkpoints.manifest import committed_steps
 from trainer.protocol.session import CheckpointSettings, Session
+from trainer.rundir.directory import RunDirectory
 
 SAMPLES, BATCH = 24, 8
 
@@ -114,6 +117,10 @@ def begun(folder: Path, first: int, ends: int) -> tuple[list[Any], str]:
     try:
         loop(first, 0, log, ends)
     except Exception as error:
+        deadline = time.monotonic() + PATIENCE
+        while not committed_steps(RunDirectory(str(folder))):  # one may still be written
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         return log, f"{type(error).__name__}: {error}"
     return log, ""
 
