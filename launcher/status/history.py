@@ -41,6 +41,7 @@ class History:
         self._losses = Losses()
         self._told_lost: dict[int, int] = {}  # steps, by generation, as its leader knew
         self.left_out: set[int] = set()  # steps in which something was not finite
+        self.no_group: str | None = None  # why the processes of a script train apart
         self.lives = Lives()
         self.waits: list[Moment] = []  # when machines were too few
         self._evaluated: dict[int, float] = {}  # seconds of evaluations, by step
@@ -380,6 +381,9 @@ class History:
         number = max(self.generations, default=0)
         for name, value in (event.metrics or {}).items():
             self._metric(name, number, event.step, value)
+
+    def _on_no_group(self, event: EventRecord) -> None:
+        self.no_group = event.reason
 
     def _on_checkpoint_committed(self, event: EventRecord) -> None:
         if event.step is not None:

@@ -30,7 +30,8 @@
     reason           why the run ended
     troubles         what is wrong while the run goes on, in words: a disk here that is full, a
                      worker that lives and comes to no step, a job of a fleet that the others do
-                     not reach
+                     not reach; and of a torchrun script, also when it is over, that each of its
+                     processes trains by itself
     attended         [{who, controller, since, seen}]: who looks after the run; empty for nobody,
                      null where that is not known (see launcher.status.attended)
     controllers      as in controllers/*.json
@@ -213,7 +214,11 @@ def build_status(
         "epochs": samples.epochs if samples else None,
         "reason": reason,
         "waits_for": None if over or wait is None else wait.in_words(now),
-        "troubles": [*troubles, *([] if over else _troubles(history, attempts, now))],
+        "troubles": [
+            *troubles,
+            *filter(None, [history.no_group]),
+            *([] if over else _troubles(history, attempts, now)),
+        ],
         **(changes.to_json() if changes else {"wanted": None, "replaced": []}),
         "spent": account(
             limits or Limits(),

@@ -18,6 +18,7 @@ from launcher.status.samples import read_audit
 from tests.chaos.cluster import Cluster, Vm
 from tests.chaos.task import BATCH, EPOCHS, SAMPLES, SEED, STEPS_PER_EPOCH
 from trainer.engine.data import Order
+from trainer.protocol.lease import read_claim
 from trainer.rundir.events import Event, EventReader
 
 LIMIT = 600.0  # seconds; only what hangs takes as long
@@ -26,8 +27,10 @@ PACE = 0.08  # seconds per step while something is to happen
 PACES = {0.5: 0.25, 0.75: 1.0, 0.9: 2.0}  # from these shares of the steps on
 
 # Short limits, so that the tests are; see trainer.agent.settings and trainer.coordinator.limits.
+# Only silence is waited for twice as long as usual: on a busy machine, who lives is silent, too.
 SETTINGS = {
     "checkpoint": {"every": 20.0},
+    "suspicion": 3.0,
     "min_workers": 1,
     "start_wait": 30.0,
     "hold_off": 0.5,
@@ -108,6 +111,10 @@ class Run:
     def term(self) -> int:
         """The leader's."""
         return int(self._newest_leader()["term"])
+
+    def has_resigned(self, term: int) -> bool:
+        """Whether a leader has said itself that it leads no longer."""
+        return read_claim(self.cluster.run_dir, term).resigned
 
     def _newest_leader(self) -> Event:
         self.look()

@@ -32,6 +32,9 @@ SETTINGS: dict[str, Any] = {
     "spares": 0,
     "standstill": 1.0,
     "stall": 600.0,
+    # A busy machine may keep anybody waiting, and nothing here is to be found by silence.
+    "suspicion": 60.0,
+    "hang": 120.0,
 }
 
 

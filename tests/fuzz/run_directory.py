@@ -243,6 +243,13 @@ EVENTS: list[dict[str, Any]] = [
     },
     {"event": "checkpoint_rejected", "time": 6.0, "step": 2, "reason": "x"},
     {"event": "telemetry_failed", "time": 6.0, "reason": "MLflow is told nothing more"},
+    {
+        "event": "no_group",
+        "time": 6.0,
+        "generation": 1,
+        "world_size": 2,
+        "reason": "rank 0 has not",
+    },
     {"event": "no_best", "time": 6.0, "step": 2, "reason": "keep_best goes by x"},
     {
         "event": "connected",

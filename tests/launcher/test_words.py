@@ -149,6 +149,7 @@ WORTH_A_LINE = [
         event("unattended", seconds=7200.0, over=True),
         "somebody looks after the run again, after 2:00:00",
     ),
+    (event("no_group", generation=1, world_size=2, reason="rank 0 has not"), "rank 0 has not"),
     (event("no_best", step=3, reason="keep_best goes by x"), "keep_best goes by x"),
     (event("resumed", generation=1, cause="start", step=0), "training starts at step 0"),
     (

@@ -91,6 +91,8 @@ checkpoint_failed         step, reason, failures            (in a row; the store
 checkpoint_skipped        step, reason                      (the notice is too short for it)
 no_best                   step, reason                      (what keep_best goes by is not among
                           what was reported)
+no_group                  generation, world_size, reason (the processes of a torchrun script train,
+                          and each by itself)
 audit_failed              step, reason                      (the samples of this step and those that
                           follow are not on record yet)
 store_unavailable         reason, seconds                   (the start waits for it, so long)

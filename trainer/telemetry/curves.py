@@ -26,7 +26,14 @@ NOTED = frozenset(
         *("standstill", "stalled", "straggler", "unfit", "unreachable", "fault", "begun"),
         *("worker_replaced", "nonfinite", "micro_batch_halved", "rank_failed", "resized"),
         *("checkpoint_rejected", "checkpoint_failed", "checkpoint_skipped", "no_best"),
-        *("audit_failed", "store_unavailable", "agent_failed", "task_failed", "stop_asked"),
+        *(
+            "audit_failed",
+            "no_group",
+            "store_unavailable",
+            "agent_failed",
+            "task_failed",
+            "stop_asked",
+        ),
         *("telemetry_failed", "finished"),
     )
 )

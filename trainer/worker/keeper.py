@@ -32,7 +32,7 @@ from trainer.reporting import ENV_REPORT
 from trainer.rundir.names import ENV_OUTPUT_DIR
 from trainer.rundir.untrusted import parse_json
 from trainer.rundir.usererror import Message
-from trainer.worker import launched
+from trainer.worker import launched, process_group
 from trainer.worker.event_files import PROTO, TENSORBOARD, EventFiles
 from trainer.worker.keeping import Action, Keeping, Kill, Leave, Phase, Spawn, Terminate
 from trainer.worker.nursery import can_be_forked
@@ -234,6 +234,9 @@ class Keeper:
                 if source.copies_to:
                     _write_all(source.copies_to, data)
                 for line in source.lines.cut(data):
+                    if not source.copies_to and line == process_group.LINE:
+                        self._do(self._keeping.trains_by_itself())
+                        continue
                     report = self._pattern.find(line) if source.copies_to else parse_report(line)
                     if report is not None:
                         self._do(self._keeping.progressed(report.step, report.metrics))

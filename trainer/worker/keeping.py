@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from trainer.protocol import messages
 from trainer.protocol.messages import FromWorker, ToWorker
+from trainer.rundir.usererror import Message
 
 ABORT_GRACE = 1.0  # seconds for a process to end whose world is broken off
 REST_GRACE = 3.0  # seconds for what a process has started, when it has ended itself
@@ -145,6 +146,19 @@ class Keeping:
             messages.Progress(generation, step),
             messages.Steps(generation, step, values or {"step": [float(step)]}),
         ]
+
+    def trains_by_itself(self) -> list[Action]:
+        """The process has trained, and has formed no process group."""
+        size = self._form.env.get("WORLD_SIZE", "")
+        if self.phase is not Phase.RUNNING or not size.isdecimal():
+            return []
+        text = (
+            f"rank 0 has made a step and has formed no process group: each of the {size} processes "
+            "trains a model of its own; call torch.distributed.init_process_group() and wrap the "
+            "model, or have one process: pools with one machine and slots: 1"
+        )
+        fields = {"generation": self._form.generation, "world_size": int(size)}
+        return [messages.Event("no_group", {**fields, "reason": str(Message("SW5025", text))})]
 
     def gone(self) -> list[Action]:
         """Nothing of the process is left, or there was none."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from trainer.protocol import stacks
 from trainer.protocol.session import Program, current_session
 from trainer.rundir.names import ENV_OUTPUT_DIR
+from trainer.worker import process_group
 from trainer.worker.frames import told
 from trainer.worker.process import die_with_parent
 from trainer.worker.script import enter_code, run_program
@@ -35,6 +36,7 @@ def run(program: Program) -> int:
     _unbuffer()
     stacks.offer()
     _settle_libraries()
+    process_group.watch(os.environ)
     program = replace(program, args=[_with_folder(one) for one in program.args])
     if program.script and not Path(program.script).is_file():
         text = f"can't open file '{program.script}': there is no such file"

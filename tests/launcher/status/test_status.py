@@ -228,6 +228,13 @@ def test_a_worker_that_lives_and_comes_to_no_step_is_a_trouble_until_it_does() -
     assert troubles(several) == ["no step for 11:00, although all workers live"]
 
 
+def test_processes_that_train_apart_are_a_trouble_that_outlives_the_run() -> None:
+    told = event("no_group", 200.0, generation=3, world_size=2, reason="each by itself")
+    history = History([*RIDE, told])
+    for outcome in (None, Outcome("succeeded", "", {})):
+        assert build_status("one", history, RUNNING, outcome)["troubles"] == ["each by itself"]
+
+
 def test_since_when_does_not_depend_on_the_order_of_events() -> None:
     found = [steps(1, 1.0, 1, [1.0, "nan"]), steps(1, 2.0, 3, ["nan", "nan"])]
     assert History(found).nonfinite == History(found[::-1]).nonfinite == {"loss": 2}

@@ -13,7 +13,18 @@ import pytest
 
 from tests.trainer.ranks import PATIENCE
 from tests.trainer.worker.kept import Kept
-from trainer.protocol.messages import Abort, Done, Exited, Failed, Pause, Progress, Steps, Stopped
+from trainer.protocol.messages import (
+    Abort,
+    Done,
+    Event,
+    Exited,
+    Failed,
+    Message,
+    Pause,
+    Progress,
+    Steps,
+    Stopped,
+)
 from trainer.reporting import ENV_REPORT
 from trainer.rundir.names import ENV_OUTPUT_DIR
 
@@ -51,6 +62,20 @@ HANDS_OVER = NOTED + (
     f"socket.send_fds(there, [b'.'], [int(os.environ[{ENV_REPORT!r}])])\n"
     "note('main'); time.sleep(600)"
 )
+TRAINS = """
+import torch
+{group}
+weight = torch.nn.Parameter(torch.ones(1))
+optimizer = torch.optim.SGD([weight], 0.1)
+for _ in range(3):
+    weight.sum().backward()
+    optimizer.step()
+print("3 steps")
+"""
+GROUP = """
+from torch.testing._internal.distributed.fake_pg import FakeStore
+torch.distributed.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+"""
 
 
 @pytest.fixture
@@ -290,5 +315,29 @@ def test_a_module_that_cannot_be_preloaded_ends_the_run_with_its_name(tmp_path: 
         assert isinstance(failed, Failed)
         assert "a_module_that_there_is_not cannot be imported" in failed.reason
         assert "[SW5022]" in failed.reason
+    finally:
+        kept.close()
+
+
+def test_who_trains_by_itself_in_a_world_of_several_says_so(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, preload=["torch"])
+
+    def told(size: str, group: str) -> list[Message]:
+        (kept.folder / "case.py").write_text(TRAINS.format(group=group))
+        kept.start({"WORLD_SIZE": size})
+        messages = [kept.receive()]
+        while not isinstance(messages[-1], Done):
+            messages.append(kept.receive())
+        kept.leave()
+        assert kept.said() == ("3 steps\n", "")
+        return messages[:-1]
+
+    try:
+        (event,) = told("2", "")
+        assert isinstance(event, Event) and event.name == "no_group"
+        assert event.fields["generation"] == 1 and event.fields["world_size"] == 2
+        assert "each of the 2 processes trains a model of its own" in event.fields["reason"]
+        assert told("1", "") == [], "a plain script, in a process of its own"
+        assert told("2", GROUP) == []
     finally:
         kept.close()
