@@ -146,7 +146,7 @@ class Track:
         elif record.event == "evaluated":
             for name, value in (record.metrics or {}).items():
                 self._series(name, record.step or 0, self._generation, [value])
-        elif record.event == "generation_formed":
+        elif record.event in ("generation_formed", "world_adopted"):
             self._generation = max(self._generation, record.generation or 0)
         elif record.event == "checkpoint_committed" and record.step is not None:
             size = number_in(event.get("bytes"))

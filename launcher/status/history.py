@@ -280,11 +280,19 @@ class History:
         return self.generations.setdefault(number, Generation(number))
 
     def _on_generation_formed(self, event: EventRecord) -> None:
+        self._losses.formed(event)
+        self._formed(event)
+
+    def _on_world_adopted(self, event: EventRecord) -> None:
+        self._losses.formed(event)
+        if not self._generation(event).members:  # who has formed it was lost before it could tell
+            self._formed(event)
+
+    def _formed(self, event: EventRecord) -> None:
         generation = self._generation(event)
         generation.world_size = event.world_size
-        generation.cause = event.cause
+        generation.cause = event.cause or generation.cause
         generation.at, generation.term = self.lives.moment(event)
-        self._losses.formed(event)
         generation.members = event.members or []
         if generation is self.current:
             self.waiting = False

@@ -36,7 +36,9 @@ class Rates(NamedTuple):
 
 UNKNOWN = Rates()
 SAME = 1.0  # seconds: processes that were started so close to each other are the same
-_LEADERS = frozenset({"member_joined", "member_ready", "drain", "loss", "generation_formed"})
+_LEADERS = frozenset(
+    ("member_joined", "member_ready", "drain", "loss", "generation_formed", "world_adopted")
+)
 
 
 @dataclass
@@ -177,7 +179,7 @@ class _Told:
             case EventRecord(event="loss", member=str(member)) if event.gone or not self._known:
                 if (life := self._life(event, member)) is not None and life.lost is None:
                     life.lost = at
-            case EventRecord(event="generation_formed", members=list(members)):
+            case EventRecord(event="generation_formed" | "world_adopted", members=list(members)):
                 self._formed(members, at)
             case EventRecord(event="attempt_ended" | "attempt_left", attempt=int(attempt)):
                 for member, life in [*self._newest.items()]:

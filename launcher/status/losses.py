@@ -75,7 +75,7 @@ class Losses:
             self._left.append((event.time, event.member))
 
     def formed(self, event: EventRecord) -> None:
-        """A leader has formed a world."""
+        """A leader has formed a world, or adopted one."""
         if event.term is not None:
             self._formed.append((event.term, event.time, frozenset(event.members or ())))
 
@@ -101,7 +101,7 @@ class Losses:
                 yield min(missed)
 
     def _last_term(self, one: _Incarnation) -> int:
-        """The last in which a leader had it: one that adopts a world does not say who is in it."""
+        """The last in which a leader had it: an older version's that adopts a world is silent."""
         came = self._joined[one], self._came[one]
         later = [
             self._joined[other]

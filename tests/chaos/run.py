@@ -18,7 +18,6 @@ from launcher.status.samples import read_audit
 from tests.chaos.cluster import Cluster, Vm
 from tests.chaos.task import BATCH, EPOCHS, SAMPLES, SEED, STEPS_PER_EPOCH
 from trainer.engine.data import Order
-from trainer.protocol.lease import read_claim
 from trainer.rundir.events import Event, EventReader
 
 LIMIT = 600.0  # seconds; only what hangs takes as long
@@ -111,10 +110,6 @@ class Run:
     def term(self) -> int:
         """The leader's."""
         return int(self._newest_leader()["term"])
-
-    def has_resigned(self, term: int) -> bool:
-        """Whether a leader has said itself that it leads no longer."""
-        return read_claim(self.cluster.run_dir, term).resigned
 
     def _newest_leader(self) -> Event:
         self.look()

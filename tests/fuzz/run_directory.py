@@ -167,6 +167,13 @@ EVENTS: list[dict[str, Any]] = [
         "members": ["workerpool0-0", "workerpool1-0"],
     },
     {
+        "event": "world_adopted",
+        "time": 1.5,
+        "generation": 1,
+        "world_size": 2,
+        "members": ["workerpool0-0", "workerpool1-0"],
+    },
+    {
         "event": "resumed",
         "time": 2.0,
         "generation": 1,

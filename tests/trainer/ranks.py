@@ -279,9 +279,13 @@ class Worker:
         messages.close()
 
     def send(self, order: ToWorker) -> None:
-        """An order of the agent; one that has ended by now has no use for it."""
+        """An order of the agent."""
+        os.write(self._orders.fileno(), encode(order))
+
+    def leave(self) -> None:
+        """Orders it to exit when its world is over; it may have ended by itself by now."""
         with suppress(BrokenPipeError):
-            os.write(self._orders.fileno(), encode(order))
+            self.send(Exit())
 
     def receive(self) -> Message:
         """The next message; signs of life come at any time, and are dropped."""

@@ -80,7 +80,7 @@ class Link:
         self._carry_out = carry_out
         self._unreached = unreached
         self._reach = Reach(seat.credentials.attempt)
-        self._outbox: asyncio.Queue[pb.FromAgent] | None = None
+        self._outbox: asyncio.Queue[pb.FromAgent | None] | None = None
         self._may_lead = True
         self._newest: Claim | None = None  # as last seen
         self._broken = False  # the stream has ended, and there is no other
@@ -225,11 +225,11 @@ class Link:
             *channel_options(claim.attempt),
             *KEEPALIVE,
         ]
-        outbox: asyncio.Queue[pb.FromAgent] = asyncio.Queue()
+        outbox: asyncio.Queue[pb.FromAgent | None] = asyncio.Queue()
 
         async def requests() -> AsyncIterator[pb.FromAgent]:
-            while True:
-                yield await outbox.get()
+            while (message := await outbox.get()) is not None:
+                yield message
 
         secure = self._credentials.for_client()
         async with grpc.aio.secure_channel(claim.target, secure, options=options) as channel:
@@ -274,6 +274,7 @@ class Link:
                     log.info("the coordinator at %s is gone: %s", claim.target, error.details())
             finally:
                 reaching.cancel()
+                outbox.put_nowait(None)  # grpc would wait for the next one, and complain in the end
                 self._outbox = None
                 self._broken = True
 

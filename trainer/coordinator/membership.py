@@ -36,7 +36,7 @@ from trainer.coordinator.faults import Faults
 from trainer.coordinator.limits import Limits, Timeouts
 from trainer.coordinator.liveness import Look, Pace, forming_limit, overdue, stalled_for
 from trainer.coordinator.member import NEVER, Member, Phase, State, enough_since, slots_in
-from trainer.coordinator.reformation import Reformation
+from trainer.coordinator.reformation import Reformation, told_of
 from trainer.coordinator.roster import Roster
 from trainer.coordinator.team import Team
 from trainer.protocol import signals
@@ -174,10 +174,10 @@ class Membership:
         others = [self.members[one] for one in world.members if one in self.members]
         self._team = Team.of(self.members.adopt(world, self._deposed, now))
         self._admission.adopt(world.members)
+        self._out.emit("world_adopted", **told_of(world))
         bringer.state = State.ACTIVE
-        for member in others:
-            if member is not bringer:
-                self._missed(member, now)
+        for member in (one for one in others if one is not bringer):
+            self._missed(member, now)
 
     def _missed(self, member: Member, now: float) -> None:
         """An earlier leader put the member into this world, and it never heard of it."""

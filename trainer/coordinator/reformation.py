@@ -9,6 +9,12 @@ from trainer.rundir.events import CAUSES, Cause
 from trainer.rundir.usererror import Message
 
 
+def told_of(world: World) -> dict[str, Any]:
+    """What events say of a world: it forms, or a new leader takes it over."""
+    members = [member.replica for member in world.members]
+    return {"generation": world.generation, "world_size": world.size, "members": members}
+
+
 class Reformation:
     """The account of a re-formation: from the first cause to the first step after it.
 
@@ -50,13 +56,7 @@ class Reformation:
     def form(self, world: World, steps: int) -> dict[str, Any]:
         """A world forms, after so many steps. Returns what ``generation_formed`` says of it."""
         self._fruitful, self._before, self._idle, self._told = False, steps, None, False
-        return {
-            "generation": world.generation,
-            "world_size": world.size,
-            "cause": self.cause,
-            "members": [member.replica for member in world.members],
-            "step": steps,
-        }
+        return {**told_of(world), "cause": self.cause, "step": steps}
 
     def start(self, idle: float | None, first: bool) -> None:
         """A member of it has started; ``idle`` seconds after its last step, if it had one.

@@ -43,6 +43,8 @@ loss                      member, reason, incarnation, term, gone (true: the who
                           one of its workers)
 paused                    generation, cause, step
 generation_formed         generation, world_size, cause, members, term
+world_adopted             generation, world_size, members, term: a new leader leads a world that
+                          another has formed, who may not have come to tell of it
 resumed                   generation, world_size, cause, step, lost_steps, seconds; of a
                           torchrun script without step and lost_steps: its first `steps` tell
 waiting                   slots, min_workers                (below min_workers)

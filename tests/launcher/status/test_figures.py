@@ -337,6 +337,12 @@ def world(term: int, at: float = 3.0, of: str = A) -> Event:
     return {**formed(term, at, "leader", [of]), "term": term}
 
 
+def adopted(term: int, *members: str) -> Event:
+    return event(
+        "world_adopted", 2.5, generation=1, world_size=len(members), members=[*members], term=term
+    )
+
+
 def ended(verdict: str, at: float = 4.0) -> Event:
     return event("attempt_ended", at, attempt=1, state="FAILED", verdict=verdict)
 
@@ -363,6 +369,8 @@ def fault(member: str, then: str) -> Event:
         ([joined(A, 1), joined(B, 1), loss(B, 1), joined(A, 2), world(2), world(3, of=C)], 2),
         ([joined(A, 1), joined(B, 1), joined(B, 2), world(2)], 0),  # A was adopted with its world
         ([joined(A, 1), joined(B, 1), joined(B, 2), joined(A, 3, "b"), world(3)], 2),
+        ([joined(A, 1), joined(B, 1), joined(B, 2), adopted(2, A, B)], 0),
+        ([joined(A, 1), joined(B, 1), joined(B, 2), adopted(2, A, B), world(3, of=B)], 1),
         ([joined(A, 1), joined(B, 1), notice(B), joined(A, 2), world(2)], 0),
         ([joined(A, 1), joined(B, 1), notice_by_another_clock(B), joined(A, 2), world(2)], 0),
         ([joined(A, 1), joined(B, 1), fault(B, "replica"), joined(A, 2), world(2)], 0),

@@ -29,6 +29,17 @@ def test_a_generation_that_nobody_saw_begin_began_where_its_steps_do() -> None:
     assert history.current and history.current.start == 20
 
 
+def test_who_forms_a_world_may_be_lost_before_it_tells_and_its_successor_does() -> None:
+    who = {"generation": 4, "world_size": 2, "members": [A, C]}
+    told = [steps(4, 10.0, 21, [1.0]), event("world_adopted", 20.0, **who, term=3)]
+    before = event("generation_formed", 5.0, **who, cause="grow", term=2)
+    for known in (told, told[::-1], [before, *told], [*told, before]):
+        history = History(known)
+        assert history.current and history.current.members == [A, C]
+        assert history.current.world_size == 2 and history.members[C] == "active"
+        assert history.current.cause == ("grow" if before in known else None)
+
+
 def test_a_metric_is_not_finite_since_its_last_finite_step_also_when_that_is_told_late() -> None:
     told = [steps(1, 1.0, 1, ["nan"]), steps(1, 3.0, 3, ["nan"]), steps(1, 2.0, 2, [1.0])]
     assert History(told).nonfinite == {"loss": 3}

@@ -25,6 +25,9 @@ def test_a_new_leader_adopts_the_world_that_it_finds() -> None:
     run = Run(last_generation=7)
     assert run.step(Joined(A, 1, found)) == []
     assert run.phase is Phase.RUNNING
+    assert run.emitted("world_adopted") == [
+        {"generation": 7, "world_size": 2, "members": ["workerpool1-0", "workerpool1-1"]}
+    ], "who has formed it may not have come to tell of it"
     assert run.step(Joined(B, 1, found), Progress(A, 7, step=70), Progress(B, 7, step=71)) == []
     assert run.wait(60.0) == []
     assert run.step(Drain(B, "preemption", 30.0)) == [Pause(found)]

@@ -11,7 +11,7 @@ from typing import Any
 from tests.conformance.journey import Itinerary, Stage, Stay
 from tests.trainer.engine.plain import Run, Swell, plainly, require_same
 from tests.trainer.ranks import Meeting, Process, form, workers, world_of
-from trainer.protocol.messages import Exit, Form
+from trainer.protocol.messages import Form
 
 # A worker dies, another asks to leave, and one comes, in twelve steps.
 CHANGING = [
@@ -44,7 +44,7 @@ def trained(size: int, loop: Loop) -> list[Outcome]:
     with workers(_follow, *[[loop]] * size) as members, Meeting(world_of(*[1] * size)) as meeting:
         form(meeting, members)
         for member in members:
-            member.send(Exit())  # read when the world is over
+            member.leave()
         return [member.process.result() for member in members]
 
 
