@@ -27,7 +27,7 @@ EACH, EPOCHS, BATCH = 10, 4, 10
 STEPS = EPOCHS * 3
 SETTINGS: dict[str, Any] = {
     "size": 8,
-    "width": 4,
+    "width": 8,  # with 4, torch 2.13 may write past the end of a gradient in channels_last
     "batch": BATCH,
     "unit": 5,
     "epochs": EPOCHS,
