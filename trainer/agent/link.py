@@ -16,7 +16,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -80,7 +81,7 @@ class Link:
         self._carry_out = carry_out
         self._unreached = unreached
         self._reach = Reach(seat.credentials.attempt)
-        self._outbox: asyncio.Queue[pb.FromAgent | None] | None = None
+        self._outbox: asyncio.Queue[pb.FromAgent] | None = None
         self._may_lead = True
         self._newest: Claim | None = None  # as last seen
         self._broken = False  # the stream has ended, and there is no other
@@ -225,12 +226,7 @@ class Link:
             *channel_options(claim.attempt),
             *KEEPALIVE,
         ]
-        outbox: asyncio.Queue[pb.FromAgent | None] = asyncio.Queue()
-
-        async def requests() -> AsyncIterator[pb.FromAgent]:
-            while (message := await outbox.get()) is not None:
-                yield message
-
+        outbox: asyncio.Queue[pb.FromAgent] = asyncio.Queue()
         secure = self._credentials.for_client()
         async with grpc.aio.secure_channel(claim.target, secure, options=options) as channel:
             join = channel.stream_stream(
@@ -238,7 +234,8 @@ class Link:
                 request_serializer=pb.FromAgent.SerializeToString,
                 response_deserializer=pb.FromCoordinator.FromString,
             )
-            call = join(requests(), metadata=self._credentials.metadata)
+            call = join(metadata=self._credentials.metadata)
+            sending = asyncio.create_task(_send_all(outbox, call))
             reaching = asyncio.create_task(self._reaching(channel, claim))
             self._outbox = outbox
             try:
@@ -274,7 +271,7 @@ class Link:
                     log.info("the coordinator at %s is gone: %s", claim.target, error.details())
             finally:
                 reaching.cancel()
-                outbox.put_nowait(None)  # grpc would wait for the next one, and complain in the end
+                sending.cancel()
                 self._outbox = None
                 self._broken = True
 
@@ -282,3 +279,14 @@ class Link:
         """Each side has shown the other its certificate."""
         await channel.channel_ready()
         self._reach.connected(claim)
+
+
+async def _send_all(outbox: asyncio.Queue[pb.FromAgent], call: Any) -> None:
+    """Sends what is to be said until cancelled, or until the stream has ended.
+
+    An iterator of requests would do so, too; but grpc leaves it waiting when the stream ends in the
+    middle of one, and asyncio complains of that in the replica's log.
+    """
+    with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # whoever reads is told why
+        while True:
+            await call.write(await outbox.get())
