@@ -36,16 +36,21 @@ demo: setup  ## train through a preemption and a lost machine, on this machine
 	@$(BIN)/swell launch examples/digits.yaml --target local
 
 # What starts no process of its own, or hardly any: state machines, files, messages, requests.
+# Of that, not what takes long: SLOW begins processes, makes the site, or plays days in a run.
+SLOW := $(addprefix --ignore=tests/,test_site.py benchmarks/test_crowd.py \
+  benchmarks/test_simulated_run.py launcher/test_vertex_emulator.py launcher/api/test_client.py \
+  launcher/supervision/test_supervisor_crashes.py launcher/supervision/test_controller_crashes.py \
+  launcher/emulator/market/test_exchange.py)
 PURE := tests/test_*.py tests/benchmarks tests/launcher/test_*.py \
   $(addprefix tests/launcher/,api doctor job logs packing status supervision views) \
   $(addprefix tests/launcher/emulator/,market resources) \
   $(addprefix tests/trainer/,coordinator protocol rundir)
 
-quick: $(DONE)/swell  ## lint, types and everything pure, in a minute and a half
+quick: $(DONE)/swell  ## lint, types and what is pure, in a minute and a half
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy & types=$$!; \
-	  $(BIN)/python -m pytest -q -n auto --dist worksteal --hypothesis-profile=quick $(PURE) $(PYTEST_ARGS); \
+	  $(BIN)/python -m pytest -q -n auto --dist worksteal --hypothesis-profile=quick $(PURE) $(SLOW) $(PYTEST_ARGS); \
 	  tests=$$?; wait $$types && exit $$tests
 
 # Where cores are few, two workers to each: tests of real processes wait as much as they compute.

@@ -11,7 +11,8 @@ from __future__ import annotations
 import ast
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -32,16 +33,28 @@ INTRODUCTION = """\
 """
 
 
+@cache
+def modules() -> dict[str, list[ast.AST]]:
+    """The modules of both packages by file, each with all its nodes, itself the first.
+
+    They are 440,000: whoever looks at all of them takes them from here.
+    """
+    paths = sorted(it for name in ("launcher", "trainer") for it in (ROOT / name).rglob("*.py"))
+    return {
+        it.relative_to(ROOT).as_posix(): list(ast.walk(ast.parse(it.read_bytes()))) for it in paths
+    }
+
+
 class Names:
     """What the names of a function stand for, at each of its lines.
 
     Args:
-        part: the function, or the module.
+        nodes: those of the function, or of the module.
     """
 
-    def __init__(self, part: ast.AST) -> None:
+    def __init__(self, nodes: Sequence[ast.AST]) -> None:
         self._found: dict[str, list[ast.expr]] = defaultdict(list)
-        for node in ast.walk(part):
+        for node in nodes:
             match node:
                 case ast.Assign(targets=[ast.Name(id=name)], value=value):
                     self._found[name].append(value)
@@ -85,36 +98,32 @@ def _part(node: ast.expr, names: Names, depth: int) -> str:
     return text or "{" + ast.unparse(node.value) + "}"
 
 
-def _functions(tree: ast.Module) -> Iterator[ast.AST]:
-    """The parts of a module in which names have a meaning of their own."""
-    for node in ast.walk(tree):
+def _functions(module: Sequence[ast.AST]) -> Iterator[list[ast.AST]]:
+    """The parts of a module in which names have a meaning of their own, each with its nodes."""
+    for node in module:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            yield node
-    yield tree
+            yield list(ast.walk(node))
 
 
 class Sources:
     """The modules of both packages, and which of their names are ids.
 
     Attributes:
-        trees: the modules, by file.
         all: every id.
     """
 
     def __init__(self) -> None:
-        paths = sorted(it for name in ("launcher", "trainer") for it in (ROOT / name).rglob("*.py"))
-        self.trees = {it.relative_to(ROOT).as_posix(): ast.parse(it.read_bytes()) for it in paths}
         self._ids: dict[str, dict[str, str]] = {}  # by file and name
-        for file, tree in self.trees.items():
+        for file, nodes in modules().items():
             self._ids[file] = {
                 name: str(value.value)
-                for name, value in Names(tree).items()
+                for name, value in Names(nodes).items()
                 if isinstance(value, ast.Constant) and ID.fullmatch(str(value.value))
             }
         self.all = {
             str(node.value)
-            for tree in self.trees.values()
-            for node in ast.walk(tree)
+            for nodes in modules().values()
+            for node in nodes
             if isinstance(node, ast.Constant) and ID.fullmatch(str(node.value))
         }
 
@@ -122,12 +131,12 @@ class Sources:
         """By id, its texts, each with the file that has it."""
         found: dict[str, dict[str, str]] = defaultdict(dict)
         usual = self._usual()
-        for file, tree in self.trees.items():
-            known = {**self._imported(tree), **self._ids[file], **usual}
+        for file, nodes in modules().items():
+            known = {**self._imported(nodes), **self._ids[file], **usual}
             seen: set[ast.AST] = set()
-            for part in _functions(tree):
+            for part in [*_functions(nodes), nodes]:
                 names = Names(part)
-                for node in ast.walk(part):
+                for node in part:
                     if node not in seen:
                         seen.add(node)
                         for id, text in _in(node, names, known):
@@ -137,17 +146,17 @@ class Sources:
     def _usual(self) -> dict[str, str]:
         """The ids of calls that name none: those that a function takes else, by its name."""
         found: dict[str, str] = {}
-        for tree in self.trees.values():
-            for node in ast.walk(tree):
+        for nodes in modules().values():
+            for node in nodes:
                 if isinstance(node, ast.FunctionDef):
                     ids = [id for it in node.args.defaults for id in _ids_of(it, {})]
                     found |= {f"{node.name}()": id for id in ids}
         return found
 
-    def _imported(self, tree: ast.Module) -> dict[str, str]:
+    def _imported(self, module: Sequence[ast.AST]) -> dict[str, str]:
         """The ids that a module imports, by their names; of a module's own, as ``home.NAME``."""
         found: dict[str, str] = {}
-        for node in ast.walk(tree):
+        for node in module:
             if isinstance(node, ast.ImportFrom):
                 for alias in node.names:
                     own = self._ids.get(f"{str(node.module).replace('.', '/')}.py", {})
@@ -193,14 +202,12 @@ def _may_be_text(node: ast.expr) -> bool:
     return isinstance(node, ast.Call | ast.Name | ast.Attribute | ast.Subscript | ast.JoinedStr)
 
 
-def _returned(tree: ast.Module) -> list[str]:
+def _returned(module: Sequence[ast.AST]) -> list[str]:
     """The texts that a module's functions return, or put into a ``Wait``."""
     found: list[str] = []
-    for part in _functions(tree):
-        if isinstance(part, ast.Module):
-            continue
+    for part in _functions(module):
         names = Names(part)
-        for node in ast.walk(part):
+        for node in part:
             said: list[ast.expr] = []
             if isinstance(node, ast.Return) and node.value is not None:
                 said = [node.value]
@@ -224,7 +231,7 @@ def page() -> str:
         found = [_cell(text) for text in texts.get(id, {})] or ["that of what is reported"]
         out += [f"| {id} | {text} |" for text in found]
     for title, file in NEWS:
-        said = [f"| {_cell(text)} |" for text in _returned(sources.trees[file])]
+        said = [f"| {_cell(text)} |" for text in _returned(modules()[file])]
         out += [f"\n## {title}\n", "| text |", "|---|", *said]
     return "\n".join(out) + "\n"
 

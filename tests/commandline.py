@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from functools import cache
 from typing import Any
 
 import typer
@@ -11,6 +12,12 @@ import typer.core
 import typer.main
 
 from launcher.cli import app
+
+
+@cache
+def _command() -> Any:
+    """The command, put together once: that takes longer than a line."""
+    return typer.main.get_command(app)
 
 
 def take(line: str, whole: bool = True) -> None:
@@ -22,7 +29,7 @@ def take(line: str, whole: bool = True) -> None:
     """
     words = shlex.split(re.split(r" [|>]", line)[0])
     assert words[0] == "swell", line
-    command: Any = typer.main.get_command(app)
+    command = _command()
     path = words[1:]
     context = typer.Context(command, info_name="swell", resilient_parsing=True)
     while isinstance(command, typer.core.TyperGroup) and path:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from docs.texts import modules
+
 ROOT = Path(__file__).parents[1]
 
 # A package, what it may import of Swell besides itself, and why not more.
@@ -130,6 +132,9 @@ WITHOUT_TORCH = (
 )
 
 
+HAVE_STATEMENTS = (ast.stmt, ast.excepthandler, ast.match_case)
+
+
 def _modules() -> dict[str, Path]:
     found = {}
     for root in ("trainer", "launcher"):
@@ -143,7 +148,7 @@ MODULES = _modules()
 
 def _imports(path: Path) -> Iterator[str]:
     """What a module imports, wherever in it; not what it names for type checkers alone."""
-    todo: list[ast.AST] = [ast.parse(path.read_bytes())]
+    todo: list[ast.AST] = [modules()[path.relative_to(ROOT).as_posix()][0]]
     while todo:
         node = todo.pop()
         if isinstance(node, ast.Import):
@@ -153,7 +158,7 @@ def _imports(path: Path) -> Iterator[str]:
                 inner = f"{node.module}.{alias.name}"
                 yield inner if inner in MODULES else str(node.module)
         elif not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
-            todo += ast.iter_child_nodes(node)
+            todo += (it for it in ast.iter_child_nodes(node) if isinstance(it, HAVE_STATEMENTS))
 
 
 def _inside(name: str, package: str) -> bool:

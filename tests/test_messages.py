@@ -6,9 +6,10 @@ import ast
 import builtins
 import re
 from collections import defaultdict
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+
+from docs.texts import modules
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/messages.md"
@@ -61,16 +62,6 @@ NOT_FOR_USERS = {
 }
 
 
-@cache
-def trees() -> dict[str, ast.Module]:
-    """The modules of launcher and trainer, by file."""
-    return {
-        path.relative_to(ROOT).as_posix(): ast.parse(path.read_bytes())
-        for folder in ("launcher", "trainer")
-        for path in sorted((ROOT / folder).rglob("*.py"))
-    }
-
-
 def rows() -> list[list[str]]:
     """The rows of the page's tables: id, kind, when, what to do."""
     lines = PAGE.read_text().splitlines()
@@ -78,11 +69,12 @@ def rows() -> list[list[str]]:
     return [row for row in cells if ID.match(row[0])]
 
 
+@cache
 def ids_in_code() -> dict[str, set[str]]:
     """Each id, and the files that have it as a text of its own."""
     found = defaultdict(set)
-    for file, tree in trees().items():
-        for node in ast.walk(tree):
+    for file, nodes in modules().items():
+        for node in nodes:
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 for id in ID.findall(node.value):
                     assert node.value == id, f"{file}:{node.lineno}: an id is no part of a text"
@@ -123,7 +115,8 @@ def test_files_share_an_id_through_one_constant() -> None:
     assert several == {}, "written in two places, one id would soon mean two things"
 
 
-def exceptions() -> Iterator[tuple[str, list[str]]]:
+@cache
+def exceptions() -> list[tuple[str, list[str]]]:
     """Each class of an exception, and the names of its bases."""
     known = {
         name
@@ -132,13 +125,13 @@ def exceptions() -> Iterator[tuple[str, list[str]]]:
     }
     classes = [
         (f"{file} {node.name}", node.name, [ast.unparse(base) for base in node.bases])
-        for file, tree in trees().items()
-        for node in ast.walk(tree)
+        for file, nodes in modules().items()
+        for node in nodes
         if isinstance(node, ast.ClassDef)
     ]
     for _ in range(4):  # bases may be anywhere
         known |= {name for _, name, bases in classes if known & set(bases)}
-    yield from ((where, bases) for where, _, bases in classes if known & set(bases))
+    return [(where, bases) for where, _, bases in classes if known & set(bases)]
 
 
 def test_errors_have_ids_unless_users_never_meet_them() -> None:

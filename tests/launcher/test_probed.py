@@ -18,6 +18,7 @@ from launcher.doctor.probefindings import findings_of
 from launcher.emulator.resources.customjobs import pools
 from launcher.emulator.vms.cluster_spec import FORMS, cluster_spec
 from launcher.probed import Probed, cautions, judged, network_of, newest
+from tests.examples import examples
 from tests.launcher.supervision.policy_run import job
 from trainer.probe.surroundings import spec_shape
 
@@ -135,7 +136,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.lists(st.dictionaries(st.sampled_from(["peers", "cluster_spec", "metadata"]), JSON)))
 def test_reports_of_any_form_are_judged(reports: Sequence[dict[str, Any]]) -> None:
     found = judged(WHERE, reports)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from launcher.cli import app
 from launcher.sightings import Sightings, read_sightings, seen_in
+from tests.examples import examples
 from tests.launcher.supervision.policy_run import job
 
 HERE = "https://us-central1-aiplatform.googleapis.com"
@@ -107,7 +108,7 @@ def test_what_was_no_machine_that_was_taken_counts_for_nothing() -> None:
     assert seen_in(BLANK, told) == BLANK and not BLANK.any
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(
     st.lists(
         st.builds(

@@ -16,6 +16,7 @@ from launcher.job.job import Job
 from launcher.job.problem import NOT_SENT
 from launcher.packing.ignore import IGNORE_FILES, Ignored, PackingError
 from launcher.packing.pack import left_behind, pack
+from tests.examples import examples
 
 NAMES = (
     "a.py", "b.txt", "d/a.py", "d/e/a.py", "d/e/b.bin", "e/b.txt", "!x", "keep/e/f", "#a",
@@ -58,7 +59,7 @@ def sent(folder: Path) -> list[str]:
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
-@settings(max_examples=60)  # each makes a repository
+@settings(max_examples=examples(60))  # each makes a repository
 @given(st.dictionaries(st.sampled_from(FILES), texts, max_size=3))
 @example({"": b"\xef\xbb\xbf*.bin\r\n/b.txt\r\n"})
 @example({"": b"*.py\x0ca.txt\nb.txt\x85"})

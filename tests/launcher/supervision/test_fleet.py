@@ -14,6 +14,7 @@ from launcher.supervision.choices import Choice, choices_of, rounds
 from launcher.supervision.fleet import BURST, MINUTE, Fleet, Lack, lack
 from launcher.supervision.policy import End, Find, Leave, Situation, Submit, Terms, Watch, decide
 from launcher.supervision.verdict import verdict_of
+from tests.examples import examples
 from tests.launcher.supervision.fleet_run import (
     HOUR,
     ON_DEMAND,
@@ -339,7 +340,7 @@ LIVES = st.one_of(
     across=False,
     patience=None,
 )
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     lives=st.lists(LIVES | st.just(apart()), max_size=40),
     jobs=st.integers(1, 8),
@@ -378,7 +379,7 @@ def test_any_history_converges_on_what_is_wanted(
     assert sum(it.choice in named for it in run.alive) == anchor
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     lives=st.lists(LIVES, max_size=20),
     limits=st.sampled_from(

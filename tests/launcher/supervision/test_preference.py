@@ -15,6 +15,7 @@ from launcher.supervision.choices import Choice, choices_of
 from launcher.supervision.fleet import Fleet
 from launcher.supervision.limits import spent
 from launcher.supervision.preference import cheaper
+from tests.examples import examples
 from tests.launcher.supervision.fleet_run import (
     HOUR,
     LIVES,
@@ -214,7 +215,7 @@ def test_whoever_wants_it_on_demand_now_keeps_it() -> None:
 # --- any market -----------------------------------------------------------------------
 
 
-@settings(max_examples=12)
+@settings(max_examples=examples(12))
 @given(
     lives=st.lists(LIVES, max_size=12),
     jobs=st.integers(1, 5),

@@ -16,6 +16,7 @@ from launcher.supervision.fleet import Fleet
 from launcher.supervision.policy import End, Leave, Retire, Situation, Terms, Watch, decide
 from launcher.supervision.replacement import LEAD, LIMIT, Inside
 from launcher.supervision.verdict import verdict_of
+from tests.examples import examples
 from tests.launcher.supervision.fleet_run import (
     HOUR,
     LIVES,
@@ -236,7 +237,7 @@ WAYS: list[Job | None] = [None, HERE, THERE, job(regions=["us-central1"], schedu
 ASKED = st.tuples(st.floats(0.0, 24 * HOUR), st.none() | st.integers(1, 6), st.sampled_from(WAYS))
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(15))  # days of six jobs: a second and more each
 @given(
     lives=st.lists(LIVES, max_size=40),
     jobs=st.integers(1, 6),
@@ -273,7 +274,7 @@ def test_any_history_converges_on_what_is_wanted_last(
     assert {it.choice for it in there} <= named
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(asked=st.lists(ASKED, min_size=1, max_size=5), jobs=st.integers(1, 6))
 def test_somebody_trains_at_any_moment_whatever_is_asked(
     asked: list[tuple[float, int | None, Job | None]], jobs: int
@@ -291,7 +292,7 @@ def test_somebody_trains_at_any_moment_whatever_is_asked(
         assert run.training
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     lives=st.lists(LIVES, max_size=20),
     asked=st.lists(ASKED, max_size=4),

@@ -15,6 +15,7 @@ from typing import TypeVar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from trainer.protocol.lease import (
     Claim,
     Contend,
@@ -191,7 +192,7 @@ TURNS = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(st.lists(TURNS, min_size=10, max_size=60))
 def test_leaders_may_overlap_but_what_they_order_does_not(
     script: list[tuple[str, str, float, int, bool]],
