@@ -40,8 +40,8 @@ checkpoint: {{every: 1h}}
 local: {{vm: process{market}}}
 env: {env}
 {more}"""
-# Spot VMs are to be had after a minute; until then one is tried beside the dear one.
-NO_SPOT = ", market: {capacity: [{machine: a2-highgpu-1g, vms: {0s: 0, 1min: 1}}]}"
+# Spot VMs are to be had after half a minute; until then one is tried beside the dear one.
+NO_SPOT = ", market: {capacity: [{machine: a2-highgpu-1g, vms: {0s: 0, 30s: 1}}]}"
 DEAR = """\
 fallback: [{strategy: standard}]
 resubmit: {pause: 1s, longest: 1s, patience: 2s, back: 2s}

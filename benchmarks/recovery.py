@@ -20,7 +20,8 @@ Four more are of Swell alone, with a launch and the emulator (moving.py):
 
     move                     a fleet of one job goes to another region
     resize up, resize down   it has another job, or one less
-    back to Spot             it trains on demand until Spot is to be had, a minute later
+    back to Spot             it trains on demand until Spot is to be had, half a minute after the
+                             launch
 
 There ``pause`` is the longest time between two steps, from the command until all is over; in the
 last from when it trains, while Spot is tried in vain beside it, until it trains on Spot. All

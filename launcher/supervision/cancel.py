@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -21,15 +21,17 @@ from launcher.api.apierror import ApiError
 from launcher.api.retry import BRIEF, Retries
 from launcher.api.vertex import Jobs, JobState, jobs_of
 from launcher.local.emulator import stop
-from launcher.supervision.attempt import read_attempts
+from launcher.supervision import controllers
+from launcher.supervision.attempt import Attempt, read_attempts
 from launcher.supervision.attendance import read_attendants, who_is_here
-from launcher.supervision.controllers import ControllerRecord, read_controllers, record_name
+from launcher.supervision.controllers import ControllerRecord, read_controllers
 from launcher.supervision.ending import end_run
+from launcher.supervision.verdict import verdict_of
 from trainer.rundir import clock
-from trainer.rundir.attempts import ENDED
+from trainer.rundir.attempts import record_name
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventWriter
-from trainer.rundir.names import ATTEMPTS, RUN
+from trainer.rundir.names import RUN
 from trainer.rundir.usererror import Message, shown
 
 LIMIT = 60.0  # seconds to wait until nothing of the run is left
@@ -116,12 +118,16 @@ def _let_controllers_end(directory: RunDirectory, sleep: Callable[[float], objec
 def _write_down(directory: RunDirectory, writer: EventWriter) -> None:
     """Nothing of a local run is left, and nobody else will say so."""
     gone = JobState("", "CANCELLED", "its VMs were stopped: the run has ended")
-    for attempt in read_attempts(directory):
-        if attempt["state"] not in ENDED:
-            _record(directory, attempt, replace(gone, name=attempt["job"] or ""), writer)
+    for attempt in _attempts(directory):
+        if not attempt.over:
+            _record(directory, attempt, replace(gone, name=attempt.job or ""), writer)
     for it in read_controllers(directory):
         if not it.over:
             _record_controller(directory, it, replace(gone, name=it.job or ""), writer)
+
+
+def _attempts(directory: RunDirectory) -> list[Attempt]:
+    return [Attempt.from_json(record) for record in read_attempts(directory)]
 
 
 def _cancel_jobs(
@@ -139,39 +145,35 @@ def _cancel_jobs(
     project, run_id = str(run.get("spec", {}).get("project") or ""), str(run["id"])
     said: list[str] = []
     errors: list[ApiError] = []
-    asked: list[tuple[dict[str, Any], Jobs, JobState]] = []
-    for attempt in read_attempts(directory):
-        if attempt.get("state") in ENDED:
-            continue
+    asked: list[tuple[Attempt, Jobs, JobState]] = []
+    jobs: Sequence[JobState]
+    for attempt in [it for it in _attempts(directory) if not it.over]:
         with _noted(errors):
-            api = jobs_of(attempt, project, retries)
-            if attempt.get("job"):
-                jobs = [_seen(api, str(attempt["job"]))]
-            else:  # the launch ended between asking for it and noting its name
-                jobs = list(api.find(run_id, int(attempt["attempt"])))
-            for job in jobs:
-                if not job.ended:
-                    api.cancel(job.name)
+            api = jobs_of(attempt.to_json(), project, retries)
+            # Without a name: its launch ended between asking for it and noting that.
+            jobs = [_seen(api, attempt.job)] if attempt.job else api.find(run_id, attempt.attempt)
+            for job in jobs or [NEVER]:
+                _ask_to_end(api, job)
                 asked.append((attempt, api, job))
-            if not jobs:
-                _record(directory, attempt, NEVER, writer)
     for attempt, api, job in asked:
         with _noted(errors):
-            ended = job if job.ended else _awaited(api, job, sleep)
-            said.append(_told(job, ended, str(attempt["region"])))
+            ended = _awaited(api, job, sleep)
+            if job is not NEVER:
+                said.append(_told(job, ended, attempt.region))
             _record(directory, attempt, ended, writer)
     _let_controllers_end(directory, sleep)
+    asked_too: list[tuple[ControllerRecord, Jobs, JobState]] = []
     for it in [it for it in read_controllers(directory) if not it.over]:
         with _noted(errors):
             api = jobs_of(it.to_json(), project, retries)
-            found = [_seen(api, it.job)] if it.job else api.find_controller(run_id, it.number)
-            for job in found or [NEVER]:
-                ended = job
-                if not job.ended:
-                    api.cancel(job.name)
+            jobs = [_seen(api, it.job)] if it.job else api.find_controller(run_id, it.number)
+            for job in jobs or [NEVER]:
+                if _ask_to_end(api, job):
                     said.append(f"controller {it.number} is asked to end")
-                    ended = _awaited(api, job, sleep)
-                _record_controller(directory, it, ended, writer)
+                asked_too.append((it, api, job))
+    for it, api, job in asked_too:
+        with _noted(errors):
+            _record_controller(directory, it, _awaited(api, job, sleep), writer)
     if errors:
         raise errors[0]
     return said
@@ -195,8 +197,15 @@ def _seen(api: Jobs, name: str) -> JobState:
         return JobState(name, "CANCELLED", f"somebody has deleted it: {error}")
 
 
+def _ask_to_end(api: Jobs, job: JobState) -> bool:
+    """Returns whether it had to be."""
+    if not job.ended:
+        api.cancel(job.name)
+    return not job.ended
+
+
 def _awaited(api: Jobs, job: JobState, sleep: Callable[[float], object]) -> JobState:
-    return api.wait(job.name, poll=JOB_POLL, limit=LIMIT, sleep=sleep)
+    return job if job.ended else api.wait(job.name, poll=JOB_POLL, limit=LIMIT, sleep=sleep)
 
 
 def _told(before: JobState, after: JobState, region: str) -> str:
@@ -208,26 +217,33 @@ def _told(before: JobState, after: JobState, region: str) -> str:
     return f"{which} is asked to end; it is {after.state} still"
 
 
-def _record(
-    directory: RunDirectory, attempt: dict[str, Any], job: JobState, writer: EventWriter
-) -> None:
-    number = int(attempt["attempt"])
-    record = {**attempt, "job": job.name or None, "state": job.state, "reason": job.reason}
+def _record(directory: RunDirectory, attempt: Attempt, job: JobState, writer: EventWriter) -> None:
+    name = record_name(attempt.attempt)
+    with suppress(OSError, ValueError):
+        attempt = Attempt.from_json(directory.read_json(name))
+    if attempt.over:  # who looks after the run has seen it meanwhile, and knows more of it
+        return
+    attempt = replace(attempt, job=job.name or None, state=job.state, reason=job.reason)
     if job.ended:
-        record["ended"] = clock.now()
-        writer.emit("attempt_ended", attempt=number, state=job.state, reason=job.reason or None)
-    directory.write_json(f"{ATTEMPTS}/{number:04d}.json", record)
+        attempt = replace(attempt, ended=clock.now())
+        told = {"state": job.state, "verdict": verdict_of(attempt), "reason": job.reason or None}
+        writer.emit("attempt_ended", attempt=attempt.attempt, **told)
+    directory.write_json(name, attempt.to_json())
     writer.flush()
 
 
 def _record_controller(
     directory: RunDirectory, it: ControllerRecord, job: JobState, writer: EventWriter
 ) -> None:
-    record = replace(it, job=job.name or None, state=job.state, reason=job.reason)
+    name = controllers.record_name(it.number)
+    with suppress(OSError, ValueError):
+        it = ControllerRecord.from_json({**directory.read_json(name), "number": it.number})
+    if it.over:  # it has said so itself
+        return
+    it = replace(it, job=job.name or None, state=job.state, reason=job.reason)
     if job.ended:
-        record = replace(record, ended=clock.now())
-        writer.emit(
-            "controller_ended", controller=it.number, state=job.state, reason=job.reason or None
-        )
-    directory.write_json(record_name(it.number), record.to_json())
+        it = replace(it, ended=clock.now())
+        told = {"state": job.state, "reason": job.reason or None}
+        writer.emit("controller_ended", controller=it.number, **told)
+    directory.write_json(name, it.to_json())
     writer.flush()

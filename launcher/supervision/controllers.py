@@ -9,7 +9,8 @@ one is sent
   looked after the run, twice as long each time; after MAX_FRUITLESS of these it is given up;
 - beside one that will not last: its timeout is near, or it has begun so often that Vertex AI may
   not start it again. That one ends by itself when the other is there (see ``attendance``); if it
-  does not within GRACE, it is cancelled.
+  does not within GRACE, it is cancelled. Until it has ended, no third is sent, however near to its
+  own timeout the other comes meanwhile.
 
 One that has had no machine for PATIENCE, or has one and has not been heard of for ABSENT (its
 process hangs, or begins again and again in vain), is cancelled, so that another one can be sent.
@@ -38,6 +39,7 @@ GRACE = 60.0  # seconds: what a webhook is still to be told may take a while
 PATIENCE = 1800.0  # seconds that one on demand may wait for its machine
 ABSENT = 900.0  # seconds: to be started again on another machine takes minutes
 MAX_FRUITLESS = 4
+MOST = 2  # alive at a time: one, and who relieves it
 MAX_LIVES = 3  # Vertex AI starts a replica again five times, as far as its documentation goes
 PAUSES = Backoff(first=30.0, longest=600.0, jitter=0.0)
 SUBMITTING = "SUBMITTING"
@@ -193,7 +195,7 @@ def decide(situation: Situation, now: float) -> Iterator[Action]:
             yield from _cancels(situation, {it.number: "the run has ended" for it in live})
         return
     newest = max((it.number for it in situation.controllers), default=0)
-    if all(_will_not_last(situation, it, now) for it in live):
+    if len(live) < MOST and all(_will_not_last(situation, it, now) for it in live):
         failed = _fruitless(situation)
         if len(failed) >= MAX_FRUITLESS and not live:
             why = failed[-1].reason or f"its CustomJob ended {failed[-1].state}"

@@ -438,6 +438,11 @@ class Supervisor:
     def _ended(
         self, number: int, state: str, reason: str, code: int = 0, kind: str = "", at: float = 0.0
     ) -> None:
+        with suppress(OSError, ValueError):
+            seen = Attempt.from_json(self._run_dir.read_json(record_name(number)))
+            if seen.over:  # somebody else who looks after the run has seen it, and said so
+                self._attempts[number] = seen
+                return
         (step, trained), known, told = self._steps(number), self._attempts[number], ""
         if state == "FAILED":
             with suppress(OSError, ValueError):

@@ -146,7 +146,9 @@ def _attempts(status: dict[str, Any]) -> Iterator[tuple[str, Text]]:
     if not apis and len(attempts) < 2 and all(is_emulator(str(a["endpoint"])) for a in attempts):
         return
     live = [it["attempt"] for it in live_of(attempts)]
-    ended = [it["attempt"] for it in attempts if it["attempt"] not in live]
+    over = [it for it in attempts if it["attempt"] not in live]
+    # The last to end, which need not be the last that was sent: one may train beside many in vain.
+    ended = [it["attempt"] for it in sorted(over, key=lambda it: it.get("ended") or 0.0)]
     shown = {*live, *ended[-max(1, _ATTEMPTS - len(live)) :]}
     for attempt in attempts:
         number = attempt["attempt"]

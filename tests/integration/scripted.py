@@ -36,6 +36,8 @@ if name == "workerpool0-0":
 while run.outcome() is None:
     open(os.environ["SWELL_RUN_DIR"] + "/up-" + name, "w").close()
     time.sleep(0.05)
+if run.outcome()["state"] == "cancelled":
+    signal.pause()  # whoever cancelled the run ends it
 sys.exit(1 if run.outcome()["state"] == "failed" else 0)
 """
 

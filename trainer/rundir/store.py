@@ -187,10 +187,11 @@ class Store:
     def sizes(self, folder: str = "") -> dict[str, int]:
         """The bytes of all files in ``folder``, by name, as ``files`` gives them."""
         if self._local:
-            return {
-                name: os.stat(self.path(f"{folder}/{name}".lstrip("/"))).st_size
-                for name in self.files(folder)
-            }
+            local: dict[str, int] = {}
+            for name in self.files(folder):
+                with suppress(FileNotFoundError, NotADirectoryError):  # it has gone meanwhile
+                    local[name] = os.stat(self.path(f"{folder}/{name}".lstrip("/"))).st_size
+            return local
         path = self.path(folder)
         try:
             found = self._retried(folder, lambda: self.fs.find(path, detail=True))

@@ -20,7 +20,7 @@ from launcher.supervision.attendance import Attendant
 from launcher.supervision.attendance import record_name as attendant_name
 from launcher.supervision.cancel import cancel_run
 from launcher.supervision.controllers import ControllerRecord, read_controllers, record_name
-from tests.launcher.faulty_server import FaultyServer, refuses, resets_after
+from tests.launcher.faulty_server import FaultyServer, Handler, refuses, resets_after
 from tests.launcher.recorded_run import PARENT, custom_job, record_attempt, record_run
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
@@ -191,14 +191,14 @@ def test_of_several_one_that_fails_holds_up_no_other(server: FaultyServer) -> No
     assert directory.outcome()
 
 
-def with_controller(directory: RunDirectory, server: FaultyServer) -> str:
+def with_controller(directory: RunDirectory, server: FaultyServer, number: int = 1) -> str:
     """Gives a run a controller that runs. Returns its CustomJob's name."""
-    job = custom_job("one", 7)
+    job = custom_job("one", 6 + number)
     add(server, job)
     record = ControllerRecord(
-        1, "us-central1", server.endpoint, "e2-standard-4", job["name"], state="RUNNING"
+        number, "us-central1", server.endpoint, "e2-standard-4", job["name"], state="RUNNING"
     )
-    directory.write_json(record_name(1), record.to_json())
+    directory.write_json(record_name(number), record.to_json())
     return str(job["name"])
 
 
@@ -217,10 +217,53 @@ def test_all_of_a_fleet_are_asked_to_end_though_one_cannot_be(server: FaultyServ
     assert [it.state for it in read_controllers(directory)] == ["CANCELLED"]
 
 
+def test_all_controllers_are_asked_to_end_before_one_is_waited_for(server: FaultyServer) -> None:
+    """An old one and the one that is to relieve it: each costs money while the other ends."""
+    directory = record_run("one")
+    names = [with_controller(directory, server, number) for number in (1, 2)]
+
+    def obeys_late(handler: Handler) -> None:
+        """Takes the request; the CustomJob ends when both have been asked to."""
+        if sum(":cancel" in request for request in server.requests) == 2:
+            for name in names:
+                server.jobs[name]["state"] = "JOB_STATE_CANCELLED"
+        handler.answer(200, {})
+
+    server.faults = [None, obeys_late, None, obeys_late]  # each is looked at first
+    assert cancel(directory).splitlines()[1:] == [
+        "controller 1 is asked to end",
+        "controller 2 is asked to end",
+    ]
+    requests = [request.rpartition("/")[2] for request in server.requests]
+    assert requests == ["7", "7:cancel", "8", "8:cancel", "7", "8"]
+    assert [it.state for it in read_controllers(directory)] == ["CANCELLED", "CANCELLED"]
+
+
+def test_what_others_have_seen_of_an_end_is_neither_said_twice_nor_overwritten(
+    server: FaultyServer,
+) -> None:
+    """A launch elsewhere, or a controller, sees the outcome, too, and cancels the job as well."""
+    directory = record_run("one")
+    record_attempt(directory, server.endpoint)
+    add(server, custom_job("one"))
+    known: dict[str, Any] = {"state": "CANCELLED", "ended": 1e9 + 60, "step": 7}
+
+    def somebody_sees_it(handler: Handler) -> None:
+        record_attempt(directory, server.endpoint, **known)
+        handler.answer(*handler.act())
+
+    server.faults = [None, None, somebody_sees_it]  # a look, the request, the next look
+    assert "CustomJob 1 in us-central1 has ended: CANCELLED" in cancel(directory)
+    [attempt] = read_attempts(directory)
+    assert {name: attempt[name] for name in known} == known
+    assert events(directory) == ["finished"]
+
+
 def test_a_job_that_somebody_has_deleted_is_over(server: FaultyServer) -> None:
     directory = record_run("one")
     record_attempt(directory, server.endpoint)
     assert "CustomJob 1 in us-central1 had ended" in cancel(directory)
+    assert [it["verdict"] for it in read_events(directory) if "verdict" in it] == ["cancelled"]
     [attempt] = read_attempts(directory)
     assert attempt["state"] == "CANCELLED" and "somebody has deleted it" in attempt["reason"]
 

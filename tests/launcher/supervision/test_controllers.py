@@ -89,6 +89,16 @@ def test_another_is_sent_before_its_timeout_and_one_alone(timeout: float, lead: 
     assert decided(one, queued, now=before + 2, timeout=timeout) == []
 
 
+def test_no_third_is_sent_while_the_first_has_not_ended_though_the_second_will_not_last() -> None:
+    """The first was started again, and does not know yet whether the second lives."""
+    late = NOW + 7 * DAY - 1800.0
+    two = controller(1), controller(2)
+    assert decided(*two, now=late) == []
+    assert decided(*two, now=late, lives={1: MAX_LIVES + 1, 2: MAX_LIVES + 1}) == []
+    over = replace(two[0], state="SUCCEEDED", ended=late)
+    assert decided(over, two[1], now=late, lives={1: 2, 2: 1}) == [Send(3)]
+
+
 def test_another_is_sent_for_one_that_vertex_may_not_start_again() -> None:
     assert decided(controller(1), lives={1: MAX_LIVES}) == []
     assert decided(controller(1), lives={1: MAX_LIVES + 1}) == [Send(2)]

@@ -40,6 +40,23 @@ def test_a_run_that_the_trainer_ends(tmp_path: Path) -> None:
     assert fixture.events() == ["attempt_started", "attempt_ended"]
 
 
+def test_what_another_has_written_of_an_end_is_not_said_twice(tmp_path: Path) -> None:
+    """A launch and a controller that look after one run both see its job end."""
+    done: list[Callable[[], str]] = []
+    fixture = Fixture(tmp_path, lambda n: ["RUNNING", "RUNNING", done[0], "SUCCEEDED"])
+    done.append(fixture.ending("succeeded", "training is complete"))
+    first, other = fixture.supervisor(), fixture.supervisor()
+    while not fixture.attempts or fixture.attempts[0].state != "RUNNING":
+        first._turn()
+    other._read_attempts()
+    first.run()
+    [record] = fixture.attempts
+    other._look(1)
+    assert other.run() == fixture.run_dir.outcome()
+    assert fixture.events().count("attempt_ended") == 1
+    assert fixture.attempts == [record]
+
+
 def test_a_stockout_is_followed_by_the_next_region(tmp_path: Path) -> None:
     fixture = Fixture(
         tmp_path, lambda n: [f"FAILED: {STOCKOUT}"] if n == 1 else ["RUNNING", "SUCCEEDED"]

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from launcher.status.history import History
 from launcher.status.status import Outcome, build_status
+from launcher.supervision.attempt import Attempt
 from launcher.views.summary import print_summary
 from tests.launcher.status.events import RIDE, event, steps
 from trainer.rundir.events import Event
@@ -41,6 +42,23 @@ def test_the_summary_of_a_failure_ends_with_its_traceback() -> None:
 def test_a_loss_that_is_no_number_is_in_the_summary() -> None:
     text = summary(Outcome("failed", "", {}), steps(3, 150.0, 17, [0.9, "nan"]))
     assert re.search(r"loss +nan \(since step 18\)", text)
+
+
+def test_the_attempt_that_trained_is_in_the_summary_however_many_were_tried_beside_it() -> None:
+    """As of a run that was to move where no machines are."""
+    us = "us-central1"
+    trained = Attempt(1, us, "http://a", state="SUCCEEDED", started=1.0, ended=100.0)
+    vain = [
+        Attempt(n, "us-east1", "http://a", state="CANCELLED", created=n, ended=n + 1.0)
+        for n in range(2, 12)
+    ]
+    attempts = [it.to_json() for it in (trained, *vain)]
+    status = build_status("digits-1", History(RIDE), attempts, Outcome("succeeded", "", {}))
+    file = io.StringIO()
+    print_summary(Console(width=80, file=file), status, "/runs/1", 61.0)
+    shown = re.findall(r"attempt (\d+) +(\S+), (\w+)", file.getvalue())
+    assert shown[0] == ("1", us, "succeeded")
+    assert [number for number, _, _ in shown] == ["1", "8", "9", "10", "11"], "and the last others"
 
 
 def test_what_was_left_out_is_in_the_summary() -> None:

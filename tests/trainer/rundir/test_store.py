@@ -105,6 +105,28 @@ def test_a_folder_that_cannot_be_listed_is_not_one_without_files(
         store.files()
 
 
+def test_files_have_sizes_but_for_those_that_go_while_they_are_asked_for(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("folder/a", "folder/deeper/b", "folder/c"):
+        store.write(name, b"123")
+    assert store.sizes("folder") == {"a": 3, "c": 3, "deeper/b": 3}
+    if not store.is_local:  # these say both at once
+        return
+    listed = store.files
+
+    def files(folder: str = "") -> list[str]:
+        found = listed(folder)
+        store.delete("folder/a")
+        store.delete("folder/deeper")
+        store.write("folder/deeper", b"a file in the folder's place")
+        return found
+
+    monkeypatch.setattr(store, "files", files)
+    assert store.sizes("folder") == {"c": 3}
+    assert store.sizes("nothing/here") == {}
+
+
 def test_a_file_is_deleted_by_itself(store: Store) -> None:
     for name in ("folder/a", "folder/b"):
         store.write(name, b"")
