@@ -50,7 +50,7 @@ def swell(url: str, cache: str) -> Iterator[int]:
     near, far, foresight = Dealer(order), Dealer(order), Foresight.of(data)
 
     def plan(dealer: Dealer, number: int) -> Plan:
-        dealt = vars(dealer.deal(number - 1, 0, [1.0], False))
+        dealt = dealer.deal(number - 1, 0, [1.0], False)._asdict()
         return Plan(
             number=number,
             total=order.steps_per_epoch,

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from trainer.data.shards.cache import Cache
-from trainer.data.shards.columns import decoder
 from trainer.data.shards.failure import CHANGED, NO_CACHE, ShardError
 from trainer.data.shards.fetcher import Fetcher
 from trainer.data.shards.reader import Reader
+from trainer.data.shards.sample import Decoder
 from trainer.data.shards.source import Source
 
 CACHE = "20GiB"
-_WIDTH = np.dtype("<u4").itemsize
 
 
 class Shards:
@@ -64,24 +65,27 @@ class Shards:
         self._decode = decode
         self._index = self._source.index()
         self.shard_sizes: Sequence[int] = [one.samples for one in self._index.shards]
-        self._ends = np.cumsum(np.asarray(self.shard_sizes, np.int64))
+        self._ends = list(accumulate(self.shard_sizes))
+        self._borders = np.asarray(self._ends, np.int64)  # to look up many at once
         self._reader: Reader | None = None
         self._fetcher: Fetcher | None = None
-        self._decoders: list[Callable[[bytes], Any]] | None = None
+        self._decoder: Decoder | None = None
         self._owner = os.getpid()
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return self._ends[-1]
 
     def __getitem__(self, index: int) -> Any:
         """The sample ``index``. Raises IndexError beyond the end, and ShardError."""
-        if not 0 <= index < len(self):
+        if not 0 <= index < self._ends[-1]:
             raise IndexError(f"sample {index} of {len(self)}")
-        number = int(np.searchsorted(self._ends, index, "right"))
-        place = index - int(self._ends[number]) + self.shard_sizes[number]
+        number = bisect_right(self._ends, index)
+        place = index - self._ends[number] + self.shard_sizes[number]
         data = self._reading().read(number, place, index)
+        if self._decoder is None:
+            self._decoder = Decoder(self._index.columns)
         try:
-            sample = self._sample(data)
+            sample = self._decoder.decode(data)
         except (ValueError, IndexError, KeyError, OverflowError) as error:
             shard = self._index.shards[number]
             raise ShardError(
@@ -111,7 +115,7 @@ class Shards:
         Args:
             indices: int64, shape [m].
         """
-        return np.unique(np.searchsorted(self._ends, np.asarray(indices), "right"))
+        return np.unique(np.searchsorted(self._borders, np.asarray(indices), "right"))
 
     def expect(self, shards: Sequence[int]) -> None:
         """From now on these shards are needed soon, the first of them first: they are fetched."""
@@ -134,7 +138,7 @@ class Shards:
         self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_reader": None, "_fetcher": None, "_decoders": None}
+        return {**vars(self), "_reader": None, "_fetcher": None, "_decoder": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -157,22 +161,3 @@ class Shards:
         about = f"{self._source.url}\0{self._index.digest}"
         prefix = hashlib.sha256(about.encode()).hexdigest()[:16]
         return Reader(self._source, self._index, cache, prefix)
-
-    def _sample(self, data: bytes) -> dict[str, Any]:
-        columns = self._index.columns
-        if self._decoders is None:
-            self._decoders = [decoder(one.encoding) for one in columns]
-        sizes, at = [], 0
-        for column in columns:
-            if column.size is None:
-                sizes.append(int.from_bytes(data[at : at + _WIDTH], "little"))
-                at += _WIDTH
-            else:
-                sizes.append(column.size)
-        if at + sum(sizes) != len(data):
-            raise ValueError(f"it has {len(data)} bytes, and its columns {at + sum(sizes)}")
-        sample = {}
-        for column, decode, size in zip(columns, self._decoders, sizes, strict=True):
-            sample[column.name] = decode(data[at : at + size])
-            at += size
-        return sample

@@ -25,7 +25,7 @@ from typing import BinaryIO
 from trainer.data.shards.reader import Reader
 
 LENGTH = struct.Struct("=Q")
-AT_ONCE = 4  # shards
+AT_ONCE = 8  # shards
 AGAIN = 5.0  # seconds until a shard is tried once more
 
 
@@ -75,13 +75,14 @@ class Fetching:
                 while (number := self._next()) is None:
                     if self._closed:
                         return
-                    self._change.wait(AGAIN)
+                    self._change.wait(self._until_again())
                 self._busy.add(number)
             fd = self._fetched(number)
             with self._change:
                 self._busy.discard(number)
                 if fd is None:
                     self._not_before[number] = time.monotonic() + AGAIN
+                    self._change.notify_all()  # whoever waits, waits for this one, too
                 elif number in self._wanted:
                     self._held[number] = fd
                 else:
@@ -95,6 +96,15 @@ class Fetching:
             if self._not_before.get(number, now) <= now:
                 return number
         return None
+
+    def _until_again(self) -> float | None:
+        """Seconds until what failed may be tried once more; None where nothing has."""
+        times = [
+            self._not_before[one]
+            for one in self._wanted
+            if one in self._not_before and one not in self._held and one not in self._busy
+        ]
+        return max(min(times) - time.monotonic(), 0.0) if times else None
 
     def _fetched(self, number: int) -> int | None:
         """Fetches a shard, and holds it; None if that cannot be now."""

@@ -17,9 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from trainer.data.shards.cache import Cache, NoRoom, full
 from trainer.data.shards.failure import UNREADABLE, Notices, ShardError
 from trainer.data.shards.index import HASHES, Index, Shard
@@ -43,7 +40,7 @@ class Opened:
 
     fd: int | None
     read: _Read
-    offsets: NDArray[np.uint32]
+    offsets: memoryview[int]
     until: float
 
     @property
@@ -177,7 +174,7 @@ class Reader:
 
     def _part(self, opened: Opened, place: int, shard: Shard, why: str) -> bytes | None:
         """The bytes of a sample; None where they are not there."""
-        start, stop = int(opened.offsets[place]), int(opened.offsets[place + 1])
+        start, stop = opened.offsets[place], opened.offsets[place + 1]
         try:
             data = opened.read(start, stop)
         except OSError as error:

@@ -15,7 +15,6 @@ from typing import TypeVar
 import numpy as np
 from fsspec import get_filesystem_class
 from fsspec.utils import get_protocol
-from numpy.typing import NDArray
 
 from trainer.data.shards.failure import CHANGED, NO_SHARDS, UNREADABLE, Notices, ShardError
 from trainer.data.shards.index import HASHES, LIMIT, NAME, Index, Shard
@@ -129,8 +128,8 @@ class Source:
 
     def offsets(
         self, shard: Shard, read: Callable[[int, int], bytes], why: str = ""
-    ) -> NDArray[np.uint32]:
-        """Where in a shard each sample begins, and the last one ends.
+    ) -> memoryview[int]:
+        """Where in a shard each sample begins, and the last one ends: numbers of 32 bits.
 
         Args:
             read: the bytes [start, stop) of it.
@@ -142,11 +141,12 @@ class Source:
         if len(table) < shard.samples + 2 or int(table[0]) != shard.samples:
             count = int(table[0]) if len(table) else 0
             raise self.changed(shard, why, f"it begins as one with {count} samples")
-        offsets: NDArray[np.uint32] = table[1:]
+        offsets = table[1:]
         inside = int(offsets[0]) >= head and int(offsets[-1]) <= shard.size
         if not inside or bool((offsets[1:] < offsets[:-1]).any()):
             raise self.changed(shard, why, "its samples do not follow each other")
-        return offsets
+        # A number of it is had much sooner than one of an array.
+        return memoryview(offsets)
 
     def _patiently(self, what: str, why: str, read: Callable[[], T]) -> T:
         """Returns what ``read`` does, however long the bucket refuses it for a moment."""

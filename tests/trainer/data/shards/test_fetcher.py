@@ -134,7 +134,7 @@ def test_what_is_wanted_is_held_and_no_more_than_its_part_of_the_room(shelf: She
     other = shelf.open(cache=sizes[3] + sizes[1] + 1)
     assert other[0]["number"] == 0
     assert shelf.cached() == ["1", "3"], "neither was removed to make room"
-    fetching.want([], 0)
+    fetching.close()
     assert fetching._held == {}
     other.close()
     again = shelf.open(cache=sizes[3] + sizes[1] + 1)
@@ -149,4 +149,21 @@ def test_what_cannot_be_fetched_is_left_to_those_who_need_it(shelf: Shelf) -> No
     fetching.start()
     fetching.want([1, 2], 2**20)
     assert until(lambda: sorted(fetching._held) == [2] and 1 in fetching._not_before)
-    fetching.want([], 0)
+    fetching.close()
+
+
+def test_it_is_tried_again_and_fetched_when_it_can_be(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.data.shards.fetching.AGAIN", 0.05)
+    data = shelf.open()
+    whole = shelf.store.read("shard.00001.mds")
+    shelf.store.delete("shard.00001.mds")
+    fetching = Fetching(data._reader_of_its_own())
+    fetching.start()
+    fetching.want([1, 2], 2**20)
+    assert until(lambda: sorted(fetching._held) == [2] and 1 in fetching._not_before)
+    shelf.store.write("shard.00001.mds", whole)
+    assert until(lambda: sorted(fetching._held) == [1, 2])
+    fetching.close()
+    assert until(lambda: not any(one.name == "fetches shards" for one in threading.enumerate()))
