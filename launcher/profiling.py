@@ -21,6 +21,7 @@ from trainer.rundir.names import RUN
 from trainer.rundir.profiles import MOST_RANKS, MOST_STEPS, Wish, create_wish
 
 NO_STEPS, NO_RANK, SCRIPT, PAST, UNSEEN = "SW6262", "SW6263", "SW6264", "SW6265", "SW6266"
+SOME_UNSEEN = "SW6270"
 LOOK_EVERY = 1.0  # seconds
 MOST_AHEAD = 10**12  # a step that no run reaches
 GRACE = 60.0  # seconds after the last of the steps, or the run's end, in which files may come
@@ -110,10 +111,10 @@ def results(
         clock: monotonic seconds.
         sleep: waits for so many seconds.
 
-    Raises RunError if nothing was seen, and OSError.
+    Raises RunError at the end if one of the ranks has said nothing, and OSError.
     """
     reader, history = EventReader(directory, brief=True), History()
-    missing, seen, over = {*wish.ranks}, False, None
+    missing, silent, over = {*wish.ranks}, {*wish.ranks}, None
     while missing:
         ended = directory.outcome() is not None  # before the look: what is said last is seen then
         for event in reader.read_new():
@@ -121,17 +122,24 @@ def results(
             record = EventRecord.of(event)
             if record.event == "profiled" and record.profile == wish.number:
                 missing -= {record.rank} if (record.step or 0) >= wish.last else set()
-                seen = True
+                silent -= {record.rank}
                 yield record
         if ended or history.step > wish.last:
             over = clock() if over is None else over
             if clock() - over >= (LOOK_EVERY if ended else GRACE):
                 break
         sleep(LOOK_EVERY)
-    if not seen:
+    if silent == {*wish.ranks}:
         raise home.RunError(
             UNSEEN,
             f"steps {wish.first:,} to {wish.last:,} have passed, and nobody has seen them: a "
             "script that is written for Elastic Horovod has no steps of its own, the rank may have "
             "been in no world, or the leader may be of an older image",
+        )
+    if silent:
+        raise home.RunError(
+            SOME_UNSEEN,
+            f"steps {wish.first:,} to {wish.last:,} have passed, and of the ranks these have seen "
+            f"none of them: {', '.join(map(str, sorted(silent)))}; the world had no such rank "
+            "then, or its worker was lost before it had written what it had seen",
         )

@@ -42,7 +42,7 @@ LOSSES = {
     "waiting": "waiting for the slowest",
     "re_forming": "re-forming",
     "checkpoint": "held up by checkpoints",
-    "repeated": "repeated work",
+    "repeated": "lost work",
     "evaluation": "evaluation",
     "stopped": "stopped",
 }

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from launcher.commands.errors import user_errors
 from launcher.commands.options import AsJson, RunName
+
+if TYPE_CHECKING:
+    from launcher.records import EventRecord
 
 OPENS = {
     ".trace.json.gz": "https://ui.perfetto.dev or chrome://tracing",
@@ -45,19 +48,25 @@ def profile(
             err=as_json,
         )
         found, failed = [], False
-        for seen in results(directory, wish):
-            urls = [f"{directory.url}/{name}" for name in seen.names or []]
-            failed = failed or seen.reason is not None
-            first, last = seen.first, seen.step
-            steps_of = {"rank": seen.rank, "first": first, "last": last}
-            found.append({**steps_of, "files": urls, "reason": seen.reason})
-            if as_json:
-                continue
-            typer.echo(f"rank {seen.rank}, steps {first} to {last}: {seen.reason or ''}".rstrip())
-            for url in urls:
-                opens = next(by for ending, by in OPENS.items() if url.endswith(ending))
-                typer.echo(f"  {url}  (opens in {opens})")
-        if as_json:
-            typer.echo(json.dumps(found, indent=2))
+        try:
+            for seen in results(directory, wish):
+                urls = [f"{directory.url}/{name}" for name in seen.names or []]
+                failed = failed or seen.reason is not None
+                steps_of = {"rank": seen.rank, "first": seen.first, "last": seen.step}
+                found.append({**steps_of, "files": urls, "reason": seen.reason})
+                if not as_json:
+                    _print(seen, urls)
+        finally:
+            if as_json and found:
+                typer.echo(json.dumps(found, indent=2))
     if failed:
         raise typer.Exit(1)
+
+
+def _print(seen: EventRecord, urls: list[str]) -> None:
+    """What one rank has seen; of a file of a newer image nobody here knows what opens it."""
+    told = f"rank {seen.rank}, steps {seen.first} to {seen.step}: {seen.reason or ''}"
+    typer.echo(told.rstrip())
+    for url in urls:
+        opens = next((f"  (opens in {by})" for it, by in OPENS.items() if url.endswith(it)), "")
+        typer.echo(f"  {url}{opens}")

@@ -120,7 +120,8 @@ class Track:
             record = EventRecord.of(event)
             self.history.add(event, record)
             self._add(event, record)
-        self.axis = Axis(self.history.in_order, self.history.left_out)
+        history = self.history
+        self.axis = Axis(history.in_order, history.left_out, history.kept)
         self.marks: list[Mark] = []
         self.rates: list[Rate] = []
         self.saves: list[Save] = []

@@ -17,7 +17,8 @@ re_forming       the world changes: until that is found out, agreed upon, and th
                  sent; a newcomer waits to be let in; the first step of a world, as far as it takes
                  longer than others
 checkpoint       a step is held up by a checkpoint
-repeated         steps that do not count: they were done again later, or were left out
+repeated         steps that do not count: they were done again later, were left out, or are in no
+                 checkpoint of a run that ended without success
 evaluation       the model is evaluated
 stopped          nobody trains: too few machines, or what follows the last step
 ===============  =================================================================================

@@ -42,7 +42,7 @@ _LOST = {
     "waiting": "waiting for the slowest",
     "re_forming": "re-forming",
     "checkpoint": "checkpoints",
-    "repeated": "repeated work",
+    "repeated": "lost work",
     "evaluation": "evaluation",
     "stopped": "standing still",
 }

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from launcher.run_states import STATES
+from trainer.rundir.events import CAUSES
 from trainer.rundir.numbers import number_in, numbers_in
 
 if TYPE_CHECKING:
@@ -73,12 +74,8 @@ class Exposition:
         for name, what in _COUNTS.items():
             if (number := number_in(status.get(name))) is not None:
                 yield self._gauge(name, what, {"": float(number)})
-        paused = [one for one in status.get("pauses") or () if number_in(one.get("seconds"))]
-        total: dict[str, float] = {}
-        for one in paused:
-            cause = str(one.get("cause"))
-            total[cause] = total.get(cause, 0.0) + float(one["seconds"])
-        yield self._gauge("paused_seconds", "Pauses, by what they came from", total, "cause")
+        paused = _paused(status.get("pauses"))
+        yield self._gauge("paused_seconds", "Pauses, by what they came from", paused, "cause")
         seconds = "Of VMs that were wanted, by what they went into"
         yield self._gauge("ledger_seconds", seconds, numbers_in(ledger.get("seconds")), "account")
         speed = "A second, in the newest world; parts for mfu and data_wait"
@@ -105,3 +102,14 @@ class Exposition:
         for one, value in told.items():
             family.add_metric([self._run, one] if by else [self._run], value)
         return family
+
+
+def _paused(pauses: Sequence[Mapping[str, Any]] | None) -> dict[str, float]:
+    """Seconds of pauses by cause. What has caused none has a series, too: a first one is a rise."""
+    if pauses is None:
+        return {}
+    total: dict[str, float] = dict.fromkeys(CAUSES, 0.0)
+    for one in pauses:
+        cause, seconds = str(one.get("cause")), number_in(one.get("seconds"))
+        total[cause] = total.get(cause, 0.0) + float(seconds or 0.0)
+    return total

@@ -46,6 +46,8 @@ from typing import Any
 
 from launcher.status.generation import Generation
 
+IN_VAIN = frozenset({"failed", "cancelled", "limited"})  # states in which a run is over
+
 
 @dataclass(frozen=True)
 class Work:
@@ -66,6 +68,26 @@ def step_of(generations: Iterable[Generation]) -> int:
     """Steps completed. ``generations`` in order, as below."""
     begun = [one for one in generations if one.start is not None or one.last]
     return begun[-1].last if begun else 0
+
+
+def kept(
+    state: str | None, saved: tuple[float, int] | None, generations: Iterable[Generation]
+) -> int | None:
+    """The last step that was of use; None if all were, as far as anybody knows.
+
+    What no checkpoint has is lost with a run that ends without success.
+
+    Args:
+        state: in which the run has ended; None while it goes on.
+        saved: when its newest checkpoint was written, and of which step.
+        generations: all of them.
+    """
+    if state not in IN_VAIN:
+        return None
+    if saved is not None:
+        return saved[1]
+    # A script may have kept something where nobody but it looks.
+    return None if any(one.script for one in generations) else 0
 
 
 def steps_lost(generations: Iterable[Generation], told: dict[int, int]) -> int:

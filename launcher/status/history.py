@@ -46,6 +46,7 @@ class History:
         self.waits: list[Moment] = []  # when machines were too few
         self._evaluated: dict[int, float] = {}  # seconds of evaluations, by step
         self._end: Moment | None = None
+        self._ending: str | None = None  # the state in which the run ended
         self._flops: float | None = None  # operations of a sample
         self._on_gpus = False
         self._peaks: dict[int, float] = {}  # operations a second of one VM, by attempt
@@ -173,6 +174,11 @@ class History:
     def saved(self) -> tuple[float, int] | None:
         """When the newest checkpoint that is there was written, in Unix seconds, and its step."""
         return self._saves.newest
+
+    @property
+    def kept(self) -> int | None:
+        """The last step that was not in vain; see ``figures.kept``."""
+        return figures.kept(self._ending, self._saves.newest, self.in_order)
 
     @property
     def speed(self) -> dict[str, float | None]:
@@ -354,6 +360,7 @@ class History:
     def _on_finished(self, event: EventRecord) -> None:
         if event.time < self._ended_at:
             self._ended_at, self._end = event.time, Moment(event.time, event.term or 0)
+            self._ending = event.state
         if self.current is not None and self.current.start is not None:
             self.current.reached(event.step or 0)
 

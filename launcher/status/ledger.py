@@ -52,7 +52,8 @@ class Timeline:
 
         None where there is no ledger. ``axis`` is that of its worlds, if it was made already.
         """
-        axis, lives = axis or Axis(history.in_order, history.left_out), history.lives
+        axis = axis or Axis(history.in_order, history.left_out, history.kept)
+        lives = history.lives
         begins = [at.time for at, count in lives.wanted if count]
         begins = begins or [axis.at(life.began) for life in lives]
         begins = begins or [at.time for at, _ in lives.wanted]

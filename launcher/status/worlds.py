@@ -81,11 +81,17 @@ class Axis:
     Args:
         generations: in order.
         left_out: steps that changed nothing.
+        kept: the last step that was of use, of a run that is over; None where all were.
     """
 
-    def __init__(self, generations: Iterable[Generation], left_out: Collection[int] = ()) -> None:
+    def __init__(
+        self,
+        generations: Iterable[Generation],
+        left_out: Collection[int] = (),
+        kept: int | None = None,
+    ) -> None:
         known = [one for one in generations if one.at is not None or one.start is not None]
-        limits = limits_of(known)
+        limits = limits_of(known, NEVER if kept is None else kept)
         self.worlds: list[World] = []
         self._shifts: dict[int, list[tuple[float, float]]] = defaultdict(list)  # by term
         self._usual = 0.0  # seconds of a step, in the newest world that has any
@@ -167,9 +173,9 @@ class Axis:
             now = end
 
 
-def limits_of(generations: list[Generation]) -> list[int]:
-    """Of each generation, the last step that no later one has done again."""
-    limits, least = [], NEVER
+def limits_of(generations: list[Generation], least: int = NEVER) -> list[int]:
+    """Of each generation, the last step that no later one has done again; at most ``least``."""
+    limits = []
     for one in reversed(generations):
         limits.append(least)
         if one.start is not None:

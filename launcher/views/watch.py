@@ -38,7 +38,7 @@ class Panorama:
             now = scene.history.newest.time
         if not self._sizes[1] or abs(now - self._sizes[0]) >= LEDGER_EVERY:
             history = scene.history
-            axis = Axis(history.in_order, history.left_out)
+            axis = Axis(history.in_order, history.left_out, history.kept)
             self._sizes = now, list(sizes_of(history, axis))
         rows = _rows(scene, now, width - LABEL, height, self._sizes[1])
         return render(scene, now, width, rows)

@@ -133,6 +133,46 @@ def test_steps_that_pass_unseen_are_told_of_in_the_end() -> None:
     assert time.now >= profiling.GRACE, "files may come later than steps"
 
 
+def over(monkeypatch: pytest.MonkeyPatch, directory: RunDirectory) -> None:
+    """All steps that can be asked for here have passed."""
+    emit(directory, "steps", generation=1, first=111, count=1, metrics={})
+    monkeypatch.setattr(profiling, "GRACE", 0.0)
+    monkeypatch.setattr(profiling, "_require_future", lambda *_: None)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_ranks_that_have_seen_nothing_are_named_beside_what_others_have(
+    monkeypatch: pytest.MonkeyPatch, as_json: bool
+) -> None:
+    directory = a_run()
+    seen(directory, 104, names=FILES)  # a part of them is something
+    over(monkeypatch, directory)
+    options = ["profile", "one", "--steps", "100:110", "--rank", "0", "--rank", "1"]
+    answer = CliRunner().invoke(app, [*options, *["--json"] * as_json])
+    assert answer.exit_code == 2
+    assert answer.stderr.splitlines()[-1] == (
+        "swell: steps 100 to 110 have passed, and of the ranks these have seen none of them: 1; "
+        "the world had no such rank then, or its worker was lost before it had written what it had "
+        "seen [SW6270]"
+    )
+    if as_json:
+        assert [(one["rank"], one["last"]) for one in json.loads(answer.stdout)] == [(0, 104)]
+    else:
+        assert answer.stdout.splitlines()[1] == "rank 0, steps 100 to 104:"
+
+
+def test_a_file_of_a_kind_that_is_not_known_here_is_named() -> None:
+    directory = a_run()
+    newer = "profiles/000001-g000001-rank-00000.flame.svg"
+    seen(directory, 110, names=[newer, *FILES])
+    code, said = asked("--steps", "100:110")
+    assert code == 0
+    assert said.splitlines()[2:] == [
+        f"  {directory.url}/{newer}",
+        f"  {directory.url}/{FILES[0]}  (opens in https://ui.perfetto.dev or chrome://tracing)",
+    ]
+
+
 def test_a_part_that_is_left_of_a_lost_world_is_told_and_the_rest_waited_for() -> None:
     directory, time = a_run(), Time()
     wish = create_wish(directory, Wish(1, 100, 110))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ class Profiling:
                 self._profiler = _started(asked.memory)
                 self._asked = asked
             except Exception as error:  # the program may have a profiler of its own
+                _forget_memory(asked.memory)
                 self._failed(asked, error)
 
     def stop(self) -> None:
@@ -75,11 +77,18 @@ class Profiling:
         except Exception as error:  # whatever goes wrong with it, training goes on
             self._failed(asked, error)
             return
+        finally:
+            _forget_memory(asked.memory)
         self.close()
         self._writing = threading.Thread(
             target=self._write, args=(asked, made, self._told(asked)), name="swell-profile"
         )
         self._writing.start()
+
+    def finish(self) -> None:
+        """This worker's life ends: what was seen is written, and waited for."""
+        self.stop()
+        self.close()
 
     def close(self) -> None:
         """Waits until what was seen is written, if the store takes it."""
@@ -135,6 +144,13 @@ def _started(memory: bool) -> Any:
     return started
 
 
+def _forget_memory(memory: bool) -> None:
+    """What a GPU allocates is written down no longer: it costs time and memory at each step."""
+    if memory and torch.cuda.is_initialized():
+        with suppress(Exception):  # training goes on
+            torch.cuda.memory._record_memory_history(enabled=None)
+
+
 def _files(profiler: Any, memory: bool) -> dict[str, bytes]:
     """What was seen, by how the names of the files end."""
     on_gpu = torch.cuda.is_initialized()
@@ -151,6 +167,5 @@ def _files(profiler: Any, memory: bool) -> dict[str, bytes]:
         if memory and on_gpu:
             snapshot = Path(folder) / f"seen{SNAPSHOT}"
             torch.cuda.memory._dump_snapshot(str(snapshot))
-            torch.cuda.memory._record_memory_history(enabled=None)
             made[SNAPSHOT] = snapshot.read_bytes()
     return made

@@ -126,6 +126,7 @@ class Steps:
             if not self._generations.inside and not self._enter():
                 self._saving.close()
                 self._supply.close()
+                self._profiling.finish()
                 if (why := self._generations.failed) and not self.under_agent:
                     # The one world of a process alone has failed: nobody forms another.
                     raise RuntimeError(f"training cannot go on: {why}")
@@ -361,14 +362,12 @@ class Steps:
         self._saving.finish()
         if self._audit is not None:
             self._audit.flush()
-        if self._generations.rank == 0:
-            self.complete = True
+        self.complete = self.complete or self._generations.rank == 0
         self._generations.finish()
 
     def _send_done(self) -> None:
         unsaved = [self._saving.unsaved(), "" if self._audit is None else self._audit.unsaved()]
-        said = "\n".join(filter(None, unsaved))
-        self._generations.done(self._state.step, self.results, said)
+        self._generations.done(self._state.step, self.results, "\n".join(filter(None, unsaved)))
 
     def _next_step(self) -> Step:
         plan = self._planner.plan()
@@ -483,6 +482,7 @@ class Steps:
         if self._hooks is not None:
             self._hooks.close()
         self._supply.close()
+        self._profiling.finish()
 
     @property
     def _own_results(self) -> dict[str, float]:

@@ -14,7 +14,7 @@ code/<sha256>.tar.gz          the user's code (see trainer.rundir.bundle)
 checkpoints/step-000001200/   shards and manifest.json; no manifest, no checkpoint
 rollbacks.json                which steps are left out since the run has gone back to a checkpoint
 logs/                         TensorBoard event files (see trainer.telemetry.board)
-told/000007.json              how far these have come (see trainer.telemetry.position)
+told/000007.json              how far these have come, and trackers (trainer.telemetry.position)
 profiles/                     steps that somebody wants to see in detail, and what was seen
 stacks/                       what the workers of a world did that came to no step
 stop.json                     written once: the run is to save a checkpoint and to end

@@ -1,4 +1,8 @@
-"""A tracker's process: `python -m trainer.telemetry`, started by trainer.telemetry.apart."""
+"""A tracker's process: `python -m trainer.telemetry`, started by trainer.telemetry.apart.
+
+It answers each line with how many of its points it has taken, again and again, and at last with
+``true``, or with what went wrong.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +29,13 @@ def main() -> None:
     """Tells what it is told, until its input ends."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
+
+    def say(answer: bool | int | str) -> None:
+        print(json.dumps(answer), file=answers, flush=True)
+
     tracker: WandB | MLflow | Traces | None = None
     for line in sys.stdin:
-        answer: bool | str = True
+        answer: bool | int | str = True
         try:
             told = json.loads(line)
             if isinstance(told, dict):
@@ -35,10 +43,11 @@ def main() -> None:
             elif tracker is None:
                 answer = "it does not know which run that is"
             else:
-                tracker.tell([_point(one) for one in told])
+                for taken in tracker.tell([_point(one) for one in told]):
+                    say(taken)
         except Exception as error:  # whatever a library raises is told
             answer = f"{type(error).__name__}: {error}"[:REASON_LIMIT]
-        print(json.dumps(answer), file=answers, flush=True)
+        say(answer)
     if tracker is not None:
         tracker.close()
 

@@ -40,6 +40,9 @@ class Board:
         self._numbers = _Files(store, LOGS, term, step + 1 if step else 0)
         self._texts = _Files(store, EVENTS, term)
 
+    def __str__(self) -> str:
+        return "TensorBoard"
+
     def tell(self, points: Sequence[Point]) -> None:
         """Writes what points say. Raises OSError; what was not written then is, the next time."""
         for files, data in (
@@ -62,36 +65,44 @@ class _Files:
         self._folder = folder
         self._term = term
         self._again = again
-        self._part = 0
-        self._written = b""  # of an object that is written anew
-        self._new = b""
+        self._size = 0  # bytes of the newest part, those that are not written yet included
+        self._parts: list[bytes] = []  # what is new in each of the newest parts
+        self._part = 0  # the number of the first of these
+        self._written = b""  # of that, where an object is written anew
 
     def add(self, data: bytes, time: float) -> None:
-        """These records come next; the first of them are of ``time``."""
+        """These records come next; the first of them are of ``time``. Nothing is written yet."""
         if not data:
             return
-        if not self._part or len(self._written) + len(self._new) >= PART:
-            if self._part and self._new:
-                self.write()
-            first = not self._part
-            self._part += 1
-            self._written = b""
-            self._new += eventfile.beginning(time, self._again if first else None)
-        self._new += data
+        if not self._size or (self._size >= PART and not self._store.is_local):
+            first = not self._size
+            data = eventfile.beginning(time, self._again if first else None) + data
+            self._part += first
+            self._parts.append(data)
+            self._size = len(data)
+        else:
+            self._parts[-1] += data
+            self._size += len(data)
 
     def write(self) -> None:
-        """Writes what is new. Raises OSError."""
-        if not self._new:
+        """Writes what is new, in order. Raises OSError; what was written by then is not again."""
+        while self._parts and (self._parts[0] or self._parts[1:]):
+            self._write(self._parts[0])
+            self._parts[0] = b""
+            if self._parts[1:]:
+                del self._parts[0]
+                self._part += 1
+                self._written = b""
+
+    def _write(self, new: bytes) -> None:
+        if not new:
             return
-        number = f"{self._term:06d}{self._part:06d}"
-        name = f"{self._folder}/events.out.tfevents.{number}.swell"
+        name = f"{self._folder}/events.out.tfevents.{self._term:06d}{self._part:06d}.swell"
         if self._store.is_local:
-            _append(Path(self._store.path(name)), self._new)
-            self._written = b""
+            _append(Path(self._store.path(name)), new)
         else:
-            self._store.write(name, self._written + self._new)
-            self._written += self._new
-        self._new = b""
+            self._store.write(name, self._written + new)
+            self._written += new
 
 
 def _append(path: Path, data: bytes) -> None:

@@ -1,7 +1,8 @@
 """How far what is told of a run has come: ``told/000007.json``, by the leader of term 7.
 
-The highest term counts. Who leads next goes on from there: what was told after it was written, and
-before its leader was lost, is told again.
+Those are of TensorBoard's files; each tracker has its own, such as ``told/wandb-000007.json``, as
+each may be away for a while. The highest term counts. Who leads next goes on from there: what was
+told after it was written, and before its leader was lost, is told again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from trainer.rundir.seen import Seen
 from trainer.telemetry.curves import Curves
 
 TOLD = "told"
-_FILE = re.compile(r"([0-9]{6,12})\.json")
+_FILE = re.compile(r"(?:([a-z]+)-)?([0-9]{6,12})\.json")
 
 
 @dataclass
@@ -33,25 +34,35 @@ class Position:
     late: list[Event] = field(default_factory=list)
     curves: Curves = field(default_factory=Curves)
 
-    def write(self, run_dir: RunDirectory, term: int) -> None:
-        """Writes it as that of a term. Raises OSError."""
+    def write(self, run_dir: RunDirectory, term: int, who: str = "") -> None:
+        """Writes it as that of a term, of a tracker if it has a name. Raises OSError."""
         value = {
             "seen": self.seen.to_json(),
             "late": self.late,
             "curves": self.curves.to_json(),
         }
-        run_dir.write_json(f"{TOLD}/{term:06d}.json", value)
+        run_dir.write_json(_name(term, who), value)
 
 
-def last_position(run_dir: RunDirectory, term: int) -> Position:
+def last_position(run_dir: RunDirectory, term: int, who: str = "") -> Position:
     """Where the leaders before a term have come to; the beginning if none has told anything.
+
+    Args:
+        run_dir: the run.
+        term: the leader's who asks.
+        who: the tracker; "" for TensorBoard's files.
 
     Raises OSError, and ValueError for one that is damaged.
     """
     found = (_FILE.fullmatch(name) for name in run_dir.store.names(TOLD))
-    terms = sorted(int(one[1]) for one in found if one and int(one[1]) < term)
-    value = run_dir.find_json(f"{TOLD}/{terms[-1]:06d}.json") if terms else None
+    terms = [int(one[2]) for one in found if one and (one[1] or "") == who]
+    newest = max((one for one in terms if one < term), default=None)
+    value = None if newest is None else run_dir.find_json(_name(newest, who))
     return Position() if value is None else _parsed(value)
+
+
+def _name(term: int, who: str) -> str:
+    return f"{TOLD}/{who}-{term:06d}.json" if who else f"{TOLD}/{term:06d}.json"
 
 
 def _parsed(value: dict[str, Any]) -> Position:

@@ -86,8 +86,11 @@ class Traces:
         self._tracer = self._provider.get_tracer("swell")
         self._exporter = OTLPSpanExporter(f"{where.rstrip('/')}/v1/traces", timeout=TIMEOUT)
 
-    def tell(self, points: Sequence[Point]) -> None:
-        """Sends the spans of points. Raises OSError when the collector does not take them."""
+    def tell(self, points: Sequence[Point]) -> Iterator[int]:
+        """Sends the spans of points, and yields how many points these were.
+
+        Raises OSError when the collector does not take them.
+        """
         from opentelemetry.sdk.trace.export import SpanExportResult
 
         made: list[Any] = []
@@ -96,6 +99,7 @@ class Traces:
                 self._make(point.span, None, made)
         if made and self._exporter.export(made) is not SpanExportResult.SUCCESS:
             raise OSError("the collector has not taken the traces")
+        yield len(points)
 
     def close(self) -> None:
         """Nothing more is sent."""

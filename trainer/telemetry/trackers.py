@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from trainer.telemetry.curves import Point
@@ -18,6 +18,7 @@ STEP = "step"  # by which Weights & Biases is to draw: its own steps never go ba
 RUN_TAG = "swell.run"  # by which MLflow's run is found again
 TEXTS = "swell.events"  # where texts are
 TAG_LIMIT = 5000  # characters of a tag's value that MLflow takes
+AT_ONCE = 900  # values of points in one request to MLflow, whose API takes 1000, and 100 tags
 
 
 class WandB:
@@ -45,13 +46,14 @@ class WandB:
         )
         self._run.define_metric("*", step_metric=STEP)
 
-    def tell(self, points: Sequence[Point]) -> None:
-        """Tells points."""
-        for point in points:
+    def tell(self, points: Sequence[Point]) -> Iterator[int]:
+        """Tells points. Yields how many of them it has taken."""
+        for number, point in enumerate(points, 1):
             values: dict[str, Any] = dict(point.values)
             values.update((f"events/{name}", text) for name, text in point.texts.items())
             if values:
                 self._run.log({**values, STEP: point.step, "time": point.time})
+            yield number
 
     def close(self) -> None:
         """What is not sent yet is sent."""
@@ -80,21 +82,29 @@ class MLflow:
             made = self._client.create_run(experiment, tags={RUN_TAG: run}, run_name=run)
             self._id = made.info.run_id
 
-    def tell(self, points: Sequence[Point]) -> None:
-        """Tells points."""
-        from mlflow.entities import Metric
+    def tell(self, points: Sequence[Point]) -> Iterator[int]:
+        """Tells points, some with each request. Yields how many of them it has taken."""
+        from mlflow.entities import Metric, RunTag
 
-        metrics = [
-            Metric(name, value, int(1000 * point.time), point.step)
-            for point in points
-            for name, value in point.values.items()
-            if math.isfinite(value)  # many of its stores take no other
-        ]
-        for first in range(0, len(metrics), 1000):  # the most that its API takes at once
-            self._client.log_batch(self._id, metrics=metrics[first : first + 1000])
-        for point in points:
-            for name, text in point.texts.items():
-                self._client.set_tag(self._id, f"{TEXTS}.{name}", text[:TAG_LIMIT])
+        metrics: list[Metric] = []
+        tags: dict[str, str] = {}
+        for number, point in enumerate(points, 1):
+            metrics += (
+                Metric(name, value, int(1000 * point.time), point.step)
+                for name, value in point.values.items()
+                if math.isfinite(value)  # many of its stores take no other
+            )
+            tags.update((f"{TEXTS}.{name}", one[:TAG_LIMIT]) for name, one in point.texts.items())
+            if number < len(points) and len(metrics) + len(points[number].values) <= AT_ONCE:
+                continue
+            for first in range(0, max(1, len(metrics)), AT_ONCE):
+                told = [RunTag(name, text) for name, text in tags.items()]
+                self._client.log_batch(
+                    self._id, metrics=metrics[first : first + AT_ONCE], tags=told
+                )
+                tags.clear()
+            yield number
+            metrics.clear()
 
     def close(self) -> None:
         """Nothing is left to send; the run stays as it is, for who goes on with it."""

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from launcher.status.exposition import FRESH, SHARE, Exposition
+from trainer.rundir.events import CAUSES
 from trainer.telemetry.gauges import Gauges, Workers
 from trainer.telemetry.machine import Gpu, Sample
 
@@ -26,6 +27,7 @@ STATUS: dict[str, Any] = {
         {"cause": "loss", "seconds": 1.5},
         {"cause": "loss", "seconds": 0.5},
         {"cause": "grow", "seconds": None},
+        {"cause": "drain", "seconds": 0.0},
     ],
     "goodput": 0.93,
     "ledger": {"seconds": {"training": 93.0, "absent": 7.0}},
@@ -52,7 +54,7 @@ def test_what_status_says_is_told() -> None:
     assert (found["up", ""], found["step", ""], found["world_size", ""]) == (1, 117, 4)
     assert (found["state", "running"], found["state", "failed"]) == (1, 0)
     assert (found["drains", ""], found["losses", ""], found["generations", ""]) == (1, 2, 2)
-    assert found["paused_seconds", "loss"] == 2.0 and ("paused_seconds", "grow") not in found
+    assert found["paused_seconds", "loss"] == 2.0
     assert found["goodput", ""] == 0.93 and found["ledger_seconds", "absent"] == 7.0
     assert found["speed", "steps"] == 4.0 and found["checkpoint_age_seconds", ""] == 12.5
     assert (found["usd", ""], found["attempts", ""], found["troubles", ""]) == (3.25, 2, 1)
@@ -65,6 +67,16 @@ def test_what_is_not_known_is_left_out_and_not_0() -> None:
     fresh = told({"state": "queued"})
     assert fresh["state", "queued"] == 1
     assert {"goodput", "usd", "world_size"}.isdisjoint(name for name, _ in fresh)
+
+
+def test_a_cause_that_has_cost_nothing_yet_has_a_series_so_that_a_rise_is_seen() -> None:
+    cases: list[list[dict[str, Any]]] = [STATUS["pauses"], []]
+    for pauses in cases:
+        found = told({**STATUS, "pauses": pauses})
+        causes = {label for name, label in found if name == "paused_seconds"}
+        assert causes == {*CAUSES}
+        assert found["paused_seconds", "drain"] == found["paused_seconds", "grow"] == 0.0
+    assert ("paused_seconds", "drain") not in told({"state": "queued"}), "nobody knows"
 
 
 @pytest.mark.parametrize("error", [OSError("away"), ValueError("damaged")])

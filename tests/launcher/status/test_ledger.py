@@ -142,6 +142,43 @@ def test_the_last_evaluation_is_one_though_no_step_follows() -> None:
     assert (found.seconds["evaluation"], found.seconds["stopped"]) == (3.0, 1.0)
 
 
+@pytest.mark.parametrize("state", ["failed", "cancelled", "limited"])
+@pytest.mark.parametrize(("saved", "training"), [([], 0.0), ([4], 16.0), ([8, 4], 16.0)])
+def test_what_no_checkpoint_has_is_lost_with_a_run_that_does_not_succeed(
+    state: str, saved: list[int], training: float
+) -> None:
+    """Of [8, 4] the run has gone back behind the checkpoint of step 8."""
+    told = [event("checkpoint_committed", 115.0 + at, step=at, seconds=0.1) for at in saved]
+    if len(saved) > 1:
+        told.append(event("checkpoint_rejected", 125.0, step=8, reason="damaged"))
+    events = [*BEGINS, trained(), *told]
+    found = ledger([*events, {**ENDS, "state": state}])
+    assert (found.seconds["training"], found.seconds["repeated"]) == (training, 40.0 - training)
+    assert found.on_demand == pytest.approx(training * 3.0 / HOUR)
+    assert ledger([*events, ENDS]).seconds["training"] == 40.0, "of one that succeeds all counts"
+    assert ledger(events, now=129.0).seconds["training"] == 40.0, "and while it goes on"
+
+
+def test_a_checkpoint_of_the_last_step_keeps_all_of_a_run_that_is_cancelled() -> None:
+    saved = event("checkpoint_committed", 130.5, step=10, seconds=0.1)
+    found = ledger([*BEGINS, trained(), {**ENDS, "state": "cancelled"}, saved])
+    assert (found.seconds["training"], found.seconds["repeated"]) == (40.0, 0.0)
+
+
+def test_what_a_torchrun_script_keeps_itself_nobody_knows() -> None:
+    told = [
+        event("resumed", 103.0, generation=1, cause="start"),
+        steps(1, 110.0, 1, [1.0]),
+        steps(1, 128.0, 10, [1.0]),
+        {**ENDS, "state": "cancelled"},
+    ]
+    found = ledger([*BEGINS[:-2], *told])
+    assert (found.seconds["training"], found.seconds["repeated"]) == (40.0, 0.0)
+    saved = event("checkpoint_committed", 120.0, step=1, seconds=0.1)
+    known = ledger([*BEGINS[:-2], *told, saved])
+    assert (known.seconds["training"], known.seconds["repeated"]) == (4.0, 36.0)
+
+
 def test_while_it_goes_on_it_ends_with_the_newest_step_unless_that_is_long_ago() -> None:
     events = [*BEGINS, trained()]
     assert ledger(events, now=129.0).until == 128.0

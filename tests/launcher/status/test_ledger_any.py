@@ -57,12 +57,15 @@ def told(at: float, term: int, kind: str, member: str, world: int, step: int, to
         case "out":
             action, back = ("skip", None) if step % 2 else ("rollback", 0)
             return event("nonfinite", at, step=step, action=action, checkpoint=back, metrics={})
+        case "saved":
+            return event("checkpoint_committed", at, step=step, seconds=took)
         case "over":
             return event("attempt_ended", at, attempt=1, state="FAILED")
         case "again":
             return started(at, attempt=2)
         case _:
-            return event("finished", at, state="succeeded", step=step, term=term)
+            state = "succeeded" if step % 2 else "cancelled"
+            return event("finished", at, state=state, step=step, term=term)
 
 
 def started(at: float, attempt: int = 1) -> Event:
@@ -72,7 +75,7 @@ def started(at: float, attempt: int = 1) -> Event:
 
 KINDS = (
     *("joined", "ready", "lost", "drained", "formed", "resumed", "first", "steps", "left"),
-    *("waits", "evaluated", "out", "over", "again", "finished"),
+    *("waits", "evaluated", "out", "saved", "over", "again", "finished"),
 )
 histories = st.lists(
     st.builds(

@@ -102,6 +102,48 @@ def test_of_two_wishes_the_second_sees_what_the_first_has_left(worker: Worker) -
     assert "CPU Mem" in table, "what is allocated was asked for"
 
 
+def test_what_was_seen_is_there_when_the_workers_life_ends(worker: Worker) -> None:
+    worker.ask(Profile(1, 3, 1, first=4, last=9))
+    worker.steps(1, 5)
+    worker.profiling.finish()
+    (told,) = worker.told
+    assert (told["first"], told["step"]) == (4, 5)
+    assert all(worker.run_dir.store.read(name) for name in told["names"])
+
+
+@pytest.mark.parametrize("fails", ["nowhere", "at the start", "at the snapshot"])
+def test_a_gpus_memory_is_recorded_while_it_is_profiled_and_no_longer(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    recording: list[bool] = []
+
+    def record(enabled: str | None = "all", **options: Any) -> None:
+        recording.append(enabled is not None)
+
+    def dump(name: str) -> None:
+        if fails == "at the snapshot":
+            raise RuntimeError("no snapshot")
+        Path(name).write_bytes(b"snapshot")
+
+    def broken(**options: Any) -> Any:
+        raise RuntimeError("another profiler is running")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda.memory, "_record_memory_history", record)
+    monkeypatch.setattr(torch.cuda.memory, "_dump_snapshot", dump)
+    if fails == "at the start":
+        monkeypatch.setattr(torch.profiler, "profile", broken)
+    worker.ask(Profile(1, 3, 1, first=1, last=1, memory=True))
+    worker.steps(1, 1)
+    worker.profiling.finish()
+    assert recording == [True, False]
+    (told,) = worker.told
+    if fails == "nowhere":
+        assert worker.run_dir.store.read(told["names"][2]) == b"snapshot"
+    else:
+        assert told["reason"].startswith("it failed: ") and "names" not in told
+
+
 def test_a_store_that_takes_nothing_is_told_and_ends_nothing(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from trainer.telemetry import apart
 from trainer.telemetry.apart import Apart
 from trainer.telemetry.curves import Point
 
@@ -109,46 +106,3 @@ def test_mlflow_in_a_folder(
     ]
     assert run.data.tags["swell.events.drain"] == "**drain**"
     assert run.info.run_name == "run-1"
-
-
-def test_one_that_cannot_begin_says_why_and_is_another_process_the_next_time(
-    told: list[Apart],
-) -> None:
-    one = Apart("mlflow", "nowhere://x", "run-1", "digits")
-    one._begin["kind"] = "abacus"
-    told.append(one)
-    with pytest.raises(OSError, match="KeyError: 'abacus'"):
-        one.tell(POINTS)
-    assert one._process is None
-
-
-def test_one_that_does_not_answer_is_killed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, told: list[Apart]
-) -> None:
-    silent = tmp_path / "python"
-    silent.write_text("#!/bin/sh\nexec sleep 1000\n")
-    silent.chmod(0o700)
-    monkeypatch.setattr(sys, "executable", str(silent))
-    monkeypatch.setattr(apart, "ANSWER", 0.1)
-    one = Apart("wandb", "digits", "run-1", "digits")
-    told.append(one)
-    started: list[Any] = []
-    start = one._start
-
-    def start_and_note() -> Any:
-        started.append(start())
-        return started[-1]
-
-    monkeypatch.setattr(one, "_start", start_and_note)
-    with pytest.raises(OSError, match="has not answered"):
-        one.tell(POINTS)
-    assert started[0].returncode == -9 and one._process is None
-    with pytest.raises(ProcessLookupError):
-        os.kill(started[0].pid, 0)
-
-
-def test_nothing_to_tell_starts_nothing(told: list[Apart]) -> None:
-    one = Apart("wandb", "digits", "run-1", "digits")
-    told.append(one)
-    one.tell([])
-    assert one._process is None and str(one) == "Weights & Biases"
