@@ -63,6 +63,11 @@ class Live:
         pause: seconds between two looks, at least.
         makes: each makes some of the parts, in a thread, and hands them on by what it is given, as
             it has them. None waits for another.
+
+    Attributes:
+        version: of the newest part. It begins with the clock's milliseconds, so that whoever was
+            told by another of its kind, which is gone, knows none of its parts.
+        used: when somebody has looked last, by the monotonic clock.
     """
 
     def __init__(self, pause: float, *makes: Make) -> None:
@@ -70,7 +75,7 @@ class Live:
         self._makes = makes
         self._troubles = [""] * len(makes)
         self._parts: dict[str, tuple[int, str]] = {}  # with the version of the last change
-        self.version = 0
+        self.version = time.monotonic_ns() // 1_000_000
         self._made = asyncio.Event()  # for the first time since somebody looks
         self._changed = asyncio.Event()
         self._looking: set[asyncio.Task[None]] = set()
