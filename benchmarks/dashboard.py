@@ -3,10 +3,14 @@
 The run goes on: it is on a disk, and an event comes every tenth of a second while it is looked at.
 The dashboard is a process of its own, as the command starts it.
 
-- ``answers``: seconds until the whole of a page is there, each over a connection of its own, while
-  the dashboard reads and draws by itself: each page again and again, a third of a second apart.
-- ``first``: the same of the run's page when nothing of it has been read; and how long it takes
-  until its figures are in it, and its last picture.
+- ``answers``: seconds until the whole of an answer is there, each over a connection of its own,
+  while the dashboard reads and draws by itself: each again and again, a third of a second apart. Of
+  news, until the first are there.
+- ``processor``: what an answer costs all of the dashboard's threads, of a run that is over, of
+  which everything has been read and drawn.
+- ``first``: seconds until an answer that is the first of its dashboard, which has read nothing.
+- ``known``: how long it takes from then on until the run's page has its figures, and its last
+  picture, in seconds and in those of a processor.
 """
 
 from __future__ import annotations
@@ -19,10 +23,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
+
+import psutil
 
 from launcher.supervision.attempt import Attempt
 from rows import Options, Row, benchmark
@@ -51,6 +57,7 @@ class Crowd:
     """
 
     def __init__(self, run_dir: RunDirectory, replicas: int, events: int) -> None:
+        self.run_dir = run_dir
         self.members = [f"workerpool1-{number}" for number in range(replicas - 1)]
         self.members.insert(0, "workerpool0-0")
         self.now = time.time() - 3 * 86_400
@@ -103,17 +110,35 @@ class Crowd:
         self._writer.emit(event, **fields)
 
 
+PLANNED = urlencode({"name": "crowd", "task": "m:C", "pools.0.machine": "a2-highgpu-1g"})
+# What is asked for, by name: a path, and what is sent along, if anything.
+ROUTES: dict[str, tuple[str, str | None]] = {
+    "all runs": ("", None),
+    "their news": ("live", None),
+    "the run": ("runs/crowd", None),
+    "its news": ("runs/crowd/live", None),
+    "a replica": ("runs/crowd/replica?name=workerpool1-7", None),
+    "a replica's news": ("runs/crowd/replica/live?name=workerpool1-7", None),
+    "the logs": ("runs/crowd/logs", None),
+    "the logs' news": ("runs/crowd/logs/live", None),
+    "whether to cancel": ("runs/crowd/cancel", None),
+    "whether to take a VM away": ("runs/crowd/preempt?name=workerpool1-7", None),
+    "a job's form": ("new", None),
+    "a job's plan": ("new?part=plan", PLANNED),
+    "its style": ("static/dashboard.css", None),
+}
+
+
 @contextmanager
-def served(options: Options) -> Iterator[Callable[[str], tuple[float, str]]]:
-    """A dashboard of such a run, which goes on. Yields what asks for a page: seconds, and text."""
+def crowded(options: Options, goes_on: bool = True) -> Iterator[str]:
+    """Yields a folder with such a run in it."""
     sizes = (QUICK_REPLICAS, QUICK_EVENTS) if options.quick else (REPLICAS, EVENTS)
-    with tempfile.TemporaryDirectory(prefix="swell-dashboard-") as name:
-        crowd = Crowd(RunDirectory(f"{name}/crowd"), *sizes)
-        environment = {**os.environ, "SWELL_HOME": f"{name}/home", "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "launcher.cli", "dashboard", name]
-        process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
+    with tempfile.TemporaryDirectory(prefix="swell-dashboard-") as folder:
+        crowd = Crowd(RunDirectory(f"{folder}/crowd"), *sizes)
+        if not goes_on:
+            crowd.run_dir.end("succeeded", "training is complete")
+            yield folder
+            return
         over = threading.Event()
 
         def go_on() -> None:
@@ -123,77 +148,133 @@ def served(options: Options) -> Iterator[Callable[[str], tuple[float, str]]]:
         going = threading.Thread(target=go_on)
         going.start()
         try:
-            assert process.stdout is not None
-            where = urlsplit(process.stdout.readline().strip())
-
-            def ask(path: str) -> tuple[float, str]:
-                began = time.perf_counter()
-                connection = http.client.HTTPConnection(where.netloc, timeout=LATE)
-                connection.request("GET", f"{where.path}{path}")
-                answer = connection.getresponse()
-                text = answer.read().decode()
-                took = time.perf_counter() - began
-                connection.close()
-                assert answer.status == 200, (answer.status, path)
-                return took, text
-
-            yield ask
+            yield folder
         finally:
             over.set()
             going.join()
-            process.terminate()
-            process.wait()
 
 
-PAGES = {
-    "all runs": "",
-    "the run": "runs/crowd",
-    "a replica": "runs/crowd/replica?name=workerpool1-7",
-    "its logs": "runs/crowd/logs",
-    "a job's form": "new",
-}
+class Asked:
+    """A dashboard, as the command starts it.
+
+    Args:
+        folder: what it shows.
+    """
+
+    def __init__(self, folder: str) -> None:
+        environment = {**os.environ, "SWELL_HOME": f"{folder}/home", "PYTHONPATH": str(ROOT)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "launcher.cli", "dashboard", folder],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        self._where = urlsplit(self._process.stdout.readline().strip())
+
+    def __enter__(self) -> Asked:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+    @property
+    def used(self) -> float:
+        """Seconds of a processor that it has taken."""
+        times = psutil.Process(self._process.pid).cpu_times()
+        return float(times.user + times.system)
+
+    def ask(self, name: str) -> tuple[float, str]:
+        """Returns how long an answer took, in seconds, and the answer."""
+        path, sent = ROUTES[name]
+        began = time.perf_counter()
+        connection = http.client.HTTPConnection(self._where.netloc, timeout=LATE)
+        headers = {"Origin": f"http://{self._where.netloc}"} if sent else {}
+        method = "POST" if sent else "GET"
+        connection.request(method, f"{self._where.path}{path}", sent, headers)
+        answer = connection.getresponse()
+        if answer.headers.get_content_type() == "text/event-stream":
+            text = b"".join(iter(answer.readline, b"\n")).decode()
+        else:
+            text = answer.read().decode()
+        took = time.perf_counter() - began
+        connection.close()
+        assert answer.status == 200, (answer.status, path)
+        return took, text
+
+    def until(self, part: str) -> None:
+        """Waits for a part of the run's page."""
+        deadline = time.monotonic() + LATE
+        while True:
+            _, text = self.ask("the run")
+            begun = text.partition(f'<div id="{part}">')[2]
+            if begun and not begun.startswith(("</div>", "<p>Being read")):
+                return
+            assert time.monotonic() < deadline, json.dumps(text[:2000])
+            time.sleep(0.05)
+
+    def know_all(self) -> None:
+        """Lets it read and draw everything."""
+        self.until("drawn")
+        for name in ROUTES:
+            self.ask(name)
 
 
 def answers(options: Options) -> Iterable[Row]:
-    """Each page, while all of them are kept up to date."""
-    with served(options) as ask:
-        _until(ask, "drawn")
-        for path in PAGES.values():
-            ask(path)
-        for name, path in PAGES.items():
+    """Each answer, while all pages are kept up to date."""
+    with crowded(options) as folder, Asked(folder) as dashboard:
+        dashboard.know_all()
+        for name in ROUTES:
             took = []
             for _ in range(QUICK_ASKED if options.quick else ASKED):
                 time.sleep(APART)
-                took.append(ask(path)[0])
+                took.append(dashboard.ask(name)[0])
             yield Row.of("swell", "answers", name, "s", took)
 
 
+def processor(options: Options) -> Iterable[Row]:
+    """What each answer costs, where nothing else is to be done."""
+    asked = 10 if options.quick else 100  # in one go: a processor's clock ticks in hundredths
+    with crowded(options, goes_on=False) as folder, Asked(folder) as dashboard:
+        dashboard.know_all()
+        for name in ROUTES:
+            took = []
+            for _ in range(1 if options.quick else 5):
+                before = dashboard.used
+                for _ in range(asked):
+                    dashboard.ask(name)
+                took.append((dashboard.used - before) / asked)
+            yield Row.of("swell", "processor", name, "s", took)
+
+
 def first(options: Options) -> Iterable[Row]:
+    """Each answer, where it is the first one."""
+    with crowded(options) as folder:
+        for name in ROUTES:
+            took = []
+            for _ in range(options.runs):
+                with Asked(folder) as dashboard:
+                    took.append(dashboard.ask(name)[0])
+            yield Row.of("swell", "first", name, "s", took)
+
+
+def known(options: Options) -> Iterable[Row]:
     """The run's page, of which nothing is known yet."""
-    found: dict[str, list[float]] = {"an answer": [], "figures": [], "the last picture": []}
-    for _ in range(1 if options.quick else 3):
-        with served(options) as ask:
-            began = time.perf_counter()
-            found["an answer"].append(ask(PAGES["the run"])[0])
-            _until(ask, "facts")
-            found["figures"].append(time.perf_counter() - began)
-            _until(ask, "drawn")
-            found["the last picture"].append(time.perf_counter() - began)
+    parts = {"facts": "figures", "drawn": "the last picture"}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in parts.values()}
+    for _ in range(options.runs):
+        with crowded(options) as folder, Asked(folder) as dashboard:
+            began, used = time.perf_counter(), dashboard.used
+            for part, name in parts.items():
+                dashboard.until(part)
+                found[name].append((time.perf_counter() - began, dashboard.used - used))
     for name, took in found.items():
-        yield Row.of("swell", "first", name, "s", took)
-
-
-def _until(ask: Callable[[str], tuple[float, str]], part: str) -> None:
-    """Waits for a part of the run's page."""
-    deadline = time.monotonic() + LATE
-    while True:
-        _, text = ask(PAGES["the run"])
-        begun = text.partition(f'<div id="{part}">')[2]
-        if begun and not begun.startswith(("</div>", "<p>Being read")):
-            return
-        assert time.monotonic() < deadline, json.dumps(text[:2000])
-        time.sleep(0.05)
+        yield Row.of("swell", "known", name, "s", [seconds for seconds, _ in took])
+        yield Row.of("swell", "known", f"{name}, of a processor", "s", [used for _, used in took])
 
 
 if __name__ == "__main__":
-    sys.exit(benchmark(__doc__, {"answers": answers, "first": first}, runs=1))
+    cases = {"answers": answers, "processor": processor, "first": first, "known": known}
+    sys.exit(benchmark(__doc__, cases, runs=3))

@@ -20,22 +20,28 @@ def _command() -> Any:
     return typer.main.get_command(app)
 
 
-def take(line: str, whole: bool = True) -> None:
-    """Raises what the command's parser raises of a line that begins with ``swell``.
+def refusal(line: str, whole: bool = True) -> str:
+    """Returns what the command's parser says against a line; nothing if it takes it.
 
     Args:
-        line: with or without a prompt, a redirection or a pipe.
+        line: with or without a redirection or a pipe.
         whole: whether it has all arguments; if not, options and the command alone are looked at.
     """
     words = shlex.split(re.split(r" [|>]", line)[0])
-    assert words[0] == "swell", line
+    if words[:1] != ["swell"]:
+        return f"{line}: does not begin with swell"
     command = _command()
     path = words[1:]
     context = typer.Context(command, info_name="swell", resilient_parsing=True)
-    while isinstance(command, typer.core.TyperGroup) and path:
-        name, command, path = command.resolve_command(context, path)
-        assert command is not None, f"{name} is no command"
-    if whole:
-        command.make_context(command.name or "", list(path))
-    else:
-        command.make_parser(context).parse_args(list(path))
+    try:
+        while isinstance(command, typer.core.TyperGroup) and path:
+            _, command, path = command.resolve_command(context, path)
+            if command is None:
+                return f"{line}: there is no such command"
+        if whole:
+            command.make_context(command.name or "", list(path))
+        else:
+            command.make_parser(context).parse_args(list(path))
+    except Exception as error:  # of typer's own kinds, which differ between its versions
+        return f"{line}: {error}"
+    return ""

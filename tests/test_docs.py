@@ -15,7 +15,7 @@ from docs.fields import page as fields_page
 from docs.texts import page as texts_page
 from launcher.job.customjob import build
 from launcher.job.job import Job
-from tests.commandline import take
+from tests.commandline import refusal
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("benchmarks", "containers", "docs", "examples", "launcher", "tests", "trainer")
@@ -113,14 +113,14 @@ def typed(page: Path) -> list[str]:
 
 @pytest.mark.parametrize("page", [it for it in CURRENT if typed(it) and it.stem != "commands"])
 def test_the_command_takes_what_a_page_tells_its_reader_to_type(page: Path) -> None:
-    for line in typed(page):
-        take(line)
+    assert [why for line in typed(page) if (why := refusal(line))] == []
 
 
 @pytest.mark.parametrize("page", CURRENT, ids=named)
 def test_the_command_has_what_a_page_names_of_it(page: Path) -> None:
-    for line in re.findall(r"`(swell [a-z]+[^`\n|…]*)`", "\n".join(prose(page))):
-        take(line.replace("RUN...", "RUN"), whole=False)
+    lines = re.findall(r"`(swell [a-z]+[^`\n|…]*)`", "\n".join(prose(page)))
+    named = [line.replace("RUN...", "RUN") for line in lines]
+    assert [why for line in named if (why := refusal(line, whole=False))] == []
 
 
 def test_the_code_names_pages_and_sections_that_exist() -> None:

@@ -21,7 +21,7 @@ from trainer.rundir.usererror import UserError, shown
 
 UNSHOWN = "SW6293"  # the message about what could not be shown, and was not expected
 LINGER = 20.0  # seconds in which it is made anew after the last one has looked
-SHARE = 4.0  # it rests so many times as long as it has worked
+SHARE = 4.0  # it rests so many times as long as this process has computed meanwhile
 HEARTBEAT = 10.0  # seconds after which a connection without news says that it lives
 
 T = TypeVar("T")
@@ -63,6 +63,11 @@ class Live:
         pause: seconds between two looks, at least.
         makes: each makes some of the parts, in a thread, and hands them on by what it is given, as
             it has them. None waits for another.
+
+    Attributes:
+        version: of the newest part. It begins with the clock's milliseconds, so that whoever was
+            told by another of its kind, which is gone, knows none of its parts.
+        used: when somebody has looked last, by the monotonic clock.
     """
 
     def __init__(self, pause: float, *makes: Make) -> None:
@@ -70,7 +75,7 @@ class Live:
         self._makes = makes
         self._troubles = [""] * len(makes)
         self._parts: dict[str, tuple[int, str]] = {}  # with the version of the last change
-        self.version = 0
+        self.version = time.monotonic_ns() // 1_000_000
         self._made = asyncio.Event()  # for the first time since somebody looks
         self._changed = asyncio.Event()
         self._looking: set[asyncio.Task[None]] = set()
@@ -132,13 +137,13 @@ class Live:
 
     async def _look_on(self, place: int) -> None:
         while True:
-            began = time.monotonic()
+            began = time.process_time()  # to wait for a network is no work
             await self._once(place)
             if place == 0:
                 self._made.set()
             if not self._watchers and time.monotonic() - self.used >= LINGER:
                 return
-            await asyncio.sleep(max(self._pause, SHARE * (time.monotonic() - began)))
+            await asyncio.sleep(max(self._pause, SHARE * (time.process_time() - began)))
 
     async def _once(self, place: int) -> None:
         loop = asyncio.get_running_loop()

@@ -85,7 +85,7 @@ class Overview:
     def find(self) -> dict[str, str]:
         """Returns the URLs of the run directories, by id, as of the last few seconds.
 
-        Raises ApiError, OSError and ValueError.
+        Raises OSError and ValueError.
         """
         if time.monotonic() - self._found_at >= FIND_EVERY:
             unfound: list[str] = []

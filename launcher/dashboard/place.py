@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from launcher import home
-from launcher.api.vertex import Jobs, runs_among
+from launcher.api.apierror import ApiError
+from launcher.api.vertex import Jobs, JobState, runs_among
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import RUN
 from trainer.rundir.store import Store
-from trainer.rundir.usererror import Message
+from trainer.rundir.usererror import Message, shown
 
 TWICE = "SW6294"  # the message about two run directories of one id
 MOST = 2000  # folders of a place that are looked into
@@ -35,6 +36,7 @@ class Place:
 
     def __init__(self, url: str | None, apis: Sequence[Jobs] = ()) -> None:
         self._apis = apis
+        self._jobs: dict[str, Sequence[JobState]] = {}  # of each API, as they were known last
         self._url = None
         self._known: dict[str, str] = {}  # run directories that were found, with their runs' ids
         if url is not None:
@@ -55,16 +57,22 @@ class Place:
         """Returns the URLs of the run directories in it, by the runs' ids.
 
         Args:
-            report: called with a line for each run that is not shown.
+            report: called with a line for each run that is not shown, and for each region that
+                does not answer: its runs are those that were known.
 
-        Raises ApiError, OSError, and ValueError where its store cannot be had.
+        Raises OSError, and ValueError where its store cannot be had.
         """
         found = {}
         if self._url is not None:
             found = self._in_folder(self._url, report)
         elif not self._apis:
             found = home.urls()
-        for run_id, job in runs_among(job for api in self._apis for job in api.find()).items():
+        for api in self._apis:
+            try:
+                self._jobs[api.parent] = api.find()
+            except ApiError as error:  # the others may answer
+                report(shown(error))
+        for run_id, job in runs_among(job for jobs in self._jobs.values() for job in jobs).items():
             if job.output and run_id not in found:
                 found[run_id] = job.output
         return found

@@ -292,10 +292,10 @@ class Dashboard:
 def _stream(request: Request, live: Live) -> Response:
     """News of a live page as server-sent events, from the version on that the page has."""
     since = request.headers.get("last-event-id") or request.query_params.get("since", "")
-    version = int(since) if since.isdecimal() and len(since) < 10 else 0
+    version = int(since) if since.isdecimal() and len(since) < 20 else 0
 
     async def events() -> AsyncIterator[str]:
-        async for at, news in live.changes(version if version <= live.version else 0):
+        async for at, news in live.changes(version):
             yield f"id: {at}\nevent: parts\ndata: {json.dumps(news)}\n\n" if news else ": alive\n\n"
 
     return StreamingResponse(events(), media_type="text/event-stream")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.segment import Segment
 from rich.text import Text
 
 from launcher.logs.logline import Line, shown
@@ -62,7 +63,8 @@ class Screens:
         if not self._keys:
             return self._panorama.draw(scene, now, width, height)
         if self.name == "overview":
-            return Group(self._panorama.draw(scene, now, width, height - 2), self._footer(width))
+            shown = self._panorama.draw(scene, now, width, height - 2)
+            return Group(_Top(shown, height - 2), self._footer(width))
         lines = self._lines(scene, width)
         self._page = max(1, height - AROUND)
         self._most = max(0, len(lines) - self._page)
@@ -93,6 +95,19 @@ class Screens:
         )
         scroll = "" if self.name == "overview" else "  arrows scroll"
         return _cut(Text(f"{shown}{scroll}  {QUIT} quit", style="dim"))
+
+
+class _Top:
+    """The first lines of what is drawn: in a low terminal, what tells of the keys stays."""
+
+    def __init__(self, whole: RenderableType, most: int) -> None:
+        self._whole, self._most = whole, max(0, most)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        whole = options.update(height=None)
+        for line in console.render_lines(self._whole, whole, pad=False)[: self._most]:
+            yield from line
+            yield Segment.line()
 
 
 def _replicas(scene: Scene, width: int) -> Iterable[Text]:

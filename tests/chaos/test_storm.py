@@ -49,7 +49,9 @@ def test_a_run_survives_a_storm(kind: str, folder: Path, undisturbed: Undisturbe
     try:
         run.start()
         storm = Storm(run)
-        for blow in plan(SEED, EVENTS, 3, has_link=kind == "netns"):
+        blows = plan(SEED, EVENTS, 3, has_link=kind == "netns")
+        assert len(blows) == EVENTS
+        for blow in blows:
             print(f"{run.look().step:5d} {blow}")
             storm.blow(blow)
         run.until_steps(25)  # what was known before may be long past

@@ -76,7 +76,9 @@ def test_an_impossible_id(run_id: str) -> None:
 
 
 def test_a_new_id_is_possible() -> None:
-    home.check_id(home.new_id("a" * 40, 1764000000.0))
+    run_id = home.new_id("a" * 40, 1764000000.0)
+    home.check_id(run_id)
+    assert run_id.startswith("a" * 40)
 
 
 def test_a_launch_is_known_to_live_while_it_holds_the_lock() -> None:

@@ -9,7 +9,7 @@ from docs.commands import commands
 from launcher.cli import app
 from launcher.commands.examples import EXAMPLES
 from launcher.emulator.__main__ import _parser
-from tests.commandline import take
+from tests.commandline import refusal
 
 NAMES = [name for name, _ in commands(app)]
 
@@ -36,4 +36,17 @@ def test_the_emulators_help_which_is_its_own_shows_them() -> None:
 
 @pytest.mark.parametrize("line", [line for name in NAMES for line in lines(name)])
 def test_an_example_is_one_that_the_command_takes(line: str) -> None:
-    take(line.removeprefix('eval "$(').removesuffix(')"'))
+    assert refusal(line.removeprefix('eval "$(').removesuffix(')"')) == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("swell lunch job.yaml", "there is no such command"),
+        ("swell status --jsn", "No such option"),
+        ("swell launch", "Missing parameter: job"),
+        ("ls", "does not begin with swell"),
+    ],
+)
+def test_what_the_command_does_not_take_is_not_taken_for_right(line: str, why: str) -> None:
+    assert why in refusal(line)

@@ -100,6 +100,7 @@ def test_every_page_is_for_everybody(
             web.go(path)
             web.wait(text)
             web.check(name)
+            assert web.page.locator("h1").count() == 1, name
 
 
 @pytest.mark.soak

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -78,6 +78,22 @@ def test_news_are_what_has_changed() -> None:
     run(test)
 
 
+def test_who_was_told_by_one_that_is_gone_is_told_all() -> None:
+    async def test() -> None:
+        source = Source()
+        gone = Live(0.0, source)
+        for text in "bcdefg":
+            source.text = text
+            while (await gone.parts(60))["one"] != text:
+                await asyncio.sleep(0.001)
+        live = Live(3600.0, source)
+        await live.parts(60)
+        assert live.version > gone.version
+        assert (await anext(live.changes(gone.version)))[1].keys() >= {"one", "two"}
+
+    run(test)
+
+
 def test_who_looks_shares_the_work_and_nobody_looking_is_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -128,15 +144,24 @@ def test_an_error_is_shown_beside_what_was_known_and_goes_when_it_is_over(
     run(test)
 
 
-def test_who_waits_for_news_is_let_go_when_it_closes() -> None:
-    async def test() -> None:
-        live = Live(0.0, Source())
-        told = [news async for _, news in _closing(live)]
-        assert len(told) >= 1
+def test_who_waits_for_news_is_let_go_when_it_closes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HEARTBEAT", 3600.0)
 
-    async def _closing(live: Live) -> AsyncIterator[tuple[int, dict[str, str]]]:
-        async for one in live.changes(0):
-            yield one
-            live.close()
+    async def test() -> None:
+        live = Live(3600.0, Source())
+        await live.parts(60)
+        told: list[dict[str, str]] = []
+
+        async def wait() -> None:
+            async for _, news in live.changes(0):
+                told.append(news)
+
+        waiting = asyncio.create_task(wait())
+        while not told:
+            await asyncio.sleep(0)
+        assert not waiting.done(), "there is no news, and no heartbeat for an hour"
+        live.close()
+        await waiting
+        assert told[0].keys() >= {"one", "two"} and told[1:] == [{}]
 
     run(test)

@@ -302,10 +302,13 @@ def test_killed_once_at_every_point(
 
 @pytest.mark.parametrize("second", range(1, 12, 3))
 def test_killed_twice(tmp_path: Path, points: Callable[[Points | None], None], second: int) -> None:
+    twice = 0
     for at in range(3, 60, 5):
         point, again = Points(at, after=at % 2 == 0), Points(second, after=second % 2 == 0)
         fixture, _ = play(tmp_path / f"{at}", scenario, points, point, again)
         check(fixture, "succeeded", f"killed at {at} ({point.hit}) and {second} ({again.hit})")
+        twice += bool(point.hit and again.hit)
+    assert twice > 3, "else it is no second kill that this shows"
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["a turn", "to the end"])
@@ -332,8 +335,10 @@ def test_another_acts_at_every_point(
             points(None)
         check(fixture, "succeeded", f"another acted at point {at}, {point.hit}", late=True)
         if not point.hit:
-            return
-    raise AssertionError("the scenario has more points than expected")
+            break  # there are no more points
+    else:
+        raise AssertionError("the scenario has more points than expected")
+    assert at > 20
 
 
 def a_turn(supervisor: Supervisor) -> None:

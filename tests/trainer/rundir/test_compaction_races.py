@@ -81,15 +81,17 @@ class Run:
             compaction.round()
             self.check()
 
-    def check_tidy(self) -> None:
-        """Nothing is left of what was given up or has been replaced."""
+    def is_tidy(self) -> bool:
+        """Whether nothing is left of what was given up or has been replaced."""
         run_dir = seen_by(View(self.ground))
         index = read_index(run_dir)
         named = sorted(one.file for one in index.segments)
-        assert run_dir.store.names(SEGMENTS) == run_dir.store.names(GISTS) == named
-        assert len(run_dir.store.names(INDEX)) <= 2
         batches = [batch for batch in map(Batch.of, run_dir.store.files(EVENTS)) if batch]
-        assert not any(index.covered(batch) for batch in batches)
+        return (
+            run_dir.store.names(SEGMENTS) == run_dir.store.names(GISTS) == named
+            and len(run_dir.store.names(INDEX)) <= 2
+            and not any(index.covered(batch) for batch in batches)
+        )
 
 
 def covered(events: Iterable[Event]) -> list[int]:
@@ -236,7 +238,7 @@ class Races(RuleBasedStateMachine):
         self.run.ground.kept = lambda name: False
         self.run.settle()
         if not self.keeps:
-            self.run.check_tidy()
+            assert self.run.is_tidy()
         for reader in self.readers:
             reader.check()
 
@@ -282,7 +284,7 @@ def test_a_leader_is_frozen_at_any_operation_and_the_next_one_at_any_of_its_own(
         leader.actor.go_on(second)
         leader.actor.kill()
         run.settle()
-        run.check_tidy()
+        assert run.is_tidy()
         pairs += 1
     assert pairs > 300
 
@@ -404,4 +406,4 @@ def test_a_list_that_takes_a_while_covers_nothing_that_it_lacks(parts: int) -> N
         leader.actor.go_on(100)
         leader.actor.kill()
         run.settle()
-        run.check_tidy()
+        assert run.is_tidy()
