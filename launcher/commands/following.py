@@ -24,6 +24,7 @@ from launcher import home
 from launcher.api.reach import SAY_AFTER
 from launcher.commands.interrupts import handled_here
 from launcher.disks import troubles_of
+from launcher.job.marketfile import not_come, whole_market
 from launcher.run import Run
 from launcher.status.status import Outcome, read_status
 from launcher.supervision.attempt import read_attempts
@@ -35,6 +36,7 @@ from launcher.views.output import Screen
 from launcher.views.summary import print_summary
 from trainer.rundir import clock
 from trainer.rundir.events import Event, EventReader
+from trainer.rundir.numbers import number_in
 from trainer.rundir.private import append_private
 from trainer.rundir.usererror import UserError
 
@@ -201,8 +203,13 @@ class Following:
         except (OSError, ValueError) as error:
             print(visible(f"the run directory cannot be read: {error}"), file=self._out)
             return
-        took = clock.now() - self._started
+        outcome = self._run.directory.outcome() or {}
+        took = (number_in(outcome.get("time")) or clock.now()) - self._started
         print_summary(self._console(), status, self._run.directory.url, took)
+        if self._is_local and status["steps_lost"] is not None:
+            market = whole_market(self._run.draft.job.local.market)
+            for line in not_come(market, status["step"], took):
+                print(visible(f"\n{line}"), file=self._out)
         if as_json is not None:
             print(json.dumps(status, indent=2), file=as_json)
 

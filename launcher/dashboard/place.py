@@ -36,7 +36,7 @@ class Place:
 
     def __init__(self, url: str | None, apis: Sequence[Jobs] = ()) -> None:
         self._apis = apis
-        self._jobs: dict[str, list[JobState]] = {}  # of each API, as they were known last
+        self._jobs: dict[str, Sequence[JobState]] = {}  # of each API, as they were known last
         self._url = None
         self._known: dict[str, str] = {}  # run directories that were found, with their runs' ids
         if url is not None:
