@@ -200,13 +200,14 @@ class Following:
         """Prints the summary, and the status as JSON if that is asked for."""
         try:
             status = read_status(self._run.directory)
+            ended = number_in((self._run.directory.outcome() or {}).get("time"))
         except (OSError, ValueError) as error:
             print(visible(f"the run directory cannot be read: {error}"), file=self._out)
             return
-        outcome = self._run.directory.outcome() or {}
-        took = (number_in(outcome.get("time")) or clock.now()) - self._started
+        took = (ended or clock.now()) - self._started
         print_summary(self._console(), status, self._run.directory.url, took)
-        if self._is_local and status["steps_lost"] is not None:
+        known = status["state"] == "succeeded" and status["steps_lost"] is not None
+        if self._is_local and known:
             market = whole_market(self._run.draft.job.local.market)
             for line in not_come(market, status["step"], took):
                 print(visible(f"\n{line}"), file=self._out)

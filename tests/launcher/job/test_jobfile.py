@@ -230,7 +230,7 @@ def test_a_task_file_is_found_beside_the_job_file(tmp_path: Path) -> None:
     assert load_job(path).task == f"{tmp_path}/mine.py:Task"
     with pytest.raises(JobFileError, match=r"job.yaml:2: task: there is no file .*/mine.py"):
         load_job(path, target="local")
-    (tmp_path / "mine.py").write_text("class Task: ...\n")
+    (tmp_path / "mine.py").write_text("from trainer import Task\n")
     load_job(path, target="local")
 
 
