@@ -27,8 +27,8 @@ pools:                         # on this machine a GPU is a process on its proce
 # container: us-central1-docker.pkg.dev/my-project/my-repository/swell-trainer:0.1.0
 # limits: {{cost: 100 USD}}
 
-local:                         # only the local target reads this: its Spot market
-  market:
+local:                         # only the local target reads this: its Spot market,
+  market:                      # if the run lasts so long
     - {{at: {at}, preempt: workerpool1-0, notice: 5s, back: {back}}}
 """
 

@@ -32,6 +32,7 @@ CAUSES = {
     "loss": "a worker was lost",
     "leader": "another coordinator leads",
 }
+CENT = 0.005  # USD; of less, no share is told
 # What VMs spend their time on (launcher.status.accounts).
 LOSSES = {
     "absent": "absent",
@@ -108,6 +109,11 @@ def number(value: float | str) -> str:
 def part(of_one: float) -> str:
     """Returns a part of a whole as ``12.5 %``."""
     return f"{100 * of_one:.1f} %"
+
+
+def usd_in_words(usd: float) -> str:
+    """Returns ``about 12.50 USD``, or that it is less than a cent."""
+    return f"about {usd:,.2f} USD" if usd >= CENT else "less than 0.01 USD"
 
 
 def speed_in_words(speed: Mapping[str, float | None]) -> str:

@@ -8,14 +8,16 @@ from typing import Annotated
 import typer
 
 from launcher.commands.errors import fail, user_errors
-from launcher.commands.options import AsJson
+from launcher.commands.options import AsJson, other_run_ids
 
 
 def compare(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN...", help="Two to eight ids, beginnings of them, or run directories."
+            metavar="RUN...",
+            help="Two to eight ids, beginnings of them, or run directories.",
+            autocompletion=other_run_ids,
         ),
     ],
     as_json: AsJson = False,
@@ -23,6 +25,7 @@ def compare(
     """Show what differs in the jobs of several runs, then their figures side by side."""
     with user_errors():
         from launcher import home
+        from launcher.status.configuration import configured
         from launcher.status.status import read_status
         from launcher.views.compare import MOST, Compared, print_compared, to_json
         from launcher.views.output import Screen
@@ -37,7 +40,7 @@ def compare(
         for directory in found:
             run = home.read_run(directory)
             status = read_status(directory, audited=False, run=run)
-            known.append(Compared(run.get("spec"), status))
+            known.append(Compared(configured(run), status))
         if as_json:
             typer.echo(json.dumps(to_json(known), indent=2))
         else:

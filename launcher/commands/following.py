@@ -24,6 +24,7 @@ from launcher import home
 from launcher.api.reach import SAY_AFTER
 from launcher.commands.interrupts import handled_here
 from launcher.disks import troubles_of
+from launcher.job.marketfile import not_come, whole_market
 from launcher.run import Run
 from launcher.status.status import Outcome, read_status
 from launcher.supervision.attempt import read_attempts
@@ -35,6 +36,7 @@ from launcher.views.output import Screen
 from launcher.views.summary import print_summary
 from trainer.rundir import clock
 from trainer.rundir.events import Event, EventReader
+from trainer.rundir.numbers import number_in
 from trainer.rundir.private import append_private
 from trainer.rundir.usererror import UserError
 
@@ -198,11 +200,17 @@ class Following:
         """Prints the summary, and the status as JSON if that is asked for."""
         try:
             status = read_status(self._run.directory)
+            ended = number_in((self._run.directory.outcome() or {}).get("time"))
         except (OSError, ValueError) as error:
             print(visible(f"the run directory cannot be read: {error}"), file=self._out)
             return
-        took = clock.now() - self._started
+        took = (ended or clock.now()) - self._started
         print_summary(self._console(), status, self._run.directory.url, took)
+        known = status["state"] == "succeeded" and status["steps_lost"] is not None
+        if self._is_local and known:
+            market = whole_market(self._run.draft.job.local.market)
+            for line in not_come(market, status["step"], took):
+                print(visible(f"\n{line}"), file=self._out)
         if as_json is not None:
             print(json.dumps(status, indent=2), file=as_json)
 

@@ -48,6 +48,12 @@ def run_ids(incomplete: str) -> list[str]:
     return [it for it in home.urls() if it.startswith(incomplete)]
 
 
+def other_run_ids(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The same for a command that takes several, without those that stand there already."""
+    named = {it for given in ctx.params.values() if isinstance(given, list | tuple) for it in given}
+    return [it for it in run_ids(incomplete) if it not in named]
+
+
 JobPath = Annotated[str, typer.Argument(metavar="JOB", help="The job file, in YAML.")]
 RunName = Annotated[
     str,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launcher.commands.errors import fail, seconds_in, user_errors, warn
-from launcher.commands.options import AsJson, RunName, Target
+from launcher.commands.options import AsJson, RunName, Target, other_run_ids
 from launcher.run_states import FAILED, STATES, info_of
 
 if TYPE_CHECKING:
@@ -244,7 +244,9 @@ def cancel(
     names: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN...", help="Ids, unique beginnings of them, or run directories."
+            metavar="RUN...",
+            help="Ids, unique beginnings of them, or run directories.",
+            autocompletion=other_run_ids,
         ),
     ],
 ) -> None:

@@ -20,6 +20,8 @@ from launcher.views import plan as plans
 from trainer.rundir.usererror import Message, Unusable
 
 FILE = "job.yaml"
+PRICES = "Machines and prices"
+REQUEST = "The CustomJob that is sent first"
 START = {"pools.0.machine": "a2-highgpu-1g"}
 
 
@@ -46,7 +48,7 @@ class Planner:
             text = as_yaml(self._form.tree(values))
         except Unusable as error:
             return _wrong([str(one) for one in error.messages])
-        shown = f"<h3>{FILE}</h3><pre>{page.verbatim(text)[5:]}" if text else ""
+        shown = f"<h3>{FILE}</h3>{page.whole(text, FILE)}" if text else ""
         try:
             return self._planned(text) + shown
         except JobFileError as error:
@@ -73,13 +75,12 @@ def _table(made: JobFile) -> str:
     note = ""
     if made.job.code:
         note = page.paragraph("The code folder is not packed here; swell plan shows what is sent.")
-    label = 'tabindex="0" role="region" aria-label="Machines and prices"'
-    return f"<h3>Machines and prices</h3><pre {label}>{page.verbatim(said)[5:]}{note}"
+    return f"<h3>{PRICES}</h3>{page.whole(said, PRICES)}{note}"
 
 
 def _request(made: JobFile) -> str:
     request = request_of(made.job, f"{made.job.name}-DATE-TIME-ID")
-    return page.details("The CustomJob that is sent first", page.verbatim(plans.as_yaml(request)))
+    return page.details(REQUEST, page.whole(plans.as_yaml(request), REQUEST))
 
 
 def _wrong(lines: list[str]) -> str:

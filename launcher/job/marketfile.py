@@ -195,6 +195,30 @@ def whole_market(value: list[Incident] | Market) -> Market:
     return Market(incidents=value) if isinstance(value, list) else value
 
 
+def not_come(market: Market, step: int, seconds: float) -> Iterator[str]:
+    """Yields a line if the market was to do something after the end of a run, and so has not.
+
+    Args:
+        market: the run's.
+        step: the last that the run has completed.
+        seconds: how long it took, from its launch on.
+    """
+    passed = timedelta(seconds=seconds) * market.speed
+    late = [
+        one
+        for one in market.incidents
+        if (one.at.count > step if isinstance(one.at, Steps) else one.at > passed)
+    ]
+    if late:
+        first, more = late[0], len(late) - 1
+        at = first.at if isinstance(first.at, Steps) else format_duration(first.at)
+        also = f", and {more} more" if more else ""
+        yield (
+            f"local.market: {first.replica} was to be taken away at {at}{also}; the run has ended "
+            f"before that, at step {step:,}: write less, or train longer"
+        )
+
+
 def market_to_json(value: list[Incident] | Market) -> Any:
     """Returns plain JSON that reads as the same market."""
     if isinstance(value, list):

@@ -261,6 +261,7 @@ class Pool(JobModel):
     package: Package | None = Field(None, description="In place of the job's container or package")
 
     _short: ClassVar = {"type": "string", "pattern": r"^\s*([0-9]+\s*x\s*)?[a-z][a-z0-9\-]*\s*$"}
+    _forms: ClassVar = "text like 3 x a2-highgpu-1g, or a mapping of machine, replicas, …"
 
     @classmethod
     def _written_out(cls, data: Any) -> Any:

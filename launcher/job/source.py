@@ -20,6 +20,11 @@ NO_CLASS = "SW1025"
 NO_ARGUMENT = "SW1026"
 NO_PYTHON = "SW1027"
 _OWN_BASES = {"trainer", "trainer.task"}  # the modules of Task, which takes no arguments
+_NO_TASKS = {
+    "object",
+    "torch.nn.Module",
+    "nn.Module",
+}  # a model is taken for its task, now and then
 _OPEN = {"exec", "eval", "globals", "vars", "setattr", "__import__"}  # may make any name
 
 
@@ -122,6 +127,10 @@ def _of_class(job: Job, tree: ast.Module, file: str) -> Iterator[Problem]:
             remedy = f"did you mean {near[0]}?" if near else f"it has {known or 'no class at all'}"
             yield ("task",), NO_CLASS, f"there is no class {class_name} in {file}; {remedy}"
         return
+    if source.is_no_task(made):
+        what = f"{class_name} is no trainer.Task ({file}:{made.lineno}); name a class that is one"
+        yield ("task",), NO_CLASS, what
+        return
     try:
         takes = source.arguments(made)
     except _Unknown:
@@ -193,6 +202,18 @@ class _Source:
             if not self._is_own(name):
                 raise _Unknown
         return Arguments(made.lineno)
+
+    def is_no_task(self, made: ast.ClassDef, below: Sequence[str] = ()) -> bool:
+        """Whether all that a class derives from is known, and none of it is a Task."""
+        if made.keywords or made.decorator_list or made.name in below:
+            return False
+        return all(self._is_no_task(_name(base), (*below, made.name)) for base in made.bases)
+
+    def _is_no_task(self, name: str, below: Sequence[str]) -> bool:
+        if name in self.classes:
+            return self.is_no_task(self.classes[name], below)
+        module = self._imported.get(name)
+        return (f"{module}.{name}" if module else name) in _NO_TASKS
 
     def _is_own(self, name: str) -> bool:
         if name == "object":

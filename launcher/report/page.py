@@ -79,8 +79,20 @@ def paragraph(text: str) -> str:
 
 def verbatim(text: str, most: int = 20_000) -> str:
     """Returns a text with its lines as they are indented; of a longer one, the end."""
-    lines = "\n".join(visible(line)[:1000] for line in text[-most:].expandtabs(4).splitlines())
-    return f"<pre>{escape(lines)}</pre>"
+    lines = text[-most:].expandtabs(4).splitlines()
+    return whole("\n".join(visible(line)[:1000] for line in lines))
+
+
+def whole(text: str, label: str = "") -> str:
+    """Returns all of a text with its lines as they are indented.
+
+    Args:
+        text: the text.
+        label: what it is, where it may be wider than its place: then it can be scrolled by keys.
+    """
+    lines = "\n".join(map(visible, text.expandtabs(4).splitlines()))
+    about = f' tabindex="0" role="region" aria-label="{text_of(label)}"' if label else ""
+    return f"<pre{about}>{escape(lines)}</pre>"
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:

@@ -7,7 +7,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from launcher.run_states import info_of
-from launcher.words import CAUSES, count, losses_in_words, one_line, part, span
+from launcher.words import (
+    CAUSES,
+    CENT,
+    count,
+    losses_in_words,
+    one_line,
+    part,
+    span,
+    usd_in_words,
+)
 
 LONG = 600  # characters of a reason
 
@@ -73,6 +82,8 @@ def _time(ledger: Mapping[str, Any] | None) -> Iterator[str]:
     saving, spent = ledger["saving"], ledger["spent"]
     if spent is None:
         yield "The cost is not known: a machine has no price."
+    elif spent < CENT:
+        yield f"It has cost {usd_in_words(spent)}."
     elif saving is not None:
         how = "less" if saving >= 0 else "more"
         yield (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from launcher.report.paragraph import cause_in_words, what_was_lost
 from launcher.report.track import Track, thinned
 from launcher.run_states import info_of
 from launcher.status.accounts import ACCOUNTS, Ledger
-from launcher.status.configuration import flat
+from launcher.status.configuration import configured, flat
 from launcher.status.ledger import Timeline
 from launcher.status.status import read_status
 from launcher.words import (
+    CENT,
     LOSSES,
     at_clock,
     count,
@@ -28,6 +29,7 @@ from launcher.words import (
     part,
     span,
     speed_in_words,
+    usd_in_words,
 )
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventReader
@@ -154,16 +156,24 @@ def sections(known: Known) -> Iterator[tuple[str, Iterable[str]]]:
     pictures drawn, only as it is read."""
     track, clock = known.track, known.clock
     yield "lost", _lost(known.status)
-    yield "world", [page.heading(2, "The world over time"), _timeline(track, clock)]
+    yield "world", _below("The world over time", lambda: _timeline(track, clock))
     yield "metrics", _curves(known)
     yield "rates", _rates(track, clock)
     yield "ledger", _ledger(known.timeline, clock)
     yield "generations", _generations(known.status)
-    yield "checkpoints", [page.heading(2, "Checkpoints"), _checkpoints(track, clock)]
-    yield "slow", [page.heading(2, "Workers slower than the others"), _slow(track, clock)]
-    fields = sorted(flat(known.run.get("spec")).items())
-    table = page.table("Configuration", ["field", "value"], fields)
-    yield "configuration", [page.heading(2, "Configuration"), table]
+    yield "checkpoints", _below("Checkpoints", lambda: _checkpoints(track, clock))
+    yield "slow", _below("Workers slower than the others", lambda: _slow(track, clock))
+    yield "configuration", _below("Configuration", lambda: _configuration(known.run))
+
+
+def _below(title: str, make: Callable[[], str]) -> Iterator[str]:
+    """A heading, and what is made only once it is read."""
+    yield page.heading(2, title)
+    yield make()
+
+
+def _configuration(run: Mapping[str, Any]) -> str:
+    return page.table("Configuration", ["field", "value"], sorted(flat(configured(run)).items()))
 
 
 def _lost(status: Mapping[str, Any]) -> Iterator[str]:
@@ -189,8 +199,8 @@ def _facts(known: Known) -> Iterator[tuple[str, str]]:
         yield "goodput, of wanted", part(ledger["goodput"]["wanted"] or 0.0)
     if ledger is not None:
         spent, saving = ledger["spent"], ledger["saving"]
-        yield "cost", "not known" if spent is None else f"about {spent:,.2f} USD"
-        if saving is not None:
+        yield "cost", "not known" if spent is None else usd_in_words(spent)
+        if saving is not None and spent >= CENT:
             yield "against on demand", f"{part(abs(saving))} {'less' if saving >= 0 else 'more'}"
     if speed := speed_in_words(status["speed"]):
         yield "speed in the newest world", speed
@@ -296,8 +306,8 @@ def _ledger(timeline: Timeline | None, clock: Clock) -> Iterator[str]:
         [since(clock, at), f"{some:,.2f}", f"{other:,.2f}"]
         for at, some, other in zip(times, spent, full, strict=True)
     ]
-    says = f"about {whole.spent:,.2f} USD; the same training on demand with nothing lost costs "
-    says += f"{whole.on_demand:,.2f} USD"
+    says = f"{usd_in_words(whole.spent)}; the same training on demand with nothing lost costs "
+    says += usd_in_words(whole.on_demand)
     head = ["since start", "spent, USD", "on demand, USD"]
     numbers = page.table("Cost", head, costs, 2)
     yield page.picture("Cost", says, charts.cost(clock, times, spent, full), numbers)

@@ -9,6 +9,22 @@ from typing import Any
 # Variables may hold anything; a report is passed on, so that they are there is all it says.
 HIDDEN = "set, not shown"
 _VARIABLES = "env"
+SHOWN = 12  # digits of a checksum
+
+
+def configured(run: Mapping[str, Any]) -> object:
+    """Returns the job of run.json, and in its ``code`` which version of it was sent.
+
+    Args:
+        run: run.json.
+    """
+    spec, settings = run.get("spec"), run.get("settings")
+    sent = settings.get("code") if isinstance(settings, dict) else None
+    if not (isinstance(spec, dict) and isinstance(sent, dict) and sent.get("sha256")):
+        return spec
+    code = spec.get("code")
+    whole = code if isinstance(code, dict) else {"folder": code}
+    return {**spec, "code": {**whole, "sha256": str(sent["sha256"])[:SHOWN]}}
 
 
 def flat(spec: object) -> dict[str, str]:

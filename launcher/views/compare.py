@@ -11,7 +11,7 @@ from rich.text import Text
 
 from launcher.status.configuration import differences
 from launcher.views.output import print_wide
-from launcher.words import LOSSES, number, one_line, part, span
+from launcher.words import CENT, LOSSES, number, one_line, part, span
 
 MOST = 8  # runs that have room beside each other
 NONE = "-"  # not known, or not there
@@ -107,9 +107,12 @@ def _ledger(ledger: Mapping[str, Any] | None) -> Iterator[tuple[str, str | None]
     yield "VM time there", span(ledger["there"])
     for of, name in (("there", "goodput"), ("wanted", "of wanted"), ("usd", "of USD")):
         share = ledger["goodput"][of]
+        if of == "usd" and (ledger["spent"] or 0.0) < CENT:
+            share = None
         yield name, None if share is None else part(share)
     for name, seconds in ledger["seconds"].items():
         yield LOSSES[name], span(seconds)
     for name, key in (("USD, about", "spent"), ("USD on demand", "on_demand")):
         yield name, None if ledger[key] is None else f"{ledger[key]:,.2f}"
-    yield "saving", None if ledger["saving"] is None else part(ledger["saving"])
+    told = ledger["saving"] is not None and ledger["spent"] >= CENT
+    yield "saving", part(ledger["saving"]) if told else None

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from launcher.status.accounts import ACCOUNTS, Account, Ledger
 from launcher.views.output import unpadded
-from launcher.words import LOSSES, losses_in_words, part, span
+from launcher.words import CENT, LOSSES, losses_in_words, part, span, usd_in_words
 
 NONE = (
     "There is nothing to tell of yet: no VM was asked for, or the script does not say which step "
@@ -85,6 +85,8 @@ def _figures(ledger: Ledger) -> Table:
     spent, of_usd = ledger.spent, ledger.goodput_of_usd
     if spent is None:
         table.add_row("cost", UNPRICED)
+    elif 0 < spent < CENT:
+        table.add_row("cost", usd_in_words(spent))
     elif spent and of_usd is not None:
         table.add_row("cost", f"about {spent:,.2f} USD, {part(of_usd)} of it for training")
         if ledger.saving is not None and ledger.on_demand is not None:

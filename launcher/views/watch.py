@@ -13,7 +13,7 @@ from launcher.run_states import info_of
 from launcher.status.sizes import Size, means, sizes_of
 from launcher.status.worlds import Axis
 from launcher.views.live import LEDGER_EVERY, SIGNS, Scene, render
-from launcher.words import count, one_line, part, span
+from launcher.words import CENT, count, one_line, part, span, usd_in_words
 
 LABEL = 12  # columns before a row
 CHROME = 22  # lines that everything but the blocks may take
@@ -49,8 +49,8 @@ def _rows(
 ) -> Iterator[tuple[str, Text]]:
     if ledger := scene.ledger(now):
         spent, saving = ledger["spent"], ledger["saving"]
-        said = "not known: a machine has no price" if spent is None else f"about {spent:,.2f} USD"
-        if saving is not None:
+        said = "not known: a machine has no price" if spent is None else usd_in_words(spent)
+        if saving is not None and spent >= CENT:
             more = "less" if saving >= 0 else "more"
             said += f", {part(abs(saving))} {more} than the same training on demand"
         yield "cost", Text(said, overflow="ellipsis", no_wrap=True)

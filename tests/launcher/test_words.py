@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from launcher.words import line_of, number, span, speed_in_words
+from launcher.words import line_of, number, span, speed_in_words, usd_in_words
 from trainer.rundir.events import CAUSES, Event
 
 
@@ -270,3 +270,8 @@ def test_a_metric_may_have_diverged() -> None:
     values = (3.0, 1234.5, 0.25, 1e-5, float("nan"), float("-inf"))
     assert [number(v) for v in values] == ["3", "1234", "0.25", "1.00e-05", "nan", "-inf"]
     assert line_of(event("evaluated", step=1, metrics={"loss": float("inf")}))
+
+
+def test_less_than_a_cent_is_no_nought() -> None:
+    told = [usd_in_words(usd) for usd in (1234.5, 0.005, 0.0049)]
+    assert told == ["about 1,234.50 USD", "about 0.01 USD", "less than 0.01 USD"]

@@ -86,10 +86,13 @@ def main() -> int:
 def train(program: Program, channel: AgentChannel) -> None:
     """Builds the program's task and trains it for as long as the channel lasts."""
     from trainer.loop import fit
+    from trainer.task import Task
     from trainer.worker.loading import load_class
 
     set_threads()
     task = load_class(program.task)(**program.task_args)
+    if not isinstance(task, Task):
+        raise TypeError(f"{program.task} is a {type(task).__name__}, and not a trainer.Task")
     fit(task, channel)
 
 

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+import typer.main
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from launcher.cli import app
-from launcher.status.configuration import differences, flat
+from launcher.commands.options import other_run_ids
+from launcher.status.configuration import configured, differences, flat
 from tests.launcher.recorded_run import record_run
 from tests.launcher.status.events import RIDE
 from tests.launcher.status.test_ledger import BEGINS, ENDS, trained
@@ -121,3 +124,25 @@ def test_a_field_is_named_by_its_path() -> None:
         "pools.1.machine": "b",
         "pools.1.zones": '["x", "y"]',
     }
+
+
+def test_which_code_was_sent_is_part_of_what_differs() -> None:
+    def run(digit: str, code: object = ".") -> dict[str, Any]:
+        return {"spec": {"code": code}, "settings": {"code": {"sha256": digit * 64}}}
+
+    assert flat(configured(run("a"))) == {"code.folder": ".", "code.sha256": "a" * 12}
+    code = {"folder": ".", "exclude": ["x"]}
+    assert configured(run("a", code)) == {"code": {**code, "sha256": "a" * 12}}
+    assert differences([configured(run(it)) for it in "ab"]) == {
+        "code.sha256": ["a" * 12, "b" * 12]
+    }
+    assert configured({"spec": {"name": "j"}, "settings": {}}) == {"name": "j"}
+
+
+def test_an_id_that_stands_there_already_is_not_completed_again() -> None:
+    for name in ("one", "other", "two"):
+        recorded(name, RIDE)
+    context = typer.Context(typer.main.get_command(app))
+    context.params = {"runs": ["other"], "as_json": False}
+    assert sorted(other_run_ids(context, "")) == ["one", "two"]
+    assert other_run_ids(context, "o") == ["one"]

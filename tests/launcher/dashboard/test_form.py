@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -167,3 +168,11 @@ def test_what_is_typed_is_text(planner: Planner) -> None:
     for field in ("name", "task", "pools.0.machine", "args", "output"):
         html = planner.plan({**FITS, field: NASTY})
         assert "<script" not in html and "alert(1)" in html
+
+
+def test_a_plan_is_shown_whole_however_long_it_is(planner: Planner) -> None:
+    env = {f"NAME_{n}": f"{n}-" + "x" * 1500 for n in range(40)}
+    text = text_of(planner.plan({**FITS, "env": json.dumps(env)}))
+    for name, value in env.items():
+        assert text.count(name) >= 2 and text.count(value) >= 2, "in the file, and in the request"
+    assert "displayName: " in text

@@ -230,7 +230,7 @@ def test_a_task_file_is_found_beside_the_job_file(tmp_path: Path) -> None:
     assert load_job(path).task == f"{tmp_path}/mine.py:Task"
     with pytest.raises(JobFileError, match=r"job.yaml:2: task: there is no file .*/mine.py"):
         load_job(path, target="local")
-    (tmp_path / "mine.py").write_text("class Task: ...\n")
+    (tmp_path / "mine.py").write_text("from trainer import Task\n")
     load_job(path, target="local")
 
 
@@ -348,9 +348,12 @@ regions: us-central1
         ("override", "problem"),
         [
             ("pools.1=3 x a2-highgpu-9g", "pools.1: 'a2-highgpu-9g' is not a machine"),
-            ("pools.1=three a2-highgpu-8g", "pools.1: is 'three a2-highgpu-8g'; write a mapping"),
+            (
+                "pools.1=two x a2-highgpu-8g",
+                "pools.1: is 'two x a2-highgpu-8g'; write text like 3 x",
+            ),
             ("pools.1=0 x a2-highgpu-8g", "pools.1: is 0; write at least 1"),
-            ("pools.1=2", "pools.1: is 2; write a mapping"),
+            ("pools.1=2", "pools.1: is 2; write text like 3 x a2-highgpu-1g, or a mapping"),
             ("regions=3", "regions: is 3; write a list"),
             ("container=[x]", "container: is a list; write a mapping"),
         ],

@@ -16,6 +16,7 @@ from launcher.job.marketfile import (
     Market,
     MarketField,
     market_to_json,
+    not_come,
     whole_market,
 )
 from launcher.target import load_job
@@ -174,3 +175,18 @@ def test_a_region_of_the_capacity_is_one_there_is(tmp_path: Path) -> None:
     for region in ("us-central1", "local"):
         file.write_text(entry.format(region))
         assert load_market(str(file)).capacity[0].region == region
+
+
+def test_what_was_to_come_after_the_end_is_told() -> None:
+    market = {"speed": 60, "incidents": [
+        {"at": "100 steps", "vanish": "workerpool1-1"},
+        {"at": "300 steps", "preempt": "workerpool1-0", "back": "600 steps"},
+        {"at": "1h", "vanish": "workerpool1-1"},
+    ]}  # fmt: skip
+    whole = Market.model_validate(market)
+    assert [*not_come(whole, 120, 30.0)] == [
+        "local.market: workerpool1-0 was to be taken away at 300 steps, and 1 more; the run has "
+        "ended before that, at step 120: write less, or train longer"
+    ]
+    assert [*not_come(whole, 300, 61.0)] == [], "an hour of the market passes in a minute"
+    assert [*not_come(Market(), 0, 0.0)] == []

@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 from launcher.job.job import Job
 from launcher.job.jobfile import JobFileError
 from launcher.job.problem import MISSING
-from launcher.job.source import NO_ARGUMENT, NO_CLASS, NO_PYTHON, changes_worlds, disagreements
+from launcher.job.source import (
+    NO_ARGUMENT,
+    NO_CLASS,
+    NO_PYTHON,
+    changes_worlds,
+    disagreements,
+)
 from launcher.target import Wanted, load_job
 from trainer.tasks.digits import Digits
 
@@ -144,6 +150,37 @@ def test_arguments_are_those_of_the_class(
 
 def test_a_task_of_another_package_that_is_called_task_is_not_ours(tmp_path: Path) -> None:
     assert said(tmp_path, "from mine import Task\nclass Net(Task): ...\n", lr=1) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("class Net: ...\n", 1),
+        ("class Net(object): ...\n", 1),
+        ("import torch\nclass Net(torch.nn.Module): ...\n", 2),
+        ("from torch.nn import Module\nclass Net(Module): ...\n", 2),
+        ("from torch import nn\nclass Base(nn.Module): ...\nclass Net(Base): ...\n", 3),
+    ],
+)
+def test_a_class_that_is_no_task_is_told_before_anything_starts(
+    tmp_path: Path, text: str, line: int
+) -> None:
+    what = f"Net is no trainer.Task (t.py:{line}); name a class that is one"
+    assert said(tmp_path, text, lr=1) == [(("task",), NO_CLASS, what)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from mine import Base\nclass Net(Base): ...\n",
+        "import torch\nfrom mine import Mixin\nclass Net(torch.nn.Module, Mixin): ...\n",
+        "@made_a_task\nclass Net: ...\n",
+        "class Net(metaclass=Tasks): ...\n",
+        "from mine import Module\nclass Net(Module): ...\n",
+    ],
+)
+def test_a_class_that_may_be_a_task_is_let_be(tmp_path: Path, text: str) -> None:
+    assert said(tmp_path, text, lr=1) == []
 
 
 @given(st.sets(st.sampled_from([*inspect.signature(Digits).parameters, "depth", "lrs"])))

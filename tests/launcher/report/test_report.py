@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from launcher.cli import app
+from launcher.report import charts
+from launcher.report.report import read, sections
 from launcher.report.track import Track, spaced, thinned
 from tests.launcher.recorded_run import record_run
 from tests.launcher.status.events import RIDE, A, B, event, formed, resumed, steps
@@ -272,3 +274,22 @@ def test_a_traceback_keeps_its_indentation() -> None:
     assert answer.exit_code == 0, answer.output
     text = Path("one.html").read_text(encoding="utf-8")
     assert "Traceback:\n  File x\n    value = 1\\u001b[2J</pre>" in text
+
+
+def test_nothing_is_drawn_of_a_section_that_is_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    directory = record_run("one")
+    events = [*BEGINS, trained(), ENDS]
+    directory.store.write(Batch("leader-1", 0).name, encode(map(dumped, events)))
+    drawn: list[str] = []
+
+    def draw(*_: object) -> str:
+        drawn.append("timeline")
+        return "<svg></svg>"
+
+    monkeypatch.setattr(charts, "timeline", draw)
+    found = dict(sections(read(directory, ENDS["time"])))
+    assert drawn == []
+    assert "<h2>Configuration</h2>" in "".join(found["configuration"]) and drawn == []
+    assert "The world over time" in "".join(found["world"]) and drawn == ["timeline"]
