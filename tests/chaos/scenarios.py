@@ -233,10 +233,8 @@ GROUPS: dict[str, tuple[Scenario, ...]] = {
         loss_during_reformation,
         receiver_lost_during_transfer,
         sender_lost_during_transfer,
-        drain_and_join_in_the_same_second,
-        joins_while_draining,
-        two_drain_together,
     ),
+    "drains": (drain_and_join_in_the_same_second, joins_while_draining, two_drain_together),
 }
 # Each is like one of the others, which its name gives away: they are a soak.
 VARIANTS: tuple[Scenario, ...] = (

@@ -40,7 +40,7 @@ def cases() -> Iterator[Any]:
         yield pytest.param("process", name, marks=[] if ONLY else [*PROCESS, *soak])
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)  # five stories, on a machine that is busy
 @pytest.mark.parametrize("kind, name", list(cases()))
 def test_a_run_survives(kind: str, name: str, folder: Path, undisturbed: Undisturbed) -> None:
     alone = tuple(one for group in GROUPS.values() for one in group if one.__name__ == name)
