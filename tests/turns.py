@@ -15,9 +15,9 @@ from typing import TypeVar
 SECONDS = {
     "tests/chaos/test_hangs.py": 20,
     "tests/chaos/test_hostile_peers.py": 30,
-    "tests/chaos/test_scenarios.py": 40,
-    "tests/chaos/test_storm.py": 50,
-    "tests/integration/test_checkpoints.py": 25,
+    "tests/chaos/test_scenarios.py": 50,
+    "tests/chaos/test_storm.py": 30,
+    "tests/integration/test_checkpoints.py": 30,
     "tests/integration/test_code.py": 10,
     "tests/integration/test_controller.py": 35,
     "tests/integration/test_elastic_run.py": 15,

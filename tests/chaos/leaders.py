@@ -152,12 +152,12 @@ NEEDS_LINK: tuple[Callable[[Run], None], ...] = (follower_cut_off_from_its_leade
 
 # By run, as in tests.chaos.scenarios.
 GROUPS: dict[str, tuple[Callable[[Run], None], ...]] = {
-    "leader": (coordinator_crashes, leader_lost, leader_drained, leader_killed, leader_hangs),
+    "leader": (coordinator_crashes, leader_lost, leader_drained, leader_hangs),
     "leaders": (
         leader_lost_during_reformation,
-        two_failovers_in_a_row,
         follower_cut_off_from_its_leader,
         leader_cut_off_from_the_store,
         everybody_restarts,
     ),
 }
+VARIANTS: tuple[Callable[[Run], None], ...] = (leader_killed, two_failovers_in_a_row)

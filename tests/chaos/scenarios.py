@@ -227,13 +227,19 @@ NEEDS_LINK: tuple[Scenario, ...] = (partition_heals, leader_cut_off_for_a_while)
 
 # Those that follow one another in one run; each can be had alone, too.
 GROUPS: dict[str, tuple[Scenario, ...]] = {
-    "workers": (worker_killed, rank_0_killed, worker_hangs, worker_killed_during_reformation),
-    "vms": (vm_lost, vm_hangs, partition_heals, leader_cut_off_for_a_while),
+    "workers": (rank_0_killed, worker_hangs),
+    "vms": (vm_lost, vm_hangs, partition_heals, all_but_one_lost, flapping_vm),
     "moments": (
         loss_during_reformation,
         receiver_lost_during_transfer,
         sender_lost_during_transfer,
     ),
-    "many": (two_vms_lost_at_once, all_but_one_lost, flapping_vm),
     "drains": (drain_and_join_in_the_same_second, joins_while_draining, two_drain_together),
 }
+# Each is like one of the others, which its name gives away: they are a soak.
+VARIANTS: tuple[Scenario, ...] = (
+    worker_killed,
+    worker_killed_during_reformation,
+    two_vms_lost_at_once,
+    leader_cut_off_for_a_while,
+)

@@ -18,7 +18,7 @@ from tests.chaos.task import EPOCHS
 from tests.chaos.test_scenarios import NETNS, PROCESS
 
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
-EVENTS = int(os.environ.get("CHAOS_EVENTS", "12"))
+EVENTS = int(os.environ.get("CHAOS_EVENTS", "6"))
 
 
 @given(st.integers(0, 2**32), st.integers(1, 60), st.booleans())

@@ -130,6 +130,7 @@ def test_a_preempted_and_a_vanished_vm_cost_no_step(swell: Swell, undisturbed: l
     assert {pause["cause"] for pause in status["pauses"]} >= {"drain", "loss"}
 
 
+@pytest.mark.soak
 def test_a_killed_worker_is_replaced_by_its_warm_spare(
     swell: Swell, undisturbed: list[float]
 ) -> None:

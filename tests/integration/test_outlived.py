@@ -32,7 +32,11 @@ def swell(tmp_path: Path) -> Iterator[ScriptedSwell]:
     swell.close()
 
 
-@pytest.mark.parametrize("killed", ["launch", "emulator", "both"])
+# One of them alone is a soak: test_kills draws who is killed, and others here kill emulators.
+@pytest.mark.parametrize(
+    "killed",
+    [*(pytest.param(one, marks=pytest.mark.soak) for one in ("launch", "emulator")), "both"],
+)
 def test_a_run_outlives_its_launch_and_its_emulator(swell: ScriptedSwell, killed: str) -> None:
     launch = swell.start("launch", swell.job("wait"), "--run-id", "one")
     until(lambda: swell.is_up("one"))
@@ -91,7 +95,7 @@ def test_an_emulator_that_cannot_be_started_again_is_told_at_once_and_waited_for
 
 
 @with_disks
-@pytest.mark.parametrize("lack", ["room", "inodes"])
+@pytest.mark.parametrize("lack", ["room", pytest.param("inodes", marks=pytest.mark.soak)])
 def test_neither_a_vm_nor_an_emulator_needs_a_disk_that_takes_anything_to_come_back(
     swell: ScriptedSwell, lack: str
 ) -> None:
@@ -158,7 +162,14 @@ CLOSED = ["<&-", ">&-", "2>&-"]
 
 @pytest.mark.parametrize(
     "redirected",
-    ["> /dev/full 2>&1", *(" ".join(some) for n in (1, 2, 3) for some in combinations(CLOSED, n))],
+    [
+        "> /dev/full 2>&1",
+        *(
+            pytest.param(" ".join(some), marks=[] if n in (1, 3) else [pytest.mark.soak])
+            for n in (1, 2, 3)
+            for some in combinations(CLOSED, n)
+        ),
+    ],
 )
 def test_output_that_nothing_takes_does_not_change_how_a_run_ends(
     swell: ScriptedSwell, redirected: str

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.integration.command import ROOT, Swell, until
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import read_events
@@ -97,6 +99,7 @@ def test_a_plain_script_waits_for_the_full_world_and_goes_on_from_its_own_checkp
     assert status["losses"] >= 1
 
 
+@pytest.mark.soak
 def test_an_own_loop_loses_no_step_and_no_sample(swell: Swell) -> None:
     market = [
         {"at": "30 steps", "preempt": "workerpool1-0", "notice": "15s", "back": "60s"},

@@ -179,7 +179,14 @@ def test_a_script_lives_through_a_drain_a_silent_loss_and_a_return(
     assert any("workerpool1-0" in one["members"] for one in worlds[drained + 1 :])
 
 
-@pytest.mark.parametrize("example", FRAMEWORKS, ids=name)
+@pytest.mark.parametrize(
+    "example",
+    [
+        one if name(one) in ("fsdp2", "hf_trainer") else pytest.param(one, marks=pytest.mark.soak)
+        for one in FRAMEWORKS
+    ],
+    ids=name,
+)
 def test_a_framework_saves_when_it_is_asked_to_and_goes_on_in_a_smaller_world(
     swell: Swell, example: Example
 ) -> None:

@@ -115,6 +115,7 @@ def test_a_stockout_in_one_region_and_then_the_next(swell: WholeRuns) -> None:
     assert swell.nothing_is_left()
 
 
+@pytest.mark.soak
 def test_capacity_that_comes_and_goes_over_six_attempts(swell: WholeRuns) -> None:
     # In one region there is a machine for 2 s, then none for 3 s, and so on; elsewhere never.
     times = range(0, 1800, 300)
@@ -137,6 +138,7 @@ def test_capacity_that_comes_and_goes_over_six_attempts(swell: WholeRuns) -> Non
     assert outcome and outcome["state"] == "succeeded"
 
 
+@pytest.mark.soak
 def test_other_machines_where_those_are_never_to_be_had(swell: WholeRuns) -> None:
     job = swell.job(
         {"us-central1": DRY},
@@ -187,7 +189,9 @@ def test_on_demand_when_there_has_been_no_spot_machine_for_a_while(swell: WholeR
     ("limits", "reason"),
     [
         ({"cost": "0.01 USD"}, "limits.cost: 0.01 USD are spent, by estimate"),
-        ({"time": "2s"}, "limits.time: the attempts have run for 2s"),
+        pytest.param(
+            {"time": "2s"}, "limits.time: the attempts have run for 2s", marks=pytest.mark.soak
+        ),
     ],
 )
 def test_a_limit_is_reached(swell: WholeRuns, limits: dict[str, str], reason: str) -> None:

@@ -36,7 +36,7 @@ Use = Callable[[Points | None], None]
 
 MOST_POINTS = 4000
 TIMEOUT = 240.0  # of a controller, in seconds
-STRIDE = 83  # of the points in the suite
+STRIDE = 331  # of the points in the suite
 SEEDS = 40
 SHORT, LONG = 60.0, 500.0  # seconds; after the longer ones everybody else takes one for gone
 

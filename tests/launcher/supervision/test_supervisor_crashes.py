@@ -270,7 +270,7 @@ SCENARIOS = {
 }
 
 
-LONG = {"went back"}  # of these, every second kill is a soak's
+LONG = {"moved", "renewed", "went back"}  # of these, what comes second is a soak's
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,10 @@ def test_killed_once_at_every_point(
     assert at > 20
 
 
-@pytest.mark.parametrize("second", range(1, 12, 3))
+@pytest.mark.parametrize(
+    "second",
+    [1, pytest.param(4, marks=pytest.mark.soak), 7, pytest.param(10, marks=pytest.mark.soak)],
+)
 def test_killed_twice(tmp_path: Path, points: Callable[[Points | None], None], second: int) -> None:
     twice = 0
     for at in range(3, 60, 5):
@@ -311,10 +314,15 @@ def test_killed_twice(tmp_path: Path, points: Callable[[Points | None], None], s
     assert twice > 3, "else it is no second kill that this shows"
 
 
-@pytest.mark.parametrize("whole", [False, True], ids=["a turn", "to the end"])
 @pytest.mark.parametrize(
-    "make",
-    [scenario, fleet, moved, renewed, pytest.param(went_back, marks=pytest.mark.soak)],
+    ("make", "whole"),
+    [
+        pytest.param(make, whole, id=f"{outcome}-{acts}", marks=[] if few else [pytest.mark.soak])
+        for outcome, make in SCENARIOS.items()
+        if outcome not in ("cancelled", "limited")
+        for whole, acts in ((False, "a turn"), (True, "to the end"))
+        for few in [outcome not in LONG or (outcome == "moved" and whole)]
+    ],
 )
 def test_another_acts_at_every_point(
     tmp_path: Path,
