@@ -237,7 +237,7 @@ WAYS: list[Job | None] = [None, HERE, THERE, job(regions=["us-central1"], schedu
 ASKED = st.tuples(st.floats(0.0, 24 * HOUR), st.none() | st.integers(1, 6), st.sampled_from(WAYS))
 
 
-@settings(max_examples=examples(15))  # days of six jobs: a second and more each
+@settings(max_examples=examples(40))  # days of six jobs: a second and more each
 @given(
     lives=st.lists(LIVES, max_size=40),
     jobs=st.integers(1, 6),
