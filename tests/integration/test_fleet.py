@@ -64,6 +64,7 @@ elastic: {{suspicion: 5s, spares: 0, start_wait: {start_wait}}}
 fallback: {fallback}
 resubmit: {resubmit}
 audit: true
+limits: {limits}
 local: {{vm: {vm}, market: {market}}}
 """
 ONE = ["a2-highgpu-1g"]
@@ -95,6 +96,7 @@ class Fleet:
             "start_wait": "60s",
             "vm": "process",
             "timeout": "1h",
+            "limits": {},
         }
         fields |= {"fallback": [], "resubmit": {"pause": "1s", "longest": "2s"}, **rest}
         job = swell.folder / "fleet.yaml"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from launcher.run_states import info_of
 from tests.integration.command import ROOT, Swell, until
 from tests.integration.test_elastic_run import check_nothing_lost, undisturbed
 from tests.integration.test_fleet import ONE, Fleet
@@ -176,3 +177,99 @@ def test_a_loop_of_ones_own_and_an_elastic_horovod_script_move_as_tasks_do(
     causes = [generation["cause"] for generation in found["generations"]]
     assert causes[0] == "start" and {*causes[1:]} <= {"grow", "drain", "leader", "break"}
     until(swell.nothing_is_left)
+
+
+@pytest.mark.soak
+def test_a_run_that_is_to_move_where_no_machines_are_goes_on_where_it_is_and_says_so(
+    swell: Swell, undisturbed: list[float]
+) -> None:
+    none = {"machine": "a2-highgpu-1g", "region": "us-east1", "vms": {"0s": 0}}
+    run = Fleet(
+        swell,
+        fleet=1,
+        regions=["us-central1"],
+        resubmit={"pause": "1s", "longest": "10s", "patience": "2s"},
+        market={"capacity": [none]},
+        slowly=True,
+    )
+    run.until(lambda: run.worlds() and run.step() > 3)
+    ask(swell, "move", "fleet", "--region", "us-east1")
+    run.until(lambda: len(run.ended()) >= 2)  # tried in vain, and again
+    said, before = swell("status", "fleet").stdout, run.step()
+    run.until(lambda: run.step() > before)
+    run.hurry()
+    run.end()
+
+    status = check_nothing_lost(swell, "fleet", undisturbed)
+    assert run.worlds() == [(1, 0)], "nothing has happened to its world"
+    first, *others = status["attempts"]
+    assert (first["state"], first["region"], first["left"]) == ("SUCCEEDED", "us-central1", "")
+    assert {(it["state"], it["region"]) for it in others} == {("CANCELLED", "us-east1")}
+    assert "attempt 1 stays until another trains" in said and "1 job, us-east1" in said
+    assert "resubmit.patience: it has had no" in said
+    assert "wanted from now on: 1 job, us-east1" in run.output
+    assert "no capacity in us-east1" in run.output
+    ending = run.output.rpartition("fleet succeeded")[2]
+    assert "in us-central1, succeeded" in ending, "it says who has trained it to its end"
+
+
+@pytest.mark.soak
+def test_a_cost_limit_that_is_reached_while_two_jobs_cost_ends_both_with_a_checkpoint(
+    swell: Swell,
+) -> None:
+    """While it stands in a step the new job cannot be let in, and the old one cannot go."""
+    limits = {"cost": "0.2 USD"}  # 200 s of both, or 400 of one: time for all that comes before
+    run = Fleet(swell, 20, fleet=1, regions=["us-central1"], limits=limits, market={})
+    run.waits_at(20)
+    ask(swell, "move", "fleet", "--region", "us-east1")
+    run.until(lambda: any(event["event"] == "stop_asked" for event in run.events))
+    both = swell.status("fleet")["attempts"]
+    run.open(20)
+    output, _ = run.launch.communicate()
+
+    assert [(it["region"], it["state"]) for it in both] == [
+        ("us-central1", "RUNNING"),
+        ("us-east1", "RUNNING"),
+    ]
+    assert run.launch.returncode == info_of("limited").exit_code, output
+    status = swell.status("fleet")
+    assert status["state"] == "limited" and "limits.cost: 0.20 USD are spent" in status["reason"]
+    assert status["step"] >= 20 and status["checkpoint"]["step"] == status["step"]
+    assert status["steps_lost"] == 0
+    assert {attempt["state"] for attempt in status["attempts"]} <= {"SUCCEEDED", "CANCELLED"}
+    seconds = sum(it["ended"] - it["started"] for it in status["attempts"])
+    usd = seconds / 3600 * status["attempts"][0]["usd_per_hour"]
+    assert status["spent"]["usd"] == pytest.approx(usd, abs=0.01) and usd >= 0.2
+    assert len(status["attempts"]) == 2 and swell.nothing_is_left()
+
+
+@pytest.mark.soak
+def test_a_run_on_demand_stays_there_while_no_market_has_spot_and_says_so(
+    swell: Swell, undisturbed: list[float]
+) -> None:
+    run = Fleet(
+        swell,
+        fleet=1,
+        fallback=[{"strategy": "standard"}],
+        resubmit={"pause": "1s", "longest": "10s", "patience": "2s", "back": "2s"},
+        market={"capacity": [{"machine": "a2-highgpu-1g", "vms": {"0s": 0}}]},
+        slowly=True,
+    )
+    run.until(lambda: run.worlds() and run.step() > 3)
+    (dear,) = run.jobs()
+    run.until(lambda: len([job for job in run.ended() if job > dear]) >= 2)
+    said, before = swell("status", "fleet").stdout, run.step()
+    run.until(lambda: run.step() > before)
+    run.hurry()
+    run.end()
+
+    status = check_nothing_lost(swell, "fleet", undisturbed)
+    assert run.worlds() == [(1, 0)], "nothing has happened to its world"
+    (trained,) = [it for it in status["attempts"] if it["state"] == "SUCCEEDED"]
+    assert (trained["attempt"], trained["left"]) == (dear, "")
+    assert "standard" in trained["choice"]
+    later = [it for it in status["attempts"] if it["attempt"] > dear]
+    assert all(it["beside"] and "spot" in it["choice"] for it in later)
+    stays = f"attempt {dear} stays until another trains"
+    assert stays in said and "it is on demand, and Spot costs less" in " ".join(said.split())
+    assert ", beside what is dearer" in run.output and "no capacity in" in run.output

@@ -9,11 +9,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from launcher.job.fallback import Limits
 from launcher.job.job import Job
 from launcher.supervision.attempt import Attempt
 from launcher.supervision.choices import Choice, choices_of
 from launcher.supervision.fleet import Fleet
-from launcher.supervision.policy import End, Leave, Retire, Situation, Terms, Watch, decide
+from launcher.supervision.policy import (
+    GRACE,
+    Cancel,
+    End,
+    Leave,
+    Retire,
+    Situation,
+    Stop,
+    Terms,
+    Watch,
+    decide,
+)
 from launcher.supervision.replacement import LEAD, LIMIT, Inside
 from launcher.supervision.verdict import verdict_of
 from tests.examples import examples
@@ -92,6 +104,30 @@ def test_the_last_one_that_trains_stays_whatever_becomes_of_its_replacement(life
     run.play(24 * HOUR)
     assert [it.attempt for it in run.training] == [1] and run.end is None
     assert len(run.sent) == 2
+
+
+def test_while_one_takes_the_place_of_another_both_cost_and_the_limit_holds() -> None:
+    """The new one is not in the world yet, so the old one may not go: the run is stopped."""
+    (here,), (there,) = choices_of(HERE, "local"), choices_of(THERE, "local")
+    up = Attempt(1, "us-central1", "x", here.name, "job/1", "RUNNING", created=0.0, started=0.0)
+    up = replace(up, usd_per_hour=10.0)
+    more = {"region": "us-east4", "choice": there.name, "job": "job/2"}
+    new = replace(up, attempt=2, created=HOUR, started=HOUR, **more)
+    limits = Limits.model_validate({"cost": "30 USD"})
+    moved = Fleet(1, since=HOUR)
+    terms = Terms("run-1", (there,), 0.0, limits=limits, fleet=moved, renews=True, stop_grace=60.0)
+    seen = Situation((up, new), world=Inside({1: MEMBERS}, trains=True))
+
+    assert decide(terms, seen, 2 * HOUR - 1) == [Watch()], "it would hold for another hour of one"
+    why = "limits.cost: 30 USD are spent, by estimate"
+    assert decide(terms, seen, 2 * HOUR) == [Stop(why)]
+    asked = replace(seen, stop=why)
+    assert decide(terms, asked, 2 * HOUR + 9) == [Watch()], "nothing is sent, and nothing goes"
+    late = replace(asked, since_stop=60.0)
+    (end,) = decide(terms, late, 2 * HOUR + 60)
+    assert end == End("limited", f"{why}; no checkpoint was saved within 60 s")
+    over = replace(late, outcome={"state": "limited"}, since_outcome=GRACE)
+    assert decide(terms, over, 2 * HOUR + 90) == [Cancel(1), Cancel(2)]
 
 
 def test_what_is_wanted_anew_is_tried_anew() -> None:
