@@ -161,9 +161,10 @@ class Process:
         assert pid is not None
         return pid
 
-    def result(self) -> Any:
-        """Waits for what the function returned; fails with its traceback if it raised."""
-        assert self._results.poll(PATIENCE), "the process hangs"
+    def result(self, patience: float = PATIENCE) -> Any:
+        """Waits so many seconds for what the function returned; fails with its traceback if it
+        raised."""
+        assert self._results.poll(patience), "the process hangs"
         try:
             outcome, value = self._results.recv()
         except EOFError:

@@ -131,21 +131,20 @@ class Supply:
             self._loaders.wait()
 
     def likeness(self) -> Likeness:
-        """What the data is like; not known where there is none, or before there are loaders.
+        """What the data is like; not known where there is none.
 
-        A loader looks at it: what a data set keeps of what was read is its own. Raises as ``wait``.
+        A loader looks at it: what a data set keeps of what was read is its own. Without one, or
+        before there is one, as beside an active worker, this process does. Raises as ``wait``.
         """
-        if self._loaders is None:
-            before = generators_state()
-            found = Maker(self._makes).likeness() if self._makes else UNKNOWN
-            load_generators_state(before)
-            return found
-        if self._loaders.started:
+        if self._loaders is not None and self._loaders.started:
             wanted = Wanted[Any]("likeness", None, ())
             self._loaders.want([wanted])
             made: Made = self._loaders.get(wanted)
             return made.batch  # type: ignore[no-any-return]
-        return UNKNOWN
+        before = generators_state()
+        found = Maker(self._makes).likeness() if self._makes else UNKNOWN
+        load_generators_state(before)
+        return found
 
     def close(self) -> None:
         """Ends the loaders, and what is done for steps to come; what is asked for is made here."""

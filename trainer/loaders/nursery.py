@@ -74,7 +74,10 @@ def main(fd: int) -> None:
             threads,
         )
     gc.freeze()  # a collection in a loader would write to, and so copy, whatever the data holds
-    send(line, None)
+    try:
+        send(line, None)
+    except OSError:  # whoever trains has died meanwhile
+        return
     children: list[int] = []
     while True:
         message, fds, _, _ = socket.recv_fds(line, 64, 1)

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.conformance.journey import Itinerary, Stage, Stay
 from tests.trainer.engine.plain import Run, Swell, plainly, require_same
-from tests.trainer.ranks import Meeting, Process, form, workers, world_of
+from tests.trainer.ranks import PATIENCE, Meeting, Process, form, workers, world_of
 from trainer.protocol.messages import Form
 
 # A worker dies, another asks to leave, and one comes, in twelve steps.
@@ -49,11 +49,15 @@ def trained(size: int, loop: Loop) -> list[Outcome]:
 
 
 def travelled(
-    stages: Sequence[Stage], loop: Loop, killed: Collection[int] = ()
+    stages: Sequence[Stage],
+    loop: Loop,
+    killed: Collection[int] = (),
+    patience: float = PATIENCE,
 ) -> dict[int, Outcome]:
     """Runs ``loop(log)`` in one world after another. Returns what became of who is left.
 
-    Members in ``killed``, besides those whose stage says so, kill themselves.
+    Members in ``killed``, besides those whose stage says so, kill themselves. It fails when it
+    takes more seconds than ``patience``.
     """
     stays: dict[int, list[Stay]] = {}
     with ExitStack() as stack:
@@ -71,7 +75,8 @@ def travelled(
         processes = {member: Process(_travel, its, loop) for member, its in stays.items()}
         for process in processes.values():
             stack.callback(process.close)
-        return {member: processes[member].result() for member in processes if member not in gone}
+        stayed = [member for member in processes if member not in gone]
+        return {member: processes[member].result(patience) for member in stayed}
 
 
 def _travel(stays: list[Stay], loop: Loop) -> Outcome:

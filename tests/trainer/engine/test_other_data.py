@@ -21,10 +21,14 @@ from trainer.rundir.directory import RunDirectory
 SAMPLES, BATCH = 24, 8
 
 
-def loop(first: int, workers: int, log: list[Any], ends: int = 0, spread: int = 0) -> None:
+def loop(
+    first: int, workers: int, log: list[Any], ends: int = 0, spread: int = 0, spare: bool = False
+) -> None:
     """Trains on samples that begin with one number; those of the second rank with another."""
     from trainer import elastic
 
+    if spare:  # it has no loaders before it is needed
+        os.environ.update(Session(spare=True).to_env())
     torch.manual_seed(0)
     model = nn.Linear(1, 1).double()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -44,9 +48,9 @@ def loop(first: int, workers: int, log: list[Any], ends: int = 0, spread: int = 
             log.append(step.number)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_ranks_with_other_samples_take_no_step(workers: int) -> None:
-    for outcome in trained(2, functools.partial(loop, 0, workers, spread=1)):
+@pytest.mark.parametrize(("workers", "spare"), [(0, False), (1, False), (1, True)])
+def test_ranks_with_other_samples_take_no_step(workers: int, spare: bool) -> None:
+    for outcome in trained(2, functools.partial(loop, 0, workers, spread=1, spare=spare)):
         assert outcome.log == []
         assert outcome.error.startswith(
             "Mistake: the workers do not loop over the same: by rank, they have other samples on "

@@ -28,6 +28,7 @@ SEED = int(os.environ.get("SWELL_SEED", "1"))
 EVENTS = int(os.environ.get("SWELL_EVENTS", "30"))
 BATCH, UNIT, LENGTH = 12, 3, 50
 STEPS = 3 * EVENTS
+PATIENCE = 3600.0  # seconds for all of a storm; it takes minutes
 
 
 def stages(seed: int, events: int) -> list[Stage]:
@@ -129,11 +130,13 @@ def test_a_plan_always_leaves_somebody_who_holds_the_state() -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(2 * PATIENCE)
 @pytest.mark.parametrize("kind", ["map", "seeking", "counting", "mixture"])
 def test_each_sample_is_used_once_through_a_storm(kind: str, tmp_path: Path) -> None:
     print(f"SWELL_SEED={SEED}")  # seen when the test fails
-    outcomes = travelled(stages(SEED, EVENTS), functools.partial(loop, kind, tmp_path))
+    outcomes = travelled(
+        stages(SEED, EVENTS), functools.partial(loop, kind, tmp_path), (), PATIENCE
+    )
     assert {one.error for one in outcomes.values()} == {""}
     taken: dict[int, list[list[int]]] = {}
     for file in tmp_path.iterdir():

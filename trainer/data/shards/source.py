@@ -146,7 +146,7 @@ class Source:
         if not inside or bool((offsets[1:] < offsets[:-1]).any()):
             raise self.changed(shard, why, "its samples do not follow each other")
         # A number of it is had much sooner than one of an array.
-        return memoryview(offsets.data)
+        return offsets.data
 
     def _patiently(self, what: str, why: str, read: Callable[[], T]) -> T:
         """Returns what ``read`` does, however long the bucket refuses it for a moment."""
