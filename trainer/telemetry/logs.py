@@ -31,8 +31,16 @@ SEVERE: Mapping[str, int] = {
     **dict.fromkeys(
         (
             *("loss", "waiting", "held_up", "standstill", "stalled", "straggler", "unfit"),
-            *("unreachable", "fault", "worker_replaced", "nonfinite", "telemetry_failed"),
+            *(
+                "gpu_error",
+                "unreachable",
+                "fault",
+                "worker_replaced",
+                "nonfinite",
+                "telemetry_failed",
+            ),
             *("checkpoint_failed", "checkpoint_rejected", "checkpoint_skipped", "rank_failed"),
+            "gpu_error",
         ),
         logging.WARNING,
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from typing import Any
 
 from rich.console import Console
 
@@ -14,9 +15,9 @@ from tests.launcher.status.events import RIDE, event, steps
 from trainer.rundir.events import Event
 
 
-def summary(outcome: Outcome, *more: Event) -> str:
+def summary(outcome: Outcome, *more: Event, **known: Any) -> str:
     file = io.StringIO()
-    status = build_status("digits-1", History([*RIDE, *more]), [], outcome)
+    status = build_status("digits-1", History([*RIDE, *more]), [], outcome) | known
     print_summary(Console(width=80, file=file), status, "/runs/" + "x" * 100, 61.0)
     return file.getvalue()
 
@@ -41,6 +42,16 @@ def test_the_summary_of_a_failure_ends_with_its_traceback() -> None:
 def test_a_loss_that_is_no_number_is_in_the_summary() -> None:
     text = summary(Outcome("failed", "", {}), steps(3, 150.0, 17, [0.9, "nan"]))
     assert re.search(r"loss +nan \(since step 18\)", text)
+
+
+def test_what_machines_do_and_their_critical_errors_are_in_the_summary() -> None:
+    gpus = [{"used": 0.97}, {"used": 0.09, "xid": 79.0}]
+    machines = {"workerpool1-0": {"cpu": 0.25, "gpus": gpus}}
+    text = summary(Outcome("failed", "", {}), machines=machines)
+    said = "processors 25% used, GPUs 53% (least: GPU 1 of workerpool1-0, 9%)"
+    assert re.sub(r"\s+", " ", text).count(f"machines {said}") == 1
+    assert "\nworkerpool1-0: GPU 1 reports Xid 79: it has fallen off the bus\n" in text
+    assert "machines" not in summary(Outcome("failed", "", {}))
 
 
 def test_what_was_left_out_is_in_the_summary() -> None:
