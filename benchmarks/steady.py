@@ -13,7 +13,9 @@ is steadier than the clock.
 
 The case ``buckets`` trains with Swell's gradients in buckets of several sizes. ``before`` has the
 steps of this version beside those of a commit of before steps were checked, whose files it takes
-out of git: what all checks together cost.
+out of git: what all checks together cost. ``telemetry`` trains the small model with everything on
+that tells others of a run (event files, samples of machines, an endpoint for Prometheus, MLflow in
+a folder), and with everything off, in turn, for so long that each is told several times.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from agents import Agents
 from rows import Case, Options, Row, benchmark
@@ -43,13 +46,20 @@ STEPS = {"small": 400, "medium": 80, "large": 30}
 BATCH = 128
 BUCKETS_MIB = (0.25, 1, 2, 4, 8, 32)
 BEFORE = "9b173db"  # a commit
+TOLD_STEPS = 2000  # of some 20 ms: a run is told of every ten seconds
+PORT = 29464  # of each agent's address, for Prometheus
 
 Times = tuple[float, float]  # of a step: seconds, seconds of processor time
 Start = Callable[[Path, Mapping[str, str]], None]
 
 
-def swell(folder: Path, env: Mapping[str, str], task: str = "jobs.fit:Mlp") -> None:
-    """Raises RuntimeError when the run does not succeed."""
+def swell(
+    folder: Path,
+    env: Mapping[str, str],
+    task: str = "jobs.fit:Mlp",
+    telemetry: Mapping[str, object] = MappingProxyType({}),
+) -> None:
+    """``telemetry`` is a job file's. Raises RuntimeError when the run does not succeed."""
     addresses = ["127.0.0.2", "127.0.0.3"]
     settings = {
         "program": {"task": task},
@@ -57,6 +67,7 @@ def swell(folder: Path, env: Mapping[str, str], task: str = "jobs.fit:Mlp") -> N
         "min_workers": 2,
         "max_workers": 2,
         "spares": 0,
+        "telemetry": dict(telemetry),
     }
     agents = Agents(folder, addresses, settings, env)
     processes = [agents.start(index) for index in range(len(addresses))]
@@ -159,6 +170,29 @@ def before(options: Options) -> Iterator[Row]:
                 yield Row.of(f"swell / {BEFORE}", model, metric, "x", ratios)
 
 
+def telemetry(options: Options) -> Iterator[Row]:
+    """Steps of some 20 ms with everything on, and everything off, in turn."""
+    found: dict[str, list[Times]] = {"on": [], "off": []}
+    sizes = {"MLP_SIZES": ",".join(map(str, MODELS["small"])), "MLP_BATCH": str(BATCH)}
+    for turn in range(options.runs):
+        for which in sorted(found, reverse=bool(turn % 2)):
+            start = partial(_told, on=which == "on")
+            steps = 20 if options.quick else TOLD_STEPS
+            found[which].append(stamped(start, steps, sizes))
+    for which, times in found.items():
+        yield from _rows("swell", f"telemetry {which}", times)
+    for index, metric in enumerate(("step", "processor time")):
+        ratios = [on[index] / off[index] for on, off in zip(*found.values(), strict=True)]
+        yield Row.of("on / off", "telemetry", metric, "x", ratios)
+
+
+def _told(folder: Path, env: Mapping[str, str], on: bool) -> None:
+    told: dict[str, object] = {"tensorboard": on, "machines": on}
+    if on:
+        told |= {"port": PORT, "mlflow": str(folder / "mlflow")}
+    swell(folder, {**env, "MLFLOW_ALLOW_FILE_STORE": "true"}, telemetry=told)
+
+
 def _measure_in(root: Path, model: str, quick: bool) -> Times:
     """As ``measure``, with everything that is in another folder."""
     call = f"print(json.dumps(steady.measure(steady.swell, {model!r}, {quick}, {{}})))"
@@ -194,6 +228,7 @@ CASES: Mapping[str, Case] = {
     **{model: partial(compare, model) for model in MODELS},
     "buckets": buckets,
     "before": before,
+    "telemetry": telemetry,
 }
 
 if __name__ == "__main__":

@@ -299,6 +299,8 @@ def _text(event: EventRecord) -> str | None:
         case EventRecord(event="standstill", seconds=float(seconds), reason=str(reason)):
             stacks = f"; their stacks are in {event.stacks}" if event.stacks else ""
             return f"no step for {span(seconds)}: {one_line(reason, WAIT_WIDTH)}{stacks}"
+        case EventRecord(event="gpu_error", member=str(member), reason=str(reason)):
+            return f"{member}: {reason}"
         case EventRecord(event="unfit", member=str(member), then=str(then)) if then in _THEN:
             return f"{member} is not let in{why}; {_THEN[then]}"
         case EventRecord(event="straggler", member=str(member), rank=int(rank), over=True):

@@ -36,6 +36,7 @@ def status(run: RunName, as_json: AsJson = False) -> None:
     with user_errors():
         from launcher import home
         from launcher.status.api import ask_api
+        from launcher.status.machines import newest_machines
         from launcher.status.status import read_status
 
         found = home.find(run)
@@ -43,6 +44,7 @@ def status(run: RunName, as_json: AsJson = False) -> None:
         known = read_status(found, run=launched)
         known["apis"] = ask_api(launched, known["attempts"])
         known["api"] = known["apis"][-1] if known["apis"] else None
+        known["machines"] = newest_machines(found)
         if as_json:
             typer.echo(json.dumps(known, indent=2))
             return

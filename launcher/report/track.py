@@ -27,6 +27,7 @@ KINDS = {
         "rank_failed",
         "task_failed",
         "unfit",
+        "gpu_error",
         "unreachable",
         "worker_replaced",
     ),

@@ -49,6 +49,7 @@
     api              {job, state, reason, error, console}: what the API says of a CustomJob on
                      Vertex AI that is not on record as ended; else null (see launcher.status.api).
                      Of several it is the newest; ``apis`` has all, each with its ``attempt``
+    machines         what each replica's machine did last, by name (see launcher.status.machines)
 
 """
 

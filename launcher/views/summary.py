@@ -14,6 +14,7 @@ from rich.text import Text
 from launcher.api.transport import is_emulator
 from launcher.run_states import info_of
 from launcher.status.attended import in_words
+from launcher.status.machines import machine_errors, machines_in_words
 from launcher.status.status import live_of
 from launcher.views.output import unpadded
 from launcher.words import (
@@ -64,7 +65,12 @@ def _print(console: Console, status: dict[str, Any], where: str, seconds: float 
     console.print(Text.assemble(("  run directory", "dim"), f"   {where}"), soft_wrap=True)
     for page in filter(None, (api["console"] for api in status.get("apis") or ())):
         console.print(Text.assemble(("  console      ", "dim"), f"   {page}"), soft_wrap=True)
-    for line in [*(status.get("troubles") or ()), *filter(None, [status.get("waits_for")])]:
+    errors = machine_errors(status.get("machines") or {})
+    for line in [
+        *(status.get("troubles") or ()),
+        *errors,
+        *filter(None, [status.get("waits_for")]),
+    ]:
         console.print(Text(f"\n{line}", style="bold yellow"), soft_wrap=True)
     reason = str(status.get("reason") or "").strip()
     if state != "succeeded" and reason:
@@ -111,6 +117,8 @@ def _facts(status: dict[str, Any]) -> Table:
         table.add_row(name, what)
     for name, said in _changes(status):
         table.add_row(name, said)
+    if said := machines_in_words(status.get("machines") or {}):
+        table.add_row("machines", said)
     if spent := _spent(status.get("spent")):
         table.add_row("spent", spent)
     lost = status["steps_lost"]

@@ -224,6 +224,7 @@ EVENTS: list[dict[str, Any]] = [
     {"event": "held_up", "time": 5.0, "reason": "x", "seconds": 9.0, "limit": 20.0, "then": "y"},
     {"event": "waiting", "time": 5.0, "slots": 1, "min_workers": 2},
     {"event": "stalled", "time": 6.0, "generation": 1, "step": 2, "seconds": 600.5, "member": "a"},
+    {"event": "gpu_error", "time": 6.0, "member": "a", "reason": "GPU 0 reports Xid 79"},
     {"event": "unfit", "time": 6.0, "member": "a", "reason": "x", "then": "replica"},
     {
         "event": "straggler",

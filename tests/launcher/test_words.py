@@ -103,6 +103,10 @@ WORTH_A_LINE = [
         "no step for 31 s: rank 0 computes; their stacks are in stacks/1.txt",
     ),
     (
+        event("gpu_error", member="a", reason="GPU 0 reports Xid 79: it has fallen off the bus"),
+        "a: GPU 0 reports Xid 79: it has fallen off the bus",
+    ),
+    (
         event("unfit", member="a", reason="it computes 3 GFLOP/s", then="replica"),
         "a is not let in (it computes 3 GFLOP/s); its replica is started anew",
     ),

@@ -13,6 +13,7 @@ from trainer.rundir.directory import RunDirectory
 from trainer.rundir.names import ATTENDANTS
 
 LOOK_EVERY = 30.0  # seconds
+Records = dict[str, dict[str, Any]]  # by name
 
 log = logging.getLogger("swell.coordinator")
 
@@ -32,13 +33,14 @@ async def watch(
         clock: monotonic seconds.
     """
     attended = Attended()
+    known: Records = {}
     while holds():
         await asyncio.sleep(LOOK_EVERY)
         try:
-            records = await asyncio.to_thread(_read, run_dir)
+            known = await asyncio.to_thread(read_attendants, run_dir, known)
         except OSError:  # a store that is away for a moment
             continue
-        told = attended.look(records, clock())
+        told = attended.look(known, clock())
         if told is None or not holds():
             continue
         emit("unattended", seconds=round(told.seconds, 1), over=told.over)
@@ -50,10 +52,18 @@ async def watch(
             )
 
 
-def _read(run_dir: RunDirectory) -> dict[str, dict[str, Any]]:
-    """What all say that look after a run, or did. Raises OSError."""
-    found = {}
+def read_attendants(run_dir: RunDirectory, known: Records) -> Records:
+    """What all say that look after a run, or did. Raises OSError.
+
+    Args:
+        run_dir: the run's.
+        known: what they said the last time: who has left says nothing any more, and is not read.
+    """
+    found: Records = {}
     for name in run_dir.store.names(ATTENDANTS):
+        if (before := known.get(name, {})).get("left") is True:
+            found[name] = before
+            continue
         with suppress(ValueError):  # damaged
             found[name] = run_dir.find_json(f"{ATTENDANTS}/{name}") or {}
     return found

@@ -130,7 +130,7 @@ class Coordinator:
         self._telling = Telling()
         self._preflight = Preflight()
         self._profiles = Profiles()
-        self._gathering = Gathering(seat.run_dir, leadership.term, clock)
+        self._gathering = Gathering(seat.run_dir, leadership.term, clock, self._events.emit)
         self._standstill = Standstill(seat.limits.standstill)
         self._stragglers = Stragglers(seat.limits.replace_stragglers, seat.limits.min_workers)
         self._commands: asyncio.Queue[signals.Command] = asyncio.Queue()

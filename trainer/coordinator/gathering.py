@@ -22,15 +22,25 @@ class Gathering:
         run_dir: the run's.
         term: the leader's.
         clock: monotonic seconds.
+        emit: takes an event.
     """
 
-    def __init__(self, run_dir: RunDirectory, term: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        run_dir: RunDirectory,
+        term: int,
+        clock: Callable[[], float],
+        emit: Callable[..., None],
+    ) -> None:
+        self._emit = emit
         self._run_dir = run_dir
         self._clock = clock
         self._machines = Machines(term, clock())
 
     def take(self, member: MemberId, told: pb.Machine) -> None:
         """A member's machine has said what it does."""
+        for what in self._machines.errors(member.replica, told):
+            self._emit("gpu_error", member=member.replica, reason=what)
         self._machines.take(member.replica, told, time_of_day.now())
 
     async def write_often(self) -> None:

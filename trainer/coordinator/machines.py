@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from trainer.protocol import swell_pb2 as pb
+from trainer.rundir.names import MACHINES
+from trainer.rundir.xids import xid_in_words
 from trainer.telemetry.machine import plain
 
-FOLDER = "machines"
 GATHERED = 300.0  # seconds
 _GPU = ("used", "memory", "temperature", "clock", "power", "held_back", "links_down", "xid")
 _OWN = ("cpu", "memory", "disk", "read", "written", "received", "sent")
@@ -49,6 +50,15 @@ class Machines:
         self._since = now
         self._number = 0
         self._series: dict[str, Series] = {}
+        self._xids: dict[tuple[str, int], int] = {}  # by machine and GPU: the newest
+
+    def errors(self, member: str, told: pb.Machine) -> Iterator[str]:
+        """Yields what is new of critical errors of a machine's GPUs, in words."""
+        for index, gpu in enumerate(told.gpus[:GPUS]):
+            if gpu.xid != self._xids.get((member, index), 0):
+                self._xids[member, index] = gpu.xid
+                if gpu.xid:
+                    yield xid_in_words(index, gpu.xid)
 
     def take(self, member: str, told: pb.Machine, time: float) -> None:
         """A machine has said what it does, at ``time`` in Unix seconds."""
@@ -73,7 +83,7 @@ class Machines:
         if not series:
             return None
         self._number += 1
-        return Gathered(f"{FOLDER}/{self._term:06d}-{self._number:06d}.jsonl.gz", series)
+        return Gathered(f"{MACHINES}/{self._term:06d}-{self._number:06d}.jsonl.gz", series)
 
 
 @dataclass(frozen=True)

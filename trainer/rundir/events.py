@@ -53,6 +53,7 @@ held_up                   generation, step, reason (what is waited for), seconds
 standstill                generation, step, seconds (so far), reason (which ranks wait in what, and
                           who is elsewhere), stacks (the file that has the stacks of all workers, in
                           the run directory): no step for long, but everybody lives
+gpu_error                 member, reason                    (a critical error of a GPU: its Xid)
 unfit                     member, incarnation, reason (what its machine has shown, and others have),
                           then (replica | out): it is not let in (elastic: {preflight: true})
 straggler                 generation, step, member, rank, ratio (its own time, as a multiple of

@@ -38,6 +38,7 @@ EVENTS = "events"
 AUDIT = "audit"
 CHECKPOINTS = "checkpoints"
 CODE = "code"
+MACHINES = "machines"  # what they do: see trainer.coordinator.machines
 PROFILES = "profiles"  # of steps: see trainer.rundir.profiles
 REPORTS = "reports"  # of a probe: see trainer.probe
 

@@ -32,7 +32,7 @@ SEVERE: Mapping[str, int] = {
         (
             *("loss", "waiting", "held_up", "standstill", "stalled", "straggler", "unfit"),
             *("unreachable", "fault", "worker_replaced", "nonfinite", "telemetry_failed"),
-            "no_group",
+            *("no_group", "gpu_error"),
             *("checkpoint_failed", "checkpoint_rejected", "checkpoint_skipped", "rank_failed"),
         ),
         logging.WARNING,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from typing import Any
 
 from rich.console import Console
 
@@ -15,9 +16,9 @@ from tests.launcher.status.events import RIDE, event, steps
 from trainer.rundir.events import Event
 
 
-def summary(outcome: Outcome, *more: Event) -> str:
+def summary(outcome: Outcome, *more: Event, **known: Any) -> str:
     file = io.StringIO()
-    status = build_status("digits-1", History([*RIDE, *more]), [], outcome)
+    status = build_status("digits-1", History([*RIDE, *more]), [], outcome) | known
     print_summary(Console(width=80, file=file), status, "/runs/" + "x" * 100, 61.0)
     return file.getvalue()
 
@@ -59,6 +60,16 @@ def test_the_attempt_that_trained_is_in_the_summary_however_many_were_tried_besi
     shown = re.findall(r"attempt (\d+) +(\S+), (\w+)", file.getvalue())
     assert shown[0] == ("1", us, "succeeded")
     assert [number for number, _, _ in shown] == ["1", "8", "9", "10", "11"], "and the last others"
+
+
+def test_what_machines_do_and_their_critical_errors_are_in_the_summary() -> None:
+    gpus = [{"used": 0.97}, {"used": 0.09, "xid": 79.0}]
+    machines = {"workerpool1-0": {"cpu": 0.25, "gpus": gpus}}
+    text = summary(Outcome("failed", "", {}), machines=machines)
+    said = "processors 25% used, GPUs 53% (least: GPU 1 of workerpool1-0, 9%)"
+    assert re.sub(r"\s+", " ", text).count(f"machines {said}") == 1
+    assert "\nworkerpool1-0: GPU 1 reports Xid 79: it has fallen off the bus\n" in text
+    assert "machines" not in summary(Outcome("failed", "", {}))
 
 
 def test_what_was_left_out_is_in_the_summary() -> None:

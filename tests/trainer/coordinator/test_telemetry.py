@@ -14,10 +14,10 @@ from tests.trainer.coordinator.leader import A, B, leading, world_of_two
 from tests.trainer.telemetry.test_board import read
 from trainer.coordinator import coordinator as coordinators
 from trainer.coordinator import gathering
-from trainer.coordinator.machines import FOLDER
 from trainer.protocol import swell_pb2 as pb
 from trainer.rundir.directory import RunDirectory
-from trainer.rundir.events import EventWriter
+from trainer.rundir.events import EventWriter, read_events
+from trainer.rundir.names import MACHINES
 from trainer.telemetry.board import EVENTS, LOGS
 from trainer.telemetry.herald import Herald
 
@@ -42,13 +42,17 @@ def test_what_machines_say_is_written_when_the_leader_ends(tmp_path: Path) -> No
                 await asyncio.sleep(0.01)
 
     asyncio.run(body())
-    (file,) = (tmp_path / FOLDER).iterdir()
+    (file,) = (tmp_path / MACHINES).iterdir()
     told = [json.loads(line) for line in gzip.decompress(file.read_bytes()).splitlines()]
     assert [(one["member"], one["cpu"]) for one in told] == [
         (A.replica, [0.5, 0.5]),
         (B.replica, [0.5]),
     ]
     assert told[0]["gpu0_xid"] == [79, 79]
+    events = read_events(RunDirectory(str(tmp_path)))
+    errors = [(it["member"], it["reason"]) for it in events if it["event"] == "gpu_error"]
+    what = "GPU 0 reports Xid 79: it has fallen off the bus"
+    assert sorted(errors) == [(A.replica, what), (B.replica, what)], "each is told of once"
 
 
 def test_they_are_written_while_it_leads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,10 +61,10 @@ def test_they_are_written_while_it_leads(tmp_path: Path, monkeypatch: pytest.Mon
 
     async def body() -> None:
         async with leading(tmp_path) as leader, world_of_two(leader) as (a, _, _):
-            while len(leader.run_dir.store.names(FOLDER)) < 2:
+            while len(leader.run_dir.store.names(MACHINES)) < 2:
                 await a.send(machine=pb.Machine(cpu=0.5))
                 await asyncio.sleep(0.01)
-            assert leader.run_dir.store.names(FOLDER)[:2] == [
+            assert leader.run_dir.store.names(MACHINES)[:2] == [
                 "000001-000001.jsonl.gz",
                 "000001-000002.jsonl.gz",
             ]
