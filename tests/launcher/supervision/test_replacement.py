@@ -126,8 +126,8 @@ def test_while_one_takes_the_place_of_another_both_cost_and_the_limit_holds() ->
     (here,), (there,) = choices_of(HERE, "local"), choices_of(THERE, "local")
     up = Attempt(1, "us-central1", "x", here.name, "job/1", "RUNNING", created=0.0, started=0.0)
     up = replace(up, usd_per_hour=10.0)
-    more = {"region": "us-east4", "choice": there.name, "job": "job/2"}
-    new = replace(up, attempt=2, created=HOUR, started=HOUR, **more)
+    new = replace(up, attempt=2, region="us-east4", choice=there.name, job="job/2")
+    new = replace(new, created=HOUR, started=HOUR)
     limits = Limits.model_validate({"cost": "30 USD"})
     moved = Fleet(1, since=HOUR)
     terms = Terms("run-1", (there,), 0.0, limits=limits, fleet=moved, renews=True, stop_grace=60.0)
