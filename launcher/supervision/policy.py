@@ -318,7 +318,7 @@ def decide(terms: Terms, situation: Situation, now: float) -> list[Action]:
             return [End("limited", _and_last(limit, situation.attempts))]
     else:
         actions += _replacements(terms, situation, regions, dear, now)
-        actions += _renewals(terms, live, now) if terms.renews else []
+        actions += _renewals(terms, situation.attempts, now) if terms.renews else []
     if not live and not actions:
         return [_nothing_left(situation)]
     return actions or [Watch()]
@@ -397,10 +397,10 @@ def _end_with(situation: Situation) -> End | None:
     return None
 
 
-def _renewals(terms: Terms, live: Sequence[Attempt], now: float) -> Iterator[Action]:
-    if near := due(terms.fleet, terms.choices, live, now):
+def _renewals(terms: Terms, attempts: Sequence[Attempt], now: float) -> Iterator[Action]:
+    if near := due(terms.fleet, terms.choices, attempts, now):
         yield Renew(near)
-    if costly := long_dear(terms.fleet, terms.choices, live, terms.resubmit, now):
+    if costly := long_dear(terms.fleet, terms.choices, attempts, terms.resubmit, now):
         yield GoBack(costly)
 
 

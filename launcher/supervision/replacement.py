@@ -105,7 +105,13 @@ def gone(fleet: Fleet, attempts: Sequence[Attempt], world: Inside) -> frozenset[
 def due(
     fleet: Fleet, choices: Sequence[Choice], attempts: Sequence[Attempt], now: float
 ) -> frozenset[int]:
-    """Returns the attempts whose timeout is near, in Unix seconds, and that nothing replaces."""
+    """Returns the attempts whose timeout is near, in Unix seconds, and that nothing replaces.
+
+    None while as many replace others as may: nothing could be sent for one more, and one that is to
+    take another's place would go before it ever trained.
+    """
+    if len(alive(attempts)) >= 2 * max(1, wanted_alive(fleet, attempts)):
+        return frozenset()
     timeouts = {it.name: it.job.timeout or USUAL_TIMEOUT for it in (*fleet.anchors, *choices)}
     old = outdated(fleet, choices, attempts)
     return frozenset(

@@ -19,6 +19,7 @@ from launcher.supervision.policy import (
     Cancel,
     End,
     Leave,
+    Renew,
     Retire,
     Situation,
     Stop,
@@ -106,13 +107,28 @@ def test_the_last_one_that_trains_stays_whatever_becomes_of_its_replacement(life
     assert len(run.sent) == 2
 
 
+def test_one_that_is_to_take_anothers_place_stays_though_its_own_timeout_is_near_first() -> None:
+    """Its machines are so slow that it does not train when half its own timeout has passed."""
+    brief = job(regions=["us-central1"], timeout="60s")
+    (choice,) = choices_of(brief, "local")
+    first = Attempt(1, "us-central1", "x", choice.name, "job/1", "RUNNING", started=0.0)
+    second = replace(first, attempt=2, job="job/2", started=30.0)
+    renewed = Fleet(1, since=0.0, renew=frozenset({1}))
+    terms = Terms("run-1", (choice,), 0.0, fleet=renewed, renews=True, stop_grace=60.0)
+    world = Inside({1: MEMBERS}, trains=True)
+    assert decide(terms, Situation((first, second), world=world), 61.0) == [Watch()]
+    ended = replace(first, state="FAILED", reason="longer than its timeout", ended=62.0)
+    after = Situation((ended, second), world=Inside({2: MEMBERS}, trains=True))
+    assert decide(terms, after, 63.0) == [Renew(frozenset({2}))], "now one can be sent for it"
+
+
 def test_while_one_takes_the_place_of_another_both_cost_and_the_limit_holds() -> None:
     """The new one is not in the world yet, so the old one may not go: the run is stopped."""
     (here,), (there,) = choices_of(HERE, "local"), choices_of(THERE, "local")
     up = Attempt(1, "us-central1", "x", here.name, "job/1", "RUNNING", created=0.0, started=0.0)
     up = replace(up, usd_per_hour=10.0)
-    more = {"region": "us-east4", "choice": there.name, "job": "job/2"}
-    new = replace(up, attempt=2, created=HOUR, started=HOUR, **more)
+    new = replace(up, attempt=2, region="us-east4", choice=there.name, job="job/2")
+    new = replace(new, created=HOUR, started=HOUR)
     limits = Limits.model_validate({"cost": "30 USD"})
     moved = Fleet(1, since=HOUR)
     terms = Terms("run-1", (there,), 0.0, limits=limits, fleet=moved, renews=True, stop_grace=60.0)
