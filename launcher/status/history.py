@@ -21,7 +21,7 @@ from trainer.rundir.numbers import all_finite, number_in, numbers_in
 # After these nothing that was told of is waited for any more.
 WENT_ON = frozenset({"generation_formed", "resumed", "first_step", "steps", "paused", "finished"})
 # Of these the newest counts alone.
-NEWS = frozenset({"held_up", "attempt_due", "stalled", "standstill", "unattended"})
+NEWS = frozenset({"held_up", "attempt_due", "stalled", "standstill", "unattended", "no_group"})
 TOKENS = "tokens_per_sample"  # the metric that a task's tokens() makes
 STEPPED = frozenset({"resumed", "first_step", "steps"})  # training goes on, or a script
 ONE_NOTICE = 15.0  # seconds in which no replica is given notice twice
@@ -41,7 +41,6 @@ class History:
         self._losses = Losses()
         self._told_lost: dict[int, int] = {}  # steps, by generation, as its leader knew
         self.left_out: set[int] = set()  # steps in which something was not finite
-        self.no_group: str | None = None  # why the processes of a script train apart
         self.lives = Lives()
         self.waits: list[Moment] = []  # when machines were too few
         self._evaluated: dict[int, float] = {}  # seconds of evaluations, by step
@@ -113,11 +112,6 @@ class History:
     def steps_lost(self) -> int:
         """Completed steps that had to be done again."""
         return figures.steps_lost(self.in_order, self._told_lost)
-
-    @property
-    def steps_left_out(self) -> int:
-        """How many steps were left out because something in them was not finite."""
-        return len(self.left_out)
 
     @property
     def current(self) -> Generation | None:
@@ -396,9 +390,6 @@ class History:
         number = max(self.generations, default=0)
         for name, value in (event.metrics or {}).items():
             self._metric(name, number, event.step, value)
-
-    def _on_no_group(self, event: EventRecord) -> None:
-        self.no_group = event.reason
 
     def _on_checkpoint_committed(self, event: EventRecord) -> None:
         if event.step is not None:

@@ -201,7 +201,7 @@ def build_status(
         "drains": history.drains,
         "losses": history.losses,
         "steps_lost": history.steps_lost if history.steps_known else None,
-        "steps_left_out": history.steps_left_out,
+        "steps_left_out": len(history.left_out),
         "samples_repeated": samples.repeated if samples else None,
         "samples_skipped": samples.skipped if samples else None,
         "samples_left_out": samples.left_out if samples else None,
@@ -217,7 +217,7 @@ def build_status(
         "waits_for": None if over or wait is None else wait.in_words(now),
         "troubles": [
             *troubles,
-            *filter(None, [history.no_group]),
+            *(one.reason for one in [history.newest_of.get("no_group")] if one and one.reason),
             *([] if over else _troubles(history, attempts, now)),
         ],
         **(changes.to_json() if changes else {"wanted": None, "replaced": []}),

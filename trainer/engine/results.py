@@ -25,5 +25,8 @@ class Results:
         self.step = step
 
     def of(self, step: int) -> dict[str, float]:
-        """What was reported of the state of ``step``; {} if that was not evaluated."""
+        """What was reported of the state of ``step``; {} if that was not evaluated.
+
+        What belongs to another state would stand in a checkpoint as if it were of this one.
+        """
         return self.newest if self.step == step else {}

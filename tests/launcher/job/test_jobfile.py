@@ -348,10 +348,7 @@ regions: us-central1
         ("override", "problem"),
         [
             ("pools.1=3 x a2-highgpu-9g", "pools.1: 'a2-highgpu-9g' is not a machine"),
-            (
-                "pools.1=two x a2-highgpu-8g",
-                "pools.1: is 'two x a2-highgpu-8g'; write text like 3 x",
-            ),
+            ("pools.1=two x a2-highgpu-8g", "pools.1: is 'two x a2-highgpu-8g'; write text"),
             ("pools.1=0 x a2-highgpu-8g", "pools.1: is 0; write at least 1"),
             ("pools.1=2", "pools.1: is 2; write text like 3 x a2-highgpu-1g, or a mapping"),
             ("regions=3", "regions: is 3; write a list"),
