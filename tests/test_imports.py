@@ -70,6 +70,7 @@ RULES = {
             "trainer.engine",
             "trainer.elastic",
             "trainer.loop",
+            "trainer.task",
             "trainer.reporting",
             "trainer.loaders.sample",
         ],

@@ -167,7 +167,7 @@ def test_every_figure_is_the_one_that_the_workers_own_record_gives(swell: Swell)
     # The ledger: the steps that count, each by as many VMs as its world had, and those done again.
     effective, repeated = [0.0, 0.0], [0.0, 0.0]
     for index, world in enumerate(worlds):
-        until = min((one.start for one in worlds[index + 1 :]), default=world.last)
+        until = min((one.start for one in worlds[index + 1 :]), default=SAVED)
         low, high = world.trained(until)
         first_step = 1.5 * high / max(1, min(until, world.last) - world.start - 1)
         most = high + first_step

@@ -34,7 +34,7 @@ from trainer.rundir.directory import RunDirectory
 from trainer.rundir.formats import ANOTHER_VERSION
 from trainer.rundir.usererror import UserError
 
-PATIENCE = 3.0  # seconds for which the first lease is left to pool 0
+PATIENCE = 10.0  # seconds for which the first lease is left to pool 0, which may start last
 LOOK_AGAIN = 0.05  # seconds, after a stream has ended
 WARM_UP = 10.0  # seconds after a world has formed; before, its spares have the processors
 REVIVALS = 10.0  # seconds in which a coordinator that has died is started again only once

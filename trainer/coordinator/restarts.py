@@ -19,7 +19,7 @@ from trainer.coordinator.member import Member, Phase
 from trainer.coordinator.membership import Membership
 from trainer.coordinator.tries import AT_ONCE, Tries
 from trainer.protocol import signals
-from trainer.protocol.world import MemberId
+from trainer.protocol.world import MemberId, World
 from trainer.rundir.events import Cause
 
 
@@ -131,6 +131,10 @@ class Restarts(Membership):
             self._finish(signals.Finish("failed", str(why), self.steps))
             return
         super()._settle_stopping(now)
+
+    def _adopt(self, world: World, bringer: Member, now: float) -> None:
+        super()._adopt(world, bringer, now)
+        self._size = world.size
 
     def _form(self, chosen: list[Member], now: float) -> None:
         super()._form(chosen, now)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.trainer.coordinator.membership_run import A, B, C, Run
+from tests.trainer.coordinator.membership_run import A, B, C, Run, world
 from trainer.coordinator.limits import Limits
 from trainer.coordinator.member import Phase
 from trainer.coordinator.tries import AT_ONCE, PATIENCE
@@ -15,6 +15,7 @@ from trainer.protocol.signals import (
     Drain,
     Finish,
     Form,
+    Joined,
     Left,
     Pause,
     Progress,
@@ -182,6 +183,15 @@ def test_another_size_is_announced() -> None:
     run.step(Left(C, "gone"))
     run.stopped(A, B)
     assert run.emitted("resized") == [{"generation": 2, "world_size": 2, "before": 3}]
+
+
+def test_another_size_is_announced_by_a_new_leader_too() -> None:
+    found = world(7, A, B, C)
+    run = of_script(last_generation=7)
+    run.step(*(Joined(one, 1, found) for one in (A, B, C)))
+    run.step(Left(C, "gone"))
+    run.stopped(A, B)
+    assert run.emitted("resized") == [{"generation": 8, "world_size": 2, "before": 3}]
 
 
 def test_a_script_whose_steps_are_unknown_does_not_stall() -> None:
