@@ -203,6 +203,7 @@ import ctypes, os, sys, time
 fork = ctypes.PyDLL(None).fork
 switches = sys.getswitchinterval()
 sys.setswitchinterval(600)  # a child that is to give way to another thread, and has none, hangs
+time.sleep(0.1)  # who waited for its turn before waits as long as that from now on
 if not fork():
     os.setsid()
     if fork():
