@@ -24,7 +24,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo quick test soak storm kills fuzz check lint types docs proto image test-container locks clean
+.PHONY: help setup demo quick test tutorial soak storm kills fuzz check lint types docs proto image test-container locks clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ test: setup lint  ## lint, type check and all tests
 	@$(BIN)/mypy & types=$$!; \
 	  $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS); \
 	  tests=$$?; wait $$types && exit $$tests
+
+tutorial: setup  ## the tutorial's commands as they stand, and the example of a test of one's own
+	@$(BIN)/python -m pytest -m soak tests/integration/test_pages.py $(PYTEST_ARGS)
 
 soak: setup  ## what is marked as a soak: variants of what make test shows
 	@$(BIN)/python -m pytest -m soak -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)

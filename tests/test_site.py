@@ -37,8 +37,10 @@ def test_it_begins_with_the_readme_and_has_every_page_of_the_index(site: Path) -
         assert f'href="{html}"' in front, f"{html} is not in the navigation"
 
 
-def test_the_readmes_picture_is_small_and_loads_nothing() -> None:
-    picture = (ROOT / "docs/run.svg").read_text()
+@pytest.mark.parametrize("name", ["run.svg", "watch.svg"])
+def test_the_readmes_pictures_are_small_and_load_nothing(name: str) -> None:
+    assert f"docs/{name}" in (ROOT / "README.md").read_text()
+    picture = (ROOT / "docs" / name).read_text()
     assert len(picture) < 200_000
     assert not re.search(r"<image|<script|@import|url\(['\"]?http", picture)
 
