@@ -80,6 +80,9 @@ def injected(lines: list[Line]) -> tuple[dict[str, float], float]:
             kinds["waiting"] += last - one["complete"]
             for name in ("data_wait", "checkpoint", "evaluation"):
                 kinds[name] += one[name]
+    # What follows the last step is of no other. One rank is left to write it down: the run is over.
+    last = max(one["evaluation"] for one in lines if "ended" in one)
+    kinds["evaluation"] += last * len(taken[max(taken)])
     return kinds, within
 
 
