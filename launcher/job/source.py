@@ -20,11 +20,7 @@ NO_CLASS = "SW1025"
 NO_ARGUMENT = "SW1026"
 NO_PYTHON = "SW1027"
 _OWN_BASES = {"trainer", "trainer.task"}  # the modules of Task, which takes no arguments
-_NO_TASKS = {
-    "object",
-    "torch.nn.Module",
-    "nn.Module",
-}  # a model is taken for its task, now and then
+_NO_TASKS = {"object", "torch.nn.Module", "nn.Module"}  # a model is taken for its task at times
 _OPEN = {"exec", "eval", "globals", "vars", "setattr", "__import__"}  # may make any name
 
 

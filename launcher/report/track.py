@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from launcher.records import EventRecord
 from launcher.status.history import History
+from launcher.status.ledger import axis_of
 from launcher.status.lives import Moment
 from launcher.status.sizes import sizes_of
-from launcher.status.worlds import Axis
 from launcher.words import line_of
 from trainer.rundir.events import Event
 from trainer.rundir.numbers import all_finite, number_in
@@ -121,8 +121,7 @@ class Track:
             record = EventRecord.of(event)
             self.history.add(event, record)
             self._add(event, record)
-        history = self.history
-        self.axis = Axis(history.in_order, history.left_out, history.kept)
+        self.axis = axis_of(self.history)
         self.marks: list[Mark] = []
         self.rates: list[Rate] = []
         self.saves: list[Save] = []

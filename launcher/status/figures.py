@@ -44,9 +44,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from launcher.run_states import OK, info_of
 from launcher.status.generation import Generation
-
-IN_VAIN = frozenset({"failed", "cancelled", "limited"})  # states in which a run is over
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,8 @@ def kept(
         saved: when its newest checkpoint was written, and of which step.
         generations: all of them.
     """
-    if state not in IN_VAIN:
+    info = info_of(state or "")
+    if not info.ending or info.exit_code == OK:
         return None
     if saved is not None:
         return saved[1]

@@ -33,6 +33,11 @@ def ledger_of(history: History, now: float | None) -> Ledger | None:
     return None if timeline is None else timeline.between(timeline.start, timeline.end)
 
 
+def axis_of(history: History) -> Axis:
+    """The worlds of a run on one axis of time."""
+    return Axis(history.in_order, history.left_out, history.kept)
+
+
 @dataclass(frozen=True)
 class Timeline:
     """What became of a run's VMs, from when on.
@@ -52,8 +57,7 @@ class Timeline:
 
         None where there is no ledger. ``axis`` is that of its worlds, if it was made already.
         """
-        axis = axis or Axis(history.in_order, history.left_out, history.kept)
-        lives = history.lives
+        axis, lives = axis or axis_of(history), history.lives
         begins = [at.time for at, count in lives.wanted if count]
         begins = begins or [axis.at(life.began) for life in lives]
         begins = begins or [at.time for at, _ in lives.wanted]

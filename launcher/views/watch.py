@@ -10,8 +10,8 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from launcher.run_states import info_of
+from launcher.status.ledger import axis_of
 from launcher.status.sizes import Size, means, sizes_of
-from launcher.status.worlds import Axis
 from launcher.views.live import LEDGER_EVERY, SIGNS, Scene, render
 from launcher.words import CENT, count, one_line, part, span, usd_in_words
 
@@ -37,9 +37,7 @@ class Panorama:
         if info_of(scene.state).ending:
             now = scene.history.newest.time
         if not self._sizes[1] or abs(now - self._sizes[0]) >= LEDGER_EVERY:
-            history = scene.history
-            axis = Axis(history.in_order, history.left_out, history.kept)
-            self._sizes = now, list(sizes_of(history, axis))
+            self._sizes = now, list(sizes_of(scene.history, axis_of(scene.history)))
         rows = _rows(scene, now, width - LABEL, height, self._sizes[1])
         return render(scene, now, width, rows)
 

@@ -23,27 +23,11 @@ NOTED = frozenset(
     (
         *("attempt_started", "attempt_ended", "attempt_replaced", "stockout", "moved", "wanted"),
         *("leader_changed", "member_joined", "drain", "loss", "resumed", "waiting", "held_up"),
-        *(
-            "standstill",
-            "stalled",
-            "straggler",
-            "unfit",
-            "gpu_error",
-            "unreachable",
-            "fault",
-            "begun",
-        ),
+        *("standstill", "stalled", "straggler", "unfit", "unreachable", "fault", "begun"),
         *("worker_replaced", "nonfinite", "micro_batch_halved", "rank_failed", "resized"),
         *("checkpoint_rejected", "checkpoint_failed", "checkpoint_skipped", "no_best"),
-        *(
-            "audit_failed",
-            "no_group",
-            "store_unavailable",
-            "agent_failed",
-            "task_failed",
-            "stop_asked",
-        ),
-        *("telemetry_failed", "finished"),
+        *("audit_failed", "store_unavailable", "agent_failed", "task_failed", "stop_asked"),
+        *("telemetry_failed", "no_group", "gpu_error", "finished"),
     )
 )
 
