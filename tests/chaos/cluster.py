@@ -12,12 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from launcher.emulator.vms.address import LoopbackAddress
 from launcher.emulator.vms.netns import Host, Network
 from launcher.emulator.vms.processes import signal_session
 from tests.chaos.entry import SITE, Entry
+from tests.processes import children
 from trainer.protocol.authority import new_secret
 from trainer.protocol.credentials import fingerprint
 from trainer.protocol.nursery import WORKER
@@ -131,18 +130,18 @@ class Vm:
         """The process ids of its workers, the active one first: the last that contributed."""
         if self.agent is None:
             return []
-        children = Path(f"/proc/{self.agent.pid}/task/{self.agent.pid}/children")
+        forked = Path(f"/proc/{self.agent.pid}/task/{self.agent.pid}/children")
         try:
-            found = [one for one in map(int, children.read_text().split()) if is_worker(one)]
+            found = [one for one in map(int, forked.read_text().split()) if is_worker(one)]
         except OSError:
             return []
         return sorted(found, key=self._idle)
 
     def coordinators(self) -> list[int]:
         """The process ids of its coordinators: the one that leads, if one does, was first."""
-        found = psutil.Process(self.agent.pid).children(True) if self.agent else []
-        hosted = [one for one in found if "trainer.coordinator" in one.cmdline()]
-        return [one.pid for one in sorted(hosted, key=lambda one: one.create_time())]
+        if self.agent is None:
+            return []
+        return [one.pid for one in children(self.agent.pid, "trainer.coordinator", recursive=True)]
 
     def _idle(self, worker: int) -> tuple[float, int]:
         """Sorts first who contributed last; then who was started first."""

@@ -70,8 +70,9 @@ def shared(run: Run) -> Iterator[None]:
     """
     cpu, worker = {min(os.sched_getaffinity(0))}, run.rank(2).workers()[0]
     for task in Path(f"/proc/{worker}/task").iterdir():
-        os.sched_setaffinity(int(task.name), cpu)
-        os.setpriority(os.PRIO_PROCESS, int(task.name), 5)
+        with suppress(ProcessLookupError):  # a thread that has ended
+            os.sched_setaffinity(int(task.name), cpu)
+            os.setpriority(os.PRIO_PROCESS, int(task.name), 5)
     with ExitStack() as others:
         for _ in range(10):
             os.sched_setaffinity(others.enter_context(process(endless)), cpu)

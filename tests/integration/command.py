@@ -77,14 +77,24 @@ class Swell:
 
     def processes(self) -> list[int]:
         """Everything that has this home in its command line or environment."""
-        found = []
+        return list(self.environments())
+
+    def environments(self) -> dict[int, dict[str, str]]:
+        """The environment of each of these processes, by its id, as it was at one moment.
+
+        Read once: whoever asks again may find that a process has gone.
+        """
+        found = {}
         for entry in Path("/proc").glob("[0-9]*"):
             try:
-                said = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+                arguments, environment = (
+                    (entry / name).read_bytes() for name in ("cmdline", "environ")
+                )
             except OSError:
                 continue
-            if os.fsencode(self.home) in said and int(entry.name) != os.getpid():
-                found.append(int(entry.name))
+            if os.fsencode(self.home) in arguments + environment and int(entry.name) != os.getpid():
+                pairs = environment.decode(errors="replace").split("\0")
+                found[int(entry.name)] = dict(one.split("=", 1) for one in pairs if "=" in one)
         return found
 
     def nothing_is_left(self) -> bool:

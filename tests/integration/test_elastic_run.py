@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -197,8 +198,8 @@ def test_a_task_that_raises_ends_the_run_with_its_traceback_once(swell: Swell) -
 def test_ctrl_c_in_the_middle_of_training_leaves_nothing(swell: Swell) -> None:
     launch = swell.start("launch", write_job(swell, others=1, spares=1), "--run-id", "stopped")
     until(lambda: launch.poll() is not None or step_of(swell, "stopped") > 5)
-    addresses = {variable(Path("/proc") / str(one), "SWELL_ADDRESS") for one in swell.processes()}
-    ours = {one for address in addresses - {None} for one in listening(address)}
+    addresses = {one.get("SWELL_ADDRESS") for one in swell.environments().values()} - {None}
+    ours = {one for address in addresses for one in listening(address)}
     assert ours
     launch.send_signal(signal.SIGINT)
     output, _ = launch.communicate()
@@ -206,7 +207,7 @@ def test_ctrl_c_in_the_middle_of_training_leaves_nothing(swell: Swell) -> None:
     assert swell.status("stopped")["state"] == "cancelled"
     assert swell.nothing_is_left()
     # Another run may have the addresses by now, with sockets of its own.
-    assert not any(ours.intersection(listening(address)) for address in addresses - {None})
+    assert not any(ours.intersection(listening(address)) for address in addresses)
 
 
 def step_of(swell: Swell, run: str) -> int:
@@ -219,12 +220,12 @@ def step_of(swell: Swell, run: str) -> int:
 def worker_of(swell: Swell, replica: str) -> int:
     """The process id of the oldest worker of a replica."""
     found = []
-    for process in swell.processes():
-        entry = Path("/proc") / str(process)
-        name = (entry / "comm").read_text().strip()
-        where = json.loads(variable(entry, "CLUSTER_SPEC") or "{}").get("task", {})
-        if name == WORKER and f"{where.get('type')}-{where.get('index')}" == replica:
-            found.append(process)
+    for process, environment in swell.environments().items():
+        where = json.loads(environment.get("CLUSTER_SPEC", "{}")).get("task", {})
+        if f"{where.get('type')}-{where.get('index')}" == replica:
+            with suppress(OSError):  # it has gone
+                if Path(f"/proc/{process}/comm").read_text().strip() == WORKER:
+                    found.append(process)
     return min(found)
 
 
@@ -234,11 +235,3 @@ def listening(address: str | None) -> list[str]:
     packed = socket.inet_aton(address)[::-1].hex().upper()
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return [line[9] for line in lines if line[1].startswith(packed) and line[3] == "0A"]
-
-
-def variable(entry: Path, name: str) -> str | None:
-    for pair in (entry / "environ").read_bytes().split(b"\0"):
-        key, _, value = pair.decode(errors="replace").partition("=")
-        if key == name:
-            return value
-    return None

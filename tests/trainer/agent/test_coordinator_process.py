@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from tests.disks import disk, with_disks
+from tests.processes import children
 from tests.trainer.ranks import PATIENCE
 from trainer.agent import coordinator_process
 from trainer.agent.coordinator_process import Host
@@ -36,12 +37,12 @@ def seat(run_dir: RunDirectory) -> Seat:
     return Seat(run_dir, Credentials.parse(TOKEN), member, "127.0.0.1", 1, limits)
 
 
-def children() -> list[psutil.Process]:
-    return [one for one in psutil.Process().children() if "trainer.coordinator" in one.cmdline()]
+def coordinators() -> list[psutil.Process]:
+    return children(os.getpid(), "trainer.coordinator")
 
 
 def child() -> psutil.Process:
-    (found,) = children()
+    (found,) = coordinators()
     return found
 
 
@@ -85,7 +86,7 @@ def test_one_that_crashes_has_another_beside_it(run_dir: RunDirectory) -> None:
         assert await host.lead(2, 0, None)
         assert child() == standby
         await host.close()
-        assert not children()
+        assert not coordinators()
 
     asyncio.run(body())
 
@@ -137,7 +138,7 @@ def test_one_that_never_starts_is_given_up_in_the_end(
         await until(lambda: not hanging.is_running())
         monkeypatch.undo()
         while not await host.lead(1, 0, None):
-            now = children()  # none yet where the agent has not heard of the other's end
+            now = coordinators()  # none yet where the agent has not heard of the other's end
             assert hanging not in now and len(now) <= 1
         await host.close()
 

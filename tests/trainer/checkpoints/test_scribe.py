@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from tests.integration.command import ROOT, until
+from tests.processes import children
 from trainer.checkpoints.checkpoint import Checkpointer
 from trainer.checkpoints.manifest import committed_steps
 from trainer.checkpoints.restore import Alone, load
@@ -31,11 +32,7 @@ LIMIT = 600.0  # seconds; only a test that fails waits so long
 
 def scribes_of(parent: int) -> list[int]:
     """The writing processes that a process has started."""
-    return [
-        child.pid
-        for child in psutil.Process(parent).children()
-        if "trainer.checkpoints.scribe" in child.cmdline()
-    ]
+    return [one.pid for one in children(parent, "trainer.checkpoints.scribe")]
 
 
 def waits_for_the_answer() -> bool:
