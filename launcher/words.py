@@ -116,6 +116,20 @@ def usd_in_words(usd: float) -> str:
     return f"about {usd:,.2f} USD" if usd >= CENT else "less than 0.01 USD"
 
 
+def saving_in_words(spent: float | None, saving: float | None) -> str | None:
+    """Returns what a run costs against on demand as ``12.5 % less``, or ``more``.
+
+    None if that is not known, or if less than a cent was spent: its share would be one of noise.
+
+    Args:
+        spent: USD; None if a machine has no price.
+        saving: of the price of the same training on demand, a part of 1; below 0, it costs more.
+    """
+    if spent is None or saving is None or spent < CENT:
+        return None
+    return f"{part(abs(saving))} {'less' if saving >= 0 else 'more'}"
+
+
 def speed_in_words(speed: Mapping[str, float | None]) -> str:
     """Returns ``12.5 steps/s, 400 samples/s, data wait 3 %, 1:02:09 left``, as far as known."""
     rates = ((name, speed.get(name)) for name in ("steps", "samples", "tokens"))

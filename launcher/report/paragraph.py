@@ -9,11 +9,11 @@ from typing import Any
 from launcher.run_states import info_of
 from launcher.words import (
     CAUSES,
-    CENT,
     count,
     losses_in_words,
     one_line,
     part,
+    saving_in_words,
     span,
     usd_in_words,
 )
@@ -79,17 +79,16 @@ def _time(ledger: Mapping[str, Any] | None) -> Iterator[str]:
         yield f"In {part(absent)} of it the VM was not there."
     if said := losses_in_words(seconds, most=5):
         yield f"While VMs were there, they lost most to: {said}."
-    saving, spent = ledger["saving"], ledger["spent"]
+    spent = ledger["spent"]
     if spent is None:
         yield "The cost is not known: a machine has no price."
-    elif spent < CENT:
-        yield f"It has cost {usd_in_words(spent)}."
-    elif saving is not None:
-        how = "less" if saving >= 0 else "more"
+    elif saving := saving_in_words(spent, ledger["saving"]):
         yield (
-            f"It has cost about {spent:,.2f} USD, {part(abs(saving))} {how} than the same training "
+            f"It has cost about {spent:,.2f} USD, {saving} than the same training "
             f"on demand with nothing lost ({ledger['on_demand']:,.2f} USD)."
         )
+    else:
+        yield f"It has cost {usd_in_words(spent)}."
 
 
 def _machines(status: Mapping[str, Any]) -> Iterator[str]:

@@ -20,13 +20,13 @@ from launcher.status.configuration import configured, flat
 from launcher.status.ledger import Timeline
 from launcher.status.status import read_status
 from launcher.words import (
-    CENT,
     LOSSES,
     at_clock,
     count,
     metrics_in_words,
     number,
     part,
+    saving_in_words,
     span,
     speed_in_words,
     usd_in_words,
@@ -198,10 +198,10 @@ def _facts(known: Known) -> Iterator[tuple[str, str]]:
         yield "goodput", f"{part(ledger['goodput']['there'])} of the VMs' time"
         yield "goodput, of wanted", part(ledger["goodput"]["wanted"] or 0.0)
     if ledger is not None:
-        spent, saving = ledger["spent"], ledger["saving"]
+        spent = ledger["spent"]
         yield "cost", "not known" if spent is None else usd_in_words(spent)
-        if saving is not None and spent >= CENT:
-            yield "against on demand", f"{part(abs(saving))} {'less' if saving >= 0 else 'more'}"
+        if saving := saving_in_words(spent, ledger["saving"]):
+            yield "against on demand", saving
     if speed := speed_in_words(status["speed"]):
         yield "speed in the newest world", speed
     yield "taken away", f"{status['drains']} with notice, {status['losses']} without"

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from launcher.status.configuration import differences
 from launcher.views.output import print_wide
-from launcher.words import CENT, LOSSES, number, one_line, part, span
+from launcher.words import CENT, LOSSES, number, one_line, part, saving_in_words, span
 
 MOST = 8  # runs that have room beside each other
 NONE = "-"  # not known, or not there
@@ -114,5 +114,4 @@ def _ledger(ledger: Mapping[str, Any] | None) -> Iterator[tuple[str, str | None]
         yield LOSSES[name], span(seconds)
     for name, key in (("USD, about", "spent"), ("USD on demand", "on_demand")):
         yield name, None if ledger[key] is None else f"{ledger[key]:,.2f}"
-    told = ledger["saving"] is not None and ledger["spent"] >= CENT
-    yield "saving", part(ledger["saving"]) if told else None
+    yield "against on demand", saving_in_words(ledger["spent"], ledger["saving"])

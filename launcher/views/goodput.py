@@ -11,7 +11,15 @@ from rich.text import Text
 
 from launcher.status.accounts import ACCOUNTS, Account, Ledger
 from launcher.views.output import unpadded
-from launcher.words import CENT, LOSSES, losses_in_words, part, span, usd_in_words
+from launcher.words import (
+    CENT,
+    LOSSES,
+    losses_in_words,
+    part,
+    saving_in_words,
+    span,
+    usd_in_words,
+)
 
 NONE = (
     "There is nothing to tell of yet: no VM was asked for, or the script does not say which step "
@@ -89,11 +97,10 @@ def _figures(ledger: Ledger) -> Table:
         table.add_row("cost", usd_in_words(spent))
     elif spent and of_usd is not None:
         table.add_row("cost", f"about {spent:,.2f} USD, {part(of_usd)} of it for training")
-        if ledger.saving is not None and ledger.on_demand is not None:
-            what = "less" if ledger.saving >= 0 else "more"
+        if saving := saving_in_words(spent, ledger.saving):
             table.add_row(
                 "",
-                f"that is {part(abs(ledger.saving))} {what} than the {ledger.on_demand:,.2f} USD "
+                f"that is {saving} than the {ledger.on_demand:,.2f} USD "
                 "of the same training on demand, with nothing lost",
             )
     return table

@@ -13,7 +13,7 @@ from launcher.run_states import info_of
 from launcher.status.ledger import axis_of
 from launcher.status.sizes import Size, means, sizes_of
 from launcher.views.live import LEDGER_EVERY, SIGNS, Scene, render
-from launcher.words import CENT, count, one_line, part, span, usd_in_words
+from launcher.words import count, one_line, saving_in_words, span, usd_in_words
 
 LABEL = 12  # columns before a row
 CHROME = 22  # lines that everything but the blocks may take
@@ -46,11 +46,10 @@ def _rows(
     scene: Scene, now: float, width: int, height: int, sizes: list[Size]
 ) -> Iterator[tuple[str, Text]]:
     if ledger := scene.ledger(now):
-        spent, saving = ledger["spent"], ledger["saving"]
+        spent = ledger["spent"]
         said = "not known: a machine has no price" if spent is None else usd_in_words(spent)
-        if saving is not None and spent >= CENT:
-            more = "less" if saving >= 0 else "more"
-            said += f", {part(abs(saving))} {more} than the same training on demand"
+        if saving := saving_in_words(spent, ledger["saving"]):
+            said += f", {saving} than the same training on demand"
         yield "cost", Text(said, overflow="ellipsis", no_wrap=True)
     yield "saved", _saved(scene, now)
     if sizes:

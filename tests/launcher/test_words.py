@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from launcher.words import line_of, number, span, speed_in_words, usd_in_words
+from launcher.words import (
+    line_of,
+    number,
+    saving_in_words,
+    span,
+    speed_in_words,
+    usd_in_words,
+)
 from trainer.rundir.events import CAUSES, Event
 
 
@@ -279,3 +286,21 @@ def test_a_metric_may_have_diverged() -> None:
 def test_less_than_a_cent_is_no_nought() -> None:
     told = [usd_in_words(usd) for usd in (1234.5, 0.005, 0.0049)]
     assert told == ["about 1,234.50 USD", "about 0.01 USD", "less than 0.01 USD"]
+
+
+@pytest.mark.parametrize(
+    ("spent", "saving", "said"),
+    [
+        (12.0, 0.655, "65.5 % less"),
+        (12.0, 0.0, "0.0 % less"),
+        (12.0, -0.25, "25.0 % more"),
+        (0.0049, 0.655, None),
+        (0.0, None, None),
+        (12.0, None, None),
+        (None, None, None),
+    ],
+)
+def test_a_saving_is_told_where_it_is_known_and_more_than_noise(
+    spent: float | None, saving: float | None, said: str | None
+) -> None:
+    assert saving_in_words(spent, saving) == said
