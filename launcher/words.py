@@ -353,7 +353,7 @@ def _text(event: EventRecord) -> str | None:
             return f"checkpoint of step {step} is unusable{why}"
         case EventRecord(event="checkpoint_failed", step=int(step)):
             return f"the checkpoint of step {step} could not be written{why}"
-        case EventRecord(event="no_best" | "no_group", reason=str(reason)):
+        case EventRecord(event="no_best" | "no_group" | "unsaved_files", reason=str(reason)):
             return reason
         case EventRecord(event="checkpoint_skipped", step=int(step)):
             return f"step {step} is not saved{why}"

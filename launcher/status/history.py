@@ -21,7 +21,9 @@ from trainer.rundir.numbers import all_finite, number_in, numbers_in
 # After these nothing that was told of is waited for any more.
 WENT_ON = frozenset({"generation_formed", "resumed", "first_step", "steps", "paused", "finished"})
 # Of these the newest counts alone.
-NEWS = frozenset({"held_up", "attempt_due", "stalled", "standstill", "unattended", "no_group"})
+NEWS = frozenset(
+    {"held_up", "attempt_due", "stalled", "standstill", "unattended", "no_group", "unsaved_files"}
+)
 TOKENS = "tokens_per_sample"  # the metric that a task's tokens() makes
 STEPPED = frozenset({"resumed", "first_step", "steps"})  # training goes on, or a script
 ONE_NOTICE = 15.0  # seconds in which no replica is given notice twice

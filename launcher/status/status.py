@@ -30,8 +30,8 @@
     reason           why the run ended
     troubles         what is wrong while the run goes on, in words: a disk here that is full, a
                      worker that lives and comes to no step, a job of a fleet that the others do
-                     not reach; and of a torchrun script, also when it is over, that each of its
-                     processes trains by itself
+                     not reach; and also when it is over, that each process of a torchrun script
+                     trains by itself, and that a program's own files have ended with their VM
     attended         [{who, controller, since, seen}]: who looks after the run; empty for nobody,
                      null where that is not known (see launcher.status.attended)
     controllers      as in controllers/*.json
@@ -99,6 +99,8 @@ from trainer.rundir.wanted import newest_wanted
 ABANDONED = (
     "the process that launched it is gone, and its local VMs with it; swell attach goes on with it"
 )
+# A run may succeed with these, and not be what it seems.
+NOTABLE = ("no_group", "unsaved_files")
 UNATTENDED = "no launch looks after it; its VMs go on, and swell attach sees it through"
 
 
@@ -217,7 +219,7 @@ def build_status(
         "waits_for": None if over or wait is None else wait.in_words(now),
         "troubles": [
             *troubles,
-            *(one.reason for one in [history.newest_of.get("no_group")] if one and one.reason),
+            *(one.reason for one in map(history.newest_of.get, NOTABLE) if one and one.reason),
             *([] if over else _troubles(history, attempts, now)),
         ],
         **(changes.to_json() if changes else {"wanted": None, "replaced": []}),

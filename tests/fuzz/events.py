@@ -105,6 +105,7 @@ EVENTS: list[dict[str, Any]] = [
         "world_size": 2,
         "reason": "rank 0 has not",
     },
+    {"event": "unsaved_files", "time": 6.0, "files": 2, "reason": "the program has written a, b"},
     {"event": "no_best", "time": 6.0, "step": 2, "reason": "keep_best goes by x"},
     {
         "event": "connected",

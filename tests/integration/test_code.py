@@ -32,6 +32,8 @@ for step in elastic.steps(state, elastic.batches(data, 64, seed=1), epochs=int(s
         loss.backward()
         state.optimizer.step()
         state.optimizer.zero_grad()
+with open("result.txt", "w") as file:
+    print("mine", file=file)
 print("trained", greeting.HELLO, open("settings.txt").read(), os.path.exists("data"))
 """
 NET = """
@@ -74,6 +76,8 @@ def test_a_project_is_sent_and_runs_from_its_bucket(swell: Swell) -> None:
     status = swell.status("one")
     assert status["state"] == "succeeded", f"{status['reason']}\n{logs}"
     assert "trained hello by the settings False" in logs
+    (lost,) = status["troubles"]
+    assert "the program has written result.txt beside its code" in lost and "SW5028" in lost
 
 
 def test_what_cannot_be_installed_fails_the_run(swell: Swell) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
-from trainer.agent import preemption
+from trainer.agent import beside_code, preemption
 from trainer.agent.coordinator_process import seat_of
 from trainer.agent.death import MemoryKills, describe, kind_of, never_ready
 from trainer.agent.generation import Generation
@@ -163,6 +163,8 @@ class Agent:
             raise AssertionError("an agent's task ended without a reason")
         except RunEnded as ended:
             goes_on = False
+            if self._generation is not None and self._generation.leads:
+                beside_code.tell(self._settings.code, self._events.emit)
             return exit_code_of(ended.state)
         finally:
             self._conclusion.cancel()
@@ -331,8 +333,7 @@ class Agent:
         if self._released:
             return  # whatever was still on its way when it was drained
         if release.rejoin:
-            why = Broken if release.broken else Rejoin
-            self._conclude(why(release.reason))
+            self._conclude((Broken if release.broken else Rejoin)(release.reason))
             return
         # Drained. It must not exit: if it is pool 0's replica, exit 0 would end the job.
         log.info("out of the world: %s", release.reason)

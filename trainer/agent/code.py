@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from trainer.agent.beside_code import mark_ready
 from trainer.agent.settings import Settings
 from trainer.protocol.session import CodeSettings
 from trainer.rundir import bundle
@@ -123,9 +124,11 @@ def _prepared(run_dir: RunDirectory, code: CodeSettings, scratch: Path) -> tuple
             raise CodeError("SW4013", str(error)) from None
         bundle.unpack(files, folder)
         print(f"code: {len(files)} files, verified, in {folder}", flush=True)
-    if not code.requirements:
-        return str(folder), ""
-    return str(folder), str(_installed(base / "env", folder, code.requirements))
+    installed = ""
+    if code.requirements:
+        installed = str(_installed(base / "env", folder, code.requirements))
+    mark_ready(folder)
+    return str(folder), installed
 
 
 def _installed(env: Path, code: Path, requirements: str) -> Path:

@@ -96,6 +96,8 @@ no_best                   step, reason                      (what keep_best goes
                           what was reported)
 no_group                  generation, world_size, reason (the processes of a torchrun script train,
                           and each by itself)
+unsaved_files             files (how many), reason          (what the program has written beside
+                          its code ends with the VM)
 audit_failed              step, reason                      (the samples of this step and those that
                           follow are not on record yet)
 store_unavailable         reason, seconds                   (the start waits for it, so long)

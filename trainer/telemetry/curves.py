@@ -27,7 +27,7 @@ NOTED = frozenset(
         *("worker_replaced", "nonfinite", "micro_batch_halved", "rank_failed", "resized"),
         *("checkpoint_rejected", "checkpoint_failed", "checkpoint_skipped", "no_best"),
         *("audit_failed", "store_unavailable", "agent_failed", "task_failed", "stop_asked"),
-        *("telemetry_failed", "no_group", "gpu_error", "finished"),
+        *("telemetry_failed", "no_group", "gpu_error", "unsaved_files", "finished"),
     )
 )
 

@@ -32,7 +32,7 @@ SEVERE: Mapping[str, int] = {
         (
             *("loss", "waiting", "held_up", "standstill", "stalled", "straggler", "unfit"),
             *("unreachable", "fault", "worker_replaced", "nonfinite", "telemetry_failed"),
-            *("no_group", "gpu_error"),
+            *("no_group", "gpu_error", "unsaved_files"),
             *("checkpoint_failed", "checkpoint_rejected", "checkpoint_skipped", "rank_failed"),
         ),
         logging.WARNING,

@@ -228,8 +228,9 @@ def test_a_worker_that_lives_and_comes_to_no_step_is_a_trouble_until_it_does() -
     assert troubles(several) == ["no step for 11:00, although all workers live"]
 
 
-def test_processes_that_train_apart_are_a_trouble_that_outlives_the_run() -> None:
-    told = event("no_group", 200.0, generation=3, world_size=2, reason="each by itself")
+@pytest.mark.parametrize("kind", ["no_group", "unsaved_files"])
+def test_what_makes_less_of_a_success_is_a_trouble_that_outlives_the_run(kind: str) -> None:
+    told = event(kind, 200.0, reason="each by itself")
     history = History([*RIDE, told])
     for outcome in (None, Outcome("succeeded", "", {})):
         assert build_status("one", history, RUNNING, outcome)["troubles"] == ["each by itself"]
