@@ -300,7 +300,10 @@ def preempt(
         else:
             replicas.preempt(name, None if silent else notice or "5s")
             how = "without notice" if silent else f"with {notice or '5s'} notice"
-            typer.echo(f"{replica} is taken away {how}")
+            typer.echo(
+                f"{replica} is taken away {how}; "
+                f"swell preempt {run} {replica} --restore gives it back"
+            )
 
 
 def apis_of(project: str | None, regions: list[str], job: str | None) -> list[Jobs]:

@@ -9,7 +9,7 @@ import sys
 from dataclasses import asdict
 
 from trainer.check import world
-from trainer.check.check import NO_TASK, Checked, check, made
+from trainer.check.check import Checked, check, made, no_task
 from trainer.check.units import units_of
 from trainer.rundir.numbers import dumped
 from trainer.rundir.usererror import Message
@@ -29,7 +29,7 @@ def main() -> int:
     try:
         task = make()
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        print(Message(NO_TASK, f"swell: {given.task} gives no task: {error}"), file=sys.stderr)
+        print(no_task(given.task, error), file=sys.stderr)
         return 2
     world.preload()
     checked = check(make, given.steps, given.world)

@@ -14,7 +14,6 @@ from trainer.rundir.usererror import Message
 from trainer.task import Task
 from trainer.worker.loading import load_class
 
-NO_TASK = "SW6212"  # the message about a name that gives none
 FINDINGS = "SW62"  # what ids of what is only found here begin with
 NEAR = 1e-3  # by which losses of two worlds may differ; rounding in float32 stays below it
 
@@ -47,6 +46,14 @@ def made(name: str, args: dict[str, Any]) -> Task:
     if not isinstance(task, Task):
         raise TypeError(f"it is a {type(task).__name__}, and not a trainer.Task")
     return task
+
+
+def no_task(name: str, error: Exception) -> Message:
+    """Returns what a user is told of a name that gives no task, and why it gives none."""
+    text = f"swell: {name} gives no task: {error}"
+    if name.endswith(".py"):
+        text += "; a script has none: swell launch tries it as it is, on this machine"
+    return Message("SW6212", text)
 
 
 def check(make: Callable[[], Task], steps: int, size: int) -> Checked:

@@ -12,9 +12,8 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-from trainer.check.check import NO_TASK, made
+from trainer.check.check import made, no_task
 from trainer.engine.units import cuts, default_unit, idle
-from trainer.rundir.usererror import Message
 from trainer.task import Task
 
 
@@ -58,7 +57,7 @@ def main() -> int:
     try:
         task = made(given.task, given.args)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        print(Message(NO_TASK, f"swell: {given.task} gives no task: {error}"), file=sys.stderr)
+        print(no_task(given.task, error), file=sys.stderr)
         return 2
     print(json.dumps(asdict(units_of(task, given.sizes))))
     return 0

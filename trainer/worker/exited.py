@@ -8,6 +8,7 @@ where that was, and what to do instead.
 from __future__ import annotations
 
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from trainer.rundir.usererror import Message
@@ -40,5 +41,7 @@ def place_of(error: BaseException) -> str:
     ]
     if not frames:
         return ""
-    file, here = Path(frames[-1].filename), Path.cwd()
-    return f"{file.relative_to(here) if file.is_relative_to(here) else file}:{frames[-1].lineno}"
+    file = Path(frames[-1].filename)
+    with suppress(OSError, ValueError):  # there is none any more, or the file is elsewhere
+        file = file.relative_to(Path.cwd())
+    return f"{file}:{frames[-1].lineno}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sysconfig
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -17,7 +19,8 @@ def told(error: BaseException) -> str:
     """Returns the traceback of ``error``, and of those before it, as Python would show it.
 
     The frames of whoever runs the program come first, and are left out where the program's
-    follow; of a file that cannot be parsed none are left.
+    follow; of a file that cannot be parsed none are left. Files in the current folder are told by
+    their paths in it.
     """
     seen: set[int] = set()
     one: BaseException | None = error
@@ -25,7 +28,11 @@ def told(error: BaseException) -> str:
         seen.add(id(one))
         one.__traceback__ = _users_part(one)  # hooks such as torch's look there
         one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
-    return "".join(traceback.format_exception(error))
+    text = "".join(traceback.format_exception(error))
+    with suppress(OSError):  # the program may have removed it
+        # As Python shows a program that is started in its own folder: that of a VM's copy is long.
+        text = text.replace(f'File "{os.getcwd()}/', 'File "')
+    return text
 
 
 def _users_part(error: BaseException) -> TracebackType | None:

@@ -38,7 +38,25 @@ def test_it_begins_with_the_program(tmp_path: Path) -> None:
     assert lines[-1] == "ZeroDivisionError: division by zero"
 
 
-def test_so_do_those_before_it(tmp_path: Path) -> None:
+def test_files_in_the_current_folder_are_told_by_their_paths_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = traceback_of(script(tmp_path, "1 / 0\n"))
+    assert said.splitlines()[1] == '  File "train.py", line 1, in <module>'
+
+
+def test_a_current_folder_that_is_gone_hides_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    said = traceback_of(script(tmp_path, "1 / 0\n"))
+    assert said.splitlines()[1] == f'  File "{tmp_path}/train.py", line 1, in <module>'
+
+
+def test_those_before_it_begin_with_the_program_too(tmp_path: Path) -> None:
     text = "try:\n    1 / 0\nexcept ZeroDivisionError as error:\n    raise KeyError(3) from error\n"
     said = traceback_of(script(tmp_path, text))
     assert "direct cause" in said
