@@ -13,7 +13,7 @@ from typing import Any
 from launcher.job.durations import format_duration
 from launcher.job.job import Job
 from launcher.supervision.attempt import Attempt
-from launcher.supervision.fleet import alive, outdated
+from launcher.supervision.fleet import Fleet, alive, lack, outdated, spare
 from launcher.supervision.preference import sought
 from launcher.supervision.replacement import USUAL_TIMEOUT
 from launcher.supervision.wanted import Ways, fleet_of
@@ -88,6 +88,7 @@ def _replaced(
     old = outdated(fleet, ways.choices, attempts) | frozenset(dear)
     named = {choice.name for choice in (*ways.choices, *ways.anchors)}
     live = [it for it in alive(attempts) if not it.left]
+    kept = _kept(job, ways, fleet, attempts, frozenset(dear))
     for it in live:
         number = it.attempt
         if number not in old:
@@ -103,5 +104,20 @@ def _replaced(
             why = "it is on demand, and Spot costs less"
         else:
             why = "fewer jobs are wanted, or others train in its place"
+        if number not in wanted.leave:
+            why += kept
         by = (one.attempt for one in live if one.attempt not in old and one.attempt > number)
         yield Replaced(number, why, number in wanted.leave, tuple(by))
+
+
+def _kept(
+    job: Job, ways: Ways, fleet: Fleet, attempts: Sequence[Attempt], dear: frozenset[int]
+) -> str:
+    """Why nothing is sent in the place of what is to go, if a limit is: the end of a sentence."""
+    bonus = spare(fleet, job.limits, attempts)
+    lacking = lack(fleet, ways.choices, attempts, dear)
+    sends = lacking.sent(bonus) == lacking.total and (not lacking.cheaper or lacking.total < bonus)
+    if job.limits.attempts is None or sends:
+        return ""
+    left = max(0, job.limits.attempts - sum(it.sent for it in attempts))
+    return f"; no other is sent beside it: what limits.attempts leaves ({left}) is kept for a loss"

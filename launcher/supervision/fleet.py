@@ -11,6 +11,10 @@ here is decided how many are to be sent, of which kind, and where they may be:
   asks for another fleet.
 - What replaces an outdated attempt (launcher.supervision.replacement), or a dear one, is sent
   beside it: so more may be alive than are wanted, but no more than twice as many.
+- Such a replacement is a bonus while the one that is to go trains. All of them are sent, or none
+  where ``limits.attempts`` would then have less left than are wanted alive; and those that find no
+  machines are sent again with half of what was left at the most (``spare``). So what is tried in
+  vain leaves the run enough to go on with when it has lost everything.
 - A choice whose last attempt failed in a way that would be the same again is not tried again; nor,
   while others live, one whose attempts these have not reached.
 - No more than BURST are sent in a minute, however many are lacking.
@@ -18,10 +22,12 @@ here is decided how many are to be sent, of which kind, and where they may be:
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from launcher.job.fallback import Limits
 from launcher.supervision.attempt import Attempt
 from launcher.supervision.choices import Choice, by_end
 from launcher.supervision.verdict import verdict_of
@@ -66,16 +72,22 @@ class Lack:
         anchors: how many anchors.
         others: how many besides.
         cheaper: how many that are to take the place of dear ones.
+        instead: for how many of anchors and others an outdated one trains until they do.
     """
 
     anchors: int
     others: int
     cheaper: int = 0
+    instead: int = 0
 
     @property
     def total(self) -> int:
         """How many are lacking, whatever they cost."""
         return self.anchors + self.others
+
+    def sent(self, spare: float) -> int:
+        """How many of them are to be sent, where so many attempts may be spent on a bonus."""
+        return self.total if self.total <= spare else self.total - self.instead
 
 
 def alive(attempts: Sequence[Attempt]) -> list[Attempt]:
@@ -103,6 +115,21 @@ def wanted_alive(fleet: Fleet, attempts: Sequence[Attempt]) -> int:
     return max(0, fleet.jobs - sum(verdict_of(attempt) in SETTLED for attempt in ended))
 
 
+def spare(fleet: Fleet, limits: Limits, attempts: Sequence[Attempt]) -> float:
+    """Returns how many attempts may be spent on what the run can do without.
+
+    That is what ``limits.attempts`` leaves beyond as many as are wanted alive; and when some have
+    been tried in vain since an attempt last got machines, half of what it left then, less those.
+    """
+    if limits.attempts is None:
+        return math.inf
+    sent = [attempt for attempt in attempts if attempt.sent]
+    more = limits.attempts - len(sent) - wanted_alive(fleet, attempts)
+    since = max((it.started for it in sent if it.started is not None), default=0.0)
+    vain = sum(it.over and it.started is None and it.created >= since for it in sent)
+    return max(0, min(more, (more + vain) // 2 - vain) if vain else more)
+
+
 def lack(
     fleet: Fleet,
     choices: Sequence[Choice],
@@ -124,10 +151,16 @@ def lack(
     total = max(0, min(wanted - len(kept), room))
     beside = max(0, len(kept) - wanted)  # these have been sent for dear ones
     cheaper = max(0, min(len(dear) - beside, room - total))
+    stay = sum(
+        it.started is not None and not it.left and it.attempt not in fleet.leave
+        for it in live
+        if it.attempt in old
+    )
+    needed = max(0, min(wanted - len(kept) - stay, total))
     named = {choice.name for choice in fleet.anchors}
     anchored = sum(attempt.choice in named for attempt in kept)
     anchors = min(total, max(0, fleet.anchor - anchored))
-    return Lack(anchors, total - anchors, cheaper)
+    return Lack(anchors, total - anchors, cheaper, total - needed)
 
 
 def open_choices(

@@ -14,7 +14,8 @@ has reached a limit             Stop if anything runs (it saves a checkpoint and
 has nothing alive               End, if the last one's end says so, or nothing may be sent:
                                 see the next table
 lacks attempts                  Submit as many as it lacks, each where ``choices`` says, or Wait
-has some whose timeout is near  Renew them, once: others are lacking in their place from then on
+has some whose timeout is near  Renew them, once: others are lacking in their place from then on;
+                                not with the last attempts of a limit
 has trained on dear machines    GoBack, once: then what costs less is tried beside them, as often
 for long enough                 as launcher.supervision.preference says
 ==============================  ==================================================================
@@ -84,11 +85,12 @@ from launcher.supervision.fleet import (
     open_choices,
     outdated,
     sent_too_fast,
+    spare,
     stray,
     wanted_alive,
 )
 from launcher.supervision.limits import no_more_attempts, reached, spent
-from launcher.supervision.preference import long_dear, may_try, paced, sought
+from launcher.supervision.preference import long_dear, paced, sought
 from launcher.supervision.replacement import Inside, due, gone, retired
 from launcher.supervision.verdict import verdict_of
 from trainer.rundir.attempts import REPLACED
@@ -318,7 +320,7 @@ def decide(terms: Terms, situation: Situation, now: float) -> list[Action]:
             return [End("limited", _and_last(limit, situation.attempts))]
     else:
         actions += _replacements(terms, situation, regions, dear, now)
-        actions += _renewals(terms, situation.attempts, now) if terms.renews else []
+        actions += _renewals(terms, situation.attempts, dear, now) if terms.renews else []
     if not live and not actions:
         return [_nothing_left(situation)]
     return actions or [Watch()]
@@ -397,9 +399,14 @@ def _end_with(situation: Situation) -> End | None:
     return None
 
 
-def _renewals(terms: Terms, attempts: Sequence[Attempt], now: float) -> Iterator[Action]:
-    if near := due(terms.fleet, terms.choices, attempts, now):
-        yield Renew(near)
+def _renewals(
+    terms: Terms, attempts: Sequence[Attempt], dear: Mapping[int, Sequence[Choice]], now: float
+) -> Iterator[Action]:
+    near = sorted(due(terms.fleet, terms.choices, attempts, now))
+    lacking = lack(terms.fleet, terms.choices, attempts, frozenset(dear)).total
+    room = spare(terms.fleet, terms.limits, attempts) - lacking
+    if near := [number for n, number in enumerate(near, start=1) if n <= room]:
+        yield Renew(frozenset(near))
     if costly := long_dear(terms.fleet, terms.choices, attempts, terms.resubmit, now):
         yield GoBack(costly)
 
@@ -414,8 +421,10 @@ def _replacements(
     """What is sent for what the run lacks, or the wait for it; then for what is too dear."""
     attempts, fleet = situation.attempts, terms.fleet
     lacking = lack(fleet, terms.choices, attempts, frozenset(dear))
-    most = terms.limits.attempts
-    room = lacking.total if most is None else most - sum(it.sent for it in attempts)
+    most, bonus = terms.limits.attempts, spare(fleet, terms.limits, attempts)
+    room = lacking.sent(bonus)
+    if most is not None:
+        room = min(room, most - sum(it.sent for it in attempts))
     kinds = [fleet.anchors] * lacking.anchors + [terms.choices] * lacking.others
     live, number = len(alive(attempts)), max((it.attempt for it in attempts), default=0)
     sent = 0
@@ -436,15 +445,16 @@ def _replacements(
         first = min(waits, key=lambda it: it.at)
         deadline = terms.limits.deadline
         yield Wait(min(first.at, deadline.timestamp() if deadline else first.at), first.choice)
+    bonus -= lacking.total
     tried = [choices for _, choices in sorted(dear.items())][len(dear) - lacking.cheaper :]
     for better in tried if terms.resubmit.back is not None else ():
         pauses = paced(terms.resubmit)
         found = _next(terms, situation, better, regions, live + sent, now, pauses)
         if found is None or max(found.at, sent_too_fast(attempts, sent, now)) > now:
             continue
-        if not may_try(fleet, terms.limits, attempts, sent + lacking.total):
+        if bonus < 1:
             return
-        sent += 1
+        bonus, sent = bonus - 1, sent + 1
         yield Submit(number + sent, found.choice, beside=True)
 
 

@@ -14,7 +14,8 @@ What is tried so is a bonus:
 
 - It is never of a dear choice, so dear machines are no more than are wanted, but for those that
   replace others whose timeout is near.
-- It is not sent where ``limits.attempts`` would then have less left than the run wants alive.
+- It is not sent where ``limits.attempts`` would then have less left than the run wants alive
+  (launcher.supervision.fleet).
 - A fleet of several jobs tries it in its own region only: it would span two until the last of its
   dear jobs is replaced. One job is replaced at once, so it may go anywhere.
 """
@@ -24,10 +25,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from launcher.job.fallback import Limits, Resubmit
+from launcher.job.fallback import Resubmit
 from launcher.supervision.attempt import Attempt
 from launcher.supervision.choices import Choice
-from launcher.supervision.fleet import Fleet, alive, outdated, wanted_alive
+from launcher.supervision.fleet import Fleet, alive, outdated
 
 
 def cheaper(choices: Sequence[Choice], name: str) -> list[Choice]:
@@ -107,10 +108,3 @@ def paced(resubmit: Resubmit) -> Resubmit:
     assert resubmit.back is not None
     longest = max(resubmit.back, resubmit.longest)
     return resubmit.model_copy(update={"pause": resubmit.back, "longest": longest})
-
-
-def may_try(fleet: Fleet, limits: Limits, attempts: Sequence[Attempt], more: int) -> bool:
-    """Whether one may be tried, after ``more`` that are sent now: enough is left to go on with."""
-    left = float("inf") if limits.attempts is None else limits.attempts
-    left -= sum(it.sent for it in attempts) + more
-    return left > wanted_alive(fleet, attempts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
@@ -118,7 +119,16 @@ def test_a_run_outlives_the_timeout_of_each_of_its_jobs(
 
     status = check_nothing_lost(swell, "fleet", undisturbed, gaps=True)
     check_that_nobody_was_lost(run)
-    assert {attempt["kind"] for attempt in status["attempts"][:-1]} == {"replaced"}
+    (finished,) = (event["time"] for event in run.events if event["event"] == "finished")
+    outlived = [attempt for attempt in status["attempts"] if attempt["ended"] < finished]
+    assert len(outlived) >= 3, "and the last one may have had another beside it"
+    began = {it["attempt"]: it["started"] for it in status["attempts"]}
+    ready = {e["member"]: e["time"] for e in reversed(run.events) if e["event"] == "member_ready"}
+    took = [at - began[int(member.partition("/")[0])] for member, at in ready.items()]
+    if max(took) < 20.0:  # else the machine is so loaded that half a timeout is not enough
+        assert {attempt["kind"] for attempt in outlived} == {"replaced"}
+    for attempt in outlived:
+        assert attempt["kind"] == "replaced" or "longer than its timeout" in attempt["reason"]
 
 
 SLOWLY = """
@@ -179,6 +189,22 @@ def test_a_loop_of_ones_own_and_an_elastic_horovod_script_move_as_tasks_do(
     until(swell.nothing_is_left)
 
 
+def goes_on_as_it_was(
+    swell: Swell, run: Fleet, undisturbed: list[float]
+) -> tuple[str, dict[str, Any]]:
+    """Lets a run end that something was tried beside in vain.
+
+    Returns what ``swell status`` said meanwhile, and its status in the end.
+    """
+    said, before = swell("status", "fleet").stdout, run.step()
+    run.until(lambda: run.step() > before)
+    run.hurry()
+    run.end()
+    status = check_nothing_lost(swell, "fleet", undisturbed)
+    assert run.worlds() == [(1, 0)], "nothing has happened to its world"
+    return said, status
+
+
 @pytest.mark.soak
 def test_a_run_that_is_to_move_where_no_machines_are_goes_on_where_it_is_and_says_so(
     swell: Swell, undisturbed: list[float]
@@ -195,13 +221,8 @@ def test_a_run_that_is_to_move_where_no_machines_are_goes_on_where_it_is_and_say
     run.until(lambda: run.worlds() and run.step() > 3)
     ask(swell, "move", "fleet", "--region", "us-east1")
     run.until(lambda: len(run.ended()) >= 2)  # tried in vain, and again
-    said, before = swell("status", "fleet").stdout, run.step()
-    run.until(lambda: run.step() > before)
-    run.hurry()
-    run.end()
 
-    status = check_nothing_lost(swell, "fleet", undisturbed)
-    assert run.worlds() == [(1, 0)], "nothing has happened to its world"
+    said, status = goes_on_as_it_was(swell, run, undisturbed)
     first, *others = status["attempts"]
     assert (first["state"], first["region"], first["left"]) == ("SUCCEEDED", "us-central1", "")
     assert {(it["state"], it["region"]) for it in others} == {("CANCELLED", "us-east1")}
@@ -217,11 +238,17 @@ def test_a_run_that_is_to_move_where_no_machines_are_goes_on_where_it_is_and_say
 def test_a_cost_limit_that_is_reached_while_two_jobs_cost_ends_both_with_a_checkpoint(
     swell: Swell,
 ) -> None:
-    """While it stands in a step the new job cannot be let in, and the old one cannot go."""
-    limits = {"cost": "0.2 USD"}  # 200 s of both, or 400 of one: time for all that comes before
+    """While it stands in a step the new job cannot be let in, and the old one cannot go.
+
+    The old one alone takes a day for the limit, however slow this machine is; both, 20 s.
+    """
+    limits = {"cost": "0.2 USD"}
+    swell.home.mkdir(exist_ok=True)
+    prices = "a2-highgpu-1g: {spot: 0.008}\na2-ultragpu-1g: {spot: 36.0}\n"
+    (swell.home / "prices.yaml").write_text(prices)
     run = Fleet(swell, 20, fleet=1, regions=["us-central1"], limits=limits, market={})
     run.waits_at(20)
-    ask(swell, "move", "fleet", "--region", "us-east1")
+    ask(swell, "move", "fleet", "--region", "us-east4", "--machine", "a2-ultragpu-1g")
     run.until(lambda: any(event["event"] == "stop_asked" for event in run.events))
     both = swell.status("fleet")["attempts"]
     run.open(20)
@@ -229,7 +256,7 @@ def test_a_cost_limit_that_is_reached_while_two_jobs_cost_ends_both_with_a_check
 
     assert [(it["region"], it["state"]) for it in both] == [
         ("us-central1", "RUNNING"),
-        ("us-east1", "RUNNING"),
+        ("us-east4", "RUNNING"),
     ]
     assert run.launch.returncode == info_of("limited").exit_code, output
     status = swell.status("fleet")
@@ -237,8 +264,10 @@ def test_a_cost_limit_that_is_reached_while_two_jobs_cost_ends_both_with_a_check
     assert status["step"] >= 20 and status["checkpoint"]["step"] == status["step"]
     assert status["steps_lost"] == 0
     assert {attempt["state"] for attempt in status["attempts"]} <= {"SUCCEEDED", "CANCELLED"}
-    seconds = sum(it["ended"] - it["started"] for it in status["attempts"])
-    usd = seconds / 3600 * status["attempts"][0]["usd_per_hour"]
+    rates = [it["usd_per_hour"] for it in status["attempts"]]
+    seconds = [it["ended"] - it["started"] for it in status["attempts"]]
+    usd = sum(map(operator.mul, seconds, rates)) / 3600
+    assert rates == [0.008, 36.0]
     assert status["spent"]["usd"] == pytest.approx(usd, abs=0.01) and usd >= 0.2
     assert len(status["attempts"]) == 2 and swell.nothing_is_left()
 
@@ -258,13 +287,8 @@ def test_a_run_on_demand_stays_there_while_no_market_has_spot_and_says_so(
     run.until(lambda: run.worlds() and run.step() > 3)
     (dear,) = run.jobs()
     run.until(lambda: len([job for job in run.ended() if job > dear]) >= 2)
-    said, before = swell("status", "fleet").stdout, run.step()
-    run.until(lambda: run.step() > before)
-    run.hurry()
-    run.end()
 
-    status = check_nothing_lost(swell, "fleet", undisturbed)
-    assert run.worlds() == [(1, 0)], "nothing has happened to its world"
+    said, status = goes_on_as_it_was(swell, run, undisturbed)
     (trained,) = [it for it in status["attempts"] if it["state"] == "SUCCEEDED"]
     assert (trained["attempt"], trained["left"]) == (dear, "")
     assert "standard" in trained["choice"]

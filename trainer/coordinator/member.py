@@ -97,6 +97,11 @@ class Member:
         self.frozen_since = None
 
     @property
+    def named(self) -> dict[str, str]:
+        """Who it is, as events say it."""
+        return {"member": self.id.replica, "incarnation": self.id.incarnation}
+
+    @property
     def usable(self) -> bool:
         """Whether it can be in the next world."""
         return self.state in (State.READY, State.ACTIVE) and not self.away

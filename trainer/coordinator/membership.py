@@ -21,8 +21,8 @@ The world is in one of these phases::
 
 Who waits for what, and for how long, is a table in ``trainer.coordinator.limits``. A drain has the
 deadline of its notice; a running step that will not end before it is broken off at once, and
-repeated. Who comes is admitted once it has shown that it reaches all other jobs of the run
-(``trainer.coordinator.admission``).
+repeated. Where only those hold the state who leave, they save it, and newcomers wait for that. Who
+comes is admitted once it reaches all other jobs of the run (``trainer.coordinator.admission``).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Membership:
         self._team, self._admission = Team(), Admission()  # of the world; nobody in WAITING
         self._reformation = Reformation("leader" if last_generation else "start")
         self._faults = Faults(self.members)
-        self._stopping_since = self._forming_since = self._formed_at = now
+        self._stopping_since = self._forming_since = self._formed_at = self._saving_until = now
         self._aborted = self._waiting_emitted = False
         # Until then members of an earlier leader's world may be on their way to this one.
         self._adopting_until = now + limits.adoption_wait if last_generation else now
@@ -148,9 +148,8 @@ class Membership:
 
     def _joined(self, event: signals.Joined, now: float) -> None:
         if event.member not in self.members:
-            self.members[event.member] = Member(event.member, event.slots, State.JOINING, now)
-            who = {"member": event.member.replica, "incarnation": event.member.incarnation}
-            self._out.emit("member_joined", slots=event.slots, age=event.age, **who)
+            new = self.members[event.member] = Member(event.member, event.slots, State.JOINING, now)
+            self._out.emit("member_joined", slots=event.slots, age=event.age, **new.named)
         member = self.members[event.member]
         member.heard, member.away, brought = now, False, event.world
         if brought is not None and self.world is None and brought.generation >= self.generation:
@@ -419,11 +418,12 @@ class Membership:
         self._team.stand_by(now)
         chosen = self.members.chosen()
         enough = slots_in(chosen) >= self.limits.min_workers
-        if not enough:
+        if not (forms := enough and not self._team.takes_away(chosen)):
             self._out.extend(self._team.saves(now))
+            self._saving_until = self._team.saving_until(now)
         for member in self._team.draining:
             self._release_drained(member)
-        if enough:
+        if forms:
             self._form(chosen, now)
         else:
             self.phase, self._team, self._waiting_emitted = Phase.WAITING, Team(), False
@@ -439,7 +439,7 @@ class Membership:
                 self._waiting_emitted = True
                 least = self.limits.min_workers
                 self._out.emit("waiting", slots=self.members.there, min_workers=least)
-        elif now >= self._adopting_until and self.members.gathered(
+        elif now >= max(self._adopting_until, self._saving_until) and self.members.gathered(
             enough_since(chosen, self.limits.min_workers), now
         ):
             self._form(chosen, now)
@@ -495,6 +495,5 @@ class Membership:
 
     def _emit(self, event: str, member: Member, reason: str, **fields: Any) -> None:
         """Puts on record what happened to a member, and how far the run was."""
-        fields |= {"generation": self.generation, "step": self.steps}
-        fields |= {"member": member.id.replica, "incarnation": member.id.incarnation}
+        fields |= {"generation": self.generation, "step": self.steps, **member.named}
         self._out.emit(event, reason=reason, **fields)

@@ -11,6 +11,7 @@ from trainer.protocol.signals import Crashed, Done, Event, Failure, Finish, Save
 from trainer.protocol.world import MemberId
 from trainer.rundir.usererror import Message
 
+SAVING = 15.0  # seconds, at most, for which newcomers wait for what those save who leave
 RESERVE = 3.0  # seconds of a notice that are kept for what comes after the processes' end
 
 
@@ -125,6 +126,24 @@ class Team(dict[MemberId, Member]):
         """How long processes that are asked to end have for it, in seconds; at most ``most``."""
         left = min((one.drain_until - now for one in self.draining), default=math.inf)
         return max(0.0, min(most, left - RESERVE))
+
+    def takes_away(self, chosen: Iterable[Member]) -> bool:
+        """Whether the steps of this world, now over, would be lost with those who leave.
+
+        Args:
+            chosen: who would be in the next world.
+        """
+        held = any(one.clean and one.step > 0 for one in self.draining)
+        return held and not any(one.holds for one in chosen)
+
+    def saving_until(self, now: float) -> float:
+        """Until when nobody begins without the state of this world, which those save who leave.
+
+        They say no more that they have; so long their machines are there. Now, if others hold it.
+        """
+        leaving = {one.id: one.drain_until for one in self.draining}
+        until = [leaving[one.member] for one in self.saves(now) if one.member in leaving]
+        return min(max(until, default=now), now + SAVING)
 
     def saves(self, now: float) -> list[Save]:
         """Who writes the state of this world, now over: all who hold its newest step, together.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from launcher.job.fallback import Limits
 from launcher.job.job import Job
 from launcher.job.machines import LOCAL
 from launcher.status.changes import Changes, Replaced, changes_of
@@ -61,6 +62,27 @@ def test_why_each_is_replaced_is_said() -> None:
         (2, "it is on demand, and Spot costs less"),
         (3, "fewer jobs are wanted, or others train in its place"),
     ]
+
+
+def test_that_nothing_is_sent_because_of_a_limit_is_said() -> None:
+    limited = FLEET.model_copy(update={"limits": Limits(attempts=7)})
+    here = choices()[0]
+    found = "no other is sent beside it: what limits.attempts leaves ({}) is kept for a loss"
+
+    def said(them: list[Attempt], wanted: Wanted = WANTED) -> list[str]:
+        ways = ways_of(limited, LOCAL, None, wanted)
+        replaced = changes_of(limited, ways, wanted, them).replaced
+        return [one.why.partition("; ")[2] for one in replaced]
+
+    assert said(attempts(here, here)) == ["", ""], "three more than two may be sent"
+    gone = [replace(it, attempt=9) for it in attempts("x", "y", state="FAILED")]
+    assert said([*attempts(here, here), *gone]) == [found.format(3)] * 2
+    dear = choices()[1]
+    back = Wanted(2, 2, dear=(1, 2), max_workers=99)
+    assert said(attempts(dear, dear), back) == ["", ""]
+    assert said([*attempts(dear, dear), *gone, *gone[:1]], back) == [found.format(2)] * 2
+    told = replace(WANTED, leave=(1, 2))
+    assert said([*attempts(here, here), *gone], told) == ["", ""]
 
 
 def test_what_is_over_or_given_up_is_not_said_to_be_replaced() -> None:

@@ -48,6 +48,14 @@ def add(server: FaultyServer, job: dict[str, Any]) -> None:
     server.jobs[job["name"]] = job
 
 
+def training(server: FaultyServer) -> RunDirectory:
+    """A run with one attempt, whose CustomJob runs."""
+    directory = record_run("one")
+    record_attempt(directory, server.endpoint)
+    add(server, custom_job("one"))
+    return directory
+
+
 def cancel(directory: RunDirectory) -> str:
     return cancel_run(directory, retries=QUICK, sleep=lambda _: None)
 
@@ -59,9 +67,7 @@ def events(directory: RunDirectory) -> list[str]:
 def test_the_custom_job_is_cancelled_and_the_record_brought_up_to_date(
     server: FaultyServer,
 ) -> None:
-    directory = record_run("one")
-    record_attempt(directory, server.endpoint)
-    add(server, custom_job("one"))
+    directory = training(server)
     assert cancel(directory) == (
         "run one is cancelled\nCustomJob 1 in us-central1 has ended: CANCELLED"
     )
@@ -77,9 +83,7 @@ def test_the_custom_job_is_cancelled_and_the_record_brought_up_to_date(
 def test_from_another_machine_by_the_run_directory(
     server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    directory = record_run("one")
-    record_attempt(directory, server.endpoint)
-    add(server, custom_job("one"))
+    directory = training(server)
     monkeypatch.setenv("SWELL_HOME", str(tmp_path / "another"))
     assert "has ended: CANCELLED" in cancel(home.find(directory.url))
 
@@ -139,9 +143,7 @@ def test_attempts_that_are_over_are_not_asked_about(server: FaultyServer) -> Non
 def test_a_refusal_says_what_is_still_running_and_the_next_try_finishes(
     server: FaultyServer,
 ) -> None:
-    directory = record_run("one")
-    record_attempt(directory, server.endpoint)
-    add(server, custom_job("one"))
+    directory = training(server)
     server.faults = [refuses(403, "PERMISSION_DENIED", "No.")]
     with pytest.raises(ApiError) as raised:
         cancel(directory)
@@ -161,9 +163,7 @@ def test_a_local_run_is_its_launchs_to_stop() -> None:
 
 def test_several_are_ended_at_once(server: FaultyServer) -> None:
     local = record_run("local", target="local")
-    directory = record_run("one")
-    record_attempt(directory, server.endpoint)
-    add(server, custom_job("one"))
+    directory = training(server)
     answer = CliRunner().invoke(app, ["cancel", "one", "local", "one"])
     assert (answer.exit_code, answer.stderr) == (0, "")
     assert [line for line in answer.stdout.splitlines() if line.startswith("run")] == [
@@ -243,9 +243,7 @@ def test_what_others_have_seen_of_an_end_is_neither_said_twice_nor_overwritten(
     server: FaultyServer,
 ) -> None:
     """A launch elsewhere, or a controller, sees the outcome, too, and cancels the job as well."""
-    directory = record_run("one")
-    record_attempt(directory, server.endpoint)
-    add(server, custom_job("one"))
+    directory = training(server)
     known: dict[str, Any] = {"state": "CANCELLED", "ended": 1e9 + 60, "step": 7}
 
     def somebody_sees_it(handler: Handler) -> None:
@@ -271,9 +269,7 @@ def test_a_job_that_somebody_has_deleted_is_over(server: FaultyServer) -> None:
 def test_a_controller_that_does_not_end_by_itself_is_cancelled_at_last(
     server: FaultyServer,
 ) -> None:
-    directory = record_run("one")
-    record_attempt(directory, server.endpoint)
-    add(server, custom_job("one"))
+    directory = training(server)
     name = with_controller(directory, server)
     assert cancel(directory).endswith("controller 1 is asked to end")
     assert server.jobs[name]["state"] == "JOB_STATE_CANCELLED"
