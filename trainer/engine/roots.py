@@ -120,7 +120,7 @@ def _over(node: Any, share: int, count: int) -> bool:
     while True:
         following, place = node.next_functions[0]
         about = getattr(following, "_input_metadata", None)
-        shape = about[place].shape if about else ()
+        shape: Any = about[place].shape if about else ()
         if not shape or shape[0] in (share, count):
             return bool(shape) and shape[0] == share
         if following.name() not in _SAME:
