@@ -49,10 +49,12 @@ from trainer.protocol.channel import Channel, current_channel
 from trainer.protocol.messages import Event
 from trainer.protocol.session import Session, current_session
 from trainer.task import Task
+from trainer.training.apart import require_mean
 from trainer.training.average import average, averaging
 from trainer.training.compiled import compile_in_place
 from trainer.training.evaluation import Part, due, evaluate
 from trainer.training.fetch import Fetch, takes_step
+from trainer.training.kept import Kept
 from trainer.training.numbers import pairs, parted, plain
 from trainer.training.precision import Precision
 from trainer.training.rates import COUNT, TOKENS, flops_of
@@ -277,6 +279,8 @@ class Loop:
         task, model = self._task, self._state.model
         if not all(map(_TRAINING, self._modules)):
             model.train()
+        if step.number == 1 and step.plan.parts is None and task.unit is None:
+            self._try_parts(step)
         counts = set()
         for part in step.split(task.micro_batch):
             batch, found = self._loss(step.batch, step.plan)
@@ -303,6 +307,26 @@ class Loop:
                 "count) for others; let it return the same always",
             )
         self._update(step)
+
+    def _try_parts(self, step: Step) -> None:
+        """Refuses a loss that depends on how the batch is split, before the first step changes
+        anything; what it has changed by itself is put back.
+        """
+        enough = step.batch_size // step.size > 1  # on all ranks, as it may be a collective
+        if not enough or hasattr(self._data, "seek"):
+            return
+        most = self._task.micro_batch or self.order.batch
+        low = any(p.element_size() < 4 for p in self._state.model.parameters())
+
+        def loss_of(part: Tensor) -> Any:
+            return parted(self.loss_of(part, step.plan)[1])[0]
+
+        kept = Kept([self._task, self._data, *self._modules])
+        try:
+            require_mean(loss_of, step.indices[:most], coarse=low or self._task.precision != "fp32")
+        finally:
+            step.undo()
+            kept.put_back()
 
     def _tell_rates(self, device: torch.device) -> None:
         """Says once what is needed to tell how well the device is used."""

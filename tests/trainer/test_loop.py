@@ -246,6 +246,37 @@ def raised_by(task: Task) -> str:
     return "nothing"
 
 
+class Summed(Line):
+    """Its loss is a sum, which would count as much as its part of the batch."""
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        x, y = batch
+        return nn.functional.mse_loss(model(x), y, reduction="sum")
+
+
+class Counting(Line):
+    """Keeps count of its losses in a list, and makes the first ones smaller."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counted: list[int] = []
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        self.counted.append(len(self.counted))
+        return super().loss(model, batch) * min(1.0, len(self.counted) / 3)
+
+
+def test_a_sum_is_no_loss() -> None:
+    said = alone(raised_by, Summed())
+    assert said.startswith("Mistake: loss() gives ")
+    assert "for 2 of them and the other 2: it is no mean over samples" in said
+
+
+def test_what_tries_a_loss_counts_for_nothing(undisturbed: Curve) -> None:
+    counted = curve(alone(trained, Counting())[0])
+    assert counted[1] == pytest.approx(undisturbed[1] / 3, rel=1e-12)
+
+
 class Unfinished(Task):
     def dataset(self) -> TensorDataset:
         return TensorDataset(torch.zeros(1))

@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from trainer.checkpoints.tree import flatten
-from trainer.engine.attributes import attributes_of, is_plain_object
+from trainer.engine.attributes import attributes_of, is_plain_object, is_routine
 from trainer.engine.collected import LONGEST, collected, is_collected, taken_over
 from trainer.engine.digest import digest, digest_of
 from trainer.engine.memory import SMALL
@@ -36,8 +36,23 @@ class Counters:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        self._model = model
         self._modules = dict(model.named_modules())
+        # Functions that a forward pass sets are there once a worker has had a sample.
+        self._own = {
+            path: sorted(
+                {"forward", *(key for key, one in vars(module).items() if is_routine(one))}
+            )
+            for path, module in self._modules.items()
+        }
         self._first = {path: _mark(tree) for path, tree in self._now()}
+
+    def makeup(self) -> int:
+        """A digest of which classes the modules are of that there were at the start, and of which
+        functions their attributes are: nobody can send these to a newcomer.
+        """
+        now = dict(self._model.named_modules())
+        return digest_of([(path, *_makeup(now.get(path), own)) for path, own in self._own.items()])
 
     def changed(self) -> dict[str, Any]:
         """Those that are not what they were at the start, by path: ``block.calls``."""
@@ -86,6 +101,13 @@ class Counters:
                     seen.add(id(value))
                     found.setdefault(f"{owner}.{name}".removeprefix("."), value)
         return found
+
+
+def _makeup(module: nn.Module | None, own: list[str]) -> Iterator[str]:
+    yield f"{type(module).__module__}.{type(module).__qualname__}"
+    for key in own:
+        value = None if module is None else vars(module).get(key)
+        yield "" if value is None else getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def _trees_of(value: Any, path: str) -> Iterator[Any]:

@@ -80,7 +80,8 @@ class GradientBuckets:
         self._passes = 0
         self._witness: Witness | None = None
         self._kept: dict[int, Tensor] = {}
-        self._unreached = False  # whether backward is still to come, in a step that is examined
+        self._unreached = False  # whether a backward pass is still to come, in an examined step
+        self._between: list[tuple[Tensor, Tensor, int]] = []  # see _require_untouched
         self._reached: list[float] = []  # by how many ranks, for each parameter of the buckets
         self._norm: Tensor | None = None  # of what this rank has sent; at most their sum
         self.broken: Exception | None = None
@@ -112,6 +113,7 @@ class GradientBuckets:
         self._kept = {key: gradient for key, gradient in kept.items() if bool(gradient.any())}
         self._witness = Witness(self._of) if witness else None
         self._unreached = witness
+        self._between = []
         self._armed = self._summed = self._late = False
         self._passes = 0
         self._next = 0
@@ -305,7 +307,9 @@ class GradientBuckets:
                 "summed over workers; make it dense (nn.Embedding(…, sparse=False))",
             )
         self._unreached = False
-        self._require_unset(parameter)
+        self._require_untouched(parameter)
+        if not self._passes:
+            self._require_unset(parameter)
 
     def _require_unset(self, first: Tensor) -> None:
         """Raises Mistake when the program has set gradients before backward reaches the first one.
@@ -322,6 +326,25 @@ class GradientBuckets:
                     "adds to it, so it would count once for each worker; add it after backward() "
                     "and the loop over split(), when gradients are summed; what depends on a "
                     "worker's samples belongs into the loss",
+                )
+
+    def _require_untouched(self, first: Tensor) -> None:
+        """Raises Mistake when the program has changed gradients between two backward passes.
+
+        Of the second one ``first`` is what it has reached by now: that is one write to its
+        gradient, or to all those that share its memory.
+        """
+        its = self._of[id(first)]
+        for parameter, gradient, version in self._between:
+            writes = parameter is first or (not self._alone and self._of[id(parameter)] is its)
+            replaced = parameter is not first and parameter.grad is not gradient
+            if replaced or gradient._version > version + writes:
+                raise Mistake(
+                    "SW5166",
+                    f"the gradient of {self._name(parameter)} was changed between two parts of a "
+                    "step (clipped, scaled or cleared): there it is a sum over some samples of one "
+                    "worker, which depends on how the batch was split; do it after the loop over "
+                    "split(), when gradients are summed",
                 )
 
     def _require_cleared(self, parameter: Tensor, writes: int) -> None:
@@ -345,6 +368,10 @@ class GradientBuckets:
         if not self.open:
             return
         self._passes += 1
+        if self._witness is not None and not self._armed:
+            parameters = [p for bucket in self._buckets for p in bucket.parameters]
+            self._between = [(p, p.grad, p.grad._version) for p in parameters if p.grad is not None]
+            self._unreached = True
         if broken and self._next:
             self.broken = Mistake(
                 "SW5126",

@@ -83,12 +83,39 @@ class Outside:
             )
         return found
 
+    def require_held(self, told: Sequence[dict[str, int]], rank: int, step: int) -> None:
+        """Raises Mistake where others' modules compute in the step, and this rank has none such.
+
+        A newcomer is without a teacher that was copied from the model before it came.
+
+        Args:
+            told: by each rank.
+            rank: this one.
+            step: in which they have computed.
+        """
+        missing = {key: one for of in told for key, one in of.items() if key not in told[rank]}
+        if not missing:
+            return
+        kinds = {key.split()[0] for key in missing}
+        held = {self._digest(one) for one in _modules() if type(one).__name__ in kinds}
+        for name, digest in missing.items():
+            if digest not in held:
+                raise Mistake(
+                    _ID,
+                    f"step {step}: a {name.split()[0]} computes in the step on other ranks, is no "
+                    f"part of the state, and rank {rank} has none that holds the same: made on "
+                    f"the way, it is missing in a newcomer; {_REMEDY}",
+                )
+
+    def _digest(self, module: nn.Module) -> int:
+        with suppress(RuntimeError, TypeError, ValueError):
+            return combined([one for _, one in digests_of(tensors_of({"": module}, {}))])
+        return 0
+
     def _others(self) -> Iterator[tuple[int, nn.Module]]:
         """The modules outside the state, by number, as they are when first asked; it takes long."""
         if self._there is None:
-            found = [one for one in gc.get_objects() if issubclass(type(one), nn.Module)]
-            made = [one for one in found if "_forward_pre_hooks" in vars(one)]  # not half of one
-            self._there = [ref(one) for one in made if id(one) not in self._known]
+            self._there = [ref(one) for one in _modules() if id(one) not in self._known]
         for at, one in enumerate(self._there):
             if (module := one()) is not None:
                 yield at, module
@@ -132,6 +159,12 @@ class Outside:
         """Whether a module holds what the state's models hold: made anew from them in each step."""
         own = {one for _, one in digests_of(tensors_of(self._state.models_by_name(), {}))}
         return own.issuperset(holds)
+
+
+def _modules() -> list[nn.Module]:
+    """All that there are in this process; it takes long."""
+    found = [one for one in gc.get_objects() if issubclass(type(one), nn.Module)]
+    return [one for one in found if "_forward_pre_hooks" in vars(one)]  # not half of one
 
 
 def require_alike(told: Sequence[dict[str, int]], step: int) -> None:

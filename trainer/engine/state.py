@@ -184,6 +184,8 @@ class State(Portable):
                 found.append(
                     (f"{name}: the settings of group {number}", digest_of(flatten(plain)[0]))
                 )
+        for name, counters in self._counters.items():
+            found.append((f"{name}: the classes of its modules", counters.makeup()))
         trees = {name: _packed(name, getattr(self, name)) for name in self._values}
         for name, part in self.stateful().items():
             if name not in models and name not in optimizers:

@@ -287,6 +287,10 @@ class Step(Planned):
             self._broken = error
             raise
 
+    def undo(self) -> None:
+        """Puts back what the program has changed since the step was given to it."""
+        self._sums.undo()
+
     def before_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         """A hook of ``optimizer.step()``, before anything of it.
 
@@ -391,6 +395,7 @@ class Step(Planned):
             )
         self._sums.unit_order.reached(self._sums.buckets.passes)
         self._require_asked()
+        self._sums.roots.require_sums(self.number, bool(self._counted))
         new, units = self._measured.keys() - self._means, self._watch()
         learned = bool(new or units)
         if learned:

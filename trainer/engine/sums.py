@@ -24,7 +24,9 @@ from trainer.engine.extras import Extras, Head, Read
 from trainer.engine.gradients import GradientBuckets
 from trainer.engine.marks import require_same_samples
 from trainer.engine.outside import Outside, require_alike
+from trainer.engine.parameter_hooks import ParameterHooks
 from trainer.engine.replicas import Replicas, Told, compare
+from trainer.engine.roots import Roots
 from trainer.engine.state import State
 from trainer.engine.statistics import Statistics
 from trainer.engine.timing import Times
@@ -133,6 +135,7 @@ class Sums:
         trained: what is trained.
         replicas: when the state is compared.
         rank: in the world that there is now.
+        roots: what the program goes back from.
         unit_order: whether units are computed as they are given.
         times: what the ranks spend their time on, in the world that there is now.
     """
@@ -153,7 +156,9 @@ class Sums:
         self.unit_order = UnitOrder(state.models)
         self._undo = Undo(state)
         self._outside = Outside(state)
+        self.roots = Roots()
         self.trained = Trained(state)
+        self._hooks = ParameterHooks(self.trained.name)
         self.replicas = Replicas(state)
         self.times = Times()
         self.rank = 0
@@ -188,6 +193,8 @@ class Sums:
         self._drop_buckets()
         self.unit_order.close()
         self._outside.forget()
+        self.roots.forget()
+        self._hooks.forget()
         self._guard.close()
         self._state.training(False)
 
@@ -211,6 +218,8 @@ class Sums:
         if self.replicas.examine:
             self.trained.require_schedules()
             self._outside.watch()
+            self.roots.watch(samples.share, samples.count)
+            self._hooks.watch(self.trained.parameters if self._size > 1 else ())
         if self._counts_statistics:
             self._statistics.begin(samples.units)
 
@@ -235,6 +244,8 @@ class Sums:
         from several others; no parameter has a gradient then.
         """
         self.trained.require_unchanged()
+        self.roots.forget()
+        self._hooks.forget()
         buckets = self.buckets
 
         def fill(late: bool) -> list[float]:
@@ -320,6 +331,8 @@ class Sums:
         if self._buckets is not None:
             self._buckets.forget()
         self._outside.forget()
+        self.roots.forget()
+        self._hooks.forget()
         self._undo.undo()
         return self._state.torn
 
@@ -411,6 +424,8 @@ class Sums:
         own = [self._outside.told(number), self._read(place)]
         modules, samples = zip(*exchange(own, self._size, "outside"), strict=True)
         require_alike(modules, number)
+        if self._slice.share or not self._slice.count:
+            self._outside.require_held(modules, self.rank, number)
         require_same_samples(samples, place)
 
     def _told(self, own: Own) -> Told:

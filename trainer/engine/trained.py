@@ -12,6 +12,7 @@ from collections.abc import Container, Iterator
 from contextlib import suppress
 from operator import is_
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -50,6 +51,7 @@ class Trained:
         self._groups: list[list[int]] = []  # of ids of parameters
         self._shapes = self._shapes_now()
         self._owners: dict[int, Optimizer] = {}
+        self._loose: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()  # first steps
         self.parameters: list[nn.Parameter] = []
         self.layout = 0
         self._dtypes: list[torch.dtype] = []
@@ -105,7 +107,10 @@ class Trained:
                         f"{self.name(parameter)}: what it remembers would be lost with its worker; "
                         "make it one: State(…, optimizer=…)",
                     )
-                if running and isinstance(parameter, nn.Parameter):
+                # A tensor that a step makes, to attack its inputs, has an optimizer of that step.
+                first = self._loose.setdefault(optimizer, self._state.step) if running else 0
+                kept = running and parameter.requires_grad and first != self._state.step
+                if kept or (running and isinstance(parameter, nn.Parameter)):
                     raise Mistake(
                         "SW5102",
                         f"a {type(optimizer).__name__} that is no part of the state changes a "
@@ -314,10 +319,20 @@ class Guard:
             self._refuse(module, name)
 
     def _module(self, module: nn.Module, name: str, added: Any) -> None:
-        known = id(module) in self._places
-        if known and added is not None and added is not getattr(module, name, None):
-            for _ in _tensors_of(added):
-                self._refuse(module, name)
+        before = getattr(module, name, None)
+        if id(module) not in self._places or added is None or added is before:
+            return
+        for _ in _tensors_of(added):
+            self._refuse(module, name)
+        if isinstance(before, nn.Module) and not _alike(before, added):
+            raise Mistake(
+                "SW5165",
+                f"{self._places[id(module)]}.{name} was replaced after training had begun, a "
+                f"{type(before).__name__} by a {type(added).__name__}: a newcomer, or the program "
+                "after a cold start, would go on with the first one; build both before the State "
+                "is made, and let a value of the state, or step.number, say which is used; or "
+                "change its attributes (dropout.p), which travel",
+            )
 
     def _refuse(self, module: nn.Module, name: str) -> None:
         raise Mistake(
@@ -326,6 +341,11 @@ class Guard:
             "newcomer would be without it; build the whole model before the State is made, and "
             "freeze what is trained later (requires_grad_(False))",
         )
+
+
+def _alike(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two modules without tensors compute the same, as far as they tell."""
+    return type(one) is type(other) and repr(one) == repr(other)
 
 
 def _tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:

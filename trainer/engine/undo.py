@@ -279,11 +279,10 @@ class Undo:
 
     def _watch(self, copied: Set[Hashable]) -> None:
         self._versions = [one._version for one in self._watched]
+        self._clones = {}  # before there are others: they may be as large as the model
         if self._whole or copied:
             wanted = [p for p in self._watched if self._whole or id(p) in copied]
             self._clones = {id(p): p.detach().clone() for p in wanted}
-        else:
-            self._clones = {}
 
     def _moved(self) -> set[Hashable]:
         """The parameters that have changed since they are watched, by their ids."""

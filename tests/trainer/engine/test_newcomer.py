@@ -5,6 +5,7 @@ And what all ranks add to in their own way, batch statistics, is one and the sam
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 import sys
@@ -15,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.trainer.engine.loops import Outcome, _follow, trained
+from tests.trainer.engine.loops import CHANGING, Outcome, _follow, trained, travelled
 from tests.trainer.ranks import Meeting, Worker, form, formed, workers, world_of
 from trainer.protocol.messages import Done, Pause, Progress, Stopped
 
@@ -162,6 +163,66 @@ def test_a_newcomer_trains_what_the_others_train(run: Callable[[list[Any]], None
     assert 0 < len(newcomer.log) < STEPS
     for number, weights, _ in [*survivor.log, *newcomer.log]:
         assert weights == pytest.approx(expected[number], rel=1e-9, abs=1e-12), f"step {number}"
+
+
+def teaches_itself(log: list[Any]) -> None:
+    """From a step on, the model is kept near what it was then."""
+    from trainer import elastic
+
+    model = backbone().requires_grad_()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    state = elastic.State(model=model, optimizer=optimizer)
+    teacher: Any = None
+    for step in elastic.steps(state, elastic.batches(SAMPLES, BATCH), epochs=EPOCHS):
+        if step.number == 2:
+            teacher = copy.deepcopy(model).requires_grad_(False)
+        with step:
+            for part in step.split(None):
+                out = model(X[part])
+                wanted = Y[part] if teacher is None else teacher(X[part])
+                ((out - wanted).square().sum() / step.batch_size).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def computes_otherwise(log: list[Any]) -> None:
+    """From a step on, a layer computes otherwise; torch does not tell of it."""
+    model = backbone()
+    optimizer = torch.optim.SGD(model[2].parameters(), lr=0.01)
+
+    def change(step: Any) -> None:
+        if step.number == 2:
+            model[1].forward = torch.relu
+
+    loop(model, optimizer, log, change)
+
+
+def has_another_layer(log: list[Any]) -> None:
+    """The same, by a module that takes its place behind torch's back."""
+    model = backbone()
+    optimizer = torch.optim.SGD(model[2].parameters(), lr=0.01)
+
+    def change(step: Any) -> None:
+        if step.number == 2:
+            model._modules["1"] = nn.ReLU()
+
+    loop(model, optimizer, log, change)
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        (teaches_itself, "a Sequential computes in the step on other ranks, is no part of the"),
+        (computes_otherwise, "model: the classes of its modules is the first that differs"),
+        (has_another_layer, "model: the classes of its modules is the first that differs"),
+    ],
+)
+def test_a_newcomer_that_would_compute_otherwise_is_told(
+    run: Callable[[list[Any]], None], said: str
+) -> None:
+    outcomes = travelled(CHANGING, run)
+    assert any(said in outcome.error for outcome in outcomes.values())
+    assert all(outcome.error for outcome in outcomes.values())
 
 
 class Of:

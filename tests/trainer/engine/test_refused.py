@@ -295,6 +295,55 @@ def a_buffer_that_grows(p: Program) -> None:
         p.model.bank = torch.cat([p.model.bank, torch.ones(1)])
 
 
+def an_activation_that_changes(p: Program) -> None:
+    for step in p.run():
+        if step.number == 2:
+            p.model[1] = nn.ReLU()
+        p.train(step)
+
+
+def clipped_in_each_part(p: Program) -> None:
+    for step in p.run():
+        with step:
+            for part in step.split(2):
+                (p.model(X[part]).square().sum() / step.batch_size).backward()
+                nn.utils.clip_grad_norm_(p.model.parameters(), 0.05)
+            p.optimizer.step()
+
+
+def clipped_by_hooks(p: Program) -> None:
+    for parameter in p.model.parameters():
+        parameter.register_hook(lambda gradient: gradient.clamp(-0.01, 0.01))
+    for step in p.run():
+        p.train(step)
+
+
+def averaged_as_with_ddp(p: Program) -> None:
+    for step in p.run():
+        with step:
+            p.model(X[step.indices]).square().mean().backward()
+            p.optimizer.step()
+
+
+def divided_by_its_own(p: Program) -> None:
+    for step in p.run():
+        with step:
+            i = step.indices
+            (p.model(X[i]).square().sum() / len(i)).backward()
+            p.optimizer.step()
+
+
+def a_loose_tensor(p: Program) -> None:
+    """It is no parameter, and each worker would have its own."""
+    scale = torch.ones((), requires_grad=True)
+    its = torch.optim.SGD([scale], lr=0.1)
+    for step in p.run():
+        with step:
+            (p.loss(step) * scale).backward()
+            p.optimizer.step()
+            its.step()
+
+
 def a_module_that_goes(p: Program) -> None:
     p.model.head = nn.Linear(1, 1)
     for step in p.run():
@@ -372,6 +421,12 @@ ALIKE: dict[Callable[[Program], None], str] = {
     backward_before_the_block: "came to optimizer.step() before gradients were summed",
     the_models_own_tensors: "state.best has tensors that are those of model itself",
     a_buffer_that_grows: "model.bank has come, gone or changed its shape",
+    an_activation_that_changes: "model.1 was replaced after training had begun, a Tanh by a ReLU",
+    clipped_in_each_part: "was changed between two parts of a step (clipped, scaled or cleared)",
+    clipped_by_hooks: "changes its gradient otherwise than by a factor, as by clipping it",
+    averaged_as_with_ddp: "step 1: backward() begins at a mean over the samples of one worker",
+    divided_by_its_own: "step 1: backward() begins at a sum over the samples of one",
+    a_loose_tensor: "a SGD that is no part of the state changes a parameter of shape []",
     a_module_that_goes: "model.head.bias has come, gone or changed its shape",
     a_group_that_goes: "the groups of an optimizer have lost parameters",
     moved_between_groups: "the groups of an optimizer have lost parameters",
