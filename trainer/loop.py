@@ -279,7 +279,9 @@ class Loop:
         task, model = self._task, self._state.model
         if not all(map(_TRAINING, self._modules)):
             model.train()
-        if step.number == 1 and step.plan.parts is None and task.unit is None:
+        # A compiled model would be compiled once more for each size of the parts.
+        tried = task.unit is None and not task.compile
+        if step.number == 1 and step.plan.parts is None and tried:
             self._try_parts(step)
         counts = set()
         for part in step.split(task.micro_batch):
