@@ -42,6 +42,7 @@ class Outside:
         self._before: WeakKeyDictionary[nn.Module, list[int]] = WeakKeyDictionary()
         self._found: dict[str, int] = {}
         self._known: set[int] = set()
+        self._tensors: set[int] = set()  # the ids of the state's own
         self._handles: list[Any] = []
         self._there: list[ref[nn.Module]] | None = None
         self._compiled: dict[int, None] = {}  # of them those that are in compiled code, by place
@@ -52,6 +53,7 @@ class Outside:
         self.forget()
         models = self._state.models
         self._known = {id(one) for model in models for one in model.modules()}
+        self._tensors = {id(one) for _, one in tensors_of(self._state.models_by_name(), {})}
         register = nn.Module.register_forward_pre_hook  # a scripted module's own refuses
         if compiles():  # a hook of all modules would have everything compiled once more
             self._handles = [register(module, self._hook(at)) for at, module in self._others()]
@@ -93,7 +95,9 @@ class Outside:
             rank: this one.
             step: in which they have computed.
         """
+        own = {*told[rank].values()}  # under other names, where ranks have unequal numbers of parts
         missing = {key: one for of in told for key, one in of.items() if key not in told[rank]}
+        missing = {key: one for key, one in missing.items() if one not in own}
         if not missing:
             return
         kinds = {key.split()[0] for key in missing}
@@ -144,9 +148,12 @@ class Outside:
             return
         self._known.update(map(id, module.modules()))
         name = type(module).__name__
+        tensors = [*tensors_of({name: module}, {})]
+        if all(id(one) in self._tensors for _, one in tensors):
+            return  # another grouping of the state's own layers, as model[:3]
         holds: list[int] = []
         with suppress(RuntimeError, TypeError, ValueError):  # tensors that are no plain numbers
-            holds = [one for _, one in digests_of(tensors_of({name: module}, {}))]
+            holds = [one for _, one in digests_of(tensors)]
         if not holds:
             return
         number = sum(one.startswith(f"{name} ") for one in self._found) + 1

@@ -156,6 +156,21 @@ def test_a_lazy_one_is_passed_over(model: nn.Linear) -> None:
     assert [*told_of(outside, 2, lazy)] == ["Linear 1"], "it has become one"
 
 
+def test_a_rank_that_has_none_such_is_told(model: nn.Linear) -> None:
+    outside, teacher = Outside(State(model=model)), linear(1)
+    told = told_of(outside, 1, teacher)
+    outside.require_held([{}, told], rank=0, step=1)  # it has one, and has not called it
+    outside.require_held([told, {"Linear 2": told["Linear 1"]}], rank=0, step=1)  # in more parts
+    del teacher
+    with pytest.raises(Mistake, match=r"a Linear computes in the step on other ranks, .* rank 0"):
+        outside.require_held([{}, told], rank=0, step=1)
+    outside.require_held([{}, {}], rank=0, step=1)
+
+
+def test_layers_of_the_state_may_be_grouped_anew(model: nn.Linear) -> None:
+    assert told_of(Outside(State(model=model)), 1, nn.Sequential(model)) == {}
+
+
 def test_ranks_that_differ_are_named() -> None:
     require_alike([{"Teacher 1": 5}, {}, {"Teacher 1": 5, "Tanh 1": 3}], step=2)
     with pytest.raises(Mistake) as raised:
