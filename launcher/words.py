@@ -32,6 +32,8 @@ CAUSES = {
     "loss": "a worker was lost",
     "leader": "another coordinator leads",
 }
+# Of what time a speed is (launcher.status.figures).
+NEWEST_SPEED, MEAN_SPEED = "newest steps", "mean, with pauses"
 CENT = 0.005  # USD; of less, no share is told
 # What VMs spend their time on (launcher.status.accounts).
 LOSSES = {
@@ -128,6 +130,17 @@ def saving_in_words(spent: float | None, saving: float | None) -> str | None:
     if spent is None or saving is None or spent < CENT:
         return None
     return f"{part(abs(saving))} {'less' if saving >= 0 else 'more'}"
+
+
+def speed_told(state: str, speed: Mapping[str, float | None]) -> tuple[str, str]:
+    """Returns what a run's speed is one of, and ``speed_in_words`` of it; "" where nobody knows.
+
+    Args:
+        state: the run's: once it is over, its speed is that of the whole.
+        speed: as ``swell status --json`` has it.
+    """
+    over = bool(info_of(state).ending)
+    return MEAN_SPEED if over else NEWEST_SPEED, speed_in_words(speed)
 
 
 def speed_in_words(speed: Mapping[str, float | None]) -> str:

@@ -28,7 +28,7 @@ from launcher.words import (
     part,
     saving_in_words,
     span,
-    speed_in_words,
+    speed_told,
     usd_in_words,
 )
 from trainer.rundir.directory import RunDirectory
@@ -202,8 +202,9 @@ def _facts(known: Known) -> Iterator[tuple[str, str]]:
         yield "cost", "not known" if spent is None else usd_in_words(spent)
         if saving := saving_in_words(spent, ledger["saving"]):
             yield "against on demand", saving
-    if speed := speed_in_words(status["speed"]):
-        yield "speed in the newest world", speed
+    of, speed = speed_told(str(status["state"]), status["speed"])
+    if speed:
+        yield f"speed ({of})", speed
     yield "taken away", f"{status['drains']} with notice, {status['losses']} without"
     yield from [*metrics_in_words(status["metrics"], status["nonfinite"]).items()][:6]
 

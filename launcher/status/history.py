@@ -177,15 +177,14 @@ class History:
     @property
     def speed(self) -> dict[str, float | None]:
         """How fast it trains in its newest world; see ``figures.speed``."""
-        total = self.total_steps
+        total, now = self.total_steps, None if self.waiting else self.current
         left = None if total is None else max(0, total - self.step)
-        return figures.speed(None if self.waiting else self.current, self._work, left)
+        return figures.speed(now, self.work(now), left)
 
-    @property
-    def _work(self) -> figures.Work:
-        """What a sample is, and what the GPUs of the newest world can do together."""
+    def work(self, world: Generation | None) -> figures.Work:
+        """What a sample is, and what the GPUs of a world can do together."""
         _, _, tokens = self._metrics.get(TOKENS, (0, 0, 0.0))
-        members = self.current.members if self.current is not None and self._on_gpus else []
+        members = world.members if world is not None and self._on_gpus else []
         peaks = (self._peaks.get(job_of(one) or max(self._peaks, default=0)) for one in members)
         known = [peak for peak in peaks if peak is not None]
         peak = sum(known) if len(known) == len(members) else 0.0

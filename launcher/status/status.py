@@ -17,10 +17,11 @@
                      defined in launcher.status.accounts and launcher.status.figures
     ledger           what the time of the VMs went into, as ``swell goodput --json`` prints it; null
                      before any was asked for
-    speed            {steps, samples, tokens, flops}: a second, in the newest world; mfu, the part
-                     of what its GPUs compute at most; data_wait, the part of its time that rank 0
-                     waits for batches; left, seconds to the last step at this speed. Each is null
-                     where that is not known
+    speed            {steps, samples, tokens, flops}: a second; mfu, the part of what its GPUs
+                     compute at most; data_wait, the part of its time that rank 0 waits for batches;
+                     left, seconds to the last step at this speed. Each is null where that is not
+                     known. Of a run that goes on, of its newest steps; of one that is over, from
+                     the end of its first step to that of its last, with all pauses in between
     checkpoint       {step, age, failed, reason}: the newest one, its age in seconds, how many
                      since then could not be written, and why the last of these
     metrics          the newest value of each metric: a number, or "nan", "inf" or "-inf"
@@ -79,7 +80,8 @@ from launcher.status.attended import (
 )
 from launcher.status.changes import Changes, changes_of
 from launcher.status.history import History
-from launcher.status.ledger import Timeline, ledger_of
+from launcher.status.ledger import Timeline, axis_of
+from launcher.status.pace import mean_speed
 from launcher.status.samples import account as account_samples
 from launcher.status.samples import read_audit
 from launcher.supervision.attempt import APART, Attempt, read_attempts
@@ -163,10 +165,11 @@ def build_status(
         ended: when the run did, or was last seen to go on, in Unix seconds.
     """
     now = time.time() if now is None else now
-    ledger = ledger_of(history, None if outcome is not None or abandoned else now)
+    axis, over = axis_of(history), outcome is not None or abandoned
+    timeline = Timeline.of(history, None if over else now, axis)
+    ledger = None if timeline is None else timeline.between(timeline.start, timeline.end)
     stepped = any(one.stretches for one in history.in_order)
     wait = history.unled(attempts, now if created is None else created) or history.held_up
-    over = outcome is not None or abandoned
     # What is alive on record may have ended with the run, and nobody was there to see it.
     paid = now if ended is None else min(now, ended)
     samples = account_samples(
@@ -208,7 +211,7 @@ def build_status(
         "pauses": history.pauses,
         "goodput": None if ledger is None or not stepped else round(ledger.goodput or 0.0, 4),
         "ledger": None if ledger is None else ledger.to_json(),
-        "speed": history.speed | ({"left": None} if over else {}),
+        "speed": mean_speed(history, axis) if over else history.speed,
         "checkpoint": history.checkpoint(now),
         "metrics": named(metrics),
         "nonfinite": nonfinite,

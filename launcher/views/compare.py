@@ -11,7 +11,7 @@ from rich.text import Text
 
 from launcher.status.configuration import differences
 from launcher.views.output import print_wide
-from launcher.words import CENT, LOSSES, number, one_line, part, saving_in_words, span
+from launcher.words import CENT, LOSSES, number, one_line, part, saving_in_words, span, speed_told
 
 MOST = 8  # runs that have room beside each other
 NONE = "-"  # not known, or not there
@@ -91,7 +91,8 @@ def _figures(status: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
     yield "longest pause", span(max(pauses)) if pauses else None
     for name in ("steps", "samples", "tokens"):
         rate = status["speed"][name]
-        yield f"{name}/s, newest world", None if rate is None else number(rate)
+        of, _ = speed_told(str(status["state"]), status["speed"])
+        yield f"{name}/s ({of})", None if rate is None else number(rate)
     yield from _ledger(status["ledger"])
     for name, value in sorted(status["metrics"].items()):
         since = status["nonfinite"].get(name)

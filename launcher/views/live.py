@@ -19,7 +19,8 @@ from rich.text import Text
 from launcher.records import EventRecord
 from launcher.run_states import info_of
 from launcher.status.history import History
-from launcher.status.ledger import ledger_of
+from launcher.status.ledger import axis_of, ledger_of
+from launcher.status.pace import mean_speed
 from launcher.status.status import Outcome, live_of, state_of
 from launcher.status.waits import Telling, Wait
 from launcher.words import (
@@ -30,7 +31,7 @@ from launcher.words import (
     metrics_in_words,
     one_line,
     span,
-    speed_in_words,
+    speed_told,
 )
 from trainer.rundir.events import Event
 from trainer.rundir.numbers import number_in
@@ -74,6 +75,7 @@ class Scene:
         self.told: deque[tuple[float, str]] = deque(maxlen=TOLD)
         self.losses: deque[float] = deque(maxlen=600)
         self._ledger: tuple[float, dict[str, Any] | None] = (-math.inf, None)  # when, and what
+        self._mean: dict[str, float | None] | None = None  # the speed of all of it
         self._said = ""  # the last line: what happens again and again is worth one
         self._plotted = 0  # the last step in losses
         self._unsaved: set[int | None] = set()  # steps that could not be saved
@@ -81,6 +83,7 @@ class Scene:
     def add(self, events: list[Event]) -> list[tuple[float, str]]:
         """Takes in new events. Returns the lines that they are worth, with their times."""
         lines = []
+        self._mean = None
         for event in events:
             self.history.add(event)
             record = EventRecord.of(event)
@@ -118,6 +121,15 @@ class Scene:
         return self._ledger[1]
 
     @property
+    def speed(self) -> dict[str, float | None]:
+        """That of the newest steps, or, once the run is over, of all of it."""
+        if not info_of(self.state).ending:
+            return self.history.speed
+        if self._mean is None:
+            self._mean = mean_speed(self.history, axis_of(self.history))
+        return self._mean
+
+    @property
     def replicas(self) -> list[str]:
         """The names of all replicas that there are to be, in order; a fleet's say of which job."""
         if not self.jobs:
@@ -151,7 +163,7 @@ def render(
     body = Table.grid(padding=(0, 2, 0, 0))
     body.add_column(style="dim", width=9, no_wrap=True)
     body.add_column(ratio=1)
-    body.add_row("step", _step(history, width - 12))
+    body.add_row("step", _step(scene, width - 12))
     if history.metrics:
         body.add_row("metrics", _metrics(scene))
     if ledger := scene.ledger(now):
@@ -173,8 +185,10 @@ def render(
     return Group(head, rule, body, rule, happened, *blank)
 
 
-def _step(history: History, width: int) -> RenderableType:
-    total, speed = history.total_steps, speed_in_words(history.speed)
+def _step(scene: Scene, width: int) -> RenderableType:
+    history, over = scene.history, bool(info_of(scene.state).ending)
+    of, speed = speed_told(scene.state, scene.speed)
+    total, speed = history.total_steps, f"{speed} ({of})" if speed and over else speed
     if not total:
         return Text(f"{history.step:,}   {speed}".rstrip())
     label = f"{history.step:,} of {total:,}  "

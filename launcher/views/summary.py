@@ -23,7 +23,7 @@ from launcher.words import (
     metrics_in_words,
     one_line,
     span,
-    speed_in_words,
+    speed_told,
 )
 from trainer.rundir.attempts import ENDED
 from trainer.rundir.usererror import Message
@@ -141,8 +141,9 @@ def _facts(status: dict[str, Any]) -> Table:
     if status["pauses"]:
         total = sum(pause["seconds"] for pause in status["pauses"])
         table.add_row("paused", f"{total:.1f} s in all")
-    if speed := speed_in_words(status["speed"]):
-        table.add_row("speed", speed)
+    of, speed = speed_told(str(status["state"]), status["speed"])
+    if speed:
+        table.add_row("speed", f"{speed} ({of})")
     if status["goodput"] is not None:
         table.add_row("goodput", goodput_in_words(status["ledger"]))
     return table
