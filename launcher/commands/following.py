@@ -171,7 +171,7 @@ class Following:
         self._started = float(draft.record["created"])
         job = draft.job
         jobs = job.fleet.jobs if job.is_fleet else 0
-        self._scene = Scene(run.id, job.replicas(), self._started, jobs)
+        self._scene = Scene(run.id, job.replicas(), self._started, jobs, launches=True)
         self._looks = Looks(run)
         self._cancelling: _Task | None = None
         self._abandoning: _Task | None = None

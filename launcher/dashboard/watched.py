@@ -114,7 +114,7 @@ class Watched:
                 told = [mark for mark in known.track.marks if mark.replica == name]
                 publish(
                     {
-                        "acts": self._acts.told(run_id),
+                        "acts": _over(known) + self._acts.told(run_id),
                         "replica": self._replica(known, name),
                         "events": page.heading(2, "Its events") + self._events(known, told),
                     }
@@ -126,7 +126,7 @@ class Watched:
     def log(self) -> Make:
         """Returns what makes the page of the log of all replicas."""
         newest = Newest(self.directory, None, LINES)
-        return lambda publish: publish({"log": _log(newest, "all replicas")})
+        return lambda publish: publish({"log": _over(self.known()) + _log(newest, "all replicas")})
 
     def draw(self, publish: Publish) -> None:
         """Makes the rest of the run's page, if there is news. Raises as ``make`` does, and
@@ -156,7 +156,7 @@ class Watched:
         if not info_of(state).ending:
             links.append(Link("Cancel this run…", self._pages.to("runs", run_id, "cancel")))
         shown = " ".join(link.html for link in links)
-        return f'<p class="acts">{shown}</p>' + self._acts.told(run_id)
+        return f'<p class="acts">{shown}</p>' + _over(known) + self._acts.told(run_id)
 
     def _events(self, known: Known, marks: list[Mark]) -> str:
         run_id, clock = str(known.status["run"]), known.clock
@@ -203,6 +203,11 @@ class Watched:
             to = self._pages.to("runs", run_id, "preempt", name=name)
             shown += f'<p class="acts">{Link("Take its VM away…", to).html}</p>'
         return shown + (page.table("Its lives", head, rows) if rows else "")
+
+
+def _over(known: Known) -> str:
+    """A mark, by which the page knows that nothing more is to come of its run."""
+    return "<span data-over></span>" if info_of(str(known.status["state"])).ending else ""
 
 
 def _log(newest: Newest, whose: str) -> str:

@@ -22,13 +22,16 @@ from launcher.status.status import read_status
 from launcher.words import (
     LOSSES,
     at_clock,
+    begun_in_words,
     count,
+    dollars,
     metrics_in_words,
     number,
     part,
     saving_in_words,
     span,
     speed_told,
+    step_in_words,
     usd_in_words,
 )
 from trainer.rundir.directory import RunDirectory
@@ -191,8 +194,10 @@ def _facts(known: Known) -> Iterator[tuple[str, str]]:
     yield "state", str(status["state"])
     steps = known.track.history.total_steps
     total = "" if steps is None else f" of {steps:,}"
-    yield "steps", "not known" if status["steps_lost"] is None else f"{status['step']:,}{total}"
-    yield "time", span(known.clock.end - known.clock.start)
+    done = step_in_words(status["step"], status["told_every"])
+    yield "steps", "not known" if status["steps_lost"] is None else f"{done}{total}"
+    if status["seconds"] is not None:
+        yield "time", span(status["seconds"])
     ledger = status["ledger"]
     if ledger is not None and ledger["goodput"]["there"] is not None:
         yield "goodput", f"{part(ledger['goodput']['there'])} of the VMs' time"
@@ -304,7 +309,7 @@ def _ledger(timeline: Timeline | None, clock: Clock) -> Iterator[str]:
         spent.append(spent[-1] + (one.spent or 0.0))
         full.append(full[-1] + (one.on_demand or 0.0))
     costs = [
-        [since(clock, at), f"{some:,.2f}", f"{other:,.2f}"]
+        [since(clock, at), dollars(some), dollars(other)]
         for at, some, other in zip(times, spent, full, strict=True)
     ]
     says = f"{usd_in_words(whole.spent)}; the same training on demand with nothing lost costs "
@@ -316,7 +321,7 @@ def _ledger(timeline: Timeline | None, clock: Clock) -> Iterator[str]:
 
 def _account(whole: Ledger, name: Any) -> list[str]:
     seconds, there = whole.seconds[name], name != "absent" and whole.there
-    usd = "" if whole.usd is None or name == "absent" else f"{whole.usd[name]:,.2f}"
+    usd = "" if whole.usd is None or name == "absent" else dollars(whole.usd[name])
     of_wanted = part(seconds / whole.wanted) if whole.wanted else "-"
     return [LOSSES[name], span(seconds), of_wanted, part(seconds / there) if there else "", usd]
 
@@ -329,7 +334,7 @@ def _generations(status: Mapping[str, Any]) -> Iterator[str]:
             str(one["generation"]),
             cause_in_words(str(one["cause"] or "")),
             "?" if one["world_size"] is None else f"{one['world_size']:,}",
-            "never began" if one.get("step") is None else f"{one['step']:,}",
+            begun_in_words(one.get("step"), status["told_every"]),
             "" if one.get("speed") is None else number(one["speed"]),
             "" if one["generation"] not in pauses else f"{pauses[one['generation']]:.2f} s",
         ]

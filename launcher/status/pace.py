@@ -24,7 +24,8 @@ def mean_speed(history: History, axis: Axis) -> dict[str, float | None]:
     worlds = [world for world in axis.worlds if world.phases]
     if not worlds:
         return dict(figures.NOTHING)
-    begins, first = worlds[0].stepped, (worlds[0].generation.start or 0) + 1
+    begins, earliest = worlds[0].stepped, worlds[0].generation
+    first = (earliest.start or 0) + 1 if earliest.said is None else earliest.said
     seconds, steps = worlds[-1].ends - begins, history.step - first
     if not (seconds > 0 and steps > 0):
         return dict(figures.NOTHING)

@@ -3,12 +3,17 @@
 ``swell status RUN --json`` is a contract with other programs::
 
     run, state       queued | running | waiting | succeeded | failed | cancelled | limited
-    step             steps completed
+    step             steps completed; of a torchrun script the last that it has told of
+    told_every       steps from one that a torchrun script tells of to the next: so many may have
+                     followed; 0 where it has told of one. null of others
+    seconds          from the run's creation to its end, or until now; null where not known
     attempts         as in attempts/*.json
     generations      [{generation, world_size, cause, at, step, speed}]; step is where it began,
                      speed its steps a second, but for the first; null where that is not known
     drains, losses   how many replicas left with notice, and without
     steps_lost       completed steps that had to be done again
+    steps_unsaved    completed steps that no checkpoint has, of a run that is over without success:
+                     they are lost, too; null of others, and where a script keeps its own
     steps_left_out   steps in which something was not finite, and which changed nothing
     samples_repeated, samples_skipped, samples_left_out
                      over all audited epochs, the last those of such steps; null without an audit
@@ -24,6 +29,8 @@
                      the end of its first step to that of its last, with all pauses in between
     checkpoint       {step, age, failed, reason}: the newest one, its age in seconds, how many
                      since then could not be written, and why the last of these
+    output           {age, names}: when a torchrun script's output was saved last, in seconds before
+                     now, and what was new in it; null where none was
     metrics          the newest value of each metric: a number, or "nan", "inf" or "-inf"
     nonfinite        the step since which a metric is no finite number, by its name
     epochs           [{epoch, samples, left_out, exactly_once}]; exactly_once is null until it is
@@ -44,9 +51,12 @@
                      are null while nobody has asked. null of a run that is no fleet
     replaced         [{attempt, why, leaves, by}]: attempts that are alive and are to go, why in
                      words, whether they are leaving already, and the attempts in their place
-    spent            {usd, seconds, attempts, remaining: {usd, seconds, attempts, until}}: what the
-                     attempts have taken, usd by estimate, and what the limits leave; null where
-                     there is no price, or no limit (see launcher.supervision.limits)
+    spent            {usd, controllers, seconds, attempts, remaining: {usd, seconds, attempts,
+                     until}}: what the attempts have taken, and what the limits leave; null where
+                     there is no price, or no limit (see launcher.supervision.limits). usd is an
+                     estimate from above: all VMs of an attempt, from its start to its end. The
+                     ledger's counts each while it was there. controllers is what these have cost,
+                     in usd
     api              {job, state, reason, error, console}: what the API says of a CustomJob on
                      Vertex AI that is not on record as ended; else null (see launcher.status.api).
                      Of several it is the newest; ``apis`` has all, each with its ``attempt``
@@ -189,6 +199,8 @@ def build_status(
         "run": run_id,
         "state": state_of(history, attempts, outcome, abandoned),
         "step": history.step,
+        "told_every": history.told_every,
+        "seconds": None if created is None else round(max(0.0, paid - created), 3),
         "attempts": attempts,
         "generations": [
             {
@@ -204,6 +216,7 @@ def build_status(
         "drains": history.drains,
         "losses": history.losses,
         "steps_lost": history.steps_lost if history.steps_known else None,
+        "steps_unsaved": None if history.kept is None else max(0, history.step - history.kept),
         "steps_left_out": len(history.left_out),
         "samples_repeated": samples.repeated if samples else None,
         "samples_skipped": samples.skipped if samples else None,
@@ -213,6 +226,7 @@ def build_status(
         "ledger": None if ledger is None else ledger.to_json(),
         "speed": mean_speed(history, axis) if over else history.speed,
         "checkpoint": history.checkpoint(now),
+        "output": history.output(now),
         "metrics": named(metrics),
         "nonfinite": nonfinite,
         "epochs": samples.epochs if samples else None,

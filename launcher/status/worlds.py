@@ -155,7 +155,8 @@ class Axis:
         now, first = begins, (one.start or 0) + 1
         if took is not None:
             # What it takes longer than others is no step: compiling, buffers, connections.
-            counted = min(took, self._usual)
+            ahead = 1 if one.said is None else max(1, one.said - first + 1)
+            counted = min(took, self._usual * ahead)
             preparing: Account = "starting" if one.idle is None else "re_forming"
             now += took - counted
             yield Phase(begins, now, members, {preparing: 1.0})

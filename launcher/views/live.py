@@ -61,13 +61,23 @@ class Scene:
         replicas: the names of a job's replicas, in order.
         started: when the run was created, in Unix seconds.
         jobs: how many jobs of a fleet are wanted at a time; 0 where there is ever one.
+        launches: whether it is shown by the process that launches it.
     """
 
-    def __init__(self, run_id: str, replicas: list[str], started: float, jobs: int = 0) -> None:
+    def __init__(
+        self,
+        run_id: str,
+        replicas: list[str],
+        started: float,
+        jobs: int = 0,
+        launches: bool = False,
+    ) -> None:
         self.run_id = run_id
         self.started = started
         self.jobs = jobs
-        self.unled: Wait | None = None  # what it waits for while nobody leads it
+        self._launches = launches
+        self._came: set[tuple[str | None, str | None]] = set()  # members, in their incarnations
+        self._unled: Wait | None = None  # what it waits for while nobody leads it
         self.live: dict[int, str] = {}  # the states of the attempts that are not over
         self._replicas = replicas
         self.state = "queued"
@@ -75,6 +85,7 @@ class Scene:
         self.told: deque[tuple[float, str]] = deque(maxlen=TOLD)
         self.losses: deque[float] = deque(maxlen=600)
         self._ledger: tuple[float, dict[str, Any] | None] = (-math.inf, None)  # when, and what
+        self._telling = Telling()
         self._mean: dict[str, float | None] | None = None  # the speed of all of it
         self._said = ""  # the last line: what happens again and again is worth one
         self._plotted = 0  # the last step in losses
@@ -92,14 +103,25 @@ class Scene:
             if record.event == "wanted" and record.jobs is not None:
                 self.jobs = record.jobs
             line = None if record.event in QUIET else line_of(event)
+            if record.event == "member_joined":
+                line = self._joined(record)
             if record.event == "checkpoint_failed":  # each of its ranks may say so
                 line = None if record.step in self._unsaved else line
                 self._unsaved.add(record.step)
             if line and line != self._said:
                 self._said = line
                 lines.append((record.time, line))
+        lines.sort(key=lambda one: one[0])  # they come from several writers
         self.told.extend(lines)
         return lines
+
+    def _joined(self, record: EventRecord) -> str | None:
+        """That a machine has come, once there was a world: at the start all do."""
+        member = record.member, record.incarnation
+        if record.member is None or member in self._came:  # it has only gone over to a leader
+            return None
+        self._came.add(member)
+        return f"{record.member} has come" if self.history.generations else None
 
     @property
     def recent(self) -> list[tuple[float, str]]:
@@ -110,7 +132,16 @@ class Scene:
         """Takes in how the attempts are, and how the run ended, if it has."""
         self.live = {it["attempt"]: str(it["state"]).lower() for it in live_of(attempts)}
         self.state = state_of(self.history, attempts, outcome)
-        self.unled = None if outcome else self.history.unled(attempts, self.started)
+        self._unled = None if outcome else self.history.unled(attempts, self.started)
+
+    def unled(self, now: float) -> str | None:
+        """What it waits for at a time while nobody leads it, in words."""
+        wait = self._unled
+        return None if wait is None else wait.in_words(now, advised=not self._launches)
+
+    def unled_is_due(self, now: float) -> bool:
+        """Whether that is worth a line now. It counts as told then."""
+        return self._unled is not None and self._telling.is_due(self._unled, now)
 
     def ledger(self, now: float) -> dict[str, Any] | None:
         """Where the VMs' time went until a few seconds ago; None before any step."""
@@ -215,15 +246,18 @@ def _in_words(history: History) -> Iterable[tuple[str, str]]:
 
 def _world(scene: Scene, now: float) -> Text:
     history, current = scene.history, scene.history.current
-    if scene.unled is not None:
-        said = scene.unled.in_words(now)
+    if (said := scene.unled(now)) is not None:
         return Text(said, style="yellow", overflow="ellipsis", no_wrap=True)
     if current is None or current.world_size is None:
         return Text("not formed yet; the first generation waits for its workers", style="dim")
-    text = Text(count(current.world_size, "worker"), style="bold")
-    text.append(f"   generation {current.generation}", style="not bold")
     if history.waiting:
-        text.append("   waiting for machines", style="yellow")
+        there = history.newest_of.get("waiting")
+        text = Text("none: waiting for machines", style="yellow")
+        if there is not None and there.slots is not None and there.min_workers is not None:
+            text.append(f", {there.slots} of at least {count(there.min_workers, 'worker')}")
+    else:
+        text = Text(count(current.world_size, "worker"), style="bold")
+        text.append(f"   generation {current.generation}", style="not bold")
     gone = history.drains + history.losses
     if gone:
         text.append(f"   {history.drains} drained, {history.losses} lost", style="not bold")
@@ -357,7 +391,6 @@ class PlainView:
         self._clock = clock
         self._said_progress = clock()
         self._said_step = 0
-        self._telling = Telling()
 
     def update(
         self, events: list[Event], attempts: list[dict[str, Any]], outcome: Outcome | None
@@ -367,10 +400,11 @@ class PlainView:
             self._write(f"{at_clock(at)}  {line}")
         self._scene.know(attempts, outcome)
         history, now = self._scene.history, self._clock()
-        wait = self._scene.unled
-        if wait is not None and self._telling.is_due(wait, now):
-            self._write(f"{at_clock(now)}  {wait.in_words(now)}")
-        if history.step > self._said_step and now - self._said_progress >= PROGRESS_EVERY:
+        if self._scene.unled_is_due(now):
+            self._write(f"{at_clock(now)}  {self._scene.unled(now)}")
+        over = bool(info_of(self._scene.state).ending)  # then the summary follows
+        new = history.step > self._said_step and not over
+        if new and now - self._said_progress >= PROGRESS_EVERY:
             self._said_progress, self._said_step = now, history.step
             total = f" of {history.total_steps:,}" if history.total_steps else ""
             shown = [f"{name} {value}" for name, value in _in_words(history)]

@@ -13,7 +13,7 @@ from launcher.run_states import info_of
 from launcher.status.ledger import axis_of
 from launcher.status.sizes import Size, means, sizes_of
 from launcher.views.live import LEDGER_EVERY, SIGNS, Scene, render
-from launcher.words import count, one_line, saving_in_words, span, usd_in_words
+from launcher.words import count, one_line, output_in_words, saving_in_words, span, usd_in_words
 
 LABEL = 12  # columns before a row
 CHROME = 22  # lines that everything but the blocks may take
@@ -62,7 +62,9 @@ def _rows(
 
 
 def _saved(scene: Scene, now: float) -> Text:
-    newest = scene.history.checkpoint(now)
+    newest, output = scene.history.checkpoint(now), scene.history.output(now)
+    if newest["step"] is None and output is not None:
+        return Text(f"output {output_in_words(output)}", overflow="ellipsis", no_wrap=True)
     if newest["step"] is None:
         text = Text("no checkpoint yet")
     else:
