@@ -140,7 +140,8 @@ class Overview:
 
 def _cells(run: dict[str, Any], status: dict[str, Any]) -> list[str]:
     over, attended = info_of(status["state"]).ending, status["attended"]
-    speed, goodput = status["speed"]["steps"], status["goodput"]
+    speed, ledger = status["speed"]["steps"], status["ledger"]
+    goodput = None if status["goodput"] is None else ledger["goodput"]["there"]
     created = time.localtime(number_in(run.get("created")) or 0.0)
     return [
         "-"

@@ -64,7 +64,7 @@ def _ending(status: Mapping[str, Any]) -> Iterator[str]:
     at = f" at step {done.replace('at least ', '')}" if status["step"] else ""
     at += " at least" if "at least" in done else ""
     yield f"The run {ending}{at}." if ending else f"The run goes on{at}: it is {state}."
-    reason = one_line(str(status.get("reason") or ""), LONG)
+    reason = _without_traceback(str(status.get("reason") or ""))
     if reason and state != "succeeded":
         yield f"The reason: {reason.rstrip('.')}."
     if waits := status.get("waits_for"):
@@ -122,6 +122,13 @@ def _pauses(pauses: list[Mapping[str, Any]]) -> Iterator[str]:
         f"{span(total)} in all; the longest, {span(longest['seconds'])}, led to generation "
         f"{longest['generation']}."
     )
+
+
+def _without_traceback(reason: str) -> str:
+    """A reason in one line: of one with a traceback what failed, and what was raised."""
+    first, trace, rest = reason.strip().partition("\nTraceback (most recent call last):")
+    last = rest.strip().rpartition("\n")[2]
+    return one_line(f"{first}: {last}" if trace and last else reason, LONG)
 
 
 def cause_in_words(cause: str) -> str:

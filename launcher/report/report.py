@@ -16,7 +16,7 @@ from launcher.report.paragraph import cause_in_words, what_was_lost
 from launcher.report.track import Track, thinned
 from launcher.run_states import info_of
 from launcher.status.accounts import ACCOUNTS, Ledger
-from launcher.status.configuration import configured, flat
+from launcher.status.configuration import configured, flat, in_order
 from launcher.status.ledger import Timeline
 from launcher.status.status import read_status
 from launcher.words import (
@@ -176,7 +176,8 @@ def _below(title: str, make: Callable[[], str]) -> Iterator[str]:
 
 
 def _configuration(run: Mapping[str, Any]) -> str:
-    return page.table("Configuration", ["field", "value"], sorted(flat(configured(run)).items()))
+    rows = sorted(flat(configured(run)).items(), key=lambda one: in_order(one[0]))
+    return page.table("Configuration", ["field", "value"], rows)
 
 
 def _lost(status: Mapping[str, Any]) -> Iterator[str]:
