@@ -224,8 +224,12 @@ def _log(newest: Newest, whose: str) -> str:
 
 
 def replicas(known: Known) -> dict[str, str]:
-    """Returns the states of all replicas that there are to be, or are, by name, in order."""
+    """Returns the states of all replicas that there are to be, or are, by name, in order.
+
+    Of a run that is over no machine is left.
+    """
     members = known.track.history.members
+    over = info_of(str(known.status["state"])).ending
     names: list[str] = []
     with suppress(home.RunError):  # another version's job: those that there are
         job = home.job_of(known.run)
@@ -234,4 +238,4 @@ def replicas(known: Known) -> dict[str, str]:
             jobs = [it["attempt"] for it in live_of(known.status["attempts"])]
             names = [f"{one}/{name}" for one in jobs for name in names]
     others = sorted(members.keys() - {*names})
-    return {name: members.get(name, "away") for name in [*names, *others]}
+    return {name: "away" if over else members.get(name, "away") for name in [*names, *others]}

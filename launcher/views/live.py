@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from rich.console import Console, Group, RenderableType
@@ -32,6 +32,7 @@ from launcher.words import (
     one_line,
     span,
     speed_told,
+    step_in_words,
 )
 from trainer.rundir.events import Event
 from trainer.rundir.numbers import number_in
@@ -50,6 +51,7 @@ SIGNS = {
     "lost": ("✕", "red"),
     "away": ("·", "dim"),
 }
+_BAR = 10  # columns of a bar, at least
 _BLOCKS, _CROSS = "▁▂▃▄▅▆▇█", "✕"
 
 
@@ -167,6 +169,12 @@ class Scene:
             return self._replicas
         return [f"{job}/{name}" for job in self.live for name in self._replicas]
 
+    @property
+    def states(self) -> dict[str, str]:
+        """The state of each of them, by name. Of a run that is over no machine is left."""
+        members = {} if info_of(self.state).ending else self.history.members
+        return {name: members.get(name, "away") for name in self.replicas}
+
     def _add_losses(self, first: int | None, count: int | None, values: object) -> None:
         if first is None or not isinstance(values, list):
             return
@@ -194,7 +202,8 @@ def render(
     body = Table.grid(padding=(0, 2, 0, 0))
     body.add_column(style="dim", width=9, no_wrap=True)
     body.add_column(ratio=1)
-    body.add_row("step", _step(scene, width - 12))
+    for name, row in _step(scene, width - 12):
+        body.add_row(name, row)
     if history.metrics:
         body.add_row("metrics", _metrics(scene))
     if ledger := scene.ledger(now):
@@ -216,20 +225,25 @@ def render(
     return Group(head, rule, body, rule, happened, *blank)
 
 
-def _step(scene: Scene, width: int) -> RenderableType:
+def _step(scene: Scene, width: int) -> Iterator[tuple[str, RenderableType]]:
+    """How far it is, and how fast: in a line of its own where there is no room beside a bar."""
     history, over = scene.history, bool(info_of(scene.state).ending)
     of, speed = speed_told(scene.state, scene.speed)
     total, speed = history.total_steps, f"{speed} ({of})" if speed and over else speed
     if not total:
-        return Text(f"{history.step:,}   {speed}".rstrip())
+        yield "step", Text(f"{step_in_words(history.step, history.told_every)}   {speed}".rstrip())
+        return
     label = f"{history.step:,} of {total:,}  "
-    speed = f"   {speed}" if speed else ""
+    beside = len(label) + _BAR + 3 + len(speed) <= width
+    below, speed = ("", f"   {speed}" if speed else "") if beside else (speed, "")
     line = Table.grid()
     for _ in range(3):
         line.add_column(no_wrap=True)
     left = width - len(label) - len(speed)
-    line.add_row(label, ProgressBar(total, history.step, width=max(10, min(50, left))), speed)
-    return line
+    line.add_row(label, ProgressBar(total, history.step, width=max(_BAR, min(50, left))), speed)
+    yield "step", line
+    if below:
+        yield "speed", Text(below, overflow="ellipsis", no_wrap=True)
 
 
 def _metrics(scene: Scene) -> Text:
@@ -275,7 +289,7 @@ def _jobs(scene: Scene) -> Text:
 
 
 def _replicas(scene: Scene, width: int) -> RenderableType:
-    states = {name: scene.history.members.get(name, "away") for name in scene.replicas}
+    states = scene.states
     cell = max((len(name) for name in states), default=0) + 4
     if len(states) > 16:  # more than fits: how many are in which state
         tally: dict[str, int] = {}

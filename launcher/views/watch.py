@@ -35,7 +35,7 @@ class Panorama:
             width, height: columns and lines.
         """
         if info_of(scene.state).ending:
-            now = scene.history.newest.time
+            now = (scene.history.ended or scene.history.newest).time
         if not self._sizes[1] or abs(now - self._sizes[0]) >= LEDGER_EVERY:
             self._sizes = now, list(sizes_of(scene.history, axis_of(scene.history)))
         rows = _rows(scene, now, width - LABEL, height, self._sizes[1])
@@ -84,7 +84,7 @@ def graph(values: list[float], most: float) -> str:
 
 def _blocks(scene: Scene, width: int, lines: int) -> Text | None:
     """A sign for each replica, in order; None where there are too few lines for them."""
-    states = [scene.history.members.get(name, "away") for name in scene.replicas]
+    states = [*scene.states.values()]
     if -(-len(states) // width) + 1 > lines:
         return None
     text = Text()

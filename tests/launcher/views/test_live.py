@@ -125,6 +125,24 @@ def test_only_others_are_told_what_to_do_if_the_launch_is_gone() -> None:
     assert str(other.unled(42.0)).endswith("attempt 1 yet; swell attach RUN, if it is gone")
 
 
+def test_of_a_run_that_is_over_no_machine_is_left() -> None:
+    scene = ridden()
+    assert scene.states == {A: "active", B: "away", C: "lost"}
+    scene.know([], Outcome("failed", "", {}))
+    assert set(scene.states.values()) == {"away"}
+
+
+def test_a_speed_that_has_no_room_beside_the_bar_has_a_line_of_its_own() -> None:
+    told = {"samples": 800_000, "total_steps": 46_000, "data_wait": 2.5}
+    more = [formed(4, 150.0, "grow", [A]), resumed(4, 150.5, "grow", 10_000)]
+    told_of = steps(4, 161.0, 10_001, [0.9] * 26, 10.0, **told)
+    narrow, wide = (shown(width, *more, told_of) for width in (80, 120))
+    (step,) = (line for line in narrow if line.startswith("step "))
+    assert step.split()[1:4] == ["10,026", "of", "46,000"] and "steps/s" not in step
+    (speed,) = (line for line in narrow if line.startswith("speed "))
+    assert speed.rstrip().endswith("left") and not any(it.startswith("speed") for it in wide)
+
+
 def test_a_run_that_waits_has_no_world() -> None:
     scene = Scene("one", [A], started=0.0)
     scene.add([*RIDE, event("waiting", 150.0, slots=1, min_workers=2)])
