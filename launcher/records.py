@@ -89,6 +89,7 @@ class EventRecord:
     incarnation: str | None = None
     jobs: int | None = None
     latency: float | None = None
+    least: bool | None = None
     limit: float | None = None
     lost_steps: int | None = None
     machine: str | None = None
@@ -108,6 +109,7 @@ class EventRecord:
     region: str | None = None
     replicas: int | None = None
     samples: int | None = None
+    script: bool | None = None
     seconds: float | None = None
     slots: int | None = None
     stacks: str | None = None

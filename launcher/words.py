@@ -6,6 +6,7 @@ import math
 import re
 import time
 from collections.abc import Mapping
+from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING, Any
 
 from launcher.records import EventRecord
@@ -32,6 +33,8 @@ CAUSES = {
     "loss": "a worker was lost",
     "leader": "another coordinator leads",
 }
+# Of what time a speed is (launcher.status.figures).
+NEWEST_SPEED, MEAN_SPEED = "newest steps", "mean, with pauses"
 CENT = 0.005  # USD; of less, no share is told
 # What VMs spend their time on (launcher.status.accounts).
 LOSSES = {
@@ -111,9 +114,17 @@ def part(of_one: float) -> str:
     return f"{100 * of_one:.1f} %"
 
 
+def dollars(usd: float) -> str:
+    """Returns a sum as ``12.50``, in cents as people round, however exactly it is known."""
+    if not math.isfinite(usd):
+        return str(usd)
+    cents = Decimal(repr(round(usd, 4))).quantize(Decimal("0.01"), ROUND_HALF_UP)
+    return f"{cents:,}"
+
+
 def usd_in_words(usd: float) -> str:
     """Returns ``about 12.50 USD``, or that it is less than a cent."""
-    return f"about {usd:,.2f} USD" if usd >= CENT else "less than 0.01 USD"
+    return f"about {dollars(usd)} USD" if usd >= CENT else "less than 0.01 USD"
 
 
 def saving_in_words(spent: float | None, saving: float | None) -> str | None:
@@ -128,6 +139,46 @@ def saving_in_words(spent: float | None, saving: float | None) -> str | None:
     if spent is None or saving is None or spent < CENT:
         return None
     return f"{part(abs(saving))} {'less' if saving >= 0 else 'more'}"
+
+
+def step_in_words(step: int, every: int | None) -> str:
+    """Returns how many steps are completed, as far as that is known.
+
+    Args:
+        step: the last that anybody has told of.
+        every: a torchrun script tells of every so many; 0 where it has told of one; else None.
+    """
+    return f"{step:,}" if every in (None, 1) or not step else f"at least {step:,}"
+
+
+def unsaved_in_words(unsaved: int | None) -> str:
+    """Returns ``, 9 in no checkpoint`` of steps that are lost with a run; "" if none are."""
+    return f", {unsaved:,} lost: no checkpoint has them" if unsaved else ""
+
+
+def output_in_words(output: Mapping[str, Any]) -> str:
+    """Returns ``saved 12 s ago, with ck-000100.pt``; ``output`` is as ``swell status`` has it."""
+    names = output["names"]
+    newest = f", with {one_line(names[-1], 60)}" if names else ""
+    return f"saved {span(output['age'])} ago{newest}"
+
+
+def begun_in_words(step: int | None, every: int | None) -> str:
+    """Returns after which step a generation began, as far as that is known; see above."""
+    if step is None:
+        return "never began" if every is None else "not known"
+    return f"{step:,}" if every in (None, 1) or not step else f"about {step:,}"
+
+
+def speed_told(state: str, speed: Mapping[str, float | None]) -> tuple[str, str]:
+    """Returns what a run's speed is one of, and ``speed_in_words`` of it; "" where nobody knows.
+
+    Args:
+        state: the run's: once it is over, its speed is that of the whole.
+        speed: as ``swell status --json`` has it.
+    """
+    over = bool(info_of(state).ending)
+    return MEAN_SPEED if over else NEWEST_SPEED, speed_in_words(speed)
 
 
 def speed_in_words(speed: Mapping[str, float | None]) -> str:
@@ -278,7 +329,9 @@ def _text(event: EventRecord) -> str | None:
             return f"{member} leaves at the next step{why}"
         case EventRecord(event="drain", member=str(member)):
             # For how long it counts on its machine is not how long it has that.
-            return f"{member} has notice that it will be taken away; it leaves at the next step"
+            then = "it leaves at the next step" if event.step else "it leaves"
+            then = "all ranks of the script are to save, and to end" if event.script else then
+            return f"{member} has notice that it will be taken away; {then}"
         case EventRecord(event="loss", member=str(member)):
             return f"{member} is lost{why}"
         case EventRecord(
@@ -290,7 +343,8 @@ def _text(event: EventRecord) -> str | None:
             return f"generation {generation} forms: {count(size, 'worker')} ({CAUSES[cause]})"
         case EventRecord(event="resumed", cause=str(cause), step=int(step)):
             verb = "training goes on" if step or cause != "start" else "training starts"
-            pause = f" after a pause of {span(event.seconds)}" if event.seconds else ""
+            # Its first step is not made yet: a pause ends with that, and is longer.
+            pause = f", re-formed in {span(event.seconds)}" if event.seconds else ""
             lost = f", {count(event.lost_steps, 'step')} lost" if event.lost_steps else ""
             return f"{verb} at step {step}{pause}{lost}"
         case EventRecord(event="resumed", step=None, cause=str(cause)):
@@ -391,6 +445,7 @@ def _text(event: EventRecord) -> str | None:
             far = f"after step {step}" if step else "before it had completed a step"
             return f"the program failed in rank {rank} ({member}) {far}{what}"
         case EventRecord(event="finished", state=str(state)) if ending := info_of(state).ending:
-            at = f" at step {event.step}" if event.step else ""
+            told = " at least" if event.least else ""
+            at = f" at step {event.step}{told}" if event.step else ""
             return f"the run {ending}{at}"
     return None

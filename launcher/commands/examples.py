@@ -82,15 +82,23 @@ EXAMPLES = {
 
 
 def with_examples(app: typer.Typer, prefix: str = "") -> None:
-    """Puts its examples at the end of each command's help."""
+    """Puts its examples at the end of each command's help, and its first sentence into a list's."""
     for command in app.registered_commands:
         callback = command.callback
         name = prefix + (command.name or (callback.__name__ if callback else ""))
         if shown := EXAMPLES.get(name):
             command.epilog = _text(shown)
+        if callback is not None and callback.__doc__:  # typer would cut it at 45 characters
+            command.short_help = _first_sentence(callback.__doc__)
     for group in app.registered_groups:
         if group.typer_instance:
             with_examples(group.typer_instance, f"{prefix}{group.name} ")
+
+
+def _first_sentence(text: str) -> str:
+    """A docstring's first sentence, on one line."""
+    first, stop, _ = " ".join(text.split()).partition(". ")
+    return first + stop.strip()
 
 
 def _text(examples: tuple[tuple[str, str], ...]) -> str:

@@ -171,7 +171,7 @@ class Following:
         self._started = float(draft.record["created"])
         job = draft.job
         jobs = job.fleet.jobs if job.is_fleet else 0
-        self._scene = Scene(run.id, job.replicas(), self._started, jobs)
+        self._scene = Scene(run.id, job.replicas(), self._started, jobs, launches=True)
         self._looks = Looks(run)
         self._cancelling: _Task | None = None
         self._abandoning: _Task | None = None
@@ -187,7 +187,8 @@ class Following:
         Raises what kept the launcher from seeing it through, and Left.
         """
         target, url = self._run.draft.target, self._run.directory.url
-        said = f"run {self._run.id} ({target}) in {url}"
+        ended = self._run.ended  # then there is nothing to follow
+        said = f"run {self._run.id} ({target}) {'has ended' if ended else f'in {url}'}"
         while True:
             with self._view() as view:
                 view.show(said)

@@ -16,7 +16,7 @@ from launcher.run_states import info_of
 from launcher.status.attended import name_of
 from launcher.status.history import History
 from launcher.status.status import read_status
-from launcher.words import count, number, part
+from launcher.words import count, number, part, step_in_words
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import EventReader
 from trainer.rundir.numbers import number_in
@@ -140,10 +140,13 @@ class Overview:
 
 def _cells(run: dict[str, Any], status: dict[str, Any]) -> list[str]:
     over, attended = info_of(status["state"]).ending, status["attended"]
-    speed, goodput = status["speed"]["steps"], status["goodput"]
+    speed, ledger = status["speed"]["steps"], status["ledger"]
+    goodput = None if status["goodput"] is None else ledger["goodput"]["there"]
     created = time.localtime(number_in(run.get("created")) or 0.0)
     return [
-        "-" if status["steps_lost"] is None else f"{status['step']:,}",
+        "-"
+        if status["steps_lost"] is None
+        else step_in_words(status["step"], status["told_every"]),
         "-" if speed is None or over else number(speed),
         "-" if goodput is None else part(goodput),
         str(run.get("target")),

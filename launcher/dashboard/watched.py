@@ -114,7 +114,7 @@ class Watched:
                 told = [mark for mark in known.track.marks if mark.replica == name]
                 publish(
                     {
-                        "acts": self._acts.told(run_id),
+                        "acts": _over(known) + self._acts.told(run_id),
                         "replica": self._replica(known, name),
                         "events": page.heading(2, "Its events") + self._events(known, told),
                     }
@@ -126,7 +126,7 @@ class Watched:
     def log(self) -> Make:
         """Returns what makes the page of the log of all replicas."""
         newest = Newest(self.directory, None, LINES)
-        return lambda publish: publish({"log": _log(newest, "all replicas")})
+        return lambda publish: publish({"log": _over(self.known()) + _log(newest, "all replicas")})
 
     def draw(self, publish: Publish) -> None:
         """Makes the rest of the run's page, if there is news. Raises as ``make`` does, and
@@ -156,7 +156,7 @@ class Watched:
         if not info_of(state).ending:
             links.append(Link("Cancel this run…", self._pages.to("runs", run_id, "cancel")))
         shown = " ".join(link.html for link in links)
-        return f'<p class="acts">{shown}</p>' + self._acts.told(run_id)
+        return f'<p class="acts">{shown}</p>' + _over(known) + self._acts.told(run_id)
 
     def _events(self, known: Known, marks: list[Mark]) -> str:
         run_id, clock = str(known.status["run"]), known.clock
@@ -205,6 +205,11 @@ class Watched:
         return shown + (page.table("Its lives", head, rows) if rows else "")
 
 
+def _over(known: Known) -> str:
+    """A mark, by which the page knows that nothing more is to come of its run."""
+    return "<span data-over></span>" if info_of(str(known.status["state"])).ending else ""
+
+
 def _log(newest: Newest, whose: str) -> str:
     """Returns the newest lines of a log. Raises ApiError and OSError."""
     newest.look()
@@ -219,8 +224,12 @@ def _log(newest: Newest, whose: str) -> str:
 
 
 def replicas(known: Known) -> dict[str, str]:
-    """Returns the states of all replicas that there are to be, or are, by name, in order."""
+    """Returns the states of all replicas that there are to be, or are, by name, in order.
+
+    Of a run that is over no machine is left.
+    """
     members = known.track.history.members
+    over = info_of(str(known.status["state"])).ending
     names: list[str] = []
     with suppress(home.RunError):  # another version's job: those that there are
         job = home.job_of(known.run)
@@ -229,4 +238,4 @@ def replicas(known: Known) -> dict[str, str]:
             jobs = [it["attempt"] for it in live_of(known.status["attempts"])]
             names = [f"{one}/{name}" for one in jobs for name in names]
     others = sorted(members.keys() - {*names})
-    return {name: members.get(name, "away") for name in [*names, *others]}
+    return {name: "away" if over else members.get(name, "away") for name in [*names, *others]}

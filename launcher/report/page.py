@@ -170,4 +170,4 @@ def _side(right: bool) -> str:
 
 def text_of(text: str, width: int = CELL) -> str:
     """Returns a text as HTML, in one line; of a longer one so many characters."""
-    return escape(one_line(text, width))
+    return escape(one_line(text, width)).replace(" %", "&nbsp;%")  # not the sign alone in a line

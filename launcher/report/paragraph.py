@@ -10,11 +10,13 @@ from launcher.run_states import info_of
 from launcher.words import (
     CAUSES,
     count,
+    dollars,
     losses_in_words,
     one_line,
     part,
     saving_in_words,
     span,
+    step_in_words,
     usd_in_words,
 )
 
@@ -42,6 +44,8 @@ def _sentences(status: Mapping[str, Any]) -> Iterator[str]:
         yield f"{_begin(count(lost, 'completed step'))} had to be done again."
     else:
         yield "No completed step had to be done again."
+    if unsaved := status["steps_unsaved"]:
+        yield f"{_begin(count(unsaved, 'completed step'))} are lost, as no checkpoint has them."
     if out:
         yield f"{_begin(count(out, 'step'))} changed nothing: something was not finite."
     if failed := status["checkpoint"]["failed"]:
@@ -56,9 +60,11 @@ def _sentences(status: Mapping[str, Any]) -> Iterator[str]:
 
 def _ending(status: Mapping[str, Any]) -> Iterator[str]:
     state, ending = str(status["state"]), info_of(str(status["state"])).ending
-    at = f" at step {status['step']:,}" if status["step"] else ""
+    done = step_in_words(status["step"], status["told_every"])
+    at = f" at step {done.replace('at least ', '')}" if status["step"] else ""
+    at += " at least" if "at least" in done else ""
     yield f"The run {ending}{at}." if ending else f"The run goes on{at}: it is {state}."
-    reason = one_line(str(status.get("reason") or ""), LONG)
+    reason = _without_traceback(str(status.get("reason") or ""))
     if reason and state != "succeeded":
         yield f"The reason: {reason.rstrip('.')}."
     if waits := status.get("waits_for"):
@@ -84,8 +90,8 @@ def _time(ledger: Mapping[str, Any] | None) -> Iterator[str]:
         yield "The cost is not known: a machine has no price."
     elif saving := saving_in_words(spent, ledger["saving"]):
         yield (
-            f"It has cost about {spent:,.2f} USD, {saving} than the same training "
-            f"on demand with nothing lost ({ledger['on_demand']:,.2f} USD)."
+            f"It has cost about {dollars(spent)} USD, {saving} than the same training "
+            f"on demand with nothing lost ({dollars(ledger['on_demand'])} USD)."
         )
     else:
         yield f"It has cost {usd_in_words(spent)}."
@@ -116,6 +122,13 @@ def _pauses(pauses: list[Mapping[str, Any]]) -> Iterator[str]:
         f"{span(total)} in all; the longest, {span(longest['seconds'])}, led to generation "
         f"{longest['generation']}."
     )
+
+
+def _without_traceback(reason: str) -> str:
+    """A reason in one line: of one with a traceback what failed, and what was raised."""
+    first, trace, rest = reason.strip().partition("\nTraceback (most recent call last):")
+    last = rest.strip().rpartition("\n")[2]
+    return one_line(f"{first}: {last}" if trace and last else reason, LONG)
 
 
 def cause_in_words(cause: str) -> str:

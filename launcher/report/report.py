@@ -16,19 +16,22 @@ from launcher.report.paragraph import cause_in_words, what_was_lost
 from launcher.report.track import Track, thinned
 from launcher.run_states import info_of
 from launcher.status.accounts import ACCOUNTS, Ledger
-from launcher.status.configuration import configured, flat
+from launcher.status.configuration import configured, flat, in_order
 from launcher.status.ledger import Timeline
 from launcher.status.status import read_status
 from launcher.words import (
     LOSSES,
     at_clock,
+    begun_in_words,
     count,
+    dollars,
     metrics_in_words,
     number,
     part,
     saving_in_words,
     span,
-    speed_in_words,
+    speed_told,
+    step_in_words,
     usd_in_words,
 )
 from trainer.rundir.directory import RunDirectory
@@ -112,6 +115,8 @@ def write(path: Path, text: str) -> None:
     try:
         beside.write_text(text, encoding="utf-8")
         beside.replace(path)
+    except OSError as error:  # of the file that was asked for, not of the one beside it
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         beside.unlink(missing_ok=True)
 
@@ -173,7 +178,8 @@ def _below(title: str, make: Callable[[], str]) -> Iterator[str]:
 
 
 def _configuration(run: Mapping[str, Any]) -> str:
-    return page.table("Configuration", ["field", "value"], sorted(flat(configured(run)).items()))
+    rows = sorted(flat(configured(run)).items(), key=lambda one: in_order(one[0]))
+    return page.table("Configuration", ["field", "value"], rows)
 
 
 def _lost(status: Mapping[str, Any]) -> Iterator[str]:
@@ -191,8 +197,10 @@ def _facts(known: Known) -> Iterator[tuple[str, str]]:
     yield "state", str(status["state"])
     steps = known.track.history.total_steps
     total = "" if steps is None else f" of {steps:,}"
-    yield "steps", "not known" if status["steps_lost"] is None else f"{status['step']:,}{total}"
-    yield "time", span(known.clock.end - known.clock.start)
+    done = step_in_words(status["step"], status["told_every"])
+    yield "steps", "not known" if status["steps_lost"] is None else f"{done}{total}"
+    if status["seconds"] is not None:
+        yield "time", span(status["seconds"])
     ledger = status["ledger"]
     if ledger is not None and ledger["goodput"]["there"] is not None:
         yield "goodput", f"{part(ledger['goodput']['there'])} of the VMs' time"
@@ -202,8 +210,9 @@ def _facts(known: Known) -> Iterator[tuple[str, str]]:
         yield "cost", "not known" if spent is None else usd_in_words(spent)
         if saving := saving_in_words(spent, ledger["saving"]):
             yield "against on demand", saving
-    if speed := speed_in_words(status["speed"]):
-        yield "speed in the newest world", speed
+    of, speed = speed_told(str(status["state"]), status["speed"])
+    if speed:
+        yield f"speed ({of})", speed
     yield "taken away", f"{status['drains']} with notice, {status['losses']} without"
     yield from [*metrics_in_words(status["metrics"], status["nonfinite"]).items()][:6]
 
@@ -303,7 +312,7 @@ def _ledger(timeline: Timeline | None, clock: Clock) -> Iterator[str]:
         spent.append(spent[-1] + (one.spent or 0.0))
         full.append(full[-1] + (one.on_demand or 0.0))
     costs = [
-        [since(clock, at), f"{some:,.2f}", f"{other:,.2f}"]
+        [since(clock, at), dollars(some), dollars(other)]
         for at, some, other in zip(times, spent, full, strict=True)
     ]
     says = f"{usd_in_words(whole.spent)}; the same training on demand with nothing lost costs "
@@ -315,7 +324,7 @@ def _ledger(timeline: Timeline | None, clock: Clock) -> Iterator[str]:
 
 def _account(whole: Ledger, name: Any) -> list[str]:
     seconds, there = whole.seconds[name], name != "absent" and whole.there
-    usd = "" if whole.usd is None or name == "absent" else f"{whole.usd[name]:,.2f}"
+    usd = "" if whole.usd is None or name == "absent" else dollars(whole.usd[name])
     of_wanted = part(seconds / whole.wanted) if whole.wanted else "-"
     return [LOSSES[name], span(seconds), of_wanted, part(seconds / there) if there else "", usd]
 
@@ -328,7 +337,7 @@ def _generations(status: Mapping[str, Any]) -> Iterator[str]:
             str(one["generation"]),
             cause_in_words(str(one["cause"] or "")),
             "?" if one["world_size"] is None else f"{one['world_size']:,}",
-            "never began" if one.get("step") is None else f"{one['step']:,}",
+            begun_in_words(one.get("step"), status["told_every"]),
             "" if one.get("speed") is None else number(one["speed"]),
             "" if one["generation"] not in pauses else f"{pauses[one['generation']]:.2f} s",
         ]

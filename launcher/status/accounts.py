@@ -136,4 +136,5 @@ def _part(some: float, of: float) -> float | None:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+    # Two digits more than are shown: who shows it rounds once more, as who has all of them does.
+    return None if value is None else round(value, 6)

@@ -42,9 +42,15 @@ def differences(specs: Sequence[object]) -> dict[str, list[str | None]]:
     Of variables it says which differ, and no value.
     """
     every = [dict(_fields("", spec, True)) for spec in specs]
-    names = sorted({name for one in every for name in one})
+    names = sorted({name for one in every for name in one}, key=in_order)
     differing = [name for name in names if len({one.get(name) for one in every}) > 1]
     return {name: _told(name, [one.get(name) for one in every]) for name in differing}
+
+
+def in_order(name: str) -> list[tuple[bool, int, str]]:
+    """The order of fields: by name, and those of a list by number, 2 before 10."""
+    parts = name.split(".")
+    return [(one.isdecimal(), int(one) if one.isdecimal() else 0, one) for one in parts]
 
 
 def _told(name: str, values: list[str | None]) -> list[str | None]:

@@ -78,7 +78,7 @@ class Exposition:
         yield self._gauge("paused_seconds", "Pauses, by what they came from", paused, "cause")
         seconds = "Of VMs that were wanted, by what they went into"
         yield self._gauge("ledger_seconds", seconds, numbers_in(ledger.get("seconds")), "account")
-        speed = "A second, in the newest world; parts for mfu and data_wait"
+        speed = "A second, in the newest steps, or of all once it is over; parts: mfu, data_wait"
         yield self._gauge("speed", speed, numbers_in(status.get("speed")), "of")
         metrics = numbers_in(status.get("metrics"))
         yield self._gauge("metric", "The newest value of a metric of the task", metrics, "name")

@@ -22,13 +22,15 @@ pauses            for each generation but the first that has completed a step: t
                   between that completed no step, and the time without any machine. Its cause is the
                   first such world's: why the steps ended
 paused            the sum of the pauses
-speed             steps per second, and samples of all workers per second, over the newest steps of
-                  the newest world: those of its last 10 to 20 s, where there are as many. Its first
-                  step does not count, which compiles; evaluations and checkpoints between two steps
-                  do. Tokens per second, operations per second and their part of what the GPUs of
-                  the world compute at most (``mfu``: dense, in bf16) follow from the samples, where
-                  the task says what a sample is; the seconds that are ``left``, from the steps to
-                  come. None while the run waits for machines
+speed             steps per second, and samples of all workers per second. Of a run that goes on,
+                  over the newest steps of the newest world: those of its last 10 to 20 s, where
+                  there are as many. Its first step does not count, which compiles; evaluations and
+                  checkpoints between two steps do. None while the run waits for machines. Of a run
+                  that is over, from the end of its first step to that of its last: pauses, lost
+                  work and everything else between the two are in it (launcher.status.pace). Tokens
+                  per second, operations per second and their part of what the GPUs of the world
+                  compute at most (``mfu``: dense, in bf16) follow from the samples, where the task
+                  says what a sample is; the seconds that are ``left``, from the steps to come
 goodput           what the time of the run's VMs, and their money, went into: see
                   launcher.status.accounts
 ================  ================================================================================
@@ -41,15 +43,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from launcher.run_states import OK, info_of
 from launcher.status.generation import Generation
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(NamedTuple):
     """What a sample is, as far as its task says so, and what the world's machines can do.
 
     Attributes:
@@ -155,8 +155,27 @@ def speed(
         return dict(NOTHING)
     steps = (newest.last - newest.first + 1) / newest.seconds
     samples = newest.samples / newest.seconds if newest.samples else None
-    flops = None if samples is None or work.flops is None else samples * work.flops
     waited = newest.data_wait
+    part = None if waited is None else min(1.0, max(0.0, waited) / newest.seconds)
+    return rates(steps, samples, work, part, None if left is None else left / steps)
+
+
+def rates(
+    steps: float,
+    samples: float | None,
+    work: Work,
+    data_wait: float | None,
+    left: float | None = None,
+) -> dict[str, float | None]:
+    """What follows from steps and samples a second, in few digits.
+
+    Args:
+        steps, samples: a second; samples None where nobody counts them.
+        work: what a sample is.
+        data_wait: the part of the time that rank 0 waits for batches; None likewise.
+        left: seconds to the last step; None where nobody knows.
+    """
+    flops = None if samples is None or work.flops is None else samples * work.flops
     found = {
         **NOTHING,
         "steps": steps,
@@ -164,9 +183,7 @@ def speed(
         "tokens": samples * work.tokens if samples and work.tokens else None,
         "flops": flops,
         "mfu": flops / work.peak if flops is not None and work.peak else None,
-        "left": None if left is None else left / steps,
+        "left": left,
     }
     told = {name: None if it is None else digits(it) for name, it in found.items()}
-    if waited is not None:
-        told["data_wait"] = round(min(1.0, max(0.0, waited) / newest.seconds), 4)
-    return told
+    return told | {"data_wait": None if data_wait is None else round(data_wait, 4)}

@@ -71,6 +71,7 @@ class Generation:
         first_at, last_at: when its first and its last step were completed, in Unix seconds.
         stretches: its steps, and what they took.
         script: whether it is a torchrun script's: where it goes on from, its steps tell.
+        said: the first step that the script has told of.
     """
 
     generation: int
@@ -89,6 +90,7 @@ class Generation:
     last_at: float = -math.inf
     stretches: list[Stretch] = field(default_factory=list)
     script: bool = False
+    said: int | None = None
 
     def began(self, step: int, idle: float | None) -> None:
         """Its workers have begun, at ``step``; a leader that takes over may say so again."""

@@ -13,6 +13,7 @@ from launcher.status.generation import Generation, Stretch
 from launcher.status.lives import Lives, Moment
 from launcher.status.losses import Losses, job_of
 from launcher.status.saves import Saves
+from launcher.status.scripted import Scripted
 from launcher.status.waits import Wait, without_leader
 from launcher.words import stall_in_words
 from trainer.rundir.events import Event
@@ -21,9 +22,8 @@ from trainer.rundir.numbers import all_finite, number_in, numbers_in
 # After these nothing that was told of is waited for any more.
 WENT_ON = frozenset({"generation_formed", "resumed", "first_step", "steps", "paused", "finished"})
 # Of these the newest counts alone.
-NEWS = frozenset(
-    {"held_up", "attempt_due", "stalled", "standstill", "unattended", "no_group", "unsaved_files"}
-)
+NEWS = frozenset({"held_up", "attempt_due", "stalled", "standstill", "unattended", "waiting"})
+NEWS |= {"no_group", "unsaved_files", "output_committed"}
 TOKENS = "tokens_per_sample"  # the metric that a task's tokens() makes
 STEPPED = frozenset({"resumed", "first_step", "steps"})  # training goes on, or a script
 ONE_NOTICE = 15.0  # seconds in which no replica is given notice twice
@@ -51,7 +51,7 @@ class History:
         self._flops: float | None = None  # operations of a sample
         self._on_gpus = False
         self._peaks: dict[int, float] = {}  # operations a second of one VM, by attempt
-        self._stride = 0  # steps from one report of a torchrun script to the next, at least
+        self._scripted = Scripted()
         self.total_steps: int | None = None
         self.waiting = False
         self._led: set[int | None] = set()  # attempts; None of an image that does not say
@@ -166,6 +166,12 @@ class History:
             "reason": failed[-1][1] if failed else None,
         }
 
+    def output(self, now: float) -> dict[str, Any] | None:
+        """What a script has written that was saved last. ``now`` is in Unix seconds."""
+        if (told := self.newest_of.get("output_committed")) is None:
+            return None
+        return {"age": round(max(0.0, now - told.time), 1), "names": told.names or []}
+
     @property
     def saved(self) -> tuple[float, int] | None:
         """When the newest checkpoint that is there was written, in Unix seconds, and its step."""
@@ -179,15 +185,14 @@ class History:
     @property
     def speed(self) -> dict[str, float | None]:
         """How fast it trains in its newest world; see ``figures.speed``."""
-        total = self.total_steps
+        total, now = self.total_steps, None if self.waiting else self.current
         left = None if total is None else max(0, total - self.step)
-        return figures.speed(None if self.waiting else self.current, self._work, left)
+        return figures.speed(now, self.work(now), left)
 
-    @property
-    def _work(self) -> figures.Work:
-        """What a sample is, and what the GPUs of the newest world can do together."""
+    def work(self, world: Generation | None) -> figures.Work:
+        """What a sample is, and what the GPUs of a world can do together."""
         _, _, tokens = self._metrics.get(TOKENS, (0, 0, 0.0))
-        members = self.current.members if self.current is not None and self._on_gpus else []
+        members = world.members if world is not None and self._on_gpus else []
         peaks = (self._peaks.get(job_of(one) or max(self._peaks, default=0)) for one in members)
         known = [peak for peak in peaks if peak is not None]
         peak = sum(known) if len(known) == len(members) else 0.0
@@ -332,7 +337,7 @@ class History:
             return
         generation, last = self._generation(event), first + count - 1
         if generation.script:
-            self._scripted(generation, first, event.time)
+            self._scripted.tells(generation, first, event.time, self.generations.values())
         elif generation.start is None:  # nobody led when it began
             generation.start = first - 1
         generation.reached(last, event.time - (event.age or 0.0))
@@ -360,21 +365,16 @@ class History:
         if self.current is not None and self.current.start is not None:
             self.current.reached(event.step or 0)
 
-    def _scripted(self, generation: Generation, step: int, at: float) -> None:
-        """A torchrun script's report. What it does again after a restart was lost, and its time."""
-        if generation.start is None:
-            generation.start = max(0, step - (self._stride or 1))
-            generation.first_at = at
-        elif step > generation.last:
-            stride = step - generation.last
-            self._stride = min(self._stride or stride, stride)
-            seconds = max(0.0, at - generation.last_at)
-            generation.took(Stretch(generation.last + 1, step, seconds))
-
     @property
     def steps_known(self) -> bool:
         """Whether anybody says how far the run is; a torchrun script need not."""
         return bool(self.step) or not any(one.script for one in self.generations.values())
+
+    @property
+    def told_every(self) -> int | None:
+        """Steps from one report of a torchrun script to the next, 0 after one; None of others."""
+        scripts = any(one.script for one in self.generations.values())
+        return self._scripted.stride if scripts and self.step else None
 
     def _on_evaluated(self, event: EventRecord) -> None:
         number, step = max(self.generations, default=0), event.step or 0

@@ -3,12 +3,17 @@
 ``swell status RUN --json`` is a contract with other programs::
 
     run, state       queued | running | waiting | succeeded | failed | cancelled | limited
-    step             steps completed
+    step             steps completed; of a torchrun script the last that it has told of
+    told_every       steps from one that a torchrun script tells of to the next: so many may have
+                     followed; 0 where it has told of one. null of others
+    seconds          from the run's creation to its end, or until now; null where not known
     attempts         as in attempts/*.json
     generations      [{generation, world_size, cause, at, step, speed}]; step is where it began,
                      speed its steps a second, but for the first; null where that is not known
     drains, losses   how many replicas left with notice, and without
     steps_lost       completed steps that had to be done again
+    steps_unsaved    completed steps that no checkpoint has, of a run that is over without success:
+                     they are lost, too; null of others, and where a script keeps its own
     steps_left_out   steps in which something was not finite, and which changed nothing
     samples_repeated, samples_skipped, samples_left_out
                      over all audited epochs, the last those of such steps; null without an audit
@@ -17,12 +22,15 @@
                      defined in launcher.status.accounts and launcher.status.figures
     ledger           what the time of the VMs went into, as ``swell goodput --json`` prints it; null
                      before any was asked for
-    speed            {steps, samples, tokens, flops}: a second, in the newest world; mfu, the part
-                     of what its GPUs compute at most; data_wait, the part of its time that rank 0
-                     waits for batches; left, seconds to the last step at this speed. Each is null
-                     where that is not known
+    speed            {steps, samples, tokens, flops}: a second; mfu, the part of what its GPUs
+                     compute at most; data_wait, the part of its time that rank 0 waits for batches;
+                     left, seconds to the last step at this speed. Each is null where that is not
+                     known. Of a run that goes on, of its newest steps; of one that is over, from
+                     the end of its first step to that of its last, with all pauses in between
     checkpoint       {step, age, failed, reason}: the newest one, its age in seconds, how many
                      since then could not be written, and why the last of these
+    output           {age, names}: when a torchrun script's output was saved last, in seconds before
+                     now, and what was new in it; null where none was
     metrics          the newest value of each metric: a number, or "nan", "inf" or "-inf"
     nonfinite        the step since which a metric is no finite number, by its name
     epochs           [{epoch, samples, left_out, exactly_once}]; exactly_once is null until it is
@@ -43,9 +51,12 @@
                      are null while nobody has asked. null of a run that is no fleet
     replaced         [{attempt, why, leaves, by}]: attempts that are alive and are to go, why in
                      words, whether they are leaving already, and the attempts in their place
-    spent            {usd, seconds, attempts, remaining: {usd, seconds, attempts, until}}: what the
-                     attempts have taken, usd by estimate, and what the limits leave; null where
-                     there is no price, or no limit (see launcher.supervision.limits)
+    spent            {usd, controllers, seconds, attempts, remaining: {usd, seconds, attempts,
+                     until}}: what the attempts have taken, and what the limits leave; null where
+                     there is no price, or no limit (see launcher.supervision.limits). usd is an
+                     estimate from above: all VMs of an attempt, from its start to its end. The
+                     ledger's counts each while it was there. controllers is what these have cost,
+                     in usd
     api              {job, state, reason, error, console}: what the API says of a CustomJob on
                      Vertex AI that is not on record as ended; else null (see launcher.status.api).
                      Of several it is the newest; ``apis`` has all, each with its ``attempt``
@@ -79,7 +90,8 @@ from launcher.status.attended import (
 )
 from launcher.status.changes import Changes, changes_of
 from launcher.status.history import History
-from launcher.status.ledger import Timeline, ledger_of
+from launcher.status.ledger import Timeline, axis_of
+from launcher.status.pace import mean_speed
 from launcher.status.samples import account as account_samples
 from launcher.status.samples import read_audit
 from launcher.supervision.attempt import APART, Attempt, read_attempts
@@ -165,10 +177,11 @@ def build_status(
         ended: when the run did, or was last seen to go on, in Unix seconds.
     """
     now = time.time() if now is None else now
-    ledger = ledger_of(history, None if outcome is not None or abandoned else now)
+    axis, over = axis_of(history), outcome is not None or abandoned
+    timeline = Timeline.of(history, None if over else now, axis)
+    ledger = None if timeline is None else timeline.between(timeline.start, timeline.end)
     stepped = any(one.stretches for one in history.in_order)
     wait = history.unled(attempts, now if created is None else created) or history.held_up
-    over = outcome is not None or abandoned
     # What is alive on record may have ended with the run, and nobody was there to see it.
     paid = now if ended is None else min(now, ended)
     samples = account_samples(
@@ -188,6 +201,8 @@ def build_status(
         "run": run_id,
         "state": state_of(history, attempts, outcome, abandoned),
         "step": history.step,
+        "told_every": history.told_every,
+        "seconds": None if created is None else round(max(0.0, paid - created), 3),
         "attempts": attempts,
         "generations": [
             {
@@ -203,6 +218,7 @@ def build_status(
         "drains": history.drains,
         "losses": history.losses,
         "steps_lost": history.steps_lost if history.steps_known else None,
+        "steps_unsaved": None if history.kept is None else max(0, history.step - history.kept),
         "steps_left_out": len(history.left_out),
         "samples_repeated": samples.repeated if samples else None,
         "samples_skipped": samples.skipped if samples else None,
@@ -210,8 +226,9 @@ def build_status(
         "pauses": history.pauses,
         "goodput": None if ledger is None or not stepped else round(ledger.goodput or 0.0, 4),
         "ledger": None if ledger is None else ledger.to_json(),
-        "speed": history.speed | ({"left": None} if over else {}),
+        "speed": mean_speed(history, axis) if over else history.speed,
         "checkpoint": history.checkpoint(now),
+        "output": history.output(now),
         "metrics": named(metrics),
         "nonfinite": nonfinite,
         "epochs": samples.epochs if samples else None,

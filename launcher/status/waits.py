@@ -27,17 +27,20 @@ class Wait:
         since: when that began.
         until: when it is over, whatever comes; infinite if it may last.
         then: what comes at that time, in words.
+        advice: what to do, for who looks on and does not launch it; "" for nothing.
     """
 
     what: str
     since: float
     until: float = math.inf
     then: str | None = None
+    advice: str = ""
 
-    def in_words(self, now: float) -> str:
-        """Says so at a time, in Unix seconds."""
+    def in_words(self, now: float, advised: bool = True) -> str:
+        """Says so at a time, in Unix seconds; ``advised``, with what to do."""
         left = self.until - now if math.isfinite(self.until) else None
-        return wait_in_words(self.what, max(0.0, now - self.since), left, self.then)
+        what = f"{self.what}; {self.advice}" if advised and self.advice else self.what
+        return wait_in_words(what, max(0.0, now - self.since), left, self.then)
 
 
 class Telling:
@@ -75,8 +78,9 @@ def without_leader(
     if any(it["attempt"] in led or None in led for it in live) or (led and not known):
         return None
     if not live:
-        what = f"the launch, which has not sent attempt {len(known) + 1} yet; swell attach RUN, if"
-        return due or Wait(f"{what} it is gone", max([created, *(_ended(it) for it in known)]))
+        what = f"the launch, which has not sent attempt {len(known) + 1} yet"
+        since = max([created, *(_ended(it) for it in known)])
+        return due or Wait(what, since, advice="swell attach RUN, if it is gone")
     up = [it for it in live if it["state"] == "RUNNING"]
     sent = [it for it in live if it.get("job")]
     first = (up or sent or live)[0]

@@ -59,6 +59,7 @@ class World:
         generation: which one.
         formed: when it was.
         begins: when its workers had begun.
+        stepped: when its first step was completed; with ``begins`` where nobody knows.
         ends: when its last step was completed; with ``begins`` if it completed none.
         phases: its steps.
     """
@@ -66,6 +67,7 @@ class World:
     generation: Generation
     formed: float
     begins: float
+    stepped: float
     ends: float
     phases: tuple[Phase, ...]
 
@@ -134,7 +136,7 @@ class Axis:
         if phases:
             self._stepped = ends
         formed = min(begins, max(before, formed_at + shift))
-        self.worlds.append(World(one, formed, begins, ends, phases))
+        self.worlds.append(World(one, formed, begins, begins + (took or 0.0), ends, phases))
 
     def _steps(
         self,
@@ -153,7 +155,8 @@ class Axis:
         now, first = begins, (one.start or 0) + 1
         if took is not None:
             # What it takes longer than others is no step: compiling, buffers, connections.
-            counted = min(took, self._usual)
+            ahead = 1 if one.said is None else max(1, one.said - first + 1)
+            counted = min(took, self._usual * ahead)
             preparing: Account = "starting" if one.idle is None else "re_forming"
             now += took - counted
             yield Phase(begins, now, members, {preparing: 1.0})

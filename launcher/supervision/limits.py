@@ -88,10 +88,10 @@ def no_more_attempts(limits: Limits, taken: Spent) -> str | None:
 def account(
     limits: Limits, attempts: Sequence[Attempt], now: float, controllers_usd: float | None = 0.0
 ) -> dict[str, Any]:
-    """Returns ``{"usd", "seconds", "attempts", "remaining"}`` as ``swell status`` shows it.
+    """Returns ``{"usd", "controllers", "seconds", "attempts", "remaining"}``: see ``swell status``.
 
-    ``remaining`` has the same keys and ``until``, the deadline in Unix seconds; null where there
-    is no limit, or no price.
+    ``remaining`` has these keys but for ``controllers``, and ``until``, the deadline in Unix
+    seconds; null where there is no limit, or no price.
     """
     taken = spent(attempts, now, controllers_usd)
     remaining: dict[str, float | None] = dict.fromkeys(("usd", "seconds", "attempts", "until"))
@@ -105,6 +105,7 @@ def account(
         remaining["until"] = limits.deadline.timestamp()
     return {
         "usd": None if taken.usd is None else round(taken.usd, 2),
+        "controllers": None if controllers_usd is None else round(controllers_usd, 4),
         "seconds": round(taken.seconds, 1),
         "attempts": taken.attempts,
         "remaining": remaining,

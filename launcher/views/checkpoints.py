@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -234,6 +235,7 @@ def _part(run_dir: RunDirectory, step: int, tree: dict[str, Any], part: str) -> 
 
 def _save(tree: Any, path: Path) -> None:
     """Writes a tree's tensors to a safetensors file, by their names."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     from trainer.checkpoints.tree import flatten, names_in
@@ -244,8 +246,11 @@ def _save(tree: Any, path: Path) -> None:
     try:
         save_file(named, aside, {"format": "pt"})
         aside.replace(path)
+    except SafetensorError as error:  # of a full disk, or a folder that is not there
+        raise OSError(f"{path} cannot be written: {error}") from None
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
 def print_checkpoints(console: Console, rows: list[dict[str, Any]]) -> None:

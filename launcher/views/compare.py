@@ -11,7 +11,18 @@ from rich.text import Text
 
 from launcher.status.configuration import differences
 from launcher.views.output import print_wide
-from launcher.words import CENT, LOSSES, number, one_line, part, saving_in_words, span
+from launcher.words import (
+    CENT,
+    LOSSES,
+    dollars,
+    number,
+    one_line,
+    part,
+    saving_in_words,
+    span,
+    speed_told,
+    step_in_words,
+)
 
 MOST = 8  # runs that have room beside each other
 NONE = "-"  # not known, or not there
@@ -80,8 +91,11 @@ def _table(what: str, names: Sequence[str], rows: Any) -> Table:
 def _figures(status: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
     yield "state", str(status["state"])
     known = status["steps_lost"] is not None
-    yield "steps", f"{status['step']:,}" if known else None
-    yield "steps lost", f"{status['steps_lost']:,}" if known else None
+    yield "time", None if status["seconds"] is None else span(status["seconds"])
+    yield "steps", step_in_words(status["step"], status["told_every"]) if known else None
+    yield "steps done again", f"{status['steps_lost']:,}" if known else None
+    unsaved = status["steps_unsaved"]
+    yield "steps in no checkpoint", f"{unsaved:,}" if known and unsaved is not None else None
     yield "steps left out", f"{status['steps_left_out']:,}"
     yield "taken with notice", f"{status['drains']:,}"
     yield "lost without", f"{status['losses']:,}"
@@ -91,7 +105,8 @@ def _figures(status: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
     yield "longest pause", span(max(pauses)) if pauses else None
     for name in ("steps", "samples", "tokens"):
         rate = status["speed"][name]
-        yield f"{name}/s, newest world", None if rate is None else number(rate)
+        of, _ = speed_told(str(status["state"]), status["speed"])
+        yield f"{name}/s ({of})", None if rate is None else number(rate)
     yield from _ledger(status["ledger"])
     for name, value in sorted(status["metrics"].items()):
         since = status["nonfinite"].get(name)
@@ -102,7 +117,6 @@ def _figures(status: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
 def _ledger(ledger: Mapping[str, Any] | None) -> Iterator[tuple[str, str | None]]:
     if ledger is None:
         return
-    yield "time", span(ledger["until"] - ledger["since"])
     yield "VM time wanted", span(ledger["wanted"])
     yield "VM time there", span(ledger["there"])
     for of, name in (("there", "goodput"), ("wanted", "of wanted"), ("usd", "of USD")):
@@ -113,5 +127,5 @@ def _ledger(ledger: Mapping[str, Any] | None) -> Iterator[tuple[str, str | None]
     for name, seconds in ledger["seconds"].items():
         yield LOSSES[name], span(seconds)
     for name, key in (("USD, about", "spent"), ("USD on demand", "on_demand")):
-        yield name, None if ledger[key] is None else f"{ledger[key]:,.2f}"
+        yield name, None if ledger[key] is None else dollars(ledger[key])
     yield "against on demand", saving_in_words(ledger["spent"], ledger["saving"])

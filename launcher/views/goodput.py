@@ -14,6 +14,7 @@ from launcher.views.output import unpadded
 from launcher.words import (
     CENT,
     LOSSES,
+    dollars,
     losses_in_words,
     part,
     saving_in_words,
@@ -78,7 +79,7 @@ def _row(ledger: Ledger, name: Account) -> Iterable[Text]:
     there = name != "absent" and ledger.there
     yield Text(part(seconds / ledger.there) if there else "")
     if ledger.usd is not None and ledger.spent:
-        yield Text(f"{ledger.usd[name]:,.2f}" if name != "absent" else "")
+        yield Text(dollars(ledger.usd[name]) if name != "absent" else "")
 
 
 def _figures(ledger: Ledger) -> Table:
@@ -96,11 +97,11 @@ def _figures(ledger: Ledger) -> Table:
     elif 0 < spent < CENT:
         table.add_row("cost", usd_in_words(spent))
     elif spent and of_usd is not None:
-        table.add_row("cost", f"about {spent:,.2f} USD, {part(of_usd)} of it for training")
+        table.add_row("cost", f"about {dollars(spent)} USD, {part(of_usd)} of it for training")
         if saving := saving_in_words(spent, ledger.saving):
             table.add_row(
                 "",
-                f"that is {saving} than the {ledger.on_demand:,.2f} USD "
+                f"that is {saving} than the {dollars(ledger.on_demand or 0.0)} USD "
                 "of the same training on demand, with nothing lost",
             )
     return table

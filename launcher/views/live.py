@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from rich.console import Console, Group, RenderableType
@@ -19,7 +19,8 @@ from rich.text import Text
 from launcher.records import EventRecord
 from launcher.run_states import info_of
 from launcher.status.history import History
-from launcher.status.ledger import ledger_of
+from launcher.status.ledger import axis_of, ledger_of
+from launcher.status.pace import mean_speed
 from launcher.status.status import Outcome, live_of, state_of
 from launcher.status.waits import Telling, Wait
 from launcher.words import (
@@ -30,7 +31,8 @@ from launcher.words import (
     metrics_in_words,
     one_line,
     span,
-    speed_in_words,
+    speed_told,
+    step_in_words,
 )
 from trainer.rundir.events import Event
 from trainer.rundir.numbers import number_in
@@ -49,6 +51,7 @@ SIGNS = {
     "lost": ("✕", "red"),
     "away": ("·", "dim"),
 }
+_BAR = 10  # columns of a bar, at least
 _BLOCKS, _CROSS = "▁▂▃▄▅▆▇█", "✕"
 
 
@@ -60,13 +63,23 @@ class Scene:
         replicas: the names of a job's replicas, in order.
         started: when the run was created, in Unix seconds.
         jobs: how many jobs of a fleet are wanted at a time; 0 where there is ever one.
+        launches: whether it is shown by the process that launches it.
     """
 
-    def __init__(self, run_id: str, replicas: list[str], started: float, jobs: int = 0) -> None:
+    def __init__(
+        self,
+        run_id: str,
+        replicas: list[str],
+        started: float,
+        jobs: int = 0,
+        launches: bool = False,
+    ) -> None:
         self.run_id = run_id
         self.started = started
         self.jobs = jobs
-        self.unled: Wait | None = None  # what it waits for while nobody leads it
+        self._launches = launches
+        self._came: set[tuple[str | None, str | None]] = set()  # members, in their incarnations
+        self._unled: Wait | None = None  # what it waits for while nobody leads it
         self.live: dict[int, str] = {}  # the states of the attempts that are not over
         self._replicas = replicas
         self.state = "queued"
@@ -74,6 +87,8 @@ class Scene:
         self.told: deque[tuple[float, str]] = deque(maxlen=TOLD)
         self.losses: deque[float] = deque(maxlen=600)
         self._ledger: tuple[float, dict[str, Any] | None] = (-math.inf, None)  # when, and what
+        self._telling = Telling()
+        self._mean: dict[str, float | None] | None = None  # the speed of all of it
         self._said = ""  # the last line: what happens again and again is worth one
         self._plotted = 0  # the last step in losses
         self._unsaved: set[int | None] = set()  # steps that could not be saved
@@ -81,6 +96,7 @@ class Scene:
     def add(self, events: list[Event]) -> list[tuple[float, str]]:
         """Takes in new events. Returns the lines that they are worth, with their times."""
         lines = []
+        self._mean = None
         for event in events:
             self.history.add(event)
             record = EventRecord.of(event)
@@ -89,14 +105,25 @@ class Scene:
             if record.event == "wanted" and record.jobs is not None:
                 self.jobs = record.jobs
             line = None if record.event in QUIET else line_of(event)
+            if record.event == "member_joined":
+                line = self._joined(record)
             if record.event == "checkpoint_failed":  # each of its ranks may say so
                 line = None if record.step in self._unsaved else line
                 self._unsaved.add(record.step)
             if line and line != self._said:
                 self._said = line
                 lines.append((record.time, line))
+        lines.sort(key=lambda one: one[0])  # they come from several writers
         self.told.extend(lines)
         return lines
+
+    def _joined(self, record: EventRecord) -> str | None:
+        """That a machine has come, once there was a world: at the start all do."""
+        member = record.member, record.incarnation
+        if record.member is None or member in self._came:  # it has only gone over to a leader
+            return None
+        self._came.add(member)
+        return f"{record.member} has come" if self.history.generations else None
 
     @property
     def recent(self) -> list[tuple[float, str]]:
@@ -107,7 +134,16 @@ class Scene:
         """Takes in how the attempts are, and how the run ended, if it has."""
         self.live = {it["attempt"]: str(it["state"]).lower() for it in live_of(attempts)}
         self.state = state_of(self.history, attempts, outcome)
-        self.unled = None if outcome else self.history.unled(attempts, self.started)
+        self._unled = None if outcome else self.history.unled(attempts, self.started)
+
+    def unled(self, now: float) -> str | None:
+        """What it waits for at a time while nobody leads it, in words."""
+        wait = self._unled
+        return None if wait is None else wait.in_words(now, advised=not self._launches)
+
+    def unled_is_due(self, now: float) -> bool:
+        """Whether that is worth a line now. It counts as told then."""
+        return self._unled is not None and self._telling.is_due(self._unled, now)
 
     def ledger(self, now: float) -> dict[str, Any] | None:
         """Where the VMs' time went until a few seconds ago; None before any step."""
@@ -118,11 +154,26 @@ class Scene:
         return self._ledger[1]
 
     @property
+    def speed(self) -> dict[str, float | None]:
+        """That of the newest steps, or, once the run is over, of all of it."""
+        if not info_of(self.state).ending:
+            return self.history.speed
+        if self._mean is None:
+            self._mean = mean_speed(self.history, axis_of(self.history))
+        return self._mean
+
+    @property
     def replicas(self) -> list[str]:
         """The names of all replicas that there are to be, in order; a fleet's say of which job."""
         if not self.jobs:
             return self._replicas
         return [f"{job}/{name}" for job in self.live for name in self._replicas]
+
+    @property
+    def states(self) -> dict[str, str]:
+        """The state of each of them, by name. Of a run that is over no machine is left."""
+        members = {} if info_of(self.state).ending else self.history.members
+        return {name: members.get(name, "away") for name in self.replicas}
 
     def _add_losses(self, first: int | None, count: int | None, values: object) -> None:
         if first is None or not isinstance(values, list):
@@ -151,7 +202,8 @@ def render(
     body = Table.grid(padding=(0, 2, 0, 0))
     body.add_column(style="dim", width=9, no_wrap=True)
     body.add_column(ratio=1)
-    body.add_row("step", _step(history, width - 12))
+    for name, row in _step(scene, width - 12):
+        body.add_row(name, row)
     if history.metrics:
         body.add_row("metrics", _metrics(scene))
     if ledger := scene.ledger(now):
@@ -173,18 +225,25 @@ def render(
     return Group(head, rule, body, rule, happened, *blank)
 
 
-def _step(history: History, width: int) -> RenderableType:
-    total, speed = history.total_steps, speed_in_words(history.speed)
+def _step(scene: Scene, width: int) -> Iterator[tuple[str, RenderableType]]:
+    """How far it is, and how fast: in a line of its own where there is no room beside a bar."""
+    history, over = scene.history, bool(info_of(scene.state).ending)
+    of, speed = speed_told(scene.state, scene.speed)
+    total, speed = history.total_steps, f"{speed} ({of})" if speed and over else speed
     if not total:
-        return Text(f"{history.step:,}   {speed}".rstrip())
+        yield "step", Text(f"{step_in_words(history.step, history.told_every)}   {speed}".rstrip())
+        return
     label = f"{history.step:,} of {total:,}  "
-    speed = f"   {speed}" if speed else ""
+    beside = len(label) + _BAR + 3 + len(speed) <= width
+    below, speed = ("", f"   {speed}" if speed else "") if beside else (speed, "")
     line = Table.grid()
     for _ in range(3):
         line.add_column(no_wrap=True)
     left = width - len(label) - len(speed)
-    line.add_row(label, ProgressBar(total, history.step, width=max(10, min(50, left))), speed)
-    return line
+    line.add_row(label, ProgressBar(total, history.step, width=max(_BAR, min(50, left))), speed)
+    yield "step", line
+    if below:
+        yield "speed", Text(below, overflow="ellipsis", no_wrap=True)
 
 
 def _metrics(scene: Scene) -> Text:
@@ -201,15 +260,18 @@ def _in_words(history: History) -> Iterable[tuple[str, str]]:
 
 def _world(scene: Scene, now: float) -> Text:
     history, current = scene.history, scene.history.current
-    if scene.unled is not None:
-        said = scene.unled.in_words(now)
+    if (said := scene.unled(now)) is not None:
         return Text(said, style="yellow", overflow="ellipsis", no_wrap=True)
     if current is None or current.world_size is None:
         return Text("not formed yet; the first generation waits for its workers", style="dim")
-    text = Text(count(current.world_size, "worker"), style="bold")
-    text.append(f"   generation {current.generation}", style="not bold")
     if history.waiting:
-        text.append("   waiting for machines", style="yellow")
+        there = history.newest_of.get("waiting")
+        text = Text("none: waiting for machines", style="yellow")
+        if there is not None and there.slots is not None and there.min_workers is not None:
+            text.append(f", {there.slots} of at least {count(there.min_workers, 'worker')}")
+    else:
+        text = Text(count(current.world_size, "worker"), style="bold")
+        text.append(f"   generation {current.generation}", style="not bold")
     gone = history.drains + history.losses
     if gone:
         text.append(f"   {history.drains} drained, {history.losses} lost", style="not bold")
@@ -227,7 +289,7 @@ def _jobs(scene: Scene) -> Text:
 
 
 def _replicas(scene: Scene, width: int) -> RenderableType:
-    states = {name: scene.history.members.get(name, "away") for name in scene.replicas}
+    states = scene.states
     cell = max((len(name) for name in states), default=0) + 4
     if len(states) > 16:  # more than fits: how many are in which state
         tally: dict[str, int] = {}
@@ -343,7 +405,6 @@ class PlainView:
         self._clock = clock
         self._said_progress = clock()
         self._said_step = 0
-        self._telling = Telling()
 
     def update(
         self, events: list[Event], attempts: list[dict[str, Any]], outcome: Outcome | None
@@ -353,10 +414,11 @@ class PlainView:
             self._write(f"{at_clock(at)}  {line}")
         self._scene.know(attempts, outcome)
         history, now = self._scene.history, self._clock()
-        wait = self._scene.unled
-        if wait is not None and self._telling.is_due(wait, now):
-            self._write(f"{at_clock(now)}  {wait.in_words(now)}")
-        if history.step > self._said_step and now - self._said_progress >= PROGRESS_EVERY:
+        if self._scene.unled_is_due(now):
+            self._write(f"{at_clock(now)}  {self._scene.unled(now)}")
+        over = bool(info_of(self._scene.state).ending)  # then the summary follows
+        new = history.step > self._said_step and not over
+        if new and now - self._said_progress >= PROGRESS_EVERY:
             self._said_progress, self._said_step = now, history.step
             total = f" of {history.total_steps:,}" if history.total_steps else ""
             shown = [f"{name} {value}" for name, value in _in_words(history)]

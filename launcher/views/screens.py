@@ -112,7 +112,7 @@ class _Top:
 
 def _replicas(scene: Scene, width: int) -> Iterable[Text]:
     """How many are in which state, and then all of them, as many in a line as fit."""
-    states = {name: scene.history.members.get(name, "away") for name in scene.replicas}
+    states = scene.states
     tally = Counter(states.values())
     yield Text(
         f"{count(len(states), 'replica')}: "

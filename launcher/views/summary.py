@@ -18,12 +18,18 @@ from launcher.status.machines import machine_errors, machines_in_words
 from launcher.status.status import live_of
 from launcher.views.output import unpadded
 from launcher.words import (
+    begun_in_words,
     count,
+    dollars,
     goodput_in_words,
     metrics_in_words,
     one_line,
+    output_in_words,
     span,
-    speed_in_words,
+    speed_told,
+    step_in_words,
+    unsaved_in_words,
+    usd_in_words,
 )
 from trainer.rundir.attempts import ENDED
 from trainer.rundir.usererror import Message
@@ -53,7 +59,9 @@ def print_summary(
 def _print(console: Console, status: dict[str, Any], where: str, seconds: float | None) -> None:
     state = str(status["state"])
     colour = info_of(state).colour
-    took = f" after {span(seconds)}" if seconds is not None else ""
+    seconds = status["seconds"] if seconds is None else seconds
+    since = "after" if info_of(state).ending else "for"
+    took = f" {since} {span(seconds)}" if seconds is not None else ""
     console.print()
     console.print(Text.assemble((f"{status['run']} ", "bold"), (state, f"bold {colour}"), took))
     if status["generations"]:
@@ -101,7 +109,7 @@ def _generations(status: dict[str, Any]) -> Table:
             str(row["generation"]),
             "?" if row["world_size"] is None else f"{row['world_size']:,}",
             str(row["cause"] or ""),
-            "never began" if began is None else f"{began:,}",
+            begun_in_words(began, status["told_every"]),
             "" if pause is None else f"{pause:.2f} s",
         )
     return table
@@ -119,7 +127,7 @@ def _facts(status: dict[str, Any]) -> Table:
         table.add_row(name, said)
     if said := machines_in_words(status.get("machines") or {}):
         table.add_row("machines", said)
-    if spent := _spent(status.get("spent")):
+    if spent := _spent(status.get("spent"), status["ledger"]):
         table.add_row("spent", spent)
     lost = status["steps_lost"]
     left_out = status["steps_left_out"]
@@ -127,13 +135,18 @@ def _facts(status: dict[str, Any]) -> Table:
     if lost is None:
         table.add_row("steps", "not known: the script does not say (torchrun.progress, or report)")
     else:
-        table.add_row("steps", f"{status['step']:,} completed, {lost or 'none'} lost{out}")
+        done = step_in_words(status["step"], status["told_every"])
+        unsaved = unsaved_in_words(status["steps_unsaved"])
+        again = f"{lost:,}" if lost else "none"
+        table.add_row("steps", f"{done} completed, {again} done again{unsaved}{out}")
     if status["drains"]:
         table.add_row("taken away", f"{count(status['drains'], 'replica')}, with notice")
     if status["losses"]:  # the machine, or a worker of it
         table.add_row("lost", f"{count(status['losses'], 'replica')}, without notice")
     if saved := _checkpoint(status):
         table.add_row("checkpoint", saved)
+    if output := status["output"]:
+        table.add_row("output", output_in_words(output))
     if status["samples_repeated"] is not None:
         table.add_row("samples", _samples(status))
     for name, value in metrics_in_words(status["metrics"], status["nonfinite"]).items():
@@ -141,8 +154,9 @@ def _facts(status: dict[str, Any]) -> Table:
     if status["pauses"]:
         total = sum(pause["seconds"] for pause in status["pauses"])
         table.add_row("paused", f"{total:.1f} s in all")
-    if speed := speed_in_words(status["speed"]):
-        table.add_row("speed", speed)
+    of, speed = speed_told(str(status["state"]), status["speed"])
+    if speed:
+        table.add_row("speed", f"{speed} ({of})")
     if status["goodput"] is not None:
         table.add_row("goodput", goodput_in_words(status["ledger"]))
     return table
@@ -225,15 +239,23 @@ def _checkpoint(status: dict[str, Any]) -> Text | None:
     return text
 
 
-def _spent(spent: dict[str, Any] | None) -> str:
+def _spent(spent: dict[str, Any] | None, ledger: dict[str, Any] | None) -> str:
     """What the attempts have taken and what is left, where there is a price or a limit."""
     if not spent:
         return ""
-    left = spent["remaining"]
+    left, there = spent["remaining"], (ledger or {}).get("spent")
     parts = []
-    if spent["usd"] or left["usd"] is not None:
-        usd = "an unknown sum" if spent["usd"] is None else f"about {spent['usd']:,.2f} USD"
-        parts.append(usd + ("" if left["usd"] is None else f" ({left['usd']:,.2f} left)"))
+    if there is not None and there + (spent["controllers"] or 0.0) > 0:
+        parts.append(usd_in_words(there))  # as goodput, compare and report say it
+        if spent["controllers"]:
+            parts.append(f"{usd_in_words(spent['controllers'])} for controllers")
+    elif spent["usd"] is None:
+        parts.append("an unknown sum")
+    elif spent["usd"]:
+        parts.append(f"at most about {dollars(spent['usd'])} USD")
+    if left["usd"] is not None:
+        counted = f"{dollars(spent['usd'])} USD count against the limit"
+        parts.append(f"{counted} ({dollars(left['usd'])} left)")
     if left["seconds"] is not None:
         parts.append(f"{span(spent['seconds'])} ({span(left['seconds'])} left)")
     if left["attempts"] is not None:

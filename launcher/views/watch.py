@@ -13,7 +13,7 @@ from launcher.run_states import info_of
 from launcher.status.ledger import axis_of
 from launcher.status.sizes import Size, means, sizes_of
 from launcher.views.live import LEDGER_EVERY, SIGNS, Scene, render
-from launcher.words import count, one_line, saving_in_words, span, usd_in_words
+from launcher.words import count, one_line, output_in_words, saving_in_words, span, usd_in_words
 
 LABEL = 12  # columns before a row
 CHROME = 22  # lines that everything but the blocks may take
@@ -35,7 +35,7 @@ class Panorama:
             width, height: columns and lines.
         """
         if info_of(scene.state).ending:
-            now = scene.history.newest.time
+            now = (scene.history.ended or scene.history.newest).time
         if not self._sizes[1] or abs(now - self._sizes[0]) >= LEDGER_EVERY:
             self._sizes = now, list(sizes_of(scene.history, axis_of(scene.history)))
         rows = _rows(scene, now, width - LABEL, height, self._sizes[1])
@@ -62,7 +62,9 @@ def _rows(
 
 
 def _saved(scene: Scene, now: float) -> Text:
-    newest = scene.history.checkpoint(now)
+    newest, output = scene.history.checkpoint(now), scene.history.output(now)
+    if newest["step"] is None and output is not None:
+        return Text(f"output {output_in_words(output)}", overflow="ellipsis", no_wrap=True)
     if newest["step"] is None:
         text = Text("no checkpoint yet")
     else:
@@ -82,7 +84,7 @@ def graph(values: list[float], most: float) -> str:
 
 def _blocks(scene: Scene, width: int, lines: int) -> Text | None:
     """A sign for each replica, in order; None where there are too few lines for them."""
-    states = [scene.history.members.get(name, "away") for name in scene.replicas]
+    states = [*scene.states.values()]
     if -(-len(states) // width) + 1 > lines:
         return None
     text = Text()

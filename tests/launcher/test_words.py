@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from launcher.words import (
+    dollars,
     line_of,
     number,
     saving_in_words,
@@ -72,8 +73,16 @@ WORTH_A_LINE = [
         "2/workerpool0-0 is not let into the world (a does not reach b: timed out)",
     ),
     (
-        event("drain", member="workerpool1-0", reason="notice", deadline_seconds=15.0),
+        event("drain", member="workerpool1-0", reason="notice", deadline_seconds=15.0, step=9),
         "workerpool1-0 has notice that it will be taken away; it leaves at the next step",
+    ),
+    (
+        event("drain", member="workerpool1-0", reason="notice", deadline_seconds=15.0, step=0),
+        "workerpool1-0 has notice that it will be taken away; it leaves",
+    ),
+    (
+        event("drain", member="a", reason="notice", deadline_seconds=9.0, step=9, script=True),
+        "a has notice that it will be taken away; all ranks of the script are to save, and to end",
     ),
     (
         event("drain", member="1/workerpool0-0", reason="not wanted any more"),
@@ -165,7 +174,7 @@ WORTH_A_LINE = [
     (event("resumed", generation=1, cause="start", step=0), "training starts at step 0"),
     (
         event("resumed", generation=2, cause="loss", step=14, lost_steps=1, seconds=3.0),
-        "training goes on at step 14 after a pause of 3 s, 1 step lost",
+        "training goes on at step 14, re-formed in 3 s, 1 step lost",
     ),
     (
         event("rank_failed", member="a", rank=3, generation=1, reason="Trace\nKeyError: 'x'\n"),
@@ -240,6 +249,10 @@ WORTH_A_LINE = [
     ),
     (event("finished", state="limited", step=9), "the run has reached a limit at step 9"),
     (event("finished", state="succeeded"), "the run is complete"),
+    (
+        event("finished", state="succeeded", step=1060, least=True),
+        "the run is complete at step 1060 at least",
+    ),
 ]
 
 
@@ -304,3 +317,10 @@ def test_a_saving_is_told_where_it_is_known_and_more_than_noise(
     spent: float | None, saving: float | None, said: str | None
 ) -> None:
     assert saving_in_words(spent, saving) == said
+
+
+def test_a_sum_is_the_same_however_exactly_it_is_known() -> None:
+    """A ledger has all digits, and the status four: as a binary number 0.145 is less than that."""
+    told = [dollars(usd) for usd in (0.14503, 0.145, 0.1449, 1234.5)]
+    assert told == ["0.15", "0.15", "0.14", "1,234.50"]
+    assert dollars(float("inf")) == "inf"

@@ -107,7 +107,7 @@ def _for_members(at: Standing) -> Wait:
     there, least = at.members.there, at.limits.min_workers
     began = at.formed_at if at.generation == 0 else at.stopping_since
     if there < least:
-        return Wait(f"{there} of {least} slots are ready{others}", began)
+        return Wait(f"{_ready(there)}, and at least {least} must be{others}", began)
     chosen, enough_at = slots_in(at.members.chosen()), at.members.enough_at
     if chosen < least:
         wanted = " or ".join(map(str, at.limits.sizes or [least]))

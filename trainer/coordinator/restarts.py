@@ -104,9 +104,19 @@ class Restarts(Membership):
             self._tries.progress()
 
     def _drain(self, member: Member, event: signals.Drain, now: float) -> None:
-        if member.id in self._team:
+        inside = member.id in self._team
+        if inside:
             self._tries.excuse()
         super()._drain(member, event, now)
+        for one in self._out if inside else ():
+            if isinstance(one, signals.Emit) and one.event == "drain":
+                one.fields["script"] = True  # it is not the machine alone that leaves
+
+    def _finish(self, finish: signals.Finish) -> None:
+        super()._finish(finish)
+        for one in self._out:
+            if isinstance(one, signals.Emit) and one.event == "finished":
+                one.fields["least"] = True  # the script need not tell of each step
 
     def _tear(self, member: Member, now: float) -> None:
         if member.id in self._team:

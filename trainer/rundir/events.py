@@ -122,7 +122,7 @@ task_failed               member, rank, step, reason (the traceback; no rank bef
 fault                     member, incarnation, rank, step, reason, whose (machine | newcomer |
                           script), faults (of this machine), then (process | replica | out: what is
                           replaced, or that the run goes on without it)
-finished                  state, reason, step
+finished                  state, reason, step, least (of a torchrun script: the last that it told)
 notification_failed       reason                            (launcher)
 telemetry_failed          reason                            (the run is not told of elsewhere, as it
                           should be: see trainer.telemetry.herald)

@@ -35,7 +35,9 @@ function follow(address) {
   const connection = document.getElementById("connection");
   const source = new EventSource(address);
   const say = text => { if (connection.textContent !== text) connection.textContent = text; };
-  source.addEventListener("open", () => say("Live."));
+  // What is over is looked at, too, and changes no more.
+  const known = () => say(document.querySelector("[data-over]") ? "The run is over." : "Live.");
+  source.addEventListener("open", known);
   source.addEventListener("error", () =>
     say("The dashboard does not answer; what is shown is what was known. Trying again."));
   source.addEventListener("parts", event => {
@@ -43,6 +45,7 @@ function follow(address) {
       const element = document.getElementById(id);
       if (element && element.innerHTML !== html) renew(element, html);
     }
+    known();
   });
 }
 

@@ -52,10 +52,10 @@ def test_what_differs_comes_first_and_then_the_figures() -> None:
     assert rows[0] == ["differs", "in", "the", "job", "one", "two"]
     assert rows[1:3] == [["args.lr", "0.1", "0.2"], ["min_workers", "-", "2"]]
     assert rows[3] == [] and rows[4] == ["figure", "one", "two"]
-    assert ["steps", "lost", "0", "1"] in rows
+    assert ["steps", "done", "again", "0", "1"] in rows
     assert ["lost", "without", "0", "1"] in rows
     assert ["metric", "test_accuracy", "-", "0.9"] in rows
-    assert ["saving", "-8.3", "%", "-"] in rows, "it has cost more"
+    assert ["against", "on", "demand", "8.3", "%", "more", "-"] in rows
     assert "width" not in answer.stdout and "\x1b" not in answer.stdout
     assert not [row for row in rows if row[:1] == ["tokens/s,"]], "no run has it"
 
@@ -114,6 +114,11 @@ JSON = st.recursive(
 def test_what_is_equal_does_not_differ(spec: Any) -> None:
     assert differences([spec, json.loads(json.dumps(spec))]) == {}
     assert all(isinstance(value, str) for value in flat(spec).values())
+
+
+def test_the_fields_of_a_list_are_in_its_order() -> None:
+    specs = [{"market": [{"at": f"{n + add} steps"} for n in range(12)]} for add in (0, 1)]
+    assert [*differences(specs)] == [f"market.{n}.at" for n in range(12)]
 
 
 def test_a_field_is_named_by_its_path() -> None:

@@ -17,8 +17,12 @@ from typer.testing import CliRunner, Result
 
 from launcher.cli import app
 from launcher.report import charts
+from launcher.report.page import text_of
+from launcher.report.paragraph import what_was_lost
 from launcher.report.report import read, sections
 from launcher.report.track import Track, spaced, thinned
+from launcher.status.history import History
+from launcher.status.status import Outcome, build_status
 from tests.launcher.recorded_run import record_run
 from tests.launcher.status.events import RIDE, A, B, event, formed, resumed, steps
 from tests.launcher.status.test_ledger import BEGINS, ENDS, trained
@@ -250,6 +254,28 @@ def test_a_report_replaces_a_report_and_nothing_else() -> None:
         assert again.exit_code == 0, again.output
     assert sorted(path.name for path in Path().glob("*.html")) == ["mine.html", "r.html"]
     assert not [*Path().glob(".r.html*")]
+
+
+def test_a_folder_that_is_not_there_is_named_as_it_was_asked_for() -> None:
+    answer = report(RIDE, "-o", "nowhere/r.html")
+    assert answer.exit_code == 1
+    assert (
+        answer.stderr == "swell: [Errno 2] No such file or directory: 'nowhere/r.html' [SW2022]\n"
+    )
+
+
+def test_of_a_traceback_the_paragraph_has_what_was_raised() -> None:
+    reason = (
+        "the program failed in rank 1\nTraceback (most recent call last):\n  File x\nKeyError: 3"
+    )
+    status = build_status("one", History(RIDE), [], Outcome("failed", reason, {}))
+    assert "The reason: the program failed in rank 1: KeyError: 3. Of" in what_was_lost(status)
+    status = build_status("one", History(RIDE), [], Outcome("failed", "one\ntwo", {}))
+    assert "The reason: one two." in what_was_lost(status)
+
+
+def test_a_percent_sign_does_not_stand_alone_in_a_line() -> None:
+    assert "5&nbsp;%" in text_of("data wait 5 %")
 
 
 def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

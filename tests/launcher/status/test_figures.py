@@ -131,11 +131,40 @@ def test_tokens_operations_and_what_is_left_follow_from_samples() -> None:
         "left": 500.0,
     }
     over = figures([started, *trained, on_cpus])
-    assert over["speed"] == {**found["speed"], "left": None}, "nothing follows"
+    assert over["speed"] == {**found["speed"], "left": None}, "nothing follows, nor was a pause"
     on_gpus = event("rates", 103.0, flops=1e9, device="NVIDIA H100 80GB HBM3")
     speed = figures([started, *trained, on_gpus], now=105.0)["speed"]
     assert speed["mfu"] == 64e9 / 4e12, "one VM is in the world"
     assert figures([*trained, on_gpus], now=105.0)["speed"]["mfu"] is None, "of what machine?"
+
+
+def test_the_speed_of_a_run_that_is_over_is_that_of_the_whole_run() -> None:
+    slow = paced(1, 100.0, 0, [30.0] + [2.0] * 10, batch=32)  # until 150
+    again = [
+        formed(2, 158.0, "loss", [A]),
+        resumed(2, 159.0, "loss", 9, seconds=9.0),  # two steps are done again
+        first(2, 160.0, 10, 1.0),
+        steps(2, 170.0, 10, [1.0] * 11, 10.0, samples=320),
+    ]
+    end = event("finished", 199.0, step=20)
+    on = figures([*slow, *again], now=171.0)["speed"]
+    assert (on["steps"], on["samples"]) == (1.0, 32.0), "the newest world's newest steps"
+    over = figures([*slow, *again, end])["speed"]
+    assert over["steps"] == pytest.approx(19 / 40, rel=1e-3), "from 130 to 170, pause included"
+    assert over["samples"] == pytest.approx(32 * over["steps"], rel=1e-3)
+    failed = build_status("one", History([*slow, *again]), [], Outcome("failed", "", {}))
+    assert failed["speed"] == over, "also of one that has failed"
+
+
+def test_what_gpus_compute_at_most_counts_while_they_were_in_the_world() -> None:
+    rates = event("rates", 100.0, flops=1e9, device="NVIDIA H100 80GB HBM3")
+    began = event("attempt_started", 1.0, attempt=1, replicas=2, wanted=2, flops=2 * 4e12)
+    two = paced(1, 100.0, 0, [1.0, 1.0, 1.0], batch=32)
+    two[0]["members"] = [A, B]
+    one = paced(2, 104.0, 3, [1.0, 1.0], batch=32)  # a second later
+    over = figures([began, rates, *two, *one])["speed"]
+    flops = 32e9 * 4  # of steps 2 to 5, from 101 to 106
+    assert over["mfu"] == pytest.approx(flops / (2 * 4e12 * 2 + 4e12 * 3), rel=1e-3)
 
 
 def test_each_world_has_its_own_speed() -> None:

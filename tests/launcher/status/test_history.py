@@ -84,6 +84,16 @@ def test_a_script_that_reports_now_and_then_has_its_stride_counted_in() -> None:
     assert history.steps_lost == 20, "it went on from step 20"
 
 
+def test_where_a_script_began_is_known_once_its_stride_is() -> None:
+    history = of_script((0.0, "start", [20]))
+    assert (history.generations[1].start, history.told_every) == (19, 0)
+    history = of_script((0.0, "start", [20, 40]), (10.0, "loss", [20, 40, 60]))
+    assert [one.start for one in history.in_order] == [0, 0]
+    assert (history.steps_lost, history.told_every) == (40, 20)
+    ledger = ledger_of(history, 14.0)
+    assert ledger is not None and ledger.seconds["training"] == 1.0 + 2.0, "all of three reports"
+
+
 def test_a_script_that_saved_before_it_ended_loses_nothing() -> None:
     history = of_script((0.0, "start", [1, 2, 3]), (10.0, "drain", [4, 5]))
     assert history.steps_lost == 0

@@ -39,6 +39,8 @@ def test_the_status_of_a_run_that_rode_the_market() -> None:
         "run": "one",
         "state": "running",
         "step": 16,
+        "told_every": None,
+        "seconds": None,
         "attempts": RUNNING,
         "generations": [
             {
@@ -69,6 +71,7 @@ def test_the_status_of_a_run_that_rode_the_market() -> None:
         "drains": 1,
         "losses": 1,
         "steps_lost": 1,
+        "steps_unsaved": None,
         "steps_left_out": 0,
         "samples_repeated": None,
         "samples_skipped": None,
@@ -81,6 +84,7 @@ def test_the_status_of_a_run_that_rode_the_market() -> None:
         # One step in 15 s; nobody counts samples.
         "speed": {**NOTHING, "steps": 0.06667},
         "checkpoint": NO_CHECKPOINT,
+        "output": None,
         "metrics": {"loss": 1.0, "test_accuracy": 0.9},
         "nonfinite": {},
         "epochs": None,
@@ -91,6 +95,7 @@ def test_the_status_of_a_run_that_rode_the_market() -> None:
         "replaced": [],
         "spent": {
             "usd": 0.0,
+            "controllers": 0.0,
             "seconds": 0.0,
             "attempts": 1,
             "remaining": {"usd": None, "seconds": None, "attempts": None, "until": None},

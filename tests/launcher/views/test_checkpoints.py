@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from launcher import home
-from launcher.views.checkpoints import list_checkpoints, print_checkpoints
+from launcher.views.checkpoints import _save, list_checkpoints, print_checkpoints
 from launcher.views.output import Screen
 from tests.launcher.recorded_run import SPEC
 from trainer.checkpoints.checkpoint import Checkpointer
@@ -113,3 +114,10 @@ def test_a_run_of_another_version_has_no_best() -> None:
     directory = run({"keep_best": ["a", "form", "of", "its", "own"]})
     saves(directory, {1: 0.5})
     assert best_of(directory) == []
+
+
+def test_what_cannot_be_written_is_told_as_of_any_file(tmp_path: Path) -> None:
+    """safetensors has an error of its own, of which no command knows."""
+    path = tmp_path / "nowhere" / "m.safetensors"
+    with pytest.raises(OSError, match=f"^{path} cannot be written: .*No such file"):
+        _save({"a": torch.zeros(2)}, path)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from launcher.status.status import Outcome
 from launcher.views.live import PlainView, Scene, render, sparkline
 from tests.launcher.status.events import RIDE, A, B, C, event, formed, resumed, steps
 from trainer.rundir.events import Event
@@ -27,6 +28,13 @@ def shown(width: int, *more: Event) -> list[str]:
     with console.capture() as captured:
         console.print(render(scene, now=150.0, width=width))
     return captured.get().splitlines()
+
+
+def drawn(scene: Scene, now: float) -> str:
+    console = Console(width=80, file=io.StringIO(), force_terminal=False)
+    with console.capture() as captured:
+        console.print(render(scene, now=now, width=80))
+    return captured.get()
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -69,7 +77,7 @@ def test_plain_lines_have_no_control_codes() -> None:
     view.update([*RIDE, nasty], [{"attempt": 1, "state": "RUNNING"}], None)
     assert all(line.isprintable() for line in lines)
     assert any(
-        line.endswith("training goes on at step 14 after a pause of 3 s, 1 step lost")
+        line.endswith("training goes on at step 14, re-formed in 3 s, 1 step lost")
         for line in lines
     )
 
@@ -83,6 +91,72 @@ def test_progress_is_told_now_and_then() -> None:
     now[0] = 60.0
     view.update([], [], None)
     assert lines[-1].endswith("step 10, loss 3")
+
+
+def test_lines_are_in_the_order_of_their_times_whoever_wrote_them() -> None:
+    lines: list[str] = []
+    view = PlainView(lines.append, Scene("one", [A], 0.0), clock=lambda: 0.0)
+    late = event("stockout", 111.2, region="us-east1")  # the launcher's, read after the leader's
+    view.update([*RIDE, late], [], None)
+    (told,) = (place for place, line in enumerate(lines) if "no capacity" in line)
+    assert "has notice" in lines[told - 1] and "generation 2 forms" in lines[told + 1], lines
+    times = [line.split()[0] for line in lines]
+    assert times == sorted(times)
+
+
+def test_a_machine_that_comes_while_the_run_goes_on_is_worth_a_line() -> None:
+    scene = Scene("one", [A], started=0.0)
+
+    def came(at: float, incarnation: str) -> list[str]:
+        told = event("member_joined", at, member=A, incarnation=incarnation, term=1)
+        return [line for _, line in scene.add([told])]
+
+    assert came(1.0, "x") == [], "at the start all come"
+    scene.add(RIDE)
+    assert came(150.0, "x") == [], "it has only gone over to another leader"
+    assert came(151.0, "y") == [f"{A} has come"]
+
+
+def test_only_others_are_told_what_to_do_if_the_launch_is_gone() -> None:
+    own, other = (Scene("one", [A], 0.0, launches=it) for it in (True, False))
+    for scene in (own, other):
+        scene.know([], None)
+    assert own.unled(42.0) == "waiting for 42 s: the launch, which has not sent attempt 1 yet"
+    assert str(other.unled(42.0)).endswith("attempt 1 yet; swell attach RUN, if it is gone")
+
+
+def test_of_a_run_that_is_over_no_machine_is_left() -> None:
+    scene = ridden()
+    assert scene.states == {A: "active", B: "away", C: "lost"}
+    scene.know([], Outcome("failed", "", {}))
+    assert set(scene.states.values()) == {"away"}
+
+
+def test_a_speed_that_has_no_room_beside_the_bar_has_a_line_of_its_own() -> None:
+    told = {"samples": 800_000, "total_steps": 46_000, "data_wait": 2.5}
+    more = [formed(4, 150.0, "grow", [A]), resumed(4, 150.5, "grow", 10_000)]
+    told_of = steps(4, 161.0, 10_001, [0.9] * 26, 10.0, **told)
+    narrow, wide = (shown(width, *more, told_of) for width in (80, 120))
+    (step,) = (line for line in narrow if line.startswith("step "))
+    assert step.split()[1:4] == ["10,026", "of", "46,000"] and "steps/s" not in step
+    (speed,) = (line for line in narrow if line.startswith("speed "))
+    assert speed.rstrip().endswith("left") and not any(it.startswith("speed") for it in wide)
+
+
+def test_a_run_that_waits_has_no_world() -> None:
+    scene = Scene("one", [A], started=0.0)
+    scene.add([*RIDE, event("waiting", 150.0, slots=1, min_workers=2)])
+    assert "none: waiting for machines, 1 of at least 2 workers" in drawn(scene, 151.0)
+    assert "1 worker   generation 3" not in drawn(scene, 151.0)
+
+
+def test_the_speed_of_a_run_that_is_over_is_said_to_be_its_mean() -> None:
+    scene = Scene("one", [A], started=0.0)
+    scene.add([*RIDE, event("finished", 142.0, state="succeeded", step=16)])
+    scene.know([], None)
+    assert "0.06667 steps/s" in drawn(scene, 143.0)
+    scene.know([], Outcome("succeeded", "", {}))
+    assert "0.3846 steps/s (mean, with pauses)" in drawn(scene, 143.0)
 
 
 def test_a_sparkline_shows_the_shape() -> None:

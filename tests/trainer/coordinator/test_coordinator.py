@@ -54,7 +54,7 @@ def test_what_is_waited_for_is_on_record(tmp_path: Path, monkeypatch: pytest.Mon
                 await a.send(ready=pb.Ready())
                 await asyncio.sleep(0.05)
                 told = [one for one in read_events(leader.run_dir) if one["event"] == "held_up"]
-        assert told[-1]["reason"] == "1 of 2 slots are ready"
+        assert told[-1]["reason"] == "1 slot is ready, and at least 2 must be"
 
     asyncio.run(body())
 

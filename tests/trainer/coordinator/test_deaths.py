@@ -10,6 +10,19 @@ from trainer.protocol.world import MemberId
 ECC = "Traceback\nAcceleratorError: CUDA error: uncorrectable ECC error encountered"
 
 
+def test_a_program_that_raises_while_it_loads_has_lost_no_machine() -> None:
+    """Its process ends by that, one machine after another; what else ends is a loss still."""
+    run = Run(expected=3)
+    run.step(*(signals.Joined(member, 1) for member in (A, B, C)))
+    for member in (A, B):
+        raised = TaskFailed(member, -1, 0, "ValueError: a", "raised", False)
+        run.step(raised, Crashed(member, "code 1"))
+    assert [one["member"] for one in run.emitted("task_failed")] == [A.replica, B.replica]
+    assert run.emitted("loss") == []
+    run.step(Crashed(C, "killed by SIGKILL"))
+    assert [one["member"] for one in run.emitted("loss")] == [C.replica]
+
+
 # --- ends that others cause, as a rule ----------------------------------------------
 
 

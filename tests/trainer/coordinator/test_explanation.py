@@ -46,7 +46,7 @@ def test_a_run_that_begins_waits_for_enough_slots() -> None:
     run.ready(A)
     run.step(Joined(B, 1))
     run.wait(4.0)
-    what = "1 of 2 slots are ready; workerpool1-1 loads the program"
+    what = "1 slot is ready, and at least 2 must be; workerpool1-1 loads the program"
     assert said(run) == (what, 4.0, math.inf, "")
 
 
@@ -65,10 +65,10 @@ def test_a_fleet_waits_for_those_whom_the_other_jobs_do_not_reach_yet() -> None:
     run.wait(4.0)
     loads, apart = "10/workerpool0-0 loads the program", "have yet to show that they reach each"
     left = f"; 2/workerpool0-0 and attempt 1 {apart} other"
-    assert said(run)[0] == f"1 of 3 slots are ready; {loads}{left}"
+    assert said(run)[0] == f"1 slot is ready, and at least 3 must be; {loads}{left}"
     run.step(Ready(three), *both(two, one))
     left = f"; 10/workerpool0-0 and attempts 1 and 2 {apart} other"
-    assert said(run)[0] == f"2 of 3 slots are ready{left}"
+    assert said(run)[0] == f"2 slots are ready, and at least 3 must be{left}"
     run.step(*both(three, one), *both(three, two))
     assert "reach" not in said(run)[0]
 
@@ -133,13 +133,13 @@ def test_a_run_that_has_lost_too_many_waits_for_machines() -> None:
     run.step(Left(B, "its VM is gone"), Stopped(A, 1, 3))
     run.wait(20.0)
     assert run.phase is Phase.WAITING
-    assert said(run) == ("1 of 2 slots are ready", 20.0, math.inf, "")
+    assert said(run) == ("1 slot is ready, and at least 2 must be", 20.0, math.inf, "")
 
 
 def test_a_run_whose_sizes_cannot_be_had_says_which_they_are() -> None:
     run = Run(expected=4, min_workers=4, sizes=(4,))
     run.ready(A, B, C)
-    assert said(run)[0] == "3 of 4 slots are ready"
+    assert said(run)[0] == "3 slots are ready, and at least 4 must be"
     run = Run(expected=4, min_workers=1, sizes=(2, 4))
     run.ready(A, slots=3)
     run.wait(100.0)

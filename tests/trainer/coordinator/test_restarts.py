@@ -144,6 +144,19 @@ def test_a_drain_gives_every_rank_what_the_notice_leaves() -> None:
     assert run.world.members == (A, B)
 
 
+def test_that_a_script_is_told_to_end_and_how_far_it_was_is_on_record_as_such() -> None:
+    """The view has the event alone: it says what becomes of the ranks, and that it may be more."""
+    run = of_script(expected=3)
+    run.start(A, B, C)
+    run.step(*(done(run, member) for member in (A, B, C)))
+    assert [one["least"] for one in run.emitted("finished")] == [True]
+    run = of_script(expected=2)
+    run.start(A, B)
+    run.ready(C)  # to spare: it alone goes
+    run.step(Drain(C, "notice", 15.0), Drain(A, "notice", 15.0))
+    assert [one.get("script") for one in run.emitted("drain")] == [None, True]
+
+
 def test_newcomers_give_every_rank_the_whole_grace() -> None:
     run = of_script()
     world = run.start(A, B)
