@@ -117,6 +117,7 @@ class Example:
         events = read_events(RunDirectory(str(swell.run_dir("one"))))
         worlds = [one for one in events if one["event"] == "generation_formed"]
         assert worlds[0]["world_size"] == max(self.sizes)
+        assert "no_group" not in {one["event"] for one in events}, "it trains together"
         begins = [(int(one[1]), int(one[2]), int(one[3])) for one in
                   said(logs, r"rank (\d) of (\d) begins at step (\d+)")]  # fmt: skip
         for world in worlds[1:]:
@@ -237,3 +238,31 @@ def test_a_script_that_fails_at_once_is_tried_once_and_told_of_by_rank(swell: Sw
     assert "the script fails at once on every rank [SW5020]" in told
     assert "ranks 0-1" in told and "KeyError: 'no pears for 2'" in told
     assert len([line for _, line in logs if line == "KeyError: 'no pears for 2'"]) == 2, "one try"
+
+
+UNUSED_GROUP = """
+import torch
+from torch import distributed
+
+distributed.init_process_group("gloo")
+model = torch.nn.Linear(4, 1)  # and is never wrapped
+optimizer = torch.optim.SGD(model.parameters(), 0.01)
+for _ in range(120):
+    model(torch.randn(8, 4)).square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+if distributed.get_rank() == 0:
+    print("has trained among", distributed.get_world_size())
+distributed.destroy_process_group()
+"""
+
+
+def test_a_group_that_nothing_goes_through_is_told_of(swell: Swell) -> None:
+    script = swell.folder / "unwrapped.py"
+    script.write_text(UNUSED_GROUP)
+    torchrun = {"script": str(script), "preload": ["torch"]}
+    launch, logs = launched(swell, torchrun, [], "[a2-highgpu-2g]")
+    assert launch.returncode == 0 and len(said(logs, "has trained among 2")) == 1
+    text = "nothing was ever sent through its process group"
+    assert text in launch.stdout and "[SW5029]" in launch.stdout
+    assert [text in one for one in swell.status("one")["troubles"]] == [True]

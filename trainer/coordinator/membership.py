@@ -218,8 +218,7 @@ class Membership:
 
     def _crashed(self, member: Member, event: signals.Crashed, now: float) -> None:
         inside = member.id in self._team and not member.stopped
-        # A program that raised has said so, and ends its process: no machine was lost.
-        member.lost |= self._faults.has_failed(member.id)
+        member.lost |= self._faults.has_failed(member.id)  # its program's end is no machine's
         self._faults.crashed(member.id, event.failure, inside, self.phase is Phase.STOPPING)
         self._mourn(member, event.reason)
         if member.state is not State.DRAINING:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import xxhash
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, Dataset, StackDataset, Subset, TensorDataset
 
 SAMPLES, READ = 4, 4  # of a data set, and how often each is read: it may not be the same twice
 MOST = 5.0  # seconds for all that; what takes longer is not known
@@ -71,16 +71,19 @@ def likeness_of(data: Sequence[Any], seed: Callable[[int], None]) -> Likeness:
         data: the data sets; each may be None.
         seed: seeds all random generators by a number.
     """
-    parts, sketch = _Sketch(), _Sketch()
-    known = UNKNOWN
+    chosen = _sketched(lambda sketch: _add_each(sketch, data))
+    samples = _sketched(lambda sketch: _add_all(sketch, data, _Reading(seed)))
+    return replace(samples, chosen=chosen.exact)
+
+
+def _sketched(add: Callable[[_Sketch], object]) -> Likeness:
+    """That of what is added; not known where it raises."""
+    sketch = _Sketch()
     try:
-        for one in data:
-            _add_parts(parts, one)
-        known = replace(UNKNOWN, chosen=parts.likeness.exact)
-        _add_all(sketch, data, _Reading(seed))
+        add(sketch)
     except Exception:  # what is wrong with a sample is told when it is wanted
-        return known
-    return replace(sketch.likeness, chosen=known.chosen)
+        return UNKNOWN
+    return sketch.likeness
 
 
 class _Reading:
@@ -204,27 +207,75 @@ def _add_data(sketch: _Sketch, data: Any, reading: _Reading) -> None:
         _add_data(sketch, data.dataset, reading)
     elif type(data) is ConcatDataset:
         _add_all(sketch, data.datasets, reading)
-    elif type(data) is TensorDataset and sum(one.nbytes for one in data.tensors) <= WHOLE:
+    elif type(data) is TensorDataset and _is_small(data):
         sketch.add(data.tensors)
     elif isinstance(data, np.ndarray | Tensor) and data.nbytes <= WHOLE:
         sketch.add(data)
     else:
         sketch.add(len(data))
+        if isinstance(data, TensorDataset) and _is_small(data):  # what it makes of them, too
+            sketch.add(data.tensors)
         for sample in reading.each(data):
             sketch.add(sample)
 
 
-def _add_parts(sketch: _Sketch, data: Any) -> None:
-    """Adds what is known of a data set without a look at its samples."""
-    parts = getattr(data, "samples_of", None)
-    if type(data) is Subset:
-        sketch.add(np.asarray(data.indices))
-        parts = [data.dataset]
-    elif type(data) is ConcatDataset:
-        parts = data.datasets
+def _is_small(data: TensorDataset) -> bool:
+    total: int = sum(one.nbytes for one in getattr(data, "tensors", ()))
+    return total <= WHOLE
+
+
+def _add_parts(sketch: _Sketch, data: Any, inside: tuple[int, ...] = ()) -> None:
+    """Adds what is known of a data set without a look at its samples.
+
+    Args:
+        sketch: see above.
+        data: the data set.
+        inside: the ids of those that it is a part of.
+    """
+    if id(data) in inside:
+        return
+    indices = getattr(data, "indices", None)
+    if isinstance(data, Subset) and indices is not None:
+        sketch.add(np.asarray(indices))
     sketch.add(len(data) if isinstance(data, Sized) else None)
-    for one in parts if isinstance(parts, list) else ():
-        _add_parts(sketch, one)
+    identity = getattr(data, "samples_identity", None)
+    if isinstance(identity, str):
+        sketch.add(identity)
+        return
+    if isinstance(data, TensorDataset) and _is_small(data):
+        for one in getattr(data, "tensors", ()):
+            if not one.is_floating_point() and not one.is_complex():  # these may be rounded
+                sketch.add(one)
+    _add_each(sketch, _parts(data), (*inside, id(data)))
+
+
+def _add_each(sketch: _Sketch, several: Sequence[Any], inside: tuple[int, ...] = ()) -> None:
+    for one in several:
+        _add_parts(sketch, one, inside)
+
+
+def _parts(data: Any) -> list[Any]:
+    """The data sets that a data set is made of: those that it has as attributes."""
+    parts = getattr(data, "samples_of", None)
+    if isinstance(parts, list):
+        return parts
+    held = getattr(data, "__dict__", {})
+    if isinstance(data, Subset) and "dataset" in held:
+        return [held["dataset"]]
+    if isinstance(data, ConcatDataset | StackDataset) and "datasets" in held:
+        return _several(held["datasets"])
+    found: list[Any] = []
+    for _, value in sorted(held.items()):
+        several = _several(value) or [value]
+        if isinstance(several[0], Dataset):
+            found += several
+    return found
+
+
+def _several(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return list(value) if isinstance(value, list | tuple) else []
 
 
 def _some(samples: int) -> list[int]:

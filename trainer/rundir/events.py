@@ -95,7 +95,7 @@ checkpoint_skipped        step, reason                      (the notice is too s
 no_best                   step, reason                      (what keep_best goes by is not among
                           what was reported)
 no_group                  generation, world_size, reason (the processes of a torchrun script train,
-                          and each by itself)
+                          and each by itself: they have no process group, or do not use it)
 unsaved_files             files (how many), reason          (what the program has written beside
                           its code ends with the VM)
 audit_failed              step, reason                      (the samples of this step and those that

@@ -234,8 +234,10 @@ class Keeper:
                 if source.copies_to:
                     _write_all(source.copies_to, data)
                 for line in source.lines.cut(data):
-                    if not source.copies_to and line == process_group.LINE:
-                        self._do(self._keeping.trains_by_itself())
+                    alone = (process_group.NO_GROUP, process_group.UNUSED)
+                    if not source.copies_to and line in alone:
+                        grouped = line == process_group.UNUSED
+                        self._do(self._keeping.trains_by_itself(grouped=grouped))
                         continue
                     report = self._pattern.find(line) if source.copies_to else parse_report(line)
                     if report is not None:

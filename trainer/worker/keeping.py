@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from trainer.protocol import messages
 from trainer.protocol.messages import FromWorker, ToWorker
 from trainer.rundir.usererror import Message
+from trainer.worker.process_group import MANY
 
 ABORT_GRACE = 1.0  # seconds for a process to end whose world is broken off
 REST_GRACE = 3.0  # seconds for what a process has started, when it has ended itself
@@ -147,18 +148,28 @@ class Keeping:
             messages.Steps(generation, step, values or {"step": [float(step)]}),
         ]
 
-    def trains_by_itself(self) -> list[Action]:
-        """The process has trained, and has formed no process group."""
+    def trains_by_itself(self, *, grouped: bool) -> list[Action]:
+        """The process has trained, and has formed no process group, or has never used it."""
         size = self._form.env.get("WORLD_SIZE", "")
         if self.phase is not Phase.RUNNING or not size.isdecimal():
             return []
-        text = (
-            f"rank 0 has made a step and has formed no process group: each of the {size} processes "
-            "trains a model of its own; call torch.distributed.init_process_group() and wrap the "
-            "model, or have one process: pools with one machine and slots: 1"
-        )
+        if grouped:
+            text = Message(
+                "SW5029",
+                f"rank 0 has made {MANY} steps of an optimizer, and nothing was ever sent through "
+                f"its process group: each of the {size} processes trains a model of its own, "
+                "unless it sums gradients in another way; wrap the model (DistributedDataParallel, "
+                "fully_shard), or sum the gradients by all_reduce()",
+            )
+        else:
+            text = Message(
+                "SW5025",
+                f"rank 0 has made a step and has formed no process group: each of the {size} "
+                "processes trains a model of its own; call torch.distributed.init_process_group() "
+                "and wrap the model, or have one process: pools with one machine and slots: 1",
+            )
         fields = {"generation": self._form.generation, "world_size": int(size)}
-        return [messages.Event("no_group", {**fields, "reason": str(Message("SW5025", text))})]
+        return [messages.Event("no_group", {**fields, "reason": str(text)})]
 
     def gone(self) -> list[Action]:
         """Nothing of the process is left, or there was none."""

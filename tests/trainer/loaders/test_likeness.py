@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import ConcatDataset, Subset, TensorDataset, random_split
+from torch.utils.data import (
+    ConcatDataset,
+    Dataset,
+    StackDataset,
+    Subset,
+    TensorDataset,
+    random_split,
+)
 
 from tests.trainer.data.sources import Counting
 from trainer.data import Mixture, Stream
@@ -126,6 +133,94 @@ def test_what_is_chosen_of_samples_that_cannot_be_told_is_known() -> None:
     assert like(*parted(1)).differs(like(*parted(2)))
     assert like(*parted(1)).differs(like(*parted(1, length=8)))
     assert like(_concat(parted(1))).differs(like(_concat(parted(2))))
+
+
+class Drawn:
+    """Makes something else of each sample each time, by a generator that nobody seeds."""
+
+    def __getitem__(self, index: int) -> Any:
+        return super().__getitem__(index), random.SystemRandom().random()  # type: ignore[misc]
+
+
+class DrawnSubset(Drawn, Subset[Any]):
+    def __getitems__(self, indices: list[int]) -> Any:
+        return [self[index] for index in indices]
+
+
+class DrawnConcat(Drawn, ConcatDataset[Any]):
+    pass
+
+
+class DrawnTensors(Drawn, TensorDataset):
+    pass
+
+
+class Wrapped(Dataset[Any]):
+    """Has what it is made of as attributes."""
+
+    def __init__(self, **parts: Any) -> None:
+        vars(self).update(parts, itself=self)
+
+    def __len__(self) -> int:
+        return 9
+
+    def __getitem__(self, index: int) -> float:
+        return random.SystemRandom().random()
+
+
+def drawn_subset(other: int) -> Any:
+    return DrawnSubset(_subset(range(100), range(50)), [*range(8), 8 + other])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        drawn_subset,
+        lambda other: DrawnConcat([drawn_subset(0), drawn_subset(other)]),
+        lambda other: StackDataset(drawn_subset(0), drawn_subset(other)),
+        lambda other: StackDataset(image=drawn_subset(0), text=drawn_subset(other)),
+        lambda other: DrawnTensors(torch.randn(9, 2), torch.arange(9) + other),
+        lambda other: Wrapped(base=drawn_subset(other), name="a"),
+        lambda other: Wrapped(base=Wrapped(base=drawn_subset(other)), lines=["a"]),
+        lambda other: Wrapped(parts=[drawn_subset(0), drawn_subset(other)]),
+        lambda other: Wrapped(parts={"a": drawn_subset(other)}),
+        lambda other: Wrapped(base=Wrapped(samples_identity=f"version {other}")),
+    ],
+)
+def test_what_classes_of_ones_own_have_chosen_is_known(data: Callable[[int], Any]) -> None:
+    assert not like(data(0)).exact, "its samples are others each time"
+    assert not like(data(0)).differs(like(data(0)))
+    assert like(data(0)).differs(like(data(1)))
+
+
+def test_a_class_of_ones_own_that_is_no_wrapper_after_all_is_known_by_its_length() -> None:
+    class Empty(Subset[Any]):
+        def __init__(self) -> None:
+            self.own = 5
+
+        def __len__(self) -> int:
+            return self.own
+
+        def __getitem__(self, index: Any) -> Any:
+            return random.SystemRandom().random()
+
+        def __getitems__(self, indices: list[int]) -> Any:
+            return [self[index] for index in indices]
+
+    assert not like(Empty()).differs(like(Empty()))
+    assert like(Empty()).differs(like(range(6)))
+
+
+class Doubled(TensorDataset):
+    def __getitem__(self, index: Any) -> Any:
+        return [2 * one[index] for one in self.tensors]
+
+
+def test_of_tensors_all_count_whatever_is_made_of_them() -> None:
+    ones = [Doubled(torch.arange(9.0) + torch.arange(9).eq(4) * other) for other in (0, 0, 1)]
+    assert not like(ones[0]).differs(like(ones[1]))
+    assert like(ones[0]).exact and like(ones[0]).differs(like(ones[2])), "the fifth is not read"
+    assert like(ones[0]).differs(like(TensorDataset(torch.arange(9.0))))
 
 
 def test_it_does_not_take_long(monkeypatch: pytest.MonkeyPatch) -> None:

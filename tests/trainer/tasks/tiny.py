@@ -1,4 +1,4 @@
-"""A language model and a tokenizer that are made on the spot, in a folder as Hugging Face's are."""
+"""A language model that is made on the spot, as the sample of `swell new task` is, and chats."""
 
 from __future__ import annotations
 
@@ -19,35 +19,10 @@ CHATS = tuple(
 
 
 def make(folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0) -> None:
-    """A model of a few thousand parameters, and a tokenizer of single bytes and a few marks."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    """A folder with a model of a few thousand parameters, and its tokenizer."""
+    from trainer.tasks.sample_chats import make_model  # it imports what takes seconds
 
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    bpe = Tokenizer(models.BPE({one: at for at, one in enumerate(letters)}, []))
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    marks = ["<|im_start|>", "<|im_end|>", "<|end|>"]
-    bpe.add_special_tokens([AddedToken(one) for one in marks])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|end|>"
-    )
-    torch.manual_seed(seed)
-    model: Any = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=16,
-            intermediate_size=24,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            max_position_embeddings=256,
-            initializer_range=0.3,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
-    model.to(dtype).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    make_model(folder, dtype, seed)
 
 
 def write(file: Path, lines: Sequence[Any]) -> str:

@@ -27,6 +27,7 @@ from trainer.protocol.messages import (
 )
 from trainer.reporting import ENV_REPORT
 from trainer.rundir.names import ENV_OUTPUT_DIR
+from trainer.worker.process_group import MANY
 
 NOTED = """
 import os, signal, subprocess, sys, time
@@ -67,14 +68,19 @@ import torch
 {group}
 weight = torch.nn.Parameter(torch.ones(1))
 optimizer = torch.optim.SGD([weight], 0.1)
-for _ in range(3):
+for _ in range({steps}):
     weight.sum().backward()
     optimizer.step()
-print("3 steps")
+print("trained")
 """
 GROUP = """
 from torch.testing._internal.distributed.fake_pg import FakeStore
 torch.distributed.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+"""
+UNUSED = """
+import os
+torch.distributed.init_process_group("gloo", init_method="file://" + os.path.abspath("met"), rank=0,
+                                     world_size=1)
 """
 
 
@@ -322,14 +328,14 @@ def test_a_module_that_cannot_be_preloaded_ends_the_run_with_its_name(tmp_path: 
 def test_who_trains_by_itself_in_a_world_of_several_says_so(tmp_path: Path) -> None:
     kept = Kept(tmp_path, preload=["torch"])
 
-    def told(size: str, group: str) -> list[Message]:
-        (kept.folder / "case.py").write_text(TRAINS.format(group=group))
+    def told(size: str, group: str, steps: int = 3) -> list[Message]:
+        (kept.folder / "case.py").write_text(TRAINS.format(group=group, steps=steps))
         kept.start({"WORLD_SIZE": size})
         messages = [kept.receive()]
         while not isinstance(messages[-1], Done):
             messages.append(kept.receive())
         kept.leave()
-        assert kept.said() == ("3 steps\n", "")
+        assert kept.said() == ("trained\n", "")
         return messages[:-1]
 
     try:
@@ -339,5 +345,9 @@ def test_who_trains_by_itself_in_a_world_of_several_says_so(tmp_path: Path) -> N
         assert "each of the 2 processes trains a model of its own" in event.fields["reason"]
         assert told("1", "") == [], "a plain script, in a process of its own"
         assert told("2", GROUP) == []
+        assert told("2", UNUSED) == [], "too few steps to tell"
+        (event,) = told("2", UNUSED, MANY)
+        assert isinstance(event, Event) and event.name == "no_group"
+        assert "nothing was ever sent through its process group" in event.fields["reason"]
     finally:
         kept.close()
