@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from launcher.words import dollars, part
 from tests.integration.command import Swell
 from trainer.rundir.directory import RunDirectory
 from trainer.rundir.events import Event, read_events
@@ -234,16 +235,18 @@ def test_every_figure_is_the_one_that_the_workers_own_record_gives(swell: Swell)
     ]
     costs = {one["generation"]: f"{one['seconds']:.2f}" for one in found}
     assert {number: one["pause"] for number, one in rows.items() if one["pause"]} == costs
+    ledger = status["ledger"]
     said = " ".join(launch.stdout[launch.stdout.index("one failed") :].split())
     for line in (
-        f"steps {STEPS} completed, {lost} lost",
+        f"steps {STEPS} completed, {lost} done again",
         "taken away 1 replica, with notice",
         "lost 2 replicas, without notice",
         f"checkpoint of step {SAVED}, ",
         "; 1 failed since (",
         "samples 5 epochs of 120, each sample exactly once in each",
-        f"goodput {100 * status['goodput']:.1f} % of the time of the VMs was training",
-        f"spent about {spent['usd']:,.2f} USD ({left['usd']:,.2f} left)",
+        f"goodput {part(ledger['goodput']['there'])} of the time of the VMs was training",
+        f"spent about {dollars(ledger['spent'])} USD, {dollars(spent['usd'])} USD count against "
+        f"the limit ({dollars(left['usd'])} left)",
     ):
         assert line in said, said
     total = float(said.partition("paused ")[2].split(" s in all")[0])

@@ -48,7 +48,7 @@ def shell(swell: Swell, script: str, folder: Path) -> str:
 def test_the_tutorial_goes_as_it_says(swell: Swell) -> None:
     told = shell(swell, commands("tutorial.md"), swell.folder)
     assert "workerpool1-0 has notice that it will be taken away" in told
-    assert "steps           3,200 completed, none lost" in told
+    assert "steps           3,200 completed, none done again" in told
     first, second = swell.status("first"), swell.status("second")
     assert (first["state"], first["steps_lost"], first["drains"]) == ("succeeded", 0, 1)
     sizes = [it["world_size"] for it in first["generations"]]

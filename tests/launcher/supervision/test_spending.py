@@ -82,6 +82,7 @@ def test_the_account() -> None:
     given = limits(cost="25 USD", time="2h", attempts=3, deadline="1970-01-02T00:00Z")
     assert account(given, [attempt(0.0, HOUR)], HOUR) == {
         "usd": 10.0,
+        "controllers": 0.0,
         "seconds": HOUR,
         "attempts": 1,
         "remaining": {"usd": 15.0, "seconds": HOUR, "attempts": 2, "until": 86_400.0},
