@@ -323,7 +323,7 @@ class Loop:
         def loss_of(part: Tensor) -> Any:
             return parted(self.loss_of(part, step.plan)[1])[0]
 
-        kept = Kept([self._task, self._data, *self._modules])
+        kept = Kept(self._task, [self._data, *self._modules])
         try:
             require_mean(loss_of, step.indices[:most], coarse=low or self._task.precision != "fp32")
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -72,8 +72,15 @@ def test_in_a_low_precision_only_what_is_far_apart_is_told() -> None:
     require_mean(off, torch.arange(4), coarse=True)
 
 
+CALLS = {"loss": 0}
+TOTAL = 0
+
+
 class Holder:
     """Keeps numbers, and generators of its own."""
+
+    calls = 0
+    batches: ClassVar[list[Tensor]] = []
 
     def __init__(self) -> None:
         import random
@@ -94,8 +101,24 @@ class Holder:
 
 def test_what_a_trial_draws_and_counts_is_put_back() -> None:
     task, module = Holder(), nn.Linear(1, 1)
-    kept = Kept([task, module])
+    kept = Kept(task, [module])
     first = task.draw()
     assert first != task.draw()
     kept.put_back()
     assert task.draw() == first
+
+
+def test_so_is_what_all_of_its_class_or_file_share() -> None:
+    def count() -> tuple[int, int, int, int]:
+        global TOTAL
+        TOTAL += 1
+        CALLS["loss"] += 1
+        Holder.calls += 1
+        Holder.batches.append(X)
+        return TOTAL, CALLS["loss"], Holder.calls, len(Holder.batches)
+
+    before = count()
+    kept = Kept(Holder())
+    count()
+    kept.put_back()
+    assert count() == tuple(one + 1 for one in before)
