@@ -54,7 +54,7 @@ def test_programs_get_the_ledger_as_json_and_its_parts() -> None:
     whole = json.loads(said("--json"))
     assert whole["seconds"]["training"] == 40.0
     assert sum(whole["seconds"].values()) == whole["wanted"] == 260.0
-    assert whole["goodput"] == {"there": 0.3077, "wanted": 0.1538, "usd": 0.3077}
+    assert whole["goodput"] == {"there": 0.307692, "wanted": 0.153846, "usd": 0.307692}
     parts = json.loads(said("--json", "--every", "50s"))
     assert [one["until"] - one["since"] for one in parts] == [50.0, 50.0, 30.0]
     assert sum(one["seconds"]["training"] for one in parts) == 40.0

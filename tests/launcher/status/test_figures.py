@@ -220,7 +220,7 @@ def test_time_between_attempts_is_no_training() -> None:
     events = [*trains(1, 100.0, 0, 50), event("attempt_ended", 160.0, attempt=1, state="FAILED")]
     events += trains(2, 760.0, 50, 50, "leader")
     found = figures([*events, event("finished", 814.0, step=100)])
-    assert found["ledger"]["goodput"]["wanted"] == round(100 / 715, 4)
+    assert found["ledger"]["goodput"]["wanted"] == round(100 / 715, 6)
     assert found["goodput"] == round(100 / (61 + 55), 4), "no VM was there"
 
 

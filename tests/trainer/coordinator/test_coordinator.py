@@ -50,7 +50,7 @@ def test_what_is_waited_for_is_on_record(tmp_path: Path, monkeypatch: pytest.Mon
         async with leading(tmp_path) as leader, Agent(leader.target) as a:
             await a.hello(A)
             told: list[Event] = []
-            while not any("1 of 2" in one.get("reason", "") for one in told):
+            while not any("1 slot is ready" in one.get("reason", "") for one in told):
                 await a.send(ready=pb.Ready())
                 await asyncio.sleep(0.05)
                 told = [one for one in read_events(leader.run_dir) if one["event"] == "held_up"]
