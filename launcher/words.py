@@ -141,6 +141,11 @@ def saving_in_words(spent: float | None, saving: float | None) -> str | None:
     return f"{part(abs(saving))} {'less' if saving >= 0 else 'more'}"
 
 
+def is_exact(step: int, every: int | None) -> bool:
+    """Whether no other step than this can be the last; both as ``step_in_words`` has them."""
+    return every in (None, 1) or not step
+
+
 def step_in_words(step: int, every: int | None) -> str:
     """Returns how many steps are completed, as far as that is known.
 
@@ -148,7 +153,7 @@ def step_in_words(step: int, every: int | None) -> str:
         step: the last that anybody has told of.
         every: a torchrun script tells of every so many; 0 where it has told of one; else None.
     """
-    return f"{step:,}" if every in (None, 1) or not step else f"at least {step:,}"
+    return f"{step:,}" if is_exact(step, every) else f"at least {step:,}"
 
 
 def unsaved_in_words(unsaved: int | None) -> str:
@@ -167,7 +172,7 @@ def begun_in_words(step: int | None, every: int | None) -> str:
     """Returns after which step a generation began, as far as that is known; see above."""
     if step is None:
         return "never began" if every is None else "not known"
-    return f"{step:,}" if every in (None, 1) or not step else f"about {step:,}"
+    return f"{step:,}" if is_exact(step, every) else f"about {step:,}"
 
 
 def speed_told(state: str, speed: Mapping[str, float | None]) -> tuple[str, str]:

@@ -11,12 +11,12 @@ from launcher.words import (
     CAUSES,
     count,
     dollars,
+    is_exact,
     losses_in_words,
     one_line,
     part,
     saving_in_words,
     span,
-    step_in_words,
     usd_in_words,
 )
 
@@ -60,9 +60,8 @@ def _sentences(status: Mapping[str, Any]) -> Iterator[str]:
 
 def _ending(status: Mapping[str, Any]) -> Iterator[str]:
     state, ending = str(status["state"]), info_of(str(status["state"])).ending
-    done = step_in_words(status["step"], status["told_every"])
-    at = f" at step {done.replace('at least ', '')}" if status["step"] else ""
-    at += " at least" if "at least" in done else ""
+    at = f" at step {status['step']:,}" if status["step"] else ""
+    at += "" if is_exact(status["step"], status["told_every"]) else " at least"
     yield f"The run {ending}{at}." if ending else f"The run goes on{at}: it is {state}."
     reason = _without_traceback(str(status.get("reason") or ""))
     if reason and state != "succeeded":

@@ -103,9 +103,9 @@ def _figures(status: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
     yield "pauses", f"{len(pauses):,}"
     yield "paused", span(sum(pauses)) if pauses else None
     yield "longest pause", span(max(pauses)) if pauses else None
+    of, _ = speed_told(str(status["state"]), status["speed"])
     for name in ("steps", "samples", "tokens"):
         rate = status["speed"][name]
-        of, _ = speed_told(str(status["state"]), status["speed"])
         yield f"{name}/s ({of})", None if rate is None else number(rate)
     yield from _ledger(status["ledger"])
     for name, value in sorted(status["metrics"].items()):

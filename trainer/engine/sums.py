@@ -193,8 +193,7 @@ class Sums:
         self._drop_buckets()
         self.unit_order.close()
         self._outside.forget()
-        self.roots.forget()
-        self._hooks.forget()
+        self._forget_backward()
         self._guard.close()
         self._state.training(False)
 
@@ -244,8 +243,7 @@ class Sums:
         from several others; no parameter has a gradient then.
         """
         self.trained.require_unchanged()
-        self.roots.forget()
-        self._hooks.forget()
+        self._forget_backward()
         buckets = self.buckets
 
         def fill(late: bool) -> list[float]:
@@ -331,8 +329,7 @@ class Sums:
         if self._buckets is not None:
             self._buckets.forget()
         self._outside.forget()
-        self.roots.forget()
-        self._hooks.forget()
+        self._forget_backward()
         self._undo.undo()
         return self._state.torn
 
@@ -427,6 +424,11 @@ class Sums:
         if self._slice.share or not self._slice.count:
             self._outside.require_held(modules, self.rank, number)
         require_same_samples(samples, place)
+
+    def _forget_backward(self) -> None:
+        """What is looked for while the program goes back is looked for no more."""
+        self.roots.forget()
+        self._hooks.forget()
 
     def _told(self, own: Own) -> Told:
         if self._size == 1:
