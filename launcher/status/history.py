@@ -64,7 +64,6 @@ class History:
         self.members: dict[str, str] = {}  # replica → its state: joining, ready, active, …
         self._apart: dict[int, tuple[float, str]] = {}  # by attempt: when first, and what
         self._saves = Saves()
-        self._unsaved: dict[int, tuple[float, str]] = {}  # by step: when, and why not
         self._metrics: dict[str, tuple[int, int, float]] = {}
         self._finite: dict[str, tuple[int, int]] = {}  # the newest step of which it was
         self._strange: dict[str, tuple[int, int]] = {}  # the first step since, of which it was not
@@ -157,14 +156,7 @@ class History:
 
     def checkpoint(self, now: float) -> dict[str, Any]:
         """The newest checkpoint, and those that failed since. ``now`` is in Unix seconds."""
-        at, step = self._saves.newest or (-math.inf, None)
-        failed = sorted(one for one in self._unsaved.values() if one[0] > at)
-        return {
-            "step": step,
-            "age": None if step is None else round(max(0.0, now - at), 1),
-            "failed": len(failed),
-            "reason": failed[-1][1] if failed else None,
-        }
+        return self._saves.to_fields(now)
 
     def output(self, now: float) -> dict[str, Any] | None:
         """What a script has written that was saved last. ``now`` is in Unix seconds."""
@@ -358,6 +350,10 @@ class History:
             self.generations[event.generation].reached(event.step or 0)
             self.generations[event.generation].left = True
 
+    def _on_standstill(self, event: EventRecord) -> None:
+        # Its leader may know of a step that rank 0 tells of with the next, which does not come.
+        self._generation(event).reached(event.step or 0)
+
     def _on_finished(self, event: EventRecord) -> None:
         if event.time < self._ended_at:
             self._ended_at, self._end = event.time, Moment(event.time, event.term or 0)
@@ -402,9 +398,8 @@ class History:
             self._saves.rejected(event.step, event.time)
 
     def _on_checkpoint_failed(self, event: EventRecord) -> None:
-        why = event.time, event.reason or ""
         if event.step is not None:
-            self._unsaved[event.step] = max(self._unsaved.get(event.step, why), why)
+            self._saves.failed(event.step, event.time, event.reason or "")
 
     _on_checkpoint_skipped = _on_checkpoint_failed
 

@@ -29,6 +29,15 @@ def test_a_generation_that_nobody_saw_begin_began_where_its_steps_do() -> None:
     assert history.current and history.current.start == 20
 
 
+def test_a_world_that_stands_still_is_as_far_as_its_leader_says() -> None:
+    """Rank 0 tells of steps a few times a second, with the next one, which does not come."""
+    told = [resumed(1, 0.0, "start", 0), steps(1, 1.0, 1, [0.5] * 37)]
+    assert History(told).step == 37
+    still = event("standstill", 3.0, generation=1, step=38, seconds=2.0, reason="…")
+    for known in ([*told, still], [still, *told]):
+        assert History(known).step == 38
+
+
 def test_who_forms_a_world_may_be_lost_before_it_tells_and_its_successor_does() -> None:
     who = {"generation": 4, "world_size": 2, "members": [A, C]}
     told = [steps(4, 10.0, 21, [1.0]), event("world_adopted", 20.0, **who, term=3)]
