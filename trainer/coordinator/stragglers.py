@@ -28,7 +28,7 @@ STAYS = 60.0  # seconds of reports, in all of which one is so slow that it is re
 EVERY = 600.0  # seconds between two replacements
 MOST = 3  # replacements in a term of a leader
 ANSWER = 15.0  # seconds for an agent to say why
-LEAST = 0.02  # seconds by which a step is longer for it; less is nothing
+LEAST = 0.005  # seconds by which a step is longer for it; less is the kernel's whim
 REASON_LIMIT = 300
 HALF = 0.5  # of what it takes longer, that is waiting for data: then that is why
 

@@ -76,6 +76,16 @@ class Run:
         return found
 
 
+@pytest.mark.parametrize("usual, own, asked", [(0.017, 0.0225, [2]), (0.003, 0.006, [])])
+def test_short_steps_have_stragglers_and_very_short_ones_none(
+    usual: float, own: float, asked: list[int]
+) -> None:
+    run = Run()
+    for _ in range(LONG - 1):
+        assert run.report((usual, usual, own, usual)) == []
+    assert run.report((usual, usual, own, usual)) == asked
+
+
 def test_one_that_is_slow_for_long_is_asked_about_once_and_told_of_with_its_reason() -> None:
     run = Run()
     slow = (0.1, 0.1, 0.2, 0.1)
