@@ -3,12 +3,14 @@
 With DistributedDataParallel, which averages gradients, that is the habit. Here they are summed, so
 a loss is a sum, divided by the samples of all workers. A mean over the samples of one, as it is,
 would count as often as there are workers. In the steps that are examined, it is looked for where
-``backward()`` begins.
+``backward()`` begins. What a worker divides by that is no number of its samples, such as that of
+its tokens, is compared with what the others divide by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,9 +18,12 @@ from torch import Tensor
 
 from trainer.engine.mistake import Mistake
 
+_ROUNDING = 1e-3
+HALF = 0.5  # the mantissa of a power of two
 _MEAN = 1  # torch's number for reduction="mean"
 _ADDS = ("AddBackward0", "SubBackward0")
-_SAME = ("LogSoftmaxBackward0", "ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0")
+_VIEWS = ("ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0", "ToCopyBackward0")
+_SAME = ("LogSoftmaxBackward0", *_VIEWS)
 
 
 class Roots:
@@ -28,23 +33,26 @@ class Roots:
         self._watching = False
         self._original: Any = torch.autograd.backward
         self._found = ""
+        self._divisors: list[float] = []
 
-    def watch(self, share: int, count: int) -> None:
+    def watch(self, share: int, count: int, units: int = 0) -> None:
         """A step begins.
 
         Args:
             share: how many samples of it are this rank's.
             count: how many all ranks have.
+            units: into how many it is cut, if it is: a mean over one is the same in every world.
         """
         self.forget()
-        self._found = ""
-        if not 0 < share < count:
+        self._found, self._divisors = "", []
+        if count and not 0 < share < count:
             return
         self._original = original = torch.autograd.backward
 
         def backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
             for one in (tensors,) if isinstance(tensors, Tensor) else tensors:
                 self._found = self._found or mean_in(one, share, count)
+                self._divisors += [] if units else divisors_in(one)
             original(tensors, *args, **kwargs)
 
         vars(torch.autograd)["backward"] = backward
@@ -63,7 +71,7 @@ class Roots:
             number: of the step.
             counted: whether the program says what its loss is a mean over, and so may divide a sum.
         """
-        if self._found and not (counted and self._found == _DIVIDED):
+        if self._found and not (counted and self._found != _MEAN_OF_OWN):
             raise Mistake(
                 "SW5168",
                 f"step {number}: backward() begins at {self._found}, and gradients are summed over "
@@ -71,10 +79,51 @@ class Roots:
                 "workers there are: write a sum over samples, divided by step.batch_size, or a sum "
                 "and step.mean_over(count)",
             )
+        if counted:
+            self._divisors = []
+
+    @property
+    def divisors(self) -> list[float]:
+        """What its losses were divided by, in order; none where all is divided later."""
+        return sorted(self._divisors)
 
 
 _MEAN_OF_OWN = "a mean over the samples of one worker"
+_SCALED = "a mean over the samples of one worker, times a number"
 _DIVIDED = "a sum over the samples of one worker, divided by their number"
+
+
+def require_divisors(told: Sequence[Sequence[float]], number: int) -> None:
+    """Raises Mistake when ranks divide their losses by different numbers.
+
+    Args:
+        told: the divisors of each rank; one without samples has none.
+        number: of the step.
+    """
+    known = [(rank, one) for rank, one in enumerate(told) if one]
+    for rank, other in known[1:]:
+        first, mine = known[0][1], other
+        if len(first) == len(mine):
+            differs = next(
+                (both for both in zip(first, mine, strict=True) if not near(*both)), None
+            )
+        else:  # a rank may have gone back once more than another
+            apart = not any(near(one, two) for one in first for two in mine)
+            differs = (first[0], mine[0]) if apart else None
+        if differs is not None:
+            raise Mistake(
+                "SW5168",
+                f"step {number}: what backward() begins at is divided by {differs[0]:.6g} on rank "
+                f"{known[0][0]} and by {differs[1]:.6g} on rank {rank}, and gradients are summed "
+                "over the workers, so how much a sample counts would depend on which worker has "
+                "it: write a sum, and step.mean_over(count), or divide by what is the same on all "
+                "workers, such as step.batch_size (a task returns (sum, count))",
+            )
+
+
+def near(one: float, other: float) -> bool:
+    """Whether two divisors are the same, but for rounding."""
+    return math.isclose(one, other, rel_tol=_ROUNDING)
 
 
 def mean_in(loss: Any, share: int, count: int) -> str:
@@ -85,23 +134,69 @@ def mean_in(loss: Any, share: int, count: int) -> str:
         share: how many samples are this rank's.
         count: how many all ranks have.
     """
-    for node in _addends(getattr(loss, "grad_fn", None)):
-        divided = node.name() == "DivBackward0" and _number(node) == share
-        summed = node.next_functions[0][0] if divided else None
-        if summed is not None and summed.name() == "SumBackward0" and _over(summed, share, count):
-            return _DIVIDED
+    for node, scaled in _addends(getattr(loss, "grad_fn", None)):
+        summed = node.next_functions[0][0] if node.name() == "DivBackward0" else None
+        if summed is not None and summed.name() == "SumBackward0":
+            own = share, math.prod(summed._saved_self_sym_sizes)
+            if _number(node) in own and _over(summed, share, count):
+                return _DIVIDED
         if _is_mean(node) and _over(node, share, count):
-            return _MEAN_OF_OWN
+            return _SCALED if scaled else _MEAN_OF_OWN
     return ""
 
 
-def _addends(node: Any) -> Iterator[Any]:
-    """What is added up to one number."""
-    if node is not None and node.name() in _ADDS:
+def divisors_in(loss: Any) -> Iterator[float]:
+    """What each of a loss's addends is divided by, as far as can be told: times, and by, numbers.
+
+    Args:
+        loss: what is gone back from.
+    """
+    for node, _ in _addends(getattr(loss, "grad_fn", None)):
+        divisor, at = 1.0, node
+        while at is not None and at.name() in (*_VIEWS, "MulBackward0", "DivBackward0"):
+            if at.name() not in _VIEWS:
+                number = _number(at)
+                if number is None:
+                    break
+                divisor = divisor / (number or 1) if at.name()[0] == "M" else divisor * number
+            at = at.next_functions[0][0]
+        else:
+            divisor *= _counted(at) if at is not None and _is_mean(at) else 1.0
+            if divisor != 1.0 and 0 < abs(divisor) < math.inf:
+                yield divisor
+
+
+def _counted(mean: Any) -> float:
+    """How many things a mean is over."""
+    weight = getattr(mean, "_saved_total_weight", None)
+    if weight is not None:
+        return float(weight)
+    sizes = getattr(mean, "_saved_self_sym_sizes", None)
+    return float(math.prod(mean._saved_self.shape if sizes is None else sizes))
+
+
+def _addends(node: Any, scaled: bool = False) -> Iterator[tuple[Any, bool]]:
+    """What is added up to one number, and whether the sum is scaled then."""
+    if node is None:
+        return
+    name, scales = node.name(), _scales(node)
+    if scales or name in _ADDS or name in _VIEWS or name.startswith("Squeeze"):
         for following, _ in node.next_functions:
-            yield from _addends(following)
-    elif node is not None:
-        yield node
+            yield from _addends(following, scaled or scales)
+    else:
+        yield node, scaled
+
+
+def _scales(node: Any) -> bool:
+    """Whether it does what a GradScaler does: times a power of two, which is a float32 tensor.
+
+    Times a number may be what weighs a worker's mean by its part of all samples.
+    """
+    other = getattr(node, "_saved_other", None) if node.name() == "MulBackward0" else None
+    if not isinstance(other, Tensor) or other.numel() != 1 or other.dtype != torch.float32:
+        return False
+    factor = float(other)
+    return factor >= 1 and math.frexp(factor)[0] == HALF
 
 
 def _is_mean(node: Any) -> bool:
@@ -110,7 +205,7 @@ def _is_mean(node: Any) -> bool:
 
 
 def _number(node: Any) -> float | None:
-    """What a node divides by, if that is one number."""
+    """What a node divides or multiplies by, if that is one number."""
     other = node._saved_other
     return float(other) if isinstance(other, Tensor) and other.numel() == 1 else None
 

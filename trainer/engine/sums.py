@@ -26,7 +26,7 @@ from trainer.engine.marks import require_same_samples
 from trainer.engine.outside import Outside, require_alike
 from trainer.engine.parameter_hooks import ParameterHooks
 from trainer.engine.replicas import Replicas, Told, compare
-from trainer.engine.roots import Roots
+from trainer.engine.roots import Roots, require_divisors
 from trainer.engine.state import State
 from trainer.engine.statistics import Statistics
 from trainer.engine.timing import Times
@@ -217,7 +217,7 @@ class Sums:
         if self.replicas.examine:
             self.trained.require_schedules()
             self._outside.watch()
-            self.roots.watch(samples.share, samples.count)
+            self.roots.watch(samples.share, samples.count, samples.units)
             self._hooks.watch(self.trained.parameters if self._size > 1 else ())
         if self._counts_statistics:
             self._statistics.begin(samples.units)
@@ -418,9 +418,10 @@ class Sums:
 
     def _require_outside_alike(self) -> None:
         number, place = self._slice.number, (self._slice.number - 1) * self._slice.count
-        own = [self._outside.told(number), self._read(place)]
-        modules, samples = zip(*exchange(own, self._size, "outside"), strict=True)
+        own = [self._outside.told(number), self._read(place), self.roots.divisors]
+        modules, samples, divisors = zip(*exchange(own, self._size, "outside"), strict=True)
         require_alike(modules, number)
+        require_divisors(divisors, number)
         if self._slice.share or not self._slice.count:
             self._outside.require_held(modules, self.rank, number)
         require_same_samples(samples, place)

@@ -333,6 +333,16 @@ def divided_by_its_own(p: Program) -> None:
             p.optimizer.step()
 
 
+def a_weighed_mean(p: Program) -> None:
+    """As over the tokens that count, of samples of any length."""
+    for step in p.run():
+        with step:
+            i = step.indices
+            weights = 1.0 + i
+            ((p.model(X[i]).squeeze() * weights).sum() / weights.sum()).backward()
+            p.optimizer.step()
+
+
 def a_loose_tensor(p: Program) -> None:
     """It is no parameter, and each worker would have its own."""
     scale = torch.ones((), requires_grad=True)
@@ -426,6 +436,7 @@ ALIKE: dict[Callable[[Program], None], str] = {
     clipped_by_hooks: "changes its gradient otherwise than by a factor, as by clipping it",
     averaged_as_with_ddp: "step 1: backward() begins at a mean over the samples of one worker",
     divided_by_its_own: "step 1: backward() begins at a sum over the samples of one",
+    a_weighed_mean: "on rank 1, and gradients are summed over the workers, so how much a sample",
     a_loose_tensor: "a SGD that is no part of the state changes a parameter of shape []",
     a_module_that_goes: "model.head.bias has come, gone or changed its shape",
     a_group_that_goes: "the groups of an optimizer have lost parameters",
