@@ -165,7 +165,8 @@ class Track:
         if isinstance(found, Save):
             self.saves.append(found._replace(time=at))
         elif found is not None:
-            self.rates.append(found._replace(time=at - (moment.time - found.time)))
+            at_end = at - (moment.time - found.time)
+            self.rates.append(Rate(at_end, found.steps, found.samples))
         if told.text is None:
             return
         mark = Mark(at, _KIND_OF.get(told.event, OTHER), told.text, told.replica)

@@ -40,12 +40,15 @@ class Stretch:
         if other.first != self.last + 1:
             return None
         seconds, samples = self.seconds + other.seconds, self.samples + other.samples
-        waits = [one for one in (self.data_wait, other.data_wait) if one is not None]
-        accounts = dict(self.accounts or {})
-        for name, spent in (other.accounts or {}).items():
-            accounts[name] = accounts.get(name, 0.0) + spent
-        waited = sum(waits) if waits else None
-        return Stretch(self.first, other.last, seconds, samples, waited, accounts or None)
+        waited = self.data_wait if other.data_wait is None else other.data_wait
+        if self.data_wait is not None and other.data_wait is not None:
+            waited = self.data_wait + other.data_wait
+        accounts = self.accounts or other.accounts
+        if self.accounts and other.accounts:
+            accounts = dict(self.accounts)
+            for name, spent in other.accounts.items():
+                accounts[name] = accounts.get(name, 0.0) + spent
+        return Stretch(self.first, other.last, seconds, samples, waited, accounts)
 
     def since(self, step: int) -> Stretch:
         """Without those that are not after ``step``; all take equally long."""
@@ -106,10 +109,13 @@ class Generation:
 
     def took(self, stretch: Stretch) -> None:
         """Steps were reported, with what they took; steps may be reported twice."""
-        self.stretches.append(stretch)
-        short = sum(one.seconds for one in self.stretches[-2:]) <= MERGED
-        if short and (both := self._last_two()) is not None:
-            self.stretches[-2:] = [both]
+        known = self.stretches
+        if known and known[-1].seconds + stretch.seconds <= MERGED:
+            both = known[-1].with_next(stretch)
+            if both is not None:
+                known[-1] = both
+                return
+        known.append(stretch)
 
     @property
     def speed(self) -> Stretch | None:

@@ -276,7 +276,9 @@ class History:
         number = event.generation
         if number is None:
             number = max(self.generations, default=0)
-        return self.generations.setdefault(number, Generation(number))
+        if (known := self.generations.get(number)) is None:
+            known = self.generations[number] = Generation(number)
+        return known
 
     def _on_generation_formed(self, event: EventRecord) -> None:
         self._losses.formed(event)

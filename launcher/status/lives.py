@@ -39,6 +39,7 @@ SAME = 1.0  # seconds: processes that were started so close to each other are th
 _LEADERS = frozenset(
     ("member_joined", "member_ready", "drain", "loss", "generation_formed", "world_adopted")
 )
+_OTHERS = frozenset(("attempt_started", "attempt_ended", "attempt_left", "wanted", "leader_changed"))
 
 
 @dataclass
@@ -91,6 +92,8 @@ class Lives:
     def add(self, event: EventRecord) -> None:
         """Takes one event into account."""
         self._term = max(self._term, event.term or 0)
+        if event.event not in _LEADERS and event.event not in _OTHERS:  # as most: steps
+            return
         match event:
             case EventRecord(event="attempt_started", attempt=int(attempt)):
                 self._begun(event, attempt)

@@ -51,5 +51,7 @@ def numbers_in(values: Any) -> dict[str, float]:
     """The numbers among ``values``, by name; none if that is no mapping."""
     if not isinstance(values, dict):
         return {}
+    if set(map(type, values.values())) == {float}:  # as almost always, a hundred thousand times
+        return dict(values)
     found = {str(name): number_in(one) for name, one in values.items()}
     return {name: one for name, one in found.items() if one is not None}
