@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 
 from launcher.records import EventRecord
@@ -32,6 +33,7 @@ class Losses:
         self._gone: dict[_Incarnation, tuple[int, float]] = {}  # term, and when
         self._joined: dict[_Incarnation, int] = {}  # the highest term it is in
         self._came: dict[_Incarnation, float] = {}  # when
+        self._incarnations: defaultdict[str, set[_Incarnation]] = defaultdict(set)  # of each replica
         self._left: list[tuple[float, str]] = []  # when a replica left as planned: of a version
         # that does not say which incarnation; else that says it, whatever clock was asked
         self._leavers: set[_Incarnation] = set()
@@ -62,6 +64,7 @@ class Losses:
         """A member has come to a leader."""
         if event.member is not None and event.incarnation is not None:
             one = event.member, event.incarnation
+            self._incarnations[event.member].add(one)
             self._joined[one] = max(self._joined.get(one, 0), event.term or 0)
             self._came[one] = min(self._came.get(one, math.inf), event.time)
 
@@ -105,8 +108,8 @@ class Losses:
         came = self._joined[one], self._came[one]
         later = [
             self._joined[other]
-            for other in self._joined
-            if other[0] == one[0] and (self._joined[other], self._came[other]) > came
+            for other in self._incarnations[one[0]]
+            if (self._joined[other], self._came[other]) > came
         ]
         until = min(later, default=math.inf)
         worlds = (term for term, _, members in self._formed if one[0] in members and term < until)
@@ -116,8 +119,8 @@ class Losses:
         if one in self._leavers:
             return True
         came = self._came[one]
-        others = [at for other, at in self._came.items() if other[0] == one[0] and at > came]
-        until = min(others, default=math.inf)
+        others = (self._came[other] for other in self._incarnations[one[0]])
+        until = min((at for at in others if at > came), default=math.inf)
         times = [at for at, who in self._left if who == one[0]]
         times += [at for at, of in self._ended if _is_of(one[0], of)]
         return any(came <= at < until for at in times)
