@@ -39,7 +39,9 @@ SAME = 1.0  # seconds: processes that were started so close to each other are th
 _LEADERS = frozenset(
     ("member_joined", "member_ready", "drain", "loss", "generation_formed", "world_adopted")
 )
-_OTHERS = frozenset(("attempt_started", "attempt_ended", "attempt_left", "wanted", "leader_changed"))
+_OTHERS = frozenset(
+    ("attempt_started", "attempt_ended", "attempt_left", "wanted", "leader_changed")
+)
 
 
 @dataclass

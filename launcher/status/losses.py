@@ -33,7 +33,7 @@ class Losses:
         self._gone: dict[_Incarnation, tuple[int, float]] = {}  # term, and when
         self._joined: dict[_Incarnation, int] = {}  # the highest term it is in
         self._came: dict[_Incarnation, float] = {}  # when
-        self._incarnations: defaultdict[str, set[_Incarnation]] = defaultdict(set)  # of each replica
+        self._incarnations: defaultdict[str, set[_Incarnation]] = defaultdict(set)
         self._left: list[tuple[float, str]] = []  # when a replica left as planned: of a version
         # that does not say which incarnation; else that says it, whatever clock was asked
         self._leavers: set[_Incarnation] = set()
