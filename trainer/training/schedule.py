@@ -74,7 +74,7 @@ class Schedule:
         fall = {"constant": 0.0, "wsd": decay}.get(self.shape, total_steps - warmup)
         if warmup + max(fall, 0) > total_steps:
             raise _mistake(
-                f"its warm-up{' and decay' if self.shape == 'wsd' else ''} take "
+                f"its warm-up{' and decay take' if self.shape == 'wsd' else ' takes'} "
                 f"{warmup + max(fall, 0):g} steps, and the run has {total_steps}"
             )
         begin = total_steps - fall

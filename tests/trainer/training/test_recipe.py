@@ -407,7 +407,7 @@ class Wrong(Recipe):
         ("precision", "precision is 'half'; write fp32, bf16 or fp16"),
         ("ema", "ema is 1.5; it is what stays in each step"),
         ("recompute", "recompute: no module is called 'blocks.*'; there are 0, 1, 2, 3"),
-        ("schedule", "the schedule of the learning rate: its warm-up take 100 steps"),
+        ("schedule", "the schedule of the learning rate: its warm-up takes 100 steps"),
         ("no loss", "loss() returned a dict without 'loss': ['off']"),
         ("vector", "the metric 'off' has shape [2, 1]"),
     ],
