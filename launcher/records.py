@@ -135,3 +135,15 @@ class EventRecord:
         made = object.__new__(cls)
         vars(made).update(_given(cls, event))
         return made
+
+    @property
+    def told(self) -> tuple[int, dict[str, list[Any]]]:
+        """Of an event ``steps``: how many, and the values of each metric in the last of them."""
+        known: tuple[int, dict[str, list[Any]]] | None = vars(self).get("_told")
+        if known is None:  # several fold the same record
+            metrics = self.metrics or {}
+            series = {name: of for name, of in metrics.items() if isinstance(of, list) and of}
+            count = max(self.count or 0, *map(len, series.values()), 0)
+            series.pop("step", None)  # what a script that tells no metrics has in their place
+            known = vars(self)["_told"] = count, series
+        return known

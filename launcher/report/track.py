@@ -85,7 +85,7 @@ class Told(NamedTuple):
     event: str
     text: str | None
     replica: str
-    found: Save | Rate | None
+    found: Save | None
 
 
 class Track:
@@ -110,6 +110,7 @@ class Track:
         self.history = History()
         self.undrawn: dict[str, int] = {}
         self._told: list[tuple[Moment, Told]] = []
+        self._rated: list[tuple[Moment, Rate]] = []
         self._values: dict[str, dict[int, float]] = {}  # NaN of what is not drawn
         self._of: dict[str, int] = {}  # the newest generation that each metric is of
         self._generation = 0
@@ -128,6 +129,10 @@ class Track:
         self.slow: list[Mark] = []
         for told in self._told:
             self._place(*told)
+        for moment, rate in self._rated:
+            at = self.axis.at(moment)
+            if -LONGEST < at < LONGEST:
+                self.rates.append(Rate(at - (moment.time - rate.time), rate.steps, rate.samples))
         for found in (self.marks, self.rates, self.saves):
             found.sort(key=lambda one: one.time)
         self.curves: dict[str, dict[int, float]] = {}
@@ -139,12 +144,14 @@ class Track:
 
     def _add(self, event: Event, record: EventRecord) -> None:
         """Takes one event into account; where it is on the axis is known when all are."""
-        found: Save | Rate | None = None
+        found: Save | None = None
         if record.event in _PASSED:
             return
         if record.event == "steps":
-            found = self._steps(record)
-        elif record.event == "evaluated":
+            if (rate := self._steps(record)) is not None:
+                self._rated.append((self.history.lives.moment(record), rate))
+            return
+        if record.event == "evaluated":
             for name, value in (record.metrics or {}).items():
                 self._series(name, record.step or 0, self._generation, [value])
         elif record.event in ("generation_formed", "world_adopted"):
@@ -152,7 +159,7 @@ class Track:
         elif record.event == "checkpoint_committed" and record.step is not None:
             size = number_in(event.get("bytes"))
             found = Save(record.time, record.step, size, record.seconds)
-        text = None if record.event == "steps" else line_of(event)
+        text = line_of(event)
         if found is not None or text is not None:
             moment = self.history.lives.moment(record)
             told = Told(record.event, text, record.member or "", found)
@@ -162,11 +169,8 @@ class Track:
         at, found = self.axis.at(moment), told.found
         if not -LONGEST < at < LONGEST:
             return
-        if isinstance(found, Save):
+        if found is not None:
             self.saves.append(found._replace(time=at))
-        elif found is not None:
-            at_end = at - (moment.time - found.time)
-            self.rates.append(Rate(at_end, found.steps, found.samples))
         if told.text is None:
             return
         mark = Mark(at, _KIND_OF.get(told.event, OTHER), told.text, told.replica)
@@ -175,13 +179,10 @@ class Track:
             self.slow.append(mark)
 
     def _steps(self, record: EventRecord) -> Rate | None:
-        first, metrics = record.first, record.metrics or {}
-        series = {name: of for name, of in metrics.items() if isinstance(of, list) and of}
-        count = max([record.count or 0, *map(len, series.values())])
+        first, (count, series) = record.first, record.told
         if first is None or count < 1:
             return None
         generation = self._generation if record.generation is None else record.generation
-        series.pop("step", None)  # what a script that tells no metrics has in their place
         for name, values in series.items():
             self._series(name, first + count - len(values), generation, values)
         if record.seconds is None or not record.seconds > 0:

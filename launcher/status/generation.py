@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 MERGED = 10.0  # seconds of training up to which what was reported is kept as one
+OLDER = 0.02  # of a world's time, up to which what is not its newest is
 
 
 @dataclass
@@ -27,7 +28,7 @@ class Stretch:
     seconds: float
     samples: int = 0
     data_wait: float | None = None
-    accounts: Mapping[str, float] | None = None
+    accounts: dict[str, float] | None = None
 
     def after(self, start: int | None) -> Stretch:
         """Without the first step of a world that began at ``start``, which takes no time here."""
@@ -37,18 +38,24 @@ class Stretch:
 
     def with_next(self, other: Stretch) -> Stretch | None:
         """This one and ``other``, if that follows it."""
+        both = replace(self, accounts=self.accounts and dict(self.accounts))
+        return both if both.goes_on(other) else None
+
+    def goes_on(self, other: Stretch) -> bool:
+        """Takes ``other`` in, if that follows it; returns whether it does."""
         if other.first != self.last + 1:
-            return None
-        seconds, samples = self.seconds + other.seconds, self.samples + other.samples
-        waited = self.data_wait if other.data_wait is None else other.data_wait
-        if self.data_wait is not None and other.data_wait is not None:
-            waited = self.data_wait + other.data_wait
-        accounts = self.accounts or other.accounts
-        if self.accounts and other.accounts:
-            accounts = dict(self.accounts)
+            return False
+        self.last = other.last
+        self.seconds += other.seconds
+        self.samples += other.samples
+        if other.data_wait is not None:
+            self.data_wait = (self.data_wait or 0.0) + other.data_wait
+        if not self.accounts:
+            self.accounts = other.accounts
+        elif other.accounts:
             for name, spent in other.accounts.items():
-                accounts[name] = accounts.get(name, 0.0) + spent
-        return Stretch(self.first, other.last, seconds, samples, waited, accounts)
+                self.accounts[name] = self.accounts.get(name, 0.0) + spent
+        return True
 
     def since(self, step: int) -> Stretch:
         """Without those that are not after ``step``; all take equally long."""
@@ -94,6 +101,7 @@ class Generation:
     stretches: list[Stretch] = field(default_factory=list)
     script: bool = False
     said: int | None = None
+    _seconds: float = 0.0  # of its stretches, about
 
     def began(self, step: int, idle: float | None) -> None:
         """Its workers have begun, at ``step``; a leader that takes over may say so again."""
@@ -110,12 +118,15 @@ class Generation:
     def took(self, stretch: Stretch) -> None:
         """Steps were reported, with what they took; steps may be reported twice."""
         known = self.stretches
-        if known and known[-1].seconds + stretch.seconds <= MERGED:
-            both = known[-1].with_next(stretch)
-            if both is not None:
-                known[-1] = both
-                return
+        self._seconds += stretch.seconds
+        if known and known[-1].seconds + stretch.seconds <= MERGED and known[-1].goes_on(stretch):
+            return
         known.append(stretch)
+        if len(known) > 3 and self._is_short(*known[-4:-2]) and known[-4].goes_on(known[-3]):
+            del known[-3]
+
+    def _is_short(self, one: Stretch, other: Stretch) -> bool:
+        return one.seconds + other.seconds <= OLDER * self._seconds
 
     @property
     def speed(self) -> Stretch | None:

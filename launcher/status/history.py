@@ -324,9 +324,7 @@ class History:
         generation.reached(step, event.time)
 
     def _on_steps(self, event: EventRecord) -> None:
-        first, metrics = event.first, event.metrics or {}
-        series = {name: of for name, of in metrics.items() if isinstance(of, list) and of}
-        count = max([event.count or 0, *map(len, series.values())])
+        first, (count, series) = event.first, event.told
         if first is None or count < 1:
             return
         generation, last = self._generation(event), first + count - 1
@@ -339,7 +337,6 @@ class History:
             samples, waited = event.samples or 0, event.data_wait
             told = numbers_in(event.accounts) or None
             generation.took(Stretch(first, last, event.seconds, samples, waited, told))
-        series.pop("step", None)  # what a script that tells no metrics has in their place
         for name, values in series.items():
             values = values[-1:] if all_finite(values) else values
             for step, value in enumerate(values, last + 1 - len(values)):
@@ -487,7 +484,7 @@ class History:
             self._metrics[name] = (*at, float(number))
         if math.isfinite(number):
             self._finite[name] = max(at, self._finite.get(name, at))
-            if self._strange.get(name, at) < at:
+            if self._strange and self._strange.get(name, at) < at:
                 generation, step, newest = self._metrics[name]
                 if math.isfinite(newest):
                     del self._strange[name]

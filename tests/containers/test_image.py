@@ -224,7 +224,8 @@ local:
 
 # What each of them trains on is made on the spot, and read from a bucket.
 TRAINED = {
-    "lm": "trainer.tasks.lm:LM\nargs: {steps: 6, warmup: 2, length: 32, global_batch: 4, held_out: 0.0005}",
+    "lm": "trainer.tasks.lm:LM\n"
+    "args: {steps: 6, warmup: 2, length: 32, global_batch: 4, held_out: 0.0005}",
     "tabular": "trainer.tasks.tabular:Tumours",
     "images": "trainer.tasks.images:Images\n"
     "args: {data: gs://data/photos, save: gs://data/classifier, model: resnet18, width: 4, "

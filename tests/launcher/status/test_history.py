@@ -161,3 +161,17 @@ def test_what_is_waited_for_says_where_the_ranks_are_once_somebody_has_looked() 
     assert history.held_up is None
     history.add(event("held_up", 90.0, reason="step 2", seconds=15.0))
     assert history.held_up is not None and history.held_up.what == "step 2", "that is another wait"
+
+
+def test_a_world_of_days_is_kept_in_some_hundred_parts_and_its_newest_steps_in_fine_ones() -> None:
+    each = 4.0  # seconds of a step, of 30,000
+    took = {"seconds": each, "accounts": {"all": 2 * each, "waiting": each}}
+    told = [steps(1, each * step, step, [0.5]) | took for step in range(1, 30_001)]
+    (world,) = History(told).in_order
+    assert len(world.stretches) < 500
+    assert sum(one.seconds for one in world.stretches) == 30_000 * each
+    assert sum(one.last - one.first + 1 for one in world.stretches) == 30_000
+    parts = [one.accounts or {} for one in world.stretches]
+    assert sum(one["waiting"] for one in parts) == 30_000 * each
+    speed = world.speed
+    assert speed is not None and 5.0 <= speed.seconds <= 20.0, "it is that of its newest steps"
