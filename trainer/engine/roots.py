@@ -51,7 +51,7 @@ class Roots:
 
         def backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
             for one in (tensors,) if isinstance(tensors, Tensor) else tensors:
-                self._found = self._found or mean_in(one, share, count)
+                self._found = self._found or (mean_in(one, share, count) if count else "")
                 self._divisors += [] if units else divisors_in(one)
             original(tensors, *args, **kwargs)
 
@@ -134,7 +134,9 @@ def mean_in(loss: Any, share: int, count: int) -> str:
         share: how many samples are this rank's.
         count: how many all ranks have.
     """
-    for node, scaled in _addends(getattr(loss, "grad_fn", None)):
+    for node, scaled, divisor in _addends(getattr(loss, "grad_fn", None)):
+        if near(divisor, count / share):  # so it is weighed by its part of all samples
+            continue
         summed = node.next_functions[0][0] if node.name() == "DivBackward0" else None
         if summed is not None and summed.name() == "SumBackward0":
             own = share, math.prod(summed._saved_self_sym_sizes)
@@ -151,8 +153,8 @@ def divisors_in(loss: Any) -> Iterator[float]:
     Args:
         loss: what is gone back from.
     """
-    for node, _ in _addends(getattr(loss, "grad_fn", None)):
-        divisor, at = 1.0, node
+    for node, _, divisor in _addends(getattr(loss, "grad_fn", None)):
+        at = node
         while at is not None and at.name() in (*_VIEWS, "MulBackward0", "DivBackward0"):
             if at.name() not in _VIEWS:
                 number = _number(at)
@@ -175,16 +177,31 @@ def _counted(mean: Any) -> float:
     return float(math.prod(mean._saved_self.shape if sizes is None else sizes))
 
 
-def _addends(node: Any, scaled: bool = False) -> Iterator[tuple[Any, bool]]:
-    """What is added up to one number, and whether the sum is scaled then."""
+def _addends(
+    node: Any, scaled: bool = False, divisor: float = 1.0
+) -> Iterator[tuple[Any, bool, float]]:
+    """What is added up to one number; whether the sum is scaled then, and by what it is divided.
+
+    Divided as for accumulation, by a whole number; anything else may be a weight.
+    """
     if node is None:
         return
-    name, scales = node.name(), _scales(node)
-    if scales or name in _ADDS or name in _VIEWS or name.startswith("Squeeze"):
+    name, scales, by = node.name(), _scales(node), _whole_divisor(node)
+    if scales or by or name in _ADDS or name in _VIEWS or name.startswith("Squeeze"):
         for following, _ in node.next_functions:
-            yield from _addends(following, scaled or scales)
+            yield from _addends(following, scaled or scales or bool(by), divisor * (by or 1.0))
     else:
-        yield node, scaled
+        yield node, scaled, divisor
+
+
+def _whole_divisor(node: Any) -> float:
+    """By which whole number a node divides what is no sum by itself; 0 for any other node."""
+    if node.name() != "DivBackward0":
+        return 0.0
+    below, number = node.next_functions[0][0], _number(node)
+    if below is None or below.name().startswith("SumBackward") or number is None:
+        return 0.0
+    return number if number > 1 and number == round(number) else 0.0
 
 
 def _scales(node: Any) -> bool:

@@ -49,6 +49,9 @@ OWN: dict[str, Callable[[], Tensor]] = {
     "of logits": lambda: F.binary_cross_entropy_with_logits(logits(), torch.zeros_like(logits())),
     "beside another": lambda: 0.1 * logits().abs().sum() + logits().square().mean(),
     "divided": lambda: logits().square().sum() / SHARE,
+    "accumulated": lambda: of_tokens("mean") / 4,
+    "accumulated, of two": lambda: (of_tokens("mean") + 0.1 * logits().abs().sum()) / 4,
+    "divided, and accumulated": lambda: logits().square().sum() / SHARE / 3,
     "scaled": lambda: scaled(of_tokens("mean")),
     "of two, scaled": lambda: scaled(0.1 * logits().abs().sum() + of_tokens("mean")),
     "of another precision": lambda: logits().square().mean().double(),
@@ -62,6 +65,9 @@ RIGHT: dict[str, Callable[[], Tensor]] = {
     "of all samples, which are gathered": lambda: of_tokens("mean", samples=BATCH),
     "by another number": lambda: logits().square().sum() / 5,
     "a sum": lambda: of_tokens("sum"),
+    "a mean by the number of such workers": lambda: of_tokens("mean") / (BATCH / SHARE),
+    "its own sum by their number": lambda: logits().square().sum() / SHARE / (BATCH / SHARE),
+    "a weighed mean, divided": lambda: of_tokens("mean") * (SHARE / BATCH) / 4,
     "a weighed mean, scaled": lambda: scaled(of_tokens("mean") * (SHARE / BATCH)),
     "a mean, weighed by a tensor": lambda: of_tokens("mean") * torch.tensor(SHARE / BATCH),
     "a sum in autocast, scaled": lambda: scaled(in_autocast("sum") / BATCH),
@@ -172,6 +178,10 @@ def test_what_is_divided_later_is_not_compared() -> None:
     assert roots.divisors == [SHARE * TOKENS - 1]
     roots.require_sums(3, counted=True)
     assert roots.divisors == []
+    roots.watch(0, 0)  # without a data set
+    tokens_mean(1).backward()
+    roots.require_sums(3, counted=False)
+    assert roots.divisors == [SHARE * TOKENS - 1]
     roots.watch(SHARE, BATCH, units=2)
     tokens_mean(1).backward()
     roots.forget()
