@@ -158,7 +158,8 @@ def divisors_in(loss: Any) -> Iterator[float]:
         while at is not None and at.name() in (*_VIEWS, "MulBackward0", "DivBackward0"):
             if at.name() not in _VIEWS:
                 number = _number(at)
-                if number is None:
+                learned = any(following for following, _ in at.next_functions[1:])
+                if number is None or learned:  # what is learned is compared as parameters are
                     break
                 divisor = divisor / (number or 1) if at.name()[0] == "M" else divisor * number
             at = at.next_functions[0][0]

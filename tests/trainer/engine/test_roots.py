@@ -157,6 +157,7 @@ def test_what_ranks_divide_by_differently_is_told(
         lambda masked: picked(masked) * (SHARE * TOKENS * CLASSES - masked) / 100.0,
         lambda masked: logits()[:masked].square().sum() / BATCH,
         lambda masked: logits()[:masked].square().sum(),
+        lambda masked: logits().square().sum() * torch.tensor(1.0 + masked, requires_grad=True),
         lambda masked: logits()[:masked].square().sum() / BATCH + 0.1 * logits().abs().mean(),
     ],
 )
