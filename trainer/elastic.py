@@ -33,7 +33,7 @@ Started alone (``python own_loop.py``) it is a world of one. In a job file it is
   and the loop gives the same step again. So what must happen once per step goes inside
   the block, after ``optimizer.step()``, or under ``if step.applied``.
 - Whatever must survive goes in the State: parts with a ``state_dict`` (models,
-  optimizers, schedulers, scalers) and plain values (``state.best = 0.9``).
+  optimizers, schedulers, scalers) and plain values (``State(…, best=0.9)``).
 - All workers must be built alike: seed what is random before the State is made.
 - ``steps(…, data=dataset, workers=4)`` has batches made ahead, by processes: take ``step.batch``
   in the loop over ``split()``.

@@ -10,10 +10,11 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from launcher.job.barescript import is_bare_script
 from launcher.job.job import Job
 from launcher.job.marketfile import Market, MarketField, whole_market
 from launcher.job.model import problems_in
-from launcher.job.problem import NO_MAPPING, Problem
+from launcher.job.problem import NO_MAPPING, YAML, Problem
 from launcher.job.yamlfile import FileError, Path_, Places, located, read_file, read_yaml
 from trainer.rundir.usererror import Message
 
@@ -56,6 +57,9 @@ def read_job(
     Raises JobFileError.
     """
     file = os.fspath(path)
+    if is_bare_script(file):
+        what = f"is a script, and no job file; swell new job {file} writes one"
+        raise JobFileError(YAML, f"{file}: {what}")
     tree, places = read_yaml(read_file(file), file, variables)
     if not isinstance(tree, dict):
         what = "is empty" if tree is None else "is not a mapping"

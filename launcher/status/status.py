@@ -246,7 +246,7 @@ def build_status(
             paid,
             usd_of(controllers, paid),
         ),
-        "attended": [] if over else attended_by(attendants, now),
+        "attended": [] if over or unattended else attended_by(attendants, now),
         "controllers": controllers_shown(controllers),
         "api": None,  # only swell status asks
         "apis": [],

@@ -44,9 +44,9 @@ _CAUSES = {
     "state": (
         "SW5117",
         "",
-        "this comes of code that is not the same on all workers (a random number in an update, a "
-        "value of a worker's own, a buffer that depends on the samples a worker sees), or of a "
-        "machine's memory",
+        "this comes of code that is not the same on all workers (an evaluation without "
+        "model.eval(), a random number in an update, a value of a worker's own, a buffer that "
+        "depends on the samples a worker sees), or of a machine's memory",
     ),
 }
 

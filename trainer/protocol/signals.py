@@ -150,8 +150,8 @@ class Drain:
 
     @property
     def seconds(self) -> float | None:
-        """The deadline, if there is one."""
-        return self.deadline if math.isfinite(self.deadline) else None
+        """The deadline as it is told, if there is one."""
+        return round(self.deadline, 3) if math.isfinite(self.deadline) else None
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def main() -> None:
     model = nn.Sequential(nn.Linear(1, 64), nn.Tanh(), nn.Linear(64, 1))
     optimizer = torch.optim.Adam(model.parameters(), lr=options.lr)
 
-    # What must survive goes in the state: a scheduler, too, or a value, as state.best = 0.0.
+    # What must survive goes in the state: a scheduler, too, or a value, as State(…, best=0.0).
     state = elastic.State(model=model, optimizer=optimizer)
     # Samples of one step over all workers, however many there are.
     batches = elastic.batches(dataset, global_batch=64, seed=0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from launcher.job.barescript import is_bare_script, job_of_script
-from launcher.job.jobfile import JobFileError
+from launcher.job.jobfile import JobFileError, read_job
 from launcher.target import load_script
 
 
@@ -73,3 +73,9 @@ def test_what_torchrun_could_not_train_is_no_script_for_it(
     job = load_script(str(tmp_path / "a.py"), ["--lr", "1"])
     assert (job.torchrun is None) == (field == "script")
     assert job.settings()["program"] == {"script": str(tmp_path / "a.py"), "args": ["--lr", "1"]}
+
+
+def test_it_is_no_job_file_and_it_is_said_what_writes_one(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("import torch\n")
+    with pytest.raises(JobFileError, match=r"train\.py: is a script.*; swell new job .*train\.py"):
+        read_job(tmp_path / "train.py")
