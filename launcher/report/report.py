@@ -17,6 +17,7 @@ from launcher.report.track import Track, thinned
 from launcher.run_states import info_of
 from launcher.status.accounts import ACCOUNTS, Ledger
 from launcher.status.configuration import configured, flat, in_order
+from launcher.status.history import History
 from launcher.status.ledger import Timeline
 from launcher.status.status import read_status
 from launcher.words import (
@@ -87,14 +88,18 @@ class Reporter:
         self.events = 0
         self._run = home.read_run(run_dir)
         self._run_dir = run_dir
-        self._reader = EventReader(run_dir)
-        self._track = Track()
+        # Of a hundred thousand steps the pictures take each value; the rest is in their gist.
+        self._reader, self._brief = EventReader(run_dir), EventReader(run_dir, brief=True)
+        self._history = History()
+        self._track = Track(history=self._history)
 
     def read(self, now: float) -> Known:
         """Returns all that is known by now, in Unix seconds. Raises OSError and ValueError."""
         with reaching(self._run_dir.url):
-            events = self._reader.read_new()
-        if events:
+            brief, events = self._brief.read_new(), self._reader.read_new()
+        for event in brief:
+            self._history.add(event)
+        if brief or events:
             self.events += len(events)
             self._track.add(events)
         track, run = self._track, self._run

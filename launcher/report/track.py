@@ -93,6 +93,7 @@ class Track:
 
     Args:
         events: the run's as far as they are known, in order; ``add`` takes in those to come.
+        history: of the same events, if another folds them; it is ahead of what is added here.
 
     Attributes:
         history: of the same events.
@@ -106,8 +107,10 @@ class Track:
         sizes: how many workers trained when; there are none between two worlds.
     """
 
-    def __init__(self, events: Iterable[Event] = ()) -> None:
-        self.history = History()
+    def __init__(self, events: Iterable[Event] = (), history: History | None = None) -> None:
+        self.history = History() if history is None else history
+        self._folds = history is None
+        self._term = 0  # the newest
         self.undrawn: dict[str, int] = {}
         self._told: list[tuple[Moment, Told]] = []
         self._rated: list[tuple[Moment, Rate]] = []
@@ -120,7 +123,9 @@ class Track:
         """Takes in further events of the run, and places all of them anew."""
         for event in events:
             record = EventRecord.of(event)
-            self.history.add(event, record)
+            if self._folds:
+                self.history.add(event, record)
+            self._term = max(self._term, record.term or 0)
             self._add(event, record)
         self.axis = axis_of(self.history)
         self.marks: list[Mark] = []
@@ -149,7 +154,7 @@ class Track:
             return
         if record.event == "steps":
             if (rate := self._steps(record)) is not None:
-                self._rated.append((self.history.lives.moment(record), rate))
+                self._rated.append((Moment(record.time, record.term or self._term), rate))
             return
         if record.event == "evaluated":
             for name, value in (record.metrics or {}).items():
@@ -161,7 +166,7 @@ class Track:
             found = Save(record.time, record.step, size, record.seconds)
         text = line_of(event)
         if found is not None or text is not None:
-            moment = self.history.lives.moment(record)
+            moment = Moment(record.time, record.term or self._term)
             told = Told(record.event, text, record.member or "", found)
             self._told.append((moment, told))
 
