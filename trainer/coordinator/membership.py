@@ -419,7 +419,7 @@ class Membership:
         self._team.stand_by(now)
         chosen = self.members.chosen()
         enough = slots_in(chosen) >= self.limits.min_workers
-        if not (forms := enough and not self._team.takes_away(chosen)):
+        if not (forms := enough and not self._team.takes_away(chosen, now)):
             self._out.extend(self._team.saves(now))
             self._saving_until = self._team.saving_until(now)
         for member in self._team.draining:

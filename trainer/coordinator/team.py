@@ -127,14 +127,18 @@ class Team(dict[MemberId, Member]):
         left = min((one.drain_until - now for one in self.draining), default=math.inf)
         return max(0.0, min(most, left - RESERVE))
 
-    def takes_away(self, chosen: Iterable[Member]) -> bool:
+    def takes_away(self, chosen: Iterable[Member], now: float) -> bool:
         """Whether the steps of this world, now over, would be lost with those who leave.
+
+        Not if these have no time to save them: then nothing is worth a wait.
 
         Args:
             chosen: who would be in the next world.
+            now: the time.
         """
         held = any(one.clean and one.step > 0 for one in self.draining)
-        return held and not any(one.holds for one in chosen)
+        others = any(one.holds for one in chosen)
+        return held and not others and self.saving_until(now) > now
 
     def saving_until(self, now: float) -> float:
         """Until when nobody begins without the state of this world, which those save who leave.

@@ -173,6 +173,15 @@ TestChurn.settings = settings(
 )
 
 
+def test_who_leaves_without_any_time_is_not_waited_for_until_it_has_saved() -> None:
+    churn = Churn()
+    churn.begin(least=1, room=0, slots=[1, 1], quiet_rounds=0)
+    churn.all_obey_for_a_while(count=4)
+    churn.drain(deadline=0.0, who=0)
+    churn.teardown()
+    assert churn.simulation.saves == []
+
+
 def test_a_thousand_agents_through_churn() -> None:
     chance = random.Random(7)
     limits = Limits(min_workers=500, max_workers=4000, setback_limit=1000)
