@@ -175,7 +175,9 @@ def _counted(mean: Any) -> float:
     if weight is not None:
         return float(weight)
     sizes = getattr(mean, "_saved_self_sym_sizes", None)
-    return float(math.prod(mean._saved_self.shape if sizes is None else sizes))
+    if sizes is None and (of := getattr(mean, "_saved_self", None)) is not None:
+        sizes = of.shape
+    return float(math.prod(sizes or ()))
 
 
 def _addends(
@@ -213,7 +215,7 @@ def _scales(node: Any) -> bool:
     other = getattr(node, "_saved_other", None) if node.name() == "MulBackward0" else None
     if not isinstance(other, Tensor) or other.numel() != 1 or other.dtype != torch.float32:
         return False
-    factor = float(other)
+    factor = float(other.detach())
     return factor >= 1 and math.frexp(factor)[0] == HALF
 
 
@@ -225,7 +227,7 @@ def _is_mean(node: Any) -> bool:
 def _number(node: Any) -> float | None:
     """What a node divides or multiplies by, if that is one number."""
     other = node._saved_other
-    return float(other) if isinstance(other, Tensor) and other.numel() == 1 else None
+    return float(other.detach()) if isinstance(other, Tensor) and other.numel() == 1 else None
 
 
 def _over(node: Any, share: int, count: int) -> bool:
