@@ -181,7 +181,7 @@ def _counted(mean: Any) -> float:
 
 
 def _addends(
-    node: Any, scaled: bool = False, divisor: float = 1.0
+    node: Any, scaled: bool = False, divisor: float = 1.0, root: bool = True
 ) -> Iterator[tuple[Any, bool, float]]:
     """What is added up to one number; whether the sum is scaled then, and by what it is divided.
 
@@ -189,10 +189,12 @@ def _addends(
     """
     if node is None:
         return
-    name, scales, by = node.name(), _scales(node), _whole_divisor(node)
+    # A GradScaler comes last; a factor that is divided again is a weight.
+    name, scales, by = node.name(), root and _scales(node), _whole_divisor(node)
     if scales or by or name in _ADDS or name in _VIEWS or name.startswith("Squeeze"):
         for following, _ in node.next_functions:
-            yield from _addends(following, scaled or scales or bool(by), divisor * (by or 1.0))
+            told = scaled or scales or bool(by), divisor * (by or 1.0)
+            yield from _addends(following, *told, root=False)
     else:
         yield node, scaled, divisor
 

@@ -67,6 +67,7 @@ RIGHT: dict[str, Callable[[], Tensor]] = {
     "a sum": lambda: of_tokens("sum"),
     "a mean by the number of such workers": lambda: of_tokens("mean") / (BATCH / SHARE),
     "its own sum by their number": lambda: logits().square().sum() / SHARE / (BATCH / SHARE),
+    "a mean by a tensor's part": lambda: of_tokens("mean") * torch.tensor(float(SHARE)) / BATCH,
     "a weighed mean, divided": lambda: of_tokens("mean") * (SHARE / BATCH) / 4,
     "a weighed mean, scaled": lambda: scaled(of_tokens("mean") * (SHARE / BATCH)),
     "a mean, weighed by a tensor": lambda: of_tokens("mean") * torch.tensor(SHARE / BATCH),
